@@ -1,0 +1,17 @@
+import { expect, test } from 'vitest';
+
+import { backoff, DELAY_LIMIT_MS, FIRST_DELAY_LIMIT_MS } from './backoff';
+
+const delays = (count: number, random: () => number) => {
+  const all = backoff(random);
+  return Array.from({ length: count }, () => all.next().value);
+};
+
+test('the limit doubles from the first delay up to the last', () => {
+  expect(delays(8, () => 1)).toEqual([300, 600, 1200, 2400, 4800, 9600, DELAY_LIMIT_MS, DELAY_LIMIT_MS]);
+});
+
+test('a delay is drawn evenly from all of 0 to its limit', () => {
+  expect(delays(2, () => 0)).toEqual([0, 0]);
+  expect(delays(2, () => 0.5)).toEqual([FIRST_DELAY_LIMIT_MS / 2, FIRST_DELAY_LIMIT_MS]);
+});

@@ -1,0 +1,107 @@
+import { expect, test } from 'vitest';
+
+import { decodeError, decodeHistory, decodeMessage, decodeTables } from './protocol';
+
+const DATABASE = { state: 'listening', name: 'demo', since: '2026-11-22T07:00:00Z', reason: null };
+const HELLO = {
+  type: 'hello',
+  server: { version: '0.1.0', started_at: '2026-11-22T07:00:00Z' },
+  database: DATABASE,
+  now: 1763800000.25,
+  since: '2025-11-22T07:00:00Z',
+  step_seconds: 1,
+  totals: { 'public.orders': [1, 2, 3, 4] },
+  other: 5,
+  recent: ['{}'],
+};
+const ACTIVITY = {
+  type: 'activity',
+  now: 1763800000.25,
+  totals: {},
+  other: 0,
+  buckets: [{ at: 1763799999, counts: { orders: [1, 0, 0, 0] } }],
+  rows: { of: 2, changes: ['{"a": 1.10}'] },
+};
+
+const decoded = (message: unknown) => decodeMessage(JSON.stringify(message));
+const problemOf = (message: unknown) => {
+  const result = decoded(message);
+  return result.ok ? null : result.problem;
+};
+
+test('hello', () => {
+  expect(decoded(HELLO)).toEqual({
+    ok: true,
+    value: {
+      type: 'hello',
+      version: '0.1.0',
+      database: { state: 'listening', name: 'demo', since: Date.UTC(2026, 10, 22, 7) / 1000, reason: null },
+      now: 1763800000.25,
+      since: Date.UTC(2025, 10, 22, 7) / 1000,
+      stepSeconds: 1,
+      totals: new Map([['public.orders', [1, 2, 3, 4]]]),
+      other: 5,
+      recent: ['{}'],
+    },
+  });
+});
+
+test('activity keeps the texts of changes as they are', () => {
+  expect(decoded(ACTIVITY)).toMatchObject({
+    ok: true,
+    value: { rows: { of: 2, changes: ['{"a": 1.10}'] }, buckets: [{ at: 1763799999 }] },
+  });
+});
+
+test('database, gap, error and going_away', () => {
+  expect(decoded({ type: 'database', ...DATABASE, state: 'lost', reason: 'gone' })).toMatchObject({
+    value: { type: 'database', state: 'lost', reason: 'gone' },
+  });
+  const gap = { type: 'gap', from: null, to: 'c', since: DATABASE.since, until: DATABASE.since, why: 'w' };
+  expect(decoded({ ...gap, what_to_do: 'd' })).toMatchObject({ value: { to: 'c', why: 'w', whatToDo: 'd' } });
+  expect(decoded({ type: 'error', code: 'c', message: 'm' })).toMatchObject({ value: { message: 'm' } });
+  expect(decoded({ type: 'going_away', reconnect_in_ms: 12 })).toMatchObject({ value: { reconnectInMs: 12 } });
+});
+
+test('a table named like a part of every object is a table', () => {
+  const totals = JSON.parse('{"__proto__": [1, 0, 0, 0]}') as unknown;
+  const result = decoded({ ...ACTIVITY, totals });
+  expect(result.ok && result.value.type === 'activity' && result.value.totals.get('__proto__')).toEqual([1, 0, 0, 0]);
+});
+
+test.each([
+  ['an unknown type', { type: 'surprise' }, 'its type "surprise" is unknown'],
+  ['no type', {}, '"type" is not a text'],
+  ['not an object', [1], 'the message is not an object'],
+  ['an unknown state', { ...HELLO, database: { ...DATABASE, state: 'odd' } }, 'the database state "odd" is unknown'],
+  ['three counts', { ...ACTIVITY, totals: { t: [1, 2, 3] } }, 'the counts of t are not 4 numbers'],
+  ['a negative count', { ...ACTIVITY, totals: { t: [1, 2, 3, -4] } }, 'the counts of t are not 4 numbers'],
+  ['a time that is none', { ...HELLO, since: 'yesterday' }, '"since" is not a time'],
+  ['steps of no length', { ...HELLO, step_seconds: 0 }, '"step_seconds" is 0'],
+  ['rows that are not texts', { ...ACTIVITY, rows: { of: 1, changes: [{}] } }, '"changes" holds other than texts'],
+])('a message with %s is a problem, not a message', (_, message, problem) => {
+  expect(problemOf(message)).toBe(problem);
+});
+
+test('a text that is not JSON is a problem', () => {
+  const result = decodeMessage('{"type":');
+  expect(!result.ok && result.problem).toContain('not JSON');
+});
+
+test('history, with and without deaf spans', () => {
+  const history = { now: 2, since: DATABASE.since, step_seconds: 1, totals: {}, other: 0, buckets: [] };
+  expect(decodeHistory(JSON.stringify(history))).toMatchObject({ ok: true, value: { deaf: [] } });
+  expect(decodeHistory(JSON.stringify({ ...history, deaf: [[1, 2], [3, null]] }))).toMatchObject({
+    value: { deaf: [[1, 2], [3, null]] },
+  });
+  expect(decodeHistory(JSON.stringify({ ...history, deaf: [[1]] }))).toMatchObject({ ok: false });
+});
+
+test('tables, and the one shape of errors', () => {
+  const tables = { tables: [{ schema: 'public', table: 'orders', is_watched: true, estimated_rows: 1 }] };
+  expect(decodeTables(JSON.stringify(tables))).toEqual({
+    ok: true,
+    value: [{ schema: 'public', table: 'orders', isWatched: true }],
+  });
+  expect(decodeError('{"error": {"code": "c", "message": "m"}}')).toEqual({ ok: true, value: 'm' });
+});

@@ -1,0 +1,261 @@
+// Comes in: the JSON text of a WebSocket message or an HTTP answer. Goes out: a typed value, or what is wrong.
+// Knows no socket and no state. What has passed here is trusted everywhere else.
+
+export const ACTIONS = ['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] as const;
+export type Action = (typeof ACTIONS)[number];
+
+/** How many changes, in the order of ACTIONS. */
+export type Counts = readonly [inserts: number, updates: number, deletes: number, truncates: number];
+
+/** By table, `public.orders`, or `orders` when a trigger of the database's own names no schema. */
+export type Totals = ReadonlyMap<string, Counts>;
+
+/** The counts of one step of time; they replace what was known of it, they do not add to it. */
+export interface Bucket {
+  /** Epoch seconds of the beginning of the step. */
+  readonly at: number;
+  readonly counts: Totals;
+}
+
+export interface Database {
+  readonly state: 'connecting' | 'listening' | 'lost';
+  readonly name: string;
+  /** Epoch seconds. */
+  readonly since: number;
+  readonly reason: string | null;
+}
+
+export interface Hello {
+  readonly type: 'hello';
+  readonly version: string;
+  readonly database: Database;
+  /** Epoch seconds: the server's clock. */
+  readonly now: number;
+  /** Epoch seconds: when the server began to count. */
+  readonly since: number;
+  readonly stepSeconds: number;
+  readonly totals: Totals;
+  readonly other: number;
+  /** JSON texts of changes, oldest first. */
+  readonly recent: readonly string[];
+}
+
+export interface Activity {
+  readonly type: 'activity';
+  readonly now: number;
+  readonly totals: Totals;
+  readonly other: number;
+  readonly buckets: readonly Bucket[];
+  /** `changes` is a sample, oldest first, of the `of` changes since the last message. */
+  readonly rows: { readonly of: number; readonly changes: readonly string[] };
+}
+
+export interface Gap {
+  readonly type: 'gap';
+  readonly from: string | null;
+  readonly to: string | null;
+  readonly since: number;
+  readonly until: number;
+  readonly why: string;
+  readonly whatToDo: string;
+}
+
+export type Message =
+  | Hello
+  | ({ readonly type: 'database' } & Database)
+  | Activity
+  | Gap
+  | { readonly type: 'error'; readonly code: string; readonly message: string }
+  | { readonly type: 'going_away'; readonly reconnectInMs: number };
+
+export interface History {
+  readonly now: number;
+  readonly since: number;
+  readonly buckets: readonly Bucket[];
+  /** Epoch seconds from and to (null: until now) of the spans in which the server heard no database. */
+  readonly deaf: readonly (readonly [number, number | null])[];
+}
+
+export interface TableStatus {
+  readonly schema: string;
+  readonly table: string;
+  readonly isWatched: boolean;
+}
+
+export type Decoded<T> =
+  | { readonly ok: true; readonly value: T }
+  | { readonly ok: false; readonly problem: string };
+
+export function decodeMessage(text: string): Decoded<Message> {
+  return decode(text, (value) => message(fields(value, 'the message')));
+}
+
+export function decodeHistory(text: string): Decoded<History> {
+  return decode(text, (value) => {
+    const of = fields(value, 'the answer');
+    return {
+      now: number(of, 'now'),
+      since: time(of, 'since'),
+      buckets: list(of, 'buckets').map(bucket),
+      deaf: of['deaf'] === undefined ? [] : list(of, 'deaf').map(span),
+    };
+  });
+}
+
+export function decodeTables(text: string): Decoded<readonly TableStatus[]> {
+  return decode(text, (value) =>
+    list(fields(value, 'the answer'), 'tables').map((item) => {
+      const of = fields(item, 'a table');
+      return { schema: string(of, 'schema'), table: string(of, 'table'), isWatched: of['is_watched'] === true };
+    }),
+  );
+}
+
+/** The message of `{"error": {"code": …, "message": …}}`, the one shape of the server's errors. */
+export function decodeError(text: string): Decoded<string> {
+  return decode(text, (value) => string(fields(fields(value, 'the answer')['error'], 'error'), 'message'));
+}
+
+class Malformed extends Error {}
+
+function decode<T>(text: string, read: (value: unknown) => T): Decoded<T> {
+  try {
+    return { ok: true, value: read(JSON.parse(text)) };
+  } catch (error) {
+    if (error instanceof Malformed) return { ok: false, problem: error.message };
+    if (error instanceof SyntaxError) return { ok: false, problem: `it is not JSON: ${error.message}` };
+    throw error;
+  }
+}
+
+function message(of: Fields): Message {
+  const type = string(of, 'type');
+  switch (type) {
+    case 'hello':
+      return {
+        type,
+        version: string(fields(of['server'], 'server'), 'version'),
+        database: database(fields(of['database'], 'database')),
+        now: number(of, 'now'),
+        since: time(of, 'since'),
+        stepSeconds: positive(of, 'step_seconds'),
+        totals: totals(of['totals'], 'totals'),
+        other: number(of, 'other'),
+        recent: strings(of, 'recent'),
+      };
+    case 'database':
+      return { type, ...database(of) };
+    case 'activity': {
+      const rows = fields(of['rows'], 'rows');
+      return {
+        type,
+        now: number(of, 'now'),
+        totals: totals(of['totals'], 'totals'),
+        other: number(of, 'other'),
+        buckets: list(of, 'buckets').map(bucket),
+        rows: { of: number(rows, 'of'), changes: strings(rows, 'changes') },
+      };
+    }
+    case 'gap':
+      return {
+        type,
+        from: stringOrNull(of, 'from'),
+        to: stringOrNull(of, 'to'),
+        since: time(of, 'since'),
+        until: time(of, 'until'),
+        why: string(of, 'why'),
+        whatToDo: string(of, 'what_to_do'),
+      };
+    case 'error':
+      return { type, code: string(of, 'code'), message: string(of, 'message') };
+    case 'going_away':
+      return { type, reconnectInMs: number(of, 'reconnect_in_ms') };
+    default:
+      throw new Malformed(`its type "${type}" is unknown`);
+  }
+}
+
+function database(of: Fields): Database {
+  const state = string(of, 'state');
+  if (state !== 'connecting' && state !== 'listening' && state !== 'lost') {
+    throw new Malformed(`the database state "${state}" is unknown`);
+  }
+  return { state, name: string(of, 'name'), since: time(of, 'since'), reason: stringOrNull(of, 'reason') };
+}
+
+function bucket(value: unknown): Bucket {
+  const of = fields(value, 'a bucket');
+  return { at: number(of, 'at'), counts: totals(of['counts'], 'counts') };
+}
+
+function span(value: unknown): readonly [number, number | null] {
+  if (!Array.isArray(value)) throw new Malformed('a deaf span is not a list');
+  const [from, to] = value as unknown[];
+  if (!isCount(from) || !(to === null || isCount(to))) throw new Malformed('a deaf span is not two times');
+  return [from, to];
+}
+
+function totals(value: unknown, name: string): Totals {
+  return new Map(Object.entries(fields(value, name)).map(([table, counts]) => [table, fourCounts(counts, table)]));
+}
+
+function fourCounts(value: unknown, table: string): Counts {
+  if (!Array.isArray(value) || value.length !== ACTIONS.length || !value.every(isCount)) {
+    throw new Malformed(`the counts of ${table} are not ${ACTIONS.length} numbers`);
+  }
+  return value as unknown as Counts;
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+
+function fields(value: unknown, name: string): Fields {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new Malformed(`${name} is not an object`);
+  }
+  return value as Fields;
+}
+
+function string(of: Fields, key: string): string {
+  const value = of[key];
+  if (typeof value !== 'string') throw new Malformed(`"${key}" is not a text`);
+  return value;
+}
+
+function stringOrNull(of: Fields, key: string): string | null {
+  return of[key] === null || of[key] === undefined ? null : string(of, key);
+}
+
+function isCount(value: unknown): value is number {
+  return typeof value === 'number' && value >= 0;
+}
+
+function number(of: Fields, key: string): number {
+  const value = of[key];
+  if (!isCount(value)) throw new Malformed(`"${key}" is not a number from 0 on`);
+  return value;
+}
+
+function positive(of: Fields, key: string): number {
+  const value = number(of, key);
+  if (value === 0) throw new Malformed(`"${key}" is 0`);
+  return value;
+}
+
+/** ISO 8601 in, epoch seconds out. */
+function time(of: Fields, key: string): number {
+  const seconds = Date.parse(string(of, key)) / 1000;
+  if (Number.isNaN(seconds)) throw new Malformed(`"${key}" is not a time`);
+  return seconds;
+}
+
+function list(of: Fields, key: string): readonly unknown[] {
+  const value = of[key];
+  if (!Array.isArray(value)) throw new Malformed(`"${key}" is not a list`);
+  return value;
+}
+
+function strings(of: Fields, key: string): readonly string[] {
+  const value = list(of, key);
+  if (!value.every((item) => typeof item === 'string')) throw new Malformed(`"${key}" holds other than texts`);
+  return value as readonly string[];
+}

@@ -1,0 +1,159 @@
+import { beforeEach, expect, test } from 'vitest';
+
+import { type Clock, type Connection, ReconnectingSocket, SILENCE_LIMIT_MS, type WebSocketLike } from './socket';
+
+class FakeSocket implements WebSocketLike {
+  onmessage: WebSocketLike['onmessage'] = null;
+  onclose: WebSocketLike['onclose'] = null;
+  isClosed = false;
+
+  say(text: string): void {
+    this.onmessage?.({ data: text } as MessageEvent);
+  }
+
+  hangUp(): void {
+    this.onclose?.({} as CloseEvent);
+  }
+
+  close(): void {
+    this.isClosed = true;
+  }
+}
+
+class FakeClock implements Clock {
+  #now = 1_000_000;
+  timers: { at: number; callback: () => void }[] = [];
+
+  now(): number {
+    return this.#now;
+  }
+
+  after(ms: number, callback: () => void): () => void {
+    const timer = { at: this.#now + ms, callback };
+    this.timers.push(timer);
+    return () => {
+      this.timers = this.timers.filter((other) => other !== timer);
+    };
+  }
+
+  pass(ms: number): void {
+    this.#now += ms;
+    const due = this.timers.filter((timer) => timer.at <= this.#now);
+    this.timers = this.timers.filter((timer) => timer.at > this.#now);
+    for (const timer of due) timer.callback();
+  }
+}
+
+let clock: FakeClock;
+let sockets: FakeSocket[];
+let connections: Connection[];
+let texts: string[];
+let socket: ReconnectingSocket;
+
+const last = () => sockets.at(-1)!;
+const states = () => connections.map((connection) => connection.state);
+
+beforeEach(() => {
+  clock = new FakeClock();
+  sockets = [];
+  connections = [];
+  texts = [];
+  socket = new ReconnectingSocket({
+    open: () => {
+      sockets.push(new FakeSocket());
+      return last();
+    },
+    clock,
+    random: () => 1,
+    onConnection: (connection) => connections.push(connection),
+    onText: (text) => texts.push(text),
+  });
+  socket.connect();
+});
+
+test('it is open when the server has spoken, and hands on the text', () => {
+  expect(states()).toEqual(['connecting']);
+  last().say('hello');
+  expect(states()).toEqual(['connecting', 'open']);
+  expect(texts).toEqual(['hello']);
+});
+
+test('a lost connection says when it retries, and does', () => {
+  last().say('hello');
+  last().hangUp();
+  expect(connections.at(-1)).toEqual({ state: 'waiting', retryAt: clock.now() + 300 });
+  clock.pass(299);
+  expect(sockets).toHaveLength(1);
+  clock.pass(1);
+  expect(sockets).toHaveLength(2);
+  expect(states()).toEqual(['connecting', 'open', 'waiting', 'connecting']);
+});
+
+test('delays grow while nobody speaks, and begin again after somebody did', () => {
+  const delayAfterHangUp = () => {
+    last().hangUp();
+    const connection = connections.at(-1);
+    const delay = connection?.state === 'waiting' ? connection.retryAt - clock.now() : NaN;
+    clock.pass(delay);
+    return delay;
+  };
+  expect([delayAfterHangUp(), delayAfterHangUp(), delayAfterHangUp()]).toEqual([300, 600, 1200]);
+  last().say('hello');
+  expect(delayAfterHangUp()).toBe(300);
+});
+
+test('retry now does not wait, and leaves no second attempt behind', () => {
+  last().hangUp();
+  socket.connect();
+  expect(sockets).toHaveLength(2);
+  last().say('hello');
+  clock.pass(300);
+  expect(sockets).toHaveLength(2);
+});
+
+test('connecting again while connected does nothing', () => {
+  socket.connect();
+  last().say('hello');
+  socket.connect();
+  expect(sockets).toHaveLength(1);
+});
+
+test('an announced delay is used once, instead of our own', () => {
+  last().say('going away');
+  socket.expectClose(4_000);
+  last().hangUp();
+  expect(connections.at(-1)).toEqual({ state: 'waiting', retryAt: clock.now() + 4_000 });
+  clock.pass(4_000);
+  last().hangUp();
+  expect(connections.at(-1)).toEqual({ state: 'waiting', retryAt: clock.now() + 300 });
+});
+
+test('silence is a lost connection; every message puts it off', () => {
+  last().say('hello');
+  clock.pass(SILENCE_LIMIT_MS - 1);
+  last().say('still here');
+  clock.pass(SILENCE_LIMIT_MS - 1);
+  expect(states().at(-1)).toBe('open');
+  clock.pass(1);
+  expect(states().at(-1)).toBe('waiting');
+  expect(sockets[0]?.isClosed).toBe(true);
+});
+
+test('an attempt that is never answered is given up', () => {
+  clock.pass(SILENCE_LIMIT_MS);
+  expect(states()).toEqual(['connecting', 'waiting']);
+});
+
+test('what a socket that was given up still says is not heard', () => {
+  last().hangUp();
+  sockets[0]?.say('too late');
+  expect(texts).toEqual([]);
+});
+
+test('closed by the page, it stays closed and leaves no timer', () => {
+  last().say('hello');
+  socket.close();
+  expect(states().at(-1)).toBe('closed');
+  expect(last().isClosed).toBe(true);
+  expect(clock.timers).toEqual([]);
+});

@@ -1,0 +1,203 @@
+// Comes in: messages, history and the connection's state. Goes out: plain data that says all the page knows.
+// Knows no socket, no clock and no view: a message changes the state, a frame draws it.
+import { Timeline, type Span } from './buckets';
+import { assertNever } from './closed';
+import type { Activity, Bucket, Counts, Database, Gap, Hello, History, Message, TableStatus, Totals } from './protocol';
+import { Rows } from './rows';
+import type { Connection } from './socket';
+
+export const HISTORY_SECONDS = 900;
+const ROW_LIMIT = 1_000;
+const NOTICE_LIMIT = 5;
+
+/** Something a reader must be told and may dismiss. The same thing again raises `times`. */
+export type Notice = { readonly id: number; readonly times: number } & NoticeContent;
+export type NoticeContent =
+  | { readonly kind: 'gap'; readonly gap: Gap }
+  | { readonly kind: 'problem'; readonly what: string; readonly whatToDo: string };
+
+export interface State {
+  connection: Connection;
+  /** Epoch milliseconds of the browser's clock. */
+  lastMessageAt: number | null;
+  /** Null before the first hello, as are the others that only the server knows. */
+  server: Server | null;
+  tables: readonly TableStatus[] | null;
+  timeline: Timeline;
+  readonly rows: Rows;
+  notices: readonly Notice[];
+  noticesMade: number;
+  /** How many notices were dropped, undismissed, because newer ones came. */
+  noticesDropped: number;
+}
+
+export interface Server {
+  database: Database;
+  /** Epoch seconds of its clock in its last message. */
+  now: number;
+  /** Its clock minus the browser's, in seconds. */
+  ahead: number;
+  since: number;
+  readonly totals: Map<string, Counts>;
+  other: number;
+  /** By table: epoch seconds of the newest bucket that counted something. */
+  readonly lastSeen: Map<string, number>;
+}
+
+export function initialState(): State {
+  return {
+    connection: { state: 'connecting' },
+    lastMessageAt: null,
+    server: null,
+    tables: null,
+    timeline: new Timeline(1, HISTORY_SECONDS),
+    rows: new Rows(ROW_LIMIT),
+    notices: [],
+    noticesMade: 0,
+    noticesDropped: 0,
+  };
+}
+
+export function setConnection(state: State, connection: Connection): void {
+  const wasOpen = state.connection.state === 'open';
+  state.connection = connection;
+  if (wasOpen && connection.state !== 'open' && state.server !== null) {
+    openSpan(state.timeline, 'browser', state.server.now);
+  }
+}
+
+/** `at`: the browser's clock, in epoch milliseconds. */
+export function apply(state: State, message: Message, at: number): void {
+  state.lastMessageAt = at;
+  switch (message.type) {
+    case 'hello':
+      return applyHello(state, message, at);
+    case 'activity':
+      return applyActivity(state, message, at);
+    case 'database':
+      return applyDatabase(state, message);
+    case 'gap':
+      return notify(state, { kind: 'gap', gap: message });
+    case 'error':
+      return notify(state, { kind: 'problem', what: message.message, whatToDo: '' });
+    case 'going_away':
+      return; // Only the socket has to know.
+    default:
+      return assertNever(message);
+  }
+}
+
+/** What the server counted before this page came, and while it was away. */
+export function applyHistory(state: State, history: History): void {
+  const { timeline } = state;
+  // From `since` on the history is the truth; what was known or unknown before that stays so.
+  const earlier = timeline.spans
+    .map((span) => ({ ...span, to: Math.min(span.to ?? Infinity, history.since) }))
+    .filter((span) => span.from < span.to);
+  const away = timeline.spans.filter((span) => span.cause === 'browser' && span.to === null);
+  const deaf = history.deaf.map(([from, to]): Span => ({ cause: 'database', from, to }));
+  timeline.spans = [...earlier, ...deaf, ...away];
+  timeline.knownFrom = Math.min(timeline.knownFrom, history.since);
+  timeline.advance(history.now);
+  mergeBuckets(state, history.buckets);
+}
+
+export function notify(state: State, content: NoticeContent): void {
+  const text = JSON.stringify(content);
+  const same = state.notices.find(({ id, times, ...known }) => JSON.stringify(known) === text);
+  const others = state.notices.filter((notice) => notice !== same);
+  const notice: Notice = { id: state.noticesMade, times: (same?.times ?? 0) + 1, ...content };
+  state.noticesMade += 1;
+  state.noticesDropped += Math.max(0, others.length + 1 - NOTICE_LIMIT);
+  state.notices = [...others, notice].slice(-NOTICE_LIMIT);
+}
+
+export function dismiss(state: State, id: number): void {
+  state.notices = state.notices.filter((notice) => notice.id !== id);
+  if (state.notices.length === 0) state.noticesDropped = 0;
+}
+
+/** All changes since the server began to count. */
+export function changesCounted(server: Server | null): number {
+  if (server === null) return 0;
+  let sum = server.other;
+  for (const counts of server.totals.values()) for (const count of counts) sum += count;
+  return sum;
+}
+
+function applyHello(state: State, hello: Hello, at: number): void {
+  const before = state.server;
+  const isSameCount = before !== null && before.since === hello.since;
+  const counted = isSameCount ? changesCounted(before) : 0;
+  state.server = {
+    database: hello.database,
+    now: hello.now,
+    ahead: hello.now - at / 1000,
+    since: hello.since,
+    totals: new Map(hello.totals),
+    other: hello.other,
+    lastSeen: before?.lastSeen ?? new Map(),
+  };
+  if (state.timeline.stepSeconds !== hello.stepSeconds) {
+    state.timeline = new Timeline(hello.stepSeconds, Math.ceil(HISTORY_SECONDS / hello.stepSeconds));
+  }
+  const { timeline } = state;
+  timeline.knownFrom = Math.min(timeline.knownFrom, hello.since);
+  timeline.advance(hello.now);
+  closeSpans(timeline, 'browser', hello.now);
+  closeSpans(timeline, 'database', hello.now);
+  if (before === null) addSpan(timeline, { cause: 'browser', from: hello.since, to: hello.now });
+  if (hello.database.state !== 'listening') openSpan(timeline, 'database', hello.database.since);
+  state.rows.resume(hello.recent, changesCounted(state.server) - counted);
+}
+
+function applyActivity(state: State, activity: Activity, at: number): void {
+  const { server } = state;
+  if (server === null) return;
+  server.now = activity.now;
+  server.ahead = activity.now - at / 1000;
+  server.other = activity.other;
+  setAll(server.totals, activity.totals);
+  state.timeline.advance(activity.now);
+  mergeBuckets(state, activity.buckets);
+  state.rows.push(activity.rows.changes, activity.rows.of, at);
+}
+
+function applyDatabase(state: State, database: Database): void {
+  const { server, timeline } = state;
+  if (server === null) return;
+  server.database = database;
+  if (database.state === 'listening') closeSpans(timeline, 'database', database.since);
+  else openSpan(timeline, 'database', database.since);
+}
+
+function mergeBuckets(state: State, buckets: readonly Bucket[]): void {
+  for (const bucket of buckets) {
+    state.timeline.merge(bucket);
+    const lastSeen = state.server?.lastSeen;
+    for (const table of bucket.counts.keys()) {
+      lastSeen?.set(table, Math.max(bucket.at, lastSeen.get(table) ?? 0));
+    }
+  }
+}
+
+function setAll(totals: Map<string, Counts>, changed: Totals): void {
+  for (const [table, counts] of changed) totals.set(table, counts);
+}
+
+function openSpan(timeline: Timeline, cause: Span['cause'], from: number): void {
+  if (timeline.spans.some((span) => span.cause === cause && span.to === null)) return;
+  addSpan(timeline, { cause, from, to: null });
+}
+
+function closeSpans(timeline: Timeline, cause: Span['cause'], to: number): void {
+  timeline.spans = timeline.spans.map((span) =>
+    span.cause === cause && span.to === null ? { ...span, to } : span,
+  );
+}
+
+/** Spans that have left the history are forgotten, so that their list stays bounded. */
+function addSpan(timeline: Timeline, added: Span): void {
+  const oldest = (timeline.newest - timeline.capacity) * timeline.stepSeconds;
+  timeline.spans = [...timeline.spans.filter(({ to }) => to === null || to > oldest), added];
+}

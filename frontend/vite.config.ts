@@ -1,0 +1,22 @@
+// Comes in: index.html and src/. Goes out: dist/, which is committed, so that users need no Node.
+import { svelte } from '@sveltejs/vite-plugin-svelte';
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  // Relative, so that the page also works behind a reverse proxy that adds a prefix.
+  base: './',
+  plugins: [svelte()],
+  build: {
+    target: ['chrome123', 'edge123', 'firefox128', 'safari17.5'],
+    modulePreload: { polyfill: false },
+    // The Content-Security-Policy is `default-src 'self'`: no data: URLs.
+    assetsInlineLimit: 0,
+  },
+  server: {
+    proxy: {
+      '/api': 'http://127.0.0.1:8080',
+      '/ws': { target: 'ws://127.0.0.1:8080', ws: true },
+    },
+  },
+  test: { include: ['src/**/*.test.ts'] },
+});
