@@ -1,0 +1,106 @@
+"""A conninfo string in, an open psycopg2 connection out, without blocking the IOLoop. Knows no pool and no LISTEN.
+
+psycopg2's own asynchronous connect leaves three things to its caller, and both the listener and momoko's pool need
+them: it has no deadline (libpq's connect_timeout counts in the blocking connect only); the descriptor changes when
+libpq goes on to a host's next address (localhost is often ::1 and 127.0.0.1), so it may be watched for one event at a
+time only; and looking a name up blocks, so that the start of it belongs into a thread.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, make_dsn, parse_dsn
+from tornado.ioloop import IOLoop
+
+# A peer that is gone without a word (a cable, a firewall, a deaf proxy) is noticed by TCP in at most 5 + 3 * 1 s while
+# nothing is sent, and 8 s after something was. What the user's own conninfo says about these wins.
+_DEFAULTS = {
+    "application_name": "psqlisten2websocket",
+    "keepalives": "1",
+    "keepalives_idle": "5",
+    "keepalives_interval": "1",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "8000",  # milliseconds
+}
+# psycopg2 swallows an error in decoding a notification, and the notification with it; with UTF8 there is none.
+_FIXED = {"client_encoding": "UTF8"}
+
+
+def complete(conninfo: str) -> str:
+    """`conninfo` with keepalives, client encoding and application name where it does not set them itself."""
+    return str(make_dsn(conninfo, **{**_DEFAULTS, **parse_dsn(conninfo), **_FIXED}))
+
+
+def display_name(conninfo: str) -> str:
+    """dbname@host:port for people to read: no password, no user."""
+    parts = parse_dsn(conninfo)
+    host = parts.get("host") or parts.get("hostaddr") or parts.get("service") or "local socket"
+    name = f"{parts.get('dbname') or parts.get('user') or 'default database'}@{host}"
+    return f"{name}:{parts['port']}" if "port" in parts else name
+
+
+async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
+    """An open connection in psycopg2's asynchronous mode (which is always autocommit).
+
+    Raises psycopg2.OperationalError, also when it is not open `deadline_seconds` from now.
+    """
+    starting = asyncio.get_running_loop().run_in_executor(None, _start, conninfo)
+    try:
+        async with asyncio.timeout(deadline_seconds):
+            opening = await asyncio.shield(starting)
+            try:
+                await wait_until_done(opening)
+            except BaseException:
+                opening.close()
+                raise
+    except TimeoutError:
+        # The thread cannot be stopped; what it still opens is closed as soon as it is there.
+        starting.add_done_callback(_close_late)
+        raise psycopg2.OperationalError(
+            f"no answer from {display_name(conninfo)} within {deadline_seconds:g} s (timeout)"
+        ) from None
+    return opening
+
+
+async def wait_until_done(opening: connection) -> None:
+    """Drives libpq until what was begun on this connection (a connect, a query) is done. Raises psycopg2.Error."""
+    while (wanted := opening.poll()) != POLL_OK:
+        await _readiness(opening.fileno(), {POLL_READ: IOLoop.READ, POLL_WRITE: IOLoop.WRITE}[wanted])
+
+
+async def _readiness(descriptor: int, event: int) -> None:
+    loop = IOLoop.current()
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_event(*_: Any) -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_handler(descriptor, on_event, event)
+    try:
+        await ready
+    finally:
+        loop.remove_handler(descriptor)
+
+
+def _start(conninfo: str) -> connection:
+    connect: Callable[..., connection] = psycopg2.connect
+    return connect(conninfo, async_=True)
+
+
+def _close_late(starting: "asyncio.Future[connection]") -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().close()
+
+
+# What time can cure, of the refusals a PostgreSQL server gives with FATAL (SQLSTATE 57P03 and 53300); psycopg2 has no
+# SQLSTATE for a connection that did not come about, only libpq's text.
+_PASSING_REFUSALS = ("starting up", "shutting down", "recovery", "not yet accepting", "too many", "reserved for")
+_HOPELESS = ("FATAL", "no password supplied", "invalid", "does not support SSL", "certificate")
+
+
+def is_hopeless(reason: str) -> bool:
+    """Whether connecting again cannot help: a wrong password or database, but not a server that does not answer."""
+    return any(word in reason for word in _HOPELESS) and not any(word in reason for word in _PASSING_REFUSALS)

@@ -1,0 +1,165 @@
+"""The road for every query the server makes while it serves: SQL in, rows out, through a momoko pool.
+
+Every query has a deadline, so that a half-open connection delays and never hangs its caller. Knows no table.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import momoko
+import psycopg2
+from momoko.connection import Connection, ConnectionContainer
+from tornado.ioloop import IOLoop
+
+from changefeed.connection import open_connection
+
+logger = logging.getLogger(__name__)
+
+CONNECT_DEADLINE_SECONDS = 5.0
+QUERY_DEADLINE_SECONDS = 30.0
+
+Row = tuple[Any, ...]
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class DatabaseUnavailable(Exception):
+    """The database did not answer; the message says what was tried."""
+
+
+class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
+    """momoko's connection, opened in our way; see changefeed.connection for what momoko's own connect lacks."""
+
+    pool: "_Pool"
+
+    def connect(self) -> "asyncio.Future[_Connection]":
+        return asyncio.ensure_future(self._connect())
+
+    async def _connect(self) -> "_Connection":
+        self.connection = None  # which is how momoko says closed
+        try:
+            self.connection = await open_connection(self.dsn, CONNECT_DEADLINE_SECONDS)
+        except psycopg2.Error as error:
+            # momoko only says that no connection could be had; the reason is kept for whoever asks.
+            self.pool.connect_error = one_line(error)
+            raise
+        self.fileno = self.connection.fileno()
+        self.server_version = self.connection.server_version
+        return self
+
+    def abandon(self) -> None:
+        """Closes it in the middle of a query: the descriptor leaves the IOLoop first."""
+        self.ioloop.remove_handler(self.fileno)
+        self.close()
+
+
+class _Connections(ConnectionContainer):  # type: ignore[misc]
+    def add_dead(self, connection: _Connection) -> None:
+        """momoko would refuse who waits as soon as one more connection cannot be had, though others come back."""
+        self.pending.discard(connection)
+        self.dead.add(connection)
+        if self.all_dead:
+            self.abort_waiting_queue(momoko.Pool.DatabaseNotAvailable())
+
+
+class _Pool(momoko.Pool):  # type: ignore[misc]
+    connect_error = "never tried"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conns = _Connections()
+
+    def putconn(self, connection: _Connection) -> None:
+        if self.closed:
+            return  # momoko has forgotten it, and would take that for a mistake
+        if connection.closed and self.conns.waiting_queue:
+            # momoko would leave it closed until the next query, and refuse who waits when it was the last.
+            self.conns.busy.remove(connection)
+            self._connect_one(connection)
+        else:
+            super().putconn(connection)
+
+    def _new_connection(self) -> Any:
+        made = _Connection(self.dsn, ioloop=self.ioloop, setsession=self.setsession)
+        made.pool = self
+        return self._connect_one(made)
+
+
+class Database:
+    """A momoko pool of up to `size` connections, opened as they are needed and reopened when PostgreSQL was away."""
+
+    def __init__(self, conninfo: str, size: int = 4) -> None:
+        self._pool = _Pool(
+            conninfo, size=1, max_size=size, ioloop=IOLoop.current(), raise_connect_errors=False, reconnect_interval=0
+        )
+        self._connecting: asyncio.Future[Any] | None = None
+
+    async def fetch(
+        self, query: str, parameters: Parameters = (), deadline_seconds: float = QUERY_DEADLINE_SECONDS
+    ) -> list[Row]:
+        """The rows of one statement ([] where it gives none).
+
+        A connection found dead is reopened and the statement run once more, so statements must bear being run twice.
+        Raises DatabaseUnavailable, or psycopg2.Error for what PostgreSQL says about the statement itself.
+        """
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                return await self._fetch(query, parameters)
+        except TimeoutError:
+            raise DatabaseUnavailable(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
+        except momoko.Pool.DatabaseNotAvailable:
+            raise DatabaseUnavailable(self._pool.connect_error) from None
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            # An SQLSTATE other than those of a lost connection (08…) or a stopping server (57P…) is the statement's.
+            if error.pgcode and not error.pgcode.startswith(("08", "57P")):
+                raise
+            raise DatabaseUnavailable(one_line(error)) from error
+
+    async def _fetch(self, query: str, parameters: Parameters) -> list[Row]:
+        if self._connecting is None:
+            self._connecting = self._pool.connect()
+        # Shielded: the future is everybody's, a deadline cancels only the waiting.
+        await asyncio.shield(self._connecting)
+        connection = await self._acquire()
+        try:
+            try:
+                return await self._execute(connection, query, parameters)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                if not connection.closed:
+                    raise
+                await connection.connect()
+                return await self._execute(connection, query, parameters)
+        finally:
+            self._pool.putconn(connection)
+
+    async def _acquire(self) -> _Connection:
+        getting: asyncio.Future[_Connection] = self._pool.getconn(ping=False)
+        try:
+            return await asyncio.shield(getting)
+        except asyncio.CancelledError:
+            # The deadline passed in the queue: what comes out of it for us goes straight back.
+            getting.add_done_callback(self._return_unused)
+            raise
+
+    def _return_unused(self, getting: "asyncio.Future[_Connection]") -> None:
+        if not getting.cancelled() and getting.exception() is None:
+            self._pool.putconn(getting.result())
+
+    @staticmethod
+    async def _execute(connection: _Connection, query: str, parameters: Parameters) -> list[Row]:
+        answering = connection.execute(query, parameters)
+        try:
+            db_cursor = await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            connection.abandon()
+            raise
+        return db_cursor.fetchall() if db_cursor.description else []
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def one_line(error: BaseException) -> str:
+    """A driver's message without its line breaks, hints kept."""
+    return " ".join(str(error).split()) or type(error).__name__

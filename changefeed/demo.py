@@ -1,0 +1,80 @@
+"""A database in, gentle and varied changes in its table portal_eventrequests out, until cancelled. Knows no clients."""
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from changefeed.database import Database, DatabaseUnavailable
+from changefeed.queries import SQL_DIR, load
+
+logger = logging.getLogger(__name__)
+
+QUERIES = load("demo.sql")
+KEPT_ROWS = 500
+PAUSE_AFTER_ERROR_SECONDS = 2.0
+
+_SITES = ("stadtwerke", "opernhaus", "messe", "bibliothek", "volkshochschule", "museum", "zoo", "planetarium")
+
+
+async def make_tables(database: Database) -> None:
+    """The demo's table, watched, where it is not there yet."""
+    await database.fetch(QUERIES["make demo table"])
+    for file_name in ("trigger_func.sql", "trigger.sql"):
+        await database.fetch((SQL_DIR / file_name).read_text("utf-8"))
+
+
+class Demo:
+    """Writes `rate_per_second` changes on average, in lulls and bursts."""
+
+    def __init__(self, database: Database, rate_per_second: float, dice: random.Random | None = None) -> None:
+        self._database = database
+        self._rate = rate_per_second
+        self._dice = dice or random.Random()
+
+    async def run(self) -> None:
+        while self._rate > 0:
+            try:
+                await asyncio.sleep(self._dice.expovariate(self._rate * mood(time.time())))
+                await self._one_write()
+            except DatabaseUnavailable as error:
+                logger.info("the demo waits for its database: %s", error)
+                await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
+
+    async def _one_write(self) -> None:
+        writes: list[tuple[Callable[[], Awaitable[object]], int]] = [
+            (self._insert, 50),
+            (self._update, 35),
+            (self._delete, 15),
+        ]
+        write = self._dice.choices([write for write, _ in writes], [weight for _, weight in writes])[0]
+        await write()
+
+    async def _insert(self) -> None:
+        await self._database.fetch(
+            QUERIES["insert demo request"],
+            {
+                "url": f"https://veranstaltungen.example.com/{self._dice.choice(_SITES)}/{self._dice.randrange(10_000)}",
+                "termin_id": self._dice.randrange(20_000, 30_000),
+                "user_hash_id": self._dice.randrange(1, 400),
+                "ev_type": self._dice.choice((0, 0, 0, 1, 2)),
+                "kept": KEPT_ROWS,
+            },
+        )
+
+    async def _update(self) -> None:
+        await self._database.fetch(
+            QUERIES["update demo request"], {"ev_type": self._dice.randrange(6), "place": self._dice.random()}
+        )
+
+    async def _delete(self) -> None:
+        await self._database.fetch(QUERIES["delete demo request"], {"place": self._dice.random()})
+
+
+def mood(at: float) -> float:
+    """A factor about 1 that drifts between lull (0.2) and bustle (1.8) within a minute or so, with short bursts."""
+    drift = 1 + 0.5 * math.sin(at / 11) + 0.3 * math.sin(at / 3.7)
+    burst = 4.0 if at % 47 < 2.5 else 1.0
+    return drift * burst

@@ -1,0 +1,248 @@
+"""A conninfo string in, notifications out, for ever. Knows no change, client or table.
+
+One psycopg2 connection does nothing but LISTEN; the IOLoop watches its descriptor. Being connected and hearing are
+two facts: a half-open connection and a transaction pooler both accept LISTEN and deliver nothing. So the listener
+proves that it hears with a canary, a notification to itself that travels through PostgreSQL and has a deadline. It is
+LISTENING only from the first canary on, and connects anew, for ever, when one does not come back.
+"""
+
+import asyncio
+import enum
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import Notify, connection
+from tornado.ioloop import IOLoop
+
+from changefeed.backoff import backoff
+from changefeed.connection import open_connection, wait_until_done
+from changefeed.database import DatabaseUnavailable, one_line
+
+logger = logging.getLogger(__name__)
+
+CONNECT_DEADLINE_SECONDS = 5.0
+# A lost connection is noticed at the latest after one interval and one deadline: 8 s.
+CANARY_INTERVAL_SECONDS = 4.0
+CANARY_DEADLINE_SECONDS = 4.0
+# How many notifications one turn of the loop hands on, so that a burst does not keep the sockets waiting.
+DRAIN_LIMIT = 5_000
+
+
+class ListenerState(enum.StrEnum):
+    CONNECTING = "connecting"  # never heard anything yet
+    LISTENING = "listening"  # the last canary came back
+    LOST = "lost"  # it did, and does not any more
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A time in which notifications may have been missed, and why."""
+
+    since: datetime
+    until: datetime
+    reason: str
+
+
+class ListenerLost(Exception):
+    """The connection is gone or deaf; the message says how that was noticed."""
+
+
+class Listener:
+    """Listens to `channels` until it is cancelled.
+
+    on_payloads(channel_and_payload_pairs) is called with what one turn of the loop brought, in the order of
+    PostgreSQL; on_state() after each change of `state` or `reason`; on_outage(outage) when it listens again after it
+    was lost.
+    `send` runs a NOTIFY through the pool: send(channel, payload).
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        channels: Sequence[str],
+        *,
+        send: Callable[[str, str], Awaitable[Any]],
+        on_payloads: Callable[[list[tuple[str, str]]], None],
+        on_state: Callable[[], None] = lambda: None,
+        on_outage: Callable[[Outage], None] = lambda outage: None,
+    ) -> None:
+        self.state = ListenerState.CONNECTING
+        self.since = datetime.now(UTC)
+        self.reason: str | None = None
+        self.reconnects = 0
+        self._lost_reason = ""
+        self._conninfo = conninfo
+        self._channels = tuple(channels)
+        self._send = send
+        self._on_payloads = on_payloads
+        self._on_state = on_state
+        self._on_outage = on_outage
+        self._canary_channel = f"changefeed_canary_{uuid.uuid4().hex}"
+        self._canary_heard: asyncio.Future[None] | None = None
+        self._canary_payload = ""
+        self._canary_error: str | None = None
+        self._heard_at = 0.0  # monotonic
+        self._heard_time = self.since
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is committed now would be heard: listening, and the last canary is fresh."""
+        fresh = time.monotonic() - self._heard_at <= CANARY_INTERVAL_SECONDS + CANARY_DEADLINE_SECONDS
+        return self.state is ListenerState.LISTENING and fresh
+
+    @property
+    def not_ready_reason(self) -> str:
+        return self.reason or self._canary_error or "the first LISTEN is under way"
+
+    async def run(self) -> None:
+        """Listens and reconnects until cancelled."""
+        delays = backoff()
+        while True:
+            try:
+                await self._connect_and_hear()
+            except (psycopg2.Error, ListenerLost) as error:
+                if self.state is ListenerState.LISTENING:
+                    delays = backoff()
+                self._lost(one_line(error))
+            await asyncio.sleep(next(delays))
+
+    async def _connect_and_hear(self) -> None:
+        hearing = await open_connection(self._conninfo, CONNECT_DEADLINE_SECONDS)
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            await self._listen(hearing)
+            loop = IOLoop.current()
+            descriptor = hearing.fileno()
+            loop.add_handler(descriptor, lambda *_: self._drain(hearing, lost), IOLoop.READ)
+            try:
+                self._drain(hearing, lost)  # what came with the answer to LISTEN made the descriptor no more readable
+                await self._prove_hearing(lost)
+            finally:
+                loop.remove_handler(descriptor)
+        finally:
+            hearing.close()
+
+    async def _listen(self, hearing: connection) -> None:
+        statement = sql.SQL("; ").join(
+            sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in (*self._channels, self._canary_channel)
+        )
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
+                with hearing.cursor() as db_cursor:
+                    db_cursor.execute(statement)
+                    await wait_until_done(hearing)
+        except TimeoutError:
+            raise ListenerLost(f"LISTEN was not answered within {CONNECT_DEADLINE_SECONDS:g} s") from None
+
+    def _drain(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+        """Takes what has arrived. Over TLS one poll() may bring one of many, so it polls until it brings nothing."""
+        if lost.done():
+            return
+        notifications: list[Notify] = hearing.notifies
+        try:
+            while True:
+                before = len(notifications)
+                hearing.poll()
+                if len(notifications) == before:
+                    break
+                if len(notifications) >= DRAIN_LIMIT:
+                    # The rest may be in libpq's memory, where the descriptor does not show it.
+                    IOLoop.current().add_callback(self._drain, hearing, lost)
+                    break
+        except psycopg2.Error as error:
+            lost.set_exception(ListenerLost(one_line(error)))
+        arrived = notifications[:]
+        notifications.clear()
+        self._hand_on(arrived)
+
+    def _hand_on(self, arrived: Iterable[Notify]) -> None:
+        payloads = []
+        for notification in arrived:
+            if notification.channel == self._canary_channel:
+                self._hear_canary(notification.payload)
+            else:
+                payloads.append((notification.channel, notification.payload))
+        if payloads:
+            self._on_payloads(payloads)
+
+    def _hear_canary(self, payload: str) -> None:
+        if self._canary_heard and not self._canary_heard.done() and payload == self._canary_payload:
+            self._canary_heard.set_result(None)
+
+    async def _prove_hearing(self, lost: "asyncio.Future[None]") -> None:
+        """Sends canaries until one stays away or the connection breaks. Raises ListenerLost."""
+        while True:
+            await self._send_canary(lost)
+            await asyncio.wait({lost}, timeout=CANARY_INTERVAL_SECONDS)
+            if lost.done():
+                lost.result()
+
+    async def _send_canary(self, lost: "asyncio.Future[None]") -> None:
+        self._canary_payload = uuid.uuid4().hex
+        self._canary_heard = heard = asyncio.get_running_loop().create_future()
+        sent = asyncio.ensure_future(self._send(self._canary_channel, self._canary_payload))
+        deadline = asyncio.get_running_loop().time() + CANARY_DEADLINE_SECONDS
+        try:
+            while not heard.done():
+                # Until it is sent, the sending may fail; after that, only the hearing is waited for.
+                waiting = {heard, lost} if sent.done() else {heard, lost, sent}
+                left = deadline - asyncio.get_running_loop().time()
+                done, _ = await asyncio.wait(waiting, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+                if lost in done:
+                    lost.result()
+                elif sent in done and isinstance(error := sent.exception(), (DatabaseUnavailable, psycopg2.Error)):
+                    # The pool's trouble, not proven to be this connection's: not ready, but still listening.
+                    self._canary_error = f"the canary could not be sent: {one_line(error)}"
+                    logger.warning("%s", self._canary_error)
+                    return
+                elif not done:
+                    raise ListenerLost(self._silence(sent.done()))
+        finally:
+            sent.cancel()
+        self._heard()
+
+    def _silence(self, was_sent: bool) -> str:
+        if not was_sent:
+            return f"PostgreSQL has not answered for {CANARY_DEADLINE_SECONDS:g} s; the connection is taken for dead"
+        return (
+            "LISTEN was accepted, but a notification sent to this very connection did not arrive within "
+            f"{CANARY_DEADLINE_SECONDS:g} s: the connection is half open, or a transaction pooler (PgBouncer with "
+            "pool_mode=transaction, Supavisor on port 6543) stands in between; point the database URL at PostgreSQL "
+            "itself or at a session pool"
+        )
+
+    def _heard(self) -> None:
+        previous, self._heard_at, self._heard_time = self._heard_time, time.monotonic(), datetime.now(UTC)
+        self._canary_error = None
+        if self.state is ListenerState.LISTENING:
+            return
+        outage = Outage(previous, self._heard_time, self._lost_reason) if self.state is ListenerState.LOST else None
+        self._enter(ListenerState.LISTENING, None)
+        logger.info("listening on %s", ", ".join(self._channels))
+        if outage:
+            self._on_outage(outage)
+
+    def _lost(self, reason: str) -> None:
+        if self.state is ListenerState.LISTENING:
+            self._lost_reason = reason
+            self._enter(ListenerState.LOST, reason)
+            logger.warning("lost the LISTEN connection: %s; connecting again until it is back", reason)
+        elif self.reason != reason:
+            # Still not there. Said once for each reason, not for each try.
+            self._enter(self.state, reason)
+            if self.state is ListenerState.LOST:
+                logger.warning("still lost: %s", reason)
+        self.reconnects += 1
+
+    def _enter(self, state: ListenerState, reason: str | None) -> None:
+        if state is not self.state:
+            self.state, self.since = state, datetime.now(UTC)
+        self.reason = reason
+        self._on_state()

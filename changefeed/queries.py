@@ -1,0 +1,19 @@
+"""A file of named SQL in, its statements by name out. Knows no database.
+
+In sql/ a statement begins with a line `-- name --`; comment lines after it say what it is for.
+"""
+
+import re
+from pathlib import Path
+
+SQL_DIR = Path(__file__).parent.parent / "sql"
+_NAME = re.compile(r"^-- (?P<name>[a-z0-9 ]+) --$", re.MULTILINE)
+
+
+def load(file_name: str) -> dict[str, str]:
+    """The statements of sql/`file_name`. Raises ValueError for a name that stands twice."""
+    _, *parts = _NAME.split((SQL_DIR / file_name).read_text("utf-8"))
+    names, statements = parts[::2], [statement.strip() for statement in parts[1::2]]
+    if len(set(names)) != len(names):
+        raise ValueError(f"sql/{file_name} holds a name twice")
+    return dict(zip(names, statements, strict=True))

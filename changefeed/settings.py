@@ -1,0 +1,341 @@
+"""Flags, environment and .env in, Settings out. Opens nothing; a bad setting is a SettingsError of one line.
+
+The order of precedence is flag, environment, .env, default. SETTINGS is the one table of all of them; the command
+line's help and the README's table (by a test) follow it.
+"""
+
+import argparse
+import difflib
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg2
+from dotenv.parser import parse_stream
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from changefeed import __version__
+
+
+class SettingsError(Exception):
+    """A setting is unknown or bad; the message is one line that says what to write instead."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the server was told. Durations are seconds, sizes are bytes."""
+
+    port: int
+    address: str
+    database_url: str | None  # a conninfo string; None means the embedded PostgreSQL and its demo
+    database_wait_seconds: float
+    data_dir: Path | None  # None means embedded.default_data_dir()
+    demo_rate: float
+    echo: bool
+    allow_origin: tuple[str, ...]
+    allow_anonymous: bool
+    outbox_limit_bytes: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table of settings. `parse` turns its text into its value or raises ValueError."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    metavar: str
+    help: str
+    is_repeatable: bool = False
+    dotenv_variable: str = ""  # where the name in .env is not the one in the environment
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return self.name.upper()
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    parse.__doc__ = f"a whole number from {least} to {most}"
+    return parse
+
+
+def _number(text: str) -> float:
+    """a number from 0 to 1000000"""
+    number = float(text)
+    if not 0 <= number <= 1_000_000:
+        raise ValueError
+    return number
+
+
+def _yes_or_no(text: str) -> bool:
+    """yes or no (true, false, on, off, 1 and 0 are understood too)"""
+    return {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}[
+        text.lower()
+    ]
+
+
+def _text(text: str) -> str:
+    """some text"""
+    if not text.strip():
+        raise ValueError
+    return text.strip()
+
+
+def _origin(text: str) -> str:
+    """an origin such as https://app.example.com, without a path, or * for any"""
+    scheme, _, rest = text.partition("://")
+    if text != "*" and (not scheme or not rest or "/" in rest):
+        raise ValueError
+    return text.lower()
+
+
+def _conninfo(text: str) -> str:
+    """postgresql://user:password@host:5432/dbname (with %40 for @ and %2F for / in the password), or libpq's \
+host=… user=… dbname=…"""
+    # The driver's own message repeats the text, and the text holds a password, so it is not passed on.
+    try:
+        parts = parse_dsn(_text(text))
+    except psycopg2.ProgrammingError:
+        raise ValueError from None
+    # To libpq the rest of a password behind its @ or / is a host, a port or a database, which are shown.
+    _, scheme_end, rest = text.partition("?")[0].partition("://")
+    authority, _, path = rest.partition("/")
+    if scheme_end and (authority.count("@") > 1 or "@" in path):
+        raise ValueError
+    if not parts.get("port", "0").replace(",", "").isdigit():
+        raise ValueError
+    return text.strip()
+
+
+def _directory(text: str) -> Path:
+    """a folder that is there or can be made"""
+    path = Path(_text(text)).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError
+    return path
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "port", _whole(0, 65535), 8080, "N", "TCP port of the server; 0 takes a free one", dotenv_variable="HTTP_PORT"
+    ),
+    Setting("address", _text, "127.0.0.1", "IP", "address to listen on; beyond loopback see --allow-anonymous"),
+    Setting(
+        "database_url",
+        _conninfo,
+        None,
+        "URL",
+        "PostgreSQL to feed from, as a URL or conninfo; without it libpq's PGHOST, PGDATABASE, … are used, and "
+        "without those an embedded PostgreSQL with a demo table is started",
+    ),
+    Setting(
+        "database_wait_seconds",
+        _number,
+        30.0,
+        "SECONDS",
+        "how long a start waits for a database that cannot be reached yet; later it waits for ever",
+    ),
+    Setting(
+        "data_dir", _directory, None, "DIR", "where the embedded PostgreSQL keeps its data (default: the user's cache)"
+    ),
+    Setting("demo_rate", _number, 4.0, "PER_SECOND", "changes per second, on average, of the demo; 0 for none"),
+    Setting("echo", _yes_or_no, False, "", "print each change to the console; JSON lines where that is a pipe"),
+    Setting(
+        "allow_origin",
+        _origin,
+        (),
+        "ORIGIN",
+        "web origin, beside the server's own, whose pages may connect, such as https://app.example.com; * for any",
+        is_repeatable=True,
+    ),
+    Setting(
+        "allow_anonymous",
+        _yes_or_no,
+        False,
+        "",
+        "serve everybody on an address beyond loopback, without authentication",
+    ),
+    Setting(
+        "outbox_limit_bytes",
+        _whole(1024, 1 << 30),
+        1 << 20,
+        "BYTES",
+        "what may wait for one slow client before it is closed with code 1013",
+    ),
+)
+
+# libpq's own variables that make up a conninfo string, and the keywords they stand for (PostgreSQL manual, 34.15).
+LIBPQ_VARIABLES = {
+    "PGHOST": "host",
+    "PGHOSTADDR": "hostaddr",
+    "PGPORT": "port",
+    "PGDATABASE": "dbname",
+    "PGUSER": "user",
+    "PGPASSWORD": "password",
+    "PGPASSFILE": "passfile",
+    "PGSERVICE": "service",
+    "PGOPTIONS": "options",
+    "PGSSLMODE": "sslmode",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGSSLCERT": "sslcert",
+    "PGSSLKEY": "sslkey",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+}
+# Those of them that name a database; the others only say how to reach the one that is named elsewhere.
+_NAMING_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+
+# The original program's names. They count in the file .env only: in the environment USER is the login.
+ORIGINAL_VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "DBNAME": "dbname"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see python server.py --help")
+
+    def parse_flags(self, argv: Sequence[str]) -> dict[str, Any]:
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            # argparse's own message repeats the values beside it, and one of them may hold a password.
+            slips = [text.partition("=")[0] for text in unknown if text.startswith("-")]
+            if not slips:
+                self.error("there is a value without its flag")
+            self.error(f"{slips[0]} is not a setting{_did_you_mean(slips[0], [setting.flag for setting in SETTINGS])}")
+        return vars(namespace)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python server.py",
+        description="Feeds the changes of a PostgreSQL database to WebSocket clients and a live dashboard.",
+        epilog="Every setting is also an environment variable (--demo-rate is DEMO_RATE) and a line of the file .env, "
+        "where only --port has another name, HTTP_PORT. A flag wins over the environment, the environment over .env. "
+        "Repeatable flags are lists with commas there.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"psqlisten2websocket {__version__}")
+    for setting in SETTINGS:
+        shown = (
+            ""
+            if setting.default in (None, (), False)
+            else f" (default: {setting.default:g})"
+            if isinstance(setting.default, float)
+            else f" (default: {setting.default})"
+        )
+        if setting.parse is _yes_or_no:
+            parser.add_argument(setting.flag, action="store_const", const="yes", help=setting.help)
+        else:
+            parser.add_argument(
+                setting.flag,
+                metavar=setting.metavar,
+                action="append" if setting.is_repeatable else "store",
+                help=setting.help + shown,
+            )
+    return parser
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> Settings:
+    """Settings from the command line, the environment and a .env file. Raises SettingsError; exits on --help."""
+    flags = _parser().parse_flags(argv)
+    in_file = _read_dotenv(dotenv_path)
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        for source, given in (
+            (setting.flag, flags[setting.name]),
+            (setting.variable, environ.get(setting.variable)),
+            (
+                f"{setting.dotenv_variable or setting.variable} in .env",
+                in_file.get(setting.dotenv_variable or setting.variable),
+            ),
+        ):
+            # Empty in the environment or .env is not given; an empty flag is a slip, as in --database-url "$UNSET".
+            if given or (given is not None and source == setting.flag):
+                values[setting.name] = _parse(setting, source, given)
+                break
+        else:
+            values[setting.name] = setting.default
+    if flags["database_url"] is None and not environ.get("DATABASE_URL"):
+        # libpq's variables rank where DATABASE_URL of the same source would.
+        if any(environ.get(name) for name in _NAMING_VARIABLES):
+            values["database_url"] = _from_variables(environ, LIBPQ_VARIABLES)
+        elif values["database_url"] is None and any(in_file.get(name) for name in _NAMING_VARIABLES):
+            values["database_url"] = _from_variables(in_file, LIBPQ_VARIABLES)
+        elif values["database_url"] is None and any(in_file.get(name) for name in ORIGINAL_VARIABLES):
+            values["database_url"] = _from_variables(in_file, ORIGINAL_VARIABLES)
+    settings = Settings(**values)
+    if not settings.allow_anonymous and not is_loopback(settings.address):
+        raise SettingsError(
+            f"--address {settings.address} would show the database's rows to everybody who can reach it; listen on "
+            "127.0.0.1 behind a proxy that authenticates, or say --allow-anonymous if that is what you want"
+        )
+    return settings
+
+
+def is_loopback(address: str) -> bool:
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _parse(setting: Setting, source: str, given: str | list[str]) -> Any:
+    try:
+        if not setting.is_repeatable:
+            return setting.parse(str(given))
+        texts = given if isinstance(given, list) else given.split(",")
+        return tuple(setting.parse(text.strip()) for text in texts)
+    except (ValueError, KeyError):
+        # A database's URL holds a password: it is not repeated.
+        shown = "the value given" if setting.name == "database_url" else repr(given)
+        raise SettingsError(f"{source}: {shown} is not {setting.parse.__doc__}") from None
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    """The file's names and values. An unknown name is an error: a slip in DATABASE_URL must not start the demo."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            bindings = list(parse_stream(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path.name} cannot be read: {error}") from None
+    known = {setting.dotenv_variable or setting.variable for setting in SETTINGS} | {
+        *LIBPQ_VARIABLES,
+        *ORIGINAL_VARIABLES,
+    }
+    found = {}
+    for name, value, original, is_unreadable in bindings:
+        if is_unreadable or (name is not None and value is None):
+            # The line is not repeated: it may hold a password.
+            raise SettingsError(f"{path.name}: line {original.line} is not of the form NAME=value")
+        if name is not None and value is not None:
+            if name not in known:
+                hint = _did_you_mean(name, sorted(known)) or "; see python server.py --help for the names"
+                raise SettingsError(f"{path.name}: {name} is not a setting{hint}")
+            found[name] = value
+    return found
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _from_variables(values: Mapping[str, str], keywords: Mapping[str, str]) -> str:
+    given = {keyword: values[name] for name, keyword in keywords.items() if values.get(name)}
+    if not given.get("port", "0").replace(",", "").isdigit():
+        raise SettingsError(f"the database's port, {given['port']!r}, is not a number")
+    return str(make_dsn(**given))

@@ -1,0 +1,66 @@
+"""What every HTTP answer has in common: security headers, JSON, and the one shape of an error."""
+
+import http
+from typing import Any, cast
+
+from tornado.web import HTTPError, RequestHandler
+
+from handlers.feed import Feed
+
+# The dashboard brings all it needs; nothing is loaded from elsewhere, nothing may frame it. A style-src of 'self'
+# forbids style attributes in HTML; what scripts set through the CSSOM is not affected.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class ApiError(HTTPError):
+    """An answer of the shape {"error": {"code", "message"}}; the message says what to do."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(status, reason=http.HTTPStatus(status).phrase)
+        self.code = code
+        self.message = message
+
+
+class BaseHandler(RequestHandler):
+    @property
+    def feed(self) -> Feed:
+        return cast(Feed, self.settings["feed"])
+
+    def set_default_headers(self) -> None:
+        self.set_header("Server", "psqlisten2websocket")
+        self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "no-referrer")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        raised = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(raised, ApiError):
+            code, message = raised.code, raised.message
+        else:
+            phrase = http.HTTPStatus(status_code).phrase
+            code = phrase.lower().replace(" ", "_")
+            message = _ADVICE.get(status_code, phrase)
+        self.set_header("Cache-Control", "no-store")
+        self.finish({"error": {"code": code, "message": message}})
+
+
+_ADVICE = {
+    404: "there is nothing at this path; the README lists what there is",
+    405: "this path does not know that method; the README lists what there is",
+    500: "the server made a mistake; its log says more",
+}
+
+
+class ApiHandler(BaseHandler):
+    """A JSON answer that is true only now."""
+
+    def prepare(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+
+
+class NotFoundHandler(ApiHandler):
+    def prepare(self) -> None:
+        raise HTTPError(404)

@@ -1,0 +1,17 @@
+"""The dashboard's files, as the build left them in frontend/dist."""
+
+from pathlib import Path
+
+from tornado.web import StaticFileHandler
+
+from handlers.base import BaseHandler
+
+DIST_DIR = Path(__file__).parent.parent / "frontend" / "dist"
+
+
+class DashboardHandler(StaticFileHandler, BaseHandler):
+    """The page itself is asked for anew each time; what it names carries a hash in its name and is kept."""
+
+    def set_extra_headers(self, path: str) -> None:
+        is_hashed = path.startswith("assets/")
+        self.set_header("Cache-Control", "public, max-age=31536000, immutable" if is_hashed else "no-cache")

@@ -1,0 +1,53 @@
+"""What the handlers look at, in one place: the running change feed and the settings. Knows no request."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from changefeed.database import Database
+from changefeed.hub import Hub
+from changefeed.listener import Listener, ListenerState, Outage
+from changefeed.settings import Settings
+from changefeed.tally import KEPT_BUCKETS
+
+OUTAGE_LIMIT = 100
+
+
+@dataclass
+class Feed:
+    """One server's feed. `database_name` is for people; `outages` are the last times nothing was heard."""
+
+    settings: Settings
+    hub: Hub
+    listener: Listener
+    database: Database
+    database_name: str
+    outages: list[Outage] = field(default_factory=list)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def remember(self, outage: Outage) -> None:
+        self.outages = [*self.outages, outage][-OUTAGE_LIMIT:]
+
+    def database_state(self) -> dict[str, object]:
+        """How the server stands with PostgreSQL, as the activity socket and its `hello` tell it."""
+        return {
+            "state": self.listener.state.value,
+            "name": self.database_name,
+            "since": iso(self.listener.since),
+            "reason": self.listener.reason,
+        }
+
+    def deaf_spans(self, now: float) -> list[list[float | None]]:
+        """When nothing was heard, as [from, to] in epoch seconds, within what the tally keeps; to is None for still."""
+        spans: list[list[float | None]] = [
+            [outage.since.timestamp(), outage.until.timestamp()]
+            for outage in self.outages
+            if outage.until.timestamp() > now - KEPT_BUCKETS
+        ]
+        if self.listener.state is ListenerState.LOST:
+            spans.append([self.listener.since.timestamp(), None])
+        return spans
+
+
+def iso(at: datetime) -> str:
+    """UTC with a Z, to the millisecond."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,47 @@
+"""The one table of every route. Order matters: the first that fits answers."""
+
+import logging
+
+from tornado.routing import URLSpec
+from tornado.web import Application, RequestHandler
+
+from handlers.activity import ActivityHandler, ActivitySocket
+from handlers.base import NotFoundHandler
+from handlers.dashboard import DIST_DIR, DashboardHandler
+from handlers.events import MESSAGE_LIMIT_BYTES, EventSocket
+from handlers.feed import Feed
+from handlers.health import HealthHandler, ReadyHandler
+from handlers.tables import TablesHandler
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 25  # a ping; who does not answer within as long again is gone, so within 50 s
+
+ROUTES = (
+    URLSpec(r"/ws", EventSocket),
+    URLSpec(r"/ws/activity", ActivitySocket),
+    URLSpec(r"/api/activity", ActivityHandler),
+    URLSpec(r"/api/tables", TablesHandler),
+    URLSpec(r"/healthz", HealthHandler),
+    URLSpec(r"/readyz", ReadyHandler),
+    URLSpec(r"/()", DashboardHandler, {"path": str(DIST_DIR), "default_filename": "index.html"}),
+    URLSpec(r"/(favicon\.svg|assets/.+)", DashboardHandler, {"path": str(DIST_DIR)}),
+)
+
+
+def make_app(feed: Feed) -> Application:
+    return Application(
+        list(ROUTES),
+        default_handler_class=NotFoundHandler,
+        feed=feed,
+        websocket_max_message_size=MESSAGE_LIMIT_BYTES,
+        websocket_ping_interval=HEARTBEAT_SECONDS,
+        websocket_ping_timeout=HEARTBEAT_SECONDS,
+        log_function=_log_request,
+        compress_response=True,
+    )
+
+
+def _log_request(handler: RequestHandler) -> None:
+    """A refusal is the client's to read, not the log's; a mistake of ours is logged with its traceback elsewhere."""
+    logger.debug("%d %s", handler.get_status(), handler._request_summary())

@@ -1,0 +1,105 @@
+"""The ground for tests of a whole server: a real PostgreSQL, the real application, real sockets."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tornado.httpclient import HTTPRequest
+from tornado.testing import AsyncHTTPTestCase
+from tornado.web import Application
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from changefeed.connection import complete
+from changefeed.listener import ListenerState
+from changefeed.queries import SQL_DIR
+from changefeed.settings import load
+from handlers.routes import make_app
+from server import make_feed
+from tests import postgres
+
+ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric)"
+
+
+class FeedTestCase(AsyncHTTPTestCase):
+    """A server that listens to an empty database of its own. `flags` are the server's."""
+
+    flags: ClassVar[tuple[str, ...]] = ()
+
+    def server_conninfo(self) -> str:
+        """What the server connects with; a test may put a proxy in between."""
+        return self.conninfo
+
+    def get_app(self) -> Application:
+        self.conninfo = postgres.new_database()
+        self.state_changed = asyncio.Event()
+        settings = load(self.flags, {}, Path("/nonexistent"))
+        self.feed = make_feed(settings, complete(self.server_conninfo()), "test", self.state_changed.set)
+        return make_app(self.feed)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sockets: list[WebSocketClientConnection] = []
+        self.listening = self.start_task(self.feed.listener.run())
+        self.io_loop.run_sync(lambda: self.until_state(ListenerState.LISTENING))
+
+    def tearDown(self) -> None:
+        for socket in self.sockets:
+            socket.close()
+        self.listening.cancel()
+        self.io_loop.run_sync(self._settle)
+        super().tearDown()
+
+    async def _settle(self) -> None:
+        await asyncio.gather(self.listening, return_exceptions=True)
+        self.feed.database.close()
+
+    def start_task(self, work: Any) -> "asyncio.Task[None]":
+        loop: asyncio.AbstractEventLoop = self.io_loop.asyncio_loop  # type: ignore[attr-defined]
+        return loop.create_task(work)
+
+    async def until_state(self, state: ListenerState) -> None:
+        await self.until(lambda: self.feed.listener.state is state, self.state_changed)
+
+    @staticmethod
+    async def until(fact: Callable[[], bool], changed: asyncio.Event) -> None:
+        """Waits until `fact` holds; `changed` is set whenever it may have begun to."""
+        while not fact():
+            changed.clear()
+            await changed.wait()
+
+    # -- the database's side
+
+    def write(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        return postgres.execute(self.conninfo, statement, parameters)
+
+    def watch_with_notify(self, table: str = "orders") -> None:
+        """The original's row trigger, as someone who comes from it has it."""
+        self.write((SQL_DIR / "trigger_func.sql").read_text())
+        self.write((SQL_DIR / "trigger.sql").read_text().replace("portal_eventrequests", table))
+
+    # -- the client's side
+
+    async def connect(self, path: str = "/ws", *, protocol: bool = False, **headers: str) -> WebSocketClientConnection:
+        request = HTTPRequest(f"ws://127.0.0.1:{self.get_http_port()}{path}", headers=headers)
+        socket = await websocket_connect(request, subprotocols=["changefeed.v1"] if protocol else None)
+        self.sockets.append(socket)
+        return socket
+
+    async def fetch_json(self, path: str, status: int = 200, **options: Any) -> Any:
+        response = await self.http_client.fetch(self.get_url(path), raise_error=False, **options)
+        self.assertEqual(response.code, status, response.body)
+        self.assertIn("application/json", response.headers["Content-Type"])
+        return json.loads(response.body)
+
+
+async def message(socket: WebSocketClientConnection, kind: str | None = None) -> Any:
+    """The next message; with `kind`, the next one of that type."""
+    while True:
+        text = await socket.read_message()
+        if text is None:
+            raise AssertionError(f"the socket was closed: {socket.close_code} {socket.close_reason}")
+        parsed = json.loads(text)
+        if kind is None or parsed["type"] == kind:
+            return parsed

@@ -1,0 +1,114 @@
+"""The conninfo that is really used, what people are shown of it, and which refusals it is no use to try again after."""
+
+import asyncio
+import threading
+from unittest import mock
+
+import psycopg2
+import pytest
+from psycopg2.extensions import connection, parse_dsn
+from tornado.testing import AsyncTestCase, gen_test
+
+from changefeed import connection as connecting
+from changefeed.connection import complete, display_name, is_hopeless, open_connection
+from tests import postgres
+from tests.proxy import Proxy
+
+
+def test_what_a_conninfo_leaves_open_is_completed():
+    completed = parse_dsn(complete("postgresql://me:p%40ss@db.example.com/shop"))
+    given = {"user": "me", "password": "p@ss", "host": "db.example.com", "dbname": "shop"}
+    assert given.items() <= completed.items()
+    assert completed.keys() - given.keys() == {
+        "application_name",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "client_encoding",
+    }
+
+
+def test_what_a_conninfo_says_itself_wins_but_for_the_encoding():
+    said = {"application_name": "mine", "keepalives_idle": "60", "tcp_user_timeout": "0", "password": "it's \\ me"}
+    completed = parse_dsn(complete(psycopg2.extensions.make_dsn(**said, client_encoding="LATIN1")))
+    assert said.items() <= completed.items()
+    assert completed["client_encoding"] == "UTF8"
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "name"),
+    [
+        ("postgresql://me:hunter2@db.example.com:5433/shop", "shop@db.example.com:5433"),
+        ("postgresql://me:hunter2@db.example.com/shop", "shop@db.example.com"),
+        ("postgresql://me:hunter2@a:1,b:2/shop", "shop@a,b:1,2"),
+        ("user=me password=hunter2 host=/run/postgresql", "me@/run/postgresql"),
+        ("password=hunter2 hostaddr=127.0.0.1", "default database@127.0.0.1"),
+        ("service=shop password=hunter2", "default database@shop"),
+        ("", "default database@local socket"),
+    ],
+)
+def test_people_are_shown_database_and_host_and_no_password(conninfo: str, name: str):
+    assert display_name(conninfo) == name
+    assert "hunter2" not in display_name(complete(conninfo))
+
+
+AT = 'connection to server at "db.example.com" (192.0.2.1), port 5432 failed: '
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_no_use"),
+    [
+        (AT + 'FATAL: password authentication failed for user "me"', True),
+        (AT + 'FATAL: database "shop" does not exist', True),
+        (AT + 'FATAL: role "me" does not exist', True),
+        (AT + 'FATAL: permission denied for database "shop" DETAIL: User does not have CONNECT privilege.', True),
+        (AT + 'FATAL: no pg_hba.conf entry for host "192.0.2.9", user "me", database "shop", no encryption', True),
+        (AT + "fe_sendauth: no password supplied", True),
+        (AT + "server does not support SSL, but SSL was required", True),
+        (AT + "SSL error: certificate verify failed", True),
+        ('invalid sslmode value: "sometimes"', True),
+        (AT + "FATAL: the database system is starting up", False),
+        (AT + "FATAL: the database system is shutting down", False),
+        (AT + "FATAL: the database system is in recovery mode", False),
+        (AT + "FATAL: the database system is not yet accepting connections", False),
+        (AT + "FATAL: sorry, too many clients already", False),
+        (AT + 'FATAL: too many connections for role "me"', False),
+        (AT + "FATAL: remaining connection slots are reserved for roles with the SUPERUSER attribute", False),
+        (AT + "Connection refused Is the server running on that host and accepting TCP/IP connections?", False),
+        (AT + "Connection timed out", False),
+        ("could not translate host name to address: Name or service not known", False),
+        ("no answer from shop@db.example.com within 5 s (timeout)", False),
+        ("server closed the connection unexpectedly", False),
+    ],
+)
+def test_a_refusal_that_time_cannot_cure_is_no_use_trying_again_after(reason: str, is_no_use: bool):
+    assert is_hopeless(reason) is is_no_use
+
+
+class OpenConnectionTest(AsyncTestCase):
+    @gen_test
+    async def test_a_server_that_accepts_and_says_nothing_is_given_up_at_the_deadline(self):
+        proxy = Proxy(postgres.cluster().conninfo)
+        await proxy.start()
+        proxy.go_deaf()
+        with self.assertRaisesRegex(psycopg2.OperationalError, "no answer from postgres@127.0.0.1"):
+            await open_connection(proxy.conninfo, deadline_seconds=0.2)
+        await proxy.close()
+
+    @gen_test
+    async def test_a_connection_that_begins_after_the_deadline_is_closed(self):
+        may_start, started = threading.Event(), []
+
+        def look_a_slow_name_up(conninfo: str) -> connection:
+            may_start.wait()
+            started.append(psycopg2.connect(conninfo, async_=True))
+            return started[0]
+
+        with mock.patch.object(connecting, "_start", look_a_slow_name_up):
+            with self.assertRaisesRegex(psycopg2.OperationalError, "no answer"):
+                await open_connection(postgres.cluster().conninfo, deadline_seconds=0.01)
+            may_start.set()
+            while not (started and started[0].closed):  # noqa: ASYNC110  # psycopg2 tells nobody
+                await asyncio.sleep(0)

@@ -1,0 +1,117 @@
+"""What a client of /ws gets: the original's frames, the subprotocol's messages, and a bound on its slowness."""
+
+import json
+
+from tornado.httpclient import HTTPClientError
+from tornado.testing import ExpectLog, gen_test
+
+from changefeed import __version__
+from tests.feed_case import ORDERS, FeedTestCase, message
+
+
+class PlainSocketTest(FeedTestCase):
+    @gen_test
+    async def test_each_action_arrives_at_every_socket_byte_for_byte(self):
+        self.write(ORDERS)
+        self.watch_with_notify()
+        sockets = [await self.connect() for _ in range(3)]
+        row = {"id": 9007199254740993, "status": 'ä"\\\n☃', "total": None}
+        self.write("INSERT INTO orders VALUES (%(id)s, %(status)s, 1.10)", row)
+        inserted = self.payload("INSERT", "orders")
+        self.write("UPDATE orders SET total = 123456789012345678901234567890.10")
+        updated = self.payload("UPDATE", "orders")
+        self.write("DELETE FROM orders")
+        deleted = updated.replace("UPDATE", "DELETE")
+        for socket in sockets:
+            self.assertEqual([await socket.read_message() for _ in range(3)], [inserted, updated, deleted])
+
+    def payload(self, action: str, table: str) -> str:
+        """What to_json gives for the only row of `table`, as the trigger puts it."""
+        [(text,)] = self.write(
+            f"SELECT json_build_object('table', '{table}', 'action', '{action}', 'data', row_to_json(r))::text FROM {table} r"
+        )
+        return text
+
+    @gen_test
+    async def test_a_page_written_for_the_original_reads_the_id_and_url(self):
+        self.write("CREATE TABLE portal_eventrequests (id bigint, url text)")
+        self.watch_with_notify("portal_eventrequests")
+        socket = await self.connect()
+        self.write("INSERT INTO portal_eventrequests VALUES (74036, 'https://example.com/x')")
+        parsed = json.loads(await socket.read_message())
+        self.assertEqual((parsed["data"]["id"], parsed["data"]["url"]), (74036, "https://example.com/x"))
+        self.assertEqual(list(parsed), ["table", "action", "data"])
+        self.assertIsNone(socket.selected_subprotocol)
+
+    @gen_test
+    async def test_foreign_json_passes_and_what_is_not_json_does_not(self):
+        socket = await self.connect()
+        with ExpectLog("changefeed.hub", "a payload on channel events is not JSON", level=30):
+            for payload in ("not json", '{"hello": 1}', "{", "[1, 2]"):
+                self.write("SELECT pg_notify('events', %s)", [payload])
+            self.assertEqual(await socket.read_message(), '{"hello": 1}')
+            self.assertEqual(await socket.read_message(), "[1, 2]")
+        self.assertEqual((self.feed.hub.tally.not_json, self.feed.hub.tally.foreign), (2, 2))
+
+    @gen_test
+    async def test_what_a_plain_client_says_is_not_answered(self):
+        self.write(ORDERS)
+        self.watch_with_notify()
+        socket = await self.connect()
+        await socket.write_message("hello?")
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertEqual((await message(socket))["action"], "INSERT")
+
+    @gen_test
+    async def test_a_page_of_another_origin_is_refused(self):
+        with (
+            ExpectLog("tornado.access", "403", level=30, required=False),
+            self.assertRaises(HTTPClientError) as refused,
+        ):
+            await self.connect(Origin="http://evil.example.com")
+        self.assertEqual(refused.exception.code, 403)
+
+
+class AllowedOriginTest(FeedTestCase):
+    flags = ("--allow-origin", "https://App.example.com")
+
+    @gen_test
+    async def test_a_page_of_an_allowed_origin_may_connect(self):
+        await self.connect(Origin="https://app.example.com")
+
+
+class ProtocolSocketTest(FeedTestCase):
+    @gen_test
+    async def test_hello_comes_first_and_changes_follow_in_their_order(self):
+        self.write(ORDERS)
+        self.watch_with_notify()
+        socket = await self.connect(protocol=True)
+        self.assertEqual(socket.selected_subprotocol, "changefeed.v1")
+        hello = await message(socket)
+        self.assertEqual((hello["type"], hello["server"]["version"]), ("hello", __version__))
+        self.write("INSERT INTO orders SELECT generate_series(1, 3)")
+        changes = []
+        while len(changes) < 3:
+            changes += (await message(socket, "changes"))["changes"]
+        self.assertEqual([change["data"]["id"] for change in changes], [1, 2, 3])
+
+    @gen_test
+    async def test_a_bad_message_gets_an_error_and_keeps_the_socket(self):
+        socket = await self.connect(protocol=True)
+        for sent, code in (
+            ("{", "not_json"),
+            ("[" * 60_000, "not_json"),
+            ("[]", "no_type"),
+            ('{"type": 1}', "no_type"),
+            ('{"type": "nonsense"}', "unknown_type"),
+        ):
+            await socket.write_message(sent)
+            self.assertEqual((await message(socket, "error"))["code"], code)
+
+    @gen_test
+    async def test_a_message_beyond_the_limit_closes_the_socket(self):
+        socket = await self.connect(protocol=True)
+        await message(socket, "hello")
+        await socket.write_message("x" * 70_000)
+        self.assertIsNone(await socket.read_message())
+        self.assertEqual(socket.close_code, 1009)

@@ -1,0 +1,109 @@
+"""The listener never dies quietly: killed, restarted and deaf connections are noticed, told and healed."""
+
+import asyncio
+
+from tornado.testing import ExpectLog, gen_test
+
+from changefeed.listener import ListenerState
+from tests import postgres
+from tests.feed_case import ORDERS, FeedTestCase, message
+from tests.proxy import Proxy
+
+BACKEND = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+)
+
+
+class ListenerTest(FeedTestCase):
+    @gen_test
+    async def test_a_killed_backend_is_replaced_and_the_clients_are_told_of_the_gap(self):
+        self.write(ORDERS)
+        self.watch_with_notify()
+        plain, protocol = await self.connect(), await self.connect(protocol=True)
+        dashboard = await self.connect("/ws/activity")
+        with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
+            self.assertEqual(self.write(BACKEND), [(True,)])
+            gap = await message(protocol, "gap")
+        self.assertIn("server closed the connection", gap["why"])
+        self.assertLess(gap["since"], gap["until"])
+        self.assertEqual((await message(dashboard, "database"))["state"], "lost")
+        self.assertEqual((await message(dashboard, "database"))["state"], "listening")
+        self.assertEqual((await message(dashboard, "gap"))["why"], gap["why"])
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertEqual((await message(plain))["data"]["id"], 1)
+        self.assertEqual((await message(protocol, "changes"))["changes"][0]["data"]["id"], 1)
+
+    @gen_test
+    async def test_a_stop_and_start_of_postgresql_is_survived_and_said(self):
+        self.write(ORDERS)
+        self.watch_with_notify()
+        socket = await self.connect()
+        with ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30):
+            postgres.cluster().stop()
+            await self.until_state(ListenerState.LOST)
+            error = (await self.fetch_json("/readyz", 503))["error"]
+            self.assertEqual(error["code"], "not_ready")
+            self.assertEqual((await self.fetch_json("/api/tables", 503))["error"]["code"], "database_unavailable")
+            self.assertEqual((await self.fetch_json("/healthz"))["status"], "ok")
+            self.assertEqual((await self.fetch_json("/api/activity"))["deaf"][-1][1], None)
+            postgres.cluster().start()
+            await self.until_state(ListenerState.LISTENING)
+        await self.fetch_json("/readyz")
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertEqual((await message(socket))["data"]["id"], 1)
+
+    @gen_test
+    async def test_names_of_channels_are_quoted_and_a_burst_arrives_whole(self):
+        socket = await self.connect()
+        self.write("SELECT pg_notify('events', i::text) FROM generate_series(1, 12000) i")
+        self.assertEqual([int(await socket.read_message()) for _ in range(12_000)], list(range(1, 12_001)))
+
+
+class DeafConnectionTest(FeedTestCase):
+    def server_conninfo(self) -> str:
+        self.proxy = Proxy(self.conninfo)
+        self.io_loop.run_sync(self.proxy.start)
+        return self.proxy.conninfo
+
+    def tearDown(self) -> None:
+        self.proxy.cut()
+        super().tearDown()
+
+    @gen_test(timeout=60)
+    async def test_a_deaf_connection_is_noticed_by_its_canary_and_replaced(self):
+        protocol = await self.connect(protocol=True)
+        with ExpectLog(
+            "changefeed.listener", "lost the LISTEN connection: PostgreSQL has not answered|still lost", level=30
+        ):
+            self.proxy.go_deaf()
+            await self.until_state(ListenerState.LOST)
+            self.assertIn("has not answered", (await self.fetch_json("/readyz", 503))["error"]["message"])
+            self.proxy.hear_again()
+            self.assertIn("has not answered", (await message(protocol, "gap"))["why"])
+        await self.until_state(ListenerState.LISTENING)
+
+    @gen_test
+    async def test_a_cut_connection_is_noticed_at_once(self):
+        with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
+            self.proxy.cut()
+            await self.until_state(ListenerState.LOST)
+            await self.until_state(ListenerState.LISTENING)
+
+
+class PoolerTest(FeedTestCase):
+    """What a transaction pooler does to LISTEN: it is accepted, and nothing ever arrives."""
+
+    def setUp(self) -> None:
+        self.swallowed = asyncio.Event()
+        super().setUp()
+
+    @gen_test(timeout=60)
+    async def test_a_listen_that_hears_nothing_is_named(self):
+        async def swallow(channel: str, payload: str) -> None:
+            self.swallowed.set()
+
+        with ExpectLog("changefeed.listener", ".*a transaction pooler", level=30):
+            self.feed.listener._send = swallow  # the canary is sent and reaches nobody
+            await self.until_state(ListenerState.LOST)
+        self.assertTrue(self.swallowed.is_set())
+        self.assertIn("pool_mode=transaction", self.feed.listener.not_ready_reason)

@@ -1,0 +1,34 @@
+"""The README says all there is: every setting, every route, every dependency."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from changefeed.settings import SETTINGS, Setting
+from handlers.routes import ROUTES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.flag)
+def test_every_setting_stands_in_the_table_of_settings(setting: Setting):
+    assert f"| `{setting.flag}` |" in README
+
+
+def test_every_flag_in_the_readme_is_a_setting():
+    ours = {setting.flag for setting in SETTINGS} | {"--no-deps", "--require-hashes"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= ours
+
+
+@pytest.mark.parametrize("path", [route.regex.pattern.rstrip("$") for route in ROUTES])
+def test_every_route_stands_in_the_table_of_routes(path: str):
+    # The dashboard's own files and the page's argument are no route that anybody asks for.
+    if "assets" not in path:
+        assert re.search(rf"^\| `{re.escape(path.replace('()', ''))}[`?]", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+def test_every_dependency_has_its_line(name: str):
+    assert re.search(rf"^\|.*\b{re.escape(name)}\b.*\|", README, re.MULTILINE)
