@@ -49,15 +49,18 @@ async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
     starting = asyncio.get_running_loop().run_in_executor(None, _start, conninfo)
     try:
         async with asyncio.timeout(deadline_seconds):
-            opening = await asyncio.shield(starting)
+            try:
+                opening = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # By the deadline or by the caller. The thread goes on; what it still opens is closed once it is there.
+                starting.add_done_callback(_close_late)
+                raise
             try:
                 await wait_until_done(opening)
             except BaseException:
                 opening.close()
                 raise
     except TimeoutError:
-        # The thread cannot be stopped; what it still opens is closed as soon as it is there.
-        starting.add_done_callback(_close_late)
         raise psycopg2.OperationalError(
             f"no answer from {display_name(conninfo)} within {deadline_seconds:g} s (timeout)"
         ) from None

@@ -25,7 +25,7 @@ VALUES (%(url)s, %(termin_id)s, %(user_hash_id)s, %(termin_id)s, %(ev_type)s);
 UPDATE portal_eventrequests SET ev_type = %(ev_type)s
 WHERE id = (
     SELECT id FROM portal_eventrequests ORDER BY id DESC
-    OFFSET (%(place)s * least(50, (SELECT count(*) FROM portal_eventrequests) - 1))::bigint LIMIT 1
+    OFFSET (%(place)s * least(50, (SELECT greatest(count(*) - 1, 0) FROM portal_eventrequests)))::bigint LIMIT 1
 ) AND ev_type <> %(ev_type)s;
 
 -- delete demo request --
@@ -33,5 +33,5 @@ WHERE id = (
 DELETE FROM portal_eventrequests
 WHERE id = (
     SELECT id FROM portal_eventrequests ORDER BY id
-    OFFSET (%(place)s * ((SELECT count(*) FROM portal_eventrequests) - 1))::bigint LIMIT 1
+    OFFSET (%(place)s * (SELECT greatest(count(*) - 1, 0) FROM portal_eventrequests))::bigint LIMIT 1
 );

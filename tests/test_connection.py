@@ -1,6 +1,7 @@
 """The conninfo that is really used, what people are shown of it, and which refusals it is no use to try again after."""
 
 import asyncio
+import gc
 import threading
 from unittest import mock
 
@@ -96,6 +97,26 @@ class OpenConnectionTest(AsyncTestCase):
         with self.assertRaisesRegex(psycopg2.OperationalError, "no answer from postgres@127.0.0.1"):
             await open_connection(proxy.conninfo, deadline_seconds=0.2)
         await proxy.close()
+
+    @gen_test
+    async def test_who_is_cancelled_leaves_no_error_behind_that_nobody_asks_for(self):
+        may_start = threading.Event()
+
+        def fail_late(conninfo: str) -> connection:
+            may_start.wait()
+            raise psycopg2.OperationalError("refused")
+
+        with mock.patch.object(connecting, "_start", fail_late):
+            opening = asyncio.ensure_future(open_connection("", deadline_seconds=60))
+            await asyncio.sleep(0)
+            opening.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await opening
+            may_start.set()
+            await asyncio.get_running_loop().shutdown_default_executor()
+            await asyncio.sleep(0)
+        del opening
+        gc.collect()  # when asyncio complains, which fails a test here
 
     @gen_test
     async def test_a_connection_that_begins_after_the_deadline_is_closed(self):

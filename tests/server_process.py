@@ -1,0 +1,72 @@
+"""`python server.py` as a process of its own, as a user starts it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+SERVER = Path(__file__).parent.parent / "server.py"
+
+
+class ServerProcess:
+    """Started in `folder`, with its .env and with no variables but those given; killed at the end of the block."""
+
+    def __init__(self, folder: Path, *flags: str, **environ: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(SERVER), *flags],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), **environ},
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        assert self._process.stdout
+        self.stdout = self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.kill()
+
+    def until_said(self, pattern: str) -> re.Match[str]:
+        """Waits for a line on stderr in which `pattern` is found."""
+        assert self._process.stderr
+        said = []
+        for line in self._process.stderr:
+            said.append(line)
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError(f"ended with {self._process.wait()} without saying {pattern!r}:\n" + "".join(said))
+
+    def port(self) -> int:
+        """Waits until it serves."""
+        return int(self.until_said(r"shows the changes at http://127\.0\.0\.1:(\d+)/")[1])
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Its exit code after the signal, and what it still said. As Ctrl-C does, it goes to all its processes."""
+        os.killpg(self._process.pid, number)
+        _, said = self._process.communicate()
+        return self._process.returncode, said
+
+    def ended(self) -> tuple[int, str, str]:
+        """Its exit code, stdout and stderr, once it has ended by itself."""
+        out, said = self._process.communicate()
+        return self._process.returncode, out, said
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,94 @@
+"""The demo's table and what is written to it: never an error, never too many rows, and all of it watched."""
+
+import asyncio
+from unittest import mock
+
+from tornado.testing import AsyncTestCase, gen_test
+
+from changefeed import demo
+from changefeed.database import Database
+from changefeed.demo import Demo, make_tables, mood
+from tests import postgres
+
+COUNT = "SELECT count(*) FROM portal_eventrequests"
+
+
+def test_the_mood_drifts_about_one_and_never_stands_still():
+    moods = [mood(second / 10) for second in range(6_000)]
+    assert 0 < min(moods) < 0.5
+    assert 1.5 < max(moods) < 10
+    assert 0.8 < sum(moods) / len(moods) < 1.5
+
+
+class DemoTest(AsyncTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.conninfo = postgres.new_database()
+        self.database = Database(self.conninfo)
+        self.io_loop.run_sync(lambda: make_tables(self.database))
+
+    def tearDown(self) -> None:
+        self.database.close()
+        super().tearDown()
+
+    @gen_test
+    async def test_making_the_table_again_keeps_its_rows_and_one_trigger(self):
+        await Demo(self.database, 1.0)._insert()
+        await make_tables(self.database)
+        self.assertEqual(await self.database.fetch(COUNT), [(1,)])
+        triggers = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'portal_eventrequests'::regclass"
+        self.assertEqual(await self.database.fetch(triggers), [("notify_event",)])
+
+    @gen_test
+    async def test_an_update_or_delete_finds_nothing_in_an_empty_table_and_one_of_the_rows_in_another(self):
+        for rows in range(3):
+            for place in (0.0, 0.3, 0.7, 0.999):
+                await self.database.fetch("TRUNCATE portal_eventrequests")
+                for _ in range(rows):
+                    await Demo(self.database, 1.0)._insert()
+                await self.database.fetch(demo.QUERIES["update demo request"], {"place": place, "ev_type": 9})
+                changed = await self.database.fetch(COUNT + " WHERE ev_type = 9")
+                self.assertEqual(changed, [(min(rows, 1),)], (rows, place))
+                await self.database.fetch(demo.QUERIES["delete demo request"], {"place": place})
+                self.assertEqual(await self.database.fetch(COUNT), [(max(rows - 1, 0),)], (rows, place))
+
+    @gen_test
+    async def test_the_oldest_rows_go_when_there_are_too_many(self):
+        writes = Demo(self.database, 1.0)
+        await self.database.fetch(
+            "INSERT INTO portal_eventrequests (url, termin_id, user_hash_id, ev_id) "
+            f"SELECT 'old', 1, 1, 1 FROM generate_series(1, {demo.KEPT_ROWS + 10})"
+        )
+        for _ in range(2):
+            await writes._insert()
+        [(rows, newest)] = await self.database.fetch(
+            "SELECT count(*), count(*) FILTER (WHERE url <> 'old') FROM portal_eventrequests"
+        )
+        self.assertLessEqual(rows, demo.KEPT_ROWS + 1)
+        self.assertEqual(newest, 2)
+
+    @gen_test
+    async def test_it_goes_on_after_its_database_was_away(self):
+        writing = asyncio.ensure_future(Demo(self.database, 1_000.0).run())
+        await self.until_rows_beyond(0)
+        with (
+            mock.patch.object(demo, "PAUSE_AFTER_ERROR_SECONDS", 0.01),
+            self.assertLogs("changefeed.demo", "INFO") as logs,
+        ):
+            await asyncio.to_thread(postgres.cluster().stop)
+            try:
+                while not logs.output:  # noqa: ASYNC110  # until it has noticed
+                    await asyncio.sleep(0)
+            finally:
+                postgres.cluster().start()
+        self.assertIn("the demo waits for its database", logs.output[0])
+        [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM portal_eventrequests")
+        await self.until_rows_beyond(before)
+        writing.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await writing
+
+    async def until_rows_beyond(self, last_id: int) -> None:
+        beyond = f"{COUNT} WHERE id > {last_id}"
+        while (await asyncio.to_thread(postgres.execute, self.conninfo, beyond)) == [(0,)]:
+            pass

@@ -1,0 +1,182 @@
+"""Every route there is: it answers, with security headers, and refuses in the one shape of an error."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urljoin
+
+from tornado.httpclient import HTTPResponse
+from tornado.testing import ExpectLog, gen_test
+
+from changefeed import __version__
+from handlers.routes import ROUTES
+from tests.feed_case import FeedTestCase, message
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": re.compile(r"default-src 'none'; .*frame-ancestors 'none'"),
+    "X-Content-Type-Options": re.compile("nosniff"),
+    "Referrer-Policy": re.compile("no-referrer"),
+    "Server": re.compile("psqlisten2websocket"),  # and no version of Tornado
+}
+Check = Callable[["RoutesTest", str], Awaitable[None]]
+
+
+async def check_events(case: "RoutesTest", path: str) -> None:
+    socket = await case.connect(path)
+    case.write("SELECT pg_notify('events', '[1]')")
+    case.assertEqual(await socket.read_message(), "[1]")
+
+
+async def check_activity_socket(case: "RoutesTest", path: str) -> None:
+    case.assertEqual((await message(await case.connect(path)))["type"], "hello")
+
+
+async def check_activity(case: "RoutesTest", path: str) -> None:
+    answer = await case.fetch_json(path)
+    case.assertLessEqual({"now", "since", "totals", "other", "buckets", "deaf"}, answer.keys())
+
+
+async def check_tables(case: "RoutesTest", path: str) -> None:
+    case.assertEqual(await case.fetch_json(path), {"tables": []})
+
+
+async def check_health(case: "RoutesTest", path: str) -> None:
+    case.assertEqual(await case.fetch_json(path), {"status": "ok", "version": __version__})
+
+
+async def check_ready(case: "RoutesTest", path: str) -> None:
+    answer = await case.fetch_json(path)
+    case.assertEqual((answer["status"], answer["database"]["state"]), ("ready", "listening"))
+
+
+async def check_page(case: "RoutesTest", path: str) -> None:
+    page = await case.get(path)
+    case.assertEqual((page.code, page.headers["Cache-Control"]), (200, "no-cache"))
+    case.assertIn("text/html", page.headers["Content-Type"])
+    case.assertIn("<!doctype html>", page.body.decode().lower())
+
+
+async def check_files(case: "RoutesTest", path: str) -> None:
+    """What the page names is there; what carries a hash in its name is kept."""
+    page = (await case.get("/")).body.decode()
+    named = [urljoin("/", file) for file in re.findall(r'(?:src|href)="([^"]+)"', page)]
+    case.assertIn(path, named)
+    for file in named:
+        answer = await case.get(file)
+        case.assertEqual(answer.code, 200, file)
+        case.assertEqual("immutable" in answer.headers["Cache-Control"], file.startswith("/assets/"), file)
+
+
+# Pattern of each route, a path that it fits, and what must hold of the answer.
+CHECKS: dict[str, tuple[str, Check]] = {
+    "/ws": ("/ws", check_events),
+    "/ws/activity": ("/ws/activity", check_activity_socket),
+    "/api/activity": ("/api/activity", check_activity),
+    "/api/tables": ("/api/tables", check_tables),
+    "/healthz": ("/healthz", check_health),
+    "/readyz": ("/readyz", check_ready),
+    "/()": ("/", check_page),
+    r"/(favicon\.svg|assets/.+)": ("/favicon.svg", check_files),
+}
+PATHS = [path for path, _ in CHECKS.values()]
+
+
+class RoutesTest(FeedTestCase):
+    async def get(self, path: str, **options: Any) -> HTTPResponse:
+        return await self.http_client.fetch(self.get_url(path), raise_error=False, **options)
+
+    def assert_is_error(self, answer: HTTPResponse, status: int, about: str) -> None:
+        """The one shape: {"error": {"code", "message"}}, both for people and programs, never from a cache."""
+        self.assertEqual(answer.code, status, about)
+        self.assertEqual(answer.headers["Content-Type"], "application/json; charset=UTF-8", about)
+        self.assertEqual(answer.headers["Cache-Control"], "no-store", about)
+        error = json.loads(answer.body)
+        self.assertEqual(error.keys(), {"error"}, about)
+        self.assertEqual(error["error"].keys(), {"code", "message"}, about)
+        self.assertRegex(error["error"]["code"], r"^[a-z0-9_]+$", about)
+        self.assertGreater(len(error["error"]["message"]), 10, about)
+        self.assert_has_security_headers(answer, about)
+
+    def assert_has_security_headers(self, answer: HTTPResponse, about: str) -> None:
+        for name, expected in SECURITY_HEADERS.items():
+            self.assertRegex(answer.headers.get(name, ""), expected, f"{name} of {about}")
+
+    def test_every_route_has_its_check_here(self):
+        self.assertEqual({route.regex.pattern.removesuffix("$") for route in ROUTES}, set(CHECKS))
+
+    @gen_test
+    async def test_every_route_answers(self):
+        for path, check in CHECKS.values():
+            with self.subTest(path):
+                await check(self, path)
+
+    @gen_test
+    async def test_every_answer_has_security_headers(self):
+        for path in PATHS:
+            self.assert_has_security_headers(await self.get(path), path)
+
+    @gen_test
+    async def test_what_is_true_only_now_is_kept_by_no_cache(self):
+        for path in PATHS:
+            answer = await self.get(path)
+            if "application/json" in answer.headers["Content-Type"]:
+                self.assertEqual(answer.headers["Cache-Control"], "no-store", path)
+
+    @gen_test
+    async def test_an_unknown_path_is_an_error_of_the_one_shape(self):
+        for path in (
+            "/nothing",
+            "/ws/",
+            "/ws/nothing",
+            "/api",
+            "/api/nothing",
+            "/favicon.ico",
+            "/assets/nothing.js",
+            "//",
+        ):
+            self.assert_is_error(await self.get(path), 404, path)
+
+    @gen_test
+    async def test_an_unknown_method_is_an_error_of_the_one_shape(self):
+        for path in [*PATHS, "/nothing"]:
+            for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+                answer = await self.get(path, method=method, allow_nonstandard_methods=True)
+                self.assert_is_error(answer, 404 if path == "/nothing" else 405, f"{method} {path}")
+
+    @gen_test
+    async def test_a_socket_asked_for_as_a_page_says_what_it_is(self):
+        for path in ("/ws", "/ws/activity"):
+            answer = await self.get(path)
+            self.assert_is_error(answer, 400, path)
+            self.assertIn("WebSocket", json.loads(answer.body)["error"]["message"])
+
+    @gen_test
+    async def test_a_page_of_another_origin_is_told_which_setting_would_let_it_in(self):
+        handshake = {
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version": "13",
+            "Origin": "https://evil.example.com",
+        }
+        for path in ("/ws", "/ws/activity"):
+            answer = await self.get(path, headers=handshake)
+            self.assert_is_error(answer, 403, path)
+            self.assertIn("--allow-origin", json.loads(answer.body)["error"]["message"])
+
+    @gen_test
+    async def test_no_file_outside_the_dashboards_folder_is_given_out(self):
+        for path in ("/assets/../../../server.py", "/assets/..%2f..%2f..%2fserver.py", "/assets/%2fetc%2fpasswd"):
+            with ExpectLog("tornado.general", ".*is not in root static directory", level=30, required=False):
+                answer = await self.get(path)
+            self.assertIn(answer.code, (403, 404), path)
+            self.assert_is_error(answer, answer.code, path)
+
+    @gen_test
+    async def test_a_mistake_of_the_servers_is_an_error_of_the_one_shape_and_stands_in_the_log(self):
+        self.feed.hub.tally = None  # type: ignore[assignment]
+        with ExpectLog("tornado.application", "Uncaught exception GET /api/activity", level=40):
+            answer = await self.get("/api/activity")
+        self.assert_is_error(answer, 500, "/api/activity")
+        self.assertNotIn("NoneType", answer.body.decode())
