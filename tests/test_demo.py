@@ -70,23 +70,28 @@ class DemoTest(AsyncTestCase):
     @gen_test
     async def test_it_goes_on_after_its_database_was_away(self):
         writing = asyncio.ensure_future(Demo(self.database, 1_000.0).run())
-        await self.until_rows_beyond(0)
+        try:
+            await self.until_rows_beyond(0)
+            await self.until_it_noticed_that_postgresql_is_away()
+            [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM portal_eventrequests")
+            await self.until_rows_beyond(before)
+        finally:
+            writing.cancel()
+            [ended] = await asyncio.gather(writing, return_exceptions=True)
+        self.assertIsInstance(ended, asyncio.CancelledError)
+
+    async def until_it_noticed_that_postgresql_is_away(self) -> None:
         with (
             mock.patch.object(demo, "PAUSE_AFTER_ERROR_SECONDS", 0.01),
             self.assertLogs("changefeed.demo", "INFO") as logs,
         ):
             await asyncio.to_thread(postgres.cluster().stop)
             try:
-                while not logs.output:  # noqa: ASYNC110  # until it has noticed
+                while not logs.output:  # noqa: ASYNC110  # nothing else tells of it
                     await asyncio.sleep(0)
             finally:
                 postgres.cluster().start()
         self.assertIn("the demo waits for its database", logs.output[0])
-        [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM portal_eventrequests")
-        await self.until_rows_beyond(before)
-        writing.cancel()
-        with self.assertRaises(asyncio.CancelledError):
-            await writing
 
     async def until_rows_beyond(self, last_id: int) -> None:
         beyond = f"{COUNT} WHERE id > {last_id}"

@@ -81,7 +81,12 @@ export class Chart {
       stroke: () => colour(this.#theme),
       width: 1.75,
       dash: [...DASHES[place]],
-      points: { show: false },
+      points: {
+        show: false,
+        size: 4,
+        fill: () => colour(this.#theme),
+        filter: (plot, series) => lonePlaces(plot.data[series] ?? []),
+      },
     };
   }
 
@@ -112,6 +117,14 @@ export function unknownRuns(values: ArrayLike<number | null | undefined>): [firs
     else runs.push([place, place]);
   }
   return runs;
+}
+
+/** Known values without a known neighbour: there a line would be nothing, so a point is drawn. */
+export function lonePlaces(values: ArrayLike<number | null | undefined>): number[] {
+  const isKnown = (place: number) => typeof values[place] === 'number';
+  return Array.from(values, (_, place) => place).filter(
+    (place) => isKnown(place) && !isKnown(place - 1) && !isKnown(place + 1),
+  );
 }
 
 function hatch(ctx: CanvasRenderingContext2D, left: number, top: number, width: number, height: number): void {

@@ -1,7 +1,18 @@
 import { LosslessNumber } from 'lossless-json';
 import { expect, test } from 'vitest';
 
-import { agoText, clockText, clockTextWithMs, countText, quotedName, rateText, shortened, sinceText, valueText } from './format';
+import {
+  agoText,
+  clockText,
+  clockTextWithMs,
+  countText,
+  quotedName,
+  rateText,
+  sentenceText,
+  shortened,
+  sinceText,
+  valueText,
+} from './format';
 
 const MORNING = new Date(2026, 10, 22, 9, 4, 7, 20).getTime();
 
@@ -46,4 +57,10 @@ test('what is long is shortened, but no character is halved', () => {
 
 test('names are quoted as SQL wants them', () => {
   expect(quotedName('public', 'user "x"')).toBe('"public"."user ""x"""');
+});
+
+test('clauses become sentences', () => {
+  expect(['read the tables', 'Is it running?', 'ends.', ''].map(sentenceText)).toEqual([
+    'Read the tables.', 'Is it running?', 'Ends.', '',
+  ]);
 });

@@ -57,6 +57,12 @@ export function shortened(text: string, limit: number): string {
   return `${text.slice(0, end)}…`;
 }
 
+/** A clause as a sentence of its own: a capital first, a full stop last, unless it ends as a sentence does. */
+export function sentenceText(clause: string): string {
+  const text = clause.charAt(0).toUpperCase() + clause.slice(1);
+  return text === '' || /[.?!…]$/.test(text) ? text : `${text}.`;
+}
+
 /** A name in SQL, quoted always: right for reserved words and capitals too. */
 export function quotedName(...parts: string[]): string {
   return parts.map((part) => `"${part.replaceAll('"', '""')}"`).join('.');

@@ -71,7 +71,8 @@ export function chartOf(state: State, now: number): ChartData {
   const { timeline } = state;
   const { stepSeconds } = timeline;
   const last = lastWholeStep(state, now);
-  const known = last - timeline.stepOf(timeline.knownFrom) + 1;
+  // From the first whole step on: only a part of the one before is known.
+  const known = last - Math.ceil(timeline.knownFrom / stepSeconds) + 1;
   const most = Math.ceil(CHART_SECONDS / stepSeconds);
   const length = Math.min(most, Math.max(known, Math.ceil(CHART_LEAST_SECONDS / stepSeconds)));
   const steps = Array.from({ length }, (_, place) => last - length + 1 + place);

@@ -71,9 +71,9 @@ test('the second that is still being counted is not drawn', () => {
   expect(chartOf(state, AT)[0].at(-1)).toBe(2002);
 });
 
-test('the chart begins where counting began, but is never shorter than a minute nor longer than five', () => {
+test('the chart begins with the first whole second counted, but is never shorter than a minute nor longer than five', () => {
   const seconds = () => chartOf(state, AT)[0].length;
-  apply(state, hello({ since: 1990 }), AT);
+  apply(state, hello({ since: 1989.5 }), AT);
   expect(seconds()).toBe(60);
   apply(state, activity(2090), AT);
   expect(chartOf(state, AT)[0][0]).toBe(1990);

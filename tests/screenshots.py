@@ -1,0 +1,139 @@
+"""The real program in, pictures of its dashboard out: two for the README into docs/, with --all DIR of every state.
+
+make screenshots                            some 2 minutes, until the chart has a history
+make screenshots ARGS="--all /tmp/states"
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, ViewportSize, expect, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # it is run by its path
+
+from changefeed.embedded import EmbeddedPostgres
+from tests import postgres
+from tests.browser import NARROW, ROOT, WIDE, Dashboard, Ground, launch
+from tests.feed_case import ORDERS
+from tests.server_process import ServerProcess
+
+README_SIZE: ViewportSize = {"width": 1280, "height": 720}
+LIVELY, BUSY = 12, 2_000  # changes per second
+SECONDS_DRAWN = 90
+CHANGES_WHEN_BUSY = 20_000
+LISTENER = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+
+# Whether the chart, which says "since 12:00:00" once it has more than a minute, goes on for so many seconds after that.
+IS_DRAWN = """least => {
+  const [since, until] = document.querySelector('.rate-chart .panel-head').innerText.match(/\\d+:\\d+:\\d+/g).slice(-2)
+    .map(text => text.split(':').reduce((sum, part) => 60 * sum + Number(part), 0));
+  return until - since >= least;
+}"""
+HAS_COUNTED = (
+    """least => Number(document.querySelector('.all .muted').innerText.split(' ')[0].replaceAll(',', '')) >= least"""
+)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    # Below /tmp itself: see tests/postgres.py.
+    folder = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def demo(browser: Browser, folder: Path, changes_per_second: int) -> Iterator[tuple[ServerProcess, Dashboard]]:
+    flags = ("--port", "0", "--data-dir", str(folder), "--demo-rate", str(changes_per_second))
+    with ServerProcess(folder.parent, *flags) as server:
+        context = browser.new_context(viewport=WIDE, timezone_id="UTC")
+        try:
+            yield server, Dashboard(context, f"http://127.0.0.1:{server.port()}/", ["api/activity", "api/tables"])
+        finally:
+            context.close()
+            server.kill()
+            EmbeddedPostgres(folder).stop("immediate")
+
+
+def take(dashboard: Dashboard, path: Path, scheme: str = "light", size: ViewportSize = WIDE) -> None:
+    dashboard.page.set_viewport_size(size)
+    dashboard.page.emulate_media(color_scheme=scheme)
+    dashboard.page.screenshot(path=path, full_page=size == NARROW)
+    print(f"{path}: {path.stat().st_size // 1000} kB", flush=True)
+
+
+def take_both(dashboard: Dashboard, folder: Path, state: str) -> None:
+    take(dashboard, folder / f"{state}.png")
+    take(dashboard, folder / f"{state}-narrow.png", "dark", NARROW)
+
+
+def for_the_readme(dashboard: Dashboard) -> None:
+    dashboard.page.wait_for_function(IS_DRAWN, arg=SECONDS_DRAWN, polling=1_000, timeout=2_000 * SECONDS_DRAWN)
+    for scheme in ("light", "dark"):
+        take(dashboard, ROOT / "docs" / f"dashboard-{scheme}.png", scheme, README_SIZE)
+
+
+def lively_and_lost(server: ServerProcess, dashboard: Dashboard, postgresql: EmbeddedPostgres, folder: Path) -> None:
+    take_both(dashboard, folder, "lively")
+    dashboard.page.set_viewport_size(WIDE)
+    dashboard.page.locator(".chart .u-over").hover()
+    take(dashboard, folder / "pointed-at.png")
+    postgres.execute(postgresql.conninfo, LISTENER)
+    expect(dashboard.notices).to_have_count(1)
+    take_both(dashboard, folder, "gap")
+    postgresql.stop()
+    expect(dashboard.light("server → PostgreSQL")).to_have_text("○ Lost")
+    take_both(dashboard, folder, "postgresql-lost")
+    server.kill()
+    expect(dashboard.page.get_by_role("button", name="retry now")).to_be_visible()
+    take_both(dashboard, folder, "server-lost")
+
+
+def busy(browser: Browser, folder: Path) -> None:
+    with temporary_folder() as temporary, demo(browser, temporary, BUSY) as (_, dashboard):
+        dashboard.page.wait_for_function(HAS_COUNTED, arg=CHANGES_WHEN_BUSY, polling=1_000, timeout=120_000)
+        take_both(dashboard, folder, "busy")
+
+
+def nothing_yet(browser: Browser, folder: Path) -> None:
+    with temporary_folder() as temporary:
+        ground = Ground(browser, temporary)
+        dashboard = ground.open()
+        take_both(dashboard, folder, "no-table")
+        ground.write(ORDERS)
+        dashboard.page.reload()
+        expect(dashboard.page.locator("pre")).to_contain_text("CREATE TRIGGER")
+        take_both(dashboard, folder, "unwatched")
+        ground.watch("orders")
+        dashboard.page.reload()
+        expect(dashboard.page.locator("pre")).to_contain_text("INSERT")
+        take_both(dashboard, folder, "empty")
+        ground.close()
+    postgres.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Takes the screenshots of the documentation into docs/.")
+    parser.add_argument("--all", type=Path, metavar="DIR", help="take every state, too, into this folder")
+    every: Path | None = parser.parse_args().all
+    with sync_playwright() as playwright, temporary_folder() as temporary:
+        browser = launch(playwright)
+        with demo(browser, temporary, LIVELY) as (server, dashboard):
+            for_the_readme(dashboard)
+            if every:
+                lively_and_lost(server, dashboard, EmbeddedPostgres(temporary), every)
+        if every:
+            busy(browser, every)
+            nothing_yet(browser, every)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

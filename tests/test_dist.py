@@ -1,0 +1,69 @@
+"""frontend/dist is what users run without Node: built from these very sources, small, asking for nothing elsewhere."""
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+FRONTEND = Path(__file__).parent.parent / "frontend"
+DIST = FRONTEND / "dist"
+BUDGET_BYTES = {".js": 60 * 1024, ".css": 8 * 1024}  # of all such files together, as gzip sends them
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_is_what_the_sources_build(tmp_path: Path):
+    # `make` puts its Node beside the Python that runs this; by hand, it is the one on the search path.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    vite = FRONTEND / "node_modules" / "vite" / "bin" / "vite.js"
+    build = subprocess.run(
+        ["node", str(vite), "build", "--outDir", str(tmp_path), "--emptyOutDir"],
+        cwd=FRONTEND,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    built, committed = contents(tmp_path), contents(DIST)
+    differing = {name for name in built | committed if built.get(name) != committed.get(name)}
+    assert not differing, "frontend/dist is not built from frontend/src: make build"
+
+
+def test_scripts_and_styles_keep_within_their_budget():
+    for suffix, budget_bytes in BUDGET_BYTES.items():
+        sizes = {name: len(gzip.compress(data)) for name, data in contents(DIST).items() if name.endswith(suffix)}
+        assert 0 < sum(sizes.values()) <= budget_bytes, sizes
+
+
+class Page(HTMLParser):
+    """The links of a page, and what of it the Content-Security-Policy would refuse."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.inline: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.links += [given[name] or "" for name in ("src", "href") if name in given]
+        self.inline += [f"<{tag} {name}>" for name in given if name == "style" or name.startswith("on")]
+        if tag == "style" or (tag == "script" and "src" not in given):
+            self.inline.append(f"<{tag}>")
+
+
+def test_the_page_has_nothing_inline_and_links_only_to_its_own_files():
+    page = Page((DIST / "index.html").read_text())
+    assert page.inline == []
+    assert sorted(page.links) == sorted(f"./{name}" for name in contents(DIST) if name != "index.html")
+
+
+def test_styles_load_nothing():
+    for path in DIST.rglob("*.css"):
+        assert re.findall(r"url\(|@import", path.read_text()) == []
