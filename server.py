@@ -18,26 +18,35 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from changefeed import __version__
+from changefeed.backoff import backoff
 from changefeed.connection import complete, display_name, is_hopeless
-from changefeed.database import Database
+from changefeed.database import Database, DatabaseUnavailable
 from changefeed.demo import Demo, make_tables
 from changefeed.echo import Echo
 from changefeed.embedded import EmbeddedError, EmbeddedPostgres, default_data_dir
-from changefeed.hub import Broadcast, Hub
+from changefeed.follower import Follower
+from changefeed.gap import Gap
+from changefeed.history import load_history
+from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
+from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
+from changefeed.memory import Memory
 from changefeed.queries import load
 from changefeed.settings import Settings, SettingsError
 from changefeed.settings import load as load_settings
 from changefeed.tally import Tally
+from changefeed.watching import CannotWatch, NoSuchTable, Watching
 from handlers.activity import ActivitySocket
-from handlers.events import EventSocket
 from handlers.feed import Feed
+from handlers.feed_client import FeedClient
 from handlers.routes import make_app
 
 logger = logging.getLogger("server")
 
-CHANNEL = "events"  # the original's
+PLAIN_CHANNEL = "events"  # the original's
+JOURNAL_CHANNEL = "changefeed"
 QUERIES = load("server.sql")
+KNOWN_DEADLINE_SECONDS = 60.0  # after which a database is taken for one without a journal
 
 
 class StartError(Exception):
@@ -81,8 +90,11 @@ async def run(settings: Settings) -> None:
         await stack.enter_async_context(running(feed.listener.run()))
         if not await first_contact(feed, state_changed, stopping):
             return
+        if not await prepare_tables(feed, stopping, is_demo=embedded is not None):
+            return
+        await stack.enter_async_context(running(feed.watching.tend()))
+        await stack.enter_async_context(running(feed.follower.run()))
         if embedded:
-            await make_tables(feed.database)
             await stack.enter_async_context(running(Demo(feed.database, settings.demo_rate).run()))
         announce(listening_sockets[0], embedded)
         await stopping.wait()
@@ -103,29 +115,66 @@ def bind(settings: Settings) -> list[socket.socket]:
 def make_feed(
     settings: Settings, conninfo: str, database_name: str, on_state: Callable[[], None] = lambda: None
 ) -> Feed:
-    """The flow, put together: listener -> hub -> tally and sockets. Nothing runs yet."""
-    broadcasts: list[Broadcast] = [EventSocket.broadcast, *([Echo()] if settings.echo else [])]
+    """The flow, put together: listener -> follower of the journal -> hub -> tally and clients. Nothing runs yet."""
+    broadcasts: list[Broadcast] = [FeedClient.broadcast, *([Echo()] if settings.echo else [])]
     hub = Hub(Tally(time.time()), broadcasts)
     database = Database(conninfo)
+    journal = Journal(database)
+
+    telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
+
+    def tell_gap(gap: Gap) -> None:
+        FeedClient.tell_gap(gap)
+        ActivitySocket.tell_gap(gap)
+
+    async def recall(memory: Memory) -> None:
+        hub.remember(memory.newest(RECENT_LIMIT))
+        await load_history(database, hub.tally, memory.edge.batch)
+
+    follower = Follower(
+        journal,
+        publish=lambda page, cursor: hub.publish(page.changes, cursor),
+        before_first=recall,
+        tell_gap=tell_gap,
+        drained=FeedClient.drained,
+    )
+
+    def on_payloads(payloads: list[tuple[str, str]]) -> None:
+        plain = [payload for payload in payloads if payload[0] == PLAIN_CHANNEL]
+        if plain:
+            hub.receive(plain)
+        if len(plain) < len(payloads):
+            follower.wake()
 
     def tell_state() -> None:
+        if listener.state is ListenerState.LISTENING:
+            follower.reidentify()
         ActivitySocket.tell_database(feed)
         on_state()
 
     def tell_outage(outage: Outage) -> None:
+        database.renew()  # what made the listener deaf may have done so to the others
         feed.remember(outage)
-        EventSocket.tell_gap(outage)
-        ActivitySocket.tell_gap(outage)
+        telling.add(task := asyncio.ensure_future(tell_of(outage)))
+        task.add_done_callback(telling.discard)
+
+    async def tell_of(outage: Outage) -> None:
+        """The journal keeps what happened meanwhile; plain notifications nobody keeps."""
+        await follower.until_known(KNOWN_DEADLINE_SECONDS)
+        if follower.memory is None or hub.has_plain_triggers or await watching.has_plain_triggers():
+            why = f"the server did not hear PostgreSQL: {outage.reason}"
+            tell_gap(Gap(why, since=outage.since, until=outage.until))
 
     listener = Listener(
         conninfo,
-        [CHANNEL],
+        [PLAIN_CHANNEL, JOURNAL_CHANNEL],
         send=lambda channel, payload: database.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
-        on_payloads=hub.receive,
+        on_payloads=on_payloads,
         on_state=tell_state,
         on_outage=tell_outage,
     )
-    feed = Feed(settings, hub, listener, database, database_name)
+    watching = Watching(database, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
+    feed = Feed(settings, hub, listener, journal, follower, watching, database, database_name)
     return feed
 
 
@@ -163,6 +212,26 @@ async def first_contact(feed: Feed, state_changed: asyncio.Event, stopping: asyn
     return not stopping.is_set()
 
 
+async def prepare_tables(feed: Feed, stopping: asyncio.Event, *, is_demo: bool) -> bool:
+    """True when what is to be watched is watched, False when the server is to stop before. Raises StartError."""
+    delays, complaint = backoff(), ""
+    while not stopping.is_set():
+        try:
+            await feed.watching.start()
+            if is_demo:
+                await make_tables(feed.database, feed.watching)
+            return True
+        except (NoSuchTable, CannotWatch) as error:
+            raise StartError(str(error)) from None
+        except DatabaseUnavailable as error:  # it was there a moment ago
+            if complaint != (complaint := str(error)):
+                logger.warning(
+                    "the database %s went away: %s; trying again until it is back", feed.database_name, error
+                )
+        await first_of(stopping.wait(), within_seconds=next(delays))
+    return False
+
+
 def advice(reason: str) -> str:
     if is_hopeless(reason):
         return "correct --database-url (user, password, database name)"
@@ -185,8 +254,10 @@ def announce(listening: socket.socket, embedded: EmbeddedPostgres | None) -> Non
 
 async def stop_serving(http_server: HTTPServer) -> None:
     http_server.stop()
-    for sockets in (EventSocket, ActivitySocket):
-        sockets.close_all("the server is stopping")
+    for client in tuple(FeedClient.connected):
+        client.leave("the server is stopping")
+    for dashboard in tuple(ActivitySocket.clients):
+        dashboard.leave("the server is stopping")
     await http_server.close_all_connections()
 
 

@@ -6,11 +6,13 @@ Every query has a deadline, so that a half-open connection delays and never hang
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import momoko
 import psycopg2
 from momoko.connection import Connection, ConnectionContainer
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
 from tornado.ioloop import IOLoop
 
 from changefeed.connection import open_connection
@@ -32,6 +34,12 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
     """momoko's connection, opened in our way; see changefeed.connection for what momoko's own connect lacks."""
 
     pool: "_Pool"
+    answering: "asyncio.Future[Any] | None" = None  # of the query that was executed last
+
+    def execute(self, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+        answering: asyncio.Future[Any] = super().execute(*args, **kwargs)
+        self.answering = answering
+        return answering
 
     def connect(self) -> "asyncio.Future[_Connection]":
         return asyncio.ensure_future(self._connect())
@@ -48,9 +56,29 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
         self.server_version = self.connection.server_version
         return self
 
-    def abandon(self) -> None:
-        """Closes it in the middle of a query: the descriptor leaves the IOLoop first."""
+    def _io_callback(self, future: "asyncio.Future[Any]", result: Any, fd: Any = None, events: Any = None) -> None:
+        """As momoko's, but the descriptor leaves the IOLoop before each poll().
+
+        libpq closes it in there when the connection fails, and uvloop loses events of whatever gets the number next.
+        """
         self.ioloop.remove_handler(self.fileno)
+        try:
+            state = cast(Any, self.connection).poll()
+        except (psycopg2.Warning, psycopg2.Error) as error:
+            future.set_exception(error)
+            return
+        if state == POLL_OK:
+            future.set_result(result)
+        else:
+            event = {POLL_READ: IOLoop.READ, POLL_WRITE: IOLoop.WRITE}[state]
+            self.ioloop.add_handler(self.fileno, partial(self._io_callback, future, result), event)
+
+    def abandon(self, why: str) -> None:
+        """Closes it, perhaps in the middle of a query, which then fails with psycopg2.OperationalError."""
+        if self.answering and not self.answering.done():
+            self.ioloop.remove_handler(self.fileno)  # before its number is another's
+            self.answering.set_exception(psycopg2.OperationalError(why))
+            self.answering.exception()  # if nobody waits for it any more, that is no mistake
         self.close()
 
 
@@ -152,9 +180,15 @@ class Database:
         try:
             db_cursor = await asyncio.shield(answering)
         except asyncio.CancelledError:
-            connection.abandon()
+            if not answering.done():
+                connection.abandon("the deadline passed")
             raise
         return db_cursor.fetchall() if db_cursor.description else []
+
+    def renew(self) -> None:
+        """Closes every connection: they may be half open. What runs on one is run once more, on a new one."""
+        for connection in (*self._pool.conns.free, *self._pool.conns.busy):
+            connection.abandon("the connection is taken for dead")
 
     def close(self) -> None:
         self._pool.close()

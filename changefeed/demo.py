@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from changefeed.database import Database, DatabaseUnavailable
-from changefeed.queries import SQL_DIR, load
+from changefeed.queries import load
+from changefeed.watching import Watching
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +20,10 @@ PAUSE_AFTER_ERROR_SECONDS = 2.0
 _SITES = ("stadtwerke", "opernhaus", "messe", "bibliothek", "volkshochschule", "museum", "zoo", "planetarium")
 
 
-async def make_tables(database: Database) -> None:
+async def make_tables(database: Database, watching: Watching) -> None:
     """The demo's table, watched, where it is not there yet."""
     await database.fetch(QUERIES["make demo table"])
-    for file_name in ("trigger_func.sql", "trigger.sql"):
-        await database.fetch((SQL_DIR / file_name).read_text("utf-8"))
+    await watching.watch("public.portal_eventrequests")
 
 
 class Demo:

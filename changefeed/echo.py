@@ -24,7 +24,7 @@ class Echo:
         self._stream = stream
         self._is_terminal = stream.isatty()
 
-    def __call__(self, changes: Sequence[Change]) -> None:
+    def __call__(self, changes: Sequence[Change], cursor: str | None = None) -> None:
         try:
             self._stream.write("".join(map(self._line, changes)))
             self._stream.flush()

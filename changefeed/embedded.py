@@ -10,6 +10,7 @@ import fcntl
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -42,17 +43,18 @@ class EmbeddedPostgres:
     """One cluster in `data_dir`, held by one process at a time.
 
     start() makes it where it is not there yet and adopts one that a killed process left running; stop() ends it.
-    `options` are server settings, such as {"fsync": "off"} for tests.
+    `options` are server settings, such as {"fsync": "off"} for tests; `binaries` is the folder of initdb and pg_ctl,
+    where it is not to be the wheel's.
     """
 
-    def __init__(self, data_dir: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, data_dir: Path, options: Mapping[str, str] | None = None, binaries: Path | None = None) -> None:
         self.data_dir = data_dir
         self._cluster = data_dir / f"postgresql-{_MAJOR_VERSION}"
         self._socket_dir = data_dir / "socket"
         self._log = data_dir / "postgresql.log"
         self._options = dict(options or {})
         self._account = _unprivileged_account(data_dir) if os.geteuid() == 0 else None
-        self._binaries = _wheel_binaries()
+        self.binaries = binaries or _wheel_binaries()
         self._lock: IO[str] | None = None
 
     @property
@@ -140,9 +142,9 @@ class EmbeddedPostgres:
         if self._account is None:
             return
         self._check_account_reaches_data_dir(self._account)
-        if self._can_run(self._binaries / "initdb"):
+        if self._can_run(self.binaries / "initdb"):
             return
-        installation, package = self._binaries.parent, self._binaries.parent.parent
+        installation, package = self.binaries.parent, self.binaries.parent.parent
         copy = self.data_dir / "binaries"
         copied_binaries = copy / package.name / installation.name / "bin"
         if not self._can_run(copied_binaries / "initdb"):
@@ -156,7 +158,7 @@ class EmbeddedPostgres:
             for path in (unfinished, *unfinished.rglob("*")):
                 os.chown(path, self._account.pw_uid, self._account.pw_gid, follow_symlinks=False)
             unfinished.rename(copy)
-        self._binaries = copied_binaries
+        self.binaries = copied_binaries
 
     def _check_account_reaches_data_dir(self, account: pwd.struct_passwd) -> None:
         if self._run(["/bin/sh", "-c", 'cd -- "$0"', str(self.data_dir)]).returncode != 0:
@@ -175,18 +177,23 @@ class EmbeddedPostgres:
         # Made beside its place and moved there when whole, so that an interrupted initdb leaves no half cluster.
         unfinished = self._cluster.with_name(self._cluster.name + ".new")
         shutil.rmtree(unfinished, ignore_errors=True)
+        # Before PostgreSQL 17 the locale C knows upper and lower case of ASCII only; before 16 a map cannot say "all".
+        answer = self._run([str(self.binaries / "initdb"), "--version"]).stdout
+        version = int(re.sub(r"\D*(\d+).*", r"\1", answer, flags=re.DOTALL))
+        locale = ("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8")
         made = self._run(
             [
-                str(self._binaries / "initdb"),
+                str(self.binaries / "initdb"),
                 *("--pgdata", str(unfinished), "--username", "postgres", "--auth", "peer", "--no-sync"),
-                *("--encoding", "UTF8", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C"),
+                *("--encoding", "UTF8", "--locale", "C", *(locale if version >= 17 else ())),
             ]
         )
         if made.returncode != 0:
             raise EmbeddedError(f"initdb failed: {_last_line(made.stderr or made.stdout)}")
         # Peer authentication asks the kernel who is at the other end: only who started the server, as postgres.
         names = {pwd.getpwuid(os.geteuid()).pw_name, *([self._account.pw_name] if self._account else [])}
-        (unfinished / "pg_hba.conf").write_text("local all all peer map=embedded\n")
+        method = "peer map=embedded" if version >= 16 else "trust"
+        (unfinished / "pg_hba.conf").write_text(f"local all all {method}\n")
         (unfinished / "pg_ident.conf").write_text("".join(f'embedded "{name}" all\n' for name in sorted(names)))
         unfinished.rename(self._cluster)
 
@@ -201,10 +208,10 @@ class EmbeddedPostgres:
 
     def _is_running(self) -> bool:
         # pg_ctl status: 0 runs, 3 does not, 4 is no cluster (PostgreSQL manual, pg_ctl).
-        return self._run([str(self._binaries / "pg_ctl"), "status", "--pgdata", str(self._cluster)]).returncode == 0
+        return self._run([str(self.binaries / "pg_ctl"), "status", "--pgdata", str(self._cluster)]).returncode == 0
 
     def _pg_ctl(self, action: str, *arguments: str) -> None:
-        done = self._run([str(self._binaries / "pg_ctl"), action, "--pgdata", str(self._cluster), "--wait", *arguments])
+        done = self._run([str(self.binaries / "pg_ctl"), action, "--pgdata", str(self._cluster), "--wait", *arguments])
         if done.returncode != 0:
             raise EmbeddedError(
                 f"the embedded PostgreSQL did not {action}: {_last_line(done.stderr or done.stdout)} ({self._log} says "

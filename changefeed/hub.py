@@ -14,21 +14,28 @@ from changefeed.tally import Tally
 
 logger = logging.getLogger(__name__)
 
-RECENT_LIMIT = 200
+RECENT_LIMIT = 1_000
+RECENT_LIMIT_BYTES = 4 << 20
 COMPLAINT_INTERVAL_SECONDS = 60.0
 
-Broadcast = Callable[[Sequence[Change]], None]
+Broadcast = Callable[[Sequence[Change], str | None], None]
 
 
 class Hub:
-    """Publishes to `broadcasts` in their order; keeps the newest changes for whoever comes later."""
+    """Publishes to `broadcasts` in their order; keeps the newest changes for whoever comes later.
+
+    A broadcast is called with the changes and the cursor after the last, None for those that did not come from the
+    journal.
+    """
 
     def __init__(self, tally: Tally, broadcasts: Iterable[Broadcast], clock: Callable[[], float] = time.time) -> None:
         self.tally = tally
         self.published = 0
+        self.has_plain_triggers = False  # whether anything came that is not from the journal
         self._broadcasts = tuple(broadcasts)
         self._clock = clock
-        self._recent: deque[str] = deque(maxlen=RECENT_LIMIT)
+        self._recent: deque[Change] = deque()
+        self._recent_bytes = 0
         self._complained_at = float("-inf")
 
     def receive(self, payloads: Sequence[tuple[str, str]]) -> None:
@@ -41,17 +48,26 @@ class Hub:
                 self.tally.not_json += 1
                 self._complain(channel, error)
         if changes:
+            self.has_plain_triggers = True
             self.publish(changes)
 
-    def publish(self, changes: Sequence[Change]) -> None:
+    def publish(self, changes: Sequence[Change], cursor: str | None = None) -> None:
         self.tally.count(changes, self._clock())
         self.published += len(changes)
-        self._recent.extend(change.text for change in islice(changes, max(0, len(changes) - RECENT_LIMIT), None))
+        self.remember(changes)
         for broadcast in self._broadcasts:
-            broadcast(changes)
+            broadcast(changes, cursor)
 
-    def newest(self, limit: int) -> list[str]:
-        """The texts of the newest changes, at most `limit` and RECENT_LIMIT of them, oldest first."""
+    def remember(self, changes: Sequence[Change]) -> None:
+        """Keeps changes of before, which were published by an earlier server, for newest()."""
+        for change in islice(changes, max(0, len(changes) - RECENT_LIMIT), None):
+            self._recent.append(change)
+            self._recent_bytes += len(change.text)
+        while len(self._recent) > RECENT_LIMIT or self._recent_bytes > RECENT_LIMIT_BYTES:
+            self._recent_bytes -= len(self._recent.popleft().text)
+
+    def newest(self, limit: int) -> list[Change]:
+        """The newest changes, oldest first: at most `limit`, RECENT_LIMIT, and RECENT_LIMIT_BYTES of them."""
         return list(islice(self._recent, max(0, len(self._recent) - limit), None))
 
     def _complain(self, channel: str, error: NotJSON) -> None:

@@ -9,6 +9,7 @@ LISTENING only from the first canary on, and connects anew, for ever, when one d
 import asyncio
 import enum
 import logging
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -118,14 +119,17 @@ class Listener:
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             await self._listen(hearing)
+            # A duplicate: libpq closes its own in the middle of poll() when the connection fails, and uvloop loses the
+            # events of whatever gets the number next.
+            descriptor = os.dup(hearing.fileno())
             loop = IOLoop.current()
-            descriptor = hearing.fileno()
             loop.add_handler(descriptor, lambda *_: self._drain(hearing, lost), IOLoop.READ)
             try:
                 self._drain(hearing, lost)  # what came with the answer to LISTEN made the descriptor no more readable
                 await self._prove_hearing(lost)
             finally:
                 loop.remove_handler(descriptor)
+                os.close(descriptor)
         finally:
             hearing.close()
 

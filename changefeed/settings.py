@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psycopg2
 from dotenv.parser import parse_stream
-from psycopg2.extensions import make_dsn, parse_dsn
+from psycopg2.extensions import make_dsn
 
-from changefeed import __version__
+from changefeed import __version__, setting_values
 
 
 class SettingsError(Exception):
@@ -37,6 +36,9 @@ class Settings:
     allow_origin: tuple[str, ...]
     allow_anonymous: bool
     outbox_limit_bytes: int
+    watch: tuple[str, ...]
+    retention_hours: float
+    retention_bytes: int
 
 
 @dataclass(frozen=True)
@@ -60,81 +62,25 @@ class Setting:
         return self.name.upper()
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        number = int(text)
-        if not least <= number <= most:
-            raise ValueError
-        return number
-
-    parse.__doc__ = f"a whole number from {least} to {most}"
-    return parse
-
-
-def _number(text: str) -> float:
-    """a number from 0 to 1000000"""
-    number = float(text)
-    if not 0 <= number <= 1_000_000:
-        raise ValueError
-    return number
-
-
-def _yes_or_no(text: str) -> bool:
-    """yes or no (true, false, on, off, 1 and 0 are understood too)"""
-    return {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}[
-        text.lower()
-    ]
-
-
-def _text(text: str) -> str:
-    """some text"""
-    if not text.strip():
-        raise ValueError
-    return text.strip()
-
-
-def _origin(text: str) -> str:
-    """an origin such as https://app.example.com, without a path, or * for any"""
-    scheme, _, rest = text.partition("://")
-    if text != "*" and (not scheme or not rest or "/" in rest):
-        raise ValueError
-    return text.lower()
-
-
-def _conninfo(text: str) -> str:
-    """postgresql://user:password@host:5432/dbname (with %40 for @ and %2F for / in the password), or libpq's \
-host=… user=… dbname=…"""
-    # The driver's own message repeats the text, and the text holds a password, so it is not passed on.
-    try:
-        parts = parse_dsn(_text(text))
-    except psycopg2.ProgrammingError:
-        raise ValueError from None
-    # To libpq the rest of a password behind its @ or / is a host, a port or a database, which are shown.
-    _, scheme_end, rest = text.partition("?")[0].partition("://")
-    authority, _, path = rest.partition("/")
-    if scheme_end and (authority.count("@") > 1 or "@" in path):
-        raise ValueError
-    if not parts.get("port", "0").replace(",", "").isdigit():
-        raise ValueError
-    return text.strip()
-
-
-def _directory(text: str) -> Path:
-    """a folder that is there or can be made"""
-    path = Path(_text(text)).expanduser().absolute()
-    if path.exists() and not path.is_dir():
-        raise ValueError
-    return path
-
-
 SETTINGS: tuple[Setting, ...] = (
     Setting(
-        "port", _whole(0, 65535), 8080, "N", "TCP port of the server; 0 takes a free one", dotenv_variable="HTTP_PORT"
+        "port",
+        setting_values.whole(0, 65535),
+        8080,
+        "N",
+        "TCP port of the server; 0 takes a free one",
+        dotenv_variable="HTTP_PORT",
     ),
-    Setting("address", _text, "127.0.0.1", "IP", "address to listen on; beyond loopback see --allow-anonymous"),
+    Setting(
+        "address",
+        setting_values.words,
+        "127.0.0.1",
+        "IP",
+        "address to listen on; beyond loopback see --allow-anonymous",
+    ),
     Setting(
         "database_url",
-        _conninfo,
+        setting_values.conninfo,
         None,
         "URL",
         "PostgreSQL to feed from, as a URL or conninfo; without it libpq's PGHOST, PGDATABASE, … are used, and "
@@ -142,19 +88,27 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "database_wait_seconds",
-        _number,
+        setting_values.number,
         30.0,
         "SECONDS",
         "how long a start waits for a database that cannot be reached yet; later it waits for ever",
     ),
     Setting(
-        "data_dir", _directory, None, "DIR", "where the embedded PostgreSQL keeps its data (default: the user's cache)"
+        "data_dir",
+        setting_values.directory,
+        None,
+        "DIR",
+        "where the embedded PostgreSQL keeps its data (default: the user's cache)",
     ),
-    Setting("demo_rate", _number, 4.0, "PER_SECOND", "changes per second, on average, of the demo; 0 for none"),
-    Setting("echo", _yes_or_no, False, "", "print each change to the console; JSON lines where that is a pipe"),
+    Setting(
+        "demo_rate", setting_values.number, 4.0, "PER_SECOND", "changes per second, on average, of the demo; 0 for none"
+    ),
+    Setting(
+        "echo", setting_values.yes_or_no, False, "", "print each change to the console; JSON lines where that is a pipe"
+    ),
     Setting(
         "allow_origin",
-        _origin,
+        setting_values.origin,
         (),
         "ORIGIN",
         "web origin, beside the server's own, whose pages may connect, such as https://app.example.com; * for any",
@@ -162,17 +116,33 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "allow_anonymous",
-        _yes_or_no,
+        setting_values.yes_or_no,
         False,
         "",
         "serve everybody on an address beyond loopback, without authentication",
     ),
     Setting(
         "outbox_limit_bytes",
-        _whole(1024, 1 << 30),
+        setting_values.whole(1024, 1 << 30),
         1 << 20,
         "BYTES",
         "what may wait for one slow client before it is closed with code 1013",
+    ),
+    Setting(
+        "watch",
+        setting_values.pattern,
+        (),
+        "TABLE",
+        "table whose changes to journal, schema.table or schema.*; makes triggers on it, and the schema changefeed",
+        is_repeatable=True,
+    ),
+    Setting("retention_hours", setting_values.positive, 24.0, "HOURS", "how long the journal keeps changes"),
+    Setting(
+        "retention_bytes",
+        setting_values.whole(1 << 20, 1 << 50),
+        1 << 30,
+        "BYTES",
+        "how large the journal grows before that",
     ),
 )
 
@@ -194,7 +164,7 @@ LIBPQ_VARIABLES = {
     "PGTARGETSESSIONATTRS": "target_session_attrs",
 }
 # Those of them that name a database; the others only say how to reach the one that is named elsewhere.
-_NAMING_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+_NAMING_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE")
 
 # The original program's names. They count in the file .env only: in the environment USER is the login.
 ORIGINAL_VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "DBNAME": "dbname"}
@@ -233,7 +203,7 @@ def _parser() -> _Parser:
             if isinstance(setting.default, float)
             else f" (default: {setting.default})"
         )
-        if setting.parse is _yes_or_no:
+        if setting.parse is setting_values.yes_or_no:
             parser.add_argument(setting.flag, action="store_const", const="yes", help=setting.help)
         else:
             parser.add_argument(

@@ -1,72 +1,116 @@
-"""Changes in, counts by table and action out: totals, and a bucket for each second. Knows no socket and no clock.
+"""Changes in, counts by table and action out: totals, and buckets of seconds and of minutes. Knows no socket or clock.
 
 All counts given out are absolute, never differences, so that whoever reads one twice, or misses one, is still right.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from changefeed.change import ACTIONS, Change
 
-STEP_SECONDS = 1
-KEPT_BUCKETS = 900
 # Payloads name their tables themselves, so the number of names must have a bound; the rest is counted under one name.
 TABLE_LIMIT = 1_000
 OTHER_TABLES = "(other tables)"
 
 Counts = list[int]  # in the order of ACTIONS
+BucketMessage = dict[str, object]
 _INDEX = {action: index for index, action in enumerate(ACTIONS)}
 
 
+class Buckets:
+    """The counts of the last `kept` steps of `step_seconds`, by epoch second of their beginning, table and action."""
+
+    def __init__(self, step_seconds: int, kept: int) -> None:
+        self.step_seconds = step_seconds
+        self.window_seconds = step_seconds * kept
+        self.kept = kept
+        self._counts: dict[int, dict[str, Counts]] = {}
+        self._newest = 0
+
+    def add(self, at: float, table: str, index: int, count: int) -> int | None:
+        """The bucket that it was counted in; None where that is past."""
+        begins = int(at) // self.step_seconds * self.step_seconds
+        if begins > self._newest:
+            self._newest = begins
+            self._forget_old()
+        elif begins <= self._newest - self.window_seconds:
+            return None
+        bucket = self._counts.setdefault(begins, {})
+        counts = bucket.get(table)
+        if counts is None:
+            counts = bucket[table] = [0] * len(ACTIONS)
+        counts[index] += count
+        return begins
+
+    def since(self, at: float) -> list[BucketMessage]:
+        """The buckets that end after `at`, oldest first; one in which nothing changed is left out."""
+        return [self.message(begins) for begins in sorted(self._counts) if begins + self.step_seconds > at]
+
+    def message(self, begins: int) -> BucketMessage:
+        return {"at": begins, "counts": self._counts.get(begins, {})}
+
+    def __contains__(self, begins: int) -> bool:
+        return begins in self._counts
+
+    def _forget_old(self) -> None:
+        if len(self._counts) > self.kept:
+            oldest = self._newest - self.window_seconds
+            self._counts = {begins: bucket for begins, bucket in self._counts.items() if begins > oldest}
+
+
 class Tally:
-    """Counts since `since`, and the last KEPT_BUCKETS seconds one by one."""
+    """Counts since `since`: in all, of each of the last 900 seconds, and of each of the last 1440 minutes."""
 
     def __init__(self, now: float) -> None:
         self.since = datetime.fromtimestamp(now, UTC)
         self.totals: dict[str, Counts] = {}
         self.foreign = 0
         self.not_json = 0
-        self._buckets: OrderedDict[int, dict[str, Counts]] = OrderedDict()
+        self.seconds = Buckets(1, 900)
+        self.minutes = Buckets(60, 1440)
         self._touched_tables: set[str] = set()
-        self._touched_buckets: set[int] = set()
+        self._touched_seconds: set[int] = set()
 
     def count(self, changes: Iterable[Change], now: float) -> None:
-        """Counts changes that arrived at `now` (epoch seconds)."""
-        at = int(now)
-        bucket = self._buckets.get(at)
-        if bucket is None:
-            bucket = self._buckets[at] = {}
-            while len(self._buckets) > KEPT_BUCKETS:
-                oldest, _ = self._buckets.popitem(last=False)
-                self._touched_buckets.discard(oldest)
+        """Counts changes by the time of their statement, or else by `now` (epoch seconds)."""
         for change in changes:
             if change.is_foreign:
                 self.foreign += 1
-                continue
-            table, index = change.table, _INDEX[change.action]
-            total = self.totals.get(table)
-            if total is None:
-                if len(self.totals) >= TABLE_LIMIT:
-                    table = OTHER_TABLES
-                total = self.totals.setdefault(table, [0] * len(ACTIONS))
-            total[index] += 1
-            bucket.setdefault(table, [0] * len(ACTIONS))[index] += 1
-            self._touched_tables.add(table)
-        self._touched_buckets.add(at)
+            else:
+                self._add(change.table, _INDEX[change.action], change.count, change.at or now)
 
-    def buckets(self, since: float) -> list[dict[str, object]]:
-        """The buckets that end after `since`, oldest first; one in which nothing changed is left out."""
-        return [
-            {"at": at, "counts": counts} for at, counts in self._buckets.items() if counts and at + STEP_SECONDS > since
-        ]
+    def load(self, at: float, table: str, action: str, count: int, *, into_minutes: bool) -> None:
+        """Counts what the journal held before: the minutes and totals by its minutes, the seconds by its seconds."""
+        table, index = self._known(table), _INDEX[action]
+        if into_minutes:
+            self.totals[table][index] += count
+            self.minutes.add(at, table, index, count)
+            self.since = min(self.since, datetime.fromtimestamp(at, UTC))
+        else:
+            self.seconds.add(at, table, index, count)
 
-    def take_touched(self) -> tuple[dict[str, Counts], list[dict[str, object]]]:
-        """The totals and buckets that changed since this was last called: what the next activity message says."""
+    def take_touched(self) -> tuple[dict[str, Counts], list[BucketMessage]]:
+        """The totals and seconds that changed since this was last called: what the next activity message says."""
         totals = {table: self.totals[table] for table in self._touched_tables}
-        buckets: list[dict[str, object]] = [
-            {"at": at, "counts": self._buckets[at]} for at in sorted(self._touched_buckets) if self._buckets.get(at)
-        ]
+        buckets = [self.seconds.message(begins) for begins in sorted(self._touched_seconds)]
         self._touched_tables.clear()
-        self._touched_buckets.clear()
+        self._touched_seconds.clear()
         return totals, buckets
+
+    def _add(self, table: str, index: int, count: int, at: float) -> None:
+        table = self._known(table)
+        self.totals[table][index] += count
+        self._touched_tables.add(table)
+        self.minutes.add(at, table, index, count)
+        second = self.seconds.add(at, table, index, count)
+        if second is not None:
+            self._touched_seconds.add(second)
+            if len(self._touched_seconds) > self.seconds.kept:  # nobody takes them
+                self._touched_seconds = {touched for touched in self._touched_seconds if touched in self.seconds}
+
+    def _known(self, table: str) -> str:
+        if table not in self.totals:
+            if len(self.totals) >= TABLE_LIMIT:
+                table = OTHER_TABLES
+            self.totals.setdefault(table, [0] * len(ACTIONS))
+        return table

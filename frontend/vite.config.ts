@@ -1,11 +1,12 @@
-// Comes in: index.html and src/. Goes out: dist/, which is committed, so that users need no Node.
+// Comes in: index.html, src/ and client/. Goes out: dist/, which is committed, so that users need no Node.
 import { svelte } from '@sveltejs/vite-plugin-svelte';
+import { build, type Plugin } from 'vite';
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   // Relative, so that the page also works behind a reverse proxy that adds a prefix.
   base: './',
-  plugins: [svelte()],
+  plugins: [svelte(), client()],
   build: {
     target: ['chrome123', 'edge123', 'firefox128', 'safari17.5'],
     modulePreload: { polyfill: false },
@@ -18,5 +19,20 @@ export default defineConfig({
       '/ws': { target: 'ws://127.0.0.1:8080', ws: true },
     },
   },
-  test: { include: ['src/**/*.test.ts'] },
+  test: { include: ['{src,client}/**/*.test.ts'] },
 });
+
+/** Builds the client for other pages beside the dashboard: a file of its own, which shares no chunk with it. */
+function client(): Plugin {
+  let outDir: string;
+  return {
+    name: 'client',
+    apply: 'build',
+    configResolved: (config) => {
+      outDir = config.build.outDir;
+    },
+    closeBundle: async () => {
+      await build({ configFile: 'vite.client.config.ts', build: { outDir } });
+    },
+  };
+}

@@ -34,6 +34,15 @@ class BaseHandler(RequestHandler):
         self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
+        origin = self.request.headers.get("Origin", "")
+        if origin and self.names_origin(origin):
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Vary", "Origin")
+
+    def names_origin(self, origin: str) -> bool:
+        """Whether the settings let pages of this origin in."""
+        allowed = self.feed.settings.allow_origin
+        return "*" in allowed or origin.lower() in allowed
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         raised = kwargs.get("exc_info", (None, None, None))[1]

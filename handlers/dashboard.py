@@ -1,4 +1,4 @@
-"""The dashboard's files, as the build left them in frontend/dist."""
+"""The dashboard's files and the client for other pages, as the build left them in frontend/dist."""
 
 from pathlib import Path
 
@@ -15,3 +15,7 @@ class DashboardHandler(StaticFileHandler, BaseHandler):
     def set_extra_headers(self, path: str) -> None:
         is_hashed = path.startswith("assets/")
         self.set_header("Cache-Control", "public, max-age=31536000, immutable" if is_hashed else "no-cache")
+
+    def get_content_type(self) -> str:
+        # TypeScript's ending is, for the system's table of types, that of a video.
+        return "text/plain; charset=utf-8" if self.path.endswith(".d.ts") else super().get_content_type()

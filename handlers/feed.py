@@ -4,21 +4,26 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from changefeed.database import Database
+from changefeed.follower import Follower
 from changefeed.hub import Hub
+from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
 from changefeed.settings import Settings
-from changefeed.tally import KEPT_BUCKETS
+from changefeed.watching import Watching
 
 OUTAGE_LIMIT = 100
 
 
 @dataclass
 class Feed:
-    """One server's feed. `database_name` is for people; `outages` are the last times nothing was heard."""
+    """One server's feed. `database_name` is for people; `outages` are the last times when nothing was heard."""
 
     settings: Settings
     hub: Hub
     listener: Listener
+    journal: Journal
+    follower: Follower
+    watching: Watching
     database: Database
     database_name: str
     outages: list[Outage] = field(default_factory=list)
@@ -36,12 +41,17 @@ class Feed:
             "reason": self.listener.reason,
         }
 
-    def deaf_spans(self, now: float) -> list[list[float | None]]:
-        """When nothing was heard, as [from, to] in epoch seconds, within what the tally keeps; to is None for still."""
+    def deaf_spans(self, now: float, window_seconds: float) -> list[list[float | None]]:
+        """When nothing was heard that NOTIFY alone tells of, as [from, to] in epoch seconds; to is None for still.
+
+        What the journal holds of such a time was counted later; a span is for what has no journal.
+        """
+        if self.follower.memory is not None and not self.hub.has_plain_triggers:
+            return []
         spans: list[list[float | None]] = [
             [outage.since.timestamp(), outage.until.timestamp()]
             for outage in self.outages
-            if outage.until.timestamp() > now - KEPT_BUCKETS
+            if outage.until.timestamp() > now - window_seconds
         ]
         if self.listener.state is ListenerState.LOST:
             spans.append([self.listener.since.timestamp(), None])

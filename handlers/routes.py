@@ -7,11 +7,14 @@ from tornado.web import Application, RequestHandler
 
 from handlers.activity import ActivityHandler, ActivitySocket
 from handlers.base import NotFoundHandler
+from handlers.changes import ChangesHandler
 from handlers.dashboard import DIST_DIR, DashboardHandler
+from handlers.event_stream import EventStreamHandler
 from handlers.events import MESSAGE_LIMIT_BYTES, EventSocket
 from handlers.feed import Feed
 from handlers.health import HealthHandler, ReadyHandler
-from handlers.tables import TablesHandler
+from handlers.status import StatusHandler
+from handlers.tables import TablesHandler, WatchHandler
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +23,16 @@ HEARTBEAT_SECONDS = 25  # a ping; who does not answer within as long again is go
 ROUTES = (
     URLSpec(r"/ws", EventSocket),
     URLSpec(r"/ws/activity", ActivitySocket),
+    URLSpec(r"/events", EventStreamHandler),
+    URLSpec(r"/api/changes", ChangesHandler),
     URLSpec(r"/api/activity", ActivityHandler),
     URLSpec(r"/api/tables", TablesHandler),
+    URLSpec(r"/api/tables/(.+)/watch", WatchHandler),
+    URLSpec(r"/api/status", StatusHandler),
     URLSpec(r"/healthz", HealthHandler),
     URLSpec(r"/readyz", ReadyHandler),
     URLSpec(r"/()", DashboardHandler, {"path": str(DIST_DIR), "default_filename": "index.html"}),
-    URLSpec(r"/(favicon\.svg|assets/.+)", DashboardHandler, {"path": str(DIST_DIR)}),
+    URLSpec(r"/(favicon\.svg|client\.js|client\.d\.ts|assets/.+)", DashboardHandler, {"path": str(DIST_DIR)}),
 )
 
 

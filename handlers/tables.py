@@ -1,19 +1,89 @@
-"""The tables of the database and whether they are watched."""
+"""The tables of the database, and the switch that watches each."""
+
+import json
 
 import psycopg2
 
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
+from changefeed.watching import CannotWatch, NoSuchTable, WatchOptions
 from handlers.base import ApiError, ApiHandler
 
 QUERIES = load("server.sql")
 
 
 class TablesHandler(ApiHandler):
+    """{"tables": [{"schema", "table", "is_watched", "watched_by", "estimated_rows"}, …]}"""
+
     async def get(self) -> None:
         try:
             rows = await self.feed.database.fetch(QUERIES["tables"])
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the tables cannot be listed: {one_line(error)}") from None
-        columns = ("schema", "table", "is_watched", "estimated_rows")
-        self.finish({"tables": [dict(zip(columns, row, strict=True)) for row in rows]})
+        self.finish(
+            {
+                "tables": [
+                    {
+                        "schema": schema,
+                        "table": table,
+                        "is_watched": watched_by is not None,
+                        "watched_by": watched_by,
+                        "estimated_rows": estimated_rows,
+                    }
+                    for schema, table, watched_by, estimated_rows in rows
+                ]
+            }
+        )
+
+
+class WatchHandler(ApiHandler):
+    """PUT watches the table that the path names, with {"omit", "row_limit", "strict"} in the body; DELETE ends it."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        # A page of another origin cannot send PUT or DELETE unasked; this refuses it where a browser would let it.
+        origin = self.request.headers.get("Origin", "")
+        host = self.request.headers.get("Host", "")
+        if origin and not self.names_origin(origin) and origin.partition("://")[2].lower() != host.lower():
+            raise ApiError(403, "foreign_origin", "pages of another origin may not change what is watched")
+
+    async def put(self, name: str) -> None:
+        options = self._options()
+        await self._answer(name, is_watched=True, has_changed=await self._change(name, options))
+
+    async def delete(self, name: str) -> None:
+        await self._answer(name, is_watched=False, has_changed=await self._change(name, None))
+
+    async def _change(self, name: str, options: WatchOptions | None) -> bool:
+        watching = self.feed.watching
+        try:
+            return await (watching.watch(name, options) if options else watching.unwatch(name))
+        except NoSuchTable as error:
+            raise ApiError(404, "no_such_table", str(error)) from None
+        except CannotWatch as error:
+            raise ApiError(409, "cannot_watch", str(error)) from None
+        except DatabaseUnavailable as error:
+            raise ApiError(503, "database_unavailable", str(error)) from None
+
+    async def _answer(self, name: str, *, is_watched: bool, has_changed: bool) -> None:
+        self.feed.follower.reidentify()  # there may be a journal now
+        self.finish({"table": name, "is_watched": is_watched, "has_changed": has_changed})
+
+    def _options(self) -> WatchOptions:
+        if not self.request.body.strip():
+            return WatchOptions()
+        try:
+            body = json.loads(self.request.body)
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, "not_json", f"the body is empty or a JSON object: {error}") from None
+        shapes = 'the body is {"omit": ["column", …], "row_limit": 1000, "strict": false}, each of them optional'
+        if not isinstance(body, dict) or not body.keys() <= {"omit", "row_limit", "strict"}:
+            raise ApiError(400, "bad_options", shapes)
+        omit, row_limit, strict = body.get("omit") or [], body.get("row_limit"), body.get("strict", False)
+        if (
+            not (isinstance(omit, list) and all(isinstance(column, str) for column in omit))
+            or not (row_limit is None or (type(row_limit) is int and 0 < row_limit < 1 << 62))
+            or not isinstance(strict, bool)
+        ):
+            raise ApiError(400, "bad_options", shapes)
+        return WatchOptions(tuple(omit), row_limit, strict)

@@ -5,17 +5,97 @@
 SELECT pg_notify(%(channel)s, %(payload)s);
 
 -- tables --
--- Every ordinary and partitioned table this role may read, and whether a trigger of ours is on it. Partitions are
--- left out: their root stands for them.
+-- Every table this role may read, and by what it is watched: the journal, a trigger that notifies, or nothing. Partitions
+-- are left out: their root stands for them.
 SELECT n.nspname AS schema,
        c.relname AS table,
-       EXISTS (
-           SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-           WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.prosrc ILIKE '%pg_notify%'
-       ) AS is_watched,
+       CASE
+           WHEN bool_or(t.tgname = 'changefeed_insert') THEN 'journal'
+           WHEN bool_or(p.prosrc ILIKE '%pg_notify%') THEN 'notify'
+       END AS watched_by,
        greatest(c.reltuples, 0)::bigint AS estimated_rows
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+LEFT JOIN pg_proc AS p ON p.oid = t.tgfoid
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
-  AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'
+  AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'changefeed')
   AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+GROUP BY n.nspname, c.relname, c.reltuples
 ORDER BY 1, 2;
+
+-- has journal --
+SELECT to_regclass('changefeed.meta') IS NOT NULL;
+
+-- identify journal --
+-- Which journal this is, and of which version. A dump and restore keeps the uuid, but not the cluster's system identifier
+-- or the database's oid; a restore of files keeps those, but not the timeline.
+SELECT md5(concat_ws(' ', m.epoch, c.system_identifier, p.timeline_id, d.oid)), m.version
+FROM changefeed.meta AS m, pg_control_system() AS c, pg_control_checkpoint() AS p, pg_database AS d
+WHERE d.datname = current_database();
+
+-- read --
+SELECT id, xid, at, action, schema_name, table_name, data, old, row_count, snapshot, has_more, lost_xid, lost_id, losses
+FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
+
+-- start of the newest --
+-- The transaction from which on the newest entries, some %(entries)s of them, are read into memory at a start. Where there
+-- are none: the one behind the last that retention took away; what runs now says nothing (see settled_snapshot).
+SELECT coalesce(
+    (
+        SELECT j.xid::text FROM (SELECT xid FROM changefeed.journal ORDER BY id DESC LIMIT %(entries)s) AS j
+        ORDER BY j.xid LIMIT 1
+    ),
+    (SELECT (last_value + 1)::text FROM changefeed.lost_xid)
+);
+
+-- activity --
+-- Counts by bucket of %(step_seconds)s seconds, table and action, of what %(snapshot)s sees and is younger than
+-- %(window_seconds)s seconds.
+SELECT (floor(extract(epoch FROM at) / %(step_seconds)s) * %(step_seconds)s)::bigint AS bucket,
+       schema_name || '.' || table_name, action::text, sum(coalesce(row_count, 1))::bigint
+FROM changefeed.journal
+WHERE pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
+  AND at >= now() - make_interval(secs => %(window_seconds)s)
+GROUP BY 1, 2, 3;
+
+-- watch --
+-- The table of the name schema.table, unless there is none.
+SELECT changefeed.watch(c.oid, omit => %(omit)s::text[], row_limit => %(row_limit)s::bigint, strict => %(strict)s)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname || '.' || c.relname = %(name)s;
+
+-- unwatch --
+SELECT changefeed.unwatch(c.oid)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname || '.' || c.relname = %(name)s;
+
+-- tables like --
+-- What --watch names: tables, but neither partitions, which come with their root, nor temporary ones, nor our own.
+SELECT n.nspname || '.' || c.relname
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname <> 'changefeed'
+  AND n.nspname || '.' || c.relname LIKE %(pattern)s
+ORDER BY 1;
+
+-- refresh --
+SELECT changefeed.refresh();
+
+-- retain --
+SELECT changefeed.retain(make_interval(secs => %(seconds)s), %(bytes)s);
+
+-- journal status --
+SELECT s.bytes, to_json(s.oldest AT TIME ZONE 'UTC') #>> '{}' || 'Z', to_json(s.newest AT TIME ZONE 'UTC') #>> '{}' || 'Z',
+       s.losses
+FROM changefeed.journal_status() AS s;
+
+-- watched tables --
+SELECT schema_name, table_name, is_complete, omit, row_limit, strict, partitions FROM changefeed.status();
+
+-- has plain triggers --
+-- Whether a trigger that is not ours sends notifications: those are lost while nobody listens.
+SELECT EXISTS (
+    SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.prosrc ILIKE '%pg_notify%'
+      AND p.pronamespace <> coalesce(to_regnamespace('changefeed'), 0::oid)
+);

@@ -13,7 +13,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from changefeed.connection import complete
 from changefeed.listener import ListenerState
-from changefeed.queries import SQL_DIR
+from changefeed.queries import SQL_DIR, read_script
 from changefeed.settings import load
 from handlers.routes import make_app
 from server import make_feed
@@ -41,18 +41,27 @@ class FeedTestCase(AsyncHTTPTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.sockets: list[WebSocketClientConnection] = []
-        self.listening = self.start_task(self.feed.listener.run())
-        self.io_loop.run_sync(lambda: self.until_state(ListenerState.LISTENING))
+        self.prepare_database()
+        self.running = [self.start_task(self.feed.listener.run()), self.start_task(self.feed.follower.run())]
+        self.io_loop.run_sync(self._until_following)
+
+    def prepare_database(self) -> None:
+        """What is there before the server looks."""
 
     def tearDown(self) -> None:
         for socket in self.sockets:
             socket.close()
-        self.listening.cancel()
+        for task in self.running:
+            task.cancel()
         self.io_loop.run_sync(self._settle)
         super().tearDown()
 
+    async def _until_following(self) -> None:
+        await self.until_state(ListenerState.LISTENING)
+        await self.feed.follower.until_known(30)
+
     async def _settle(self) -> None:
-        await asyncio.gather(self.listening, return_exceptions=True)
+        await asyncio.gather(*self.running, return_exceptions=True)
         self.feed.database.close()
 
     def start_task(self, work: Any) -> "asyncio.Task[None]":
@@ -78,6 +87,11 @@ class FeedTestCase(AsyncHTTPTestCase):
         """The original's row trigger, as someone who comes from it has it."""
         self.write((SQL_DIR / "trigger_func.sql").read_text())
         self.write((SQL_DIR / "trigger.sql").read_text().replace("portal_eventrequests", table))
+
+    def watch(self, table: str = "public.orders", options: str = "") -> None:
+        """Journals a table; installs the schema where it is not there yet."""
+        self.write(read_script("install.sql"))
+        self.write(f"SELECT changefeed.watch('{table}'{options})")
 
     # -- the client's side
 

@@ -1,4 +1,7 @@
-"""A real PostgreSQL for the tests: one cluster for the run, started when first asked for; a database for each test."""
+"""A real PostgreSQL for the tests: one cluster for the run, started when first asked for; a database for each test.
+
+The environment's FEED_TEST_POSTGRES names the folder of the binaries, where they are not to be the wheel's.
+"""
 
 import functools
 import itertools
@@ -13,27 +16,40 @@ from psycopg2.extensions import make_dsn
 
 from changefeed.embedded import EmbeddedPostgres
 
+BINARIES = Path(os.environ["FEED_TEST_POSTGRES"]) if os.environ.get("FEED_TEST_POSTGRES") else None
 _numbers = itertools.count(1)
 
 
 @functools.cache
 def cluster() -> EmbeddedPostgres:
+    return start()
+
+
+def start(**options: str) -> EmbeddedPostgres:
+    """A cluster with settings of its own; whoever starts it calls discard()."""
     # Below /tmp itself: pytest's own folders may not be entered by the account a root's PostgreSQL runs under.
-    started = EmbeddedPostgres(Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp")), {"fsync": "off"})
+    folder = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
+    started = EmbeddedPostgres(folder, {"fsync": "off", **options}, BINARIES)
     started.start()
     return started
 
 
+def discard(started: EmbeddedPostgres) -> None:
+    started.stop("immediate")
+    shutil.rmtree(started.data_dir)
+
+
 def stop() -> None:
     if cluster.cache_info().currsize:
-        cluster().stop("immediate")
-        shutil.rmtree(cluster().data_dir)
+        discard(cluster())
 
 
-def new_database() -> str:
-    """The conninfo of an empty database of its own."""
+def new_database(template: str = "template1") -> str:
+    """The conninfo of a database of its own, a copy of `template`, which is empty unless named."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
-    execute(cluster().conninfo, f"CREATE DATABASE {name} STRATEGY file_copy")
+    [(version,)] = execute(cluster().conninfo, "SELECT current_setting('server_version_num')::int")
+    strategy = "STRATEGY file_copy" if version >= 150000 else ""
+    execute(cluster().conninfo, f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
     return str(make_dsn(cluster().conninfo, dbname=name))
 
 

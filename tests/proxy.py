@@ -56,11 +56,13 @@ class Proxy:
         self._links.add(task)
         with contextlib.suppress(OSError, asyncio.CancelledError):
             path = Path(self._target["host"]) / f".s.PGSQL.{self._target['port']}"
-            far_reader, far_writer = await asyncio.open_unix_connection(str(path))
             try:
-                await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+                far_reader, far_writer = await asyncio.open_unix_connection(str(path))
+                try:
+                    await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+                finally:
+                    far_writer.close()
             finally:
-                far_writer.close()
                 writer.close()
         self._links.discard(task)
 

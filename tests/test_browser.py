@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from changefeed.queries import read_script
 from tests import postgres
 from tests.browser import NARROW, ROOT, WIDE, Dashboard, Door, Ground, launch
 from tests.feed_case import ORDERS
@@ -239,7 +240,7 @@ def test_an_unwatched_database_shows_sql_that_watches_it(ground: Ground):
     watching = page.page.locator("pre").inner_text()
     page.page.get_by_role("button", name="Copy").click()
     assert page.page.evaluate("navigator.clipboard.readText()") == watching
-    ground.write((ROOT / "sql" / "trigger_func.sql").read_text())
+    ground.write(read_script("install.sql"))
     ground.write(watching)
     page.page.clock.fast_forward(5_000)  # it asks again every 5 s
     expect(page.page.get_by_role("heading", name="Listening on 1 table.")).to_be_visible()

@@ -8,6 +8,7 @@ from tornado.testing import AsyncTestCase, gen_test
 from changefeed import demo
 from changefeed.database import Database
 from changefeed.demo import Demo, make_tables, mood
+from changefeed.watching import Watching
 from tests import postgres
 
 COUNT = "SELECT count(*) FROM portal_eventrequests"
@@ -25,7 +26,8 @@ class DemoTest(AsyncTestCase):
         super().setUp()
         self.conninfo = postgres.new_database()
         self.database = Database(self.conninfo)
-        self.io_loop.run_sync(lambda: make_tables(self.database))
+        self.watching = Watching(self.database, (), 3600, 1 << 20)
+        self.io_loop.run_sync(lambda: make_tables(self.database, self.watching))
 
     def tearDown(self) -> None:
         self.database.close()
@@ -34,10 +36,10 @@ class DemoTest(AsyncTestCase):
     @gen_test
     async def test_making_the_table_again_keeps_its_rows_and_one_trigger(self):
         await Demo(self.database, 1.0)._insert()
-        await make_tables(self.database)
+        await make_tables(self.database, self.watching)
         self.assertEqual(await self.database.fetch(COUNT), [(1,)])
-        triggers = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'portal_eventrequests'::regclass"
-        self.assertEqual(await self.database.fetch(triggers), [("notify_event",)])
+        watched = "SELECT table_name, is_complete FROM changefeed.status()"
+        self.assertEqual(await self.database.fetch(watched), [("portal_eventrequests", True)])
 
     @gen_test
     async def test_an_update_or_delete_finds_nothing_in_an_empty_table_and_one_of_the_rows_in_another(self):

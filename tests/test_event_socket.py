@@ -28,7 +28,8 @@ class PlainSocketTest(FeedTestCase):
     def payload(self, action: str, table: str) -> str:
         """What to_json gives for the only row of `table`, as the trigger puts it."""
         [(text,)] = self.write(
-            f"SELECT json_build_object('table', '{table}', 'action', '{action}', 'data', row_to_json(r))::text FROM {table} r"
+            f"SELECT json_build_object('table', '{table}', 'action', '{action}', 'data', row_to_json(r))::text "
+            f"FROM {table} AS r"
         )
         return text
 

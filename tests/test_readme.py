@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from changefeed.queries import SQL_DIR
 from changefeed.settings import SETTINGS, Setting
 from handlers.routes import ROUTES
 
@@ -26,7 +27,14 @@ def test_every_flag_in_the_readme_is_a_setting():
 def test_every_route_stands_in_the_table_of_routes(path: str):
     # The dashboard's own files and the page's argument are no route that anybody asks for.
     if "assets" not in path:
-        assert re.search(rf"^\| `{re.escape(path.replace('()', ''))}[`?]", README, re.MULTILINE)
+        shown = path.replace("()", "").replace("(.+)", "SCHEMA.TABLE")
+        assert re.search(rf"^\| `{re.escape(shown)}[`?]", README, re.MULTILINE)
+
+
+def test_every_function_that_says_it_is_for_users_stands_in_the_table_of_functions():
+    scripts = "".join(path.read_text("utf-8") for path in SQL_DIR.glob("*.sql"))
+    for_users = set(re.findall(r"^COMMENT ON FUNCTION changefeed\.(\w+)", scripts, re.MULTILINE))
+    assert for_users == set(re.findall(r"^\| `changefeed\.(\w+)\(", README, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))

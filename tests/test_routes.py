@@ -1,5 +1,6 @@
 """Every route there is: it answers, with security headers, and refuses in the one shape of an error."""
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from tornado.httpclient import HTTPResponse
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed import __version__
+from handlers.feed_client import FeedClient
 from handlers.routes import ROUTES
 from tests.feed_case import FeedTestCase, message
 
@@ -35,6 +37,40 @@ async def check_activity_socket(case: "RoutesTest", path: str) -> None:
 async def check_activity(case: "RoutesTest", path: str) -> None:
     answer = await case.fetch_json(path)
     case.assertLessEqual({"now", "since", "totals", "other", "buckets", "deaf"}, answer.keys())
+
+
+async def check_stream(case: "RoutesTest", path: str) -> None:
+    arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def take(chunk: bytes) -> None:
+        if b"data: " in chunk and not arrived.done():
+            arrived.set_result(chunk)
+
+    streaming = case.http_client.fetch(case.get_url(path), streaming_callback=take, request_timeout=0)
+    while not arrived.done():
+        case.write('SELECT pg_notify(\'events\', \'{"table": "orders", "action": "INSERT"}\')')
+        await asyncio.wait({arrived}, timeout=0.05)
+    case.assertIn(b'"table": "orders"', await arrived)
+    for client in tuple(FeedClient.connected):
+        client.leave("")
+    answer = await streaming
+    case.assertEqual(answer.headers["Content-Type"], "text/event-stream; charset=utf-8")
+    case.assertEqual(answer.headers["Cache-Control"], "no-store")
+    case.assert_has_security_headers(answer, path)
+
+
+async def check_changes(case: "RoutesTest", path: str) -> None:
+    case.assertEqual((await case.fetch_json(path, 404))["error"]["code"], "no_journal")
+
+
+async def check_watch(case: "RoutesTest", path: str) -> None:
+    answer = await case.fetch_json(path, 404, method="PUT", body="")
+    case.assertEqual(answer["error"]["code"], "no_such_table")
+
+
+async def check_status(case: "RoutesTest", path: str) -> None:
+    answer = await case.fetch_json(path)
+    case.assertEqual(answer.keys(), {"server", "database", "clients", "journal", "watched"})
 
 
 async def check_tables(case: "RoutesTest", path: str) -> None:
@@ -73,13 +109,19 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "/ws": ("/ws", check_events),
     "/ws/activity": ("/ws/activity", check_activity_socket),
     "/api/activity": ("/api/activity", check_activity),
+    "/events": ("/events", check_stream),
+    "/api/changes": ("/api/changes", check_changes),
     "/api/tables": ("/api/tables", check_tables),
+    "/api/tables/(.+)/watch": ("/api/tables/public.nothing/watch", check_watch),
+    "/api/status": ("/api/status", check_status),
     "/healthz": ("/healthz", check_health),
     "/readyz": ("/readyz", check_ready),
     "/()": ("/", check_page),
-    r"/(favicon\.svg|assets/.+)": ("/favicon.svg", check_files),
+    r"/(favicon\.svg|client\.js|client\.d\.ts|assets/.+)": ("/favicon.svg", check_files),
 }
-PATHS = [path for path, _ in CHECKS.values()]
+# Those that answer a GET and end.
+PATHS = [path for path, check in CHECKS.values() if check is not check_stream]
+WATCH_PATH = "/api/tables/public.nothing/watch"
 
 
 class RoutesTest(FeedTestCase):
@@ -141,6 +183,8 @@ class RoutesTest(FeedTestCase):
     async def test_an_unknown_method_is_an_error_of_the_one_shape(self):
         for path in [*PATHS, "/nothing"]:
             for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+                if path == WATCH_PATH and method in ("PUT", "DELETE"):
+                    continue
                 answer = await self.get(path, method=method, allow_nonstandard_methods=True)
                 self.assert_is_error(answer, 404 if path == "/nothing" else 405, f"{method} {path}")
 

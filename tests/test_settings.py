@@ -21,6 +21,9 @@ SAMPLES = {
     "allow_origin": ("https://One.example.com", "*", "one.example.com"),
     "allow_anonymous": ("1", "false", "2"),
     "outbox_limit_bytes": ("1024", "2048", "1023"),
+    "watch": ("public.orders", "sales.*", "orders"),
+    "retention_hours": ("0.5", "48", "0"),
+    "retention_bytes": ("1048576", "2097152", "1048575"),
 }
 SOURCES = ("flag", "environment", ".env")
 

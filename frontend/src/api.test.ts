@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { fetchHistory, fetchTables } from './api';
+import { fetchHistory, fetchStatus, fetchTables, watchTable } from './api';
 
 const answer = (status: number, text: string) => () => Promise.resolve(new Response(text, { status }));
 
@@ -12,7 +12,8 @@ test('URLs are relative, for the sake of a proxy with a prefix', async () => {
   };
   await fetchTables(fetch);
   await fetchHistory(fetch, 900);
-  expect(asked).toEqual(['api/tables', 'api/activity?window=900']);
+  await fetchStatus(fetch);
+  expect(asked).toEqual(['api/tables', 'api/activity?window=900', 'api/status']);
 });
 
 test("the server's own words are in the problem", async () => {
@@ -28,4 +29,21 @@ test('an answer of another shape, and no answer, are problems', async () => {
   expect(await fetchTables(answer(200, '{}'))).toEqual({ ok: false, problem: 'api/tables: "tables" is not a list' });
   const refused = await fetchTables(() => Promise.reject(new TypeError('Failed to fetch')));
   expect(refused).toEqual({ ok: false, problem: 'api/tables: TypeError: Failed to fetch' });
+});
+
+test('a table is watched by its name, whatever is in it', async () => {
+  const asked: unknown[] = [];
+  const watch = (table: string, respond: () => Promise<Response>) =>
+    watchTable(
+      (...request) => {
+        asked.push(request);
+        return respond();
+      },
+      { schema: 'public', table, watchedBy: null },
+    );
+  expect(await watch('a/b "c"?', answer(200, '{"is_watched": true}'))).toBeNull();
+  expect(asked).toEqual([['api/tables/public.a%2Fb%20%22c%22%3F/watch', { method: 'PUT' }]]);
+  expect(await watch('a', answer(409, '{"error": {"code": "c", "message": "it is locked"}}'))).toBe('it is locked');
+  expect(await watch('a', answer(502, '<html>'))).toBe('the server answered with 502');
+  expect(await watch('a', () => Promise.reject(new TypeError('Failed to fetch')))).toBe('TypeError: Failed to fetch');
 });

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 
 import {
   agoText,
+  bytesText,
   clockText,
   clockTextWithMs,
   countText,
@@ -12,6 +13,7 @@ import {
   shortened,
   sinceText,
   valueText,
+  watchSql,
 } from './format';
 
 const MORNING = new Date(2026, 10, 22, 9, 4, 7, 20).getTime();
@@ -62,5 +64,16 @@ test('names are quoted as SQL wants them', () => {
 test('clauses become sentences', () => {
   expect(['read the tables', 'Is it running?', 'ends.', ''].map(sentenceText)).toEqual([
     'Read the tables.', 'Is it running?', 'Ends.', '',
+  ]);
+});
+
+test('a table is watched by its plain name, an odd one in quotes', () => {
+  expect(watchSql('public', 'order')).toBe("SELECT changefeed.watch('public.order');");
+  expect(watchSql('public', `O'Neill "x"`)).toBe(`SELECT changefeed.watch('public."O''Neill ""x"""');`);
+});
+
+test('sizes as PostgreSQL says them', () => {
+  expect([0, 1023, 1024, 221_184, 1_610_612_736, 2 ** 30, 2 ** 52].map(bytesText)).toEqual([
+    '0 bytes', '1023 bytes', '1 kB', '216 kB', '1.5 GB', '1 GB', '4096 TB',
   ]);
 });

@@ -44,6 +44,14 @@ export function agoText(seconds: number): string {
   return `${Math.floor(seconds / 3600)} h ago`;
 }
 
+/** 216 kB, 1.5 GB: by 1024, as PostgreSQL's pg_size_pretty says sizes. */
+export function bytesText(bytes: number): string {
+  const units = ['bytes', 'kB', 'MB', 'GB', 'TB'];
+  const power = Math.min(Math.floor(Math.log2(Math.max(bytes, 1)) / 10), units.length - 1);
+  const size = bytes / 1024 ** power;
+  return `${size < 9.95 ? Number(size.toFixed(1)) : Math.round(size)} ${units[power]}`;
+}
+
 /** One value as JSON, every number with the digits it came with, shortened. */
 export function valueText(value: Json, limit: number): string {
   return shortened(stringify(value) ?? '', limit);
@@ -66,6 +74,12 @@ export function sentenceText(clause: string): string {
 /** A name in SQL, quoted always: right for reserved words and capitals too. */
 export function quotedName(...parts: string[]): string {
   return parts.map((part) => `"${part.replaceAll('"', '""')}"`).join('.');
+}
+
+/** The call that watches a table: a regclass in a literal, in which only odd names need quotes. */
+export function watchSql(schema: string, table: string): string {
+  const name = [schema, table].map((part) => (/^[a-z_][a-z0-9_]*$/.test(part) ? part : quotedName(part))).join('.');
+  return `SELECT changefeed.watch('${name.replaceAll("'", "''")}');`;
 }
 
 function padded(value: number, digits: number): string {

@@ -2,10 +2,10 @@
 import { mount } from 'svelte';
 
 import './app.css';
-import { fetchHistory, fetchTables } from './api';
+import { fetchHistory, fetchStatus, fetchTables, watchTable } from './api';
 import { assertNever } from './closed';
 import { startDrawing } from './frame';
-import { decodeMessage, type Message } from './protocol';
+import { decodeMessage, type Message, type TableStatus } from './protocol';
 import { Screen } from './screen.svelte';
 import { type Connection, ReconnectingSocket } from './socket';
 import { apply, applyHistory, dismiss, HISTORY_SECONDS, initialState, notify, setConnection } from './state';
@@ -13,6 +13,11 @@ import { titleOf } from './title';
 import App from './views/App.svelte';
 
 const RELOAD = 'Reload this page. If it stays, the page and the server may be of different versions.';
+
+/** The server says something to the dashboard every second. */
+const SILENCE_LIMIT_MS = 10_000;
+
+const STATUS_MS = 30_000;
 
 const state = initialState();
 const screen = new Screen(state, Date.now());
@@ -26,6 +31,7 @@ const socket = new ReconnectingSocket({
   open: () => new WebSocket(socketUrl()),
   clock: { now: () => Date.now(), after },
   random: Math.random,
+  silenceLimitMs: SILENCE_LIMIT_MS,
   onConnection,
   onText,
 });
@@ -33,6 +39,9 @@ const socket = new ReconnectingSocket({
 function socketUrl(): URL {
   const url = new URL('ws/activity', document.baseURI);
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
+  // So that the server can say whether what happened meanwhile is still there.
+  const cursor = state.server?.cursor ?? null;
+  if (cursor !== null) url.searchParams.set('since', cursor);
   return url;
 }
 
@@ -59,14 +68,10 @@ function onText(text: string): void {
 function followUp(message: Message): void {
   switch (message.type) {
     case 'hello':
-      void loadHistory();
-      reloadTables();
+      reload();
       return showTitle();
     case 'database':
-      if (message.state === 'listening') {
-        void loadHistory();
-        reloadTables();
-      }
+      if (message.state === 'listening') reload();
       return showTitle();
     case 'going_away':
       return socket.expectClose(message.reconnectInMs);
@@ -77,6 +82,11 @@ function followUp(message: Message): void {
     default:
       return assertNever(message);
   }
+}
+
+function reload(): void {
+  void loadHistory();
+  reloadTablesAndStatus();
 }
 
 async function loadHistory(): Promise<void> {
@@ -93,7 +103,33 @@ async function loadHistory(): Promise<void> {
 
 /** While the database is away there is nothing to ask it for, and its light says so. */
 function reloadTables(): void {
-  if (state.server?.database.state === 'listening') void loadTables();
+  if (canAskDatabase()) void loadTables();
+}
+
+/** While nothing has changed yet, it is the tables that do. */
+function reloadTablesAndStatus(): void {
+  reloadTables();
+  reloadStatus();
+}
+
+function reloadStatus(): void {
+  if (canAskDatabase()) void loadStatus();
+}
+
+function canAskDatabase(): boolean {
+  return state.connection.state === 'open' && state.server?.database.state === 'listening';
+}
+
+/** Without an answer the line about the journal stays as it was: nobody acts on it. */
+async function loadStatus(): Promise<void> {
+  const status = await fetchStatus((url) => fetch(url));
+  if (status.ok) state.status = status.value;
+}
+
+async function watch(table: TableStatus): Promise<string | null> {
+  const refusal = await watchTable((url, options) => fetch(url, options), table);
+  reloadTablesAndStatus();
+  return refusal;
 }
 
 async function loadTables(): Promise<void> {
@@ -123,7 +159,8 @@ mount(App, {
     screen,
     retryNow: connectNow,
     dismissNotice: (id: number) => dismiss(state, id),
-    reloadTables,
+    reloadTables: reloadTablesAndStatus,
+    watch,
   },
 });
 startDrawing(
@@ -136,6 +173,7 @@ startDrawing(
     },
   },
 );
+setInterval(reloadStatus, STATUS_MS);
 // These live as long as the page does. A page that the browser keeps for its back button lets its socket go.
 addEventListener('pagehide', () => socket.close());
 addEventListener('pageshow', connectNow);

@@ -1,6 +1,6 @@
 // Comes in: the state and the time. Goes out: what each view shows, as plain values. Changes nothing.
 import { type Action, ACTIONS, type Counts, type Database } from './protocol';
-import { clockTextWithMs, shortened, valueText } from './format';
+import { agoText, bytesText, clockTextWithMs, countText, shortened, valueText } from './format';
 import type { Change, Columns, Row } from './rows';
 import type { Connection } from './socket';
 import { changesCounted, type State } from './state';
@@ -36,6 +36,24 @@ export function statusOf(state: State, now: number): Status {
       connection.state === 'waiting' ? Math.max(0, Math.ceil((connection.retryAt - now) / 1000)) : null,
     lastMessageAt: state.lastMessageAt,
     database: state.server?.database ?? null,
+  };
+}
+
+/** Null where there is no journal, or not yet known. */
+export interface JournalPicture {
+  readonly text: string;
+  readonly explanation: string;
+}
+
+export function journalOf(state: State, now: number): JournalPicture | null {
+  const journal = state.status?.journal ?? null;
+  if (journal === null) return null;
+  const limit = bytesText(journal.retentionBytes);
+  const size = `${bytesText(journal.bytes)} of ${limit}`;
+  const hours = journal.retentionHours === 1 ? '1 hour' : `${countText(journal.retentionHours)} hours`;
+  return {
+    text: journal.oldest === null ? size : `${size} · oldest ${agoText(serverNow(state, now) - journal.oldest)}`,
+    explanation: `What is journaled is kept for ${hours}, or until it takes up ${limit}`,
   };
 }
 
@@ -86,8 +104,12 @@ export function chartOf(state: State, now: number): ChartData {
 
 export interface TableLine {
   readonly name: string;
+  /** Without the schema public, unless that would make it the name of another. */
+  readonly shownName: string;
   readonly rates: Rates;
   readonly total: number;
+  /** Not all its changes come: see `Tables.incomplete`. */
+  readonly isIncomplete: boolean;
   /** Seconds; null if not within the history. */
   readonly lastSeenAgo: number | null;
   /** Changes per step, oldest first, null where nobody counted. */
@@ -98,11 +120,14 @@ export interface Tables {
   /** The busiest first. */
   readonly lines: readonly TableLine[];
   readonly of: number;
+  /** Names of watched tables whose triggers are not as they ought to be, whether or not they have changed. */
+  readonly incomplete: readonly string[];
 }
 
 export function tablesOf(state: State, now: number): Tables {
   const { timeline, server } = state;
-  if (server === null) return { lines: [], of: 0 };
+  const incomplete = state.status?.incomplete ?? [];
+  if (server === null) return { lines: [], of: 0, incomplete };
   const last = lastWholeStep(state, now);
   const steps = Math.ceil(SPARKLINE_SECONDS / timeline.stepSeconds);
   const busiest = [...server.totals]
@@ -112,13 +137,15 @@ export function tablesOf(state: State, now: number): Tables {
     const lastSeen = server.lastSeen.get(name);
     return {
       name,
+      shownName: server.totals.has(withoutPublic(name)) ? name : withoutPublic(name),
       rates: ratesOf(state, name, last),
       total,
+      isIncomplete: incomplete.includes(name),
       lastSeenAgo: lastSeen === undefined ? null : Math.max(0, serverNow(state, now) - lastSeen),
       sparkline: Array.from({ length: steps }, (_, place) => allActions(state, name, last - steps + 1 + place)),
     };
   });
-  return { lines, of: busiest.length };
+  return { lines, of: busiest.length, incomplete };
 }
 
 export type Part =
@@ -130,6 +157,8 @@ export interface TailLine {
   readonly time: string;
   readonly action: Action | null;
   readonly table: string;
+  /** As in the list of tables. */
+  readonly shownTable: string;
   readonly id: string;
   readonly parts: readonly Part[];
 }
@@ -144,28 +173,35 @@ export interface Tail {
 
 export function tailOf(state: State): Tail {
   const rows = state.rows.newest(ROWS_SHOWN);
+  const isTable = (name: string) => state.server?.totals.has(name) ?? false;
   const oldest = rows.at(-1);
   return {
-    lines: rows.map(tailLineOf),
+    lines: rows.map((row) => tailLineOf(row, isTable)),
     counted: changesCounted(state.server),
     missed: oldest === undefined ? 0 : state.rows.missedSince(oldest),
   };
 }
 
-function tailLineOf(row: Row): TailLine {
+function tailLineOf(row: Row, isTable: (name: string) => boolean): TailLine {
   const { content } = row;
   if (content.kind === 'foreign') {
     const text = shortened(content.text, FOREIGN_CHARACTERS);
-    return { time: timeText(row.receivedAt), action: null, table: '', id: '', parts: [{ kind: 'text', text }] };
+    return { time: timeText(row.receivedAt), action: null, table: '', shownTable: '', id: '', parts: [{ kind: 'text', text }] };
   }
+  const table = content.schema === null ? content.table : `${content.schema}.${content.table}`;
   const key = content.data === null ? undefined : keyOf(content.data);
   return {
     time: timeText(content.at ?? row.receivedAt),
     action: content.action,
-    table: content.schema === null ? content.table : `${content.schema}.${content.table}`,
+    table,
+    shownTable: isTable(withoutPublic(table)) ? table : withoutPublic(table),
     id: key === undefined ? '' : valueText(content.data?.[key] ?? null, VALUE_CHARACTERS),
     parts: partsOf(content, key),
   };
+}
+
+function withoutPublic(name: string): string {
+  return name.replace(/^public\.(?=.)/, '');
 }
 
 /** The payload does not say what the key is; `id`, or else the first column, is what people look for. */

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { decodeError, decodeHistory, decodeMessage, decodeTables } from './protocol';
+import { decodeError, decodeHistory, decodeMessage, decodeStatus, decodeTables } from './protocol';
 
 const DATABASE = { state: 'listening', name: 'demo', since: '2026-11-22T07:00:00Z', reason: null };
 const HELLO = {
@@ -12,6 +12,7 @@ const HELLO = {
   step_seconds: 1,
   totals: { 'public.orders': [1, 2, 3, 4] },
   other: 5,
+  cursor: null,
   recent: ['{}'],
 };
 const ACTIVITY = {
@@ -21,6 +22,7 @@ const ACTIVITY = {
   other: 0,
   buckets: [{ at: 1763799999, counts: { orders: [1, 0, 0, 0] } }],
   rows: { of: 2, changes: ['{"a": 1.10}'] },
+  cursor: '2.AbC-_',
 };
 
 const decoded = (message: unknown) => decodeMessage(JSON.stringify(message));
@@ -41,6 +43,7 @@ test('hello', () => {
       stepSeconds: 1,
       totals: new Map([['public.orders', [1, 2, 3, 4]]]),
       other: 5,
+      cursor: null,
       recent: ['{}'],
     },
   });
@@ -49,7 +52,7 @@ test('hello', () => {
 test('activity keeps the texts of changes as they are', () => {
   expect(decoded(ACTIVITY)).toMatchObject({
     ok: true,
-    value: { rows: { of: 2, changes: ['{"a": 1.10}'] }, buckets: [{ at: 1763799999 }] },
+    value: { rows: { of: 2, changes: ['{"a": 1.10}'] }, buckets: [{ at: 1763799999 }], cursor: '2.AbC-_' },
   });
 });
 
@@ -59,6 +62,9 @@ test('database, gap, error and going_away', () => {
   });
   const gap = { type: 'gap', from: null, to: 'c', since: DATABASE.since, until: DATABASE.since, why: 'w' };
   expect(decoded({ ...gap, what_to_do: 'd' })).toMatchObject({ value: { to: 'c', why: 'w', whatToDo: 'd' } });
+  expect(decoded({ ...gap, since: null, until: null, what_to_do: 'd' })).toMatchObject({
+    value: { since: null, until: null },
+  });
   expect(decoded({ type: 'error', code: 'c', message: 'm' })).toMatchObject({ value: { message: 'm' } });
   expect(decoded({ type: 'going_away', reconnect_in_ms: 12 })).toMatchObject({ value: { reconnectInMs: 12 } });
 });
@@ -98,10 +104,40 @@ test('history, with and without deaf spans', () => {
 });
 
 test('tables, and the one shape of errors', () => {
-  const tables = { tables: [{ schema: 'public', table: 'orders', is_watched: true, estimated_rows: 1 }] };
-  expect(decodeTables(JSON.stringify(tables))).toEqual({
-    ok: true,
-    value: [{ schema: 'public', table: 'orders', isWatched: true }],
-  });
+  const table = (watched_by: unknown) => JSON.stringify({ tables: [{ schema: 'public', table: 'orders', watched_by }] });
+  for (const watchedBy of ['journal', 'notify', null]) {
+    expect(decodeTables(table(watchedBy))).toEqual({
+      ok: true,
+      value: [{ schema: 'public', table: 'orders', watchedBy }],
+    });
+  }
+  expect(decodeTables(table('magic'))).toEqual({ ok: false, problem: '"watched_by" is "magic"' });
   expect(decodeError('{"error": {"code": "c", "message": "m"}}')).toEqual({ ok: true, value: 'm' });
+});
+
+test('the status of the journal, and that there is none', () => {
+  const watched = [
+    { schema: 'public', table: 'orders', is_complete: false },
+    { schema: 'public', table: 'items', is_complete: true },
+  ];
+  const journal = { bytes: 12, oldest: '2026-11-22T07:00:00.1234Z', retention_hours: 24, retention_bytes: 99 };
+  expect(decodeStatus(JSON.stringify({ journal, watched }))).toEqual({
+    ok: true,
+    value: {
+      journal: {
+        bytes: 12,
+        oldest: Date.UTC(2026, 10, 22, 7, 0, 0, 123) / 1000,
+        retentionHours: 24,
+        retentionBytes: 99,
+      },
+      incomplete: ['public.orders'],
+    },
+  });
+  expect(decodeStatus(JSON.stringify({ journal: { ...journal, oldest: null }, watched: [] }))).toMatchObject({
+    value: { journal: { oldest: null } },
+  });
+  expect(decodeStatus('{"journal": null, "watched": []}')).toEqual({
+    ok: true,
+    value: { journal: null, incomplete: [] },
+  });
 });

@@ -7,7 +7,7 @@ export type Action = (typeof ACTIONS)[number];
 /** How many changes, in the order of ACTIONS. */
 export type Counts = readonly [inserts: number, updates: number, deletes: number, truncates: number];
 
-/** By table, `public.orders`, or `orders` when a trigger of the database's own names no schema. */
+/** By table: `public.orders`, or `orders` when a trigger of the database's own names no schema. */
 export type Totals = ReadonlyMap<string, Counts>;
 
 /** The counts of one step of time; they replace what was known of it, they do not add to it. */
@@ -36,6 +36,7 @@ export interface Hello {
   readonly stepSeconds: number;
   readonly totals: Totals;
   readonly other: number;
+  readonly cursor: string | null;
   /** JSON texts of changes, oldest first. */
   readonly recent: readonly string[];
 }
@@ -48,14 +49,17 @@ export interface Activity {
   readonly buckets: readonly Bucket[];
   /** `changes` is a sample, oldest first, of the `of` changes since the last message. */
   readonly rows: { readonly of: number; readonly changes: readonly string[] };
+  /** A place in the journal: everything up to it is in the counts; null where there is no journal. */
+  readonly cursor: string | null;
 }
 
 export interface Gap {
   readonly type: 'gap';
   readonly from: string | null;
   readonly to: string | null;
-  readonly since: number;
-  readonly until: number;
+  /** Epoch seconds, null where only the cursors are known. */
+  readonly since: number | null;
+  readonly until: number | null;
   readonly why: string;
   readonly whatToDo: string;
 }
@@ -79,7 +83,22 @@ export interface History {
 export interface TableStatus {
   readonly schema: string;
   readonly table: string;
-  readonly isWatched: boolean;
+  readonly watchedBy: 'journal' | 'notify' | null;
+}
+
+export interface Journal {
+  readonly bytes: number;
+  /** Epoch seconds; null while it is empty. */
+  readonly oldest: number | null;
+  readonly retentionHours: number;
+  readonly retentionBytes: number;
+}
+
+export interface JournalStatus {
+  /** Null where there is none. */
+  readonly journal: Journal | null;
+  /** Watched tables, named as in `Totals`, whose triggers are not as they ought to be. */
+  readonly incomplete: readonly string[];
 }
 
 export type Decoded<T> =
@@ -106,9 +125,22 @@ export function decodeTables(text: string): Decoded<readonly TableStatus[]> {
   return decode(text, (value) =>
     list(fields(value, 'the answer'), 'tables').map((item) => {
       const of = fields(item, 'a table');
-      return { schema: string(of, 'schema'), table: string(of, 'table'), isWatched: of['is_watched'] === true };
+      return { schema: string(of, 'schema'), table: string(of, 'table'), watchedBy: watchedBy(of) };
     }),
   );
+}
+
+export function decodeStatus(text: string): Decoded<JournalStatus> {
+  return decode(text, (value) => {
+    const of = fields(value, 'the answer');
+    const watched = list(of, 'watched').map((item) => fields(item, 'a watched table'));
+    return {
+      journal: of['journal'] === null ? null : journal(fields(of['journal'], 'journal')),
+      incomplete: watched
+        .filter((table) => table['is_complete'] === false)
+        .map((table) => `${string(table, 'schema')}.${string(table, 'table')}`),
+    };
+  });
 }
 
 /** The message of `{"error": {"code": …, "message": …}}`, the one shape of the server's errors. */
@@ -141,6 +173,7 @@ function message(of: Fields): Message {
         stepSeconds: positive(of, 'step_seconds'),
         totals: totals(of['totals'], 'totals'),
         other: number(of, 'other'),
+        cursor: stringOrNull(of, 'cursor'),
         recent: strings(of, 'recent'),
       };
     case 'database':
@@ -154,6 +187,7 @@ function message(of: Fields): Message {
         other: number(of, 'other'),
         buckets: list(of, 'buckets').map(bucket),
         rows: { of: number(rows, 'of'), changes: strings(rows, 'changes') },
+        cursor: stringOrNull(of, 'cursor'),
       };
     }
     case 'gap':
@@ -161,8 +195,8 @@ function message(of: Fields): Message {
         type,
         from: stringOrNull(of, 'from'),
         to: stringOrNull(of, 'to'),
-        since: time(of, 'since'),
-        until: time(of, 'until'),
+        since: timeOrNull(of, 'since'),
+        until: timeOrNull(of, 'until'),
         why: string(of, 'why'),
         whatToDo: string(of, 'what_to_do'),
       };
@@ -181,6 +215,21 @@ function database(of: Fields): Database {
     throw new Malformed(`the database state "${state}" is unknown`);
   }
   return { state, name: string(of, 'name'), since: time(of, 'since'), reason: stringOrNull(of, 'reason') };
+}
+
+function watchedBy(of: Fields): TableStatus['watchedBy'] {
+  const by = stringOrNull(of, 'watched_by');
+  if (by !== 'journal' && by !== 'notify' && by !== null) throw new Malformed(`"watched_by" is "${by}"`);
+  return by;
+}
+
+function journal(of: Fields): Journal {
+  return {
+    bytes: number(of, 'bytes'),
+    oldest: timeOrNull(of, 'oldest'),
+    retentionHours: number(of, 'retention_hours'),
+    retentionBytes: number(of, 'retention_bytes'),
+  };
 }
 
 function bucket(value: unknown): Bucket {
@@ -246,6 +295,10 @@ function time(of: Fields, key: string): number {
   const seconds = Date.parse(string(of, key)) / 1000;
   if (Number.isNaN(seconds)) throw new Malformed(`"${key}" is not a time`);
   return seconds;
+}
+
+function timeOrNull(of: Fields, key: string): number | null {
+  return of[key] === null || of[key] === undefined ? null : time(of, key);
 }
 
 function list(of: Fields, key: string): readonly unknown[] {

@@ -3,6 +3,8 @@
 import {
   type ChartData,
   chartOf,
+  type JournalPicture,
+  journalOf,
   type Numbers,
   numbersOf,
   type Status,
@@ -17,6 +19,7 @@ import type { Notice, State } from './state';
 
 export class Screen {
   status: Status;
+  journal: JournalPicture | null;
   numbers: Numbers;
   chart: ChartData;
   tables: Tables;
@@ -28,6 +31,7 @@ export class Screen {
 
   constructor(state: State, now: number) {
     this.status = $state.raw(statusOf(state, now));
+    this.journal = $state.raw(journalOf(state, now));
     this.numbers = $state.raw(numbersOf(state, now));
     this.chart = $state.raw(chartOf(state, now));
     this.tables = $state.raw(tablesOf(state, now));
@@ -40,6 +44,7 @@ export class Screen {
 
   drawCalm(state: State, now: number): void {
     this.status = statusOf(state, now);
+    this.journal = journalOf(state, now);
     this.numbers = numbersOf(state, now);
     this.chart = chartOf(state, now);
     this.tables = tablesOf(state, now);

@@ -1,48 +1,9 @@
 import { beforeEach, expect, test } from 'vitest';
 
-import { type Clock, type Connection, ReconnectingSocket, SILENCE_LIMIT_MS, type WebSocketLike } from './socket';
+import { FakeClock, FakeSocket } from './fakes';
+import { ANSWER_LIMIT_MS, type Connection, ReconnectingSocket, STEADY_MS } from './socket';
 
-class FakeSocket implements WebSocketLike {
-  onmessage: WebSocketLike['onmessage'] = null;
-  onclose: WebSocketLike['onclose'] = null;
-  isClosed = false;
-
-  say(text: string): void {
-    this.onmessage?.({ data: text } as MessageEvent);
-  }
-
-  hangUp(): void {
-    this.onclose?.({} as CloseEvent);
-  }
-
-  close(): void {
-    this.isClosed = true;
-  }
-}
-
-class FakeClock implements Clock {
-  #now = 1_000_000;
-  timers: { at: number; callback: () => void }[] = [];
-
-  now(): number {
-    return this.#now;
-  }
-
-  after(ms: number, callback: () => void): () => void {
-    const timer = { at: this.#now + ms, callback };
-    this.timers.push(timer);
-    return () => {
-      this.timers = this.timers.filter((other) => other !== timer);
-    };
-  }
-
-  pass(ms: number): void {
-    this.#now += ms;
-    const due = this.timers.filter((timer) => timer.at <= this.#now);
-    this.timers = this.timers.filter((timer) => timer.at > this.#now);
-    for (const timer of due) timer.callback();
-  }
-}
+const SILENCE_LIMIT_MS = 8_000;
 
 let clock: FakeClock;
 let sockets: FakeSocket[];
@@ -65,6 +26,7 @@ beforeEach(() => {
     },
     clock,
     random: () => 1,
+    silenceLimitMs: SILENCE_LIMIT_MS,
     onConnection: (connection) => connections.push(connection),
     onText: (text) => texts.push(text),
   });
@@ -81,15 +43,17 @@ test('it is open when the server has spoken, and hands on the text', () => {
 test('a lost connection says when it retries, and does', () => {
   last().say('hello');
   last().hangUp();
+  clock.pass(0);
+  expect(states()).toEqual(['connecting', 'open', 'waiting', 'connecting']);
+  last().hangUp();
   expect(connections.at(-1)).toEqual({ state: 'waiting', retryAt: clock.now() + 300 });
   clock.pass(299);
-  expect(sockets).toHaveLength(1);
-  clock.pass(1);
   expect(sockets).toHaveLength(2);
-  expect(states()).toEqual(['connecting', 'open', 'waiting', 'connecting']);
+  clock.pass(1);
+  expect(sockets).toHaveLength(3);
 });
 
-test('delays grow while nobody speaks, and begin again after somebody did', () => {
+test('delays grow until a connection has stood for a while', () => {
   const delayAfterHangUp = () => {
     last().hangUp();
     const connection = connections.at(-1);
@@ -97,9 +61,13 @@ test('delays grow while nobody speaks, and begin again after somebody did', () =
     clock.pass(delay);
     return delay;
   };
-  expect([delayAfterHangUp(), delayAfterHangUp(), delayAfterHangUp()]).toEqual([300, 600, 1200]);
+  expect([delayAfterHangUp(), delayAfterHangUp(), delayAfterHangUp()]).toEqual([0, 300, 600]);
+  last().say('hello, and good bye');
+  clock.pass(STEADY_MS - 1);
+  expect(delayAfterHangUp()).toBe(1200);
   last().say('hello');
-  expect(delayAfterHangUp()).toBe(300);
+  clock.pass(STEADY_MS);
+  expect(delayAfterHangUp()).toBe(0);
 });
 
 test('retry now does not wait, and leaves no second attempt behind', () => {
@@ -125,7 +93,7 @@ test('an announced delay is used once, instead of our own', () => {
   expect(connections.at(-1)).toEqual({ state: 'waiting', retryAt: clock.now() + 4_000 });
   clock.pass(4_000);
   last().hangUp();
-  expect(connections.at(-1)).toEqual({ state: 'waiting', retryAt: clock.now() + 300 });
+  expect(connections.at(-1)).toEqual({ state: 'waiting', retryAt: clock.now() });
 });
 
 test('silence is a lost connection; every message puts it off', () => {
@@ -140,7 +108,7 @@ test('silence is a lost connection; every message puts it off', () => {
 });
 
 test('an attempt that is never answered is given up', () => {
-  clock.pass(SILENCE_LIMIT_MS);
+  clock.pass(ANSWER_LIMIT_MS);
   expect(states()).toEqual(['connecting', 'waiting']);
 });
 
@@ -148,6 +116,27 @@ test('what a socket that was given up still says is not heard', () => {
   last().hangUp();
   sockets[0]?.say('too late');
   expect(texts).toEqual([]);
+});
+
+test.each(['connecting', 'open', 'waiting'])('closed when told that it is %s, it stays closed', (state) => {
+  const closing = new ReconnectingSocket({
+    open: () => {
+      sockets.push(new FakeSocket());
+      return last();
+    },
+    clock,
+    random: () => 1,
+    silenceLimitMs: Infinity,
+    onConnection: (connection) => connection.state === state && closing.close(),
+    onText: (text) => texts.push(text),
+  });
+  socket.close();
+  closing.connect();
+  last().say('hello');
+  last().hangUp();
+  expect(texts).toEqual(state === 'waiting' ? ['hello'] : []);
+  expect(last().isClosed).toBe(true);
+  expect(clock.timers).toEqual([]);
 });
 
 test('closed by the page, it stays closed and leaves no timer', () => {

@@ -27,15 +27,19 @@ export interface SocketOptions {
   readonly open: () => WebSocketLike;
   readonly clock: Clock;
   readonly random: () => number;
+  /**
+   * A connection that is silent for this long is half-open (a laptop that slept, a network that went away), which the
+   * browser itself may take minutes to notice. Infinity where silence is ordinary.
+   */
+  readonly silenceLimitMs: number;
   readonly onConnection: (connection: Connection) => void;
   readonly onText: (text: string) => void;
 }
 
-/**
- * The server says something every second. A connection that is silent for this long is half-open (a laptop that
- * slept, a network that went away), which the browser itself may take minutes to notice.
- */
-export const SILENCE_LIMIT_MS = 10_000;
+/** An attempt to which the server does not say its first word in this time is given up. */
+export const ANSWER_LIMIT_MS = 10_000;
+/** What lasts for less does not end the backoff: a server that greets and hangs up is not called without a pause. */
+export const STEADY_MS = 5_000;
 
 export class ReconnectingSocket {
   readonly #options: SocketOptions;
@@ -44,6 +48,7 @@ export class ReconnectingSocket {
   #connection: Connection = { state: 'closed' };
   #cancelTimer: () => void = () => {};
   #announcedDelayMs: number | null = null;
+  #openedAt = Infinity;
 
   constructor(options: SocketOptions) {
     this.#options = options;
@@ -59,8 +64,8 @@ export class ReconnectingSocket {
     // Open is when the server has spoken: a proxy that accepts and then hangs up is no connection.
     socket.onmessage = (event) => this.#heard(event.data);
     socket.onclose = () => this.#lost();
+    this.#giveUpAfter(ANSWER_LIMIT_MS);
     this.#enter({ state: 'connecting' });
-    this.#watchForSilence();
   }
 
   /** What the server announced before it goes away: its own delay for the one next attempt. */
@@ -74,25 +79,28 @@ export class ReconnectingSocket {
   }
 
   #heard(data: unknown): void {
-    this.#watchForSilence();
+    this.#giveUpAfter(this.#options.silenceLimitMs);
     if (this.#connection.state !== 'open') {
-      this.#delays = backoff(this.#options.random);
+      this.#openedAt = this.#options.clock.now();
       this.#enter({ state: 'open' });
     }
-    this.#options.onText(String(data));
+    if (this.#socket !== null) this.#options.onText(String(data)); // onConnection may have closed it
   }
 
   #lost(): void {
     this.#leaveSocket();
+    const now = this.#options.clock.now();
+    if (now - this.#openedAt >= STEADY_MS) this.#delays = backoff(this.#options.random);
+    this.#openedAt = Infinity;
     const delay = this.#announcedDelayMs ?? this.#delays.next().value;
     this.#announcedDelayMs = null;
     this.#cancelTimer = this.#options.clock.after(delay, () => this.connect());
-    this.#enter({ state: 'waiting', retryAt: this.#options.clock.now() + delay });
+    this.#enter({ state: 'waiting', retryAt: now + delay });
   }
 
-  #watchForSilence(): void {
+  #giveUpAfter(ms: number): void {
     this.#cancelTimer();
-    this.#cancelTimer = this.#options.clock.after(SILENCE_LIMIT_MS, () => this.#lost());
+    if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost());
   }
 
   #leaveSocket(): void {

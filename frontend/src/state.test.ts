@@ -2,7 +2,7 @@ import { beforeEach, expect, test } from 'vitest';
 
 import type { Activity, Counts, Database, Gap, Hello } from './protocol';
 import { apply, applyHistory, changesCounted, dismiss, initialState, notify, setConnection, type State } from './state';
-import { chartOf, numbersOf, statusOf, tablesOf, tailOf } from './picture';
+import { chartOf, journalOf, numbersOf, statusOf, tablesOf, tailOf } from './picture';
 import { titleOf } from './title';
 
 const INSERTS = 1;
@@ -20,6 +20,7 @@ const hello = (changes: Partial<Hello> = {}): Hello => ({
   stepSeconds: 1,
   totals: new Map(),
   other: 0,
+  cursor: null,
   recent: [],
   ...changes,
 });
@@ -30,6 +31,7 @@ const activity = (now: number, changes: Partial<Activity> = {}): Activity => ({
   other: 0,
   buckets: [],
   rows: { of: 0, changes: [] },
+  cursor: null,
   ...changes,
 });
 const totals = (table: string, ...counts: Counts) => new Map([[table, counts]]);
@@ -124,6 +126,60 @@ test('the time a restarted server was down stays unknown, what was counted befor
   expect(numbersOf(state, AT).counted).toBe(1);
 });
 
+test('with a journal the time a restarted server was down is filled in, and its counts go on', () => {
+  apply(state, hello({ since: 1990, cursor: 'c0' }), AT);
+  applyHistory(state, { now: NOW, since: 1990, buckets: [], deaf: [] });
+  const second = { at: 2000, counts: totals('orders', 6, 0, 0, 0) };
+  const rows = { of: 6, changes: [insert(6)] };
+  apply(state, activity(2001, { totals: totals('orders', 6, 0, 0, 0), buckets: [second], rows, cursor: 'c6' }), AT);
+  expect(state.server?.cursor).toBe('c6');
+  setConnection(state, { state: 'waiting', retryAt: 0 });
+  expect(inserts(1999, 2004, AT + 5500)).toEqual([0, 6, null, null, null, null]);
+  setConnection(state, { state: 'open' });
+  // Its successor counts from the oldest change on; while it was down there were three more.
+  const recent = [insert(6), insert(8), insert(9)];
+  apply(state, hello({ now: 2006, since: 1998, totals: totals('orders', 9, 0, 0, 0), recent, cursor: 'c9' }), AT);
+  expect(state.server?.cursor).toBe('c9');
+  expect(numbersOf(state, AT).counted).toBe(9);
+  expect(tailOf(state)).toMatchObject({ counted: 9, missed: 6 }); // five of the first, one of the others
+  expect(tailOf(state).lines.map((line) => line.id)).toEqual(['9', '8', '6']);
+  const buckets = [second, { at: 2003, counts: totals('orders', 3, 0, 0, 0) }];
+  applyHistory(state, { now: 2006, since: 1998, buckets, deaf: [] });
+  expect(inserts(1997, 2005)).toEqual([0, 0, 0, 6, 0, 0, 3, 0, 0]);
+});
+
+test('what the journal brings of a time in which the database was away fills that in', () => {
+  apply(state, hello({ cursor: 'c0' }), AT);
+  applyHistory(state, { now: NOW, since: 1000, buckets: [], deaf: [] });
+  apply(state, { type: 'database', ...LOST }, AT);
+  apply(state, activity(2008), AT);
+  apply(state, { type: 'database', ...LISTENING, since: 2009 }, AT);
+  applyHistory(state, { now: 2009, since: 1000, buckets: [], deaf: [] });
+  apply(state, activity(2011, { buckets: [{ at: 2006, counts: totals('orders', 2, 0, 0, 0) }] }), AT);
+  expect(inserts(2004, 2010)).toEqual([0, 0, 2, 0, 0, 0, 0]);
+});
+
+test('the journal in one line, and nothing where there is none', () => {
+  apply(state, hello(), AT);
+  expect(journalOf(state, AT)).toBeNull();
+  const journal = { bytes: 12 << 20, oldest: NOW - 3 * 3600, retentionHours: 24, retentionBytes: 1 << 30 };
+  state.status = { journal, incomplete: [] };
+  expect(journalOf(state, AT)?.text).toBe('12 MB of 1 GB · oldest 3 h ago');
+  state.status = { journal: { ...journal, oldest: null }, incomplete: [] };
+  expect(journalOf(state, AT)?.text).toBe('12 MB of 1 GB');
+  state.status = { journal: null, incomplete: [] };
+  expect(journalOf(state, AT)).toBeNull();
+});
+
+test('a table that is not wholly watched is marked, one without changes is still named', () => {
+  apply(state, hello({ totals: totals('public.a', 1, 0, 0, 0) }), AT);
+  state.status = { journal: null, incomplete: ['public.a', 'public.b'] };
+  expect(tablesOf(state, AT)).toMatchObject({
+    lines: [{ name: 'public.a', isIncomplete: true }],
+    incomplete: ['public.a', 'public.b'],
+  });
+});
+
 test('the tail says of how many it is a sample', () => {
   apply(state, hello({ totals: totals('orders', 100, 0, 0, 0), recent: [insert(1)] }), AT);
   expect(tailOf(state)).toMatchObject({ counted: 100, missed: 0 });
@@ -168,6 +224,19 @@ test('tables come with the busiest of the last minute first', () => {
     ['busy', 5, 2],
     ['big', 900, null],
   ]);
+});
+
+test('public is left out of a name, unless that is another table\'s', () => {
+  const all = new Map<string, Counts>([['public.a', [1, 0, 0, 0]], ['sales.a', [1, 0, 0, 0]], ['public.b', [1, 0, 0, 0]]]);
+  const recent = ['public', 'sales'].map((schema) => `{"schema":"${schema}","table":"a","action":"INSERT","data":{}}`);
+  const shown = () => [
+    ...tablesOf(state, AT).lines.map((line) => line.shownName),
+    ...tailOf(state).lines.map((line) => line.shownTable),
+  ];
+  apply(state, hello({ totals: all, recent }), AT);
+  expect(shown()).toEqual(['a', 'b', 'sales.a', 'sales.a', 'a']);
+  apply(state, activity(2001, { totals: totals('a', 1, 0, 0, 0) }), AT);
+  expect(shown()).toEqual(['a', 'public.a', 'b', 'sales.a', 'sales.a', 'public.a']);
 });
 
 test('the same problem again is one notice', () => {

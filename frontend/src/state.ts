@@ -2,7 +2,7 @@
 // Knows no socket, no clock and no view: a message changes the state, a frame draws it.
 import { Timeline, type Span } from './buckets';
 import { assertNever } from './closed';
-import type { Activity, Bucket, Counts, Database, Gap, Hello, History, Message, TableStatus, Totals } from './protocol';
+import type { Activity, Bucket, Counts, Database, Gap, Hello, History, JournalStatus, Message, TableStatus, Totals } from './protocol';
 import { Rows } from './rows';
 import type { Connection } from './socket';
 
@@ -23,6 +23,7 @@ export interface State {
   /** Null before the first hello, as are the others that only the server knows. */
   server: Server | null;
   tables: readonly TableStatus[] | null;
+  status: JournalStatus | null;
   timeline: Timeline;
   readonly rows: Rows;
   notices: readonly Notice[];
@@ -40,6 +41,8 @@ export interface Server {
   since: number;
   readonly totals: Map<string, Counts>;
   other: number;
+  /** Everything up to here is in the counts; null where there is no journal. */
+  cursor: string | null;
   /** By table: epoch seconds of the newest bucket that counted something. */
   readonly lastSeen: Map<string, number>;
 }
@@ -50,6 +53,7 @@ export function initialState(): State {
     lastMessageAt: null,
     server: null,
     tables: null,
+    status: null,
     timeline: new Timeline(1, HISTORY_SECONDS),
     rows: new Rows(ROW_LIMIT),
     notices: [],
@@ -117,7 +121,7 @@ export function dismiss(state: State, id: number): void {
   if (state.notices.length === 0) state.noticesDropped = 0;
 }
 
-/** All changes since the server began to count. */
+/** All changes that the server knows of: since it began to count, or those its journal holds. */
 export function changesCounted(server: Server | null): number {
   if (server === null) return 0;
   let sum = server.other;
@@ -127,7 +131,9 @@ export function changesCounted(server: Server | null): number {
 
 function applyHello(state: State, hello: Hello, at: number): void {
   const before = state.server;
-  const isSameCount = before !== null && before.since === hello.since;
+  // The journal's counts survive a restart of the server; others begin again.
+  const isJournaled = before !== null && before.cursor !== null && hello.cursor !== null;
+  const isSameCount = before !== null && (before.since === hello.since || isJournaled);
   const counted = isSameCount ? changesCounted(before) : 0;
   state.server = {
     database: hello.database,
@@ -136,6 +142,7 @@ function applyHello(state: State, hello: Hello, at: number): void {
     since: hello.since,
     totals: new Map(hello.totals),
     other: hello.other,
+    cursor: hello.cursor,
     lastSeen: before?.lastSeen ?? new Map(),
   };
   if (state.timeline.stepSeconds !== hello.stepSeconds) {
@@ -157,6 +164,7 @@ function applyActivity(state: State, activity: Activity, at: number): void {
   server.now = activity.now;
   server.ahead = activity.now - at / 1000;
   server.other = activity.other;
+  server.cursor = activity.cursor;
   setAll(server.totals, activity.totals);
   state.timeline.advance(activity.now);
   mergeBuckets(state, activity.buckets);

@@ -1,0 +1,154 @@
+"""A place in the feed, as a value and as the text that clients hold. Logic only: knows no database and no client.
+
+A place is exclusive: everything visible in the snapshot `previous`, and of what became visible by the snapshot `batch`
+everything up to `id`, was seen. So it names exactly which changes are still to come, for any server of the database.
+
+The text is `<id>.<the rest>`, hexadecimal and base64url: safe in a URL as it is. The rest is the same for all changes
+of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, and
+a checksum, by which a text that was cut or mangled is told from a cursor.
+"""
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+EPOCH_BYTES = 6
+_VERSION = 1
+_CHECKSUM_BYTES = 3
+_TEXT = re.compile(r"([0-9a-f]{1,16})\.([A-Za-z0-9_-]{8,})", re.ASCII)
+
+
+class NotACursor(ValueError):
+    """The text is not a cursor of this feed; it was cut, mangled, or comes from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """PostgreSQL's pg_snapshot: what is visible is below xmin, or below xmax and not in xip."""
+
+    xmin: int
+    xmax: int
+    xip: frozenset[int] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> "Snapshot":
+        """From PostgreSQL's own text, xmin:xmax:xip,…"""
+        xmin, xmax, xip = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(map(int, xip.split(","))) if xip else frozenset())
+
+    def __str__(self) -> str:
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.xip)))}"
+
+    def sees(self, xid: int) -> bool:
+        return xid < self.xmax and xid not in self.xip
+
+    def is_within(self, other: "Snapshot") -> bool:
+        """Whether everything this one sees, the other sees too."""
+        return self.xmax <= other.xmax and all(xid in self.xip for xid in other.xip if xid < self.xmax)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Exclusive: what has_passed() says yes to was seen."""
+
+    previous: Snapshot
+    batch: Snapshot
+    id: int
+
+    @classmethod
+    def after(cls, snapshot: Snapshot) -> "Place":
+        """The place after everything that `snapshot` sees."""
+        return cls(snapshot, snapshot, 0)
+
+    def has_passed(self, xid: int, change_id: int) -> bool:
+        return self.previous.sees(xid) or (change_id <= self.id and self.batch.sees(xid))
+
+    def is_within(self, other: "Place") -> bool:
+        """Whether somebody at `other` has seen everything that one who is here has.
+
+        Within one batch that is a matter of the id; of different batches it is only said where it is sure.
+        """
+        if (self.previous, self.batch) == (other.previous, other.batch):
+            return self.id <= other.id
+        return self.batch.is_within(other.previous)
+
+
+def encode(epoch: bytes, place: Place) -> str:
+    return f"{place.id:x}.{encode_batch(epoch, place.previous, place.batch)}"
+
+
+def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot) -> str:
+    """What follows the point in every cursor of this batch."""
+    packed = bytearray((_VERSION,)) + epoch
+    for snapshot in (previous, batch):
+        running = sorted(snapshot.xip)
+        _pack(packed, snapshot.xmin, snapshot.xmax - snapshot.xmin, len(running))
+        before = snapshot.xmin
+        for xid in running:
+            _pack(packed, xid - before)
+            before = xid
+    return base64.urlsafe_b64encode(packed + _checksum(packed)).rstrip(b"=").decode()
+
+
+@lru_cache(maxsize=1024)
+def decode(text: str) -> tuple[bytes, Place]:
+    """The epoch and the place. Raises NotACursor."""
+    match = _TEXT.fullmatch(text)
+    if not match:
+        raise NotACursor(
+            "a cursor looks like 1f3.AbCd…; take it from a change, from hello, or from /api/changes as it is"
+        )
+    try:
+        packed = base64.b64decode(match[2] + "=" * (-len(match[2]) % 4), altchars=b"-_", validate=True)
+    except binascii.Error:
+        raise NotACursor("this cursor is cut or mangled") from None
+    packed, checksum = packed[:-_CHECKSUM_BYTES], packed[-_CHECKSUM_BYTES:]
+    if not packed or checksum != _checksum(packed):
+        raise NotACursor("this cursor is cut or mangled")
+    if packed[0] != _VERSION:
+        raise NotACursor("this cursor is of another version of the server")
+    numbers = _unpack(packed[1 + EPOCH_BYTES :])
+    try:
+        place = Place(_unpack_snapshot(numbers), _unpack_snapshot(numbers), int(match[1], 16))
+    except StopIteration:
+        raise NotACursor("this cursor is cut or mangled") from None
+    return packed[1 : 1 + EPOCH_BYTES], place
+
+
+def _checksum(packed: bytes | bytearray) -> bytes:
+    return zlib.crc32(packed).to_bytes(4, "big")[:_CHECKSUM_BYTES]
+
+
+def _pack(packed: bytearray, *numbers: int) -> None:
+    """Appends numbers from 0 on, seven bits a byte, the lowest first (LEB128)."""
+    for number in numbers:
+        rest = number
+        while rest >= 0x80:
+            packed.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        packed.append(rest)
+
+
+def _unpack(packed: bytes) -> Iterator[int]:
+    number = shift = 0
+    for byte in packed:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            yield number
+            number = shift = 0
+
+
+def _unpack_snapshot(numbers: Iterator[int]) -> Snapshot:
+    xmin = next(numbers)
+    xmax = xmin + next(numbers)
+    running = []
+    before = xmin
+    for _ in range(next(numbers)):
+        before += next(numbers)
+        running.append(before)
+    return Snapshot(xmin, xmax, frozenset(running))

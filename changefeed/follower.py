@@ -1,0 +1,163 @@
+"""Wake-ups in, published changes out: follows the journal from where the server stands, for ever. Knows no client.
+
+A NOTIFY only wakes it; the journal is the truth. A sweep every few seconds finds what no NOTIFY announced, such as what
+was committed by a two-phase commit, or while PostgreSQL lost its queue in a crash. While one page is being published
+the next wake-ups become one.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import psycopg2
+
+from changefeed.backoff import backoff
+from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.gap import Gap
+from changefeed.journal import BEGINNING, Journal, Losses, WrongJournal
+from changefeed.memory import Memory, Page
+
+logger = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 2.0
+# How much of the journal is in memory from the start, for clients that come back after a restart.
+REMEMBERED_ENTRIES = 20_000
+
+
+class Follower:
+    """Publishes every page that comes to the journal: publish(page, cursor of its end).
+
+    before_first(place) runs once, when it is known from where on it publishes; tell_gap(gap) says what was lost;
+    drained() is awaited between the pages of a big batch, so that sockets keep up.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        publish: Callable[[Page, str], None],
+        before_first: Callable[[Memory], Awaitable[None]],
+        tell_gap: Callable[[Gap], None],
+        drained: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.memory: Memory | None = None  # None while there is no journal
+        self._journal = journal
+        self._publish = publish
+        self._before_first = before_first
+        self._tell_gap = tell_gap
+        self._drained = drained
+        self._known = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._is_identified = False
+        self._lost_statements = 0
+
+    def wake(self) -> None:
+        """Something may have come to the journal."""
+        self._woken.set()
+
+    def reidentify(self) -> None:
+        """The connection to PostgreSQL was lost: it may be another one now."""
+        self._is_identified = False
+        self.wake()
+
+    async def until_known(self, deadline_seconds: float) -> bool:
+        """Waits until it is known whether there is a journal; False when the deadline was over before."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_seconds):
+                await self._known.wait()
+        return self._known.is_set()
+
+    async def until_moved(self) -> None:
+        """Returns when the next page was read, if there was anything in it or not."""
+        self._moved.clear()
+        await self._moved.wait()
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        delays, complaint = backoff(), ""
+        while True:
+            try:
+                await self._read_on()
+                delays, complaint = backoff(), ""
+            except (DatabaseUnavailable, psycopg2.Error, WrongJournal) as error:
+                self._is_identified = False
+                if complaint != (complaint := one_line(error)):
+                    # That the database is away the listener says.
+                    level = logging.INFO if isinstance(error, DatabaseUnavailable) else logging.WARNING
+                    logger.log(level, "the journal cannot be read: %s; trying again until it can", complaint)
+                await asyncio.sleep(next(delays))
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._woken.wait()
+
+    async def _read_on(self) -> None:
+        self._woken.clear()
+        if not self._is_identified or self.memory is None:  # one may be installed at any time
+            await self._identify()
+        memory = self.memory
+        if memory is None:
+            return
+        while True:
+            page = await self._journal.read(memory.edge)
+            self._check_losses(memory, page)
+            memory.append(page)
+            self._moved.set()
+            if page.changes:
+                self._publish(page, self._journal.encode(page.end))
+            if page.end.previous == page.end.batch:
+                return
+            await self._drained()
+
+    async def _identify(self) -> None:
+        """Finds the journal, and whether it is still the one that was followed."""
+        before = self._journal.epoch
+        has_journal = await self._journal.identify()
+        if self.memory is not None and before == self._journal.epoch:
+            self._is_identified = True
+            return
+        if self.memory is not None:
+            logger.warning("the journal is another one than before; cursors from before are refused")
+            self._tell_gap(Gap("the journal is another one than before: restored, or installed anew"))
+            self.memory = None
+            self._known.clear()
+        if has_journal and self._known.is_set():
+            # There was none a moment ago: everything in it is news.
+            assert self._journal.epoch is not None
+            self.memory = Memory(self._journal.epoch, BEGINNING)
+            self._lost_statements = 0
+        elif has_journal:
+            await self._remember()
+        self._is_identified = True
+        self._known.set()
+
+    async def _remember(self) -> None:
+        """Reads the newest entries into memory; publishing begins after them."""
+        assert self._journal.epoch is not None
+        memory = Memory(self._journal.epoch, await self._journal.newest(REMEMBERED_ENTRIES))
+        page = await self._journal.read(memory.edge)
+        memory.append(page)
+        while page.end.previous != page.end.batch:
+            page = await self._journal.read(memory.edge)
+            memory.append(page)
+        self._lost_statements = self._journal.losses.statements
+        await self._before_first(memory)
+        self.memory = memory
+        logger.info("following the journal")
+
+    def _check_losses(self, memory: Memory, page: Page) -> None:
+        losses: Losses = self._journal.losses
+        if losses.statements > self._lost_statements:
+            count = losses.statements - self._lost_statements
+            self._tell(memory, page, f"{count} statements could not be journaled; PostgreSQL's log says why")
+        elif memory.edge != BEGINNING and losses.concern(memory.edge):
+            self._tell(memory, page, "the server was away for longer than the journal's retention")
+        self._lost_statements = losses.statements
+
+    def _tell(self, memory: Memory, page: Page, why: str) -> None:
+        logger.warning("changes are missing: %s", why)
+        now = datetime.now(UTC)
+        self._tell_gap(Gap(why, self._journal.encode(memory.edge), self._journal.encode(page.end), now, now))

@@ -1,0 +1,121 @@
+"""A place in, the page of changes after it out, read from the journal in the database. Knows no client.
+
+The algorithm is sql/read.sql's: a batch is the difference of two snapshots. The live feed, the catch-up after a lost
+connection and a client's resume all read through here.
+"""
+
+from dataclasses import dataclass
+
+from changefeed.change import JournalRow, from_journal
+from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch
+from changefeed.database import Database, Row
+from changefeed.memory import Page
+from changefeed.queries import load
+
+QUERIES = load("server.sql")
+VERSION = 1  # of sql/install.sql
+# A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
+PAGE_ROWS = 2_000
+PAGE_BYTES = 256 << 10
+READ_DEADLINE_SECONDS = 60.0  # the first page of a big batch finds and sorts all of it
+
+BEGINNING = Place.after(Snapshot(1, 1))  # which has seen nothing
+
+
+class WrongJournal(Exception):
+    """The journal in the database is not one this server can read; the message says what to do."""
+
+
+class ForeignCursor(ValueError):
+    """The cursor is of another epoch: of another database, or from before a restore or a new installation."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the journal no longer has: what retention took, up to a transaction and an id, and what it never got."""
+
+    xid: int = 0
+    id: int = 0
+    statements: int = 0
+
+    def concern(self, place: Place) -> bool:
+        """Whether retention took a change that somebody at `place` has not seen."""
+        if self.xid < place.previous.xmin:
+            return False
+        return not (self.xid < place.batch.xmin and self.id <= place.id)
+
+
+class Journal:
+    """The journal of one database, once identify() has found it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.epoch: bytes | None = None
+        self.losses = Losses()
+
+    async def identify(self) -> bool:
+        """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
+        [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
+        if not has_journal:
+            self.epoch = None
+            return False
+        [(epoch, version)] = await self._database.fetch(QUERIES["identify journal"])
+        if version > VERSION:
+            raise WrongJournal(
+                f"the schema changefeed is of version {version}, this server knows {VERSION}; use the newer server, or "
+                "take the schema away with sql/uninstall.sql"
+            )
+        self.epoch = bytes.fromhex(epoch)[:EPOCH_BYTES]
+        return True
+
+    async def read(self, place: Place, upto: Snapshot | None = None) -> Page:
+        """The page after `place`; what begins there is the batch up to `upto`, or up to now. Updates `losses`.
+
+        A page without changes ends later than it starts: nothing changed in between.
+        """
+        if place.previous != place.batch:
+            page = await self._fetch(place, place.previous, place.batch, place.id)
+            if page.changes:
+                return page
+            place = Place.after(place.batch)
+        return await self._fetch(place, place.batch, upto, None)
+
+    async def newest(self, entries: int) -> Place:
+        """The place before some `entries` newest entries."""
+        [(xid,)] = await self._database.fetch(QUERIES["start of the newest"], {"entries": entries})
+        return Place.after(Snapshot(int(xid), int(xid)))
+
+    def encode(self, place: Place) -> str:
+        assert self.epoch is not None
+        return encode(self.epoch, place)
+
+    def decode(self, text: str) -> Place:
+        """The place a cursor names. Raises NotACursor or ForeignCursor."""
+        epoch, place = decode(text)
+        if epoch != self.epoch:
+            raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
+        return place
+
+    async def _fetch(self, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None) -> Page:
+        rows = await self._database.fetch(
+            QUERIES["read"],
+            {
+                "previous": str(previous),
+                "batch": str(batch) if batch else None,
+                "after": after,
+                "row_limit": PAGE_ROWS,
+                "byte_limit": PAGE_BYTES,
+            },
+            READ_DEADLINE_SECONDS,
+        )
+        *entries, (*_, snapshot, has_more, lost_xid, lost_id, lost_statements) = rows
+        self.losses = Losses(int(lost_xid), lost_id, lost_statements)
+        read = Snapshot.parse(snapshot)
+        return self._page(start, previous, read, entries, has_more)
+
+    def _page(self, start: Place, previous: Snapshot, batch: Snapshot, rows: list[Row], has_more: bool) -> Page:
+        assert self.epoch is not None
+        suffix = encode_batch(self.epoch, previous, batch)
+        changes = [from_journal(JournalRow(*row[:9]), suffix) for row in rows]
+        end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
+        return Page(start, end, changes, previous, batch)

@@ -1,0 +1,157 @@
+"""Pages of the journal in, the page after a place out, without the database: a reconnecting crowd costs it nothing.
+
+Bounded by bytes; the oldest pages go first. Knows no database and no client.
+"""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, replace
+
+from changefeed.change import Change
+from changefeed.cursor import Place, Snapshot, encode_batch
+
+MEMORY_LIMIT_BYTES = 32 << 20
+DIFFERENCES_LIMIT = 100_000  # changes
+DIFFERENCES_KEPT = 64  # also of those without any
+
+
+@dataclass(slots=True)
+class Page:
+    """Changes of one batch that follow each other; whoever is at `start` and gets them is at `end`."""
+
+    start: Place
+    end: Place
+    changes: list[Change]
+    previous: Snapshot
+    batch: Snapshot
+
+
+class Memory:
+    """The newest pages, each beginning where the one before it ended. `edge` is where the last one ends."""
+
+    def __init__(self, epoch: bytes, edge: Place, limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+        self.edge = edge
+        self._epoch = epoch
+        self._limit_bytes = limit_bytes
+        self._oldest = edge  # everything since is in the pages
+        self._pages: deque[Page] = deque()
+        self._batches: dict[tuple[Snapshot, Snapshot], list[Page]] = {}
+        self._bytes = 0
+        self._differences: OrderedDict[tuple[Snapshot, Snapshot], list[Change]] = OrderedDict()
+
+    def append(self, page: Page) -> None:
+        """Takes the page that begins at the edge."""
+        self.edge = page.end
+        if not page.changes:
+            # Nothing changed, only time went on: what was the last page's end now lies later.
+            if self._pages:
+                self._pages[-1].end = page.end
+            return
+        self._pages.append(page)
+        self._batches.setdefault((page.previous, page.batch), []).append(page)
+        self._bytes += _size(page)
+        while self._bytes > self._limit_bytes and len(self._pages) > 1:
+            self._forget_oldest()
+
+    def page_after(self, place: Place) -> Page | None:
+        """What follows `place`, without changes where that is the edge; None where memory cannot tell.
+
+        It cannot where it does not reach back to `place`, and where `place` lies beyond the edge: another server of the
+        same database gave that cursor and was ahead, for as long as it takes this one to read on.
+        """
+        if place == self.edge:
+            return Page(place, place, [], place.previous, place.batch)
+        if pages := self._batches.get((place.previous, place.batch)):
+            return self._page_within(pages, place)
+        for page in reversed(self._pages):
+            if page.start == place:
+                return page
+            if not place.is_within(page.start):
+                break
+        if not self._oldest.is_within(place) or not place.is_within(self.edge):
+            return None
+        return self._page_across(place)
+
+    def is_beyond_edge(self, place: Place) -> bool:
+        return not place.is_within(self.edge)
+
+    def newest(self, limit: int) -> list[Change]:
+        """The newest changes, oldest first, at most `limit`."""
+        taken: list[Change] = []
+        for page in reversed(self._pages):
+            if len(taken) >= limit:
+                break
+            taken[:0] = page.changes[len(taken) - limit :]
+        return taken
+
+    def _page_within(self, pages: list[Page], place: Place) -> Page | None:
+        """The rest of a batch that was read here."""
+        if place.id < pages[0].start.id:
+            return None  # the batch's first pages were forgotten
+        for page in pages:
+            if place == page.start:
+                return page
+            if place.id < page.changes[-1].id:
+                return replace(page, start=place, changes=[change for change in page.changes if change.id > place.id])
+        end = pages[-1].end
+        if end.previous != end.batch and place.id > end.id:
+            return None  # another server has read further in the same batch
+        return self.page_after(end)
+
+    def _page_across(self, place: Place) -> Page | None:
+        """A page for a cursor of another server, or from before a restart, whose batches began and ended elsewhere.
+
+        First the rest of its own batch, then what lies between that and the next end of a batch here. The changes are
+        of several pages here, so they come in the order of id again, with cursors of their own.
+        """
+        if place.previous != place.batch:
+            rest = [change for change in self._difference(place.previous, place.batch) if change.id > place.id]
+            if rest:
+                return Page(place, Place.after(place.batch), rest, place.previous, place.batch)
+        start = Place.after(place.batch)
+        ends = [self._pages[0].start, *(page.end for page in self._pages)] if self._pages else [self.edge]
+        for end in ends:
+            if end.previous == end.batch and place.batch.is_within(end.batch):
+                changes = self._difference(place.batch, end.batch)
+                return Page(start, end, changes, place.batch, end.batch)
+        return None
+
+    def _difference(self, previous: Snapshot, batch: Snapshot) -> list[Change]:
+        """What became visible between two snapshots, as the journal itself would give it."""
+        known = self._differences.get((previous, batch))
+        if known is None:
+            suffix = encode_batch(self._epoch, previous, batch)
+            begin, end = Place.after(previous), Place.after(batch)
+            known = [
+                with_cursor(change, suffix)
+                for page in self._pages
+                if not page.end.is_within(begin) and not end.is_within(page.start)
+                for change in page.changes
+                if batch.sees(change.xid) and not previous.sees(change.xid)
+            ]
+            known.sort(key=lambda change: change.id)
+            self._differences[previous, batch] = known
+            while len(self._differences) > 1 and (
+                len(self._differences) > DIFFERENCES_KEPT
+                or sum(map(len, self._differences.values())) > DIFFERENCES_LIMIT
+            ):
+                self._differences.popitem(last=False)
+        return known
+
+    def _forget_oldest(self) -> None:
+        page = self._pages.popleft()
+        self._oldest = page.end
+        self._bytes -= _size(page)
+        pages = self._batches[page.previous, page.batch]
+        pages.remove(page)
+        if not pages:
+            del self._batches[page.previous, page.batch]
+
+
+def with_cursor(change: Change, suffix: str) -> Change:
+    """The same change with a cursor of another batch."""
+    before, _, _ = change.text.rpartition(".")
+    return replace(change, text=f'{before}.{suffix}"}}')
+
+
+def _size(page: Page) -> int:
+    return sum(len(change.text) for change in page.changes)

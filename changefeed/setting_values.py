@@ -1,0 +1,90 @@
+"""The text of a setting in, its value out, or ValueError: a function's docstring says what it takes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    parse.__doc__ = f"a whole number from {least} to {most}"
+    return parse
+
+
+def number(text: str) -> float:
+    """a number from 0 to 1000000"""
+    value = float(text)
+    if not 0 <= value <= 1_000_000:
+        raise ValueError
+    return value
+
+
+def positive(text: str) -> float:
+    """a number above 0, at most 1000000"""
+    value = number(text)
+    if value == 0:
+        raise ValueError
+    return value
+
+
+def pattern(text: str) -> str:
+    """schema.table or schema.*"""
+    schema, _, table = text.strip().partition(".")
+    if not schema or not table or "*" in schema or ("*" in table and table != "*"):
+        raise ValueError
+    return text.strip()
+
+
+def yes_or_no(text: str) -> bool:
+    """yes or no (true, false, on, off, 1 and 0 are understood too)"""
+    return {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}[
+        text.lower()
+    ]
+
+
+def words(text: str) -> str:
+    """some text"""
+    if not text.strip():
+        raise ValueError
+    return text.strip()
+
+
+def origin(text: str) -> str:
+    """an origin such as https://app.example.com, without a path, or * for any"""
+    scheme, _, rest = text.partition("://")
+    if text != "*" and (not scheme or not rest or "/" in rest):
+        raise ValueError
+    return text.lower()
+
+
+def conninfo(text: str) -> str:
+    """postgresql://user:password@host:5432/dbname (with %40 for @ and %2F for / in the password), or libpq's \
+host=… user=… dbname=…"""
+    # The driver's own message repeats the text, and the text holds a password, so it is not passed on.
+    try:
+        parts = parse_dsn(words(text))
+    except psycopg2.ProgrammingError:
+        raise ValueError from None
+    # To libpq the rest of a password behind its @ or / is a host, a port or a database, which are shown.
+    _, scheme_end, rest = text.partition("?")[0].partition("://")
+    authority, _, path = rest.partition("/")
+    if scheme_end and (authority.count("@") > 1 or "@" in path):
+        raise ValueError
+    if not parts.get("port", "0").replace(",", "").isdigit():
+        raise ValueError
+    return text.strip()
+
+
+def directory(text: str) -> Path:
+    """a folder that is there or can be made"""
+    path = Path(words(text)).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError
+    return path

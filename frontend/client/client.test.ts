@@ -1,0 +1,316 @@
+import { beforeEach, expect, test } from 'vitest';
+
+import { DELAY_LIMIT_MS } from '../src/backoff';
+import { FakeClock, FakeSocket } from '../src/fakes';
+import { STEADY_MS } from '../src/socket';
+import { type Browser, type Change, connect, type Feed, type Gap, type Options, type State } from './client';
+
+let clock: FakeClock;
+let sockets: FakeSocket[];
+let urls: string[];
+let heard: string[];
+let gaps: Gap[];
+let states: State[];
+let reported: unknown[];
+let feed: Feed;
+
+const last = () => sockets.at(-1)!;
+const say = (type: string, fields: object = {}) => last().say(JSON.stringify({ type, ...fields }));
+const hello = (cursor: string | null) => say('hello', { cursor, epoch: 'e', server: {}, limits: {} });
+/** Each of `names` is a change, and its cursor; the message's is that of the last. */
+const changes = (...names: string[]) =>
+  say('changes', { changes: names.map((name) => ({ table: name, cursor: name })), cursor: names.at(-1) });
+const gap = (why: string, to: string | null = null) =>
+  say('gap', { from: null, to, since: null, until: null, why, what_to_do: 'read again' });
+const sinceOf = (url: string | undefined) => new URL(url!).searchParams.get('since');
+const cut = () => {
+  last().hangUp();
+  clock.pass(DELAY_LIMIT_MS);
+};
+const browser = (page = 'http://shop.example/orders/7?a=b#c'): Browser => ({
+  page,
+  open: (url) => {
+    urls.push(String(url));
+    sockets.push(new FakeSocket());
+    return last();
+  },
+  clock,
+  random: () => 1,
+  report: (error) => reported.push(error),
+});
+const follow = (options: Options = {}, url?: string) =>
+  connect(
+    url,
+    {
+      onChange: (change: Change) => heard.push(change.table),
+      onGap: (told) => {
+        gaps.push(told);
+        heard.push(`gap: ${told.why}`);
+      },
+      onState: (state) => states.push(state),
+      ...options,
+    },
+    browser(),
+  );
+
+beforeEach(() => {
+  clock = new FakeClock();
+  [sockets, urls, heard, gaps, states, reported] = [[], [], [], [], [], []];
+  feed = follow();
+});
+
+// -- where it connects to
+
+test("it is the page's own server unless said otherwise, with TLS where the page has it", () => {
+  connect(undefined, {}, browser('https://shop.example:444/orders/7'));
+  follow({}, 'feeds/ws?table=a#here');
+  follow({}, 'https://other.example/ws');
+  expect(urls).toEqual([
+    'ws://shop.example/ws',
+    'wss://shop.example:444/ws',
+    'ws://shop.example/orders/feeds/ws?table=a',
+    'wss://other.example/ws',
+  ]);
+});
+
+test('the subscription stands in the query, once for each value, at every attempt', () => {
+  follow({ table: ['orders', 'public.items'], action: 'INSERT', filter: ['a=eq.x&y', 'b=gt.1'], columns: ['id'] });
+  hello('c0');
+  cut();
+  const query = [
+    ['table', 'orders'], ['table', 'public.items'], ['action', 'INSERT'],
+    ['filter', 'a=eq.x&y'], ['filter', 'b=gt.1'], ['columns', 'id'],
+  ];
+  expect([...new URL(urls[1]!).searchParams]).toEqual(query);
+  expect([...new URL(urls[2]!).searchParams]).toEqual([...query, ['since', 'c0']]);
+});
+
+test('a URL that is none is refused at once', () => {
+  expect(() => follow({}, 'http://')).toThrow(TypeError);
+});
+
+// -- it goes on after what was delivered
+
+test('it begins now, and goes on after the cursor of hello until a change was delivered', () => {
+  expect(sinceOf(urls[0])).toBeNull();
+  expect(feed.cursor).toBeNull();
+  hello('c0');
+  expect(feed.cursor).toBe('c0');
+  cut();
+  expect(sinceOf(urls[1])).toBe('c0');
+  hello('c0');
+  changes('c1', 'c2');
+  cut();
+  expect(sinceOf(urls[2])).toBe('c2');
+});
+
+test('it begins after a cursor that it is given, which may stand in the URL', () => {
+  follow({ since: 'c7' });
+  follow({}, '/ws?since=c8');
+  last().hangUp();
+  clock.pass(0);
+  expect(urls.slice(1).map(sinceOf)).toEqual(['c7', 'c8', 'c8']);
+});
+
+test('changes are delivered in order, and before their cursor is taken', () => {
+  const seen: (string | null)[] = [];
+  const other = follow({ onChange: () => seen.push(other.cursor) });
+  hello('c0');
+  changes('c1', 'c2');
+  changes('c3');
+  expect(seen).toEqual(['c0', 'c1', 'c2']);
+  expect(other.cursor).toBe('c3');
+});
+
+test('what onChange throws is reported, and the others are delivered', () => {
+  const error = new Error('mine');
+  const other = follow({
+    onChange: (change) => {
+      heard.push(change.table);
+      if (change.table === 'c1') throw error;
+    },
+  });
+  hello('c0');
+  changes('c1', 'c2');
+  expect(heard).toEqual(['c1', 'c2']);
+  expect(reported).toEqual([error]);
+  expect(other.cursor).toBe('c2');
+});
+
+test('a change without a cursor keeps the one there was', () => {
+  hello('c0');
+  say('changes', { changes: [{ table: 'plain' }], cursor: null });
+  expect(heard).toEqual(['plain']);
+  expect(feed.cursor).toBe('c0');
+});
+
+test('what a lost socket still says is not delivered twice', () => {
+  hello('c0');
+  changes('c1');
+  const lost = last();
+  cut();
+  lost.say(JSON.stringify({ type: 'changes', changes: [{ table: 'c2' }], cursor: 'c2' }));
+  hello('c1');
+  changes('c2');
+  expect(heard).toEqual(['c1', 'c2']);
+});
+
+// -- gaps
+
+test('a gap comes before what is behind it, as the server told it', () => {
+  hello('c0');
+  gap('lost', 'c5');
+  changes('c6');
+  expect(heard).toEqual(['gap: lost', 'c6']);
+  expect(gaps[0]).toMatchObject({ from: null, to: 'c5', why: 'lost', what_to_do: 'read again' });
+});
+
+test('a cursor that the server refuses is kept until the gap is told, and then replaced', () => {
+  follow({ since: 'old' });
+  hello('new');
+  cut();
+  expect(sinceOf(urls.at(-1))).toBe('old'); // the gap did not come through
+  hello('new');
+  gap('restored');
+  cut();
+  expect(sinceOf(urls.at(-1))).toBe('new');
+  hello('new');
+  expect(heard).toEqual(['gap: restored']);
+});
+
+test('a gap in passing leaves the cursor where it is: the changes behind it are still to come', () => {
+  hello('c0');
+  changes('c1');
+  gap('not journaled', 'c9');
+  cut();
+  expect(sinceOf(urls.at(-1))).toBe('c1');
+});
+
+test('without a journal a lost connection is a gap', () => {
+  hello(null);
+  clock.pass(STEADY_MS);
+  const lostAt = clock.now();
+  last().hangUp();
+  clock.pass(0);
+  last().hangUp();
+  clock.pass(300);
+  expect(gaps).toEqual([]);
+  hello(null);
+  expect(sinceOf(urls.at(-1))).toBeNull();
+  expect(gaps).toMatchObject([
+    { since: new Date(lostAt).toISOString(), until: new Date(lostAt + 300).toISOString(), from: null, to: null },
+  ]);
+});
+
+test('so it is where some changes are in no journal', () => {
+  hello('c0');
+  say('changes', { changes: [{ table: 'plain' }], cursor: null });
+  cut();
+  hello('c0');
+  changes('c1');
+  expect(heard).toEqual(['plain', expect.stringMatching(/^gap: the connection was lost/), 'c1']);
+});
+
+test('the first connection is no gap, however long it takes', () => {
+  cut();
+  clock.pass(300);
+  hello(null);
+  expect(gaps).toEqual([]);
+});
+
+test('a message that cannot be read is a gap, and reported', () => {
+  hello('c0');
+  last().say('{"type":');
+  changes('c1');
+  expect(heard).toEqual([expect.stringMatching(/^gap: a message could not be read/), 'c1']);
+  expect(reported).toEqual([expect.any(SyntaxError)]);
+});
+
+// -- attempts
+
+const waits = () => states.flatMap((state) => (state.state === 'waiting' ? [state.attempts] : []));
+const delayAfterHangUp = () => {
+  last().hangUp();
+  const state = states.at(-1);
+  const delay = state?.state === 'waiting' ? state.retryAt - clock.now() : NaN;
+  clock.pass(delay);
+  return delay;
+};
+
+test('it tries at once, then ever more slowly, for ever', () => {
+  const delays = Array.from({ length: 9 }, delayAfterHangUp);
+  expect(delays).toEqual([0, 300, 600, 1200, 2400, 4800, 9600, DELAY_LIMIT_MS, DELAY_LIMIT_MS]);
+  expect(waits()).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  hello('c0');
+  clock.pass(STEADY_MS);
+  expect(delayAfterHangUp()).toBe(0);
+  expect(waits().at(-1)).toBe(1);
+});
+
+test('the states come as they change; the first is no news', () => {
+  hello('c0');
+  cut();
+  hello('c0');
+  expect(states.map((state) => state.state)).toEqual(['open', 'waiting', 'connecting', 'open']);
+});
+
+test('a server that goes away says when to come back, once', () => {
+  hello('c0');
+  clock.pass(STEADY_MS);
+  say('going_away', { reconnect_in_ms: 4_000 });
+  expect([delayAfterHangUp(), delayAfterHangUp()]).toEqual([4_000, 0]);
+});
+
+test('silence of the database is no lost connection', () => {
+  hello('c0');
+  clock.pass(3_600_000);
+  expect(sockets).toHaveLength(1);
+});
+
+// -- the rest
+
+test('a closed feed calls nobody, whatever still happens', () => {
+  hello('c0');
+  const before = states.length;
+  feed.close();
+  hello('c0');
+  changes('c1');
+  gap('late');
+  last().hangUp();
+  clock.pass(60_000);
+  expect([heard, states.length, sockets.length]).toEqual([[], before, 1]);
+  expect(last().isClosed).toBe(true);
+  expect(clock.timers).toEqual([]);
+});
+
+test('closed by its own callback, it has dealt with that change and no other', () => {
+  const other = follow({
+    onChange: (change) => {
+      heard.push(change.table);
+      if (change.table === 'c2') other.close();
+    },
+  });
+  hello('c0');
+  changes('c1', 'c2', 'c3');
+  expect(heard).toEqual(['c1', 'c2']);
+  expect(other.cursor).toBe('c2');
+});
+
+test('messages are parsed by whoever keeps every digit', () => {
+  const parse = (text: string) => JSON.parse(text.replace(/:(\d+)/g, ':"$1"')) as unknown;
+  const ids: unknown[] = [];
+  follow({ parse, onChange: (change) => ids.push(change.data?.['id']) });
+  hello('c0');
+  last().say('{"type":"changes","changes":[{"data":{"id":9007199254740993}}],"cursor":"c1"}');
+  say('going_away', { reconnect_in_ms: 50 });
+  last().hangUp();
+  expect(ids).toEqual(['9007199254740993']);
+  expect(states.at(-1)).toMatchObject({ retryAt: clock.now() + 50 });
+});
+
+test("the server's errors are reported; messages of later versions are nobody's", () => {
+  hello('c0');
+  say('error', { code: 'bad_filter', message: 'write status=eq.open' });
+  say('surprise');
+  expect(reported).toEqual([new Error('changefeed: bad_filter: write status=eq.open')]);
+});

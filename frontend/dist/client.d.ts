@@ -1,0 +1,70 @@
+// The client of psqlisten2websocket: see "In your page" in its README. MIT License.
+/** One row's change, as the README describes it. */
+export interface Change {
+    readonly table: string;
+    readonly action: 'INSERT' | 'UPDATE' | 'DELETE' | 'TRUNCATE';
+    /** The new row; on DELETE the old one; on TRUNCATE null. */
+    readonly data: Readonly<Record<string, any>> | null;
+    readonly schema?: string;
+    /** On UPDATE: the previous values of the columns that changed. */
+    readonly old?: Readonly<Record<string, any>>;
+    /** When the statement ran, ISO 8601. */
+    readonly at?: string;
+    readonly xid?: string;
+    /** To go on after this change, once it is dealt with. */
+    readonly cursor?: string;
+    readonly [more: string]: unknown;
+}
+/** Changes may be missing: between two cursors, or two times (ISO 8601), where they are known. */
+export interface Gap {
+    readonly from: string | null;
+    readonly to: string | null;
+    readonly since: string | null;
+    readonly until: string | null;
+    readonly why: string;
+    readonly what_to_do: string;
+}
+export type State = {
+    readonly state: 'connecting';
+} | {
+    readonly state: 'open';
+}
+/** `retryAt`: epoch milliseconds. `attempts`: how many in a row came to nothing, or 1 for a connection lost. */
+ | {
+    readonly state: 'waiting';
+    readonly retryAt: number;
+    readonly attempts: number;
+};
+export interface Options {
+    /** `orders`, `public.orders`, `sales.*`; one or a list, as with the next three. Without it, every table. */
+    readonly table?: string | readonly string[];
+    readonly action?: string | readonly string[];
+    /** `status=eq.open`; of several, all must hold. */
+    readonly filter?: string | readonly string[];
+    /** Send just these. */
+    readonly columns?: string | readonly string[];
+    /** A cursor, from which on to begin. Without it, now. */
+    readonly since?: string | null;
+    /** Not awaited. What it throws is reported as an uncaught error, and the feed goes on. */
+    readonly onChange?: (change: Change) => void;
+    /** Called before the changes behind the gap. */
+    readonly onGap?: (gap: Gap) => void;
+    /** Called when the state changes; it begins as `connecting`. */
+    readonly onState?: (state: State) => void;
+    /** Instead of JSON.parse, which rounds numbers beyond 2^53. */
+    readonly parse?: (text: string) => any;
+}
+export interface Feed {
+    /** Everything up to here was delivered; null before the server has said anything, and where there is no journal. */
+    readonly cursor: string | null;
+    /** Ends the feed. No callback is called any more. */
+    close(): void;
+}
+/**
+ * Follows the feed at `url`, which is /ws of the page's own server unless said otherwise, until it is closed.
+ *
+ * A lost connection is made anew, for ever, and goes on after the last change that was delivered: each comes once, in
+ * order. Where that can't be kept, onGap says so. Raises SyntaxError or TypeError for a URL that is none.
+ */
+export declare function connect(options: Options): Feed;
+export declare function connect(url: string | URL | undefined, options?: Options): Feed;

@@ -1,0 +1,44 @@
+// Comes in: what a test wants to happen. Goes out: a socket and a clock to which it happens. For tests only.
+import type { Clock, WebSocketLike } from './socket';
+
+export class FakeSocket implements WebSocketLike {
+  onmessage: WebSocketLike['onmessage'] = null;
+  onclose: WebSocketLike['onclose'] = null;
+  isClosed = false;
+
+  say(text: string): void {
+    this.onmessage?.({ data: text } as MessageEvent);
+  }
+
+  hangUp(): void {
+    this.onclose?.({} as CloseEvent);
+  }
+
+  close(): void {
+    this.isClosed = true;
+  }
+}
+
+export class FakeClock implements Clock {
+  #now = 1_000_000;
+  timers: { at: number; callback: () => void }[] = [];
+
+  now(): number {
+    return this.#now;
+  }
+
+  after(ms: number, callback: () => void): () => void {
+    const timer = { at: this.#now + ms, callback };
+    this.timers.push(timer);
+    return () => {
+      this.timers = this.timers.filter((other) => other !== timer);
+    };
+  }
+
+  pass(ms: number): void {
+    this.#now += ms;
+    const due = this.timers.filter((timer) => timer.at <= this.#now);
+    this.timers = this.timers.filter((timer) => timer.at > this.#now);
+    for (const timer of due) timer.callback();
+  }
+}

@@ -1,0 +1,72 @@
+"""A page of the journal over HTTP: /api/changes?since=…&limit=…, for whoever has no socket."""
+
+import json
+
+import psycopg2
+
+from changefeed.change import Change
+from changefeed.cursor import NotACursor, Place
+from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.gap import Gap
+from changefeed.journal import BEGINNING, ForeignCursor
+from handlers.base import ApiError, ApiHandler
+from handlers.dialects import gap_fields
+from handlers.feed_client import until_journal_known
+
+DEFAULT_LIMIT = 1_000
+MOST_LIMIT = 10_000
+ANSWER_LIMIT_BYTES = 4 << 20
+
+
+class ChangesHandler(ApiHandler):
+    """{"changes": […], "cursor": "…", "has_more": false, "gap": null}. Without `since`: from the oldest one kept."""
+
+    async def get(self) -> None:
+        limit = self.get_query_argument("limit", str(DEFAULT_LIMIT))
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 6 and 1 <= int(limit) <= MOST_LIMIT):
+            raise ApiError(400, "bad_limit", f"limit is a whole number from 1 to {MOST_LIMIT}")
+        await until_journal_known(self.feed)
+        if self.feed.follower.memory is None:
+            raise ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
+        place, gap = self._place(self.get_query_argument("since", None))
+        try:
+            changes, place, has_more = await self._read(place, int(limit))
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
+        texts = ",".join([change.text for change in changes])
+        cursor = self.feed.journal.encode(place)
+        rest = json.dumps({"cursor": cursor, "has_more": has_more, "gap": gap_fields(gap) if gap else None})
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(f'{{"changes":[{texts}],{rest[1:]}')
+
+    def _place(self, since: str | None) -> tuple[Place, Gap | None]:
+        """Where to begin, and what was lost before."""
+        if since is None:
+            return BEGINNING, None
+        journal = self.feed.journal
+        try:
+            place = journal.decode(since)
+        except NotACursor as error:
+            raise ApiError(400, "not_a_cursor", str(error)) from None
+        except ForeignCursor as error:
+            return BEGINNING, Gap(f"{error}; these changes are from the oldest one kept", from_cursor=since)
+        if journal.losses.concern(place):
+            return place, Gap("the cursor is older than what the journal keeps", from_cursor=since)
+        return place, None
+
+    async def _read(self, place: Place, limit: int) -> tuple[list[Change], Place, bool]:
+        taken: list[Change] = []
+        size = 0
+        while True:
+            memory = self.feed.follower.memory
+            page = memory.page_after(place) if memory and place != BEGINNING else None
+            page = page or await self.feed.journal.read(place)
+            for change in page.changes:
+                if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES:
+                    return taken, place, True
+                taken.append(change)
+                size += len(change.text)
+                place = Place(page.previous, page.batch, change.id)
+            if not page.changes:
+                return taken, page.end, False
+            place = page.end

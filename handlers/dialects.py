@@ -1,0 +1,68 @@
+"""Changes and gaps in, the bytes for a client's stream out, in each of the three dialects of the feed.
+
+An encoding is made once and written to every client that speaks it. Knows no socket.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from changefeed.change import Change
+from changefeed.gap import Gap
+from handlers.feed import iso
+from handlers.framing import text_frame
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a client is told of changes (with the cursor after the last, if they have one) and of a gap."""
+
+    changes: Callable[[Sequence[Change], str | None], bytes]
+    gap: Callable[[Gap], bytes]
+
+
+def message_frame(kind: str, **fields: object) -> bytes:
+    """A message of changefeed.v1 as one frame."""
+    return text_frame(json.dumps({"type": kind, **fields}, ensure_ascii=False, separators=(",", ":")))
+
+
+def gap_fields(gap: Gap) -> dict[str, object]:
+    return {
+        "from": gap.from_cursor,
+        "to": gap.to_cursor,
+        "since": iso(gap.since) if gap.since else None,
+        "until": iso(gap.until) if gap.until else None,
+        "why": gap.why,
+        "what_to_do": gap.what_to_do,
+    }
+
+
+def _plain_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
+    return b"".join([text_frame(change.text) for change in changes])
+
+
+def _protocol_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
+    texts = ",".join([change.text for change in changes if not change.is_foreign])
+    return text_frame(f'{{"type":"changes","changes":[{texts}],"cursor":{json.dumps(cursor)}}}') if texts else b""
+
+
+def _stream_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
+    # A line break stands in JSON between values only; a space says the same, and an event's data is one line.
+    return "".join([_event(change.text, change.cursor) for change in changes if not change.is_foreign]).encode()
+
+
+def _event(text: str, cursor: str | None) -> str:
+    data = text.replace("\r", " ").replace("\n", " ")
+    return f"id: {cursor}\ndata: {data}\n\n" if cursor else f"data: {data}\n\n"
+
+
+# As the original had it: one change a text frame, nothing else, ever.
+PLAIN = Dialect(_plain_changes, lambda gap: b"")
+# JSON messages with a type.
+PROTOCOL = Dialect(_protocol_changes, lambda gap: message_frame("gap", **gap_fields(gap)))
+# Server-Sent Events (WHATWG HTML, 9.2).
+STREAM = Dialect(
+    _stream_changes,
+    lambda gap: f"event: gap\ndata: {json.dumps(gap_fields(gap), ensure_ascii=False)}\n\n".encode(),
+)
+STREAM_HEARTBEAT = b":\n\n"

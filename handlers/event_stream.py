@@ -1,0 +1,51 @@
+"""The feed over HTTP, as Server-Sent Events: /events. A browser's EventSource resumes by itself (Last-Event-ID)."""
+
+import asyncio
+
+from handlers.dialects import STREAM, STREAM_HEARTBEAT
+from handlers.feed_client import FeedClient
+from handlers.outbox import Outbox
+
+HEARTBEAT_SECONDS = 15.0
+
+
+class EventStreamHandler(FeedClient):
+    """A client of the feed; each event's id is the cursor after it, and an event `gap` tells of one."""
+
+    dialect = STREAM
+
+    async def get(self) -> None:
+        last = self.request.headers.get("Last-Event-ID")
+        await self.read_query(last or self.get_query_argument("since", None))
+        self._stream = stream = self.detach()
+        closed = asyncio.Event()
+        stream.set_close_callback(closed.set)
+        stream.set_nodelay(True)
+        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, stream.close)
+        self.outbox.send(self._head())
+        self.begin()
+        try:
+            while not closed.is_set():
+                try:
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await closed.wait()
+                except TimeoutError:
+                    self.outbox.send(STREAM_HEARTBEAT)
+        finally:
+            self.end()
+            stream.close()
+
+    def leave(self, reason: str) -> None:
+        self._stream.close()
+
+    def _head(self) -> bytes:
+        """Written below Tornado's response, whose transforms would frame and compress anew for each client.
+
+        The answer has no length; it ends with the connection (RFC 9112, 6.3).
+        """
+        self.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Accel-Buffering", "no")
+        self.set_header("Connection", "close")
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self._headers.get_all())
+        return f"HTTP/1.1 200 OK\r\n{headers}\r\nretry: 1000\n\n".encode()

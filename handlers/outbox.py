@@ -1,0 +1,84 @@
+"""Bytes for one client in, onto its stream out; what the client does not read yet waits here, up to a bound.
+
+The caller frames messages, once for all clients. A stuck client costs its bound and slows nobody: when its outbox is
+full it is closed, and comes back by its cursor.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from tornado.iostream import IOStream, StreamClosedError
+
+
+class Outbox:
+    """Writes to `stream` in order; on_full() is called once, when more than `limit_bytes` wait."""
+
+    def __init__(self, stream: IOStream, limit_bytes: int, on_full: Callable[[], None]) -> None:
+        self._stream = stream
+        self._limit_bytes = limit_bytes
+        self._on_full = on_full
+        self._waiting: deque[bytes] = deque()
+        self._is_writing = False
+        self._is_closed = False
+        self._drained: asyncio.Future[None] | None = None
+        self.waiting_bytes = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the kernel has not yet taken all that was sent."""
+        return self._is_writing
+
+    def send(self, buffer: bytes) -> None:
+        """Never blocks, never raises; a closed client's bytes are dropped."""
+        if self._is_closed or not buffer:
+            return
+        if not self._is_writing:
+            self._write(buffer)
+            return
+        self._waiting.append(buffer)
+        self.waiting_bytes += len(buffer)
+        if self.waiting_bytes > self._limit_bytes:
+            self.close()
+            self._on_full()
+
+    async def drained(self) -> None:
+        """Returns when everything is written, or never will be."""
+        if self._is_writing and not self._is_closed:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
+
+    def close(self) -> None:
+        """Drops what waits; nothing is sent any more."""
+        self._is_closed = True
+        self._waiting.clear()
+        self.waiting_bytes = 0
+        self._tell_drained()
+
+    def _write(self, buffer: bytes) -> None:
+        try:
+            written = self._stream.write(buffer)
+        except StreamClosedError:
+            self.close()
+            return
+        if self._stream.writing():
+            self._is_writing = True
+            written.add_done_callback(lambda _: self._on_written())
+        else:
+            self._tell_drained()
+
+    def _on_written(self) -> None:
+        self._is_writing = False
+        if self._waiting:
+            buffer = b"".join(self._waiting)
+            self._waiting.clear()
+            self.waiting_bytes = 0
+            self._write(buffer)
+        else:
+            self._tell_drained()
+
+    def _tell_drained(self) -> None:
+        if self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None

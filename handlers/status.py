@@ -1,0 +1,54 @@
+"""How the feed stands: the journal, the watched tables, the connection to PostgreSQL, the clients."""
+
+import psycopg2
+
+from changefeed import __version__
+from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.queries import load
+from handlers.activity import ActivitySocket
+from handlers.base import ApiError, ApiHandler
+from handlers.feed import iso
+from handlers.feed_client import FeedClient
+
+QUERIES = load("server.sql")
+
+
+class StatusHandler(ApiHandler):
+    async def get(self) -> None:
+        feed = self.feed
+        try:
+            journal, watched = await self._journal(), await self._watched()
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            raise ApiError(503, "database_unavailable", f"the journal cannot be looked at: {one_line(error)}") from None
+        self.finish(
+            {
+                "server": {"version": __version__, "started_at": iso(feed.started_at)},
+                "database": feed.database_state(),
+                "clients": {"feed": len(FeedClient.clients), "dashboards": len(ActivitySocket.clients)},
+                "journal": journal,
+                "watched": watched,
+            }
+        )
+
+    async def _journal(self) -> dict[str, object] | None:
+        """Sizes in bytes, times in UTC; None where there is no journal."""
+        if self.feed.journal.epoch is None:
+            return None
+        [(size, oldest, newest, losses)] = await self.feed.database.fetch(QUERIES["journal status"])
+        return {
+            "schema": "changefeed",
+            "epoch": self.feed.journal.epoch.hex(),
+            "bytes": size,
+            "oldest": oldest,
+            "newest": newest,
+            "lost_statements": losses,
+            "retention_hours": self.feed.settings.retention_hours,
+            "retention_bytes": self.feed.settings.retention_bytes,
+        }
+
+    async def _watched(self) -> list[dict[str, object]]:
+        if self.feed.journal.epoch is None:
+            return []
+        columns = ("schema", "table", "is_complete", "omit", "row_limit", "strict", "partitions")
+        rows = await self.feed.database.fetch(QUERIES["watched tables"])
+        return [dict(zip(columns, row, strict=True)) for row in rows]

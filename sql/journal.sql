@@ -1,0 +1,72 @@
+-- The journal: one row for each changed row of a watched table, in the order of id.
+--
+-- An id is drawn while the changed row is locked, so the ids of one row's changes rise in the order in which they
+-- happened; for that the sequence must hand out one at a time (CACHE 1). Ids are not in the order of commits, so a
+-- reader may not go on at "the last id": see read.sql.
+CREATE SCHEMA IF NOT EXISTS changefeed;
+COMMENT ON SCHEMA changefeed IS 'psqlisten2websocket: the journal of changes; remove it with sql/uninstall.sql';
+
+CREATE TABLE IF NOT EXISTS changefeed.meta (
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    version integer NOT NULL,                      -- of this installation, for upgrades
+    epoch uuid NOT NULL DEFAULT gen_random_uuid()  -- part of each cursor; a new journal refuses old cursors
+);
+INSERT INTO changefeed.meta (version) VALUES (1) ON CONFLICT DO NOTHING;
+
+CREATE SEQUENCE IF NOT EXISTS changefeed.journal_id CACHE 1;
+-- Which partition is written now, 0 to 7. A sequence, since its value is not subject to anybody's snapshot: a
+-- transaction that began before the last rotation writes where it should too.
+CREATE SEQUENCE IF NOT EXISTS changefeed.slot MINVALUE 0 MAXVALUE 7 START 0;
+-- How many statements could not be journaled. A sequence, so that counting does not wait for anybody.
+CREATE SEQUENCE IF NOT EXISTS changefeed.losses;
+-- Of the entries that retention took away: the newest transaction and the highest id. Sequences, since a reader whose
+-- snapshot is older than a TRUNCATE finds the partition empty all the same, and must be told.
+CREATE SEQUENCE IF NOT EXISTS changefeed.lost_xid MINVALUE 0 START 0;
+CREATE SEQUENCE IF NOT EXISTS changefeed.lost_id MINVALUE 0 START 0;
+
+CREATE TABLE IF NOT EXISTS changefeed.journal (
+    slot smallint NOT NULL,
+    depth smallint NOT NULL DEFAULT pg_trigger_depth(),  -- 1, or more where a trigger made the change (see record.sql)
+    id bigint NOT NULL DEFAULT nextval('changefeed.journal_id'),
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    at timestamptz NOT NULL,
+    action "char" NOT NULL,   -- I, U, D, T
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    data json,                -- the new row; for D the old one
+    old json,                 -- for U the whole old row: what differs is worked out by the reader, not by the writer
+    row_count bigint          -- where one entry stands for a statement of so many rows
+) PARTITION BY LIST (slot);
+
+DO $partitions$
+BEGIN
+    FOR slot IN 0..7 LOOP
+        CONTINUE WHEN to_regclass(format('changefeed.journal_%s', slot)) IS NOT NULL;
+        EXECUTE format('CREATE TABLE changefeed.journal_%s PARTITION OF changefeed.journal FOR VALUES IN (%s)', slot, slot);
+        EXECUTE format('CREATE INDEX ON changefeed.journal_%s (xid, id)', slot);  -- what is new
+        EXECUTE format('CREATE INDEX ON changefeed.journal_%s (id)', slot);       -- what comes next
+    END LOOP;
+END
+$partitions$;
+
+-- After a dump and restore the journal holds transactions that this cluster has yet to come to; each would appear as a
+-- new change on the day it does. Such a journal begins anew. Returns whether it did. (Deleted, not truncated: that waits
+-- for nobody.)
+CREATE OR REPLACE FUNCTION changefeed.begin_anew_if_restored()
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF coalesce(
+        (SELECT j.xid FROM changefeed.journal AS j ORDER BY j.xid DESC LIMIT 1)
+            < pg_snapshot_xmax(pg_current_snapshot()),
+        true
+    ) THEN
+        RETURN false;
+    END IF;
+    DELETE FROM changefeed.journal;
+    UPDATE changefeed.meta SET epoch = gen_random_uuid();
+    PERFORM setval('changefeed.lost_xid', 0), setval('changefeed.lost_id', 0);
+    RETURN true;
+END
+$function$;
+SELECT changefeed.begin_anew_if_restored();
+REVOKE ALL ON FUNCTION changefeed.begin_anew_if_restored() FROM PUBLIC;

@@ -1,0 +1,287 @@
+-- The triggers' functions: a statement's rows in, journal rows and one NOTIFY out.
+--
+-- They run as the journal's owner (SECURITY DEFINER, fixed search_path), so that a writer needs no right on it.
+-- changefeed.record never fails a write: what cannot be journaled is counted in changefeed.losses, and the readers are
+-- told of a gap. That costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
+-- write instead. Both are made from the one text below.
+--
+-- Their argument, where there is one, is JSON:
+--     {"omit": [column, …], "limit": rows, "root": true, "moves": true, "dynamic": true}
+DO $make$
+DECLARE
+    body constant text := $body$
+        options := CASE WHEN TG_NARGS > 0 THEN TG_ARGV[0]::json END;
+        row_limit := (options ->> 'limit')::bigint;
+        SELECT s.last_value,
+            options ->> 'dynamic' IS NOT NULL OR EXISTS (
+                SELECT FROM pg_attribute AS a
+                WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
+            )
+        INTO slot, is_dynamic FROM changefeed.slot AS s;
+        IF options ->> 'root' IS NOT NULL THEN
+            -- A partition written directly: its changes are the root's.
+            SELECT n.nspname, c.relname INTO schema_name, table_name
+            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            WHERE c.oid = coalesce(pg_partition_root(TG_RELID), TG_RELID);
+        END IF;
+        IF row_limit IS NOT NULL AND TG_LEVEL = 'STATEMENT' AND TG_OP <> 'TRUNCATE' THEN
+            EXECUTE format('SELECT count(*) FROM %I', CASE TG_OP WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END)
+            INTO touched;
+        END IF;
+        IF TG_OP = 'UPDATE' AND options ->> 'moves' IS NOT NULL THEN
+            -- A row that moves to another partition, and that a trigger there keeps out, is gone: there are fewer new
+            -- rows than old ones, and nothing says which belong together.
+            IF (SELECT count(*) FROM new_rows) <> (SELECT count(*) FROM old_rows) THEN
+                operations := '{DELETE,INSERT}';
+            END IF;
+        END IF;
+
+        -- r.*, not r: there may be a column of that name.
+        FOREACH operation IN ARRAY operations LOOP
+            IF operation = 'TRUNCATE' THEN
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
+                VALUES (slot, at, 'T', schema_name, table_name);
+            ELSIF touched > row_limit THEN
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, row_count)
+                VALUES (slot, at, left(operation, 1)::"char", schema_name, table_name, touched);
+            ELSIF is_dynamic THEN
+                EXECUTE changefeed.insert_statement(TG_RELID, operation, TG_LEVEL, options)
+                USING slot, at, schema_name, table_name, OLD, NEW;
+            ELSIF operation = 'INSERT' THEN
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+                SELECT slot, at, 'I', schema_name, table_name, row_to_json(r.*) FROM new_rows AS r;
+            ELSIF operation = 'DELETE' THEN
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+                SELECT slot, at, 'D', schema_name, table_name, row_to_json(r.*) FROM old_rows AS r;
+            ELSE
+                -- Nothing but their order says which old row became which new one: PostgreSQL adds to both row by row.
+                -- A FULL JOIN, though every row has its other: it is never done by nested loops, and the
+                -- plan is kept from a session's first statements, which may touch a row each, for those of a million.
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
+                SELECT slot, at, 'U', schema_name, table_name, n.r, o.r
+                FROM (SELECT row_to_json(r.*) AS r, row_number() OVER () AS place FROM new_rows AS r) AS n
+                FULL JOIN (SELECT row_to_json(r.*) AS r, row_number() OVER () AS place FROM old_rows AS r) AS o USING (place)
+                ORDER BY n.place;
+            END IF;
+            GET DIAGNOSTICS entries = ROW_COUNT;
+            written := written + entries;
+        END LOOP;
+
+        IF written > 0 AND nested IS NOT NULL AND TG_LEVEL = 'STATEMENT' THEN
+            has_moved := changefeed.put_behind(
+                slot, pg_trigger_depth(), coalesce(mark, '0')::bigint, nested::bigint, TG_RELID, TG_OP
+            );
+        END IF;
+        IF has_moved OR written > 0 AND pg_trigger_depth() > 1 THEN
+            PERFORM set_config('changefeed.nested', currval('changefeed.journal_id')::text, true);
+        END IF;
+    $body$;
+    frame constant text := $frame$
+        CREATE OR REPLACE FUNCTION changefeed.%I() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+        #variable_conflict use_variable
+        DECLARE
+            at timestamptz := clock_timestamp();
+            options json;
+            row_limit bigint;
+            is_dynamic boolean;
+            schema_name text := TG_TABLE_SCHEMA;
+            table_name text := TG_TABLE_NAME;
+            slot smallint;
+            operation text;
+            operations text[] := ARRAY[TG_OP];
+            touched bigint;
+            entries bigint;
+            written bigint := 0;
+            nested text := nullif(current_setting('changefeed.nested', true), '');
+            marks text;
+            mark text;
+            has_moved boolean;
+        BEGIN
+            IF nested IS NOT NULL AND TG_LEVEL = 'STATEMENT' THEN
+                marks := current_setting('changefeed.mark_' || lower(TG_OP) || TG_RELID, true);
+                mark := nullif(split_part(marks, ' ', 1), '');
+                PERFORM set_config('changefeed.mark_' || lower(TG_OP) || TG_RELID, substr(marks, length(mark) + 2), true);
+            END IF;
+            %s
+            -- It only wakes the server, which looks every few seconds anyway. A transaction with a NOTIFY cannot be
+            -- prepared for a two-phase commit: where these are allowed, it is for the setting to say.
+            IF written > 0 AND coalesce(
+                nullif(current_setting('changefeed.notify', true), ''),
+                CASE current_setting('max_prepared_transactions') WHEN '0' THEN 'on' END
+            ) = 'on' THEN
+                PERFORM pg_notify('changefeed', '');  -- equal ones in a transaction are one
+            END IF;
+            RETURN NULL;
+        END
+        $function$
+    $frame$;
+    safe constant text := $safe$
+        BEGIN
+            %s
+        EXCEPTION WHEN transaction_rollback THEN
+            RAISE;  -- a serialization failure or a deadlock is between writers; the transaction was to fail anyway
+        WHEN OTHERS THEN
+            written := 1;
+            RAISE WARNING 'changefeed: a change of %%.%% was not journaled: %%', schema_name, table_name, SQLERRM;
+            BEGIN
+                PERFORM nextval('changefeed.losses');
+            EXCEPTION WHEN OTHERS THEN
+                NULL;  -- not even that is left; the warning is all that can be said
+            END;
+        END;
+    $safe$;
+BEGIN
+    EXECUTE format(frame, 'record', format(safe, body));
+    EXECUTE format(frame, 'record_strict', body);
+END
+$make$;
+
+-- Triggers within triggers. Those for a statement fire after those for its rows; so what the latter write (nested: its
+-- depth is greater) is journaled before the statement that came first. Which entries those are is known by a mark: the
+-- newest nested entry when the statement began. The marks of statements within statements are a stack, kept by table
+-- and action in a transaction-local setting, which a rollback to a savepoint takes back too. (Not by depth: the triggers
+-- of what a foreign key cascades to fire BEFORE it one level deeper than AFTER it.)
+CREATE OR REPLACE FUNCTION changefeed.mark() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    nested text := current_setting('changefeed.nested', true);
+    setting text;
+BEGIN
+    -- While there is no nested entry in this transaction, no mark means 0.
+    IF nested <> '' THEN
+        setting := 'changefeed.mark_' || lower(TG_OP) || TG_RELID;
+        -- The bound is for a table whose other triggers were switched off: nothing takes the marks away.
+        PERFORM set_config(setting, left(nested || ' ' || coalesce(current_setting(setting, true), ''), 1000), true);
+    END IF;
+    RETURN NULL;
+END
+$function$;
+
+-- Gives the nested entries of this transaction between `mark` and `last` new ids, behind the statement's own. Where all
+-- the table's own triggers are BEFORE ones they stay where they are: those wrote before the row changed.
+CREATE OR REPLACE FUNCTION changefeed.put_behind(
+    slot smallint, depth integer, mark bigint, last bigint, target oid, operation text
+) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    moved bigint;
+BEGIN
+    IF mark >= last THEN
+        RETURN false;
+    END IF;
+    IF (
+        SELECT bool_and(t.tgtype & 2 = 2)
+        FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+        WHERE t.tgrelid IN (SELECT changefeed.members(target)) AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+          AND p.pronamespace <> 'changefeed'::regnamespace
+          AND t.tgtype & CASE operation WHEN 'INSERT' THEN 4 WHEN 'DELETE' THEN 8 WHEN 'UPDATE' THEN 16 ELSE 32 END > 0
+    ) THEN
+        RETURN false;
+    END IF;
+    -- Only the partition being written and the one before it are looked at, by number, so that no other is locked.
+    EXECUTE format($update$
+        UPDATE changefeed.journal AS j SET id = renumbered.new_id
+        FROM (
+            SELECT n.id, nextval('changefeed.journal_id') AS new_id
+            FROM (
+                SELECT id FROM changefeed.journal
+                WHERE slot IN (%1$s, %2$s) AND xid = $1 AND id > $2 AND id <= $3 AND depth > $4
+                ORDER BY id
+            ) AS n
+        ) AS renumbered
+        WHERE j.slot IN (%1$s, %2$s) AND j.xid = $1 AND j.id > $2 AND j.id <= $3 AND j.id = renumbered.id
+        $update$, slot, (slot + 7) % 8)
+    USING pg_current_xact_id(), mark, last, depth;
+    GET DIAGNOSTICS moved = ROW_COUNT;  -- EXECUTE does not set FOUND
+    RETURN moved > 0;
+END
+$function$;
+
+-- Whether the owner of a type may have code run as the journal's owner: to_json uses the cast to json that whoever owns a
+-- type may make for it, and would run it here, with rights that are not theirs.
+CREATE OR REPLACE FUNCTION changefeed.trusts(type oid)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT r.rolsuper OR r.rolname = current_user
+    FROM pg_roles AS r WHERE r.oid = (SELECT t.typowner FROM pg_type AS t WHERE t.oid = type)
+$function$;
+
+-- A column as an expression whose JSON is to_json's, by way of the type's output function, which only superusers can
+-- make: an enum, a range, an array of these, a domain. A composite type becomes its text.
+CREATE OR REPLACE FUNCTION changefeed.untrusted_value(column_name text, column_type oid)
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    WITH RECURSIVE element AS (
+        SELECT t.oid, t.typtype, t.typbasetype, t.typelem, '' AS brackets
+        FROM pg_type AS t WHERE t.oid = column_type
+        UNION ALL
+        SELECT t.oid, t.typtype, t.typbasetype, t.typelem, CASE WHEN e.typtype = 'd' THEN e.brackets ELSE '[]' END
+        FROM element AS e JOIN pg_type AS t
+            ON t.oid = CASE WHEN e.typtype = 'd' THEN e.typbasetype WHEN e.oid >= 16384 THEN nullif(e.typelem, 0) END
+    ), innermost AS (
+        SELECT CASE WHEN oid < 16384 THEN format_type(oid, NULL) ELSE 'text' END || brackets AS safe_type
+        FROM element WHERE typtype <> 'd' AND (oid < 16384 OR typelem = 0)
+    )
+    SELECT format('CASE WHEN num_nonnulls(%1$I) = 1 THEN format(''%%s'', %1$I)::%2$s END', column_name, safe_type)
+    FROM innermost
+$function$;
+
+-- A table's columns as a list for SELECT: without those left out, and with virtual generated ones computed, which a
+-- trigger sees as null.
+CREATE OR REPLACE FUNCTION changefeed.column_list(target oid, options json)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
+    gone text;
+BEGIN
+    SELECT name INTO gone FROM unnest(omit) AS name
+    WHERE NOT EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped
+    );
+    IF gone IS NOT NULL THEN
+        -- Dropped, or renamed: then it must not leave the table under its new name.
+        RAISE EXCEPTION 'the column % that was to be left out is gone', quote_ident(gone)
+            USING HINT = 'Call changefeed.watch anew.';
+    END IF;
+    RETURN (
+        SELECT string_agg(
+            CASE
+                WHEN a.attgenerated = 'v' THEN format('(%s) AS %I', pg_get_expr(d.adbin, d.adrelid), a.attname)
+                WHEN a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
+                    THEN format('%s AS %I', changefeed.untrusted_value(a.attname, a.atttypid), a.attname)
+                ELSE quote_ident(a.attname)
+            END,
+            ', ' ORDER BY a.attnum
+        )
+        FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit)
+    );
+END
+$function$;
+
+-- The INSERT for tables whose columns must be named, or whose trigger is one for each row (inheritance).
+-- $1 slot, $2 at, $3 schema, $4 table, $5 OLD, $6 NEW.
+CREATE OR REPLACE FUNCTION changefeed.insert_statement(target oid, operation text, level text, options json)
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    WITH sources AS (
+        SELECT format(
+            '(SELECT row_to_json(r.*) AS r, row_number() OVER () AS place FROM (SELECT %s FROM %s) AS r)',
+            changefeed.column_list(target, options),
+            CASE level WHEN 'ROW' THEN format('(SELECT ($%s).*) AS r', parameter) ELSE transition_table END
+        ) AS source, transition_table
+        FROM (VALUES (5, 'old_rows'), (6, 'new_rows')) AS v (parameter, transition_table)
+    )
+    SELECT format(
+        'INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old) '
+        'SELECT $1, $2, %L, $3, $4, d.r, %s FROM %s AS d %s ORDER BY d.place',
+        left(operation, 1),
+        CASE operation WHEN 'UPDATE' THEN 'o.r' ELSE 'NULL' END,
+        max(source) FILTER (WHERE transition_table = CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END),
+        CASE operation
+            WHEN 'UPDATE' THEN
+                format('FULL JOIN %s AS o USING (place)', max(source) FILTER (WHERE transition_table = 'old_rows'))
+        END
+    )
+    FROM sources
+$function$;
+REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.mark(), changefeed.trusts(oid),
+    changefeed.put_behind(smallint, integer, bigint, bigint, oid, text), changefeed.untrusted_value(text, oid),
+    changefeed.column_list(oid, json), changefeed.insert_statement(oid, text, text, json) FROM PUBLIC;

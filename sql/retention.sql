@@ -1,0 +1,120 @@
+-- Retention: the journal is a ring of eight partitions. The oldest is truncated whole, never deleted from row by row, and
+-- a partition that anybody is writing to is left for the next time: no writer ever waits for this, nor do readers for
+-- longer than the lock_timeout.
+
+-- Ends the partition being written when its share of `keep_for` or `keep_bytes` is full, and empties those that are past
+-- either. Returns the numbers of the partitions it emptied. The server calls it again and again; without a server, cron.
+CREATE OR REPLACE FUNCTION changefeed.retain(keep_for interval, keep_bytes bigint)
+RETURNS SETOF integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
+DECLARE
+    partitions constant integer := 8;
+    written integer;
+    following integer;
+    candidate integer;
+    kept_bytes bigint;
+    is_full boolean;
+BEGIN
+    -- One at a time; a server that finds another at it has nothing to do.
+    IF NOT pg_try_advisory_xact_lock(hashtext('changefeed.retain')) THEN
+        RETURN;
+    END IF;
+    IF changefeed.begin_anew_if_restored() THEN
+        RETURN;
+    END IF;
+    SELECT last_value INTO written FROM changefeed.slot;
+
+    -- Those that are not written, from the oldest on.
+    SELECT sum(pg_total_relation_size(format('changefeed.journal_%s', i)::regclass)) INTO kept_bytes
+    FROM generate_series(0, partitions - 1) AS i;
+    FOR distance IN 1..partitions - 1 LOOP
+        candidate := (written + distance) % partitions;
+        CONTINUE WHEN NOT changefeed.has_entries(candidate);
+        EXIT WHEN kept_bytes <= keep_bytes AND changefeed.newest_entry(candidate) >= clock_timestamp() - keep_for;
+        kept_bytes := kept_bytes - pg_total_relation_size(format('changefeed.journal_%s', candidate)::regclass);
+        IF changefeed.empty_partition(candidate) THEN
+            RETURN NEXT candidate;
+        END IF;
+    END LOOP;
+
+    following := (written + 1) % partitions;
+    is_full := changefeed.has_entries(written) AND (
+        changefeed.oldest_entry(written) < clock_timestamp() - keep_for / (partitions - 1)
+        OR pg_total_relation_size(format('changefeed.journal_%s', written)::regclass) > keep_bytes / partitions
+    );
+    IF is_full THEN
+        IF changefeed.has_entries(following) THEN
+            IF NOT changefeed.empty_partition(following) THEN
+                RETURN;
+            END IF;
+            RETURN NEXT following;
+        END IF;
+        PERFORM setval('changefeed.slot', following);
+    END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.has_entries(slot integer)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    answer boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM changefeed.journal_%s)', slot) INTO answer;
+    RETURN answer;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.oldest_entry(slot integer)
+RETURNS timestamptz LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    answer timestamptz;
+BEGIN
+    EXECUTE format('SELECT at FROM changefeed.journal_%s ORDER BY id LIMIT 1', slot) INTO answer;
+    RETURN answer;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.newest_entry(slot integer)
+RETURNS timestamptz LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    answer timestamptz;
+BEGIN
+    EXECUTE format('SELECT at FROM changefeed.journal_%s ORDER BY id DESC LIMIT 1', slot) INTO answer;
+    RETURN answer;
+END
+$function$;
+
+-- Truncates one partition, remembering the newest transaction and id in it, so that a cursor from before them is told of a
+-- gap. False when somebody still writes to it.
+CREATE OR REPLACE FUNCTION changefeed.empty_partition(slot integer)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    EXECUTE format('LOCK TABLE changefeed.journal_%s IN ACCESS EXCLUSIVE MODE', slot);
+    -- Not max(xid): PostgreSQL 14 has none for xid8.
+    EXECUTE format(
+        'SELECT setval(''changefeed.lost_xid'', greatest(x.last_value, e.xid)),'
+        '       setval(''changefeed.lost_id'', greatest(i.last_value, e.id))'
+        'FROM changefeed.lost_xid AS x, changefeed.lost_id AS i,'
+        '     (SELECT (SELECT xid::text::bigint FROM changefeed.journal_%1$s ORDER BY changefeed.journal_%1$s.xid DESC LIMIT 1) AS xid,'
+        '             (SELECT max(id) FROM changefeed.journal_%1$s) AS id) AS e', slot
+    );
+    EXECUTE format('TRUNCATE changefeed.journal_%s', slot);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$function$;
+
+-- How the journal stands: entries are counted by the planner's estimate, sizes and times are exact.
+CREATE OR REPLACE FUNCTION changefeed.journal_status()
+RETURNS TABLE (bytes bigint, oldest timestamptz, newest timestamptz, entries bigint, losses bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT
+        sum(pg_total_relation_size(format('changefeed.journal_%s', slot)::regclass))::bigint,
+        min(changefeed.oldest_entry(slot)),
+        max(changefeed.newest_entry(slot)),
+        (SELECT sum(greatest(c.reltuples, 0)) FROM pg_class AS c JOIN pg_inherits AS i ON i.inhrelid = c.oid
+         WHERE i.inhparent = 'changefeed.journal'::regclass)::bigint,
+        (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses)
+    FROM generate_series(0, 7) AS slot
+$function$;
+REVOKE ALL ON FUNCTION changefeed.retain(interval, bigint), changefeed.empty_partition(integer) FROM PUBLIC;

@@ -1,0 +1,97 @@
+-- TRUNCATE around partitions. That of a root reaches its partitions too and fires their triggers; the root's entry is
+-- enough then. That of a partition alone takes some of the root's rows away: to whoever follows the root these are
+-- deleted. Where there are more of them than the limit (10000 where none is set), one entry stands for all.
+
+-- Before it: hands the rows over in a transaction-local setting, {"rows": […]} or {"count": n}, or {"error": "…"}. It runs
+-- as whoever truncates, not as the journal's owner: planning a query may run code of the table's owner, such as an
+-- index's expression.
+CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $function$
+DECLARE
+    within text := current_setting('changefeed.truncating', true);
+    options json := coalesce(TG_ARGV[0], '{}')::json;
+    row_limit bigint := coalesce((options ->> 'limit')::bigint, 10000);
+    touched bigint;
+    columns text;
+    found_rows text;
+BEGIN
+    IF EXISTS (SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid::oid::text = within) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM set_config('changefeed.truncating', TG_RELID::text, true);
+    -- Partitions of this one that the same statement named before it: their rows are among those that follow.
+    PERFORM set_config('changefeed.truncated_' || t.relid::oid, '', true)
+    FROM pg_partition_tree(TG_RELID) AS t
+    WHERE current_setting('changefeed.truncated_' || t.relid::oid, true) <> '';
+    IF pg_partition_root(TG_RELID) = TG_RELID THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT %s) AS r', TG_RELID::regclass, row_limit + 1) INTO touched;
+    IF touched > row_limit THEN
+        EXECUTE format('SELECT json_build_object(''count'', count(*)) FROM %s', TG_RELID::regclass) INTO found_rows;
+    ELSIF touched > 0 THEN
+        -- Here virtual generated columns are computed, and a column that is to be left out and is gone is no column.
+        SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
+        FROM pg_attribute AS a
+        WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped
+          AND a.attname <> ALL (ARRAY(SELECT json_array_elements_text(options -> 'omit')));
+        EXECUTE format(
+            'SELECT ''{"rows": ['' || string_agg(row_to_json(p.*)::text, '','') || '']}'' FROM (SELECT %s FROM %s) AS p',
+            columns, TG_RELID::regclass
+        ) INTO found_rows;
+    END IF;
+    PERFORM set_config('changefeed.truncated_' || TG_RELID, found_rows, true);
+    RETURN NULL;
+EXCEPTION WHEN transaction_rollback THEN
+    RAISE;  -- a serialization failure or a deadlock is between writers
+WHEN OTHERS THEN
+    PERFORM set_config('changefeed.truncated_' || TG_RELID, json_build_object('error', SQLERRM)::text, true);
+    RETURN NULL;
+END
+$function$;
+
+-- After it: journals what was handed over.
+CREATE OR REPLACE FUNCTION changefeed.record_truncated() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    handed_over text := nullif(current_setting('changefeed.truncated_' || TG_RELID, true), '');
+    truncated json;
+BEGIN
+    IF current_setting('changefeed.truncating', true) = TG_RELID::text THEN
+        PERFORM set_config('changefeed.truncating', '', true);
+    END IF;
+    IF handed_over IS NULL THEN
+        RETURN NULL;
+    END IF;
+    PERFORM set_config('changefeed.truncated_' || TG_RELID, '', true);
+    BEGIN
+        truncated := handed_over::json;
+        IF truncated ->> 'error' IS NOT NULL THEN
+            RAISE EXCEPTION '%', truncated ->> 'error';
+        END IF;
+        INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, row_count)
+        SELECT s.last_value, clock_timestamp(), 'D', n.nspname, c.relname, r.data, (truncated ->> 'count')::bigint
+        FROM changefeed.slot AS s, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
+            (SELECT json_array_elements(truncated -> 'rows') AS data
+             UNION ALL SELECT NULL WHERE truncated ->> 'count' IS NOT NULL) AS r
+        WHERE c.oid = pg_partition_root(TG_RELID);
+    EXCEPTION WHEN transaction_rollback THEN
+        RAISE;
+    WHEN OTHERS THEN
+        RAISE WARNING 'changefeed: the TRUNCATE of % was not journaled: %', TG_RELID::regclass, SQLERRM;
+        BEGIN
+            PERFORM nextval('changefeed.losses');
+        EXCEPTION WHEN OTHERS THEN
+            NULL;
+        END;
+    END;
+    IF coalesce(
+        nullif(current_setting('changefeed.notify', true), ''),
+        CASE current_setting('max_prepared_transactions') WHEN '0' THEN 'on' END
+    ) = 'on' THEN
+        PERFORM pg_notify('changefeed', '');
+    END IF;
+    RETURN NULL;
+END
+$function$;
+REVOKE ALL ON FUNCTION changefeed.read_truncated(), changefeed.record_truncated() FROM PUBLIC;

@@ -1,0 +1,168 @@
+"""PostgreSQL, the servers, and the lines between them, each of which can be broken."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from psycopg2.extensions import make_dsn
+
+from changefeed.embedded import EmbeddedPostgres
+from tests.oracle.schema import DEFINITION, WATCH
+from tests.postgres import connect, execute
+from tests.proxy import Proxy
+from tests.server_process import SERVER, free_port
+
+OPTIONS = {
+    "fsync": "off",  # what is stopped here is PostgreSQL, never the machine
+    "deadlock_timeout": "100ms",
+    # What was rolled back lately is forgotten in a crash, and its transaction ids are given out again.
+    "wal_writer_delay": "10s",
+    "max_prepared_transactions": "20",
+}
+_TROUBLE = ("Traceback", " ERROR ", " CRITICAL ", "never retrieved", "was never awaited")
+
+
+class Server:
+    """`python server.py` behind a line of its own to PostgreSQL; killed and started any number of times."""
+
+    def __init__(self, name: str, folder: Path, conninfo: str, flags: tuple[str, ...]) -> None:
+        self.name = name
+        self.port = free_port()
+        self.line = Proxy(conninfo)
+        self.log = folder / f"{name}.log"
+        self._folder = folder
+        self._flags = flags
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, str(SERVER), "--database-url", self.line.conninfo, "--port", str(self.port)),
+                    *("--database-wait-seconds", "600", *WATCH, *self._flags),
+                ],
+                cwd=self._folder,
+                env={"PATH": os.environ["PATH"], "HOME": str(self._folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(number)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends it and waits until it is gone."""
+        if process := self._process:
+            self._process = None  # what ends now was meant to
+            process.send_signal(number)
+            try:
+                code = process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise AssertionError(f"the server {self.name} did not end within 20 s of {number.name}") from None
+            if number is signal.SIGTERM and code not in (0, -number):  # the latter when it had only just been started
+                raise AssertionError(f"the server {self.name} ended with {code} on SIGTERM")
+
+    def check(self) -> None:
+        """It runs, and its log tells of no mistake of its own."""
+        if self._process and self._process.poll() is not None:
+            raise AssertionError(f"the server {self.name} ended by itself:\n{self._tail()}")
+        text = self.log.read_text("utf-8", "replace")
+        if found := [word for word in _TROUBLE if word in text]:
+            at = text.index(found[0])
+            raise AssertionError(f"the log of the server {self.name} says:\n{text[max(0, at - 500) : at + 4000]}")
+
+    def _tail(self) -> str:
+        return self.log.read_text("utf-8", "replace")[-3000:]
+
+
+class Ground:
+    """One cluster, one database, two servers. `crashes` is odd while PostgreSQL is down, or about to be."""
+
+    def __init__(self, flags: tuple[str, ...] = ()) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="oracle-", dir="/tmp"))
+        self.cluster = EmbeddedPostgres(self.folder / "postgres", OPTIONS)
+        self.crashes = 0
+        self.lock = asyncio.Lock()  # of PostgreSQL's coming and going
+        self._flags = flags
+        self._names = itertools.count()
+
+    async def __aenter__(self) -> "Ground":
+        self.folder.chmod(0o755)
+        await asyncio.to_thread(self.cluster.start)
+        self.conninfo = str(make_dsn(self.cluster.conninfo, dbname="postgres"))
+        execute(self.conninfo, DEFINITION)
+        self.servers = [Server(name, self.folder, self.conninfo, self._flags) for name in "AB"]
+        for server in self.servers:
+            await server.line.start()
+            server.start()
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        for server in self.servers:
+            with contextlib.suppress(AssertionError):
+                server.kill()
+            await server.line.close()
+        await asyncio.to_thread(self.cluster.stop, "immediate")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def query(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        return execute(self.conninfo, statement, parameters)
+
+    async def restart_postgres(self, mode: str, down_seconds: float, pause: asyncio.Event) -> None:
+        async with self.lock:
+            self.crashes += 1
+            await asyncio.to_thread(self.cluster.stop, mode)
+            await wait(pause, down_seconds)
+            await asyncio.to_thread(self.cluster.start)
+            self.crashes += 1
+
+    async def crash_backend(self) -> None:
+        """SIGKILL to one of PostgreSQL's processes: all others end too, and it recovers by itself."""
+        async with self.lock:
+            self.crashes += 1
+            await asyncio.to_thread(self._crash_backend)
+            self.crashes += 1
+
+    def _crash_backend(self) -> None:
+        connection = connect(self.conninfo)
+        try:
+            os.kill(connection.info.backend_pid, signal.SIGKILL)
+        finally:
+            connection.close()
+        self.until_up()
+
+    def until_up(self) -> None:
+        """Two connections in a row: the first may still be to those that are about to be ended."""
+        import time
+
+        import psycopg2
+
+        deadline = time.monotonic() + 30
+        answers = 0
+        while answers < 3:
+            try:
+                self.query("SELECT pg_sleep(0.05)")
+                answers += 1
+            except psycopg2.OperationalError:
+                answers = 0
+                if time.monotonic() > deadline:
+                    raise
+
+
+async def wait(event: asyncio.Event, seconds: float) -> bool:
+    """Waits for the event, but not longer; whether it is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

@@ -1,0 +1,107 @@
+"""Cursors: packed and unpacked again, refused when cut or mangled, and ordered as the snapshots in them are."""
+
+import random
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
+
+EPOCH = b"\x01\x02\x03\x04\x05\xff"
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    xmin = draw(st.integers(1, 2**63))
+    running = draw(st.frozensets(st.integers(xmin, xmin + 10_000), max_size=20))
+    xmin = min(running, default=xmin)
+    return Snapshot(xmin, draw(st.integers(max(running, default=xmin) + 1, xmin + 20_000)), running)
+
+
+places = st.builds(Place, snapshots(), snapshots(), st.integers(0, 2**62))
+
+
+@given(places)
+def test_a_place_survives_its_text(place: Place):
+    assert decode(encode(EPOCH, place)) == (EPOCH, place)
+
+
+@given(places)
+def test_the_text_is_safe_in_a_url_as_it_is(place: Place):
+    assert re.fullmatch(r"[A-Za-z0-9._~-]+", encode(EPOCH, place))
+
+
+def test_a_usual_cursor_is_short():
+    snapshot = Snapshot(123_456_789, 123_456_801, frozenset({123_456_789, 123_456_795}))
+    assert len(encode(EPOCH, Place(snapshot, Snapshot(123_456_805, 123_456_805), 987_654_321))) <= 48
+
+
+@given(places, st.data())
+def test_a_cut_or_changed_text_is_refused(place: Place, data: st.DataObject):
+    text = encode(EPOCH, place)
+    rest_begins = text.index(".") + 1
+    cut = data.draw(st.integers(1, len(text) - rest_begins))
+    with pytest.raises(NotACursor):
+        decode(text[:-cut])
+    at = data.draw(st.integers(rest_begins, len(text) - 2))
+    changed = text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :]
+    with pytest.raises(NotACursor):
+        decode(changed)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1", "1.", "1.AAAA", "-1.AAAAAAAAAAAA", "1.AAAA AAAAAAAA", "é.AAAAAAAAAAAA", "1." + "A" * 100]
+)
+def test_what_is_no_cursor_is_refused_with_advice(text: str):
+    with pytest.raises(NotACursor, match="cursor"):
+        decode(text)
+
+
+@given(snapshots())
+def test_a_snapshot_survives_postgresqls_text(snapshot: Snapshot):
+    assert Snapshot.parse(str(snapshot)) == snapshot
+
+
+def history(seed: int) -> list[Snapshot]:
+    """Snapshots of one database in the order of time: transactions begin, and end in any order."""
+    dice = random.Random(seed)
+    running: set[int] = set()
+    taken, next_xid = [], 100
+    for _ in range(60):
+        for _ in range(dice.randrange(4)):
+            running.add(next_xid)
+            next_xid += 1
+        for xid in dice.sample(sorted(running), dice.randrange(len(running) + 1)):
+            running.discard(xid)
+        taken.append(Snapshot(min(running, default=next_xid), next_xid, frozenset(running)))
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_snapshots_of_one_database_are_within_the_later_ones(seed: int):
+    taken = history(seed)
+    for earlier, later in pairwise(taken):
+        assert earlier.is_within(later)
+        visible = {xid for xid in range(100, later.xmax) if earlier.sees(xid)}
+        assert all(later.sees(xid) for xid in visible)
+        if not later.is_within(earlier):
+            continue
+        assert visible == {xid for xid in range(100, later.xmax) if later.sees(xid)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_place_is_within_another_only_if_all_it_has_passed_the_other_has_too(seed: int):
+    taken = history(seed)
+    dice = random.Random(seed)
+    found = []
+    for _ in range(40):
+        first, second = sorted(dice.sample(range(len(taken)), 2))
+        found.append(Place(taken[first], taken[second], dice.choice((0, 5, 9))))
+    changes = [(xid, change_id) for xid in range(100, taken[-1].xmax) for change_id in (1, 5, 7, 9, 12)]
+    for one in found:
+        for other in found:
+            if one.is_within(other):
+                assert all(other.has_passed(*change) for change in changes if one.has_passed(*change))

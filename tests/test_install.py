@@ -1,0 +1,200 @@
+"""Installing, upgrading and taking away: twice, at once, without superuser rights, without a trace."""
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from changefeed.queries import SQL_DIR, read_script
+from tests import postgres
+from tests.journal_database import JournalDatabase, Session
+
+CATALOG = """
+    SELECT 'class', oid::regclass::text FROM pg_class UNION ALL
+    SELECT 'proc', oid::regprocedure::text FROM pg_proc UNION ALL
+    SELECT 'trigger', tgname FROM pg_trigger UNION ALL
+    SELECT 'event trigger', evtname FROM pg_event_trigger UNION ALL
+    SELECT 'type', oid::regtype::text FROM pg_type UNION ALL
+    SELECT 'role', rolname FROM pg_roles UNION ALL
+    SELECT 'namespace', nspname FROM pg_namespace
+"""
+
+
+@pytest.fixture
+def empty() -> Iterator[Session]:
+    session = Session(postgres.new_database())
+    yield session
+    session.connection.close()
+
+
+def install(session: Session) -> None:
+    session.run(read_script("install.sql"))
+
+
+def catalog(session: Session) -> set[tuple[Any, ...]]:
+    return {row for row in session.run(CATALOG) if "pg_temp" not in row[1] and "pg_toast" not in row[1]}
+
+
+def definitions(session: Session) -> list[tuple[Any, ...]]:
+    return session.run(
+        "SELECT 'trigger', oid, pg_get_triggerdef(oid) FROM pg_trigger UNION ALL "
+        "SELECT 'class', oid, relname FROM pg_class WHERE relnamespace = 'changefeed'::regnamespace UNION ALL "
+        "SELECT 'epoch', 0, epoch::text FROM changefeed.meta ORDER BY 1, 2"
+    )
+
+
+def test_uninstall_leaves_no_trace(empty: Session):
+    empty.run("CREATE TABLE orders (id int); CREATE TABLE parts (k int) PARTITION BY LIST (k)")
+    empty.run("CREATE TABLE part PARTITION OF parts DEFAULT")
+    before = catalog(empty)
+    install(empty)
+    empty.run("SELECT changefeed.watch('orders'), changefeed.watch('parts')")
+    empty.run("INSERT INTO orders VALUES (1); INSERT INTO parts VALUES (1)")
+    assert catalog(empty) != before
+    empty.run(read_script("uninstall.sql"))
+    assert catalog(empty) == before
+    empty.run("INSERT INTO orders VALUES (2); DELETE FROM parts")
+
+
+def test_uninstall_where_nothing_is_installed_does_nothing(empty: Session):
+    before = catalog(empty)
+    empty.run(read_script("uninstall.sql"))
+    assert catalog(empty) == before
+
+
+def test_a_second_install_changes_nothing(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+    db.run("INSERT INTO orders VALUES (1)")
+    before = definitions(db)
+    db.run(read_script("install.sql"))
+    assert definitions(db) == before
+    assert len(db.changes()) == 1
+
+
+def test_an_install_over_changed_triggers_mends_them(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders', row_limit => 7)")
+    db.run("DROP TRIGGER changefeed_update ON orders")
+    db.run("CREATE OR REPLACE FUNCTION changefeed.mark() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE; END'")
+    db.run(read_script("install.sql"))
+    db.run("INSERT INTO orders VALUES (1); UPDATE orders SET id = 2")
+    assert db.changes() == [("I", {"id": 1}), ("U", {"id": 2})]
+    assert db.run("SELECT is_complete, row_limit FROM changefeed.status()") == [(True, 7)]
+
+
+def test_psql_runs_the_same_file():
+    conninfo = postgres.new_database()
+    psql = postgres.cluster().binaries / "psql"
+    program = str(psql) if psql.exists() else shutil.which("psql")
+    if program is None:
+        pytest.skip("there is no psql here")
+    done = subprocess.run(
+        [program, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "-d", conninfo, "-f", SQL_DIR / "install.sql"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert postgres.execute(conninfo, "SELECT count(*) FROM changefeed.meta") == [(1,)]
+
+
+def test_two_installs_at_once_both_succeed(empty: Session):
+    conninfo = make_dsn(empty.connection.dsn)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            postgres.execute(conninfo, read_script("install.sql"))
+        except psycopg2.Error as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert empty.value("SELECT count(*) FROM changefeed.meta") == 1
+
+
+@pytest.fixture
+def owner(empty: Session) -> Iterator[Session]:
+    """The owner of a database, who is no superuser."""
+    name = parse_dsn(empty.connection.dsn)["dbname"]
+    empty.run(f"CREATE ROLE owner_{name} LOGIN; ALTER DATABASE {name} OWNER TO owner_{name}")
+    if empty.connection.server_version < 150000:
+        empty.run(f"GRANT CREATE ON SCHEMA public TO owner_{name}")
+    session = Session(str(make_dsn(empty.connection.dsn, user=f"owner_{name}")))
+    yield session
+    session.connection.close()
+
+
+def test_the_database_s_owner_installs_and_watches_without_being_superuser(owner: Session):
+    install(owner)
+    install(owner)
+    owner.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+    owner.run("INSERT INTO orders VALUES (1)")
+    assert owner.value("SELECT count(*) FROM changefeed.journal") == 1
+    assert owner.value("SELECT count(*) FROM pg_event_trigger WHERE evtname LIKE 'changefeed%%'") == 0
+    owner.run(read_script("uninstall.sql"))
+    assert owner.value("SELECT to_regnamespace('changefeed')") is None
+
+
+def test_without_the_event_trigger_refresh_finds_new_partitions(owner: Session):
+    install(owner)
+    owner.run("CREATE TABLE parts (k int) PARTITION BY LIST (k); SELECT changefeed.watch('parts')")
+    owner.run("CREATE TABLE part PARTITION OF parts DEFAULT")
+    assert owner.value("SELECT is_complete FROM changefeed.status()") is False
+    assert owner.run("SELECT * FROM changefeed.refresh()") == [("public.parts",)]
+    owner.run("INSERT INTO part VALUES (1)")
+    assert owner.run("SELECT table_name FROM changefeed.journal") == [("parts",)]
+
+
+def test_a_role_without_create_is_refused_and_nothing_is_left(db: JournalDatabase):
+    conninfo = postgres.new_database()
+    guest = db.new_role("guest")
+    session = Session(str(make_dsn(conninfo, user=guest)))
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        install(session)
+    session.connection.close()
+    assert postgres.execute(conninfo, "SELECT to_regnamespace('changefeed')") == [(None,)]
+
+
+def test_a_dump_and_restore_begins_anew_where_its_transactions_are_yet_to_come(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+    db.run("INSERT INTO orders VALUES (1)")
+    epoch = db.value("SELECT epoch FROM changefeed.meta")
+    assert db.value("SELECT changefeed.begin_anew_if_restored()") is False
+    # As after a restore into a younger cluster.
+    db.run("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
+    db.run(read_script("install.sql"))
+    assert db.changes() == []
+    assert db.value("SELECT epoch FROM changefeed.meta") != epoch
+
+
+def test_pg_dump_and_restore_keep_what_is_watched():
+    binaries = postgres.cluster().binaries
+    if not (binaries / "pg_dump").exists():
+        pytest.skip("there is no pg_dump here")
+    source, target = postgres.new_database(), postgres.new_database()
+    postgres.execute(source, read_script("install.sql"))
+    postgres.execute(source, "CREATE TABLE orders (id int, secret int); INSERT INTO orders VALUES (1)")
+    postgres.execute(source, "SELECT changefeed.watch('orders', omit => '{secret}')")
+    postgres.execute(source, "INSERT INTO orders VALUES (2)")
+    # A dump for COPY needs psql.
+    dumped = subprocess.run(
+        [binaries / "pg_dump", "--inserts", "-d", source], capture_output=True, text=True, check=True
+    )
+    statements = "\n".join(line for line in dumped.stdout.splitlines() if not line.startswith("\\"))
+    postgres.execute(target, statements)
+    assert postgres.execute(target, "SELECT table_name, is_complete, omit FROM changefeed.status()") == [
+        ("orders", True, ["secret"])
+    ]
+    postgres.execute(target, read_script("install.sql"))
+    postgres.execute(target, "INSERT INTO orders VALUES (3)")
+    rows = postgres.execute(target, "SELECT data::text FROM changefeed.journal ORDER BY id")
+    assert rows == [('{"id":2}',), ('{"id":3}',)]

@@ -1,0 +1,367 @@
+"""The feed from the journal: what a change looks like, and that a client that comes back gets each one once."""
+
+import asyncio
+import json
+from typing import Any
+
+from tornado.httpclient import HTTPClientError
+from tornado.testing import ExpectLog, gen_test
+from tornado.websocket import WebSocketClientConnection
+
+from changefeed.listener import ListenerState
+from tests.feed_case import ORDERS, FeedTestCase, message
+
+KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+class JournalTestCase(FeedTestCase):
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.watch()
+
+    async def ids(self, socket: WebSocketClientConnection, count: int) -> list[int]:
+        """The rows' ids of the next changes on a plain socket."""
+        return [json.loads(await socket.read_message())["data"]["id"] for _ in range(count)]
+
+    async def cursor_after(self, changes: int) -> str:
+        """The cursor of the last of the next changes."""
+        page = await self.fetch_json(f"/api/changes?limit={changes}")
+        return page["changes"][-1]["cursor"]
+
+
+class ChangeTest(JournalTestCase):
+    @gen_test
+    async def test_each_action_says_what_was_and_what_is(self):
+        socket = await self.connect()
+        self.write("INSERT INTO orders VALUES (9007199254740993, 'new', 1.10)")
+        self.write("UPDATE orders SET status = 'paid', id = 5")
+        self.write("DELETE FROM orders")
+        self.write("TRUNCATE orders")
+        texts = [await socket.read_message() for _ in range(4)]
+        self.assertIn('"data": {"id":9007199254740993,"status":"new","total":1.10}, "schema": "public", "at"', texts[0])
+        self.assertIn('"old": {"id": 9007199254740993, "status": "new"}', texts[1])
+        changes = [json.loads(text) for text in texts]
+        self.assertEqual([list(change)[:3] for change in changes], [["table", "action", "data"]] * 4)
+        self.assertEqual([change["action"] for change in changes], ["INSERT", "UPDATE", "DELETE", "TRUNCATE"])
+        self.assertEqual(changes[2]["data"], {"id": 5, "status": "paid", "total": 1.1})
+        self.assertIsNone(changes[3]["data"])
+        self.assertEqual({change["table"] for change in changes}, {"orders"})
+        self.assertTrue(all("old" not in change for change in changes if change["action"] != "UPDATE"))
+        self.assertTrue(all(change["at"].endswith("+00:00") for change in changes))
+        self.assertLess(changes[0]["xid"], changes[3]["xid"])
+
+    @gen_test
+    async def test_a_statement_beyond_its_row_limit_is_one_change_that_counts(self):
+        self.watch(options=", row_limit => 2")
+        socket = await self.connect()
+        self.write("INSERT INTO orders SELECT generate_series(1, 3)")
+        change = await message(socket)
+        self.assertEqual((change["action"], change["data"], change["count"]), ("INSERT", None, 3))
+        self.assertEqual((await self.fetch_json("/api/activity"))["totals"], {"public.orders": [3, 0, 0, 0]})
+
+    @gen_test
+    async def test_a_big_statement_arrives_whole_at_every_socket(self):
+        sockets = [await self.connect() for _ in range(2)] + [await self.connect(protocol=True)]
+        self.write("INSERT INTO orders SELECT generate_series(1, 20000), repeat('x', 100)")
+
+        async def typed() -> list[int]:
+            got: list[int] = []
+            while len(got) < 20_000:
+                got += [change["data"]["id"] for change in (await message(sockets[2], "changes"))["changes"]]
+            return got
+
+        for got in await asyncio.gather(self.ids(sockets[0], 20_000), self.ids(sockets[1], 20_000), typed()):
+            self.assertEqual(got, list(range(1, 20_001)))
+
+    @gen_test
+    async def test_what_no_notify_announces_the_sweep_finds(self):
+        socket = await self.connect()
+        self.write(
+            "INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data) "
+            "VALUES (0, now(), 'I', 'public', 'orders', '{\"id\":7}')"
+        )
+        self.assertEqual(await self.ids(socket, 1), [7])
+
+
+class ResumeTest(JournalTestCase):
+    @gen_test
+    async def test_after_each_cursor_come_exactly_the_changes_behind_it(self):
+        self.write("INSERT INTO orders SELECT generate_series(1, 5)")
+        self.write("UPDATE orders SET total = 1 WHERE id IN (2, 4)")
+        page = await self.fetch_json("/api/changes")
+        self.assertEqual([change["data"]["id"] for change in page["changes"]], [1, 2, 3, 4, 5, 2, 4])
+        for place, change in enumerate(page["changes"]):
+            behind = await self.fetch_json(f"/api/changes?since={change['cursor']}")
+            self.assertEqual(behind["changes"], page["changes"][place + 1 :])
+            self.assertEqual((behind["gap"], behind["has_more"]), (None, False))
+            if place < 6:
+                socket = await self.connect(f"/ws?since={change['cursor']}")
+                self.assertEqual(await self.ids(socket, 6 - place), [1, 2, 3, 4, 5, 2, 4][place + 1 :])
+
+    @gen_test
+    async def test_the_past_and_the_present_join_without_a_seam(self):
+        self.write("INSERT INTO orders SELECT generate_series(1, 3000)")
+        cursor = await self.cursor_after(10)
+        sockets = [await self.connect(f"/ws?since={cursor}") for _ in range(3)]
+        for number in range(3001, 3031):
+            self.write("INSERT INTO orders VALUES (%s)", [number])
+        for socket in sockets:
+            self.assertEqual(await self.ids(socket, 3020), list(range(11, 3031)))
+
+    @gen_test
+    async def test_the_cursor_of_hello_leads_to_what_comes_next(self):
+        first = await self.connect(protocol=True)
+        hello = await message(first, "hello")
+        self.assertEqual(len(hello["epoch"]), 12)
+        first.close()
+        self.write("INSERT INTO orders VALUES (2), (3)")
+        again = await self.connect(f"/ws?since={hello['cursor']}", protocol=True)
+        self.assertEqual((await message(again, "hello"))["cursor"], hello["cursor"])
+        changes = await message(again, "changes")
+        self.assertEqual([change["data"]["id"] for change in changes["changes"]], [2, 3])
+        behind = await self.fetch_json(f"/api/changes?since={changes['cursor']}")
+        self.assertEqual(behind["changes"], [])
+
+    @gen_test
+    async def test_replay_gives_the_last_ones_first(self):
+        live = await self.connect()
+        self.write("INSERT INTO orders SELECT generate_series(1, 5)")
+        await self.ids(live, 5)
+        socket = await self.connect("/ws?replay=2")
+        self.write("INSERT INTO orders VALUES (6)")
+        self.assertEqual(await self.ids(socket, 3), [4, 5, 6])
+
+    @gen_test
+    async def test_a_text_that_is_no_cursor_is_refused_on_every_route(self):
+        for path in ("/ws", "/events", "/api/changes", "/ws/activity"):
+            headers = {"Upgrade": "websocket", "Connection": "Upgrade"} if path.startswith("/ws") else {}
+            for since in ("x", "1.AAAA", "1" * 5000):
+                error = (await self.fetch_json(f"{path}?since={since}", 400, headers=headers))["error"]
+                self.assertEqual(error["code"], "not_a_cursor")
+        for path in ("/ws?replay=x", "/ws?replay=-1", "/events?replay=1000000"):
+            headers = {"Upgrade": "websocket", "Connection": "Upgrade"} if path.startswith("/ws") else {}
+            self.assertEqual((await self.fetch_json(path, 400, headers=headers))["error"]["code"], "bad_replay")
+
+    @gen_test
+    async def test_a_cursor_of_another_journal_is_told_as_a_gap(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        cursor = await self.cursor_after(1)
+        with ExpectLog("changefeed.follower", "the journal is another one", level=30):
+            self.write("UPDATE changefeed.meta SET epoch = gen_random_uuid()")
+            live = await self.connect(protocol=True)
+            self.feed.follower.reidentify()
+            self.assertIn("another one", (await message(live, "gap"))["why"])
+        page = await self.fetch_json(f"/api/changes?since={cursor}")
+        self.assertIn("another journal", page["gap"]["why"])
+        again = await self.connect(f"/ws?since={cursor}", protocol=True)
+        self.assertEqual((await message(again, "gap"))["from"], cursor)
+        with self.assertRaises(HTTPClientError) as refused:
+            await self.connect(f"/ws?since={cursor}")
+        self.assertEqual(refused.exception.code, 410)
+
+    @gen_test
+    async def test_a_cursor_from_before_what_retention_took_is_told_as_a_gap(self):
+        self.write("INSERT INTO orders SELECT generate_series(1, 3)")
+        cursors = [change["cursor"] for change in (await self.fetch_json("/api/changes"))["changes"]]
+        self.write("SELECT changefeed.empty_partition(0)")
+        self.write("INSERT INTO orders VALUES (4)")
+        live = await self.connect()
+        self.write("INSERT INTO orders VALUES (5)")
+        while await self.ids(live, 1) != [5]:
+            pass
+        page = await self.fetch_json(f"/api/changes?since={cursors[0]}")
+        self.assertIn("older than what the journal keeps", page["gap"]["why"])
+        page = await self.fetch_json(f"/api/changes?since={cursors[2]}")
+        self.assertEqual((page["gap"], [change["data"]["id"] for change in page["changes"]]), (None, [4, 5]))
+
+
+class OutageTest(JournalTestCase):
+    @gen_test
+    async def test_what_happened_while_nobody_listened_comes_and_no_gap_is_told(self):
+        plain, protocol = await self.connect(), await self.connect(protocol=True)
+        with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
+            self.write(KILL)
+            self.write("INSERT INTO orders VALUES (1)")
+            await self.until_state(ListenerState.LOST)
+            await self.until_state(ListenerState.LISTENING)
+        self.write("INSERT INTO orders VALUES (2)")
+        self.assertEqual(await self.ids(plain, 2), [1, 2])
+        kinds: list[Any] = [await message(protocol)]
+        while sum(len(told.get("changes", ())) for told in kinds) < 2:
+            kinds.append(await message(protocol))
+        self.assertEqual({told["type"] for told in kinds}, {"hello", "changes"})
+
+    @gen_test
+    async def test_a_statement_that_could_not_be_journaled_is_told_as_a_gap(self):
+        protocol = await self.connect(protocol=True)
+        self.write("ALTER TABLE changefeed.journal_0 RENAME TO hidden")
+        self.write("ALTER TABLE changefeed.journal DETACH PARTITION changefeed.hidden")
+        with ExpectLog("changefeed.follower", "changes are missing: 1 statements", level=30):
+            self.write("INSERT INTO orders VALUES (1)")
+            self.assertIn("could not be journaled", (await message(protocol, "gap"))["why"])
+        self.assertEqual(self.write("SELECT count(*) FROM orders"), [(1,)])
+
+
+class RestartTest(JournalTestCase):
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("INSERT INTO orders SELECT generate_series(1, 100)")
+        self.write("UPDATE orders SET total = 1 WHERE id <= 10")
+
+    @gen_test
+    async def test_counts_and_newest_rows_of_before_are_there(self):
+        activity = await self.fetch_json("/api/activity")
+        self.assertEqual(activity["totals"], {"public.orders": [100, 10, 0, 0]})
+        self.assertEqual(sum(bucket["counts"]["public.orders"][0] for bucket in activity["buckets"]), 100)
+        minutes = await self.fetch_json("/api/activity?step=60&window=86400")
+        self.assertEqual(sum(bucket["counts"]["public.orders"][1] for bucket in minutes["buckets"]), 10)
+        dashboard = await self.connect("/ws/activity")
+        self.assertEqual(len((await message(dashboard, "hello"))["recent"]), 50)
+
+    @gen_test
+    async def test_a_cursor_of_before_goes_on_from_memory(self):
+        page = await self.fetch_json("/api/changes?limit=30")
+        socket = await self.connect(f"/ws?since={page['cursor']}")
+        self.assertEqual((await self.ids(socket, 80))[:70], list(range(31, 101)))
+
+    @gen_test
+    async def test_what_memory_no_longer_holds_comes_from_the_journal(self):
+        cursor = await self.cursor_after(30)
+        memory = self.feed.follower.memory
+        assert memory
+        memory._limit_bytes = 1
+        self.write("INSERT INTO orders VALUES (101)")
+        live = await self.connect()
+        self.write("INSERT INTO orders VALUES (102)")
+        while await self.ids(live, 1) != [102]:
+            pass
+        self.assertIsNone(memory.page_after(self.feed.journal.decode(cursor)))
+        socket = await self.connect(f"/ws?since={cursor}")
+        self.assertEqual((await self.ids(socket, 82))[:70], list(range(31, 101)))
+        self.write("INSERT INTO orders VALUES (103)")
+        self.assertEqual(await self.ids(socket, 1), [103])
+
+
+class EventStreamTest(JournalTestCase):
+    async def stream(self, path: str, count: int, headers: dict[str, str] | None = None) -> list[dict[str, str]]:
+        """The first events of an event stream, each as its fields."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.get_http_port()}\r\n{lines}\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.assertIn("200 OK", head)
+        self.assertIn("Content-Type: text/event-stream", head)
+        events: list[dict[str, str]] = []
+        while len(events) < count:
+            block = (await reader.readuntil(b"\n\n")).decode().strip()
+            fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            if "data" in fields:
+                events.append(fields)
+        writer.close()
+        return events
+
+    @gen_test
+    async def test_events_come_with_their_cursor_and_go_on_after_the_last_one(self):
+        self.write("INSERT INTO orders SELECT generate_series(1, 4)")
+        page = await self.fetch_json("/api/changes")
+        since = page["changes"][0]["cursor"]
+        events = await self.stream(f"/events?since={since}", 3)
+        self.assertEqual([json.loads(event["data"]) for event in events], page["changes"][1:])
+        self.assertEqual([event["id"] for event in events], [change["cursor"] for change in page["changes"][1:]])
+        again = await self.stream("/events", 1, {"Last-Event-ID": events[1]["id"]})
+        self.assertEqual(json.loads(again[0]["data"])["data"]["id"], 4)
+
+    @gen_test
+    async def test_a_cursor_of_elsewhere_is_an_event_gap(self):
+        foreign = self.feed.journal.encode(self.feed.follower.memory.edge)  # type: ignore[union-attr]
+        self.feed.journal.epoch = b"others"
+        self.assertEqual((await self.stream(f"/events?since={foreign}", 1))[0]["event"], "gap")
+
+    @gen_test
+    async def test_a_stream_that_its_client_left_is_forgotten(self):
+        from handlers.feed_client import FeedClient
+
+        self.write("INSERT INTO orders VALUES (1)")
+        await self.stream("/events?replay=1", 1)
+        changed = asyncio.Event()
+        discard = FeedClient.end
+
+        def end(client: FeedClient) -> None:
+            discard(client)
+            changed.set()
+
+        FeedClient.end = end  # type: ignore[method-assign]
+        try:
+            await self.until(lambda: not FeedClient.connected, changed)
+        finally:
+            FeedClient.end = discard  # type: ignore[method-assign]
+
+
+class WatchRouteTest(FeedTestCase):
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.write('CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."Odd Näme" (id int)')
+
+    @gen_test
+    async def test_a_table_is_watched_and_unwatched_over_http(self):
+        answer = await self.fetch_json("/api/tables/public.orders/watch", method="PUT", body="")
+        self.assertEqual(answer, {"table": "public.orders", "is_watched": True, "has_changed": True})
+        again = await self.fetch_json("/api/tables/public.orders/watch", method="PUT", body="{}")
+        self.assertFalse(again["has_changed"])
+        await self.until_following()
+        socket = await self.connect()
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertEqual((await message(socket))["data"]["id"], 1)
+        listed = {table["table"]: table for table in (await self.fetch_json("/api/tables"))["tables"]}
+        self.assertEqual((listed["orders"]["is_watched"], listed["orders"]["watched_by"]), (True, "journal"))
+        status = await self.fetch_json("/api/status")
+        self.assertEqual([table["table"] for table in status["watched"]], ["orders"])
+        self.assertGreater(status["journal"]["bytes"], 0)
+        gone = await self.fetch_json("/api/tables/public.orders/watch", method="DELETE")
+        self.assertEqual((gone["is_watched"], gone["has_changed"]), (False, True))
+
+    async def until_following(self) -> None:
+        while self.feed.follower.memory is None:
+            await self.feed.follower.until_known(30)
+            await asyncio.sleep(0)
+
+    @gen_test
+    async def test_options_and_odd_names_are_understood(self):
+        path = "/api/tables/a.b.Odd%20N%C3%A4me/watch"
+        body = json.dumps({"omit": ["id"], "row_limit": 5, "strict": True})
+        self.assertTrue((await self.fetch_json(path, method="PUT", body=body))["has_changed"])
+        self.assertEqual(self.write("SELECT omit, row_limit, strict FROM changefeed.status()"), [(["id"], 5, True)])
+
+    @gen_test
+    async def test_what_cannot_be_watched_says_why(self):
+        self.write("CREATE VIEW some_view AS SELECT 1")
+        for name, status, code, body in (
+            ("public.nix", 404, "no_such_table", ""),
+            ("nix", 404, "no_such_table", ""),
+            ("public.some_view", 409, "cannot_watch", ""),
+            ("public.orders", 409, "cannot_watch", '{"omit": ["nix"]}'),
+            ("public.orders", 400, "not_json", "{"),
+            ("public.orders", 400, "bad_options", "[]"),
+            ("public.orders", 400, "bad_options", '{"row_limit": 0}'),
+            ("public.orders", 400, "bad_options", '{"rowlimit": 1}'),
+            ("public.orders", 400, "bad_options", '{"omit": "id"}'),
+        ):
+            path = f"/api/tables/{name}/watch"
+            error = (await self.fetch_json(path, status, method="PUT", body=body))["error"]
+            self.assertEqual(error["code"], code, body)
+        self.assertEqual(
+            (await self.fetch_json("/api/tables/public.nix/watch", 404, method="DELETE"))["error"]["code"],
+            "no_such_table",
+        )
+
+    @gen_test
+    async def test_a_page_of_another_origin_changes_nothing(self):
+        path = "/api/tables/public.orders/watch"
+        headers = {"Origin": "http://evil.example.com"}
+        error = (await self.fetch_json(path, 403, method="PUT", body="", headers=headers))["error"]
+        self.assertEqual(error["code"], "foreign_origin")
+
+    @gen_test
+    async def test_without_a_journal_there_are_no_changes_to_page_through(self):
+        self.assertEqual((await self.fetch_json("/api/changes", 404))["error"]["code"], "no_journal")
+        self.assertIsNone((await self.fetch_json("/api/status"))["journal"])

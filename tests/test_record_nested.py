@@ -1,0 +1,178 @@
+"""Order where triggers and foreign keys write too: what was first done to a row is first in the journal."""
+
+import pytest
+
+from tests.journal_database import JournalDatabase
+
+FUNCTION = "CREATE FUNCTION {0}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {1} END $$;"
+
+
+@pytest.fixture(autouse=True)
+def orders(db: JournalDatabase) -> None:
+    db.run("CREATE TABLE orders (id int PRIMARY KEY, status text); SELECT changefeed.watch('orders')")
+
+
+def make_trigger(db: JournalDatabase, when: str, body: str, name: str = "nested") -> None:
+    db.run(FUNCTION.format(name, body) + f"CREATE TRIGGER {name} {when} FOR EACH ROW EXECUTE FUNCTION {name}()")
+
+
+COOK = "IF NEW.status = 'raw' THEN UPDATE orders SET status = 'cooked' WHERE id = NEW.id; END IF; RETURN NULL;"
+
+
+def test_what_an_after_trigger_does_to_the_row_comes_after_it(db: JournalDatabase):
+    make_trigger(db, "AFTER INSERT OR UPDATE ON orders", COOK)
+    db.run("INSERT INTO orders VALUES (1, 'raw'), (2, 'raw'), (3, 'done')")
+    db.run("UPDATE orders SET status = 'raw'")
+    db.assert_rebuilds("public.orders")
+    assert [action for action, _ in db.changes()] == ["I", "I", "I", "U", "U", "U", "U", "U", "U", "U", "U"]
+
+
+def test_triggers_within_triggers_within_triggers(db: JournalDatabase):
+    make_trigger(
+        db,
+        "AFTER UPDATE ON orders",
+        "IF length(NEW.status) < 5 THEN UPDATE orders SET status = NEW.status || 'x' WHERE id = NEW.id; END IF; "
+        "RETURN NULL;",
+    )
+    db.run("BEGIN; INSERT INTO orders VALUES (1, ''), (2, ''); UPDATE orders SET status = 'a'")
+    db.run("UPDATE orders SET status = 'b' WHERE id = 1; COMMIT")
+    db.assert_rebuilds("public.orders")
+
+
+def test_what_a_before_trigger_makes_room_for_comes_before(db: JournalDatabase):
+    make_trigger(db, "BEFORE INSERT ON orders", "DELETE FROM orders WHERE id = NEW.id; RETURN NEW;")
+    db.run("BEGIN; INSERT INTO orders VALUES (1, 'a'); INSERT INTO orders VALUES (1, 'b'), (2, 'c'); COMMIT")
+    db.run("INSERT INTO orders VALUES (2, 'd')")
+    db.assert_rebuilds("public.orders")
+
+
+def test_a_rollback_to_a_savepoint_between_them(db: JournalDatabase):
+    make_trigger(db, "AFTER INSERT OR UPDATE ON orders", COOK)
+    db.run("BEGIN; INSERT INTO orders VALUES (1, 'raw'); SAVEPOINT s; INSERT INTO orders VALUES (2, 'raw')")
+    db.run("ROLLBACK TO s; UPDATE orders SET status = 'raw'; SAVEPOINT t; UPDATE orders SET status = 'raw'")
+    db.run("ROLLBACK TO t; INSERT INTO orders VALUES (2, 'raw'); RELEASE s; UPDATE orders SET id = id + 10; COMMIT")
+    db.assert_rebuilds("public.orders")
+
+
+def test_an_exception_that_a_trigger_catches(db: JournalDatabase):
+    make_trigger(
+        db,
+        "AFTER INSERT ON orders",
+        "BEGIN UPDATE orders SET status = 'lost' WHERE id = NEW.id; RAISE; EXCEPTION WHEN OTHERS THEN "
+        "UPDATE orders SET status = 'kept' WHERE id = NEW.id; END; RETURN NULL;",
+    )
+    db.run("INSERT INTO orders VALUES (1, 'a'), (2, 'b')")
+    db.assert_rebuilds("public.orders")
+    assert {row["status"] for _, row in db.changes()} == {"a", "b", "kept"}
+
+
+def test_earlier_entries_of_the_transaction_stay_where_they_are(db: JournalDatabase):
+    db.run("CREATE TABLE unwatched (id int)")
+    make_trigger(db, "AFTER INSERT ON unwatched", "INSERT INTO orders VALUES (NEW.id, 'n'); RETURN NULL;")
+    db.run("BEGIN; INSERT INTO orders VALUES (1, 'a'); INSERT INTO unwatched VALUES (2); DELETE FROM orders; COMMIT")
+    db.assert_rebuilds("public.orders")
+
+
+@pytest.mark.parametrize("name", ["a", "zz"])
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
+def test_triggers_for_a_statement_that_write_around_it(db: JournalDatabase, when: str, name: str):
+    db.run(
+        FUNCTION.format(name, "DELETE FROM orders; INSERT INTO orders VALUES (7, TG_OP); RETURN NULL;")
+        + f"CREATE TRIGGER {name} {when} INSERT OR TRUNCATE ON orders FOR EACH STATEMENT "
+        f"WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION {name}()"
+    )
+    db.run("BEGIN; INSERT INTO orders VALUES (1, 'a'); INSERT INTO orders VALUES (2, 'b')")
+    db.run("SAVEPOINT s; TRUNCATE orders; INSERT INTO orders VALUES (3, 'c'); COMMIT")
+    db.assert_rebuilds("public.orders")
+
+
+def test_a_truncate_after_nested_writes_of_the_same_transaction(db: JournalDatabase):
+    make_trigger(db, "AFTER INSERT OR UPDATE ON orders", COOK)
+    db.run("BEGIN; INSERT INTO orders VALUES (1, 'raw'); TRUNCATE orders; INSERT INTO orders VALUES (2, 'raw'); COMMIT")
+    db.assert_rebuilds("public.orders")
+
+
+def test_a_function_s_statements_keep_their_order(db: JournalDatabase):
+    make_trigger(db, "AFTER INSERT OR UPDATE ON orders", COOK)
+    db.run(
+        "DO $$ BEGIN INSERT INTO orders VALUES (1, 'raw'); UPDATE orders SET status = 'raw'; DELETE FROM orders; END $$"
+    )
+    db.run("DO $$ BEGIN FOR i IN 1..20 LOOP INSERT INTO orders VALUES (1, 'raw'); DELETE FROM orders; END LOOP; END $$")
+    db.assert_rebuilds("public.orders")
+
+
+def test_an_upsert_with_a_trigger(db: JournalDatabase):
+    make_trigger(db, "AFTER INSERT OR UPDATE ON orders", COOK)
+    db.run("INSERT INTO orders VALUES (1, 'raw'), (2, 'raw')")
+    db.run("INSERT INTO orders VALUES (1, 'raw'), (3, 'raw') ON CONFLICT (id) DO UPDATE SET status = 'raw'")
+    db.assert_rebuilds("public.orders")
+
+
+def test_a_deferred_constraint_trigger_writes_last(db: JournalDatabase):
+    db.run(
+        FUNCTION.format("late", "UPDATE orders SET status = 'late' WHERE id = NEW.id; RETURN NULL;")
+        + "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION late()"
+    )
+    db.run("BEGIN; INSERT INTO orders VALUES (1, 'a'), (2, 'b'); UPDATE orders SET status = 'c'; COMMIT")
+    db.assert_rebuilds("public.orders")
+    assert db.changes()[-1] == ("U", {"id": 2, "status": "late"})
+
+
+LINES = "CREATE TABLE lines (id int PRIMARY KEY, a int REFERENCES orders ON DELETE {0} ON UPDATE CASCADE{1});"
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL"])
+def test_a_foreign_key_s_cascade(db: JournalDatabase, action: str):
+    db.run(LINES.format(action, "") + "SELECT changefeed.watch('lines')")
+    db.run("BEGIN; INSERT INTO orders VALUES (1), (2); INSERT INTO lines VALUES (1, 1), (2, 1), (3, 2)")
+    db.run("UPDATE orders SET id = id + 10; DELETE FROM orders WHERE id = 11; COMMIT")
+    db.run("DELETE FROM orders")
+    for table in ("public.orders", "public.lines"):
+        db.assert_rebuilds(table)
+
+
+def test_a_cascade_from_a_table_that_is_not_watched_comes_after_what_was_before(db: JournalDatabase):
+    db.run(LINES.format("CASCADE", "") + "SELECT changefeed.watch('lines'), changefeed.unwatch('orders')")
+    db.run("BEGIN; INSERT INTO orders VALUES (1); INSERT INTO lines VALUES (1, 1); DELETE FROM orders; COMMIT")
+    db.assert_rebuilds("public.lines")
+
+
+def test_two_foreign_keys_that_touch_the_same_row(db: JournalDatabase):
+    db.run(LINES.format("SET NULL", ", b int REFERENCES orders ON DELETE CASCADE") + "SELECT changefeed.watch('lines')")
+    db.run("INSERT INTO orders VALUES (1), (2), (3); INSERT INTO lines VALUES (1, 1, 1), (2, 1, 2), (3, 2, 1)")
+    db.run("DELETE FROM orders WHERE id < 3")
+    db.assert_rebuilds("public.lines")
+    assert db.value("SELECT count(*) FROM lines") == 0
+
+
+def test_a_cascade_whose_rows_have_triggers_of_their_own(db: JournalDatabase):
+    db.run(LINES.format("SET NULL", "") + "SELECT changefeed.watch('lines')")
+    make_trigger(
+        db,
+        "AFTER UPDATE ON lines",
+        "IF NEW.a IS NULL THEN UPDATE lines SET a = 9 WHERE id = NEW.id; END IF; RETURN NULL;",
+    )
+    db.run("BEGIN; INSERT INTO orders VALUES (1), (9); INSERT INTO lines VALUES (1, 1), (2, 1)")
+    db.run("UPDATE lines SET a = NULL WHERE id = 2; DELETE FROM orders WHERE id = 1; COMMIT")
+    db.assert_rebuilds("public.lines")
+
+
+def test_a_tree_that_deletes_itself(db: JournalDatabase):
+    db.run("CREATE TABLE tree (id int PRIMARY KEY, up int REFERENCES tree ON DELETE CASCADE)")
+    db.run("SELECT changefeed.watch('tree')")
+    db.run(
+        "BEGIN; INSERT INTO tree VALUES (1, NULL), (2, 1), (3, 2), (4, 3), (5, NULL); DELETE FROM tree WHERE id = 1; COMMIT"
+    )
+    db.assert_rebuilds("public.tree")
+    assert [action for action, _ in db.changes()] == ["I"] * 5 + ["D"] * 4
+
+
+def test_forged_settings_harm_nobody(db: JournalDatabase):
+    make_trigger(db, "AFTER INSERT OR UPDATE ON orders", COOK)
+    db.run("SET changefeed.nested = 'x'; SET changefeed.notify = 'maybe'")
+    db.run("INSERT INTO orders VALUES (1, 'raw')")
+    assert db.value("SELECT count(*) FROM orders") == 1
+    db.run("SET changefeed.nested = '999999999999999999'")
+    db.run("INSERT INTO orders VALUES (2, 'raw')")
+    assert [row["id"] for _, row in db.changes()][-2:] == [2, 2]

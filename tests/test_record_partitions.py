@@ -1,0 +1,203 @@
+"""Partitioned tables, however their rows are written: the changes are the root's. And tables that inherit."""
+
+from typing import Any
+
+import psycopg2
+import pytest
+
+from tests.journal_database import JournalDatabase
+
+
+@pytest.fixture(autouse=True)
+def parts(db: JournalDatabase) -> None:
+    """parts: 1 in part_1, 2 in part_2, 3 and 4 in part_3, which is partitioned itself; 9 in part_1."""
+    db.run("CREATE TABLE parts (id int, k int, note text) PARTITION BY LIST (k)")
+    db.run("CREATE TABLE part_1 (note text, gone int, k int, id int); ALTER TABLE part_1 DROP COLUMN gone")
+    db.run("ALTER TABLE parts ATTACH PARTITION part_1 FOR VALUES IN (1, 9)")
+    db.run("CREATE TABLE part_2 PARTITION OF parts FOR VALUES IN (2)")
+    db.run("CREATE TABLE part_3 PARTITION OF parts FOR VALUES IN (3, 4) PARTITION BY LIST (k)")
+    db.run("CREATE TABLE part_3_3 PARTITION OF part_3 FOR VALUES IN (3)")
+    db.run("CREATE TABLE part_3_4 PARTITION OF part_3 FOR VALUES IN (4)")
+    db.run("SELECT changefeed.watch('parts')")
+
+
+def ids(db: JournalDatabase, action: str) -> list[Any]:
+    return sorted(row["id"] if row else None for found, row in db.changes("public.parts") if found == action)
+
+
+def test_writes_to_the_root_and_to_any_partition_are_the_root_s(db: JournalDatabase):
+    db.run("INSERT INTO parts VALUES (1, 1), (2, 2), (3, 3), (4, 4)")
+    db.run(
+        "INSERT INTO part_1 (id, k) VALUES (11, 1); INSERT INTO part_3 VALUES (13, 3); INSERT INTO part_3_4 VALUES (14, 4)"
+    )
+    db.run(
+        "UPDATE part_1 SET note = 'x' WHERE id = 11; UPDATE part_3 SET note = 'y'; DELETE FROM part_3_4 WHERE id = 14"
+    )
+    assert {entry.table for entry in db.entries()} == {"public.parts"}
+    assert ids(db, "I") == [1, 2, 3, 4, 11, 13, 14]
+    assert ids(db, "U") == [3, 4, 11, 13, 14]
+    assert ids(db, "D") == [14]
+
+
+def test_rows_that_move_between_partitions_are_updated(db: JournalDatabase):
+    db.run("INSERT INTO parts SELECT i, 1 + i % 4, 'n' FROM generate_series(1, 40) AS i")
+    db.run("UPDATE parts SET k = 1 + k % 4, note = id::text WHERE id % 3 = 0")
+    db.run("UPDATE part_3 SET k = 7 - k")
+    db.assert_rebuilds("public.parts")
+    assert {action for action, _ in db.changes()} == {"I", "U"}
+
+
+def test_a_row_that_a_trigger_keeps_from_moving_is_deleted_and_no_row_gets_another_s_old(db: JournalDatabase):
+    db.run("INSERT INTO parts SELECT i, 1, 'n' FROM generate_series(1, 5) AS i")
+    db.run("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    db.run("CREATE TRIGGER refuse BEFORE INSERT ON part_2 FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION refuse()")
+    db.run("UPDATE parts SET k = 2")
+    assert ids(db, "D") == [1, 2, 3, 4, 5]
+    db.assert_rebuilds("public.parts")
+    assert db.value("SELECT count(*) FROM parts") == 4
+
+
+def test_partitions_that_come_later_are_watched_at_once(db: JournalDatabase):
+    db.run("CREATE TABLE part_5 PARTITION OF parts FOR VALUES IN (5); INSERT INTO part_5 VALUES (5, 5)")
+    db.run("CREATE TABLE part_6 (LIKE parts); ALTER TABLE parts ATTACH PARTITION part_6 FOR VALUES IN (6)")
+    db.run("INSERT INTO part_6 VALUES (6, 6)")
+    db.run(
+        "ALTER TABLE part_3 DETACH PARTITION part_3_4; ALTER TABLE part_3 ATTACH PARTITION part_3_4 FOR VALUES IN (4)"
+    )
+    db.run("INSERT INTO part_3_4 VALUES (4, 4)")
+    assert ids(db, "I") == [4, 5, 6]
+    assert db.run("SELECT is_complete, partitions FROM changefeed.status()") == [(True, 6)]
+
+
+def test_a_detached_partition_is_a_table_of_its_own(db: JournalDatabase):
+    db.run("INSERT INTO parts VALUES (2, 2); ALTER TABLE parts DETACH PARTITION part_2")
+    db.run("SELECT changefeed.refresh()")
+    db.run("INSERT INTO part_2 VALUES (3, 2); TRUNCATE part_2")
+    assert [entry[:2] for entry in db.entries()] == [
+        ("I", "public.parts"),
+        ("I", "public.part_2"),
+        ("T", "public.part_2"),
+    ]
+    db.run("SELECT changefeed.unwatch('part_2')")
+    assert db.run("SELECT table_name, is_complete FROM changefeed.status()") == [("parts", True)]
+
+
+def test_a_partition_dropped_is_no_obstacle(db: JournalDatabase):
+    db.run("DROP TABLE part_2, part_3; INSERT INTO parts VALUES (1, 1)")
+    assert ids(db, "I") == [1]
+    db.run("SELECT changefeed.unwatch('parts')")
+    assert db.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%changefeed%'") == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "deleted", "truncated"),
+    [
+        ("TRUNCATE parts", [], 1),
+        ("TRUNCATE parts RESTART IDENTITY CASCADE", [], 1),
+        ("TRUNCATE part_2", [2], 0),
+        ("TRUNCATE part_3", [3, 4], 0),
+        ("TRUNCATE part_3_4", [4], 0),
+        ("TRUNCATE part_1, part_3_3", [1, 3], 0),
+        ("TRUNCATE part_3_3, part_3", [3, 4], 0),
+        ("TRUNCATE part_2, parts", [], 1),
+        ("TRUNCATE parts, part_2", [], 1),
+        ("BEGIN; TRUNCATE part_1; SAVEPOINT s; TRUNCATE part_2; ROLLBACK TO s; TRUNCATE part_3; COMMIT", [1, 3, 4], 0),
+    ],
+)
+def test_truncate_of_the_root_is_one_entry_and_of_partitions_deletes(
+    db: JournalDatabase, statement: str, deleted: list[int], truncated: int
+):
+    db.run("INSERT INTO parts VALUES (1, 1, 'ä'), (2, 2, ''), (3, 3, ''), (4, 4, '')")
+    db.run(statement)
+    assert ids(db, "D") == deleted
+    assert [action for action, _ in db.changes()].count("T") == truncated
+
+
+def test_truncate_of_an_empty_partition_writes_nothing(db: JournalDatabase):
+    db.run("TRUNCATE part_2")
+    assert db.entries() == []
+
+
+def test_truncate_of_a_partition_of_more_rows_than_the_limit_is_one_entry(db: JournalDatabase):
+    db.run("SELECT changefeed.watch('parts', row_limit => 3)")
+    db.run("INSERT INTO part_2 SELECT i, 2 FROM generate_series(1, 5) AS i")
+    db.run("TRUNCATE part_2")
+    assert [(entry.action, entry.data, entry.row_count) for entry in db.entries()][-1] == ("D", None, 5)
+
+
+def test_truncate_of_a_partition_leaves_out_what_is_to_be_left_out(db: JournalDatabase):
+    db.run("SELECT changefeed.watch('parts', omit => '{note}'); INSERT INTO parts VALUES (2, 2, 'hush')")
+    db.run("TRUNCATE part_2")
+    assert [entry.data for entry in db.entries()] == ['{"id":2,"k":2}'] * 2
+
+
+def test_truncate_by_one_who_may_not_read_succeeds_and_is_told(db: JournalDatabase):
+    role = db.new_role("truncater")
+    db.run(f"INSERT INTO parts VALUES (2, 2); GRANT TRUNCATE ON part_2 TO {role}")
+    session = db.session(user=role)
+    session.run("TRUNCATE part_2")
+    assert db.value("SELECT count(*) FROM parts") == 0
+    assert "permission denied for table part_2" in session.warnings[0]
+    assert db.losses == 1
+
+
+def test_foreign_keys_to_and_from_partitioned_tables(db: JournalDatabase):
+    db.run("CREATE TABLE heads (id int PRIMARY KEY); INSERT INTO heads VALUES (1), (2)")
+    db.run("ALTER TABLE parts ADD FOREIGN KEY (id) REFERENCES heads ON DELETE CASCADE ON UPDATE CASCADE")
+    db.run("BEGIN; INSERT INTO parts VALUES (1, 1, 'a'), (1, 3, 'b'), (2, 2, 'c'); UPDATE heads SET id = id + 10")
+    db.run("DELETE FROM heads WHERE id = 11; COMMIT")
+    db.assert_rebuilds("public.parts")
+    assert len(db.entries()) == 8
+
+
+def test_a_partition_alone_cannot_be_watched(db: JournalDatabase):
+    with pytest.raises(psycopg2.errors.WrongObjectType, match="part_3_4 is a partition"):
+        db.run("SELECT changefeed.watch('part_3_4')")
+
+
+def test_a_foreign_partition_is_left_out(db: JournalDatabase):
+    db.run("CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w")
+    db.run("CREATE FOREIGN TABLE part_8 PARTITION OF parts FOR VALUES IN (8) SERVER s")
+    assert db.value("SELECT changefeed.watch('parts')") is False
+    assert db.value("SELECT is_complete FROM changefeed.status()") is True
+    db.run("INSERT INTO parts VALUES (1, 1)")
+    assert ids(db, "I") == [1]
+
+
+def test_ddl_on_other_tables_does_not_look_at_what_is_watched(db: JournalDatabase):
+    db.run("ALTER TABLE part_2 DISABLE TRIGGER changefeed_insert; DROP TRIGGER changefeed_delete ON part_2")
+    holder = db.session()
+    holder.run("BEGIN; LOCK TABLE parts, part_2 IN ACCESS EXCLUSIVE MODE")
+    db.run("SET statement_timeout = '2s'")
+    db.run("CREATE TEMP TABLE t (id int); CREATE TABLE u (id int); ALTER TABLE u ADD COLUMN x int; DROP TABLE u")
+    assert db.warnings == []
+
+
+class TestInheritance:
+    @pytest.fixture(autouse=True)
+    def family(self, db: JournalDatabase) -> None:
+        db.run("CREATE TABLE parent (id int, note text); CREATE TABLE child (x int) INHERITS (parent)")
+
+    def test_each_row_is_journaled_under_the_table_that_it_is_in(self, db: JournalDatabase):
+        db.run("SELECT changefeed.watch('parent'), changefeed.watch('child')")
+        db.run("INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2, 'c', 3)")
+        db.run("UPDATE parent SET note = 'all'; DELETE FROM parent")
+        assert [entry[:3] for entry in db.entries("public.child")] == [
+            ("I", "public.child", '{"id":2,"note":"c","x":3}'),
+            ("U", "public.child", '{"id":2,"note":"all","x":3}'),
+            ("D", "public.child", '{"id":2,"note":"all","x":3}'),
+        ]
+        assert [action for action, _ in db.changes("public.parent")] == ["I", "U", "D"]
+        db.assert_rebuilds("public.parent", "ONLY parent")
+        db.assert_rebuilds("public.child")
+
+    def test_a_child_that_comes_later_changes_the_parent_s_triggers(self, db: JournalDatabase):
+        db.run("CREATE TABLE lone (id int); SELECT changefeed.watch('lone')")
+        db.run("CREATE TABLE heir (x int) INHERITS (lone)")
+        db.run("INSERT INTO lone VALUES (1); INSERT INTO heir VALUES (2, 2); UPDATE lone SET id = id + 10")
+        assert db.changes("public.lone") == [("I", {"id": 1}), ("U", {"id": 11})]
+        assert db.value("SELECT is_complete FROM changefeed.status() WHERE table_name = 'lone'") is True
+
+    def test_truncate_reaches_the_children(self, db: JournalDatabase):
+        db.run("SELECT changefeed.watch('parent'), changefeed.watch('child'); TRUNCATE parent")
+        assert sorted(entry[:2] for entry in db.entries()) == [("T", "public.child"), ("T", "public.parent")]

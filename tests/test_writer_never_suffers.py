@@ -1,0 +1,155 @@
+"""Whatever becomes of the journal, the write succeeds: the loss is counted where that is possible, and said."""
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn
+
+from changefeed.queries import read_script
+from tests import postgres
+from tests.journal_database import JournalDatabase, Session
+
+BREAKAGES = {
+    "partition dropped": "DROP TABLE changefeed.journal_0",
+    "partition detached": "ALTER TABLE changefeed.journal DETACH PARTITION changefeed.journal_0",
+    "journal dropped": "DROP TABLE changefeed.journal CASCADE",
+    "journal renamed": "ALTER TABLE changefeed.journal RENAME TO diary",
+    "column dropped": "ALTER TABLE changefeed.journal DROP COLUMN data",
+    "check refuses": "ALTER TABLE changefeed.journal ADD CHECK (false) NOT VALID",
+    "index refuses": "CREATE UNIQUE INDEX ON changefeed.journal_0 ((1)); INSERT INTO changefeed.journal "
+    "(slot, at, action, schema_name, table_name) VALUES (0, now(), 'I', '', '')",
+    "ids used up": "ALTER SEQUENCE changefeed.journal_id MAXVALUE 5; SELECT setval('changefeed.journal_id', 5)",
+    "slot dropped": "DROP SEQUENCE changefeed.slot",
+    "slot out of range": "ALTER SEQUENCE changefeed.slot MAXVALUE 99; SELECT setval('changefeed.slot', 99)",
+    "helper dropped": "DROP FUNCTION changefeed.trusts; CREATE TYPE u AS ENUM (); ALTER TABLE orders ADD x u",
+    "losses dropped too": "DROP SEQUENCE changefeed.losses; DROP TABLE changefeed.journal CASCADE",
+    "meta dropped": "DROP TABLE changefeed.meta",
+}
+STATEMENTS = (
+    "INSERT INTO orders VALUES (1), (2)",
+    "UPDATE orders SET status = 'x'",
+    "INSERT INTO orders VALUES (1), (3) ON CONFLICT (id) DO UPDATE SET status = 'y'",
+    "DELETE FROM orders WHERE id = 1",
+    "TRUNCATE orders",
+)
+
+
+@pytest.fixture(autouse=True)
+def orders(db: JournalDatabase) -> None:
+    db.run("CREATE TABLE orders (id int PRIMARY KEY, status text); SELECT changefeed.watch('orders')")
+
+
+def losses(session: Session) -> int | None:
+    if session.value("SELECT to_regclass('changefeed.losses')") is None:
+        return None
+    return int(session.value("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses"))
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_every_write_succeeds_over_a_broken_journal(db: JournalDatabase, breakage: str):
+    db.run(BREAKAGES[breakage])
+    for statement in STATEMENTS[:-1]:
+        db.run(statement)
+    assert db.run("SELECT id, status FROM orders ORDER BY id") == [(2, "x"), (3, None)]
+    db.run(STATEMENTS[-1])
+    assert db.value("SELECT count(*) FROM orders") == 0
+    if breakage == "meta dropped":  # writers do not need it
+        assert (losses(db), db.warnings) == (0, [])
+    else:
+        # The INSERT with ON CONFLICT is two; a TRUNCATE has no data.
+        count = 5 if breakage == "column dropped" else 6
+        assert losses(db) == (None if breakage == "losses dropped too" else count)
+        assert len(db.warnings) == count
+        assert all("changefeed: a change of public.orders was not journaled: " in warning for warning in db.warnings)
+
+
+@pytest.mark.parametrize("breakage", ["partition dropped", "journal dropped", "ids used up", "losses dropped too"])
+def test_a_strict_table_s_write_fails_over_a_broken_journal(db: JournalDatabase, breakage: str):
+    db.run("SELECT changefeed.watch('orders', strict => true)")
+    db.run("INSERT INTO orders VALUES (9)")
+    db.run(BREAKAGES[breakage])
+    if breakage == "ids used up":
+        db.run("SELECT setval('changefeed.journal_id', 5)")
+    for statement in (
+        "INSERT INTO orders VALUES (1)",
+        "UPDATE orders SET id = 3",
+        "DELETE FROM orders",
+        "TRUNCATE orders",
+    ):
+        with pytest.raises(psycopg2.Error):
+            db.run(statement)
+    assert db.run("SELECT id FROM orders") == [(9,)]
+
+
+def test_a_failure_amid_a_transaction_costs_only_its_statement_s_entries(db: JournalDatabase):
+    db.run("BEGIN; INSERT INTO orders VALUES (1)")
+    db.run("ALTER TABLE changefeed.journal RENAME TO diary; INSERT INTO orders VALUES (2)")
+    db.run("ALTER TABLE changefeed.diary RENAME TO journal; INSERT INTO orders VALUES (3); COMMIT")
+    assert [row["id"] for _, row in db.changes()] == [1, 3]
+    assert db.losses == 1
+    assert db.value("SELECT count(*) FROM orders") == 3
+
+
+def test_a_partition_s_truncate_over_a_broken_journal(db: JournalDatabase):
+    db.run("CREATE TABLE parts (k int) PARTITION BY LIST (k); CREATE TABLE part PARTITION OF parts DEFAULT")
+    db.run("SELECT changefeed.watch('parts'); INSERT INTO parts VALUES (1); DROP TABLE changefeed.journal CASCADE")
+    db.run("TRUNCATE part")
+    assert db.value("SELECT count(*) FROM parts") == 0
+    assert db.losses == 1
+
+
+def test_rights_that_were_revoked(db: JournalDatabase):
+    owner = db.new_role("owner")
+    conninfo = postgres.new_database()
+    name = postgres.execute(conninfo, "SELECT current_database()")[0][0]
+    postgres.execute(conninfo, f"ALTER DATABASE {name} OWNER TO {owner}; GRANT CREATE ON SCHEMA public TO {owner}")
+    session = Session(str(make_dsn(conninfo, user=owner)))
+    session.run(read_script("install.sql"))
+    session.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+    session.run(f"REVOKE ALL ON changefeed.journal FROM {owner}; INSERT INTO orders VALUES (1)")
+    session.run(f"REVOKE ALL ON SCHEMA changefeed FROM {owner}; INSERT INTO orders VALUES (2)")
+    assert session.value("SELECT count(*) FROM orders") == 2
+    assert len(session.warnings) == 2
+    session.connection.close()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "plpgsql.extra_errors = 'all'",
+        "standard_conforming_strings = off",
+        "search_path = ''",
+        "search_path = changefeed, pg_temp, pg_catalog",
+        "plan_cache_mode = force_generic_plan",
+        "enable_hashjoin = off; SET enable_mergejoin = off; SET enable_sort = off",
+        "DateStyle = 'SQL, DMY'; SET IntervalStyle = iso_8601; SET bytea_output = escape",
+        "default_transaction_deferrable = on",
+        "check_function_bodies = off",
+        "work_mem = 64",
+    ],
+)
+def test_a_session_s_settings_do_no_harm(db: JournalDatabase, setting: str):
+    writer = db.session()
+    writer.run(f"SET {setting}")
+    for statement in STATEMENTS:
+        writer.run(statement.replace("orders", "public.orders"))
+    writer.run("INSERT INTO public.orders SELECT generate_series(1, 500)")
+    writer.run("UPDATE public.orders SET id = id + 1000")
+    assert (db.losses, writer.warnings) == (0, [])
+    db.assert_rebuilds("public.orders")
+
+
+def test_a_cancelled_statement_is_cancelled(db: JournalDatabase):
+    db.run("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END'")
+    db.run("CREATE TRIGGER slow AFTER INSERT ON changefeed.journal FOR EACH ROW EXECUTE FUNCTION slow()")
+    db.run("SET statement_timeout = '50ms'")
+    with pytest.raises(psycopg2.errors.QueryCanceled):
+        db.run("INSERT INTO orders VALUES (1)")
+    db.run("RESET statement_timeout")
+    assert db.value("SELECT count(*) FROM orders") == 0
+
+
+def test_without_the_schema_no_trigger_is_left_to_fail(db: JournalDatabase):
+    db.run("DROP SCHEMA changefeed CASCADE")
+    for statement in STATEMENTS:
+        db.run(statement)
+    assert db.warnings == []
