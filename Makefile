@@ -37,8 +37,8 @@ test: $(FRONTEND_INSTALLED) chromium ## all tests; ARGS goes to pytest: make tes
 	$(NPM) test
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest $(ARGS)
 
-soak: $(TOOLS_INSTALLED) ## the oracle for long: make soak ARGS="--rounds 1000 --seed 7"
-	$(VENV)/bin/python -m tests.oracle $(ARGS)
+soak: $(TOOLS_INSTALLED) ## the guarantees under a thousand faults: make soak ROUNDS=1000 SEED=7
+	$(VENV)/bin/python -m tests.oracle --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
 
 benchmark: $(SERVER_INSTALLED) ## what the journal costs a writer, and how fast a client catches up: ARGS="--rows 1000000"
 	$(VENV)/bin/python -m benchmarks.journal $(ARGS)

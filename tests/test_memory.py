@@ -155,3 +155,19 @@ def test_newest_are_the_last_ones_in_their_order():
 def test_another_cursor_changes_nothing_else_of_the_text():
     change = Change('{"data": {"a": "x.y"}, "cursor": "1f.abc"}', "t", "INSERT", 1, 31)
     assert with_cursor(change, "def").text == '{"data": {"a": "x.y"}, "cursor": "1f.def"}'
+
+
+def test_memory_that_read_a_batch_in_part_knows_nothing_of_what_another_server_read_further_on_in_it():
+    before, after = Snapshot(10, 10), Snapshot(12, 12)
+    history = History(0)
+    history.rows = [(11, change_id) for change_id in range(1, 10)]
+    first, second, third = history.pages(before, after, 3)
+    memory = Memory(EPOCH, Place.after(before))
+    memory.append(first)
+
+    assert memory.page_after(second.end) is None
+    assert memory.is_beyond_edge(second.end)
+
+    memory.append(second)
+    memory.append(third)
+    assert read_all(memory, second.end) == [7, 8, 9]

@@ -4,13 +4,14 @@ Many writers change the tables of one PostgreSQL in every way they can. Readers 
 of that database, drop, and resume by cursor. Faults of every kind hit the servers, PostgreSQL and the lines between
 them. A reader has nothing but the feed, applies it strictly, and must in the end hold what the tables hold.
 
-    schema.py   the tables, and the triggers of their own that they have
-    writers.py  who changes them
-    replica.py  a reader's copy of the tables: takes changes, refuses what cannot be
-    readers.py  who follows the feed, one class for each transport
-    ground.py   PostgreSQL, the servers, the lines between them
-    faults.py   what goes wrong
-    run.py      rounds of faults, and the checkpoints at which everything must be equal
+    schema.py      the tables, and the triggers of their own that they have
+    writers.py     who changes them
+    replica.py     a reader's copy of the tables: takes changes, refuses what cannot be
+    reader.py      who follows the feed, drops, and resumes
+    transports.py  a reader for each transport
+    ground.py      PostgreSQL, the servers, the lines between them
+    faults.py      what goes wrong
+    run.py         rounds of faults, and the checkpoints at which everything must be equal
 
 `python -m tests.oracle --rounds 1000 --seed 7` runs it; tests/test_oracle.py is its short form.
 """

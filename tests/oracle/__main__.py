@@ -21,7 +21,6 @@ def main() -> int:
     )
     parser.add_argument("--checkpoint", type=int, default=25, help="rounds between two comparisons (default: 25)")
     parser.add_argument("--kind", action="append", default=[], help="only this kind of fault; repeatable")
-    parser.add_argument("--no-2pc", action="store_true", help="no two-phase commits")
     chosen = parser.parse_args()
     plan = Plan(
         chosen.seed,
@@ -30,7 +29,6 @@ def main() -> int:
         writers=chosen.writers,
         pause_seconds=chosen.pause,
         kinds=tuple(chosen.kind),
-        may_prepare=not chosen.no_2pc,
     )
     print(f"oracle: seed {chosen.seed}, {chosen.rounds} rounds", file=sys.stderr, flush=True)
     oracle = Oracle(plan)

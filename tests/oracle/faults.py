@@ -6,7 +6,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from tests.oracle.ground import Ground, wait
-from tests.oracle.readers import Reader
+from tests.oracle.reader import Reader
 
 _TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity

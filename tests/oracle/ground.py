@@ -2,16 +2,17 @@
 
 import asyncio
 import contextlib
-import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 from psycopg2.extensions import make_dsn
 
 from changefeed.embedded import EmbeddedPostgres
@@ -76,13 +77,13 @@ class Server:
     def check(self) -> None:
         """It runs, and its log tells of no mistake of its own."""
         if self._process and self._process.poll() is not None:
-            raise AssertionError(f"the server {self.name} ended by itself:\n{self._tail()}")
+            raise AssertionError(f"the server {self.name} ended by itself:\n{self.tail()}")
         text = self.log.read_text("utf-8", "replace")
         if found := [word for word in _TROUBLE if word in text]:
             at = text.index(found[0])
             raise AssertionError(f"the log of the server {self.name} says:\n{text[max(0, at - 500) : at + 4000]}")
 
-    def _tail(self) -> str:
+    def tail(self) -> str:
         return self.log.read_text("utf-8", "replace")[-3000:]
 
 
@@ -95,14 +96,15 @@ class Ground:
         self.crashes = 0
         self.lock = asyncio.Lock()  # of PostgreSQL's coming and going
         self._flags = flags
-        self._names = itertools.count()
 
     async def __aenter__(self) -> "Ground":
         self.folder.chmod(0o755)
         await asyncio.to_thread(self.cluster.start)
         self.conninfo = str(make_dsn(self.cluster.conninfo, dbname="postgres"))
         execute(self.conninfo, DEFINITION)
-        self.servers = [Server(name, self.folder, self.conninfo, self._flags) for name in "AB"]
+        # B closes a client that does not read rather soon.
+        more = {"A": (), "B": ("--outbox-limit-bytes", "65536")}
+        self.servers = [Server(name, self.folder, self.conninfo, (*self._flags, *more[name])) for name in more]
         for server in self.servers:
             await server.line.start()
             server.start()
@@ -135,29 +137,24 @@ class Ground:
             self.crashes += 1
 
     def _crash_backend(self) -> None:
-        connection = connect(self.conninfo)
+        victim, witness = connect(self.conninfo), connect(self.conninfo)
         try:
-            os.kill(connection.info.backend_pid, signal.SIGKILL)
+            os.kill(victim.info.backend_pid, signal.SIGKILL)
+            with contextlib.suppress(psycopg2.OperationalError):
+                while True:  # until PostgreSQL has noticed, and ended all others
+                    witness.cursor().execute("SELECT pg_sleep(0.01)")
         finally:
-            connection.close()
-        self.until_up()
-
-    def until_up(self) -> None:
-        """Two connections in a row: the first may still be to those that are about to be ended."""
-        import time
-
-        import psycopg2
-
+            victim.close()
+            witness.close()
         deadline = time.monotonic() + 30
-        answers = 0
-        while answers < 3:
+        while True:
             try:
-                self.query("SELECT pg_sleep(0.05)")
-                answers += 1
+                self.query("SELECT 1")
+                return
             except psycopg2.OperationalError:
-                answers = 0
                 if time.monotonic() > deadline:
                     raise
+                time.sleep(0.05)
 
 
 async def wait(event: asyncio.Event, seconds: float) -> bool:

@@ -15,16 +15,11 @@ import psycopg2
 
 from tests.oracle.faults import Faults
 from tests.oracle.ground import Ground, wait
-from tests.oracle.readers import FeedFailed, PlainReader, PollingReader, ProtocolReader, Reader, StreamReader
+from tests.oracle.reader import FeedFailed, Reader
 from tests.oracle.replica import parse
 from tests.oracle.schema import TABLES
+from tests.oracle.transports import READERS, PollingReader
 from tests.oracle.writers import Writer
-
-READERS = (PlainReader, ProtocolReader, StreamReader, PollingReader)
-BEGINNING = "SELECT token FROM markers"
-
-
-DEBUG = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,6 @@ class Plan:
     readers_of_each_kind: int = 2
     pause_seconds: float = 1.0
     huge_rows: int = 30_000
-    may_prepare: bool = True
     converge_seconds: float = 100.0
     kinds: tuple[str, ...] = ()
     server_flags: tuple[str, ...] = ("--retention-bytes", str(256 << 20))
@@ -72,9 +66,13 @@ class Oracle:
                         failure.add_note(self._in_journal(failure))
                     raise
         except BaseException as error:
-            for failure in _failures(error):
-                notes = "\n".join(getattr(failure, "__notes__", []))
-                raise AssertionError(f"seed {self.plan.seed}, after {self.summary()}:\n{failure}\n{notes}") from error
+            told = [
+                "\n".join([str(failure) or repr(failure), *getattr(failure, "__notes__", [])])
+                for failure in _failures(error)
+            ]
+            if told:
+                text = "\n".join(dict.fromkeys(told))
+                raise AssertionError(f"seed {self.plan.seed}, after {self.summary()}:\n{text}") from error
             raise
         finally:
             self._stopping.set()
@@ -101,7 +99,7 @@ class Oracle:
         while True:
             with contextlib.suppress(OSError, EOFError, TimeoutError):
                 for server in self.ground.servers:
-                    cursor = parse(await probe._ask(server, "/api/changes"))["cursor"]
+                    cursor = parse(await probe.ask(server, "/api/changes"))["cursor"]
                 return str(cursor)
             await wait(self._pause, 0.05)
 
@@ -155,7 +153,6 @@ class Oracle:
                 self._stopping,
                 lambda: self.ground.crashes,
                 huge_rows=self.plan.huge_rows,
-                may_prepare=self.plan.may_prepare,
             )
             for number in range(self.plan.writers)
         ]
@@ -219,18 +216,13 @@ class Oracle:
             left = self.plan.converge_seconds - (time.monotonic() - began)
             if left <= 0:
                 behind = [other.name for other in self.readers if token not in other.markers]
-                logs = "\n".join(f"{server.name}:\n{server._tail()}" for server in self.ground.servers)
+                logs = "\n".join(f"{server.name}:\n{server.tail()}" for server in self.ground.servers)
                 raise AssertionError(
                     f"{self.plan.converge_seconds:g} s after the last write {', '.join(behind)} did not get it; "
                     + ", ".join(f"{other.name} took {other.taken} in {other.connections}" for other in self.readers)
                     + f"; {reader.name} stands at {reader.cursor}\n{self._activity()}{logs}"
                 )
             await wait(reader.moved, min(left, 5))
-            if DEBUG and time.monotonic() - began > 6:
-                print(
-                    f"    {reader.name} {reader.taken} {reader.connections} {reader.cursor}\n{self._activity()}",
-                    file=sys.stderr,
-                )
             self._check()
 
     def _end_prepared(self) -> None:

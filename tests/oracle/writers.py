@@ -26,11 +26,8 @@ _EXPECTED = (
     errors.DivisionByZero,
 )
 
-Draw = random.Random
-Statement = Callable[[Draw], tuple[str, dict[str, Any]]]
 
-
-def _values(draw: Draw) -> dict[str, Any]:
+def _values(draw: random.Random) -> dict[str, Any]:
     key, other = draw.randrange(KEYS), draw.randrange(KEYS)
     return {
         "key": key,
@@ -147,7 +144,6 @@ class Writer(threading.Thread):
         crashes: Callable[[], int],
         *,
         huge_rows: int,
-        may_prepare: bool,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.failure: BaseException | None = None
@@ -157,7 +153,6 @@ class Writer(threading.Thread):
         self._stopping = stopping
         self._crashes = crashes
         self._huge_rows = huge_rows
-        self._may_prepare = may_prepare
 
     def run(self) -> None:
         try:
@@ -202,7 +197,7 @@ class Writer(threading.Thread):
                 self._step(db_cursor)
                 if kind < 0.015:
                     self._stopping.wait(draw.uniform(0.3, 2.5))  # a long transaction
-            if kind > 0.97 and self._may_prepare:
+            if kind > 0.97:
                 self._two_phases(connection, db_cursor)
             elif draw.random() < 0.2:
                 connection.rollback()
@@ -231,7 +226,7 @@ class Writer(threading.Thread):
         db_cursor.execute(draw.choice(("ROLLBACK TO here", "RELEASE here")))
 
     def _write(self, db_cursor: Any) -> None:
-        if self._huge_rows and self._draw.random() < 0.0005:
+        if self._huge_rows and self._draw.random() < 0.001:
             db_cursor.execute(HUGE, {"rows": self._draw.randrange(self._huge_rows)})
             return
         [(_, statement)] = self._draw.choices(STATEMENTS, [weight for weight, _ in STATEMENTS])
