@@ -54,7 +54,8 @@ class Proxy:
         task = asyncio.current_task()
         assert task
         self._links.add(task)
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        # RuntimeError is uvloop's word for a link that was closed meanwhile.
+        with contextlib.suppress(OSError, RuntimeError, asyncio.CancelledError):
             path = Path(self._target["host"]) / f".s.PGSQL.{self._target['port']}"
             try:
                 far_reader, far_writer = await asyncio.open_unix_connection(str(path))
