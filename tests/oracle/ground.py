@@ -140,7 +140,8 @@ class Ground:
         victim, witness = connect(self.conninfo), connect(self.conninfo)
         try:
             os.kill(victim.info.backend_pid, signal.SIGKILL)
-            with contextlib.suppress(psycopg2.OperationalError):
+            # Where libpq noticed it in writing there is no SQLSTATE, and psycopg2 raises a plain DatabaseError.
+            with contextlib.suppress(psycopg2.DatabaseError):
                 while True:  # until PostgreSQL has noticed, and ended all others
                     witness.cursor().execute("SELECT pg_sleep(0.01)")
         finally:
@@ -151,7 +152,7 @@ class Ground:
             try:
                 self.query("SELECT 1")
                 return
-            except psycopg2.OperationalError:
+            except psycopg2.DatabaseError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
