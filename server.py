@@ -19,7 +19,7 @@ from tornado.netutil import bind_sockets
 
 from changefeed import __version__
 from changefeed.backoff import backoff
-from changefeed.connection import complete, display_name, is_hopeless
+from changefeed.connection import complete, display_name
 from changefeed.database import Database, DatabaseUnavailable
 from changefeed.demo import Demo, make_tables
 from changefeed.echo import Echo
@@ -46,6 +46,8 @@ logger = logging.getLogger("server")
 PLAIN_CHANNEL = "events"  # the original's
 JOURNAL_CHANNEL = "changefeed"
 QUERIES = load("server.sql")
+CORRECT_IT = "correct --database-url (user, password, database name)"
+CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
 KNOWN_DEADLINE_SECONDS = 60.0  # after which a database is taken for one without a journal
 
 
@@ -200,10 +202,9 @@ async def first_contact(feed: Feed, state_changed: asyncio.Event, stopping: asyn
     told = None
     while listener.state is ListenerState.CONNECTING and not stopping.is_set():
         left = deadline - time.monotonic()
-        if listener.reason and (is_hopeless(listener.reason) or left <= 0):
-            raise StartError(
-                f"cannot use the database {feed.database_name}: {listener.reason}; {advice(listener.reason)}"
-            )
+        if listener.reason and (listener.is_hopeless or left <= 0):
+            advice = CORRECT_IT if listener.is_hopeless else CORRECT_OR_WAIT
+            raise StartError(f"cannot use the database {feed.database_name}: {listener.reason}; {advice}")
         if listener.reason and listener.reason != told:
             told = listener.reason
             logger.warning("waiting up to %g s for the database %s: %s", wait_seconds, feed.database_name, told)
@@ -230,12 +231,6 @@ async def prepare_tables(feed: Feed, stopping: asyncio.Event, *, is_demo: bool) 
                 )
         await first_of(stopping.wait(), within_seconds=next(delays))
     return False
-
-
-def advice(reason: str) -> str:
-    if is_hopeless(reason):
-        return "correct --database-url (user, password, database name)"
-    return "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
 
 
 async def first_of(*waits: Coroutine[Any, Any, Any], within_seconds: float) -> None:

@@ -1,16 +1,20 @@
 """A conninfo string in, an open psycopg2 connection out, without blocking the IOLoop. Knows no pool and no LISTEN.
 
-psycopg2's own asynchronous connect leaves three things to its caller, and both the listener and momoko's pool need
+psycopg2's own asynchronous connect leaves four things to its caller, and both the listener and momoko's pool need
 them: it has no deadline (libpq's connect_timeout counts in the blocking connect only); the descriptor changes when
 libpq goes on to a host's next address (localhost is often ::1 and 127.0.0.1), so it may be watched for one event at a
-time only; and looking a name up blocks, so that the start of it belongs into a thread.
+time only; looking a name up blocks, so that the start of it belongs into a thread; and it does not give the SQLSTATE of
+a refusal, whose text may be in any language.
 """
 
 import asyncio
+import ctypes
+import re
 from collections.abc import Callable
 from typing import Any
 
 import psycopg2
+from psycopg2 import _psycopg
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, make_dsn, parse_dsn
 from tornado.ioloop import IOLoop
 
@@ -26,6 +30,33 @@ _DEFAULTS = {
 }
 # psycopg2 swallows an error in decoding a notification, and the notification with it; with UTF8 there is none.
 _FIXED = {"client_encoding": "UTF8"}
+
+# How libpq words errors (its PQerrorVerbosity). It is the libpq that psycopg2 itself is linked with.
+_PLAIN, _WITH_SQLSTATE = 1, 2
+_set_verbosity = ctypes.PyDLL(_psycopg.__file__).PQsetErrorVerbosity
+_set_verbosity.argtypes = (ctypes.c_void_p, ctypes.c_int)
+_SQLSTATE = re.compile(r"(?<=: {2})([0-9A-Z]{5}): ")
+_LOCATION = re.compile(r"^LOCATION: .*\n?", re.MULTILINE)
+# Classes of SQLSTATE in which PostgreSQL refuses what a setting says: feature, value, authorization, database, right.
+_HOPELESS_CLASSES = ("0A", "22", "28", "3D", "42")
+# Of libpq's own complaints, which have no SQLSTATE and are English, those that a setting is the cause of.
+_HOPELESS_WORDS = ("no password supplied", "invalid", "does not support SSL", "certificate")
+
+
+class CannotConnect(psycopg2.OperationalError):
+    """No connection came about; where `is_hopeless`, none will, however often it is tried: a wrong password, say.
+
+    `told` is libpq's text, with SQLSTATEs; the message is the same without them.
+    """
+
+    def __init__(self, told: str) -> None:
+        super().__init__(_LOCATION.sub("", _SQLSTATE.sub("", told)))
+        sqlstates: list[str] = _SQLSTATE.findall(told)
+        self.is_hopeless = (
+            all(sqlstate.startswith(_HOPELESS_CLASSES) for sqlstate in sqlstates)
+            if sqlstates
+            else any(word in told for word in _HOPELESS_WORDS)
+        )
 
 
 def complete(conninfo: str) -> str:
@@ -44,7 +75,7 @@ def display_name(conninfo: str) -> str:
 async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
     """An open connection in psycopg2's asynchronous mode (which is always autocommit).
 
-    Raises psycopg2.OperationalError, also when it is not open `deadline_seconds` from now.
+    Raises CannotConnect, also when it is not open `deadline_seconds` from now.
     """
     starting = asyncio.get_running_loop().run_in_executor(None, _start, conninfo)
     try:
@@ -61,9 +92,12 @@ async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
                 opening.close()
                 raise
     except TimeoutError:
-        raise psycopg2.OperationalError(
+        raise CannotConnect(
             f"no answer from {display_name(conninfo)} within {deadline_seconds:g} s (timeout)"
         ) from None
+    except psycopg2.OperationalError as error:
+        raise CannotConnect(str(error)) from None
+    _set_verbosity(opening.pgconn_ptr, _PLAIN)
     return opening
 
 
@@ -90,20 +124,11 @@ async def _readiness(descriptor: int, event: int) -> None:
 
 def _start(conninfo: str) -> connection:
     connect: Callable[..., connection] = psycopg2.connect
-    return connect(conninfo, async_=True)
+    started = connect(conninfo, async_=True)
+    _set_verbosity(started.pgconn_ptr, _WITH_SQLSTATE)
+    return started
 
 
 def _close_late(starting: "asyncio.Future[connection]") -> None:
     if not starting.cancelled() and starting.exception() is None:
         starting.result().close()
-
-
-# What time can cure, of the refusals a PostgreSQL server gives with FATAL (SQLSTATE 57P03 and 53300); psycopg2 has no
-# SQLSTATE for a connection that did not come about, only libpq's text.
-_PASSING_REFUSALS = ("starting up", "shutting down", "recovery", "not yet accepting", "too many", "reserved for")
-_HOPELESS = ("FATAL", "no password supplied", "invalid", "does not support SSL", "certificate")
-
-
-def is_hopeless(reason: str) -> bool:
-    """Whether connecting again cannot help: a wrong password or database, but not a server that does not answer."""
-    return any(word in reason for word in _HOPELESS) and not any(word in reason for word in _PASSING_REFUSALS)

@@ -5,6 +5,7 @@ Every query has a deadline, so that a half-open connection delays and never hang
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -138,9 +139,8 @@ class Database:
             raise DatabaseUnavailable(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
         except momoko.Pool.DatabaseNotAvailable:
             raise DatabaseUnavailable(self._pool.connect_error) from None
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            # An SQLSTATE other than those of a lost connection (08…) or a stopping server (57P…) is the statement's.
-            if error.pgcode and not error.pgcode.startswith(("08", "57P")):
+        except psycopg2.Error as error:
+            if not _is_of_connection(error):
                 raise
             raise DatabaseUnavailable(one_line(error)) from error
 
@@ -153,8 +153,8 @@ class Database:
         try:
             try:
                 return await self._execute(connection, query, parameters)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
-                if not connection.closed:
+            except psycopg2.Error as error:
+                if not (connection.closed and _is_of_connection(error)):
                     raise
                 await connection.connect()
                 return await self._execute(connection, query, parameters)
@@ -194,6 +194,24 @@ class Database:
         self._pool.close()
 
 
+def _is_of_connection(error: psycopg2.Error) -> bool:
+    """Whether the connection is at fault, or a server that stops (SQLSTATE 08… and 57P…), and not the statement."""
+    if error.pgcode:
+        return error.pgcode.startswith(("08", "57P"))
+    # A plain DatabaseError is how psycopg2 says that libpq told it of no SQLSTATE.
+    return (
+        isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or type(error) is psycopg2.DatabaseError
+    )
+
+
 def one_line(error: BaseException) -> str:
-    """A driver's message without its line breaks, hints kept."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """A driver's message as one line that reads well, hints kept."""
+    text = _MARKER_LINE.sub("", str(error)).strip()
+    text = _NEW_SENTENCE.sub(r"\1. ", _NEW_PART.sub(r"\1; ", text))
+    return " ".join(text.split()).removesuffix(".") or type(error).__name__
+
+
+# How libpq breaks lines: what goes on is indented, and a sentence or a field such as HINT begins with a capital letter.
+_MARKER_LINE = re.compile(r"^\s*\^$\n?", re.MULTILINE)
+_NEW_SENTENCE = re.compile(r"([^\s.?!:;,])\s*\n\s*(?=[A-Z])")
+_NEW_PART = re.compile(r"([^\s.?!:;,])\s*\n(?=[^\sA-Z])")

@@ -23,7 +23,7 @@ from psycopg2.extensions import Notify, connection
 from tornado.ioloop import IOLoop
 
 from changefeed.backoff import backoff
-from changefeed.connection import open_connection, wait_until_done
+from changefeed.connection import CannotConnect, open_connection, wait_until_done
 from changefeed.database import DatabaseUnavailable, one_line
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class Listener:
         self.state = ListenerState.CONNECTING
         self.since = datetime.now(UTC)
         self.reason: str | None = None
+        self.is_hopeless = False  # whether `reason` is one that trying again does not cure
         self.reconnects = 0
         self._lost_reason = ""
         self._conninfo = conninfo
@@ -111,6 +112,7 @@ class Listener:
             except (psycopg2.Error, ListenerLost) as error:
                 if self.state is ListenerState.LISTENING:
                     delays = backoff()
+                self.is_hopeless = isinstance(error, CannotConnect) and error.is_hopeless
                 self._lost(one_line(error))
             await asyncio.sleep(next(delays))
 

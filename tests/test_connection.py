@@ -7,11 +7,11 @@ from unittest import mock
 
 import psycopg2
 import pytest
-from psycopg2.extensions import connection, parse_dsn
+from psycopg2.extensions import connection, make_dsn, parse_dsn
 from tornado.testing import AsyncTestCase, gen_test
 
 from changefeed import connection as connecting
-from changefeed.connection import complete, display_name, is_hopeless, open_connection
+from changefeed.connection import CannotConnect, complete, display_name, open_connection, wait_until_done
 from tests import postgres
 from tests.proxy import Proxy
 
@@ -59,33 +59,36 @@ AT = 'connection to server at "db.example.com" (192.0.2.1), port 5432 failed: '
 
 
 @pytest.mark.parametrize(
-    ("reason", "is_no_use"),
+    ("told", "is_hopeless"),
     [
-        (AT + 'FATAL: password authentication failed for user "me"', True),
-        (AT + 'FATAL: database "shop" does not exist', True),
-        (AT + 'FATAL: role "me" does not exist', True),
-        (AT + 'FATAL: permission denied for database "shop" DETAIL: User does not have CONNECT privilege.', True),
-        (AT + 'FATAL: no pg_hba.conf entry for host "192.0.2.9", user "me", database "shop", no encryption', True),
+        (AT + 'FATAL:  28P01: password authentication failed for user "me"', True),
+        (AT + "FATAL:  28P01: Passwort-Authentifizierung für Benutzer »me« fehlgeschlagen", True),
+        (AT + 'ВАЖНО:  3D000: база данных "shop" не существует', True),
+        (AT + 'FATAL:  28000: role "me" does not exist', True),
+        (AT + 'FATAL:  42501: permission denied for database "shop"\nDETAIL:  User does not have the right.', True),
+        (AT + 'FATAL:  22023: invalid value for parameter "work_mem": "x"', True),
         (AT + "fe_sendauth: no password supplied", True),
         (AT + "server does not support SSL, but SSL was required", True),
         (AT + "SSL error: certificate verify failed", True),
         ('invalid sslmode value: "sometimes"', True),
-        (AT + "FATAL: the database system is starting up", False),
-        (AT + "FATAL: the database system is shutting down", False),
-        (AT + "FATAL: the database system is in recovery mode", False),
-        (AT + "FATAL: the database system is not yet accepting connections", False),
-        (AT + "FATAL: sorry, too many clients already", False),
-        (AT + 'FATAL: too many connections for role "me"', False),
-        (AT + "FATAL: remaining connection slots are reserved for roles with the SUPERUSER attribute", False),
-        (AT + "Connection refused Is the server running on that host and accepting TCP/IP connections?", False),
+        (AT + "FATAL:  57P03: the database system is starting up", False),
+        (AT + "FATAL:  57P03: das Datenbanksystem startet", False),
+        (
+            AT + "FATAL:  57P01: terminating connection due to administrator command\nserver closed the connection",
+            False,
+        ),
+        (AT + "FATAL:  53300: sorry, too many clients already", False),
+        (AT + "FATAL:  28000: no encryption\n" + AT + "FATAL:  53300: sorry, too many clients already", False),
+        (AT + 'FATAL:  55000: database "shop" is not currently accepting connections', False),
+        (AT + "Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?", False),
         (AT + "Connection timed out", False),
         ("could not translate host name to address: Name or service not known", False),
         ("no answer from shop@db.example.com within 5 s (timeout)", False),
         ("server closed the connection unexpectedly", False),
     ],
 )
-def test_a_refusal_that_time_cannot_cure_is_no_use_trying_again_after(reason: str, is_no_use: bool):
-    assert is_hopeless(reason) is is_no_use
+def test_a_refusal_that_time_cannot_cure_is_told_from_others_in_any_language(told: str, is_hopeless: bool):
+    assert CannotConnect(told).is_hopeless is is_hopeless
 
 
 class OpenConnectionTest(AsyncTestCase):
@@ -97,6 +100,24 @@ class OpenConnectionTest(AsyncTestCase):
         with self.assertRaisesRegex(psycopg2.OperationalError, "no answer from postgres@127.0.0.1"):
             await open_connection(proxy.conninfo, deadline_seconds=0.2)
         await proxy.close()
+
+    @gen_test
+    async def test_a_refusal_is_known_by_its_sqlstate_and_shown_without(self):
+        with self.assertRaises(CannotConnect) as refused:
+            await open_connection(str(make_dsn(postgres.cluster().conninfo, dbname="nix")), deadline_seconds=60)
+        self.assertTrue(refused.exception.is_hopeless)
+        self.assertRegex(str(refused.exception), r'FATAL:  database "nix" does not exist\n$')
+
+    @gen_test
+    async def test_errors_on_an_open_connection_are_worded_as_ever(self):
+        opened = await open_connection(postgres.cluster().conninfo, deadline_seconds=60)
+        with (
+            self.assertRaisesRegex(psycopg2.errors.DivisionByZero, "^division by zero\n$"),
+            opened.cursor() as db_cursor,
+        ):
+            db_cursor.execute("SELECT 1 / 0")
+            await wait_until_done(opened)
+        opened.close()
 
     @gen_test
     async def test_who_is_cancelled_leaves_no_error_behind_that_nobody_asks_for(self):

@@ -6,11 +6,12 @@ from typing import Any
 from unittest import mock
 
 import psycopg2
+import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 from tornado.testing import AsyncTestCase, gen_test
 
 from changefeed import database as pool
-from changefeed.database import Database, DatabaseUnavailable
+from changefeed.database import Database, DatabaseUnavailable, one_line
 from tests import postgres
 from tests.proxy import Proxy
 
@@ -59,6 +60,34 @@ class DatabaseTestCase(AsyncTestCase):
         await self.until(WAITING, SIZE)
         self.let_go()
         self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(SIZE)])
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (
+            "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n"
+            "\tbefore or while processing the request.\n",
+            "server closed the connection unexpectedly. This probably means the server terminated abnormally before or "
+            "while processing the request",
+        ),
+        (
+            "FATAL:  terminating connection due to administrator command\nserver closed the connection unexpectedly\n",
+            "FATAL: terminating connection due to administrator command; server closed the connection unexpectedly",
+        ),
+        (
+            "Connection refused\n\tIs the server running on that host?\nconnection to server at port 1 failed: timeout\n",
+            "Connection refused. Is the server running on that host? connection to server at port 1 failed: timeout",
+        ),
+        (
+            'relation "a" does not exist\nLINE 1: SELECT * FROM a\n                      ^\nHINT:  Look.\n',
+            'relation "a" does not exist. LINE 1: SELECT * FROM a. HINT: Look',
+        ),
+        ("", "OperationalError"),
+    ],
+)
+def test_a_message_of_several_lines_reads_well_as_one(told: str, line: str):
+    assert one_line(psycopg2.OperationalError(told)) == line
 
 
 class DatabaseTest(DatabaseTestCase):

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
+from psycopg2.extensions import make_dsn
 from websockets.sync.client import ClientConnection, connect
 
 from changefeed.embedded import EmbeddedPostgres
@@ -176,6 +177,31 @@ def test_a_database_that_comes_later_is_waited_for(folder: Path):
     finally:
         postgres.cluster().stop()
         postgres.cluster().start()
+
+
+def test_a_connection_that_is_terminated_while_the_server_starts_is_tried_again(folder: Path):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, "CREATE TABLE still_refused ()")
+    postgres.execute(
+        conninfo,
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN"
+        " IF current_setting('application_name') = 'psqlisten2websocket' AND to_regclass('still_refused') IS NOT NULL"
+        " THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; END$$",
+    )
+    postgres.execute(conninfo, "CREATE EVENT TRIGGER refuse ON login EXECUTE FUNCTION refuse()")
+    with ServerProcess(folder, "--port", "0", DATABASE_URL=conninfo) as server:
+        server.until_said("waiting up to 30 s for the database .*: FATAL: terminating connection")
+        postgres.execute(conninfo, "DROP TABLE still_refused")
+        assert get(server.port(), "/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("flaw", [{"dbname": "nix"}, {"user": "nix"}, {"options": "-c work_mem=nix"}], ids=str)
+def test_a_database_that_will_never_let_it_in_is_not_waited_for(flaw: dict[str, str], folder: Path):
+    with ServerProcess(folder, "--port", "0", DATABASE_URL=str(make_dsn(postgres.new_database(), **flaw))) as server:
+        code, _, said = server.ended()
+    assert (code, said.count("\n")) == (2, 1)
+    assert "nix" in said
+    assert said.endswith("; correct --database-url (user, password, database name)\n")
 
 
 def test_a_signal_ends_the_waiting_for_a_database(folder: Path):
