@@ -51,6 +51,7 @@ class Follower:
         self._known = asyncio.Event()
         self._woken = asyncio.Event()
         self._moved = asyncio.Event()
+        self._reconnected = asyncio.Event()
         self._is_identified = False
         self._lost_statements = 0
 
@@ -59,15 +60,14 @@ class Follower:
         self._woken.set()
 
     def reidentify(self) -> None:
-        """The connection to PostgreSQL was lost: it may be another one now."""
+        """PostgreSQL is back after its connection was lost: it may be another one now."""
         self._is_identified = False
+        self._reconnected.set()
         self.wake()
 
     async def until_known(self, deadline_seconds: float) -> bool:
         """Waits until it is known whether there is a journal; False when the deadline was over before."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline_seconds):
-                await self._known.wait()
+        await _wait(self._known, deadline_seconds)
         return self._known.is_set()
 
     async def until_moved(self) -> None:
@@ -79,6 +79,7 @@ class Follower:
         """Follows until cancelled."""
         delays, complaint = backoff(), ""
         while True:
+            self._reconnected.clear()
             try:
                 await self._read_on()
                 delays, complaint = backoff(), ""
@@ -88,11 +89,9 @@ class Follower:
                     # That the database is away the listener says.
                     level = logging.INFO if isinstance(error, DatabaseUnavailable) else logging.WARNING
                     logger.log(level, "the journal cannot be read: %s; trying again until it can", complaint)
-                await asyncio.sleep(next(delays))
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_SECONDS):
-                    await self._woken.wait()
+                await _wait(self._reconnected, next(delays))
+            else:
+                await _wait(self._woken, SWEEP_SECONDS)
 
     async def _read_on(self) -> None:
         self._woken.clear()
@@ -161,3 +160,9 @@ class Follower:
         logger.warning("changes are missing: %s", why)
         now = datetime.now(UTC)
         self._tell_gap(Gap(why, self._journal.encode(memory.edge), self._journal.encode(page.end), now, now))
+
+
+async def _wait(event: asyncio.Event, most_seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(most_seconds):
+            await event.wait()

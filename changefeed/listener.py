@@ -184,13 +184,18 @@ class Listener:
 
     async def _prove_hearing(self, lost: "asyncio.Future[None]") -> None:
         """Sends canaries until one stays away or the connection breaks. Raises ListenerLost."""
+        delays = backoff()
         while True:
-            await self._send_canary(lost)
-            await asyncio.wait({lost}, timeout=CANARY_INTERVAL_SECONDS)
+            if await self._send_canary(lost):
+                delays, pause_seconds = backoff(), CANARY_INTERVAL_SECONDS
+            else:
+                pause_seconds = next(delays)
+            await asyncio.wait({lost}, timeout=pause_seconds)
             if lost.done():
                 lost.result()
 
-    async def _send_canary(self, lost: "asyncio.Future[None]") -> None:
+    async def _send_canary(self, lost: "asyncio.Future[None]") -> bool:
+        """True once it is heard, False when it could not be sent. Raises ListenerLost when it stays away."""
         self._canary_payload = uuid.uuid4().hex
         self._canary_heard = heard = asyncio.get_running_loop().create_future()
         sent = asyncio.ensure_future(self._send(self._canary_channel, self._canary_payload))
@@ -205,14 +210,16 @@ class Listener:
                     lost.result()
                 elif sent in done and isinstance(error := sent.exception(), (DatabaseUnavailable, psycopg2.Error)):
                     # The pool's trouble, not proven to be this connection's: not ready, but still listening.
-                    self._canary_error = f"the canary could not be sent: {one_line(error)}"
-                    logger.warning("%s", self._canary_error)
-                    return
+                    if self._canary_error != (complaint := f"the canary could not be sent: {one_line(error)}"):
+                        self._canary_error = complaint
+                        logger.warning("%s", complaint)
+                    return False
                 elif not done:
                     raise ListenerLost(self._silence(sent.done()))
         finally:
             sent.cancel()
         self._heard()
+        return True
 
     def _silence(self, was_sent: bool) -> str:
         if not was_sent:

@@ -1,9 +1,13 @@
 """The listener never dies quietly: killed, restarted and deaf connections are noticed, told and healed."""
 
 import asyncio
+from collections.abc import Iterator
+from unittest import mock
 
 from tornado.testing import ExpectLog, gen_test
 
+from changefeed import follower, listener
+from changefeed.database import DatabaseUnavailable
 from changefeed.listener import ListenerState
 from tests import postgres
 from tests.feed_case import ORDERS, FeedTestCase, message
@@ -88,6 +92,58 @@ class DeafConnectionTest(FeedTestCase):
             self.proxy.cut()
             await self.until_state(ListenerState.LOST)
             await self.until_state(ListenerState.LISTENING)
+
+
+class ReturnTest(FeedTestCase):
+    """Whoever waits out a delay of an hour is late: none may be waited out when PostgreSQL is back."""
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.watch()
+
+    @gen_test
+    async def test_the_journal_is_read_as_soon_as_the_listener_is_back(self):
+        waits = asyncio.Event()
+
+        def delays() -> Iterator[float]:
+            while True:
+                waits.set()
+                yield 3600.0
+
+        with (
+            ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30),
+            ExpectLog("changefeed.follower", "the journal cannot be read", level=20),
+            mock.patch.object(follower, "backoff", delays),
+        ):
+            self.running[1].cancel()
+            self.running[1] = self.start_task(self.feed.follower.run())
+            postgres.cluster().stop()
+            self.feed.follower.wake()
+            await waits.wait()
+            postgres.cluster().start()
+            socket = await self.connect()
+            self.write("INSERT INTO orders VALUES (1)")
+            self.assertEqual((await message(socket))["data"]["id"], 1)
+
+    @gen_test
+    async def test_a_canary_that_could_not_be_sent_is_sent_again_soon(self):
+        send, tries = self.feed.listener._send, []
+
+        async def fail_first(channel: str, payload: str) -> None:
+            tries.append(payload)
+            if len(tries) == 1:
+                raise DatabaseUnavailable("too many clients")
+            await send(channel, payload)
+
+        with (
+            ExpectLog("changefeed.listener", "lost the LISTEN connection|the canary could not be sent", level=30),
+            mock.patch.object(listener, "CANARY_INTERVAL_SECONDS", 3600.0),
+        ):
+            self.feed.listener._send = fail_first
+            self.write(BACKEND)
+            await self.until_state(ListenerState.LOST)
+            await self.until_state(ListenerState.LISTENING)
+        self.assertEqual(len(tries), 2)
 
 
 class PoolerTest(FeedTestCase):
