@@ -26,5 +26,5 @@ async def _load(database: Database, tally: Tally, snapshot: Snapshot, buckets: B
         },
         DEADLINE_SECONDS,
     )
-    for at, table, letter, count in rows:
-        tally.load(at, table, BY_LETTER[letter], count, into_minutes=buckets is tally.minutes)
+    for at, table, letter, count, first_at in rows:
+        tally.load(at, table, BY_LETTER[letter], count, first_at, into_minutes=buckets is tally.minutes)

@@ -59,7 +59,11 @@ class Buckets:
 
 
 class Tally:
-    """Counts since `since`: in all, of each of the last 900 seconds, and of each of the last 1440 minutes."""
+    """Counts since `since`: in all, of each of the last 900 seconds, and of each of the last 1440 minutes.
+
+    That is when the server started, or the oldest change of the journal that was loaded. What was notified without a
+    journal is counted since the server started in any case: nobody kept it.
+    """
 
     def __init__(self, now: float) -> None:
         self.since = datetime.fromtimestamp(now, UTC)
@@ -79,13 +83,16 @@ class Tally:
             else:
                 self._add(change.table, _INDEX[change.action], change.count, change.at or now)
 
-    def load(self, at: float, table: str, action: str, count: int, *, into_minutes: bool) -> None:
-        """Counts what the journal held before: the minutes and totals by its minutes, the seconds by its seconds."""
+    def load(self, at: float, table: str, action: str, count: int, first_at: float, *, into_minutes: bool) -> None:
+        """Counts what the journal held before: the minutes and totals by its minutes, the seconds by its seconds.
+
+        `first_at` is when the first of them happened.
+        """
         table, index = self._known(table), _INDEX[action]
         if into_minutes:
             self.totals[table][index] += count
             self.minutes.add(at, table, index, count)
-            self.since = min(self.since, datetime.fromtimestamp(at, UTC))
+            self.since = min(self.since, datetime.fromtimestamp(first_at, UTC))
         else:
             self.seconds.add(at, table, index, count)
 

@@ -51,9 +51,10 @@ SELECT coalesce(
 
 -- activity --
 -- Counts by bucket of %(step_seconds)s seconds, table and action, of what %(snapshot)s sees and is younger than
--- %(window_seconds)s seconds.
+-- %(window_seconds)s seconds; and the time of the first of them, in epoch seconds.
 SELECT (floor(extract(epoch FROM at) / %(step_seconds)s) * %(step_seconds)s)::bigint AS bucket,
-       schema_name || '.' || table_name, action::text, sum(coalesce(row_count, 1))::bigint
+       schema_name || '.' || table_name, action::text, sum(coalesce(row_count, 1))::bigint,
+       extract(epoch FROM min(at))::float8
 FROM changefeed.journal
 WHERE pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
   AND at >= now() - make_interval(secs => %(window_seconds)s)

@@ -9,6 +9,7 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.listener import ListenerState
+from handlers.feed import iso
 from tests.feed_case import ORDERS, FeedTestCase, message
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -207,12 +208,15 @@ class RestartTest(JournalTestCase):
         super().prepare_database()
         self.write("INSERT INTO orders SELECT generate_series(1, 100)")
         self.write("UPDATE orders SET total = 1 WHERE id <= 10")
+        self.write("UPDATE changefeed.journal SET at = at - interval '1 minute'")  # when this server was not yet made
 
     @gen_test
     async def test_counts_and_newest_rows_of_before_are_there(self):
         activity = await self.fetch_json("/api/activity")
         self.assertEqual(activity["totals"], {"public.orders": [100, 10, 0, 0]})
         self.assertEqual(sum(bucket["counts"]["public.orders"][0] for bucket in activity["buckets"]), 100)
+        [(first_at,)] = self.write("SELECT min(at) FROM changefeed.journal")
+        self.assertEqual(activity["since"], iso(first_at))
         minutes = await self.fetch_json("/api/activity?step=60&window=86400")
         self.assertEqual(sum(bucket["counts"]["public.orders"][1] for bucket in minutes["buckets"]), 10)
         dashboard = await self.connect("/ws/activity")

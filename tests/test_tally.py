@@ -97,12 +97,12 @@ def test_a_bucket_that_is_past_takes_no_more():
 
 def test_what_was_before_is_loaded_once_into_the_totals():
     tally = Tally(5000.0)
-    tally.load(4980, "orders", INSERT, 5, into_minutes=True)
-    tally.load(4990, "orders", INSERT, 5, into_minutes=False)
+    tally.load(4980, "orders", INSERT, 5, 4987.5, into_minutes=True)
+    tally.load(4987, "orders", INSERT, 5, 4987.5, into_minutes=False)
     tally.count(changes("orders", INSERT), 5000.0)
     assert tally.totals == {"orders": [6, 0, 0, 0]}
-    assert tally.since == datetime.fromtimestamp(4980, UTC)
-    assert [bucket["at"] for bucket in tally.seconds.since(0)] == [4990, 5000]
+    assert tally.since == datetime.fromtimestamp(4987.5, UTC)
+    assert [bucket["at"] for bucket in tally.seconds.since(0)] == [4987, 5000]
 
 
 def test_names_of_tables_beyond_the_limit_are_counted_under_one_name():
