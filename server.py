@@ -82,9 +82,9 @@ async def run(settings: Settings) -> None:
             stack.callback(embedded.stop)
         conninfo = complete(embedded.conninfo if embedded else settings.database_url or "")
         state_changed = asyncio.Event()
-        feed = make_feed(
-            settings, conninfo, "demo (embedded)" if embedded else display_name(conninfo), state_changed.set
-        )
+        echo = stack.enter_context(contextlib.closing(Echo())) if settings.echo else None
+        database_name = "demo (embedded)" if embedded else display_name(conninfo)
+        feed = make_feed(settings, conninfo, database_name, state_changed.set, echo)
         stack.callback(feed.database.close)
         http_server = HTTPServer(make_app(feed), xheaders=False)
         http_server.add_sockets(listening_sockets)
@@ -115,10 +115,14 @@ def bind(settings: Settings) -> list[socket.socket]:
 
 
 def make_feed(
-    settings: Settings, conninfo: str, database_name: str, on_state: Callable[[], None] = lambda: None
+    settings: Settings,
+    conninfo: str,
+    database_name: str,
+    on_state: Callable[[], None] = lambda: None,
+    echo: Broadcast | None = None,
 ) -> Feed:
     """The flow, put together: listener -> follower of the journal -> hub -> tally and clients. Nothing runs yet."""
-    broadcasts: list[Broadcast] = [FeedClient.broadcast, *([Echo()] if settings.echo else [])]
+    broadcasts: list[Broadcast] = [FeedClient.broadcast, *([echo] if echo else [])]
     hub = Hub(Tally(time.time()), broadcasts)
     database = Database(conninfo)
     journal = Journal(database)

@@ -1,15 +1,23 @@
-"""Changes in, one line each on the console out: JSON lines into a pipe, shortened and coloured on a terminal."""
+"""Changes in, one line each on the console out: JSON lines into a pipe, shortened and coloured on a terminal.
+
+A thread writes them, so that a pipe or a terminal that stalls (nobody reads, Ctrl-S) holds nothing else up.
+"""
 
 import logging
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
+from queue import SimpleQueue
 from typing import TextIO
 
 from changefeed.change import Change
 
 logger = logging.getLogger(__name__)
+
+WAITING_LIMIT_BYTES = 8 << 20
+CLOSE_DEADLINE_SECONDS = 1.0
 
 _COLOURS = {"INSERT": "\x1b[32m", "UPDATE": "\x1b[34m", "DELETE": "\x1b[33m", "TRUNCATE": "\x1b[35m"}
 _PLAIN = "\x1b[0m"
@@ -18,27 +26,73 @@ _UNPRINTABLE = dict.fromkeys((*range(32), *range(127, 160)), "·")
 
 
 class Echo:
-    """Callable as one of the hub's broadcasts."""
+    """Callable as one of the hub's broadcasts; never blocks.
+
+    When more than WAITING_LIMIT_BYTES wait for the reader, changes are left out until it has caught up, and counted in
+    the log.
+    """
 
     def __init__(self, stream: TextIO = sys.stdout) -> None:
         self._stream = stream
-        self._is_terminal = stream.isatty()
+        self._line = terminal_line if stream.isatty() else json_line
+        self._waiting: SimpleQueue[Sequence[Change] | None] = SimpleQueue()
+        self._taken_bytes = 0  # changed by the caller's thread only
+        self._written_bytes = 0  # changed by the writing thread only
+        self._left_out = 0
+        self._thread = threading.Thread(target=self._write_all, name="echo", daemon=True)
+        self._thread.start()
 
     def __call__(self, changes: Sequence[Change], cursor: str | None = None) -> None:
-        try:
-            self._stream.write("".join(map(self._line, changes)))
-            self._stream.flush()
-        except BrokenPipeError:
-            # As with `--echo | head`. What Python still holds for the pipe must go somewhere (manual, signal, SIGPIPE).
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            logger.info("nobody reads what --echo prints any more; it prints no more")
+        if not self._thread.is_alive():
+            return
+        waiting_bytes = self._taken_bytes - self._written_bytes
+        if waiting_bytes > (0 if self._left_out else WAITING_LIMIT_BYTES):
+            if not self._left_out:
+                logger.warning("what --echo prints is read too slowly; changes are left out of it")
+            self._left_out += len(changes)
+            return
+        self._tell_left_out()
+        self._taken_bytes += _size(changes)
+        self._waiting.put(changes)
 
-    def _line(self, change: Change) -> str:
-        if not self._is_terminal:
-            # Line breaks stand in JSON between values only, where a space says the same.
-            return change.text.replace("\n", " ").replace("\r", " ") + "\n"
-        head = f"{change.action:8} {change.table} " if not change.is_foreign else ""
-        width = max(20, shutil.get_terminal_size().columns - len(head) - 1)
-        body = change.text.translate(_UNPRINTABLE)
-        body = body if len(body) <= width else body[: width - 1] + "…"
-        return f"{_COLOURS.get(change.action, '')}{head.translate(_UNPRINTABLE)}{_PLAIN}{body}\n"
+    def close(self) -> None:
+        """Writes what waits, if it is read soon."""
+        self._waiting.put(None)
+        self._thread.join(CLOSE_DEADLINE_SECONDS)
+        self._tell_left_out()
+
+    def _tell_left_out(self) -> None:
+        if self._left_out:
+            logger.warning("%d changes were left out of what --echo prints", self._left_out)
+            self._left_out = 0
+
+    def _write_all(self) -> None:
+        try:
+            while (changes := self._waiting.get()) is not None:
+                left = memoryview("".join(map(self._line, changes)).encode())
+                while left:
+                    # Past the stream's own buffer, which Python flushes at its exit, however long that takes.
+                    left = left[os.write(self._stream.fileno(), left) :]
+                self._written_bytes += _size(changes)
+        except BrokenPipeError:  # as with `--echo | head`
+            logger.info("nobody reads what --echo prints any more; it prints no more")
+        except OSError as error:
+            logger.warning("--echo cannot print any more: %s", error.strerror)
+
+
+def json_line(change: Change) -> str:
+    """Line breaks stand in JSON between values only, where a space says the same."""
+    return change.text.replace("\n", " ").replace("\r", " ") + "\n"
+
+
+def terminal_line(change: Change) -> str:
+    """No wider than the terminal, and without anything that commands it."""
+    head = f"{change.action:8} {change.table} " if not change.is_foreign else ""
+    width = max(20, shutil.get_terminal_size().columns - len(head) - 1)
+    body = change.text.translate(_UNPRINTABLE)
+    body = body if len(body) <= width else body[: width - 1] + "…"
+    return f"{_COLOURS.get(change.action, '')}{head.translate(_UNPRINTABLE)}{_PLAIN}{body}\n"
+
+
+def _size(changes: Sequence[Change]) -> int:
+    return sum(len(change.text) for change in changes)

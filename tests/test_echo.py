@@ -1,34 +1,44 @@
 """What --echo prints: JSON lines into a pipe, on a terminal a line that cannot command it."""
 
-import io
 import json
 import os
+from unittest import mock
 
 import pytest
 from tornado.testing import ExpectLog
 
+from changefeed import echo as echoing
 from changefeed.change import parse
-from changefeed.echo import Echo
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from changefeed.echo import WAITING_LIMIT_BYTES, Echo, terminal_line
 
 
 def shown(payload: str) -> str:
-    terminal = Terminal()
-    Echo(terminal)([parse(payload)])
-    return terminal.getvalue()
+    return terminal_line(parse(payload))
+
+
+def into(pipe: int) -> Echo:
+    return Echo(os.fdopen(pipe, "w"))
 
 
 def test_into_a_pipe_each_change_is_a_line_of_the_json_as_it_came():
     payloads = ['{"table": "orders",  "action": "INSERT", "data": {"n": 1.10}}', "[1,\r\n 2]", r'{"a": "\n"}']
-    pipe = io.StringIO()
-    Echo(pipe)([parse(payload) for payload in payloads])
-    lines = pipe.getvalue().splitlines()
-    assert lines[0] == payloads[0]
+    reading, writing = os.pipe()
+    echo = into(writing)
+    echo([parse(payload) for payload in payloads])
+    echo.close()
+    with os.fdopen(reading) as pipe:
+        lines = [pipe.readline() for _ in payloads]
+    assert lines[0] == payloads[0] + "\n"
     assert [json.loads(line) for line in lines] == [json.loads(payload) for payload in payloads]
+
+
+def test_into_a_terminal_goes_what_a_terminal_shows():
+    reading, writing = os.openpty()
+    echo = into(writing)
+    echo([parse('{"hello": 1}')])
+    echo.close()
+    assert os.read(reading, 1000) == b'\x1b[0m{"hello": 1}\r\n'
+    os.close(reading)
 
 
 def test_on_a_terminal_a_line_begins_with_action_and_table():
@@ -60,8 +70,35 @@ def test_a_long_row_is_cut_to_one_line_of_the_terminal(monkeypatch: pytest.Monke
 def test_a_pipe_that_nobody_reads_any_more_ends_the_echo_and_nothing_else():
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w") as pipe:
-        echo = Echo(pipe)
-        with ExpectLog("changefeed.echo", "nobody reads", level=20):
-            echo([parse("[1]")])
-        echo([parse("[2]")])
+    echo = into(writing)
+    with ExpectLog("changefeed.echo", "nobody reads", level=20):
+        echo([parse("[1]")])
+        echo.close()
+    echo([parse("[2]")])
+
+
+def test_a_pipe_that_nobody_reads_now_stalls_nobody_and_what_is_left_out_is_counted():
+    reading, writing = os.pipe()
+    echo = into(writing)
+    much = json.dumps("x" * WAITING_LIMIT_BYTES)
+    echo([parse(much)])
+    with ExpectLog("changefeed.echo", "what --echo prints is read too slowly", level=30):
+        echo([parse("[1]"), parse("[2]")])
+        echo([parse("[3]")])
+    with os.fdopen(reading) as pipe, ExpectLog("changefeed.echo", "3 changes were left out", level=30):
+        assert pipe.readline() == much + "\n"
+        while echo._taken_bytes != echo._written_bytes:  # until the thread has noticed that it was read
+            pass
+        echo([parse("[4]")])
+        assert pipe.readline() == "[4]\n"
+    echo.close()
+
+
+def test_who_closes_does_not_wait_for_ever_for_a_reader():
+    reading, writing = os.pipe()
+    echo = into(writing)
+    echo([parse(json.dumps("x" * WAITING_LIMIT_BYTES))])
+    with mock.patch.object(echoing, "CLOSE_DEADLINE_SECONDS", 0.01):
+        echo.close()
+    os.close(reading)  # which ends the thread too
+    echo._thread.join()

@@ -85,6 +85,21 @@ def test_echo_into_a_pipe_prints_each_frame_as_a_line(folder: Path):
         assert list(newest) == frames
 
 
+def test_an_echo_that_nobody_reads_stalls_no_client(folder: Path):
+    conninfo = postgres.new_database()
+    with (
+        ServerProcess(folder, "--port", "0", "--echo", DATABASE_URL=conninfo) as server,
+        events(server.port()) as client,
+    ):
+        for _ in range(5):  # more than a pipe holds
+            postgres.execute(
+                conninfo,
+                "SELECT pg_notify('events', to_json(i || repeat('x', 500))::text) FROM generate_series(1, 500) i",
+            )
+            for _ in range(500):
+                client.recv()
+
+
 def test_who_reads_the_echo_no_more_disturbs_nobody(folder: Path):
     with demo(folder, "--demo-rate", "500", "--echo") as server, events(server.port()) as client:
         server.stdout.readline()
