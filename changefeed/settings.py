@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dotenv.parser import parse_stream
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed import __version__, setting_values
 
@@ -243,6 +243,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
             values["database_url"] = _from_variables(in_file, LIBPQ_VARIABLES)
         elif values["database_url"] is None and any(in_file.get(name) for name in ORIGINAL_VARIABLES):
             values["database_url"] = _from_variables(in_file, ORIGINAL_VARIABLES)
+    if values["database_url"] is not None:
+        values["database_url"] = _completed(values["database_url"], environ, in_file)
     settings = Settings(**values)
     if not settings.allow_anonymous and not is_loopback(settings.address):
         raise SettingsError(
@@ -302,6 +304,25 @@ def _read_dotenv(path: Path) -> dict[str, str]:
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _completed(conninfo: str, environ: Mapping[str, str], in_file: Mapping[str, str]) -> str:
+    """`conninfo` with what libpq's variables in .env say beside it, such as PGPASSWORD; the environment's libpq reads.
+
+    As with those, what `conninfo` says itself wins, and so does a service file. Those naming a database are left out.
+    """
+    given = parse_dsn(conninfo)
+    if "service" in given:
+        return conninfo
+    said = {
+        name: text
+        for name, text in in_file.items()
+        if name in LIBPQ_VARIABLES.keys() - _NAMING_VARIABLES
+        and LIBPQ_VARIABLES[name] not in given
+        and not environ.get(name)
+    }
+    beside = _from_variables(said, LIBPQ_VARIABLES)
+    return str(make_dsn(conninfo, **parse_dsn(beside))) if beside else conninfo
 
 
 def _from_variables(values: Mapping[str, str], keywords: Mapping[str, str]) -> str:

@@ -69,13 +69,35 @@ def test_port_is_the_servers_in_the_environment_and_the_databases_in_the_file(do
 def test_the_nearest_source_that_names_a_database_is_taken_whole(dotenv: Path):
     in_file = "HOST=original\nPASSWORD=original\nPGHOST=file\nPGPASSWORD=file\nDATABASE_URL=host=file_url\n"
     environ = {"PGHOST": "environment", "DATABASE_URL": "host=environment_url"}
-    assert database_of(dotenv, in_file, environ, ["--database-url", "host=flag"]) == {"host": "flag"}
-    assert database_of(dotenv, in_file, environ) == {"host": "environment_url"}
-    assert database_of(dotenv, in_file, {"PGHOST": "environment"}) == {"host": "environment"}
-    assert database_of(dotenv, in_file) == {"host": "file_url"}
+    assert database_of(dotenv, in_file, environ, ["--database-url", "host=flag"])["host"] == "flag"
+    assert database_of(dotenv, in_file, environ)["host"] == "environment_url"
+    assert database_of(dotenv, in_file, {"PGHOST": "environment"})["host"] == "environment"
+    assert database_of(dotenv, in_file)["host"] == "file_url"
     without_url = in_file.replace("DATABASE_URL", "#")
     assert database_of(dotenv, without_url) == {"host": "file", "password": "file"}
     assert database_of(dotenv, "HOST=original\nPASSWORD=original\n") == {"host": "original", "password": "original"}
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "password"),
+    [
+        ("postgresql://me@db.example.com/shop", {}, "file"),
+        ("host=db.example.com", {}, "file"),
+        ("postgresql://me:url@db.example.com/shop", {}, "url"),
+        ("postgresql://me@db.example.com/shop", {"PGPASSWORD": "environment"}, None),  # which libpq itself reads
+        ("service=shop", {}, None),  # whose file may say another
+    ],
+)
+def test_what_a_url_leaves_open_libpqs_variables_in_the_file_say(
+    url: str, environ: dict[str, str], password: str | None, dotenv: Path
+):
+    in_file = "PGPASSWORD=file\nPGHOST=elsewhere\nPGDATABASE=elsewhere\n"
+    for told in (
+        database_of(dotenv, f"{in_file}DATABASE_URL={url}", environ),
+        database_of(dotenv, in_file, {**environ, "DATABASE_URL": url}),
+        database_of(dotenv, in_file, environ, ["--database-url", url]),
+    ):
+        assert told == {**parse_dsn(url), **({"password": password} if password else {})}
 
 
 @pytest.mark.parametrize(
