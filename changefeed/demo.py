@@ -7,7 +7,9 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from changefeed.database import Database, DatabaseUnavailable
+import psycopg2
+
+from changefeed.database import Database, DatabaseUnavailable, one_line
 from changefeed.queries import load
 from changefeed.watching import Watching
 
@@ -35,12 +37,15 @@ class Demo:
         self._dice = dice or random.Random()
 
     async def run(self) -> None:
+        complaint = ""
         while self._rate > 0:
             try:
                 await asyncio.sleep(self._dice.expovariate(self._rate * mood(time.time())))
                 await self._one_write()
-            except DatabaseUnavailable as error:
-                logger.info("the demo waits for its database: %s", error)
+                complaint = ""
+            except (DatabaseUnavailable, psycopg2.Error) as error:  # such as when somebody dropped its table
+                if complaint != (complaint := one_line(error)):
+                    logger.info("the demo cannot write: %s; trying again until it can", complaint)
                 await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
 
     async def _one_write(self) -> None:

@@ -1,6 +1,9 @@
 """The demo's table and what is written to it: never an error, never too many rows, and all of it watched."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
 from unittest import mock
 
 from tornado.testing import AsyncTestCase, gen_test
@@ -71,29 +74,47 @@ class DemoTest(AsyncTestCase):
 
     @gen_test
     async def test_it_goes_on_after_its_database_was_away(self):
+        async with self.writing():
+            with self.noticing() as logs:
+                await asyncio.to_thread(postgres.cluster().stop)
+                try:
+                    await self.until_it_noticed(logs)
+                finally:
+                    postgres.cluster().start()
+            [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM portal_eventrequests")
+            await self.until_rows_beyond(before)
+
+    @gen_test
+    async def test_it_goes_on_when_somebody_hides_its_table_for_a_while(self):
+        async with self.writing():
+            with self.noticing() as logs:
+                postgres.execute(self.conninfo, "ALTER TABLE portal_eventrequests RENAME TO hidden")
+                await self.until_it_noticed(logs)
+            self.assertIn('relation "portal_eventrequests" does not exist', logs.output[0])
+            [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM hidden")
+            postgres.execute(self.conninfo, "ALTER TABLE hidden RENAME TO portal_eventrequests")
+            await self.until_rows_beyond(before)
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """The demo runs through all of it, and has written when it begins."""
         writing = asyncio.ensure_future(Demo(self.database, 1_000.0).run())
         try:
             await self.until_rows_beyond(0)
-            await self.until_it_noticed_that_postgresql_is_away()
-            [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM portal_eventrequests")
-            await self.until_rows_beyond(before)
+            with mock.patch.object(demo, "PAUSE_AFTER_ERROR_SECONDS", 0.01):
+                yield
         finally:
             writing.cancel()
             [ended] = await asyncio.gather(writing, return_exceptions=True)
         self.assertIsInstance(ended, asyncio.CancelledError)
 
-    async def until_it_noticed_that_postgresql_is_away(self) -> None:
-        with (
-            mock.patch.object(demo, "PAUSE_AFTER_ERROR_SECONDS", 0.01),
-            self.assertLogs("changefeed.demo", "INFO") as logs,
-        ):
-            await asyncio.to_thread(postgres.cluster().stop)
-            try:
-                while not logs.output:  # noqa: ASYNC110  # nothing else tells of it
-                    await asyncio.sleep(0)
-            finally:
-                postgres.cluster().start()
-        self.assertIn("the demo waits for its database", logs.output[0])
+    def noticing(self) -> Any:
+        return self.assertLogs("changefeed.demo", "INFO")
+
+    async def until_it_noticed(self, logs: Any) -> None:
+        while not logs.output:  # noqa: ASYNC110  # nothing else tells of it
+            await asyncio.sleep(0)
+        self.assertIn("the demo cannot write", logs.output[0])
 
     async def until_rows_beyond(self, last_id: int) -> None:
         beyond = f"{COUNT} WHERE id > {last_id}"
