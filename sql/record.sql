@@ -5,112 +5,152 @@
 -- told of a gap. That costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
 -- write instead. Both are made from the one text below.
 --
--- Their argument, where there is one, is JSON:
---     {"omit": [column, …], "limit": rows, "root": true, "moves": true, "dynamic": true}
+-- What costs is each statement in here, as each does in SQL. So the usual case (no argument; columns of trusted types; of
+-- an UPDATE, one row) is decided by the condition of the one INSERT that serves it: if that writes nothing, the rest asks
+-- why.
+--
+-- Their argument, where there is one, is JSON: {"omit": [column, …], "limit": rows, "root": true, "dynamic": true}
 DO $make$
 DECLARE
-    body constant text := $body$
-        options := CASE WHEN TG_NARGS > 0 THEN TG_ARGV[0]::json END;
-        row_limit := (options ->> 'limit')::bigint;
-        SELECT s.last_value,
-            options ->> 'dynamic' IS NOT NULL OR EXISTS (
-                SELECT FROM pg_attribute AS a
-                WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
-            )
-        INTO slot, is_dynamic FROM changefeed.slot AS s;
-        IF options ->> 'root' IS NOT NULL THEN
-            -- A partition written directly: its changes are the root's.
-            SELECT n.nspname, c.relname INTO schema_name, table_name
-            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-            WHERE c.oid = coalesce(pg_partition_root(TG_RELID), TG_RELID);
-        END IF;
-        IF row_limit IS NOT NULL AND TG_LEVEL = 'STATEMENT' AND TG_OP <> 'TRUNCATE' THEN
-            EXECUTE format('SELECT count(*) FROM %I', CASE TG_OP WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END)
-            INTO touched;
-        END IF;
-        IF TG_OP = 'UPDATE' AND options ->> 'moves' IS NOT NULL THEN
-            -- A row that moves to another partition, and that a trigger there keeps out, is gone: there are fewer new
-            -- rows than old ones, and nothing says which belong together.
-            IF (SELECT count(*) FROM new_rows) <> (SELECT count(*) FROM old_rows) THEN
-                operations := '{DELETE,INSERT}';
-            END IF;
-        END IF;
-
+    trusted constant text := $condition$
+        NOT EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
+        )
+    $condition$;
+    body constant text := replace($body$
+        slot := coalesce(pg_sequence_last_value('changefeed.slot'), 0);
         -- r.*, not r: there may be a column of that name.
-        FOREACH operation IN ARRAY operations LOOP
-            IF operation = 'TRUNCATE' THEN
-                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
-                VALUES (slot, at, 'T', schema_name, table_name);
-            ELSIF touched > row_limit THEN
-                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, row_count)
-                VALUES (slot, at, left(operation, 1)::"char", schema_name, table_name, touched);
-            ELSIF is_dynamic THEN
-                EXECUTE changefeed.insert_statement(TG_RELID, operation, TG_LEVEL, options)
-                USING slot, at, schema_name, table_name, OLD, NEW;
-            ELSIF operation = 'INSERT' THEN
-                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
-                SELECT slot, at, 'I', schema_name, table_name, row_to_json(r.*) FROM new_rows AS r;
-            ELSIF operation = 'DELETE' THEN
-                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
-                SELECT slot, at, 'D', schema_name, table_name, row_to_json(r.*) FROM old_rows AS r;
-            ELSE
-                -- Nothing but their order says which old row became which new one: PostgreSQL adds to both row by row.
-                -- A FULL JOIN, though every row has its other: it is never done by nested loops, and the
-                -- plan is kept from a session's first statements, which may touch a row each, for those of a million.
-                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
-                SELECT slot, at, 'U', schema_name, table_name, n.r, o.r
-                FROM (SELECT row_to_json(r.*) AS r, row_number() OVER () AS place FROM new_rows AS r) AS n
-                FULL JOIN (SELECT row_to_json(r.*) AS r, row_number() OVER () AS place FROM old_rows AS r) AS o USING (place)
-                ORDER BY n.place;
-            END IF;
-            GET DIAGNOSTICS entries = ROW_COUNT;
-            written := written + entries;
-        END LOOP;
+        IF TG_NARGS > 0 THEN
+            NULL;  -- see below
+        ELSIF TG_OP = 'INSERT' THEN
+            INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+            SELECT slot, at, 'I', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*) FROM new_rows AS r WHERE <trusted>;
+        ELSIF TG_OP = 'UPDATE' THEN
+            INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
+            SELECT slot, at, 'U', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*),
+                (SELECT row_to_json(r.*) FROM old_rows AS r)
+            FROM new_rows AS r WHERE NOT EXISTS (SELECT FROM old_rows OFFSET 1) AND <trusted>;
+        ELSIF TG_OP = 'DELETE' THEN
+            INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+            SELECT slot, at, 'D', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*) FROM old_rows AS r WHERE <trusted>;
+        END IF;
 
-        IF written > 0 AND nested IS NOT NULL AND TG_LEVEL = 'STATEMENT' THEN
-            has_moved := changefeed.put_behind(
-                slot, pg_trigger_depth(), coalesce(mark, '0')::bigint, nested::bigint, TG_RELID, TG_OP
-            );
+        IF NOT FOUND OR TG_NARGS > 0 OR TG_OP = 'TRUNCATE' THEN
+            IF TG_LEVEL = 'ROW' THEN
+                touched := 1;
+            ELSIF TG_OP = 'INSERT' THEN
+                SELECT count(*) INTO touched FROM new_rows;
+            ELSIF TG_OP <> 'TRUNCATE' THEN
+                SELECT count(*) INTO touched FROM old_rows;
+            END IF;
+            IF touched = 0 THEN
+                RETURN NULL;
+            END IF;
+            operations := ARRAY[TG_OP];
+            options := TG_ARGV[0]::json;
+            schema_name := TG_TABLE_SCHEMA;
+            table_name := TG_TABLE_NAME;
+            IF options ->> 'root' IS NOT NULL THEN
+                -- A partition written directly: its changes are the root's.
+                SELECT n.nspname, c.relname INTO schema_name, table_name
+                FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE c.oid = coalesce(pg_partition_root(TG_RELID), TG_RELID);
+            END IF;
+            is_dynamic := options ->> 'dynamic' IS NOT NULL OR NOT <trusted>;
+            IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
+                -- A row that moves to another partition, and that a trigger there keeps out, is gone: there are fewer new
+                -- rows than old ones, and nothing says which belong together.
+                IF (SELECT count(*) FROM new_rows) < touched THEN
+                    operations := '{DELETE,INSERT}';
+                END IF;
+            END IF;
+            FOREACH operation IN ARRAY operations LOOP
+                IF operation = 'TRUNCATE' THEN
+                    INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
+                    VALUES (slot, at, 'T', schema_name, table_name);
+                ELSIF touched > (options ->> 'limit')::bigint AND TG_LEVEL = 'STATEMENT' THEN
+                    INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, row_count)
+                    VALUES (slot, at, left(operation, 1)::"char", schema_name, table_name, touched);
+                ELSIF is_dynamic THEN
+                    IF operation = 'UPDATE' THEN
+                        OPEN old_values FOR EXECUTE changefeed.select_statement(TG_RELID, 'old_rows', TG_LEVEL, options)
+                            USING OLD, NEW;
+                    END IF;
+                    EXECUTE format(
+                        'INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old) '
+                        'SELECT $3, $4, $5, $6, $7, r.row, CASE WHEN $8 IS NOT NULL THEN changefeed.next_value($8) END '
+                        'FROM (%s) AS r',
+                        changefeed.select_statement(
+                            TG_RELID, CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END, TG_LEVEL, options
+                        )
+                    )
+                    USING OLD, NEW, slot, at, left(operation, 1)::"char", schema_name, table_name, old_values;
+                ELSIF operation = 'INSERT' THEN
+                    INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+                    SELECT slot, at, 'I', schema_name, table_name, row_to_json(r.*) FROM new_rows AS r;
+                ELSIF operation = 'DELETE' THEN
+                    INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+                    SELECT slot, at, 'D', schema_name, table_name, row_to_json(r.*) FROM old_rows AS r;
+                ELSE
+                    -- Nothing but their order says which old row became which new one: PostgreSQL adds to both row by row.
+                    OPEN old_values FOR SELECT row_to_json(r.*) FROM old_rows AS r;
+                    INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
+                    SELECT slot, at, 'U', schema_name, table_name, row_to_json(r.*), changefeed.next_value(old_values)
+                    FROM new_rows AS r;
+                END IF;
+            END LOOP;
+            IF old_values IS NOT NULL THEN
+                CLOSE old_values;
+            END IF;
         END IF;
-        IF has_moved OR written > 0 AND pg_trigger_depth() > 1 THEN
-            PERFORM set_config('changefeed.nested', currval('changefeed.journal_id')::text, true);
+
+        IF pg_trigger_depth() > 1 OR nested IS NOT NULL THEN
+            IF nested IS NOT NULL AND TG_LEVEL = 'STATEMENT' THEN
+                has_moved := changefeed.put_behind(
+                    slot, pg_trigger_depth(), coalesce(mark, '0')::bigint, nested::bigint, TG_RELID, TG_OP
+                );
+            END IF;
+            IF has_moved OR pg_trigger_depth() > 1 THEN
+                PERFORM set_config('changefeed.nested', currval('changefeed.journal_id')::text, true);
+            END IF;
         END IF;
-    $body$;
+    $body$, '<trusted>', trusted);
     frame constant text := $frame$
         CREATE OR REPLACE FUNCTION changefeed.%I() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
         #variable_conflict use_variable
         DECLARE
             at timestamptz := clock_timestamp();
-            options json;
-            row_limit bigint;
-            is_dynamic boolean;
-            schema_name text := TG_TABLE_SCHEMA;
-            table_name text := TG_TABLE_NAME;
             slot smallint;
-            operation text;
-            operations text[] := ARRAY[TG_OP];
             touched bigint;
-            entries bigint;
-            written bigint := 0;
-            nested text := nullif(current_setting('changefeed.nested', true), '');
+            options json;
+            is_dynamic boolean;
+            schema_name text;
+            table_name text;
+            operation text;
+            operations text[];
+            old_values refcursor;
+            nested text;
             marks text;
             mark text;
             has_moved boolean;
         BEGIN
-            IF nested IS NOT NULL AND TG_LEVEL = 'STATEMENT' THEN
-                marks := current_setting('changefeed.mark_' || lower(TG_OP) || TG_RELID, true);
-                mark := nullif(split_part(marks, ' ', 1), '');
-                PERFORM set_config('changefeed.mark_' || lower(TG_OP) || TG_RELID, substr(marks, length(mark) + 2), true);
+            IF current_setting('changefeed.nested', true) <> '' THEN
+                nested := current_setting('changefeed.nested');
+                IF TG_LEVEL = 'STATEMENT' THEN
+                    marks := current_setting('changefeed.mark_' || lower(TG_OP) || TG_RELID, true);
+                    mark := nullif(split_part(marks, ' ', 1), '');
+                    PERFORM set_config('changefeed.mark_' || lower(TG_OP) || TG_RELID, substr(marks, length(mark) + 2), true);
+                END IF;
             END IF;
             %s
             -- It only wakes the server, which looks every few seconds anyway. A transaction with a NOTIFY cannot be
             -- prepared for a two-phase commit: where these are allowed, it is for the setting to say.
-            IF written > 0 AND coalesce(
-                nullif(current_setting('changefeed.notify', true), ''),
-                CASE current_setting('max_prepared_transactions') WHEN '0' THEN 'on' END
-            ) = 'on' THEN
-                PERFORM pg_notify('changefeed', '');  -- equal ones in a transaction are one
+            IF coalesce(nullif(current_setting('changefeed.notify', true), ''), current_setting('max_prepared_transactions'))
+                IN ('on', '0')
+            THEN
+                NOTIFY changefeed;  -- those of a transaction are one
             END IF;
             RETURN NULL;
         END
@@ -122,8 +162,7 @@ DECLARE
         EXCEPTION WHEN transaction_rollback THEN
             RAISE;  -- a serialization failure or a deadlock is between writers; the transaction was to fail anyway
         WHEN OTHERS THEN
-            written := 1;
-            RAISE WARNING 'changefeed: a change of %%.%% was not journaled: %%', schema_name, table_name, SQLERRM;
+            RAISE WARNING 'changefeed: a change of %%.%% was not journaled: %%', TG_TABLE_SCHEMA, TG_TABLE_NAME, SQLERRM;
             BEGIN
                 PERFORM nextval('changefeed.losses');
             EXCEPTION WHEN OTHERS THEN
@@ -257,31 +296,33 @@ BEGIN
 END
 $function$;
 
--- The INSERT for tables whose columns must be named, or whose trigger is one for each row (inheritance).
--- $1 slot, $2 at, $3 schema, $4 table, $5 OLD, $6 NEW.
-CREATE OR REPLACE FUNCTION changefeed.insert_statement(target oid, operation text, level text, options json)
+-- The rows as JSON, for tables whose columns must be named, or whose trigger is one for each row (inheritance):
+-- then $1 is OLD, $2 NEW.
+CREATE OR REPLACE FUNCTION changefeed.select_statement(target oid, transition_table text, level text, options json)
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    WITH sources AS (
-        SELECT format(
-            '(SELECT row_to_json(r.*) AS r, row_number() OVER () AS place FROM (SELECT %s FROM %s) AS r)',
-            changefeed.column_list(target, options),
-            CASE level WHEN 'ROW' THEN format('(SELECT ($%s).*) AS r', parameter) ELSE transition_table END
-        ) AS source, transition_table
-        FROM (VALUES (5, 'old_rows'), (6, 'new_rows')) AS v (parameter, transition_table)
-    )
     SELECT format(
-        'INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old) '
-        'SELECT $1, $2, %L, $3, $4, d.r, %s FROM %s AS d %s ORDER BY d.place',
-        left(operation, 1),
-        CASE operation WHEN 'UPDATE' THEN 'o.r' ELSE 'NULL' END,
-        max(source) FILTER (WHERE transition_table = CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END),
-        CASE operation
-            WHEN 'UPDATE' THEN
-                format('FULL JOIN %s AS o USING (place)', max(source) FILTER (WHERE transition_table = 'old_rows'))
+        'SELECT row_to_json(r.*) AS row FROM (SELECT %s FROM %s) AS r',
+        changefeed.column_list(target, options),
+        CASE
+            WHEN level = 'STATEMENT' THEN transition_table
+            WHEN transition_table = 'old_rows' THEN '(SELECT ($1).*) AS r'
+            ELSE '(SELECT ($2).*) AS r'
         END
     )
-    FROM sources
+$function$;
+
+-- A cursor's next value. (A join by row_number() takes longer, for one row as for a million.) No name in here is looked up
+-- by the search_path, whose setting would cost more than the rest.
+CREATE OR REPLACE FUNCTION changefeed.next_value(old_values pg_catalog.refcursor)
+RETURNS pg_catalog.json LANGUAGE plpgsql AS $function$
+DECLARE
+    value pg_catalog.json;
+BEGIN
+    FETCH old_values INTO value;
+    RETURN value;
+END
 $function$;
 REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.mark(), changefeed.trusts(oid),
     changefeed.put_behind(smallint, integer, bigint, bigint, oid, text), changefeed.untrusted_value(text, oid),
-    changefeed.column_list(oid, json), changefeed.insert_statement(oid, text, text, json) FROM PUBLIC;
+    changefeed.column_list(oid, json), changefeed.select_statement(oid, text, text, json),
+    changefeed.next_value(refcursor) FROM PUBLIC;

@@ -34,7 +34,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         SELECT *,
             (options - 'strict')
             || CASE WHEN is_partition THEN '{"root": true}' ELSE '{}' END::jsonb
-            || CASE WHEN is_partitioned THEN '{"moves": true}' ELSE '{}' END::jsonb
             || CASE WHEN has_virtual OR is_inheriting OR options ? 'omit' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
             AS argument
         FROM facts
