@@ -13,10 +13,10 @@
 DO $make$
 DECLARE
     trusted constant text := $condition$
-        NOT EXISTS (
+        (NOT EXISTS (
             SELECT FROM pg_attribute AS a
             WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
-        )
+        ) AND (current_setting('transaction_isolation') = 'read committed' OR changefeed.trusts_columns(TG_RELID)))
     $condition$;
     body constant text := replace($body$
         slot := coalesce(pg_sequence_last_value('changefeed.slot'), 0);
@@ -244,6 +244,14 @@ RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fu
     FROM pg_roles AS r WHERE r.oid = (SELECT t.typowner FROM pg_type AS t WHERE t.oid = type)
 $function$;
 
+-- Whether the columns of a table are what the catalog says. In a repeatable read it says what was before an ALTER TABLE
+-- that others have committed since; so that its owner may not give a column a type of their own meanwhile.
+CREATE OR REPLACE FUNCTION changefeed.trusts_columns(target oid)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT current_setting('transaction_isolation') = 'read committed' OR r.rolsuper OR r.rolname = current_user
+    FROM pg_roles AS r WHERE r.oid = (SELECT c.relowner FROM pg_class AS c WHERE c.oid = target)
+$function$;
+
 -- A column as an expression whose JSON is to_json's, by way of the type's output function, which only superusers can
 -- make: an enum, a range, an array of these, a domain. A composite type becomes its text.
 CREATE OR REPLACE FUNCTION changefeed.untrusted_value(column_name text, column_type oid)
@@ -269,6 +277,7 @@ CREATE OR REPLACE FUNCTION changefeed.column_list(target oid, options json)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
+    distrusts_all constant boolean := NOT changefeed.trusts_columns(target);
     gone text;
 BEGIN
     SELECT name INTO gone FROM unnest(omit) AS name
@@ -284,7 +293,7 @@ BEGIN
         SELECT string_agg(
             CASE
                 WHEN a.attgenerated = 'v' THEN format('(%s) AS %I', pg_get_expr(d.adbin, d.adrelid), a.attname)
-                WHEN a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
+                WHEN distrusts_all OR a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
                     THEN format('%s AS %I', changefeed.untrusted_value(a.attname, a.atttypid), a.attname)
                 ELSE quote_ident(a.attname)
             END,
@@ -311,18 +320,18 @@ RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $funct
     )
 $function$;
 
--- A cursor's next value. (A join by row_number() takes longer, for one row as for a million.) No name in here is looked up
--- by the search_path, whose setting would cost more than the rest.
-CREATE OR REPLACE FUNCTION changefeed.next_value(old_values pg_catalog.refcursor)
-RETURNS pg_catalog.json LANGUAGE plpgsql AS $function$
+-- A cursor's next value. (A join by row_number() takes longer, for one row as for a million.) The search_path is its
+-- caller's: to set it anew would cost more than the rest.
+CREATE OR REPLACE FUNCTION changefeed.next_value(old_values refcursor) RETURNS json LANGUAGE plpgsql AS $function$
 DECLARE
-    value pg_catalog.json;
+    value json;
 BEGIN
     FETCH old_values INTO value;
     RETURN value;
 END
 $function$;
 REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.mark(), changefeed.trusts(oid),
+    changefeed.trusts_columns(oid),
     changefeed.put_behind(smallint, integer, bigint, bigint, oid, text), changefeed.untrusted_value(text, oid),
     changefeed.column_list(oid, json), changefeed.select_statement(oid, text, text, json),
     changefeed.next_value(refcursor) FROM PUBLIC;

@@ -169,6 +169,22 @@ class TestRights:
         db.session(user=writer).run("INSERT INTO orders VALUES (1), (9)")
         assert [row["id"] for _, row in db.changes()] == [1, 9]
 
+    def test_nor_by_a_column_that_an_old_snapshot_does_not_show(self, db: JournalDatabase):
+        mallory = db.new_role("mallory")
+        db.run(f"CREATE SCHEMA m AUTHORIZATION {mallory}; SET ROLE {mallory}; CREATE TABLE m.t (id int, j json)")
+        db.run("RESET ROLE; SELECT changefeed.watch('m.t')")
+        writer, other = db.session(user=mallory), db.session(user=mallory)
+        writer.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        other.run("CREATE TYPE m.e AS ENUM ('x')")
+        other.run(
+            f"CREATE FUNCTION m.evil(m.e) RETURNS json LANGUAGE plpgsql AS $$ BEGIN IF (SELECT usesuper FROM pg_user "
+            f"WHERE usename = current_user) THEN ALTER ROLE {mallory} SUPERUSER; END IF; RETURN '1'; END $$"
+        )
+        other.run("CREATE CAST (m.e AS json) WITH FUNCTION m.evil(m.e); ALTER TABLE m.t ADD COLUMN e m.e DEFAULT 'x'")
+        writer.run("INSERT INTO m.t VALUES (1, '{ \"a\":1.10}'); UPDATE m.t SET id = 2; COMMIT")
+        assert db.value("SELECT rolsuper FROM pg_roles WHERE rolname = %s", mallory) is False
+        assert [entry.data for entry in db.entries()] == [f'{{"id":{i},"j":{{ "a":1.10}}}}' for i in (1, 2)]
+
     @pytest.mark.parametrize(
         "trap",
         [
@@ -176,6 +192,9 @@ class TestRights:
             "CREATE FUNCTION {m}.nextval(text) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN {evil} END $$",
             "CREATE FUNCTION {m}.evil(text, bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {evil} END $$; "
             "CREATE OPERATOR {m}.> (FUNCTION = {m}.evil, LEFTARG = text, RIGHTARG = bigint)",
+            "CREATE FUNCTION {m}.evil() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {evil} END $$; "
+            "CREATE DOMAIN pg_temp.json AS pg_catalog.json CHECK ({m}.evil()); "
+            "CREATE DOMAIN pg_temp.refcursor AS pg_catalog.refcursor CHECK ({m}.evil())",
             "CREATE TEMP TABLE new_rows (id int); CREATE TEMP TABLE old_rows (id int)",
             "CREATE TEMP TABLE journal (id int); CREATE TEMP TABLE pg_class (oid oid, relname text)",
             "CREATE TYPE {m}.e AS ENUM ('x'); CREATE FUNCTION {m}.evil({m}.e) RETURNS json LANGUAGE plpgsql AS "
