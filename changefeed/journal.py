@@ -13,7 +13,7 @@ from changefeed.memory import Page
 from changefeed.queries import load
 
 QUERIES = load("server.sql")
-VERSION = 1  # of sql/install.sql
+VERSION = 2  # of sql/install.sql
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
 PAGE_ROWS = 2_000
 PAGE_BYTES = 256 << 10
@@ -59,6 +59,7 @@ class Journal:
         if not has_journal:
             self.epoch = None
             return False
+        await self._database.fetch(QUERIES["begin anew if restored"])
         [(epoch, version)] = await self._database.fetch(QUERIES["identify journal"])
         if version > VERSION:
             raise WrongJournal(

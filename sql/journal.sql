@@ -11,7 +11,8 @@ CREATE TABLE IF NOT EXISTS changefeed.meta (
     version integer NOT NULL,                      -- of this installation, for upgrades
     epoch uuid NOT NULL DEFAULT gen_random_uuid()  -- part of each cursor; a new journal refuses old cursors
 );
-INSERT INTO changefeed.meta (version) VALUES (1) ON CONFLICT DO NOTHING;
+INSERT INTO changefeed.meta AS m (version) VALUES (2)
+ON CONFLICT (is_only) DO UPDATE SET version = excluded.version WHERE m.version < excluded.version;
 
 CREATE SEQUENCE IF NOT EXISTS changefeed.journal_id CACHE 1;
 -- Which partition is written now, 0 to 7. A sequence, since its value is not subject to anybody's snapshot: a
@@ -56,8 +57,11 @@ CREATE OR REPLACE FUNCTION changefeed.begin_anew_if_restored()
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     IF coalesce(
-        (SELECT j.xid FROM changefeed.journal AS j ORDER BY j.xid DESC LIMIT 1)
-            < pg_snapshot_xmax(pg_current_snapshot()),
+        (
+            SELECT j.xid FROM changefeed.journal AS j
+            WHERE j.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()
+            ORDER BY j.xid DESC LIMIT 1
+        ) < pg_snapshot_xmax(pg_current_snapshot()),
         true
     ) THEN
         RETURN false;

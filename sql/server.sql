@@ -27,6 +27,12 @@ ORDER BY 1, 2;
 -- has journal --
 SELECT to_regclass('changefeed.meta') IS NOT NULL;
 
+-- begin anew if restored --
+-- Before the journal is identified, since that gives it another epoch. By whoever may write it.
+SELECT changefeed.begin_anew_if_restored()
+WHERE has_table_privilege('changefeed.journal', 'SELECT, DELETE') AND has_table_privilege('changefeed.meta', 'UPDATE')
+  AND has_function_privilege('changefeed.begin_anew_if_restored()', 'EXECUTE');
+
 -- identify journal --
 -- Which journal this is, and of which version. A dump and restore keeps the uuid, but not the cluster's system identifier
 -- or the database's oid; a restore of files keeps those, but not the timeline.

@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from changefeed.journal import VERSION
 from changefeed.queries import SQL_DIR, read_script
 from tests import postgres
 from tests.journal_database import JournalDatabase, Session
@@ -174,6 +175,28 @@ def test_a_dump_and_restore_begins_anew_where_its_transactions_are_yet_to_come(d
     db.run(read_script("install.sql"))
     assert db.changes() == []
     assert db.value("SELECT epoch FROM changefeed.meta") != epoch
+
+
+def test_a_transaction_s_own_changes_are_no_sign_of_a_restore(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+    db.run("BEGIN; INSERT INTO orders VALUES (1); SELECT * FROM changefeed.retain('1 day', 1000000000); COMMIT")
+    assert len(db.changes()) == 1
+
+
+def test_an_upgrade_serves_the_triggers_of_before_and_brings_them_up_to_date(db: JournalDatabase):
+    db.run("CREATE TABLE parts (k int) PARTITION BY LIST (k); CREATE TABLE part PARTITION OF parts DEFAULT")
+    db.run("SELECT changefeed.watch('parts'); UPDATE changefeed.meta SET version = 1")
+    epoch = db.value("SELECT epoch FROM changefeed.meta")
+    db.run(
+        "CREATE OR REPLACE TRIGGER changefeed_update AFTER UPDATE ON parts REFERENCING OLD TABLE AS old_rows "
+        "NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed.record('{\"moves\": true}')"
+    )
+    db.run("INSERT INTO parts VALUES (1), (2); UPDATE parts SET k = 3 WHERE k = 1")
+    db.run(read_script("install.sql"))
+    db.run("UPDATE parts SET k = k + 5")
+    db.assert_rebuilds("public.parts")
+    assert db.run("SELECT is_complete FROM changefeed.status()") == [(True,)]
+    assert db.run("SELECT version, epoch FROM changefeed.meta") == [(VERSION, epoch)]
 
 
 def test_pg_dump_and_restore_keep_what_is_watched():

@@ -161,6 +161,20 @@ class ResumeTest(JournalTestCase):
         self.assertEqual(refused.exception.code, 410)
 
     @gen_test
+    async def test_a_restored_journal_begins_anew_before_it_is_read(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        await self.cursor_after(1)
+        live = await self.connect(protocol=True)
+        with ExpectLog("changefeed.follower", "the journal is another one", level=30):
+            # As after a restore into a younger cluster.
+            self.write("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
+            self.feed.follower.reidentify()
+            self.assertIn("another one", (await message(live, "gap"))["why"])
+        self.write("INSERT INTO orders VALUES (2)")
+        page = await self.fetch_json("/api/changes")
+        self.assertEqual([change["data"]["id"] for change in page["changes"]], [2])
+
+    @gen_test
     async def test_a_cursor_from_before_what_retention_took_is_told_as_a_gap(self):
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
         cursors = [change["cursor"] for change in (await self.fetch_json("/api/changes"))["changes"]]
