@@ -82,7 +82,7 @@ def test_a_table_in_use_is_given_up_with_a_clear_error(db: JournalDatabase, busy
 
 def test_the_wait_for_a_lock_is_bounded_as_installed(db: JournalDatabase):
     settings = db.value("SELECT proconfig FROM pg_proc WHERE oid = 'changefeed.apply'::regproc")
-    assert [setting for setting in settings if setting.startswith("lock_timeout")] == ["lock_timeout=3s"]
+    assert [setting for setting in settings if setting.startswith("lock_timeout")] == ["lock_timeout=1s"]
 
 
 def test_options_change_in_place_while_readers_hold_the_table(db: JournalDatabase):
