@@ -1,7 +1,8 @@
-"""What the journal costs a writer, and how fast a client catches up from it. Prints a table for the README.
+"""What the journal costs a writer, how fast a client catches up from it, and the server's memory. Prints Markdown tables.
 
-Each figure is a ratio within this one run, on one embedded PostgreSQL: the same statements on a table without triggers,
-with the original's row trigger (a NOTIFY for each row) and with the journal's, in turn, the median of the rounds.
+On one embedded PostgreSQL the same statements are run on a table without triggers, with the original's row trigger (a
+NOTIFY for each row) and with the journal's: in turn, round by round, so that the load of the machine falls on all three.
+A figure is the median of the rounds; what to compare is the ratios, (in parentheses) to the original's trigger.
 
     python -m benchmarks.journal [--rows 1000000] [--rounds 3] [--seconds 20]
 """
@@ -37,6 +38,17 @@ STATEMENTS = {
     "UPDATE": "UPDATE {name} SET ev_type = ev_type + 1, url = url || 'x'",
     "DELETE": "DELETE FROM {name}",
 }
+SINGLES = 5_000
+SINGLE_STATEMENTS = {
+    "INSERT": "INSERT INTO {name} (url, termin_id) VALUES ('https://veranstaltungen.example.com/stadtwerke/', i)",
+    "UPDATE": "UPDATE {name} SET ev_type = i WHERE id = i",
+    "UPDATE of no row": "UPDATE {name} SET ev_type = i WHERE id = -i",
+    "DELETE": "DELETE FROM {name} WHERE id = i",
+}
+TABLES = ("bare", "notified", "journaled")
+HEAD = "no trigger | original's trigger | journal |\n|---|---|---|---|"
+
+Measured = dict[tuple[str, str], list[float]]  # by what was done and to which table
 
 
 def main() -> None:
@@ -51,12 +63,14 @@ def main() -> None:
         run = runner(connection)
         run(read_script("install.sql"))
         run((SQL_DIR / "trigger_func.sql").read_text())
-        for name in ("bare", "notified", "journaled"):
+        for name in TABLES:
             run(TABLE.format(name=name))
         run((SQL_DIR / "trigger.sql").read_text().replace("portal_eventrequests", "notified"))
         run("SELECT changefeed.watch('journaled')")
+        print(f"PostgreSQL {connection.server_version // 10000}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         bulk(run, options.rows, options.rounds)
-        pgbench(server, run, options.seconds)
+        singles(run, options.rounds)
+        pgbench(server, run, options.seconds, options.rounds)
         catch_up(server, run, options.rows)
         connection.close()
 
@@ -85,24 +99,46 @@ def runner(connection: Any) -> Callable[[str], float]:
 
 
 def bulk(run: Callable[[str], float], rows: int, rounds: int) -> None:
-    took: dict[tuple[str, str], list[float]] = {}
+    took: Measured = {}
     for _ in range(rounds):
-        for name in ("bare", "notified", "journaled"):
+        for name in TABLES:
             run("CHECKPOINT")
             for action, statement in STATEMENTS.items():
                 took.setdefault((action, name), []).append(run(statement.format(name=name, rows=rows)))
             run(f"TRUNCATE {name}")
             run("TRUNCATE changefeed.journal")
-    print(f"\n| {rows:,} rows in one statement | no trigger | original's trigger | journal | journal / original's |")
-    print("|---|---|---|---|---|")
+    print(f"\n| seconds for {rows:,} rows in one statement | {HEAD}")
     for action in STATEMENTS:
-        bare, notified, journaled = (
-            statistics.median(took[action, name]) for name in ("bare", "notified", "journaled")
-        )
-        print(f"| {action} | {bare:.1f} s | {notified:.1f} s | {journaled:.1f} s | {journaled / notified:.2f} |")
+        print_row(action, [took[action, name] for name in TABLES], ".1f")
 
 
-def pgbench(server: EmbeddedPostgres, run: Callable[[str], float], seconds: int) -> None:
+def singles(run: Callable[[str], float], rounds: int) -> None:
+    """A row a transaction, in a loop within the database. Without waiting for the disk, which takes longer than all else."""
+    took: Measured = {}
+    run("SET synchronous_commit = off")
+    for _ in range(rounds):
+        for name in TABLES:
+            run(f"TRUNCATE {name} RESTART IDENTITY")
+        for action, statement in SINGLE_STATEMENTS.items():
+            for name in TABLES:
+                loop = f"FOR i IN 1..{SINGLES} LOOP {statement.format(name=name)}; COMMIT; END LOOP"
+                took.setdefault((action, name), []).append(run(f"DO $$ BEGIN {loop}; END $$") / SINGLES * 1e6)
+    run("RESET synchronous_commit")
+    print(f"\n| microseconds for a transaction of one row | {HEAD}")
+    for action in SINGLE_STATEMENTS:
+        print_row(action, [took[action, name] for name in TABLES], ".0f")
+
+
+def print_row(label: str, measured: list[list[float]], digits: str) -> None:
+    """The medians without a trigger, with the original's and with the journal's, the last with its ratio to the second."""
+    none, original, journal = (statistics.median(values) for values in measured)
+    print(
+        f"| {label} | {none:{digits}} | {original:{digits}} | {journal:{digits}} ({journal / original:.2f}) |",
+        flush=True,
+    )
+
+
+def pgbench(server: EmbeddedPostgres, run: Callable[[str], float], seconds: int, rounds: int) -> None:
     """TPC-B with eight clients: TPS without triggers, with the original's, with the journal's, in turn."""
     program = server.binaries / "pgbench"
     target = ["--host", str(server.data_dir / "socket"), "--username", "postgres", "postgres"]
@@ -123,7 +159,7 @@ def pgbench(server: EmbeddedPostgres, run: Callable[[str], float], seconds: int)
         env=environment,
     )
     measured: dict[str, list[float]] = {"none": [], "original": [], "journal": []}
-    for _ in range(3):
+    for _ in range(rounds):
         measured["none"].append(transactions_per_second())
         for table in tables:
             run((SQL_DIR / "trigger.sql").read_text().replace("portal_eventrequests", table))
@@ -134,16 +170,13 @@ def pgbench(server: EmbeddedPostgres, run: Callable[[str], float], seconds: int)
         measured["journal"].append(transactions_per_second())
         for table in tables:
             run(f"SELECT changefeed.unwatch('{table}')")
-    none, original, journal = (statistics.median(values) for values in measured.values())
-    print("\n| pgbench TPC-B, 8 clients, four tables | no trigger | original's trigger | journal |")
-    print("|---|---|---|---|")
-    print(
-        f"| transactions/s | {none:.0f} | {original:.0f} ({original / none:.2f}) | {journal:.0f} ({journal / none:.2f}) |"
-    )
+        run("TRUNCATE changefeed.journal")
+    print(f"\n| pgbench TPC-B, 8 clients, all four tables | {HEAD}")
+    print_row("transactions per second", list(measured.values()), ".0f")
 
 
 def catch_up(server: EmbeddedPostgres, run: Callable[[str], float], rows: int) -> None:
-    """A client comes back with a cursor from before `rows` changes."""
+    """A statement of `rows` rows passes through the server, then a client comes back with a cursor from before it."""
     run("TRUNCATE changefeed.journal")
     run(INSERT.format(name="journaled", rows=1))
     command = [sys.executable, "server.py", "--port", "0", "--database-url", server.conninfo]
@@ -173,7 +206,9 @@ def catch_up(server: EmbeddedPostgres, run: Callable[[str], float], rows: int) -
         print(f"\ncatch-up from the journal to a socket: {rows / took:,.0f} changes/s ({rows:,} in {took:.1f} s)")
     finally:
         process.terminate()
-        process.wait()
+        _, _, usage = os.wait4(process.pid, 0)
+    peak_megabytes = usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    print(f"the server's memory at most, from its start on: {peak_megabytes:.0f} MB")
 
 
 def http_get(port: int, path: str) -> Any:

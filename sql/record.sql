@@ -5,9 +5,8 @@
 -- told of a gap. That costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
 -- write instead. Both are made from the one text below.
 --
--- What costs is each statement in here, as each does in SQL. So the usual case (no argument; columns of trusted types; of
--- an UPDATE, one row) is decided by the condition of the one INSERT that serves it: if that writes nothing, the rest asks
--- why.
+-- What costs is each statement in here. So the usual case (no argument; columns of trusted types; of an UPDATE, one
+-- row) is told by the condition of the one INSERT that serves it. Only where that writes nothing the rest asks why.
 --
 -- Their argument, where there is one, is JSON: {"omit": [column, …], "limit": rows, "root": true, "dynamic": true}
 DO $make$
@@ -22,7 +21,7 @@ DECLARE
         slot := coalesce(pg_sequence_last_value('changefeed.slot'), 0);
         -- r.*, not r: there may be a column of that name.
         IF TG_NARGS > 0 THEN
-            NULL;  -- see below
+            NULL;  -- not the usual case
         ELSIF TG_OP = 'INSERT' THEN
             INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
             SELECT slot, at, 'I', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*) FROM new_rows AS r WHERE <trusted>;
@@ -59,8 +58,8 @@ DECLARE
             END IF;
             is_dynamic := options ->> 'dynamic' IS NOT NULL OR NOT <trusted>;
             IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
-                -- A row that moves to another partition, and that a trigger there keeps out, is gone: there are fewer new
-                -- rows than old ones, and nothing says which belong together.
+                -- A row that moves to another partition, and that a trigger there keeps out, is gone: there are fewer
+                -- new rows than old ones, and nothing says which belong together.
                 IF (SELECT count(*) FROM new_rows) < touched THEN
                     operations := '{DELETE,INSERT}';
                 END IF;
@@ -82,7 +81,8 @@ DECLARE
                         'SELECT $3, $4, $5, $6, $7, r.row, CASE WHEN $8 IS NOT NULL THEN changefeed.next_value($8) END '
                         'FROM (%s) AS r',
                         changefeed.select_statement(
-                            TG_RELID, CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END, TG_LEVEL, options
+                            TG_RELID, CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END,
+                            TG_LEVEL, options
                         )
                     )
                     USING OLD, NEW, slot, at, left(operation, 1)::"char", schema_name, table_name, old_values;
@@ -93,7 +93,8 @@ DECLARE
                     INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
                     SELECT slot, at, 'D', schema_name, table_name, row_to_json(r.*) FROM old_rows AS r;
                 ELSE
-                    -- Nothing but their order says which old row became which new one: PostgreSQL adds to both row by row.
+                    -- Nothing but their order says which old row became which new one: PostgreSQL adds to both row by
+                    -- row.
                     OPEN old_values FOR SELECT row_to_json(r.*) FROM old_rows AS r;
                     INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
                     SELECT slot, at, 'U', schema_name, table_name, row_to_json(r.*), changefeed.next_value(old_values)
@@ -141,15 +142,18 @@ DECLARE
                 IF TG_LEVEL = 'STATEMENT' THEN
                     marks := current_setting('changefeed.mark_' || lower(TG_OP) || TG_RELID, true);
                     mark := nullif(split_part(marks, ' ', 1), '');
-                    PERFORM set_config('changefeed.mark_' || lower(TG_OP) || TG_RELID, substr(marks, length(mark) + 2), true);
+                    PERFORM set_config(
+                        'changefeed.mark_' || lower(TG_OP) || TG_RELID, substr(marks, length(mark) + 2), true
+                    );
                 END IF;
             END IF;
             %s
             -- It only wakes the server, which looks every few seconds anyway. A transaction with a NOTIFY cannot be
             -- prepared for a two-phase commit: where these are allowed, it is for the setting to say.
-            IF coalesce(nullif(current_setting('changefeed.notify', true), ''), current_setting('max_prepared_transactions'))
-                IN ('on', '0')
-            THEN
+            IF coalesce(
+                nullif(current_setting('changefeed.notify', true), ''),
+                CASE current_setting('max_prepared_transactions') WHEN '0' THEN 'on' END
+            ) = 'on' THEN
                 NOTIFY changefeed;  -- those of a transaction are one
             END IF;
             RETURN NULL;
@@ -239,36 +243,51 @@ $function$;
 -- Whether the owner of a type may have code run as the journal's owner: to_json uses the cast to json that whoever owns a
 -- type may make for it, and would run it here, with rights that are not theirs.
 CREATE OR REPLACE FUNCTION changefeed.trusts(type oid)
-RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT r.rolsuper OR r.rolname = current_user
-    FROM pg_roles AS r WHERE r.oid = (SELECT t.typowner FROM pg_type AS t WHERE t.oid = type)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        SELECT r.rolsuper OR r.rolname = current_user
+        FROM pg_roles AS r WHERE r.oid = (SELECT t.typowner FROM pg_type AS t WHERE t.oid = type)
+    );
+END
 $function$;
 
 -- Whether the columns of a table are what the catalog says. In a repeatable read it says what was before an ALTER TABLE
 -- that others have committed since; so that its owner may not give a column a type of their own meanwhile.
 CREATE OR REPLACE FUNCTION changefeed.trusts_columns(target oid)
-RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT current_setting('transaction_isolation') = 'read committed' OR r.rolsuper OR r.rolname = current_user
-    FROM pg_roles AS r WHERE r.oid = (SELECT c.relowner FROM pg_class AS c WHERE c.oid = target)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        SELECT current_setting('transaction_isolation') = 'read committed' OR r.rolsuper OR r.rolname = current_user
+        FROM pg_roles AS r WHERE r.oid = (SELECT c.relowner FROM pg_class AS c WHERE c.oid = target)
+    );
+END
 $function$;
 
 -- A column as an expression whose JSON is to_json's, by way of the type's output function, which only superusers can
 -- make: an enum, a range, an array of these, a domain. A composite type becomes its text.
 CREATE OR REPLACE FUNCTION changefeed.untrusted_value(column_name text, column_type oid)
-RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    WITH RECURSIVE element AS (
-        SELECT t.oid, t.typtype, t.typbasetype, t.typelem, '' AS brackets
-        FROM pg_type AS t WHERE t.oid = column_type
-        UNION ALL
-        SELECT t.oid, t.typtype, t.typbasetype, t.typelem, CASE WHEN e.typtype = 'd' THEN e.brackets ELSE '[]' END
-        FROM element AS e JOIN pg_type AS t
-            ON t.oid = CASE WHEN e.typtype = 'd' THEN e.typbasetype WHEN e.oid >= 16384 THEN nullif(e.typelem, 0) END
-    ), innermost AS (
-        SELECT CASE WHEN oid < 16384 THEN format_type(oid, NULL) ELSE 'text' END || brackets AS safe_type
-        FROM element WHERE typtype <> 'd' AND (oid < 16384 OR typelem = 0)
-    )
-    SELECT format('CASE WHEN num_nonnulls(%1$I) = 1 THEN format(''%%s'', %1$I)::%2$s END', column_name, safe_type)
-    FROM innermost
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        WITH RECURSIVE element AS (
+            SELECT t.oid, t.typtype, t.typbasetype, t.typelem, '' AS brackets
+            FROM pg_type AS t WHERE t.oid = column_type
+            UNION ALL
+            SELECT t.oid, t.typtype, t.typbasetype, t.typelem, CASE WHEN e.typtype = 'd' THEN e.brackets ELSE '[]' END
+            FROM element AS e JOIN pg_type AS t
+                ON t.oid = CASE
+                    WHEN e.typtype = 'd' THEN e.typbasetype
+                    WHEN e.oid >= 16384 THEN nullif(e.typelem, 0)
+                END
+        ), innermost AS (
+            SELECT CASE WHEN oid < 16384 THEN format_type(oid, NULL) ELSE 'text' END || brackets AS safe_type
+            FROM element WHERE typtype <> 'd' AND (oid < 16384 OR typelem = 0)
+        )
+        SELECT format('CASE WHEN num_nonnulls(%1$I) = 1 THEN format(''%%s'', %1$I)::%2$s END', column_name, safe_type)
+        FROM innermost
+    );
+END
 $function$;
 
 -- A table's columns as a list for SELECT: without those left out, and with virtual generated ones computed, which a
@@ -308,16 +327,20 @@ $function$;
 -- The rows as JSON, for tables whose columns must be named, or whose trigger is one for each row (inheritance):
 -- then $1 is OLD, $2 NEW.
 CREATE OR REPLACE FUNCTION changefeed.select_statement(target oid, transition_table text, level text, options json)
-RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT format(
-        'SELECT row_to_json(r.*) AS row FROM (SELECT %s FROM %s) AS r',
-        changefeed.column_list(target, options),
-        CASE
-            WHEN level = 'STATEMENT' THEN transition_table
-            WHEN transition_table = 'old_rows' THEN '(SELECT ($1).*) AS r'
-            ELSE '(SELECT ($2).*) AS r'
-        END
-    )
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        SELECT format(
+            'SELECT row_to_json(r.*) AS row FROM (SELECT %s FROM %s) AS r',
+            changefeed.column_list(target, options),
+            CASE
+                WHEN level = 'STATEMENT' THEN transition_table
+                WHEN transition_table = 'old_rows' THEN '(SELECT ($1).*) AS r'
+                ELSE '(SELECT ($2).*) AS r'
+            END
+        )
+    );
+END
 $function$;
 
 -- A cursor's next value. (A join by row_number() takes longer, for one row as for a million.) The search_path is its

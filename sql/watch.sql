@@ -73,8 +73,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 $function$;
 
 -- Makes the triggers of a table and its partitions what they ought to be. True where that changed anything. A table
--- that is as it ought to be is not locked; of one that is in use the lock is not waited for long, since whoever wants to
--- write it meanwhile waits behind.
+-- that is as it ought to be is not locked. For the lock of one that is in use nobody waits long: writers wait behind.
 CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $function$
 DECLARE

@@ -93,7 +93,9 @@ def test_an_update_of_the_key_is_paired_with_its_own_old_row(db: JournalDatabase
 @pytest.mark.parametrize("options", ["", ", row_limit => 100000"])
 def test_a_statement_of_many_rows_pairs_each_with_its_own_old_one(db: JournalDatabase, options: str):
     db.run(f"SELECT changefeed.watch('orders'{options})")
-    db.run("INSERT INTO orders SELECT i, i::text FROM generate_series(1, 5000) AS i; DELETE FROM orders WHERE id % 7 = 0")
+    db.run(
+        "INSERT INTO orders SELECT i, i::text FROM generate_series(1, 5000) AS i; DELETE FROM orders WHERE id % 7 = 0"
+    )
     for _ in range(3):
         db.run("BEGIN; UPDATE orders SET id = id + 10000, status = 'x' || id WHERE id % 2 = 1; COMMIT")
     db.run("UPDATE orders SET status = 'y' WHERE id = 2; UPDATE orders SET status = 'z' WHERE id IN (2, 4)")
