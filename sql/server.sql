@@ -10,7 +10,7 @@ SELECT pg_notify(%(channel)s, %(payload)s);
 SELECT n.nspname AS schema,
        c.relname AS table,
        CASE
-           WHEN bool_or(t.tgname = 'changefeed_insert') THEN 'journal'
+           WHEN bool_or(t.tgname IN ('changefeed_insert', '!changefeed_insert')) THEN 'journal'
            WHEN bool_or(p.prosrc ILIKE '%pg_notify%') THEN 'notify'
        END AS watched_by,
        greatest(c.reltuples, 0)::bigint AS estimated_rows

@@ -47,7 +47,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         ) AS call
         FROM quoted
     )
-    SELECT 'changefeed_' || lower(operation), format('AFTER %s ON %s %s%s', operation, target,
+    -- Triggers fire in the order of their names. For each row: ours before those that write the row again.
+    SELECT CASE WHEN is_inheriting THEN '!' ELSE '' END || 'changefeed_' || lower(operation),
+        format('AFTER %s ON %s %s%s', operation, target,
         CASE WHEN is_inheriting THEN 'FOR EACH ROW ' ELSE 'REFERENCING ' || tables || ' FOR EACH STATEMENT ' END, call)
     FROM calls, (VALUES
         ('INSERT', 'NEW TABLE AS new_rows'),
@@ -55,7 +57,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         ('DELETE', 'OLD TABLE AS old_rows')
     ) AS operations (operation, tables)
     UNION ALL
-    -- Triggers fire in the order of their names: this one after others that write before the statement.
+    -- This one after others that write before the statement.
     SELECT 'zzz_changefeed_mark', format('BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON %s FOR EACH STATEMENT '
         'EXECUTE FUNCTION changefeed.mark()', target)
     FROM calls WHERE NOT is_inheriting
@@ -93,7 +95,7 @@ BEGIN
         )
         SELECT coalesce(w.member, p.member) AS member, coalesce(w.name, p.name) AS name, w.definition
         FROM wanted AS w FULL JOIN present AS p USING (member, name)
-        WHERE p.definition IS DISTINCT FROM format('CREATE TRIGGER %s %s', w.name, w.definition)
+        WHERE p.definition IS DISTINCT FROM format('CREATE TRIGGER %s %s', quote_ident(w.name), w.definition)
     LOOP
         IF step.definition IS NULL THEN
             EXECUTE format('DROP TRIGGER %I ON %s', step.name, step.member);
@@ -199,7 +201,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         FROM pg_trigger AS t
         JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE t.tgname = 'changefeed_insert' AND NOT t.tgisinternal
+        WHERE t.tgname IN ('changefeed_insert', '!changefeed_insert') AND NOT t.tgisinternal
     )
     SELECT w.nspname, w.relname,
         NOT EXISTS (
@@ -208,7 +210,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
             WHERE NOT EXISTS (
                 SELECT FROM pg_trigger AS t
                 WHERE t.tgrelid = m.member AND t.tgname = wanted.name AND t.tgenabled <> 'D'
-                  AND pg_get_triggerdef(t.oid) = format('CREATE TRIGGER %s %s', wanted.name, wanted.definition)
+                  AND pg_get_triggerdef(t.oid) = format('CREATE TRIGGER %I %s', wanted.name, wanted.definition)
             )
         ),
         ARRAY(SELECT jsonb_array_elements_text(w.options -> 'omit')),
@@ -231,7 +233,7 @@ BEGIN
     FOR watched IN
         SELECT t.tgrelid::regclass AS target, changefeed.options(t) AS options
         FROM pg_trigger AS t
-        WHERE t.tgname = 'changefeed_insert' AND NOT t.tgisinternal AND t.tgrelid = ANY (targets)
+        WHERE t.tgname IN ('changefeed_insert', '!changefeed_insert') AND NOT t.tgisinternal AND t.tgrelid = ANY (targets)
     LOOP
         BEGIN
             IF changefeed.apply(watched.target, watched.options) THEN
@@ -248,7 +250,7 @@ CREATE OR REPLACE FUNCTION changefeed.refresh()
 RETURNS SETOF text LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
     SELECT changefeed.refresh(ARRAY(
         SELECT t.tgrelid FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
-        WHERE t.tgname = 'changefeed_insert' AND NOT t.tgisinternal
+        WHERE t.tgname IN ('changefeed_insert', '!changefeed_insert') AND NOT t.tgisinternal
     ))
 $function$;
 

@@ -191,6 +191,19 @@ class TestInheritance:
         db.assert_rebuilds("public.parent", "ONLY parent")
         db.assert_rebuilds("public.child")
 
+    def test_what_an_after_trigger_does_to_the_row_comes_after_it(self, db: JournalDatabase):
+        db.run("SELECT changefeed.watch('parent'), changefeed.watch('child')")
+        db.run(
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.note IS NULL THEN "
+            "UPDATE parent SET note = TG_OP WHERE id = NEW.id; END IF; RETURN NULL; END $$"
+        )
+        for table in ("parent", "child"):
+            db.run(f"CREATE TRIGGER a AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION note()")
+        db.run("BEGIN; INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (3), (4); COMMIT")
+        db.run("UPDATE parent SET note = NULL; DELETE FROM child WHERE id = 3")
+        db.assert_rebuilds("public.parent", "ONLY parent")
+        db.assert_rebuilds("public.child")
+
     def test_a_child_that_comes_later_changes_the_parent_s_triggers(self, db: JournalDatabase):
         db.run("CREATE TABLE lone (id int); SELECT changefeed.watch('lone')")
         db.run("CREATE TABLE heir (x int) INHERITS (lone)")
