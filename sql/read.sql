@@ -16,29 +16,38 @@ CREATE OR REPLACE FUNCTION changefeed.read(
     id bigint, xid text, at text, action text, schema_name text, table_name text, data text, old text, row_count bigint,
     snapshot text, has_more boolean, epoch text, lost_xid text, lost_id bigint, losses bigint
 )
--- Without seqscan the plan does not depend on statistics, which right after a rotation there are none of.
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $function$
+-- Without seqscan the plan does not depend on statistics, which right after a rotation there are none of; so it can be made
+-- once a connection, and planning is most of what a short read costs.
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan AS $function$
 #variable_conflict use_column
 DECLARE
     running xid8[] := ARRAY(SELECT pg_snapshot_xip(previous));
     taken integer := 0;
     taken_bytes bigint := 0;
+    entries refcursor;
     entry record;
 BEGIN
     batch := coalesce(batch, changefeed.settled_snapshot(previous));
     has_more := false;
-    FOR entry IN EXECUTE format($query$
-        SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count
-        FROM (
-            SELECT * FROM changefeed.journal AS j
-            WHERE (j.xid >= pg_snapshot_xmax($1) OR j.xid = ANY ($2)) AND pg_visible_in_snapshot(j.xid, $3) %s
-            LIMIT $5
-        ) AS j
-        $query$,
-        -- A batch begins by the index on (xid, id) and a sort (hence the + 0), and goes on by the index on id.
-        CASE WHEN after IS NULL THEN 'ORDER BY j.id + 0' ELSE 'AND j.id > $4 ORDER BY j.id' END
-    ) USING previous, running, batch, after, row_limit + 1
+    IF after IS NULL THEN
+        -- By the index on (xid, id), and a sort, hence the + 0.
+        OPEN entries NO SCROLL FOR
+            SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count
+            FROM changefeed.journal AS j
+            WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
+            ORDER BY j.id + 0 LIMIT row_limit + 1;
+    ELSE
+        OPEN entries NO SCROLL FOR
+            SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count
+            FROM changefeed.journal AS j
+            WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
+              AND j.id > after
+            ORDER BY j.id LIMIT row_limit + 1;
+    END IF;
     LOOP
+        FETCH entries INTO entry;
+        EXIT WHEN NOT FOUND;
         IF taken >= row_limit OR taken_bytes >= byte_limit THEN
             has_more := true;
             EXIT;
@@ -56,6 +65,7 @@ BEGIN
         taken_bytes := taken_bytes + coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0);
         RETURN NEXT;
     END LOOP;
+    CLOSE entries;
     SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     INTO id, xid, at, action, schema_name, table_name, data, old, row_count;
     snapshot := batch;
