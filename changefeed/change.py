@@ -6,10 +6,11 @@ float holds, so nothing here writes a value anew.
 
 import json
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
+
+import msgspec
 
 from changefeed.old_values import changed_columns
 
@@ -25,8 +26,7 @@ class NotJSON(ValueError):
     """The payload is not JSON; the message says where it stops being so."""
 
 
-@dataclass(slots=True)
-class Change:
+class Change(msgspec.Struct):
     """One row's change. `text` is its JSON on the wire; `table` is "schema.table", or what the trigger called it.
 
     One from the journal has a place in it (`xid` and `id`, else 0) and `at`, epoch seconds of its statement. `count`
@@ -66,8 +66,30 @@ class JournalRow(NamedTuple):
     row_count: int | None
 
 
+class _Head(msgspec.Struct):
+    """What is looked at in a payload. The rest is read too, so that only JSON passes, and no value of it is made."""
+
+    table: str = ""
+    action: str = ""
+    schema: str | None = None
+
+
+_read_head = msgspec.json.Decoder(_Head).decode
+
+
 def parse(payload: str) -> Change:
     """The change that `payload` tells of, foreign JSON included. Raises NotJSON."""
+    try:
+        head = _read_head(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return _parse_foreign(payload)
+    if head.table and head.action in ACTIONS:
+        return Change(payload, f"{head.schema}.{head.table}" if head.schema else head.table, head.action)
+    return Change(payload, "", "")
+
+
+def _parse_foreign(payload: str) -> Change:
+    """For what is not JSON, of another shape than ours, or has half characters in it, which are JSON all the same."""
     try:
         # No number is looked at; an int of more than 4300 digits is one that Python refuses to make.
         message = json.loads(payload, parse_int=len, parse_constant=_refuse)
@@ -91,26 +113,27 @@ def _refuse(constant: str) -> None:
 
 def from_journal(row: JournalRow, cursor_suffix: str) -> Change:
     """The change of a journal's row; `cursor_suffix` is cursor.encode_batch() of its batch."""
-    action = BY_LETTER[row.action]
-    head, schema = _names(row.schema_name, row.table_name)
-    old = f'"old": {changed_columns(row.old, row.data)}, ' if row.old is not None and row.data is not None else ""
-    count = f'"count": {row.row_count}, ' if row.row_count is not None else ""
-    text = (
-        f'{{{head}, "action": "{action}", "data": {row.data if row.data is not None else "null"}, {schema}, '
-        f'{old}{count}"at": "{row.at}", "xid": "{row.xid}", "cursor": "{row.id:x}.{cursor_suffix}"}}'
-    )
-    table = f"{row.schema_name}.{row.table_name}"
-    return Change(text, table, action, int(row.xid), row.id, _epoch_seconds(row.at), row.row_count or 1)
+    change_id, xid, at, letter, schema, table, data, old, row_count = row
+    # What the rows of a table, and of a statement, have in common is put together once.
+    action, name, head, middle = _table_parts(schema, table, letter)
+    epoch_seconds, transaction, tail = _statement_parts(at, xid)
+    if old is not None and data is not None:
+        middle += f'"old": {changed_columns(old, data)}, '
+    if row_count is not None:
+        middle += f'"count": {row_count}, '
+    text = f'{head}{data if data is not None else "null"}{middle}{tail}{change_id:x}.{cursor_suffix}"}}'
+    return Change(text, name, action, transaction, change_id, epoch_seconds, row_count or 1)
 
 
-@lru_cache(maxsize=1024)
-def _names(schema: str, table: str) -> tuple[str, str]:
-    return (
-        f'"table": {json.dumps(table, ensure_ascii=False)}',
-        f'"schema": {json.dumps(schema, ensure_ascii=False)}',
-    )
+@lru_cache(maxsize=4096)
+def _table_parts(schema: str, table: str, letter: str) -> tuple[str, str, str, str]:
+    """The action, the table's whole name, and the texts before and behind the data."""
+    action = BY_LETTER[letter]
+    head = f'{{"table": {json.dumps(table, ensure_ascii=False)}, "action": "{action}", "data": '
+    return action, f"{schema}.{table}", head, f', "schema": {json.dumps(schema, ensure_ascii=False)}, '
 
 
-@lru_cache(maxsize=256)  # all rows of a statement have the same
-def _epoch_seconds(at: str) -> float:
-    return datetime.fromisoformat(at).timestamp()
+@lru_cache(maxsize=256)
+def _statement_parts(at: str, xid: str) -> tuple[float, int, str]:
+    """Its time in epoch seconds, its transaction's id, and the text up to the cursor."""
+    return datetime.fromisoformat(at).timestamp(), int(xid), f'"at": "{at}", "xid": "{xid}", "cursor": "'

@@ -16,3 +16,4 @@ class Gap:
     since: datetime | None = None
     until: datetime | None = None
     what_to_do: str = READ_AGAIN
+    skipped: int | None = None  # how many changes, where that is known

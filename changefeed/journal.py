@@ -117,6 +117,6 @@ class Journal:
     def _page(self, start: Place, previous: Snapshot, batch: Snapshot, rows: list[Row], has_more: bool) -> Page:
         assert self.epoch is not None
         suffix = encode_batch(self.epoch, previous, batch)
-        changes = [from_journal(JournalRow(*row[:9]), suffix) for row in rows]
+        changes = [from_journal(JournalRow._make(row[:9]), suffix) for row in rows]
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch)

@@ -169,12 +169,11 @@ class Listener:
         self._hand_on(arrived)
 
     def _hand_on(self, arrived: Iterable[Notify]) -> None:
-        payloads = []
-        for notification in arrived:
-            if notification.channel == self._canary_channel:
-                self._hear_canary(notification.payload)
-            else:
-                payloads.append((notification.channel, notification.payload))
+        payloads = [(notification.channel, notification.payload) for notification in arrived]
+        for channel, payload in payloads:
+            if channel == self._canary_channel:
+                self._hear_canary(payload)
+                payloads = [pair for pair in payloads if pair[0] != self._canary_channel]
         if payloads:
             self._on_payloads(payloads)
 

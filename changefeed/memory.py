@@ -6,6 +6,8 @@ Bounded by bytes; the oldest pages go first. Knows no database and no client.
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from changefeed.change import Change
 from changefeed.cursor import Place, Snapshot, encode_batch
 
@@ -150,7 +152,7 @@ class Memory:
 def with_cursor(change: Change, suffix: str) -> Change:
     """The same change with a cursor of another batch."""
     before, _, _ = change.text.rpartition(".")
-    return replace(change, text=f'{before}.{suffix}"}}')
+    return msgspec.structs.replace(change, text=f'{before}.{suffix}"}}')
 
 
 def _size(page: Page) -> int:

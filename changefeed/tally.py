@@ -77,11 +77,15 @@ class Tally:
 
     def count(self, changes: Iterable[Change], now: float) -> None:
         """Counts changes by the time of their statement, or else by `now` (epoch seconds)."""
+        counts: dict[tuple[str, str, float], int] = {}
         for change in changes:
-            if change.is_foreign:
-                self.foreign += 1
+            alike = (change.table, change.action, change.at)  # all rows of a statement are
+            counts[alike] = counts.get(alike, 0) + change.count
+        for (table, action, at), count in counts.items():
+            if table:
+                self._add(table, _INDEX[action], count, at or now)
             else:
-                self._add(change.table, _INDEX[change.action], change.count, change.at or now)
+                self.foreign += count
 
     def load(self, at: float, table: str, action: str, count: int, first_at: float, *, into_minutes: bool) -> None:
         """Counts what the journal held before: the minutes and totals by its minutes, the seconds by its seconds.

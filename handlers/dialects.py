@@ -10,23 +10,29 @@ from dataclasses import dataclass
 from changefeed.change import Change
 from changefeed.gap import Gap
 from handlers.feed import iso
-from handlers.framing import text_frame
+from handlers.framing import text_frames
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a client is told of changes (with the cursor after the last, if they have one) and of a gap."""
+    """How a client is told of changes (with the cursor after the last, if they have one), of a gap, and of a place.
+
+    The place is a cursor to come back with, where nothing that the client asked for came before it. What a dialect has
+    no words for is no bytes.
+    """
 
     changes: Callable[[Sequence[Change], str | None], bytes]
     gap: Callable[[Gap], bytes]
+    place: Callable[[str], bytes]
 
 
 def message_frame(kind: str, **fields: object) -> bytes:
     """A message of changefeed.v1 as one frame."""
-    return text_frame(json.dumps({"type": kind, **fields}, ensure_ascii=False, separators=(",", ":")))
+    return text_frames([json.dumps({"type": kind, **fields}, ensure_ascii=False, separators=(",", ":"))])
 
 
 def gap_fields(gap: Gap) -> dict[str, object]:
+    skipped = {} if gap.skipped is None else {"skipped": gap.skipped}
     return {
         "from": gap.from_cursor,
         "to": gap.to_cursor,
@@ -34,16 +40,18 @@ def gap_fields(gap: Gap) -> dict[str, object]:
         "until": iso(gap.until) if gap.until else None,
         "why": gap.why,
         "what_to_do": gap.what_to_do,
+        **skipped,
     }
 
 
 def _plain_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
-    return b"".join([text_frame(change.text) for change in changes])
+    return text_frames([change.text for change in changes])
 
 
 def _protocol_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
-    texts = ",".join([change.text for change in changes if not change.is_foreign])
-    return text_frame(f'{{"type":"changes","changes":[{texts}],"cursor":{json.dumps(cursor)}}}') if texts else b""
+    texts = ",".join([change.text for change in changes if change.table])
+    message = f'{{"type":"changes","changes":[{texts}],"cursor":{json.dumps(cursor)}}}'
+    return text_frames([message]) if texts else b""
 
 
 def _stream_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
@@ -57,12 +65,17 @@ def _event(text: str, cursor: str | None) -> str:
 
 
 # As the original had it: one change a text frame, nothing else, ever.
-PLAIN = Dialect(_plain_changes, lambda gap: b"")
+PLAIN = Dialect(_plain_changes, lambda gap: b"", lambda cursor: b"")
 # JSON messages with a type.
-PROTOCOL = Dialect(_protocol_changes, lambda gap: message_frame("gap", **gap_fields(gap)))
-# Server-Sent Events (WHATWG HTML, 9.2).
+PROTOCOL = Dialect(
+    _protocol_changes,
+    lambda gap: message_frame("gap", **gap_fields(gap)),
+    lambda cursor: message_frame("changes", changes=[], cursor=cursor),
+)
+# Server-Sent Events (WHATWG HTML, 9.2), where an event without data moves the last event's id and is not dispatched.
 STREAM = Dialect(
     _stream_changes,
     lambda gap: f"event: gap\ndata: {json.dumps(gap_fields(gap), ensure_ascii=False)}\n\n".encode(),
+    lambda cursor: f"id: {cursor}\n\n".encode(),
 )
 STREAM_HEARTBEAT = b":\n\n"
