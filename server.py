@@ -19,6 +19,7 @@ from tornado.netutil import bind_sockets
 
 from changefeed import __version__
 from changefeed.backoff import backoff
+from changefeed.catalog import Catalog
 from changefeed.connection import complete, display_name
 from changefeed.database import Database, DatabaseUnavailable
 from changefeed.demo import Demo, make_tables
@@ -37,6 +38,7 @@ from changefeed.settings import load as load_settings
 from changefeed.tally import Tally
 from changefeed.watching import CannotWatch, NoSuchTable, Watching
 from handlers.activity import ActivitySocket
+from handlers.admission import Admission
 from handlers.feed import Feed
 from handlers.feed_client import FeedClient
 from handlers.routes import make_app
@@ -96,6 +98,7 @@ async def run(settings: Settings) -> None:
             return
         await stack.enter_async_context(running(feed.watching.tend()))
         await stack.enter_async_context(running(feed.follower.run()))
+        await stack.enter_async_context(running(FeedClient.keep_telling_places()))
         if embedded:
             await stack.enter_async_context(running(Demo(feed.database, settings.demo_rate).run()))
         announce(listening_sockets[0], embedded)
@@ -180,7 +183,9 @@ def make_feed(
         on_outage=tell_outage,
     )
     watching = Watching(database, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
-    feed = Feed(settings, hub, listener, journal, follower, watching, database, database_name)
+    catalog = Catalog(database, FeedClient.look_again)
+    admission = Admission(settings.client_limit, settings.client_limit_per_address)
+    feed = Feed(settings, hub, listener, journal, follower, watching, database, catalog, admission, database_name)
     return feed
 
 

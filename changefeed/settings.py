@@ -36,6 +36,8 @@ class Settings:
     allow_origin: tuple[str, ...]
     allow_anonymous: bool
     outbox_limit_bytes: int
+    client_limit: int
+    client_limit_per_address: int
     watch: tuple[str, ...]
     retention_hours: float
     retention_bytes: int
@@ -127,6 +129,20 @@ SETTINGS: tuple[Setting, ...] = (
         1 << 20,
         "BYTES",
         "what may wait for one slow client before it is closed with code 1013",
+    ),
+    Setting(
+        "client_limit",
+        setting_values.whole(1, 1_000_000),
+        20_000,
+        "N",
+        "how many sockets and event streams may be open at once; more are answered with 503",
+    ),
+    Setting(
+        "client_limit_per_address",
+        setting_values.whole(0, 1_000_000),
+        0,
+        "N",
+        "how many of them from one IP address; 0 for no such limit, as behind a proxy",
     ),
     Setting(
         "watch",

@@ -14,8 +14,9 @@ from changefeed.change import Change
 from changefeed.cursor import NotACursor
 from changefeed.gap import Gap
 from changefeed.journal import ForeignCursor
-from handlers.base import ApiError, ApiHandler
+from handlers.base import ApiHandler
 from handlers.dialects import gap_fields, message_frame
+from handlers.errors import ApiError
 from handlers.feed import Feed, iso
 from handlers.feed_client import JOURNAL_DEADLINE_SECONDS
 from handlers.socket import BaseSocket

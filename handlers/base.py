@@ -1,10 +1,12 @@
 """What every HTTP answer has in common: security headers, JSON, and the one shape of an error."""
 
 import http
+import random
 from typing import Any, cast
 
 from tornado.web import HTTPError, RequestHandler
 
+from handlers.errors import ApiError
 from handlers.feed import Feed
 
 # The dashboard brings all it needs; nothing is loaded from elsewhere, nothing may frame it. A style-src of 'self'
@@ -15,13 +17,7 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-class ApiError(HTTPError):
-    """An answer of the shape {"error": {"code", "message"}}; the message says what to do."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(status, reason=http.HTTPStatus(status).phrase)
-        self.code = code
-        self.message = message
+RETRY_AFTER_SECONDS = (2, 10)  # at random in between, so that a crowd does not come back as one
 
 
 class BaseHandler(RequestHandler):
@@ -39,6 +35,9 @@ class BaseHandler(RequestHandler):
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Vary", "Origin")
 
+    def query_fields(self) -> dict[str, list[str]]:
+        return {name: self.get_query_arguments(name) for name in self.request.query_arguments}
+
     def names_origin(self, origin: str) -> bool:
         """Whether the settings let pages of this origin in."""
         allowed = self.feed.settings.allow_origin
@@ -53,6 +52,8 @@ class BaseHandler(RequestHandler):
             code = phrase.lower().replace(" ", "_")
             message = _ADVICE.get(status_code, phrase)
         self.set_header("Cache-Control", "no-store")
+        if status_code == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            self.set_header("Retry-After", str(random.randint(*RETRY_AFTER_SECONDS)))
         self.finish({"error": {"code": code, "message": message}})
 
 

@@ -1,5 +1,6 @@
 """A page of the journal over HTTP: /api/changes?since=…&limit=…, for whoever has no socket."""
 
+import asyncio
 import json
 
 import psycopg2
@@ -9,28 +10,39 @@ from changefeed.cursor import NotACursor, Place
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.gap import Gap
 from changefeed.journal import BEGINNING, ForeignCursor
-from handlers.base import ApiError, ApiHandler
+from changefeed.subscription import Selection
+from handlers.base import ApiHandler
 from handlers.dialects import gap_fields
-from handlers.feed_client import until_journal_known
+from handlers.errors import ApiError
+from handlers.feed_client import check_subscription, until_journal_known
+from handlers.feed_query import parse_query
 
 DEFAULT_LIMIT = 1_000
 MOST_LIMIT = 10_000
 ANSWER_LIMIT_BYTES = 4 << 20
+LOOK_LIMIT = 50_000  # changes, whether they were asked for or not
+OTHER_FIELDS = ("limit", "replay", "slow")  # of which only the first means something here
 
 
 class ChangesHandler(ApiHandler):
-    """{"changes": […], "cursor": "…", "has_more": false, "gap": null}. Without `since`: from the oldest one kept."""
+    """{"changes": […], "cursor": "…", "has_more": false, "gap": null}. Without `since`: from the oldest one kept.
+
+    With a subscription, as on /ws: then a page may be empty and have more behind it, when it looked at LOOK_LIMIT.
+    """
 
     async def get(self) -> None:
         limit = self.get_query_argument("limit", str(DEFAULT_LIMIT))
         if not (limit.isascii() and limit.isdigit() and len(limit) < 6 and 1 <= int(limit) <= MOST_LIMIT):
             raise ApiError(400, "bad_limit", f"limit is a whole number from 1 to {MOST_LIMIT}")
+        query = parse_query({name: terms for name, terms in self.query_fields().items() if name not in OTHER_FIELDS})
+        await check_subscription(self.feed, query.subscription)
         await until_journal_known(self.feed)
         if self.feed.follower.memory is None:
             raise ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
-        place, gap = self._place(self.get_query_argument("since", None))
+        place, gap = self._place(query.since)
+        selection = Selection(query.subscription, self.feed.catalog.columns)
         try:
-            changes, place, has_more = await self._read(place, int(limit))
+            changes, place, has_more = await self._read(place, int(limit), selection)
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
         texts = ",".join([change.text for change in changes])
@@ -54,19 +66,22 @@ class ChangesHandler(ApiHandler):
             return place, Gap("the cursor is older than what the journal keeps", from_cursor=since)
         return place, None
 
-    async def _read(self, place: Place, limit: int) -> tuple[list[Change], Place, bool]:
+    async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
         taken: list[Change] = []
-        size = 0
+        size = looked_at = 0
         while True:
             memory = self.feed.follower.memory
             page = memory.page_after(place) if memory and place != BEGINNING else None
             page = page or await self.feed.journal.read(place)
             for change in page.changes:
-                if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES:
+                if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES or looked_at >= LOOK_LIMIT:
                     return taken, place, True
-                taken.append(change)
-                size += len(change.text)
+                for picked in selection.pick([change]):
+                    taken.append(picked)
+                    size += len(picked.text)
+                looked_at += 1
                 place = Place(page.previous, page.batch, change.id)
             if not page.changes:
                 return taken, page.end, False
             place = page.end
+            await asyncio.sleep(0)

@@ -4,6 +4,7 @@ import asyncio
 
 from handlers.dialects import STREAM, STREAM_HEARTBEAT
 from handlers.feed_client import FeedClient
+from handlers.feed_query import parse_query
 from handlers.outbox import Outbox
 
 HEARTBEAT_SECONDS = 15.0
@@ -16,14 +17,17 @@ class EventStreamHandler(FeedClient):
 
     async def get(self) -> None:
         last = self.request.headers.get("Last-Event-ID")
-        await self.read_query(last or self.get_query_argument("since", None))
+        fields = self.query_fields()
+        start = await self.prepare_start(parse_query({**fields, "since": [last]} if last else fields))
+        self.feed.admission.check(self.request.remote_ip)
         self._stream = stream = self.detach()
         closed = asyncio.Event()
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)
-        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, stream.close)
+        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
+        self.feed.admission.enter(self.request.remote_ip)
         self.outbox.send(self._head())
-        self.begin()
+        self.begin(start)
         try:
             while not closed.is_set():
                 try:
@@ -32,10 +36,14 @@ class EventStreamHandler(FeedClient):
                 except TimeoutError:
                     self.outbox.send(STREAM_HEARTBEAT)
         finally:
+            self.feed.admission.leave(self.request.remote_ip)
             self.end()
             stream.close()
 
     def leave(self, reason: str) -> None:
+        self._stream.close()
+
+    def give_up(self) -> None:
         self._stream.close()
 
     def _head(self) -> bytes:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from changefeed.catalog import Catalog
 from changefeed.database import Database
 from changefeed.follower import Follower
 from changefeed.hub import Hub
@@ -10,6 +11,7 @@ from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
 from changefeed.settings import Settings
 from changefeed.watching import Watching
+from handlers.admission import Admission
 
 OUTAGE_LIMIT = 100
 
@@ -25,6 +27,8 @@ class Feed:
     follower: Follower
     watching: Watching
     database: Database
+    catalog: Catalog
+    admission: Admission
     database_name: str
     outages: list[Outage] = field(default_factory=list)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -8,26 +8,35 @@ left out between the past and the present.
 import abc
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import psycopg2
 
 from changefeed.change import Change
+from changefeed.conflation import Conflation
 from changefeed.cursor import NotACursor, Place
-from changefeed.database import DatabaseUnavailable
+from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.gap import Gap
 from changefeed.hub import RECENT_LIMIT
 from changefeed.journal import ForeignCursor
 from changefeed.memory import Memory, Page
-from handlers.base import ApiError, BaseHandler
-from handlers.dialects import PLAIN, Dialect
+from changefeed.subscription import BadSubscription, Selection, Subscription
+from handlers.audiences import Audience, Audiences
+from handlers.base import BaseHandler
+from handlers.dialects import PLAIN, PROTOCOL, Dialect
+from handlers.errors import ApiError
 from handlers.feed import Feed
+from handlers.feed_query import FeedQuery
 from handlers.outbox import Outbox
 
 JOURNAL_DEADLINE_SECONDS = 5.0
 SLICE_CHANGES = 500
 # How long the feed waits for its slowest client between two pages of a big batch.
-PATIENCE_SECONDS = 0.1
+PATIENCE_SECONDS = 0.5
+CONFLATED = "nothing, if the newest state of each row is what you want; without slow=conflate every change comes"
+# How far behind the cursor may stay of a client that nothing is sent to, because nothing is what it asked for.
+PLACE_INTERVAL_SECONDS = 15.0
 
 
 async def until_journal_known(feed: Feed) -> None:
@@ -36,110 +45,217 @@ async def until_journal_known(feed: Feed) -> None:
         raise ApiError(503, "not_ready", "the server has not reached PostgreSQL yet; try again")
 
 
+async def check_subscription(feed: Feed, subscription: Subscription, *, needs_keys: bool = False) -> None:
+    """Raises ApiError for one that no change can ever fit."""
+    try:
+        if needs_keys:
+            await feed.catalog.until_read()
+        await feed.catalog.check(subscription)
+    except BadSubscription as error:
+        raise ApiError(400, error.code, str(error)) from None
+    except DatabaseUnavailable as error:
+        raise ApiError(503, "database_unavailable", f"the tables cannot be looked up: {one_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a client asked for, once it is known to be possible. Without a place it begins now."""
+
+    query: FeedQuery
+    place: Place | None = None
+    gap: Gap | None = None
+
+
 class FeedClient(BaseHandler):
     """A subclass says its `dialect` and has an `outbox`; the class keeps those connected, and those that are live."""
 
     connected: ClassVar[set["FeedClient"]] = set()
-    clients: ClassVar[set["FeedClient"]] = set()
+    audiences: ClassVar[Audiences["FeedClient"]] = Audiences()
+    newest_cursor: ClassVar[str | None] = None
     dialect: Dialect
     outbox: Outbox
+    _audience: "Audience[FeedClient] | None" = None  # while it is live
+    _conflation: Conflation | None = None
     _catching_up: "asyncio.Task[None] | None" = None
+    _seen_progress = -1  # of the outbox, when the feed last waited for it in vain
     _has_ended = False
 
     @classmethod
     def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> None:
-        """Sends the changes to every live client: encoded once for each dialect, one write a client."""
-        buffers: dict[Dialect, bytes] = {}
-        for client in tuple(cls.clients):
-            buffer = buffers.get(client.dialect)
-            if buffer is None:
-                buffer = buffers[client.dialect] = client.dialect.changes(changes, cursor)
-            client.outbox.send(buffer)
+        """Sends the changes to every live client that asked for them: encoded once an audience, one write a client."""
+        for audience, picked in cls.audiences.route(changes):
+            buffer = audience.dialect.changes(picked, cursor)
+            audience.told = cursor
+            for client in tuple(audience.clients):
+                client.receive(picked, buffer, cursor)
+        cls.newest_cursor = cursor or cls.newest_cursor
 
     @classmethod
     def tell_gap(cls, gap: Gap) -> None:
         """Tells those who can be told that changes may have been lost."""
-        for client in tuple(cls.clients):
-            client.outbox.send(client.dialect.gap(gap))
+        for audience in cls.audiences:
+            for client in tuple(audience.clients):
+                client.outbox.send(client.dialect.gap(gap))
+
+    @classmethod
+    def look_again(cls) -> None:
+        """The tables were read anew: their columns may be others."""
+        cls.audiences.look_again()
+        for client in cls.connected:
+            client._selection.look_again()
+
+    @classmethod
+    def tell_places(cls) -> None:
+        """Moves the cursors of those that nothing was sent to while changes went by that they did not ask for."""
+        newest = cls.newest_cursor
+        for audience in cls.audiences:
+            if newest and audience.told != newest:
+                audience.told = newest
+                for client in tuple(audience.clients):
+                    client.receive((), audience.dialect.place(newest), newest)
+
+    @classmethod
+    async def keep_telling_places(cls) -> None:
+        while True:
+            await asyncio.sleep(PLACE_INTERVAL_SECONDS)
+            cls.tell_places()
 
     @classmethod
     async def drained(cls) -> None:
-        """Between the pages of a big batch: until every live client took what it got, but not for long."""
-        busy = [asyncio.ensure_future(client.outbox.drained()) for client in cls.clients if client.outbox.is_busy]
-        if busy:
-            await asyncio.wait(busy, timeout=PATIENCE_SECONDS)
-            for waiting in busy:
-                waiting.cancel()
-        else:
-            await asyncio.sleep(0)
+        """Between the pages of a big batch: until every live client took what it got, but not for long.
 
-    async def read_query(self, since: str | None) -> None:
-        """Understands where the client wants to begin. Raises ApiError, while it can still be answered so."""
-        self._place: Place | None = None
-        self._gap: Gap | None = None
-        self._replay = self._replay_argument()
-        if since is None:
+        Who took nothing in that time is not waited for again until it does: a stuck client costs one pause.
+        """
+        busy = {
+            asyncio.ensure_future(client.outbox.drained()): client
+            for audience in cls.audiences
+            for client in audience.clients
+            if client.outbox.is_busy and client._seen_progress != client.outbox.progress
+        }
+        if not busy:
+            await asyncio.sleep(0)
             return
+        _, late = await asyncio.wait(busy, timeout=PATIENCE_SECONDS)
+        for waiting in late:
+            waiting.cancel()
+            busy[waiting]._seen_progress = busy[waiting].outbox.progress
+
+    async def prepare_start(self, query: FeedQuery) -> Start:
+        """Raises ApiError where that cannot be had."""
+        if query.conflates and self.dialect is not PROTOCOL:
+            raise ApiError(
+                400, "bad_slow", "slow=conflate needs the subprotocol changefeed.v1, which tells what is left out"
+            )
+        await check_subscription(self.feed, query.subscription, needs_keys=query.conflates)
+        if query.since is None:
+            return Start(query)
         await until_journal_known(self.feed)
+        journal = self.feed.journal
         try:
-            self._place = self.feed.journal.decode(since)
+            place = journal.decode(query.since)
         except NotACursor as error:
             raise ApiError(400, "not_a_cursor", str(error)) from None
         except ForeignCursor as error:
-            self._gap = Gap(str(error), from_cursor=since)
+            start = Start(query, None, Gap(str(error), from_cursor=query.since))
         else:
-            if self.feed.journal.losses.concern(self._place):
-                self._gap = Gap("the cursor is older than what the journal keeps", from_cursor=since)
-        if self._gap and self.dialect is PLAIN:
-            raise ApiError(
-                410, "gap", f"{self._gap.why}; connect without since, or with changefeed.v1 to be told in the socket"
-            )
+            is_old = journal.losses.concern(place)
+            why = "the cursor is older than what the journal keeps"
+            start = Start(query, place, Gap(why, from_cursor=query.since) if is_old else None)
+        if start.gap and self.dialect is PLAIN:
+            why = start.gap.why
+            raise ApiError(410, "gap", f"{why}; connect without since, or with changefeed.v1 to be told in the socket")
+        return start
 
-    def begin(self) -> None:
-        """Starts the feed on the open transport."""
+    def begin(self, start: Start) -> None:
+        """Starts the feed on the open transport, or anew with another subscription."""
         if self._has_ended:
             return  # the client was gone before the transport was open
         FeedClient.connected.add(self)
-        if self._gap:
-            self.outbox.send(self.dialect.gap(self._gap))
-        if self._place is None:
-            if self._replay:
-                self._send(self.feed.hub.newest(self._replay), None)
-            FeedClient.clients.add(self)
+        self._stop_following()
+        self._subscribe(start.query)
+        if start.gap:
+            self.outbox.send(self.dialect.gap(start.gap))
+        if start.place is not None:
+            self._catching_up = asyncio.create_task(self._catch_up(start.place))
+            return
+        if start.query.replay:
+            newest = self._selection.pick(self.feed.hub.newest(RECENT_LIMIT))
+            self._send(newest[-start.query.replay :], None)
+        self._go_live()
+
+    def subscribe_anew(self, start: Start) -> None:
+        """Another subscription. Who is still catching up, and does not ask to begin elsewhere, goes on doing so."""
+        if self._audience is None and start.place is None and not start.gap:
+            self._subscribe(start.query)
         else:
-            self._catching_up = asyncio.create_task(self._catch_up(self._place))
+            self.begin(start)
 
     def end(self) -> None:
         """The transport is closed, perhaps before it was open."""
         self._has_ended = True
-        if self not in FeedClient.connected:
+        if self in FeedClient.connected:
+            FeedClient.connected.discard(self)
+            self._stop_following()
+            self.outbox.close()
+
+    def receive(self, changes: Sequence[Change], buffer: bytes, cursor: str | None) -> None:
+        """What is broadcast to the client's audience, and the same encoded."""
+        if self._conflation is None or not self.outbox.is_busy:
+            self.outbox.send(buffer)
             return
-        FeedClient.connected.discard(self)
-        FeedClient.clients.discard(self)
-        self.outbox.close()
-        if self._catching_up:
-            self._catching_up.cancel()
+        self._conflation.add(changes)
+        self._conflated_to = cursor
+        if self._conflation.bytes > self.feed.settings.outbox_limit_bytes:
+            self._conflation = None
+            self.give_up()
+
+    def on_drained(self) -> None:
+        """The client has taken all that was sent, and may be sent what it missed, as that is now."""
+        if self._conflation is None:
+            return
+        changes, skipped = self._conflation.take()
+        if skipped:
+            why = f"{skipped} changes were left out for newer ones of the same rows, because the client did not keep up"
+            gap = Gap(why, to_cursor=self._conflated_to, what_to_do=CONFLATED, skipped=skipped)
+            self.outbox.send(self.dialect.gap(gap))
+        if changes:
+            self._send(changes, self._conflated_to)
 
     @abc.abstractmethod
     def leave(self, reason: str) -> None:
         """Closes the transport, for a reason that the client may read."""
 
-    @property
-    def starting_cursor(self) -> str | None:
+    @abc.abstractmethod
+    def give_up(self) -> None:
+        """Closes the transport of a client that does not keep up."""
+
+    def cursor_of(self, start: Start) -> str | None:
         """Where the client begins, None where there is no journal."""
         memory = self.feed.follower.memory
         if memory is None:
             return None
-        return self.feed.journal.encode(self._place or memory.edge)
+        return self.feed.journal.encode(start.place or memory.edge)
 
-    def _replay_argument(self) -> int:
-        text = self.get_query_argument("replay", "0")
-        if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= RECENT_LIMIT):
-            raise ApiError(400, "bad_replay", f"replay is a whole number from 0 to {RECENT_LIMIT}")
-        return int(text)
+    def _subscribe(self, query: FeedQuery) -> None:
+        self._selection = Selection(query.subscription, self.feed.catalog.columns)
+        self._conflation = Conflation(self.feed.catalog.key) if query.conflates else None
+
+    def _go_live(self) -> None:
+        self._audience = FeedClient.audiences.join(
+            self, self.dialect, self._selection.subscription, self.feed.catalog.columns
+        )
+
+    def _stop_following(self) -> None:
+        if self._audience:
+            FeedClient.audiences.leave(self, self._audience)
+            self._audience = None
+        if self._catching_up:
+            self._catching_up.cancel()
+            self._catching_up = None
 
     async def _catch_up(self, place: Place) -> None:
-        follower = self.feed.follower
+        follower, journal = self.feed.follower, self.feed.journal
+        is_told = True
         while True:
             memory = follower.memory
             if memory is None:
@@ -153,12 +269,18 @@ class FeedClient(BaseHandler):
             for begin in range(0, len(page.changes), SLICE_CHANGES):
                 part = page.changes[begin : begin + SLICE_CHANGES]
                 end = page.end if begin + SLICE_CHANGES >= len(page.changes) else self._within(page, part[-1])
-                self._send(part, self.feed.journal.encode(end))
+                picked = self._selection.pick(part)
+                is_told = bool(picked)
+                self._send(picked, journal.encode(end))
                 await self.outbox.drained()
+                await asyncio.sleep(0)  # a client that reads as fast as memory can be read is not the only one
             place = page.end
             if place == memory.edge and memory is follower.memory:
+                if not is_told:
+                    self.outbox.send(self.dialect.place(journal.encode(place)))
                 break  # nothing was awaited since: no page comes in between
-        FeedClient.clients.add(self)
+        self._catching_up = None
+        self._go_live()
 
     async def _next_page(self, memory: Memory, place: Place) -> Page | None:
         """What follows; None where it must be waited for."""
@@ -176,7 +298,8 @@ class FeedClient(BaseHandler):
         return page
 
     def _send(self, changes: Sequence[Change], cursor: str | None) -> None:
-        self.outbox.send(self.dialect.changes(changes, cursor))
+        if changes:
+            self.outbox.send(self.dialect.changes(changes, cursor))
 
     @staticmethod
     def _within(page: Page, change: Change) -> Place:

@@ -1,7 +1,8 @@
 """Whether the process runs (/healthz), and whether what is committed now would be heard (/readyz)."""
 
 from changefeed import __version__
-from handlers.base import ApiError, ApiHandler
+from handlers.base import ApiHandler
+from handlers.errors import ApiError
 
 
 class HealthHandler(ApiHandler):

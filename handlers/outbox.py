@@ -1,28 +1,52 @@
-"""Bytes for one client in, onto its stream out; what the client does not read yet waits here, up to a bound.
+"""Bytes for one client in, onto its connection out; what the client does not read yet waits here, up to a bound.
 
 The caller frames messages, once for all clients. A stuck client costs its bound and slows nobody: when its outbox is
 full it is closed, and comes back by its cursor.
 """
 
 import asyncio
-from collections import deque
+import contextlib
+import ssl
 from collections.abc import Callable
 
 from tornado.iostream import IOStream, StreamClosedError
 
 
-class Outbox:
-    """Writes to `stream` in order; on_full() is called once, when more than `limit_bytes` wait."""
+def _ignore() -> None: ...
 
-    def __init__(self, stream: IOStream, limit_bytes: int, on_full: Callable[[], None]) -> None:
+
+class Outbox:
+    """Writes to `stream` in order; on_full() is called once, when more than `limit_bytes` wait.
+
+    on_drained() is called when the kernel has taken everything after a time in which it did not.
+    """
+
+    __slots__ = (
+        "_drained",
+        "_is_closed",
+        "_is_writing",
+        "_limit_bytes",
+        "_on_drained",
+        "_on_full",
+        "_stream",
+        "_waiting",
+        "progress",
+        "waiting_bytes",
+    )
+
+    def __init__(
+        self, stream: IOStream, limit_bytes: int, on_full: Callable[[], None], on_drained: Callable[[], None] = _ignore
+    ) -> None:
         self._stream = stream
         self._limit_bytes = limit_bytes
         self._on_full = on_full
-        self._waiting: deque[bytes] = deque()
+        self._on_drained = on_drained
+        self._waiting: list[bytes] = []
         self._is_writing = False
         self._is_closed = False
         self._drained: asyncio.Future[None] | None = None
         self.waiting_bytes = 0
+        self.progress = 0  # how often a write was finished that the kernel did not take at once
 
     @property
     def is_busy(self) -> bool:
@@ -57,26 +81,41 @@ class Outbox:
         self._tell_drained()
 
     def _write(self, buffer: bytes) -> None:
+        rest = self._send_now(buffer)
+        if not rest:
+            return
         try:
-            written = self._stream.write(buffer)
+            written = self._stream.write(rest)
         except StreamClosedError:
             self.close()
             return
         if self._stream.writing():
             self._is_writing = True
             written.add_done_callback(lambda _: self._on_written())
-        else:
-            self._tell_drained()
+
+    def _send_now(self, buffer: bytes) -> memoryview:
+        """Hands the kernel what it takes at once, below the stream, whose own write costs far more; gives the rest.
+
+        What Tornado itself has still to write comes first. What goes wrong here goes wrong once more in the stream,
+        which knows what to do then.
+        """
+        stream, sent = self._stream, 0
+        if not stream.closed() and not stream.writing() and not isinstance(stream.socket, ssl.SSLSocket):
+            with contextlib.suppress(OSError):
+                sent = stream.socket.send(buffer)
+        return memoryview(buffer)[sent:]
 
     def _on_written(self) -> None:
         self._is_writing = False
+        self.progress += 1
         if self._waiting:
             buffer = b"".join(self._waiting)
             self._waiting.clear()
             self.waiting_bytes = 0
             self._write(buffer)
-        else:
+        if not self._is_writing:
             self._tell_drained()
+            self._on_drained()
 
     def _tell_drained(self) -> None:
         if self._drained is not None:

@@ -6,7 +6,8 @@ from changefeed import __version__
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
 from handlers.activity import ActivitySocket
-from handlers.base import ApiError, ApiHandler
+from handlers.base import ApiHandler
+from handlers.errors import ApiError
 from handlers.feed import iso
 from handlers.feed_client import FeedClient
 
@@ -24,7 +25,7 @@ class StatusHandler(ApiHandler):
             {
                 "server": {"version": __version__, "started_at": iso(feed.started_at)},
                 "database": feed.database_state(),
-                "clients": {"feed": len(FeedClient.clients), "dashboards": len(ActivitySocket.clients)},
+                "clients": {"feed": len(FeedClient.connected), "dashboards": len(ActivitySocket.clients)},
                 "journal": journal,
                 "watched": watched,
             }

@@ -7,7 +7,8 @@ import psycopg2
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
 from changefeed.watching import CannotWatch, NoSuchTable, WatchOptions
-from handlers.base import ApiError, ApiHandler
+from handlers.base import ApiHandler
+from handlers.errors import ApiError
 
 QUERIES = load("server.sql")
 

@@ -106,3 +106,43 @@ SELECT EXISTS (
     WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.prosrc ILIKE '%pg_notify%'
       AND p.pronamespace <> coalesce(to_regnamespace('changefeed'), 0::oid)
 );
+
+-- columns --
+-- The columns of every table and what their values compare like, for clients' filters; `omit` never leaves the table.
+-- The key is the primary key's columns.
+WITH RECURSIVE base AS (
+    SELECT t.oid AS type, t.oid AS base, t.typtype FROM pg_type AS t
+    UNION ALL
+    SELECT b.type, t.typbasetype, u.typtype
+    FROM base AS b JOIN pg_type AS t ON t.oid = b.base JOIN pg_type AS u ON u.oid = t.typbasetype
+    WHERE b.typtype = 'd'
+)
+SELECT n.nspname || '.' || c.relname,
+       array_agg(a.attname::text ORDER BY a.attnum),
+       array_agg(
+           CASE
+               WHEN b.base IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'float4'::regtype, 'float8'::regtype,
+                               'numeric'::regtype) THEN 'number'
+               WHEN b.base = 'bool'::regtype THEN 'boolean'
+               WHEN b.base IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) THEN 'time'
+               WHEN b.base = 'uuid'::regtype THEN 'uuid'
+               WHEN b.base IN ('text'::regtype, 'varchar'::regtype, 'name'::regtype, 'time'::regtype) THEN 'text'
+               WHEN b.base = 'bpchar'::regtype THEN 'padded'
+               WHEN b.base IN ('json'::regtype, 'jsonb'::regtype) OR t.typtype = 'c' OR t.typcategory = 'A'
+                   THEN 'structured'
+               ELSE 'other'
+           END ORDER BY a.attnum
+       ),
+       coalesce((
+           SELECT array_agg(k.attname::text)
+           FROM pg_index AS i JOIN pg_attribute AS k ON k.attrelid = i.indrelid AND k.attnum = ANY (i.indkey)
+           WHERE i.indrelid = c.oid AND i.indisprimary
+       ), '{}')
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN base AS b ON b.type = a.atttypid AND b.typtype <> 'd'
+JOIN pg_type AS t ON t.oid = b.base
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+  AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'changefeed')
+GROUP BY c.oid, n.nspname, c.relname;

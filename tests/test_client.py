@@ -143,5 +143,7 @@ def test_a_cursor_of_before_a_restore_is_a_gap_and_the_feed_goes_on(ground: Grou
 
 
 def test_a_mistake_in_the_address_is_raised(ground: Ground):
-    with pytest.raises(InvalidStatus, match="400"):
+    with pytest.raises(ValueError, match="cursor"):
         asyncio.run(follow(ground.url, print, print, cursor="no-cursor"))
+    with pytest.raises(InvalidStatus, match="404"):
+        asyncio.run(follow(ground.url + "/nowhere", print, print))

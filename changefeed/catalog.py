@@ -1,0 +1,121 @@
+"""The database's tables in, what a client may ask of them out: their columns, what those compare like, their keys.
+
+Read when a subscription names what is not known yet, not for each client: a reconnecting crowd costs one read.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import psycopg2
+
+from changefeed.database import Database, DatabaseUnavailable
+from changefeed.filters import Kind
+from changefeed.queries import load
+from changefeed.subscription import EVERYTHING, BadSubscription, Subscription, check
+
+QUERIES = load("server.sql")
+# How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
+READ_INTERVAL_SECONDS = 0.25
+MISSED_LIMIT = 1_000  # names that a trigger of the user's may give, and that are no tables
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What was in the database when it was read: columns and primary keys by schema.name."""
+
+    columns: Mapping[str, Mapping[str, Kind]] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Catalog:
+    """Tables of one database, as of the last read; on_read() is called after each."""
+
+    def __init__(
+        self,
+        database: Database,
+        on_read: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tables = Tables()
+        self._database = database
+        self._on_read = on_read
+        self._clock = clock
+        self._missed: set[str] = set()
+        self._catching_up: asyncio.Task[None] | None = None
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def check(self, subscription: Subscription) -> None:
+        """Raises BadSubscription for what cannot be, and DatabaseUnavailable where that cannot be known."""
+        if subscription == EVERYTHING:
+            return
+        await self.until_read()
+        asked_at = self._clock()
+        try:
+            check(subscription, self.tables.columns)
+        except BadSubscription:
+            await self._read_since(asked_at)
+            check(subscription, self.tables.columns)
+
+    async def until_read(self) -> None:
+        """Returns when the tables of some moment are known. Raises DatabaseUnavailable."""
+        await self._read_since(float("-inf") if self.tables.columns else self._clock())
+
+    def columns(self, table: str) -> Mapping[str, Kind] | None:
+        """The columns of a table as a change names it: schema.name, or the bare name that a plain trigger gives.
+
+        One that is not known may have been made since; then it is looked for, once, and on_read() tells.
+        """
+        found = self.tables.columns.get(self._full_name(table))
+        if found is None and self.tables.columns and table not in self._missed and len(self._missed) < MISSED_LIMIT:
+            self._missed.add(table)
+            self._catching_up = asyncio.create_task(self._read_again())
+        return found
+
+    def key(self, table: str) -> tuple[str, ...]:
+        """The primary key's columns; none where there is no key, or no such table."""
+        return self.tables.keys.get(self._full_name(table), ())
+
+    def _full_name(self, table: str) -> str:
+        if table in self.tables.columns:
+            return table
+        names = [name for name in self.tables.columns if name.partition(".")[2] == table]
+        return names[0] if len(names) == 1 else table
+
+    async def _read_since(self, moment: float) -> None:
+        """Returns when it was read after `moment`, together with whoever else waits for that."""
+        async with self._reading:
+            if self._read_at >= moment:
+                return
+            await asyncio.sleep(self._read_at + READ_INTERVAL_SECONDS - self._clock())
+            began = self._clock()
+            try:
+                await self._read()
+            except psycopg2.Error as error:
+                raise DatabaseUnavailable(str(error)) from error
+            self._read_at = began
+            self._on_read()
+
+    async def _read_again(self) -> None:
+        with contextlib.suppress(DatabaseUnavailable):  # until it is known, the values' own types decide
+            await self._read_since(self._clock())
+
+    async def _read(self) -> None:
+        rows = await self._database.fetch(QUERIES["columns"])
+        [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
+        watched = await self._database.fetch(QUERIES["watched tables"]) if has_journal else []
+        omitted = {f"{schema}.{table}": set(omit) for schema, table, _, omit, *_ in watched}
+        self.tables = Tables(
+            {
+                table: {
+                    column: Kind(kind)
+                    for column, kind in zip(columns, kinds, strict=True)
+                    if column not in omitted.get(table, ())
+                }
+                for table, columns, kinds, _ in rows
+            },
+            {table: tuple(key) for table, *_, key in rows},
+        )

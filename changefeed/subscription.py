@@ -1,0 +1,230 @@
+"""What a client asks for in, the changes it gets out. Knows no client, socket or database.
+
+An UPDATE that takes a row into or out of the filter is delivered and says so, so that whoever follows a filter can keep
+its rows: `"filter": "enter"` or `"leave"`.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from changefeed.change import ACTIONS, Change
+from changefeed.filters import BadFilter, Filter, Kind, equality, make_test, parse_filter
+from changefeed.old_values import members
+from changefeed.row import Row
+
+FIELDS = ("table", "action", "filter", "columns")
+TERMS_LIMIT = 100  # of each field
+
+# The columns of a table and what they compare like; None for a table that the database does not know.
+Columns = Callable[[str], Mapping[str, Kind] | None]
+
+
+class BadSubscription(ValueError):
+    """What was asked for cannot be given; the message says what to write instead, `code` which field is meant."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """Empty fields ask for everything. `tables` are `name`, `schema.name` or `schema.*`; all `filters` must hold."""
+
+    tables: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    filters: tuple[Filter, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Sequence[str]]) -> "Subscription":
+        """From texts by field; the order within a field means nothing. Raises BadSubscription."""
+        for name, terms in fields.items():
+            if len(terms) > TERMS_LIMIT:
+                raise BadSubscription(f"bad_{name}", f"{name}: at most {TERMS_LIMIT} of them; open another socket")
+        try:
+            filters = {parse_filter(text) for text in fields.get("filter", ())}
+        except BadFilter as error:
+            raise BadSubscription("bad_filter", str(error)) from None
+        return cls(
+            tuple(sorted({_table(text) for text in fields.get("table", ())})),
+            tuple(sorted({_action(text) for text in fields.get("action", ())})),
+            tuple(sorted(filters, key=str)),
+            tuple(sorted({column for text in fields.get("columns", ()) for column in _columns(text)})),
+        )
+
+    def names(self, table: str) -> bool:
+        """Whether `table`, as a change names it, is asked for."""
+        bare = table.partition(".")[2]
+        return not self.tables or any(
+            term in (table, bare) or (term.endswith(".*") and table.startswith(term[:-1])) for term in self.tables
+        )
+
+
+EVERYTHING = Subscription()
+
+
+class Selection:
+    """A subscription at work. A table's columns are looked up when its first change comes, and at look_again()."""
+
+    def __init__(self, subscription: Subscription, columns: Columns) -> None:
+        self.subscription = subscription
+        self._columns = columns
+        self._tables: dict[str, TableSelection | None] = {}
+
+    def pick(self, changes: Sequence[Change], rows: "Sequence[Row] | None" = None) -> Sequence[Change]:
+        """Those that are asked for, as they are asked for. `rows` are the same changes', where somebody has them."""
+        if self.subscription == EVERYTHING:
+            return changes
+        picked = (self.pick_one(change, row) for change, row in zip(changes, rows or map(Row, changes), strict=True))
+        return [change for change in picked if change is not None]
+
+    def pick_one(self, change: Change, row: Row) -> Change | None:
+        selected = self.for_table(change.table)
+        return selected.pick(change, row) if selected else None
+
+    def look_again(self) -> None:
+        self._tables.clear()
+
+    def for_table(self, table: str) -> "TableSelection | None":
+        """None where the table is not asked for."""
+        if table not in self._tables:
+            self._tables[table] = self._look_up(table)
+        return self._tables[table]
+
+    def _look_up(self, table: str) -> "TableSelection | None":
+        asked = self.subscription
+        if not table or not asked.names(table):
+            return None
+        columns = self._columns(table)
+        if columns is not None and any(term.column not in columns for term in asked.filters):
+            return None  # of several tables, one that has no such column
+        terms = [(term, columns[term.column] if columns else None) for term in asked.filters]
+        try:
+            return TableSelection(asked, terms)
+        except BadFilter:
+            return None  # or has it of another type
+
+
+class TableSelection:
+    """The changes of one table that are asked for."""
+
+    def __init__(self, asked: Subscription, terms: Sequence[tuple[Filter, Kind | None]]) -> None:
+        self._actions = frozenset(asked.actions or ACTIONS)
+        self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
+        self._columns = frozenset(json.dumps(column, ensure_ascii=False) for column in asked.columns)
+        self.equality = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
+
+    def pick(self, change: Change, row: Row) -> Change | None:
+        if change.action not in self._actions:
+            return None
+        passage = ""
+        if self._tests and row.is_known:
+            holds = held = self._holds(row.value)
+            if change.action == "UPDATE" and row.is_changed:
+                held = self._holds(row.old_value)
+            if not holds and not held:
+                return None
+            passage = "" if holds is held else "enter" if holds else "leave"
+        if self._columns:
+            change = with_columns(change, self._columns)
+        return with_passage(change, passage) if passage else change
+
+    def _holds(self, value: Callable[[str], Any]) -> bool:
+        return all(test(value(column)) for column, test in self._tests)
+
+
+def with_passage(change: Change, passage: str) -> Change:
+    """The change, saying that it took its row into or out of the filter. The cursor stays last."""
+    head, _, cursor = change.text.rpartition(', "cursor": ')
+    return msgspec.structs.replace(change, text=f'{head}, "filter": "{passage}", "cursor": {cursor}')
+
+
+def with_columns(change: Change, columns: frozenset[str]) -> Change:
+    """The change with just these columns, given as JSON strings, in `data` and `old`; every value byte for byte."""
+    parts = []
+    for key, value in members(change.text):
+        is_row = key in ('"data"', '"old"') and value.startswith("{")
+        parts.append(f"{key}: {_some_members(value, columns) if is_row else value}")
+    return msgspec.structs.replace(change, text="{" + ", ".join(parts) + "}")
+
+
+def _some_members(row: str, names: frozenset[str]) -> str:
+    return "{" + ",".join(f"{name}:{value}" for name, value in members(row) if name in names) + "}"
+
+
+def _table(text: str) -> str:
+    name = text.strip()
+    if not name or "*" in name.removesuffix(".*") or name == ".*":
+        raise BadSubscription("bad_table", f"{text[:80]!r} names no table: write orders, public.orders or sales.*")
+    return name
+
+
+def _action(text: str) -> str:
+    if text.upper() not in ACTIONS:
+        raise BadSubscription("bad_action", f"{text[:80]!r} is no action: write one of {', '.join(ACTIONS)}")
+    return text.upper()
+
+
+def _columns(text: str) -> list[str]:
+    """Names with commas in between; one with a comma in it stands in double quotes."""
+    columns = [name[1:-1].replace('""', '"') if name.startswith('"') else name for name in _split(text)]
+    if not all(columns):
+        raise BadSubscription("bad_columns", f"{text[:80]!r} names no columns: write id,status")
+    return columns
+
+
+def _split(text: str) -> list[str]:
+    names, within_quotes = [""], False
+    for character in text:
+        if character == '"':
+            within_quotes = not within_quotes
+        if character == "," and not within_quotes:
+            names.append("")
+        else:
+            names[-1] += character
+    return [name.strip() for name in names]
+
+
+def check(subscription: Subscription, tables: Mapping[str, Mapping[str, Kind]]) -> None:
+    """Raises BadSubscription where no change can ever fit: no such table, no such column, a value of another type.
+
+    Of several tables one must fit. `tables` are those of the database, by schema.name.
+    """
+    for name in subscription.tables:
+        if not name.endswith(".*") and not any(Subscription((name,)).names(table) for table in tables):
+            raise BadSubscription(
+                "unknown_table", f"there is no table {name[:80]!r}; GET /api/tables lists what there is"
+            )
+    named = {table: columns for table, columns in tables.items() if subscription.names(table)}
+    if not named:
+        return
+    for term in subscription.filters:
+        _check_value(term, {columns[term.column] for columns in named.values() if term.column in columns}, named)
+    for column in subscription.columns:
+        if not any(column in columns for columns in named.values()):
+            raise _unknown_column(column, named)
+
+
+def _check_value(term: Filter, kinds: set[Kind], named: Mapping[str, Mapping[str, Kind]]) -> None:
+    refusal = None
+    for kind in kinds:
+        try:
+            make_test(term, kind)
+        except BadFilter as error:
+            refusal = error
+        else:
+            return
+    raise BadSubscription("bad_filter", str(refusal)) if refusal else _unknown_column(term.column, named)
+
+
+def _unknown_column(column: str, named: Mapping[str, Mapping[str, Kind]]) -> BadSubscription:
+    if len(named) > 1:
+        return BadSubscription("unknown_column", f"none of the tables asked for has a column {column[:80]!r}")
+    [(table, columns)] = named.items()
+    known = ", ".join(columns)[:500]
+    return BadSubscription("unknown_column", f"{table} has no column {column[:80]!r}; it has {known}")

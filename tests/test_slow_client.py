@@ -1,0 +1,108 @@
+"""A client that does not read: the others do not notice, and it is closed with a reason, or told what it missed."""
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+from tornado.testing import gen_test
+from tornado.websocket import WebSocketClientConnection
+
+from tests.feed_case import FeedTestCase, message
+
+CLOSE_FRAME = 0x88
+
+
+class StuckClient:
+    """Speaks just enough WebSocket to be connected, and reads nothing until it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.setblocking(False)
+
+    async def connect(self, path: str, protocol: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(self._socket, ("127.0.0.1", self._port))
+        offer = "Sec-WebSocket-Protocol: changefeed.v1\r\n" if protocol else ""
+        await loop.sock_sendall(
+            self._socket,
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n".encode(),
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await loop.sock_recv(self._socket, 1)
+        assert b" 101 " in head.splitlines()[0], head
+
+    async def frames(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Reads, at last: each frame's first byte and payload, up to the end of the connection."""
+        reader, writer = await asyncio.open_connection(sock=self._socket, limit=1 << 22)
+        try:
+            while head := await reader.read(1):
+                [length] = await reader.readexactly(1)
+                if length >= 126:
+                    size, form = (2, "!H") if length == 126 else (8, "!Q")
+                    [length] = struct.unpack(form, await reader.readexactly(size))
+                yield head[0], await reader.readexactly(length)
+        finally:
+            writer.close()
+
+
+class SlowClientTest(FeedTestCase):
+    def prepare_database(self) -> None:
+        self.write("CREATE TABLE wide (id bigint PRIMARY KEY, number int, filler text)")
+        self.watch("public.wide")
+
+    @gen_test
+    async def test_it_is_closed_with_1013_and_the_others_get_everything(self):
+        stuck = StuckClient(self.get_http_port())
+        await stuck.connect("/ws")
+        others = [await self.connect() for _ in range(3)]
+        self.write("INSERT INTO wide SELECT n, n, repeat('x', 1000) FROM generate_series(1, 12000) AS n")
+
+        async def ids_of(other: WebSocketClientConnection) -> list[int]:
+            return [json.loads(await other.read_message())["data"]["id"] for _ in range(12_000)]
+
+        for got in await asyncio.gather(*map(ids_of, others)):
+            self.assertEqual(got, list(range(1, 12_001)))
+        frames = [frame async for frame in stuck.frames()]
+        opcode, reason = frames.pop()
+        self.assertEqual((opcode, struct.unpack("!H", reason[:2])), (CLOSE_FRAME, (1013,)))
+        self.assertIn(b"the outbox is full", reason)
+        ids = [json.loads(payload)["data"]["id"] for _, payload in frames]
+        self.assertEqual(ids, list(range(1, len(ids) + 1)))
+        self.assertLess(len(ids), 12_000)
+        cursor = json.loads(frames[-1][1])["cursor"]
+        again = await self.connect(f"/ws?since={cursor}")
+        self.assertEqual(json.loads(await again.read_message())["data"]["id"], len(ids) + 1)
+
+    @gen_test
+    async def test_conflating_it_gets_the_newest_of_each_row_and_a_gap_that_counts(self):
+        stuck = StuckClient(self.get_http_port())
+        await stuck.connect("/ws?slow=conflate", protocol=True)
+        other = await self.connect(protocol=True)
+        self.write("INSERT INTO wide SELECT n, 0, repeat('x', 5000) FROM generate_series(1, 8) AS n")
+        for number in range(1, 251):
+            self.write("UPDATE wide SET number = %s", [number])
+        seen = 0
+        while seen < 8 * 251:
+            seen += len((await message(other, "changes"))["changes"])
+        self.write("DELETE FROM wide WHERE id = 8")
+        await message(other, "changes")
+        rows: dict[int, int] = {}
+        got = skipped = 0
+        async for _, payload in stuck.frames():
+            told = json.loads(payload)
+            skipped += told.get("skipped", 0)
+            for change in told.get("changes", ()):
+                got += 1
+                rows[change["data"]["id"]] = change["data"]["number"]
+                if change["action"] == "DELETE":
+                    del rows[change["data"]["id"]]
+            if got + skipped == seen + 1:
+                break
+        self.assertEqual(rows, dict.fromkeys(range(1, 8), 250))
+        self.assertGreater(skipped, 0)
