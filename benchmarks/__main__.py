@@ -26,7 +26,7 @@ def main() -> None:
     raise_file_limit(MANY)
     outcomes: dict[tuple[Scenario, Server], list[Figures | CouldNot]] = {}
     with database() as opened:
-        ground = Ground(opened, seconds=0.3 if options.quick else 2.5)
+        ground = Ground(opened, seconds=0.5 if options.quick else 1.5)
         # The rounds are the outermost loop, so that a slow minute of the machine is nobody's alone.
         for number in range(1 if options.quick else options.rounds):
             for scenario in scenarios:

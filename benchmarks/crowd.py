@@ -7,22 +7,22 @@ is no bottleneck while that is well under 100 % of its core.
 
 import contextlib
 import heapq
+import math
 import random
 import resource
 import selectors
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Self
 
-# Each change carries sixteen digits, which say when it was written, and after them these words.
-MARK = b" microseconds since 1970"
-_DIGITS = 16
-# The end of what was read is kept, since a mark and its digits may be cut anywhere. It is a byte too short for a whole one,
-# which would count twice.
-_TAIL = _DIGITS + len(MARK) - 1
+from benchmarks.stream import TAIL, Stream, pongs, written_at_us
+
 _READ_BYTES = 256 << 10
 _HEAD_BYTES = 4096
+HANDSHAKE_SECONDS = 10  # as the client of websockets has it; what is lost in a full backlog comes back late or never
 _CLIENTS_PER_ADDRESS = 5_000
 _SPARE_FILES = 200  # what a server has open besides
 
@@ -31,22 +31,33 @@ class CouldNot(Exception):
     """Something could not be measured; the message, a few words, stands in the table instead of a figure."""
 
 
+class State(Enum):
+    ABSENT = "has no socket"
+    COMING = "shakes hands"
+    OPEN = "is sent changes"
+
+
 class Client:
-    """Absent, then shaking hands, then open, perhaps absent again. Each step is called when its socket is ready for it."""
+    """One WebSocket. Its next step is called when the socket is ready for it; once open, it reads until the end."""
 
     def __init__(self, crowd: "Crowd", path: str, address: str, *, is_stuck: bool) -> None:
         self._crowd = crowd
         self._path = path
         self._address = address
         self._is_stuck = is_stuck
-        self._tail = bytes(_TAIL)
-        self.is_open = False
+        self.state = State.ABSENT
         self.received = 0
 
+    @property
+    def is_overdue(self) -> bool:
+        return self.state is State.COMING and self._give_up_at <= time.monotonic()
+
     def start(self) -> None:
+        self._crowd.turn(self, State.COMING)
+        self._give_up_at = time.monotonic() + HANDSHAKE_SECONDS
+        self._stream = Stream()
         self._socket = socket.socket()
         self._socket.setblocking(False)
-        self._tail = bytes(_TAIL)
         if self._is_stuck:
             # Else the kernel takes some seconds of changes before anything waits in the server.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -57,11 +68,10 @@ class Client:
         self._crowd.selector.register(self._socket, selectors.EVENT_WRITE, self._ask)
 
     def end(self) -> None:
-        with contextlib.suppress(KeyError):
+        if self._socket in self._crowd.selector.get_map():
             self._crowd.selector.unregister(self._socket)
         self._socket.close()
-        self._crowd.on_end(self)
-        self.is_open = False
+        self._crowd.turn(self, State.ABSENT)
 
     def _ask(self) -> None:
         try:
@@ -88,8 +98,7 @@ class Client:
             self._crowd.refusal = head.partition(b"\r\n")[0].decode()
             self.end()
             return
-        self.is_open = True
-        self._crowd.on_open()
+        self._crowd.turn(self, State.OPEN)
         if self._is_stuck:
             self._crowd.selector.unregister(self._socket)
         else:
@@ -104,18 +113,15 @@ class Client:
         if not taken:
             self.end()
             return
-        buffer, end = crowd.buffer, _TAIL + taken
-        buffer[:_TAIL] = self._tail
-        self._tail = buffer[end - _TAIL : end]
-        before, self.received = self.received, self.received + buffer.count(MARK, _DIGITS, end)
+        before, self.received = self.received, self.received + self._stream.changes(crowd.buffer, taken)
+        if answers := pongs(crowd.buffer, taken):
+            with contextlib.suppress(OSError):  # a next read says that it is gone
+                self._socket.send(answers)
         if before < crowd.aim <= self.received:
             crowd.arrived += 1
         if crowd.delays_us is not None:
             now_us = time.time_ns() // 1000
-            found = buffer.find(MARK, _DIGITS, end)
-            while found >= 0:
-                crowd.delays_us.append(now_us - int(buffer[found - _DIGITS : found]))
-                found = buffer.find(MARK, found + len(MARK), end)
+            crowd.delays_us += [now_us - then_us for then_us in written_at_us(crowd.buffer, taken)]
 
 
 class Crowd:
@@ -125,8 +131,8 @@ class Crowd:
         _check_file_limit(len(paths) + stuck)
         self.port = port
         self.selector = selectors.DefaultSelector()
-        self.buffer = bytearray(_TAIL + _READ_BYTES)
-        self.beyond_tail = memoryview(self.buffer)[_TAIL:]
+        self.buffer = bytearray(TAIL + _READ_BYTES)
+        self.beyond_tail = memoryview(self.buffer)[TAIL:]
         self.aim = 0
         self.arrived = 0  # clients that have received `aim` changes
         self.refusal = ""
@@ -137,8 +143,7 @@ class Crowd:
             for number, path in enumerate([*paths, *["/ws"] * stuck])
         ]
         self._readers = len(paths)
-        self._opening = 0
-        self._open = 0
+        self._count = Counter({State.ABSENT: len(self._clients)})
         self._absent = [(0.0, id(client), client) for client in self._clients]  # a heap, by when they may come
 
     def __enter__(self) -> Self:
@@ -146,31 +151,39 @@ class Crowd:
 
     def __exit__(self, *_: object) -> None:
         for client in self._clients:
-            if client.is_open:
+            if client.state is not State.ABSENT:
                 client.end()
         self.selector.close()
 
-    def on_open(self) -> None:
-        self._opening -= 1
-        self._open += 1
+    @property
+    def _open(self) -> int:
+        return self._count[State.OPEN]
 
-    def on_end(self, client: Client) -> None:
-        if client.is_open:
-            self._open -= 1
-        else:
-            self._opening -= 1
-        heapq.heappush(self._absent, (time.monotonic() + random.random(), id(client), client))
+    def turn(self, client: Client, state: State) -> None:
+        """Each client says so here."""
+        self._count[client.state] -= 1
+        self._count[state] += 1
+        client.state = state
+        if state is State.ABSENT:
+            heapq.heappush(self._absent, (time.monotonic() + random.random(), id(client), client))
 
-    def connect(self, within_seconds: float = 120, at_once: int = 64) -> None:
-        """Until all are open. At most `at_once` handshakes at a time; who is refused comes back within a second."""
+    def connect(self, within_seconds: float = 60, at_once: int = 64) -> None:
+        """Until all are open. At most `at_once` handshakes at a time; who fails comes back within a second."""
         deadline = time.monotonic() + within_seconds
+        next_look = 0.0
         while self._open < len(self._clients):
             now = time.monotonic()
             if now > deadline:
-                raise CouldNot(f"{self._open} of {len(self._clients)} clients came in {self.refusal}")
-            while self._absent and self._absent[0][0] <= now and self._opening < at_once:
+                raise CouldNot(
+                    f"{self._open:,} of {len(self._clients):,} came in within {within_seconds:g} s {self.refusal}"
+                )
+            if now >= next_look:
+                next_look = now + 1
+                for client in self._clients:
+                    if client.is_overdue:
+                        client.end()
+            while self._absent and self._absent[0][0] <= now and self._count[State.COMING] < at_once:
                 heapq.heappop(self._absent)[2].start()
-                self._opening += 1
             self._step(0.01)
 
     def until_ended(self, within_seconds: float = 60) -> None:
@@ -188,11 +201,13 @@ class Crowd:
         deadline = time.monotonic() + within_seconds
         while self.arrived < self._readers:
             if self._open < len(self._clients):
-                raise CouldNot(f"closed {len(self._clients) - self._open} of {len(self._clients)} clients")
+                raise CouldNot(f"closed {len(self._clients) - self._open:,} of {len(self._clients):,} clients")
             if time.monotonic() > deadline:
-                raise CouldNot(f"can't keep up: {self._readers - self.arrived} clients still wait")
+                raise CouldNot(f"can't keep up: {self._readers - self.arrived:,} clients wait for more")
             self._step(0.05)
             meanwhile()
+        if any(client.received > self.aim for client in self._clients):
+            raise CouldNot("sent more than was asked for")
 
     def _step(self, seconds: float) -> None:
         """Does what the sockets are ready for, or waits so long for one that is."""
@@ -201,13 +216,19 @@ class Crowd:
 
 
 def raise_file_limit(clients: int) -> None:
-    """For this process and the servers that it starts; where the system forbids it, a Crowd too large says so."""
+    """For this process and the servers that it starts. Where the system forbids it, a Crowd that is too large says so."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (clients + _SPARE_FILES, hard))
+    needed = clients + _SPARE_FILES
+    if _file_limit() < needed:
+        with contextlib.suppress(ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _check_file_limit(clients: int) -> None:
+    if _file_limit() < clients + _SPARE_FILES:
+        raise CouldNot(f"needs ulimit -n {clients + _SPARE_FILES}, has {_file_limit():.0f}")
+
+
+def _file_limit() -> float:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and clients + _SPARE_FILES > soft:
-        raise CouldNot(f"needs ulimit -n {clients + _SPARE_FILES}, has {soft}")
+    return math.inf if soft == resource.RLIM_INFINITY else soft

@@ -7,11 +7,11 @@ import multiprocessing
 import time
 from enum import Enum
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import Self
 
 import psycopg2
 
-from benchmarks.crowd import MARK
+from benchmarks.stream import MARK
 
 STATEMENT_ROWS = 1_000
 # A change of 260 bytes by NOTIFY; as a journaled row it is somewhat longer on the wire, by its cursor.

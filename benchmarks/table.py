@@ -61,4 +61,4 @@ def _median(rounds: Sequence[Figures | CouldNot], figure: Figure) -> float:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
+    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×" if ratio >= 1 else f"{ratio:.1g}×"

@@ -8,15 +8,15 @@ from tornado.ioloop import IOLoop
 from tornado.web import Application
 from tornado.websocket import WebSocketHandler
 
+clients = set()
+
 
 class Events(WebSocketHandler):
-    clients = set()
-
     def open(self):
-        self.clients.add(self)
+        clients.add(self)
 
     def on_close(self):
-        self.clients.discard(self)
+        clients.discard(self)
 
 
 async def main(port):
@@ -28,7 +28,7 @@ async def main(port):
         connection.poll()
         while connection.notifies:
             payload = connection.notifies.pop(0).payload
-            for client in Events.clients:
+            for client in clients:
                 client.write_message(payload)
 
     IOLoop.current().add_handler(connection.fileno(), on_readable, IOLoop.READ)

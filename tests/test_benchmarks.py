@@ -1,0 +1,65 @@
+"""The benchmarks do not rot: they run against ours for a moment, and nobody looks at how fast it was."""
+
+import pytest
+
+from benchmarks.crowd import CouldNot
+from benchmarks.database import Database
+from benchmarks.scenarios import CPU, P99, RATE, SCENARIOS, Figure, Ground
+from benchmarks.servers import NODE, OURS_BY_JOURNAL, OURS_BY_NOTIFY, WEBSOCKETS, Server
+from benchmarks.stream import TAIL, Stream, pongs, written_at_us
+from benchmarks.table import table
+from tests import postgres
+
+BURST = SCENARIOS["burst-1"]
+
+
+@pytest.fixture
+def ground():
+    database = Database(postgres.new_database())
+    database.prepare()
+    yield Ground(database, seconds=0.02)
+    database.close()
+
+
+@pytest.mark.parametrize("server", [OURS_BY_NOTIFY, OURS_BY_JOURNAL], ids=lambda server: server.name)
+@pytest.mark.parametrize(("name", "figure"), [("burst-1", RATE), ("paced-100", P99)])
+def test_a_scenario_measures_ours(ground: Ground, name: str, figure: Figure, server: Server):
+    assert SCENARIOS[name].measure(ground, server)[figure] > 0
+
+
+def test_a_change_is_counted_once_wherever_a_read_cuts_it():
+    sent = b'\x81\x36{"stamp":"1763835000123456 microseconds since 1970"}' * 3
+    for cut in range(1, len(sent)):
+        stream, changes, written = Stream(), 0, []
+        for part in (sent[:cut], sent[cut:]):
+            buffer = bytearray(TAIL) + part
+            changes += stream.changes(buffer, len(part))
+            written += written_at_us(buffer, len(part))
+        assert (changes, written) == (3, [1763835000123456] * 3)
+
+
+def test_a_ping_is_answered_wherever_a_read_cuts_it():
+    sent = b"\x81\x02{}" + b"\x89\x04\x89abc" + b"\x81\x02{}"
+    for cut in range(1, len(sent)):
+        stream, answers = Stream(), set()
+        for part in (sent[:cut], sent[cut:]):
+            buffer = bytearray(TAIL) + part
+            stream.changes(buffer, len(part))
+            answers.add(pongs(buffer, len(part)))
+        assert answers - {b""} == {b"\x8a\x84\0\0\0\0\x89abc"}
+
+
+def test_the_table_has_medians_and_how_many_times_better_they_are_than_the_peers():
+    lines = table(
+        {
+            (BURST, WEBSOCKETS): [{CPU: 9.0, RATE: 50_000}, {CPU: 8.0, RATE: 60_000}, {CPU: 7.0, RATE: 70_000}],
+            (BURST, NODE): [CouldNot("closed 1 of 1 clients"), {CPU: 1.0, RATE: 1.0}],
+            (BURST, OURS_BY_NOTIFY): [{CPU: 0.5, RATE: 150_000}],
+        },
+        [WEBSOCKETS, NODE, OURS_BY_NOTIFY, OURS_BY_JOURNAL],
+        WEBSOCKETS,
+    ).splitlines()
+    assert lines[2:] == [
+        "| burst to 1 client: CPU seconds per million deliveries | 8.00 | closed 1 of 1 clients | 0.50 (16×) |  |",
+        "| burst to 1 client: deliveries/s | 60,000 |  | 150,000 (2.5×) |  |",
+    ]
