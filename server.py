@@ -41,6 +41,7 @@ from handlers.activity import ActivitySocket
 from handlers.admission import Admission
 from handlers.feed import Feed
 from handlers.feed_client import FeedClient
+from handlers.listen import ListenSocket
 from handlers.routes import make_app
 
 logger = logging.getLogger("server")
@@ -152,8 +153,9 @@ def make_feed(
         plain = [payload for payload in payloads if payload[0] == PLAIN_CHANNEL]
         if plain:
             hub.receive(plain)
-        if len(plain) < len(payloads):
+        if any(channel == JOURNAL_CHANNEL for channel, _ in payloads):
             follower.wake()
+        ListenSocket.broadcast(payloads)
 
     def tell_state() -> None:
         if listener.state is ListenerState.LISTENING:
@@ -164,6 +166,7 @@ def make_feed(
     def tell_outage(outage: Outage) -> None:
         database.renew()  # what made the listener deaf may have done so to the others
         feed.remember(outage)
+        ListenSocket.tell_outage()
         telling.add(task := asyncio.ensure_future(tell_of(outage)))
         task.add_done_callback(telling.discard)
 
@@ -260,8 +263,8 @@ async def stop_serving(http_server: HTTPServer) -> None:
     http_server.stop()
     for client in tuple(FeedClient.connected):
         client.leave("the server is stopping")
-    for dashboard in tuple(ActivitySocket.clients):
-        dashboard.leave("the server is stopping")
+    for other in (*ActivitySocket.clients, *ListenSocket.all()):
+        other.leave("the server is stopping")
     await http_server.close_all_connections()
 
 

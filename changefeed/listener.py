@@ -25,6 +25,7 @@ from tornado.ioloop import IOLoop
 from changefeed.backoff import backoff
 from changefeed.connection import CannotConnect, open_connection, wait_until_done
 from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.raw_channels import ChannelRefused, RawChannels
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Listener:
     on_payloads(channel_and_payload_pairs) is called with what one turn of the loop brought, in the order of
     PostgreSQL; on_state() after each change of `state` or `reason`; on_outage(outage) when it listens again after it
     was lost.
-    `send` runs a NOTIFY through the pool: send(channel, payload).
+    `send` runs a NOTIFY through the pool: send(channel, payload). `raw_channels` are those that clients want beside.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class Listener:
         self._lost_reason = ""
         self._conninfo = conninfo
         self._channels = tuple(channels)
+        self.raw_channels = RawChannels(channels)
+        self._answering: asyncio.Future[None] | None = None  # of the LISTEN or UNLISTEN that runs
         self._send = send
         self._on_payloads = on_payloads
         self._on_state = on_state
@@ -128,7 +131,7 @@ class Listener:
             loop.add_handler(descriptor, lambda *_: self._drain(hearing, lost), IOLoop.READ)
             try:
                 self._drain(hearing, lost)  # what came with the answer to LISTEN made the descriptor no more readable
-                await self._prove_hearing(lost)
+                await self._prove_hearing(hearing, lost)
             finally:
                 loop.remove_handler(descriptor)
                 os.close(descriptor)
@@ -154,9 +157,10 @@ class Listener:
         notifications: list[Notify] = hearing.notifies
         try:
             while True:
-                before = len(notifications)
-                hearing.poll()
-                if len(notifications) == before:
+                before = (len(notifications), hearing.isexecuting())
+                self._poll(hearing)
+                # What came with the answer to a statement is in libpq's memory until it is polled once more.
+                if (len(notifications), hearing.isexecuting()) == before:
                     break
                 if len(notifications) >= DRAIN_LIMIT:
                     # The rest may be in libpq's memory, where the descriptor does not show it.
@@ -167,6 +171,17 @@ class Listener:
         arrived = notifications[:]
         notifications.clear()
         self._hand_on(arrived)
+
+    def _poll(self, hearing: connection) -> None:
+        """Also takes the answer to the statement that runs, which may be that PostgreSQL refuses it."""
+        try:
+            hearing.poll()
+        except psycopg2.Error as error:
+            if hearing.closed or not error.pgcode or self._answering is None or self._answering.done():
+                raise
+            self._answering.set_exception(ChannelRefused(one_line(error)))
+        if self._answering and not self._answering.done() and not hearing.isexecuting():
+            self._answering.set_result(None)
 
     def _hand_on(self, arrived: Iterable[Notify]) -> None:
         payloads = [(notification.channel, notification.payload) for notification in arrived]
@@ -181,17 +196,38 @@ class Listener:
         if self._canary_heard and not self._canary_heard.done() and payload == self._canary_payload:
             self._canary_heard.set_result(None)
 
-    async def _prove_hearing(self, lost: "asyncio.Future[None]") -> None:
+    async def _prove_hearing(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
         """Sends canaries until one stays away or the connection breaks. Raises ListenerLost."""
         delays = backoff()
-        while True:
-            if await self._send_canary(lost):
-                delays, pause_seconds = backoff(), CANARY_INTERVAL_SECONDS
-            else:
-                pause_seconds = next(delays)
-            await asyncio.wait({lost}, timeout=pause_seconds)
-            if lost.done():
-                lost.result()
+        keeping: asyncio.Task[None] | None = None
+        try:
+            while True:
+                if await self._send_canary(lost):
+                    delays, pause_seconds = backoff(), CANARY_INTERVAL_SECONDS
+                    keeping = keeping or asyncio.create_task(self._keep_raw_channels(hearing, lost))
+                else:
+                    pause_seconds = next(delays)
+                await asyncio.wait({lost}, timeout=pause_seconds)
+                if lost.done():
+                    lost.result()
+        finally:
+            if keeping:
+                keeping.cancel()
+
+    async def _keep_raw_channels(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+        async def run(statement: sql.Composable) -> None:
+            """On the connection that listens: _drain takes its answer as it takes the notifications."""
+            self._answering = asyncio.get_running_loop().create_future()
+            db_cursor = hearing.cursor()  # psycopg2 wants it to live as long as the statement
+            db_cursor.execute(statement)
+            async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
+                await self._answering
+
+        try:
+            await self.raw_channels.keep(run)
+        except (psycopg2.Error, TimeoutError) as error:
+            if not lost.done():
+                lost.set_exception(ListenerLost(f"LISTEN was not answered: {one_line(error)}"))
 
     async def _send_canary(self, lost: "asyncio.Future[None]") -> bool:
         """True once it is heard, False when it could not be sent. Raises ListenerLost when it stays away."""

@@ -42,6 +42,11 @@ def pattern(text: str) -> str:
     return text.strip()
 
 
+def channels(text: str) -> str:
+    """a channel's name, or a pattern of * and ? for the names of several"""
+    return words(text)
+
+
 def yes_or_no(text: str) -> bool:
     """yes or no (true, false, on, off, 1 and 0 are understood too)"""
     return {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}[

@@ -39,6 +39,7 @@ class Settings:
     client_limit: int
     client_limit_per_address: int
     watch: tuple[str, ...]
+    channels: tuple[str, ...]
     retention_hours: float
     retention_bytes: int
 
@@ -150,6 +151,14 @@ SETTINGS: tuple[Setting, ...] = (
         (),
         "TABLE",
         "table whose changes to journal, schema.table or schema.*; makes triggers on it, and the schema changefeed",
+        is_repeatable=True,
+    ),
+    Setting(
+        "channels",
+        setting_values.channels,
+        (),
+        "CHANNEL",
+        "NOTIFY channel whose payloads /listen/CHANNEL gives out; * and ? stand for any text and any character",
         is_repeatable=True,
     ),
     Setting("retention_hours", setting_values.positive, 24.0, "HOURS", "how long the journal keeps changes"),

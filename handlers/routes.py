@@ -13,6 +13,7 @@ from handlers.event_stream import EventStreamHandler
 from handlers.events import MESSAGE_LIMIT_BYTES, EventSocket
 from handlers.feed import Feed
 from handlers.health import HealthHandler, ReadyHandler
+from handlers.listen import ListenSocket
 from handlers.status import StatusHandler
 from handlers.tables import TablesHandler, WatchHandler
 
@@ -23,6 +24,7 @@ HEARTBEAT_SECONDS = 25  # a ping; who does not answer within as long again is go
 ROUTES = (
     URLSpec(r"/ws", EventSocket),
     URLSpec(r"/ws/activity", ActivitySocket),
+    URLSpec(r"/listen/(.+)", ListenSocket),
     URLSpec(r"/events", EventStreamHandler),
     URLSpec(r"/api/changes", ChangesHandler),
     URLSpec(r"/api/activity", ActivityHandler),

@@ -34,6 +34,12 @@ async def check_activity_socket(case: "RoutesTest", path: str) -> None:
     case.assertEqual((await message(await case.connect(path)))["type"], "hello")
 
 
+async def check_listen(case: "RoutesTest", path: str) -> None:
+    socket = await case.connect(path)
+    case.write("NOTIFY people, 'hello'")
+    case.assertEqual(await socket.read_message(), "hello")
+
+
 async def check_activity(case: "RoutesTest", path: str) -> None:
     answer = await case.fetch_json(path)
     case.assertLessEqual({"now", "since", "totals", "other", "buckets", "deaf"}, answer.keys())
@@ -108,6 +114,7 @@ async def check_files(case: "RoutesTest", path: str) -> None:
 CHECKS: dict[str, tuple[str, Check]] = {
     "/ws": ("/ws", check_events),
     "/ws/activity": ("/ws/activity", check_activity_socket),
+    "/listen/(.+)": ("/listen/people", check_listen),
     "/api/activity": ("/api/activity", check_activity),
     "/events": ("/events", check_stream),
     "/api/changes": ("/api/changes", check_changes),
@@ -125,6 +132,8 @@ WATCH_PATH = "/api/tables/public.nothing/watch"
 
 
 class RoutesTest(FeedTestCase):
+    flags = ("--channels", "people")
+
     async def get(self, path: str, **options: Any) -> HTTPResponse:
         return await self.http_client.fetch(self.get_url(path), raise_error=False, **options)
 
@@ -190,7 +199,7 @@ class RoutesTest(FeedTestCase):
 
     @gen_test
     async def test_a_socket_asked_for_as_a_page_says_what_it_is(self):
-        for path in ("/ws", "/ws/activity"):
+        for path in ("/ws", "/ws/activity", "/listen/people"):
             answer = await self.get(path)
             self.assert_is_error(answer, 400, path)
             self.assertIn("WebSocket", json.loads(answer.body)["error"]["message"])
@@ -204,7 +213,7 @@ class RoutesTest(FeedTestCase):
             "Sec-WebSocket-Version": "13",
             "Origin": "https://evil.example.com",
         }
-        for path in ("/ws", "/ws/activity"):
+        for path in ("/ws", "/ws/activity", "/listen/people"):
             answer = await self.get(path, headers=handshake)
             self.assert_is_error(answer, 403, path)
             self.assertIn("--allow-origin", json.loads(answer.body)["error"]["message"])

@@ -1,0 +1,98 @@
+"""Channels that clients want while the server runs, in; LISTEN and UNLISTEN, one after the other, out.
+
+Knows no connection and no client: how a statement is run is an argument.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from psycopg2 import sql
+
+NAME_LIMIT_BYTES = 63  # a longer one PostgreSQL cuts in LISTEN, and refuses in pg_notify() (NAMEDATALEN)
+
+Run = Callable[[sql.Composable], Awaitable[None]]
+
+
+class ChannelRefused(Exception):
+    """PostgreSQL does not take this channel; the message is its own."""
+
+
+@dataclass
+class _Wanted:
+    heard: "asyncio.Future[None]"
+    count: int = 0
+
+
+class RawChannels:
+    """Counts who wants which channel: one is listened to from the first who enters until the last has left.
+
+    Those of `always` are listened to in any case, by whoever made the connection.
+    """
+
+    def __init__(self, always: Iterable[str]) -> None:
+        self._always = frozenset(always)
+        self._wanted: dict[str, _Wanted] = {}
+        self._unsettled: dict[str, None] = {}  # channels to look at, in their order
+        self._woken = asyncio.Event()
+
+    async def enter(self, channel: str) -> None:
+        """Returns when what is sent on `channel` from now on is heard. Raises ChannelRefused, leave() is still due."""
+        wanted = self._wanted.get(channel)
+        if wanted is None:
+            wanted = self._wanted[channel] = _Wanted(asyncio.get_running_loop().create_future())
+            self._look_at(channel)
+        wanted.count += 1
+        await asyncio.shield(wanted.heard)
+
+    def leave(self, channel: str) -> None:
+        wanted = self._wanted[channel]
+        wanted.count -= 1
+        if not wanted.count:
+            del self._wanted[channel]
+            wanted.heard.cancel()
+            self._look_at(channel)
+
+    async def keep(self, run: Run) -> None:
+        """Makes one connection hear what is wanted, and nothing else for long. Until cancelled, or `run` raises."""
+        heard = set(self._always)
+        self._unsettled = dict.fromkeys(self._wanted)
+        try:
+            while True:
+                while self._unsettled:
+                    channel = next(iter(self._unsettled))
+                    del self._unsettled[channel]
+                    await self._settle(channel, heard, run)
+                self._woken.clear()
+                await self._woken.wait()
+        finally:
+            # Who enters from now on waits for the next connection.
+            for wanted in self._wanted.values():
+                if wanted.heard.done():
+                    wanted.heard = wanted.heard.get_loop().create_future()
+
+    async def _settle(self, channel: str, heard: set[str], run: Run) -> None:
+        if channel in self._wanted and channel not in heard:
+            try:
+                await run(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            except ChannelRefused as error:
+                self._refuse(channel, error)
+                return
+            heard.add(channel)
+        elif channel not in self._wanted and channel in heard - self._always:
+            heard.remove(channel)
+            await run(sql.SQL("UNLISTEN {}").format(sql.Identifier(channel)))
+        wanted = self._wanted.get(channel)
+        if wanted and channel in heard and not wanted.heard.done():
+            wanted.heard.set_result(None)
+        # Wanted, or not wanted any more, since the statement began: it is among the unsettled again.
+
+    def _refuse(self, channel: str, error: ChannelRefused) -> None:
+        wanted = self._wanted.get(channel)
+        if wanted and not wanted.heard.done():
+            wanted.heard.set_exception(error)
+            wanted.heard.exception()  # if nobody waits for it any more, that is no mistake
+
+    def _look_at(self, channel: str) -> None:
+        self._unsettled[channel] = None
+        self._woken.set()

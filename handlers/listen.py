@@ -1,0 +1,104 @@
+"""The payloads of a NOTIFY channel, each as it came in one text frame: /listen/CHANNEL, as pg_eventserv has it.
+
+Nobody keeps such payloads: they have no cursor, and who was away has missed them.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+from changefeed.raw_channels import NAME_LIMIT_BYTES, ChannelRefused
+from handlers.errors import ApiError
+from handlers.feed import Feed
+from handlers.framing import text_frames
+from handlers.socket import TRY_AGAIN_LATER, BaseSocket
+
+LISTEN_DEADLINE_SECONDS = 5.0
+OUR_CHANNELS = "changefeed*"  # the journal's wake-ups and every server's canary
+DEAF = "payloads may be missing: the server did not hear PostgreSQL for a while"
+
+
+class ListenSocket(BaseSocket):
+    """A client of one channel. Its handshake is answered when what is sent from then on reaches it."""
+
+    clients: ClassVar[dict[str, set["ListenSocket"]]] = {}
+    _channel: str | None = None  # while it is wanted
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        channel = args[0]
+        check(self.feed, channel)
+        self._channel = channel
+        try:
+            await self._until_heard(channel)
+            await super().get(*args, **kwargs)
+        finally:
+            self._stop_listening()
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        super().open()
+        assert self._channel is not None
+        self.clients.setdefault(self._channel, set()).add(self)
+
+    def on_close(self) -> None:
+        super().on_close()
+        self._stop_listening()
+
+    def on_message(self, message: str | bytes) -> None:
+        """Means nothing, as with pg_eventserv."""
+
+    @classmethod
+    def broadcast(cls, payloads: Sequence[tuple[str, str]]) -> None:
+        """Sends (channel, payload) pairs to the clients of each channel: framed once, one write a client."""
+        if not cls.clients:
+            return
+        texts: dict[str, list[str]] = {}
+        for channel, payload in payloads:
+            if channel in cls.clients:
+                texts.setdefault(channel, []).append(payload)
+        for channel, of_channel in texts.items():
+            buffer = text_frames(of_channel)
+            for client in tuple(cls.clients[channel]):
+                client.outbox.send(buffer)
+
+    @classmethod
+    def tell_outage(cls) -> None:
+        """Payloads may be missing. A client of raw payloads can be told so by closing its socket only."""
+        for client in cls.all():
+            client._stop_listening()
+            client.close(TRY_AGAIN_LATER, DEAF)
+
+    @classmethod
+    def all(cls) -> list["ListenSocket"]:
+        return [client for clients in cls.clients.values() for client in clients]
+
+    async def _until_heard(self, channel: str) -> None:
+        try:
+            async with asyncio.timeout(LISTEN_DEADLINE_SECONDS):
+                await self.feed.listener.raw_channels.enter(channel)
+        except TimeoutError:
+            raise ApiError(503, "not_ready", "the server does not hear PostgreSQL just now; try again") from None
+        except ChannelRefused as error:
+            raise ApiError(400, "bad_channel", f"PostgreSQL does not take this channel: {error}") from None
+
+    def _stop_listening(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return
+        self.feed.listener.raw_channels.leave(channel)
+        clients = self.clients.get(channel, set())
+        clients.discard(self)
+        if not clients:
+            self.clients.pop(channel, None)
+
+
+def check(feed: Feed, channel: str) -> None:
+    """Raises ApiError for a channel that cannot be had."""
+    if len(channel.encode()) > NAME_LIMIT_BYTES or "\0" in channel:
+        raise ApiError(400, "bad_channel", f"a channel's name has at most {NAME_LIMIT_BYTES} bytes, none of them zero")
+    if fnmatchcase(channel, OUR_CHANNELS):
+        raise ApiError(403, "channel_not_allowed", f"channel {channel} is the server's own; follow the tables with /ws")
+    if not any(fnmatchcase(channel, pattern) for pattern in feed.settings.channels):
+        raise ApiError(
+            403, "channel_not_allowed", f"channel {channel} is not open to clients; start the server with --channels"
+        )

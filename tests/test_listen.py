@@ -1,0 +1,226 @@
+"""The payloads of any channel that the settings name, as pg_eventserv gives them; and the feed does not notice."""
+
+import asyncio
+from typing import Any
+from unittest import mock
+from urllib.parse import quote
+
+from psycopg2.extensions import make_dsn
+from tornado.httpclient import HTTPClientError
+from tornado.testing import ExpectLog, gen_test
+from tornado.websocket import WebSocketClientConnection
+
+from changefeed.listener import ListenerState
+from handlers import listen
+from tests import postgres
+from tests.feed_case import FeedTestCase
+
+BACKEND = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE query LIKE '%LISTEN%' AND pid <> pg_backend_pid() AND datname = current_database()"
+)
+
+
+class ListenCase(FeedTestCase):
+    flags = ("--channels", "*")
+
+    async def listen(self, channel: str, **headers: str) -> WebSocketClientConnection:
+        return await self.connect(f"/listen/{quote(channel, safe='')}", **headers)
+
+    async def refusal(self, channel: str, status: int) -> Any:
+        return (await self.fetch_json(f"/listen/{quote(channel, safe='')}", status))["error"]
+
+    def notify(self, channel: str, *payloads: str) -> None:
+        for payload in payloads:
+            self.write("SELECT pg_notify(%s, %s)", [channel, payload])
+
+
+class ListenTest(ListenCase):
+    @gen_test
+    async def test_payloads_come_as_they_are_to_every_client_of_their_channel(self):
+        payloads = ["people", '{"id": 9007199254740993}', "", "not json", 'ä"\\\n☃ \U0001f418', "x" * 7999]
+        clients = [await self.listen("people") for _ in range(3)]
+        other = await self.listen("pets")
+        self.notify("people", *payloads)
+        self.notify("pets", "cat")
+        for client in clients:
+            self.assertEqual([await client.read_message() for _ in payloads], payloads)
+        self.assertEqual(await other.read_message(), "cat")
+
+    @gen_test
+    async def test_a_channel_is_heard_from_the_moment_its_handshake_is_answered(self):
+        for number in range(50):
+            client = await self.listen(f"fresh {number}")
+            self.notify(f"fresh {number}", "first")
+            self.assertEqual(await client.read_message(), "first")
+
+    @gen_test
+    async def test_a_name_may_have_any_case_and_any_letters(self):
+        for channel in ("People", "people", 'a "quoted" one', "a/b?c#d%20e", "größe ☃", "x" * 63, "; SELECT 1"):
+            client = await self.listen(channel)
+            self.notify(channel, channel)
+            self.assertEqual(await client.read_message(), channel)
+
+    @gen_test
+    async def test_the_channel_of_the_feed_itself_can_be_had_raw_and_the_feed_keeps_it(self):
+        raw, feed = await self.listen("events"), await self.connect()
+        self.notify("events", "[1]")
+        raw.close()
+        self.assertEqual([await raw.read_message(), await raw.read_message()], ["[1]", None])
+        while "events" in listen.ListenSocket.clients:
+            await self.fetch_json("/healthz")
+        self.notify("events", "[2]")
+        self.assertEqual([await feed.read_message(), await feed.read_message()], ["[1]", "[2]"])
+
+    @gen_test
+    async def test_when_the_last_client_has_gone_the_channel_is_not_listened_to_any_more(self):
+        arrived: list[str] = []
+        hand_on = self.feed.listener._on_payloads
+        self.feed.listener._on_payloads = lambda payloads: (arrived.extend(c for c, _ in payloads), hand_on(payloads))
+        stays = await self.listen("stays")
+        first, last = await self.listen("goes"), await self.listen("goes")
+        first.close()
+        self.assertIsNone(await first.read_message())
+        self.notify("goes", "one is left")
+        self.assertEqual(await last.read_message(), "one is left")
+        last.close()
+        self.assertIsNone(await last.read_message())
+        is_heard = True
+        while is_heard:  # until PostgreSQL has answered UNLISTEN
+            arrived.clear()
+            self.notify("goes", "nobody is left")
+            self.notify("stays", "here")
+            self.assertEqual(await stays.read_message(), "here")
+            is_heard = "goes" in arrived
+        back = await self.listen("goes")
+        self.notify("goes", "back again")
+        self.assertEqual(await back.read_message(), "back again")
+
+    @gen_test
+    async def test_what_a_client_says_and_asks_means_nothing(self):
+        client = await self.connect("/listen/people?since=1f3.AbCd&table=nothing&filter=x")
+        await client.write_message("hello?")
+        self.notify("people", "hello")
+        self.assertEqual(await client.read_message(), "hello")
+
+    @gen_test
+    async def test_the_servers_own_channels_cannot_be_had(self):
+        for channel in ("changefeed", self.feed.listener._canary_channel):
+            error = await self.refusal(channel, 403)
+            self.assertEqual(error["code"], "channel_not_allowed")
+            self.assertIn("the server's own", error["message"])
+
+    @gen_test
+    async def test_a_name_that_postgresql_would_cut_is_refused(self):
+        for channel in ("x" * 64, "ä" * 32, "x\0y"):
+            self.assertEqual((await self.refusal(channel, 400))["code"], "bad_channel")
+
+    @gen_test
+    async def test_no_notification_of_the_feed_is_missed_while_channels_come_and_go(self):
+        feed = await self.connect()
+        writer = postgres.connect(self.conninfo)
+        writing = asyncio.get_running_loop().run_in_executor(None, self.notify_in_turns, writer)
+        came_and_went = 0
+        while not writing.done():
+            clients = [await self.listen(f"churn {came_and_went % 7} {number}") for number in range(3)]
+            for client in clients:
+                client.close()
+            came_and_went += 1
+        await writing
+        writer.close()
+        self.assertGreater(came_and_went, 10)
+        got = [int(await feed.read_message()) for _ in range(6_000)]
+        self.assertEqual(got, list(range(6_000)))
+        self.assertEqual(self.feed.listener.reconnects, 0)
+
+    @staticmethod
+    def notify_in_turns(writer: Any) -> None:
+        with writer.cursor() as db_cursor:
+            for begin in range(0, 6_000, 3):
+                db_cursor.execute(
+                    "SELECT pg_notify('events', i::text) FROM generate_series(%s, %s) i", [begin, begin + 2]
+                )
+
+
+class OutageTest(ListenCase):
+    @gen_test
+    async def test_after_an_outage_the_sockets_are_closed_and_a_new_one_hears(self):
+        client = await self.listen("people")
+        with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
+            self.write(BACKEND)
+            self.assertIsNone(await client.read_message())
+        self.assertEqual((client.close_code, client.close_reason), (1013, listen.DEAF))
+        again = await self.listen("people")
+        self.notify("people", "here I am")
+        self.assertEqual(await again.read_message(), "here I am")
+
+    @gen_test
+    async def test_a_client_that_comes_in_an_outage_is_let_in_after_it(self):
+        with ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30):
+            postgres.cluster().stop()
+            await self.until_state(ListenerState.LOST)
+            with mock.patch.object(listen, "LISTEN_DEADLINE_SECONDS", 0.1):
+                self.assertEqual((await self.refusal("people", 503))["code"], "not_ready")
+            with mock.patch.object(listen, "LISTEN_DEADLINE_SECONDS", 25):
+                coming = asyncio.ensure_future(self.listen("people"))
+                postgres.cluster().start()
+                client = await coming
+        self.notify("people", "here I am")
+        self.assertEqual(await client.read_message(), "here I am")
+
+
+class RefusedByPostgreSQLTest(ListenCase):
+    """A database whose encoding does not know every character."""
+
+    def server_conninfo(self) -> str:
+        create = "CREATE DATABASE {0} ENCODING latin1 LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+        name = self.conninfo.partition("dbname=")[2].split()[0] + "_latin1"
+        self.write(create.format(name))
+        self.conninfo = str(make_dsn(self.conninfo, dbname=name))
+        return self.conninfo
+
+    @gen_test
+    async def test_a_channel_that_postgresql_refuses_costs_the_others_nothing(self):
+        feed, good = await self.connect(), await self.listen("größe")
+        error = await self.refusal("☃", 400)
+        self.assertEqual(error["code"], "bad_channel")
+        self.assertIn("has no equivalent in encoding", error["message"])
+        self.notify("events", "[1]")
+        self.notify("größe", "still here")
+        self.assertEqual([await feed.read_message(), await good.read_message()], ["[1]", "still here"])
+        self.assertEqual(self.feed.listener.reconnects, 0)
+
+
+class ClosedByDefaultTest(ListenCase):
+    flags = ()
+
+    @gen_test
+    async def test_without_the_setting_no_channel_is_open_and_the_refusal_names_the_setting(self):
+        error = await self.refusal("people", 403)
+        self.assertEqual(error["code"], "channel_not_allowed")
+        self.assertIn("--channels", error["message"])
+
+
+class PatternsTest(ListenCase):
+    flags = ("--channels", "chat_*", "--channels", "People", "--client-limit", "2", "--allow-origin", "*")
+
+    @gen_test
+    async def test_only_what_the_patterns_name_is_open_with_its_case(self):
+        for channel in ("chat_1", "People"):
+            (await self.listen(channel)).close()
+        for channel in ("people", "Chat_1", "my_chat_1", "chat"):
+            await self.refusal(channel, 403)
+
+    @gen_test
+    async def test_the_limits_of_clients_hold_here_too(self):
+        for _ in range(2):
+            await self.listen("chat_1")
+        with self.assertRaises(HTTPClientError) as refused:
+            await self.listen("chat_1")
+        self.assertEqual(refused.exception.code, 503)
+
+    @gen_test
+    async def test_a_page_from_a_file_is_let_in_by_the_setting(self):
+        client = await self.listen("chat_1", Origin="null")
+        self.notify("chat_1", "hello")
+        self.assertEqual(await client.read_message(), "hello")
