@@ -9,7 +9,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +21,44 @@ from tornado.netutil import bind_sockets
 
 from changefeed import __version__
 from changefeed.backoff import backoff
-from changefeed.catalog import Catalog
 from changefeed.connection import complete, display_name
-from changefeed.database import Database, DatabaseUnavailable
+from changefeed.database import DatabaseUnavailable
 from changefeed.demo import Demo, make_tables
 from changefeed.echo import Echo
 from changefeed.embedded import EmbeddedError, EmbeddedPostgres, default_data_dir
-from changefeed.follower import Follower
-from changefeed.gap import Gap
-from changefeed.history import load_history
-from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
-from changefeed.journal import Journal
-from changefeed.listener import Listener, ListenerState, Outage
-from changefeed.memory import Memory
-from changefeed.queries import load
+from changefeed.listener import ListenerState
+from changefeed.processes import NeverStarted, Parent, Processes
 from changefeed.settings import Settings, SettingsError
 from changefeed.settings import load as load_settings
-from changefeed.tally import Tally
-from changefeed.watching import CannotWatch, NoSuchTable, Watching
-from handlers.activity import ActivitySocket
-from handlers.admission import Admission
-from handlers.feed import Feed
+from changefeed.watching import CannotWatch, NoSuchTable
+from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
+from handlers.census import Census, shared_memory
+from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
-from handlers.listen import ListenSocket
 from handlers.routes import make_app
+from handlers.stopping import stop_serving
 
 logger = logging.getLogger("server")
 
-PLAIN_CHANNEL = "events"  # the original's
-JOURNAL_CHANNEL = "changefeed"
-QUERIES = load("server.sql")
 CORRECT_IT = "correct --database-url (user, password, database name)"
 CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
-KNOWN_DEADLINE_SECONDS = 60.0  # after which a database is taken for one without a journal
 
 
 class StartError(Exception):
     """The server cannot start; the message is one line that says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The database to feed from. `psql_command` looks into the embedded one; a user's has none."""
+
+    conninfo: str
+    name: str
+    psql_command: str | None = None
+
+    @property
+    def is_demo(self) -> bool:
+        return self.psql_command is not None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,133 +66,158 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
     try:
-        settings = load_settings(argv, os.environ, Path(".env"))
-        uvloop.run(run(settings))
+        uvloop.run(run(load_settings(argv, os.environ, Path(".env")), argv))
+    except NeverStarted:
+        return 2  # the process has said why
     except (SettingsError, StartError, EmbeddedError) as error:
         print(f"server.py: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-async def run(settings: Settings) -> None:
-    """Serves until SIGINT or SIGTERM. Raises StartError or EmbeddedError."""
+async def run(settings: Settings, argv: Sequence[str]) -> None:
+    """Serves until SIGINT or SIGTERM. Raises StartError, EmbeddedError or NeverStarted."""
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    listening_sockets = bind(settings)
+    if parent := await Parent.find():
+        await work(settings, parent, stopping)
+        return
+    if settings.processes > 1:
+        await lead(settings, argv, stopping)
+        return
+    listening = bind(settings.address, settings.port)
+    url = url_of(listening)
+    with source_of(settings) as source:
+        await serve(settings, source, Share(), stopping, listen=lambda: listening, ready=lambda: announce(url, source))
+
+
+async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event) -> None:
+    """The parent of --processes, which serves nobody itself."""
+    # First without SO_REUSEPORT: a port that another server holds is refused, and not shared with it.
+    checked = bind(settings.address, settings.port)
+    url, port = url_of(checked), checked[0].getsockname()[1]
+    for free in checked:
+        free.close()
+    with source_of(settings) as source, shared_memory(settings.processes) as census_memory:
+        census = Census(1, settings.processes, census_memory)
+        orders = {
+            "source": asdict(source),
+            "port": port,
+            "census_memory": census_memory,
+            "started_at": Share().started_at.isoformat(),
+        }
+        processes = Processes(
+            (sys.executable, __file__, *argv),
+            settings.processes,
+            orders=orders,
+            inherited=(census_memory,),
+            ended=census.clear,
+        )
+        await processes.run(stopping, on_ready=lambda: announce(url, source))
+
+
+async def work(settings: Settings, parent: Parent, stopping: asyncio.Event) -> None:
+    """One of the processes of --processes. It ends with its parent, however that ends."""
+    orders = parent.orders
+    number, port = orders["number"], orders["port"]
+    share = Share(
+        number,
+        settings.processes,
+        prepares=number == 1 and orders["is_first_start"],
+        others_are_ready=orders["others_are_ready"],
+        census=Census(number, settings.processes, orders["census_memory"]),
+        started_at=datetime.fromisoformat(orders["started_at"]),
+    )
+    await serve(
+        settings,
+        Source(**orders["source"]),
+        share,
+        stopping,
+        listen=lambda: bind(settings.address, port, is_shared=True),
+        ready=parent.say_ready,
+        parent=parent,
+    )
+
+
+async def serve(
+    settings: Settings,
+    source: Source,
+    share: Share,
+    stopping: asyncio.Event,
+    *,
+    listen: Callable[[], list[socket.socket]],
+    ready: Callable[[], None],
+    parent: Parent | None = None,
+) -> None:
+    """Until `stopping`; ready() is called when what is committed is heard. Raises StartError."""
+    state_changed = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
-        embedded = None
-        if settings.database_url is None:
-            embedded = EmbeddedPostgres(settings.data_dir or default_data_dir())
-            embedded.start()
-            stack.callback(embedded.stop)
-        conninfo = complete(embedded.conninfo if embedded else settings.database_url or "")
-        state_changed = asyncio.Event()
-        echo = stack.enter_context(contextlib.closing(Echo())) if settings.echo else None
-        database_name = "demo (embedded)" if embedded else display_name(conninfo)
-        feed = make_feed(settings, conninfo, database_name, state_changed.set, echo)
+        echo = stack.enter_context(contextlib.closing(Echo())) if settings.echo and share.is_first else None
+        feed = make_feed(settings, source.conninfo, source.name, state_changed.set, echo, share)
         stack.callback(feed.database.close)
         http_server = HTTPServer(make_app(feed), xheaders=False)
-        http_server.add_sockets(listening_sockets)
         stack.push_async_callback(stop_serving, http_server)
+        if not share.others_are_ready:
+            http_server.add_sockets(listen())
+        if parent:
+            await stack.enter_async_context(running(follow_parent(parent, feed, stopping)))
         await stack.enter_async_context(running(feed.listener.run()))
         if not await first_contact(feed, state_changed, stopping):
             return
-        if not await prepare_tables(feed, stopping, is_demo=embedded is not None):
+        if share.prepares and not await prepare_tables(feed, stopping, is_demo=source.is_demo):
             return
-        await stack.enter_async_context(running(feed.watching.tend()))
+        if parent and (counts := await parent.ask_others()):
+            feed.history.take_over(counts)
         await stack.enter_async_context(running(feed.follower.run()))
         await stack.enter_async_context(running(FeedClient.keep_telling_places()))
-        if embedded:
+        if share.is_first:
+            await stack.enter_async_context(running(feed.watching.tend()))
+        if share.is_first and source.is_demo:
             await stack.enter_async_context(running(Demo(feed.database, settings.demo_rate).run()))
-        announce(listening_sockets[0], embedded)
+        if share.others_are_ready:
+            await first_of(
+                feed.follower.until_known(KNOWN_DEADLINE_SECONDS),
+                stopping.wait(),
+                within_seconds=KNOWN_DEADLINE_SECONDS,
+            )
+            http_server.add_sockets(listen())
+        ready()
         await stopping.wait()
 
 
-def bind(settings: Settings) -> list[socket.socket]:
+async def follow_parent(parent: Parent, feed: Feed, stopping: asyncio.Event) -> None:
+    await parent.hear(tell=lambda: feed.history.hand_over(feed.follower.memory))
+    if not stopping.is_set():
+        logger.warning("the parent process is gone: stopping")
+        stopping.set()
+
+
+@contextlib.contextmanager
+def source_of(settings: Settings) -> Iterator[Source]:
+    """The user's database, or the embedded one for as long as the block runs. Raises EmbeddedError."""
+    if settings.database_url is not None:
+        conninfo = complete(settings.database_url)
+        yield Source(conninfo, display_name(conninfo))
+        return
+    embedded = EmbeddedPostgres(settings.data_dir or default_data_dir())
+    embedded.start()
     try:
-        return bind_sockets(settings.port, settings.address)
+        yield Source(complete(embedded.conninfo), "demo (embedded)", embedded.psql_command)
+    finally:
+        embedded.stop()
+
+
+def bind(address: str, port: int, *, is_shared: bool = False) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, address, reuse_port=is_shared)
     except UnicodeError:
-        raise StartError(f"{settings.address!r} is no address; choose another --address, such as 127.0.0.1") from None
+        raise StartError(f"{address!r} is no address; choose another --address, such as 127.0.0.1") from None
     except OSError as error:
-        where = f"{settings.address}:{settings.port}"
+        where = f"{address}:{port}"
         if error.errno == errno.EADDRINUSE:
             raise StartError(f"{where} is in use; stop what listens there, or choose another --port") from None
         raise StartError(f"cannot listen on {where} ({error.strerror}); choose another --address or --port") from None
-
-
-def make_feed(
-    settings: Settings,
-    conninfo: str,
-    database_name: str,
-    on_state: Callable[[], None] = lambda: None,
-    echo: Broadcast | None = None,
-) -> Feed:
-    """The flow, put together: listener -> follower of the journal -> hub -> tally and clients. Nothing runs yet."""
-    broadcasts: list[Broadcast] = [FeedClient.broadcast, *([echo] if echo else [])]
-    hub = Hub(Tally(time.time()), broadcasts)
-    database = Database(conninfo)
-    journal = Journal(database)
-
-    telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
-
-    def tell_gap(gap: Gap) -> None:
-        FeedClient.tell_gap(gap)
-        ActivitySocket.tell_gap(gap)
-
-    async def recall(memory: Memory) -> None:
-        hub.remember(memory.newest(RECENT_LIMIT))
-        await load_history(database, hub.tally, memory.edge.batch)
-
-    follower = Follower(
-        journal,
-        publish=lambda page, cursor: hub.publish(page.changes, cursor),
-        before_first=recall,
-        tell_gap=tell_gap,
-        drained=FeedClient.drained,
-    )
-
-    def on_payloads(payloads: list[tuple[str, str]]) -> None:
-        plain = [payload for payload in payloads if payload[0] == PLAIN_CHANNEL]
-        if plain:
-            hub.receive(plain)
-        if any(channel == JOURNAL_CHANNEL for channel, _ in payloads):
-            follower.wake()
-        ListenSocket.broadcast(payloads)
-
-    def tell_state() -> None:
-        if listener.state is ListenerState.LISTENING:
-            follower.reidentify()
-        ActivitySocket.tell_database(feed)
-        on_state()
-
-    def tell_outage(outage: Outage) -> None:
-        database.renew()  # what made the listener deaf may have done so to the others
-        feed.remember(outage)
-        ListenSocket.tell_outage()
-        telling.add(task := asyncio.ensure_future(tell_of(outage)))
-        task.add_done_callback(telling.discard)
-
-    async def tell_of(outage: Outage) -> None:
-        """The journal keeps what happened meanwhile; plain notifications nobody keeps."""
-        await follower.until_known(KNOWN_DEADLINE_SECONDS)
-        if follower.memory is None or hub.has_plain_triggers or await watching.has_plain_triggers():
-            why = f"the server did not hear PostgreSQL: {outage.reason}"
-            tell_gap(Gap(why, since=outage.since, until=outage.until))
-
-    listener = Listener(
-        conninfo,
-        [PLAIN_CHANNEL, JOURNAL_CHANNEL],
-        send=lambda channel, payload: database.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
-        on_payloads=on_payloads,
-        on_state=tell_state,
-        on_outage=tell_outage,
-    )
-    watching = Watching(database, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
-    catalog = Catalog(database, FeedClient.look_again)
-    admission = Admission(settings.client_limit, settings.client_limit_per_address)
-    feed = Feed(settings, hub, listener, journal, follower, watching, database, catalog, admission, database_name)
-    return feed
 
 
 @contextlib.asynccontextmanager
@@ -252,20 +280,14 @@ async def first_of(*waits: Coroutine[Any, Any, Any], within_seconds: float) -> N
         task.cancel()
 
 
-def announce(listening: socket.socket, embedded: EmbeddedPostgres | None) -> None:
-    host, port = listening.getsockname()[:2]
-    url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    demo = f" (demo; look into its database with: {embedded.psql_command})" if embedded else ""
+def url_of(listening: Sequence[socket.socket]) -> str:
+    host, port = listening[0].getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def announce(url: str, source: Source) -> None:
+    demo = f" (demo; look into its database with: {source.psql_command})" if source.is_demo else ""
     print(f"psqlisten2websocket {__version__} shows the changes at {url}{demo}", file=sys.stderr, flush=True)
-
-
-async def stop_serving(http_server: HTTPServer) -> None:
-    http_server.stop()
-    for client in tuple(FeedClient.connected):
-        client.leave("the server is stopping")
-    for other in (*ActivitySocket.clients, *ListenSocket.all()):
-        other.leave("the server is stopping")
-    await http_server.close_all_connections()
 
 
 if __name__ == "__main__":

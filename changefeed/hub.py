@@ -51,8 +51,11 @@ class Hub:
             self.has_plain_triggers = True
             self.publish(changes)
 
-    def publish(self, changes: Sequence[Change], cursor: str | None = None) -> None:
-        self.tally.count(changes, self._clock())
+    def publish(
+        self, changes: Sequence[Change], cursor: str | None = None, uncounted: Sequence[Change] | None = None
+    ) -> None:
+        """`uncounted`: those of the changes that the tally does not hold yet, where that is not all."""
+        self.tally.count(changes if uncounted is None else uncounted, self._clock())
         self.published += len(changes)
         self.remember(changes)
         for broadcast in self._broadcasts:

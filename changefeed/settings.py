@@ -36,6 +36,7 @@ class Settings:
     allow_origin: tuple[str, ...]
     allow_anonymous: bool
     outbox_limit_bytes: int
+    processes: int
     client_limit: int
     client_limit_per_address: int
     watch: tuple[str, ...]
@@ -132,18 +133,25 @@ SETTINGS: tuple[Setting, ...] = (
         "what may wait for one slow client before it is closed with code 1013",
     ),
     Setting(
+        "processes",
+        setting_values.whole(1, 256),
+        1,
+        "N",
+        "how many processes share the port, each with a LISTEN connection and up to four others",
+    ),
+    Setting(
         "client_limit",
         setting_values.whole(1, 1_000_000),
         20_000,
         "N",
-        "how many sockets and event streams may be open at once; more are answered with 503",
+        "how many sockets and event streams may be open at once, in each process; more are answered with 503",
     ),
     Setting(
         "client_limit_per_address",
         setting_values.whole(0, 1_000_000),
         0,
         "N",
-        "how many of them from one IP address; 0 for no such limit, as behind a proxy",
+        "how many of them from one IP address, in each process; 0 for no such limit, as behind a proxy",
     ),
     Setting(
         "watch",

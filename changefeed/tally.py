@@ -3,8 +3,9 @@
 All counts given out are absolute, never differences, so that whoever reads one twice, or misses one, is still right.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from changefeed.change import ACTIONS, Change
 
@@ -48,6 +49,13 @@ class Buckets:
 
     def message(self, begins: int) -> BucketMessage:
         return {"at": begins, "counts": self._counts.get(begins, {})}
+
+    def dump(self) -> dict[str, dict[str, Counts]]:
+        return {str(begins): bucket for begins, bucket in self._counts.items()}
+
+    def restore(self, dumped: Mapping[str, dict[str, Counts]]) -> None:
+        self._counts = {int(begins): bucket for begins, bucket in dumped.items()}
+        self._newest = max(self._counts, default=0)
 
     def __contains__(self, begins: int) -> bool:
         return begins in self._counts
@@ -107,6 +115,26 @@ class Tally:
         self._touched_tables.clear()
         self._touched_seconds.clear()
         return totals, buckets
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "since": self.since.timestamp(),
+            "totals": self.totals,
+            "foreign": self.foreign,
+            "not_json": self.not_json,
+            "seconds": self.seconds.dump(),
+            "minutes": self.minutes.dump(),
+        }
+
+    def restore(self, dumped: Mapping[str, Any]) -> None:
+        """Becomes what was dumped; what was counted before is forgotten."""
+        self.since = datetime.fromtimestamp(dumped["since"], UTC)
+        self.totals = dict(dumped["totals"])
+        self.foreign = dumped["foreign"]
+        self.not_json = dumped["not_json"]
+        self.seconds.restore(dumped["seconds"])
+        self.minutes.restore(dumped["minutes"])
 
     def _add(self, table: str, index: int, count: int, at: float) -> None:
         table = self._known(table)

@@ -56,6 +56,7 @@ class ActivityHandler(ApiHandler):
 class ActivitySocket(BaseSocket):
     """A dashboard. Its messages are made once for all of them, by a ticker that runs while there are any."""
 
+    kind = "dashboards"
     clients: ClassVar[set["ActivitySocket"]] = set()
     _ticker: ClassVar[PeriodicCallback | None] = None
     _told_at: ClassVar[float] = 0.0
@@ -77,7 +78,7 @@ class ActivitySocket(BaseSocket):
         self.outbox.send(
             message_frame(
                 "hello",
-                server={"version": __version__, "started_at": iso(feed.started_at)},
+                server={"version": __version__, "started_at": iso(feed.share.started_at)},
                 database=feed.database_state(),
                 recent=_texts(feed.hub.newest(ROWS_IN_HELLO)),
                 step_seconds=feed.hub.tally.seconds.step_seconds,

@@ -2,17 +2,19 @@
 
 from collections import Counter
 
+from handlers.census import Census
 from handlers.errors import ApiError
 
 
 class Admission:
-    """`limit_per_address` of 0 is none."""
+    """`limit_per_address` of 0 is none. Whoever is let in is counted in `census`, by kind."""
 
-    def __init__(self, limit: int, limit_per_address: int) -> None:
+    def __init__(self, limit: int, limit_per_address: int, census: Census) -> None:
         self._limit = limit
         self._limit_per_address = limit_per_address
         self._clients: Counter[str] = Counter()
         self._count = 0
+        self._census = census
 
     def check(self, address: str | None) -> None:
         """Raises ApiError for one too many."""
@@ -25,12 +27,14 @@ class Admission:
                 f"{self._limit_per_address} clients of this address are connected already; close one of them",
             )
 
-    def enter(self, address: str | None) -> None:
+    def enter(self, address: str | None, kind: str) -> None:
         self._count += 1
+        self._census.add(kind, 1)
         self._clients[address or ""] += 1
 
-    def leave(self, address: str | None) -> None:
+    def leave(self, address: str | None, kind: str) -> None:
         self._count -= 1
+        self._census.add(kind, -1)
         self._clients[address or ""] -= 1
         if not self._clients[address or ""]:
             del self._clients[address or ""]

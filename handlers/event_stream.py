@@ -25,7 +25,7 @@ class EventStreamHandler(FeedClient):
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)
         self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
-        self.feed.admission.enter(self.request.remote_ip)
+        self.feed.admission.enter(self.request.remote_ip, "feed")
         self.outbox.send(self._head())
         self.begin(start)
         try:
@@ -36,7 +36,7 @@ class EventStreamHandler(FeedClient):
                 except TimeoutError:
                     self.outbox.send(STREAM_HEARTBEAT)
         finally:
-            self.feed.admission.leave(self.request.remote_ip)
+            self.feed.admission.leave(self.request.remote_ip, "feed")
             self.end()
             stream.close()
 

@@ -6,14 +6,36 @@ from datetime import UTC, datetime
 from changefeed.catalog import Catalog
 from changefeed.database import Database
 from changefeed.follower import Follower
+from changefeed.history import History
 from changefeed.hub import Hub
 from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
 from changefeed.settings import Settings
 from changefeed.watching import Watching
 from handlers.admission import Admission
+from handlers.census import Census
 
 OUTAGE_LIMIT = 100
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process of those that share the port is; the default is the only one. `started_at` is the server's.
+
+    The first one does what is done once: it tends the journal, prints the echo and makes the demo. One that `prepares`
+    watches the tables of the settings before it is ready. One whose `others_are_ready` lets nobody in before it is too.
+    """
+
+    number: int = 1
+    of: int = 1
+    prepares: bool = True
+    others_are_ready: bool = False
+    census: Census = field(default_factory=Census)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def is_first(self) -> bool:
+        return self.number == 1
 
 
 @dataclass
@@ -29,9 +51,10 @@ class Feed:
     database: Database
     catalog: Catalog
     admission: Admission
+    history: History
     database_name: str
+    share: Share
     outages: list[Outage] = field(default_factory=list)
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def remember(self, outage: Outage) -> None:
         self.outages = [*self.outages, outage][-OUTAGE_LIMIT:]

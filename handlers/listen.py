@@ -22,6 +22,7 @@ DEAF = "payloads may be missing: the server did not hear PostgreSQL for a while"
 class ListenSocket(BaseSocket):
     """A client of one channel. Its handshake is answered when what is sent from then on reaches it."""
 
+    kind = "raw"
     clients: ClassVar[dict[str, set["ListenSocket"]]] = {}
     _channel: str | None = None  # while it is wanted
 

@@ -1,7 +1,7 @@
 """What the WebSockets share: the origin check, the outbox, errors before the handshake."""
 
 import logging
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
@@ -23,6 +23,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
     """A WebSocket; its `outbox` takes whole frames."""
 
     outbox: Outbox
+    kind: ClassVar[str] = "feed"  # as the census counts it
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
@@ -43,7 +44,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         self.set_nodelay(True)
-        self.feed.admission.enter(self.request.remote_ip)
+        self.feed.admission.enter(self.request.remote_ip, self.kind)
         # Under Tornado's write_message, which would frame anew for each client; a test pins what is relied on here.
         stream = cast(IOStream, cast(Any, self.ws_connection).stream)
         self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
@@ -51,7 +52,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def on_close(self) -> None:
         if hasattr(self, "outbox"):  # else the client was gone before the socket was open
-            self.feed.admission.leave(self.request.remote_ip)
+            self.feed.admission.leave(self.request.remote_ip, self.kind)
             self.outbox.close()
 
     def on_drained(self) -> None:

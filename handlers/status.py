@@ -1,31 +1,37 @@
 """How the feed stands: the journal, the watched tables, the connection to PostgreSQL, the clients."""
 
+import os
+
 import psycopg2
 
 from changefeed import __version__
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
-from handlers.activity import ActivitySocket
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
 from handlers.feed import iso
-from handlers.feed_client import FeedClient
 
 QUERIES = load("server.sql")
 
 
 class StatusHandler(ApiHandler):
     async def get(self) -> None:
-        feed = self.feed
+        feed, share = self.feed, self.feed.share
         try:
             journal, watched = await self._journal(), await self._watched()
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the journal cannot be looked at: {one_line(error)}") from None
         self.finish(
             {
-                "server": {"version": __version__, "started_at": iso(feed.started_at)},
+                "server": {"version": __version__, "started_at": iso(feed.share.started_at)},
                 "database": feed.database_state(),
-                "clients": {"feed": len(FeedClient.connected), "dashboards": len(ActivitySocket.clients)},
+                "clients": share.census.everywhere(),
+                "process": {
+                    "number": share.number,
+                    "of": share.of,
+                    "pid": os.getpid(),
+                    "clients": share.census.here(),
+                },
                 "journal": journal,
                 "watched": watched,
             }

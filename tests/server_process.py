@@ -49,9 +49,16 @@ class ServerProcess:
         """Waits until it serves."""
         return int(self.until_said(r"shows the changes at http://127\.0\.0\.1:(\d+)/")[1])
 
-    def kill(self) -> None:
+    def kill(self) -> str:
+        """What was still said, also by the processes that it had started, until they were gone too."""
         self._process.kill()
-        self._process.communicate()
+        return self._process.communicate()[1]
+
+    def stop(self) -> tuple[int, str]:
+        """As end(), but the signal goes to the process that was started only, as a service manager may do it."""
+        self._process.terminate()
+        _, said = self._process.communicate()
+        return self._process.returncode, said
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Its exit code after the signal, and what it still said. As Ctrl-C does, it goes to all its processes."""

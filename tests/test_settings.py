@@ -21,6 +21,7 @@ SAMPLES = {
     "allow_origin": ("https://One.example.com", "*", "one.example.com"),
     "allow_anonymous": ("1", "false", "2"),
     "outbox_limit_bytes": ("1024", "2048", "1023"),
+    "processes": ("1", "4", "0"),
     "client_limit": ("1", "500", "0"),
     "client_limit_per_address": ("0", "20", "-1"),
     "watch": ("public.orders", "sales.*", "orders"),

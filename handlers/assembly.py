@@ -1,0 +1,117 @@
+"""The flow, put together: listener -> follower of the journal -> hub -> tally and clients."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from changefeed.catalog import Catalog
+from changefeed.database import Database
+from changefeed.follower import Follower
+from changefeed.gap import Gap
+from changefeed.history import History
+from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
+from changefeed.journal import Journal
+from changefeed.listener import Listener, ListenerState, Outage
+from changefeed.memory import Memory
+from changefeed.queries import load
+from changefeed.settings import Settings
+from changefeed.tally import Tally
+from changefeed.watching import Watching
+from handlers.activity import ActivitySocket
+from handlers.admission import Admission
+from handlers.feed import Feed, Share
+from handlers.feed_client import FeedClient
+from handlers.listen import ListenSocket
+
+PLAIN_CHANNEL = "events"  # the original's
+JOURNAL_CHANNEL = "changefeed"
+QUERIES = load("server.sql")
+KNOWN_DEADLINE_SECONDS = 60.0  # after which a database is taken for one without a journal
+
+
+def make_feed(
+    settings: Settings,
+    conninfo: str,
+    database_name: str,
+    on_state: Callable[[], None] = lambda: None,
+    echo: Broadcast | None = None,
+    share: Share | None = None,
+) -> Feed:
+    """Nothing runs yet."""
+    share = share or Share()
+    broadcasts: list[Broadcast] = [FeedClient.broadcast, *([echo] if echo else [])]
+    hub = Hub(Tally(time.time()), broadcasts)
+    database = Database(conninfo)
+    journal = Journal(database)
+    history = History(database, journal, hub.tally)
+
+    telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
+
+    def tell_gap(gap: Gap) -> None:
+        FeedClient.tell_gap(gap)
+        ActivitySocket.tell_gap(gap)
+
+    async def recall(memory: Memory) -> None:
+        hub.remember(memory.newest(RECENT_LIMIT))
+        await history.load(memory)
+
+    follower = Follower(
+        journal,
+        publish=lambda page, cursor: hub.publish(page.changes, cursor, history.uncounted(page)),
+        before_first=recall,
+        tell_gap=tell_gap,
+        drained=FeedClient.drained,
+    )
+
+    def on_payloads(payloads: list[tuple[str, str]]) -> None:
+        plain = [payload for payload in payloads if payload[0] == PLAIN_CHANNEL]
+        if plain:
+            hub.receive(plain)
+        if any(channel == JOURNAL_CHANNEL for channel, _ in payloads):
+            follower.wake()
+        ListenSocket.broadcast(payloads)
+
+    def tell_state() -> None:
+        if listener.state is ListenerState.LISTENING:
+            follower.reidentify()
+        ActivitySocket.tell_database(feed)
+        on_state()
+
+    def tell_outage(outage: Outage) -> None:
+        database.renew()  # what made the listener deaf may have done so to the others
+        feed.remember(outage)
+        ListenSocket.tell_outage()
+        telling.add(task := asyncio.ensure_future(tell_of(outage)))
+        task.add_done_callback(telling.discard)
+
+    async def tell_of(outage: Outage) -> None:
+        """The journal keeps what happened meanwhile; plain notifications nobody keeps."""
+        await follower.until_known(KNOWN_DEADLINE_SECONDS)
+        if follower.memory is None or hub.has_plain_triggers or await watching.has_plain_triggers():
+            why = f"the server did not hear PostgreSQL: {outage.reason}"
+            tell_gap(Gap(why, since=outage.since, until=outage.until))
+
+    listener = Listener(
+        conninfo,
+        [PLAIN_CHANNEL, JOURNAL_CHANNEL],
+        send=lambda channel, payload: database.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
+        on_payloads=on_payloads,
+        on_state=tell_state,
+        on_outage=tell_outage,
+    )
+    watching = Watching(database, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
+    feed = Feed(
+        settings,
+        hub,
+        listener,
+        journal,
+        follower,
+        watching,
+        database,
+        Catalog(database, FeedClient.look_again),
+        Admission(settings.client_limit, settings.client_limit_per_address, share.census),
+        history,
+        database_name,
+        share,
+    )
+    return feed
