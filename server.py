@@ -27,6 +27,7 @@ from changefeed.demo import Demo, make_tables
 from changefeed.echo import Echo
 from changefeed.embedded import EmbeddedError, EmbeddedPostgres, default_data_dir
 from changefeed.listener import ListenerState
+from changefeed.open_files import raise_limit
 from changefeed.processes import NeverStarted, Parent, Processes
 from changefeed.settings import Settings, SettingsError
 from changefeed.settings import load as load_settings
@@ -42,6 +43,7 @@ logger = logging.getLogger("server")
 
 CORRECT_IT = "correct --database-url (user, password, database name)"
 CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
+BACKLOG = 4096  # connections that the kernel keeps until they are accepted, as when a crowd comes back
 
 
 class StartError(Exception):
@@ -80,9 +82,16 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    files = raise_limit()
     if parent := await Parent.find():
         await work(settings, parent, stopping)
         return
+    if settings.client_limit > files:
+        logger.warning(
+            "--client-limit %d is more than the %d files a process may open here; see ulimit -n",
+            settings.client_limit,
+            files,
+        )
     if settings.processes > 1:
         await lead(settings, argv, stopping)
         return
@@ -157,7 +166,7 @@ async def serve(
         feed = make_feed(settings, source.conninfo, source.name, state_changed.set, echo, share)
         stack.callback(feed.database.close)
         http_server = HTTPServer(make_app(feed), xheaders=False)
-        stack.push_async_callback(stop_serving, http_server)
+        stack.push_async_callback(stop_serving, http_server, feed)
         if not share.others_are_ready:
             http_server.add_sockets(listen())
         if parent:
@@ -210,7 +219,7 @@ def source_of(settings: Settings) -> Iterator[Source]:
 
 def bind(address: str, port: int, *, is_shared: bool = False) -> list[socket.socket]:
     try:
-        return bind_sockets(port, address, reuse_port=is_shared)
+        return bind_sockets(port, address, backlog=BACKLOG, reuse_port=is_shared)
     except UnicodeError:
         raise StartError(f"{address!r} is no address; choose another --address, such as 127.0.0.1") from None
     except OSError as error:

@@ -1,5 +1,6 @@
-"""How many clients are let in: in all, and from one address. Knows no socket."""
+"""How many clients are let in: in all, and from one address; and who of them is there. Knows no socket."""
 
+import asyncio
 from collections import Counter
 
 from handlers.census import Census
@@ -15,6 +16,7 @@ class Admission:
         self._clients: Counter[str] = Counter()
         self._count = 0
         self._census = census
+        self._left = asyncio.Event()
 
     def check(self, address: str | None) -> None:
         """Raises ApiError for one too many."""
@@ -35,6 +37,13 @@ class Admission:
     def leave(self, address: str | None, kind: str) -> None:
         self._count -= 1
         self._census.add(kind, -1)
+        self._left.set()
         self._clients[address or ""] -= 1
         if not self._clients[address or ""]:
             del self._clients[address or ""]
+
+    async def until_empty(self) -> None:
+        """Returns when nobody is there any more."""
+        while self._count:
+            self._left.clear()
+            await self._left.wait()

@@ -17,13 +17,14 @@ from handlers.framing import text_frames
 class Dialect:
     """How a client is told of changes (with the cursor after the last, if they have one), of a gap, and of a place.
 
-    The place is a cursor to come back with, where nothing that the client asked for came before it. What a dialect has
-    no words for is no bytes.
+    The place is a cursor to come back with, where nothing that the client asked for came before it; going_away says
+    that the server stops, and in how many ms to come back. What a dialect has no words for is no bytes.
     """
 
     changes: Callable[[Sequence[Change], str | None], bytes]
     gap: Callable[[Gap], bytes]
     place: Callable[[str], bytes]
+    going_away: Callable[[int], bytes]
 
 
 def message_frame(kind: str, **fields: object) -> bytes:
@@ -65,17 +66,19 @@ def _event(text: str, cursor: str | None) -> str:
 
 
 # As the original had it: one change a text frame, nothing else, ever.
-PLAIN = Dialect(_plain_changes, lambda gap: b"", lambda cursor: b"")
+PLAIN = Dialect(_plain_changes, lambda gap: b"", lambda cursor: b"", lambda delay_ms: b"")
 # JSON messages with a type.
 PROTOCOL = Dialect(
     _protocol_changes,
     lambda gap: message_frame("gap", **gap_fields(gap)),
     lambda cursor: message_frame("changes", changes=[], cursor=cursor),
+    lambda delay_ms: message_frame("going_away", reconnect_in_ms=delay_ms),
 )
 # Server-Sent Events (WHATWG HTML, 9.2), where an event without data moves the last event's id and is not dispatched.
 STREAM = Dialect(
     _stream_changes,
     lambda gap: f"event: gap\ndata: {json.dumps(gap_fields(gap), ensure_ascii=False)}\n\n".encode(),
     lambda cursor: f"id: {cursor}\n\n".encode(),
+    lambda delay_ms: f"retry: {delay_ms}\n\n".encode(),
 )
 STREAM_HEARTBEAT = b":\n\n"

@@ -190,6 +190,11 @@ class FeedClient(BaseHandler):
         else:
             self.begin(start)
 
+    def go_away(self, delay_ms: int) -> None:
+        """The server stops: nothing more is sent, but when to come back."""
+        self._stop_following()
+        self.outbox.send(self.dialect.going_away(delay_ms))
+
     def end(self) -> None:
         """The transport is closed, perhaps before it was open."""
         self._has_ended = True

@@ -56,9 +56,12 @@ class ServerProcess:
 
     def stop(self) -> tuple[int, str]:
         """As end(), but the signal goes to the process that was started only, as a service manager may do it."""
+        self.begin_to_stop()
+        code, _, said = self.ended()
+        return code, said
+
+    def begin_to_stop(self) -> None:
         self._process.terminate()
-        _, said = self._process.communicate()
-        return self._process.returncode, said
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Its exit code after the signal, and what it still said. As Ctrl-C does, it goes to all its processes."""
