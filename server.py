@@ -180,16 +180,14 @@ async def serve(
             feed.history.take_over(counts)
         await stack.enter_async_context(running(feed.follower.run()))
         await stack.enter_async_context(running(FeedClient.keep_telling_places()))
+        # Who connects once it is announced misses nothing that is committed from then on.
+        known = feed.follower.until_known(KNOWN_DEADLINE_SECONDS)
+        await first_of(known, stopping.wait(), within_seconds=KNOWN_DEADLINE_SECONDS)
         if share.is_first:
             await stack.enter_async_context(running(feed.watching.tend()))
         if share.is_first and source.is_demo:
             await stack.enter_async_context(running(Demo(feed.database, settings.demo_rate).run()))
         if share.others_are_ready:
-            await first_of(
-                feed.follower.until_known(KNOWN_DEADLINE_SECONDS),
-                stopping.wait(),
-                within_seconds=KNOWN_DEADLINE_SECONDS,
-            )
             http_server.add_sockets(listen())
         ready()
         await stopping.wait()
