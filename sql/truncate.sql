@@ -26,6 +26,12 @@ BEGIN
     IF pg_partition_root(TG_RELID) = TG_RELID THEN
         RETURN NULL;
     END IF;
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        -- TRUNCATE takes away rows that came after the transaction's snapshot, which no query of it can see, and some that
+        -- the snapshot still shows were deleted, and journaled so, before.
+        RAISE EXCEPTION 'what is in a partition cannot be seen at the isolation level %; TRUNCATE it in READ COMMITTED',
+            upper(current_setting('transaction_isolation'));
+    END IF;
     EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT %s) AS r', TG_RELID::regclass, row_limit + 1) INTO touched;
     IF touched > row_limit THEN
         EXECUTE format('SELECT json_build_object(''count'', count(*)) FROM %s', TG_RELID::regclass) INTO found_rows;

@@ -1,5 +1,6 @@
 """Partitioned tables, however their rows are written: the changes are the root's. And tables that inherit."""
 
+import threading
 from typing import Any
 
 import psycopg2
@@ -129,6 +130,31 @@ def test_truncate_of_a_partition_leaves_out_what_is_to_be_left_out(db: JournalDa
     db.run("SELECT changefeed.watch('parts', omit => '{note}'); INSERT INTO parts VALUES (2, 2, 'hush')")
     db.run("TRUNCATE part_2")
     assert [entry.data for entry in db.entries()] == ['{"id":2,"k":2}'] * 2
+
+
+def test_truncate_of_a_partition_by_an_old_snapshot_is_told_as_a_loss(db: JournalDatabase):
+    db.run("INSERT INTO parts VALUES (2, 2)")
+    old = db.session()
+    old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM parts")
+    db.run("DELETE FROM parts WHERE id = 2; INSERT INTO part_2 VALUES (22, 2)")
+    db.forget()
+    old.run("TRUNCATE part_2; COMMIT")
+    assert (db.entries(), db.losses) == ([], 1)
+    assert "TRUNCATE it in READ COMMITTED" in old.warnings[0]
+
+
+def test_truncate_of_a_partition_sees_what_was_committed_while_it_waited(db: JournalDatabase):
+    db.run("INSERT INTO parts VALUES (2, 2)")
+    other, waiting = db.session(), db.session()
+    other.run("BEGIN; DELETE FROM parts WHERE id = 2; INSERT INTO part_2 VALUES (22, 2)")
+    thread = threading.Thread(target=waiting.run, args=("TRUNCATE part_2",))
+    thread.start()
+    while not db.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'part_2'::regclass"):
+        pass
+    other.run("COMMIT")
+    thread.join()
+    assert [(action, row["id"]) for action, row in db.changes()] == [("I", 2), ("D", 2), ("I", 22), ("D", 22)]
+    db.assert_rebuilds("public.parts")
 
 
 def test_truncate_by_one_who_may_not_read_succeeds_and_is_told(db: JournalDatabase):
