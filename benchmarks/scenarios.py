@@ -1,6 +1,7 @@
 """What is measured: a server in, figures out. Each measurement has a server, a crowd and an empty database of its own."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,8 +90,12 @@ def trial(ground: Ground, server: Server, paths: Sequence[str], *, stuck: int = 
         Crowd(running.port, paths, stuck=stuck) as crowd,
         Publisher(ground.database.conninfo) as publisher,
     ):
-        crowd.connect()
-        yield Trial(server, running, crowd, publisher)
+        try:
+            crowd.connect()
+            yield Trial(server, running, crowd, publisher)
+        except CouldNot:
+            print("    the server's last words:", *running.said.splitlines()[-3:], sep="\n    ", file=sys.stderr)
+            raise
 
 
 class Meter:
