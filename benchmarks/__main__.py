@@ -7,6 +7,7 @@ import argparse
 import datetime
 import os
 import platform
+import signal
 import sys
 
 from benchmarks.crowd import CouldNot, raise_file_limit
@@ -18,6 +19,7 @@ from benchmarks.table import table
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as after Ctrl-C, what was started is ended
     scenarios = [SCENARIOS[name] for name in options.only]
     servers = [server for server in SERVERS if server.is_installed]
     for server in SERVERS:
