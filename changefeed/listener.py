@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,7 +34,7 @@ CONNECT_DEADLINE_SECONDS = 5.0
 CANARY_INTERVAL_SECONDS = 4.0
 CANARY_DEADLINE_SECONDS = 4.0
 # How many notifications one turn of the loop hands on, so that a burst does not keep the sockets waiting.
-DRAIN_LIMIT = 5_000
+DRAIN_LIMIT = 2_000
 
 
 class ListenerState(enum.StrEnum):
@@ -63,6 +63,7 @@ class Listener:
     PostgreSQL; on_state() after each change of `state` or `reason`; on_outage(outage) when it listens again after it
     was lost.
     `send` runs a NOTIFY through the pool: send(channel, payload). `raw_channels` are those that clients want beside.
+    rest() gives what to wait for before more is taken, where somebody does not keep up; PostgreSQL keeps the rest.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Listener:
         on_payloads: Callable[[list[tuple[str, str]]], None],
         on_state: Callable[[], None] = lambda: None,
         on_outage: Callable[[Outage], None] = lambda outage: None,
+        rest: Callable[[], Coroutine[Any, Any, None] | None] = lambda: None,
     ) -> None:
         self.state = ListenerState.CONNECTING
         self.since = datetime.now(UTC)
@@ -89,11 +91,14 @@ class Listener:
         self._on_payloads = on_payloads
         self._on_state = on_state
         self._on_outage = on_outage
+        self._rest = rest
+        self._resting: asyncio.Task[None] | None = None
         self._canary_channel = f"changefeed_canary_{uuid.uuid4().hex}"
         self._canary_heard: asyncio.Future[None] | None = None
         self._canary_payload = ""
         self._canary_error: str | None = None
         self._heard_at = 0.0  # monotonic
+        self._arrived_at = 0.0  # anything, by the loop's clock
         self._heard_time = self.since
 
     @property
@@ -126,15 +131,15 @@ class Listener:
             await self._listen(hearing)
             # A duplicate: libpq closes its own in the middle of poll() when the connection fails, and uvloop loses the
             # events of whatever gets the number next.
-            descriptor = os.dup(hearing.fileno())
-            loop = IOLoop.current()
-            loop.add_handler(descriptor, lambda *_: self._drain(hearing, lost), IOLoop.READ)
+            self._descriptor = os.dup(hearing.fileno())
             try:
-                self._drain(hearing, lost)  # what came with the answer to LISTEN made the descriptor no more readable
+                self._watch(hearing, lost)
                 await self._prove_hearing(hearing, lost)
             finally:
-                loop.remove_handler(descriptor)
-                os.close(descriptor)
+                if self._resting:
+                    self._resting.cancel()
+                IOLoop.current().remove_handler(self._descriptor)
+                os.close(self._descriptor)
         finally:
             hearing.close()
 
@@ -150,9 +155,21 @@ class Listener:
         except TimeoutError:
             raise ListenerLost(f"LISTEN was not answered within {CONNECT_DEADLINE_SECONDS:g} s") from None
 
+    def _watch(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+        IOLoop.current().add_handler(self._descriptor, lambda *_: self._drain(hearing, lost), IOLoop.READ)
+        self._drain(hearing, lost)  # what is in libpq's memory already makes the descriptor no more readable
+
+    async def _watch_after(
+        self, rest: Coroutine[Any, Any, None], hearing: connection, lost: "asyncio.Future[None]"
+    ) -> None:
+        await rest
+        self._resting = None
+        if not lost.done():
+            self._watch(hearing, lost)
+
     def _drain(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
         """Takes what has arrived. Over TLS one poll() may bring one of many, so it polls until it brings nothing."""
-        if lost.done():
+        if lost.done() or self._resting:
             return
         notifications: list[Notify] = hearing.notifies
         try:
@@ -171,6 +188,9 @@ class Listener:
         arrived = notifications[:]
         notifications.clear()
         self._hand_on(arrived)
+        if arrived and not lost.done() and (rest := self._rest()):
+            IOLoop.current().remove_handler(self._descriptor)
+            self._resting = asyncio.create_task(self._watch_after(rest, hearing, lost))
 
     def _poll(self, hearing: connection) -> None:
         """Also takes the answer to the statement that runs, which may be that PostgreSQL refuses it."""
@@ -185,6 +205,8 @@ class Listener:
 
     def _hand_on(self, arrived: Iterable[Notify]) -> None:
         payloads = [(notification.channel, notification.payload) for notification in arrived]
+        if payloads:
+            self._arrived_at = asyncio.get_running_loop().time()
         for channel, payload in payloads:
             if channel == self._canary_channel:
                 self._hear_canary(payload)
@@ -234,12 +256,14 @@ class Listener:
         self._canary_payload = uuid.uuid4().hex
         self._canary_heard = heard = asyncio.get_running_loop().create_future()
         sent = asyncio.ensure_future(self._send(self._canary_channel, self._canary_payload))
-        deadline = asyncio.get_running_loop().time() + CANARY_DEADLINE_SECONDS
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
         try:
             while not heard.done():
                 # Until it is sent, the sending may fail; after that, only the hearing is waited for.
                 waiting = {heard, lost} if sent.done() else {heard, lost, sent}
-                left = deadline - asyncio.get_running_loop().time()
+                # Behind a long burst it arrives late; as long as anything arrives, the connection is not deaf.
+                left = max(sent_at, self._arrived_at) + CANARY_DEADLINE_SECONDS - loop.time()
                 done, _ = await asyncio.wait(waiting, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
                 if lost in done:
                     lost.result()
@@ -249,7 +273,7 @@ class Listener:
                         self._canary_error = complaint
                         logger.warning("%s", complaint)
                     return False
-                elif not done:
+                elif not done and left <= 0:
                     raise ListenerLost(self._silence(sent.done()))
         finally:
             sent.cancel()

@@ -98,6 +98,7 @@ def make_feed(
         on_payloads=on_payloads,
         on_state=tell_state,
         on_outage=tell_outage,
+        rest=FeedClient.rest,
     )
     watching = Watching(database, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
     feed = Feed(

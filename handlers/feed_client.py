@@ -7,9 +7,10 @@ left out between the past and the present.
 
 import abc
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psycopg2
 
@@ -32,7 +33,8 @@ from handlers.outbox import Outbox
 
 JOURNAL_DEADLINE_SECONDS = 5.0
 SLICE_CHANGES = 500
-# How long the feed waits for its slowest client between two pages of a big batch.
+# How long the feed waits, in a burst, for a client that has not taken all it was sent. One that takes longer is not
+# waited for again until it has: so it costs the others one pause, however long it is stuck.
 PATIENCE_SECONDS = 0.5
 CONFLATED = "nothing, if the newest state of each row is what you want; without slow=conflate every change comes"
 # How far behind the cursor may stay of a client that nothing is sent to, because nothing is what it asked for.
@@ -71,13 +73,14 @@ class FeedClient(BaseHandler):
 
     connected: ClassVar[set["FeedClient"]] = set()
     audiences: ClassVar[Audiences["FeedClient"]] = Audiences()
+    # Live ones whose outbox is not empty, and since when (monotonic).
+    busy: ClassVar[dict["FeedClient", float]] = {}
     newest_cursor: ClassVar[str | None] = None
     dialect: Dialect
     outbox: Outbox
     _audience: "Audience[FeedClient] | None" = None  # while it is live
     _conflation: Conflation | None = None
     _catching_up: "asyncio.Task[None] | None" = None
-    _seen_progress = -1  # of the outbox, when the feed last waited for it in vain
     _has_ended = False
 
     @classmethod
@@ -121,24 +124,23 @@ class FeedClient(BaseHandler):
             cls.tell_places()
 
     @classmethod
-    async def drained(cls) -> None:
-        """Between the pages of a big batch: until every live client took what it got, but not for long.
+    def rest(cls) -> Coroutine[Any, Any, None] | None:
+        """What to wait for before more is broadcast, so that clients that read keep up; None where they do."""
+        due = time.monotonic() - PATIENCE_SECONDS
+        waited_for = [client for client, since in cls.busy.items() if since > due]
+        return cls._until_drained(waited_for) if waited_for else None
 
-        Who took nothing in that time is not waited for again until it does: a stuck client costs one pause.
-        """
-        busy = {
-            asyncio.ensure_future(client.outbox.drained()): client
-            for audience in cls.audiences
-            for client in audience.clients
-            if client.outbox.is_busy and client._seen_progress != client.outbox.progress
-        }
-        if not busy:
-            await asyncio.sleep(0)
-            return
-        _, late = await asyncio.wait(busy, timeout=PATIENCE_SECONDS)
-        for waiting in late:
+    @classmethod
+    async def drained(cls) -> None:
+        """Between the pages of a big batch."""
+        await (cls.rest() or asyncio.sleep(0))
+
+    @staticmethod
+    async def _until_drained(clients: Sequence["FeedClient"]) -> None:
+        waits = [asyncio.ensure_future(client.outbox.drained()) for client in clients]
+        await asyncio.wait(waits, timeout=PATIENCE_SECONDS)
+        for waiting in waits:
             waiting.cancel()
-            busy[waiting]._seen_progress = busy[waiting].outbox.progress
 
     async def prepare_start(self, query: FeedQuery) -> Start:
         """Raises ApiError where that cannot be had."""
@@ -200,6 +202,7 @@ class FeedClient(BaseHandler):
         self._has_ended = True
         if self in FeedClient.connected:
             FeedClient.connected.discard(self)
+            FeedClient.busy.pop(self, None)
             self._stop_following()
             self.outbox.close()
 
@@ -207,6 +210,8 @@ class FeedClient(BaseHandler):
         """What is broadcast to the client's audience, and the same encoded."""
         if self._conflation is None or not self.outbox.is_busy:
             self.outbox.send(buffer)
+            if self.outbox.is_busy and self not in FeedClient.busy:
+                FeedClient.busy[self] = time.monotonic()
             return
         self._conflation.add(changes)
         self._conflated_to = cursor
@@ -216,6 +221,7 @@ class FeedClient(BaseHandler):
 
     def on_drained(self) -> None:
         """The client has taken all that was sent, and may be sent what it missed, as that is now."""
+        FeedClient.busy.pop(self, None)
         if self._conflation is None:
             return
         changes, skipped = self._conflation.take()

@@ -30,7 +30,6 @@ class Outbox:
         "_on_full",
         "_stream",
         "_waiting",
-        "progress",
         "waiting_bytes",
     )
 
@@ -46,7 +45,6 @@ class Outbox:
         self._is_closed = False
         self._drained: asyncio.Future[None] | None = None
         self.waiting_bytes = 0
-        self.progress = 0  # how often a write was finished that the kernel did not take at once
 
     @property
     def is_busy(self) -> bool:
@@ -107,7 +105,6 @@ class Outbox:
 
     def _on_written(self) -> None:
         self._is_writing = False
-        self.progress += 1
         if self._waiting:
             buffer = b"".join(self._waiting)
             self._waiting.clear()

@@ -7,6 +7,7 @@ from unittest import mock
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed import follower, listener
+from changefeed import listener as listening
 from changefeed.database import DatabaseUnavailable
 from changefeed.listener import ListenerState
 from tests import postgres
@@ -61,6 +62,31 @@ class ListenerTest(FeedTestCase):
         socket = await self.connect()
         self.write("SELECT pg_notify('events', i::text) FROM generate_series(1, 12000) i")
         self.assertEqual([int(await socket.read_message()) for _ in range(12_000)], list(range(1, 12_001)))
+
+
+class LateCanaryTest(FeedTestCase):
+    DEADLINE_SECONDS = 0.5
+
+    def prepare_database(self) -> None:
+        for name, seconds in (("CANARY_INTERVAL_SECONDS", 0.01), ("CANARY_DEADLINE_SECONDS", self.DEADLINE_SECONDS)):
+            patched = mock.patch.object(listening, name, seconds)
+            patched.start()
+            self.addCleanup(patched.stop)
+
+    @gen_test
+    async def test_a_canary_behind_a_long_burst_is_waited_for_as_long_as_anything_arrives(self):
+        socket, clock = await self.connect(), asyncio.get_running_loop().time
+        with (
+            ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30),
+            mock.patch.object(self.feed.listener, "_hear_canary"),
+        ):
+            begun = clock()
+            while clock() < begun + 3 * self.DEADLINE_SECONDS:
+                self.write("NOTIFY events, '1'")
+                self.assertEqual(await socket.read_message(), "1")
+                self.assertIs(self.feed.listener.state, ListenerState.LISTENING)
+            await self.until_state(ListenerState.LOST)
+        await self.until_state(ListenerState.LISTENING)
 
 
 class DeafConnectionTest(FeedTestCase):

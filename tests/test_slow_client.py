@@ -106,3 +106,19 @@ class SlowClientTest(FeedTestCase):
                 break
         self.assertEqual(rows, dict.fromkeys(range(1, 8), 250))
         self.assertGreater(skipped, 0)
+
+
+class NotifiedClientTest(FeedTestCase):
+    @gen_test
+    async def test_a_burst_of_notifications_waits_in_postgresql_for_clients_that_read(self):
+        clients = [await self.connect() for _ in range(3)]
+        self.write(
+            "SELECT count(pg_notify('events', json_build_object('n', n, 'x', repeat('x', 1000))::text)) "
+            "FROM generate_series(1, 20000) AS n"
+        )
+
+        async def numbers(client: WebSocketClientConnection) -> list[int]:
+            return [json.loads(await client.read_message())["n"] for _ in range(20_000)]
+
+        for got in await asyncio.gather(*map(numbers, clients)):
+            self.assertEqual(got, list(range(1, 20_001)))
