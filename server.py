@@ -21,6 +21,7 @@ from tornado.netutil import bind_sockets
 
 from changefeed import __version__
 from changefeed.backoff import backoff
+from changefeed.clock import DatabaseClock
 from changefeed.connection import complete, display_name
 from changefeed.database import DatabaseUnavailable
 from changefeed.demo import Demo, make_tables
@@ -183,6 +184,7 @@ async def serve(
         # Who connects once it is announced misses nothing that is committed from then on.
         known = feed.follower.until_known(KNOWN_DEADLINE_SECONDS)
         await first_of(known, stopping.wait(), within_seconds=KNOWN_DEADLINE_SECONDS)
+        await stack.enter_async_context(running(DatabaseClock(feed.database, feed.hub.tally.set_database_ahead).run()))
         if share.is_first:
             await stack.enter_async_context(running(feed.watching.tend()))
         if share.is_first and source.is_demo:

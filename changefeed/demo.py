@@ -1,4 +1,4 @@
-"""A database in, gentle and varied changes in its table portal_eventrequests out, until cancelled. Knows no clients."""
+"""A database in, gentle and varied changes in the tables of a box office out, until cancelled. Knows no clients."""
 
 import asyncio
 import logging
@@ -19,13 +19,18 @@ QUERIES = load("demo.sql")
 KEPT_ROWS = 500
 PAUSE_AFTER_ERROR_SECONDS = 2.0
 
+TABLES = ("portal_eventrequests", "portal_termine", "portal_tickets", "portal_sessions")
+
+_PAGES = ("", "/programm", "/karten", "/karten/warenkorb", "/hilfe")
 _SITES = ("stadtwerke", "opernhaus", "messe", "bibliothek", "volkshochschule", "museum", "zoo", "planetarium")
 
 
 async def make_tables(database: Database, watching: Watching) -> None:
-    """The demo's table, watched, where it is not there yet."""
-    await database.fetch(QUERIES["make demo table"])
-    await watching.watch("public.portal_eventrequests")
+    """The demo's tables, watched, where they are not there yet."""
+    await database.fetch(QUERIES["make demo tables"])
+    for table in TABLES:
+        await watching.watch(f"public.{table}")
+    await database.fetch(QUERIES["fill demo tables"])
 
 
 class Demo:
@@ -50,9 +55,14 @@ class Demo:
 
     async def _one_write(self) -> None:
         writes: list[tuple[Callable[[], Awaitable[object]], int]] = [
-            (self._insert, 50),
-            (self._update, 35),
-            (self._delete, 15),
+            (self._insert, 18),
+            (self._update, 12),
+            (self._delete, 5),
+            (self._sell, 14),
+            (self._pay, 13),
+            (self._end_date, 2),
+            (self._visit, 30),
+            (self._end_sessions, 4),
         ]
         write = self._dice.choices([write for write, _ in writes], [weight for _, weight in writes])[0]
         await write()
@@ -76,6 +86,28 @@ class Demo:
 
     async def _delete(self) -> None:
         await self._database.fetch(QUERIES["delete demo request"], {"place": self._dice.random()})
+
+    async def _sell(self) -> None:
+        # Squared, so that some dates are wanted more than others, and sold out now and then.
+        place = 11 / 12 * self._dice.random() ** 2
+        await self._database.fetch(
+            QUERIES["sell demo ticket"], {"place": place, "user_hash_id": self._dice.randrange(1, 400)}
+        )
+
+    async def _pay(self) -> None:
+        await self._database.fetch(QUERIES["pay demo ticket"])
+
+    async def _end_date(self) -> None:
+        await self._database.fetch(QUERIES["end demo date"])
+
+    async def _visit(self) -> None:
+        await self._database.fetch(
+            QUERIES["visit demo page"],
+            {"user_hash_id": self._dice.randrange(1, 60), "page": self._dice.choice(_PAGES)},
+        )
+
+    async def _end_sessions(self) -> None:
+        await self._database.fetch(QUERIES["end demo sessions"])
 
 
 def mood(at: float) -> float:

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from changefeed.buckets import Buckets
 from changefeed.change import BY_LETTER, Change
 from changefeed.cursor import NotACursor, Place, Snapshot
 from changefeed.database import Database
 from changefeed.journal import ForeignCursor, Journal
 from changefeed.memory import Memory, Page
 from changefeed.queries import load
-from changefeed.tally import Buckets, Tally
+from changefeed.tally import Tally
 
 QUERIES = load("server.sql")
 DEADLINE_SECONDS = 120.0  # a journal of a gigabyte is read once, before anything is published
@@ -45,8 +46,8 @@ class History:
     async def load(self, memory: Memory) -> None:
         """Counts up to the edge of `memory`, which holds at least what came while another process handed over."""
         if self._cursor is None:
-            await self._load(memory.edge.batch, self._tally.minutes)
-            await self._load(memory.edge.batch, self._tally.seconds)
+            for buckets in self._tally.by_step.values():
+                await self._load(memory.edge.batch, buckets)
             return
         try:
             self._counted = self._journal.decode(self._cursor)
@@ -61,17 +62,10 @@ class History:
         return _beyond(self._counted, page.changes) if self._counted else page.changes
 
     async def _load(self, snapshot: Snapshot, buckets: Buckets) -> None:
-        rows = await self._database.fetch(
-            QUERIES["activity"],
-            {
-                "step_seconds": buckets.step_seconds,
-                "window_seconds": buckets.window_seconds,
-                "snapshot": str(snapshot),
-            },
-            DEADLINE_SECONDS,
-        )
+        parameters = {"step": buckets.step_seconds, "kept": buckets.kept, "snapshot": str(snapshot)}
+        rows = await self._database.fetch(QUERIES["activity"], parameters, DEADLINE_SECONDS)
         for at, table, letter, count, first_at in rows:
-            self._tally.load(at, table, BY_LETTER[letter], count, first_at, into_minutes=buckets is self._tally.minutes)
+            self._tally.load(buckets.step_seconds, at, table, BY_LETTER[letter], count, first_at)
 
 
 def _beyond(place: Place, changes: Sequence[Change]) -> Sequence[Change]:

@@ -10,6 +10,8 @@ export default defineConfig({
   build: {
     target: ['chrome123', 'edge123', 'firefox128', 'safari17.5'],
     modulePreload: { polyfill: false },
+    // One sheet: what is loaded later brings no style with it.
+    cssCodeSplit: false,
     // The Content-Security-Policy is `default-src 'self'`: no data: URLs.
     assetsInlineLimit: 0,
   },

@@ -3,29 +3,38 @@
 The counts are exact and absolute; only the rows are a sample, and each message says of how many.
 """
 
+import json
 import time
-from collections.abc import Sequence
+from collections import deque
 from typing import Any, ClassVar
 
 from tornado.ioloop import PeriodicCallback
 
 from changefeed import __version__
-from changefeed.change import Change
 from changefeed.cursor import NotACursor
+from changefeed.delays import LEAST_SECONDS, PER_DOUBLING
 from changefeed.gap import Gap
 from changefeed.journal import ForeignCursor
+from changefeed.tally import STEPS
 from handlers.base import ApiHandler
 from handlers.dialects import gap_fields, message_frame
 from handlers.errors import ApiError
 from handlers.feed import Feed, iso
 from handlers.feed_client import JOURNAL_DEADLINE_SECONDS
+from handlers.sample import (
+    HELLO_LIMIT_CHARACTERS,
+    MESSAGE_LIMIT_CHARACTERS,
+    ROWS_IN_HELLO,
+    ROWS_PER_MESSAGE,
+    sample_texts,
+)
 from handlers.socket import BaseSocket
 
 TICK_SECONDS = 0.1  # so that there are at most ten messages a second, whatever the load
-HEARTBEAT_SECONDS = 1.0
-ROWS_PER_MESSAGE = 20
-ROWS_IN_HELLO = 50
-ROW_LIMIT_BYTES = 16 << 10
+COUNTS_SECONDS = 0.25  # counts are told that often, or by every third tick
+COARSE_SECONDS = 1.0  # buckets of more than a second; and a message that nothing happened
+BEHIND_SECONDS = 3.0  # a page that has not seen what was told that long ago gets no rows
+SAID_LIMIT_CHARACTERS = 1_000
 
 
 class ActivityHandler(ApiHandler):
@@ -34,9 +43,9 @@ class ActivityHandler(ApiHandler):
     def get(self) -> None:
         tally = self.feed.hub.tally
         step = self.get_query_argument("step", "1")
-        if step not in ("1", "60"):
-            raise ApiError(400, "bad_step", "step is 1 or 60, in seconds")
-        buckets = tally.seconds if step == "1" else tally.minutes
+        if step not in map(str, STEPS):
+            raise ApiError(400, "bad_step", f"step is one of {', '.join(map(str, STEPS))}, in seconds")
+        buckets = tally.by_step[int(step)]
         window = self.get_query_argument("window", str(buckets.window_seconds))
         if not (
             window.isascii() and window.isdigit() and len(window) < 9 and 1 <= int(window) <= buckets.window_seconds
@@ -54,13 +63,25 @@ class ActivityHandler(ApiHandler):
 
 
 class ActivitySocket(BaseSocket):
-    """A dashboard. Its messages are made once for all of them, by a ticker that runs while there are any."""
+    """A dashboard. Its messages are made once for all of them, by a ticker that runs while there are any.
+
+    It may say {"type": "seen", "message": n}, the number of the newest message it drew: one that falls behind is sent
+    counts and no rows until it has caught up, since a browser's WebSocket has no other way to say that it is slow. And
+    {"type": "rows", "wanted": false}, while nobody looks.
+    """
 
     kind = "dashboards"
     clients: ClassVar[set["ActivitySocket"]] = set()
     _ticker: ClassVar[PeriodicCallback | None] = None
-    _told_at: ClassVar[float] = 0.0
     _told_published: ClassVar[int] = 0
+    _counted_published: ClassVar[int] = 0
+    _counts_told_at: ClassVar[float] = 0.0
+    _coarse_told_at: ClassVar[float] = 0.0
+    _numbered: ClassVar[int] = 0
+    _told_at: ClassVar[deque[float]] = deque(maxlen=100)  # of the newest messages, the newest last
+
+    _wants_rows = True
+    _seen: int | None = None  # None: it never says
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         self._gap = await self._read_since(self.get_query_argument("since", None))
@@ -80,8 +101,10 @@ class ActivitySocket(BaseSocket):
                 "hello",
                 server={"version": __version__, "started_at": iso(feed.share.started_at)},
                 database=feed.database_state(),
-                recent=_texts(feed.hub.newest(ROWS_IN_HELLO)),
-                step_seconds=feed.hub.tally.seconds.step_seconds,
+                recent=sample_texts(feed.hub.newest(ROWS_IN_HELLO), HELLO_LIMIT_CHARACTERS),
+                steps=STEPS,
+                delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
+                rows_per_second=round(ROWS_PER_MESSAGE / TICK_SECONDS),
                 cursor=_cursor(feed),
                 **_tally_state(feed, now),
             )
@@ -97,28 +120,40 @@ class ActivitySocket(BaseSocket):
             ActivitySocket._ticker = None
 
     def on_message(self, message: str | bytes) -> None:
-        self.outbox.send(message_frame("error", code="unknown_type", message="this socket takes no messages"))
+        match _said(message):
+            case {"type": "seen", "message": int(number)}:
+                self._seen = number
+            case {"type": "rows", "wanted": bool(wanted)}:
+                self._wants_rows = wanted
+            case _:
+                advice = 'say {"type": "seen", "message": n} or {"type": "rows", "wanted": true}'
+                self.outbox.send(message_frame("error", code="unknown_type", message=advice))
 
     @classmethod
     def tick(cls, feed: Feed) -> None:
         """Tells every dashboard what happened since the last tick, or once a second that nothing did."""
         now = time.time()
         of = feed.hub.published - cls._told_published
-        if not of and now - cls._told_at < HEARTBEAT_SECONDS:
-            return
-        cls._told_at, cls._told_published = now, feed.hub.published
-        totals, buckets = feed.hub.tally.take_touched()
-        cls._tell_all(
-            message_frame(
-                "activity",
-                now=now,
-                totals=totals,
-                other=feed.hub.tally.foreign,
-                buckets=buckets,
-                rows={"of": of, "changes": _texts(feed.hub.newest(min(of, ROWS_PER_MESSAGE)))},
-                cursor=_cursor(feed),
-            )
+        is_coarse = now - cls._coarse_told_at >= COARSE_SECONDS
+        has_counts = is_coarse or (
+            cls._counted_published != feed.hub.published and now - cls._counts_told_at >= COUNTS_SECONDS
         )
+        if not of and not has_counts:
+            return
+        cls._told_published = feed.hub.published
+        cls._numbered += 1
+        cls._told_at.append(now)
+        told: dict[str, object] = {"number": cls._numbered, "now": now, "cursor": _cursor(feed)}
+        if has_counts:
+            told |= cls._counts(feed, now, is_coarse)
+        texts = sample_texts(feed.hub.newest(min(of, ROWS_PER_MESSAGE)), MESSAGE_LIMIT_CHARACTERS)
+        with_rows = message_frame("activity", **told, rows={"of": of, "changes": texts})
+        withheld: dict[str, bytes] = {}
+        for client in tuple(cls.clients):
+            why = client._withheld(now)
+            if why and why not in withheld:
+                withheld[why] = message_frame("activity", **told, rows={"of": of, "changes": [], "withheld": why})
+            client.outbox.send(withheld[why] if why else with_rows)
 
     @classmethod
     def tell_database(cls, feed: Feed) -> None:
@@ -129,26 +164,56 @@ class ActivitySocket(BaseSocket):
         cls._tell_all(message_frame("gap", **gap_fields(gap)))
 
     @classmethod
+    def _counts(cls, feed: Feed, now: float, is_coarse: bool) -> dict[str, object]:
+        """What changed of the counts since they were told."""
+        tally = feed.hub.tally
+        cls._counted_published, cls._counts_told_at = feed.hub.published, now
+        if is_coarse:
+            cls._coarse_told_at = now
+        touched = {step: tally.by_step[step].take_touched() for step in STEPS if is_coarse or step == 1}
+        return {
+            "totals": tally.take_touched_totals(),
+            "other": tally.foreign,
+            "buckets": {step: buckets for step, buckets in touched.items() if buckets},
+        }
+
+    @classmethod
     def _tell_all(cls, frame: bytes) -> None:
         for client in tuple(cls.clients):
             client.outbox.send(frame)
 
+    def _withheld(self, now: float) -> str | None:
+        """Why this one gets no rows now: it is behind, or nobody looks; None where it gets them."""
+        if self._seen is not None and self._seen < self._numbered - 1:
+            unseen = min(self._numbered - self._seen, len(self._told_at))
+            if now - self._told_at[-unseen] > BEHIND_SECONDS:
+                return "behind"
+        return None if self._wants_rows else "unwanted"
+
     async def _read_since(self, since: str | None) -> Gap | None:
         """Whether a page that comes back, and had seen everything up to a cursor, missed what nobody has any more.
 
-        Its counts are right in any case: those are absolute, and loaded from the journal.
+        Its counts are right in any case: those are absolute, and loaded from the journal. A page can't read the answer
+        to a refused handshake, so also what is no cursor of ours is told as a gap.
         """
         if not since:
             return None
         await self.feed.follower.until_known(JOURNAL_DEADLINE_SECONDS)
         try:
             place = self.feed.journal.decode(since)
-        except NotACursor as error:
-            raise ApiError(400, "not_a_cursor", str(error)) from None
-        except ForeignCursor as error:
+        except (NotACursor, ForeignCursor) as error:
             return Gap(str(error), from_cursor=since)
         if self.feed.journal.losses.concern(place):
             return Gap("the page was away for longer than the journal's retention", from_cursor=since)
+        return None
+
+
+def _said(message: str | bytes) -> object:
+    if len(message) > SAID_LIMIT_CHARACTERS:
+        return None
+    try:
+        return json.loads(message)
+    except (ValueError, RecursionError):
         return None
 
 
@@ -160,8 +225,3 @@ def _tally_state(feed: Feed, now: float) -> dict[str, object]:
 def _cursor(feed: Feed) -> str | None:
     memory = feed.follower.memory
     return feed.journal.encode(memory.edge) if memory else None
-
-
-def _texts(changes: Sequence[Change]) -> list[str]:
-    """The rows shown. One that is too long for a sample is left out; it is counted all the same."""
-    return [change.text for change in changes if len(change.text) <= ROW_LIMIT_BYTES]

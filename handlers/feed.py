@@ -88,3 +88,7 @@ class Feed:
 def iso(at: datetime) -> str:
     """UTC with a Z, to the millisecond."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def iso_of(epoch_seconds: float) -> str:
+    return iso(datetime.fromtimestamp(epoch_seconds, UTC))

@@ -14,6 +14,7 @@ from handlers.events import MESSAGE_LIMIT_BYTES, EventSocket
 from handlers.feed import Feed
 from handlers.health import HealthHandler, ReadyHandler
 from handlers.listen import ListenSocket
+from handlers.places import ChangeHandler, PlaceHandler
 from handlers.status import StatusHandler
 from handlers.tables import TablesHandler, WatchHandler
 
@@ -27,6 +28,8 @@ ROUTES = (
     URLSpec(r"/listen/(.+)", ListenSocket),
     URLSpec(r"/events", EventStreamHandler),
     URLSpec(r"/api/changes", ChangesHandler),
+    URLSpec(r"/api/change", ChangeHandler),
+    URLSpec(r"/api/place", PlaceHandler),
     URLSpec(r"/api/activity", ActivityHandler),
     URLSpec(r"/api/tables", TablesHandler),
     URLSpec(r"/api/tables/(.+)/watch", WatchHandler),

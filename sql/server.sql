@@ -56,15 +56,22 @@ SELECT coalesce(
 );
 
 -- activity --
--- Counts by bucket of %(step_seconds)s seconds, table and action, of what %(snapshot)s sees and is younger than
--- %(window_seconds)s seconds; and the time of the first of them, in epoch seconds.
-SELECT (floor(extract(epoch FROM at) / %(step_seconds)s) * %(step_seconds)s)::bigint AS bucket,
+-- Counts by bucket of %(step)s seconds, table and action, of what %(snapshot)s sees, and when the oldest of each was made.
+-- Of the last %(kept)s buckets: the time is cut where one begins, so that none is counted in part.
+SELECT (floor(extract(epoch FROM at) / %(step)s) * %(step)s)::bigint AS bucket,
        schema_name || '.' || table_name, action::text, sum(coalesce(row_count, 1))::bigint,
-       extract(epoch FROM min(at))::float8
+       extract(epoch FROM min(at))::double precision
 FROM changefeed.journal
 WHERE pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
-  AND at >= now() - make_interval(secs => %(window_seconds)s)
+  AND at >= to_timestamp((floor(extract(epoch FROM now()) / %(step)s) - %(kept)s + 1) * %(step)s)
 GROUP BY 1, 2, 3;
+
+-- clock --
+SELECT extract(epoch FROM clock_timestamp())::double precision;
+
+-- first since --
+-- The id of the first entry that was made at %(at)s or later and that is visible; null where there is none.
+SELECT min(id) FROM changefeed.journal WHERE at >= to_timestamp(%(at)s);
 
 -- watch --
 -- The table of the name schema.table, unless there is none.

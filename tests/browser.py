@@ -19,7 +19,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Playwright, expect
 
-from changefeed.queries import SQL_DIR
+from changefeed.queries import SQL_DIR, read_script
 from tests import postgres
 from tests.server_process import ServerProcess
 
@@ -95,7 +95,7 @@ class Dashboard:
     """
 
     def __init__(self, context: BrowserContext, url: str, loads: Sequence[str]) -> None:
-        self.url = url
+        self.url = url.partition("?")[0]
         self.complaints: list[str] = []
         self.page = context.new_page()
         self.page.on("console", lambda said: self._complain(said.type in ("error", "warning"), said.text))
@@ -136,11 +136,41 @@ class Dashboard:
         """The lines of the newest rows, the newest first."""
         return self.page.locator("section", has=self.page.get_by_role("heading", name="Newest rows")).locator("ol > li")
 
+    def row(self, identity: str) -> Locator:
+        """The line of the newest rows that has this id."""
+        return self.tail.filter(has=self.page.locator(".id", has_text=re.compile(f"^{identity}$"))).first
+
+    @property
+    def panel(self) -> Locator:
+        return self.page.get_by_role("complementary", name="The row")
+
+    @property
+    def pill(self) -> Locator:
+        return self.page.locator(".pill")
+
+    @property
+    def chips(self) -> Locator:
+        return self.page.get_by_role("list", name="Conditions").get_by_role("listitem")
+
+    def filter(self, typed: str) -> None:
+        self.page.get_by_role("search").get_by_role("combobox").fill(typed)
+        self.page.keyboard.press("Enter")
+
+    def violations(self) -> list[str]:
+        """What axe-core finds, in light and in dark."""
+        found: list[str] = []
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate((ROOT / "frontend/node_modules/axe-core/axe.min.js").read_text())
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            found += self.page.evaluate(VIOLATIONS)
+        return found
+
     def wait_until_live(self) -> None:
         """Until both lights are green."""
         expect(self.light("browser → server")).to_have_text("● Live")
         expect(self.light("server → PostgreSQL")).to_have_text("● Listening")
-        expect(self.page).to_have_title("psqlisten2websocket")
+        expect(self.page).to_have_title(re.compile(r"^(\(\d+!\) )?psqlisten2websocket$"))  # alerts are counted in it
 
     def wait_until_drawn(self, time: str) -> None:
         """Until the second that began at this time of day is over and drawn."""
@@ -148,7 +178,7 @@ class Dashboard:
 
     def chart(self) -> dict[str, Counts]:
         """What the legend says of each second in which something changed: time of day -> INSERT, UPDATE, DELETE."""
-        read: list[list[str]] = self.page.locator(".chart .u-over").evaluate(LEGENDS)
+        read: list[list[str]] = self.page.locator(".rate-chart .u-over").evaluate(LEGENDS)
         lines = {time.strip(): [line.split()[1].replace(",", "") for line in lines[:3]] for time, *lines in read}
         counts = {time: tuple(map(float, texts)) for time, texts in lines.items() if "–" not in texts}
         return {time: known for time, known in counts.items() if any(known)}
@@ -160,6 +190,9 @@ class Dashboard:
     def wait_until_line_reaches(self, action: str, least: float) -> None:
         self.page.wait_for_function(f"([action, least]) => ({LINE_TOP})(action) > least", arg=[action.lower(), least])
 
+
+VIOLATIONS = """async () => (await axe.run()).violations.flatMap(
+  ({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target}: ${failureSummary}`))"""
 
 # Whether the legend, which names the last second drawn, names `time` or one after it (by half a day at most).
 IS_DRAWN = """time => {
@@ -248,6 +281,13 @@ class Ground:
     def watch(self, table: str) -> None:
         self.write((SQL_DIR / "trigger_func.sql").read_text())
         self.write((SQL_DIR / "trigger.sql").read_text().replace("portal_eventrequests", table))
+
+    def journal(self, definition: str, *tables: str) -> None:
+        """Makes tables, and watches them by the journal."""
+        self.write(read_script("install.sql"))
+        self.write(definition)
+        for table in tables:
+            self.write("SELECT changefeed.watch(%s::text::regclass)", [table])
 
     def expect_chart(self, dashboard: Dashboard, earlier: Mapping[str, Counts] = {}) -> None:
         """That its chart shows what the server counted, and what it was told `earlier` by another one."""

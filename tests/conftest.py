@@ -4,11 +4,15 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
+from playwright.sync_api import Browser, sync_playwright
 
 from tests import postgres
+from tests.browser import Ground, launch
+from tests.feed_case import ORDERS
 from tests.journal_database import JournalDatabase
 
 os.environ.setdefault("ASYNC_TEST_TIMEOUT", "30")  # seconds; Tornado's own 5 are few on a busy machine
@@ -32,6 +36,45 @@ def db() -> Iterator[JournalDatabase]:
     made = JournalDatabase()
     yield made
     made.close()
+
+
+# For one module at a time: as long as Playwright runs, its event loop is the thread's running one.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def ground(chromium: Browser, tmp_path: Path) -> Iterator[Ground]:
+    """After each test: no line in the browser's console, no request to elsewhere, no warning of the server."""
+    ground = Ground(chromium, tmp_path)
+    yield ground
+    ground.close()
+
+
+@pytest.fixture
+def orders(ground: Ground) -> Ground:
+    """With a table orders that is watched."""
+    ground.write(ORDERS)
+    ground.watch("orders")
+    return ground
+
+
+@pytest.fixture(scope="module")
+def shop(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """A server and a journal for a whole module, with two tables; its tests only add rows, and tell them by their ids."""
+    shop = Ground(chromium, tmp_path_factory.mktemp("shop"))
+    shop.journal(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric, tags text[], doc jsonb, raw bytea);"
+        "CREATE TABLE items (id bigint PRIMARY KEY, name text)",
+        "orders",
+        "items",
+    )
+    yield shop
+    shop.close()
 
 
 def pytest_sessionfinish() -> None:

@@ -83,8 +83,12 @@ def for_the_readme(dashboard: Dashboard) -> None:
 def lively_and_lost(server: ServerProcess, dashboard: Dashboard, postgresql: EmbeddedPostgres, folder: Path) -> None:
     take_both(dashboard, folder, "lively")
     dashboard.page.set_viewport_size(WIDE)
-    dashboard.page.locator(".chart .u-over").hover()
+    dashboard.page.locator(".rate-chart .u-over").hover()
     take(dashboard, folder / "pointed-at.png")
+    chosen(dashboard, folder)
+    # What the journal has is never missing; what a trigger of another kind tells may be.
+    postgres.execute(postgresql.conninfo, "SELECT pg_notify('events', '{}')")
+    expect(dashboard.card("other payloads").locator("dd").last).to_have_text("1")
     postgres.execute(postgresql.conninfo, LISTENER)
     expect(dashboard.notices).to_have_count(1)
     take_both(dashboard, folder, "gap")
@@ -94,6 +98,34 @@ def lively_and_lost(server: ServerProcess, dashboard: Dashboard, postgresql: Emb
     server.kill()
     expect(dashboard.page.get_by_role("button", name="retry now")).to_be_visible()
     take_both(dashboard, folder, "server-lost")
+
+
+def chosen(dashboard: Dashboard, folder: Path) -> None:
+    """What a reader reaches by keys: a row, a filter, the dialogs, the kiosk, a replay."""
+    page = dashboard.page
+    page.locator("li", has_text="→").first.click()
+    expect(dashboard.panel.get_by_role("table")).to_be_visible()
+    take_both(dashboard, folder, "row")
+    page.keyboard.press("Escape")
+    dashboard.filter("table:nothing")
+    take_both(dashboard, folder, "filter-hides-all")
+    page.keyboard.press("Escape")  # out of the field
+    page.keyboard.press("x")
+    for key, name in (("?", "help"), ("Control+k", "palette"), ("w", "watch"), ("a", "alerts"), ("r", "replay-choice")):
+        page.keyboard.press(key)
+        expect(page.get_by_role("dialog")).to_be_visible()
+        take_both(dashboard, folder, name)
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+    page.keyboard.press("K")
+    take_both(dashboard, folder, "kiosk")
+    page.keyboard.press("K")
+    page.keyboard.press("r")
+    page.get_by_role("button", name="the last minute").click()
+    page.get_by_role("button", name="×16").click()
+    expect(dashboard.tail.first).to_be_visible()
+    take_both(dashboard, folder, "replay")
+    page.get_by_role("button", name="Back to live").click()
 
 
 def busy(browser: Browser, folder: Path) -> None:
@@ -109,7 +141,7 @@ def nothing_yet(browser: Browser, folder: Path) -> None:
         take_both(dashboard, folder, "no-table")
         ground.write(ORDERS)
         dashboard.page.reload()
-        expect(dashboard.page.locator("pre")).to_contain_text("CREATE TRIGGER")
+        expect(dashboard.page.locator("pre")).to_contain_text("changefeed.watch")
         take_both(dashboard, folder, "unwatched")
         ground.watch("orders")
         dashboard.page.reload()

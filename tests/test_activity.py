@@ -1,12 +1,20 @@
 """What the dashboard draws: counts that are exact and absolute, rows that are a sample, and never too many messages."""
 
+import json
 import time
 from typing import Any
 
 from tornado.testing import gen_test
 
 from changefeed.change import parse
-from handlers.activity import ROWS_IN_HELLO, ROWS_PER_MESSAGE
+from changefeed.clock import DatabaseClock
+from handlers.sample import (
+    BEGINNING_CHARACTERS,
+    HELLO_LIMIT_CHARACTERS,
+    ROW_LIMIT_CHARACTERS,
+    ROWS_IN_HELLO,
+    ROWS_PER_MESSAGE,
+)
 from tests.feed_case import ORDERS, FeedTestCase, message
 
 BURST = """SELECT count(pg_notify('events', json_build_object(
@@ -22,18 +30,24 @@ def summed(buckets: list[Any]) -> dict[str, list[int]]:
     return sums
 
 
-class ActivitySocketTest(FeedTestCase):
-    async def until_rows(self, socket: Any, rows: int) -> list[Any]:
-        """The activity messages up to the one that has told of so many rows."""
-        told: list[Any] = []
-        while sum(activity["rows"]["of"] for activity in told) < rows:
-            told.append(await message(socket, "activity"))
-        return told
+async def until_rows(socket: Any, rows: int) -> list[Any]:
+    """The activity messages up to the one that has told of so many rows, and then of the counts."""
+    told: list[Any] = []
+    while sum(activity["rows"]["of"] for activity in told) < rows or "totals" not in told[-1]:
+        told.append(await message(socket, "activity"))
+    return told
 
+
+def rows_of(told: list[Any]) -> list[str]:
+    return [row for activity in told for row in activity["rows"]["changes"]]
+
+
+class ActivitySocketTest(FeedTestCase):
     @gen_test
     async def test_hello_says_what_was_before_and_how_the_database_is(self):
-        self.write(BURST, [ROWS_IN_HELLO + 10])
         early = await self.connect("/ws/activity")
+        self.write(BURST, [ROWS_IN_HELLO + 10])
+        await until_rows(early, ROWS_IN_HELLO + 10)
         plain = await self.connect()
         self.write("SELECT pg_notify('events', '[\"last\"]')")
         while await plain.read_message() != '["last"]':  # it may have been there before the burst was heard
@@ -43,7 +57,6 @@ class ActivitySocketTest(FeedTestCase):
         self.assertEqual(hello["totals"], {"orders": [ROWS_IN_HELLO + 10, 0, 0, 0]})
         self.assertEqual((len(hello["recent"]), hello["recent"][-1]), (ROWS_IN_HELLO, '["last"]'))
         self.assertEqual((hello["database"]["state"], hello["database"]["name"]), ("listening", "test"))
-        self.assertEqual((await message(early))["type"], "hello")
 
     @gen_test
     async def test_when_nothing_happens_a_message_says_so(self):
@@ -52,7 +65,7 @@ class ActivitySocketTest(FeedTestCase):
         idle = [await message(socket, "activity") for _ in range(2)]
         for activity in idle:
             self.assertEqual(activity["rows"], {"of": 0, "changes": []})
-            self.assertEqual((activity["totals"], activity["buckets"]), ({}, []))
+            self.assertEqual((activity["totals"], activity["buckets"]), ({}, {}))
         self.assertLess(hello["now"], idle[-1]["now"])
 
     @gen_test
@@ -60,12 +73,13 @@ class ActivitySocketTest(FeedTestCase):
         sockets = [await self.connect("/ws/activity") for _ in range(2)]
         self.write(BURST, [5_000])
         for socket in sockets:
-            told = await self.until_rows(socket, 5_000)
+            told = await until_rows(socket, 5_000)
             self.assertEqual(sum(activity["rows"]["of"] for activity in told), 5_000)
             self.assertEqual(told[-1]["totals"], {"orders": [5_000, 0, 0, 0]})
             self.assertTrue(all(len(activity["rows"]["changes"]) <= ROWS_PER_MESSAGE for activity in told))
-            self.assertIn('"id" : 5000}', told[-1]["rows"]["changes"][-1])
-            newest = {bucket["at"]: bucket for activity in told for bucket in activity["buckets"]}
+            self.assertIn('"id" : 5000}', rows_of(told)[-1])
+            buckets = [bucket for activity in told for bucket in activity.get("buckets", {}).get("1", [])]
+            newest = {bucket["at"]: bucket for bucket in buckets}
             self.assertEqual(summed([*newest.values()]), {"orders": [5_000, 0, 0, 0]})
         history = await self.fetch_json("/api/activity")
         self.assertEqual(history["totals"], {"orders": [5_000, 0, 0, 0]})
@@ -85,24 +99,144 @@ class ActivitySocketTest(FeedTestCase):
     async def test_foreign_json_is_a_row_but_of_no_table(self):
         socket = await self.connect("/ws/activity")
         self.write("SELECT pg_notify('events', '[1]'), pg_notify('events', '[2]')")
-        told = await self.until_rows(socket, 2)
-        self.assertEqual((told[-1]["other"], told[-1]["totals"], told[-1]["buckets"]), (2, {}, []))
-        self.assertEqual([row for activity in told for row in activity["rows"]["changes"]], ["[1]", "[2]"])
+        told = await until_rows(socket, 2)
+        self.assertEqual((told[-1]["other"], told[-1]["totals"], told[-1]["buckets"]), (2, {}, {}))
+        self.assertEqual(rows_of(told), ["[1]", "[2]"])
 
     @gen_test
     async def test_a_table_whose_name_no_utf8_can_say_breaks_no_dashboard(self):
         socket = await self.connect("/ws/activity")
         payload = r'{"table": "\ud800", "action": "INSERT"}'
         self.write("SELECT pg_notify('events', %s)", [payload])
-        [activity] = await self.until_rows(socket, 1)
-        self.assertEqual((activity["rows"]["changes"], activity["totals"]), ([payload], {}))
+        told = await until_rows(socket, 1)
+        self.assertEqual((rows_of(told), told[-1]["totals"]), ([payload], {}))
         self.assertEqual((await message(await self.connect("/ws/activity")))["recent"], [payload])
 
     @gen_test
-    async def test_what_a_dashboard_says_is_answered_with_an_error(self):
+    async def test_what_a_dashboard_should_not_say_is_answered_with_an_error(self):
         socket = await self.connect("/ws/activity")
-        await socket.write_message('{"type": "subscribe"}')
-        self.assertEqual((await message(socket, "error"))["code"], "unknown_type")
+        for said in ('{"type": "subscribe"}', "x", '{"type": "seen", "message": "1"}', "[" * 2_000, '"' + "x" * 2_000):
+            await socket.write_message(said)
+            self.assertEqual((await message(socket, "error"))["code"], "unknown_type", said[:20])
+
+    @gen_test
+    async def test_coarse_buckets_are_told_too_and_sum_up(self):
+        socket = await self.connect("/ws/activity")
+        self.write(BURST, [7])
+        told: dict[str, Any] = {}
+        while told.keys() < {"1", "10", "60"}:
+            told |= (await message(socket, "activity")).get("buckets", {})
+        for step in ("10", "60"):
+            self.assertEqual(summed(told[step]), {"orders": [7, 0, 0, 0]})
+            answer = await self.fetch_json(f"/api/activity?step={step}")
+            self.assertEqual(answer["buckets"], told[step])
+
+    @gen_test
+    async def test_a_page_that_nobody_looks_at_gets_counts_and_no_rows(self):
+        socket = await self.connect("/ws/activity")
+        await socket.write_message('{"type": "rows", "wanted": false}')
+        await socket.write_message("{}")
+        await message(socket, "error")  # so that it has heard the one before
+        self.write(BURST, [3])
+        told = await until_rows(socket, 3)
+        self.assertEqual((rows_of(told), told[-1]["totals"]), ([], {"orders": [3, 0, 0, 0]}))
+        self.assertIn("unwanted", [activity["rows"].get("withheld") for activity in told])
+        await socket.write_message('{"type": "rows", "wanted": true}')
+        await socket.write_message("{}")
+        await message(socket, "error")
+        self.write(BURST, [1])
+        self.assertEqual(len(rows_of(await until_rows(socket, 1))), 1)
+
+    @gen_test
+    async def test_a_page_that_falls_behind_gets_no_rows_until_it_has_caught_up(self):
+        slow, other = [await self.connect("/ws/activity") for _ in range(2)]
+        await slow.write_message('{"type": "seen", "message": 0}')
+        while True:
+            self.write(BURST, [1])
+            told = await message(slow, "activity")
+            if told["rows"].get("withheld"):
+                break
+        self.assertEqual((told["rows"]["withheld"], told["rows"]["changes"]), ("behind", []))
+        self.assertTrue(rows_of(await until_rows(other, 1)))
+        while told["rows"].get("withheld") or not told["rows"]["of"]:
+            await slow.write_message(f'{{"type": "seen", "message": {told["number"]}}}')
+            self.write(BURST, [1])
+            told = await message(slow, "activity")
+        self.assertEqual(len(told["rows"]["changes"]), told["rows"]["of"])
+
+    @gen_test
+    async def test_a_cursor_that_is_none_is_told_as_a_gap_since_a_page_cannot_read_a_refusal(self):
+        socket = await self.connect("/ws/activity?since=x")
+        self.assertEqual((await message(socket))["type"], "hello")
+        gap = await message(socket)
+        self.assertEqual((gap["type"], gap["from"]), ("gap", "x"))
+        self.assertIn("a cursor looks like", gap["why"])
+
+
+class JournaledActivityTest(FeedTestCase):
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.watch()
+
+    @gen_test
+    async def test_a_row_that_is_too_long_is_cut_and_can_be_had_whole(self):
+        socket = await self.connect("/ws/activity")
+        self.write("INSERT INTO orders VALUES (1, repeat('x', %s)), (2, 'short')", [ROW_LIMIT_CHARACTERS])
+        cut, short = rows_of(await until_rows(socket, 2))
+        said = json.loads(cut)
+        self.assertEqual((said["name"], said["action"]), ("public.orders", "INSERT"))
+        self.assertEqual(len(said["cut"]["beginning"]), BEGINNING_CHARACTERS)
+        whole = await self.fetch_json(f"/api/change?cursor={said['cursor']}")
+        self.assertEqual(whole["data"], {"id": 1, "status": "x" * ROW_LIMIT_CHARACTERS, "total": None})
+        self.assertEqual((whole["cursor"], whole["at"][:23]), (said["cursor"], said["at"][:23]))
+        self.assertEqual(json.loads(short)["data"]["status"], "short")
+
+    @gen_test
+    async def test_a_newcomer_is_sent_no_more_than_some_rows_hold(self):
+        early = await self.connect("/ws/activity")
+        self.write("INSERT INTO orders SELECT generate_series(1, 100), repeat('x', 15000)")
+        await until_rows(early, 100)
+        recent = (await message(await self.connect("/ws/activity"), "hello"))["recent"]
+        self.assertLess(sum(map(len, recent)), HELLO_LIMIT_CHARACTERS)
+        self.assertEqual(json.loads(recent[-1])["data"]["id"], 100)
+
+    @gen_test
+    async def test_a_change_is_found_by_its_cursor_and_no_other(self):
+        self.write("INSERT INTO orders SELECT generate_series(1, 3)")
+        changes = (await self.fetch_json("/api/changes"))["changes"]
+        for change in changes:
+            self.assertEqual(await self.fetch_json(f"/api/change?cursor={change['cursor']}"), change)
+        number, _, batch = changes[-1]["cursor"].partition(".")
+        beyond = f"{int(number, 16) + 1:x}.{batch}"
+        for cursor, status, code in ((beyond, 404, "aged_out"), ("x", 400, "not_a_cursor"), ("", 400, "not_a_cursor")):
+            answer = await self.fetch_json(f"/api/change?cursor={cursor}", status)
+            self.assertEqual(answer["error"]["code"], code)
+
+    @gen_test
+    async def test_a_place_by_time_has_what_came_since_after_it(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        [(between,)] = self.write("SELECT extract(epoch FROM clock_timestamp())::float8")
+        self.write("INSERT INTO orders VALUES (2)")
+        self.write("INSERT INTO orders VALUES (3)")
+        for at, expected in ((0, [1, 2, 3]), (between, [2, 3]), (between + 1e6, [])):
+            cursor = (await self.fetch_json(f"/api/place?at={at!r}"))["cursor"]
+            changes = (await self.fetch_json(f"/api/changes?since={cursor}"))["changes"]
+            self.assertEqual([change["data"]["id"] for change in changes], expected)
+        for at in ("", "x", "nan", "-1", "1e99"):
+            self.assertEqual((await self.fetch_json(f"/api/place?at={at}", 400))["error"]["code"], "bad_time")
+
+    @gen_test
+    async def test_delays_are_reckoned_by_the_clock_of_the_database(self):
+        await DatabaseClock(self.feed.database, self.feed.hub.tally.set_database_ahead).compare()
+        self.assertLess(abs(self.feed.hub.tally.database_ahead_seconds or 9), 1)
+        socket = await self.connect("/ws/activity")
+        hello = await message(socket, "hello")
+        self.write("INSERT INTO orders SELECT generate_series(1, 3)")
+        [delays] = [bucket["delays"] for bucket in (await until_rows(socket, 3))[-1]["buckets"]["1"]]
+        self.assertEqual(sum(delays.values()), 3)
+        [place] = delays
+        upper = hello["delays"]["least_seconds"] * 2 ** (int(place) / hello["delays"]["per_doubling"])
+        self.assertLess(upper, 30)
 
 
 class ActivityTest(FeedTestCase):

@@ -1,7 +1,8 @@
-"""The demo's table and what is written to it: never an error, never too many rows, and all of it watched."""
+"""The demo's tables and what is written to them: never an error, never too many rows, and all of it watched."""
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
@@ -42,7 +43,32 @@ class DemoTest(AsyncTestCase):
         await make_tables(self.database, self.watching)
         self.assertEqual(await self.database.fetch(COUNT), [(1,)])
         watched = "SELECT table_name, is_complete FROM changefeed.status()"
-        self.assertEqual(await self.database.fetch(watched), [("portal_eventrequests", True)])
+        self.assertEqual(await self.database.fetch(watched), [(table, True) for table in sorted(demo.TABLES)])
+        self.assertEqual(await self.database.fetch("SELECT count(*) FROM portal_termine"), [(12,)])
+
+    @gen_test
+    async def test_every_table_lives_and_none_grows_without_end(self):
+        writes = Demo(self.database, 1.0, random.Random(7))
+        for _ in range(1_500):
+            await writes._one_write()
+        journaled = (
+            "SELECT table_name, array_agg(DISTINCT action::text ORDER BY action::text) FROM {} GROUP BY 1 ORDER BY 1"
+        )
+        self.assertEqual(
+            await self.database.fetch(journaled.format("changefeed.journal")),
+            [
+                ("portal_eventrequests", ["D", "I", "U"]),
+                ("portal_sessions", ["D", "I", "U"]),
+                ("portal_termine", ["I", "U"]),
+                ("portal_tickets", ["D", "I", "U"]),
+            ],
+        )
+        bounds = {"portal_tickets": 12 * 36, "portal_sessions": 60, "portal_termine": 12}
+        for table, most in bounds.items():
+            [(rows,)] = await self.database.fetch(f"SELECT count(*) FROM {table}")
+            self.assertTrue(0 < rows <= most, (table, rows))
+        seats = "SELECT sum(seats - seats_left) = (SELECT count(*) FROM portal_tickets) FROM portal_termine"
+        self.assertEqual(await self.database.fetch(seats), [(True,)])
 
     @gen_test
     async def test_an_update_or_delete_finds_nothing_in_an_empty_table_and_one_of_the_rows_in_another(self):

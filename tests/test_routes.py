@@ -116,6 +116,8 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "/ws/activity": ("/ws/activity", check_activity_socket),
     "/listen/(.+)": ("/listen/people", check_listen),
     "/api/activity": ("/api/activity", check_activity),
+    "/api/change": ("/api/change", check_changes),
+    "/api/place": ("/api/place?at=0", check_changes),
     "/events": ("/events", check_stream),
     "/api/changes": ("/api/changes", check_changes),
     "/api/tables": ("/api/tables", check_tables),

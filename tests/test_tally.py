@@ -1,10 +1,13 @@
 """Counts by table and action: absolute, in buckets of seconds and minutes, and within a bound whatever comes."""
 
+import json
 import math
 from datetime import UTC, datetime
 
+from changefeed.buckets import Buckets
 from changefeed.change import ACTIONS, Change
-from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, Buckets, Tally
+from changefeed.delays import LAST, LEAST_SECONDS, PER_DOUBLING, delay_index
+from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, Tally
 
 INSERT, UPDATE, DELETE, TRUNCATE = ACTIONS
 
@@ -28,7 +31,7 @@ def test_buckets_are_whole_seconds_oldest_first_and_sum_up_to_the_totals():
     tally = Tally(1000.0)
     for now, action in ((1000.0, INSERT), (1000.999, UPDATE), (1003.2, INSERT), (1003.3, INSERT)):
         tally.count(changes("orders", action), now)
-    assert tally.seconds.since(-math.inf) == [
+    assert tally.by_step[1].since(-math.inf) == [
         {"at": 1000, "counts": {"orders": [1, 1, 0, 0]}},
         {"at": 1003, "counts": {"orders": [2, 0, 0, 0]}},
     ]
@@ -39,34 +42,37 @@ def test_a_window_takes_each_bucket_that_ends_within_it():
     tally = Tally(1000.0)
     for now in (1000.0, 1001.0, 1002.0):
         tally.count(changes("orders", INSERT), now)
-    assert [bucket["at"] for bucket in tally.seconds.since(1000.5)] == [1000, 1001, 1002]
-    assert [bucket["at"] for bucket in tally.seconds.since(1001.0)] == [1001, 1002]
+    assert [bucket["at"] for bucket in tally.by_step[1].since(1000.5)] == [1000, 1001, 1002]
+    assert [bucket["at"] for bucket in tally.by_step[1].since(1001.0)] == [1001, 1002]
 
 
 def test_foreign_json_is_counted_apart_and_makes_no_bucket():
     tally = Tally(1000.0)
     tally.count([FOREIGN, FOREIGN], 1000.0)
-    assert (tally.foreign, tally.totals, tally.seconds.since(0)) == (2, {}, [])
-    assert tally.take_touched() == ({}, [])
+    assert (tally.foreign, tally.totals, tally.by_step[1].since(0)) == (2, {}, [])
+    assert (tally.take_touched_totals(), tally.by_step[1].take_touched()) == ({}, [])
 
 
 def test_what_was_touched_is_told_once_with_absolute_counts():
     tally = Tally(1000.0)
     tally.count(changes("orders", INSERT) + changes("items", INSERT), 1000.0)
-    tally.take_touched()
-    assert tally.take_touched() == ({}, [])
+    for buckets in tally.by_step.values():
+        buckets.take_touched()
+        assert buckets.take_touched() == []
+    tally.take_touched_totals()
+    assert tally.take_touched_totals() == {}
     tally.count(changes("orders", INSERT), 1000.9)
-    totals, buckets = tally.take_touched()
-    assert totals == {"orders": [2, 0, 0, 0]}
-    assert buckets == [{"at": 1000, "counts": {"orders": [2, 0, 0, 0], "items": [1, 0, 0, 0]}}]
+    assert tally.take_touched_totals() == {"orders": [2, 0, 0, 0]}
+    for step, begins in ((1, 1000), (10, 1000), (60, 960)):
+        assert tally.by_step[step].take_touched() == [{"at": begins, "counts": {"orders": [2, 0, 0, 0]}}]
 
 
 def test_only_the_newest_buckets_are_kept_also_when_nobody_takes_what_was_touched():
     tally = Tally(1000.0)
     for second in range(2000):
         tally.count(changes("orders", INSERT), 1000.0 + second)
-    assert [bucket["at"] for bucket in tally.seconds.since(0)] == [1000 + second for second in range(1100, 2000)]
-    assert len(tally._touched_seconds) <= 901
+    assert [bucket["at"] for bucket in tally.by_step[1].since(0)] == [1000 + second for second in range(1100, 2000)]
+    assert [bucket["at"] for bucket in tally.by_step[1].take_touched()] == list(range(2100, 3000))
     assert tally.totals == {"orders": [2000, 0, 0, 0]}
 
 
@@ -74,7 +80,7 @@ def test_a_minute_holds_what_its_seconds_hold():
     tally = Tally(1020.0)
     for now in (1020.0, 1079.9, 1080.0):
         tally.count(changes("orders", INSERT), now)
-    assert tally.minutes.since(0) == [
+    assert tally.by_step[60].since(0) == [
         {"at": 1020, "counts": {"orders": [2, 0, 0, 0]}},
         {"at": 1080, "counts": {"orders": [1, 0, 0, 0]}},
     ]
@@ -84,25 +90,47 @@ def test_a_change_of_the_journal_counts_when_its_statement_ran_and_as_many_rows_
     tally = Tally(5000.0)
     tally.count([Change("{}", "orders", INSERT, xid=1, id=1, at=4990.5, count=7)], 5000.0)
     tally.count([Change("{}", "orders", INSERT, xid=1, id=2, at=100.0)], 5000.0)
-    assert tally.seconds.since(0) == [{"at": 4990, "counts": {"orders": [7, 0, 0, 0]}}]
+    assert tally.by_step[1].since(0) == [{"at": 4990, "counts": {"orders": [7, 0, 0, 0]}}]
     assert tally.totals == {"orders": [8, 0, 0, 0]}
 
 
 def test_a_bucket_that_is_past_takes_no_more():
     buckets = Buckets(1, 10)
-    assert buckets.add(100.0, "orders", 0, 1) == 100
-    assert buckets.add(91.0, "orders", 0, 1) == 91
-    assert buckets.add(90.0, "orders", 0, 1) is None
+    for at in (100.0, 91.0, 90.0):
+        buckets.add(at, "orders", 0, 1)
+        buckets.add_delay(at, 5, 1)
+    assert [bucket["at"] for bucket in buckets.since(0)] == [91, 100]
+    assert [bucket["at"] for bucket in buckets.take_touched()] == [91, 100]
 
 
 def test_what_was_before_is_loaded_once_into_the_totals():
     tally = Tally(5000.0)
-    tally.load(4980, "orders", INSERT, 5, 4987.5, into_minutes=True)
-    tally.load(4987, "orders", INSERT, 5, 4987.5, into_minutes=False)
+    for step, begins in ((60, 4980), (10, 4990), (1, 4990)):
+        tally.load(step, begins, "orders", INSERT, 5, 4990.25)
     tally.count(changes("orders", INSERT), 5000.0)
     assert tally.totals == {"orders": [6, 0, 0, 0]}
-    assert tally.since == datetime.fromtimestamp(4987.5, UTC)
-    assert [bucket["at"] for bucket in tally.seconds.since(0)] == [4987, 5000]
+    assert tally.since.timestamp() == 4990.25
+    assert [bucket["at"] for bucket in tally.by_step[1].since(0)] == [4990, 5000]
+
+
+def test_a_delay_is_counted_when_it_ends_by_the_clock_of_the_database_and_not_while_that_is_unknown():
+    tally = Tally(5000.0)
+    late = [Change("{}", "orders", INSERT, xid=1, id=number, at=4990.0, count=3) for number in (1, 2)]
+    tally.count(late, 5000.0)
+    tally.set_database_ahead(-9.0)  # PostgreSQL's clock said 4990 when ours said 4999
+    tally.count([*late, *changes("plain", INSERT)], 5000.0)
+    assert [bucket for bucket in tally.by_step[1].since(0) if "delays" in bucket] == [
+        {"at": 5000, "counts": {"plain": [1, 0, 0, 0]}, "delays": {delay_index(1.0): 6}}
+    ]
+
+
+def test_a_delay_s_place_is_within_five_percent_and_within_bounds():
+    assert [delay_index(seconds) for seconds in (-5.0, 0.0, LEAST_SECONDS)] == [0, 0, 0]
+    assert delay_index(1e9) == LAST
+    for seconds in (0.00011, 0.0042, 0.5, 1.0, 77.7, 80_000.0):
+        upper = LEAST_SECONDS * 2 ** (delay_index(seconds) / PER_DOUBLING)
+        middle = upper / 2 ** (0.5 / PER_DOUBLING)
+        assert abs(middle / seconds - 1) < 0.05
 
 
 def test_names_of_tables_beyond_the_limit_are_counted_under_one_name():
@@ -113,5 +141,18 @@ def test_names_of_tables_beyond_the_limit_are_counted_under_one_name():
     assert len(tally.totals) == TABLE_LIMIT + 1
     assert tally.totals[OTHER_TABLES] == [5, 0, 0, 0]
     assert tally.totals["table0"] == [2, 0, 0, 0]
-    [bucket] = tally.seconds.since(0)
+    [bucket] = tally.by_step[1].since(0)
     assert bucket["counts"] == tally.totals
+
+
+def test_what_one_process_counted_another_goes_on_with():
+    tally, successor = Tally(1000.0), Tally(2000.0)
+    tally.set_database_ahead(0.0)
+    tally.count([Change("{}", "orders", INSERT, xid=1, id=1, at=1001.5), FOREIGN], 1001.75)
+    successor.restore(json.loads(json.dumps(tally.dump())))
+    assert (successor.since, successor.totals, successor.foreign) == (tally.since, tally.totals, 1)
+    for step, buckets in successor.by_step.items():
+        assert buckets.since(0) == tally.by_step[step].since(0)
+        assert buckets.since(0)[-1]["delays"] == {delay_index(0.25): 1}
+    successor.count([Change("{}", "orders", INSERT, xid=1, id=2, at=1001.9)], now=0)  # published by the other one
+    assert successor.by_step[60].since(0)[0]["counts"] == {"orders": [2, 0, 0, 0]}

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { fetchHistory, fetchStatus, fetchTables, watchTable } from './api';
+import { fetchChange, fetchChanges, fetchHistory, fetchPlace, fetchStatus, fetchTables, setWatched } from './api';
 
 const answer = (status: number, text: string) => () => Promise.resolve(new Response(text, { status }));
 
@@ -11,14 +11,17 @@ test('URLs are relative, for the sake of a proxy with a prefix', async () => {
     return answer(200, '{"tables": []}')();
   };
   await fetchTables(fetch);
-  await fetchHistory(fetch, 900);
+  await fetchHistory(fetch, 60);
+  await fetchChange(fetch, '1.a-_');
+  await fetchPlace(fetch, 1.5);
+  await fetchChanges(fetch, '1.a-_');
   await fetchStatus(fetch);
-  expect(asked).toEqual(['api/tables', 'api/activity?window=900', 'api/status']);
+  expect(asked).toEqual(['api/tables', 'api/activity?step=60', 'api/change?cursor=1.a-_', 'api/place?at=1.5', 'api/changes?limit=2000&since=1.a-_', 'api/status']);
 });
 
 test("the server's own words are in the problem", async () => {
   const fetch = answer(503, '{"error": {"code": "no_database", "message": "the database is away"}}');
-  expect(await fetchTables(fetch)).toEqual({ ok: false, problem: 'api/tables: 503, the database is away' });
+  expect(await fetchTables(fetch)).toEqual({ ok: false, problem: 'the database is away' });
 });
 
 test("a proxy's page instead of an answer is a problem with its status", async () => {
@@ -34,12 +37,13 @@ test('an answer of another shape, and no answer, are problems', async () => {
 test('a table is watched by its name, whatever is in it', async () => {
   const asked: unknown[] = [];
   const watch = (table: string, respond: () => Promise<Response>) =>
-    watchTable(
-      (...request) => {
+    setWatched(
+      (...request: unknown[]) => {
         asked.push(request);
         return respond();
       },
-      { schema: 'public', table, watchedBy: null },
+      { schema: 'public', table, watchedBy: null, estimatedRows: 0 },
+      true,
     );
   expect(await watch('a/b "c"?', answer(200, '{"is_watched": true}'))).toBeNull();
   expect(asked).toEqual([['api/tables/public.a%2Fb%20%22c%22%3F/watch', { method: 'PUT' }]]);

@@ -1,9 +1,12 @@
 // Comes in: a way to fetch. Goes out: what the server's HTTP API says, decoded, or one sentence of what went wrong.
 // Every URL is relative, because a reverse proxy may add a prefix.
 import {
+  type ChangesPage,
+  decodeChanges,
   type Decoded,
   decodeError,
   decodeHistory,
+  decodePlace,
   decodeStatus,
   decodeTables,
   type History,
@@ -11,10 +14,11 @@ import {
   type TableStatus,
 } from './protocol';
 
-type Fetch = (url: string, options?: { readonly method: 'PUT' }) => Promise<Response>;
+export type Fetch = (url: string, options?: { readonly method: 'PUT' | 'DELETE' }) => Promise<Response>;
 
-export function fetchHistory(fetch: Fetch, seconds: number): Promise<Decoded<History>> {
-  return get(fetch, `api/activity?window=${seconds}`, decodeHistory);
+/** All that the server keeps in buckets of so many seconds. */
+export function fetchHistory(fetch: Fetch, stepSeconds: number): Promise<Decoded<History>> {
+  return get(fetch, `api/activity?step=${stepSeconds}`, decodeHistory);
 }
 
 export function fetchTables(fetch: Fetch): Promise<Decoded<readonly TableStatus[]>> {
@@ -25,10 +29,24 @@ export function fetchStatus(fetch: Fetch): Promise<Decoded<JournalStatus>> {
   return get(fetch, 'api/status', decodeStatus);
 }
 
-/** Journals the table from now on; null, or why the server refuses. */
-export async function watchTable(fetch: Fetch, { schema, table }: TableStatus): Promise<string | null> {
+/** The text of the one change that has this cursor. */
+export function fetchChange(fetch: Fetch, cursor: string): Promise<Decoded<string>> {
+  return get(fetch, `api/change?cursor=${encodeURIComponent(cursor)}`, (text) => ({ ok: true, value: text }));
+}
+
+/** The cursor before everything the journal has since then. `at`: epoch seconds. */
+export function fetchPlace(fetch: Fetch, at: number): Promise<Decoded<string>> {
+  return get(fetch, `api/place?at=${at}`, decodePlace);
+}
+
+export function fetchChanges(fetch: Fetch, cursor: string): Promise<Decoded<ChangesPage>> {
+  return get(fetch, `api/changes?limit=2000&since=${encodeURIComponent(cursor)}`, decodeChanges);
+}
+
+/** Journals the table from now on, or no longer; null, or why the server refuses. */
+export async function setWatched(fetch: Fetch, { schema, table }: TableStatus, isWatched: boolean): Promise<string | null> {
   const url = `api/tables/${encodeURIComponent(`${schema}.${table}`)}/watch`;
-  const answer = await ask(() => fetch(url, { method: 'PUT' }));
+  const answer = await ask(() => fetch(url, { method: isWatched ? 'PUT' : 'DELETE' }));
   if (answer.status === 200) return null;
   const error = decodeError(answer.text);
   if (error.ok) return error.value;
@@ -40,7 +58,7 @@ async function get<T>(fetch: Fetch, url: string, decode: (text: string) => Decod
   if (answer.status === null) return { ok: false, problem: `${url}: ${answer.text}` };
   if (answer.status !== 200) {
     const error = decodeError(answer.text);
-    return { ok: false, problem: `${url}: ${answer.status}${error.ok ? `, ${error.value}` : ''}` };
+    return { ok: false, problem: error.ok ? error.value : `${url}: ${answer.status}` };
   }
   const decoded = decode(answer.text);
   return decoded.ok ? decoded : { ok: false, problem: `${url}: ${decoded.problem}` };

@@ -5,7 +5,7 @@ import type { Bucket, Counts } from './protocol';
 
 const INSERT = 0;
 const DELETE = 2;
-const bucket = (at: number, table: string, ...counts: Counts): Bucket => ({ at, counts: new Map([[table, counts]]) });
+const bucket = (at: number, table: string, ...counts: Counts): Bucket => ({ at, counts: new Map([[table, counts]]), delays: null });
 
 let timeline: Timeline;
 
@@ -103,4 +103,26 @@ test('the total of a table takes all actions of the steps asked for', () => {
   timeline.merge(bucket(99, 'a', 1, 2, 3, 4));
   timeline.merge(bucket(100, 'a', 1, 0, 0, 0));
   expect(timeline.total('a', 100, 2)).toBe(11);
+});
+
+test('delays are replaced by what knows of more changes, and leave with their step', () => {
+  const delays = (at: number, ...places: [number, number][]) => timeline.merge({ at, counts: new Map(), delays: new Map(places) });
+  delays(100, [3, 5]);
+  delays(100, [3, 5], [4, 1]);
+  delays(100, [3, 2]);
+  delays(90, [1, 1]);
+  expect([...timeline.delays(100)]).toEqual([[3, 5], [4, 1]]);
+  expect(timeline.delays(90).size).toBe(0);
+  timeline.advance(110);
+  expect(timeline.delays(100).size).toBe(0);
+});
+
+test('counts and rates of some tables together', () => {
+  timeline.merge(bucket(100, 'a', 3, 0, 1, 0));
+  timeline.merge(bucket(100, 'b', 2, 0, 0, 0));
+  timeline.merge(bucket(100, 'c', 9, 0, 0, 0));
+  expect(timeline.countOf(['a', 'b'], 100, INSERT)).toBe(5);
+  expect(timeline.countOf([], 100, INSERT)).toBe(0);
+  expect(timeline.countOf(['a'], 80, INSERT)).toBeNull();
+  expect(timeline.rate(['a', 'b'], 100, 2, INSERT)).toBe(2.5);
 });

@@ -1,5 +1,6 @@
 // Comes in: absolute counts by table and step of time. Goes out: counts by step, null where nobody counted.
 // Knows no message and no chart.
+import type { Histogram } from './delays';
 import { ACTIONS, type Bucket } from './protocol';
 
 /** From and to (null: it lasts) in epoch seconds: nobody counted here, so that "nothing" is not zero. */
@@ -22,6 +23,8 @@ export class Timeline {
   knownFrom = Infinity;
   readonly #rings = new Map<string, Uint32Array>();
   readonly #sum: Uint32Array;
+  /** By step; what has left the ring is dropped now and then. */
+  readonly #delays = new Map<number, Histogram>();
 
   constructor(
     readonly stepSeconds: number,
@@ -43,12 +46,16 @@ export class Timeline {
       for (const ring of [this.#sum, ...this.#rings.values()]) ring.fill(0, from, from + ACTIONS.length);
     }
     this.newest = Math.max(target, this.newest);
+    if (this.#delays.size > 2 * this.capacity) {
+      for (const step of this.#delays.keys()) if (!this.#holds(step)) this.#delays.delete(step);
+    }
   }
 
   /** Takes the larger count, so that merging what is older or known already changes nothing. */
   merge(bucket: Bucket): void {
     const step = this.stepOf(bucket.at);
     if (!this.#holds(step)) return;
+    if (bucket.delays !== null && sizeOf(bucket.delays) >= sizeOf(this.delays(step))) this.#delays.set(step, bucket.delays);
     for (const [table, counts] of bucket.counts) {
       const ring = this.#ringOf(table);
       for (const [action, count] of counts.entries()) {
@@ -59,6 +66,26 @@ export class Timeline {
         this.#sum[index] = (this.#sum[index] ?? 0) + more;
       }
     }
+  }
+
+  /** How long the changes took that arrived in this step. */
+  delays(step: number): Histogram {
+    return (this.#holds(step) && this.#delays.get(step)) || NO_DELAYS;
+  }
+
+  /** The names of the tables that were counted at any time. */
+  get tables(): string[] {
+    return [...this.#rings.keys()];
+  }
+
+  /** Of some tables together; null where nobody counted. */
+  countOf(tables: readonly string[], step: number, action: number): number | null {
+    let sum: number | null = 0;
+    for (const table of tables) {
+      const count = this.count(table, step, action);
+      sum = count === null || sum === null ? null : sum + count;
+    }
+    return sum ?? null;
   }
 
   /** Of one table, or of all (null). `action` is a place in ACTIONS. Null where nobody counted. */
@@ -82,12 +109,12 @@ export class Timeline {
   }
 
   /** Changes per second, the mean of the known ones of `steps` steps up to `last`; null if `last` is unknown. */
-  rate(table: string | null, last: number, steps: number, action: number): number | null {
+  rate(table: string | null | readonly string[], last: number, steps: number, action: number): number | null {
     if (this.isUnknown(last)) return null;
     let sum = 0;
     let known = 0;
     for (let step = last - steps + 1; step <= last; step++) {
-      const count = this.count(table, step, action);
+      const count = Array.isArray(table) ? this.countOf(table, step, action) : this.count(table as string | null, step, action);
       if (count === null) continue;
       sum += count;
       known += 1;
@@ -123,4 +150,12 @@ export class Timeline {
     }
     return ring;
   }
+}
+
+const NO_DELAYS: Histogram = new Map();
+
+function sizeOf(histogram: Histogram): number {
+  let size = 0;
+  for (const count of histogram.values()) size += count;
+  return size;
 }

@@ -1,27 +1,52 @@
-// Comes in: times and changes per second. Goes out: a drawn chart, and which place the reader points at.
+// Comes in: times and values. Goes out: a drawn chart, which place the reader points at, and which span is dragged over.
 // The only file that knows uPlot.
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 
-import { countText } from './format';
-import type { ChartData } from './picture';
+import type { Span } from './filter';
+import type { Zone } from './format';
 import { readTheme, type Theme, watchTheme } from './theme';
 
-/** Line dashes of INSERT, UPDATE, DELETE: told apart without colour, too. The legend draws the same. */
-export const DASHES = [[], [6, 3], [2, 3]] as const;
 const FONT = '12px system-ui, sans-serif';
-const LOWEST_TOP = 5;
-/** Lines at whole numbers only: there is no half change. */
-const Y_STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]);
+/** Charts of one page share the crosshair. */
+const SYNC = uPlot.sync('time');
+
+/** Times in epoch seconds, then the values of each line; null where nothing is known. */
+export type ChartData = readonly (readonly (number | null)[])[];
+
+export interface Line {
+  readonly colour: keyof Theme;
+  readonly dash: readonly number[];
+}
+
+export interface ChartOptions {
+  readonly lines: readonly Line[];
+  /** What the axis goes up to at least. */
+  readonly lowestTop: number;
+  /** Distances between the axis's lines. */
+  readonly increments: number[];
+  readonly axisText: (value: number) => string;
+  readonly zone: () => Zone;
+  /** Nothing known is told from nothing there: where it is hatched, nobody counted. */
+  readonly isHatched: boolean;
+  /** The place in the data, null when nowhere. */
+  readonly onPoint: (place: number | null) => void;
+  /** Null: back to now. */
+  readonly onZoom: (span: Span | null) => void;
+}
 
 export class Chart {
   readonly #plot: uPlot;
+  readonly #options: ChartOptions;
   readonly #stops: (() => void)[];
   #theme: Theme = readTheme();
+  #thresholds: readonly number[] = [];
 
-  /** Fills `host`, whatever size that has or gets. `onPoint`: the place in the data, null when nowhere. */
-  constructor(host: HTMLElement, data: ChartData, onPoint: (place: number | null) => void) {
-    this.#plot = new uPlot(this.#options(host, onPoint), plotted(data), host);
+  /** Fills `host`, whatever size that has or gets. */
+  constructor(host: HTMLElement, options: ChartOptions) {
+    this.#options = options;
+    const empty: ChartData = [[], ...options.lines.map(() => [])];
+    this.#plot = new uPlot(this.#uplotOptions(host), plotted(empty), host);
     const resizes = new ResizeObserver(() => this.#plot.setSize(sizeOf(host)));
     resizes.observe(host);
     this.#stops = [
@@ -33,7 +58,12 @@ export class Chart {
     ];
   }
 
-  draw(data: ChartData): void {
+  /** `shown`: which lines; `thresholds`: values at which a line goes across. */
+  draw(data: ChartData, shown: readonly boolean[] = [], thresholds: readonly number[] = []): void {
+    this.#thresholds = thresholds;
+    for (const [place, isShown] of shown.entries()) {
+      if (this.#plot.series[place + 1]?.show !== isShown) this.#plot.setSeries(place + 1, { show: isShown });
+    }
     this.#plot.setData(plotted(data));
   }
 
@@ -42,7 +72,8 @@ export class Chart {
     this.#plot.destroy();
   }
 
-  #options(host: HTMLElement, onPoint: (place: number | null) => void): uPlot.Options {
+  #uplotOptions(host: HTMLElement): uPlot.Options {
+    const { lines, lowestTop, increments, axisText, zone, isHatched, onPoint, onZoom } = this.#options;
     const axis: uPlot.Axis = {
       stroke: () => this.#theme.muted,
       font: FONT,
@@ -53,41 +84,59 @@ export class Chart {
       ...sizeOf(host),
       padding: [10, 28, 0, 0],
       legend: { show: false },
-      cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
+      tzDate: (seconds) => (zone() === 'utc' ? uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC') : new Date(seconds * 1000)),
+      cursor: {
+        y: false,
+        drag: { x: true, y: false, setScale: false },
+        sync: { key: SYNC.key },
+        points: { size: 7 },
+        bind: {
+          dblclick: () => () => {
+            onZoom(null);
+            return null;
+          },
+        },
+      },
       scales: {
         // From the first time to the last, without the padding that would make the lines jump each second.
         x: { range: (_, min, max) => [min, max] },
-        y: { range: (_, __, max) => [0, Math.max(LOWEST_TOP, (max ?? 0) * 1.15)] },
+        y: { range: (_, __, max) => [0, Math.max(lowestTop, ...this.#thresholds, (max ?? 0) * 1.15)] },
       },
       axes: [
-        { ...axis, space: 70, size: 28, values: '{HH}:{mm}:{ss}' },
-        { ...axis, size: 52, incrs: Y_STEPS, values: (_, splits) => splits.map((split) => countText(split)) },
+        { ...axis, space: 70, size: 28, values: TIMES },
+        { ...axis, size: 56, incrs: increments, values: (_, splits) => splits.map(axisText) },
       ],
-      series: [
-        {},
-        this.#line(0, (theme) => theme.insert),
-        this.#line(1, (theme) => theme.update),
-        this.#line(2, (theme) => theme.delete),
-      ],
+      series: [{}, ...lines.map((line) => this.#series(line))],
       hooks: {
-        drawAxes: [(plot) => this.#hatchUnknown(plot)],
+        drawAxes: isHatched ? [(plot) => this.#hatchUnknown(plot)] : [],
+        draw: [(plot) => this.#drawThresholds(plot)],
         setCursor: [(plot) => onPoint(plot.cursor.idx ?? null)],
+        setSelect: [(plot) => this.#zoom(plot)],
       },
     };
   }
 
-  #line(place: 0 | 1 | 2, colour: (theme: Theme) => string): uPlot.Series {
+  #series({ colour, dash }: Line): uPlot.Series {
     return {
-      stroke: () => colour(this.#theme),
+      stroke: () => this.#theme[colour],
       width: 1.75,
-      dash: [...DASHES[place]],
+      dash: [...dash],
+      spanGaps: false,
       points: {
         show: false,
         size: 4,
-        fill: () => colour(this.#theme),
+        fill: () => this.#theme[colour],
         filter: (plot, series) => lonePlaces(plot.data[series] ?? []),
       },
     };
+  }
+
+  #zoom(plot: uPlot): void {
+    const { left, width } = plot.select;
+    if (width === 0) return;
+    const [from, to] = [plot.posToVal(left, 'x'), plot.posToVal(left + width, 'x')].map(Math.round) as [number, number];
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    if (from < to) this.#options.onZoom({ from, to });
   }
 
   /** Where nobody counted there is no line, and the ground says so. */
@@ -105,7 +154,30 @@ export class Chart {
     }
     ctx.restore();
   }
+
+  #drawThresholds(plot: uPlot): void {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.strokeStyle = this.#theme.bad;
+    ctx.lineWidth = uPlot.pxRatio;
+    ctx.setLineDash([8 * uPlot.pxRatio, 4 * uPlot.pxRatio]);
+    for (const threshold of this.#thresholds) {
+      const y = Math.round(plot.valToPos(threshold, 'y', true));
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
 }
+
+/** From what distance between two lines on, in seconds: what to write; and the date, where it is another day. */
+const TIMES: uPlot.Axis.Values = [
+  [86_400, '{YYYY}-{MM}-{DD}', null, null, null, null, null, null, 1],
+  [60, '{HH}:{mm}', '\n{MM}-{DD}', null, null, null, null, null, 1],
+  [1, '{HH}:{mm}:{ss}', null, null, null, null, null, null, 1],
+];
 
 /** First and last places of each run of nulls. */
 export function unknownRuns(values: ArrayLike<number | null | undefined>): [first: number, last: number][] {

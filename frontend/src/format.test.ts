@@ -1,4 +1,3 @@
-import { LosslessNumber } from 'lossless-json';
 import { expect, test } from 'vitest';
 
 import {
@@ -7,14 +6,19 @@ import {
   clockText,
   clockTextWithMs,
   countText,
+  delayText,
+  kindOf,
   quotedName,
   rateText,
   sentenceText,
+  shareText,
   shortened,
   sinceText,
+  timeText,
   valueText,
   watchSql,
 } from './format';
+import { JsonNumber } from './json';
 
 const MORNING = new Date(2026, 10, 22, 9, 4, 7, 20).getTime();
 
@@ -29,13 +33,13 @@ test('a rate has a decimal only while it is small, and is never rounded to nothi
 });
 
 test('times of day', () => {
-  expect(clockText(MORNING)).toBe('09:04:07');
-  expect(clockTextWithMs(MORNING)).toBe('09:04:07.020');
+  expect(clockText(MORNING, 'local')).toBe('09:04:07');
+  expect(clockTextWithMs(MORNING, 'local')).toBe('09:04:07.020');
 });
 
 test('a time of another day has its date', () => {
-  expect(sinceText(MORNING, MORNING + 3_600_000)).toBe('09:04:07');
-  expect(sinceText(MORNING, MORNING + 86_400_000)).toBe('2026-11-22 09:04:07');
+  expect(sinceText(MORNING, MORNING + 3_600_000, 'local')).toBe('09:04:07');
+  expect(sinceText(MORNING, MORNING + 86_400_000, 'local')).toBe('2026-11-22 09:04:07');
 });
 
 test('how long ago', () => {
@@ -44,11 +48,38 @@ test('how long ago', () => {
   ]);
 });
 
-test('values read as JSON, numbers with their digits', () => {
+test('times in UTC say so', () => {
+  expect(timeText(Date.UTC(2026, 0, 2, 3, 4, 5, 6), 'utc')).toBe('2026-01-02 03:04:05.006 UTC');
+  expect(timeText(MORNING, 'local')).toBe('2026-11-22 09:04:07.020');
+});
+
+test('values read as JSON, numbers with their digits, bytes with their length', () => {
   expect(valueText('new', 20)).toBe('"new"');
   expect(valueText(null, 20)).toBe('null');
-  expect(valueText(new LosslessNumber('1.10'), 20)).toBe('1.10');
-  expect(valueText([new LosslessNumber('9007199254740993'), { a: true }], 40)).toBe('[9007199254740993,{"a":true}]');
+  expect(valueText('', 20)).toBe('""');
+  expect(valueText(new JsonNumber('1.10'), 20)).toBe('1.10');
+  expect(valueText([new JsonNumber('9007199254740993'), new Map([['a', true]])], 40)).toBe('[9007199254740993, {"a": true}]');
+  expect(valueText(String.raw`\xdeadbeef`, 8)).toBe(String.raw`\xdeadb… (4 bytes)`);
+  expect(valueText(String.raw`\x00`, 8)).toBe(String.raw`\x00 (1 byte)`);
+});
+
+test('kinds of values are told apart', () => {
+  const values = [null, '', 'null', new JsonNumber('1'), '1', true, [], new Map(), String.raw`\x`, String.raw`\x0`];
+  expect(values.map(kindOf)).toEqual([
+    'null', 'text', 'text', 'number', 'text', 'boolean', 'json', 'json', 'bytes', 'text',
+  ]);
+});
+
+test('delays have two digits and a unit that fits', () => {
+  expect([null, 0.05, 0.44, 9.4, 9.6, 38.4, 994, 996, 12_345, 120_000, 7_200_000].map(delayText)).toEqual([
+    '–', '0.1 ms', '0.4 ms', '9.4 ms', '9.6 ms', '38 ms', '990 ms', '1.0 s', '12 s', '2 min', '2 h',
+  ]);
+});
+
+test('a share is all or nothing only where it is so', () => {
+  expect([[0, 0], [5, 5], [9_999, 10_000], [200, 1_250], [3, 100], [1, 1_000_000], [0, 5]].map(([part, of]) => shareText(part!, of!))).toEqual([
+    '100 %', '100 %', '>99 %', '16 %', '3.0 %', '<0.1 %', '0.0 %',
+  ]);
 });
 
 test('what is long is shortened, but no character is halved', () => {

@@ -1,170 +1,138 @@
-// Comes in: the browser. Goes out: a running page. The one place where socket, state and views meet.
+// Comes in: the browser. Goes out: a running page. The one place where the live state, the screen and the keys meet.
 import { mount } from 'svelte';
 
 import './app.css';
-import { fetchHistory, fetchStatus, fetchTables, watchTable } from './api';
-import { assertNever } from './closed';
+import { type Choices, queryOf, readChoices, THEMES, WINDOW_NAMES, WINDOWS } from './choices';
+import { type Command, commandOf, PALETTE_KEY } from './commands';
 import { startDrawing } from './frame';
-import { decodeMessage, type Message, type TableStatus } from './protocol';
+import { Live } from './live';
+import { timelineFor } from './picture';
+import { ACTIONS } from './protocol';
+import { Player } from './player.svelte';
 import { Screen } from './screen.svelte';
-import { type Connection, ReconnectingSocket } from './socket';
-import { apply, applyHistory, dismiss, HISTORY_SECONDS, initialState, notify, setConnection } from './state';
+import { chooseTheme } from './theme';
 import { titleOf } from './title';
 import App from './views/App.svelte';
 
-const RELOAD = 'Reload this page. If it stays, the page and the server may be of different versions.';
-
-/** The server says something to the dashboard every second. */
-const SILENCE_LIMIT_MS = 10_000;
-
 const STATUS_MS = 30_000;
 
-const state = initialState();
-const screen = new Screen(state, Date.now());
-let historyAsked = 0;
+const live = new Live(showTitle);
+const screen = new Screen(live.state, readChoices(location.search), () => Date.now(), applyChoices);
+const player = new Player(live.state, screen);
+let wakeLock: WakeLockSentinel | null = null;
+
+function applyChoices(choices: Choices): void {
+  history.replaceState(null, '', `${location.pathname}${queryOf(choices)}`);
+  chooseTheme(choices.theme);
+  wantHistory(choices);
+}
+
+function wantHistory({ window, zoom, alerts }: Choices): void {
+  const back = zoom === null ? WINDOWS[window] : Date.now() / 1000 - zoom.from;
+  const seconds = alerts.map((alert) => (alert.kind === 'quiet' ? alert.seconds : 0));
+  for (const reach of [back, ...seconds]) live.want(timelineFor(live.state, reach).stepSeconds);
+}
+
+// At once and not with the next frame: a hidden tab gets no frames, but its title is seen.
+function showTitle(): void {
+  document.title = titleOf(live.state, screen?.raised.length);
+  // Only now it is known by which steps the server counts.
+  if (screen) wantHistory(screen.choices);
+}
+
+function moveWindow(by: -1 | 1): void {
+  const window = WINDOW_NAMES[WINDOW_NAMES.indexOf(screen.choices.window) + by];
+  if (window !== undefined) screen.choose({ window, zoom: null });
+}
+
+/** By half of what is shown; what is zoomed to moves, a window that reaches up to now becomes a span. */
+function pan(by: -1 | 1): void {
+  const { times, stepSeconds } = screen.chart;
+  const from = screen.choices.zoom?.from ?? times[0] ?? 0;
+  const to = screen.choices.zoom?.to ?? (times.at(-1) ?? 0) + stepSeconds;
+  const distance = (by * (to - from)) / 2;
+  screen.choose({ zoom: { from: Math.round(from + distance), to: Math.round(to + distance) } });
+}
+
+function escape(): void {
+  if (screen.dialog !== null) screen.dialog = null;
+  else if (screen.selected !== null || screen.choices.row !== null) screen.select(null);
+  else if (screen.choices.zoom !== null) screen.choose({ zoom: null });
+}
+
+const element = (selector: string) => document.querySelector<HTMLElement>(selector);
+const commands: readonly Command[] = [
+  { name: 'Pause or go on', keys: [' '], run: () => screen.hold('paused', !screen.isPaused) },
+  { name: 'Back to live', keys: ['l'], run: () => screen.goLive() },
+  { name: 'Filter', keys: ['/'], run: () => element('#filter')?.focus() },
+  { name: 'Next row', keys: ['j'], run: () => screen.step(1) },
+  { name: 'Previous row', keys: ['k'], run: () => screen.step(-1) },
+  { name: 'Open the newest row, or the panel of the row', keys: ['Enter'], run: () => (screen.selected ? element('#row-panel')?.focus() : screen.step(1)) },
+  { name: 'Copy the row', keys: ['c'], run: () => element('#copy-row')?.click() },
+  { name: 'What differs in the row', keys: ['d'], run: () => element('#row-panel [role=tab]')?.click() },
+  ...ACTIONS.slice(0, 3).map((action, place): Command => ({
+    name: `Only ${action}, or not only`,
+    keys: [String(place + 1)],
+    run: () => screen.toggle({ kind: 'action', action }),
+  })),
+  { name: 'Shorter window', keys: ['['], run: () => moveWindow(-1) },
+  { name: 'Longer window', keys: [']'], run: () => moveWindow(1) },
+  ...WINDOW_NAMES.map((window): Command => ({ name: `Window of ${window}`, keys: [], run: () => screen.choose({ window, zoom: null }) })),
+  { name: 'Earlier', keys: ['ArrowLeft'], run: () => pan(-1) },
+  { name: 'Later', keys: ['ArrowRight'], run: () => pan(1) },
+  { name: 'Close, or leave the zoom', keys: ['Escape'], run: escape },
+  { name: 'Clear the filter', keys: ['x'], run: () => screen.choose({ conditions: [] }) },
+  { name: 'Next theme: light, dark, as the system', keys: ['t'], run: () => screen.choose({ theme: THEMES[(THEMES.indexOf(screen.choices.theme) + 1) % THEMES.length]! }) },
+  { name: 'Times in UTC or local', keys: ['z'], run: () => screen.choose({ zone: screen.choices.zone === 'utc' ? 'local' : 'utc' }) },
+  { name: 'Kiosk: for a screen on the wall', keys: ['K'], run: () => screen.choose({ isKiosk: !screen.choices.isKiosk }) },
+  { name: 'Watch tables', keys: ['w'], run: () => (screen.dialog = 'watch') },
+  { name: 'Alerts', keys: ['a'], run: () => (screen.dialog = 'alerts') },
+  { name: 'Replay a span of time', keys: ['r'], run: () => (screen.dialog = 'replay') },
+  { name: 'Single keys on or off', keys: [], run: () => screen.choose({ hasKeys: !screen.choices.hasKeys }) },
+  { name: 'Keys and help', keys: ['?'], run: () => (screen.dialog = 'help') },
+  { name: 'All commands', keys: [PALETTE_KEY], run: () => (screen.dialog = screen.dialog === 'palette' ? null : 'palette') },
+];
+
+function onKey(event: KeyboardEvent): void {
+  const target = event.target as HTMLElement;
+  const isTyping = target.matches('input, textarea, select, [contenteditable]');
+  // What a focused button or link does by itself stays so.
+  if (target.matches('button, a, summary, [role=tab]') && [' ', 'Enter'].includes(event.key)) return;
+  if (target.matches('[role=tab]') && event.key.startsWith('Arrow')) return;
+  const command = commandOf(commands, event, isTyping, screen.choices.hasKeys);
+  if (command === null || (screen.dialog !== null && !['Escape', PALETTE_KEY].includes(command.keys[0] ?? ''))) return;
+  event.preventDefault();
+  command.run();
+}
+
+/** A screen on the wall stays on. */
+async function stayAwake(): Promise<void> {
+  if (!screen.choices.isKiosk || wakeLock !== null || !('wakeLock' in navigator)) return;
+  wakeLock = await navigator.wakeLock.request('screen').catch(() => null);
+  wakeLock?.addEventListener('release', () => (wakeLock = null));
+}
+
+function onVisibility(): void {
+  const isVisible = document.visibilityState === 'visible';
+  live.wantRows(isVisible);
+  if (isVisible) live.connect();
+}
 
 const after = (ms: number, callback: () => void) => {
   const timer = setTimeout(callback, ms);
   return () => clearTimeout(timer);
 };
-const socket = new ReconnectingSocket({
-  open: () => new WebSocket(socketUrl()),
-  clock: { now: () => Date.now(), after },
-  random: Math.random,
-  silenceLimitMs: SILENCE_LIMIT_MS,
-  onConnection,
-  onText,
-});
 
-function socketUrl(): URL {
-  const url = new URL('ws/activity', document.baseURI);
-  url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
-  // So that the server can say whether what happened meanwhile is still there.
-  const cursor = state.server?.cursor ?? null;
-  if (cursor !== null) url.searchParams.set('since', cursor);
-  return url;
-}
-
-function onConnection(connection: Connection): void {
-  setConnection(state, connection);
-  showTitle();
-}
-
-function onText(text: string): void {
-  const decoded = decodeMessage(text);
-  if (!decoded.ok) {
-    notify(state, {
-      kind: 'problem',
-      what: `The server sent a message this page can't read: ${decoded.problem}.`,
-      whatToDo: RELOAD,
-    });
-    return;
-  }
-  apply(state, decoded.value, Date.now());
-  followUp(decoded.value);
-}
-
-/** What the page does about a message, beside knowing it. */
-function followUp(message: Message): void {
-  switch (message.type) {
-    case 'hello':
-      reload();
-      return showTitle();
-    case 'database':
-      if (message.state === 'listening') reload();
-      return showTitle();
-    case 'going_away':
-      return socket.expectClose(message.reconnectInMs);
-    case 'activity':
-    case 'gap':
-    case 'error':
-      return;
-    default:
-      return assertNever(message);
-  }
-}
-
-function reload(): void {
-  void loadHistory();
-  reloadTablesAndStatus();
-}
-
-async function loadHistory(): Promise<void> {
-  const asked = ++historyAsked;
-  const history = await fetchHistory((url) => fetch(url), HISTORY_SECONDS);
-  if (asked !== historyAsked) return; // Asked again meanwhile: only the newest answer counts.
-  if (history.ok) return applyHistory(state, history.value);
-  notify(state, {
-    kind: 'problem',
-    what: `The history could not be loaded (${history.problem}).`,
-    whatToDo: 'The charts show what comes from now on. Reload this page to try again.',
-  });
-}
-
-/** While the database is away there is nothing to ask it for, and its light says so. */
-function reloadTables(): void {
-  if (canAskDatabase()) void loadTables();
-}
-
-/** While nothing has changed yet, it is the tables that do. */
-function reloadTablesAndStatus(): void {
-  reloadTables();
-  reloadStatus();
-}
-
-function reloadStatus(): void {
-  if (canAskDatabase()) void loadStatus();
-}
-
-function canAskDatabase(): boolean {
-  return state.connection.state === 'open' && state.server?.database.state === 'listening';
-}
-
-/** Without an answer the line about the journal stays as it was: nobody acts on it. */
-async function loadStatus(): Promise<void> {
-  const status = await fetchStatus((url) => fetch(url));
-  if (status.ok) state.status = status.value;
-}
-
-async function watch(table: TableStatus): Promise<string | null> {
-  const refusal = await watchTable((url, options) => fetch(url, options), table);
-  reloadTablesAndStatus();
-  return refusal;
-}
-
-async function loadTables(): Promise<void> {
-  const tables = await fetchTables((url) => fetch(url));
-  if (tables.ok) state.tables = tables.value;
-  else
-    notify(state, {
-      kind: 'problem',
-      what: `The list of tables could not be loaded (${tables.problem}).`,
-      whatToDo: 'What is shown of changes is not affected.',
-    });
-}
-
-// At once and not with the next frame: a hidden tab gets no frames, but its title is seen.
-function showTitle(): void {
-  document.title = titleOf(state);
-}
-
-const connectNow = () => socket.connect();
-const connectWhenShown = () => {
-  if (document.visibilityState === 'visible') socket.connect();
-};
-
-mount(App, {
-  target: document.getElementById('app')!,
-  props: {
-    screen,
-    retryNow: connectNow,
-    dismissNotice: (id: number) => dismiss(state, id),
-    reloadTables: reloadTablesAndStatus,
-    watch,
-  },
-});
+chooseTheme(screen.choices.theme);
+mount(App, { target: document.getElementById('app')!, props: { screen, player, live, commands } });
 startDrawing(
-  { quick: () => screen.drawQuick(state), calm: () => screen.drawCalm(state, Date.now()) },
+  {
+    quick: () => {
+      player.advance();
+      screen.drawQuick();
+    },
+    calm: () => screen.drawCalm(),
+  },
   {
     after,
     request: (callback) => {
@@ -173,10 +141,17 @@ startDrawing(
     },
   },
 );
-setInterval(reloadStatus, STATUS_MS);
+setInterval(live.reloadTables, STATUS_MS);
+setInterval(() => {
+  // A hidden page draws nothing, but its title tells of an alert.
+  if (document.visibilityState === 'hidden') screen.drawCalm();
+  showTitle();
+  void stayAwake();
+}, 1_000);
 // These live as long as the page does. A page that the browser keeps for its back button lets its socket go.
-addEventListener('pagehide', () => socket.close());
-addEventListener('pageshow', connectNow);
-addEventListener('online', connectNow);
-document.addEventListener('visibilitychange', connectWhenShown);
-socket.connect();
+addEventListener('keydown', onKey);
+addEventListener('pagehide', () => live.close());
+addEventListener('pageshow', live.connect);
+addEventListener('online', live.connect);
+document.addEventListener('visibilitychange', onVisibility);
+live.connect();

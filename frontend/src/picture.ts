@@ -1,21 +1,21 @@
-// Comes in: the state and the time. Goes out: what each view shows, as plain values. Changes nothing.
-import { type Action, ACTIONS, type Counts, type Database } from './protocol';
-import { agoText, bytesText, clockTextWithMs, countText, shortened, valueText } from './format';
-import type { Change, Columns, Row } from './rows';
+// Comes in: the state, what the reader chose, and the time. Goes out: what each view shows, as plain values.
+// Changes nothing. The rows are in tail.ts, one of them whole in detail.ts.
+import type { Timeline } from './buckets';
+import { type Choices, type Sort, WINDOWS } from './choices';
+import { type Histogram, type Percentiles, percentilesOf } from './delays';
+import { isActionWanted, isTableWanted } from './filter';
+import { agoText, bytesText, countText } from './format';
+import { ACTIONS, type Counts, type Database } from './protocol';
 import type { Connection } from './socket';
-import { changesCounted, type State } from './state';
+import { changesCounted, finest, type State } from './state';
 
-export const CHART_SECONDS = 300;
-/** What the chart shows at least, when the server has only begun to count. */
-export const CHART_LEAST_SECONDS = 60;
+/** What the charts show at least, when the server has only begun to count. */
+export const CHART_LEAST_STEPS = 60;
 export const SPARKLINE_SECONDS = 60;
 /** Rates are the mean over this many seconds: the last whole second alone would flicker. */
 export const RATE_SECONDS = 5;
+export const DELAY_SECONDS = 60;
 export const TABLES_SHOWN = 20;
-export const ROWS_SHOWN = 30;
-const COLUMNS_SHOWN = 6;
-const VALUE_CHARACTERS = 48;
-const FOREIGN_CHARACTERS = 240;
 
 export type Rates = readonly (number | null)[];
 
@@ -26,6 +26,8 @@ export interface Status {
   readonly lastMessageAt: number | null;
   /** Null until the server has said something. While the browser is not connected, its last word. */
   readonly database: Database | null;
+  /** Why no rows come at the moment. */
+  readonly withheld: string | null;
 }
 
 export function statusOf(state: State, now: number): Status {
@@ -36,6 +38,7 @@ export function statusOf(state: State, now: number): Status {
       connection.state === 'waiting' ? Math.max(0, Math.ceil((connection.retryAt - now) / 1000)) : null,
     lastMessageAt: state.lastMessageAt,
     database: state.server?.database ?? null,
+    withheld: state.server?.withheld ?? null,
   };
 }
 
@@ -58,6 +61,8 @@ export function journalOf(state: State, now: number): JournalPicture | null {
 }
 
 export interface Numbers {
+  /** Which tables they are of; null: all. */
+  readonly of: readonly string[] | null;
   /** All actions together. */
   readonly rate: number | null;
   /** In the order of ACTIONS. */
@@ -67,39 +72,118 @@ export interface Numbers {
   readonly counted: number;
   /** Epoch milliseconds. */
   readonly since: number | null;
+  /** Of the last minute; null where nothing arrived whose delay is known. */
+  readonly delays: Percentiles | null;
+  /** Of the last seconds: how many of how many changes were sent to this page as rows. */
+  readonly sent: number;
+  readonly sentOf: number;
+  readonly sentSeconds: number;
+  readonly rowsPerSecond: number;
 }
 
-export function numbersOf(state: State, now: number): Numbers {
-  const rates = ratesOf(state, null, lastWholeStep(state, now));
+export function numbersOf(state: State, choices: Choices, now: number): Numbers {
+  const { server } = state;
+  const timeline = finest(state);
+  const last = lastWholeStep(state, timeline, now);
+  const of = chosenTables(state, choices);
+  const rates = ACTIONS.map((_, action) => timeline.rate(of, last, RATE_SECONDS / timeline.stepSeconds, action));
   const known = rates.filter((rate) => rate !== null);
+  const totals = [...(server?.totals ?? [])].filter(([table]) => of === null || of.includes(table)).map(([, counts]) => counts);
+  const shares = [...state.shares.values()];
   return {
-    rate: known.length === 0 ? null : known.reduce((sum, rate) => sum + rate, 0),
+    of,
+    rate: known.length === 0 ? null : sumOf(known),
     rates,
-    totals: ACTIONS.map((_, action) => sumOf(state.server?.totals.values() ?? [], action)),
-    other: state.server?.other ?? 0,
-    counted: changesCounted(state.server),
-    since: state.server === null ? null : state.server.since * 1000,
+    totals: ACTIONS.map((_, action) => sumOf(totals.map((counts) => counts[action] ?? 0))),
+    other: server?.other ?? 0,
+    counted: of === null ? changesCounted(server) : sumOf(totals.map(total)),
+    since: server === null ? null : server.since * 1000,
+    delays: delaysOf(state, timeline, last - DELAY_SECONDS / timeline.stepSeconds + 1, last),
+    sent: sumOf(shares.map(({ sent }) => sent)),
+    sentOf: sumOf(shares.map(({ of }) => of)),
+    sentSeconds: Math.max(1, state.shares.size),
+    rowsPerSecond: server?.rowsPerSecond ?? 0,
   };
 }
 
-/** Times in epoch seconds; then INSERT, UPDATE, DELETE per second, null where nobody counted. */
-export type ChartData = readonly [number[], (number | null)[], (number | null)[], (number | null)[]];
+/** Names of the tables that the filter leaves; null: it names none, so all. */
+function chosenTables(state: State, { conditions }: Choices): readonly string[] | null {
+  if (!conditions.some(({ kind }) => kind === 'table')) return null;
+  return [...(state.server?.totals.keys() ?? [])].filter((table) => isTableWanted(table, conditions));
+}
 
-export function chartOf(state: State, now: number): ChartData {
-  const { timeline } = state;
+export interface ChartPicture {
+  readonly stepSeconds: number;
+  /** Epoch seconds. */
+  readonly times: readonly number[];
+  /** INSERT, UPDATE, DELETE per second, null where nobody counted. */
+  readonly rates: readonly (readonly (number | null)[])[];
+  /** Which of them the filter leaves. */
+  readonly wanted: readonly boolean[];
+  /** p50, p95, p99 in milliseconds, null where nothing arrived. */
+  readonly delays: readonly (readonly (number | null)[])[];
+  readonly of: readonly string[] | null;
+  /** Changes a second above which there is an alert. */
+  readonly thresholds: readonly number[];
+}
+
+const CHARTED = ACTIONS.slice(0, 3);
+const PERCENTILES = ['p50', 'p95', 'p99'] as const;
+
+export function chartOf(state: State, choices: Choices, now: number): ChartPicture {
+  const [timeline, first, last] = stepsOf(state, choices, now);
   const { stepSeconds } = timeline;
-  const last = lastWholeStep(state, now);
+  const of = chosenTables(state, choices);
+  const steps = Array.from({ length: Math.max(0, last - first + 1) }, (_, place) => first + place);
+  const percentiles = steps.map((step) => delaysOf(state, timeline, step, step));
+  return {
+    stepSeconds,
+    times: steps.map((step) => step * stepSeconds),
+    rates: CHARTED.map((_, action) =>
+      steps.map((step) => {
+        const count = of === null ? timeline.count(null, step, action) : timeline.countOf(of, step, action);
+        return count === null || timeline.isUnknown(step) ? null : count / stepSeconds;
+      }),
+    ),
+    wanted: CHARTED.map((action) => isActionWanted(action, choices.conditions)),
+    delays: PERCENTILES.map((name) => percentiles.map((of) => of?.[name] ?? null)),
+    of,
+    thresholds: choices.alerts.flatMap((alert) => (alert.kind === 'above' ? [alert.perSecond] : [])),
+  };
+}
+
+/** The timeline that reaches back far enough, and the first and last step of it to show. */
+function stepsOf(state: State, { window, zoom }: Choices, now: number): [Timeline, first: number, last: number] {
+  const back = zoom === null ? WINDOWS[window] : serverNow(state, now) - zoom.from;
+  const timeline = timelineFor(state, back);
+  if (zoom !== null) return [timeline, timeline.stepOf(zoom.from), timeline.stepOf(zoom.to)];
+  const last = lastWholeStep(state, timeline, now);
   // From the first whole step on: only a part of the one before is known.
-  const known = last - Math.ceil(timeline.knownFrom / stepSeconds) + 1;
-  const most = Math.ceil(CHART_SECONDS / stepSeconds);
-  const length = Math.min(most, Math.max(known, Math.ceil(CHART_LEAST_SECONDS / stepSeconds)));
-  const steps = Array.from({ length }, (_, place) => last - length + 1 + place);
-  const perSecond = (action: number) =>
-    steps.map((step) => {
-      const count = timeline.count(null, step, action);
-      return count === null ? null : count / stepSeconds;
-    });
-  return [steps.map((step) => step * stepSeconds), perSecond(0), perSecond(1), perSecond(2)];
+  const known = last - Math.ceil(timeline.knownFrom / timeline.stepSeconds) + 1;
+  const most = Math.ceil(WINDOWS[window] / timeline.stepSeconds);
+  return [timeline, last - Math.min(most, Math.max(known, CHART_LEAST_STEPS)) + 1, last];
+}
+
+/** The finest that keeps the last `seconds`. */
+export function timelineFor(state: State, seconds: number): Timeline {
+  const fits = state.timelines.find(({ stepSeconds, capacity }) => stepSeconds * capacity >= seconds);
+  return fits ?? state.timelines.at(-1)!;
+}
+
+/** A step's histogram is replaced when it changes, so its percentiles are reckoned once. */
+const known = new WeakMap<Histogram, Percentiles | null>();
+
+function delaysOf(state: State, timeline: Timeline, first: number, last: number): Percentiles | null {
+  if (state.server === null) return null;
+  const histograms = Array.from({ length: last - first + 1 }, (_, place) => timeline.delays(first + place));
+  const [histogram] = histograms;
+  if (histograms.length !== 1 || histogram === undefined) return percentilesOf(histograms, state.server.delayScale);
+  let found = known.get(histogram);
+  if (found === undefined) {
+    found = percentilesOf([histogram], state.server.delayScale);
+    known.set(histogram, found);
+  }
+  return found;
 }
 
 export interface TableLine {
@@ -108,6 +192,9 @@ export interface TableLine {
   readonly shownName: string;
   readonly rates: Rates;
   readonly total: number;
+  readonly isPinned: boolean;
+  /** Whether the filter names it: with it, without it, or not at all. */
+  readonly filter: 'only' | 'not' | null;
   /** Not all its changes come: see `Tables.incomplete`. */
   readonly isIncomplete: boolean;
   /** Seconds; null if not within the history. */
@@ -117,151 +204,104 @@ export interface TableLine {
 }
 
 export interface Tables {
-  /** The busiest first. */
+  /** The pinned first, then in the order that was chosen. */
   readonly lines: readonly TableLine[];
   readonly of: number;
+  /** Their rates and totals are of the span that is zoomed to, and not of now and of all times. */
+  readonly isOfSpan: boolean;
   /** Names of watched tables whose triggers are not as they ought to be, whether or not they have changed. */
   readonly incomplete: readonly string[];
 }
 
-export function tablesOf(state: State, now: number): Tables {
-  const { timeline, server } = state;
+export function tablesOf(state: State, choices: Choices, now: number): Tables {
+  const { server } = state;
   const incomplete = state.status?.incomplete ?? [];
-  if (server === null) return { lines: [], of: 0, incomplete };
-  const last = lastWholeStep(state, now);
-  const steps = Math.ceil(SPARKLINE_SECONDS / timeline.stepSeconds);
-  const busiest = [...server.totals]
-    .map(([name, counts]) => ({ name, total: total(counts), newest: timeline.total(name, last, steps) }))
-    .sort((a, b) => b.newest - a.newest || b.total - a.total || (a.name < b.name ? -1 : 1));
-  const lines = busiest.slice(0, TABLES_SHOWN).map(({ name, total }) => {
-    const lastSeen = server.lastSeen.get(name);
-    return {
-      name,
-      shownName: server.totals.has(withoutPublic(name)) ? name : withoutPublic(name),
-      rates: ratesOf(state, name, last),
-      total,
-      isIncomplete: incomplete.includes(name),
-      lastSeenAgo: lastSeen === undefined ? null : Math.max(0, serverNow(state, now) - lastSeen),
-      sparkline: Array.from({ length: steps }, (_, place) => allActions(state, name, last - steps + 1 + place)),
-    };
-  });
-  return { lines, of: busiest.length, incomplete };
-}
-
-export type Part =
-  | { readonly kind: 'value'; readonly name: string; readonly value: string }
-  | { readonly kind: 'changed'; readonly name: string; readonly before: string; readonly after: string }
-  | { readonly kind: 'text'; readonly text: string };
-
-export interface TailLine {
-  readonly time: string;
-  readonly action: Action | null;
-  readonly table: string;
-  /** As in the list of tables. */
-  readonly shownTable: string;
-  readonly id: string;
-  readonly parts: readonly Part[];
-}
-
-export interface Tail {
-  /** Newest first. */
-  readonly lines: readonly TailLine[];
-  readonly counted: number;
-  /** Changes between the oldest line and now that were not sent to this page. */
-  readonly missed: number;
-}
-
-export function tailOf(state: State): Tail {
-  const rows = state.rows.newest(ROWS_SHOWN);
-  const isTable = (name: string) => state.server?.totals.has(name) ?? false;
-  const oldest = rows.at(-1);
-  return {
-    lines: rows.map((row) => tailLineOf(row, isTable)),
-    counted: changesCounted(state.server),
-    missed: oldest === undefined ? 0 : state.rows.missedSince(oldest),
+  const isOfSpan = choices.zoom !== null;
+  if (server === null) return { lines: [], of: 0, isOfSpan, incomplete };
+  const timeline = finest(state);
+  const newest = lastWholeStep(state, timeline, now);
+  const lately = SPARKLINE_SECONDS / timeline.stepSeconds;
+  const [of, first, last] = isOfSpan
+    ? stepsOf(state, choices, now)
+    : [timeline, newest - RATE_SECONDS / timeline.stepSeconds + 1, newest] as const;
+  const measured = [...server.totals].map(([name, counts]) => ({
+    name,
+    rates: ACTIONS.map((_, action) => of.rate(name, last, last - first + 1, action)),
+    total: isOfSpan ? of.total(name, last, last - first + 1) : total(counts),
+    lately: timeline.total(name, newest, lately),
+    lastSeen: server.lastSeen.get(name) ?? -Infinity,
+    isPinned: choices.pinned.includes(name),
+  }));
+  type Measured = (typeof measured)[number];
+  const byAction = (action: number) => (a: Measured, b: Measured) => (b.rates[action] ?? 0) - (a.rates[action] ?? 0);
+  const orders: Record<Sort, (a: Measured, b: Measured) => number> = {
+    busiest: (a, b) => b.lately - a.lately,
+    name: () => 0,
+    inserts: byAction(0),
+    updates: byAction(1),
+    deletes: byAction(2),
+    total: (a, b) => b.total - a.total,
+    seen: (a, b) => b.lastSeen - a.lastSeen,
   };
+  const order = orders[choices.sort];
+  measured.sort(
+    (a, b) =>
+      Number(b.isPinned) - Number(a.isPinned) ||
+      order(a, b) ||
+      (choices.sort === 'name' ? 0 : b.total - a.total) ||
+      (a.name < b.name ? -1 : 1),
+  );
+  const lines = measured.slice(0, TABLES_SHOWN).map(({ name, rates, total, lastSeen, isPinned }): TableLine => ({
+    name,
+    shownName: shownName(name, server.totals),
+    rates,
+    total,
+    isPinned,
+    filter: filterOf(name, choices),
+    isIncomplete: incomplete.includes(name),
+    lastSeenAgo: lastSeen === -Infinity ? null : Math.max(0, serverNow(state, now) - lastSeen),
+    sparkline: Array.from({ length: lately }, (_, place) => allActions(timeline, name, newest - lately + 1 + place)),
+  }));
+  return { lines, of: measured.length, isOfSpan, incomplete };
 }
 
-function tailLineOf(row: Row, isTable: (name: string) => boolean): TailLine {
-  const { content } = row;
-  if (content.kind === 'foreign') {
-    const text = shortened(content.text, FOREIGN_CHARACTERS);
-    return { time: timeText(row.receivedAt), action: null, table: '', shownTable: '', id: '', parts: [{ kind: 'text', text }] };
-  }
-  const table = content.schema === null ? content.table : `${content.schema}.${content.table}`;
-  const key = content.data === null ? undefined : keyOf(content.data);
-  return {
-    time: timeText(content.at ?? row.receivedAt),
-    action: content.action,
-    table,
-    shownTable: isTable(withoutPublic(table)) ? table : withoutPublic(table),
-    id: key === undefined ? '' : valueText(content.data?.[key] ?? null, VALUE_CHARACTERS),
-    parts: partsOf(content, key),
-  };
+/** Without the schema public, unless that would make it the name of another. */
+export function shownName(name: string, others: ReadonlyMap<string, unknown> | undefined): string {
+  const short = name.replace(/^public\.(?=.)/, '');
+  return others?.has(short) ? name : short;
 }
 
-function withoutPublic(name: string): string {
-  return name.replace(/^public\.(?=.)/, '');
-}
-
-/** The payload does not say what the key is; `id`, or else the first column, is what people look for. */
-function keyOf(data: Columns): string | undefined {
-  return Object.hasOwn(data, 'id') ? 'id' : Object.keys(data)[0];
-}
-
-function partsOf(change: Change, key: string | undefined): readonly Part[] {
-  if (change.action === 'TRUNCATE') return [{ kind: 'text', text: 'all rows removed' }];
-  const data = change.data ?? {};
-  if (change.action === 'UPDATE' && change.old !== null) {
-    const changed = Object.entries(change.old).map(([name, before]) => ({
-      kind: 'changed' as const,
-      name,
-      before: valueText(before, VALUE_CHARACTERS),
-      after: valueText(data[name] ?? null, VALUE_CHARACTERS),
-    }));
-    return changed.length === 0 ? [{ kind: 'text', text: 'no column changed' }] : changed.slice(0, COLUMNS_SHOWN);
-  }
-  return Object.entries(data)
-    .filter(([name]) => name !== key)
-    .slice(0, COLUMNS_SHOWN)
-    .map(([name, value]) => ({ kind: 'value', name, value: valueText(value, VALUE_CHARACTERS) }));
+function filterOf(name: string, { conditions }: Choices): TableLine['filter'] {
+  const found = conditions.find((condition) => condition.kind === 'table' && condition.table === name);
+  if (found?.kind !== 'table') return null;
+  return found.isExcluded ? 'not' : 'only';
 }
 
 /**
  * The newest step that is over, so that the one still being counted is not drawn as a dip. While the browser is
  * not connected the steps go on, unknown.
  */
-function lastWholeStep(state: State, now: number): number {
-  return state.timeline.stepOf(serverNow(state, now)) - 1;
+function lastWholeStep(state: State, timeline: Timeline, now: number): number {
+  return timeline.stepOf(serverNow(state, now)) - 1;
 }
 
 /** Epoch seconds of the server's clock: as it said in its last message, or reckoned since. */
-function serverNow(state: State, now: number): number {
+export function serverNow(state: State, now: number): number {
   if (state.server === null) return now / 1000;
   return state.connection.state === 'open' ? state.server.now : now / 1000 + state.server.ahead;
 }
 
-function ratesOf(state: State, table: string | null, last: number): Rates {
-  const steps = Math.ceil(RATE_SECONDS / state.timeline.stepSeconds);
-  return ACTIONS.map((_, action) => state.timeline.rate(table, last, steps, action));
-}
-
-function allActions(state: State, table: string, step: number): number | null {
-  const counts = ACTIONS.map((_, action) => state.timeline.count(table, step, action));
+function allActions(timeline: Timeline, table: string, step: number): number | null {
+  const counts = ACTIONS.map((_, action) => timeline.count(table, step, action));
   return counts.reduce((sum, count) => (sum === null || count === null ? null : sum + count), 0);
 }
 
-function sumOf(all: Iterable<Counts>, action: number): number {
-  let sum = 0;
-  for (const counts of all) sum += counts[action] ?? 0;
-  return sum;
-}
-
 function total(counts: Counts): number {
-  return counts.reduce((sum, count) => sum + count, 0);
+  return sumOf(counts);
 }
 
-/** A row that says no time and was there before this page came is only known to be earlier. */
-function timeText(milliseconds: number | null): string {
-  return milliseconds === null ? 'earlier' : clockTextWithMs(milliseconds);
+function sumOf(numbers: Iterable<number>): number {
+  let sum = 0;
+  for (const number of numbers) sum += number;
+  return sum;
 }

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { decodeError, decodeHistory, decodeMessage, decodeStatus, decodeTables } from './protocol';
+import { decodeChanges, decodeError, decodeHistory, decodeMessage, decodePlace, decodeStatus, decodeTables } from './protocol';
 
 const DATABASE = { state: 'listening', name: 'demo', since: '2026-11-22T07:00:00Z', reason: null };
 const HELLO = {
@@ -9,7 +9,9 @@ const HELLO = {
   database: DATABASE,
   now: 1763800000.25,
   since: '2025-11-22T07:00:00Z',
-  step_seconds: 1,
+  steps: { 1: 900, 60: 1440 },
+  delays: { least_seconds: 0.0001, per_doubling: 8 },
+  rows_per_second: 200,
   totals: { 'public.orders': [1, 2, 3, 4] },
   other: 5,
   cursor: null,
@@ -17,10 +19,11 @@ const HELLO = {
 };
 const ACTIVITY = {
   type: 'activity',
+  number: 7,
   now: 1763800000.25,
   totals: {},
   other: 0,
-  buckets: [{ at: 1763799999, counts: { orders: [1, 0, 0, 0] } }],
+  buckets: { 1: [{ at: 1763799999, counts: { orders: [1, 0, 0, 0] }, delays: { 12: 1 } }] },
   rows: { of: 2, changes: ['{"a": 1.10}'] },
   cursor: '2.AbC-_',
 };
@@ -40,7 +43,9 @@ test('hello', () => {
       database: { state: 'listening', name: 'demo', since: Date.UTC(2026, 10, 22, 7) / 1000, reason: null },
       now: 1763800000.25,
       since: Date.UTC(2025, 10, 22, 7) / 1000,
-      stepSeconds: 1,
+      steps: new Map([[1, 900], [60, 1440]]),
+      delayScale: { leastSeconds: 0.0001, perDoubling: 8 },
+      rowsPerSecond: 200,
       totals: new Map([['public.orders', [1, 2, 3, 4]]]),
       other: 5,
       cursor: null,
@@ -52,8 +57,18 @@ test('hello', () => {
 test('activity keeps the texts of changes as they are', () => {
   expect(decoded(ACTIVITY)).toMatchObject({
     ok: true,
-    value: { rows: { of: 2, changes: ['{"a": 1.10}'] }, buckets: [{ at: 1763799999 }], cursor: '2.AbC-_' },
+    value: {
+      number: 7,
+      rows: { of: 2, changes: ['{"a": 1.10}'], withheld: null },
+      counts: { buckets: new Map([[1, [{ at: 1763799999, counts: new Map([['orders', [1, 0, 0, 0]]]), delays: new Map([[12, 1]]) }]]]) },
+      cursor: '2.AbC-_',
+    },
   });
+});
+
+test('activity without counts says nothing of them', () => {
+  const { totals, other, buckets, ...rest } = ACTIVITY;
+  expect(decoded(rest)).toMatchObject({ ok: true, value: { counts: null } });
 });
 
 test('database, gap, error and going_away', () => {
@@ -72,7 +87,7 @@ test('database, gap, error and going_away', () => {
 test('a table named like a part of every object is a table', () => {
   const totals = JSON.parse('{"__proto__": [1, 0, 0, 0]}') as unknown;
   const result = decoded({ ...ACTIVITY, totals });
-  expect(result.ok && result.value.type === 'activity' && result.value.totals.get('__proto__')).toEqual([1, 0, 0, 0]);
+  expect(result.ok && result.value.type === 'activity' && result.value.counts?.totals.get('__proto__')).toEqual([1, 0, 0, 0]);
 });
 
 test.each([
@@ -83,7 +98,7 @@ test.each([
   ['three counts', { ...ACTIVITY, totals: { t: [1, 2, 3] } }, 'the counts of t are not 4 numbers'],
   ['a negative count', { ...ACTIVITY, totals: { t: [1, 2, 3, -4] } }, 'the counts of t are not 4 numbers'],
   ['a time that is none', { ...HELLO, since: 'yesterday' }, '"since" is not a time'],
-  ['steps of no length', { ...HELLO, step_seconds: 0 }, '"step_seconds" is 0'],
+  ['no steps', { ...HELLO, steps: {} }, '"steps" is empty'],
   ['rows that are not texts', { ...ACTIVITY, rows: { of: 1, changes: [{}] } }, '"changes" holds other than texts'],
 ])('a message with %s is a problem, not a message', (_, message, problem) => {
   expect(problemOf(message)).toBe(problem);
@@ -104,11 +119,11 @@ test('history, with and without deaf spans', () => {
 });
 
 test('tables, and the one shape of errors', () => {
-  const table = (watched_by: unknown) => JSON.stringify({ tables: [{ schema: 'public', table: 'orders', watched_by }] });
+  const table = (watched_by: unknown) => JSON.stringify({ tables: [{ schema: 'public', table: 'orders', watched_by, estimated_rows: 9 }] });
   for (const watchedBy of ['journal', 'notify', null]) {
     expect(decodeTables(table(watchedBy))).toEqual({
       ok: true,
-      value: [{ schema: 'public', table: 'orders', watchedBy }],
+      value: [{ schema: 'public', table: 'orders', watchedBy, estimatedRows: 9 }],
     });
   }
   expect(decodeTables(table('magic'))).toEqual({ ok: false, problem: '"watched_by" is "magic"' });
@@ -140,4 +155,14 @@ test('the status of the journal, and that there is none', () => {
     ok: true,
     value: { journal: null, incomplete: [] },
   });
+});
+
+test('a page of changes keeps every digit', () => {
+  const text = '{"changes":[{"data":{"id":9007199254740993}}],"cursor":"c","has_more":true,"gap":null}';
+  expect(decodeChanges(text)).toEqual({
+    ok: true,
+    value: { changes: ['{"data": {"id": 9007199254740993}}'], cursor: 'c', hasMore: true },
+  });
+  expect(decodeChanges('{"changes":{}}')).toMatchObject({ ok: false });
+  expect(decodePlace('{"cursor":"c"}')).toEqual({ ok: true, value: 'c' });
 });

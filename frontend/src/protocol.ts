@@ -1,6 +1,9 @@
 // Comes in: the JSON text of a WebSocket message or an HTTP answer. Goes out: a typed value, or what is wrong.
 // Knows no socket and no state. What has passed here is trusted everywhere else.
 
+import type { DelayScale, Histogram } from './delays';
+import { isColumns, type Json, jsonText, parseJson } from './json';
+
 export const ACTIONS = ['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] as const;
 export type Action = (typeof ACTIONS)[number];
 
@@ -15,7 +18,12 @@ export interface Bucket {
   /** Epoch seconds of the beginning of the step. */
   readonly at: number;
   readonly counts: Totals;
+  /** Of the changes that arrived in it; null where that is not told. */
+  readonly delays: Histogram | null;
 }
+
+/** By seconds of a step. */
+export type BucketsByStep = ReadonlyMap<number, readonly Bucket[]>;
 
 export interface Database {
   readonly state: 'connecting' | 'listening' | 'lost';
@@ -33,7 +41,11 @@ export interface Hello {
   readonly now: number;
   /** Epoch seconds: when the server began to count. */
   readonly since: number;
-  readonly stepSeconds: number;
+  /** Seconds of a step -> how many steps are kept; the finest first. */
+  readonly steps: ReadonlyMap<number, number>;
+  readonly delayScale: DelayScale;
+  /** How many rows of a second are sent at most. */
+  readonly rowsPerSecond: number;
   readonly totals: Totals;
   readonly other: number;
   readonly cursor: string | null;
@@ -43,12 +55,12 @@ export interface Hello {
 
 export interface Activity {
   readonly type: 'activity';
+  readonly number: number;
   readonly now: number;
-  readonly totals: Totals;
-  readonly other: number;
-  readonly buckets: readonly Bucket[];
+  /** What changed since they were told; null where it is not time to tell. */
+  readonly counts: { readonly totals: Totals; readonly other: number; readonly buckets: BucketsByStep } | null;
   /** `changes` is a sample, oldest first, of the `of` changes since the last message. */
-  readonly rows: { readonly of: number; readonly changes: readonly string[] };
+  readonly rows: { readonly of: number; readonly changes: readonly string[]; readonly withheld: string | null };
   /** A place in the journal: everything up to it is in the counts; null where there is no journal. */
   readonly cursor: string | null;
 }
@@ -75,15 +87,26 @@ export type Message =
 export interface History {
   readonly now: number;
   readonly since: number;
+  readonly stepSeconds: number;
   readonly buckets: readonly Bucket[];
   /** Epoch seconds from and to (null: until now) of the spans in which the server heard no database. */
   readonly deaf: readonly (readonly [number, number | null])[];
+}
+
+/** A page of the journal. */
+export interface ChangesPage {
+  /** Their JSON texts, in the journal's order, every number with its digits. */
+  readonly changes: readonly string[];
+  /** The place after the last. */
+  readonly cursor: string;
+  readonly hasMore: boolean;
 }
 
 export interface TableStatus {
   readonly schema: string;
   readonly table: string;
   readonly watchedBy: 'journal' | 'notify' | null;
+  readonly estimatedRows: number;
 }
 
 export interface Journal {
@@ -115,6 +138,7 @@ export function decodeHistory(text: string): Decoded<History> {
     return {
       now: number(of, 'now'),
       since: time(of, 'since'),
+      stepSeconds: positive(of, 'step_seconds'),
       buckets: list(of, 'buckets').map(bucket),
       deaf: of['deaf'] === undefined ? [] : list(of, 'deaf').map(span),
     };
@@ -125,7 +149,7 @@ export function decodeTables(text: string): Decoded<readonly TableStatus[]> {
   return decode(text, (value) =>
     list(fields(value, 'the answer'), 'tables').map((item) => {
       const of = fields(item, 'a table');
-      return { schema: string(of, 'schema'), table: string(of, 'table'), watchedBy: watchedBy(of) };
+      return { schema: string(of, 'schema'), table: string(of, 'table'), watchedBy: watchedBy(of), estimatedRows: number(of, 'estimated_rows') };
     }),
   );
 }
@@ -139,6 +163,23 @@ export function decodeStatus(text: string): Decoded<JournalStatus> {
       incomplete: watched
         .filter((table) => table['is_complete'] === false)
         .map((table) => `${string(table, 'schema')}.${string(table, 'table')}`),
+    };
+  });
+}
+
+export function decodePlace(text: string): Decoded<string> {
+  return decode(text, (value) => string(fields(value, 'the answer'), 'cursor'));
+}
+
+export function decodeChanges(text: string): Decoded<ChangesPage> {
+  return decode(text, () => {
+    const of = parseJson(text);
+    const [changes, cursor] = isColumns(of) ? [of.get('changes'), of.get('cursor')] : [];
+    if (!Array.isArray(changes) || typeof cursor !== 'string') throw new Malformed('it is no page of changes');
+    return {
+      changes: changes.map((change) => jsonText(change as Json)),
+      cursor,
+      hasMore: isColumns(of) && of.get('has_more') === true,
     };
   });
 }
@@ -170,7 +211,9 @@ function message(of: Fields): Message {
         database: database(fields(of['database'], 'database')),
         now: number(of, 'now'),
         since: time(of, 'since'),
-        stepSeconds: positive(of, 'step_seconds'),
+        steps: steps(fields(of['steps'], 'steps')),
+        delayScale: delayScale(fields(of['delays'], 'delays')),
+        rowsPerSecond: positive(of, 'rows_per_second'),
         totals: totals(of['totals'], 'totals'),
         other: number(of, 'other'),
         cursor: stringOrNull(of, 'cursor'),
@@ -182,11 +225,17 @@ function message(of: Fields): Message {
       const rows = fields(of['rows'], 'rows');
       return {
         type,
+        number: number(of, 'number'),
         now: number(of, 'now'),
-        totals: totals(of['totals'], 'totals'),
-        other: number(of, 'other'),
-        buckets: list(of, 'buckets').map(bucket),
-        rows: { of: number(rows, 'of'), changes: strings(rows, 'changes') },
+        counts:
+          of['totals'] === undefined
+            ? null
+            : {
+                totals: totals(of['totals'], 'totals'),
+                other: number(of, 'other'),
+                buckets: bucketsByStep(fields(of['buckets'], 'buckets')),
+              },
+        rows: { of: number(rows, 'of'), changes: strings(rows, 'changes'), withheld: stringOrNull(rows, 'withheld') },
         cursor: stringOrNull(of, 'cursor'),
       };
     }
@@ -234,7 +283,30 @@ function journal(of: Fields): Journal {
 
 function bucket(value: unknown): Bucket {
   const of = fields(value, 'a bucket');
-  return { at: number(of, 'at'), counts: totals(of['counts'], 'counts') };
+  return {
+    at: number(of, 'at'),
+    counts: totals(of['counts'], 'counts'),
+    delays: of['delays'] === undefined ? null : histogram(fields(of['delays'], 'delays')),
+  };
+}
+
+function bucketsByStep(of: Fields): BucketsByStep {
+  return new Map(Object.keys(of).map((step) => [Number(step), list(of, step).map(bucket)]));
+}
+
+function histogram(of: Fields): Histogram {
+  return new Map(Object.keys(of).map((place) => [Number(place), number(of, place)]));
+}
+
+/** An object's keys that look like numbers come in their order. */
+function steps(of: Fields): ReadonlyMap<number, number> {
+  const found = new Map(Object.keys(of).map((step) => [Number(step), positive(of, step)]));
+  if (found.size === 0) throw new Malformed('"steps" is empty');
+  return found;
+}
+
+function delayScale(of: Fields): DelayScale {
+  return { leastSeconds: positive(of, 'least_seconds'), perDoubling: positive(of, 'per_doubling') };
 }
 
 function span(value: unknown): readonly [number, number | null] {

@@ -1,83 +1,83 @@
 // Comes in: JSON texts of changes. Goes out: the newest of them, parsed only when looked at, every number exact.
 // Knows no message and no view.
-import { isLosslessNumber, type LosslessNumber, parse } from 'lossless-json';
-
-import { ACTIONS, type Action } from './protocol';
-
-export type Json = string | boolean | null | LosslessNumber | readonly Json[] | Columns;
-export interface Columns {
-  readonly [name: string]: Json;
-}
+import { type Columns, isColumns, type Json, JsonNumber, parseJson } from './json';
+import { type Action, ACTIONS } from './protocol';
 
 export interface Change {
   readonly kind: 'change';
   readonly action: Action;
+  /** `schema.table`, or `table` when a trigger of the database's own names no schema. */
   readonly table: string;
-  readonly schema: string | null;
   readonly data: Columns | null;
   /** On UPDATE the previous values of what changed, if the trigger tells them. */
   readonly old: Columns | null;
   /** Epoch milliseconds. */
   readonly at: number | null;
+  /** Its place in the journal; null where a trigger of the database's own told it. */
+  readonly cursor: string | null;
+  readonly xid: string | null;
+  /** How many rows it stands for. */
+  readonly count: number;
+  /** The server sent only the beginning of it: see Cut. */
+  readonly cut: Cut | null;
 }
 
-/** What somebody else's trigger sends, or a text too long to be read while it runs by. */
+export interface Cut {
+  readonly characters: number;
+  readonly beginning: string;
+}
+
+/** What somebody else's trigger sends. */
 export interface Foreign {
   readonly kind: 'foreign';
   readonly text: string;
 }
 
-/** Parsing what is longer would be felt; only its beginning is kept. */
-export const ROW_LIMIT_CHARACTERS = 65_536;
-const KEPT_OF_LONG_ROW = 400;
-
 export class Row {
-  #content: Change | Foreign | null = null;
-  #text: string;
+  #head: Pick<Change, 'table' | 'action' | 'at'> | null | undefined;
 
   /**
-   * `receivedAt`: epoch milliseconds, null if it was there before this page.
+   * `number`: counts up with every row. `receivedAt`: epoch milliseconds, null if it was there before this page.
    * `missedBefore`: how many changes were not sent to this page before the message that brought this one.
    */
   constructor(
-    text: string,
+    readonly text: string,
+    readonly number: number,
     readonly receivedAt: number | null,
     readonly missedBefore: number,
-  ) {
-    this.#text = text;
-  }
+  ) {}
 
+  /** Parsed anew each time: ten thousand texts are kept, ten thousand parsed rows would be ten times that. */
   get content(): Change | Foreign {
-    this.#content ??= contentOf(this.#text);
-    return this.#content;
+    const content = contentOf(this.text);
+    this.#head = content.kind === 'change' ? { table: content.table, action: content.action, at: content.at } : null;
+    return content;
   }
 
-  isText(text: string): boolean {
-    return this.#text === text;
+  /** Null of a foreign one. */
+  get head(): Pick<Change, 'table' | 'action' | 'at'> | null {
+    if (this.#head === undefined) void this.content;
+    return this.#head ?? null;
   }
 }
 
 /** A ring of the newest `limit` rows. */
 export class Rows {
+  /** How many rows and how many missed changes there ever were. */
+  pushed = 0;
+  missed = 0;
   readonly #ring: Row[] = [];
-  #pushed = 0;
-  #missed = 0;
 
   constructor(readonly limit: number) {}
 
-  /** Counts up with every row and every missed change: whoever draws can see that there is something to draw. */
-  get revision(): number {
-    return this.#pushed + this.#missed;
-  }
-
   /** The sample `texts`, oldest first, of `of` changes. */
   push(texts: readonly string[], of: number, receivedAt: number | null): void {
-    const missedBefore = this.#missed;
+    const missedBefore = this.missed;
     for (const text of texts) {
-      this.#ring[this.#pushed % this.limit] = new Row(text, receivedAt, missedBefore);
-      this.#pushed += 1;
+      this.#ring[this.pushed % this.limit] = new Row(text, this.pushed, receivedAt, missedBefore);
+      this.pushed += 1;
     }
-    this.#missed += Math.max(0, of - texts.length);
+    this.missed += Math.max(0, of - texts.length);
   }
 
   /**
@@ -87,56 +87,69 @@ export class Rows {
   resume(recent: readonly string[], since: number): void {
     const [newest] = this.newest(1);
     if (newest === undefined) return this.push(recent, recent.length, null);
-    const held = recent.findLastIndex((text) => newest.isText(text));
+    const held = recent.lastIndexOf(newest.text);
     this.push(recent.slice(held + 1), since, null);
   }
 
   /** Newest first. */
   newest(count: number): Row[] {
     const rows: Row[] = [];
-    for (let at = this.#pushed - 1; at >= 0 && rows.length < Math.min(count, this.limit); at--) {
+    for (let at = this.pushed - 1; at >= 0 && rows.length < Math.min(count, this.limit); at--) {
       const row = this.#ring[at % this.limit];
       if (row !== undefined) rows.push(row);
     }
     return rows;
   }
-
-  /** How many changes between this row and now were not sent to this page. */
-  missedSince(row: Row): number {
-    return this.#missed - row.missedBefore;
-  }
 }
 
-function contentOf(text: string): Change | Foreign {
-  if (text.length > ROW_LIMIT_CHARACTERS) return { kind: 'foreign', text: text.slice(0, KEPT_OF_LONG_ROW) };
+export function contentOf(text: string): Change | Foreign {
   const foreign: Foreign = { kind: 'foreign', text };
   let value: Json;
   try {
-    // A `json` column may hold a key twice; the last one wins, as in jsonb.
-    value = parse(text, null, { onDuplicateKey: ({ newValue }) => newValue }) as Json;
+    value = parseJson(text);
   } catch {
     // Not JSON, or nested too deep: it is still shown as it came.
     return foreign;
   }
-  if (!isColumns(value)) return foreign;
-  const { action, table, schema, data, old, at } = value;
-  if (typeof table !== 'string' || !isAction(action)) return foreign;
+  return isColumns(value) ? (changeOf(value) ?? foreign) : foreign;
+}
+
+function changeOf(value: Columns): Change | null {
+  const cut = cutOf(value.get('cut'));
+  const [action, table, schema, data, old, at] = ['action', cut ? 'name' : 'table', 'schema', 'data', 'old', 'at'].map(
+    (key) => value.get(key),
+  );
+  if (typeof table !== 'string' || !isAction(action)) return null;
   const milliseconds = typeof at === 'string' ? Date.parse(at) : NaN;
   return {
     kind: 'change',
     action,
-    table,
-    schema: typeof schema === 'string' ? schema : null,
+    table: typeof schema === 'string' && schema !== '' ? `${schema}.${table}` : table,
     data: isColumns(data) ? data : null,
     old: isColumns(old) ? old : null,
     at: Number.isNaN(milliseconds) ? null : milliseconds,
+    cursor: textOrNull(value.get('cursor')),
+    xid: textOrNull(value.get('xid')),
+    count: numberOf(value.get('count')) ?? 1,
+    cut,
   };
+}
+
+function cutOf(value: Json | undefined): Cut | null {
+  if (!isColumns(value)) return null;
+  const characters = numberOf(value.get('characters'));
+  const beginning = value.get('beginning');
+  return characters === null || typeof beginning !== 'string' ? null : { characters, beginning };
+}
+
+function numberOf(value: Json | undefined): number | null {
+  return value instanceof JsonNumber ? Number(value.text) : null;
+}
+
+function textOrNull(value: Json | undefined): string | null {
+  return typeof value === 'string' ? value : null;
 }
 
 function isAction(value: Json | undefined): value is Action {
   return ACTIONS.some((action) => action === value);
-}
-
-function isColumns(value: Json | undefined): value is Columns {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) && !isLosslessNumber(value);
 }

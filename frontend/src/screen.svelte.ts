@@ -1,61 +1,207 @@
-// Comes in: pictures of the state. Goes out: the same, where Svelte sees that they changed. The only reactive
-// state there is: whole values, replaced, never looked into.
+// Comes in: the state, and what the reader chooses. Goes out: pictures of it, where Svelte sees that they changed. The
+// only reactive state there is: whole values, replaced, never looked into.
+import { type Raised, raisedOf } from './alerts';
+import type { Choices } from './choices';
+import { type Condition, isSame, matcher } from './filter';
+import { HeldRows, type Held, type Hold } from './hold';
 import {
-  type ChartData,
   chartOf,
+  type ChartPicture,
   type JournalPicture,
   journalOf,
   type Numbers,
   numbersOf,
+  serverNow,
   type Status,
   statusOf,
   type Tables,
   tablesOf,
-  type Tail,
-  tailOf,
 } from './picture';
 import type { TableStatus } from './protocol';
+import type { Row } from './rows';
 import type { Notice, State } from './state';
+import { type TailLine, tailLineOf } from './tail';
+
+export type DialogName = 'help' | 'palette' | 'watch' | 'alerts' | 'replay';
+
+/** The part of the list that is in sight. */
+export interface TailPicture {
+  readonly first: number;
+  readonly lines: readonly TailLine[];
+  /** All rows that fulfil the filter, and all that are there. */
+  readonly count: number;
+  readonly of: number;
+  /** Changes that were not sent to this page since it came. */
+  readonly missed: number;
+  readonly held: Held | null;
+}
 
 export class Screen {
+  choices: Choices;
+  dialog: DialogName | null = $state.raw(null);
+  selected: Row | null = $state.raw(null);
   status: Status;
   journal: JournalPicture | null;
   numbers: Numbers;
-  chart: ChartData;
+  chart: ChartPicture;
   tables: Tables;
-  tail: Tail;
+  tail: TailPicture;
+  raised: readonly Raised[];
   notices: readonly Notice[];
   noticesDropped: number;
   watchable: readonly TableStatus[] | null;
-  #rowsDrawn: number;
+  #state: State;
+  #rows: HeldRows;
+  #drawn = '';
+  #drawnSteps = '';
+  #inSight = { first: 0, count: 40 };
+  readonly #onChoice: (choices: Choices) => void;
+  readonly #clock: () => number;
 
-  constructor(state: State, now: number) {
+  constructor(state: State, choices: Choices, clock: () => number, onChoice: (choices: Choices) => void) {
+    const now = clock();
+    this.#state = state;
+    this.#clock = clock;
+    this.#onChoice = onChoice;
+    this.#rows = new HeldRows(state.rows);
+    this.choices = $state.raw(choices);
     this.status = $state.raw(statusOf(state, now));
     this.journal = $state.raw(journalOf(state, now));
-    this.numbers = $state.raw(numbersOf(state, now));
-    this.chart = $state.raw(chartOf(state, now));
-    this.tables = $state.raw(tablesOf(state, now));
-    this.tail = $state.raw(tailOf(state));
+    this.numbers = $state.raw(numbersOf(state, choices, now));
+    this.chart = $state.raw(chartOf(state, choices, now));
+    this.tables = $state.raw(tablesOf(state, choices, now));
+    this.raised = $state.raw(raisedOf(state, choices.alerts, now));
+    this.#filterRows();
+    this.tail = $state.raw(this.#tailPicture());
     this.notices = $state.raw(state.notices);
     this.noticesDropped = $state.raw(state.noticesDropped);
     this.watchable = $state.raw(state.tables);
-    this.#rowsDrawn = state.rows.revision;
   }
 
-  drawCalm(state: State, now: number): void {
+  drawCalm(): void {
+    const [state, now] = [this.#state, this.#clock()];
     this.status = statusOf(state, now);
-    this.journal = journalOf(state, now);
-    this.numbers = numbersOf(state, now);
-    this.chart = chartOf(state, now);
-    this.tables = tablesOf(state, now);
+    this.numbers = numbersOf(state, this.choices, now);
+    this.raised = raisedOf(state, this.choices.alerts, now);
     this.notices = state.notices;
     this.noticesDropped = state.noticesDropped;
     this.watchable = state.tables;
   }
 
-  drawQuick(state: State): void {
-    if (state.rows.revision === this.#rowsDrawn) return;
-    this.#rowsDrawn = state.rows.revision;
-    this.tail = tailOf(state);
+  drawQuick(): void {
+    this.#drawSteps();
+    if (this.#rows.revision === this.#drawn) return;
+    this.#rows.follow();
+    this.#drawTail();
+  }
+
+  /** Another state altogether: that of a replay, or the live one again. */
+  show(state: State): void {
+    this.#state = state;
+    this.#rows = new HeldRows(state.rows);
+    this.selected = null;
+    this.#filterRows();
+    this.#drawAll();
+  }
+
+  /** What the reader chose is seen at once, and stands in the page's address. */
+  choose(changed: Partial<Choices>): void {
+    this.choices = { ...this.choices, ...changed };
+    this.#onChoice(this.choices);
+    if (changed.conditions !== undefined || changed.zoom !== undefined) this.#filterRows();
+    this.#drawAll();
+  }
+
+  /** Adds the condition, or takes it away where it is there. */
+  toggle(condition: Condition): void {
+    const others = this.choices.conditions.filter((other) => !isSame(other, condition));
+    const isThere = others.length < this.choices.conditions.length;
+    this.choose({ conditions: isThere ? others : [...others, condition] });
+  }
+
+  get rowsShown(): readonly Row[] {
+    return this.#rows.shown;
+  }
+
+  get isPaused(): boolean {
+    return this.#rows.has('paused');
+  }
+
+  hold(why: Hold, isHeld: boolean): void {
+    if (isHeld) this.#rows.hold(why);
+    else this.#rows.release(why);
+    this.#drawTail();
+  }
+
+  /** Back to the newest, whatever held the list. */
+  goLive(): void {
+    this.#rows.resume();
+    this.select(null);
+    if (this.choices.zoom !== null) this.choose({ zoom: null });
+    else this.#drawTail();
+  }
+
+  select(row: Row | null): void {
+    if (row !== null) this.#rows.hold('row selected');
+    else this.#rows.release('row selected');
+    this.selected = row;
+    const content = row?.content;
+    const cursor = content?.kind === 'change' ? content.cursor : null;
+    if (cursor !== this.choices.row) this.choose({ row: cursor });
+    else this.#drawTail();
+  }
+
+  /** The row before (-1) or after the selected one; the newest where none is. */
+  step(by: -1 | 1): void {
+    const rows = this.#rows.shown;
+    const at = this.selected === null ? -1 : rows.indexOf(this.selected);
+    const row = rows[at < 0 ? 0 : Math.max(0, Math.min(rows.length - 1, at + by))];
+    if (row !== undefined) this.select(row);
+  }
+
+  look(first: number, count: number): void {
+    this.#inSight = { first, count };
+    this.#drawTail();
+  }
+
+  #drawAll(): void {
+    this.#drawnSteps = '';
+    this.#drawSteps();
+    this.drawCalm();
+    this.#drawTail();
+  }
+
+  /** What is told by whole steps changes when one is over, or when something else is known of those before. */
+  #drawSteps(): void {
+    const [state, now] = [this.#state, this.#clock()];
+    const key = [Math.floor(serverNow(state, now)), state.histories, state.connection.state, state.server?.database.state].join();
+    if (key === this.#drawnSteps) return;
+    this.#drawnSteps = key;
+    this.chart = chartOf(state, this.choices, now);
+    this.tables = tablesOf(state, this.choices, now);
+    this.journal = journalOf(state, now);
+  }
+
+  #filterRows(): void {
+    const { conditions, zoom } = this.choices;
+    this.#rows.filter(matcher(conditions, zoom));
+  }
+
+  #drawTail(): void {
+    this.#drawn = this.#rows.revision;
+    this.tail = this.#tailPicture();
+  }
+
+  #tailPicture(): TailPicture {
+    const rows = this.#rows.shown;
+    const first = Math.max(0, Math.min(this.#inSight.first, rows.length - this.#inSight.count));
+    const isFiltered = this.choices.conditions.length > 0 || this.choices.zoom !== null;
+    const lines = rows
+      .slice(first, first + this.#inSight.count)
+      .map((row, place) =>
+        tailLineOf(row, isFiltered ? null : (rows[first + place + 1] ?? null), this.choices.zone, this.#state.server?.totals),
+      );
+    const of = Math.min(this.#state.rows.pushed, this.#state.rows.limit);
+    return { first, lines, count: rows.length, of, missed: this.#state.rows.missed, held: this.#rows.held };
   }
 }

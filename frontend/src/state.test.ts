@@ -1,11 +1,13 @@
 import { beforeEach, expect, test } from 'vitest';
 
-import type { Activity, Counts, Database, Gap, Hello } from './protocol';
-import { apply, applyHistory, changesCounted, dismiss, initialState, notify, setConnection, type State } from './state';
-import { chartOf, journalOf, numbersOf, statusOf, tablesOf, tailOf } from './picture';
+import { type Choices, DEFAULTS } from './choices';
+import { HeldRows } from './hold';
+import type { Activity, Bucket, Counts, Database, Gap, Hello, Totals } from './protocol';
+import { chartOf, journalOf, numbersOf, statusOf, tablesOf } from './picture';
+import { apply, applyHistory, changesCounted, dismiss, initialState, notify, setConnection, settle, type State } from './state';
+import { tailLineOf } from './tail';
 import { titleOf } from './title';
 
-const INSERTS = 1;
 const LISTENING: Database = { state: 'listening', name: 'demo', since: 1000, reason: null };
 const LOST: Database = { state: 'lost', name: 'demo', since: 2005, reason: 'gone' };
 const NOW = 2000;
@@ -17,23 +19,33 @@ const hello = (changes: Partial<Hello> = {}): Hello => ({
   database: LISTENING,
   now: NOW,
   since: 1000,
-  stepSeconds: 1,
+  steps: new Map([[1, 900], [60, 1440]]),
+  delayScale: { leastSeconds: 0.001, perDoubling: 1 },
+  rowsPerSecond: 200,
   totals: new Map(),
   other: 0,
   cursor: null,
   recent: [],
   ...changes,
 });
-const activity = (now: number, changes: Partial<Activity> = {}): Activity => ({
+interface Told {
+  readonly totals?: Totals;
+  readonly other?: number;
+  readonly buckets?: readonly Bucket[];
+  readonly rows?: { readonly of: number; readonly changes: readonly string[] };
+  readonly cursor?: string | null;
+}
+const activity = (now: number, told: Told = {}): Activity => ({
   type: 'activity',
+  number: 1,
   now,
-  totals: new Map(),
-  other: 0,
-  buckets: [],
-  rows: { of: 0, changes: [] },
-  cursor: null,
-  ...changes,
+  counts: { totals: told.totals ?? new Map(), other: told.other ?? 0, buckets: new Map([[1, told.buckets ?? []]]) },
+  rows: { withheld: null, ...(told.rows ?? { of: 0, changes: [] }) },
+  cursor: told.cursor ?? null,
 });
+const history = (now: number, since: number, buckets: readonly Bucket[] = [], deaf: [number, number | null][] = []) =>
+  applyHistory(state, { now, since, stepSeconds: 1, buckets, deaf });
+const bucket = (at: number, counts: Totals): Bucket => ({ at, counts, delays: null });
 const totals = (table: string, ...counts: Counts) => new Map([[table, counts]]);
 const insert = (id: number) => `{"table":"orders","action":"INSERT","data":{"id":${id}}}`;
 
@@ -41,8 +53,14 @@ let state: State;
 
 /** INSERTs per second by server second. */
 const inserts = (from: number, to: number, now = AT) => {
-  const data = chartOf(state, now);
-  return Array.from({ length: to - from + 1 }, (_, place) => data[INSERTS][data[0].indexOf(from + place)]);
+  const { times, rates } = chartOf(state, DEFAULTS, now);
+  return Array.from({ length: to - from + 1 }, (_, place) => rates[0]?.[times.indexOf(from + place)]);
+};
+const timesOf = (choices: Partial<Choices> = {}) => chartOf(state, { ...DEFAULTS, ...choices }, AT).times;
+const linesOf = () => {
+  const list = new HeldRows(state.rows);
+  list.follow();
+  return list.shown.map((row, place) => tailLineOf(row, list.shown[place + 1] ?? null, 'utc', state.server?.totals));
 };
 
 beforeEach(() => {
@@ -56,56 +74,57 @@ test('totals are absolute: a message repeated changes nothing', () => {
   apply(state, message, AT);
   apply(state, message, AT);
   expect(changesCounted(state.server)).toBe(10);
-  expect(numbersOf(state, AT)).toMatchObject({ totals: [7, 1, 0, 0], other: 2 });
+  expect(numbersOf(state, DEFAULTS, AT)).toMatchObject({ totals: [7, 1, 0, 0], other: 2 });
 });
 
 test('before its history is here, the time before the page is unknown; then it is known', () => {
   apply(state, hello(), AT);
   expect(inserts(1997, 1999)).toEqual([null, null, null]);
-  const buckets = [{ at: 1998, counts: totals('orders', 3, 0, 0, 0) }];
-  applyHistory(state, { now: NOW, since: 1000, buckets, deaf: [] });
+  const buckets = [bucket(1998, totals('orders', 3, 0, 0, 0))];
+  history(NOW, 1000, buckets);
   expect(inserts(1997, 1999)).toEqual([0, 3, 0]);
 });
 
 test('the second that is still being counted is not drawn', () => {
   apply(state, hello(), AT);
-  apply(state, activity(2003.4, { buckets: [{ at: 2003, counts: totals('orders', 9, 0, 0, 0) }] }), AT);
-  expect(chartOf(state, AT)[0].at(-1)).toBe(2002);
+  apply(state, activity(2003.4, { buckets: [bucket(2003, totals('orders', 9, 0, 0, 0))] }), AT);
+  expect(timesOf().at(-1)).toBe(2002);
 });
 
-test('the chart begins with the first whole second counted, but is never shorter than a minute nor longer than five', () => {
-  const seconds = () => chartOf(state, AT)[0].length;
+test('the chart begins with the first whole second counted, but is never shorter than a minute nor longer than its window', () => {
+  const seconds = () => timesOf().length;
   apply(state, hello({ since: 1989.5 }), AT);
   expect(seconds()).toBe(60);
   apply(state, activity(2090), AT);
-  expect(chartOf(state, AT)[0][0]).toBe(1990);
+  expect(timesOf()[0]).toBe(1990);
   apply(state, activity(9000), AT);
   expect(seconds()).toBe(300);
+  expect(timesOf({ window: '15m' })).toHaveLength(900);
 });
 
 test('while the browser is away time goes on, unknown; the history fills it in', () => {
   apply(state, hello(), AT);
-  applyHistory(state, { now: NOW, since: 1000, buckets: [], deaf: [] });
+  history(NOW, 1000);
   apply(state, activity(2002), AT + 2000);
   setConnection(state, { state: 'waiting', retryAt: 0 });
   expect(inserts(2000, 2004, AT + 5500)).toEqual([0, 0, null, null, null]);
   setConnection(state, { state: 'open' });
   apply(state, hello({ now: 2006 }), AT + 6000);
   expect(inserts(2001, 2005)).toEqual([0, null, null, null, null]);
-  const buckets = [{ at: 2003, counts: totals('orders', 4, 0, 0, 0) }];
-  applyHistory(state, { now: 2006, since: 1000, buckets, deaf: [] });
+  const buckets = [bucket(2003, totals('orders', 4, 0, 0, 0))];
+  history(2006, 1000, buckets);
   expect(inserts(2001, 2005)).toEqual([0, 0, 4, 0, 0]);
 });
 
 test('what the server did not hear stays unknown', () => {
   apply(state, hello(), AT);
-  applyHistory(state, { now: NOW, since: 1000, buckets: [], deaf: [[1996, 1998]] });
+  history(NOW, 1000, [], [[1996, 1998]]);
   expect(inserts(1995, 1998)).toEqual([0, null, null, 0]);
 });
 
 test('while the server has lost its database nothing is known', () => {
   apply(state, hello(), AT);
-  applyHistory(state, { now: NOW, since: 1000, buckets: [], deaf: [] });
+  history(NOW, 1000);
   apply(state, { type: 'database', ...LOST }, AT);
   apply(state, activity(2008), AT);
   expect(inserts(2004, 2007)).toEqual([0, null, null, null]);
@@ -116,20 +135,20 @@ test('while the server has lost its database nothing is known', () => {
 
 test('the time a restarted server was down stays unknown, what was counted before stays drawn', () => {
   apply(state, hello(), AT);
-  applyHistory(state, { now: NOW, since: 1000, buckets: [], deaf: [[1997, 1998]] });
-  apply(state, activity(2001, { buckets: [{ at: 2000, counts: totals('orders', 6, 0, 0, 0) }] }), AT);
+  history(NOW, 1000, [], [[1997, 1998]]);
+  apply(state, activity(2001, { buckets: [bucket(2000, totals('orders', 6, 0, 0, 0))] }), AT);
   setConnection(state, { state: 'waiting', retryAt: 0 });
   setConnection(state, { state: 'open' });
   apply(state, hello({ now: 2006, since: 2004, totals: totals('orders', 1, 0, 0, 0) }), AT);
-  applyHistory(state, { now: 2006, since: 2004, buckets: [], deaf: [] });
+  history(2006, 2004);
   expect(inserts(1996, 2005)).toEqual([0, null, 0, 0, 6, null, null, null, 0, 0]);
-  expect(numbersOf(state, AT).counted).toBe(1);
+  expect(numbersOf(state, DEFAULTS, AT).counted).toBe(1);
 });
 
 test('with a journal the time a restarted server was down is filled in, and its counts go on', () => {
   apply(state, hello({ since: 1990, cursor: 'c0' }), AT);
-  applyHistory(state, { now: NOW, since: 1990, buckets: [], deaf: [] });
-  const second = { at: 2000, counts: totals('orders', 6, 0, 0, 0) };
+  history(NOW, 1990);
+  const second = bucket(2000, totals('orders', 6, 0, 0, 0));
   const rows = { of: 6, changes: [insert(6)] };
   apply(state, activity(2001, { totals: totals('orders', 6, 0, 0, 0), buckets: [second], rows, cursor: 'c6' }), AT);
   expect(state.server?.cursor).toBe('c6');
@@ -140,22 +159,22 @@ test('with a journal the time a restarted server was down is filled in, and its 
   const recent = [insert(6), insert(8), insert(9)];
   apply(state, hello({ now: 2006, since: 1998, totals: totals('orders', 9, 0, 0, 0), recent, cursor: 'c9' }), AT);
   expect(state.server?.cursor).toBe('c9');
-  expect(numbersOf(state, AT).counted).toBe(9);
-  expect(tailOf(state)).toMatchObject({ counted: 9, missed: 6 }); // five of the first, one of the others
-  expect(tailOf(state).lines.map((line) => line.id)).toEqual(['9', '8', '6']);
-  const buckets = [second, { at: 2003, counts: totals('orders', 3, 0, 0, 0) }];
-  applyHistory(state, { now: 2006, since: 1998, buckets, deaf: [] });
+  expect(numbersOf(state, DEFAULTS, AT).counted).toBe(9);
+  expect(state.rows.missed).toBe(6); // five of the first, one of the others
+  expect(linesOf().map((line) => line.id)).toEqual(['9', '8', '6']);
+  const buckets = [second, bucket(2003, totals('orders', 3, 0, 0, 0))];
+  history(2006, 1998, buckets);
   expect(inserts(1997, 2005)).toEqual([0, 0, 0, 6, 0, 0, 3, 0, 0]);
 });
 
 test('what the journal brings of a time in which the database was away fills that in', () => {
   apply(state, hello({ cursor: 'c0' }), AT);
-  applyHistory(state, { now: NOW, since: 1000, buckets: [], deaf: [] });
+  history(NOW, 1000);
   apply(state, { type: 'database', ...LOST }, AT);
   apply(state, activity(2008), AT);
   apply(state, { type: 'database', ...LISTENING, since: 2009 }, AT);
-  applyHistory(state, { now: 2009, since: 1000, buckets: [], deaf: [] });
-  apply(state, activity(2011, { buckets: [{ at: 2006, counts: totals('orders', 2, 0, 0, 0) }] }), AT);
+  history(2009, 1000);
+  apply(state, activity(2011, { buckets: [bucket(2006, totals('orders', 2, 0, 0, 0))] }), AT);
   expect(inserts(2004, 2010)).toEqual([0, 0, 2, 0, 0, 0, 0]);
 });
 
@@ -174,7 +193,7 @@ test('the journal in one line, and nothing where there is none', () => {
 test('a table that is not wholly watched is marked, one without changes is still named', () => {
   apply(state, hello({ totals: totals('public.a', 1, 0, 0, 0) }), AT);
   state.status = { journal: null, incomplete: ['public.a', 'public.b'] };
-  expect(tablesOf(state, AT)).toMatchObject({
+  expect(tablesOf(state, DEFAULTS, AT)).toMatchObject({
     lines: [{ name: 'public.a', isIncomplete: true }],
     incomplete: ['public.a', 'public.b'],
   });
@@ -182,11 +201,15 @@ test('a table that is not wholly watched is marked, one without changes is still
 
 test('the tail says of how many it is a sample', () => {
   apply(state, hello({ totals: totals('orders', 100, 0, 0, 0), recent: [insert(1)] }), AT);
-  expect(tailOf(state)).toMatchObject({ counted: 100, missed: 0 });
+  expect(state.rows.missed).toBe(0);
   const rows = { of: 50, changes: [insert(2)] };
   apply(state, activity(2001, { totals: totals('orders', 150, 0, 0, 0), rows }), AT);
-  expect(tailOf(state)).toMatchObject({ counted: 150, missed: 49 });
-  expect(tailOf(state).lines.map((line) => line.id)).toEqual(['2', '1']);
+  expect(state.rows.missed).toBe(49);
+  expect(linesOf()[0]?.missed).toBe(0);
+  apply(state, activity(2001, { rows: { of: 1, changes: [insert(3)] } }), AT);
+  expect(linesOf().map((line) => line.missed)).toEqual([49, 0, 0]);
+  expect(numbersOf(state, DEFAULTS, AT)).toMatchObject({ sent: 2, sentOf: 51 });
+  expect(linesOf().map((line) => line.id)).toEqual(['3', '2', '1']);
 });
 
 test('after a reconnect rows come once, and those that were missed are counted', () => {
@@ -194,8 +217,8 @@ test('after a reconnect rows come once, and those that were missed are counted',
   setConnection(state, { state: 'waiting', retryAt: 0 });
   setConnection(state, { state: 'open' });
   apply(state, hello({ totals: totals('orders', 12, 0, 0, 0), recent: [insert(1), insert(2), insert(3)] }), AT);
-  expect(tailOf(state)).toMatchObject({ missed: 0 });
-  expect(tailOf(state).lines.map((line) => line.id)).toEqual(['3', '2', '1']);
+  expect(state.rows.missed).toBe(0);
+  expect(linesOf().map((line) => line.id)).toEqual(['3', '2', '1']);
 });
 
 test('a line of the tail says what changed', () => {
@@ -203,22 +226,22 @@ test('a line of the tail says what changed', () => {
   const foreign = '{"something": "else"}';
   const recent = ['{"table":"o","action":"TRUNCATE","data":null}', '{"table":"o","action":"DELETE","data":{"k":7,"a":null}}', update, foreign];
   apply(state, hello({ recent }), AT);
-  const [first, second, third, fourth] = tailOf(state).lines;
+  const [first, second, third, fourth] = linesOf();
   expect(first).toMatchObject({ time: 'earlier', action: null, parts: [{ kind: 'text', text: foreign }] });
   expect(second).toMatchObject({
     table: 's.o',
     id: '7',
-    parts: [{ kind: 'changed', name: 'a', before: '"x"', after: '"y"' }],
+    parts: [{ kind: 'changed', name: 'a', before: { text: '"x"', kind: 'text' }, after: { text: '"y"', kind: 'text' } }],
   });
-  expect(third).toMatchObject({ table: 'o', id: '7', parts: [{ kind: 'value', name: 'a', value: 'null' }] });
+  expect(third).toMatchObject({ table: 'o', id: '7', parts: [{ kind: 'value', name: 'a', value: { text: 'null', kind: 'null' } }] });
   expect(fourth).toMatchObject({ action: 'TRUNCATE', id: '' });
 });
 
 test('tables come with the busiest of the last minute first', () => {
   const all = new Map<string, Counts>([['big', [900, 0, 0, 0]], ['busy', [5, 0, 0, 0]]]);
   apply(state, hello({ totals: all }), AT);
-  apply(state, activity(2003, { buckets: [{ at: 2001, counts: totals('busy', 5, 0, 0, 0) }] }), AT);
-  const { lines, of } = tablesOf(state, AT);
+  apply(state, activity(2003, { buckets: [bucket(2001, totals('busy', 5, 0, 0, 0))] }), AT);
+  const { lines, of } = tablesOf(state, DEFAULTS, AT);
   expect(of).toBe(2);
   expect(lines.map(({ name, total, lastSeenAgo }) => [name, total, lastSeenAgo])).toEqual([
     ['busy', 5, 2],
@@ -230,8 +253,8 @@ test('public is left out of a name, unless that is another table\'s', () => {
   const all = new Map<string, Counts>([['public.a', [1, 0, 0, 0]], ['sales.a', [1, 0, 0, 0]], ['public.b', [1, 0, 0, 0]]]);
   const recent = ['public', 'sales'].map((schema) => `{"schema":"${schema}","table":"a","action":"INSERT","data":{}}`);
   const shown = () => [
-    ...tablesOf(state, AT).lines.map((line) => line.shownName),
-    ...tailOf(state).lines.map((line) => line.shownTable),
+    ...tablesOf(state, DEFAULTS, AT).lines.map((line) => line.shownName),
+    ...linesOf().map((line) => line.shownTable),
   ];
   apply(state, hello({ totals: all, recent }), AT);
   expect(shown()).toEqual(['a', 'b', 'sales.a', 'sales.a', 'a']);
@@ -273,4 +296,61 @@ test('the title says first what is off', () => {
   expect(titleOf(state)).toBe('(database off) psqlisten2websocket');
   setConnection(state, { state: 'waiting', retryAt: 0 });
   expect(titleOf(state)).toBe('(off) psqlisten2websocket');
+});
+
+test('a coarser step has its own history, and a longer window shows it', () => {
+  apply(state, hello(), AT);
+  applyHistory(state, { now: NOW, since: 1000, stepSeconds: 60, buckets: [bucket(1920, totals('orders', 120, 0, 0, 0))], deaf: [] });
+  const { times, rates, stepSeconds } = chartOf(state, { ...DEFAULTS, window: '24h' }, AT);
+  expect(stepSeconds).toBe(60);
+  expect(rates[0]?.[times.indexOf(1920)]).toBe(2);
+  expect(rates[0]?.[times.indexOf(1860)]).toBe(0);
+});
+
+test('zoomed, the chart shows that span, and the tables what changed in it', () => {
+  apply(state, hello({ totals: totals('orders', 9, 0, 0, 0) }), AT);
+  history(NOW, 1000, [bucket(1990, totals('orders', 3, 0, 0, 0)), bucket(1995, totals('orders', 6, 0, 0, 0))]);
+  const choices = { ...DEFAULTS, zoom: { from: 1988, to: 1991 } };
+  expect(chartOf(state, choices, AT)).toMatchObject({ times: [1988, 1989, 1990, 1991], rates: [[0, 0, 3, 0], {}, {}] });
+  expect(tablesOf(state, choices, AT)).toMatchObject({ isOfSpan: true, lines: [{ total: 3 }] });
+});
+
+test('a filter of tables is one of the numbers and the chart too', () => {
+  const all = new Map<string, Counts>([['public.a', [5, 0, 0, 0]], ['public.b', [7, 1, 0, 0]]]);
+  apply(state, hello({ totals: all }), AT);
+  history(NOW, 1000, [bucket(1999, new Map([['public.a', [5, 0, 0, 0]], ['public.b', [7, 1, 0, 0]]]))]);
+  const choices: Choices = { ...DEFAULTS, conditions: [{ kind: 'table', table: 'b', isExcluded: false }] };
+  expect(numbersOf(state, choices, AT)).toMatchObject({ of: ['public.b'], counted: 8, totals: [7, 1, 0, 0] });
+  expect(chartOf(state, choices, AT).rates[0]?.at(-1)).toBe(7);
+});
+
+test('delays are told in percentiles, unknown where nothing arrived', () => {
+  apply(state, hello(), AT);
+  apply(state, activity(2001, { buckets: [{ at: 2000, counts: new Map(), delays: new Map([[3, 99], [10, 1]]) }] }), AT);
+  const { times, delays } = chartOf(state, DEFAULTS, AT);
+  expect(delays.map((line) => Math.round(line[times.indexOf(2000)] ?? 0))).toEqual([6, 6, 6]);
+  expect(delays[0]?.[times.indexOf(1999)]).toBeNull();
+  expect(numbersOf(state, DEFAULTS, AT).delays?.p99).toBeCloseTo(5.66, 1);
+});
+
+test('tables are sorted as chosen, the pinned first', () => {
+  const all = new Map<string, Counts>([['a', [1, 0, 0, 0]], ['b', [3, 0, 0, 0]], ['c', [2, 0, 0, 0]]]);
+  apply(state, hello({ totals: all }), AT);
+  const names = (choices: Partial<Choices>) => tablesOf(state, { ...DEFAULTS, ...choices }, AT).lines.map(({ name }) => name).join('');
+  expect([names({ sort: 'total' }), names({ sort: 'name' }), names({ sort: 'name', pinned: ['c'] })]).toEqual(['bca', 'abc', 'cab']);
+});
+
+test('a problem that is over is no notice any more', () => {
+  notify(state, { kind: 'problem', topic: 'history', what: 'a', whatToDo: '' });
+  notify(state, { kind: 'problem', topic: 'tables', what: 'b', whatToDo: '' });
+  settle(state, 'history');
+  expect(state.notices).toMatchObject([{ what: 'b' }]);
+});
+
+test('rows that are withheld are counted as not sent, and it says why', () => {
+  apply(state, hello(), AT);
+  const withheld = activity(2001);
+  apply(state, { ...withheld, rows: { of: 5, changes: [], withheld: 'behind' } }, AT);
+  expect(state.rows.missed).toBe(5);
+  expect(statusOf(state, AT).withheld).toBe('behind');
 });

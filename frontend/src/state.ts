@@ -2,19 +2,23 @@
 // Knows no socket, no clock and no view: a message changes the state, a frame draws it.
 import { Timeline, type Span } from './buckets';
 import { assertNever } from './closed';
+import type { DelayScale } from './delays';
 import type { Activity, Bucket, Counts, Database, Gap, Hello, History, JournalStatus, Message, TableStatus, Totals } from './protocol';
 import { Rows } from './rows';
 import type { Connection } from './socket';
 
-export const HISTORY_SECONDS = 900;
-const ROW_LIMIT = 1_000;
+export const ROW_LIMIT = 10_000;
+/** Of which the share of rows shown is told. */
+const SHARE_SECONDS = 10;
 const NOTICE_LIMIT = 5;
+const STEPS: ReadonlyMap<number, number> = new Map([[1, 900]]);
 
 /** Something a reader must be told and may dismiss. The same thing again raises `times`. */
 export type Notice = { readonly id: number; readonly times: number } & NoticeContent;
 export type NoticeContent =
   | { readonly kind: 'gap'; readonly gap: Gap }
-  | { readonly kind: 'problem'; readonly what: string; readonly whatToDo: string };
+  /** `topic`: one that says how the same thing went later takes its place. */
+  | { readonly kind: 'problem'; readonly topic?: string; readonly what: string; readonly whatToDo: string };
 
 export interface State {
   connection: Connection;
@@ -24,8 +28,13 @@ export interface State {
   server: Server | null;
   tables: readonly TableStatus[] | null;
   status: JournalStatus | null;
-  timeline: Timeline;
+  /** The finest first; never empty. */
+  timelines: readonly Timeline[];
+  /** How often the server's history came. */
+  histories: number;
   readonly rows: Rows;
+  /** By server second, the newest SHARE_SECONDS: how many of how many changes were sent as rows. */
+  readonly shares: Map<number, { sent: number; of: number }>;
   notices: readonly Notice[];
   noticesMade: number;
   /** How many notices were dropped, undismissed, because newer ones came. */
@@ -39,12 +48,16 @@ export interface Server {
   /** Its clock minus the browser's, in seconds. */
   ahead: number;
   since: number;
+  readonly delayScale: DelayScale;
+  readonly rowsPerSecond: number;
   readonly totals: Map<string, Counts>;
   other: number;
   /** Everything up to here is in the counts; null where there is no journal. */
   cursor: string | null;
   /** By table: epoch seconds of the newest bucket that counted something. */
   readonly lastSeen: Map<string, number>;
+  /** Why rows are not sent to this page at the moment. */
+  withheld: string | null;
 }
 
 export function initialState(): State {
@@ -54,19 +67,25 @@ export function initialState(): State {
     server: null,
     tables: null,
     status: null,
-    timeline: new Timeline(1, HISTORY_SECONDS),
+    timelines: makeTimelines(STEPS),
+    histories: 0,
     rows: new Rows(ROW_LIMIT),
+    shares: new Map(),
     notices: [],
     noticesMade: 0,
     noticesDropped: 0,
   };
 }
 
+export function finest(state: State): Timeline {
+  return state.timelines[0]!;
+}
+
 export function setConnection(state: State, connection: Connection): void {
   const wasOpen = state.connection.state === 'open';
   state.connection = connection;
   if (wasOpen && connection.state !== 'open' && state.server !== null) {
-    openSpan(state.timeline, 'browser', state.server.now);
+    for (const timeline of state.timelines) openSpan(timeline, 'browser', state.server.now);
   }
 }
 
@@ -93,7 +112,9 @@ export function apply(state: State, message: Message, at: number): void {
 
 /** What the server counted before this page came, and while it was away. */
 export function applyHistory(state: State, history: History): void {
-  const { timeline } = state;
+  const timeline = state.timelines.find(({ stepSeconds }) => stepSeconds === history.stepSeconds);
+  if (timeline === undefined) return;
+  state.histories += 1;
   // From `since` on the history is the truth; what was known or unknown before that stays so.
   const earlier = timeline.spans
     .map((span) => ({ ...span, to: Math.min(span.to ?? Infinity, history.since) }))
@@ -103,7 +124,7 @@ export function applyHistory(state: State, history: History): void {
   timeline.spans = [...earlier, ...deaf, ...away];
   timeline.knownFrom = Math.min(timeline.knownFrom, history.since);
   timeline.advance(history.now);
-  mergeBuckets(state, history.buckets);
+  mergeBuckets(state, timeline, history.buckets);
 }
 
 export function notify(state: State, content: NoticeContent): void {
@@ -114,6 +135,11 @@ export function notify(state: State, content: NoticeContent): void {
   state.noticesMade += 1;
   state.noticesDropped += Math.max(0, others.length + 1 - NOTICE_LIMIT);
   state.notices = [...others, notice].slice(-NOTICE_LIMIT);
+}
+
+/** What was told of this topic holds no longer. */
+export function settle(state: State, topic: string): void {
+  state.notices = state.notices.filter((notice) => notice.kind !== 'problem' || notice.topic !== topic);
 }
 
 export function dismiss(state: State, id: number): void {
@@ -140,21 +166,25 @@ function applyHello(state: State, hello: Hello, at: number): void {
     now: hello.now,
     ahead: hello.now - at / 1000,
     since: hello.since,
+    delayScale: hello.delayScale,
+    rowsPerSecond: hello.rowsPerSecond,
     totals: new Map(hello.totals),
     other: hello.other,
     cursor: hello.cursor,
     lastSeen: before?.lastSeen ?? new Map(),
+    withheld: null,
   };
-  if (state.timeline.stepSeconds !== hello.stepSeconds) {
-    state.timeline = new Timeline(hello.stepSeconds, Math.ceil(HISTORY_SECONDS / hello.stepSeconds));
+  const known = state.timelines.map(({ stepSeconds, capacity }) => `${stepSeconds}×${capacity}`);
+  const told = [...hello.steps].map(([stepSeconds, kept]) => `${stepSeconds}×${kept}`);
+  if (String(known) !== String(told)) state.timelines = makeTimelines(hello.steps);
+  for (const timeline of state.timelines) {
+    timeline.knownFrom = Math.min(timeline.knownFrom, hello.since);
+    timeline.advance(hello.now);
+    closeSpans(timeline, 'browser', hello.now);
+    closeSpans(timeline, 'database', hello.now);
+    if (before === null) addSpan(timeline, { cause: 'browser', from: hello.since, to: hello.now });
+    if (hello.database.state !== 'listening') openSpan(timeline, 'database', hello.database.since);
   }
-  const { timeline } = state;
-  timeline.knownFrom = Math.min(timeline.knownFrom, hello.since);
-  timeline.advance(hello.now);
-  closeSpans(timeline, 'browser', hello.now);
-  closeSpans(timeline, 'database', hello.now);
-  if (before === null) addSpan(timeline, { cause: 'browser', from: hello.since, to: hello.now });
-  if (hello.database.state !== 'listening') openSpan(timeline, 'database', hello.database.since);
   state.rows.resume(hello.recent, changesCounted(state.server) - counted);
 }
 
@@ -163,25 +193,45 @@ function applyActivity(state: State, activity: Activity, at: number): void {
   if (server === null) return;
   server.now = activity.now;
   server.ahead = activity.now - at / 1000;
-  server.other = activity.other;
   server.cursor = activity.cursor;
-  setAll(server.totals, activity.totals);
-  state.timeline.advance(activity.now);
-  mergeBuckets(state, activity.buckets);
+  for (const timeline of state.timelines) timeline.advance(activity.now);
+  if (activity.counts !== null) {
+    server.other = activity.counts.other;
+    setAll(server.totals, activity.counts.totals);
+    for (const timeline of state.timelines) {
+      mergeBuckets(state, timeline, activity.counts.buckets.get(timeline.stepSeconds) ?? []);
+    }
+  }
+  if (activity.rows.of > 0) server.withheld = activity.rows.withheld;
   state.rows.push(activity.rows.changes, activity.rows.of, at);
+  share(state.shares, Math.floor(activity.now), activity.rows.changes.length, activity.rows.of);
+}
+
+function share(shares: State['shares'], second: number, sent: number, of: number): void {
+  if (of > 0) {
+    const known = shares.get(second) ?? { sent: 0, of: 0 };
+    shares.set(second, { sent: known.sent + sent, of: known.of + of });
+  }
+  for (const old of shares.keys()) if (old <= second - SHARE_SECONDS) shares.delete(old);
 }
 
 function applyDatabase(state: State, database: Database): void {
-  const { server, timeline } = state;
+  const { server } = state;
   if (server === null) return;
   server.database = database;
-  if (database.state === 'listening') closeSpans(timeline, 'database', database.since);
-  else openSpan(timeline, 'database', database.since);
+  for (const timeline of state.timelines) {
+    if (database.state === 'listening') closeSpans(timeline, 'database', database.since);
+    else openSpan(timeline, 'database', database.since);
+  }
 }
 
-function mergeBuckets(state: State, buckets: readonly Bucket[]): void {
+function makeTimelines(steps: ReadonlyMap<number, number>): readonly Timeline[] {
+  return [...steps].map(([stepSeconds, kept]) => new Timeline(stepSeconds, kept));
+}
+
+function mergeBuckets(state: State, timeline: Timeline, buckets: readonly Bucket[]): void {
   for (const bucket of buckets) {
-    state.timeline.merge(bucket);
+    timeline.merge(bucket);
     const lastSeen = state.server?.lastSeen;
     for (const table of bucket.counts.keys()) {
       lastSeen?.set(table, Math.max(bucket.at, lastSeen.get(table) ?? 0));

@@ -1,37 +1,38 @@
-// Comes in: the tokens of app.css. Goes out: colours for what CSS can't reach, the canvas.
+// Comes in: the tokens of app.css, and which theme was chosen. Goes out: colours for what CSS can't reach, the canvas.
+import type { ThemeName } from './choices';
 
-export interface Theme {
-  readonly insert: string;
-  readonly update: string;
-  readonly delete: string;
-  readonly muted: string;
-  readonly grid: string;
-  readonly hatch: string;
-}
+const TOKENS = ['insert', 'update', 'delete', 'p50', 'p95', 'p99', 'muted', 'grid', 'hatch', 'bad'] as const;
+export type Theme = Readonly<Record<(typeof TOKENS)[number], string>>;
+
+const listeners = new Set<() => void>();
 
 export function readTheme(): Theme {
   // A token may be light-dark(…); only a property that is a colour comes back resolved.
   const probe = document.createElement('span');
   document.body.append(probe);
-  const colour = (token: string) => {
+  const entries = TOKENS.map((token) => {
     probe.style.color = `var(--${token})`;
-    return getComputedStyle(probe).color;
-  };
-  const theme = {
-    insert: colour('insert'),
-    update: colour('update'),
-    delete: colour('delete'),
-    muted: colour('muted'),
-    grid: colour('grid'),
-    hatch: colour('hatch'),
-  };
+    return [token, getComputedStyle(probe).color];
+  });
   probe.remove();
-  return theme;
+  return Object.fromEntries(entries) as Theme;
 }
 
-/** Calls back when the system changes between light and dark, until the returned function is called. */
+export function chooseTheme(name: ThemeName): void {
+  const { dataset } = document.documentElement;
+  if ((dataset['theme'] ?? 'system') === name) return;
+  if (name === 'system') delete dataset['theme'];
+  else dataset['theme'] = name;
+  for (const listener of listeners) listener();
+}
+
+/** Calls back when light and dark change, by the system or by choice, until the returned function is called. */
 export function watchTheme(onChange: () => void): () => void {
   const isDark = matchMedia('(prefers-color-scheme: dark)');
   isDark.addEventListener('change', onChange);
-  return () => isDark.removeEventListener('change', onChange);
+  listeners.add(onChange);
+  return () => {
+    isDark.removeEventListener('change', onChange);
+    listeners.delete(onChange);
+  };
 }

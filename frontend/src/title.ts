@@ -1,10 +1,11 @@
-// Comes in: the state. Goes out: the title of the tab.
+// Comes in: the state, and how many alerts are raised. Goes out: the title of the tab.
 import type { State } from './state';
 
 const NAME = 'psqlisten2websocket';
 
 /** Says first what is off: in a row of tabs only the beginning is seen. */
-export function titleOf(state: State): string {
+export function titleOf(state: State, alerts = 0): string {
   if (state.connection.state !== 'open') return `(off) ${NAME}`;
-  return state.server?.database.state === 'listening' ? NAME : `(database off) ${NAME}`;
+  if (state.server?.database.state !== 'listening') return `(database off) ${NAME}`;
+  return alerts > 0 ? `(${alerts}!) ${NAME}` : NAME;
 }

@@ -1,0 +1,40 @@
+// Comes in: rows. Goes out: the text of a file with all of them, oldest first.
+import { type Json, jsonText } from './json';
+import type { Row } from './rows';
+
+/** Each row as it came, byte for byte. */
+export function ndjson(rows: readonly Row[]): string {
+  return rows.toReversed().map((row) => `${row.text.replaceAll(/[\r\n]+/g, ' ')}\n`).join('');
+}
+
+/**
+ * What a change is, then every column that any of the rows has (RFC 4180). Null is nothing, an empty text is "".
+ * What is no change of ours stands in the last column as it came.
+ */
+export function csv(rows: readonly Row[]): string {
+  const contents = rows.toReversed().map((row) => row.content);
+  const names = [...new Set(contents.flatMap((content) => (content.kind === 'change' ? [...(content.data?.keys() ?? [])] : [])))];
+  const lines = contents.map((content) =>
+    content.kind === 'foreign'
+      ? [null, null, null, null, ...names.map(() => null), content.text]
+      : [
+          content.at === null ? null : new Date(content.at).toISOString(),
+          content.action,
+          content.table,
+          content.cursor,
+          ...names.map((name) => textOf(content.data?.get(name) ?? null)),
+          null,
+        ],
+  );
+  const head = ['changefeed_at', 'changefeed_action', 'changefeed_table', 'changefeed_cursor', ...names, 'changefeed_other'];
+  return [head, ...lines].map((line) => `${line.map(fieldOf).join(',')}\r\n`).join('');
+}
+
+function textOf(value: Json): string | null {
+  return value === null || typeof value === 'string' ? value : jsonText(value);
+}
+
+function fieldOf(text: string | null): string {
+  if (text === null) return '';
+  return text === '' || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}

@@ -1,0 +1,116 @@
+// Comes in: what a reader typed, or a click. Goes out: conditions, each a chip, and whether a row fulfils them all.
+import { assertNever } from './closed';
+import { type Columns, type Json, JsonNumber, jsonText } from './json';
+import { type Action, ACTIONS } from './protocol';
+import type { Row } from './rows';
+
+/** Tables are joined by "or", and so are actions; all else by "and". */
+export type Condition =
+  | { readonly kind: 'table'; readonly table: string; readonly isExcluded: boolean }
+  | { readonly kind: 'action'; readonly action: Action }
+  | { readonly kind: 'column'; readonly column: string; readonly value: string; readonly isExcluded: boolean }
+  | { readonly kind: 'text'; readonly text: string };
+
+export interface Span {
+  /** Epoch seconds. */
+  readonly from: number;
+  readonly to: number;
+}
+
+/** `table:orders`, `-table:orders`, `op:insert`, `status=paid`, `status!=paid`; anything else is text. Null: nothing. */
+export function conditionOf(typed: string): Condition | null {
+  const text = typed.trim();
+  if (text === '') return null;
+  const table = /^(-?)(?:table|t):(.+)$/.exec(text);
+  if (table) return { kind: 'table', table: table[2]!.trim(), isExcluded: table[1] === '-' };
+  const letter = /^(?:op|action):(\w+)$/i.exec(text)?.[1]?.toUpperCase();
+  const action = ACTIONS.find((action) => letter !== undefined && action.startsWith(letter));
+  if (action) return { kind: 'action', action };
+  const column = /^([^=!<>\s"]+)(!?)=(.*)$/.exec(text);
+  if (column) return { kind: 'column', column: column[1]!, value: column[3]!, isExcluded: column[2] === '!' };
+  return { kind: 'text', text };
+}
+
+/** What was typed to get it. */
+export function conditionText(condition: Condition): string {
+  switch (condition.kind) {
+    case 'table':
+      return `${condition.isExcluded ? '-' : ''}table:${condition.table}`;
+    case 'action':
+      return `op:${condition.action.toLowerCase()}`;
+    case 'column':
+      return `${condition.column}${condition.isExcluded ? '!' : ''}=${condition.value}`;
+    case 'text':
+      return condition.text;
+    default:
+      return assertNever(condition);
+  }
+}
+
+export function isSame(one: Condition, other: Condition): boolean {
+  return one.kind === other.kind && conditionText(one) === conditionText(other);
+}
+
+/** How a value is written in a condition: a text as it is, all else as JSON; null and "" are told apart. */
+export function conditionValue(value: Json): string {
+  if (typeof value !== 'string') return jsonText(value);
+  return value === '' || value === 'null' ? JSON.stringify(value) : value;
+}
+
+export function isTableWanted(table: string, conditions: readonly Condition[]): boolean {
+  const named = conditions.filter((condition) => condition.kind === 'table');
+  const wanted = named.filter(({ isExcluded }) => !isExcluded);
+  if (named.some((condition) => condition.isExcluded && names(condition.table, table))) return false;
+  return wanted.length === 0 || wanted.some((condition) => names(condition.table, table));
+}
+
+export function isActionWanted(action: Action, conditions: readonly Condition[]): boolean {
+  const wanted = conditions.filter((condition) => condition.kind === 'action');
+  return wanted.length === 0 || wanted.some((condition) => condition.action === action);
+}
+
+/** `orders` names the table of the schema public, and of none; `sales.*` every one of a schema. */
+function names(pattern: string, table: string): boolean {
+  if (pattern === table || `public.${pattern}` === table) return true;
+  return pattern.endsWith('.*') && table.startsWith(pattern.slice(0, -1));
+}
+
+/** A function that says whether a row fulfils all of them. */
+export function matcher(conditions: readonly Condition[], span: Span | null): (row: Row) => boolean {
+  const byHead = conditions.some(({ kind }) => kind === 'table' || kind === 'action');
+  const texts = conditions.filter(({ kind }) => kind === 'text').map((condition) => (condition as { text: string }).text.toLowerCase());
+  const columns = conditions.filter((condition) => condition.kind === 'column');
+  return (row) => {
+    if (texts.length > 0) {
+      const text = row.text.toLowerCase();
+      if (!texts.every((wanted) => text.includes(wanted))) return false;
+    }
+    if (span !== null) {
+      const at = (row.head?.at ?? row.receivedAt ?? -Infinity) / 1000;
+      if (at < span.from || at >= span.to) return false;
+    }
+    if (byHead) {
+      const { head } = row;
+      if (head === null || !isTableWanted(head.table, conditions) || !isActionWanted(head.action, conditions)) return false;
+    }
+    return columns.length === 0 || fulfilsColumns(row, columns);
+  };
+}
+
+function fulfilsColumns(row: Row, columns: readonly Extract<Condition, { kind: 'column' }>[]): boolean {
+  const { content } = row;
+  if (content.kind === 'foreign') return false;
+  return columns.every(({ column, value, isExcluded }) => {
+    const has = (of: Columns | null) => {
+      const found = of?.get(column);
+      return found !== undefined && isValue(found, value);
+    };
+    // An UPDATE that takes a row into or out of the filter is shown: its old values count, too.
+    return isExcluded ? !has(content.data) : has(content.data) || has(content.old);
+  });
+}
+
+function isValue(found: Json, wanted: string): boolean {
+  if (found instanceof JsonNumber) return found.text === wanted;
+  return conditionValue(found) === wanted || (typeof found === 'string' && found === wanted && wanted !== 'null');
+}

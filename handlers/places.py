@@ -1,0 +1,75 @@
+"""One change by its cursor, and a place in the journal by a time: what a permalink and a replay begin with."""
+
+import math
+
+import psycopg2
+
+from changefeed.change import Change
+from changefeed.cursor import NotACursor, Place
+from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.journal import BEGINNING, ForeignCursor
+from changefeed.queries import load
+from handlers.base import ApiHandler
+from handlers.errors import ApiError
+from handlers.feed_client import until_journal_known
+
+QUERIES = load("server.sql")
+
+
+class _PlacesHandler(ApiHandler):
+    async def get(self) -> None:
+        await until_journal_known(self.feed)
+        if self.feed.follower.memory is None:
+            raise ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
+        try:
+            await self.answer()
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
+
+    async def answer(self) -> None:
+        raise NotImplementedError
+
+
+class ChangeHandler(_PlacesHandler):
+    """The change that has this `cursor`, as it is on the wire."""
+
+    async def answer(self) -> None:
+        change = await self._find(self.get_query_argument("cursor", ""))
+        if change is None:
+            raise ApiError(404, "aged_out", "the journal keeps this change no longer")
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(change.text)
+
+    async def _find(self, cursor: str) -> Change | None:
+        try:
+            place = self.feed.journal.decode(cursor)
+        except NotACursor as error:
+            raise ApiError(400, "not_a_cursor", str(error)) from None
+        except ForeignCursor as error:
+            raise ApiError(404, "foreign_cursor", str(error)) from None
+        # A cursor is exclusive: the change is the first one after the place of the id below it.
+        page = await self.feed.journal.read(Place(place.previous, place.batch, place.id - 1))
+        return next((change for change in page.changes[:1] if change.id == place.id), None)
+
+
+class PlaceHandler(_PlacesHandler):
+    """{"cursor": …}: everything the journal has of the time since `at`, in epoch seconds, comes after it."""
+
+    async def answer(self) -> None:
+        at = self._seconds(self.get_query_argument("at", ""))
+        memory = self.feed.follower.memory
+        assert memory is not None
+        [(first_id,)] = await self.feed.database.fetch(QUERIES["first since"], {"at": at})
+        edge = memory.edge
+        place = edge if first_id is None else Place(BEGINNING.previous, edge.batch, first_id - 1)
+        self.finish({"cursor": self.feed.journal.encode(place)})
+
+    @staticmethod
+    def _seconds(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < 1e11:
+            raise ApiError(400, "bad_time", "at is a time in epoch seconds")
+        return seconds
