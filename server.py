@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from handlers.stopping import stop_serving
 
 logger = logging.getLogger("server")
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CORRECT_IT = "correct --database-url (user, password, database name)"
 CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
 BACKLOG = 4096  # connections that the kernel keeps until they are accepted, as when a crowd comes back
@@ -66,7 +67,7 @@ class Source:
 
 def main(argv: Sequence[str]) -> int:
     """The exit code: 0 after SIGINT or SIGTERM, 2 when it could not start."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
     try:
         uvloop.run(run(load_settings(argv, os.environ, Path(".env")), argv))
@@ -115,7 +116,7 @@ async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event)
             "source": asdict(source),
             "port": port,
             "census_memory": census_memory,
-            "started_at": Share().started_at.isoformat(),
+            "started_at": datetime.now(UTC).isoformat(),
         }
         processes = Processes(
             (sys.executable, __file__, *argv),
@@ -131,6 +132,7 @@ async def work(settings: Settings, parent: Parent, stopping: asyncio.Event) -> N
     """One of the processes of --processes. It ends with its parent, however that ends."""
     orders = parent.orders
     number, port = orders["number"], orders["port"]
+    logging.basicConfig(format=LOG_FORMAT.replace("%(name)s", f"%(name)s ({number})"), level=logging.INFO, force=True)
     share = Share(
         number,
         settings.processes,
@@ -184,7 +186,8 @@ async def serve(
         # Who connects once it is announced misses nothing that is committed from then on.
         known = feed.follower.until_known(KNOWN_DEADLINE_SECONDS)
         await first_of(known, stopping.wait(), within_seconds=KNOWN_DEADLINE_SECONDS)
-        await stack.enter_async_context(running(DatabaseClock(feed.database, feed.hub.tally.set_database_ahead).run()))
+        clock = DatabaseClock(feed.database, feed.hub.tally.set_database_ahead)
+        await stack.enter_async_context(running(clock.run()))
         if share.is_first:
             await stack.enter_async_context(running(feed.watching.tend()))
         if share.is_first and source.is_demo:

@@ -125,6 +125,8 @@ class Processes:
         is_first_start = True
         while not stopping.is_set():
             worker = await self._start(number, is_first_start)
+            if stopping.is_set():
+                worker.process.terminate()  # it was not there yet when the others were told
             code = await self._hear(number, worker)
             self._ended(number)
             if stopping.is_set():
