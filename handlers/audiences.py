@@ -99,6 +99,8 @@ class _TableIndex(Generic[Client]):
         self._placed: dict[Audience[Client], Equality | None] = {}
 
     def add(self, audience: Audience[Client]) -> None:
+        if audience.selection.subscription == EVERYTHING:
+            return  # gets all changes as they are, without being looked for
         selected = audience.selection.for_table(self._table)
         if selected is None:
             return

@@ -47,6 +47,14 @@ class SubscribeTest(SubscribeTestCase):
             self.assertEqual([f"{change['table']} {change['data']['id']}" for change in changes], expected, path)
 
     @gen_test
+    async def test_who_asked_for_everything_gets_each_change_once_beside_who_asked_for_less(self):
+        everything, less = await self.connect(), await self.connect("/ws?table=orders&action=INSERT")
+        for number in range(1, 4):
+            self.write("INSERT INTO orders VALUES (%s)", [number])
+            for socket in (everything, less):
+                self.assertEqual(json.loads(await socket.read_message())["data"]["id"], number)
+
+    @gen_test
     async def test_an_update_enters_and_leaves_a_filter(self):
         socket = await self.connect("/ws?table=orders&action=UPDATE&filter=status=eq.open&columns=id")
         self.write("INSERT INTO orders VALUES (1, 'new')")
