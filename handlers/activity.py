@@ -6,26 +6,32 @@ The counts are exact and absolute; only the rows are a sample, and each message 
 import json
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tornado.ioloop import PeriodicCallback
 
 from changefeed import __version__
+from changefeed.change import Change
 from changefeed.cursor import NotACursor
 from changefeed.delays import LEAST_SECONDS, PER_DOUBLING
 from changefeed.gap import Gap
 from changefeed.journal import ForeignCursor
+from changefeed.subscription import EVERYTHING, Subscription
 from changefeed.tally import STEPS
+from handlers.audiences import Audience, Audiences
 from handlers.base import ApiHandler
-from handlers.dialects import gap_fields, message_frame
+from handlers.dialects import PROTOCOL, gap_fields, message_frame
 from handlers.errors import ApiError
 from handlers.feed import Feed, iso
 from handlers.feed_client import JOURNAL_DEADLINE_SECONDS
+from handlers.feed_query import fields_of_message, parse_query
 from handlers.sample import (
     HELLO_LIMIT_CHARACTERS,
-    MESSAGE_LIMIT_CHARACTERS,
     ROWS_IN_HELLO,
     ROWS_PER_MESSAGE,
+    Budget,
+    Matches,
     sample_texts,
 )
 from handlers.socket import BaseSocket
@@ -66,8 +72,9 @@ class ActivitySocket(BaseSocket):
     """A dashboard. Its messages are made once for all of them, by a ticker that runs while there are any.
 
     It may say {"type": "seen", "message": n}, the number of the newest message it drew: one that falls behind is sent
-    counts and no rows until it has caught up, since a browser's WebSocket has no other way to say that it is slow. And
-    {"type": "rows", "wanted": false}, while nobody looks.
+    counts and no rows until it has caught up, since a browser's WebSocket has no other way to say that it is slow.
+    {"type": "rows", "wanted": false}, while nobody looks. And {"type": "filter"} with `table`, `action` and `filter` as
+    on /ws: then the rows are a sample of what fits, and `matching` says of how many; the counts stay those of all.
     """
 
     kind = "dashboards"
@@ -80,6 +87,12 @@ class ActivitySocket(BaseSocket):
     _numbered: ClassVar[int] = 0
     _told_at: ClassVar[deque[float]] = deque(maxlen=100)  # of the newest messages, the newest last
 
+    _budget: ClassVar[Budget] = Budget()
+    # Those with a filter, by what that is.
+    audiences: ClassVar[Audiences["ActivitySocket"]] = Audiences()
+    _matches: ClassVar[dict[Audience["ActivitySocket"], Matches]] = {}
+
+    _audience: Audience["ActivitySocket"] | None = None
     _wants_rows = True
     _seen: int | None = None  # None: it never says
 
@@ -115,6 +128,7 @@ class ActivitySocket(BaseSocket):
     def on_close(self) -> None:
         super().on_close()
         self.clients.discard(self)
+        self._choose(EVERYTHING)
         if not self.clients and ActivitySocket._ticker:
             ActivitySocket._ticker.stop()
             ActivitySocket._ticker = None
@@ -125,8 +139,17 @@ class ActivitySocket(BaseSocket):
                 self._seen = number
             case {"type": "rows", "wanted": bool(wanted)}:
                 self._wants_rows = wanted
+            case {"type": "filter", **fields}:
+                try:
+                    self._choose(
+                        parse_query(
+                            fields_of_message({str(name): value for name, value in fields.items()})
+                        ).subscription
+                    )
+                except ApiError as error:
+                    self.outbox.send(message_frame("error", code=error.code, message=error.message))
             case _:
-                advice = 'say {"type": "seen", "message": n} or {"type": "rows", "wanted": true}'
+                advice = 'say {"type": "seen", "message": n}, {"type": "rows", "wanted": true} or {"type": "filter"}'
                 self.outbox.send(message_frame("error", code="unknown_type", message=advice))
 
     @classmethod
@@ -146,14 +169,35 @@ class ActivitySocket(BaseSocket):
         told: dict[str, object] = {"number": cls._numbered, "now": now, "cursor": _cursor(feed)}
         if has_counts:
             told |= cls._counts(feed, now, is_coarse)
-        texts = sample_texts(feed.hub.newest(min(of, ROWS_PER_MESSAGE)), MESSAGE_LIMIT_CHARACTERS)
-        with_rows = message_frame("activity", **told, rows={"of": of, "changes": texts})
-        withheld: dict[str, bytes] = {}
+        limit = cls._budget.left(now)
+        samples: dict[object, dict[str, Any]] = {}
+        frames: dict[object, bytes] = {}
         for client in tuple(cls.clients):
             why = client._withheld(now)
-            if why and why not in withheld:
-                withheld[why] = message_frame("activity", **told, rows={"of": of, "changes": [], "withheld": why})
-            client.outbox.send(withheld[why] if why else with_rows)
+            key = why or client._audience
+            if key not in frames:
+                samples[key] = cls._rows(feed, of, key, limit)
+                frames[key] = message_frame("activity", **told, rows={"of": of, **samples[key]})
+            client.outbox.send(frames[key])
+        cls._matches.clear()
+        cls._budget.spend(max((sum(map(len, sample["changes"])) for sample in samples.values()), default=0))
+
+    @classmethod
+    def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> None:
+        """Counts what each filter lets through, and keeps the newest of it until the next message."""
+        for audience, picked in cls.audiences.route(changes):
+            cls._matches.setdefault(audience, Matches()).add(picked)
+
+    @classmethod
+    def _rows(cls, feed: Feed, of: int, key: object, limit: int) -> dict[str, Any]:
+        """The rows for all who share the key: why they get none, or their audience, or None for those who get any."""
+        if key is None:
+            newest = feed.hub.newest(min(of, ROWS_PER_MESSAGE))
+            return {"changes": sample_texts(newest, limit)}
+        if isinstance(key, Audience):
+            matches = cls._matches.get(key) or Matches()
+            return {"matching": matches.count, "changes": matches.texts(limit)}
+        return {"changes": [], "withheld": key}
 
     @classmethod
     def tell_database(cls, feed: Feed) -> None:
@@ -181,6 +225,14 @@ class ActivitySocket(BaseSocket):
     def _tell_all(cls, frame: bytes) -> None:
         for client in tuple(cls.clients):
             client.outbox.send(frame)
+
+    def _choose(self, subscription: Subscription) -> None:
+        if self._audience:
+            self.audiences.leave(self, self._audience)
+            self._audience = None
+        if subscription != EVERYTHING:
+            # Without the columns' types a value's own decides: what the page itself compares are texts.
+            self._audience = self.audiences.join(self, PROTOCOL, subscription, lambda table: None)
 
     def _withheld(self, now: float) -> str | None:
         """Why this one gets no rows now: it is behind, or nobody looks; None where it gets them."""

@@ -39,7 +39,7 @@ def make_feed(
 ) -> Feed:
     """Nothing runs yet."""
     share = share or Share()
-    broadcasts: list[Broadcast] = [FeedClient.broadcast, *([echo] if echo else [])]
+    broadcasts: list[Broadcast] = [FeedClient.broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
     hub = Hub(Tally(time.time()), broadcasts)
     database = Database(conninfo)
     journal = Journal(database)

@@ -1,6 +1,7 @@
 """Changes in, the texts of a dashboard's rows out. One that is too long is cut, and says so and where the rest is."""
 
 import json
+from collections import deque
 from collections.abc import Sequence
 
 from changefeed.change import Change
@@ -10,7 +11,8 @@ ROWS_PER_MESSAGE = 20
 ROWS_IN_HELLO = 200
 ROW_LIMIT_CHARACTERS = 16 << 10
 BEGINNING_CHARACTERS = 2_000
-MESSAGE_LIMIT_CHARACTERS = 5_000  # ten of them a second are a moderate 50 kB/s, whatever the load
+CHARACTERS_PER_SECOND = 50_000  # a moderate load of each dashboard, whatever that of the database
+SAVED_CHARACTERS = 100_000  # for a burst of long rows after a lull
 HELLO_LIMIT_CHARACTERS = 256 << 10  # well below a client's outbox
 
 
@@ -25,6 +27,37 @@ def sample_texts(changes: Sequence[Change], limit_characters: int) -> list[str]:
             break
         texts.append(text)
     return texts[::-1]
+
+
+class Matches:
+    """What a filter lets through between two messages: how many, and the newest of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._newest: deque[Change] = deque(maxlen=ROWS_PER_MESSAGE)
+
+    def add(self, changes: Sequence[Change]) -> None:
+        self.count += len(changes)
+        self._newest.extend(changes)
+
+    def texts(self, limit_characters: int) -> list[str]:
+        return sample_texts(tuple(self._newest), limit_characters)
+
+
+class Budget:
+    """How many characters of rows may be sent now: so many a second, saved up to a bound."""
+
+    def __init__(self) -> None:
+        self._left = float(SAVED_CHARACTERS)
+        self._at = 0.0
+
+    def left(self, now: float) -> int:
+        self._left = min(SAVED_CHARACTERS, self._left + (now - self._at) * CHARACTERS_PER_SECOND)
+        self._at = now
+        return max(0, int(self._left))
+
+    def spend(self, characters: int) -> None:
+        self._left -= characters
 
 
 def _cut(change: Change) -> str:

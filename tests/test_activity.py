@@ -8,12 +8,16 @@ from tornado.testing import gen_test
 
 from changefeed.change import parse
 from changefeed.clock import DatabaseClock
+from handlers.activity import ActivitySocket
 from handlers.sample import (
     BEGINNING_CHARACTERS,
+    CHARACTERS_PER_SECOND,
     HELLO_LIMIT_CHARACTERS,
     ROW_LIMIT_CHARACTERS,
     ROWS_IN_HELLO,
     ROWS_PER_MESSAGE,
+    SAVED_CHARACTERS,
+    Budget,
 )
 from tests.feed_case import ORDERS, FeedTestCase, message
 
@@ -165,6 +169,28 @@ class ActivitySocketTest(FeedTestCase):
         self.assertEqual(len(told["rows"]["changes"]), told["rows"]["of"])
 
     @gen_test
+    async def test_rows_that_are_filtered_are_a_sample_of_what_fits_and_the_counts_are_of_all(self):
+        filtered, other = [await self.connect("/ws/activity") for _ in range(2)]
+        await filtered.write_message('{"type": "filter", "table": ["orders"], "filter": ["id=eq.17"]}')
+        await filtered.write_message("{}")
+        await message(filtered, "error")  # so that it has heard the one before
+        self.write(BURST, [3_000])
+        told = await until_rows(filtered, 3_000)
+        [row] = rows_of(told)
+        self.assertEqual(json.loads(row)["data"], {"id": 17})
+        self.assertEqual(sum(activity["rows"]["matching"] for activity in told), 1)
+        self.assertEqual(told[-1]["totals"], {"orders": [3_000, 0, 0, 0]})
+        self.assertNotIn("matching", (await message(other, "activity"))["rows"])
+        await filtered.write_message('{"type": "filter", "filter": ["id"]}')
+        self.assertEqual((await message(filtered, "error"))["code"], "bad_filter")
+        await filtered.write_message('{"type": "filter"}')
+        await filtered.write_message("{}")
+        await message(filtered, "error")
+        self.write(BURST, [1])
+        self.assertIn('"id" : 1}', rows_of(await until_rows(filtered, 1))[-1])
+        self.assertEqual(list(ActivitySocket.audiences), [])
+
+    @gen_test
     async def test_a_cursor_that_is_none_is_told_as_a_gap_since_a_page_cannot_read_a_refusal(self):
         socket = await self.connect("/ws/activity?since=x")
         self.assertEqual((await message(socket))["type"], "hello")
@@ -275,3 +301,12 @@ class ActivityTest(FeedTestCase):
             error = (await self.fetch_json(f"/api/activity?window={window}", 400))["error"]
             self.assertEqual(error["code"], "bad_window", window[:20])
             self.assertIn("whole number of seconds", error["message"])
+
+
+def test_a_budget_bounds_what_is_sent_and_saves_some_for_a_burst():
+    budget = Budget()
+    assert budget.left(1000.0) == SAVED_CHARACTERS
+    budget.spend(SAVED_CHARACTERS + 10)
+    assert budget.left(1000.0) == 0
+    assert budget.left(1000.5) == CHARACTERS_PER_SECOND // 2 - 10
+    assert budget.left(2000.0) == SAVED_CHARACTERS

@@ -1,5 +1,6 @@
 """The rows in a real browser: what of them is shown, how the list is held, and one of them whole."""
 
+import itertools
 import json
 import re
 from urllib.parse import parse_qs, urlparse
@@ -146,3 +147,17 @@ def test_a_page_that_nobody_looks_at_takes_no_rows_and_still_counts(shop: Ground
     page.page.evaluate(hide % "visible" + changed)
     shop.write("INSERT INTO items VALUES (172)")
     expect(page.row("172")).to_be_visible()
+
+
+def test_a_filter_is_looked_for_on_the_server_once_rows_are_sampled(shop: Ground):
+    page = shop.open()
+    shop.write("INSERT INTO orders SELECT generate_series(18000, 19999)")
+    expect(page.page.get_by_text(re.compile("Sampling rows"))).to_be_visible()
+    page.filter("table:items")
+    # One among two thousand that come after it: no sample of all would have it.
+    needle = "INSERT INTO items VALUES (%s); UPDATE orders SET status = %s WHERE id >= 18000"
+    for number in itertools.count(1801):
+        shop.write(needle, [number, number])
+        if page.tail.count():
+            break
+    expect(page.tail.locator(".table").first).to_have_text("items")

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { type Condition, conditionOf, conditionText, conditionValue, matcher } from './filter';
+import { askedOf, type Condition, conditionOf, conditionText, conditionValue, matcher } from './filter';
 import { JsonNumber } from './json';
 import { Row } from './rows';
 
@@ -69,4 +69,14 @@ test('a foreign row has no table and no column, but a text', () => {
   expect(matches(row('["x"]'), 'x')).toBe(true);
   expect(matches(row('["x"]'), 'table:orders')).toBe(false);
   expect(matches(row('["x"]'), 'a!=1')).toBe(false);
+});
+
+test('the server is asked for what it understands alike, and never for less than fits', () => {
+  const asked = (...typed: string[]) => askedOf(typed.map((text) => conditionOf(text)!));
+  expect(asked('table:orders', '-table:items', 'op:insert', 'a=x.1', 'status!=new', 'c=null', 'd=two words', 'text')).toEqual({
+    table: ['orders'],
+    action: ['INSERT'],
+    filter: ['"a"=eq.x.1'],
+  });
+  expect(asked('-table:items', 'status!=new', 'text')).toBeNull();
 });

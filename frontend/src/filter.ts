@@ -75,6 +75,27 @@ function names(pattern: string, table: string): boolean {
   return pattern.endsWith('.*') && table.startsWith(pattern.slice(0, -1));
 }
 
+/** What the server can look for, by the fields of its own subscriptions. */
+export interface Asked {
+  readonly table: readonly string[];
+  readonly action: readonly Action[];
+  readonly filter: readonly string[];
+}
+
+/** As much of it as the server understands in the same way, so that what it sends is all that fits and perhaps more. */
+export function askedOf(conditions: readonly Condition[]): Asked | null {
+  const asked: Asked = {
+    table: conditions.flatMap((condition) => (condition.kind === 'table' && !condition.isExcluded ? [condition.table] : [])),
+    action: conditions.flatMap((condition) => (condition.kind === 'action' ? [condition.action] : [])),
+    filter: conditions.flatMap((condition) =>
+      condition.kind === 'column' && !condition.isExcluded && condition.value !== 'null' && /^[\w.:+-]+$/.test(condition.value)
+        ? [`"${condition.column.replaceAll('"', '""')}"=eq.${condition.value}`]
+        : [],
+    ),
+  };
+  return asked.table.length + asked.action.length + asked.filter.length === 0 ? null : asked;
+}
+
 /** A function that says whether a row fulfils all of them. */
 export function matcher(conditions: readonly Condition[], span: Span | null): (row: Row) => boolean {
   const byHead = conditions.some(({ kind }) => kind === 'table' || kind === 'action');

@@ -2,6 +2,7 @@
 // the socket, the HTTP API and the state meet; knows no view.
 import { fetchHistory, fetchStatus, fetchTables, setWatched } from './api';
 import { assertNever } from './closed';
+import type { Asked } from './filter';
 import { decodeMessage, type Message, type TableStatus } from './protocol';
 import { type Connection, ReconnectingSocket } from './socket';
 import { apply, applyHistory, initialState, notify, setConnection, settle, type State } from './state';
@@ -23,6 +24,7 @@ export class Live {
   /** By step: how often its history was asked for. It is kept up to date from then on. */
   readonly #asked = new Map<number, number>([[1, 0]]);
   #wantsRows = true;
+  #narrowedTo: string | null = null;
 
   /** `onChange`: what can be seen of a hidden page, its title, may be another. */
   constructor(onChange: () => void) {
@@ -55,6 +57,18 @@ export class Live {
   wantRows(wanted: boolean): void {
     this.#wantsRows = wanted;
     this.#say({ type: 'rows', wanted });
+  }
+
+  /**
+   * Lets the server look for what is `asked`, once it can't send all rows any more: then its sample is one of what fits.
+   * Before that it sends all, so that a filter that is taken away leaves no hole.
+   */
+  narrow(asked: Asked | null, isSampled: boolean): void {
+    const wanted = asked === null ? null : JSON.stringify({ type: 'filter', ...asked });
+    const chosen = isSampled || wanted === this.#narrowedTo ? wanted : null;
+    if (chosen === this.#narrowedTo) return;
+    this.#narrowedTo = chosen;
+    this.#say(chosen === null ? { type: 'filter' } : { type: 'filter', ...asked });
   }
 
   /** While the database is away there is nothing to ask it for, and its light says so. */
@@ -105,6 +119,7 @@ export class Live {
     switch (message.type) {
       case 'hello':
         if (!this.#wantsRows) this.wantRows(false);
+        this.#narrowedTo = null; // It is told anew where that is so.
         return this.#reload();
       case 'database':
         if (message.state === 'listening') this.#reload();

@@ -4,6 +4,7 @@ import { mount } from 'svelte';
 import './app.css';
 import { type Choices, queryOf, readChoices, THEMES, WINDOW_NAMES, WINDOWS } from './choices';
 import { type Command, commandOf, PALETTE_KEY } from './commands';
+import { askedOf } from './filter';
 import { startDrawing } from './frame';
 import { Live } from './live';
 import { timelineFor } from './picture';
@@ -146,6 +147,7 @@ setInterval(() => {
   // A hidden page draws nothing, but its title tells of an alert.
   if (document.visibilityState === 'hidden') screen.drawCalm();
   showTitle();
+  live.narrow(askedOf(screen.choices.conditions), player.playing === null && screen.numbers.sent < screen.numbers.sentOf);
   void stayAwake();
 }, 1_000);
 // These live as long as the page does. A page that the browser keeps for its back button lets its socket go.

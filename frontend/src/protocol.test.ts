@@ -59,7 +59,7 @@ test('activity keeps the texts of changes as they are', () => {
     ok: true,
     value: {
       number: 7,
-      rows: { of: 2, changes: ['{"a": 1.10}'], withheld: null },
+      rows: { of: 2, changes: ['{"a": 1.10}'], matching: null, withheld: null },
       counts: { buckets: new Map([[1, [{ at: 1763799999, counts: new Map([['orders', [1, 0, 0, 0]]]), delays: new Map([[12, 1]]) }]]]) },
       cursor: '2.AbC-_',
     },

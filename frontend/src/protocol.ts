@@ -60,7 +60,13 @@ export interface Activity {
   /** What changed since they were told; null where it is not time to tell. */
   readonly counts: { readonly totals: Totals; readonly other: number; readonly buckets: BucketsByStep } | null;
   /** `changes` is a sample, oldest first, of the `of` changes since the last message. */
-  readonly rows: { readonly of: number; readonly changes: readonly string[]; readonly withheld: string | null };
+  readonly rows: {
+    readonly of: number;
+    readonly changes: readonly string[];
+    /** How many of them fit the filter that the server was given; null where there is none. */
+    readonly matching: number | null;
+    readonly withheld: string | null;
+  };
   /** A place in the journal: everything up to it is in the counts; null where there is no journal. */
   readonly cursor: string | null;
 }
@@ -235,7 +241,12 @@ function message(of: Fields): Message {
                 other: number(of, 'other'),
                 buckets: bucketsByStep(fields(of['buckets'], 'buckets')),
               },
-        rows: { of: number(rows, 'of'), changes: strings(rows, 'changes'), withheld: stringOrNull(rows, 'withheld') },
+        rows: {
+          of: number(rows, 'of'),
+          changes: strings(rows, 'changes'),
+          matching: rows['matching'] === undefined ? null : number(rows, 'matching'),
+          withheld: stringOrNull(rows, 'withheld'),
+        },
         cursor: stringOrNull(of, 'cursor'),
       };
     }

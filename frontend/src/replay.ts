@@ -85,7 +85,7 @@ export class Replay {
       number: this.#number,
       now: this.position,
       counts: { totals: this.#totals, other: 0, buckets: this.#told(touched) },
-      rows: { of: entries.length, changes: rows, withheld: null },
+      rows: { of: entries.length, changes: rows, matching: null, withheld: null },
       cursor: null,
     };
     apply(this.state, message, this.position * 1000);

@@ -40,7 +40,7 @@ const activity = (now: number, told: Told = {}): Activity => ({
   number: 1,
   now,
   counts: { totals: told.totals ?? new Map(), other: told.other ?? 0, buckets: new Map([[1, told.buckets ?? []]]) },
-  rows: { withheld: null, ...(told.rows ?? { of: 0, changes: [] }) },
+  rows: { withheld: null, matching: null, ...(told.rows ?? { of: 0, changes: [] }) },
   cursor: told.cursor ?? null,
 });
 const history = (now: number, since: number, buckets: readonly Bucket[] = [], deaf: [number, number | null][] = []) =>
@@ -350,7 +350,15 @@ test('a problem that is over is no notice any more', () => {
 test('rows that are withheld are counted as not sent, and it says why', () => {
   apply(state, hello(), AT);
   const withheld = activity(2001);
-  apply(state, { ...withheld, rows: { of: 5, changes: [], withheld: 'behind' } }, AT);
+  apply(state, { ...withheld, rows: { of: 5, changes: [], matching: null, withheld: 'behind' } }, AT);
   expect(state.rows.missed).toBe(5);
   expect(statusOf(state, AT).withheld).toBe('behind');
+});
+
+test('of rows that the server filtered, the share is of those that fit; all the others count as not sent', () => {
+  apply(state, hello(), AT);
+  const filtered = activity(2001);
+  apply(state, { ...filtered, rows: { of: 500, changes: [insert(1)], matching: 1, withheld: null } }, AT);
+  expect(numbersOf(state, DEFAULTS, AT)).toMatchObject({ sent: 1, sentOf: 1 });
+  expect(state.rows.missed).toBe(499);
 });

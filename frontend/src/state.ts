@@ -33,7 +33,7 @@ export interface State {
   /** How often the server's history came. */
   histories: number;
   readonly rows: Rows;
-  /** By server second, the newest SHARE_SECONDS: how many of how many changes were sent as rows. */
+  /** By server second, the newest SHARE_SECONDS: how many of how many changes that fit were sent as rows. */
   readonly shares: Map<number, { sent: number; of: number }>;
   notices: readonly Notice[];
   noticesMade: number;
@@ -204,7 +204,7 @@ function applyActivity(state: State, activity: Activity, at: number): void {
   }
   if (activity.rows.of > 0) server.withheld = activity.rows.withheld;
   state.rows.push(activity.rows.changes, activity.rows.of, at);
-  share(state.shares, Math.floor(activity.now), activity.rows.changes.length, activity.rows.of);
+  share(state.shares, Math.floor(activity.now), activity.rows.changes.length, activity.rows.matching ?? activity.rows.of);
 }
 
 function share(shares: State['shares'], second: number, sent: number, of: number): void {
