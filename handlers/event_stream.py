@@ -1,6 +1,8 @@
 """The feed over HTTP, as Server-Sent Events: /events. A browser's EventSource resumes by itself (Last-Event-ID)."""
 
 import asyncio
+import socket
+import sys
 
 from handlers.dialects import STREAM, STREAM_HEARTBEAT
 from handlers.feed_client import FeedClient
@@ -8,6 +10,15 @@ from handlers.feed_query import parse_query
 from handlers.outbox import Outbox
 
 HEARTBEAT_SECONDS = 15.0
+
+
+# TCP_USER_TIMEOUT of Linux is in milliseconds, TCP_RXT_CONNDROPTIME of macOS in seconds.
+DROP_OPTION = (getattr(socket, "TCP_USER_TIMEOUT", 0x80), 30_000 if sys.platform == "linux" else 30)
+
+
+def give_up_dead_peers(connection: socket.socket) -> None:
+    """An event stream has no pong: who acknowledges no heartbeat is gone 45 s after he fell silent, by TCP itself."""
+    connection.setsockopt(socket.IPPROTO_TCP, *DROP_OPTION)
 
 
 class EventStreamHandler(FeedClient):
@@ -24,6 +35,7 @@ class EventStreamHandler(FeedClient):
         closed = asyncio.Event()
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)
+        give_up_dead_peers(stream.socket)
         self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
         self.feed.admission.enter(self.request.remote_ip, "feed")
         self.outbox.send(self._head())

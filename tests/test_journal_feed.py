@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from socket import IPPROTO_TCP
 from typing import Any
 
 from tornado.httpclient import HTTPClientError
@@ -9,7 +10,9 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.listener import ListenerState
+from handlers.event_stream import DROP_OPTION
 from handlers.feed import iso
+from handlers.feed_client import FeedClient
 from tests.feed_case import ORDERS, FeedTestCase, message
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -296,9 +299,17 @@ class EventStreamTest(JournalTestCase):
         self.assertEqual((await self.stream(f"/events?since={foreign}", 1))[0]["event"], "gap")
 
     @gen_test
-    async def test_a_stream_that_its_client_left_is_forgotten(self):
-        from handlers.feed_client import FeedClient
+    async def test_a_stream_whose_heartbeats_nobody_acknowledges_is_ended_by_tcp(self):
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
+        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        [client] = FeedClient.connected
+        option, limit = DROP_OPTION
+        self.assertEqual(client.outbox._stream.socket.getsockopt(IPPROTO_TCP, option), limit)
+        writer.close()
 
+    @gen_test
+    async def test_a_stream_that_its_client_left_is_forgotten(self):
         self.write("INSERT INTO orders VALUES (1)")
         await self.stream("/events?replay=1", 1)
         changed = asyncio.Event()
