@@ -140,17 +140,18 @@ class ActivitySocket(BaseSocket):
             case {"type": "rows", "wanted": bool(wanted)}:
                 self._wants_rows = wanted
             case {"type": "filter", **fields}:
-                try:
-                    self._choose(
-                        parse_query(
-                            fields_of_message({str(name): value for name, value in fields.items()})
-                        ).subscription
-                    )
-                except ApiError as error:
-                    self.outbox.send(message_frame("error", code=error.code, message=error.message))
+                self._filter({str(name): value for name, value in fields.items()})
             case _:
                 advice = 'say {"type": "seen", "message": n}, {"type": "rows", "wanted": true} or {"type": "filter"}'
                 self.outbox.send(message_frame("error", code="unknown_type", message=advice))
+
+    def _filter(self, fields: dict[str, object]) -> None:
+        try:
+            query = parse_query(fields_of_message(fields))
+        except ApiError as error:
+            self.outbox.send(message_frame("error", code=error.code, message=error.message))
+        else:
+            self._choose(query.subscription)
 
     @classmethod
     def tick(cls, feed: Feed) -> None:

@@ -11,7 +11,7 @@ ROWS_PER_MESSAGE = 20
 ROWS_IN_HELLO = 200
 ROW_LIMIT_CHARACTERS = 16 << 10
 BEGINNING_CHARACTERS = 2_000
-CHARACTERS_PER_SECOND = 50_000  # a moderate load of each dashboard, whatever that of the database
+CHARACTERS_PER_SECOND = 45_000  # a moderate load of each dashboard, whatever that of the database
 SAVED_CHARACTERS = 100_000  # for a burst of long rows after a lull
 HELLO_LIMIT_CHARACTERS = 256 << 10  # well below a client's outbox
 

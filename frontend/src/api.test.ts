@@ -16,7 +16,14 @@ test('URLs are relative, for the sake of a proxy with a prefix', async () => {
   await fetchPlace(fetch, 1.5);
   await fetchChanges(fetch, '1.a-_');
   await fetchStatus(fetch);
-  expect(asked).toEqual(['api/tables', 'api/activity?step=60', 'api/change?cursor=1.a-_', 'api/place?at=1.5', 'api/changes?limit=2000&since=1.a-_', 'api/status']);
+  expect(asked).toEqual([
+    'api/tables',
+    'api/activity?step=60',
+    'api/change?cursor=1.a-_',
+    'api/place?at=1.5',
+    'api/changes?limit=2000&since=1.a-_',
+    'api/status',
+  ]);
 });
 
 test("the server's own words are in the problem", async () => {

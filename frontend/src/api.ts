@@ -44,7 +44,11 @@ export function fetchChanges(fetch: Fetch, cursor: string): Promise<Decoded<Chan
 }
 
 /** Journals the table from now on, or no longer; null, or why the server refuses. */
-export async function setWatched(fetch: Fetch, { schema, table }: TableStatus, isWatched: boolean): Promise<string | null> {
+export async function setWatched(
+  fetch: Fetch,
+  { schema, table }: TableStatus,
+  isWatched: boolean,
+): Promise<string | null> {
   const url = `api/tables/${encodeURIComponent(`${schema}.${table}`)}/watch`;
   const answer = await ask(() => fetch(url, { method: isWatched ? 'PUT' : 'DELETE' }));
   if (answer.status === 200) return null;

@@ -5,7 +5,11 @@ import type { Bucket, Counts } from './protocol';
 
 const INSERT = 0;
 const DELETE = 2;
-const bucket = (at: number, table: string, ...counts: Counts): Bucket => ({ at, counts: new Map([[table, counts]]), delays: null });
+const bucket = (at: number, table: string, ...counts: Counts): Bucket => ({
+  at,
+  counts: new Map([[table, counts]]),
+  delays: null,
+});
 
 let timeline: Timeline;
 
@@ -106,12 +110,16 @@ test('the total of a table takes all actions of the steps asked for', () => {
 });
 
 test('delays are replaced by what knows of more changes, and leave with their step', () => {
-  const delays = (at: number, ...places: [number, number][]) => timeline.merge({ at, counts: new Map(), delays: new Map(places) });
+  const delays = (at: number, ...places: [number, number][]) =>
+    timeline.merge({ at, counts: new Map(), delays: new Map(places) });
   delays(100, [3, 5]);
   delays(100, [3, 5], [4, 1]);
   delays(100, [3, 2]);
   delays(90, [1, 1]);
-  expect([...timeline.delays(100)]).toEqual([[3, 5], [4, 1]]);
+  expect([...timeline.delays(100)]).toEqual([
+    [3, 5],
+    [4, 1],
+  ]);
   expect(timeline.delays(90).size).toBe(0);
   timeline.advance(110);
   expect(timeline.delays(100).size).toBe(0);

@@ -55,7 +55,8 @@ export class Timeline {
   merge(bucket: Bucket): void {
     const step = this.stepOf(bucket.at);
     if (!this.#holds(step)) return;
-    if (bucket.delays !== null && sizeOf(bucket.delays) >= sizeOf(this.delays(step))) this.#delays.set(step, bucket.delays);
+    if (bucket.delays !== null && sizeOf(bucket.delays) >= sizeOf(this.delays(step)))
+      this.#delays.set(step, bucket.delays);
     for (const [table, counts] of bucket.counts) {
       const ring = this.#ringOf(table);
       for (const [action, count] of counts.entries()) {
@@ -114,7 +115,9 @@ export class Timeline {
     let sum = 0;
     let known = 0;
     for (let step = last - steps + 1; step <= last; step++) {
-      const count = Array.isArray(table) ? this.countOf(table, step, action) : this.count(table as string | null, step, action);
+      const count = Array.isArray(table)
+        ? this.countOf(table, step, action)
+        : this.count(table as string | null, step, action);
       if (count === null) continue;
       sum += count;
       known += 1;

@@ -84,7 +84,8 @@ export class Chart {
       ...sizeOf(host),
       padding: [10, 28, 0, 0],
       legend: { show: false },
-      tzDate: (seconds) => (zone() === 'utc' ? uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC') : new Date(seconds * 1000)),
+      tzDate: (seconds) =>
+        zone() === 'utc' ? uPlot.tzDate(new Date(seconds * 1000), 'Etc/UTC') : new Date(seconds * 1000),
       cursor: {
         y: false,
         drag: { x: true, y: false, setScale: false },

@@ -37,5 +37,7 @@ test('everything that can be chosen comes back from the address', () => {
 });
 
 test('nonsense falls back to the defaults', () => {
-  expect(readChoices('?w=9y&from=5&to=4&op=x&c=nothing&q=&sort=x&tz=mars&theme=pink&kiosk=2&alert=x&alert=i=0/0')).toEqual(DEFAULTS);
+  expect(
+    readChoices('?w=9y&from=5&to=4&op=x&c=nothing&q=&sort=x&tz=mars&theme=pink&kiosk=2&alert=x&alert=i=0/0'),
+  ).toEqual(DEFAULTS);
 });

@@ -57,17 +57,21 @@ export function readChoices(search: string): Choices {
     window: oneOf(WINDOW_NAMES, query.get('w')) ?? DEFAULTS.window,
     zoom: from < to ? { from, to } : null,
     conditions: [
-      ...query.getAll('t').map(
-        (name): Condition => ({ kind: 'table', table: name.replace(/^-/, ''), isExcluded: name.startsWith('-') }),
-      ),
-      ...ACTIONS.filter((action) => query.get('op')?.includes(action[0]!.toLowerCase())).map(
-        (action): Condition => ({ kind: 'action', action }),
-      ),
+      ...query
+        .getAll('t')
+        .map((name): Condition => ({ kind: 'table', table: name.replace(/^-/, ''), isExcluded: name.startsWith('-') })),
+      ...ACTIONS.filter((action) => query.get('op')?.includes(action[0]!.toLowerCase())).map((action): Condition => ({
+        kind: 'action',
+        action,
+      })),
       ...query.getAll('c').flatMap((text): Condition[] => {
         const [, column, not, value] = /^(.+?)(!?)=(.*)$/s.exec(text) ?? [];
         return column === undefined ? [] : [{ kind: 'column', column, value: value ?? '', isExcluded: not === '!' }];
       }),
-      ...query.getAll('q').filter(Boolean).map((text): Condition => ({ kind: 'text', text })),
+      ...query
+        .getAll('q')
+        .filter(Boolean)
+        .map((text): Condition => ({ kind: 'text', text })),
     ],
     sort: oneOf(SORTS, query.get('sort')) ?? DEFAULTS.sort,
     pinned: query.getAll('pin'),
@@ -89,10 +93,13 @@ export function queryOf(choices: Choices): string {
     set('from', String(choices.zoom.from));
     set('to', String(choices.zoom.to));
   }
-  const actions = choices.conditions.map((condition) => (condition.kind === 'action' ? condition.action[0]!.toLowerCase() : ''));
+  const actions = choices.conditions.map((condition) =>
+    condition.kind === 'action' ? condition.action[0]!.toLowerCase() : '',
+  );
   for (const condition of choices.conditions) {
     if (condition.kind === 'table') set('t', (condition.isExcluded ? '-' : '') + condition.table);
-    if (condition.kind === 'column') set('c', `${condition.column}${condition.isExcluded ? '!' : ''}=${condition.value}`);
+    if (condition.kind === 'column')
+      set('c', `${condition.column}${condition.isExcluded ? '!' : ''}=${condition.value}`);
     if (condition.kind === 'text') set('q', condition.text);
   }
   set('op', actions.join(''));

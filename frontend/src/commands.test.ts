@@ -3,7 +3,12 @@ import { expect, test } from 'vitest';
 import { type Command, commandOf, found, keyText } from './commands';
 
 const command = (name: string, ...keys: string[]): Command => ({ name, keys, run: () => {} });
-const commands = [command('Pause', ' ', 'p'), command('Palette', 'mod+k'), command('Close', 'Escape'), command('Show pages')];
+const commands = [
+  command('Pause', ' ', 'p'),
+  command('Palette', 'mod+k'),
+  command('Close', 'Escape'),
+  command('Show pages'),
+];
 const press = (key: string, modifiers = {}) => ({ key, ctrlKey: false, metaKey: false, altKey: false, ...modifiers });
 const nameOf = (pressed: ReturnType<typeof press>, isTyping = false, hasKeys = true) =>
   commandOf(commands, pressed, isTyping, hasKeys)?.name;
@@ -17,7 +22,10 @@ test('a key runs its command', () => {
 });
 
 test('single keys are for the text while somebody types, and off where they are switched off', () => {
-  for (const [isTyping, hasKeys] of [[true, true], [false, false]] as const) {
+  for (const [isTyping, hasKeys] of [
+    [true, true],
+    [false, false],
+  ] as const) {
     expect(nameOf(press('p'), isTyping, hasKeys)).toBeUndefined();
     expect(nameOf(press('Escape'), isTyping, hasKeys)).toBe('Close');
     expect(nameOf(press('k', { ctrlKey: true }), isTyping, hasKeys)).toBe('Palette');

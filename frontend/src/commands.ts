@@ -17,7 +17,12 @@ export interface Pressed {
 export const PALETTE_KEY = 'mod+k';
 
 /** Null where the key means nothing, or is meant for what is being typed. */
-export function commandOf(commands: readonly Command[], pressed: Pressed, isTyping: boolean, hasKeys: boolean): Command | null {
+export function commandOf(
+  commands: readonly Command[],
+  pressed: Pressed,
+  isTyping: boolean,
+  hasKeys: boolean,
+): Command | null {
   if (pressed.altKey) return null;
   const hasModifier = pressed.ctrlKey || pressed.metaKey;
   if (!hasModifier && (isTyping || !hasKeys) && pressed.key !== 'Escape') return null;

@@ -4,7 +4,10 @@ import type { Row } from './rows';
 
 /** Each row as it came, byte for byte. */
 export function ndjson(rows: readonly Row[]): string {
-  return rows.toReversed().map((row) => `${row.text.replaceAll(/[\r\n]+/g, ' ')}\n`).join('');
+  return rows
+    .toReversed()
+    .map((row) => `${row.text.replaceAll(/[\r\n]+/g, ' ')}\n`)
+    .join('');
 }
 
 /**
@@ -13,7 +16,9 @@ export function ndjson(rows: readonly Row[]): string {
  */
 export function csv(rows: readonly Row[]): string {
   const contents = rows.toReversed().map((row) => row.content);
-  const names = [...new Set(contents.flatMap((content) => (content.kind === 'change' ? [...(content.data?.keys() ?? [])] : [])))];
+  const names = [
+    ...new Set(contents.flatMap((content) => (content.kind === 'change' ? [...(content.data?.keys() ?? [])] : []))),
+  ];
   const lines = contents.map((content) =>
     content.kind === 'foreign'
       ? [null, null, null, null, ...names.map(() => null), content.text]
@@ -26,7 +31,14 @@ export function csv(rows: readonly Row[]): string {
           null,
         ],
   );
-  const head = ['changefeed_at', 'changefeed_action', 'changefeed_table', 'changefeed_cursor', ...names, 'changefeed_other'];
+  const head = [
+    'changefeed_at',
+    'changefeed_action',
+    'changefeed_table',
+    'changefeed_cursor',
+    ...names,
+    'changefeed_other',
+  ];
   return [head, ...lines].map((line) => `${line.map(fieldOf).join(',')}\r\n`).join('');
 }
 

@@ -7,7 +7,11 @@ import { Row } from './rows';
 const row = (text: string) => new Row(text, 0, null, 0);
 const order = (data: string, more = '') =>
   row(`{"table":"orders","action":"UPDATE","data":${data},"schema":"public"${more},"at":"1970-01-01T00:01:40Z"}`);
-const matches = (found: Row, ...typed: string[]) => matcher(typed.map((text) => conditionOf(text)!), null)(found);
+const matches = (found: Row, ...typed: string[]) =>
+  matcher(
+    typed.map((text) => conditionOf(text)!),
+    null,
+  )(found);
 
 test('what is typed becomes a condition, and reads the same again', () => {
   const read: Record<string, Condition> = {
@@ -29,8 +33,16 @@ test('what is typed becomes a condition, and reads the same again', () => {
 
 test('a table is named with its schema, without public, or by its schema', () => {
   const found = order('{}');
-  expect(['table:orders', 'table:public.orders', 'table:public.*'].map((typed) => matches(found, typed))).toEqual([true, true, true]);
-  expect(['table:order', 'table:sales.orders', '-table:orders'].map((typed) => matches(found, typed))).toEqual([false, false, false]);
+  expect(['table:orders', 'table:public.orders', 'table:public.*'].map((typed) => matches(found, typed))).toEqual([
+    true,
+    true,
+    true,
+  ]);
+  expect(['table:order', 'table:sales.orders', '-table:orders'].map((typed) => matches(found, typed))).toEqual([
+    false,
+    false,
+    false,
+  ]);
   expect(matches(found, 'table:orders', 'table:items')).toBe(true);
 });
 
@@ -46,9 +58,18 @@ test('actions are joined by or, columns and texts by and', () => {
 test('a value is compared exactly, and null, "null" and nothing are three things', () => {
   expect(matches(order('{"id":9007199254740993}'), 'id=9007199254740993')).toBe(true);
   expect(matches(order('{"id":9007199254740993}'), 'id=9007199254740992')).toBe(false);
-  for (const [json, value] of [['null', null], ['"null"', 'null'], ['""', ''], ['"a b"', 'a b'], ['true', true], ['1.10', new JsonNumber('1.10')]] as const) {
+  for (const [json, value] of [
+    ['null', null],
+    ['"null"', 'null'],
+    ['""', ''],
+    ['"a b"', 'a b'],
+    ['true', true],
+    ['1.10', new JsonNumber('1.10')],
+  ] as const) {
     const typed = `a=${conditionValue(value)}`;
-    const equal = ['null', '"null"', '""', '"a b"', 'true', '1.10'].filter((other) => matches(order(`{"a":${other}}`), typed));
+    const equal = ['null', '"null"', '""', '"a b"', 'true', '1.10'].filter((other) =>
+      matches(order(`{"a":${other}}`), typed),
+    );
     expect(equal).toEqual([json]);
   }
 });
@@ -73,7 +94,9 @@ test('a foreign row has no table and no column, but a text', () => {
 
 test('the server is asked for what it understands alike, and never for less than fits', () => {
   const asked = (...typed: string[]) => askedOf(typed.map((text) => conditionOf(text)!));
-  expect(asked('table:orders', '-table:items', 'op:insert', 'a=x.1', 'status!=new', 'c=null', 'd=two words', 'text')).toEqual({
+  expect(
+    asked('table:orders', '-table:items', 'op:insert', 'a=x.1', 'status!=new', 'c=null', 'd=two words', 'text'),
+  ).toEqual({
     table: ['orders'],
     action: ['INSERT'],
     filter: ['"a"=eq.x.1'],

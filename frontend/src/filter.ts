@@ -85,10 +85,15 @@ export interface Asked {
 /** As much of it as the server understands in the same way, so that what it sends is all that fits and perhaps more. */
 export function askedOf(conditions: readonly Condition[]): Asked | null {
   const asked: Asked = {
-    table: conditions.flatMap((condition) => (condition.kind === 'table' && !condition.isExcluded ? [condition.table] : [])),
+    table: conditions.flatMap((condition) =>
+      condition.kind === 'table' && !condition.isExcluded ? [condition.table] : [],
+    ),
     action: conditions.flatMap((condition) => (condition.kind === 'action' ? [condition.action] : [])),
     filter: conditions.flatMap((condition) =>
-      condition.kind === 'column' && !condition.isExcluded && condition.value !== 'null' && /^[\w.:+-]+$/.test(condition.value)
+      condition.kind === 'column' &&
+      !condition.isExcluded &&
+      condition.value !== 'null' &&
+      /^[\w.:+-]+$/.test(condition.value)
         ? [`"${condition.column.replaceAll('"', '""')}"=eq.${condition.value}`]
         : [],
     ),
@@ -99,7 +104,9 @@ export function askedOf(conditions: readonly Condition[]): Asked | null {
 /** A function that says whether a row fulfils all of them. */
 export function matcher(conditions: readonly Condition[], span: Span | null): (row: Row) => boolean {
   const byHead = conditions.some(({ kind }) => kind === 'table' || kind === 'action');
-  const texts = conditions.filter(({ kind }) => kind === 'text').map((condition) => (condition as { text: string }).text.toLowerCase());
+  const texts = conditions
+    .filter(({ kind }) => kind === 'text')
+    .map((condition) => (condition as { text: string }).text.toLowerCase());
   const columns = conditions.filter((condition) => condition.kind === 'column');
   return (row) => {
     if (texts.length > 0) {
@@ -112,7 +119,8 @@ export function matcher(conditions: readonly Condition[], span: Span | null): (r
     }
     if (byHead) {
       const { head } = row;
-      if (head === null || !isTableWanted(head.table, conditions) || !isActionWanted(head.action, conditions)) return false;
+      if (head === null || !isTableWanted(head.table, conditions) || !isActionWanted(head.action, conditions))
+        return false;
     }
     return columns.length === 0 || fulfilsColumns(row, columns);
   };

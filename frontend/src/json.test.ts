@@ -10,7 +10,9 @@ test('every digit of a number is kept', () => {
 });
 
 test('keys keep their place, also those that mean something to JavaScript; the last of two wins', () => {
-  const value = parseJson('{"b": 1, "__proto__": [true], "2": null, "constructor": {}, "1": false, "b": "x"}') as Columns;
+  const value = parseJson(
+    '{"b": 1, "__proto__": [true], "2": null, "constructor": {}, "1": false, "b": "x"}',
+  ) as Columns;
   expect([...value.keys()]).toEqual(['b', '__proto__', '2', 'constructor', '1']);
   expect(value.get('__proto__')).toEqual([true]);
   expect(value.get('b')).toBe('x');
@@ -22,7 +24,24 @@ test('strings are read as JSON says', () => {
 });
 
 test('what is not JSON is refused, as JSON.parse refuses it', () => {
-  for (const text of ['', ' ', '{', '[1,]', '{"a":1,}', '01', '+1', '1.', 'NaN', "'a'", '"\n"', '"\\x"', 'true false', '{a:1}', '"a', '[1 2]']) {
+  for (const text of [
+    '',
+    ' ',
+    '{',
+    '[1,]',
+    '{"a":1,}',
+    '01',
+    '+1',
+    '1.',
+    'NaN',
+    "'a'",
+    '"\n"',
+    '"\\x"',
+    'true false',
+    '{a:1}',
+    '"a',
+    '[1 2]',
+  ]) {
     expect(() => parseJson(text), text).toThrow(SyntaxError);
     expect(() => JSON.parse(text) as unknown, text).toThrow(SyntaxError);
   }

@@ -91,10 +91,20 @@ export function isColumns(value: Json | undefined): value is Columns {
 export function jsonText(value: Json, indent = ''): string {
   if (value instanceof JsonNumber) return value.text;
   if (isColumns(value)) {
-    return enclosed('{', '}', [...value].map(([key, item]) => `${JSON.stringify(key)}: ${jsonText(item, deeper(indent))}`), indent);
+    return enclosed(
+      '{',
+      '}',
+      [...value].map(([key, item]) => `${JSON.stringify(key)}: ${jsonText(item, deeper(indent))}`),
+      indent,
+    );
   }
   if (Array.isArray(value)) {
-    return enclosed('[', ']', (value as readonly Json[]).map((item) => jsonText(item, deeper(indent))), indent);
+    return enclosed(
+      '[',
+      ']',
+      (value as readonly Json[]).map((item) => jsonText(item, deeper(indent))),
+      indent,
+    );
   }
   return JSON.stringify(value);
 }

@@ -68,7 +68,11 @@ const commands: readonly Command[] = [
   { name: 'Filter', keys: ['/'], run: () => element('#filter')?.focus() },
   { name: 'Next row', keys: ['j'], run: () => screen.step(1) },
   { name: 'Previous row', keys: ['k'], run: () => screen.step(-1) },
-  { name: 'Open the newest row, or the panel of the row', keys: ['Enter'], run: () => (screen.selected ? element('#row-panel')?.focus() : screen.step(1)) },
+  {
+    name: 'Open the newest row, or the panel of the row',
+    keys: ['Enter'],
+    run: () => (screen.selected ? element('#row-panel')?.focus() : screen.step(1)),
+  },
   { name: 'Copy the row', keys: ['c'], run: () => element('#copy-row')?.click() },
   { name: 'What differs in the row', keys: ['d'], run: () => element('#row-panel [role=tab]')?.click() },
   ...ACTIONS.slice(0, 3).map((action, place): Command => ({
@@ -78,20 +82,40 @@ const commands: readonly Command[] = [
   })),
   { name: 'Shorter window', keys: ['['], run: () => moveWindow(-1) },
   { name: 'Longer window', keys: [']'], run: () => moveWindow(1) },
-  ...WINDOW_NAMES.map((window): Command => ({ name: `Window of ${window}`, keys: [], run: () => screen.choose({ window, zoom: null }) })),
+  ...WINDOW_NAMES.map((window): Command => ({
+    name: `Window of ${window}`,
+    keys: [],
+    run: () => screen.choose({ window, zoom: null }),
+  })),
   { name: 'Earlier', keys: ['ArrowLeft'], run: () => pan(-1) },
   { name: 'Later', keys: ['ArrowRight'], run: () => pan(1) },
   { name: 'Close, or leave the zoom', keys: ['Escape'], run: escape },
   { name: 'Clear the filter', keys: ['x'], run: () => screen.choose({ conditions: [] }) },
-  { name: 'Next theme: light, dark, as the system', keys: ['t'], run: () => screen.choose({ theme: THEMES[(THEMES.indexOf(screen.choices.theme) + 1) % THEMES.length]! }) },
-  { name: 'Times in UTC or local', keys: ['z'], run: () => screen.choose({ zone: screen.choices.zone === 'utc' ? 'local' : 'utc' }) },
-  { name: 'Kiosk: for a screen on the wall', keys: ['K'], run: () => screen.choose({ isKiosk: !screen.choices.isKiosk }) },
+  {
+    name: 'Next theme: light, dark, as the system',
+    keys: ['t'],
+    run: () => screen.choose({ theme: THEMES[(THEMES.indexOf(screen.choices.theme) + 1) % THEMES.length]! }),
+  },
+  {
+    name: 'Times in UTC or local',
+    keys: ['z'],
+    run: () => screen.choose({ zone: screen.choices.zone === 'utc' ? 'local' : 'utc' }),
+  },
+  {
+    name: 'Kiosk: for a screen on the wall',
+    keys: ['K'],
+    run: () => screen.choose({ isKiosk: !screen.choices.isKiosk }),
+  },
   { name: 'Watch tables', keys: ['w'], run: () => (screen.dialog = 'watch') },
   { name: 'Alerts', keys: ['a'], run: () => (screen.dialog = 'alerts') },
   { name: 'Replay a span of time', keys: ['r'], run: () => (screen.dialog = 'replay') },
   { name: 'Single keys on or off', keys: [], run: () => screen.choose({ hasKeys: !screen.choices.hasKeys }) },
   { name: 'Keys and help', keys: ['?'], run: () => (screen.dialog = 'help') },
-  { name: 'All commands', keys: [PALETTE_KEY], run: () => (screen.dialog = screen.dialog === 'palette' ? null : 'palette') },
+  {
+    name: 'All commands',
+    keys: [PALETTE_KEY],
+    run: () => (screen.dialog = screen.dialog === 'palette' ? null : 'palette'),
+  },
 ];
 
 function onKey(event: KeyboardEvent): void {
@@ -147,7 +171,10 @@ setInterval(() => {
   // A hidden page draws nothing, but its title tells of an alert.
   if (document.visibilityState === 'hidden') screen.drawCalm();
   showTitle();
-  live.narrow(askedOf(screen.choices.conditions), player.playing === null && screen.numbers.sent < screen.numbers.sentOf);
+  live.narrow(
+    askedOf(screen.choices.conditions),
+    player.playing === null && screen.numbers.sent < screen.numbers.sentOf,
+  );
   void stayAwake();
 }, 1_000);
 // These live as long as the page does. A page that the browser keeps for its back button lets its socket go.

@@ -34,8 +34,7 @@ export function statusOf(state: State, now: number): Status {
   const { connection } = state;
   return {
     connection: connection.state,
-    retryInSeconds:
-      connection.state === 'waiting' ? Math.max(0, Math.ceil((connection.retryAt - now) / 1000)) : null,
+    retryInSeconds: connection.state === 'waiting' ? Math.max(0, Math.ceil((connection.retryAt - now) / 1000)) : null,
     lastMessageAt: state.lastMessageAt,
     database: state.server?.database ?? null,
     withheld: state.server?.withheld ?? null,
@@ -88,7 +87,9 @@ export function numbersOf(state: State, choices: Choices, now: number): Numbers 
   const of = chosenTables(state, choices);
   const rates = ACTIONS.map((_, action) => timeline.rate(of, last, RATE_SECONDS / timeline.stepSeconds, action));
   const known = rates.filter((rate) => rate !== null);
-  const totals = [...(server?.totals ?? [])].filter(([table]) => of === null || of.includes(table)).map(([, counts]) => counts);
+  const totals = [...(server?.totals ?? [])]
+    .filter(([table]) => of === null || of.includes(table))
+    .map(([, counts]) => counts);
   const shares = [...state.shares.values()];
   return {
     of,
@@ -223,7 +224,7 @@ export function tablesOf(state: State, choices: Choices, now: number): Tables {
   const lately = SPARKLINE_SECONDS / timeline.stepSeconds;
   const [of, first, last] = isOfSpan
     ? stepsOf(state, choices, now)
-    : [timeline, newest - RATE_SECONDS / timeline.stepSeconds + 1, newest] as const;
+    : ([timeline, newest - RATE_SECONDS / timeline.stepSeconds + 1, newest] as const);
   const measured = [...server.totals].map(([name, counts]) => ({
     name,
     rates: ACTIONS.map((_, action) => of.rate(name, last, last - first + 1, action)),

@@ -1,6 +1,14 @@
 import { expect, test } from 'vitest';
 
-import { decodeChanges, decodeError, decodeHistory, decodeMessage, decodePlace, decodeStatus, decodeTables } from './protocol';
+import {
+  decodeChanges,
+  decodeError,
+  decodeHistory,
+  decodeMessage,
+  decodePlace,
+  decodeStatus,
+  decodeTables,
+} from './protocol';
 
 const DATABASE = { state: 'listening', name: 'demo', since: '2026-11-22T07:00:00Z', reason: null };
 const HELLO = {
@@ -43,7 +51,10 @@ test('hello', () => {
       database: { state: 'listening', name: 'demo', since: Date.UTC(2026, 10, 22, 7) / 1000, reason: null },
       now: 1763800000.25,
       since: Date.UTC(2025, 10, 22, 7) / 1000,
-      steps: new Map([[1, 900], [60, 1440]]),
+      steps: new Map([
+        [1, 900],
+        [60, 1440],
+      ]),
       delayScale: { leastSeconds: 0.0001, perDoubling: 8 },
       rowsPerSecond: 200,
       totals: new Map([['public.orders', [1, 2, 3, 4]]]),
@@ -60,7 +71,11 @@ test('activity keeps the texts of changes as they are', () => {
     value: {
       number: 7,
       rows: { of: 2, changes: ['{"a": 1.10}'], matching: null, withheld: null },
-      counts: { buckets: new Map([[1, [{ at: 1763799999, counts: new Map([['orders', [1, 0, 0, 0]]]), delays: new Map([[12, 1]]) }]]]) },
+      counts: {
+        buckets: new Map([
+          [1, [{ at: 1763799999, counts: new Map([['orders', [1, 0, 0, 0]]]), delays: new Map([[12, 1]]) }]],
+        ]),
+      },
       cursor: '2.AbC-_',
     },
   });
@@ -87,7 +102,9 @@ test('database, gap, error and going_away', () => {
 test('a table named like a part of every object is a table', () => {
   const totals = JSON.parse('{"__proto__": [1, 0, 0, 0]}') as unknown;
   const result = decoded({ ...ACTIVITY, totals });
-  expect(result.ok && result.value.type === 'activity' && result.value.counts?.totals.get('__proto__')).toEqual([1, 0, 0, 0]);
+  expect(result.ok && result.value.type === 'activity' && result.value.counts?.totals.get('__proto__')).toEqual([
+    1, 0, 0, 0,
+  ]);
 });
 
 test.each([
@@ -112,14 +129,30 @@ test('a text that is not JSON is a problem', () => {
 test('history, with and without deaf spans', () => {
   const history = { now: 2, since: DATABASE.since, step_seconds: 1, totals: {}, other: 0, buckets: [] };
   expect(decodeHistory(JSON.stringify(history))).toMatchObject({ ok: true, value: { deaf: [] } });
-  expect(decodeHistory(JSON.stringify({ ...history, deaf: [[1, 2], [3, null]] }))).toMatchObject({
-    value: { deaf: [[1, 2], [3, null]] },
+  expect(
+    decodeHistory(
+      JSON.stringify({
+        ...history,
+        deaf: [
+          [1, 2],
+          [3, null],
+        ],
+      }),
+    ),
+  ).toMatchObject({
+    value: {
+      deaf: [
+        [1, 2],
+        [3, null],
+      ],
+    },
   });
   expect(decodeHistory(JSON.stringify({ ...history, deaf: [[1]] }))).toMatchObject({ ok: false });
 });
 
 test('tables, and the one shape of errors', () => {
-  const table = (watched_by: unknown) => JSON.stringify({ tables: [{ schema: 'public', table: 'orders', watched_by, estimated_rows: 9 }] });
+  const table = (watched_by: unknown) =>
+    JSON.stringify({ tables: [{ schema: 'public', table: 'orders', watched_by, estimated_rows: 9 }] });
   for (const watchedBy of ['journal', 'notify', null]) {
     expect(decodeTables(table(watchedBy))).toEqual({
       ok: true,

@@ -130,9 +130,7 @@ export interface JournalStatus {
   readonly incomplete: readonly string[];
 }
 
-export type Decoded<T> =
-  | { readonly ok: true; readonly value: T }
-  | { readonly ok: false; readonly problem: string };
+export type Decoded<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly problem: string };
 
 export function decodeMessage(text: string): Decoded<Message> {
   return decode(text, (value) => message(fields(value, 'the message')));
@@ -155,7 +153,12 @@ export function decodeTables(text: string): Decoded<readonly TableStatus[]> {
   return decode(text, (value) =>
     list(fields(value, 'the answer'), 'tables').map((item) => {
       const of = fields(item, 'a table');
-      return { schema: string(of, 'schema'), table: string(of, 'table'), watchedBy: watchedBy(of), estimatedRows: number(of, 'estimated_rows') };
+      return {
+        schema: string(of, 'schema'),
+        table: string(of, 'table'),
+        watchedBy: watchedBy(of),
+        estimatedRows: number(of, 'estimated_rows'),
+      };
     }),
   );
 }

@@ -18,7 +18,11 @@ const pages: Record<string, Decoded<ChangesPage>> = {
 const replayOf = (read = (cursor: string) => Promise.resolve(pages[cursor]!)) =>
   new Replay({ span: { from: 100, to: 110 }, databaseName: 'd', cursor: 'a', read });
 const settled = () => new Promise((resolve) => setTimeout(resolve));
-const ids = (replay: Replay) => replay.state.rows.newest(99).map((row) => /"id":(\d)/.exec(row.text)?.[1]).join('');
+const ids = (replay: Replay) =>
+  replay.state.rows
+    .newest(99)
+    .map((row) => /"id":(\d)/.exec(row.text)?.[1])
+    .join('');
 
 test('a span is played in its time, what lies outside is left out, and all of it is counted', async () => {
   const replay = replayOf();

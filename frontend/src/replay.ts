@@ -1,7 +1,15 @@
 // Comes in: a span of time, and pages of the journal. Goes out: a state as it was then, at a chosen speed.
 // It makes the very messages that the server would have sent. Knows no view and no clock.
 import type { Span } from './filter';
-import { ACTIONS, type Bucket, type BucketsByStep, type ChangesPage, type Counts, type Decoded, type Hello } from './protocol';
+import {
+  ACTIONS,
+  type Bucket,
+  type BucketsByStep,
+  type ChangesPage,
+  type Counts,
+  type Decoded,
+  type Hello,
+} from './protocol';
 import { type Change, contentOf } from './rows';
 import { apply, initialState, setConnection, type State } from './state';
 
@@ -11,7 +19,11 @@ export type Speed = (typeof SPEEDS)[number];
 /** Pages are read ahead while fewer changes than this wait to be played. */
 const AHEAD = 4_000;
 const ROWS_AT_ONCE = 200;
-const STEPS = new Map([[1, 900], [10, 360], [60, 1440]]);
+const STEPS = new Map([
+  [1, 900],
+  [10, 360],
+  [60, 1440],
+]);
 
 interface Entry {
   readonly text: string;

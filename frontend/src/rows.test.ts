@@ -11,8 +11,7 @@ beforeEach(() => {
 
 const contentOf = (text: string) => new Row(text, 0, null, 0).content;
 const changeOf = (text: string) => contentOf(text) as Change;
-const texts = (count: number) =>
-  rows.newest(count).map((row) => row.text);
+const texts = (count: number) => rows.newest(count).map((row) => row.text);
 
 test('a number keeps every digit it came with', () => {
   const { data } = changeOf('{"table":"t","action":"INSERT","data":{"id":9007199254740993,"price":1.10,"e":1E400}}');
@@ -65,8 +64,14 @@ test('a column named like a part of every object is a column', () => {
 });
 
 test('a row that the server cut says how long it is and how it begins', () => {
-  const change = changeOf('{"name":"public.t","action":"INSERT","at":null,"cursor":"c","cut":{"characters":99999,"beginning":"{"}}');
-  expect(change).toMatchObject({ table: 'public.t', data: null as Columns | null, cut: { characters: 99999, beginning: '{' } });
+  const change = changeOf(
+    '{"name":"public.t","action":"INSERT","at":null,"cursor":"c","cut":{"characters":99999,"beginning":"{"}}',
+  );
+  expect(change).toMatchObject({
+    table: 'public.t',
+    data: null as Columns | null,
+    cut: { characters: 99999, beginning: '{' },
+  });
 });
 
 test('a row is known by its head without being parsed again', () => {

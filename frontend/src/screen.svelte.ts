@@ -174,7 +174,12 @@ export class Screen {
   /** What is told by whole steps changes when one is over, or when something else is known of those before. */
   #drawSteps(): void {
     const [state, now] = [this.#state, this.#clock()];
-    const key = [Math.floor(serverNow(state, now)), state.histories, state.connection.state, state.server?.database.state].join();
+    const key = [
+      Math.floor(serverNow(state, now)),
+      state.histories,
+      state.connection.state,
+      state.server?.database.state,
+    ].join();
     if (key === this.#drawnSteps) return;
     this.#drawnSteps = key;
     this.chart = chartOf(state, this.choices, now);
@@ -199,7 +204,12 @@ export class Screen {
     const lines = rows
       .slice(first, first + this.#inSight.count)
       .map((row, place) =>
-        tailLineOf(row, isFiltered ? null : (rows[first + place + 1] ?? null), this.choices.zone, this.#state.server?.totals),
+        tailLineOf(
+          row,
+          isFiltered ? null : (rows[first + place + 1] ?? null),
+          this.choices.zone,
+          this.#state.server?.totals,
+        ),
       );
     const of = Math.min(this.#state.rows.pushed, this.#state.rows.limit);
     return { first, lines, count: rows.length, of, missed: this.#state.rows.missed, held: this.#rows.held };

@@ -4,7 +4,17 @@ import { type Choices, DEFAULTS } from './choices';
 import { HeldRows } from './hold';
 import type { Activity, Bucket, Counts, Database, Gap, Hello, Totals } from './protocol';
 import { chartOf, journalOf, numbersOf, statusOf, tablesOf } from './picture';
-import { apply, applyHistory, changesCounted, dismiss, initialState, notify, setConnection, settle, type State } from './state';
+import {
+  apply,
+  applyHistory,
+  changesCounted,
+  dismiss,
+  initialState,
+  notify,
+  setConnection,
+  settle,
+  type State,
+} from './state';
 import { tailLineOf } from './tail';
 import { titleOf } from './title';
 
@@ -19,7 +29,10 @@ const hello = (changes: Partial<Hello> = {}): Hello => ({
   database: LISTENING,
   now: NOW,
   since: 1000,
-  steps: new Map([[1, 900], [60, 1440]]),
+  steps: new Map([
+    [1, 900],
+    [60, 1440],
+  ]),
   delayScale: { leastSeconds: 0.001, perDoubling: 1 },
   rowsPerSecond: 200,
   totals: new Map(),
@@ -224,21 +237,35 @@ test('after a reconnect rows come once, and those that were missed are counted',
 test('a line of the tail says what changed', () => {
   const update = '{"table":"o","schema":"s","action":"UPDATE","data":{"k":7,"a":"y","b":1.10},"old":{"a":"x"}}';
   const foreign = '{"something": "else"}';
-  const recent = ['{"table":"o","action":"TRUNCATE","data":null}', '{"table":"o","action":"DELETE","data":{"k":7,"a":null}}', update, foreign];
+  const recent = [
+    '{"table":"o","action":"TRUNCATE","data":null}',
+    '{"table":"o","action":"DELETE","data":{"k":7,"a":null}}',
+    update,
+    foreign,
+  ];
   apply(state, hello({ recent }), AT);
   const [first, second, third, fourth] = linesOf();
   expect(first).toMatchObject({ time: 'earlier', action: null, parts: [{ kind: 'text', text: foreign }] });
   expect(second).toMatchObject({
     table: 's.o',
     id: '7',
-    parts: [{ kind: 'changed', name: 'a', before: { text: '"x"', kind: 'text' }, after: { text: '"y"', kind: 'text' } }],
+    parts: [
+      { kind: 'changed', name: 'a', before: { text: '"x"', kind: 'text' }, after: { text: '"y"', kind: 'text' } },
+    ],
   });
-  expect(third).toMatchObject({ table: 'o', id: '7', parts: [{ kind: 'value', name: 'a', value: { text: 'null', kind: 'null' } }] });
+  expect(third).toMatchObject({
+    table: 'o',
+    id: '7',
+    parts: [{ kind: 'value', name: 'a', value: { text: 'null', kind: 'null' } }],
+  });
   expect(fourth).toMatchObject({ action: 'TRUNCATE', id: '' });
 });
 
 test('tables come with the busiest of the last minute first', () => {
-  const all = new Map<string, Counts>([['big', [900, 0, 0, 0]], ['busy', [5, 0, 0, 0]]]);
+  const all = new Map<string, Counts>([
+    ['big', [900, 0, 0, 0]],
+    ['busy', [5, 0, 0, 0]],
+  ]);
   apply(state, hello({ totals: all }), AT);
   apply(state, activity(2003, { buckets: [bucket(2001, totals('busy', 5, 0, 0, 0))] }), AT);
   const { lines, of } = tablesOf(state, DEFAULTS, AT);
@@ -249,8 +276,12 @@ test('tables come with the busiest of the last minute first', () => {
   ]);
 });
 
-test('public is left out of a name, unless that is another table\'s', () => {
-  const all = new Map<string, Counts>([['public.a', [1, 0, 0, 0]], ['sales.a', [1, 0, 0, 0]], ['public.b', [1, 0, 0, 0]]]);
+test("public is left out of a name, unless that is another table's", () => {
+  const all = new Map<string, Counts>([
+    ['public.a', [1, 0, 0, 0]],
+    ['sales.a', [1, 0, 0, 0]],
+    ['public.b', [1, 0, 0, 0]],
+  ]);
   const recent = ['public', 'sales'].map((schema) => `{"schema":"${schema}","table":"a","action":"INSERT","data":{}}`);
   const shown = () => [
     ...tablesOf(state, DEFAULTS, AT).lines.map((line) => line.shownName),
@@ -266,7 +297,10 @@ test('the same problem again is one notice', () => {
   notify(state, { kind: 'problem', what: 'a', whatToDo: '' });
   notify(state, { kind: 'problem', what: 'b', whatToDo: '' });
   notify(state, { kind: 'problem', what: 'a', whatToDo: '' });
-  expect(state.notices).toMatchObject([{ what: 'b', times: 1 }, { what: 'a', times: 2 }]);
+  expect(state.notices).toMatchObject([
+    { what: 'b', times: 1 },
+    { what: 'a', times: 2 },
+  ]);
 });
 
 test('notices are bounded, those left out are counted, and a reader dismisses them', () => {
@@ -300,7 +334,13 @@ test('the title says first what is off', () => {
 
 test('a coarser step has its own history, and a longer window shows it', () => {
   apply(state, hello(), AT);
-  applyHistory(state, { now: NOW, since: 1000, stepSeconds: 60, buckets: [bucket(1920, totals('orders', 120, 0, 0, 0))], deaf: [] });
+  applyHistory(state, {
+    now: NOW,
+    since: 1000,
+    stepSeconds: 60,
+    buckets: [bucket(1920, totals('orders', 120, 0, 0, 0))],
+    deaf: [],
+  });
   const { times, rates, stepSeconds } = chartOf(state, { ...DEFAULTS, window: '24h' }, AT);
   expect(stepSeconds).toBe(60);
   expect(rates[0]?.[times.indexOf(1920)]).toBe(2);
@@ -316,9 +356,20 @@ test('zoomed, the chart shows that span, and the tables what changed in it', () 
 });
 
 test('a filter of tables is one of the numbers and the chart too', () => {
-  const all = new Map<string, Counts>([['public.a', [5, 0, 0, 0]], ['public.b', [7, 1, 0, 0]]]);
+  const all = new Map<string, Counts>([
+    ['public.a', [5, 0, 0, 0]],
+    ['public.b', [7, 1, 0, 0]],
+  ]);
   apply(state, hello({ totals: all }), AT);
-  history(NOW, 1000, [bucket(1999, new Map([['public.a', [5, 0, 0, 0]], ['public.b', [7, 1, 0, 0]]]))]);
+  history(NOW, 1000, [
+    bucket(
+      1999,
+      new Map([
+        ['public.a', [5, 0, 0, 0]],
+        ['public.b', [7, 1, 0, 0]],
+      ]),
+    ),
+  ]);
   const choices: Choices = { ...DEFAULTS, conditions: [{ kind: 'table', table: 'b', isExcluded: false }] };
   expect(numbersOf(state, choices, AT)).toMatchObject({ of: ['public.b'], counted: 8, totals: [7, 1, 0, 0] });
   expect(chartOf(state, choices, AT).rates[0]?.at(-1)).toBe(7);
@@ -326,7 +377,22 @@ test('a filter of tables is one of the numbers and the chart too', () => {
 
 test('delays are told in percentiles, unknown where nothing arrived', () => {
   apply(state, hello(), AT);
-  apply(state, activity(2001, { buckets: [{ at: 2000, counts: new Map(), delays: new Map([[3, 99], [10, 1]]) }] }), AT);
+  apply(
+    state,
+    activity(2001, {
+      buckets: [
+        {
+          at: 2000,
+          counts: new Map(),
+          delays: new Map([
+            [3, 99],
+            [10, 1],
+          ]),
+        },
+      ],
+    }),
+    AT,
+  );
   const { times, delays } = chartOf(state, DEFAULTS, AT);
   expect(delays.map((line) => Math.round(line[times.indexOf(2000)] ?? 0))).toEqual([6, 6, 6]);
   expect(delays[0]?.[times.indexOf(1999)]).toBeNull();
@@ -334,10 +400,21 @@ test('delays are told in percentiles, unknown where nothing arrived', () => {
 });
 
 test('tables are sorted as chosen, the pinned first', () => {
-  const all = new Map<string, Counts>([['a', [1, 0, 0, 0]], ['b', [3, 0, 0, 0]], ['c', [2, 0, 0, 0]]]);
+  const all = new Map<string, Counts>([
+    ['a', [1, 0, 0, 0]],
+    ['b', [3, 0, 0, 0]],
+    ['c', [2, 0, 0, 0]],
+  ]);
   apply(state, hello({ totals: all }), AT);
-  const names = (choices: Partial<Choices>) => tablesOf(state, { ...DEFAULTS, ...choices }, AT).lines.map(({ name }) => name).join('');
-  expect([names({ sort: 'total' }), names({ sort: 'name' }), names({ sort: 'name', pinned: ['c'] })]).toEqual(['bca', 'abc', 'cab']);
+  const names = (choices: Partial<Choices>) =>
+    tablesOf(state, { ...DEFAULTS, ...choices }, AT)
+      .lines.map(({ name }) => name)
+      .join('');
+  expect([names({ sort: 'total' }), names({ sort: 'name' }), names({ sort: 'name', pinned: ['c'] })]).toEqual([
+    'bca',
+    'abc',
+    'cab',
+  ]);
 });
 
 test('a problem that is over is no notice any more', () => {

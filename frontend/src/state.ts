@@ -3,7 +3,19 @@
 import { Timeline, type Span } from './buckets';
 import { assertNever } from './closed';
 import type { DelayScale } from './delays';
-import type { Activity, Bucket, Counts, Database, Gap, Hello, History, JournalStatus, Message, TableStatus, Totals } from './protocol';
+import type {
+  Activity,
+  Bucket,
+  Counts,
+  Database,
+  Gap,
+  Hello,
+  History,
+  JournalStatus,
+  Message,
+  TableStatus,
+  Totals,
+} from './protocol';
 import { Rows } from './rows';
 import type { Connection } from './socket';
 
@@ -204,7 +216,12 @@ function applyActivity(state: State, activity: Activity, at: number): void {
   }
   if (activity.rows.of > 0) server.withheld = activity.rows.withheld;
   state.rows.push(activity.rows.changes, activity.rows.of, at);
-  share(state.shares, Math.floor(activity.now), activity.rows.changes.length, activity.rows.matching ?? activity.rows.of);
+  share(
+    state.shares,
+    Math.floor(activity.now),
+    activity.rows.changes.length,
+    activity.rows.matching ?? activity.rows.of,
+  );
 }
 
 function share(shares: State['shares'], second: number, sent: number, of: number): void {
@@ -249,9 +266,7 @@ function openSpan(timeline: Timeline, cause: Span['cause'], from: number): void 
 }
 
 function closeSpans(timeline: Timeline, cause: Span['cause'], to: number): void {
-  timeline.spans = timeline.spans.map((span) =>
-    span.cause === cause && span.to === null ? { ...span, to } : span,
-  );
+  timeline.spans = timeline.spans.map((span) => (span.cause === cause && span.to === null ? { ...span, to } : span));
 }
 
 /** Spans that have left the history are forgotten, so that their list stays bounded. */

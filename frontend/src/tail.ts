@@ -34,12 +34,26 @@ export interface TailLine {
 }
 
 /** `below`: the row that came before it, of all that were sent; null if unknown. */
-export function tailLineOf(row: Row, below: Row | null, zone: Zone, tables: ReadonlyMap<string, unknown> | undefined): TailLine {
+export function tailLineOf(
+  row: Row,
+  below: Row | null,
+  zone: Zone,
+  tables: ReadonlyMap<string, unknown> | undefined,
+): TailLine {
   const missed = below === null ? 0 : row.missedBefore - below.missedBefore;
   const { content } = row;
   if (content.kind === 'foreign') {
     const part: Part = { kind: 'text', text: shortened(content.text, FOREIGN_CHARACTERS) };
-    return { row, time: timeOf(row.receivedAt, zone), action: null, table: '', shownTable: '', id: '', parts: [part], missed };
+    return {
+      row,
+      time: timeOf(row.receivedAt, zone),
+      action: null,
+      table: '',
+      shownTable: '',
+      id: '',
+      parts: [part],
+      missed,
+    };
   }
   const key = content.data === null ? undefined : keyOf(content.data);
   return {
@@ -64,9 +78,11 @@ function keyOf(data: Columns): string | undefined {
 }
 
 function partsOf(change: Change, key: string | undefined): readonly Part[] {
-  if (change.cut !== null) return [{ kind: 'text', text: `a row of ${countText(change.cut.characters)} characters: open it to load it` }];
+  if (change.cut !== null)
+    return [{ kind: 'text', text: `a row of ${countText(change.cut.characters)} characters: open it to load it` }];
   if (change.action === 'TRUNCATE') return [{ kind: 'text', text: 'all rows removed' }];
-  if (change.data === null && change.count > 1) return [{ kind: 'text', text: `${countText(change.count)} rows in one statement` }];
+  if (change.data === null && change.count > 1)
+    return [{ kind: 'text', text: `${countText(change.count)} rows in one statement` }];
   const data = change.data ?? new Map<string, Json>();
   if (change.action === 'UPDATE' && change.old !== null) {
     const changed = [...change.old].map(([name, before]) => ({
