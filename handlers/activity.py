@@ -7,7 +7,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from tornado.ioloop import PeriodicCallback
 
@@ -27,9 +27,12 @@ from handlers.feed import Feed, iso
 from handlers.feed_client import JOURNAL_DEADLINE_SECONDS
 from handlers.feed_query import fields_of_message, parse_query
 from handlers.sample import (
+    CHARACTERS_PER_SECOND,
     HELLO_LIMIT_CHARACTERS,
     ROWS_IN_HELLO,
-    ROWS_PER_MESSAGE,
+    ROWS_PER_SECOND,
+    SAVED_CHARACTERS,
+    SAVED_ROWS,
     Budget,
     Matches,
     sample_texts,
@@ -87,7 +90,8 @@ class ActivitySocket(BaseSocket):
     _numbered: ClassVar[int] = 0
     _told_at: ClassVar[deque[float]] = deque(maxlen=100)  # of the newest messages, the newest last
 
-    _budget: ClassVar[Budget] = Budget()
+    _row_budget: ClassVar[Budget] = Budget(ROWS_PER_SECOND, SAVED_ROWS)
+    _character_budget: ClassVar[Budget] = Budget(CHARACTERS_PER_SECOND, SAVED_CHARACTERS)
     # Those with a filter, by what that is.
     audiences: ClassVar[Audiences["ActivitySocket"]] = Audiences()
     _matches: ClassVar[dict[Audience["ActivitySocket"], Matches]] = {}
@@ -117,7 +121,7 @@ class ActivitySocket(BaseSocket):
                 recent=sample_texts(feed.hub.newest(ROWS_IN_HELLO), HELLO_LIMIT_CHARACTERS),
                 steps=STEPS,
                 delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
-                rows_per_second=round(ROWS_PER_MESSAGE / TICK_SECONDS),
+                rows_per_second=ROWS_PER_SECOND,
                 cursor=_cursor(feed),
                 **_tally_state(feed, now),
             )
@@ -170,18 +174,20 @@ class ActivitySocket(BaseSocket):
         told: dict[str, object] = {"number": cls._numbered, "now": now, "cursor": _cursor(feed)}
         if has_counts:
             told |= cls._counts(feed, now, is_coarse)
-        limit = cls._budget.left(now)
+        limits = cls._row_budget.left(now), cls._character_budget.left(now)
         samples: dict[object, dict[str, Any]] = {}
         frames: dict[object, bytes] = {}
         for client in tuple(cls.clients):
             why = client._withheld(now)
             key = why or client._audience
             if key not in frames:
-                samples[key] = cls._rows(feed, of, key, limit)
+                samples[key] = cls._rows(feed, of, key, *limits)
                 frames[key] = message_frame("activity", **told, rows={"of": of, **samples[key]})
             client.outbox.send(frames[key])
         cls._matches.clear()
-        cls._budget.spend(max((sum(map(len, sample["changes"])) for sample in samples.values()), default=0))
+        texts = [sample["changes"] for sample in samples.values()]
+        cls._row_budget.spend(max(map(len, texts), default=0))
+        cls._character_budget.spend(max((sum(map(len, of_one)) for of_one in texts), default=0))
 
     @classmethod
     def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> None:
@@ -190,15 +196,15 @@ class ActivitySocket(BaseSocket):
             cls._matches.setdefault(audience, Matches()).add(picked)
 
     @classmethod
-    def _rows(cls, feed: Feed, of: int, key: object, limit: int) -> dict[str, Any]:
+    def _rows(cls, feed: Feed, of: int, key: object, row_limit: int, character_limit: int) -> dict[str, Any]:
         """The rows for all who share the key: why they get none, or their audience, or None for those who get any."""
+        if isinstance(key, str):
+            return {"changes": [], "withheld": key}
         if key is None:
-            newest = feed.hub.newest(min(of, ROWS_PER_MESSAGE))
-            return {"changes": sample_texts(newest, limit)}
-        if isinstance(key, Audience):
-            matches = cls._matches.get(key) or Matches()
-            return {"matching": matches.count, "changes": matches.texts(limit)}
-        return {"changes": [], "withheld": key}
+            newest: Sequence[Change] = feed.hub.newest(min(of, row_limit))
+            return {"changes": sample_texts(newest, character_limit)}
+        matches = cls._matches.get(cast(Audience["ActivitySocket"], key)) or Matches()
+        return {"matching": matches.count, "changes": sample_texts(matches.newest(row_limit), character_limit)}
 
     @classmethod
     def tell_database(cls, feed: Feed) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from changefeed.change import Change
 from handlers.feed import iso_of
 
-ROWS_PER_MESSAGE = 20
+ROWS_PER_SECOND = 200
+SAVED_ROWS = 200  # for a burst after a lull
 ROWS_IN_HELLO = 200
 ROW_LIMIT_CHARACTERS = 16 << 10
 BEGINNING_CHARACTERS = 2_000
@@ -34,30 +35,32 @@ class Matches:
 
     def __init__(self) -> None:
         self.count = 0
-        self._newest: deque[Change] = deque(maxlen=ROWS_PER_MESSAGE)
+        self._newest: deque[Change] = deque(maxlen=SAVED_ROWS)
 
     def add(self, changes: Sequence[Change]) -> None:
         self.count += len(changes)
         self._newest.extend(changes)
 
-    def texts(self, limit_characters: int) -> list[str]:
-        return sample_texts(tuple(self._newest), limit_characters)
+    def newest(self, limit: int) -> Sequence[Change]:
+        return tuple(self._newest)[-limit:] if limit else ()
 
 
 class Budget:
-    """How many characters of rows may be sent now: so many a second, saved up to a bound."""
+    """How much may be sent now: so much a second, saved up to a bound."""
 
-    def __init__(self) -> None:
-        self._left = float(SAVED_CHARACTERS)
+    def __init__(self, per_second: float, most: float) -> None:
+        self._per_second = per_second
+        self._most = most
+        self._left = most
         self._at = 0.0
 
     def left(self, now: float) -> int:
-        self._left = min(SAVED_CHARACTERS, self._left + (now - self._at) * CHARACTERS_PER_SECOND)
+        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now
         return max(0, int(self._left))
 
-    def spend(self, characters: int) -> None:
-        self._left -= characters
+    def spend(self, amount: int) -> None:
+        self._left -= amount
 
 
 def _cut(change: Change) -> str:
