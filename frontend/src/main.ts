@@ -36,9 +36,9 @@ function wantHistory({ window, zoom, alerts }: Choices): void {
 
 // At once and not with the next frame: a hidden tab gets no frames, but its title is seen.
 function showTitle(): void {
-  document.title = titleOf(live.state, screen?.raised.length);
+  document.title = titleOf(live.state, screen.raised.length);
   // Only now it is known by which steps the server counts.
-  if (screen) wantHistory(screen.choices);
+  wantHistory(screen.choices);
 }
 
 function moveWindow(by: -1 | 1): void {
