@@ -28,16 +28,17 @@ from changefeed.demo import Demo, make_tables
 from changefeed.echo import Echo
 from changefeed.embedded import EmbeddedError, EmbeddedPostgres, default_data_dir
 from changefeed.listener import ListenerState
+from changefeed.meters import Meters, shared_memory
 from changefeed.open_files import raise_limit
 from changefeed.processes import NeverStarted, Parent, Processes
 from changefeed.settings import Settings, SettingsError
 from changefeed.settings import load as load_settings
 from changefeed.watching import CannotWatch, NoSuchTable
 from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
-from handlers.census import Census, shared_memory
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
 from handlers.routes import make_app
+from handlers.sampling import keep_sampling
 from handlers.stopping import stop_serving
 
 logger = logging.getLogger("server")
@@ -110,20 +111,19 @@ async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event)
     url, port = url_of(checked), checked[0].getsockname()[1]
     for free in checked:
         free.close()
-    with source_of(settings) as source, shared_memory(settings.processes) as census_memory:
-        census = Census(1, settings.processes, census_memory)
+    with source_of(settings) as source, shared_memory(settings.processes) as memory:
         orders = {
             "source": asdict(source),
             "port": port,
-            "census_memory": census_memory,
+            "memory": memory,
             "started_at": datetime.now(UTC).isoformat(),
         }
         processes = Processes(
             (sys.executable, __file__, *argv),
             settings.processes,
             orders=orders,
-            inherited=(census_memory,),
-            ended=census.clear,
+            inherited=(memory,),
+            ended=Meters(1, settings.processes, memory).clear,
         )
         await processes.run(stopping, on_ready=lambda: announce(url, source))
 
@@ -138,7 +138,7 @@ async def work(settings: Settings, parent: Parent, stopping: asyncio.Event) -> N
         settings.processes,
         prepares=number == 1 and orders["is_first_start"],
         others_are_ready=orders["others_are_ready"],
-        census=Census(number, settings.processes, orders["census_memory"]),
+        meters=Meters(number, settings.processes, orders["memory"]),
         started_at=datetime.fromisoformat(orders["started_at"]),
     )
     await serve(
@@ -181,8 +181,10 @@ async def serve(
             return
         if parent and (counts := await parent.ask_others()):
             feed.history.take_over(counts)
+            feed.change_counts.begin()
         await stack.enter_async_context(running(feed.follower.run()))
         await stack.enter_async_context(running(FeedClient.keep_telling_places()))
+        await stack.enter_async_context(running(keep_sampling(feed)))
         # Who connects once it is announced misses nothing that is committed from then on.
         known = feed.follower.until_known(KNOWN_DEADLINE_SECONDS)
         await first_of(known, stopping.wait(), within_seconds=KNOWN_DEADLINE_SECONDS)
@@ -199,7 +201,11 @@ async def serve(
 
 
 async def follow_parent(parent: Parent, feed: Feed, stopping: asyncio.Event) -> None:
-    await parent.hear(tell=lambda: feed.history.hand_over(feed.follower.memory))
+    def hand_over() -> dict[str, Any]:
+        feed.change_counts.sample()  # the other goes on from these
+        return feed.history.hand_over(feed.follower.memory)
+
+    await parent.hear(tell=hand_over)
     if not stopping.is_set():
         logger.warning("the parent process is gone: stopping")
         stopping.set()

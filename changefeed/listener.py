@@ -82,6 +82,7 @@ class Listener:
         self.reason: str | None = None
         self.is_hopeless = False  # whether `reason` is one that trying again does not cure
         self.reconnects = 0
+        self.canary_seconds: float | None = None  # from sending the last one that was heard to hearing it
         self._lost_reason = ""
         self._conninfo = conninfo
         self._channels = tuple(channels)
@@ -277,6 +278,7 @@ class Listener:
                     raise ListenerLost(self._silence(sent.done()))
         finally:
             sent.cancel()
+        self.canary_seconds = loop.time() - sent_at
         self._heard()
         return True
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from changefeed.catalog import Catalog
+from changefeed.change import Change
 from changefeed.database import Database
 from changefeed.follower import Follower
 from changefeed.gap import Gap
@@ -19,6 +20,8 @@ from changefeed.tally import Tally
 from changefeed.watching import Watching
 from handlers.activity import ActivitySocket
 from handlers.admission import Admission
+from handlers.change_counts import ChangeCounts
+from handlers.deliveries import Deliveries
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
 from handlers.listen import ListenSocket
@@ -39,8 +42,14 @@ def make_feed(
 ) -> Feed:
     """Nothing runs yet."""
     share = share or Share()
-    broadcasts: list[Broadcast] = [FeedClient.broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
+    deliveries = Deliveries(share.meters)
+
+    def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
+        deliveries.broadcast(FeedClient.broadcast(changes, cursor), changes[0].at)
+
+    broadcasts: list[Broadcast] = [broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
     hub = Hub(Tally(time.time()), broadcasts)
+    change_counts = ChangeCounts(hub.tally, share.meters)
     database = Database(conninfo)
     journal = Journal(database)
     history = History(database, journal, hub.tally)
@@ -53,7 +62,9 @@ def make_feed(
 
     async def recall(memory: Memory) -> None:
         hub.remember(memory.newest(RECENT_LIMIT))
+        change_counts.sample()
         await history.load(memory)
+        change_counts.begin()
 
     follower = Follower(
         journal,
@@ -69,7 +80,7 @@ def make_feed(
             hub.receive(plain)
         if any(channel == JOURNAL_CHANNEL for channel, _ in payloads):
             follower.wake()
-        ListenSocket.broadcast(payloads)
+        deliveries.raw(ListenSocket.broadcast(payloads))
 
     def tell_state() -> None:
         if listener.state is ListenerState.LISTENING:
@@ -80,7 +91,7 @@ def make_feed(
     def tell_outage(outage: Outage) -> None:
         database.renew()  # what made the listener deaf may have done so to the others
         feed.remember(outage)
-        ListenSocket.tell_outage()
+        deliveries.deaf(ListenSocket.tell_outage())
         telling.add(task := asyncio.ensure_future(tell_of(outage)))
         task.add_done_callback(telling.discard)
 
@@ -114,5 +125,7 @@ def make_feed(
         history,
         database_name,
         share,
+        deliveries,
+        change_counts,
     )
     return feed

@@ -56,6 +56,7 @@ class EventStreamHandler(FeedClient):
         self._stream.close()
 
     def give_up(self) -> None:
+        self.feed.deliveries.outbox_full("feed")
         self._stream.close()
 
     def _head(self) -> bytes:

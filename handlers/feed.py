@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 
 from changefeed.catalog import Catalog
 from changefeed.database import Database
@@ -10,10 +11,13 @@ from changefeed.history import History
 from changefeed.hub import Hub
 from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
+from changefeed.meters import Meters
 from changefeed.settings import Settings
 from changefeed.watching import Watching
 from handlers.admission import Admission
 from handlers.census import Census
+from handlers.change_counts import ChangeCounts
+from handlers.deliveries import Deliveries
 
 OUTAGE_LIMIT = 100
 
@@ -30,12 +34,16 @@ class Share:
     of: int = 1
     prepares: bool = True
     others_are_ready: bool = False
-    census: Census = field(default_factory=Census)
+    meters: Meters = field(default_factory=Meters)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def is_first(self) -> bool:
         return self.number == 1
+
+    @cached_property
+    def census(self) -> Census:
+        return Census(self.meters)
 
 
 @dataclass
@@ -54,6 +62,8 @@ class Feed:
     history: History
     database_name: str
     share: Share
+    deliveries: Deliveries
+    change_counts: ChangeCounts
     outages: list[Outage] = field(default_factory=list)
 
     def remember(self, outage: Outage) -> None:

@@ -84,14 +84,20 @@ class FeedClient(BaseHandler):
     _has_ended = False
 
     @classmethod
-    def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> None:
-        """Sends the changes to every live client that asked for them: encoded once an audience, one write a client."""
+    def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> int:
+        """Sends the changes to every live client that asked for them: encoded once an audience, one write a client.
+
+        How many deliveries that were, one being one change to one client.
+        """
+        deliveries = 0
         for audience, picked in cls.audiences.route(changes):
             buffer = audience.dialect.changes(picked, cursor)
             audience.told = cursor
+            deliveries += len(picked) * len(audience.clients)
             for client in tuple(audience.clients):
                 client.receive(picked, buffer, cursor)
         cls.newest_cursor = cursor or cls.newest_cursor
+        return deliveries
 
     @classmethod
     def tell_gap(cls, gap: Gap) -> None:
@@ -214,6 +220,7 @@ class FeedClient(BaseHandler):
                 FeedClient.busy[self] = time.monotonic()
             return
         self._conflation.add(changes)
+        self.feed.deliveries.hold_back(len(changes))
         self._conflated_to = cursor
         if self._conflation.bytes > self.feed.settings.outbox_limit_bytes:
             self._conflation = None
@@ -226,6 +233,7 @@ class FeedClient(BaseHandler):
             return
         changes, skipped = self._conflation.take()
         if skipped:
+            self.feed.deliveries.conflated(skipped)
             why = f"{skipped} changes were left out for newer ones of the same rows, because the client did not keep up"
             gap = Gap(why, to_cursor=self._conflated_to, what_to_do=CONFLATED, skipped=skipped)
             self.outbox.send(self.dialect.gap(gap))
@@ -310,6 +318,7 @@ class FeedClient(BaseHandler):
 
     def _send(self, changes: Sequence[Change], cursor: str | None) -> None:
         if changes:
+            self.feed.deliveries.catch_up(len(changes))
             self.outbox.send(self.dialect.changes(changes, cursor))
 
     @staticmethod

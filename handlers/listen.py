@@ -49,25 +49,36 @@ class ListenSocket(BaseSocket):
         """Means nothing, as with pg_eventserv."""
 
     @classmethod
-    def broadcast(cls, payloads: Sequence[tuple[str, str]]) -> None:
-        """Sends (channel, payload) pairs to the clients of each channel: framed once, one write a client."""
+    def broadcast(cls, payloads: Sequence[tuple[str, str]]) -> int:
+        """Sends (channel, payload) pairs to the clients of each channel: framed once, one write a client.
+
+        How many deliveries that were, one being one payload to one client.
+        """
+        deliveries = 0
         if not cls.clients:
-            return
+            return deliveries
         texts: dict[str, list[str]] = {}
         for channel, payload in payloads:
             if channel in cls.clients:
                 texts.setdefault(channel, []).append(payload)
         for channel, of_channel in texts.items():
             buffer = text_frames(of_channel)
+            deliveries += len(of_channel) * len(cls.clients[channel])
             for client in tuple(cls.clients[channel]):
                 client.outbox.send(buffer)
+        return deliveries
 
     @classmethod
-    def tell_outage(cls) -> None:
-        """Payloads may be missing. A client of raw payloads can be told so by closing its socket only."""
-        for client in cls.all():
+    def tell_outage(cls) -> int:
+        """Payloads may be missing. A client of raw payloads can be told so by closing its socket only.
+
+        How many were closed.
+        """
+        clients = cls.all()
+        for client in clients:
             client._stop_listening()
             client.close(TRY_AGAIN_LATER, DEAF)
+        return len(clients)
 
     @classmethod
     def all(cls) -> list["ListenSocket"]:

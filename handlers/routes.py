@@ -14,6 +14,7 @@ from handlers.events import MESSAGE_LIMIT_BYTES, EventSocket
 from handlers.feed import Feed
 from handlers.health import HealthHandler, ReadyHandler
 from handlers.listen import ListenSocket
+from handlers.metrics import MetricsHandler
 from handlers.places import ChangeHandler, PlaceHandler
 from handlers.status import StatusHandler
 from handlers.tables import TablesHandler, WatchHandler
@@ -36,6 +37,7 @@ ROUTES = (
     URLSpec(r"/api/status", StatusHandler),
     URLSpec(r"/healthz", HealthHandler),
     URLSpec(r"/readyz", ReadyHandler),
+    URLSpec(r"/metrics", MetricsHandler),
     URLSpec(r"/()", DashboardHandler, {"path": str(DIST_DIR), "default_filename": "index.html"}),
     URLSpec(r"/(favicon\.svg|client\.js|client\.d\.ts|assets/.+)", DashboardHandler, {"path": str(DIST_DIR)}),
 )

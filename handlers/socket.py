@@ -64,4 +64,5 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def give_up(self) -> None:
         logger.info("closed a client that did not read")
+        self.feed.deliveries.outbox_full(self.kind)
         self.close(TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")

@@ -103,6 +103,15 @@ SELECT s.bytes, to_json(s.oldest AT TIME ZONE 'UTC') #>> '{}' || 'Z', to_json(s.
        s.losses
 FROM changefeed.journal_status() AS s;
 
+-- journal figures --
+-- Its size, the age of its oldest entry in seconds (0 where it is empty), and how many statements it could not take.
+SELECT s.bytes, coalesce(extract(epoch FROM clock_timestamp() - s.oldest), 0)::float8, s.losses
+FROM changefeed.journal_status() AS s;
+
+-- queue usage --
+-- Of PostgreSQL's queue of notifications, the part that is full, from 0 to 1.
+SELECT pg_notification_queue_usage();
+
 -- watched tables --
 SELECT schema_name, table_name, is_complete, omit, row_limit, strict, partitions FROM changefeed.status();
 

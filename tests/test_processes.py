@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.sync.client import ClientConnection, connect
 
 from changefeed.embedded import EmbeddedPostgres
@@ -81,7 +82,8 @@ class Connection:
 
     def get(self, path: str) -> Any:
         self._connection.request("GET", path)
-        return json.load(self._connection.getresponse())
+        answer = self._connection.getresponse()
+        return json.load(answer) if path.startswith("/api/") else answer.read().decode()
 
 
 def pids(port: int) -> dict[int, int]:
@@ -133,6 +135,52 @@ def test_a_change_reaches_the_clients_of_every_process_and_all_are_counted(folde
         assert len(set(pids(port).values())) == COUNT
         assert len({status["server"]["started_at"] for status in from_each(port, "/api/status").values()}) == 1
         assert server.stop()[0] == 0
+
+
+def scraped(port: int) -> list[dict[str, float]]:
+    """What each process answers of the numbers that do not depend on when it is asked."""
+    names = ("changes_total", "deliveries_total", "clients", "latency_seconds_count", "listener_up")
+    return [
+        {
+            sample.name + str(sorted(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name.removeprefix("changefeed_") in names
+        }
+        for text in from_each(port, "/metrics").values()
+    ]
+
+
+def test_whichever_process_is_scraped_the_numbers_are_those_of_all_and_outlive_one(folder: Path, conninfo: str):
+    postgres.execute(conninfo, "INSERT INTO orders (note) VALUES ('before')")
+    with served(folder, conninfo) as (server, port), contextlib.ExitStack() as stack:
+        clients: list[ClientConnection] = []
+        while not all(here["process"]["clients"]["feed"] for here in from_each(port, "/api/status").values()):
+            clients.append(stack.enter_context(feed_of(port)))
+        for _ in range(4):
+            postgres.execute(conninfo, "INSERT INTO orders (note) VALUES ('counted')")
+            for client in clients:
+                client.recv()
+        inserted = "changefeed_changes_total['INSERT', 'public.orders']"
+        while [numbers.get(inserted) for numbers in scraped(port)] != [4] * COUNT:
+            pass  # the last of them is counted by all when it has reached all
+        before = scraped(port)
+        assert before == [before[0]] * COUNT
+        assert before[0]["changefeed_deliveries_total['feed']"] == 4 * len(clients)
+        assert before[0]["changefeed_latency_seconds_count[]"] == 4 * COUNT
+        assert before[0]["changefeed_clients['feed']"] == len(clients)
+        os.kill(pids(port)[1], signal.SIGKILL)
+        server.until_said("starting it again")
+        server.until_said("following the journal")
+        postgres.execute(conninfo, "INSERT INTO orders (note) VALUES ('after')")
+        after = scraped(port)
+        while any(numbers[inserted] != 5 or min(up_of(numbers)) < 1 for numbers in after):
+            after = scraped(port)
+        assert after[0]["changefeed_deliveries_total['feed']"] > 4 * len(clients)
+
+
+def up_of(numbers: dict[str, float]) -> list[float]:
+    return [value for name, value in numbers.items() if name.startswith("changefeed_listener_up")]
 
 
 def test_one_that_is_killed_is_replaced_and_all_give_the_same_figures(folder: Path, conninfo: str):

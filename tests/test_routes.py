@@ -92,6 +92,12 @@ async def check_ready(case: "RoutesTest", path: str) -> None:
     case.assertEqual((answer["status"], answer["database"]["state"]), ("ready", "listening"))
 
 
+async def check_metrics(case: "RoutesTest", path: str) -> None:
+    answer = await case.get(path)
+    case.assertEqual((answer.code, answer.headers["Cache-Control"]), (200, "no-store"))
+    case.assertIn(b"changefeed_listener_up", answer.body)
+
+
 async def check_page(case: "RoutesTest", path: str) -> None:
     page = await case.get(path)
     case.assertEqual((page.code, page.headers["Cache-Control"]), (200, "no-cache"))
@@ -125,6 +131,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "/api/status": ("/api/status", check_status),
     "/healthz": ("/healthz", check_health),
     "/readyz": ("/readyz", check_ready),
+    "/metrics": ("/metrics", check_metrics),
     "/()": ("/", check_page),
     r"/(favicon\.svg|client\.js|client\.d\.ts|assets/.+)": ("/favicon.svg", check_files),
 }

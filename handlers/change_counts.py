@@ -1,0 +1,46 @@
+"""The tally in, how many changes there were since the server started out: numbers that never fall. Knows no metric.
+
+Every process counts every change, in its own time, so the number is the greatest that any of them has. The tally also
+holds what the journal held at the start, which is no news, and what was taken over from another process.
+"""
+
+from changefeed.change import ACTIONS
+from changefeed.meters import Key, Meters
+from changefeed.tally import OTHER_TABLES, Tally
+
+TABLE_LIMIT_BYTES = 127  # of a schema's name, a dot and a table's; only a payload can have more
+NAME = "changefeed_changes_total"
+NOT_JSON = "changefeed_payloads_dropped_total"
+
+
+class ChangeCounts:
+    """Writes into `meters`, by table and action."""
+
+    def __init__(self, tally: Tally, meters: Meters) -> None:
+        self._tally = tally
+        self._meters = meters
+        self._offsets: dict[Key, float] = {}  # what to add to the tally's number
+
+    def begin(self) -> None:
+        """The tally was filled with what happened before: from now on the numbers go on from where they stand."""
+        known: dict[Key, float] = {}
+        for part in self._meters.everywhere():
+            for key, value in part.items():
+                if key[0] in (NAME, NOT_JSON):
+                    known[key] = max(value, known.get(key, 0))
+        totals = self._totals()
+        self._offsets = {key: known.get(key, 0) - totals.get(key, 0) for key in known.keys() | totals.keys()}
+
+    def sample(self) -> None:
+        for key, total in self._totals().items():
+            meter = self._meters.meter(*key)
+            meter.set(max(meter.value, total + self._offsets.get(key, 0)))
+
+    def _totals(self) -> dict[Key, float]:
+        totals: dict[Key, float] = {(NOT_JSON, "not_json"): self._tally.not_json}
+        for table, counts in self._tally.totals.items():
+            shown = table if len(table.encode()) <= TABLE_LIMIT_BYTES else OTHER_TABLES
+            for action, count in zip(ACTIONS, counts, strict=True):
+                if count:
+                    totals[NAME, shown, action] = totals.get((NAME, shown, action), 0) + count
+        return totals

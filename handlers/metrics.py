@@ -1,0 +1,180 @@
+"""The numbers of all processes in, Prometheus's text out: /metrics. METRICS is the one table of what there is."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import cast
+
+import psycopg2
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from changefeed import __version__
+from changefeed.database import DatabaseUnavailable
+from changefeed.meters import Key
+from changefeed.queries import load
+from handlers import census, change_counts, deliveries, sampling
+from handlers.base import BaseHandler
+from handlers.feed import Feed
+from handlers.sampling import sample
+
+QUERIES = load("server.sql")
+DATABASE_DEADLINE_SECONDS = 2.0  # a scraper waits for 10 s by default
+
+Labels = tuple[str, ...]
+Numbers = Mapping[Key, float]
+
+
+@dataclass(frozen=True)
+class Described:
+    """A metric. `join` makes one number of those of all processes; without it each has a label `process`."""
+
+    name: str
+    labels: Labels
+    help: str
+    join: Callable[[Iterable[float]], float] | None = sum
+
+    @property
+    def is_counter(self) -> bool:
+        return self.name.endswith("_total")
+
+    @property
+    def is_histogram(self) -> bool:
+        return self.name == LATENCY
+
+
+LATENCY = deliveries.LATENCY_SUM.removesuffix("_sum")
+METRICS = (
+    Described(
+        change_counts.NAME,
+        ("table", "action"),
+        "Rows changed since the server started; tables beyond a thousand are counted as one.",
+        max,
+    ),
+    Described(census.NAME, ("kind",), "Clients connected: of the feed, dashboards, and of /listen (raw)."),
+    Described(
+        deliveries.DELIVERIES, ("kind",), "Changes, or raw payloads, handed to a client: each counts once a client."
+    ),
+    Described(
+        LATENCY,
+        (),
+        "From when a statement ran to when its changes were handed to the last socket; one for each broadcast, of its "
+        "oldest change.",
+    ),
+    Described(sampling.OUTBOX_BYTES, (), "What waits in the server for clients that do not read."),
+    Described(
+        deliveries.CLIENTS_DROPPED,
+        ("kind", "reason"),
+        "Clients closed: they did not read (outbox_full), or raw payloads may be missing (deaf).",
+    ),
+    Described(
+        deliveries.CHANGES_DROPPED,
+        ("reason",),
+        "Changes that a client was not given, but a newer one of the same row (conflated).",
+    ),
+    Described(change_counts.NOT_JSON, ("reason",), "Payloads of plain NOTIFY triggers that nobody was given.", max),
+    Described(
+        sampling.LISTENER_UP, ("process",), "1 while what is committed now would be heard, as /readyz says it.", None
+    ),
+    Described(sampling.RECONNECTS, ("process",), "Attempts to bring the LISTEN connection back.", None),
+    Described(
+        sampling.CANARY_SECONDS,
+        ("process",),
+        "The last canary, through PostgreSQL and back.",
+        None,
+    ),
+    Described("changefeed_journal_bytes", (), "The journal's size in the database."),
+    Described("changefeed_journal_limit_bytes", (), "--retention-bytes."),
+    Described("changefeed_journal_oldest_entry_age_seconds", (), "How far back a client can resume."),
+    Described("changefeed_journal_retention_seconds", (), "--retention-hours."),
+    Described("changefeed_journal_lost_statements_total", (), "Statements that could not be journaled."),
+    Described(
+        "changefeed_notify_queue_usage_ratio", (), "How full PostgreSQL's queue of notifications is; at 1 NOTIFY fails."
+    ),
+    Described("changefeed_client_limit", (), "--client-limit, of all processes together."),
+    Described("changefeed_processes", (), "--processes."),
+    Described("changefeed_start_time_seconds", (), "When the server started, in epoch seconds."),
+    Described("changefeed_build_info", ("version",), "1."),
+)
+
+
+class MetricsHandler(BaseHandler):
+    """Whichever process answers answers for all of them."""
+
+    async def get(self) -> None:
+        sample(self.feed)
+        parts = self.feed.share.meters.everywhere()
+        shown = Shown([*parts, {**_settings(self.feed), **await _database(self.feed)}])
+        encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
+        self.set_header("Content-Type", content_type)
+        self.set_header("Cache-Control", "no-store")
+        self.finish(encode(cast(Collector, shown)))
+
+
+class Shown:
+    """What prometheus_client wants: `parts` are the numbers of each process in their order, and last everybody's."""
+
+    def __init__(self, parts: Sequence[Numbers]) -> None:
+        self._numbers: dict[str, dict[Labels, dict[int, float]]] = {}  # by name, labels and process
+        for number, part in enumerate(parts, 1):
+            for (name, *labels), value in part.items():
+                self._numbers.setdefault(name, {}).setdefault(tuple(labels), {})[number] = value
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in METRICS:
+            if metric.is_histogram:
+                yield self._histogram(metric)
+                continue
+            kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for labels, value in self._values(metric):
+                family.add_metric(labels, value)
+            yield family
+
+    def _values(self, metric: Described) -> Iterator[tuple[Labels, float]]:
+        for labels, of_processes in self._numbers.get(metric.name, {}).items():
+            if metric.join:
+                yield labels, metric.join(of_processes.values())
+            else:
+                yield from (((*labels, str(number)), value) for number, value in of_processes.items())
+
+    def _histogram(self, metric: Described) -> HistogramMetricFamily:
+        counts = self._numbers[deliveries.LATENCY_BUCKET]
+        counted, buckets = 0.0, []
+        for bound in deliveries.LATENCY_BOUNDS_SECONDS:
+            counted += sum(counts[f"{bound:g}",].values())
+            buckets.append(("+Inf" if bound == inf else f"{bound:g}", counted))
+        total = sum(self._numbers[deliveries.LATENCY_SUM][()].values())
+        return HistogramMetricFamily(metric.name, metric.help, buckets, total)
+
+
+def _settings(feed: Feed) -> dict[Key, float]:
+    settings, share = feed.settings, feed.share
+    return {
+        ("changefeed_journal_limit_bytes",): settings.retention_bytes,
+        ("changefeed_journal_retention_seconds",): settings.retention_hours * 3600,
+        ("changefeed_client_limit",): settings.client_limit * share.of,
+        ("changefeed_processes",): share.of,
+        ("changefeed_start_time_seconds",): share.started_at.timestamp(),
+        ("changefeed_build_info", __version__): 1,
+    }
+
+
+async def _database(feed: Feed) -> dict[Key, float]:
+    """What PostgreSQL knows; nothing while it does not answer, which changefeed_listener_up says."""
+    fetch = feed.database.fetch
+    try:
+        async with asyncio.timeout(DATABASE_DEADLINE_SECONDS):
+            [(queue_usage,)] = await fetch(QUERIES["queue usage"])
+            known: dict[Key, float] = {("changefeed_notify_queue_usage_ratio",): queue_usage}
+            if feed.journal.epoch is None:
+                return known
+            [(size, oldest_age_seconds, losses)] = await fetch(QUERIES["journal figures"])
+    except (DatabaseUnavailable, psycopg2.Error, TimeoutError):
+        return {}
+    known["changefeed_journal_bytes",] = size
+    known["changefeed_journal_oldest_entry_age_seconds",] = oldest_age_seconds
+    known["changefeed_journal_lost_statements_total",] = losses
+    return known

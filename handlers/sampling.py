@@ -1,0 +1,32 @@
+"""How this process stands, into the meters that all share: before an answer, and every second for the others."""
+
+import asyncio
+
+from handlers.activity import ActivitySocket
+from handlers.feed import Feed
+from handlers.feed_client import FeedClient
+from handlers.listen import ListenSocket
+from handlers.socket import BaseSocket
+
+INTERVAL_SECONDS = 1.0
+OUTBOX_BYTES = "changefeed_outbox_bytes"
+LISTENER_UP = "changefeed_listener_up"
+RECONNECTS = "changefeed_listener_reconnects_total"
+CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
+
+
+def sample(feed: Feed) -> None:
+    meters, listener = feed.share.meters, feed.listener
+    feed.change_counts.sample()
+    clients: tuple[FeedClient | BaseSocket, ...] = (*FeedClient.connected, *ActivitySocket.clients, *ListenSocket.all())
+    meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in clients))
+    meters.meter(LISTENER_UP).set(listener.is_ready)
+    meters.meter(RECONNECTS).set(listener.reconnects)
+    if listener.canary_seconds is not None:
+        meters.meter(CANARY_SECONDS).set(listener.canary_seconds)
+
+
+async def keep_sampling(feed: Feed) -> None:
+    while True:
+        sample(feed)
+        await asyncio.sleep(INTERVAL_SECONDS)
