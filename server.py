@@ -28,6 +28,7 @@ from changefeed.demo import Demo, make_tables
 from changefeed.echo import Echo
 from changefeed.embedded import EmbeddedError, EmbeddedPostgres, default_data_dir
 from changefeed.listener import ListenerState
+from changefeed.log_lines import JSON, TEXT, log_to_stderr
 from changefeed.meters import Meters, shared_memory
 from changefeed.open_files import raise_limit
 from changefeed.processes import NeverStarted, Parent, Processes
@@ -43,7 +44,6 @@ from handlers.stopping import stop_serving
 
 logger = logging.getLogger("server")
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CORRECT_IT = "correct --database-url (user, password, database name)"
 CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
 BACKLOG = 4096  # connections that the kernel keeps until they are accepted, as when a crowd comes back
@@ -68,14 +68,18 @@ class Source:
 
 def main(argv: Sequence[str]) -> int:
     """The exit code: 0 after SIGINT or SIGTERM, 2 when it could not start."""
-    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
-    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    log_format = TEXT
     try:
-        uvloop.run(run(load_settings(argv, os.environ, Path(".env")), argv))
+        settings = load_settings(argv, os.environ, Path(".env"))
+        log_to_stderr(log_format := settings.log_format)
+        uvloop.run(run(settings, argv))
     except NeverStarted:
         return 2  # the process has said why
     except (SettingsError, StartError, EmbeddedError) as error:
-        print(f"server.py: {error}", file=sys.stderr)
+        if log_format == JSON:
+            logger.error("%s", error)
+        else:
+            print(f"server.py: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -101,7 +105,9 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     listening = bind(settings.address, settings.port)
     url = url_of(listening)
     with source_of(settings) as source:
-        await serve(settings, source, Share(), stopping, listen=lambda: listening, ready=lambda: announce(url, source))
+        await serve(
+            settings, source, Share(), stopping, listen=lambda: listening, ready=lambda: announce(url, source, settings)
+        )
 
 
 async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event) -> None:
@@ -125,14 +131,14 @@ async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event)
             inherited=(memory,),
             ended=Meters(1, settings.processes, memory).clear,
         )
-        await processes.run(stopping, on_ready=lambda: announce(url, source))
+        await processes.run(stopping, on_ready=lambda: announce(url, source, settings))
 
 
 async def work(settings: Settings, parent: Parent, stopping: asyncio.Event) -> None:
     """One of the processes of --processes. It ends with its parent, however that ends."""
     orders = parent.orders
     number, port = orders["number"], orders["port"]
-    logging.basicConfig(format=LOG_FORMAT.replace("%(name)s", f"%(name)s ({number})"), level=logging.INFO, force=True)
+    log_to_stderr(settings.log_format, number)
     share = Share(
         number,
         settings.processes,
@@ -198,6 +204,7 @@ async def serve(
             http_server.add_sockets(listen())
         ready()
         await stopping.wait()
+        logger.info("stopping; %d clients are connected", sum(share.census.here().values()))
 
 
 async def follow_parent(parent: Parent, feed: Feed, stopping: asyncio.Event) -> None:
@@ -303,9 +310,12 @@ def url_of(listening: Sequence[socket.socket]) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def announce(url: str, source: Source) -> None:
+def announce(url: str, source: Source, settings: Settings) -> None:
     demo = f" (demo; look into its database with: {source.psql_command})" if source.is_demo else ""
-    print(f"psqlisten2websocket {__version__} shows the changes at {url}{demo}", file=sys.stderr, flush=True)
+    if settings.log_format == JSON:
+        logger.info("psqlisten2websocket %s shows the changes at %s%s", __version__, url, demo)
+    else:
+        print(f"psqlisten2websocket {__version__} shows the changes at {url}{demo}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

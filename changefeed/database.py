@@ -205,10 +205,17 @@ def _is_of_connection(error: psycopg2.Error) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """A driver's message as one line that reads well, hints kept."""
-    text = _MARKER_LINE.sub("", str(error)).strip()
+    """A driver's message as one line that reads well, hints kept; not its details, which may show a row."""
+    text = _MARKER_LINE.sub("", _without_detail(error)).strip()
     text = _NEW_SENTENCE.sub(r"\1. ", _NEW_PART.sub(r"\1; ", text))
     return " ".join(text.split()).removesuffix(".") or type(error).__name__
+
+
+def _without_detail(error: BaseException) -> str:
+    if isinstance(error, psycopg2.Error) and (primary := error.diag.message_primary):
+        hint = error.diag.message_hint
+        return f"{primary}\nHINT:  {hint}" if hint else primary
+    return str(error)
 
 
 # How libpq breaks lines: what goes on is indented, and a sentence or a field such as HINT begins with a capital letter.

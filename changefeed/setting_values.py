@@ -54,6 +54,16 @@ def yes_or_no(text: str) -> bool:
     ]
 
 
+def one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError
+        return text
+
+    parse.__doc__ = f"one of {', '.join(choices)}"
+    return parse
+
+
 def words(text: str) -> str:
     """some text"""
     if not text.strip():

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from dotenv.parser import parse_stream
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from changefeed import __version__, setting_values
+from changefeed import __version__, log_lines, setting_values
 
 
 class SettingsError(Exception):
@@ -33,6 +33,7 @@ class Settings:
     data_dir: Path | None  # None means embedded.default_data_dir()
     demo_rate: float
     echo: bool
+    log_format: str
     allow_origin: tuple[str, ...]
     allow_anonymous: bool
     outbox_limit_bytes: int
@@ -109,6 +110,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "echo", setting_values.yes_or_no, False, "", "print each change to the console; JSON lines where that is a pipe"
+    ),
+    Setting(
+        "log_format",
+        setting_values.one_of(log_lines.TEXT, log_lines.JSON),
+        log_lines.TEXT,
+        "FORMAT",
+        "how the log on stderr is written: as text, or as json, one object a line",
     ),
     Setting(
         "allow_origin",

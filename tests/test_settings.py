@@ -18,6 +18,7 @@ SAMPLES = {
     "data_dir": ("/one", "~/two", __file__),
     "demo_rate": ("100", "0.5", "-1"),
     "echo": ("yes", "off", "maybe"),
+    "log_format": ("json", "text", "xml"),
     "allow_origin": ("https://One.example.com", "*", "one.example.com"),
     "allow_anonymous": ("1", "false", "2"),
     "outbox_limit_bytes": ("1024", "2048", "1023"),
