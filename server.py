@@ -19,7 +19,7 @@ import uvloop
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from changefeed import __version__
+from changefeed import __version__, doctor
 from changefeed.backoff import backoff
 from changefeed.clock import DatabaseClock
 from changefeed.connection import complete, display_name
@@ -67,9 +67,11 @@ class Source:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0 after SIGINT or SIGTERM, 2 when it could not start."""
+    """The exit code: 0 after SIGINT or SIGTERM, 2 when it could not start; for `doctor` see there."""
     log_format = TEXT
     try:
+        if argv[:1] == ["doctor"]:
+            return doctor.main(load_settings(argv[1:], os.environ, Path(".env")))
         settings = load_settings(argv, os.environ, Path(".env"))
         log_to_stderr(log_format := settings.log_format)
         uvloop.run(run(settings, argv))

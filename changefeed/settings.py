@@ -232,7 +232,8 @@ def _parser() -> _Parser:
         description="Feeds the changes of a PostgreSQL database to WebSocket clients and a live dashboard.",
         epilog="Every setting is also an environment variable (--demo-rate is DEMO_RATE) and a line of the file .env, "
         "where only --port has another name, HTTP_PORT. A flag wins over the environment, the environment over .env. "
-        "Repeatable flags are lists with commas there.",
+        "Repeatable flags are lists with commas there. `python server.py doctor` with the same flags looks at the "
+        "database and says what is to be mended.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"psqlisten2websocket {__version__}")

@@ -1,0 +1,94 @@
+-- What `python server.py doctor` asks. Everything is only read.
+
+-- server --
+SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
+       current_setting('max_prepared_transactions')::int, coalesce(current_setting('changefeed.notify', true), ''),
+       quote_ident(current_user), quote_ident(current_database());
+
+-- installation --
+-- Whether the schema is there, and whether this role could make it.
+SELECT to_regnamespace('changefeed') IS NOT NULL, has_database_privilege(current_database(), 'CREATE');
+
+-- rights --
+-- Whether this role may read the journal, and whether it may tend it, as the owner may; and who that is.
+SELECT has_schema_privilege(n.oid, 'USAGE')
+       AND NOT EXISTS (
+           SELECT FROM pg_class AS c
+           WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')
+             AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
+                     ELSE has_table_privilege(c.oid, 'SELECT') END
+       )
+       AND NOT EXISTS (
+           SELECT FROM pg_proc AS p
+           WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'settled_snapshot')
+             AND NOT has_function_privilege(p.oid, 'EXECUTE')
+       ),
+       pg_has_role(n.nspowner, 'USAGE'), n.nspowner::regrole::text
+FROM pg_namespace AS n WHERE n.nspname = 'changefeed';
+
+-- version --
+SELECT version FROM changefeed.meta;
+
+-- backend --
+SELECT pg_backend_pid();
+
+-- triggers --
+-- Each watched table, and whether its triggers are as they ought to be.
+SELECT format('%I.%I', schema_name, table_name), is_complete FROM changefeed.status();
+
+-- disabled triggers --
+-- Each with its table, and with the table that is watched: a partition's root.
+SELECT t.tgrelid::regclass::text, quote_ident(t.tgname), format('%I.%I', n.nspname, c.relname)
+FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+JOIN pg_class AS c ON c.oid = coalesce(pg_partition_root(t.tgrelid), t.tgrelid)
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE p.pronamespace = 'changefeed'::regnamespace AND t.tgenabled NOT IN ('O', 'A')
+ORDER BY 1, 2;
+
+-- broken tables --
+-- Tables that have some of our triggers and not the one by which a watched table is known.
+SELECT DISTINCT coalesce(pg_partition_root(t.tgrelid), t.tgrelid)::regclass::text
+FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE p.pronamespace = 'changefeed'::regnamespace
+  AND NOT EXISTS (
+      SELECT FROM pg_trigger AS known
+      WHERE known.tgrelid = coalesce(pg_partition_root(t.tgrelid), t.tgrelid)
+        AND known.tgname IN ('changefeed_insert', '!changefeed_insert')
+  )
+ORDER BY 1;
+
+-- named tables --
+-- Of a pattern of --watch: how many tables it names.
+SELECT count(*)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname || '.' || c.relname LIKE %(pattern)s;
+
+-- notification queue --
+SELECT pg_notification_queue_usage();
+
+-- oldest transaction --
+-- The sessions that hold a transaction open, the oldest first: its age in seconds, the session, and what it is.
+SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8, pid, coalesce(usename::text, backend_type), state
+FROM pg_stat_activity
+WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+ORDER BY xact_start LIMIT 1;
+
+-- oldest prepared transaction --
+SELECT extract(epoch FROM clock_timestamp() - prepared)::float8, quote_literal(gid) FROM pg_prepared_xacts
+WHERE database = current_database() ORDER BY prepared LIMIT 1;
+
+-- sees everybody --
+-- Whether this role is shown the transactions of others.
+SELECT pg_has_role('pg_read_all_stats', 'USAGE');
+
+-- replica roles --
+-- For whom triggers do not fire: the role and the database for which session_replication_role is set so.
+SELECT coalesce(quote_ident(r.rolname), 'ALL'), quote_ident(d.datname)
+FROM pg_db_role_setting AS s LEFT JOIN pg_roles AS r ON r.oid = s.setrole LEFT JOIN pg_database AS d ON d.oid = s.setdatabase
+WHERE 'session_replication_role=replica' = ANY (s.setconfig) AND coalesce(d.datname, current_database()) = current_database();
+
+-- replication role --
+SELECT current_setting('session_replication_role');
+
+-- journal --
+SELECT bytes, extract(epoch FROM clock_timestamp() - oldest)::float8, losses FROM changefeed.journal_status();
