@@ -42,14 +42,16 @@ def make_feed(
 ) -> Feed:
     """Nothing runs yet."""
     share = share or Share()
-    deliveries = Deliveries(share.meters)
+    tally = Tally(time.time())
+    # Changes say by PostgreSQL's clock when they were made; until it is known, by one that agrees with ours.
+    deliveries = Deliveries(share.meters, clock=lambda: time.time() + (tally.database_ahead_seconds or 0.0))
 
     def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
         deliveries.broadcast(FeedClient.broadcast(changes, cursor), changes[0].at)
 
     broadcasts: list[Broadcast] = [broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
-    hub = Hub(Tally(time.time()), broadcasts)
-    change_counts = ChangeCounts(hub.tally, share.meters)
+    hub = Hub(tally, broadcasts)
+    change_counts = ChangeCounts(tally, share.meters)
     database = Database(conninfo)
     journal = Journal(database)
     history = History(database, journal, hub.tally)

@@ -4,7 +4,6 @@ A broadcast is counted once, when it has been handed to the last socket: countin
 making it.
 """
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -34,9 +33,9 @@ LATENCY_BUCKET, LATENCY_SUM = "changefeed_latency_seconds_bucket", "changefeed_l
 
 
 class Deliveries:
-    """Of one process. A delivery is one change, or payload, handed to one client's outbox."""
+    """Of one process. A delivery is one change, or payload, handed to one client's outbox. `clock` is PostgreSQL's."""
 
-    def __init__(self, meters: Meters, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, meters: Meters, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._held_back = 0
         self._feed = meters.meter(DELIVERIES, "feed")

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import sys
 import termios
+import threading
 from typing import Any
 from unittest import mock
 from urllib.parse import quote
@@ -124,27 +125,30 @@ class ListenTest(ListenCase):
     async def test_no_notification_of_the_feed_is_missed_while_channels_come_and_go(self):
         feed = await self.connect()
         writer = postgres.connect(self.conninfo)
-        writing = asyncio.get_running_loop().run_in_executor(None, self.notify_in_turns, writer)
-        came_and_went = 0
-        while not writing.done():
+        stopping = threading.Event()
+        writing = asyncio.get_running_loop().run_in_executor(None, self.notify_until, stopping, writer)
+        for came_and_went in range(20):
             clients = [await self.listen(f"churn {came_and_went % 7} {number}") for number in range(3)]
             for client in clients:
                 client.close()
-            came_and_went += 1
-        await writing
+        stopping.set()
+        sent = await writing
         writer.close()
-        self.assertGreater(came_and_went, 10)
-        got = [int(await feed.read_message()) for _ in range(6_000)]
-        self.assertEqual(got, list(range(6_000)))
+        got = [int(await feed.read_message()) for _ in range(sent)]
+        self.assertEqual(got, list(range(sent)))
         self.assertEqual(self.feed.listener.reconnects, 0)
 
     @staticmethod
-    def notify_in_turns(writer: Any) -> None:
+    def notify_until(stopping: threading.Event, writer: Any) -> int:
+        """Three at a time; how many in all."""
+        sent = 0
         with writer.cursor() as db_cursor:
-            for begin in range(0, 6_000, 3):
+            while not stopping.is_set():
                 db_cursor.execute(
-                    "SELECT pg_notify('events', i::text) FROM generate_series(%s, %s) i", [begin, begin + 2]
+                    "SELECT pg_notify('events', i::text) FROM generate_series(%s, %s) i", [sent, sent + 2]
                 )
+                sent += 3
+        return sent
 
 
 class OutageTest(ListenCase):
