@@ -308,6 +308,17 @@ test('messages are parsed by whoever keeps every digit', () => {
   expect(states.at(-1)).toMatchObject({ retryAt: clock.now() + 50 });
 });
 
+test('a cursor that is none is told as a gap, and the feed begins anew', () => {
+  follow({ since: 'from elsewhere' });
+  say('error', { code: 'not_a_cursor', message: 'that is no cursor' });
+  cut();
+  hello('c0');
+  changes('c1');
+  expect(sinceOf(urls.at(-1))).toBe(null);
+  expect(heard).toEqual(['gap: that is no cursor', 'c1']);
+  expect(reported).toEqual([new Error('changefeed: not_a_cursor: that is no cursor')]);
+});
+
 test("the server's errors are reported; messages of later versions are nobody's", () => {
   hello('c0');
   say('error', { code: 'bad_filter', message: 'write status=eq.open' });

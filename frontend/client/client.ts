@@ -168,6 +168,11 @@ export function connect(first: string | URL | Options | undefined, second: Optio
       case 'going_away':
         return socket.expectClose(Number(message.reconnect_in_ms));
       case 'error':
+        if (message.code === 'not_a_cursor') {
+          tellGap(message.message, browser.clock.now());
+          cursor = null;
+          isOpen = false; // so that losing the connection, which comes next, is not told once more
+        }
         return browser.report(new Error(`changefeed: ${message.code}: ${message.message}`));
       // Other types are of later versions, for those who ask for them.
     }

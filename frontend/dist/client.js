@@ -163,7 +163,13 @@ function connect(first, second = {}, browser = BROWSER) {
 				cursor = begin;
 				return;
 			case "going_away": return socket.expectClose(Number(message.reconnect_in_ms));
-			case "error": return browser.report(/* @__PURE__ */ new Error(`changefeed: ${message.code}: ${message.message}`));
+			case "error":
+				if (message.code === "not_a_cursor") {
+					tellGap(message.message, browser.clock.now());
+					cursor = null;
+					isOpen = false;
+				}
+				return browser.report(/* @__PURE__ */ new Error(`changefeed: ${message.code}: ${message.message}`));
 		}
 	};
 	const socket = new ReconnectingSocket({
