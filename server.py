@@ -35,12 +35,14 @@ from changefeed.processes import NeverStarted, Parent, Processes
 from changefeed.settings import Settings, SettingsError
 from changefeed.settings import load as load_settings
 from changefeed.watching import CannotWatch, NoSuchTable
+from handlers.alerting import keep_alerting
 from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
 from handlers.routes import make_app
 from handlers.sampling import keep_sampling
 from handlers.stopping import stop_serving
+from handlers.webhook import Webhook
 
 logger = logging.getLogger("server")
 
@@ -101,6 +103,8 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
             settings.client_limit,
             files,
         )
+    if settings.alert_webhook and not settings.alert:
+        logger.warning("--alert-webhook is told nothing without an --alert")
     if settings.processes > 1:
         await lead(settings, argv, stopping)
         return
@@ -202,11 +206,22 @@ async def serve(
             await stack.enter_async_context(running(feed.watching.tend()))
         if share.is_first and source.is_demo:
             await stack.enter_async_context(running(Demo(feed.database, settings.demo_rate).run()))
+        if share.is_first and settings.alert:
+            await stack.enter_async_context(running(alerting(feed)))
         if share.others_are_ready:
             http_server.add_sockets(listen())
         ready()
         await stopping.wait()
         logger.info("stopping; %d clients are connected", sum(share.census.here().values()))
+
+
+async def alerting(feed: Feed) -> None:
+    if feed.settings.alert_webhook is None:
+        await keep_alerting(feed, send=lambda _: None)
+        return
+    webhook = Webhook(feed.settings.alert_webhook)
+    async with running(webhook.run()):
+        await keep_alerting(feed, webhook.send)
 
 
 async def follow_parent(parent: Parent, feed: Feed, stopping: asyncio.Event) -> None:

@@ -1,6 +1,6 @@
 """Counts at a time in, counts by step of time out: the newest steps only. Knows no change and no clock."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from changefeed.change import ACTIONS
@@ -47,6 +47,16 @@ class Buckets:
         return [
             self._message(begins, self._counts.get(begins, {})) for begins in begun if begins + self.step_seconds > at
         ]
+
+    def count(self, begins: int, tables: Collection[str], index: int) -> int:
+        """The changes of these tables in the step that begins then."""
+        bucket = self._counts.get(begins, {})
+        return sum(bucket[table][index] for table in tables if table in bucket)
+
+    def newest_end(self, tables: Collection[str], index: int) -> int | None:
+        """Where the newest step ends in which any of these tables has a change; None where none has."""
+        newest_first = sorted(self._counts, reverse=True)
+        return next((begins + self.step_seconds for begins in newest_first if self.count(begins, tables, index)), None)
 
     def take_touched(self) -> list[BucketMessage]:
         """The buckets that changed since this was last called, with the tables in them that did."""

@@ -8,6 +8,7 @@ the next wake-ups become one.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -43,6 +44,7 @@ class Follower:
         drained: Callable[[], Awaitable[None]],
     ) -> None:
         self.memory: Memory | None = None  # None while there is no journal
+        self.read_until = 0.0  # epoch seconds: what was committed before is published
         self._journal = journal
         self._publish = publish
         self._before_first = before_first
@@ -100,6 +102,8 @@ class Follower:
         memory = self.memory
         if memory is None:
             return
+        # What was left over of a batch is as old as that.
+        began = time.time() if memory.edge.previous == memory.edge.batch else self.read_until
         while True:
             page = await self._journal.read(memory.edge)
             self._check_losses(memory, page)
@@ -108,6 +112,7 @@ class Follower:
             if page.changes:
                 self._publish(page, self._journal.encode(page.end))
             if page.end.previous == page.end.batch:
+                self.read_until = began
                 return
             await self._drained()
 

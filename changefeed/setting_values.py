@@ -1,7 +1,9 @@
 """The text of a setting in, its value out, or ValueError: a function's docstring says what it takes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
@@ -93,6 +95,14 @@ host=… user=… dbname=…"""
     if scheme_end and (authority.count("@") > 1 or "@" in path):
         raise ValueError
     if not parts.get("port", "0").replace(",", "").isdigit():
+        raise ValueError
+    return text.strip()
+
+
+def http_url(text: str) -> str:
+    """a URL that begins with http:// or https:// and names a host"""
+    parts = urlsplit(text.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or re.search(r"\s", text.strip()):
         raise ValueError
     return text.strip()
 

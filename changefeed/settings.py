@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from dotenv.parser import parse_stream
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from changefeed import __version__, log_lines, setting_values
+from changefeed import __version__, alerts, log_lines, setting_values
 
 
 class SettingsError(Exception):
@@ -44,6 +44,8 @@ class Settings:
     channels: tuple[str, ...]
     retention_hours: float
     retention_bytes: int
+    alert: tuple[alerts.Alert, ...]
+    alert_webhook: str | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Setting:
     metavar: str
     help: str
     is_repeatable: bool = False
+    is_secret: bool = False  # may hold a password: it is never repeated
     dotenv_variable: str = ""  # where the name in .env is not the one in the environment
 
     @property
@@ -90,6 +93,7 @@ SETTINGS: tuple[Setting, ...] = (
         "URL",
         "PostgreSQL to feed from, as a URL or conninfo; without it libpq's PGHOST, PGDATABASE, … are used, and "
         "without those an embedded PostgreSQL with a demo table is started",
+        is_secret=True,
     ),
     Setting(
         "database_wait_seconds",
@@ -184,6 +188,22 @@ SETTINGS: tuple[Setting, ...] = (
         1 << 30,
         "BYTES",
         "how large the journal grows before that",
+    ),
+    Setting(
+        "alert",
+        alerts.parse,
+        (),
+        "ALERT",
+        "what to log and to tell the webhook, such as 'no INSERT in public.orders for 5 min', 'more than 100 INSERT/s'",
+        is_repeatable=True,
+    ),
+    Setting(
+        "alert_webhook",
+        setting_values.http_url,
+        None,
+        "URL",
+        "where to POST a JSON object when an alert is raised, and when it ends",
+        is_secret=True,
     ),
 )
 
@@ -312,8 +332,7 @@ def _parse(setting: Setting, source: str, given: str | list[str]) -> Any:
         texts = given if isinstance(given, list) else given.split(",")
         return tuple(setting.parse(text.strip()) for text in texts)
     except (ValueError, KeyError):
-        # A database's URL holds a password: it is not repeated.
-        shown = "the value given" if setting.name == "database_url" else repr(given)
+        shown = "the value given" if setting.is_secret else repr(given)
         raise SettingsError(f"{source}: {shown} is not {setting.parse.__doc__}") from None
 
 

@@ -78,6 +78,25 @@ class Feed:
             "reason": self.listener.reason,
         }
 
+    def counted_span(self, now: float) -> tuple[float, float] | None:
+        """From and to in epoch seconds, by the clock of what is counted: all that happened between is in the tally.
+
+        None while it isn't known to when that is.
+        """
+        tally = self.hub.tally
+        is_deaf = self.listener.state is not ListenerState.LISTENING
+        deaf_until = max((to or now for _, to in self.deaf_spans(now, now)), default=0.0)
+        known_from = max(tally.since.timestamp(), deaf_until)
+        if self.follower.memory is None:
+            return None if is_deaf else (known_from, now)
+        # The journal's changes are counted by PostgreSQL's clock, those of plain triggers by ours.
+        ahead_seconds = tally.database_ahead_seconds
+        if ahead_seconds is None or (is_deaf and self.hub.has_plain_triggers):
+            return None
+        if self.hub.has_plain_triggers:
+            ahead_seconds = min(ahead_seconds, 0.0)
+        return known_from, self.follower.read_until + ahead_seconds
+
     def deaf_spans(self, now: float, window_seconds: float) -> list[list[float | None]]:
         """When nothing was heard that NOTIFY alone tells of, as [from, to] in epoch seconds; to is None for still.
 

@@ -29,6 +29,8 @@ SAMPLES = {
     "channels": ("people", "chat_*", " "),
     "retention_hours": ("0.5", "48", "0"),
     "retention_bytes": ("1048576", "2097152", "1048575"),
+    "alert": ("no INSERT in public.orders for 5 min", "more than 100 INSERT/s", "no INSERTs in orders"),
+    "alert_webhook": ("https://hooks.example.com/one", "http://[::1]:81/", "hooks.example.com"),
 }
 SOURCES = ("flag", "environment", ".env")
 
@@ -193,6 +195,13 @@ def test_an_address_beyond_loopback_needs_allow_anonymous(address: str, dotenv: 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_a_loopback_address_needs_no_leave(address: str, dotenv: Path):
     assert load(["--address", address], {}, dotenv).address == address
+
+
+@pytest.mark.parametrize("flag", ["--database-url", "--alert-webhook"])
+def test_what_may_hold_a_password_is_not_repeated(flag: str, dotenv: Path):
+    with pytest.raises(SettingsError) as refused:
+        load([flag, "x://hunter2/hunter2@hunter2"], {}, dotenv)
+    assert "hunter2" not in str(refused.value)
 
 
 # -- the command line's own
