@@ -278,6 +278,31 @@ def test_every_state_fits_its_width_and_is_accessible_in_light_and_dark(ground: 
         assert page.violations() == []
 
 
+def test_a_narrow_page_shows_one_panel_at_a_time(orders: Ground):
+    page = orders.open(viewport=NARROW)
+    orders.write("INSERT INTO orders SELECT generate_series(1, 300)")
+    panels = {
+        "charts": page.page.get_by_role("heading", name="Changes per second"),
+        "rows": page.page.get_by_role("heading", name="Newest rows"),
+        "tables": page.page.get_by_role("heading", name="Tables"),
+    }
+    for chosen in ("charts", "tables", "rows", "charts"):
+        page.page.get_by_role("button", name=chosen, exact=True).click()
+        for name, heading in panels.items():
+            expect(heading).to_be_visible(visible=name == chosen)
+        assert page.page.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
+        assert page.violations() == []
+    # A chart that was hidden has its width again.
+    chart = page.page.locator(".u-over").first.bounding_box()
+    assert chart
+    assert chart["width"] > NARROW["width"] / 2
+    page.page.keyboard.press("j")
+    expect(panels["rows"]).to_be_visible()
+    page.page.set_viewport_size(WIDE)
+    for heading in panels.values():
+        expect(heading).to_be_visible()
+
+
 def test_a_change_between_light_and_dark_reaches_the_chart(orders: Ground):
     page = orders.open(color_scheme="light")
     orders.write("INSERT INTO orders SELECT generate_series(1, 9)")
