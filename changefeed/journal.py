@@ -11,6 +11,7 @@ from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, enco
 from changefeed.database import Database, Row
 from changefeed.memory import Page
 from changefeed.queries import load
+from changefeed.seal import MARK, Seal
 
 QUERIES = load("server.sql")
 VERSION = 2  # of sql/install.sql
@@ -52,6 +53,7 @@ class Journal:
         self._database = database
         self.epoch: bytes | None = None
         self.losses = Losses()
+        self._seal: Seal | None = None
 
     async def identify(self) -> bool:
         """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
@@ -60,13 +62,14 @@ class Journal:
             self.epoch = None
             return False
         await self._database.fetch(QUERIES["begin anew if restored"])
-        [(epoch, version)] = await self._database.fetch(QUERIES["identify journal"])
+        [(epoch, version, seal_key)] = await self._database.fetch(QUERIES["identify journal"])
         if version > VERSION:
             raise WrongJournal(
                 f"the schema changefeed is of version {version}, this server knows {VERSION}; use the newer server, or "
                 "take the schema away with sql/uninstall.sql"
             )
         self.epoch = bytes.fromhex(epoch)[:EPOCH_BYTES]
+        self._seal = Seal(bytes.fromhex(seal_key))
         return True
 
     async def read(self, place: Place, upto: Snapshot | None = None) -> Page:
@@ -90,10 +93,21 @@ class Journal:
         assert self.epoch is not None
         return encode(self.epoch, place)
 
-    def decode(self, text: str) -> Place:
+    def seal(self, cursor: str) -> str:
+        """The cursor for who may not know how many changes there are beside his own."""
+        assert self._seal is not None
+        return self._seal.seal(cursor)
+
+    def decode(self, text: str, *, must_be_sealed: bool = False) -> Place:
         """The place a cursor names. Raises NotACursor or ForeignCursor."""
-        epoch, place = decode(text)
-        if epoch != self.epoch:
+        opened: str | None = text
+        if text.startswith(MARK):
+            opened = self._seal.open(text) if self._seal else None
+        elif must_be_sealed:
+            decode(text)
+            raise ForeignCursor("the cursor was given to somebody with other rights")
+        epoch, place = decode(opened) if opened else (None, None)
+        if place is None or epoch != self.epoch:
             raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
         return place
 

@@ -34,6 +34,11 @@ def members(row: str) -> list[tuple[str, str]]:
     return _nested_members(row)  # some value is an array, an object, or a json column's text with spaces about it
 
 
+def some_members(row: str, names: frozenset[str]) -> str:
+    """The object with just these members, by their names as JSON strings."""
+    return "{" + ",".join(f"{name}:{value}" for name, value in members(row) if name in names) + "}"
+
+
 def _nested_members(row: str) -> list[tuple[str, str]]:
     found = []
     at = _after_space(row, 1)

@@ -46,6 +46,11 @@ class Row:
         self._parse()
         return _value(self._data, column) if self._data else None
 
+    def has(self, column: str) -> bool:
+        """Whether the row says anything of it, null included."""
+        self._parse()
+        return self._data is not None and column in self._data
+
     def has_changed(self, column: str) -> bool:
         """Whether an UPDATE has changed it, as far as is known."""
         self._parse()

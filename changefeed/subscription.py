@@ -13,8 +13,10 @@ import msgspec
 
 from changefeed.change import ACTIONS, Change
 from changefeed.filters import BadFilter, Filter, Kind, equality, make_test, parse_filter
-from changefeed.old_values import members
+from changefeed.old_values import members, some_members
+from changefeed.rights import EVERY_TABLE, Grants, bound_of, visible
 from changefeed.row import Row
+from changefeed.sight import SealCursor, Sight, sight_of
 
 FIELDS = ("table", "action", "filter", "columns")
 TERMS_LIMIT = 100  # of each field
@@ -33,15 +35,19 @@ class BadSubscription(ValueError):
 
 @dataclass(frozen=True)
 class Subscription:
-    """Empty fields ask for everything. `tables` are `name`, `schema.name` or `schema.*`; all `filters` must hold."""
+    """Empty fields ask for everything. `tables` are `name`, `schema.name` or `schema.*`; all `filters` must hold.
+
+    `within` is not asked for but had: what the client has a right to.
+    """
 
     tables: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     filters: tuple[Filter, ...] = ()
     columns: tuple[str, ...] = ()
+    within: Grants = EVERY_TABLE
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Sequence[str]]) -> "Subscription":
+    def parse(cls, fields: Mapping[str, Sequence[str]], within: Grants = EVERY_TABLE) -> "Subscription":
         """From texts by field; the order within a field means nothing. Raises BadSubscription."""
         for name, terms in fields.items():
             if len(terms) > TERMS_LIMIT:
@@ -55,7 +61,13 @@ class Subscription:
             tuple(sorted({_action(text) for text in fields.get("action", ())})),
             tuple(sorted(filters, key=str)),
             tuple(sorted({column for text in fields.get("columns", ()) for column in _columns(text)})),
+            within,
         )
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is anything that the client has no right to."""
+        return self.within != EVERY_TABLE
 
     def names(self, table: str) -> bool:
         """Whether `table`, as a change names it, is asked for."""
@@ -71,9 +83,10 @@ EVERYTHING = Subscription()
 class Selection:
     """A subscription at work. A table's columns are looked up when its first change comes, and at look_again()."""
 
-    def __init__(self, subscription: Subscription, columns: Columns) -> None:
+    def __init__(self, subscription: Subscription, columns: Columns, seal: SealCursor = str) -> None:
         self.subscription = subscription
         self._columns = columns
+        self._seal = seal
         self._tables: dict[str, TableSelection | None] = {}
 
     def pick(self, changes: Sequence[Change], rows: "Sequence[Row] | None" = None) -> Sequence[Change]:
@@ -87,6 +100,10 @@ class Selection:
         selected = self.for_table(change.table)
         return selected.pick(change, row) if selected else None
 
+    def cursor(self, cursor: str | None) -> str | None:
+        """The cursor as the client may have it."""
+        return self._seal(cursor) if cursor and self.subscription.is_bounded else cursor
+
     def look_again(self) -> None:
         self._tables.clear()
 
@@ -98,14 +115,19 @@ class Selection:
 
     def _look_up(self, table: str) -> "TableSelection | None":
         asked = self.subscription
-        if not table or not asked.names(table):
+        bound = bound_of(asked.within, table)
+        if not table or not asked.names(table) or bound is None:
             return None
         columns = self._columns(table)
-        if columns is not None and any(term.column not in columns for term in asked.filters):
-            return None  # of several tables, one that has no such column
+        for term in asked.filters:
+            if not bound.shows(term.column) or (columns is not None and term.column not in columns):
+                return None  # of several tables, one that has no such column
         terms = [(term, columns[term.column] if columns else None) for term in asked.filters]
+        sight = sight_of(bound, columns, self._seal) if asked.is_bounded else None
+        if asked.is_bounded and sight is None:
+            return None
         try:
-            return TableSelection(asked, terms)
+            return TableSelection(asked, terms, sight)
         except BadFilter:
             return None  # or has it of another type
 
@@ -113,23 +135,34 @@ class Selection:
 class TableSelection:
     """The changes of one table that are asked for."""
 
-    def __init__(self, asked: Subscription, terms: Sequence[tuple[Filter, Kind | None]]) -> None:
+    def __init__(
+        self, asked: Subscription, terms: Sequence[tuple[Filter, Kind | None]], sight: Sight | None = None
+    ) -> None:
+        self._sight = sight  # None where everything is seen
         self._actions = frozenset(asked.actions or ACTIONS)
         self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
         self._columns = frozenset(json.dumps(column, ensure_ascii=False) for column in asked.columns)
-        self.equality = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
+        bounding = sight.equality if sight else None
+        self.equality = bounding or next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
     def pick(self, change: Change, row: Row) -> Change | None:
         if change.action not in self._actions:
             return None
         passage = ""
+        if self._sight:
+            seen = self._sight.see(change, row)
+            if seen is None:
+                return None
+            change, passage = seen
+            row = Row(change)
         if self._tests and row.is_known:
             holds = held = self._holds(row.value)
             if change.action == "UPDATE" and row.is_changed:
                 held = self._holds(row.old_value)
             if not holds and not held:
                 return None
-            passage = "" if holds is held else "enter" if holds else "leave"
+            if holds is not held:
+                passage = "enter" if holds else "leave"
         if self._columns:
             change = with_columns(change, self._columns)
         return with_passage(change, passage) if passage else change
@@ -139,9 +172,9 @@ class TableSelection:
 
 
 def with_passage(change: Change, passage: str) -> Change:
-    """The change, saying that it took its row into or out of the filter. The cursor stays last."""
-    head, _, cursor = change.text.rpartition(', "cursor": ')
-    return msgspec.structs.replace(change, text=f'{head}, "filter": "{passage}", "cursor": {cursor}')
+    """The change, saying that it took its row into or out of the filter. A cursor stays last."""
+    at = change.text.rindex(', "cursor": ' if change.id else "}")
+    return msgspec.structs.replace(change, text=f'{change.text[:at]}, "filter": "{passage}"{change.text[at:]}')
 
 
 def with_columns(change: Change, columns: frozenset[str]) -> Change:
@@ -149,12 +182,8 @@ def with_columns(change: Change, columns: frozenset[str]) -> Change:
     parts = []
     for key, value in members(change.text):
         is_row = key in ('"data"', '"old"') and value.startswith("{")
-        parts.append(f"{key}: {_some_members(value, columns) if is_row else value}")
+        parts.append(f"{key}: {some_members(value, columns) if is_row else value}")
     return msgspec.structs.replace(change, text="{" + ", ".join(parts) + "}")
-
-
-def _some_members(row: str, names: frozenset[str]) -> str:
-    return "{" + ",".join(f"{name}:{value}" for name, value in members(row) if name in names) + "}"
 
 
 def _table(text: str) -> str:
@@ -193,8 +222,10 @@ def _split(text: str) -> list[str]:
 def check(subscription: Subscription, tables: Mapping[str, Mapping[str, Kind]]) -> None:
     """Raises BadSubscription where no change can ever fit: no such table, no such column, a value of another type.
 
-    Of several tables one must fit. `tables` are those of the database, by schema.name.
+    Of several tables one must fit. `tables` are those of the database, by schema.name; what the client has no right to
+    is, for whatever is said here, not there.
     """
+    tables = visible(subscription.within, tables)
     for name in subscription.tables:
         if not name.endswith(".*") and not any(Subscription((name,)).names(table) for table in tables):
             raise BadSubscription(

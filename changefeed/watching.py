@@ -136,7 +136,7 @@ class Watching:
 
     async def _install(self) -> None:
         if await self._is_installed():
-            [(_, version)] = await self._database.fetch(QUERIES["identify journal"])
+            [(_, version, _)] = await self._database.fetch(QUERIES["identify journal"])
             if version >= VERSION:
                 return
         try:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from changefeed.change import Change
 from changefeed.filters import NO_VALUE, Equality, Key
 from changefeed.row import Row
-from changefeed.subscription import EVERYTHING, Columns, Selection, Subscription
+from changefeed.subscription import EVERYTHING, Selection, Subscription
 from handlers.dialects import Dialect
 
 Client = TypeVar("Client")
@@ -36,10 +36,12 @@ class Audiences(Generic[Client]):
     def __iter__(self) -> Iterator[Audience[Client]]:
         return iter(tuple(self._all.values()))
 
-    def join(self, client: Client, dialect: Dialect, subscription: Subscription, columns: Columns) -> Audience[Client]:
+    def join(self, client: Client, dialect: Dialect, selection: Selection) -> Audience[Client]:
+        """Into the audience of all who asked for what `selection` selects, with the same rights."""
+        subscription = selection.subscription
         audience = self._all.get((dialect, subscription))
         if audience is None:
-            audience = self._all[dialect, subscription] = Audience(dialect, Selection(subscription, columns))
+            audience = self._all[dialect, subscription] = Audience(dialect, selection)
             for index in self._tables.values():
                 index.add(audience)
         audience.clients.add(client)

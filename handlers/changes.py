@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 
 import psycopg2
 
@@ -28,6 +29,7 @@ class ChangesHandler(ApiHandler):
     """{"changes": […], "cursor": "…", "has_more": false, "gap": null}. Without `since`: from the oldest one kept.
 
     With a subscription, as on /ws: then a page may be empty and have more behind it, when it looked at LOOK_LIMIT.
+    `has_more` says that there is another one that was asked for.
     """
 
     async def get(self) -> None:
@@ -39,25 +41,25 @@ class ChangesHandler(ApiHandler):
         await until_journal_known(self.feed)
         if self.feed.follower.memory is None:
             raise ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
-        place, gap = self._place(query.since)
-        selection = Selection(query.subscription, self.feed.catalog.columns)
+        selection = Selection(query.subscription, self.feed.catalog.columns, self.feed.journal.seal)
+        place, gap = self._place(query.since, selection)
         try:
             changes, place, has_more = await self._read(place, int(limit), selection)
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
         texts = ",".join([change.text for change in changes])
-        cursor = self.feed.journal.encode(place)
+        cursor = selection.cursor(self.feed.journal.encode(place))
         rest = json.dumps({"cursor": cursor, "has_more": has_more, "gap": gap_fields(gap) if gap else None})
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.finish(f'{{"changes":[{texts}],{rest[1:]}')
 
-    def _place(self, since: str | None) -> tuple[Place, Gap | None]:
+    def _place(self, since: str | None, selection: Selection) -> tuple[Place, Gap | None]:
         """Where to begin, and what was lost before."""
         if since is None:
             return BEGINNING, None
         journal = self.feed.journal
         try:
-            place = journal.decode(since)
+            place = journal.decode(since, must_be_sealed=selection.subscription.is_bounded)
         except NotACursor as error:
             raise ApiError(400, "not_a_cursor", str(error)) from None
         except ForeignCursor as error:
@@ -67,6 +69,8 @@ class ChangesHandler(ApiHandler):
         return place, None
 
     async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
+        # Neither an empty page nor one that says there is more may tell of what the client has no right to.
+        look_limit = math.inf if selection.subscription.is_bounded else LOOK_LIMIT
         taken: list[Change] = []
         size = looked_at = 0
         while True:
@@ -74,9 +78,11 @@ class ChangesHandler(ApiHandler):
             page = memory.page_after(place) if memory and place != BEGINNING else None
             page = page or await self.feed.journal.read(place)
             for change in page.changes:
-                if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES or looked_at >= LOOK_LIMIT:
+                if looked_at >= look_limit:
                     return taken, place, True
                 for picked in selection.pick([change]):
+                    if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES:
+                        return taken, place, True
                     taken.append(picked)
                     size += len(picked.text)
                 looked_at += 1

@@ -9,7 +9,7 @@ import abc
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import psycopg2
@@ -45,6 +45,14 @@ async def until_journal_known(feed: Feed) -> None:
     """Raises ApiError where the server does not know yet which journal there is: a cursor may be good or not."""
     if not await feed.follower.until_known(JOURNAL_DEADLINE_SECONDS):
         raise ApiError(503, "not_ready", "the server has not reached PostgreSQL yet; try again")
+
+
+def gap_within(selection: Selection, gap: Gap) -> Gap:
+    """The gap as a client of this selection may be told of it: that there is one, but not what was in it."""
+    if not selection.subscription.is_bounded:
+        return gap
+    begin, end = selection.cursor(gap.from_cursor), selection.cursor(gap.to_cursor)
+    return replace(gap, why="changes may have been lost", from_cursor=begin, to_cursor=end)
 
 
 async def check_subscription(feed: Feed, subscription: Subscription, *, needs_keys: bool = False) -> None:
@@ -91,11 +99,12 @@ class FeedClient(BaseHandler):
         """
         deliveries = 0
         for audience, picked in cls.audiences.route(changes):
-            buffer = audience.dialect.changes(picked, cursor)
+            shown = audience.selection.cursor(cursor)
+            buffer = audience.dialect.changes(picked, shown)
             audience.told = cursor
             deliveries += len(picked) * len(audience.clients)
             for client in tuple(audience.clients):
-                client.receive(picked, buffer, cursor)
+                client.receive(picked, buffer, shown)
         cls.newest_cursor = cursor or cls.newest_cursor
         return deliveries
 
@@ -103,8 +112,9 @@ class FeedClient(BaseHandler):
     def tell_gap(cls, gap: Gap) -> None:
         """Tells those who can be told that changes may have been lost."""
         for audience in cls.audiences:
+            told = audience.dialect.gap(gap_within(audience.selection, gap))
             for client in tuple(audience.clients):
-                client.outbox.send(client.dialect.gap(gap))
+                client.outbox.send(told)
 
     @classmethod
     def look_again(cls) -> None:
@@ -115,13 +125,18 @@ class FeedClient(BaseHandler):
 
     @classmethod
     def tell_places(cls) -> None:
-        """Moves the cursors of those that nothing was sent to while changes went by that they did not ask for."""
+        """Moves the cursors of those that nothing was sent to while changes went by that they did not ask for.
+
+        Who may not know that some did gets another cursor each time, whether any did or not.
+        """
         newest = cls.newest_cursor
         for audience in cls.audiences:
-            if newest and audience.told != newest:
+            if newest and (audience.told != newest or audience.selection.subscription.is_bounded):
                 audience.told = newest
+                shown = audience.selection.cursor(newest)
+                assert shown
                 for client in tuple(audience.clients):
-                    client.receive((), audience.dialect.place(newest), newest)
+                    client.receive((), audience.dialect.place(shown), shown)
 
     @classmethod
     async def keep_telling_places(cls) -> None:
@@ -160,7 +175,7 @@ class FeedClient(BaseHandler):
         await until_journal_known(self.feed)
         journal = self.feed.journal
         try:
-            place = journal.decode(query.since)
+            place = journal.decode(query.since, must_be_sealed=query.subscription.is_bounded)
         except NotACursor as error:
             raise ApiError(400, "not_a_cursor", str(error)) from None
         except ForeignCursor as error:
@@ -253,16 +268,18 @@ class FeedClient(BaseHandler):
         memory = self.feed.follower.memory
         if memory is None:
             return None
-        return self.feed.journal.encode(start.place or memory.edge)
+        cursor = self.feed.journal.encode(start.place or memory.edge)
+        return self._select(start.query).cursor(cursor)
+
+    def _select(self, query: FeedQuery) -> Selection:
+        return Selection(query.subscription, self.feed.catalog.columns, self.feed.journal.seal)
 
     def _subscribe(self, query: FeedQuery) -> None:
-        self._selection = Selection(query.subscription, self.feed.catalog.columns)
+        self._selection = self._select(query)
         self._conflation = Conflation(self.feed.catalog.key) if query.conflates else None
 
     def _go_live(self) -> None:
-        self._audience = FeedClient.audiences.join(
-            self, self.dialect, self._selection.subscription, self.feed.catalog.columns
-        )
+        self._audience = FeedClient.audiences.join(self, self.dialect, self._selection)
 
     def _stop_following(self) -> None:
         if self._audience:
@@ -290,13 +307,13 @@ class FeedClient(BaseHandler):
                 end = page.end if begin + SLICE_CHANGES >= len(page.changes) else self._within(page, part[-1])
                 picked = self._selection.pick(part)
                 is_told = bool(picked)
-                self._send(picked, journal.encode(end))
+                self._send(picked, self._selection.cursor(journal.encode(end)))
                 await self.outbox.drained()
                 await asyncio.sleep(0)  # a client that reads as fast as memory can be read is not the only one
             place = page.end
             if place == memory.edge and memory is follower.memory:
-                if not is_told:
-                    self.outbox.send(self.dialect.place(journal.encode(place)))
+                if not is_told or self._selection.subscription.is_bounded:
+                    self.outbox.send(self.dialect.place(str(self._selection.cursor(journal.encode(place)))))
                 break  # nothing was awaited since: no page comes in between
         self._catching_up = None
         self._go_live()

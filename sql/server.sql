@@ -35,8 +35,10 @@ WHERE has_table_privilege('changefeed.journal', 'SELECT, DELETE') AND has_table_
 
 -- identify journal --
 -- Which journal this is, and of which version. A dump and restore keeps the uuid, but not the cluster's system identifier
--- or the database's oid; a restore of files keeps those, but not the timeline.
-SELECT md5(concat_ws(' ', m.epoch, c.system_identifier, p.timeline_id, d.oid)), m.version
+-- or the database's oid; a restore of files keeps those, but not the timeline. Last, a key of 32 bytes that follows from
+-- what nobody is told, for sealing the cursors of those who may not see every table.
+SELECT md5(concat_ws(' ', m.epoch, c.system_identifier, p.timeline_id, d.oid)), m.version,
+       encode(sha256(convert_to('seal cursors ' || m.epoch, 'UTF8')), 'hex')
 FROM changefeed.meta AS m, pg_control_system() AS c, pg_control_checkpoint() AS p, pg_database AS d
 WHERE d.datname = current_database();
 

@@ -1,0 +1,141 @@
+"""What a token says in, what may be seen out: tables, columns, rows, channels. Knows no token or client.
+
+Nothing is given that is not named. A word that is not known is an error: a slip in a limit must not lift it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from changefeed.filters import BadFilter, Filter, Kind, make_test, parse_filter
+
+SHAPE = (
+    '{"tables": {"public.orders": {"columns": ["id"], "filter": ["customer_id=eq.42"]}}, "channels": [], '
+    '"admin": false}'
+)
+
+
+class BadRights(ValueError):
+    """The rights are none; the message says what is wrong with them."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Tables by `pattern`: of their columns those named (None: all), of their rows those for which all filters hold.
+
+    The pattern is `*`, `schema.*`, `schema.table`, or a name in whichever schema.
+    """
+
+    pattern: str
+    columns: frozenset[str] | None = None
+    filters: tuple[Filter, ...] = ()
+
+    def covers(self, table: str) -> bool:
+        """Whether `table`, as a change names it, is meant."""
+        if self.pattern == "*":
+            return True
+        if table.count(".") > 1:
+            return False  # a point in a name: where the schema ends cannot be told
+        is_of_schema = self.pattern.endswith(".*") and table.startswith(self.pattern[:-1])
+        return is_of_schema or self.pattern in (table, table.partition(".")[2])
+
+
+Grants = tuple[Grant, ...]
+EVERY_TABLE: Grants = (Grant("*"),)
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Without an argument: none."""
+
+    tables: Grants = ()
+    channels: tuple[str, ...] = ()
+    is_admin: bool = False
+
+    @classmethod
+    def parse(cls, said: object) -> "Rights":
+        """From what JSON gives for SHAPE, each member of which may be missing. Raises BadRights."""
+        given = _members(said, "the rights", ("tables", "channels", "admin"))
+        tables = given.get("tables", {})
+        if not isinstance(tables, dict):
+            raise BadRights(f"tables are named as in {SHAPE}")
+        is_admin = given.get("admin", False)
+        if not isinstance(is_admin, bool):
+            raise BadRights("admin is true or false")
+        return cls(
+            tuple(_grant(pattern, limits) for pattern, limits in sorted(tables.items())),
+            tuple(sorted(_texts(given.get("channels", []), "channels"))),
+            is_admin,
+        )
+
+
+ALL_RIGHTS = Rights(EVERY_TABLE, ("*",), True)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What may be seen of one table."""
+
+    columns: frozenset[str] | None
+    filters: tuple[Filter, ...]
+
+    def shows(self, column: str) -> bool:
+        return self.columns is None or column in self.columns
+
+
+def bound_of(grants: Grants, table: str) -> Bound | None:
+    """None where there is no right to it. What several grants say of one table must all hold."""
+    covering = [grant for grant in grants if grant.covers(table)]
+    if not covering:
+        return None
+    limits = [grant.columns for grant in covering if grant.columns is not None]
+    columns = frozenset.intersection(*limits) if limits else None
+    return Bound(columns, tuple(term for grant in covering for term in grant.filters))
+
+
+def visible(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> Mapping[str, Mapping[str, Kind]]:
+    """Of the columns by table those that may be seen: what has no right to be seen is not there."""
+    if grants == EVERY_TABLE:
+        return tables
+    seen = {}
+    for table, columns in tables.items():
+        bound = bound_of(grants, table)
+        if bound is not None and fits(bound.filters, columns):
+            seen[table] = {column: kind for column, kind in columns.items() if bound.shows(column)}
+    return seen
+
+
+def fits(filters: Iterable[Filter], columns: Mapping[str, Kind]) -> bool:
+    """Whether a table of these columns can be looked at through these filters; one through which it cannot is shut."""
+    try:
+        for term in filters:
+            make_test(term, columns[term.column])
+    except (KeyError, BadFilter):
+        return False
+    return True
+
+
+def _grant(pattern: str, limits: object) -> Grant:
+    bare = pattern.removesuffix("*") if pattern == "*" or pattern.endswith(".*") else pattern
+    if not pattern or "*" in bare or bare == ".":
+        raise BadRights(f"{pattern[:80]!r} names no table: write *, sales.*, public.orders or orders")
+    given = _members(limits, f"the limits of {pattern[:80]}", ("columns", "filter"))
+    columns = frozenset(_texts(given["columns"], "columns")) if "columns" in given else None
+    try:
+        filters = {parse_filter(text) for text in _texts(given.get("filter", []), "filter")}
+        for term in filters:
+            _ = term.values  # a list that is none is a BadFilter only here
+    except BadFilter as error:
+        raise BadRights(str(error)) from None
+    return Grant(pattern, columns, tuple(sorted(filters, key=str)))
+
+
+def _members(said: object, what: str, known: tuple[str, ...]) -> Mapping[str, object]:
+    if not isinstance(said, dict) or not said.keys() <= set(known):
+        raise BadRights(f"{what} are an object with nothing but {', '.join(known)}, as in {SHAPE}")
+    return said
+
+
+def _texts(said: object, what: str) -> list[str]:
+    if not isinstance(said, list) or not all(isinstance(text, str) and text for text in said):
+        raise BadRights(f"{what} is a list of texts, as in {SHAPE}")
+    return said

@@ -1,0 +1,97 @@
+"""A change of one table in, what may be seen of it out. Knows no subscription and no client.
+
+Whatever a client asks for is asked of what is seen here, so that no filter, column or cursor tells of more. An UPDATE
+that takes a row into sight shows the new row and nothing of the old one; one that takes it out of sight shows the row
+as it was, and nothing of the new one.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from changefeed.change import Change
+from changefeed.filters import Equality, Filter, Kind, equality, make_test
+from changefeed.old_values import members, some_members
+from changefeed.rights import Bound, fits
+from changefeed.row import Row
+
+# Not xid, which counts the transactions of the whole cluster, nor what a trigger says beside the contract.
+_SHOWN = frozenset(f'"{name}"' for name in ("table", "action", "data", "schema", "old", "at", "count", "cursor"))
+
+SealCursor = Callable[[str], str]
+
+
+def sight_of(bound: Bound, columns: Mapping[str, Kind] | None, seal: SealCursor) -> "Sight | None":
+    """None where nothing of the table can be shown. Without `columns`, of a table not known yet, only equality is safe:
+
+    whatever type the column turns out to have, an equal text is an equal value.
+    """
+    if columns is not None and not fits(bound.filters, columns):
+        return None
+    if columns is None and any(term.is_negated or term.operator not in ("eq", "in") for term in bound.filters):
+        return None
+    return Sight(bound, [(term, columns[term.column] if columns else None) for term in bound.filters], seal)
+
+
+class Sight:
+    """What may be seen of one table's changes."""
+
+    def __init__(self, bound: Bound, terms: Sequence[tuple[Filter, Kind | None]], seal: SealCursor) -> None:
+        self._seal = seal
+        self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
+        self._has_limits = bool(terms) or bound.columns is not None
+        self._names = None if bound.columns is None else frozenset(map(_json, bound.columns))
+        self.equality: Equality | None = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
+
+    def see(self, change: Change, row: Row) -> tuple[Change, str] | None:
+        """The change as it is seen, and "enter" or "leave" where it takes the row into or out of sight."""
+        if not change.id and not self._has_limits:
+            return change, ""  # as a trigger of the user's says it
+        if not row.is_known:
+            # In the journal that is a TRUNCATE, or a statement of many rows. A trigger's may be anything.
+            return (self._show(change), "") if change.id else None
+        is_seen = was_seen = self._lets_through(row, row.value)
+        if change.action == "UPDATE" and row.is_changed:
+            was_seen = self._lets_through(row, row.old_value)
+        if is_seen and was_seen:
+            return self._show(change, has_old=row.is_changed), ""
+        if is_seen:
+            return self._show(change), "enter"
+        return (self._show(change, as_before=True), "leave") if was_seen else None
+
+    def _lets_through(self, row: Row, value: Callable[[str], Any]) -> bool:
+        # A column that is not there is no null: it may have been renamed since the filter was made.
+        return all(row.has(column) and test(value(column)) for column, test in self._tests)
+
+    def _show(self, change: Change, *, as_before: bool = False, has_old: bool = False) -> Change:
+        parts = dict(members(change.text))
+        if as_before:
+            parts['"data"'] = _before(parts)
+        if not has_old:
+            parts.pop('"old"', None)
+        if self._tests:
+            parts.pop('"count"', None)  # of rows that may all be others'
+        for name in parts.keys() & {'"data"', '"old"'}:
+            parts[name] = self._columns_of(parts[name])
+        parts.pop('"cursor"', None)
+        if change.cursor:
+            parts['"cursor"'] = f'"{self._seal(change.cursor)}"'
+        text = ", ".join(f"{name}: {value}" for name, value in parts.items() if name in _SHOWN)
+        return msgspec.structs.replace(change, text="{" + text + "}")
+
+    def _columns_of(self, row: str) -> str:
+        if self._names is None:
+            return row
+        return some_members(row, self._names) if row.startswith("{") else "null"
+
+
+def _before(found: Mapping[str, str]) -> str:
+    """The row as it was before the UPDATE: what has changed since, and what has not, each value byte for byte."""
+    row = dict(members(found['"data"'])) | dict(members(found['"old"']))
+    return "{" + ",".join(f"{name}:{value}" for name, value in row.items()) + "}"
+
+
+def _json(column: str) -> str:
+    return json.dumps(column, ensure_ascii=False)
