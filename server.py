@@ -42,6 +42,7 @@ from handlers.feed_client import FeedClient
 from handlers.routes import make_app
 from handlers.sampling import keep_sampling
 from handlers.stopping import stop_serving
+from handlers.tokens import load_tokens
 from handlers.webhook import Webhook
 
 logger = logging.getLogger("server")
@@ -89,10 +90,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def run(settings: Settings, argv: Sequence[str]) -> None:
-    """Serves until SIGINT or SIGTERM. Raises StartError, EmbeddedError or NeverStarted."""
+    """Serves until SIGINT or SIGTERM. Raises StartError, SettingsError, EmbeddedError or NeverStarted."""
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    load_tokens(settings)  # what is wrong with them is said before anything is opened
     files = raise_limit()
     if parent := await Parent.find():
         await work(settings, parent, stopping)
@@ -129,6 +131,7 @@ async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event)
             "port": port,
             "memory": memory,
             "started_at": datetime.now(UTC).isoformat(),
+            "session_secret": Share().session_secret,
         }
         processes = Processes(
             (sys.executable, __file__, *argv),
@@ -152,6 +155,7 @@ async def work(settings: Settings, parent: Parent, stopping: asyncio.Event) -> N
         others_are_ready=orders["others_are_ready"],
         meters=Meters(number, settings.processes, orders["memory"]),
         started_at=datetime.fromisoformat(orders["started_at"]),
+        session_secret=orders["session_secret"],
     )
     await serve(
         settings,

@@ -1,12 +1,19 @@
 """Counts at a time in, counts by step of time out: the newest steps only. Knows no change and no clock."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from changefeed.change import ACTIONS
 
 Counts = list[int]  # in the order of ACTIONS
-BucketMessage = dict[str, object]
+
+
+class BucketMessage(TypedDict):
+    """The bucket that begins at the epoch second `at`: counts by table, and how many changes had which delay."""
+
+    at: int
+    counts: Mapping[str, Counts]
+    delays: NotRequired[Mapping[int, int]]
 
 
 class Buckets:
@@ -81,7 +88,10 @@ class Buckets:
 
     def _message(self, begins: int, counts: dict[str, Counts]) -> BucketMessage:
         delays = self._delays.get(begins)
-        return {"at": begins, "counts": counts, **({"delays": delays} if delays else {})}
+        message: BucketMessage = {"at": begins, "counts": counts}
+        if delays:
+            message["delays"] = delays
+        return message
 
     def _begin(self, at: float) -> int | None:
         """The beginning of the step that holds `at`; None where that is past."""

@@ -106,10 +106,11 @@ class Journal:
         elif must_be_sealed:
             decode(text)
             raise ForeignCursor("the cursor was given to somebody with other rights")
-        epoch, place = decode(opened) if opened else (None, None)
-        if place is None or epoch != self.epoch:
-            raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
-        return place
+        if opened is not None:
+            epoch, place = decode(opened)
+            if epoch == self.epoch:
+                return place
+        raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
 
     async def _fetch(self, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None) -> Page:
         rows = await self._database.fetch(

@@ -51,6 +51,10 @@ class Rights:
     channels: tuple[str, ...] = ()
     is_admin: bool = False
 
+    @property
+    def sees_everything(self) -> bool:
+        return self.tables == EVERY_TABLE
+
     @classmethod
     def parse(cls, said: object) -> "Rights":
         """From what JSON gives for SHAPE, each member of which may be missing. Raises BadRights."""

@@ -81,6 +81,45 @@ def origin(text: str) -> str:
     return text.lower()
 
 
+def token(text: str) -> str:
+    """a token of at least 16 characters, of A-Z a-z 0-9 . _ ~ + / = -, as of openssl rand -hex 16"""
+    # Which are those of a Bearer token (RFC 6750, 2.1).
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,}", text, re.ASCII):
+        raise ValueError
+    return text
+
+
+def secret(text: str) -> str:
+    """a secret of at least 32 characters, as of openssl rand -hex 32"""
+    if len(text) < 32:
+        raise ValueError
+    return text
+
+
+def jwt_algorithm(text: str) -> str:
+    """HS256, RS256 or ES256"""
+    if text not in ("HS256", "RS256", "ES256"):
+        raise ValueError
+    return text
+
+
+def https_url(text: str) -> str:
+    """a URL that begins with https://, or http:// on this machine (localhost, 127.0.0.1)"""
+    url = urlsplit(text.strip())
+    is_here = url.hostname in ("localhost", "127.0.0.1", "::1")
+    if not url.hostname or not (url.scheme == "https" or (url.scheme == "http" and is_here)):
+        raise ValueError
+    return text.strip()
+
+
+def file(text: str) -> Path:
+    """a file"""
+    path = Path(words(text)).expanduser().absolute()
+    if path.is_dir():
+        raise ValueError
+    return path
+
+
 def conninfo(text: str) -> str:
     """postgresql://user:password@host:5432/dbname (with %40 for @ and %2F for / in the password), or libpq's \
 host=… user=… dbname=…"""

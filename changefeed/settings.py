@@ -36,6 +36,19 @@ class Settings:
     log_format: str
     allow_origin: tuple[str, ...]
     allow_anonymous: bool
+    token: tuple[str, ...]
+    token_file: Path | None
+    jwt_algorithm: str | None
+    jwt_key_file: Path | None
+    jwt_jwks_url: str | None
+    jwt_audience: str | None
+    jwt_issuer: str | None
+    session_secret: str | None  # None means one drawn at the start
+
+    @property
+    def asks_for_tokens(self) -> bool:
+        return bool(self.token or self.token_file or self.jwt_algorithm)
+
     outbox_limit_bytes: int
     processes: int
     client_limit: int
@@ -58,7 +71,7 @@ class Setting:
     metavar: str
     help: str
     is_repeatable: bool = False
-    is_secret: bool = False  # may hold a password: it is never repeated
+    is_secret: bool = False  # then its value is not repeated in an error
     dotenv_variable: str = ""  # where the name in .env is not the one in the environment
 
     @property
@@ -84,7 +97,7 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.words,
         "127.0.0.1",
         "IP",
-        "address to listen on; beyond loopback see --allow-anonymous",
+        "address to listen on; beyond loopback see --token, --jwt-algorithm and --allow-anonymous",
     ),
     Setting(
         "database_url",
@@ -136,6 +149,44 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         "",
         "serve everybody on an address beyond loopback, without authentication",
+    ),
+    Setting(
+        "token",
+        setting_values.token,
+        (),
+        "TOKEN",
+        "token that may see and do everything; once there is one, every client needs a token; better given as TOKEN "
+        "in the environment or by --token-file, since others can read the command line",
+        is_repeatable=True,
+        is_secret=True,
+    ),
+    Setting(
+        "token_file",
+        setting_values.file,
+        None,
+        "FILE",
+        "tokens, one a line, each with its rights behind it as JSON, or without for all rights",
+    ),
+    Setting(
+        "jwt_algorithm",
+        setting_values.jwt_algorithm,
+        None,
+        "NAME",
+        "take JSON Web Tokens signed with HS256, RS256 or ES256; their claim changefeed is their rights",
+    ),
+    Setting(
+        "jwt_key_file", setting_values.file, None, "FILE", "the secret of HS256, or the issuer's public key in PEM"
+    ),
+    Setting("jwt_jwks_url", setting_values.https_url, None, "URL", "where the issuer's public keys are, a JWK Set"),
+    Setting("jwt_audience", setting_values.words, None, "TEXT", "what must stand in a token as aud"),
+    Setting("jwt_issuer", setting_values.words, None, "TEXT", "what must stand in a token as iss"),
+    Setting(
+        "session_secret",
+        setting_values.secret,
+        None,
+        "TEXT",
+        "signs the dashboard's cookies; without it one is drawn at each start, and everybody signs in again",
+        is_secret=True,
     ),
     Setting(
         "outbox_limit_bytes",
@@ -308,10 +359,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
     if values["database_url"] is not None:
         values["database_url"] = _completed(values["database_url"], environ, in_file)
     settings = Settings(**values)
-    if not settings.allow_anonymous and not is_loopback(settings.address):
+    if not (settings.asks_for_tokens or settings.allow_anonymous or is_loopback(settings.address)):
         raise SettingsError(
-            f"--address {settings.address} would show the database's rows to everybody who can reach it; listen on "
-            "127.0.0.1 behind a proxy that authenticates, or say --allow-anonymous if that is what you want"
+            f"--address {settings.address} would show the database's rows to everybody who can reach it; ask for "
+            "tokens (--token, --token-file, --jwt-algorithm), or say --allow-anonymous if that is what you want"
         )
     return settings
 

@@ -3,6 +3,7 @@
 The counts are exact and absolute; only the rows are a sample, and each message says of how many.
 """
 
+import contextlib
 import json
 import time
 from collections import deque
@@ -14,18 +15,23 @@ from tornado.ioloop import PeriodicCallback
 from changefeed import __version__
 from changefeed.change import Change
 from changefeed.cursor import NotACursor
+from changefeed.database import DatabaseUnavailable
 from changefeed.delays import LEAST_SECONDS, PER_DOUBLING
 from changefeed.gap import Gap
 from changefeed.journal import ForeignCursor
-from changefeed.subscription import EVERYTHING, Subscription
+from changefeed.rights import EVERY_TABLE
+from changefeed.subscription import EVERYTHING, Selection, Subscription
 from changefeed.tally import STEPS
 from handlers.audiences import Audience, Audiences
 from handlers.base import ApiHandler
+from handlers.bounded_view import BoundedView
+from handlers.counted_tables import CountedTables
 from handlers.dialects import PROTOCOL, gap_fields, message_frame
 from handlers.errors import ApiError
 from handlers.feed import Feed, iso
-from handlers.feed_client import JOURNAL_DEADLINE_SECONDS
+from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, gap_within
 from handlers.feed_query import fields_of_message, parse_query
+from handlers.gate import Need
 from handlers.sample import (
     CHARACTERS_PER_SECOND,
     HELLO_LIMIT_CHARACTERS,
@@ -49,6 +55,8 @@ SAID_LIMIT_CHARACTERS = 1_000
 class ActivityHandler(ApiHandler):
     """The last `window` seconds in buckets of `step`: {"now", "since", "step_seconds", "totals", "buckets", …}."""
 
+    needs = Need.TOKEN
+
     def get(self) -> None:
         tally = self.feed.hub.tally
         step = self.get_query_argument("step", "1")
@@ -61,11 +69,12 @@ class ActivityHandler(ApiHandler):
         ):
             raise ApiError(400, "bad_window", f"window is a whole number of seconds from 1 to {buckets.window_seconds}")
         now = time.time()
+        counted = CountedTables(self.rights.tables)
         self.finish(
             {
-                **_tally_state(self.feed, now),
+                **counted.state(self.feed, now),
                 "step_seconds": buckets.step_seconds,
-                "buckets": buckets.since(now - int(window)),
+                "buckets": counted.buckets(buckets.since(now - int(window))),
                 "deaf": self.feed.deaf_spans(now, int(window)),
             }
         )
@@ -81,6 +90,10 @@ class ActivitySocket(BaseSocket):
     """
 
     kind = "dashboards"
+    # Those who may not see everything, and have nothing to do with the others but the ticker.
+    views: ClassVar[dict[Subscription, BoundedView["ActivitySocket"]]] = {}
+    _view: BoundedView["ActivitySocket"] | None = None
+    _gap: Gap | None = None
     clients: ClassVar[set["ActivitySocket"]] = set()
     _ticker: ClassVar[PeriodicCallback | None] = None
     _told_published: ClassVar[int] = 0
@@ -100,21 +113,27 @@ class ActivitySocket(BaseSocket):
     _wants_rows = True
     _seen: int | None = None  # None: it never says
 
-    async def get(self, *args: Any, **kwargs: Any) -> None:
+    async def look(self, *args: str) -> None:
+        if not self.rights.sees_everything:
+            with contextlib.suppress(DatabaseUnavailable):  # then only what is safe without it is shown
+                await self.feed.catalog.until_read()
         self._gap = await self._read_since(self.get_query_argument("since", None))
-        await super().get(*args, **kwargs)
 
-    def open(self, *args: str, **kwargs: str) -> None:
-        super().open()
+    def entered(self) -> None:
         feed, now = self.feed, time.time()
         # The others hear first what came since the last tick; it is in the newcomer's `hello` already.
         ActivitySocket.tick(feed)
-        self.clients.add(self)
+        if self.rights.sees_everything:
+            self.clients.add(self)
+        else:
+            self._show(Subscription(within=self.rights.tables))
         if ActivitySocket._ticker is None:
             ActivitySocket._ticker = PeriodicCallback(lambda: ActivitySocket.tick(feed), TICK_SECONDS * 1000)
             ActivitySocket._ticker.start()
-        self.outbox.send(
-            message_frame(
+        hello = (
+            self._view.hello(now)
+            if self._view
+            else message_frame(
                 "hello",
                 server={"version": __version__, "started_at": iso(feed.share.started_at)},
                 database=feed.database_state(),
@@ -123,9 +142,10 @@ class ActivitySocket(BaseSocket):
                 delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
                 rows_per_second=ROWS_PER_SECOND,
                 cursor=_cursor(feed),
-                **_tally_state(feed, now),
+                **CountedTables(EVERY_TABLE).state(feed, now),
             )
         )
+        self.outbox.send(hello)
         if self._gap:
             self.outbox.send(message_frame("gap", **gap_fields(self._gap)))
 
@@ -133,11 +153,14 @@ class ActivitySocket(BaseSocket):
         super().on_close()
         self.clients.discard(self)
         self._choose(EVERYTHING)
-        if not self.clients and ActivitySocket._ticker:
+        self._leave_view()
+        if not self.clients and not self.views and ActivitySocket._ticker:
             ActivitySocket._ticker.stop()
             ActivitySocket._ticker = None
 
     def on_message(self, message: str | bytes) -> None:
+        if self.identity is None:
+            return
         match _said(message):
             case {"type": "seen", "message": int(number)}:
                 self._seen = number
@@ -151,16 +174,18 @@ class ActivitySocket(BaseSocket):
 
     def _filter(self, fields: dict[str, object]) -> None:
         try:
-            query = parse_query(fields_of_message(fields))
+            query = parse_query(fields_of_message(fields), self.rights)
         except ApiError as error:
             self.outbox.send(message_frame("error", code=error.code, message=error.message))
         else:
-            self._choose(query.subscription)
+            (self._show if self._view else self._choose)(query.subscription)
 
     @classmethod
     def tick(cls, feed: Feed) -> None:
         """Tells every dashboard what happened since the last tick, or once a second that nothing did."""
         now = time.time()
+        for view in tuple(cls.views.values()):
+            view.tick(now)
         of = feed.hub.published - cls._told_published
         is_coarse = now - cls._coarse_told_at >= COARSE_SECONDS
         has_counts = is_coarse or (
@@ -192,6 +217,8 @@ class ActivitySocket(BaseSocket):
     @classmethod
     def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> None:
         """Counts what each filter lets through, and keeps the newest of it until the next message."""
+        for view in cls.views.values():
+            view.add(changes, time.time())
         for audience, picked in cls.audiences.route(changes):
             cls._matches.setdefault(audience, Matches()).add(picked)
 
@@ -209,10 +236,14 @@ class ActivitySocket(BaseSocket):
     @classmethod
     def tell_database(cls, feed: Feed) -> None:
         cls._tell_all(message_frame("database", **feed.database_state()))
+        for view in cls.views.values():
+            view.tell(message_frame("database", **feed.database_state(is_full=False)))
 
     @classmethod
     def tell_gap(cls, gap: Gap) -> None:
         cls._tell_all(message_frame("gap", **gap_fields(gap)))
+        for view in cls.views.values():
+            view.tell(message_frame("gap", **gap_fields(gap_within(view.selection, gap))))
 
     @classmethod
     def _counts(cls, feed: Feed, now: float, is_coarse: bool) -> dict[str, object]:
@@ -233,13 +264,37 @@ class ActivitySocket(BaseSocket):
         for client in tuple(cls.clients):
             client.outbox.send(frame)
 
+    @classmethod
+    def all(cls) -> "list[ActivitySocket]":
+        return [*cls.clients, *(client for view in cls.views.values() for client in view.clients)]
+
+    @classmethod
+    def look_again(cls) -> None:
+        """The tables were read anew: their columns may be others."""
+        for view in cls.views.values():
+            view.look_again()
+
+    def _show(self, subscription: Subscription) -> None:
+        """To one who may not see everything."""
+        self._leave_view()
+        self._view = self.views.get(subscription) or BoundedView(self.feed, subscription)
+        self.views[subscription] = self._view
+        self._view.clients.add(self)
+
+    def _leave_view(self) -> None:
+        if self._view:
+            self._view.clients.discard(self)
+            if not self._view.clients:
+                self.views.pop(self._view.selection.subscription, None)
+            self._view = None
+
     def _choose(self, subscription: Subscription) -> None:
         if self._audience:
             self.audiences.leave(self, self._audience)
             self._audience = None
         if subscription != EVERYTHING:
             # Without the columns' types a value's own decides: what the page itself compares are texts.
-            self._audience = self.audiences.join(self, PROTOCOL, subscription, lambda table: None)
+            self._audience = self.audiences.join(self, PROTOCOL, Selection(subscription, lambda table: None))
 
     def _withheld(self, now: float) -> str | None:
         """Why this one gets no rows now: it is behind, or nobody looks; None where it gets them."""
@@ -259,7 +314,7 @@ class ActivitySocket(BaseSocket):
             return None
         await self.feed.follower.until_known(JOURNAL_DEADLINE_SECONDS)
         try:
-            place = self.feed.journal.decode(since)
+            place = self.feed.journal.decode(since, must_be_sealed=not self.rights.sees_everything)
         except (NotACursor, ForeignCursor) as error:
             return Gap(str(error), from_cursor=since)
         if self.feed.journal.losses.concern(place):
@@ -274,11 +329,6 @@ def _said(message: str | bytes) -> object:
         return json.loads(message)
     except (ValueError, RecursionError):
         return None
-
-
-def _tally_state(feed: Feed, now: float) -> dict[str, object]:
-    tally = feed.hub.tally
-    return {"now": now, "since": iso(tally.since), "totals": tally.totals, "other": tally.foreign}
 
 
 def _cursor(feed: Feed) -> str | None:

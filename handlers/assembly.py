@@ -24,7 +24,9 @@ from handlers.change_counts import ChangeCounts
 from handlers.deliveries import Deliveries
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
+from handlers.gate import Gate
 from handlers.listen import ListenSocket
+from handlers.tokens import load_tokens
 
 PLAIN_CHANNEL = "events"  # the original's
 JOURNAL_CHANNEL = "changefeed"
@@ -40,8 +42,9 @@ def make_feed(
     echo: Broadcast | None = None,
     share: Share | None = None,
 ) -> Feed:
-    """Nothing runs yet."""
+    """Nothing runs yet. Raises SettingsError where the tokens of the settings are none."""
     share = share or Share()
+    tokens = load_tokens(settings)
     tally = Tally(time.time())
     # Changes say by PostgreSQL's clock when they were made; until it is known, by one that agrees with ours.
     deliveries = Deliveries(share.meters, clock=lambda: time.time() + (tally.database_ahead_seconds or 0.0))
@@ -57,6 +60,10 @@ def make_feed(
     history = History(database, journal, hub.tally)
 
     telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
+
+    def look_again() -> None:
+        FeedClient.look_again()
+        ActivitySocket.look_again()
 
     def tell_gap(gap: Gap) -> None:
         FeedClient.tell_gap(gap)
@@ -122,12 +129,13 @@ def make_feed(
         follower,
         watching,
         database,
-        Catalog(database, FeedClient.look_again),
+        Catalog(database, look_again),
         Admission(settings.client_limit, settings.client_limit_per_address, share.census),
         history,
         database_name,
         share,
         deliveries,
         change_counts,
+        Gate(tokens, settings.session_secret or share.session_secret, settings.allow_origin),
     )
     return feed

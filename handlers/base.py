@@ -2,12 +2,15 @@
 
 import http
 import random
-from typing import Any, cast
+from typing import Any, ClassVar, cast, final
 
 from tornado.web import HTTPError, RequestHandler
 
+from changefeed.rights import Rights
 from handlers.errors import ApiError
 from handlers.feed import Feed
+from handlers.gate import Need
+from handlers.tokens import Identity
 
 # The dashboard brings all it needs; nothing is loaded from elsewhere, nothing may frame it. A style-src of 'self'
 # forbids style attributes in HTML; what scripts set through the CSSOM is not affected.
@@ -21,9 +24,32 @@ RETRY_AFTER_SECONDS = (2, 10)  # at random in between, so that a crowd does not 
 
 
 class BaseHandler(RequestHandler):
+    """Whoever is not let in by the gate gets no further than prepare()."""
+
+    needs: ClassVar[Need] = Need.EVERYTHING
+    is_told_in_socket: ClassVar[bool] = False  # that a token is missing, which a refused handshake tells no page
+    identity: Identity | None = None
+
     @property
     def feed(self) -> Feed:
         return cast(Feed, self.settings["feed"])
+
+    @property
+    def rights(self) -> Rights:
+        """Of whoever asks: nobody has none."""
+        return self.identity.rights if self.identity else Rights()
+
+    @final
+    async def prepare(self) -> None:
+        self.prepare_answer()
+        try:
+            self.identity = await self.feed.gate.admit(self.request, self.needs)
+        except ApiError as error:
+            if error.code != "sign_in" or not self.is_told_in_socket:
+                raise
+
+    def prepare_answer(self) -> None:
+        """What holds of the answer, whoever asks."""
 
     def set_default_headers(self) -> None:
         self.set_header("Server", "psqlisten2websocket")
@@ -52,6 +78,8 @@ class BaseHandler(RequestHandler):
             code = phrase.lower().replace(" ", "_")
             message = _ADVICE.get(status_code, phrase)
         self.set_header("Cache-Control", "no-store")
+        if status_code == http.HTTPStatus.UNAUTHORIZED:
+            self.set_header("WWW-Authenticate", "Bearer")  # RFC 9110, 11.6.1
         if status_code == http.HTTPStatus.SERVICE_UNAVAILABLE:
             self.set_header("Retry-After", str(random.randint(*RETRY_AFTER_SECONDS)))
         self.finish({"error": {"code": code, "message": message}})
@@ -68,10 +96,12 @@ _ADVICE = {
 class ApiHandler(BaseHandler):
     """A JSON answer that is true only now."""
 
-    def prepare(self) -> None:
+    def prepare_answer(self) -> None:
         self.set_header("Cache-Control", "no-store")
 
 
 class NotFoundHandler(ApiHandler):
-    def prepare(self) -> None:
+    needs = Need.NOTHING
+
+    def prepare_answer(self) -> None:
         raise HTTPError(404)

@@ -17,6 +17,7 @@ from handlers.dialects import gap_fields
 from handlers.errors import ApiError
 from handlers.feed_client import check_subscription, until_journal_known
 from handlers.feed_query import parse_query
+from handlers.gate import Need
 
 DEFAULT_LIMIT = 1_000
 MOST_LIMIT = 10_000
@@ -32,11 +33,14 @@ class ChangesHandler(ApiHandler):
     `has_more` says that there is another one that was asked for.
     """
 
+    needs = Need.TOKEN
+
     async def get(self) -> None:
         limit = self.get_query_argument("limit", str(DEFAULT_LIMIT))
         if not (limit.isascii() and limit.isdigit() and len(limit) < 6 and 1 <= int(limit) <= MOST_LIMIT):
             raise ApiError(400, "bad_limit", f"limit is a whole number from 1 to {MOST_LIMIT}")
-        query = parse_query({name: terms for name, terms in self.query_fields().items() if name not in OTHER_FIELDS})
+        fields = {name: terms for name, terms in self.query_fields().items() if name not in OTHER_FIELDS}
+        query = parse_query(fields, self.rights)
         await check_subscription(self.feed, query.subscription)
         await until_journal_known(self.feed)
         if self.feed.follower.memory is None:

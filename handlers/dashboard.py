@@ -5,12 +5,15 @@ from pathlib import Path
 from tornado.web import StaticFileHandler
 
 from handlers.base import BaseHandler
+from handlers.gate import Need
 
 DIST_DIR = Path(__file__).parent.parent / "frontend" / "dist"
 
 
 class DashboardHandler(StaticFileHandler, BaseHandler):
     """The page itself is asked for anew each time; what it names carries a hash in its name and is kept."""
+
+    needs = Need.NOTHING  # they hold no data: what the page shows it must ask for
 
     def set_extra_headers(self, path: str) -> None:
         is_hashed = path.startswith("assets/")

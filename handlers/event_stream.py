@@ -5,8 +5,10 @@ import socket
 import sys
 
 from handlers.dialects import STREAM, STREAM_HEARTBEAT
+from handlers.expiry import Expiry
 from handlers.feed_client import FeedClient
 from handlers.feed_query import parse_query
+from handlers.gate import Need
 from handlers.outbox import Outbox
 
 HEARTBEAT_SECONDS = 15.0
@@ -24,12 +26,14 @@ def give_up_dead_peers(connection: socket.socket) -> None:
 class EventStreamHandler(FeedClient):
     """A client of the feed; each event's id is the cursor after it, and an event `gap` tells of one."""
 
+    needs = Need.TOKEN
     dialect = STREAM
 
     async def get(self) -> None:
         last = self.request.headers.get("Last-Event-ID")
         fields = self.query_fields()
-        start = await self.prepare_start(parse_query({**fields, "since": [last]} if last else fields))
+        query = parse_query({**fields, "since": [last]} if last else fields, self.rights)
+        start = await self.prepare_start(query)
         self.feed.admission.check(self.request.remote_ip)
         self._stream = stream = self.detach()
         closed = asyncio.Event()
@@ -40,6 +44,8 @@ class EventStreamHandler(FeedClient):
         self.feed.admission.enter(self.request.remote_ip, "feed")
         self.outbox.send(self._head())
         self.begin(start)
+        assert self.identity
+        expiry = Expiry(self.identity, stream.close)  # the client comes back, and is told by a 401
         try:
             while not closed.is_set():
                 try:
@@ -48,6 +54,7 @@ class EventStreamHandler(FeedClient):
                 except TimeoutError:
                     self.outbox.send(STREAM_HEARTBEAT)
         finally:
+            expiry.cancel()
             self.feed.admission.leave(self.request.remote_ip, "feed")
             self.end()
             stream.close()

@@ -1,5 +1,6 @@
 """What the handlers look at, in one place: the running change feed and the settings. Knows no request."""
 
+import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,13 +19,15 @@ from handlers.admission import Admission
 from handlers.census import Census
 from handlers.change_counts import ChangeCounts
 from handlers.deliveries import Deliveries
+from handlers.gate import Gate
 
 OUTAGE_LIMIT = 100
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one process of those that share the port is; the default is the only one. `started_at` is the server's.
+    """What one process of those that share the port is; the default is the only one. `started_at` and `session_secret`
+    are the server's.
 
     The first one does what is done once: it tends the journal, prints the echo and makes the demo. One that `prepares`
     watches the tables of the settings before it is ready. One whose `others_are_ready` lets nobody in before it is too.
@@ -36,6 +39,7 @@ class Share:
     others_are_ready: bool = False
     meters: Meters = field(default_factory=Meters)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    session_secret: str = field(default_factory=lambda: secrets.token_hex(32))
 
     @property
     def is_first(self) -> bool:
@@ -64,18 +68,22 @@ class Feed:
     share: Share
     deliveries: Deliveries
     change_counts: ChangeCounts
+    gate: Gate
     outages: list[Outage] = field(default_factory=list)
 
     def remember(self, outage: Outage) -> None:
         self.outages = [*self.outages, outage][-OUTAGE_LIMIT:]
 
-    def database_state(self) -> dict[str, object]:
-        """How the server stands with PostgreSQL, as the activity socket and its `hello` tell it."""
+    def database_state(self, *, is_full: bool = True) -> dict[str, object]:
+        """How the server stands with PostgreSQL, as the activity socket and its `hello` tell it.
+
+        Where that is not for everybody, neither which database it is nor what it answers.
+        """
         return {
             "state": self.listener.state.value,
-            "name": self.database_name,
+            "name": self.database_name if is_full else "PostgreSQL",
             "since": iso(self.listener.since),
-            "reason": self.listener.reason,
+            "reason": self.listener.reason if is_full else "",
         }
 
     def counted_span(self, now: float) -> tuple[float, float] | None:

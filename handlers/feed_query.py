@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from changefeed.hub import RECENT_LIMIT
+from changefeed.rights import Rights
 from changefeed.subscription import EVERYTHING, FIELDS, BadSubscription, Subscription
 from handlers.errors import ApiError
 
@@ -24,13 +25,16 @@ class FeedQuery:
     conflates: bool = False
 
 
-def parse_query(fields: Mapping[str, Sequence[str]]) -> FeedQuery:
-    """From texts by name. A name that is none of ours means nothing, unless it looks like a slip. Raises ApiError."""
+def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights) -> FeedQuery:
+    """From texts by name, for somebody with these rights. Raises ApiError.
+
+    A name that is none of ours means nothing, unless it looks like a slip.
+    """
     for name in fields:
         if name not in NAMES and (close := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.75)):
             raise ApiError(400, "unknown_field", f"there is no field {name[:40]!r}; did you mean {close[0]}?")
     try:
-        subscription = Subscription.parse({name: fields.get(name, ()) for name in FIELDS})
+        subscription = Subscription.parse({name: fields.get(name, ()) for name in FIELDS}, rights.tables)
     except BadSubscription as error:
         raise ApiError(400, error.code, str(error)) from None
     return FeedQuery(

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from changefeed.raw_channels import NAME_LIMIT_BYTES, ChannelRefused
+from changefeed.rights import Rights
 from handlers.errors import ApiError
 from handlers.feed import Feed
 from handlers.framing import text_frames
@@ -27,17 +28,18 @@ class ListenSocket(BaseSocket):
     _channel: str | None = None  # while it is wanted
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        channel = args[0]
-        check(self.feed, channel)
-        self._channel = channel
         try:
-            await self._until_heard(channel)
             await super().get(*args, **kwargs)
         finally:
             self._stop_listening()
 
-    def open(self, *args: str, **kwargs: str) -> None:
-        super().open()
+    async def look(self, *args: str) -> None:
+        [channel] = args
+        check(self.feed, self.rights, channel)
+        self._channel = channel
+        await self._until_heard(channel)
+
+    def entered(self) -> None:
         assert self._channel is not None
         self.clients.setdefault(self._channel, set()).add(self)
 
@@ -104,13 +106,19 @@ class ListenSocket(BaseSocket):
             self.clients.pop(channel, None)
 
 
-def check(feed: Feed, channel: str) -> None:
+def check(feed: Feed, rights: Rights, channel: str) -> None:
     """Raises ApiError for a channel that cannot be had."""
     if len(channel.encode()) > NAME_LIMIT_BYTES or "\0" in channel:
         raise ApiError(400, "bad_channel", f"a channel's name has at most {NAME_LIMIT_BYTES} bytes, none of them zero")
     if fnmatchcase(channel, OUR_CHANNELS):
         raise ApiError(403, "channel_not_allowed", f"channel {channel} is the server's own; follow the tables with /ws")
-    if not any(fnmatchcase(channel, pattern) for pattern in feed.settings.channels):
+    if not (_matches(channel, feed.settings.channels) and _matches(channel, rights.channels)):
         raise ApiError(
-            403, "channel_not_allowed", f"channel {channel} is not open to clients; start the server with --channels"
+            403,
+            "channel_not_allowed",
+            f"channel {channel} is not open to you; --channels opens it, and so must the rights of a token",
         )
+
+
+def _matches(channel: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(channel, pattern) for pattern in patterns)

@@ -18,6 +18,7 @@ from changefeed.queries import load
 from handlers import census, change_counts, deliveries, sampling
 from handlers.base import BaseHandler
 from handlers.feed import Feed
+from handlers.gate import Need
 from handlers.sampling import sample
 
 QUERIES = load("server.sql")
@@ -101,7 +102,9 @@ METRICS = (
 
 
 class MetricsHandler(BaseHandler):
-    """Whichever process answers answers for all of them."""
+    """Whichever process answers answers for all of them. It counts the changes of all tables."""
+
+    needs = Need.EVERYTHING
 
     async def get(self) -> None:
         sample(self.feed)

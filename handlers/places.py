@@ -9,14 +9,18 @@ from changefeed.cursor import NotACursor, Place
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.journal import BEGINNING, ForeignCursor
 from changefeed.queries import load
+from changefeed.subscription import Selection, Subscription
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
-from handlers.feed_client import until_journal_known
+from handlers.feed_client import check_subscription, until_journal_known
+from handlers.gate import Need
 
 QUERIES = load("server.sql")
 
 
 class _PlacesHandler(ApiHandler):
+    needs = Need.TOKEN
+
     async def get(self) -> None:
         await until_journal_known(self.feed)
         if self.feed.follower.memory is None:
@@ -26,6 +30,11 @@ class _PlacesHandler(ApiHandler):
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
 
+    def selection(self) -> Selection:
+        """All that whoever asks may see."""
+        subscription = Subscription(within=self.rights.tables)
+        return Selection(subscription, self.feed.catalog.columns, self.feed.journal.seal)
+
     async def answer(self) -> None:
         raise NotImplementedError
 
@@ -34,6 +43,7 @@ class ChangeHandler(_PlacesHandler):
     """The change that has this `cursor`, as it is on the wire."""
 
     async def answer(self) -> None:
+        await check_subscription(self.feed, self.selection().subscription)  # so that the columns are known
         change = await self._find(self.get_query_argument("cursor", ""))
         if change is None:
             raise ApiError(404, "aged_out", "the journal keeps this change no longer")
@@ -42,14 +52,15 @@ class ChangeHandler(_PlacesHandler):
 
     async def _find(self, cursor: str) -> Change | None:
         try:
-            place = self.feed.journal.decode(cursor)
+            place = self.feed.journal.decode(cursor, must_be_sealed=not self.rights.sees_everything)
         except NotACursor as error:
             raise ApiError(400, "not_a_cursor", str(error)) from None
         except ForeignCursor as error:
             raise ApiError(404, "foreign_cursor", str(error)) from None
         # A cursor is exclusive: the change is the first one after the place of the id below it.
         page = await self.feed.journal.read(Place(place.previous, place.batch, place.id - 1))
-        return next((change for change in page.changes[:1] if change.id == place.id), None)
+        found = [change for change in page.changes[:1] if change.id == place.id]
+        return next(iter(self.selection().pick(found)), None)
 
 
 class PlaceHandler(_PlacesHandler):
@@ -62,7 +73,7 @@ class PlaceHandler(_PlacesHandler):
         [(first_id,)] = await self.feed.database.fetch(QUERIES["first since"], {"at": at})
         edge = memory.edge
         place = edge if first_id is None else Place(BEGINNING.previous, edge.batch, first_id - 1)
-        self.finish({"cursor": self.feed.journal.encode(place)})
+        self.finish({"cursor": self.selection().cursor(self.feed.journal.encode(place))})
 
     @staticmethod
     def _seconds(text: str) -> float:

@@ -16,6 +16,7 @@ from handlers.health import HealthHandler, ReadyHandler
 from handlers.listen import ListenSocket
 from handlers.metrics import MetricsHandler
 from handlers.places import ChangeHandler, PlaceHandler
+from handlers.session import SessionHandler
 from handlers.status import StatusHandler
 from handlers.tables import TablesHandler, WatchHandler
 
@@ -35,6 +36,7 @@ ROUTES = (
     URLSpec(r"/api/tables", TablesHandler),
     URLSpec(r"/api/tables/(.+)/watch", WatchHandler),
     URLSpec(r"/api/status", StatusHandler),
+    URLSpec(r"/api/session", SessionHandler),
     URLSpec(r"/healthz", HealthHandler),
     URLSpec(r"/readyz", ReadyHandler),
     URLSpec(r"/metrics", MetricsHandler),

@@ -18,7 +18,7 @@ CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
 def sample(feed: Feed) -> None:
     meters, listener = feed.share.meters, feed.listener
     feed.change_counts.sample()
-    clients: tuple[FeedClient | BaseSocket, ...] = (*FeedClient.connected, *ActivitySocket.clients, *ListenSocket.all())
+    clients: tuple[FeedClient | BaseSocket, ...] = (*FeedClient.connected, *ActivitySocket.all(), *ListenSocket.all())
     meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in clients))
     meters.meter(LISTENER_UP).set(listener.is_ready)
     meters.meter(RECONNECTS).set(listener.reconnects)

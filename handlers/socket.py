@@ -1,4 +1,4 @@
-"""What the WebSockets share: the origin check, the outbox, errors before the handshake."""
+"""What the WebSockets share: the origin check, the outbox, errors before the handshake, the end of a token."""
 
 import logging
 from typing import Any, ClassVar, cast
@@ -9,6 +9,8 @@ from tornado.websocket import WebSocketHandler
 
 from handlers.base import BaseHandler
 from handlers.errors import ApiError
+from handlers.expiry import Expiry
+from handlers.gate import Need
 from handlers.outbox import Outbox
 
 _NO_HEADERS = HTTPHeaders()
@@ -17,19 +19,41 @@ logger = logging.getLogger(__name__)
 TRY_AGAIN_LATER = 1013  # the registered close code for a client that may come back (IANA WebSocket registry)
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
+# Of the range for private use (RFC 6455, 7.4.2), after HTTP's 401 and 419.
+SIGN_IN = 4401
+TOKEN_EXPIRED = 4419
 
 
 class BaseSocket(WebSocketHandler, BaseHandler):
-    """A WebSocket; its `outbox` takes whole frames."""
+    """A WebSocket; its `outbox` takes whole frames.
 
+    A page is not told why its handshake was refused. So who has no token gets in, and no further: entered() is called
+    for somebody only, and the others are closed with SIGN_IN.
+    """
+
+    needs = Need.TOKEN
+    is_told_in_socket = True
     outbox: Outbox
+    _expiry: Expiry | None = None
     kind: ClassVar[str] = "feed"  # as the census counts it
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
+        if self.identity:
+            await self.look(*args)
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise ApiError(400, "not_a_websocket", 'this path is a WebSocket; connect with new WebSocket("ws://…")')
         self.feed.admission.check(self.request.remote_ip)
         await super().get(*args, **kwargs)
+
+    async def look(self, *args: str) -> None:
+        """Before the handshake: raises ApiError where what somebody asks for cannot be had."""
+
+    def entered(self) -> None:
+        """Somebody is there, and may be sent what he may see."""
+
+    def ask_who(self) -> None:
+        """The socket is open, and nobody knows for whom."""
+        self.close(SIGN_IN, "sign in")
 
     def check_origin(self, origin: str) -> bool:
         if self.names_origin(origin) or super().check_origin(origin):
@@ -49,11 +73,29 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         stream = cast(IOStream, cast(Any, self.ws_connection).stream)
         self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
         self.request.headers = self._headers = _NO_HEADERS  # a tenth of what an idle client would cost
+        if self.identity:
+            self.keep_while_valid()
+            self.entered()
+        else:
+            self.ask_who()
+
+    def keep_while_valid(self) -> None:
+        """Closes the socket when the token expires by which somebody is here."""
+        assert self.identity
+        if self._expiry:
+            self._expiry.cancel()
+        self._expiry = Expiry(self.identity, self._expire)
+
+    def _expire(self) -> None:
+        self.outbox.close()  # at once: what is sent until the client has closed too is too much
+        self.close(TOKEN_EXPIRED, "the token has expired")
 
     def on_close(self) -> None:
         if hasattr(self, "outbox"):  # else the client was gone before the socket was open
             self.feed.admission.leave(self.request.remote_ip, self.kind)
             self.outbox.close()
+        if self._expiry:
+            self._expiry.cancel()
 
     def on_drained(self) -> None:
         """The client reads again, after a time in which it did not."""

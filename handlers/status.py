@@ -7,14 +7,20 @@ import psycopg2
 from changefeed import __version__
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
+from changefeed.rights import bound_of
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
 from handlers.feed import iso
+from handlers.gate import Need
 
 QUERIES = load("server.sql")
 
 
 class StatusHandler(ApiHandler):
+    """What counts the changes of all tables, as the journal's size does, is for those who may see all tables."""
+
+    needs = Need.ADMIN
+
     async def get(self) -> None:
         feed, share = self.feed, self.feed.share
         try:
@@ -24,7 +30,7 @@ class StatusHandler(ApiHandler):
         self.finish(
             {
                 "server": {"version": __version__, "started_at": iso(feed.share.started_at)},
-                "database": feed.database_state(),
+                "database": feed.database_state(is_full=self.rights.sees_everything),
                 "clients": share.census.everywhere(),
                 "process": {
                     "number": share.number,
@@ -39,7 +45,7 @@ class StatusHandler(ApiHandler):
 
     async def _journal(self) -> dict[str, object] | None:
         """Sizes in bytes, times in UTC; None where there is no journal."""
-        if self.feed.journal.epoch is None:
+        if self.feed.journal.epoch is None or not self.rights.sees_everything:
             return None
         [(size, oldest, newest, losses)] = await self.feed.database.fetch(QUERIES["journal status"])
         return {
@@ -58,4 +64,5 @@ class StatusHandler(ApiHandler):
             return []
         columns = ("schema", "table", "is_complete", "omit", "row_limit", "strict", "partitions")
         rows = await self.feed.database.fetch(QUERIES["watched tables"])
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        return [one for one in found if bound_of(self.rights.tables, f"{one['schema']}.{one['table']}")]

@@ -32,7 +32,7 @@ async def stop_serving(http_server: HTTPServer, feed: Feed) -> None:
     spread = spread_seconds(len(followers) * feed.share.of)
     for follower in followers:
         follower.go_away(round(random.uniform(0, spread) * 1000))
-    everybody: tuple[FeedClient | BaseSocket, ...] = (*followers, *ActivitySocket.clients, *ListenSocket.all())
+    everybody: tuple[FeedClient | BaseSocket, ...] = (*followers, *ActivitySocket.all(), *ListenSocket.all())
     busy = [asyncio.ensure_future(client.outbox.drained()) for client in everybody if client.outbox.is_busy]
     if busy:
         await asyncio.wait(busy, timeout=DRAIN_DEADLINE_SECONDS)

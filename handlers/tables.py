@@ -6,15 +6,22 @@ import psycopg2
 
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
+from changefeed.rights import bound_of
 from changefeed.watching import CannotWatch, NoSuchTable, WatchOptions
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
+from handlers.gate import Need
 
 QUERIES = load("server.sql")
 
 
 class TablesHandler(ApiHandler):
-    """{"tables": [{"schema", "table", "is_watched", "watched_by", "estimated_rows"}, …]}"""
+    """{"tables": [{"schema", "table", "is_watched", "watched_by", "estimated_rows"}, …]}
+
+    The last is null where only some of the rows may be seen.
+    """
+
+    needs = Need.TOKEN
 
     async def get(self) -> None:
         try:
@@ -29,9 +36,10 @@ class TablesHandler(ApiHandler):
                         "table": table,
                         "is_watched": watched_by is not None,
                         "watched_by": watched_by,
-                        "estimated_rows": estimated_rows,
+                        "estimated_rows": None if bound.filters else estimated_rows,
                     }
                     for schema, table, watched_by, estimated_rows in rows
+                    if (bound := bound_of(self.rights.tables, f"{schema}.{table}"))
                 ]
             }
         )
@@ -40,13 +48,7 @@ class TablesHandler(ApiHandler):
 class WatchHandler(ApiHandler):
     """PUT watches the table that the path names, with {"omit", "row_limit", "strict"} in the body; DELETE ends it."""
 
-    def prepare(self) -> None:
-        super().prepare()
-        # A page of another origin cannot send PUT or DELETE unasked; this refuses it where a browser would let it.
-        origin = self.request.headers.get("Origin", "")
-        host = self.request.headers.get("Host", "")
-        if origin and not self.names_origin(origin) and origin.partition("://")[2].lower() != host.lower():
-            raise ApiError(403, "foreign_origin", "pages of another origin may not change what is watched")
+    needs = Need.ADMIN
 
     async def put(self, name: str) -> None:
         options = self._options()
@@ -58,6 +60,8 @@ class WatchHandler(ApiHandler):
     async def _change(self, name: str, options: WatchOptions | None) -> bool:
         watching = self.feed.watching
         try:
+            if bound_of(self.rights.tables, name) is None:
+                raise NoSuchTable(f"the database has no table {name}")
             return await (watching.watch(name, options) if options else watching.unwatch(name))
         except NoSuchTable as error:
             raise ApiError(404, "no_such_table", str(error)) from None

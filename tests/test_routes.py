@@ -98,6 +98,11 @@ async def check_metrics(case: "RoutesTest", path: str) -> None:
     case.assertIn(b"changefeed_listener_up", answer.body)
 
 
+async def check_session(case: "RoutesTest", path: str) -> None:
+    answer = await case.fetch_json(path)
+    case.assertEqual((answer["is_required"], answer["is_signed_in"]), (False, True))
+
+
 async def check_page(case: "RoutesTest", path: str) -> None:
     page = await case.get(path)
     case.assertEqual((page.code, page.headers["Cache-Control"]), (200, "no-cache"))
@@ -129,6 +134,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "/api/tables": ("/api/tables", check_tables),
     "/api/tables/(.+)/watch": ("/api/tables/public.nothing/watch", check_watch),
     "/api/status": ("/api/status", check_status),
+    "/api/session": ("/api/session", check_session),
     "/healthz": ("/healthz", check_health),
     "/readyz": ("/readyz", check_ready),
     "/metrics": ("/metrics", check_metrics),
@@ -138,6 +144,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
 # Those that answer a GET and end.
 PATHS = [path for path, check in CHECKS.values() if check is not check_stream]
 WATCH_PATH = "/api/tables/public.nothing/watch"
+CHANGING = {(WATCH_PATH, "PUT"), (WATCH_PATH, "DELETE"), ("/api/session", "POST"), ("/api/session", "DELETE")}
 
 
 class RoutesTest(FeedTestCase):
@@ -201,7 +208,7 @@ class RoutesTest(FeedTestCase):
     async def test_an_unknown_method_is_an_error_of_the_one_shape(self):
         for path in [*PATHS, "/nothing"]:
             for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
-                if path == WATCH_PATH and method in ("PUT", "DELETE"):
+                if (path, method) in CHANGING:
                     continue
                 answer = await self.get(path, method=method, allow_nonstandard_methods=True)
                 self.assert_is_error(answer, 404 if path == "/nothing" else 405, f"{method} {path}")

@@ -21,6 +21,14 @@ SAMPLES = {
     "log_format": ("json", "text", "xml"),
     "allow_origin": ("https://One.example.com", "*", "one.example.com"),
     "allow_anonymous": ("1", "false", "2"),
+    "token": ("0123456789abcdef", "of.forty_~+/=-characters", "0123456789abcde"),
+    "token_file": ("/one", "~/two", "/"),
+    "jwt_algorithm": ("HS256", "RS256", "none"),
+    "jwt_key_file": ("/one", "~/two", "/"),
+    "jwt_jwks_url": ("https://one.example.com/keys", "http://localhost:1/", "http://one.example.com/keys"),
+    "jwt_audience": ("one", "two", " "),
+    "jwt_issuer": ("one", "two", " "),
+    "session_secret": ("one" * 12, "two" * 12, "short"),
     "outbox_limit_bytes": ("1024", "2048", "1023"),
     "processes": ("1", "4", "0"),
     "client_limit": ("1", "500", "0"),
@@ -190,6 +198,18 @@ def test_an_address_beyond_loopback_needs_allow_anonymous(address: str, dotenv: 
     with pytest.raises(SettingsError, match="--allow-anonymous"):
         load(["--address", address], {}, dotenv)
     assert load(["--address", address, "--allow-anonymous"], {}, dotenv).address == address
+
+
+@pytest.mark.parametrize("flag", ["--token=0123456789abcdef", "--token-file=/one", "--jwt-algorithm=RS256"])
+def test_an_address_beyond_loopback_is_served_to_who_has_a_token(flag: str, dotenv: Path):
+    assert load(["--address", "0.0.0.0", flag], {}, dotenv).asks_for_tokens
+
+
+@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.is_secret], ids=lambda one: one.name)
+def test_a_secret_is_not_repeated(setting: Setting, dotenv: Path):
+    with pytest.raises(SettingsError, match="the value given is not") as refused:
+        load([setting.flag, "hunter2/"], {}, dotenv)
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -1,0 +1,45 @@
+"""Counts of all tables in, those that somebody with certain rights may know out. Knows no request."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from changefeed.buckets import BucketMessage, Counts
+from changefeed.rights import EVERY_TABLE, Grants, bound_of
+from changefeed.tally import OTHER_TABLES
+from handlers.feed import Feed, iso
+
+LOADED = timedelta(days=1)  # what is counted from the journal at the start
+
+
+class CountedTables:
+    """Those whose counts may be told: with a right to all of their rows, since a count counts all of them."""
+
+    def __init__(self, grants: Grants) -> None:
+        self._grants = grants
+        self._is_everything = grants == EVERY_TABLE
+
+    def totals(self, counts: Mapping[str, Counts]) -> Mapping[str, Counts]:
+        if self._is_everything:
+            return counts
+        return {table: of_table for table, of_table in counts.items() if self._is_counted(table)}
+
+    def buckets(self, buckets: Sequence[BucketMessage]) -> Sequence[BucketMessage]:
+        """One in which nothing is left is left out. Without the delays, which are those of all changes."""
+        if self._is_everything:
+            return buckets
+        return [
+            {"at": bucket["at"], "counts": counts} for bucket in buckets if (counts := self.totals(bucket["counts"]))
+        ]
+
+    def state(self, feed: Feed, now: float) -> dict[str, object]:
+        tally = feed.hub.tally
+        other = tally.foreign if self._is_everything else 0
+        return {"now": now, "since": iso(self._since(feed)), "totals": self.totals(tally.totals), "other": other}
+
+    def _since(self, feed: Feed) -> datetime:
+        """From when on all is counted. The oldest change of all tables is not for everybody to know the time of."""
+        return feed.hub.tally.since if self._is_everything else feed.share.started_at - LOADED
+
+    def _is_counted(self, table: str) -> bool:
+        bound = bound_of(self._grants, table)
+        return bound is not None and not bound.filters and table != OTHER_TABLES

@@ -1,0 +1,147 @@
+"""The one place that decides who gets in: a request and what its handler needs in, an Identity or an ApiError out.
+
+A handler class says what it `needs`. One that says nothing gives nothing to anybody without all rights. What a token
+may see is no matter of the gate: a handler that needs TOKEN gives out what its rights name, and nothing else.
+"""
+
+import enum
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+
+from tornado.httputil import HTTPServerRequest
+from tornado.web import create_signed_value, decode_signed_value
+
+from changefeed.rights import ALL_RIGHTS
+from handlers.errors import ApiError
+from handlers.issuer_keys import KeysUnavailable
+from handlers.tokens import ANYBODY, BadToken, Identity, Tokens, digest
+
+COOKIE = "changefeed_session"
+SESSION_DAYS = 30.0  # at most; a token that expires before ends it before
+TOKEN_FIELDS = ("token", "access_token", "id_token", "jwt", "bearer", "authorization", "api_key", "apikey")
+SIGN_IN = "sign in: send the header Authorization: Bearer TOKEN, or authenticate with changefeed.v1 in the socket"
+
+
+class Need(enum.Enum):
+    """What a handler asks of who comes to it."""
+
+    NOTHING = "nothing"  # what it gives out is everybody's
+    TOKEN = "a token"  # any: it gives out what the token's rights name
+    ADMIN = "the right admin"  # and no more than the tables of the token
+    EVERYTHING = "all rights"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`secret` signs the sessions of the dashboard; `allowed_origins` are the settings'."""
+
+    tokens: Tokens
+    secret: str
+    allowed_origins: tuple[str, ...] = ()
+
+    async def admit(self, request: HTTPServerRequest, need: Need) -> Identity | None:
+        """Who it is; None where nothing is needed. Raises ApiError for who is not let in."""
+        refuse_token_in_url(request.arguments)
+        is_signed = "Authorization" in request.headers  # which no browser adds by itself
+        if request.method not in ("GET", "HEAD", "OPTIONS") and not is_signed:
+            self._refuse_foreign(request)
+        if need is Need.NOTHING:
+            return None
+        identity = await self.identify(request)
+        rights = identity.rights
+        if (need is Need.ADMIN and not rights.is_admin) or (need is Need.EVERYTHING and rights != ALL_RIGHTS):
+            raise ApiError(403, "no_right", f"your token gives no right to this; it takes one with {need.value}")
+        return identity
+
+    async def identify(self, request: HTTPServerRequest) -> Identity:
+        """By the header, or by the session's cookie. Raises ApiError, of the code sign_in where neither is there."""
+        if not self.tokens.are_required:
+            return ANYBODY
+        header = request.headers.get("Authorization")
+        if header is not None:
+            scheme, _, token = header.partition(" ")
+            if scheme.lower() != "bearer":
+                raise ApiError(401, "bad_token", "the header is Authorization: Bearer TOKEN")
+            return await self.identify_token(token.strip())
+        session = self._session(request)
+        if session is None:
+            raise ApiError(401, "sign_in", SIGN_IN)
+        try:
+            return await self._identify_session(session)
+        except BadToken as error:
+            raise ApiError(401, "sign_in", str(error)) from None
+
+    async def identify_token(self, token: str) -> Identity:
+        """Raises ApiError."""
+        try:
+            return await self.tokens.identify(token)
+        except BadToken as error:
+            raise ApiError(401, error.code, str(error)) from None
+        except KeysUnavailable as error:
+            raise ApiError(503, "keys_unavailable", str(error)) from None
+
+    def session(self, token: str) -> str:
+        """The cookie's value for a token that was found good.
+
+        Of a token of the settings it says the digest only. A token that was taken out of them ends its sessions.
+        """
+        is_known = self.tokens.find(digest(token)) is not None
+        said = json.dumps({"digest": digest(token)} if is_known else {"token": token})
+        return create_signed_value(self.secret, COOKIE, said).decode()
+
+    def is_own_page(self, request: HTTPServerRequest) -> bool:
+        """Whether a page of this server sent it, or no page at all."""
+        origin = request.headers.get("Origin")
+        if origin is not None:
+            return is_same_origin(origin, request.host)
+        return request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
+
+    def _refuse_foreign(self, request: HTTPServerRequest) -> None:
+        """Raises ApiError for a page of another origin that would change something, unless the settings name it."""
+        if not self.is_own_page(request) and request.headers.get("Origin", "").lower() not in self.allowed_origins:
+            raise ApiError(403, "foreign_origin", "pages of another origin may not change anything here")
+
+    def _session(self, request: HTTPServerRequest) -> dict[str, str] | None:
+        """What the cookie says, if this server signed it, and if the browser sent it for a page of this server."""
+        if COOKIE not in request.headers.get("Cookie", "") or not self.is_own_page(request):
+            return None
+        try:
+            cookie = SimpleCookie(request.headers["Cookie"]).get(COOKIE)
+        except CookieError:
+            return None
+        if cookie is None:
+            return None
+        said = decode_signed_value(self.secret, COOKIE, cookie.value, max_age_days=SESSION_DAYS)
+        found: dict[str, str] | None = json.loads(said) if said else None
+        return found
+
+    async def _identify_session(self, session: Mapping[str, str]) -> Identity:
+        if "token" in session:
+            try:
+                return await self.tokens.identify(session["token"])
+            except KeysUnavailable as error:
+                raise ApiError(503, "keys_unavailable", str(error)) from None
+        identity = self.tokens.find(session["digest"])
+        if identity is None:
+            raise BadToken("bad_token", "the token that you signed in with is good no more")
+        return identity
+
+
+def refuse_token_in_url(names: Iterable[str]) -> None:
+    """Raises ApiError: a URL stands in logs, histories and the Referer."""
+    for name in names:
+        if name.lower() in TOKEN_FIELDS:
+            raise ApiError(
+                400,
+                "token_in_url",
+                "a token does not belong in a URL, which others log: send the header Authorization: Bearer TOKEN, or "
+                'with changefeed.v1 {"type": "authenticate", "token": "…"} as the first message; and take this token '
+                "out of use",
+            )
+
+
+def is_same_origin(origin: str, host: str) -> bool:
+    """Whether `origin` has the host and port that the server was asked by; a proxy may have changed the scheme."""
+    return origin.partition("://")[2].lower() == host.lower()
