@@ -111,7 +111,7 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
         await lead(settings, argv, stopping)
         return
     listening = bind(settings.address, settings.port)
-    url = url_of(listening)
+    url = url_of(listening, settings)
     with source_of(settings) as source:
         await serve(
             settings, source, Share(), stopping, listen=lambda: listening, ready=lambda: announce(url, source, settings)
@@ -122,7 +122,7 @@ async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event)
     """The parent of --processes, which serves nobody itself."""
     # First without SO_REUSEPORT: a port that another server holds is refused, and not shared with it.
     checked = bind(settings.address, settings.port)
-    url, port = url_of(checked), checked[0].getsockname()[1]
+    url, port = url_of(checked, settings), checked[0].getsockname()[1]
     for free in checked:
         free.close()
     with source_of(settings) as source, shared_memory(settings.processes) as memory:
@@ -326,9 +326,9 @@ async def first_of(*waits: Coroutine[Any, Any, Any], within_seconds: float) -> N
         task.cancel()
 
 
-def url_of(listening: Sequence[socket.socket]) -> str:
+def url_of(listening: Sequence[socket.socket], settings: Settings) -> str:
     host, port = listening[0].getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{settings.base_path}/"
 
 
 def announce(url: str, source: Source, settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """The text of a setting in, its value out, or ValueError: a function's docstring says what it takes."""
 
+import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,26 @@ def file(text: str) -> Path:
     """a file"""
     path = Path(words(text)).expanduser().absolute()
     if path.is_dir():
+        raise ValueError
+    return path
+
+
+def host(text: str) -> str:
+    """a host name or address, without scheme and port"""
+    if not re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", text.lower(), re.ASCII):
+        raise ValueError
+    return text.lower()
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """an IP address, or a network such as 10.0.0.0/8"""
+    return ipaddress.ip_network(text.strip())
+
+
+def base_path(text: str) -> str:
+    """a path such as /feed"""
+    path = text.strip().rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path, re.ASCII):
         raise ValueError
     return path
 

@@ -35,6 +35,9 @@ class Settings:
     echo: bool
     log_format: str
     allow_origin: tuple[str, ...]
+    allow_host: tuple[str, ...]
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    base_path: str  # before every route; empty or /some/path
     allow_anonymous: bool
     token: tuple[str, ...]
     token_file: Path | None
@@ -142,6 +145,29 @@ SETTINGS: tuple[Setting, ...] = (
         "ORIGIN",
         "web origin, beside the server's own, whose pages may connect, such as https://app.example.com; * for any",
         is_repeatable=True,
+    ),
+    Setting(
+        "allow_host",
+        setting_values.host,
+        (),
+        "NAME",
+        "host name, beside those of loopback, by which pages may ask for the server, as behind a proxy",
+        is_repeatable=True,
+    ),
+    Setting(
+        "trusted_proxies",
+        setting_values.network,
+        (),
+        "NETWORK",
+        "address or network, such as 10.0.0.0/8, whose X-Forwarded-For and X-Forwarded-Proto are believed",
+        is_repeatable=True,
+    ),
+    Setting(
+        "base_path",
+        setting_values.base_path,
+        "",
+        "PATH",
+        "path before every route, such as /feed, where a proxy passes that on",
     ),
     Setting(
         "allow_anonymous",
@@ -311,7 +337,7 @@ def _parser() -> _Parser:
     for setting in SETTINGS:
         shown = (
             ""
-            if setting.default in (None, (), False)
+            if setting.default in (None, (), False, "")
             else f" (default: {setting.default:g})"
             if isinstance(setting.default, float)
             else f" (default: {setting.default})"

@@ -24,7 +24,7 @@ from handlers.change_counts import ChangeCounts
 from handlers.deliveries import Deliveries
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
-from handlers.gate import Gate
+from handlers.gate import Gate, hosts_of
 from handlers.listen import ListenSocket
 from handlers.tokens import load_tokens
 
@@ -136,6 +136,6 @@ def make_feed(
         share,
         deliveries,
         change_counts,
-        Gate(tokens, settings.session_secret or share.session_secret, settings.allow_origin),
+        Gate(tokens, settings.session_secret or share.session_secret, settings.allow_origin, hosts_of(settings)),
     )
     return feed

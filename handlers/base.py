@@ -10,6 +10,7 @@ from changefeed.rights import Rights
 from handlers.errors import ApiError
 from handlers.feed import Feed
 from handlers.gate import Need
+from handlers.proxies import believe_proxies
 from handlers.tokens import Identity
 
 # The dashboard brings all it needs; nothing is loaded from elsewhere, nothing may frame it. A style-src of 'self'
@@ -42,6 +43,7 @@ class BaseHandler(RequestHandler):
     @final
     async def prepare(self) -> None:
         self.prepare_answer()
+        believe_proxies(self.request, self.feed.settings.trusted_proxies)
         try:
             self.identity = await self.feed.gate.admit(self.request, self.needs)
         except ApiError as error:

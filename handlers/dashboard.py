@@ -10,6 +10,13 @@ from handlers.gate import Need
 DIST_DIR = Path(__file__).parent.parent / "frontend" / "dist"
 
 
+class BasePathHandler(BaseHandler):
+    needs = Need.NOTHING
+
+    def get(self) -> None:
+        self.redirect(f"{self.feed.settings.base_path}/", permanent=True)
+
+
 class DashboardHandler(StaticFileHandler, BaseHandler):
     """The page itself is asked for anew each time; what it names carries a hash in its name and is kept."""
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPServerRequest, split_host_and_port
 from tornado.web import create_signed_value, decode_signed_value
 
 from changefeed.rights import ALL_RIGHTS
+from changefeed.settings import Settings, is_loopback
 from handlers.errors import ApiError
 from handlers.issuer_keys import KeysUnavailable
 from handlers.tokens import ANYBODY, BadToken, Identity, Tokens, digest
@@ -35,14 +36,20 @@ class Need(enum.Enum):
 
 @dataclass(frozen=True)
 class Gate:
-    """`secret` signs the sessions of the dashboard; `allowed_origins` are the settings'."""
+    """`secret` signs the sessions of the dashboard; `allowed_origins` are the settings'.
+
+    `hosts` are the names by which the server may be asked for, None for any: a name that somebody else let point to
+    this machine (DNS rebinding) makes his pages ours, for a browser.
+    """
 
     tokens: Tokens
     secret: str
     allowed_origins: tuple[str, ...] = ()
+    hosts: frozenset[str] | None = None
 
     async def admit(self, request: HTTPServerRequest, need: Need) -> Identity | None:
         """Who it is; None where nothing is needed. Raises ApiError for who is not let in."""
+        self._refuse_foreign_host(request)
         refuse_token_in_url(request.arguments)
         is_signed = "Authorization" in request.headers  # which no browser adds by itself
         if request.method not in ("GET", "HEAD", "OPTIONS") and not is_signed:
@@ -98,6 +105,12 @@ class Gate:
             return is_same_origin(origin, request.host)
         return request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
 
+    def _refuse_foreign_host(self, request: HTTPServerRequest) -> None:
+        """Raises ApiError."""
+        if self.hosts is not None and request.host_name not in self.hosts:
+            name = request.host_name[:100]
+            raise ApiError(403, "foreign_host", f"this server is not {name}; if it is, say so by --allow-host {name}")
+
     def _refuse_foreign(self, request: HTTPServerRequest) -> None:
         """Raises ApiError for a page of another origin that would change something, unless the settings name it."""
         if not self.is_own_page(request) and request.headers.get("Origin", "").lower() not in self.allowed_origins:
@@ -127,6 +140,15 @@ class Gate:
         if identity is None:
             raise BadToken("bad_token", "the token that you signed in with is good no more")
         return identity
+
+
+def hosts_of(settings: Settings) -> frozenset[str] | None:
+    """The names by which the server may be asked for: on loopback its own; elsewhere those that are set, if any are."""
+    if not is_loopback(settings.address) and not settings.allow_host:
+        return None
+    address = f"[{settings.address}]" if ":" in settings.address else settings.address
+    origins = (split_host_and_port(origin.partition("://")[2])[0] for origin in settings.allow_origin)
+    return frozenset({"localhost", "127.0.0.1", "[::1]", address.lower(), *settings.allow_host, *origins})
 
 
 def refuse_token_in_url(names: Iterable[str]) -> None:

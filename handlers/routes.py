@@ -1,6 +1,7 @@
 """The one table of every route. Order matters: the first that fits answers."""
 
 import logging
+import re
 
 from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
@@ -8,7 +9,7 @@ from tornado.web import Application, RequestHandler
 from handlers.activity import ActivityHandler, ActivitySocket
 from handlers.base import NotFoundHandler
 from handlers.changes import ChangesHandler
-from handlers.dashboard import DIST_DIR, DashboardHandler
+from handlers.dashboard import DIST_DIR, BasePathHandler, DashboardHandler
 from handlers.event_stream import EventStreamHandler
 from handlers.events import MESSAGE_LIMIT_BYTES, EventSocket
 from handlers.feed import Feed
@@ -47,7 +48,7 @@ ROUTES = (
 
 def make_app(feed: Feed) -> Application:
     return Application(
-        list(ROUTES),
+        routes_below(feed.settings.base_path),
         default_handler_class=NotFoundHandler,
         feed=feed,
         websocket_max_message_size=MESSAGE_LIMIT_BYTES,
@@ -56,6 +57,15 @@ def make_app(feed: Feed) -> Application:
         log_function=_log_request,
         compress_response=True,
     )
+
+
+def routes_below(base_path: str) -> list[URLSpec]:
+    """The routes, each with the path before it; without a slash behind, that path leads to the dashboard."""
+    if not base_path:
+        return list(ROUTES)
+    before = re.escape(base_path)
+    below = [URLSpec(before + route.regex.pattern, route.handler_class, route.kwargs) for route in ROUTES]
+    return [*below, URLSpec(before, BasePathHandler)]
 
 
 def _log_request(handler: RequestHandler) -> None:

@@ -37,7 +37,7 @@ class SessionHandler(ApiHandler):
         self.set_cookie(
             COOKIE,
             session,
-            path="/",
+            path=self.feed.settings.base_path or "/",
             httponly=True,
             samesite="Strict",
             secure=self.request.protocol == "https",
@@ -45,7 +45,7 @@ class SessionHandler(ApiHandler):
         self._answer(identity)
 
     def delete(self) -> None:
-        self.clear_cookie(COOKIE, path="/")
+        self.clear_cookie(COOKIE, path=self.feed.settings.base_path or "/")
         self._answer(None)
 
     def _token(self) -> str:

@@ -335,6 +335,7 @@ class AuthenticateTest(AccessTestCase):
             {"type": "authenticate", "token": token_of("expired")},
             {"type": "authenticate", "token": 1},
             {"type": "authenticate"},
+            {"type": "subscribe"},
             {"type": "subscribe", "table": "nothing"},
             {"type": "nothing"},
             "no object",

@@ -20,6 +20,9 @@ SAMPLES = {
     "echo": ("yes", "off", "maybe"),
     "log_format": ("json", "text", "xml"),
     "allow_origin": ("https://One.example.com", "*", "one.example.com"),
+    "allow_host": ("One.example.com", "[::2]", "http://one.example.com"),
+    "trusted_proxies": ("10.0.0.0/8", "::1", "10.0.0.1/8"),
+    "base_path": ("/feed", "/a/b/", "feed"),
     "allow_anonymous": ("1", "false", "2"),
     "token": ("0123456789abcdef", "of.forty_~+/=-characters", "0123456789abcde"),
     "token_file": ("/one", "~/two", "/"),
@@ -239,7 +242,7 @@ def test_help_names_every_setting_and_its_default(
         assert f"{setting.flag} {setting.metavar}".strip() in said
         assert " ".join(setting.help.split()) in said
         default = f"{setting.default:g}" if isinstance(setting.default, float) else setting.default
-        assert f"(default: {default})" in said or default in (None, (), False)
+        assert f"(default: {default})" in said or default in (None, (), False, "")
 
 
 def test_version_is_the_programs(dotenv: Path, capsys: pytest.CaptureFixture[str]):

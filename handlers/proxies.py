@@ -1,0 +1,48 @@
+"""What a proxy says of the client in, whom to believe out: X-Forwarded-For and -Proto. Knows no settings.
+
+Anybody can send these headers. They count as far as addresses that are trusted have written them: the last entry is the
+proxy's own word on who came to it, the one before is only as good as that one.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+
+from tornado.httputil import HTTPServerRequest
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def believe_proxies(request: HTTPServerRequest, trusted: Sequence[Network]) -> None:
+    """Puts the client's address and scheme into the request, where a trusted proxy says them."""
+    peer = request.remote_ip or ""
+    if not trusted or not is_trusted(peer, trusted):
+        return
+    said = ",".join(request.headers.get_list("X-Forwarded-For"))
+    request.remote_ip = client_address(peer, said, trusted)
+    scheme = ",".join(request.headers.get_list("X-Forwarded-Proto")).rpartition(",")[2].strip().lower()
+    if scheme in ("http", "https"):
+        request.protocol = scheme
+
+
+def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -> str:
+    """The nearest address that is no trusted proxy's; the furthest of those that are, where there is nothing behind."""
+    address = peer
+    for entry in reversed(forwarded_for.split(",")):
+        if not is_trusted(address, trusted) or _parse(entry) is None:
+            break
+        address = entry.strip()
+    return address
+
+
+def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    parsed = _parse(address)
+    return parsed is not None and any(parsed in network for network in trusted)
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.strip())
+    except ValueError:
+        return None
+    # A socket that listens on :: has an IPv4 client under ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address

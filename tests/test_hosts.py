@@ -1,0 +1,102 @@
+"""By which name, through which proxy and below which path the server is asked for."""
+
+import json
+from pathlib import Path
+
+from tornado.testing import gen_test
+
+from changefeed.settings import load
+from handlers.gate import hosts_of
+from tests.access_case import AccessTestCase, token_of
+from tests.feed_case import FeedTestCase, message
+
+
+class HostTest(FeedTestCase):
+    flags = ("--allow-host", "feed.example.com", "--allow-origin", "https://pages.example.com:8443")
+
+    @gen_test
+    async def test_on_loopback_only_names_that_are_the_servers_reach_it(self):
+        for path in ("/", "/api/tables", "/healthz", "/ws"):
+            for host in ("evil.example.com", "evil.example.com:8080", "localhost.example.com", "127.0.0.1.example.com"):
+                said = await self.fetch_json(path, 403, headers={"Host": host})
+                self.assertEqual(said["error"]["code"], "foreign_host", host)
+                self.assertIn("--allow-host", said["error"]["message"])
+
+    @gen_test
+    async def test_its_own_names_and_those_of_the_settings_do(self):
+        for host in (
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "feed.example.com",
+            "pages.example.com",
+        ):
+            await self.fetch_json("/healthz", headers={"Host": host})
+
+
+def test_beyond_loopback_a_name_counts_where_names_are_set():
+    def hosts(*flags: str) -> frozenset[str] | None:
+        return hosts_of(load(("--address", "192.0.2.1", "--allow-anonymous", *flags), {}, Path("/nonexistent")))
+
+    assert hosts() is None
+    assert {"feed.example.com", "192.0.2.1", "localhost"} <= (hosts("--allow-host", "feed.example.com") or set())
+
+
+class BasePathTest(AccessTestCase):
+    more_flags = ("--base-path", "/a/feed/")
+
+    @gen_test
+    async def test_every_route_is_below_the_path_and_nowhere_else(self):
+        for path in ("/healthz", "/client.js", "/api/session", "/"):
+            self.assertEqual((await self.ask("none", f"/a/feed{path}"))[0], 200, path)
+            self.assertEqual((await self.ask("none", path))[0], 404, path)
+        self.assertEqual((await self.ask("none", "/aXfeed/healthz"))[0], 404)
+        socket = await self.knock("full", "/a/feed/ws/activity")
+        assert not isinstance(socket, int)
+        self.assertEqual((await message(socket))["type"], "hello")
+
+    @gen_test
+    async def test_without_the_slash_it_leads_to_the_dashboard(self):
+        answer = await self.http_client.fetch(self.get_url("/a/feed"), follow_redirects=False, raise_error=False)
+        self.assertEqual((answer.code, answer.headers["Location"]), (301, "/a/feed/"))
+
+    @gen_test
+    async def test_the_cookie_is_for_the_path_only(self):
+        answer = await self.http_client.fetch(
+            self.get_url("/a/feed/api/session"), method="POST", body=json.dumps({"token": token_of("full")})
+        )
+        self.assertIn("Path=/a/feed;", answer.headers["Set-Cookie"] + ";")
+
+
+class ProxyTest(AccessTestCase):
+    more_flags = ("--trusted-proxies", "127.0.0.1", "--client-limit-per-address", "1")
+
+    @gen_test
+    async def test_a_client_is_who_the_proxy_says(self):
+        headers = self.headers("full")
+        for address in ("192.0.2.1", "192.0.2.2"):
+            await self.connect("/ws", **headers, **{"X-Forwarded-For": f"10.9.9.9, {address}"})
+        status, said = await self.ask("full", "/events", headers={"X-Forwarded-For": "192.0.2.2"})
+        self.assertEqual((status, said["error"]["code"]), (503, "too_many_clients"))
+
+    @gen_test
+    async def test_a_cookie_is_for_tls_only_where_the_page_came_by_it(self):
+        for scheme, is_secure in (("https", True), ("http", False), ("", False), ("http, https", True), ("ftp", False)):
+            answer = await self.http_client.fetch(
+                self.get_url("/api/session"),
+                method="POST",
+                body=json.dumps({"token": token_of("full")}),
+                headers={"X-Forwarded-Proto": scheme},
+            )
+            self.assertEqual("Secure" in answer.headers["Set-Cookie"], is_secure, scheme)
+
+
+class NoProxyTest(AccessTestCase):
+    more_flags = ("--client-limit-per-address", "1", "--trusted-proxies", "10.0.0.0/8")
+
+    @gen_test
+    async def test_nobody_else_is_believed(self):
+        await self.connect("/ws", **self.headers("full"), **{"X-Forwarded-For": "192.0.2.1"})
+        status, _ = await self.ask("full", "/events", headers={"X-Forwarded-For": "192.0.2.2"})
+        self.assertEqual(status, 503)
