@@ -37,6 +37,7 @@ from changefeed.settings import load as load_settings
 from changefeed.watching import CannotWatch, NoSuchTable
 from handlers.alerting import keep_alerting
 from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
+from handlers.certificate import load_certificate
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
 from handlers.routes import make_app
@@ -94,7 +95,9 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    load_tokens(settings)  # what is wrong with them is said before anything is opened
+    load_tokens(settings)  # what is wrong with them, or with the certificate, is said before anything is opened
+    if load_certificate(settings):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # serve() has something to do then
     files = raise_limit()
     if parent := await Parent.find():
         await work(settings, parent, stopping)
@@ -184,7 +187,13 @@ async def serve(
         echo = stack.enter_context(contextlib.closing(Echo())) if settings.echo and share.is_first else None
         feed = make_feed(settings, source.conninfo, source.name, state_changed.set, echo, share)
         stack.callback(feed.database.close)
-        http_server = HTTPServer(make_app(feed), xheaders=False)
+        certificate = load_certificate(settings)
+        tls = certificate.context if certificate else None
+        # Whom of the proxies to believe is handlers/proxies.py's to say.
+        http_server = HTTPServer(make_app(feed), ssl_options=tls, xheaders=False)
+        if certificate:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificate.reload)
+            await stack.enter_async_context(running(certificate.follow()))
         stack.push_async_callback(stop_serving, http_server, feed)
         if not share.others_are_ready:
             http_server.add_sockets(listen())
@@ -328,7 +337,8 @@ async def first_of(*waits: Coroutine[Any, Any, Any], within_seconds: float) -> N
 
 def url_of(listening: Sequence[socket.socket], settings: Settings) -> str:
     host, port = listening[0].getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{settings.base_path}/"
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{settings.base_path}/"
 
 
 def announce(url: str, source: Source, settings: Settings) -> None:

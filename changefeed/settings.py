@@ -35,6 +35,8 @@ class Settings:
     echo: bool
     log_format: str
     allow_origin: tuple[str, ...]
+    tls_cert: Path | None
+    tls_key: Path | None
     allow_host: tuple[str, ...]
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     base_path: str  # before every route; empty or /some/path
@@ -146,6 +148,14 @@ SETTINGS: tuple[Setting, ...] = (
         "web origin, beside the server's own, whose pages may connect, such as https://app.example.com; * for any",
         is_repeatable=True,
     ),
+    Setting(
+        "tls_cert",
+        setting_values.file,
+        None,
+        "FILE",
+        "certificate chain in PEM, to serve by TLS; read again when it is changed, and at SIGHUP",
+    ),
+    Setting("tls_key", setting_values.file, None, "FILE", "its private key in PEM, without a password"),
     Setting(
         "allow_host",
         setting_values.host,

@@ -60,6 +60,9 @@ class ServerProcess:
         code, _, said = self.ended()
         return code, said
 
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def begin_to_stop(self) -> None:
         self._process.terminate()
 

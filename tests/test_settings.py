@@ -20,6 +20,8 @@ SAMPLES = {
     "echo": ("yes", "off", "maybe"),
     "log_format": ("json", "text", "xml"),
     "allow_origin": ("https://One.example.com", "*", "one.example.com"),
+    "tls_cert": ("/one", "~/two", "/"),
+    "tls_key": ("/one", "~/two", "/"),
     "allow_host": ("One.example.com", "[::2]", "http://one.example.com"),
     "trusted_proxies": ("10.0.0.0/8", "::1", "10.0.0.1/8"),
     "base_path": ("/feed", "/a/b/", "feed"),
