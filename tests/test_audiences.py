@@ -57,7 +57,7 @@ def test_each_audience_gets_what_its_subscription_picks_and_gets_it_once(
     joined = {}
     for client, subscription in enumerate(asked):
         dialect = data.draw(st.sampled_from([PLAIN, PROTOCOL]))
-        joined[client] = audiences.join(client, dialect, subscription, TABLES.get)
+        joined[client] = audiences.join(client, dialect, Selection(subscription, TABLES.get))
         if data.draw(st.booleans()):
             list(audiences.route(published))  # so that some come to an index that is there already
     for client in data.draw(st.sets(st.sampled_from(sorted(joined)))) if joined else ():

@@ -86,7 +86,7 @@ class StreamReader(Reader):
         async with asyncio.timeout(CONNECT_SECONDS):
             stream, writer = await asyncio.open_connection(sock=await self.open_socket(server), limit=1 << 22)
         try:
-            writer.write(f"GET /events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {self.cursor}\r\n\r\n".encode())
+            writer.write(f"GET /events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {self.cursor}\r\n\r\n".encode())
             async with asyncio.timeout(CONNECT_SECONDS * 2):
                 status, headers = await read_head(stream)
                 if status != 200:
@@ -143,7 +143,7 @@ class PollingReader(Reader):
         async with asyncio.timeout(CONNECT_SECONDS * 3):
             stream, writer = await asyncio.open_connection("127.0.0.1", server.port)
             try:
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
                 status, headers = await read_head(stream)
                 body = await stream.readexactly(int(headers["content-length"]))
             finally:
