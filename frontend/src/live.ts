@@ -14,9 +14,13 @@ const SILENCE_LIMIT_MS = 10_000;
 /** How often the server is told what was drawn: it withholds rows from a page that falls behind. */
 const SEEN_MS = 1_000;
 
+/** Close codes of the server: nobody is signed in, and the token has expired. */
+const SIGNED_OUT: readonly number[] = [4401, 4419];
+
 export class Live {
   readonly state: State = initialState();
   readonly #onChange: () => void;
+  readonly #onSignedOut: () => void;
   readonly #socket: ReconnectingSocket;
   #open: WebSocket | null = null;
   #newest: number | null = null;
@@ -26,11 +30,16 @@ export class Live {
   #wantsRows = true;
   #narrowedTo: string | null = null;
 
-  /** `onChange`: what can be seen of a hidden page, its title, may be another. */
-  constructor(onChange: () => void) {
+  /** `onChange`: what can be seen of a hidden page, its title, may be another. `onSignedOut`: it takes a token first. */
+  constructor(onChange: () => void, onSignedOut: () => void) {
     this.#onChange = onChange;
+    this.#onSignedOut = onSignedOut;
     this.#socket = new ReconnectingSocket({
-      open: () => (this.#open = new WebSocket(this.#url())),
+      open: () => {
+        this.#open = new WebSocket(this.#url());
+        this.#open.addEventListener('close', ({ code }) => this.#onClose(code));
+        return this.#open;
+      },
       clock: { now: () => Date.now(), after },
       random: Math.random,
       silenceLimitMs: SILENCE_LIMIT_MS,
@@ -41,6 +50,12 @@ export class Live {
   }
 
   connect = (): void => this.#socket.connect();
+
+  #onClose(code: number): void {
+    if (!SIGNED_OUT.includes(code)) return;
+    this.close();
+    this.#onSignedOut();
+  }
 
   close(): void {
     this.#socket.close();

@@ -17,7 +17,7 @@ import App from './views/App.svelte';
 
 const STATUS_MS = 30_000;
 
-const live = new Live(showTitle);
+const live = new Live(showTitle, () => void showSignIn());
 const screen = new Screen(live.state, readChoices(location.search), () => Date.now(), applyChoices);
 const player = new Player(live.state, screen);
 let wakeLock: WakeLockSentinel | null = null;
@@ -39,6 +39,12 @@ function showTitle(): void {
   document.title = titleOf(live.state, screen.raised.length);
   // Only now it is known by which steps the server counts.
   wantHistory(screen.choices);
+}
+
+async function showSignIn(): Promise<void> {
+  if (element('dialog[aria-labelledby=sign-in]') !== null) return;
+  const { default: SignIn } = await import('./views/SignIn.svelte');
+  mount(SignIn, { target: document.body });
 }
 
 function moveWindow(by: -1 | 1): void {
