@@ -33,9 +33,11 @@ from handlers.outbox import Outbox
 
 JOURNAL_DEADLINE_SECONDS = 5.0
 SLICE_CHANGES = 500
-# How long the feed waits, in a burst, for a client that has not taken all it was sent. One that takes longer is not
-# waited for again until it has: so it costs the others one pause, however long it is stuck.
+# How long the feed waits, in a burst, for clients that have not taken what they were sent: so long where all of them
+# are busy, since then it is the machine that is, and next to nothing for one among many. Who takes longer is not waited
+# for again until he has taken everything.
 PATIENCE_SECONDS = 0.5
+LEAST_PATIENCE_SECONDS = 0.01
 CONFLATED = "nothing, if the newest state of each row is what you want; without slow=conflate every change comes"
 # How far behind the cursor may stay of a client that nothing is sent to, because nothing is what it asked for.
 PLACE_INTERVAL_SECONDS = 15.0
@@ -147,9 +149,10 @@ class FeedClient(BaseHandler):
     @classmethod
     def rest(cls) -> Coroutine[Any, Any, None] | None:
         """What to wait for before more is broadcast, so that clients that read keep up; None where they do."""
-        due = time.monotonic() - PATIENCE_SECONDS
+        patience = max(LEAST_PATIENCE_SECONDS, PATIENCE_SECONDS * len(cls.busy) / max(1, len(cls.connected)))
+        due = time.monotonic() - patience
         waited_for = [client for client, since in cls.busy.items() if since > due]
-        return cls._until_drained(waited_for) if waited_for else None
+        return cls._until_drained(waited_for, patience) if waited_for else None
 
     @classmethod
     async def drained(cls) -> None:
@@ -157,9 +160,9 @@ class FeedClient(BaseHandler):
         await (cls.rest() or asyncio.sleep(0))
 
     @staticmethod
-    async def _until_drained(clients: Sequence["FeedClient"]) -> None:
+    async def _until_drained(clients: Sequence["FeedClient"], patience: float) -> None:
         waits = [asyncio.ensure_future(client.outbox.drained()) for client in clients]
-        await asyncio.wait(waits, timeout=PATIENCE_SECONDS)
+        await asyncio.wait(waits, timeout=patience)
         for waiting in waits:
             waiting.cancel()
 
