@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Playwright, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Playwright, Route, expect
 
 from changefeed.queries import SQL_DIR, read_script
 from tests import postgres
@@ -155,6 +155,16 @@ class Dashboard:
     def filter(self, typed: str) -> None:
         self.page.get_by_role("search").get_by_role("combobox").fill(typed)
         self.page.keyboard.press("Enter")
+
+    def hold_back(self, script: str) -> list[Route]:
+        """The requests for this script, from now on: each waits until it is told to continue."""
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        self.page.route(f"**/{script}-*.js", hold)
+        return held
 
     def violations(self) -> list[str]:
         """What axe-core finds, in light and in dark."""

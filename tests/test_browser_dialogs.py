@@ -45,6 +45,20 @@ def test_a_command_is_found_by_its_letters_and_run(shop: Ground):
     expect(page.page.get_by_role("heading", name="Newest rows")).to_be_visible()
 
 
+def test_what_is_typed_before_the_palette_is_loaded_is_in_its_field(shop: Ground):
+    page = shop.open()
+    held = page.hold_back("Dialogs")
+    with page.page.expect_request("**/Dialogs-*.js"):
+        page.page.keyboard.press("Control+k")
+    page.page.keyboard.type("kio")
+    held.pop().continue_()
+    field = page.page.get_by_role("combobox", name="Find a command")
+    expect(field).to_have_value("kio")
+    expect(field).to_be_focused()
+    page.page.keyboard.type("sk")
+    expect(field).to_have_value("kiosk")
+
+
 def test_a_theme_is_chosen_and_kept_in_the_address(shop: Ground):
     page = shop.open(color_scheme="light")
     background = "getComputedStyle(document.body).backgroundColor"

@@ -5,6 +5,7 @@ import json
 import re
 from urllib.parse import parse_qs, urlparse
 
+import pytest
 from playwright.sync_api import expect
 
 from handlers.sample import ROW_LIMIT_CHARACTERS
@@ -56,6 +57,26 @@ def test_a_row_can_be_copied_and_its_value_filtered_by(shop: Ground):
     page.panel.get_by_role("button", name="Filter by status=copied").click()
     expect(page.chips).to_have_text([re.compile("status=copied")])
     expect(page.tail.locator(".id")).to_have_text(["111"])
+
+
+@pytest.mark.parametrize(
+    ("key", "order", "is_done"),
+    [
+        ("c", 116, lambda page: expect(page.panel.get_by_text("Row copied").last).to_be_visible()),
+        ("Enter", 117, lambda page: expect(page.panel).to_be_focused()),
+    ],
+)
+def test_a_key_meant_for_the_panel_waits_until_that_is_loaded(shop: Ground, key: str, order: int, is_done):
+    page = shop.open(permissions=["clipboard-read", "clipboard-write"])
+    held = page.hold_back("RowPanel")
+    shop.write("INSERT INTO orders VALUES (%s)", [order])
+    with page.page.expect_request("**/RowPanel-*.js"):
+        page.row(str(order)).click()
+    page.page.evaluate("document.activeElement.blur()")  # Enter on the row's own button would close it
+    page.page.keyboard.press(key)
+    expect(page.panel).to_have_count(0)
+    held.pop().continue_()
+    is_done(page)
 
 
 def test_a_link_to_a_row_opens_it_again_and_says_when_it_is_gone(shop: Ground):

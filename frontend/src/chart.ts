@@ -104,7 +104,7 @@ export class Chart {
         y: { range: (_, __, max) => [0, Math.max(lowestTop, ...this.#thresholds, (max ?? 0) * 1.15)] },
       },
       axes: [
-        { ...axis, space: 70, size: 28, values: TIMES },
+        { ...axis, space: 70, size: timesHeight, values: TIMES },
         { ...axis, size: 56, incrs: increments, values: (_, splits) => splits.map(axisText) },
       ],
       series: [{}, ...lines.map((line) => this.#series(line))],
@@ -179,6 +179,11 @@ const TIMES: uPlot.Axis.Values = [
   [60, '{HH}:{mm}', '\n{MM}-{DD}', null, null, null, null, null, 1],
   [1, '{HH}:{mm}:{ss}', null, null, null, null, null, null, 1],
 ];
+
+/** With room for the date where there is one. */
+export function timesHeight(_: unknown, texts: readonly (string | null)[] | null): number {
+  return texts?.some((text) => text?.includes('\n')) ? 42 : 28;
+}
 
 /** First and last places of each run of nulls. */
 export function unknownRuns(values: ArrayLike<number | null | undefined>): [first: number, last: number][] {

@@ -21,6 +21,7 @@ const live = new Live(showTitle, () => void showSignIn());
 const screen = new Screen(live.state, readChoices(location.search), () => Date.now(), applyChoices);
 const player = new Player(live.state, screen);
 let wakeLock: WakeLockSentinel | null = null;
+let isSigningIn = false;
 
 function applyChoices(choices: Choices): void {
   history.replaceState(null, '', `${location.pathname}${queryOf(choices)}`);
@@ -42,7 +43,8 @@ function showTitle(): void {
 }
 
 async function showSignIn(): Promise<void> {
-  if (element('dialog[aria-labelledby=sign-in]') !== null) return;
+  if (isSigningIn) return;
+  isSigningIn = true; // until the page is loaded anew
   const { default: SignIn } = await import('./views/SignIn.svelte');
   mount(SignIn, { target: document.body });
 }
@@ -77,10 +79,10 @@ const commands: readonly Command[] = [
   {
     name: 'Open the newest row, or the panel of the row',
     keys: ['Enter'],
-    run: () => (screen.selected ? element('#row-panel')?.focus() : screen.step(1)),
+    run: () => (screen.selected ? screen.askPanel('take the focus') : screen.step(1)),
   },
-  { name: 'Copy the row', keys: ['c'], run: () => element('#copy-row')?.click() },
-  { name: 'What differs in the row', keys: ['d'], run: () => element('#row-panel [role=tab]')?.click() },
+  { name: 'Copy the row', keys: ['c'], run: () => screen.askPanel('copy') },
+  { name: 'What differs in the row', keys: ['d'], run: () => screen.askPanel('show what differs') },
   ...ACTIONS.slice(0, 3).map((action, place): Command => ({
     name: `Only ${action}, or not only`,
     keys: [String(place + 1)],
@@ -112,15 +114,15 @@ const commands: readonly Command[] = [
     keys: ['K'],
     run: () => screen.choose({ isKiosk: !screen.choices.isKiosk }),
   },
-  { name: 'Watch tables', keys: ['w'], run: () => (screen.dialog = 'watch') },
-  { name: 'Alerts', keys: ['a'], run: () => (screen.dialog = 'alerts') },
-  { name: 'Replay a span of time', keys: ['r'], run: () => (screen.dialog = 'replay') },
+  { name: 'Watch tables', keys: ['w'], run: () => screen.open('watch') },
+  { name: 'Alerts', keys: ['a'], run: () => screen.open('alerts') },
+  { name: 'Replay a span of time', keys: ['r'], run: () => screen.open('replay') },
   { name: 'Single keys on or off', keys: [], run: () => screen.choose({ hasKeys: !screen.choices.hasKeys }) },
-  { name: 'Keys and help', keys: ['?'], run: () => (screen.dialog = 'help') },
+  { name: 'Keys and help', keys: ['?'], run: () => screen.open('help') },
   {
     name: 'All commands',
     keys: [PALETTE_KEY],
-    run: () => (screen.dialog = screen.dialog === 'palette' ? null : 'palette'),
+    run: () => (screen.dialog === 'palette' ? (screen.dialog = null) : screen.open('palette')),
   },
 ];
 
@@ -130,6 +132,12 @@ function onKey(event: KeyboardEvent): void {
   // What a focused button or link does by itself stays so.
   if (target.matches('button, a, summary, [role=tab]') && [' ', 'Enter'].includes(event.key)) return;
   if (target.matches('[role=tab]') && event.key.startsWith('Arrow')) return;
+  // Its field is loaded when it is asked for: what is typed until then is not lost.
+  if (screen.dialog === 'palette' && !isTyping && event.key.length === 1 && !event.ctrlKey && !event.metaKey) {
+    event.preventDefault();
+    screen.typed += event.key;
+    return;
+  }
   const command = commandOf(commands, event, isTyping, screen.choices.hasKeys);
   if (command === null || (screen.dialog !== null && !['Escape', PALETTE_KEY].includes(command.keys[0] ?? ''))) return;
   event.preventDefault();

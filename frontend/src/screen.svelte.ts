@@ -24,6 +24,9 @@ import { type TailLine, tailLineOf } from './tail';
 
 export type DialogName = 'help' | 'palette' | 'watch' | 'alerts' | 'replay';
 
+/** What the panel of a row is asked to do by a key. */
+export type PanelTask = 'copy' | 'show what differs' | 'take the focus';
+
 /** The part of the list that is in sight. */
 export interface TailPicture {
   readonly first: number;
@@ -39,7 +42,11 @@ export interface TailPicture {
 export class Screen {
   choices: Choices;
   dialog: DialogName | null = $state.raw(null);
+  /** What is typed into the palette, from the moment on that it is asked for: it is loaded only then. */
+  typed = $state.raw('');
   selected: Row | null = $state.raw(null);
+  /** It waits until the panel is there, which is loaded with the first row that is opened. */
+  panelTask: PanelTask | null = $state.raw(null);
   status: Status;
   journal: JournalPicture | null;
   numbers: Numbers;
@@ -145,6 +152,7 @@ export class Screen {
     if (row !== null) this.#rows.hold('row selected');
     else this.#rows.release('row selected');
     this.selected = row;
+    this.panelTask = null;
     const content = row?.content;
     const cursor = content?.kind === 'change' ? content.cursor : null;
     if (cursor !== this.choices.row) this.choose({ row: cursor });
@@ -157,6 +165,15 @@ export class Screen {
     const at = this.selected === null ? -1 : rows.indexOf(this.selected);
     const row = rows[at < 0 ? 0 : Math.max(0, Math.min(rows.length - 1, at + by))];
     if (row !== undefined) this.select(row);
+  }
+
+  askPanel(task: PanelTask): void {
+    if (this.selected !== null || this.choices.row !== null) this.panelTask = task;
+  }
+
+  open(dialog: DialogName): void {
+    this.typed = '';
+    this.dialog = dialog;
   }
 
   look(first: number, count: number): void {
