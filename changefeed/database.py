@@ -36,6 +36,7 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
 
     pool: "_Pool"
     answering: "asyncio.Future[Any] | None" = None  # of the query that was executed last
+    _begin_anew: "asyncio.Future[None] | None" = None  # of the opening that is under way
 
     def execute(self, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         answering: asyncio.Future[Any] = super().execute(*args, **kwargs)
@@ -48,7 +49,8 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
     async def _connect(self) -> "_Connection":
         self.connection = None  # which is how momoko says closed
         try:
-            self.connection = await open_connection(self.dsn, CONNECT_DEADLINE_SECONDS)
+            while self.connection is None:
+                self.connection = await self._open()
         except psycopg2.Error as error:
             # momoko only says that no connection could be had; the reason is kept for whoever asks.
             self.pool.connect_error = one_line(error)
@@ -56,6 +58,25 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
         self.fileno = self.connection.fileno()
         self.server_version = self.connection.server_version
         return self
+
+    async def _open(self) -> Any:
+        """None where it is to begin anew."""
+        opening = asyncio.ensure_future(open_connection(self.dsn, CONNECT_DEADLINE_SECONDS))
+        self._begin_anew = asyncio.get_running_loop().create_future()
+        try:
+            waiting: set[asyncio.Future[Any]] = {opening, self._begin_anew}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            return opening.result() if opening.done() else None
+        finally:
+            self._begin_anew = None
+            opening.cancel()
+
+    def renew(self) -> None:
+        """It may be half open, or its opening may have begun with a network that did not answer."""
+        if self._begin_anew is None:
+            self.abandon("the connection is taken for dead")
+        elif not self._begin_anew.done():
+            self._begin_anew.set_result(None)
 
     def _io_callback(self, future: "asyncio.Future[Any]", result: Any, fd: Any = None, events: Any = None) -> None:
         """As momoko's, but the descriptor leaves the IOLoop before each poll().
@@ -186,9 +207,10 @@ class Database:
         return db_cursor.fetchall() if db_cursor.description else []
 
     def renew(self) -> None:
-        """Closes every connection: they may be half open. What runs on one is run once more, on a new one."""
-        for connection in (*self._pool.conns.free, *self._pool.conns.busy):
-            connection.abandon("the connection is taken for dead")
+        """Opens every connection anew: they may be half open. What runs on one is run once more, on the new one."""
+        conns = self._pool.conns
+        for connection in (*conns.free, *conns.busy, *conns.pending):
+            connection.renew()
 
     def close(self) -> None:
         self._pool.close()

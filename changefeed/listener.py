@@ -4,6 +4,9 @@ One psycopg2 connection does nothing but LISTEN; the IOLoop watches its descript
 two facts: a half-open connection and a transaction pooler both accept LISTEN and deliver nothing. So the listener
 proves that it hears with a canary, a notification to itself that travels through PostgreSQL and has a deadline. It is
 LISTENING only from the first canary on, and connects anew, for ever, when one does not come back.
+
+The pool sends the canary, so that it also proves that the server can ask. Where the pool cannot, the connection
+notifies itself: whether it is deaf is not for the pool's troubles to decide.
 """
 
 import asyncio
@@ -60,8 +63,8 @@ class Listener:
     """Listens to `channels` until it is cancelled.
 
     on_payloads(channel_and_payload_pairs) is called with what one turn of the loop brought, in the order of
-    PostgreSQL; on_state() after each change of `state` or `reason`; on_outage(outage) when it listens again after it
-    was lost.
+    PostgreSQL; on_state() after each change of `state` or `reason`; on_reached() when PostgreSQL answers again after a
+    connection was lost or could not be had; on_outage(outage) when it listens again after it was lost.
     `send` runs a NOTIFY through the pool: send(channel, payload). `raw_channels` are those that clients want beside.
     rest() gives what to wait for before more is taken, where somebody does not keep up; PostgreSQL keeps the rest.
     """
@@ -74,6 +77,7 @@ class Listener:
         send: Callable[[str, str], Awaitable[Any]],
         on_payloads: Callable[[list[tuple[str, str]]], None],
         on_state: Callable[[], None] = lambda: None,
+        on_reached: Callable[[], None] = lambda: None,
         on_outage: Callable[[Outage], None] = lambda outage: None,
         rest: Callable[[], Coroutine[Any, Any, None] | None] = lambda: None,
     ) -> None:
@@ -87,17 +91,21 @@ class Listener:
         self._conninfo = conninfo
         self._channels = tuple(channels)
         self.raw_channels = RawChannels(channels)
-        self._answering: asyncio.Future[None] | None = None  # of the LISTEN or UNLISTEN that runs
+        self._executing = asyncio.Lock()
+        self._answering: asyncio.Future[None] | None = None  # of the statement that runs on the connection that listens
         self._send = send
         self._on_payloads = on_payloads
         self._on_state = on_state
+        self._on_reached = on_reached
         self._on_outage = on_outage
         self._rest = rest
         self._resting: asyncio.Task[None] | None = None
         self._canary_channel = f"changefeed_canary_{uuid.uuid4().hex}"
         self._canary_heard: asyncio.Future[None] | None = None
         self._canary_payload = ""
+        self._own_canary: asyncio.Task[None] | None = None
         self._canary_error: str | None = None
+        self._told_canary_error: str | None = None
         self._heard_at = 0.0  # monotonic
         self._arrived_at = 0.0  # anything, by the loop's clock
         self._heard_time = self.since
@@ -130,6 +138,8 @@ class Listener:
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             await self._listen(hearing)
+            if self.reconnects:
+                self._on_reached()  # before the first canary, which the pool is to send
             # A duplicate: libpq closes its own in the middle of poll() when the connection fails, and uvloop loses the
             # events of whatever gets the number next.
             self._descriptor = os.dup(hearing.fileno())
@@ -223,9 +233,10 @@ class Listener:
         """Sends canaries until one stays away or the connection breaks. Raises ListenerLost."""
         delays = backoff()
         keeping: asyncio.Task[None] | None = None
+        self._executing, self._own_canary = asyncio.Lock(), None
         try:
             while True:
-                if await self._send_canary(lost):
+                if await self._send_canary(hearing, lost):
                     delays, pause_seconds = backoff(), CANARY_INTERVAL_SECONDS
                     keeping = keeping or asyncio.create_task(self._keep_raw_channels(hearing, lost))
                 else:
@@ -234,53 +245,80 @@ class Listener:
                 if lost.done():
                     lost.result()
         finally:
-            if keeping:
-                keeping.cancel()
+            for task in (keeping, self._own_canary):
+                if task:
+                    task.cancel()
 
-    async def _keep_raw_channels(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
-        async def run(statement: sql.Composable) -> None:
-            """On the connection that listens: _drain takes its answer as it takes the notifications."""
+    async def _execute(self, hearing: connection, statement: sql.Composable) -> None:
+        """On the connection that listens: _drain takes its answer as it takes the notifications."""
+        async with self._executing:
             self._answering = asyncio.get_running_loop().create_future()
             db_cursor = hearing.cursor()  # psycopg2 wants it to live as long as the statement
             db_cursor.execute(statement)
             async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
                 await self._answering
 
+    async def _keep_raw_channels(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
         try:
-            await self.raw_channels.keep(run)
+            await self.raw_channels.keep(lambda statement: self._execute(hearing, statement))
         except (psycopg2.Error, TimeoutError) as error:
             if not lost.done():
                 lost.set_exception(ListenerLost(f"LISTEN was not answered: {one_line(error)}"))
 
-    async def _send_canary(self, lost: "asyncio.Future[None]") -> bool:
-        """True once it is heard, False when it could not be sent. Raises ListenerLost when it stays away."""
+    async def _send_canary(self, hearing: connection, lost: "asyncio.Future[None]") -> bool:
+        """True once it is heard, False when only this connection hears it. Raises ListenerLost when it stays away."""
         self._canary_payload = uuid.uuid4().hex
-        self._canary_heard = heard = asyncio.get_running_loop().create_future()
-        sent = asyncio.ensure_future(self._send(self._canary_channel, self._canary_payload))
         loop = asyncio.get_running_loop()
-        sent_at = loop.time()
+        self._canary_heard = heard = loop.create_future()
+        sending = asyncio.create_task(self._send_by_pool(hearing))
+        begun_at = loop.time()
         try:
             while not heard.done():
-                # Until it is sent, the sending may fail; after that, only the hearing is waited for.
-                waiting = {heard, lost} if sent.done() else {heard, lost, sent}
                 # Behind a long burst it arrives late; as long as anything arrives, the connection is not deaf.
-                left = max(sent_at, self._arrived_at) + CANARY_DEADLINE_SECONDS - loop.time()
-                done, _ = await asyncio.wait(waiting, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+                left = max(begun_at, self._arrived_at) + CANARY_DEADLINE_SECONDS - loop.time()
+                done, _ = await asyncio.wait({heard, lost}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
                 if lost in done:
                     lost.result()
-                elif sent in done and isinstance(error := sent.exception(), (DatabaseUnavailable, psycopg2.Error)):
-                    # The pool's trouble, not proven to be this connection's: not ready, but still listening.
-                    if self._canary_error != (complaint := f"the canary could not be sent: {one_line(error)}"):
-                        self._canary_error = complaint
-                        logger.warning("%s", complaint)
-                    return False
                 elif not done and left <= 0:
-                    raise ListenerLost(self._silence(sent.done()))
+                    raise ListenerLost(self._silence(sending.done()))
+            self.canary_seconds = loop.time() - begun_at
+            left = begun_at + CANARY_DEADLINE_SECONDS - loop.time()
+            await asyncio.wait({sending, lost}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                lost.result()
+            if not sending.done() and self._canary_error:  # else it is sent, and only the answer is late
+                if self._told_canary_error != self._canary_error:
+                    self._told_canary_error = self._canary_error
+                    logger.warning("%s", self._canary_error)
+                return False
         finally:
-            sent.cancel()
-        self.canary_seconds = loop.time() - sent_at
+            sending.cancel()
         self._heard()
         return True
+
+    async def _send_by_pool(self, hearing: connection) -> None:
+        """Tries until it is sent, or until nobody waits for it any more."""
+        delays = backoff()
+        while True:
+            try:
+                await self._send(self._canary_channel, self._canary_payload)
+                return
+            except (DatabaseUnavailable, psycopg2.Error) as error:
+                self._canary_error = f"the canary could not be sent: {one_line(error)}"
+            if self._own_canary is None or self._own_canary.done():
+                self._own_canary = asyncio.create_task(self._notify_itself(hearing))
+            await asyncio.sleep(next(delays))
+
+    async def _notify_itself(self, hearing: connection) -> None:
+        statement = sql.SQL("NOTIFY {}, {}").format(
+            sql.Identifier(self._canary_channel), sql.Literal(self._canary_payload)
+        )
+        try:
+            await self._execute(hearing, statement)
+        except ChannelRefused:
+            self._hear_canary(self._canary_payload)  # PostgreSQL answers, and only takes no notification now
+        except (psycopg2.Error, TimeoutError) as error:
+            logger.debug("the listening connection could not notify itself: %s", one_line(error))  # the deadline tells
 
     def _silence(self, was_sent: bool) -> str:
         if not was_sent:
@@ -294,7 +332,7 @@ class Listener:
 
     def _heard(self) -> None:
         previous, self._heard_at, self._heard_time = self._heard_time, time.monotonic(), datetime.now(UTC)
-        self._canary_error = None
+        self._canary_error = self._told_canary_error = None
         if self.state is ListenerState.LISTENING:
             return
         outage = Outage(previous, self._heard_time, self._lost_reason) if self.state is ListenerState.LOST else None

@@ -98,7 +98,6 @@ def make_feed(
         on_state()
 
     def tell_outage(outage: Outage) -> None:
-        database.renew()  # what made the listener deaf may have done so to the others
         feed.remember(outage)
         deliveries.deaf(ListenSocket.tell_outage())
         telling.add(task := asyncio.ensure_future(tell_of(outage)))
@@ -117,6 +116,7 @@ def make_feed(
         send=lambda channel, payload: database.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
         on_payloads=on_payloads,
         on_state=tell_state,
+        on_reached=database.renew,  # what made the listener deaf may have done so to the others
         on_outage=tell_outage,
         rest=FeedClient.rest,
     )

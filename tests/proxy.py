@@ -13,6 +13,7 @@ class Proxy:
     def __init__(self, target_conninfo: str) -> None:
         self._target = parse_dsn(target_conninfo)
         self._is_deaf = False
+        self.swallowed = asyncio.Event()  # whether anything was said to it while it was deaf
         self._links: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -71,7 +72,9 @@ class Proxy:
         link_is_deaf = False
         while taken := await reader.read(65536):
             link_is_deaf = link_is_deaf or self._is_deaf
-            if not link_is_deaf:
+            if link_is_deaf:
+                self.swallowed.set()
+            else:
                 writer.write(taken)
                 await writer.drain()
         writer.close()

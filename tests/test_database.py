@@ -294,3 +294,14 @@ class ConnectTest(DatabaseTestCase):
         self.assertEqual({type(answer) for answer in answers}, {DatabaseUnavailable})
         self.proxy.hear_again()
         await self.use_all(database)
+
+    @gen_test
+    async def test_a_connection_whose_opening_got_no_answer_is_opened_anew_when_the_network_is_back(self):
+        database = self.make_database(self.proxy.conninfo)
+        self.proxy.go_deaf()
+        with mock.patch.object(pool, "CONNECT_DEADLINE_SECONDS", 3600.0):
+            queries = [self.start(database.fetch("SELECT %s", [number])) for number in range(2 * SIZE)]
+            await self.proxy.swallowed.wait()
+            self.proxy.hear_again()
+            database.renew()
+            self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(2 * SIZE)])
