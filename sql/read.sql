@@ -17,9 +17,10 @@ CREATE OR REPLACE FUNCTION changefeed.read(
     snapshot text, has_more boolean, epoch text, lost_xid text, lost_id bigint, losses bigint
 )
 -- Without seqscan the plan does not depend on statistics, which right after a rotation there are none of; so it can be made
--- once a connection, and planning is most of what a short read costs.
+-- once a connection, and planning is most of what a short read costs. Before PostgreSQL 18 such a plan seems so dear that
+-- it would be compiled first (JIT), which takes far longer.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
-SET plan_cache_mode = force_generic_plan AS $function$
+SET plan_cache_mode = force_generic_plan SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
     running xid8[] := ARRAY(SELECT pg_snapshot_xip(previous));
@@ -79,21 +80,26 @@ $function$;
 
 -- The current snapshot, as far as the journal goes: up to its newest visible transaction, and not below `previous`. What
 -- lies beyond would be no place to come back to. Of transactions that were rolled back nothing is written to disk at once,
--- so PostgreSQL may give their ids out again after a crash; ids up to a committed one are never given out again.
+-- so PostgreSQL may give their ids out again after a crash; ids up to a committed one are never given out again. In
+-- plpgsql, for a plan that is made once.
 CREATE OR REPLACE FUNCTION changefeed.settled_snapshot(previous pg_snapshot)
-RETURNS pg_snapshot LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    WITH top AS (
-        SELECT greatest(
-            pg_snapshot_xmax(previous)::text::bigint,
-            (SELECT j.xid::text::bigint + 1 FROM changefeed.journal AS j ORDER BY j.xid DESC LIMIT 1)
-        ) AS xmax
-    )
-    SELECT format(
-        '%s:%s:%s', coalesce(min(r.xid), max(top.xmax)), max(top.xmax), string_agg(r.xid::text, ',' ORDER BY r.xid)
-    )::pg_snapshot
-    FROM top LEFT JOIN (
-        SELECT x::text::bigint AS xid FROM pg_snapshot_xip(pg_current_snapshot()) AS x
-    ) AS r ON r.xid < top.xmax
+RETURNS pg_snapshot LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        WITH top AS (
+            SELECT greatest(
+                pg_snapshot_xmax(previous)::text::bigint,
+                (SELECT j.xid::text::bigint + 1 FROM changefeed.journal AS j ORDER BY j.xid DESC LIMIT 1)
+            ) AS xmax
+        )
+        SELECT format(
+            '%s:%s:%s', coalesce(min(r.xid), max(top.xmax)), max(top.xmax), string_agg(r.xid::text, ',' ORDER BY r.xid)
+        )::pg_snapshot
+        FROM top LEFT JOIN (
+            SELECT x::text::bigint AS xid FROM pg_snapshot_xip(pg_current_snapshot()) AS x
+        ) AS r ON r.xid < top.xmax
+    );
+END
 $function$;
 
 REVOKE ALL ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint),
