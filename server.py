@@ -32,6 +32,7 @@ from changefeed.log_lines import JSON, TEXT, log_to_stderr
 from changefeed.meters import Meters, shared_memory
 from changefeed.open_files import raise_limit
 from changefeed.processes import NeverStarted, Parent, Processes
+from changefeed.service_manager import ServiceManager
 from changefeed.settings import Settings, SettingsError
 from changefeed.settings import load as load_settings
 from changefeed.watching import CannotWatch, NoSuchTable
@@ -41,7 +42,7 @@ from handlers.certificate import load_certificate
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
 from handlers.routes import make_app
-from handlers.sampling import keep_sampling
+from handlers.sampling import keep_sampling, one_line_of
 from handlers.stopping import stop_serving
 from handlers.tokens import load_tokens
 from handlers.webhook import Webhook
@@ -93,8 +94,14 @@ def main(argv: Sequence[str]) -> int:
 async def run(settings: Settings, argv: Sequence[str]) -> None:
     """Serves until SIGINT or SIGTERM. Raises StartError, SettingsError, EmbeddedError or NeverStarted."""
     stopping = asyncio.Event()
+    manager = ServiceManager(os.environ)
+
+    def stop() -> None:
+        manager.stopping()
+        stopping.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     load_tokens(settings)  # what is wrong with them, or with the certificate, is said before anything is opened
     if load_certificate(settings):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # serve() has something to do then
@@ -111,17 +118,23 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     if settings.alert_webhook and not settings.alert:
         logger.warning("--alert-webhook is told nothing without an --alert")
     if settings.processes > 1:
-        await lead(settings, argv, stopping)
+        await lead(settings, argv, stopping, manager)
         return
     listening = bind(settings.address, settings.port)
-    url = url_of(listening, settings)
+    url, share = url_of(listening, settings), Share()
     with source_of(settings) as source:
-        await serve(
-            settings, source, Share(), stopping, listen=lambda: listening, ready=lambda: announce(url, source, settings)
-        )
+        async with running(manager.keep_telling(lambda: one_line_of(share.meters))):
+            await serve(
+                settings,
+                source,
+                share,
+                stopping,
+                listen=lambda: listening,
+                ready=lambda: announce(url, source, settings, manager),
+            )
 
 
-async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event) -> None:
+async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event, manager: ServiceManager) -> None:
     """The parent of --processes, which serves nobody itself."""
     # First without SO_REUSEPORT: a port that another server holds is refused, and not shared with it.
     checked = bind(settings.address, settings.port)
@@ -136,14 +149,16 @@ async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event)
             "started_at": datetime.now(UTC).isoformat(),
             "session_secret": Share().session_secret,
         }
+        meters = Meters(1, settings.processes, memory)
         processes = Processes(
             (sys.executable, __file__, *argv),
             settings.processes,
             orders=orders,
             inherited=(memory,),
-            ended=Meters(1, settings.processes, memory).clear,
+            ended=meters.clear,
         )
-        await processes.run(stopping, on_ready=lambda: announce(url, source, settings))
+        async with running(manager.keep_telling(lambda: one_line_of(meters))):
+            await processes.run(stopping, on_ready=lambda: announce(url, source, settings, manager))
 
 
 async def work(settings: Settings, parent: Parent, stopping: asyncio.Event) -> None:
@@ -341,7 +356,8 @@ def url_of(listening: Sequence[socket.socket], settings: Settings) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{settings.base_path}/"
 
 
-def announce(url: str, source: Source, settings: Settings) -> None:
+def announce(url: str, source: Source, settings: Settings, manager: ServiceManager) -> None:
+    manager.ready()
     demo = f" (demo; look into its database with: {source.psql_command})" if source.is_demo else ""
     if settings.log_format == JSON:
         logger.info("psqlisten2websocket %s shows the changes at %s%s", __version__, url, demo)

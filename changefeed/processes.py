@@ -24,6 +24,9 @@ VARIABLE = "CHANGEFEED_LINK"  # holds the link's descriptor: what a process know
 STEADY_SECONDS = 30.0  # who ran for so long is started again at once
 STOP_DEADLINE_SECONDS = 15.0
 ANSWER_DEADLINE_SECONDS = 5.0
+BEAT_SECONDS = 5.0
+# A minute. Told in beats, so that a parent which was stopped itself, or starved, takes nobody for hung.
+MISSED_BEATS_LIMIT = 12
 LINE_LIMIT_BYTES = 256 << 20  # counts of a day, of a thousand tables
 
 Message = dict[str, Any]
@@ -69,13 +72,15 @@ class Worker:
         self.line = line
         self.started_at = time.monotonic()
         self.is_ready = False
+        self.missed_beats = 0
 
 
 class Processes:
     """Runs `command` `count` times at once, and once more whenever one ends.
 
     `orders` is what each is told, with its `number`, `is_first_start` and `others_are_ready`. ended(number) is called
-    when one is gone. The second and the others are started when the first is ready.
+    when one is gone. The second and the others are started when the first is ready. One whose event loop stands still
+    is killed: it serves nobody, and would not end by itself.
     """
 
     def __init__(
@@ -86,7 +91,9 @@ class Processes:
         orders: Mapping[str, Any],
         inherited: Sequence[int] = (),
         ended: Callable[[int], None] = lambda number: None,
+        beat_seconds: float = BEAT_SECONDS,
     ) -> None:
+        self._beat_seconds = beat_seconds
         self._command = tuple(command)
         self._numbers = range(1, count + 1)
         self._orders = dict(orders)
@@ -98,6 +105,7 @@ class Processes:
     async def run(self, stopping: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """Until `stopping`, and until all have ended then; on_ready() when all are ready. Raises NeverStarted."""
         keeping = [asyncio.create_task(self._keep(1, stopping))]
+        beating = asyncio.create_task(self._beat())
         try:
             if await self._until(self._ready[1], stopping, keeping[0]):
                 keeping += [asyncio.create_task(self._keep(number, stopping)) for number in self._numbers[1:]]
@@ -108,6 +116,7 @@ class Processes:
             await asyncio.wait({asyncio.create_task(stopping.wait()), *keeping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.set()
+            beating.cancel()
             await self._stop(keeping)
         for kept in keeping:
             kept.result()
@@ -165,6 +174,21 @@ class Processes:
         )
         return worker
 
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._beat_seconds)
+            for number, worker in self._workers.items():
+                if not worker.is_ready:  # it has no clients, and may be long in coming
+                    continue
+                if worker.missed_beats == MISSED_BEATS_LIMIT:
+                    seconds = MISSED_BEATS_LIMIT * self._beat_seconds
+                    logger.warning(
+                        "process %d (pid %d) has hung for %g s; killing it", number, worker.process.pid, seconds
+                    )
+                    worker.process.kill()
+                worker.missed_beats += 1
+                worker.line.write(kind="beat")
+
     async def _hear(self, number: int, worker: Worker) -> int:
         """Until it has ended; its exit code, below zero for a signal's."""
         while message := await worker.line.read():
@@ -172,6 +196,8 @@ class Processes:
                 case {"kind": "ready"}:
                     worker.is_ready = True
                     self._ready[number].set()
+                case {"kind": "beat"}:
+                    worker.missed_beats = 0
                 case {"kind": "ask"}:
                     other = next((other for other in self._others(number) if other.is_ready), None)
                     (other or worker).line.write(kind="asked" if other else "answer", by=number, state=None)
@@ -234,6 +260,8 @@ class Parent:
         """Until the parent is gone."""
         while message := await self._line.read():
             match message:
+                case {"kind": "beat"}:
+                    self._line.write(kind="beat")
                 case {"kind": "asked", "by": by}:
                     self._line.write(kind="answer", by=by, state=tell())
                 case {"kind": "answer", "state": state} if self._answer and not self._answer.done():

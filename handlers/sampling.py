@@ -2,6 +2,8 @@
 
 import asyncio
 
+from changefeed.meters import Meters
+from handlers import census
 from handlers.activity import ActivitySocket
 from handlers.feed import Feed
 from handlers.feed_client import FeedClient
@@ -30,3 +32,12 @@ async def keep_sampling(feed: Feed) -> None:
     while True:
         sample(feed)
         await asyncio.sleep(INTERVAL_SECONDS)
+
+
+def one_line_of(meters: Meters) -> str:
+    """How all processes stand."""
+    parts = meters.everywhere()
+    clients = sum(value for part in parts for (name, *_), value in part.items() if name == census.NAME)
+    hearing = sum(part.get((LISTENER_UP,), 0) for part in parts)
+    who = "" if len(parts) == 1 else f"{hearing:.0f} of {len(parts)} processes: "
+    return f"{who}PostgreSQL is {'' if hearing else 'not '}heard; {clients:.0f} clients are connected"

@@ -1,4 +1,4 @@
-"""What is under deploy/ is about metrics that there are."""
+"""What is under deploy/ is about metrics, settings and files that there are."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from changefeed.settings import SETTINGS
 from handlers.metrics import LATENCY, METRICS
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -69,3 +70,11 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap():
     ]
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
+
+
+def test_every_variable_that_the_service_is_given_is_a_setting():
+    unit = (DEPLOY / "psqlisten2websocket.service").read_text("utf-8")
+    given = re.findall(r"^Environment=(.+)$", unit, re.MULTILINE)
+    names = {assignment.partition("=")[0] for line in given for assignment in line.split()}
+    assert names - {"PYTHONFAULTHANDLER", "PYTHONDONTWRITEBYTECODE"} == {"TOKEN_FILE"}
+    assert {"TOKEN_FILE"} <= {setting.variable for setting in SETTINGS}
