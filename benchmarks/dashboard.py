@@ -24,9 +24,10 @@ from playwright.sync_api import CDPSession, Page, expect, sync_playwright
 
 from changefeed.embedded import EmbeddedPostgres
 from changefeed.queries import read_script
-from tests.browser import ROOT, WIDE, launch
+from tests.browser import ROOT, launch
 from tests.server_process import ServerProcess
 
+WINDOW = {"width": 1280, "height": 800}
 TABLES = 20
 STATEMENTS_PER_SECOND = 20
 WARM_SECONDS = 5.0
@@ -94,7 +95,7 @@ def main() -> None:
             url = f"http://127.0.0.1:{server.port()}/"
             with sync_playwright() as playwright:
                 browser = launch(playwright)
-                page = browser.new_context(viewport=WIDE, timezone_id="UTC").new_page()
+                page = browser.new_context(viewport=WINDOW, timezone_id="UTC").new_page()
                 page.goto(url)
                 first_chart = page.evaluate(FIRST_CHART)
                 rates = [int(rate) for rate in options.rates.split(",")]

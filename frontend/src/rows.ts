@@ -33,18 +33,26 @@ export interface Foreign {
   readonly text: string;
 }
 
+/** When a page was not connected, in epoch milliseconds. */
+export interface Away {
+  readonly from: number;
+  readonly to: number;
+}
+
 export class Row {
   #head: Pick<Change, 'table' | 'action' | 'at'> | null | undefined;
 
   /**
    * `number`: counts up with every row. `receivedAt`: epoch milliseconds, null if it was there before this page.
-   * `missedBefore`: how many changes were not sent to this page before the message that brought this one.
+   * `missedBefore`: how many changes were not sent to this page before this one.
+   * `away`: it is the first one after a time in which this page was not connected.
    */
   constructor(
     readonly text: string,
     readonly number: number,
     readonly receivedAt: number | null,
     readonly missedBefore: number,
+    readonly away: Away | null = null,
   ) {}
 
   /** Parsed anew each time: ten thousand texts are kept, ten thousand parsed rows would be ten times that. */
@@ -71,24 +79,26 @@ export class Rows {
   constructor(readonly limit: number) {}
 
   /** The sample `texts`, oldest first, of `of` changes. */
-  push(texts: readonly string[], of: number, receivedAt: number | null): void {
+  push(texts: readonly string[], of: number, receivedAt: number | null, away: Away | null = null): void {
+    // They are the newest: what is missing was before them.
+    this.missed += Math.max(0, of - texts.length);
     const missedBefore = this.missed;
-    for (const text of texts) {
-      this.#ring[this.pushed % this.limit] = new Row(text, this.pushed, receivedAt, missedBefore);
+    for (const [place, text] of texts.entries()) {
+      const row = new Row(text, this.pushed, receivedAt, missedBefore, place === 0 ? away : null);
+      this.#ring[this.pushed % this.limit] = row;
       this.pushed += 1;
     }
-    this.missed += Math.max(0, of - texts.length);
   }
 
   /**
    * After a lost connection: of `recent`, oldest first, adds those that are not held yet. `since`: how many
    * changes there were since the newest row held.
    */
-  resume(recent: readonly string[], since: number): void {
+  resume(recent: readonly string[], since: number, away: Away | null): void {
     const [newest] = this.newest(1);
     if (newest === undefined) return this.push(recent, recent.length, null);
     const held = recent.lastIndexOf(newest.text);
-    this.push(recent.slice(held + 1), since, null);
+    this.push(recent.slice(held + 1), since, null, away);
   }
 
   /** Newest first. */

@@ -61,6 +61,7 @@ export class Screen {
   #rows: HeldRows;
   #drawn = '';
   #drawnSteps = '';
+  #areTablesOld = false;
   #inSight = { first: 0, count: 40 };
   readonly #onChoice: (choices: Choices) => void;
   readonly #clock: () => number;
@@ -96,7 +97,9 @@ export class Screen {
   }
 
   drawQuick(): void {
-    this.#drawSteps();
+    // What a whole second adds is drawn in two frames: in one it would be felt.
+    if (this.#areTablesOld) this.#drawTables();
+    else this.#drawCharts();
     if (this.#rows.revision === this.#drawn) return;
     this.#rows.follow();
     this.#drawTail();
@@ -183,13 +186,14 @@ export class Screen {
 
   #drawAll(): void {
     this.#drawnSteps = '';
-    this.#drawSteps();
+    this.#drawCharts();
+    this.#drawTables();
     this.drawCalm();
     this.#drawTail();
   }
 
   /** What is told by whole steps changes when one is over, or when something else is known of those before. */
-  #drawSteps(): void {
+  #drawCharts(): void {
     const [state, now] = [this.#state, this.#clock()];
     const key = [
       Math.floor(serverNow(state, now)),
@@ -200,6 +204,12 @@ export class Screen {
     if (key === this.#drawnSteps) return;
     this.#drawnSteps = key;
     this.chart = chartOf(state, this.choices, now);
+    this.#areTablesOld = true;
+  }
+
+  #drawTables(): void {
+    const [state, now] = [this.#state, this.#clock()];
+    this.#areTablesOld = false;
     this.tables = tablesOf(state, this.choices, now);
     this.journal = journalOf(state, now);
   }

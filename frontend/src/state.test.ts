@@ -218,9 +218,9 @@ test('the tail says of how many it is a sample', () => {
   const rows = { of: 50, changes: [insert(2)] };
   apply(state, activity(2001, { totals: totals('orders', 150, 0, 0, 0), rows }), AT);
   expect(state.rows.missed).toBe(49);
-  expect(linesOf()[0]?.missed).toBe(0);
+  expect(linesOf()[0]?.missed).toBe('· 49 more ·');
   apply(state, activity(2001, { rows: { of: 1, changes: [insert(3)] } }), AT);
-  expect(linesOf().map((line) => line.missed)).toEqual([49, 0, 0]);
+  expect(linesOf().map((line) => line.missed)).toEqual(['', '· 49 more ·', '']);
   expect(numbersOf(state, DEFAULTS, AT)).toMatchObject({ sent: 2, sentOf: 51 });
   expect(linesOf().map((line) => line.id)).toEqual(['3', '2', '1']);
 });
@@ -234,6 +234,16 @@ test('after a reconnect rows come once, and those that were missed are counted',
   expect(linesOf().map((line) => line.id)).toEqual(['3', '2', '1']);
 });
 
+test('what happened while the page was away is told where it is missing', () => {
+  apply(state, hello({ totals: totals('orders', 10, 0, 0, 0), recent: [insert(1)] }), AT);
+  setConnection(state, { state: 'waiting', retryAt: 0 });
+  setConnection(state, { state: 'open' });
+  apply(state, hello({ totals: totals('orders', 17, 0, 0, 0), recent: [insert(7), insert(8)] }), AT + 61_000);
+  const [from, to] = [AT, AT + 61_000].map((at) => new Date(at).toISOString().slice(11, 19));
+  const missed = `5 not received, ${from} – ${to} (counted, but not here)`;
+  expect(linesOf().map((line) => line.missed)).toEqual(['', missed, '']);
+});
+
 test('a line of the tail says what changed', () => {
   const update = '{"table":"o","schema":"s","action":"UPDATE","data":{"k":7,"a":"y","b":1.10},"old":{"a":"x"}}';
   const foreign = '{"something": "else"}';
@@ -245,18 +255,19 @@ test('a line of the tail says what changed', () => {
   ];
   apply(state, hello({ recent }), AT);
   const [first, second, third, fourth] = linesOf();
-  expect(first).toMatchObject({ time: 'earlier', action: null, parts: [{ kind: 'text', text: foreign }] });
+  expect(first).toMatchObject({ time: 'earlier', action: null, parts: [{ lead: '', text: foreign, look: 'words' }] });
   expect(second).toMatchObject({
     table: 's.o',
     id: '7',
     parts: [
-      { kind: 'changed', name: 'a', before: { text: '"x"', kind: 'text' }, after: { text: '"y"', kind: 'text' } },
+      { lead: 'a: ', text: '"x"', look: 'old' },
+      { lead: ' → ', text: '"y"', look: 'text' },
     ],
   });
   expect(third).toMatchObject({
     table: 'o',
     id: '7',
-    parts: [{ kind: 'value', name: 'a', value: { text: 'null', kind: 'null' } }],
+    parts: [{ lead: 'a: ', text: 'null', look: 'null' }],
   });
   expect(fourth).toMatchObject({ action: 'TRUNCATE', id: '' });
 });

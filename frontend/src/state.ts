@@ -36,6 +36,8 @@ export interface State {
   connection: Connection;
   /** Epoch milliseconds of the browser's clock. */
   lastMessageAt: number | null;
+  /** The last message before the connection was lost; null while it is there, and before the first. */
+  lostAt: number | null;
   /** Null before the first hello, as are the others that only the server knows. */
   server: Server | null;
   tables: readonly TableStatus[] | null;
@@ -76,6 +78,7 @@ export function initialState(): State {
   return {
     connection: { state: 'connecting' },
     lastMessageAt: null,
+    lostAt: null,
     server: null,
     tables: null,
     status: null,
@@ -97,6 +100,7 @@ export function setConnection(state: State, connection: Connection): void {
   const wasOpen = state.connection.state === 'open';
   state.connection = connection;
   if (wasOpen && connection.state !== 'open' && state.server !== null) {
+    state.lostAt ??= state.lastMessageAt;
     for (const timeline of state.timelines) openSpan(timeline, 'browser', state.server.now);
   }
 }
@@ -197,7 +201,9 @@ function applyHello(state: State, hello: Hello, at: number): void {
     if (before === null) addSpan(timeline, { cause: 'browser', from: hello.since, to: hello.now });
     if (hello.database.state !== 'listening') openSpan(timeline, 'database', hello.database.since);
   }
-  state.rows.resume(hello.recent, changesCounted(state.server) - counted);
+  const away = state.lostAt === null ? null : { from: state.lostAt, to: at };
+  state.lostAt = null;
+  state.rows.resume(hello.recent, changesCounted(state.server) - counted, away);
 }
 
 function applyActivity(state: State, activity: Activity, at: number): void {

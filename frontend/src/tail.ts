@@ -1,23 +1,26 @@
 // Comes in: rows. Goes out: a line for each, which says what changed.
-import { clockTextWithMs, countText, kindOf, shortened, type ValueKind, valueText, type Zone } from './format';
+import { clockText, clockTextWithMs, countText, kindOf, shortened, type ValueKind, valueText, type Zone } from './format';
 import type { Columns, Json } from './json';
 import { shownName } from './picture';
 import type { Action } from './protocol';
 import type { Change, Row } from './rows';
 
-const COLUMNS_SHOWN = 6;
+// Of a wide line; a row's panel shows all of them.
+const COLUMNS_SHOWN = 5;
+const CHANGES_SHOWN = 4;
 const VALUE_CHARACTERS = 48;
 const FOREIGN_CHARACTERS = 240;
 
-export interface Value {
-  readonly text: string;
-  readonly kind: ValueKind;
-}
+const BETWEEN = '\u2003'; // a wide space
 
-export type Part =
-  | { readonly kind: 'value'; readonly name: string; readonly value: Value }
-  | { readonly kind: 'changed'; readonly name: string; readonly before: Value; readonly after: Value }
-  | { readonly kind: 'text'; readonly text: string };
+/** A piece of a line. They are one flat list, since every element of every line costs at each draw. */
+export interface Part {
+  /** What stands before it: a column's name, or the arrow from the old value to the new one. */
+  readonly lead: string;
+  readonly text: string;
+  /** What it looks like: a value of this kind, a value as it was, or words of ours. */
+  readonly look: ValueKind | 'old' | 'words';
+}
 
 export interface TailLine {
   readonly row: Row;
@@ -29,8 +32,8 @@ export interface TailLine {
   readonly shownTable: string;
   readonly id: string;
   readonly parts: readonly Part[];
-  /** Changes between this line and the one below that were not sent to this page. */
-  readonly missed: number;
+  /** What was not sent to this page between this line and the one below; empty: nothing. */
+  readonly missed: string;
 }
 
 /** `below`: the row that came before it, of all that were sent; null if unknown. */
@@ -40,10 +43,10 @@ export function tailLineOf(
   zone: Zone,
   tables: ReadonlyMap<string, unknown> | undefined,
 ): TailLine {
-  const missed = below === null ? 0 : row.missedBefore - below.missedBefore;
+  const missed = below === null ? '' : missedText(row, below, zone);
   const { content } = row;
   if (content.kind === 'foreign') {
-    const part: Part = { kind: 'text', text: shortened(content.text, FOREIGN_CHARACTERS) };
+    const part: Part = { lead: '', text: shortened(content.text, FOREIGN_CHARACTERS), look: 'words' };
     return {
       row,
       time: timeOf(row.receivedAt, zone),
@@ -62,14 +65,22 @@ export function tailLineOf(
     action: content.action,
     table: content.table,
     shownTable: shownName(content.table, tables),
-    id: key === undefined ? '' : valueOf(content.data?.get(key) ?? null).text,
+    id: key === undefined ? '' : shortText(content.data?.get(key) ?? null),
     parts: partsOf(content, key),
     missed,
   };
 }
 
-export function valueOf(value: Json): Value {
-  return { text: valueText(value, VALUE_CHARACTERS), kind: kindOf(value) };
+function missedText({ missedBefore, away }: Row, below: Row, zone: Zone): string {
+  const missed = missedBefore - below.missedBefore;
+  if (missed === 0) return '';
+  if (away === null) return `· ${countText(missed)} more ·`;
+  const [from, to] = [away.from, away.to].map((at) => clockText(at, zone));
+  return `${countText(missed)} not received, ${from} – ${to} (counted, but not here)`;
+}
+
+function shortText(value: Json): string {
+  return valueText(value, VALUE_CHARACTERS);
 }
 
 /** The payload does not say what the key is; `id`, or else the first column, is what people look for. */
@@ -79,24 +90,32 @@ function keyOf(data: Columns): string | undefined {
 
 function partsOf(change: Change, key: string | undefined): readonly Part[] {
   if (change.cut !== null)
-    return [{ kind: 'text', text: `a row of ${countText(change.cut.characters)} characters: open it to load it` }];
-  if (change.action === 'TRUNCATE') return [{ kind: 'text', text: 'all rows removed' }];
-  if (change.data === null && change.count > 1)
-    return [{ kind: 'text', text: `${countText(change.count)} rows in one statement` }];
+    return wordsOf(`a row of ${countText(change.cut.characters)} characters: open it to load it`);
+  if (change.action === 'TRUNCATE') return wordsOf('all rows removed');
+  if (change.data === null && change.count > 1) return wordsOf(`${countText(change.count)} rows in one statement`);
   const data = change.data ?? new Map<string, Json>();
   if (change.action === 'UPDATE' && change.old !== null) {
-    const changed = [...change.old].map(([name, before]) => ({
-      kind: 'changed' as const,
-      name,
-      before: valueOf(before),
-      after: valueOf(data.get(name) ?? null),
-    }));
-    return changed.length === 0 ? [{ kind: 'text', text: 'no column changed' }] : changed.slice(0, COLUMNS_SHOWN);
+    if (change.old.size === 0) return wordsOf('no column changed');
+    return [...change.old].slice(0, CHANGES_SHOWN).flatMap(([name, before], place): Part[] => {
+      const after = data.get(name) ?? null;
+      return [
+        { lead: leadOf(name, place), text: shortText(before), look: 'old' },
+        { lead: ' → ', text: shortText(after), look: kindOf(after) },
+      ];
+    });
   }
   return [...data]
     .filter(([name]) => name !== key)
     .slice(0, COLUMNS_SHOWN)
-    .map(([name, value]) => ({ kind: 'value', name, value: valueOf(value) }));
+    .map(([name, value], place) => ({ lead: leadOf(name, place), text: shortText(value), look: kindOf(value) }));
+}
+
+function wordsOf(text: string): readonly Part[] {
+  return [{ lead: '', text, look: 'words' }];
+}
+
+function leadOf(name: string, place: number): string {
+  return `${place === 0 ? '' : BETWEEN}${name}: `;
 }
 
 /** A row that says no time and was there before this page came is only known to be earlier. */
