@@ -305,3 +305,4 @@ class ConnectTest(DatabaseTestCase):
             self.proxy.hear_again()
             database.renew()
             self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(2 * SIZE)])
+            await self.use_all(database)  # none is left that is still being opened
