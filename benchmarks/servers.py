@@ -90,6 +90,10 @@ class RunningServer:
         return self._said.read_text(errors="replace")
 
     @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    @property
     def cpu_seconds(self) -> float:
         times = self._process.cpu_times()
         return float(times.user + times.system)

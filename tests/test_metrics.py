@@ -16,7 +16,7 @@ from handlers.change_counts import NAME, ChangeCounts
 from handlers.deliveries import Deliveries
 from handlers.metrics import METRICS, Described, Shown
 from tests.feed_case import ORDERS, FeedTestCase, message
-from tests.test_slow_client import StuckClient
+from tests.raw_client import RawClient
 
 ROOT = Path(__file__).parent.parent
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
@@ -183,7 +183,7 @@ class SlowTest(FeedTestCase):
 
     @gen_test
     async def test_who_does_not_read_is_seen_waiting_and_then_dropped(self):
-        stuck = StuckClient(self.get_http_port())
+        stuck = RawClient(self.get_http_port())
         await stuck.connect("/ws")
         other = await self.connect(protocol=True)
         samples = await self.samples()
@@ -203,7 +203,7 @@ class SlowTest(FeedTestCase):
 
     @gen_test
     async def test_each_change_is_delivered_or_conflated_and_never_both(self):
-        stuck = StuckClient(self.get_http_port())
+        stuck = RawClient(self.get_http_port())
         await stuck.connect("/ws?slow=conflate", protocol=True)
         other = await self.connect(protocol=True)
         self.write("INSERT INTO wide SELECT n, 0, repeat('x', 5000) FROM generate_series(1, 8) AS n")

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import socket
 import struct
-from collections.abc import AsyncIterator
 from typing import ClassVar
 from unittest import mock
 
@@ -13,45 +11,7 @@ from tornado.websocket import WebSocketClientConnection
 
 from handlers import feed_client
 from tests.feed_case import FeedTestCase, message
-
-CLOSE_FRAME = 0x88
-
-
-class StuckClient:
-    """Speaks just enough WebSocket to be connected, and reads nothing until it is told to."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._socket.setblocking(False)
-
-    async def connect(self, path: str, protocol: bool = False) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(self._socket, ("127.0.0.1", self._port))
-        offer = "Sec-WebSocket-Protocol: changefeed.v1\r\n" if protocol else ""
-        await loop.sock_sendall(
-            self._socket,
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n".encode(),
-        )
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += await loop.sock_recv(self._socket, 1)
-        assert b" 101 " in head.splitlines()[0], head
-
-    async def frames(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Reads, at last: each frame's first byte and payload, up to the end of the connection."""
-        reader, writer = await asyncio.open_connection(sock=self._socket, limit=1 << 22)
-        try:
-            while head := await reader.read(1):
-                [length] = await reader.readexactly(1)
-                if length >= 126:
-                    size, form = (2, "!H") if length == 126 else (8, "!Q")
-                    [length] = struct.unpack(form, await reader.readexactly(size))
-                yield head[0], await reader.readexactly(length)
-        finally:
-            writer.close()
+from tests.raw_client import CLOSE_FRAME, RawClient
 
 
 class PatientTestCase(FeedTestCase):
@@ -75,7 +35,7 @@ class SlowClientTest(PatientTestCase):
 
     @gen_test
     async def test_it_is_closed_with_1013_and_the_others_get_everything(self):
-        stuck = StuckClient(self.get_http_port())
+        stuck = RawClient(self.get_http_port())
         await stuck.connect("/ws")
         others = [await self.connect() for _ in range(3)]
         # Tornado ends the connection 5 s after that, whether the client has read why or not.
@@ -106,7 +66,7 @@ class SlowClientTest(PatientTestCase):
 
     @gen_test
     async def test_conflating_it_gets_the_newest_of_each_row_and_a_gap_that_counts(self):
-        stuck = StuckClient(self.get_http_port())
+        stuck = RawClient(self.get_http_port())
         await stuck.connect("/ws?slow=conflate", protocol=True)
         other = await self.connect(protocol=True)
         self.write("INSERT INTO wide SELECT n, 0, repeat('x', 5000) FROM generate_series(1, 8) AS n")

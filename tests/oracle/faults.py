@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from tests.oracle.ground import Ground, wait
 from tests.oracle.reader import Reader
 
-_TERMINATE = """
+TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE application_name = 'psqlisten2websocket' AND (query ~ '^LISTEN') = ANY (%s)
+WHERE application_name = 'psqlisten2websocket' AND (query ~ '^(LISTEN|UNLISTEN|NOTIFY)') = ANY (%s)
 """
 
 
@@ -42,7 +42,7 @@ class Faults:
 
     async def _terminate(self, which: list[bool]) -> None:
         async with self._ground.lock:
-            await asyncio.to_thread(self._ground.query, _TERMINATE, (which,))
+            await asyncio.to_thread(self._ground.query, TERMINATE, (which,))
 
     async def _restart(self, mode: str) -> None:
         await self._ground.restart_postgres(mode, self._draw.choice((0, 0, 0.3, 1.5)), self._pause)

@@ -20,7 +20,7 @@ from tests.oracle.ground import Server, wait
 from tests.oracle.replica import Change, Refused, Replica
 
 CONNECT_SECONDS = 5.0
-_LINES = (OSError, EOFError, TimeoutError, websockets.WebSocketException)
+LINES = (OSError, EOFError, TimeoutError, websockets.WebSocketException)
 
 
 class FeedFailed(AssertionError):
@@ -37,6 +37,8 @@ class Dropped(Exception):
 
 class Reader(ABC):
     """Follows until cancelled. `cut` is set to make all readers drop at once."""
+
+    query = ""  # what a WebSocket asks for beside the place, such as "&table=orders"
 
     def __init__(self, name: str, draw: random.Random, servers: list[Server], cursor: str, *, is_slow: bool) -> None:
         self.name = name
@@ -81,7 +83,7 @@ class Reader(ABC):
                         self.connections += 1
                         deadline.reschedule(None)
                         await self._follow(arriving)
-            except (Dropped, *_LINES):
+            except (Dropped, *LINES):
                 await wait(self._never, self._draw.uniform(0, 0.15))
 
     async def _follow(self, arriving: AsyncIterator[list[Change]]) -> None:

@@ -20,7 +20,7 @@ class PlainReader(Reader):
 
     @contextlib.asynccontextmanager
     async def _connection(self, server: Server) -> AsyncIterator[AsyncIterator[list[Change]]]:
-        url = f"ws://127.0.0.1:{server.port}/ws?since={self.cursor}"
+        url = f"ws://127.0.0.1:{server.port}/ws?since={self.cursor}{self.query}"
         try:
             socket = await connect(
                 url,
