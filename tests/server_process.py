@@ -15,9 +15,9 @@ SERVER = Path(__file__).parent.parent / "server.py"
 class ServerProcess:
     """Started in `folder`, with its .env and with no variables but those given; killed at the end of the block."""
 
-    def __init__(self, folder: Path, *flags: str, **environ: str) -> None:
+    def __init__(self, folder: Path, *flags: str, server: Path = SERVER, **environ: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(SERVER), *flags],
+            [sys.executable, str(server), *flags],
             cwd=folder,
             env={"PATH": os.environ["PATH"], "HOME": str(folder), **environ},
             start_new_session=True,

@@ -2,18 +2,29 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from changefeed.settings import SETTINGS
+from changefeed.settings import LIBPQ_VARIABLES, SETTINGS, SettingsError, load
 from handlers.metrics import LATENCY, METRICS
+from tests import postgres
+from tests.server_process import ServerProcess
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana-dashboard.json"
 ALERTS = DEPLOY / "prometheus-alerts.yaml"
+# With the lines that end in a backslash joined, as the builder does it.
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8").replace("\\\n", "")
+ENVIRONMENT = dict(re.findall(r"(\w+)=(\S*)", re.findall(r"^ENV (.+)$", DOCKERFILE, re.MULTILINE)[0]))
+HEALTH_PROGRAM = json.loads(re.findall(r"^HEALTHCHECK .* CMD (\[.+\])$", DOCKERFILE, re.MULTILINE)[0])[2]
 LABELS = {metric.name: {*metric.labels, "instance"} for metric in METRICS} | {f"{LATENCY}_bucket": {"le", "instance"}}
 
 
@@ -78,3 +89,55 @@ def test_every_variable_that_the_service_is_given_is_a_setting():
     names = {assignment.partition("=")[0] for line in given for assignment in line.split()}
     assert names - {"PYTHONFAULTHANDLER", "PYTHONDONTWRITEBYTECODE"} == {"TOKEN_FILE"}
     assert {"TOKEN_FILE"} <= {setting.variable for setting in SETTINGS}
+
+
+def copied_files(dockerfile: str) -> list[str]:
+    """What the last stage copies from the project's folder; a folder ends in a slash."""
+    last_stage = dockerfile.rpartition("\nFROM ")[2]
+    copied = re.findall(r"^COPY (?!--from)(\S+) (\S+)$", last_stage, re.MULTILINE)
+    for source, target in copied:
+        assert target == (source if source.endswith("/") else "./")
+    return [source for source, _ in copied]
+
+
+def test_the_container_has_all_that_the_server_needs(tmp_path: Path):
+    app = tmp_path / "app"
+    ignored = {line.lstrip("!") for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()}
+    for source in copied_files(DOCKERFILE):
+        assert source in ignored  # that is, not ignored
+        copy = shutil.copytree if source.endswith("/") else shutil.copy
+        (app / source).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / source, app / source)
+    shutil.rmtree(app / "benchmarks" / "peers", ignore_errors=True)
+    given = {name: value for name, value in ENVIRONMENT.items() if name not in ("ADDRESS", "PORT")}
+    database = postgres.new_database()
+    flags = ("--port", "0", "--watch", "public.*")
+    with ServerProcess(tmp_path, *flags, server=app / "server.py", DATABASE_URL=database, **given) as server:
+        port = server.port()
+        for path in ("/", "/client.js"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+                assert answer.status == 200
+        check = {**ENVIRONMENT, "PORT": str(port)}
+        assert subprocess.run([sys.executable, "-c", HEALTH_PROGRAM], env=check, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", HEALTH_PROGRAM], env=check, check=False, stderr=subprocess.DEVNULL
+        ).returncode
+        != 0
+    )
+
+
+def test_the_container_is_not_root_and_asks_for_tokens():
+    assert re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE) == ["10001"]
+    with pytest.raises(SettingsError, match="--token"):
+        load((), ENVIRONMENT, Path("/nonexistent"))
+    assert load((), {**ENVIRONMENT, "TOKEN": "0123456789abcdef0123456789abcdef"}, Path("/nonexistent")).port == 8080
+
+
+def test_every_variable_that_a_container_is_given_is_a_setting():
+    known = {setting.variable for setting in SETTINGS} | {*LIBPQ_VARIABLES, "PYTHONDONTWRITEBYTECODE"}
+    assert set(ENVIRONMENT) <= known
+    server = (DEPLOY / "compose.yaml").read_text("utf-8").partition("\n  server:\n")[2]
+    names = re.findall(r"^      ([A-Z_]+): ", server.partition("    ports:")[0], re.MULTILINE)
+    assert names
+    assert set(names) <= known

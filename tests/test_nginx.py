@@ -1,0 +1,149 @@
+"""Behind a real nginx, with deploy/nginx.conf: the dashboard, sockets and streams below the path, and whom to believe."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.certificates import trusting, write_certificate
+from tests.journal_database import JournalDatabase
+from tests.server_process import ServerProcess, free_port
+
+CONF = (Path(__file__).parent.parent / "deploy" / "nginx.conf").read_text("utf-8")
+NGINX = shutil.which("nginx", path=os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/usr/local/sbin")))
+HOST = "feed.example.com"
+TOKEN = "0123456789abcdef0123456789abcdef"
+MAIN = """
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/feed.conf;
+}}
+"""
+
+pytestmark = [
+    pytest.mark.skipif(NGINX is None, reason="there is no nginx here"),
+    pytest.mark.skipif(sys.platform == "darwin", reason="its loopback has one address only"),
+]
+
+
+@dataclass
+class Site:
+    """What a client of the proxy sees."""
+
+    port: int
+    tls: ssl.SSLContext
+    db: JournalDatabase
+
+    def link(self, address: str) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), source_address=(address, 0), timeout=30)
+
+    def request(self, path: str, method: str = "GET", body: str | None = None) -> http.client.HTTPResponse:
+        asked = http.client.HTTPSConnection(HOST, self.port, context=self.tls)
+        asked.sock = self.tls.wrap_socket(self.link("127.0.0.1"), server_hostname=HOST)
+        asked.request(method, path, body, {"Authorization": f"Bearer {TOKEN}"})
+        return asked.getresponse()
+
+    def socket(self, path: str, address: str = "127.0.0.2", **headers: str) -> ClientConnection:
+        return connect(
+            f"wss://{HOST}:{self.port}{path}",
+            sock=self.link(address),
+            ssl=self.tls,
+            proxy=None,
+            additional_headers={"Authorization": f"Bearer {TOKEN}", **headers},
+        )
+
+
+def settings_beside_the_example() -> list[str]:
+    """Those that its comment names."""
+    [line] = re.findall(r"^#     (--base-path .+)$", CONF, re.MULTILINE)
+    return line.split()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    assert NGINX
+    folder = tmp_path_factory.mktemp("nginx")
+    cert, key = write_certificate(folder, HOST)
+    db = JournalDatabase()
+    db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+    flags = ("--port", "0", "--client-limit-per-address", "1", *settings_beside_the_example())
+    with ServerProcess(folder, *flags, DATABASE_URL=db.conninfo, TOKEN=TOKEN) as server, closing(db):
+        port = free_port()
+        example = CONF
+        for written, meant in (
+            ("127.0.0.1:8080", f"127.0.0.1:{server.port()}"),
+            ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+            (f"/etc/ssl/{HOST}.pem", str(cert)),
+            (f"/etc/ssl/{HOST}.key", str(key)),
+        ):
+            assert example.count(written) == 1
+            example = example.replace(written, meant)
+        (folder / "feed.conf").write_text(example)
+        (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
+        command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+        # It goes into the background when it listens.
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            yield Site(port, trusting(cert), db)
+        finally:
+            subprocess.run([*command, "-s", "stop"], check=True)
+
+
+def test_the_dashboard_and_its_files_are_below_the_path(site: Site):
+    page = site.request("/feed/")
+    assert page.status == 200
+    files = re.findall(r'(?:src|href)="(\./|/feed/)?(assets/[^"]+)"', page.read().decode())
+    assert files
+    for _, name in files:
+        assert site.request(f"/feed/{name}").status == 200
+    assert site.request("/feed").status == 301
+    assert site.request("/feed/metrics").status == 404
+
+
+@pytest.mark.parametrize("path", ["/feed/ws", "/feed/ws/activity"])
+def test_a_socket_goes_through(site: Site, path: str):
+    with site.socket(path) as client:
+        site.db.run("INSERT INTO orders VALUES (7)")
+        while "orders" not in str(client.recv(timeout=30)):
+            pass
+
+
+def test_a_stream_goes_through_as_it_comes(site: Site):
+    answer = site.request("/feed/events")
+    assert answer.status == 200
+    site.db.run("INSERT INTO orders VALUES (8)")
+    while not (line := answer.readline()).startswith(b"data:"):
+        assert line
+    assert json.loads(line[5:])["data"] == {"id": 8}
+    answer.close()
+
+
+def test_the_server_believes_who_the_client_is_and_that_he_came_by_tls(site: Site):
+    with site.socket("/feed/ws", "127.0.0.2"), site.socket("/feed/ws", "127.0.0.3"):
+        with pytest.raises(InvalidStatus) as refused:
+            site.socket("/feed/ws", "127.0.0.3", **{"X-Forwarded-For": "192.0.2.7"})
+        assert refused.value.response.status_code == 503
+    signed_in = site.request("/feed/api/session", "POST", json.dumps({"token": TOKEN}))
+    assert "; Secure" in (signed_in.headers["Set-Cookie"] or "")
+    assert "Path=/feed;" in (signed_in.headers["Set-Cookie"] or "") + ";"
