@@ -108,10 +108,11 @@ class Catalog:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         watched = await self._database.fetch(QUERIES["watched tables"]) if has_journal else []
         omitted = {f"{schema}.{table}": set(omit) for schema, table, _, omit, *_ in watched}
+        hashed = {f"{schema}.{table}": set(hash_) for schema, table, *_, hash_ in watched}
         self.tables = Tables(
             {
                 table: {
-                    column: Kind(kind)
+                    column: Kind.TEXT if column in hashed.get(table, ()) else Kind(kind)
                     for column, kind in zip(columns, kinds, strict=True)
                     if column not in omitted.get(table, ())
                 }

@@ -39,6 +39,7 @@ class WatchOptions:
     omit: tuple[str, ...] = ()
     row_limit: int | None = None
     strict: bool = False
+    hash: tuple[str, ...] = ()
 
 
 EVERYTHING = WatchOptions()
@@ -74,6 +75,7 @@ class Watching:
                     "omit": list(options.omit),
                     "row_limit": options.row_limit,
                     "strict": options.strict,
+                    "hash": list(options.hash),
                 },
             )
         if not rows:

@@ -62,7 +62,7 @@ class StatusHandler(ApiHandler):
     async def _watched(self) -> list[dict[str, object]]:
         if self.feed.journal.epoch is None:
             return []
-        columns = ("schema", "table", "is_complete", "omit", "row_limit", "strict", "partitions")
+        columns = ("schema", "table", "is_complete", "omit", "row_limit", "strict", "partitions", "hash")
         rows = await self.feed.database.fetch(QUERIES["watched tables"])
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         return [one for one in found if bound_of(self.rights.tables, f"{one['schema']}.{one['table']}")]

@@ -46,7 +46,10 @@ class TablesHandler(ApiHandler):
 
 
 class WatchHandler(ApiHandler):
-    """PUT watches the table that the path names, with {"omit", "row_limit", "strict"} in the body; DELETE ends it."""
+    """PUT watches the table that the path names, DELETE ends it.
+
+    The body of PUT is {"omit", "row_limit", "strict", "hash"}, each of them optional.
+    """
 
     needs = Need.ADMIN
 
@@ -81,14 +84,22 @@ class WatchHandler(ApiHandler):
             body = json.loads(self.request.body)
         except (ValueError, RecursionError) as error:
             raise ApiError(400, "not_json", f"the body is empty or a JSON object: {error}") from None
-        shapes = 'the body is {"omit": ["column", …], "row_limit": 1000, "strict": false}, each of them optional'
-        if not isinstance(body, dict) or not body.keys() <= {"omit", "row_limit", "strict"}:
+        shapes = (
+            'the body is {"omit": ["column", …], "row_limit": 1000, "strict": false, "hash": ["column", …]}, each of '
+            "them optional"
+        )
+        if not isinstance(body, dict) or not body.keys() <= {"omit", "row_limit", "strict", "hash"}:
             raise ApiError(400, "bad_options", shapes)
-        omit, row_limit, strict = body.get("omit") or [], body.get("row_limit"), body.get("strict", False)
+        omit, hashed = body.get("omit") or [], body.get("hash") or []
+        row_limit, strict = body.get("row_limit"), body.get("strict", False)
         if (
-            not (isinstance(omit, list) and all(isinstance(column, str) for column in omit))
+            not (_are_names(omit) and _are_names(hashed))
             or not (row_limit is None or (type(row_limit) is int and 0 < row_limit < 1 << 62))
             or not isinstance(strict, bool)
         ):
             raise ApiError(400, "bad_options", shapes)
-        return WatchOptions(tuple(omit), row_limit, strict)
+        return WatchOptions(tuple(omit), row_limit, strict, tuple(hashed))
+
+
+def _are_names(said: object) -> bool:
+    return isinstance(said, list) and all(isinstance(column, str) for column in said)

@@ -8,7 +8,8 @@
 -- What costs is each statement in here. So the usual case (no argument; columns of trusted types; of an UPDATE, one
 -- row) is told by the condition of the one INSERT that serves it. Only where that writes nothing the rest asks why.
 --
--- Their argument, where there is one, is JSON: {"omit": [column, …], "limit": rows, "root": true, "dynamic": true}
+-- Their argument, where there is one, is JSON:
+-- {"omit": [column, …], "hash": [column, …], "limit": rows, "root": true, "dynamic": true}
 DO $make$
 DECLARE
     trusted constant text := $condition$
@@ -264,9 +265,9 @@ BEGIN
 END
 $function$;
 
--- A column as an expression whose JSON is to_json's, by way of the type's output function, which only superusers can
--- make: an enum, a range, an array of these, a domain. A composite type becomes its text.
-CREATE OR REPLACE FUNCTION changefeed.untrusted_value(column_name text, column_type oid)
+-- A type that has the same texts as this one and runs nobody's code: PostgreSQL's own that an array or a domain is of, or
+-- else text.
+CREATE OR REPLACE FUNCTION changefeed.safe_type(column_type oid)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN (
@@ -280,45 +281,61 @@ BEGIN
                     WHEN e.typtype = 'd' THEN e.typbasetype
                     WHEN e.oid >= 16384 THEN nullif(e.typelem, 0)
                 END
-        ), innermost AS (
-            SELECT CASE WHEN oid < 16384 THEN format_type(oid, NULL) ELSE 'text' END || brackets AS safe_type
-            FROM element WHERE typtype <> 'd' AND (oid < 16384 OR typelem = 0)
         )
-        SELECT format('CASE WHEN num_nonnulls(%1$I) = 1 THEN format(''%%s'', %1$I)::%2$s END', column_name, safe_type)
-        FROM innermost
+        SELECT CASE WHEN oid < 16384 THEN format_type(oid, -1) ELSE 'text' END || brackets
+        FROM element WHERE typtype <> 'd' AND (oid < 16384 OR typelem = 0)
     );
 END
 $function$;
 
--- A table's columns as a list for SELECT: without those left out, and with virtual generated ones computed, which a
--- trigger sees as null.
+-- A column as an expression whose JSON is to_json's, by way of the type's output function, which only superusers can
+-- make: an enum, a range, an array of these, a domain. A composite type becomes its text.
+CREATE OR REPLACE FUNCTION changefeed.untrusted_value(column_name text, column_type oid)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN format(
+        'CASE WHEN num_nonnulls(%1$I) = 1 THEN format(''%%s'', %1$I)::%2$s END',
+        column_name, changefeed.safe_type(column_type)
+    );
+END
+$function$;
+
+-- A table's columns as a list for SELECT: without those left out, with the hashes of those to hash, and with virtual
+-- generated ones computed, which a trigger sees as null.
 CREATE OR REPLACE FUNCTION changefeed.column_list(target oid, options json)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
+    hash text[] := ARRAY(SELECT json_array_elements_text(options -> 'hash'));
     distrusts_all constant boolean := NOT changefeed.trusts_columns(target);
     gone text;
 BEGIN
-    SELECT name INTO gone FROM unnest(omit) AS name
+    SELECT name INTO gone FROM unnest(omit || hash) AS name
     WHERE NOT EXISTS (
         SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped
     );
     IF gone IS NOT NULL THEN
         -- Dropped, or renamed: then it must not leave the table under its new name.
-        RAISE EXCEPTION 'the column % that was to be left out is gone', quote_ident(gone)
+        RAISE EXCEPTION 'the column % that was to be left out or hashed is gone', quote_ident(gone)
             USING HINT = 'Call changefeed.watch anew.';
     END IF;
     RETURN (
         SELECT string_agg(
             CASE
-                WHEN a.attgenerated = 'v' THEN format('(%s) AS %I', pg_get_expr(d.adbin, d.adrelid), a.attname)
+                WHEN a.attname = ANY (hash)
+                    THEN format('%s AS %I', changefeed.hashed_value(target, a.attname, a.atttypid, v.value), a.attname)
+                WHEN a.attgenerated = 'v' THEN format('%s AS %I', v.value, a.attname)
                 WHEN distrusts_all OR a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
                     THEN format('%s AS %I', changefeed.untrusted_value(a.attname, a.atttypid), a.attname)
-                ELSE quote_ident(a.attname)
+                ELSE v.value
             END,
             ', ' ORDER BY a.attnum
         )
-        FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum,
+            LATERAL (
+                SELECT CASE WHEN a.attgenerated = 'v' THEN format('(%s)', pg_get_expr(d.adbin, d.adrelid))
+                ELSE quote_ident(a.attname) END
+            ) AS v (value)
         WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit)
     );
 END
@@ -355,6 +372,6 @@ END
 $function$;
 REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.mark(), changefeed.trusts(oid),
     changefeed.trusts_columns(oid),
-    changefeed.put_behind(smallint, integer, bigint, bigint, oid, text), changefeed.untrusted_value(text, oid),
+    changefeed.put_behind(smallint, integer, bigint, bigint, oid, text), changefeed.safe_type(oid), changefeed.untrusted_value(text, oid),
     changefeed.column_list(oid, json), changefeed.select_statement(oid, text, text, json),
     changefeed.next_value(refcursor) FROM PUBLIC;

@@ -77,7 +77,9 @@ SELECT min(id) FROM changefeed.journal WHERE at >= to_timestamp(%(at)s);
 
 -- watch --
 -- The table of the name schema.table, unless there is none.
-SELECT changefeed.watch(c.oid, omit => %(omit)s::text[], row_limit => %(row_limit)s::bigint, strict => %(strict)s)
+SELECT changefeed.watch(
+    c.oid, omit => %(omit)s::text[], row_limit => %(row_limit)s::bigint, strict => %(strict)s, hash => %(hash)s::text[]
+)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname || '.' || c.relname = %(name)s;
 
@@ -115,7 +117,10 @@ FROM changefeed.journal_status() AS s;
 SELECT pg_notification_queue_usage();
 
 -- watched tables --
-SELECT schema_name, table_name, is_complete, omit, row_limit, strict, partitions FROM changefeed.status();
+-- Before version 3 of the schema nothing is hashed, and status() has no such column.
+SELECT schema_name, table_name, is_complete, omit, row_limit, strict, partitions,
+       ARRAY(SELECT jsonb_array_elements_text(to_jsonb(s) -> 'hash'))
+FROM changefeed.status() AS s;
 
 -- has plain triggers --
 -- Whether a trigger that is not ours sends notifications: those are lost while nobody listens.

@@ -4,13 +4,16 @@
 
 -- Before it: hands the rows over in a transaction-local setting, {"rows": […]} or {"count": n}, or {"error": "…"}. It runs
 -- as whoever truncates, not as the journal's owner: planning a query may run code of the table's owner, such as an
--- index's expression.
+-- index's expression. So columns to hash are their texts in there, which this role may read anyway, and are hashed as
+-- the owner, before anything is journaled.
 CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $function$
 DECLARE
     within text := current_setting('changefeed.truncating', true);
     options json := coalesce(TG_ARGV[0], '{}')::json;
     row_limit bigint := coalesce((options ->> 'limit')::bigint, 10000);
+    omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
+    hash text[] := ARRAY(SELECT json_array_elements_text(options -> 'hash'));
     touched bigint;
     columns text;
     found_rows text;
@@ -36,11 +39,26 @@ BEGIN
     IF touched > row_limit THEN
         EXECUTE format('SELECT json_build_object(''count'', count(*)) FROM %s', TG_RELID::regclass) INTO found_rows;
     ELSIF touched > 0 THEN
-        -- Here virtual generated columns are computed, and a column that is to be left out and is gone is no column.
-        SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO columns
+        IF EXISTS (
+            SELECT FROM unnest(omit || hash) AS name
+            WHERE NOT EXISTS (
+                SELECT FROM pg_attribute AS a
+                WHERE a.attrelid = TG_RELID AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped
+            )
+        ) THEN
+            RAISE EXCEPTION 'a column that was to be left out or hashed is gone; call changefeed.watch anew';
+        END IF;
+        -- Here virtual generated columns are computed.
+        SELECT string_agg(
+            CASE
+                WHEN a.attname = ANY (hash)
+                    THEN format('CASE WHEN num_nonnulls(%1$I) = 1 THEN format(''%%s'', %1$I) END AS %1$I', a.attname)
+                ELSE quote_ident(a.attname)
+            END,
+            ', ' ORDER BY a.attnum
+        ) INTO columns
         FROM pg_attribute AS a
-        WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped
-          AND a.attname <> ALL (ARRAY(SELECT json_array_elements_text(options -> 'omit')));
+        WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit);
         EXECUTE format(
             'SELECT ''{"rows": ['' || string_agg(row_to_json(p.*)::text, '','') || '']}'' FROM (SELECT %s FROM %s) AS p',
             columns, TG_RELID::regclass
@@ -53,6 +71,39 @@ EXCEPTION WHEN transaction_rollback THEN
 WHEN OTHERS THEN
     PERFORM set_config('changefeed.truncated_' || TG_RELID, json_build_object('error', SQLERRM)::text, true);
     RETURN NULL;
+END
+$function$;
+
+-- The rows handed over, with the hashes of the columns to hash.
+CREATE OR REPLACE FUNCTION changefeed.hash_rows(target oid, found_rows json, options json)
+RETURNS SETOF json LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
+    hash text[] := ARRAY(SELECT json_array_elements_text(options -> 'hash'));
+    columns text;
+    definitions text;
+BEGIN
+    IF cardinality(hash) = 0 THEN
+        RETURN QUERY SELECT json_array_elements(found_rows);
+        RETURN;
+    END IF;
+    SELECT
+        string_agg(
+            CASE
+                WHEN a.attname = ANY (hash) THEN format('%s AS %I', changefeed.hashed_value(
+                    target, a.attname, a.atttypid, format('r.%I::%s', a.attname, changefeed.safe_type(a.atttypid))
+                ), a.attname)
+                ELSE format('r.%I', a.attname)
+            END,
+            ', ' ORDER BY a.attnum
+        ),
+        string_agg(format('%I %s', a.attname, CASE WHEN a.attname = ANY (hash) THEN 'text' ELSE 'json' END), ', ')
+    INTO columns, definitions
+    FROM pg_attribute AS a
+    WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit);
+    RETURN QUERY EXECUTE format(
+        'SELECT row_to_json(h.*) FROM (SELECT %s FROM json_to_recordset($1) AS r (%s)) AS h', columns, definitions
+    ) USING found_rows;
 END
 $function$;
 
@@ -78,7 +129,7 @@ BEGIN
         INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, row_count)
         SELECT s.last_value, clock_timestamp(), 'D', n.nspname, c.relname, r.data, (truncated ->> 'count')::bigint
         FROM changefeed.slot AS s, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
-            (SELECT json_array_elements(truncated -> 'rows') AS data
+            (SELECT changefeed.hash_rows(TG_RELID, truncated -> 'rows', coalesce(TG_ARGV[0], '{}')::json) AS data
              UNION ALL SELECT NULL WHERE truncated ->> 'count' IS NOT NULL) AS r
         WHERE c.oid = pg_partition_root(TG_RELID);
     EXCEPTION WHEN transaction_rollback THEN
@@ -100,4 +151,5 @@ BEGIN
     RETURN NULL;
 END
 $function$;
-REVOKE ALL ON FUNCTION changefeed.read_truncated(), changefeed.record_truncated() FROM PUBLIC;
+REVOKE ALL ON FUNCTION changefeed.read_truncated(), changefeed.record_truncated(),
+    changefeed.hash_rows(oid, json, json) FROM PUBLIC;

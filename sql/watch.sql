@@ -34,7 +34,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         SELECT *,
             (options - 'strict')
             || CASE WHEN is_partition THEN '{"root": true}' ELSE '{}' END::jsonb
-            || CASE WHEN has_virtual OR is_inheriting OR options ? 'omit' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
+            || CASE WHEN has_virtual OR is_inheriting OR options ?| '{omit,hash}' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
             AS argument
         FROM facts
     ), quoted AS (
@@ -112,18 +112,22 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $function$;
 
+DROP FUNCTION IF EXISTS changefeed.watch(regclass, text[], bigint, boolean);  -- version 2's
 -- Watches a table: from the next statement on, its changes are journaled. Returns whether anything had to be changed.
 --   omit       columns that never leave the table
 --   row_limit  of more rows than this in one statement, one change stands for all: its action and their count
 --   strict     a write that cannot be journaled fails (see record.sql for what the default costs)
+--   hash       columns whose values never leave the table, but hashes of them (see hash.sql)
 CREATE OR REPLACE FUNCTION changefeed.watch(
-    target regclass, omit text[] DEFAULT '{}', row_limit bigint DEFAULT NULL, strict boolean DEFAULT false
+    target regclass, omit text[] DEFAULT '{}', row_limit bigint DEFAULT NULL, strict boolean DEFAULT false,
+    hash text[] DEFAULT '{}'
 ) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     kind "char";
     is_partition boolean;
     persistence "char";
     unknown text;
+    doubtful text;
 BEGIN
     SELECT c.relkind, c.relispartition, c.relpersistence INTO kind, is_partition, persistence
     FROM pg_class AS c WHERE c.oid = target;
@@ -138,17 +142,23 @@ BEGIN
     ELSIF target::text LIKE 'changefeed.%' THEN
         RAISE EXCEPTION '% belongs to the change feed itself', target USING ERRCODE = 'wrong_object_type';
     END IF;
-    SELECT name INTO unknown FROM unnest(omit) AS name
+    SELECT name INTO unknown FROM unnest(omit || hash) AS name
     WHERE NOT EXISTS (
         SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped
     );
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION '% has no column %', target, quote_ident(unknown) USING ERRCODE = 'undefined_column';
+    END IF;
+    SELECT name INTO doubtful FROM unnest(hash) AS name WHERE name = ANY (omit);
+    IF doubtful IS NOT NULL THEN
+        RAISE EXCEPTION 'the column % cannot be both left out and hashed', quote_ident(doubtful)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Name it in omit or in hash.';
     ELSIF row_limit < 1 THEN
         RAISE EXCEPTION 'row_limit must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN changefeed.apply(target, jsonb_strip_nulls(jsonb_build_object(
         'omit', CASE WHEN cardinality(omit) > 0 THEN to_jsonb(omit) END,
+        'hash', CASE WHEN cardinality(hash) > 0 THEN to_jsonb(hash) END,
         'limit', row_limit,
         'strict', CASE WHEN strict THEN true END
     )));
@@ -189,11 +199,23 @@ RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $func
             THEN '{"strict": true}' ELSE '{}' END::jsonb
 $function$;
 
+-- Version 2's told nothing of `hash`, and what a function returns cannot be changed.
+DO $version_2$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_proc WHERE pronamespace = 'changefeed'::regnamespace AND proname = 'status' AND 'hash' = ANY (proargnames)
+    ) THEN
+        DROP FUNCTION IF EXISTS changefeed.status();
+    END IF;
+END
+$version_2$;
+
 -- The watched tables, each with its options; `is_complete` says that its triggers and its partitions' are as they ought
 -- to be and enabled.
 CREATE OR REPLACE FUNCTION changefeed.status()
 RETURNS TABLE (
-    schema_name text, table_name text, is_complete boolean, omit text[], row_limit bigint, strict boolean, partitions bigint
+    schema_name text, table_name text, is_complete boolean, omit text[], row_limit bigint, strict boolean, partitions bigint,
+    hash text[]
 )
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH watched AS (
@@ -217,7 +239,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         (w.options ->> 'limit')::bigint,
         w.options ? 'strict',
         (SELECT count(*) FROM changefeed.members(w.target) AS m (member) JOIN pg_class AS c ON c.oid = m.member
-         WHERE c.relkind = 'r' AND c.oid <> w.target)
+         WHERE c.relkind = 'r' AND c.oid <> w.target),
+        ARRAY(SELECT jsonb_array_elements_text(w.options -> 'hash'))
     FROM watched AS w
     ORDER BY 1, 2
 $function$;
@@ -283,6 +306,6 @@ EXCEPTION WHEN insufficient_privilege THEN
 END
 $event_trigger$;
 
-REVOKE ALL ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean), changefeed.unwatch(regclass),
-    changefeed.apply(regclass, jsonb), changefeed.refresh(), changefeed.refresh(oid[]), changefeed.refresh_after_ddl() FROM PUBLIC;
+REVOKE ALL ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]),
+    changefeed.unwatch(regclass), changefeed.apply(regclass, jsonb), changefeed.refresh(), changefeed.refresh(oid[]), changefeed.refresh_after_ddl() FROM PUBLIC;
 SELECT changefeed.refresh();

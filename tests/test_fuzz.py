@@ -34,7 +34,7 @@ NAMES = TEXTS.filter(
     lambda name: 0 < len(name.encode()) <= 63 and name not in ("n", "tableoid", "xmin", "cmin", "xmax")
 )
 TAILS = st.sampled_from(["", "NOT NULL", "UNIQUE", "DEFAULT NULL"])
-KINDS = st.sampled_from(["plain", "keyed", "partitioned", "nested", "strict", "omit", "inherited"])
+KINDS = st.sampled_from(["plain", "keyed", "partitioned", "nested", "strict", "omit", "hash", "inherited"])
 ACTIONS = st.sampled_from(
     ["insert", "insert", "bulk", "update", "move", "upsert", "delete", "truncate", "savepoint", "undo"]
 )
@@ -81,7 +81,11 @@ def make_tables(db: JournalDatabase, kind: str, columns: list[tuple[str, str, st
                 f"CREATE TRIGGER bump AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION bump_{table}()"
             )
     omit = [columns[0][0]] if kind == "omit" and columns else []
-    db.run("SELECT changefeed.watch('watched', omit => %s::text[], strict => %s)", omit, kind == "strict")
+    hashed = [name for name, _, _ in columns] if kind == "hash" else []
+    db.run(
+        "SELECT changefeed.watch('watched', omit => %s::text[], strict => %s, hash => %s::text[])",
+        *(omit, kind == "strict", hashed),
+    )
     db.forget()
 
 
@@ -147,7 +151,7 @@ def test_a_watched_table_is_like_its_unwatched_twin_and_the_journal_rebuilds_it(
     db.run("COMMIT")
     assert contents(db, "plain") == contents(db, "watched")
     assert (db.losses, db.warnings) == (0, [])
-    if kind == "omit":
+    if kind in ("omit", "hash"):
         return
     if kind == "inherited":
         db.assert_rebuilds("public.watched", "ONLY watched")

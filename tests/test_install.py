@@ -54,7 +54,7 @@ def test_uninstall_leaves_no_trace(empty: Session):
     empty.run("CREATE TABLE part PARTITION OF parts DEFAULT")
     before = catalog(empty)
     install(empty)
-    empty.run("SELECT changefeed.watch('orders'), changefeed.watch('parts')")
+    empty.run("SELECT changefeed.watch('orders', hash => '{id}'), changefeed.watch('parts')")
     empty.run("INSERT INTO orders VALUES (1); INSERT INTO parts VALUES (1)")
     assert catalog(empty) != before
     empty.run(read_script("uninstall.sql"))
@@ -199,25 +199,59 @@ def test_an_upgrade_serves_the_triggers_of_before_and_brings_them_up_to_date(db:
     assert db.run("SELECT version, epoch FROM changefeed.meta") == [(VERSION, epoch)]
 
 
+def test_an_upgrade_from_version_2_leaves_one_watch_and_tells_of_hashes(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int, secret int); SELECT changefeed.watch('orders', omit => '{secret}')")
+    db.run("DROP TABLE changefeed.secret; UPDATE changefeed.meta SET version = 2; DROP FUNCTION changefeed.status()")
+    db.run("DROP FUNCTION changefeed.watch; DROP FUNCTION changefeed.hash")
+    db.run(
+        "CREATE FUNCTION changefeed.watch(target regclass, omit text[] DEFAULT '{}', row_limit bigint DEFAULT NULL, "
+        "strict boolean DEFAULT false) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
+    )
+    db.run(
+        "CREATE FUNCTION changefeed.status() RETURNS TABLE (schema_name text, table_name text, is_complete boolean, "
+        "omit text[], row_limit bigint, strict boolean, partitions bigint) LANGUAGE plpgsql AS 'BEGIN END'"
+    )
+    before = db.run("SELECT oid, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'orders'::regclass ORDER BY 1")
+    db.run(read_script("install.sql"))
+    assert db.run("SELECT omit, hash, is_complete FROM changefeed.status()") == [(["secret"], [], True)]
+    assert before == db.run(
+        "SELECT oid, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'orders'::regclass ORDER BY 1"
+    )
+    assert db.value("SELECT changefeed.watch('orders')") is True
+    assert db.value("SELECT changefeed.watch('orders', hash => '{secret}')") is True
+    db.run("INSERT INTO orders VALUES (1, 42)")
+    assert db.changes() == [("I", {"id": 1, "secret": db.value("SELECT changefeed.hash('orders', 'secret', '42')")})]
+
+
+def test_a_superuser_s_upgrade_of_an_owner_s_installation_goes_on_working(owner: Session, empty: Session):
+    install(owner)
+    owner.run("CREATE TABLE orders (id int); DROP TABLE changefeed.secret; DROP FUNCTION changefeed.column_key")
+    install(empty)
+    owner.run("SELECT changefeed.watch('orders', hash => '{id}'); INSERT INTO orders VALUES (1)")
+    [(found,)] = owner.run("SELECT data ->> 'id' FROM changefeed.journal")
+    assert found == owner.value("SELECT changefeed.hash('orders', 'id', '1')")
+
+
 def test_pg_dump_and_restore_keep_what_is_watched():
     binaries = postgres.cluster().binaries
     if not (binaries / "pg_dump").exists():
         pytest.skip("there is no pg_dump here")
     source, target = postgres.new_database(), postgres.new_database()
     postgres.execute(source, read_script("install.sql"))
-    postgres.execute(source, "CREATE TABLE orders (id int, secret int); INSERT INTO orders VALUES (1)")
-    postgres.execute(source, "SELECT changefeed.watch('orders', omit => '{secret}')")
-    postgres.execute(source, "INSERT INTO orders VALUES (2)")
+    postgres.execute(source, "CREATE TABLE orders (id int, secret int, phone int); INSERT INTO orders VALUES (1)")
+    postgres.execute(source, "SELECT changefeed.watch('orders', omit => '{secret}', hash => '{phone}')")
+    postgres.execute(source, "INSERT INTO orders VALUES (2, 0, 110)")
     # A dump for COPY needs psql.
     dumped = subprocess.run(
         [binaries / "pg_dump", "--inserts", "-d", source], capture_output=True, text=True, check=True
     )
     statements = "\n".join(line for line in dumped.stdout.splitlines() if not line.startswith("\\"))
     postgres.execute(target, statements)
-    assert postgres.execute(target, "SELECT table_name, is_complete, omit FROM changefeed.status()") == [
-        ("orders", True, ["secret"])
+    assert postgres.execute(target, "SELECT table_name, is_complete, omit, hash FROM changefeed.status()") == [
+        ("orders", True, ["secret"], ["phone"])
     ]
     postgres.execute(target, read_script("install.sql"))
-    postgres.execute(target, "INSERT INTO orders VALUES (3)")
-    rows = postgres.execute(target, "SELECT data::text FROM changefeed.journal ORDER BY id")
-    assert rows == [('{"id":2}',), ('{"id":3}',)]
+    postgres.execute(target, "INSERT INTO orders VALUES (3, 0, 110)")
+    rows = postgres.execute(target, "SELECT (data ->> 'id')::int, data ->> 'phone' FROM changefeed.journal ORDER BY id")
+    [(hashed,)] = postgres.execute(source, "SELECT changefeed.hash('orders', 'phone', '110')")
+    assert rows == [(2, hashed), (3, hashed)]

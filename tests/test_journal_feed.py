@@ -360,6 +360,10 @@ class WatchRouteTest(FeedTestCase):
         body = json.dumps({"omit": ["id"], "row_limit": 5, "strict": True})
         self.assertTrue((await self.fetch_json(path, method="PUT", body=body))["has_changed"])
         self.assertEqual(self.write("SELECT omit, row_limit, strict FROM changefeed.status()"), [(["id"], 5, True)])
+        self.assertTrue((await self.fetch_json(path, method="PUT", body='{"hash": ["id"]}'))["has_changed"])
+        await self.until_following()
+        [watched] = (await self.fetch_json("/api/status"))["watched"]
+        self.assertEqual((watched["omit"], watched["hash"]), ([], ["id"]))
 
     @gen_test
     async def test_what_cannot_be_watched_says_why(self):
@@ -374,6 +378,8 @@ class WatchRouteTest(FeedTestCase):
             ("public.orders", 400, "bad_options", '{"row_limit": 0}'),
             ("public.orders", 400, "bad_options", '{"rowlimit": 1}'),
             ("public.orders", 400, "bad_options", '{"omit": "id"}'),
+            ("public.orders", 400, "bad_options", '{"hash": [1]}'),
+            ("public.orders", 409, "cannot_watch", '{"omit": ["status"], "hash": ["status"]}'),
         ):
             path = f"/api/tables/{name}/watch"
             error = (await self.fetch_json(path, status, method="PUT", body=body))["error"]

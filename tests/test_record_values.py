@@ -52,6 +52,8 @@ VALUES = {
     "percent": ["50"],
     "percent[]": ["'{1,2}'"],
     "label": ["'x'"],
+    "code": ["'abc'"],
+    "code[]": ["'{abc,d}'"],
     "pair": ["'(1,ok)'", "'(,)'"],
     "pair[]": ["ARRAY['(1,ok)'::pair]"],
     "moodrange": ["'[ok,ok]'"],
@@ -60,6 +62,7 @@ TYPES = """
     CREATE TYPE mood AS ENUM ('ok', 'so so');
     CREATE DOMAIN percent AS int CHECK (VALUE <= 100);
     CREATE DOMAIN label AS varchar(10);
+    CREATE DOMAIN code AS char(5);
     CREATE TYPE pair AS (a int, "B ☃" mood);
     CREATE TYPE moodrange AS RANGE (subtype = mood);
 """
@@ -71,7 +74,9 @@ def test_a_value_is_to_json_s(db: JournalDatabase, type_name: str):
     check_values(db, type_name)
 
 
-@pytest.mark.parametrize("type_name", ["mood", "mood[]", "percent", "percent[]", "label", "moodrange"])
+@pytest.mark.parametrize(
+    "type_name", ["mood", "mood[]", "percent", "percent[]", "label", "code", "code[]", "moodrange"]
+)
 def test_a_value_of_a_type_of_others_is_to_json_s(db: JournalDatabase, type_name: str):
     role = db.new_role("typist")
     db.run(f"GRANT CREATE ON SCHEMA public TO {role}; SET ROLE {role}")

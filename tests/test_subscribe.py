@@ -47,6 +47,17 @@ class SubscribeTest(SubscribeTestCase):
             self.assertEqual([f"{change['table']} {change['data']['id']}" for change in changes], expected, path)
 
     @gen_test
+    async def test_a_filter_of_a_hashed_column_compares_with_the_hash(self):
+        self.watch("public.items", ", hash => '{id,secret}'")
+        [(hashed,)] = self.write("SELECT changefeed.hash('items', 'id', '2')")
+        by_hash = await self.connect(f"/ws?table=items&filter=id=eq.{hashed}")
+        by_value = await self.connect("/ws?table=items&filter=id=eq.2")
+        self.write("INSERT INTO items VALUES (1, 'x'), (2, 'y')")
+        self.assertEqual(json.loads(await by_hash.read_message())["data"]["id"], hashed)
+        self.write("TRUNCATE items")
+        self.assertEqual(json.loads(await by_value.read_message())["action"], "TRUNCATE")
+
+    @gen_test
     async def test_who_asked_for_everything_gets_each_change_once_beside_who_asked_for_less(self):
         everything, less = await self.connect(), await self.connect("/ws?table=orders&action=INSERT")
         for number in range(1, 4):

@@ -99,6 +99,7 @@ def test_options_change_in_place_while_readers_hold_the_table(db: JournalDatabas
         "row_limit": 5,
         "strict": True,
         "partitions": 0,
+        "hash": [],
     }
     assert db.value("SELECT changefeed.watch('orders')") is True
     assert status(db)["omit"] == []
