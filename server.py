@@ -31,6 +31,7 @@ from changefeed.listener import ListenerState
 from changefeed.log_lines import JSON, TEXT, log_to_stderr
 from changefeed.meters import Meters, shared_memory
 from changefeed.open_files import raise_limit
+from changefeed.payload import Payload
 from changefeed.processes import NeverStarted, Parent, Processes
 from changefeed.service_manager import ServiceManager
 from changefeed.settings import Settings, SettingsError
@@ -219,6 +220,9 @@ async def serve(
             return
         if share.prepares and not await prepare_tables(feed, stopping, is_demo=source.is_demo):
             return
+        if settings.payload is Payload.KEYS:
+            with contextlib.suppress(DatabaseUnavailable):  # until it is read, a plain trigger's rows have no key
+                await feed.catalog.until_read()
         if parent and (counts := await parent.ask_others()):
             feed.history.take_over(counts)
             feed.change_counts.begin()

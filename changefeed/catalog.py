@@ -13,6 +13,7 @@ import psycopg2
 
 from changefeed.database import Database, DatabaseUnavailable
 from changefeed.filters import Kind
+from changefeed.payload import Payload, shown_columns
 from changefeed.queries import load
 from changefeed.subscription import EVERYTHING, BadSubscription, Subscription, check
 
@@ -31,17 +32,22 @@ class Tables:
 
 
 class Catalog:
-    """Tables of one database, as of the last read; on_read() is called after each."""
+    """Tables of one database, as of the last read; on_read() is called after each.
+
+    A column that `payload` withholds is, for whoever asks here, not there.
+    """
 
     def __init__(
         self,
         database: Database,
         on_read: Callable[[], None] = lambda: None,
+        payload: Payload = Payload.FULL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tables = Tables()
         self._database = database
         self._on_read = on_read
+        self._payload = payload
         self._clock = clock
         self._missed: set[str] = set()
         self._catching_up: asyncio.Task[None] | None = None
@@ -55,10 +61,10 @@ class Catalog:
         await self.until_read()
         asked_at = self._clock()
         try:
-            check(subscription, self.tables.columns)
+            check(subscription, self.tables.columns, self._payload)
         except BadSubscription:
             await self._read_since(asked_at)
-            check(subscription, self.tables.columns)
+            check(subscription, self.tables.columns, self._payload)
 
     async def until_read(self) -> None:
         """Returns when the tables of some moment are known. Raises DatabaseUnavailable."""
@@ -73,10 +79,11 @@ class Catalog:
         if found is None and self.tables.columns and table not in self._missed and len(self._missed) < MISSED_LIMIT:
             self._missed.add(table)
             self._catching_up = asyncio.create_task(self._read_again())
-        return found
+        return {} if found is None and self._payload is Payload.OFF else found
 
     def key(self, table: str) -> tuple[str, ...]:
-        """The primary key's columns; none where there is no key, or no such table."""
+        """The primary key's columns; none where there is no key, or no such table. One not known is looked for."""
+        self.columns(table)
         return self.tables.keys.get(self._full_name(table), ())
 
     def _full_name(self, table: str) -> str:
@@ -109,14 +116,14 @@ class Catalog:
         watched = await self._database.fetch(QUERIES["watched tables"]) if has_journal else []
         omitted = {f"{schema}.{table}": set(omit) for schema, table, _, omit, *_ in watched}
         hashed = {f"{schema}.{table}": set(hash_) for schema, table, *_, hash_ in watched}
-        self.tables = Tables(
-            {
-                table: {
-                    column: Kind.TEXT if column in hashed.get(table, ()) else Kind(kind)
-                    for column, kind in zip(columns, kinds, strict=True)
-                    if column not in omitted.get(table, ())
-                }
-                for table, columns, kinds, _ in rows
-            },
-            {table: tuple(key) for table, *_, key in rows},
-        )
+        keys = {table: tuple(key) for table, *_, key in rows}
+        columns = {
+            table: {
+                column: Kind.TEXT if column in hashed.get(table, ()) else Kind(kind)
+                for column, kind in zip(names, kinds, strict=True)
+                if column not in omitted.get(table, ())
+            }
+            for table, names, kinds, _ in rows
+        }
+        shown = {table: shown_columns(self._payload, of_table, keys[table]) for table, of_table in columns.items()}
+        self.tables = Tables(shown, keys)

@@ -25,11 +25,19 @@ class Hub:
     """Publishes to `broadcasts` in their order; keeps the newest changes for whoever comes later.
 
     A broadcast is called with the changes and the cursor after the last, None for those that did not come from the
-    journal.
+    journal. `reduce` gives of what a trigger told what may leave the server, None where that is nothing; changes of the
+    journal come reduced.
     """
 
-    def __init__(self, tally: Tally, broadcasts: Iterable[Broadcast], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        broadcasts: Iterable[Broadcast],
+        clock: Callable[[], float] = time.time,
+        reduce: Callable[[Change], Change | None] = lambda change: change,
+    ) -> None:
         self.tally = tally
+        self._reduce = reduce
         self.published = 0
         self.has_plain_triggers = False  # whether anything came that is not from the journal
         self._broadcasts = tuple(broadcasts)
@@ -43,10 +51,16 @@ class Hub:
         changes = []
         for channel, payload in payloads:
             try:
-                changes.append(parse(payload))
+                change = self._reduce(parse(payload))
             except NotJSON as error:
                 self.tally.not_json += 1
-                self._complain(channel, error)
+                self._complain(channel, f"not JSON ({error})", self.tally.not_json)
+                continue
+            if change is None:
+                self.tally.withheld += 1
+                self._complain(channel, "of no shape whose rows --payload could withhold", self.tally.withheld)
+            else:
+                changes.append(change)
         if changes:
             self.has_plain_triggers = True
             self.publish(changes)
@@ -73,13 +87,8 @@ class Hub:
         """The newest changes, oldest first: at most `limit`, RECENT_LIMIT, and RECENT_LIMIT_BYTES of them."""
         return list(islice(self._recent, max(0, len(self._recent) - limit), None))
 
-    def _complain(self, channel: str, error: NotJSON) -> None:
+    def _complain(self, channel: str, what: str, count: int) -> None:
         now = self._clock()
         if now - self._complained_at >= COMPLAINT_INTERVAL_SECONDS:
             self._complained_at = now
-            logger.warning(
-                "a payload on channel %s is not JSON (%s) and was passed on to nobody; %d so far",
-                channel,
-                error,
-                self.tally.not_json,
-            )
+            logger.warning("a payload on channel %s is %s and was passed on to nobody; %d so far", channel, what, count)

@@ -4,12 +4,14 @@ The algorithm is sql/read.sql's: a batch is the difference of two snapshots. The
 connection and a client's resume all read through here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from changefeed.change import JournalRow, from_journal
 from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch
-from changefeed.database import Database, Row
+from changefeed.database import Database
 from changefeed.memory import Page
+from changefeed.payload import Payload, key_members
 from changefeed.queries import load
 from changefeed.seal import MARK, Seal
 
@@ -47,10 +49,11 @@ class Losses:
 
 
 class Journal:
-    """The journal of one database, once identify() has found it."""
+    """The journal of one database, once identify() has found it. Of rows it gives out what `payload` says."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, payload: Payload = Payload.FULL) -> None:
         self._database = database
+        self._payload = payload
         self.epoch: bytes | None = None
         self.losses = Losses()
         self._seal: Seal | None = None
@@ -114,7 +117,7 @@ class Journal:
 
     async def _fetch(self, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None) -> Page:
         rows = await self._database.fetch(
-            QUERIES["read"],
+            QUERIES["read without rows" if self._payload is Payload.OFF else "read"],
             {
                 "previous": str(previous),
                 "batch": str(batch) if batch else None,
@@ -127,11 +130,31 @@ class Journal:
         *entries, (*_, snapshot, has_more, lost_xid, lost_id, lost_statements) = rows
         self.losses = Losses(int(lost_xid), lost_id, lost_statements)
         read = Snapshot.parse(snapshot)
-        return self._page(start, previous, read, entries, has_more)
+        found = [JournalRow._make(row[:9]) for row in entries]
+        if self._payload is Payload.KEYS:
+            found = await self._keys_of(found)
+        return self._page(start, previous, read, found, has_more)
 
-    def _page(self, start: Place, previous: Snapshot, batch: Snapshot, rows: list[Row], has_more: bool) -> Page:
+    async def _keys_of(self, rows: list[JournalRow]) -> list[JournalRow]:
+        """The rows with nothing but their keys in them."""
+        tables = {(row.schema_name, row.table_name) for row in rows}
+        if not tables:
+            return rows
+        schemas, names = map(list, zip(*tables, strict=True))
+        found = await self._database.fetch(QUERIES["primary keys"], {"schemas": schemas, "tables": names})
+        keys = {(schema, table): key for schema, table, key in found}
+
+        def reduced(row: JournalRow) -> JournalRow:
+            key = keys.get((row.schema_name, row.table_name), ())
+            return row._replace(data=key_members(row.data, key), old=key_members(row.old, key))
+
+        return [reduced(row) for row in rows]
+
+    def _page(
+        self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[JournalRow], has_more: bool
+    ) -> Page:
         assert self.epoch is not None
         suffix = encode_batch(self.epoch, previous, batch)
-        changes = [from_journal(JournalRow._make(row[:9]), suffix) for row in rows]
+        changes = [from_journal(row, suffix) for row in rows]
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch)

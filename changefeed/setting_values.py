@@ -4,10 +4,13 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
+
+Choice = TypeVar("Choice", bound=str)
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -57,11 +60,12 @@ def yes_or_no(text: str) -> bool:
     ]
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError
-        return text
+def one_of(*choices: Choice) -> Callable[[str], Choice]:
+    def parse(text: str) -> Choice:
+        for choice in choices:
+            if choice == text:
+                return choice
+        raise ValueError
 
     parse.__doc__ = f"one of {', '.join(choices)}"
     return parse

@@ -16,6 +16,7 @@ from dotenv.parser import parse_stream
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed import __version__, alerts, log_lines, setting_values
+from changefeed.payload import Payload
 
 
 class SettingsError(Exception):
@@ -59,6 +60,7 @@ class Settings:
     client_limit: int
     client_limit_per_address: int
     watch: tuple[str, ...]
+    payload: Payload
     channels: tuple[str, ...]
     retention_hours: float
     retention_bytes: int
@@ -261,6 +263,13 @@ SETTINGS: tuple[Setting, ...] = (
         is_repeatable=True,
     ),
     Setting(
+        "payload",
+        setting_values.one_of(*Payload),
+        Payload.FULL,
+        "WHAT",
+        "what of a row leaves the server, on every route: full, keys (the primary key's columns), or off (counts only)",
+    ),
+    Setting(
         "channels",
         setting_values.channels,
         (),
@@ -399,6 +408,11 @@ def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
         raise SettingsError(
             f"--address {settings.address} would show the database's rows to everybody who can reach it; ask for "
             "tokens (--token, --token-file, --jwt-algorithm), or say --allow-anonymous if that is what you want"
+        )
+    if settings.channels and settings.payload is not Payload.FULL:
+        raise SettingsError(
+            f"--channels gives out payloads as they are, rows or not, and --payload {settings.payload} is to withhold "
+            "rows; leave one of them out"
         )
     return settings
 

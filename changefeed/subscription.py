@@ -14,6 +14,7 @@ import msgspec
 from changefeed.change import ACTIONS, Change
 from changefeed.filters import BadFilter, Filter, Kind, equality, make_test, parse_filter
 from changefeed.old_values import members, some_members
+from changefeed.payload import Payload
 from changefeed.rights import EVERY_TABLE, Grants, bound_of, visible
 from changefeed.row import Row
 from changefeed.sight import SealCursor, Sight, sight_of
@@ -219,12 +220,16 @@ def _split(text: str) -> list[str]:
     return [name.strip() for name in names]
 
 
-def check(subscription: Subscription, tables: Mapping[str, Mapping[str, Kind]]) -> None:
+def check(
+    subscription: Subscription, tables: Mapping[str, Mapping[str, Kind]], payload: Payload = Payload.FULL
+) -> None:
     """Raises BadSubscription where no change can ever fit: no such table, no such column, a value of another type.
 
     Of several tables one must fit. `tables` are those of the database, by schema.name; what the client has no right to
-    is, for whatever is said here, not there.
+    is, for whatever is said here, not there. Neither is what `payload` withholds, which is told, whatever is asked for.
     """
+    if payload is Payload.OFF and (subscription.filters or subscription.columns):
+        raise BadSubscription("withheld_column", payload.withheld)
     tables = visible(subscription.within, tables)
     for name in subscription.tables:
         if not name.endswith(".*") and not any(Subscription((name,)).names(table) for table in tables):
@@ -235,25 +240,29 @@ def check(subscription: Subscription, tables: Mapping[str, Mapping[str, Kind]]) 
     if not named:
         return
     for term in subscription.filters:
-        _check_value(term, {columns[term.column] for columns in named.values() if term.column in columns}, named)
+        kinds = {columns[term.column] for columns in named.values() if term.column in columns}
+        if not kinds:
+            raise _unknown_column(term.column, named, payload)
+        _check_value(term, kinds)
     for column in subscription.columns:
         if not any(column in columns for columns in named.values()):
-            raise _unknown_column(column, named)
+            raise _unknown_column(column, named, payload)
 
 
-def _check_value(term: Filter, kinds: set[Kind], named: Mapping[str, Mapping[str, Kind]]) -> None:
-    refusal = None
+def _check_value(term: Filter, kinds: set[Kind]) -> None:
     for kind in kinds:
         try:
             make_test(term, kind)
         except BadFilter as error:
-            refusal = error
+            refusal = str(error)
         else:
             return
-    raise BadSubscription("bad_filter", str(refusal)) if refusal else _unknown_column(term.column, named)
+    raise BadSubscription("bad_filter", refusal)
 
 
-def _unknown_column(column: str, named: Mapping[str, Mapping[str, Kind]]) -> BadSubscription:
+def _unknown_column(column: str, named: Mapping[str, Mapping[str, Kind]], payload: Payload) -> BadSubscription:
+    if payload is not Payload.FULL:
+        return BadSubscription("withheld_column", f"{column[:80]!r} is no column to ask for: {payload.withheld}")
     if len(named) > 1:
         return BadSubscription("unknown_column", f"none of the tables asked for has a column {column[:80]!r}")
     [(table, columns)] = named.items()

@@ -31,6 +31,7 @@ class Tally:
         self.totals: dict[str, Counts] = {}
         self.foreign = 0
         self.not_json = 0
+        self.withheld = 0  # payloads, see --payload
         self.by_step = {step: Buckets(step, kept) for step, kept in STEPS.items()}
         # Of PostgreSQL's clock, by which changes say when they were made. None: not known, so neither are delays.
         self.database_ahead_seconds: float | None = None
@@ -73,6 +74,7 @@ class Tally:
             "totals": self.totals,
             "foreign": self.foreign,
             "not_json": self.not_json,
+            "withheld": self.withheld,
             "by_step": {str(step): buckets.dump() for step, buckets in self.by_step.items()},
         }
 
@@ -82,6 +84,7 @@ class Tally:
         self.totals = dict(dumped["totals"])
         self.foreign = dumped["foreign"]
         self.not_json = dumped["not_json"]
+        self.withheld = dumped["withheld"]
         for step, buckets in self.by_step.items():
             buckets.restore(dumped["by_step"][str(step)])
 

@@ -19,6 +19,7 @@ from changefeed.database import DatabaseUnavailable
 from changefeed.delays import LEAST_SECONDS, PER_DOUBLING
 from changefeed.gap import Gap
 from changefeed.journal import ForeignCursor
+from changefeed.payload import Payload
 from changefeed.rights import EVERY_TABLE
 from changefeed.subscription import EVERYTHING, Selection, Subscription
 from changefeed.tally import STEPS
@@ -29,7 +30,7 @@ from handlers.counted_tables import CountedTables
 from handlers.dialects import PROTOCOL, gap_fields, message_frame
 from handlers.errors import ApiError
 from handlers.feed import Feed, iso
-from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, gap_within
+from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, check_subscription, gap_within
 from handlers.feed_query import fields_of_message, parse_query
 from handlers.gate import Need
 from handlers.sample import (
@@ -137,6 +138,7 @@ class ActivitySocket(BaseSocket):
                 "hello",
                 server={"version": __version__, "started_at": iso(feed.share.started_at)},
                 database=feed.database_state(),
+                payload=feed.settings.payload,
                 recent=sample_texts(feed.hub.newest(ROWS_IN_HELLO), HELLO_LIMIT_CHARACTERS),
                 steps=STEPS,
                 delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
@@ -158,7 +160,8 @@ class ActivitySocket(BaseSocket):
             ActivitySocket._ticker.stop()
             ActivitySocket._ticker = None
 
-    def on_message(self, message: str | bytes) -> None:
+    async def on_message(self, message: str | bytes) -> None:
+        """Tornado reads the next message when this one is dealt with."""
         if self.identity is None:
             return
         match _said(message):
@@ -167,14 +170,18 @@ class ActivitySocket(BaseSocket):
             case {"type": "rows", "wanted": bool(wanted)}:
                 self._wants_rows = wanted
             case {"type": "filter", **fields}:
-                self._filter({str(name): value for name, value in fields.items()})
+                await self._filter({str(name): value for name, value in fields.items()})
             case _:
                 advice = 'say {"type": "seen", "message": n}, {"type": "rows", "wanted": true} or {"type": "filter"}'
                 self.outbox.send(message_frame("error", code="unknown_type", message=advice))
 
-    def _filter(self, fields: dict[str, object]) -> None:
+    async def _filter(self, fields: dict[str, object]) -> None:
         try:
             query = parse_query(fields_of_message(fields), self.rights)
+            if self.feed.settings.payload is not Payload.FULL:
+                await check_subscription(self.feed, query.subscription)  # a column may be withheld
+                if self.ws_connection is None:
+                    return  # the page is gone
         except ApiError as error:
             self.outbox.send(message_frame("error", code=error.code, message=error.message))
         else:

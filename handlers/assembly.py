@@ -14,6 +14,7 @@ from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
 from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
 from changefeed.memory import Memory
+from changefeed.payload import reduce
 from changefeed.queries import load
 from changefeed.settings import Settings
 from changefeed.tally import Tally
@@ -53,17 +54,19 @@ def make_feed(
         deliveries.broadcast(FeedClient.broadcast(changes, cursor), changes[0].at)
 
     broadcasts: list[Broadcast] = [broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
-    hub = Hub(tally, broadcasts)
-    change_counts = ChangeCounts(tally, share.meters)
-    database = Database(conninfo)
-    journal = Journal(database)
-    history = History(database, journal, hub.tally)
-
-    telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
 
     def look_again() -> None:
         FeedClient.look_again()
         ActivitySocket.look_again()
+
+    database = Database(conninfo)
+    catalog = Catalog(database, look_again, settings.payload)
+    hub = Hub(tally, broadcasts, reduce=lambda change: reduce(change, settings.payload, catalog.key))
+    change_counts = ChangeCounts(tally, share.meters)
+    journal = Journal(database, settings.payload)
+    history = History(database, journal, hub.tally)
+
+    telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
 
     def tell_gap(gap: Gap) -> None:
         FeedClient.tell_gap(gap)
@@ -129,7 +132,7 @@ def make_feed(
         follower,
         watching,
         database,
-        Catalog(database, look_again),
+        catalog,
         Admission(settings.client_limit, settings.client_limit_per_address, share.census),
         history,
         database_name,

@@ -71,6 +71,7 @@ class BoundedView(Generic[Client]):
             "hello",
             server={"version": __version__, "started_at": iso(self._feed.share.started_at)},
             database=self._feed.database_state(is_full=False),
+            payload=self._feed.settings.payload,
             recent=sample_texts(recent, HELLO_LIMIT_CHARACTERS),
             steps=STEPS,
             delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},

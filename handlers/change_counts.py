@@ -10,7 +10,7 @@ from changefeed.tally import OTHER_TABLES, Tally
 
 TABLE_LIMIT_BYTES = 127  # of a schema's name, a dot and a table's; only a payload can have more
 NAME = "changefeed_changes_total"
-NOT_JSON = "changefeed_payloads_dropped_total"
+DROPPED = "changefeed_payloads_dropped_total"
 
 
 class ChangeCounts:
@@ -26,7 +26,7 @@ class ChangeCounts:
         known: dict[Key, float] = {}
         for part in self._meters.everywhere():
             for key, value in part.items():
-                if key[0] in (NAME, NOT_JSON):
+                if key[0] in (NAME, DROPPED):
                     known[key] = max(value, known.get(key, 0))
         totals = self._totals()
         self._offsets = {key: known.get(key, 0) - totals.get(key, 0) for key in known.keys() | totals.keys()}
@@ -37,7 +37,10 @@ class ChangeCounts:
             meter.set(max(meter.value, total + self._offsets.get(key, 0)))
 
     def _totals(self) -> dict[Key, float]:
-        totals: dict[Key, float] = {(NOT_JSON, "not_json"): self._tally.not_json}
+        totals: dict[Key, float] = {
+            (DROPPED, "not_json"): self._tally.not_json,
+            (DROPPED, "withheld"): self._tally.withheld,
+        }
         for table, counts in self._tally.totals.items():
             shown = table if len(table.encode()) <= TABLE_LIMIT_BYTES else OTHER_TABLES
             for action, count in zip(ACTIONS, counts, strict=True):

@@ -75,7 +75,12 @@ METRICS = (
         ("reason",),
         "Changes that a client was not given, but a newer one of the same row (conflated).",
     ),
-    Described(change_counts.NOT_JSON, ("reason",), "Payloads of plain NOTIFY triggers that nobody was given.", max),
+    Described(
+        change_counts.DROPPED,
+        ("reason",),
+        "Payloads of plain NOTIFY triggers that nobody was given (not_json, or withheld by --payload).",
+        max,
+    ),
     Described(
         sampling.LISTENER_UP, ("process",), "1 while what is committed now would be heard, as /readyz says it.", None
     ),

@@ -38,6 +38,7 @@ class StatusHandler(ApiHandler):
                     "pid": os.getpid(),
                     "clients": share.census.here(),
                 },
+                "payload": self.feed.settings.payload,
                 "journal": journal,
                 "watched": watched,
             }

@@ -46,6 +46,21 @@ WHERE d.datname = current_database();
 SELECT id, xid, at, action, schema_name, table_name, data, old, row_count, snapshot, has_more, lost_xid, lost_id, losses
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
+-- read without rows --
+-- The same for --payload off: of a row nothing is read.
+SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count, snapshot, has_more, lost_xid, lost_id, losses
+FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
+
+-- primary keys --
+-- For --payload keys: the columns of the primary key, of each of these tables that has one, as it is now.
+SELECT asked.schema_name, asked.table_name, array_agg(a.attname::text)
+FROM unnest(%(schemas)s::text[], %(tables)s::text[]) AS asked (schema_name, table_name)
+JOIN pg_namespace AS n ON n.nspname = asked.schema_name
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = asked.table_name
+JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+GROUP BY 1, 2;
+
 -- start of the newest --
 -- The transaction from which on the newest entries, some %(entries)s of them, are read into memory at a start. Where there
 -- are none: the one behind the last that retention took away; what runs now says nothing (see settled_snapshot).

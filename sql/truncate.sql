@@ -5,9 +5,9 @@
 -- Before it: hands the rows over in a transaction-local setting, {"rows": […]} or {"count": n}, or {"error": "…"}. It runs
 -- as whoever truncates, not as the journal's owner: planning a query may run code of the table's owner, such as an
 -- index's expression. So columns to hash are their texts in there, which this role may read anyway, and are hashed as
--- the owner, before anything is journaled.
+-- the owner, before anything is journaled. In ISO, since a text with a time zone's abbreviation may be read as another time.
 CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off SET datestyle = 'ISO, MDY' AS $function$
 DECLARE
     within text := current_setting('changefeed.truncating', true);
     options json := coalesce(TG_ARGV[0], '{}')::json;

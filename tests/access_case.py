@@ -46,6 +46,7 @@ def token_of(kind: str) -> str | None:
 
 class AccessTestCase(FeedTestCase):
     more_flags: ClassVar[tuple[str, ...]] = ()
+    has_channels: ClassVar[bool] = True
 
     def get_app(self) -> Application:
         folder = tempfile.TemporaryDirectory()
@@ -56,7 +57,8 @@ class AccessTestCase(FeedTestCase):
         self.token_file.write_text(f"# ours\n\n{token_of('full')}\nfor-narrow-clients {json.dumps(RIGHTS['narrow'])}\n")
         type(self).flags = (
             *("--token-file", str(self.token_file), "--jwt-algorithm", "HS256", "--jwt-key-file", str(self.key_file)),
-            *("--channels", "people", *self.more_flags),
+            *(("--channels", "people") if self.has_channels else ()),
+            *self.more_flags,
         )
         return super().get_app()
 

@@ -39,6 +39,7 @@ SAMPLES = {
     "client_limit": ("1", "500", "0"),
     "client_limit_per_address": ("0", "20", "-1"),
     "watch": ("public.orders", "sales.*", "orders"),
+    "payload": ("keys", "off", "some"),
     "channels": ("people", "chat_*", " "),
     "retention_hours": ("0.5", "48", "0"),
     "retention_bytes": ("1048576", "2097152", "1048575"),
