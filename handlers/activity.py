@@ -34,13 +34,11 @@ from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, check_subscription, g
 from handlers.feed_query import fields_of_message, parse_query
 from handlers.gate import Need
 from handlers.sample import (
-    CHARACTERS_PER_SECOND,
     HELLO_LIMIT_CHARACTERS,
+    PACES,
     ROWS_IN_HELLO,
-    ROWS_PER_SECOND,
-    SAVED_CHARACTERS,
-    SAVED_ROWS,
-    Budget,
+    USUAL_PACE,
+    Allowance,
     Matches,
     sample_texts,
 )
@@ -86,13 +84,14 @@ class ActivitySocket(BaseSocket):
 
     It may say {"type": "seen", "message": n}, the number of the newest message it drew: one that falls behind is sent
     counts and no rows until it has caught up, since a browser's WebSocket has no other way to say that it is slow.
-    {"type": "rows", "wanted": false}, while nobody looks. And {"type": "filter"} with `table`, `action` and `filter` as
-    on /ws: then the rows are a sample of what fits, and `matching` says of how many; the counts stay those of all.
+    {"type": "rows", "wanted": false}, while nobody looks; with true also a `pace`, one of those that `hello` names.
+    And {"type": "filter"} with `table`, `action` and `filter` as on /ws: then the rows are a sample of what fits, and
+    `matching` says of how many; the counts stay those of all.
     """
 
     kind = "dashboards"
     # Those who may not see everything, and have nothing to do with the others but the ticker.
-    views: ClassVar[dict[Subscription, BoundedView["ActivitySocket"]]] = {}
+    views: ClassVar[dict[tuple[Subscription, str], BoundedView["ActivitySocket"]]] = {}
     _view: BoundedView["ActivitySocket"] | None = None
     _gap: Gap | None = None
     clients: ClassVar[set["ActivitySocket"]] = set()
@@ -104,14 +103,14 @@ class ActivitySocket(BaseSocket):
     _numbered: ClassVar[int] = 0
     _told_at: ClassVar[deque[float]] = deque(maxlen=100)  # of the newest messages, the newest last
 
-    _row_budget: ClassVar[Budget] = Budget(ROWS_PER_SECOND, SAVED_ROWS)
-    _character_budget: ClassVar[Budget] = Budget(CHARACTERS_PER_SECOND, SAVED_CHARACTERS)
+    _allowances: ClassVar[dict[str, Allowance]] = {name: Allowance(pace) for name, pace in PACES.items()}
     # Those with a filter, by what that is.
     audiences: ClassVar[Audiences["ActivitySocket"]] = Audiences()
     _matches: ClassVar[dict[Audience["ActivitySocket"], Matches]] = {}
 
     _audience: Audience["ActivitySocket"] | None = None
     _wants_rows = True
+    _pace = USUAL_PACE
     _seen: int | None = None  # None: it never says
 
     async def look(self, *args: str) -> None:
@@ -142,7 +141,7 @@ class ActivitySocket(BaseSocket):
                 recent=sample_texts(feed.hub.newest(ROWS_IN_HELLO), HELLO_LIMIT_CHARACTERS),
                 steps=STEPS,
                 delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
-                rows_per_second=ROWS_PER_SECOND,
+                paces={name: pace.bounds for name, pace in PACES.items()},
                 cursor=_cursor(feed),
                 **CountedTables(EVERY_TABLE).state(feed, now),
             )
@@ -167,8 +166,9 @@ class ActivitySocket(BaseSocket):
         match _said(message):
             case {"type": "seen", "message": int(number)}:
                 self._seen = number
-            case {"type": "rows", "wanted": bool(wanted)}:
+            case {"type": "rows", "wanted": bool(wanted), **more}:
                 self._wants_rows = wanted
+                self._go_at(more.get("pace", self._pace))
             case {"type": "filter", **fields}:
                 await self._filter({str(name): value for name, value in fields.items()})
             case _:
@@ -186,6 +186,15 @@ class ActivitySocket(BaseSocket):
             self.outbox.send(message_frame("error", code=error.code, message=error.message))
         else:
             (self._show if self._view else self._choose)(query.subscription)
+
+    def _go_at(self, pace: object) -> None:
+        if not isinstance(pace, str) or pace not in PACES:
+            advice = f"pace is one of {', '.join(PACES)}: rows a second, at most"
+            self.outbox.send(message_frame("error", code="bad_pace", message=advice))
+        elif pace != self._pace:
+            self._pace = pace
+            if self._view:
+                self._show(self._view.selection.subscription)
 
     @classmethod
     def tick(cls, feed: Feed) -> None:
@@ -206,20 +215,19 @@ class ActivitySocket(BaseSocket):
         told: dict[str, object] = {"number": cls._numbered, "now": now, "cursor": _cursor(feed)}
         if has_counts:
             told |= cls._counts(feed, now, is_coarse)
-        limits = cls._row_budget.left(now), cls._character_budget.left(now)
-        samples: dict[object, dict[str, Any]] = {}
+        samples: dict[str, list[list[str]]] = {name: [] for name in PACES}
         frames: dict[object, bytes] = {}
         for client in tuple(cls.clients):
-            why = client._withheld(now)
-            key = why or client._audience
+            why, pace = client._withheld(now), client._pace
+            key = why or (client._audience, pace)
             if key not in frames:
-                samples[key] = cls._rows(feed, of, key, *limits)
-                frames[key] = message_frame("activity", **told, rows={"of": of, **samples[key]})
+                rows = cls._rows(feed, of, why or client._audience, *cls._allowances[pace].left(now))
+                samples[pace].append(rows["changes"])
+                frames[key] = message_frame("activity", **told, rows={"of": of, **rows})
             client.outbox.send(frames[key])
         cls._matches.clear()
-        texts = [sample["changes"] for sample in samples.values()]
-        cls._row_budget.spend(max(map(len, texts), default=0))
-        cls._character_budget.spend(max((sum(map(len, of_one)) for of_one in texts), default=0))
+        for name, allowance in cls._allowances.items():
+            allowance.spend(samples[name])
 
     @classmethod
     def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> None:
@@ -284,15 +292,15 @@ class ActivitySocket(BaseSocket):
     def _show(self, subscription: Subscription) -> None:
         """To one who may not see everything."""
         self._leave_view()
-        self._view = self.views.get(subscription) or BoundedView(self.feed, subscription)
-        self.views[subscription] = self._view
+        view = self.views.get((subscription, self._pace)) or BoundedView(self.feed, subscription, self._pace)
+        self._view = self.views[view.key] = view
         self._view.clients.add(self)
 
     def _leave_view(self) -> None:
         if self._view:
             self._view.clients.discard(self)
             if not self._view.clients:
-                self.views.pop(self._view.selection.subscription, None)
+                self.views.pop(self._view.key, None)
             self._view = None
 
     def _choose(self, subscription: Subscription) -> None:

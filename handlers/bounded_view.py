@@ -17,13 +17,10 @@ from handlers.dialects import message_frame
 from handlers.feed import Feed, iso
 from handlers.outbox import Outbox
 from handlers.sample import (
-    CHARACTERS_PER_SECOND,
     HELLO_LIMIT_CHARACTERS,
+    PACES,
     ROWS_IN_HELLO,
-    ROWS_PER_SECOND,
-    SAVED_CHARACTERS,
-    SAVED_ROWS,
-    Budget,
+    Allowance,
     Matches,
     sample_texts,
 )
@@ -39,9 +36,9 @@ Client = TypeVar("Client", bound=Shown)
 
 
 class BoundedView(Generic[Client]):
-    """The dashboards of those with the same rights, and the same filter; their messages are made once for all."""
+    """The dashboards of those with the same rights, filter and pace; their messages are made once for all."""
 
-    def __init__(self, feed: Feed, subscription: Subscription) -> None:
+    def __init__(self, feed: Feed, subscription: Subscription, pace: str) -> None:
         self.clients: set[Client] = set()
         self.selection = Selection(subscription, feed.catalog.columns, feed.journal.seal)
         self._counted = CountedTables(subscription.within)
@@ -51,8 +48,8 @@ class BoundedView(Generic[Client]):
         self._matches = Matches()
         self._of = 0
         self._touched: dict[int, set[int]] = {step: set() for step in STEPS}
-        self._rows = Budget(ROWS_PER_SECOND, SAVED_ROWS)
-        self._characters = Budget(CHARACTERS_PER_SECOND, SAVED_CHARACTERS)
+        self.key = (subscription, pace)
+        self._allowance = Allowance(PACES[pace])
         self._number = 0
         self._told_at = 0.0
 
@@ -75,7 +72,7 @@ class BoundedView(Generic[Client]):
             recent=sample_texts(recent, HELLO_LIMIT_CHARACTERS),
             steps=STEPS,
             delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
-            rows_per_second=ROWS_PER_SECOND,
+            paces={name: pace.bounds for name, pace in PACES.items()},
             cursor=self._cursor(),
             **self._counted.state(self._feed, now),
         )
@@ -86,9 +83,9 @@ class BoundedView(Generic[Client]):
             return
         self._number += 1
         self._told_at = now
-        texts = sample_texts(self._matches.newest(self._rows.left(now)), self._characters.left(now))
-        self._rows.spend(len(texts))
-        self._characters.spend(sum(map(len, texts)))
+        row_limit, character_limit = self._allowance.left(now)
+        texts = sample_texts(self._matches.newest(row_limit), character_limit)
+        self._allowance.spend([texts])
         rows: dict[str, object] = {"of": self._of, "changes": texts}
         if self._has_filter:
             rows["matching"] = self._matches.count

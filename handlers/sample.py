@@ -2,19 +2,39 @@
 
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from changefeed.change import Change
 from handlers.feed import iso_of
 
-ROWS_PER_SECOND = 200
-SAVED_ROWS = 200  # for a burst after a lull
 ROWS_IN_HELLO = 200
 ROW_LIMIT_CHARACTERS = 16 << 10
 BEGINNING_CHARACTERS = 2_000
-CHARACTERS_PER_SECOND = 45_000  # a moderate load of each dashboard, whatever that of the database
-SAVED_CHARACTERS = 100_000  # for a burst of long rows after a lull
 HELLO_LIMIT_CHARACTERS = 256 << 10  # well below a client's outbox
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many rows a page wants: what is sent at most, whatever the load of the database."""
+
+    rows_per_second: int
+    characters_per_second: int
+    saved_characters: int  # for a burst of long rows after a lull; of rows, those of a second are saved
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        return {"rows_per_second": self.rows_per_second, "characters_per_second": self.characters_per_second}
+
+
+PACES: Mapping[str, Pace] = {
+    "50": Pace(50, 45_000, 100_000),
+    "200": Pace(200, 45_000, 100_000),
+    "1000": Pace(1_000, 250_000, HELLO_LIMIT_CHARACTERS),
+    "all": Pace(5_000, 1_000_000, HELLO_LIMIT_CHARACTERS),  # bounded like every queue here
+}
+USUAL_PACE = "200"
+MOST_ROWS = max(pace.rows_per_second for pace in PACES.values())
 
 
 def sample_texts(changes: Sequence[Change], limit_characters: int) -> list[str]:
@@ -35,7 +55,7 @@ class Matches:
 
     def __init__(self) -> None:
         self.count = 0
-        self._newest: deque[Change] = deque(maxlen=SAVED_ROWS)
+        self._newest: deque[Change] = deque(maxlen=MOST_ROWS)
 
     def add(self, changes: Sequence[Change]) -> None:
         self.count += len(changes)
@@ -61,6 +81,23 @@ class Budget:
 
     def spend(self, amount: int) -> None:
         self._left -= amount
+
+
+class Allowance:
+    """What may be sent now at one pace."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._rows = Budget(pace.rows_per_second, pace.rows_per_second)
+        self._characters = Budget(pace.characters_per_second, pace.saved_characters)
+
+    def left(self, now: float) -> tuple[int, int]:
+        """Rows, and characters."""
+        return self._rows.left(now), self._characters.left(now)
+
+    def spend(self, samples: Sequence[Sequence[str]]) -> None:
+        """The largest of them: what one client gets at most."""
+        self._rows.spend(max(map(len, samples), default=0))
+        self._characters.spend(max((sum(map(len, texts)) for texts in samples), default=0))
 
 
 def _cut(change: Change) -> str:

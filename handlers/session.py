@@ -11,7 +11,11 @@ COOKIE_LIMIT_CHARACTERS = 3900  # browsers keep 4096 of name, value and attribut
 
 
 class SessionHandler(ApiHandler):
-    """{"is_required", "is_signed_in", "is_admin", "sees_everything", "expires_at": epoch seconds or null}"""
+    """{"is_required", "is_signed_in", "is_admin", "sees_everything", "not_counted", "expires_at"}
+
+    `not_counted`: the tables, as the token names them, of which it sees some rows only. `expires_at`: epoch seconds,
+    or null.
+    """
 
     needs = Need.NOTHING
 
@@ -59,12 +63,14 @@ class SessionHandler(ApiHandler):
         return token
 
     def _answer(self, identity: Identity | None) -> None:
+        grants = identity.rights.tables if identity else ()
         self.finish(
             {
                 "is_required": self.feed.gate.tokens.are_required,
                 "is_signed_in": identity is not None,
                 "is_admin": identity is not None and identity.rights.is_admin,
                 "sees_everything": identity is not None and identity.rights.sees_everything,
+                "not_counted": [grant.pattern for grant in grants if grant.filters],
                 "expires_at": identity.expires_at if identity else None,
             }
         )

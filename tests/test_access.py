@@ -407,6 +407,7 @@ class SessionTest(AccessTestCase):
         for kind in ("full", "narrow"):
             status, said, cookie = await self.sign_in(token_of(kind) or "")
             self.assertEqual((status, said["is_signed_in"], said["sees_everything"]), (200, True, kind == "full"))
+            self.assertEqual(said["not_counted"], [] if kind == "full" else ["public.orders"])
             for attribute in ("HttpOnly", "SameSite=Strict", "Path=/"):
                 self.assertIn(attribute, cookie)
             self.assertNotIn("the-token-of-the-settings", cookie)

@@ -11,18 +11,20 @@ from changefeed.clock import DatabaseClock
 from handlers.activity import ActivitySocket
 from handlers.sample import (
     BEGINNING_CHARACTERS,
-    CHARACTERS_PER_SECOND,
     HELLO_LIMIT_CHARACTERS,
+    PACES,
     ROW_LIMIT_CHARACTERS,
     ROWS_IN_HELLO,
-    SAVED_CHARACTERS,
-    SAVED_ROWS,
+    USUAL_PACE,
     Budget,
 )
 from tests.feed_case import ORDERS, FeedTestCase, message
 
 BURST = """SELECT count(pg_notify('events', json_build_object(
     'table', 'orders', 'action', 'INSERT', 'data', json_build_object('id', i))::text)) FROM generate_series(1, %s) i"""
+
+
+ROWS_BY_PACE = {"50": 50, "200": 200, "1000": 1_000, "all": 5_000}
 
 
 def summed(buckets: list[Any]) -> dict[str, list[int]]:
@@ -80,7 +82,9 @@ class ActivitySocketTest(FeedTestCase):
             told = await until_rows(socket, 5_000)
             self.assertEqual(sum(activity["rows"]["of"] for activity in told), 5_000)
             self.assertEqual(told[-1]["totals"], {"orders": [5_000, 0, 0, 0]})
-            self.assertTrue(all(len(activity["rows"]["changes"]) <= SAVED_ROWS for activity in told))
+            self.assertTrue(
+                all(len(activity["rows"]["changes"]) <= PACES[USUAL_PACE].rows_per_second for activity in told)
+            )
             self.assertIn('"id" : 5000}', rows_of(told)[-1])
             buckets = [bucket for activity in told for bucket in activity.get("buckets", {}).get("1", [])]
             newest = {bucket["at"]: bucket for bucket in buckets}
@@ -88,6 +92,25 @@ class ActivitySocketTest(FeedTestCase):
         history = await self.fetch_json("/api/activity")
         self.assertEqual(history["totals"], {"orders": [5_000, 0, 0, 0]})
         self.assertEqual(summed(history["buckets"]), history["totals"])
+
+    @gen_test
+    async def test_a_page_chooses_how_many_rows_it_wants_within_bounds(self):
+        few, many, usual = [await self.connect("/ws/activity") for _ in range(3)]
+        hello = await message(few, "hello")
+        self.assertEqual({name: of["rows_per_second"] for name, of in hello["paces"].items()}, ROWS_BY_PACE)
+        for socket, pace in ((few, "50"), (many, "all")):
+            await socket.write_message(json.dumps({"type": "rows", "wanted": True, "pace": pace}))
+            await socket.write_message(json.dumps({"type": "rows", "wanted": True, "pace": "fast"}))
+            self.assertEqual((await message(socket, "error"))["code"], "bad_pace")
+        self.write(BURST, [700])
+        shown = {}
+        for name, socket in (("50", few), ("200", usual), ("all", many)):
+            told = await until_rows(socket, 700)
+            self.assertEqual(told[-1]["totals"], {"orders": [700, 0, 0, 0]})
+            shown[name] = len(rows_of(told))
+        self.assertLess(shown["50"], 700)
+        self.assertLess(shown["200"], 700)
+        self.assertEqual(shown["all"], 700)
 
     @gen_test
     async def test_there_are_at_most_ten_messages_a_second_however_often_something_happens(self):
@@ -308,9 +331,9 @@ class ActivityTest(FeedTestCase):
 
 
 def test_a_budget_bounds_what_is_sent_and_saves_some_for_a_burst():
-    budget = Budget(CHARACTERS_PER_SECOND, SAVED_CHARACTERS)
-    assert budget.left(1000.0) == SAVED_CHARACTERS
-    budget.spend(SAVED_CHARACTERS + 10)
+    budget = Budget(per_second=400, most=1000)
+    assert budget.left(1000.0) == 1000
+    budget.spend(1010)
     assert budget.left(1000.0) == 0
-    assert budget.left(1000.5) == CHARACTERS_PER_SECOND // 2 - 10
-    assert budget.left(2000.0) == SAVED_CHARACTERS
+    assert budget.left(1000.5) == 190
+    assert budget.left(2000.0) == 1000

@@ -7,10 +7,12 @@ import {
   decodeError,
   decodeHistory,
   decodePlace,
+  decodeSession,
   decodeStatus,
   decodeTables,
   type History,
   type JournalStatus,
+  type Session,
   type TableStatus,
 } from './protocol';
 
@@ -27,6 +29,10 @@ export function fetchTables(fetch: Fetch): Promise<Decoded<readonly TableStatus[
 
 export function fetchStatus(fetch: Fetch): Promise<Decoded<JournalStatus>> {
   return get(fetch, 'api/status', decodeStatus);
+}
+
+export function fetchSession(fetch: Fetch): Promise<Decoded<Session>> {
+  return get(fetch, 'api/session', decodeSession);
 }
 
 /** The text of the one change that has this cursor. */

@@ -21,6 +21,7 @@ test('everything that can be chosen comes back from the address', () => {
       { kind: 'text', text: 'two words' },
     ],
     sort: 'total',
+    pace: '1000',
     pinned: ['public.a', 'b'],
     row: '4d2.AY3f-_',
     zone: 'utc',

@@ -12,6 +12,10 @@ export type ThemeName = (typeof THEMES)[number];
 export const SORTS = ['busiest', 'name', 'inserts', 'updates', 'deletes', 'total', 'seen'] as const;
 export type Sort = (typeof SORTS)[number];
 
+/** Rows a second, as the server names them; the rest is counted all the same. */
+export const PACES = ['50', '200', '1000', 'all'] as const;
+export type Pace = (typeof PACES)[number];
+
 /** Somebody is told when an action's rate is above this many a second, or is nothing for so long. */
 export type Alert =
   | { readonly kind: 'above'; readonly action: number; readonly perSecond: number }
@@ -23,6 +27,7 @@ export interface Choices {
   readonly zoom: Span | null;
   readonly conditions: readonly Condition[];
   readonly sort: Sort;
+  readonly pace: Pace;
   readonly pinned: readonly string[];
   /** The cursor of the row in the panel. */
   readonly row: string | null;
@@ -39,6 +44,7 @@ export const DEFAULTS: Choices = {
   zoom: null,
   conditions: [],
   sort: 'busiest',
+  pace: '200',
   pinned: [],
   row: null,
   zone: 'local',
@@ -74,6 +80,7 @@ export function readChoices(search: string): Choices {
         .map((text): Condition => ({ kind: 'text', text })),
     ],
     sort: oneOf(SORTS, query.get('sort')) ?? DEFAULTS.sort,
+    pace: oneOf(PACES, query.get('rows')) ?? DEFAULTS.pace,
     pinned: query.getAll('pin'),
     row: query.get('row'),
     zone: query.get('tz') === 'utc' ? 'utc' : 'local',
@@ -104,6 +111,7 @@ export function queryOf(choices: Choices): string {
   }
   set('op', actions.join(''));
   set('sort', choices.sort, DEFAULTS.sort);
+  set('rows', choices.pace, DEFAULTS.pace);
   for (const name of choices.pinned) set('pin', name);
   set('row', choices.row ?? '');
   set('tz', choices.zone, DEFAULTS.zone);

@@ -1,6 +1,7 @@
 // Comes in: the browser's WebSocket, fetch and clock. Goes out: a state that is kept up to date. The one place where
 // the socket, the HTTP API and the state meet; knows no view.
-import { fetchHistory, fetchStatus, fetchTables, setWatched } from './api';
+import { fetchHistory, fetchSession, fetchStatus, fetchTables, setWatched } from './api';
+import { DEFAULTS, type Pace } from './choices';
 import { assertNever } from './closed';
 import type { Asked } from './filter';
 import { decodeMessage, type Message, type TableStatus } from './protocol';
@@ -28,6 +29,7 @@ export class Live {
   /** By step: how often its history was asked for. It is kept up to date from then on. */
   readonly #asked = new Map<number, number>([[1, 0]]);
   #wantsRows = true;
+  #pace: Pace = DEFAULTS.pace;
   #narrowedTo: string | null = null;
 
   /** `onChange`: what can be seen of a hidden page, its title, may be another. `onSignedOut`: it takes a token first. */
@@ -71,7 +73,14 @@ export class Live {
   /** Whether anybody looks at the rows: counts come in any case. */
   wantRows(wanted: boolean): void {
     this.#wantsRows = wanted;
-    this.#say({ type: 'rows', wanted });
+    this.#sayRows();
+  }
+
+  /** How many rows a second, at most. */
+  wantPace(pace: Pace): void {
+    if (pace === this.#pace) return;
+    this.#pace = pace;
+    this.#sayRows();
   }
 
   /**
@@ -90,7 +99,7 @@ export class Live {
   reloadTables = (): void => {
     if (this.state.connection.state !== 'open' || this.state.server?.database.state !== 'listening') return;
     void this.#loadTables();
-    void this.#loadStatus();
+    if (this.state.session?.isAdmin !== false) void this.#loadStatus(); // others are refused it
   };
 
   /** Null, or why it was refused. */
@@ -133,7 +142,7 @@ export class Live {
   #followUp(message: Message): void {
     switch (message.type) {
       case 'hello':
-        if (!this.#wantsRows) this.wantRows(false);
+        if (!this.#wantsRows || this.#pace !== DEFAULTS.pace) this.#sayRows();
         this.#narrowedTo = null; // It is told anew where that is so.
         return this.#reload();
       case 'database':
@@ -154,8 +163,14 @@ export class Live {
 
   #reload(): void {
     for (const step of this.#asked.keys()) void this.#loadHistory(step);
-    this.reloadTables();
+    void this.#loadSession().then(this.reloadTables);
     this.#onChange();
+  }
+
+  /** Without an answer nothing is known to be forbidden: the server still refuses what is. */
+  async #loadSession(): Promise<void> {
+    const session = await fetchSession((url) => fetch(url));
+    if (session.ok) this.state.session = session.value;
   }
 
   async #loadHistory(step: number): Promise<void> {
@@ -197,6 +212,10 @@ export class Live {
     if (this.#newest === null || this.#newest === this.#seen) return;
     this.#seen = this.#newest;
     this.#say({ type: 'seen', message: this.#newest });
+  }
+
+  #sayRows(): void {
+    this.#say({ type: 'rows', wanted: this.#wantsRows, pace: this.#pace });
   }
 
   #say(message: object): void {

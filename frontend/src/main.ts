@@ -2,7 +2,7 @@
 import { mount } from 'svelte';
 
 import './app.css';
-import { type Choices, queryOf, readChoices, THEMES, WINDOW_NAMES, WINDOWS } from './choices';
+import { type Choices, PACES, queryOf, readChoices, THEMES, WINDOW_NAMES, WINDOWS } from './choices';
 import { type Command, commandOf, PALETTE_KEY } from './commands';
 import { askedOf } from './filter';
 import { startDrawing } from './frame';
@@ -26,6 +26,7 @@ let isSigningIn = false;
 function applyChoices(choices: Choices): void {
   history.replaceState(null, '', `${location.pathname}${queryOf(choices)}`);
   chooseTheme(choices.theme);
+  live.wantPace(choices.pace);
   wantHistory(choices);
 }
 
@@ -47,6 +48,11 @@ async function showSignIn(): Promise<void> {
   isSigningIn = true; // until the page is loaded anew
   const { default: SignIn } = await import('./views/SignIn.svelte');
   mount(SignIn, { target: document.body });
+}
+
+async function signOut(): Promise<void> {
+  await fetch('api/session', { method: 'DELETE' }).catch(() => null);
+  location.reload();
 }
 
 function moveWindow(by: -1 | 1): void {
@@ -114,9 +120,15 @@ const commands: readonly Command[] = [
     keys: ['K'],
     run: () => screen.choose({ isKiosk: !screen.choices.isKiosk }),
   },
+  ...PACES.map((pace): Command => ({
+    name: pace === 'all' ? 'As many rows a second as the server sends' : `At most ${pace} rows a second`,
+    keys: [],
+    run: () => screen.choose({ pace }),
+  })),
   { name: 'Watch tables', keys: ['w'], run: () => screen.open('watch') },
   { name: 'Alerts', keys: ['a'], run: () => screen.open('alerts') },
   { name: 'Replay a span of time', keys: ['r'], run: () => screen.open('replay') },
+  { name: 'Sign out', keys: [], run: () => void signOut() },
   { name: 'Single keys on or off', keys: [], run: () => screen.choose({ hasKeys: !screen.choices.hasKeys }) },
   { name: 'Keys and help', keys: ['?'], run: () => screen.open('help') },
   {
@@ -163,6 +175,7 @@ const after = (ms: number, callback: () => void) => {
 };
 
 chooseTheme(screen.choices.theme);
+live.wantPace(screen.choices.pace);
 mount(App, { target: document.getElementById('app')!, props: { screen, player, live, commands } });
 startDrawing(
   {

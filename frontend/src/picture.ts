@@ -5,7 +5,7 @@ import { type Choices, type Sort, WINDOWS } from './choices';
 import { type Histogram, type Percentiles, percentilesOf } from './delays';
 import { isActionWanted, isTableWanted } from './filter';
 import { agoText, bytesText, countText } from './format';
-import { ACTIONS, type Counts, type Database } from './protocol';
+import { ACTIONS, type Counts, type Database, type Payload, type Session } from './protocol';
 import type { Connection } from './socket';
 import { changesCounted, finest, type State } from './state';
 
@@ -28,6 +28,8 @@ export interface Status {
   readonly database: Database | null;
   /** Why no rows come at the moment. */
   readonly withheld: string | null;
+  readonly payload: Payload;
+  readonly session: Session | null;
 }
 
 export function statusOf(state: State, now: number): Status {
@@ -38,6 +40,8 @@ export function statusOf(state: State, now: number): Status {
     lastMessageAt: state.lastMessageAt,
     database: state.server?.database ?? null,
     withheld: state.server?.withheld ?? null,
+    payload: state.server?.payload ?? 'full',
+    session: state.session,
   };
 }
 
@@ -77,7 +81,7 @@ export interface Numbers {
   readonly sent: number;
   readonly sentOf: number;
   readonly sentSeconds: number;
-  readonly rowsPerSecond: number;
+  readonly rowsAtMost: number;
 }
 
 export function numbersOf(state: State, choices: Choices, now: number): Numbers {
@@ -103,7 +107,7 @@ export function numbersOf(state: State, choices: Choices, now: number): Numbers 
     sent: sumOf(shares.map(({ sent }) => sent)),
     sentOf: sumOf(shares.map(({ of }) => of)),
     sentSeconds: Math.max(1, state.shares.size),
-    rowsPerSecond: server?.rowsPerSecond ?? 0,
+    rowsAtMost: server?.rowsAtMost ?? 0,
   };
 }
 

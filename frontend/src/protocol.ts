@@ -33,6 +33,8 @@ export interface Database {
   readonly reason: string | null;
 }
 
+export type Payload = 'off' | 'keys' | 'full';
+
 export interface Hello {
   readonly type: 'hello';
   readonly version: string;
@@ -44,8 +46,10 @@ export interface Hello {
   /** Seconds of a step -> how many steps are kept; the finest first. */
   readonly steps: ReadonlyMap<number, number>;
   readonly delayScale: DelayScale;
-  /** How many rows of a second are sent at most. */
-  readonly rowsPerSecond: number;
+  /** How many rows of a second are sent at most to a page that asks for all. */
+  readonly rowsAtMost: number;
+  /** What of a row the server sends: nothing, its key, all. */
+  readonly payload: Payload;
   readonly totals: Totals;
   readonly other: number;
   readonly cursor: string | null;
@@ -130,6 +134,16 @@ export interface JournalStatus {
   readonly incomplete: readonly string[];
 }
 
+/** What the server lets this page see and do. */
+export interface Session {
+  /** Whether one signs in at all. */
+  readonly isRequired: boolean;
+  readonly isAdmin: boolean;
+  readonly seesEverything: boolean;
+  /** Tables of which only some rows may be seen, so that their counts may not. */
+  readonly notCounted: readonly string[];
+}
+
 export type Decoded<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly problem: string };
 
 export function decodeMessage(text: string): Decoded<Message> {
@@ -172,6 +186,18 @@ export function decodeStatus(text: string): Decoded<JournalStatus> {
       incomplete: watched
         .filter((table) => table['is_complete'] === false)
         .map((table) => `${string(table, 'schema')}.${string(table, 'table')}`),
+    };
+  });
+}
+
+export function decodeSession(text: string): Decoded<Session> {
+  return decode(text, (value) => {
+    const of = fields(value, 'the answer');
+    return {
+      isRequired: of['is_required'] === true,
+      isAdmin: of['is_admin'] === true,
+      seesEverything: of['sees_everything'] === true,
+      notCounted: strings(of, 'not_counted'),
     };
   });
 }
@@ -222,7 +248,8 @@ function message(of: Fields): Message {
         since: time(of, 'since'),
         steps: steps(fields(of['steps'], 'steps')),
         delayScale: delayScale(fields(of['delays'], 'delays')),
-        rowsPerSecond: positive(of, 'rows_per_second'),
+        rowsAtMost: positive(fields(fields(of['paces'], 'paces')['all'], 'all'), 'rows_per_second'),
+        payload: payload(of),
         totals: totals(of['totals'], 'totals'),
         other: number(of, 'other'),
         cursor: stringOrNull(of, 'cursor'),
@@ -278,6 +305,12 @@ function database(of: Fields): Database {
     throw new Malformed(`the database state "${state}" is unknown`);
   }
   return { state, name: string(of, 'name'), since: time(of, 'since'), reason: stringOrNull(of, 'reason') };
+}
+
+function payload(of: Fields): Payload {
+  const told = stringOrNull(of, 'payload') ?? 'full';
+  if (told !== 'off' && told !== 'keys' && told !== 'full') throw new Malformed(`"payload" is "${told}"`);
+  return told;
 }
 
 function watchedBy(of: Fields): TableStatus['watchedBy'] {

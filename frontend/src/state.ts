@@ -13,6 +13,8 @@ import type {
   History,
   JournalStatus,
   Message,
+  Payload,
+  Session,
   TableStatus,
   Totals,
 } from './protocol';
@@ -42,6 +44,8 @@ export interface State {
   server: Server | null;
   tables: readonly TableStatus[] | null;
   status: JournalStatus | null;
+  /** What this page may do; null until it is known, and where nobody says. */
+  session: Session | null;
   /** The finest first; never empty. */
   timelines: readonly Timeline[];
   /** How often the server's history came. */
@@ -63,7 +67,8 @@ export interface Server {
   ahead: number;
   since: number;
   readonly delayScale: DelayScale;
-  readonly rowsPerSecond: number;
+  readonly rowsAtMost: number;
+  readonly payload: Payload;
   readonly totals: Map<string, Counts>;
   other: number;
   /** Everything up to here is in the counts; null where there is no journal. */
@@ -82,6 +87,7 @@ export function initialState(): State {
     server: null,
     tables: null,
     status: null,
+    session: null,
     timelines: makeTimelines(STEPS),
     histories: 0,
     rows: new Rows(ROW_LIMIT),
@@ -183,7 +189,8 @@ function applyHello(state: State, hello: Hello, at: number): void {
     ahead: hello.now - at / 1000,
     since: hello.since,
     delayScale: hello.delayScale,
-    rowsPerSecond: hello.rowsPerSecond,
+    rowsAtMost: hello.rowsAtMost,
+    payload: hello.payload,
     totals: new Map(hello.totals),
     other: hello.other,
     cursor: hello.cursor,

@@ -1,0 +1,50 @@
+"""What a token may not see or do, in a real browser: it is not offered, and the page says why."""
+
+import json
+from pathlib import Path
+
+from playwright.sync_api import Browser, expect
+
+from changefeed.queries import read_script
+from tests import postgres
+from tests.server_process import ServerProcess
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+RIGHTS = {"tables": {"public.orders": {"filter": ["customer_id=eq.42"]}, "public.items": {}}}
+
+
+def test_what_a_token_may_not_do_is_not_offered(chromium: Browser, tmp_path: Path):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, read_script("install.sql"))
+    postgres.execute(conninfo, "CREATE TABLE orders (id int PRIMARY KEY, customer_id int); CREATE TABLE items (id int)")
+    for table in ("orders", "items"):
+        postgres.execute(conninfo, "SELECT changefeed.watch(%s::text::regclass)", [table])
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{TOKEN} {json.dumps(RIGHTS)}\n")
+    flags = ("--port", "0", "--database-url", conninfo, "--token-file", str(tokens))
+    with ServerProcess(tmp_path, *flags) as server:
+        page = chromium.new_context().new_page()
+        complaints: list[str] = []
+        page.goto(f"http://127.0.0.1:{server.port()}/")
+        dialog = page.get_by_role("dialog", name="Sign in")
+        dialog.get_by_label("Token").fill(TOKEN)
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        dialog.get_by_role("button").click()
+        expect(page.locator(".light", has_text="browser → server").locator("dd")).to_have_text("● Live")
+        postgres.execute(conninfo, "INSERT INTO orders VALUES (1, 42), (2, 43); INSERT INTO items VALUES (3)")
+        expect(page.locator("ol > li .id")).to_have_text(["3", "1"])
+        expect(page.get_by_text("read only")).to_be_visible()
+        expect(page.get_by_role("button", name="Watch…")).to_have_count(0)
+        expect(
+            page.get_by_text("Not counted, since your token sees some of their rows only: public.orders")
+        ).to_be_visible()
+        expect(page.get_by_role("heading", name="Delay not for your token")).to_be_visible()
+        page.keyboard.press("w")
+        expect(page.get_by_role("dialog").get_by_text("Your token may not watch tables")).to_be_visible()
+        assert complaints == []
+        page.keyboard.press("Escape")
+        page.keyboard.press("Control+k")
+        page.keyboard.type("sign out")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog", name="Sign in")).to_be_visible()
+        page.context.close()
