@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from changefeed import __version__, doctor
@@ -42,6 +41,7 @@ from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
 from handlers.certificate import load_certificate
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
+from handlers.http_server import make_server
 from handlers.routes import make_app
 from handlers.sampling import keep_sampling, one_line_of
 from handlers.stopping import stop_serving
@@ -205,8 +205,7 @@ async def serve(
         stack.callback(feed.database.close)
         certificate = load_certificate(settings)
         tls = certificate.context if certificate else None
-        # Whom of the proxies to believe is handlers/proxies.py's to say.
-        http_server = HTTPServer(make_app(feed), ssl_options=tls, xheaders=False)
+        http_server = make_server(make_app(feed), feed, ssl_options=tls)
         if certificate:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificate.reload)
             await stack.enter_async_context(running(certificate.follow()))

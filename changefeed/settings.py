@@ -59,6 +59,12 @@ class Settings:
     processes: int
     client_limit: int
     client_limit_per_address: int
+    client_limit_per_token: int
+    clients_per_second: int
+    client_messages_per_second: int
+    client_bytes_per_second: int
+    request_seconds: float
+    waiting_connection_limit: int
     watch: tuple[str, ...]
     payload: Payload
     channels: tuple[str, ...]
@@ -253,6 +259,49 @@ SETTINGS: tuple[Setting, ...] = (
         0,
         "N",
         "how many of them from one IP address, in each process; 0 for no such limit, as behind a proxy",
+    ),
+    Setting(
+        "client_limit_per_token",
+        setting_values.whole(0, 1_000_000),
+        0,
+        "N",
+        "how many of them with one token, or with tokens of one sub, in each process; 0 for no such limit",
+    ),
+    Setting(
+        "clients_per_second",
+        setting_values.whole(0, 1_000_000),
+        1_000,
+        "PER_SECOND",
+        "how many may come anew in a second, ten seconds' worth at once, in each process; more are answered with 503 "
+        "and told when to come back; 0 for no such limit",
+    ),
+    Setting(
+        "client_messages_per_second",
+        setting_values.whole(1, 1_000_000),
+        100,
+        "PER_SECOND",
+        "how many frames a client may send on its socket, ten seconds' worth at once, before code 1008 closes it",
+    ),
+    Setting(
+        "client_bytes_per_second",
+        setting_values.whole(1, 1 << 30),
+        256 << 10,
+        "BYTES",
+        "how much a client may send on its socket, ten seconds' worth at once, before code 1008 closes it",
+    ),
+    Setting(
+        "request_seconds",
+        setting_values.positive,
+        75.0,
+        "SECONDS",
+        "how long a connection may take to say its request, and stay open without one, before it is closed",
+    ),
+    Setting(
+        "waiting_connection_limit",
+        setting_values.whole(1, 1_000_000),
+        4_096,
+        "N",
+        "how many connections may wait for a request, in each process; for one more the oldest is closed",
     ),
     Setting(
         "watch",

@@ -133,7 +133,7 @@ def make_feed(
         watching,
         database,
         catalog,
-        Admission(settings.client_limit, settings.client_limit_per_address, share.census),
+        Admission(settings, share.census, share.meters),
         history,
         database_name,
         share,

@@ -29,6 +29,7 @@ class BaseHandler(RequestHandler):
 
     needs: ClassVar[Need] = Need.EVERYTHING
     is_told_in_socket: ClassVar[bool] = False  # that a token is missing, which a refused handshake tells no page
+    is_for_clients: ClassVar[bool] = False  # who stay, and come in crowds
     identity: Identity | None = None
 
     @property
@@ -43,6 +44,8 @@ class BaseHandler(RequestHandler):
     @final
     async def prepare(self) -> None:
         self.prepare_answer()
+        if self.is_for_clients:
+            self.feed.admission.knock()  # before a signature is looked at
         believe_proxies(self.request, self.feed.settings.trusted_proxies)
         try:
             self.identity = await self.feed.gate.admit(self.request, self.needs)
@@ -83,7 +86,8 @@ class BaseHandler(RequestHandler):
         if status_code == http.HTTPStatus.UNAUTHORIZED:
             self.set_header("WWW-Authenticate", "Bearer")  # RFC 9110, 11.6.1
         if status_code == http.HTTPStatus.SERVICE_UNAVAILABLE:
-            self.set_header("Retry-After", str(random.randint(*RETRY_AFTER_SECONDS)))
+            wait_seconds = raised.retry_after_seconds if isinstance(raised, ApiError) else None
+            self.set_header("Retry-After", str(wait_seconds or random.randint(*RETRY_AFTER_SECONDS)))
         self.finish({"error": {"code": code, "message": message}})
 
 

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from changefeed.meters import Meters
+from handlers.census import KINDS
 
 LATENCY_BOUNDS_SECONDS = (
     0.001,
@@ -43,9 +44,8 @@ class Deliveries:
         self._conflated = meters.meter(CHANGES_DROPPED, "conflated")
         self._latencies = [meters.meter(LATENCY_BUCKET, f"{bound:g}") for bound in LATENCY_BOUNDS_SECONDS]
         self._latency_sum = meters.meter(LATENCY_SUM)
-        self._outbox_full = {
-            kind: meters.meter(CLIENTS_DROPPED, kind, "outbox_full") for kind in ("feed", "dashboards", "raw")
-        }
+        self._outbox_full = {kind: meters.meter(CLIENTS_DROPPED, kind, "outbox_full") for kind in KINDS}
+        self._sent_too_much = {kind: meters.meter(CLIENTS_DROPPED, kind, "sent_too_much") for kind in KINDS}
         self._deaf = meters.meter(CLIENTS_DROPPED, "raw", "deaf")
 
     def broadcast(self, count: int, at: float) -> None:
@@ -74,6 +74,10 @@ class Deliveries:
     def outbox_full(self, kind: str) -> None:
         """A client was closed."""
         self._outbox_full[kind].add(1)
+
+    def sent_too_much(self, kind: str) -> None:
+        """A client was closed."""
+        self._sent_too_much[kind].add(1)
 
     def deaf(self, count: int) -> None:
         """So many clients of raw payloads were closed, because nobody knows what they missed."""

@@ -6,9 +6,13 @@ from tornado.web import HTTPError
 
 
 class ApiError(HTTPError):
-    """An answer of the shape {"error": {"code", "message"}}; the message says what to do."""
+    """An answer of the shape {"error": {"code", "message"}}; the message says what to do.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    With 503 it also says when to come back: in `retry_after_seconds`, or at a time drawn at random.
+    """
+
+    def __init__(self, status: int, code: str, message: str, retry_after_seconds: int | None = None) -> None:
         super().__init__(status, reason=http.HTTPStatus(status).phrase)
         self.code = code
         self.message = message
+        self.retry_after_seconds = retry_after_seconds

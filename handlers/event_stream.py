@@ -1,32 +1,25 @@
 """The feed over HTTP, as Server-Sent Events: /events. A browser's EventSource resumes by itself (Last-Event-ID)."""
 
 import asyncio
-import socket
-import sys
 
 from handlers.dialects import STREAM, STREAM_HEARTBEAT
 from handlers.expiry import Expiry
 from handlers.feed_client import FeedClient
 from handlers.feed_query import parse_query
 from handlers.gate import Need
+from handlers.http_server import give_up_who_does_not_read
 from handlers.outbox import Outbox
 
 HEARTBEAT_SECONDS = 15.0
-
-
-# TCP_USER_TIMEOUT of Linux is in milliseconds, TCP_RXT_CONNDROPTIME of macOS in seconds.
-DROP_OPTION = (getattr(socket, "TCP_USER_TIMEOUT", 0x80), 30_000 if sys.platform == "linux" else 30)
-
-
-def give_up_dead_peers(connection: socket.socket) -> None:
-    """An event stream has no pong: who acknowledges no heartbeat is gone 45 s after he fell silent, by TCP itself."""
-    connection.setsockopt(socket.IPPROTO_TCP, *DROP_OPTION)
+# An event stream has no pong: who takes no heartbeat is gone 45 s after he fell silent.
+GIVE_UP_SECONDS = 30.0
 
 
 class EventStreamHandler(FeedClient):
     """A client of the feed; each event's id is the cursor after it, and an event `gap` tells of one."""
 
     needs = Need.TOKEN
+    is_for_clients = True
     dialect = STREAM
 
     async def get(self) -> None:
@@ -34,17 +27,19 @@ class EventStreamHandler(FeedClient):
         fields = self.query_fields()
         query = parse_query({**fields, "since": [last]} if last else fields, self.rights)
         start = await self.prepare_start(query)
-        self.feed.admission.check(self.request.remote_ip)
+        assert self.identity
+        admission, holder = self.feed.admission, self.identity.holder
+        admission.check(self.request.remote_ip, holder)
         self._stream = stream = self.detach()
         closed = asyncio.Event()
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)
-        give_up_dead_peers(stream.socket)
+        give_up_who_does_not_read(stream.socket, GIVE_UP_SECONDS)
         self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
-        self.feed.admission.enter(self.request.remote_ip, "feed")
+        admission.enter(self.request.remote_ip, "feed")
+        admission.enter_with(holder)
         self.outbox.send(self._head())
         self.begin(start)
-        assert self.identity
         expiry = Expiry(self.identity, stream.close)  # the client comes back, and is told by a 401
         try:
             while not closed.is_set():
@@ -55,7 +50,7 @@ class EventStreamHandler(FeedClient):
                     self.outbox.send(STREAM_HEARTBEAT)
         finally:
             expiry.cancel()
-            self.feed.admission.leave(self.request.remote_ip, "feed")
+            admission.leave(self.request.remote_ip, "feed", holder)
             self.end()
             stream.close()
 

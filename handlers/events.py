@@ -10,7 +10,7 @@ from handlers.dialects import PLAIN, PROTOCOL, message_frame
 from handlers.errors import ApiError
 from handlers.feed_client import FeedClient, Start
 from handlers.feed_query import fields_of_message, parse_query
-from handlers.socket import POLICY_VIOLATION, SIGN_IN, BaseSocket
+from handlers.socket import POLICY_VIOLATION, SIGN_IN, TRY_AGAIN_LATER, BaseSocket
 
 SUBPROTOCOL = "changefeed.v1"
 MESSAGE_LIMIT_BYTES = 64 * 1024
@@ -83,7 +83,7 @@ class EventSocket(BaseSocket, FeedClient):
             if self.identity:
                 self._send_error(error)
             else:
-                self.close(SIGN_IN, error.code)
+                self.close(TRY_AGAIN_LATER if error.status_code == 503 else SIGN_IN, error.code)
 
     async def _authenticate(self, message: Mapping[str, object]) -> None:
         """The first time it lets somebody in; later it lets him stay for longer. Raises ApiError."""
@@ -95,10 +95,13 @@ class EventSocket(BaseSocket, FeedClient):
             raise ApiError(403, "other_rights", "this token has other rights than the one before; connect anew with it")
         if self.ws_connection is None:
             return  # it took too long
-        is_first, self.identity = self.identity is None, identity
-        self.keep_while_valid()
-        if not is_first:
+        if self.identity:
+            self.identity = identity
+            self.keep_while_valid()
             return
+        self.feed.admission.check_token(identity.holder)
+        self.identity = identity
+        self.enter_as_somebody()
         if self._deadline:
             self._deadline.cancel()
         try:

@@ -15,7 +15,7 @@ from changefeed import __version__
 from changefeed.database import DatabaseUnavailable
 from changefeed.meters import Key
 from changefeed.queries import load
-from handlers import census, change_counts, deliveries, sampling
+from handlers import admission, census, change_counts, deliveries, http_server, sampling
 from handlers.base import BaseHandler
 from handlers.feed import Feed
 from handlers.gate import Need
@@ -68,7 +68,19 @@ METRICS = (
     Described(
         deliveries.CLIENTS_DROPPED,
         ("kind", "reason"),
-        "Clients closed: they did not read (outbox_full), or raw payloads may be missing (deaf).",
+        "Clients closed: they did not read (outbox_full), raw payloads may be missing (deaf), they sent more than they "
+        "may (sent_too_much).",
+    ),
+    Described(
+        admission.REFUSED,
+        ("reason",),
+        "Clients not let in: too many came at once (pace), or were there in all, from one address or with one token.",
+    ),
+    Described(
+        http_server.CLOSED,
+        ("reason",),
+        "Connections closed whose request did not come: in time (slow), before those of too many others (crowded), or "
+        "before the files ran out (files).",
     ),
     Described(
         deliveries.CHANGES_DROPPED,

@@ -5,13 +5,15 @@ from typing import Any, ClassVar, cast
 
 from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
-from tornado.websocket import WebSocketHandler
+from tornado.websocket import WebSocketHandler, WebSocketProtocol, _WebSocketParams
 
 from handlers.base import BaseHandler
 from handlers.errors import ApiError
 from handlers.expiry import Expiry
 from handlers.gate import Need
+from handlers.metered import MeteredProtocol
 from handlers.outbox import Outbox
+from handlers.pace import BURST_SECONDS
 
 _NO_HEADERS = HTTPHeaders()
 logger = logging.getLogger(__name__)
@@ -33,7 +35,9 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     needs = Need.TOKEN
     is_told_in_socket = True
+    is_for_clients = True
     outbox: Outbox
+    _holder: str | None = None  # whose clients it is counted among
     _expiry: Expiry | None = None
     kind: ClassVar[str] = "feed"  # as the census counts it
 
@@ -42,7 +46,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             await self.look(*args)
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise ApiError(400, "not_a_websocket", 'this path is a WebSocket; connect with new WebSocket("ws://…")')
-        self.feed.admission.check(self.request.remote_ip)
+        self.feed.admission.check(self.request.remote_ip, self.identity.holder if self.identity else None)
         await super().get(*args, **kwargs)
 
     async def look(self, *args: str) -> None:
@@ -74,10 +78,16 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
         self.request.headers = self._headers = _NO_HEADERS  # a tenth of what an idle client would cost
         if self.identity:
-            self.keep_while_valid()
+            self.enter_as_somebody()
             self.entered()
         else:
             self.ask_who()
+
+    def enter_as_somebody(self) -> None:
+        assert self.identity
+        self._holder = self.identity.holder
+        self.feed.admission.enter_with(self._holder)
+        self.keep_while_valid()
 
     def keep_while_valid(self) -> None:
         """Closes the socket when the token expires by which somebody is here."""
@@ -92,7 +102,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def on_close(self) -> None:
         if hasattr(self, "outbox"):  # else the client was gone before the socket was open
-            self.feed.admission.leave(self.request.remote_ip, self.kind)
+            self.feed.admission.leave(self.request.remote_ip, self.kind, self._holder)
             self.outbox.close()
         if self._expiry:
             self._expiry.cancel()
@@ -103,6 +113,24 @@ class BaseSocket(WebSocketHandler, BaseHandler):
     def leave(self, reason: str) -> None:
         """Closes the socket; the client may come back elsewhere, or later."""
         self.close(GOING_AWAY, reason)
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """As Tornado's; of compression there is none."""
+        if self.request.headers.get("Sec-WebSocket-Version") != "13":
+            return None
+        params = _WebSocketParams(self.ping_interval, self.ping_timeout, self.max_message_size)
+        return MeteredProtocol(self, False, params)
+
+    @property
+    def may_send(self) -> tuple[int, int]:
+        settings = self.feed.settings
+        return settings.client_messages_per_second, settings.client_bytes_per_second
+
+    def stop_talking(self) -> None:
+        logger.info("closed a client that sent too much")
+        self.feed.deliveries.sent_too_much(self.kind)
+        self.outbox.close()
+        self.close(POLICY_VIOLATION, f"you send too much; send less, and come back in {BURST_SECONDS} s")
 
     def give_up(self) -> None:
         logger.info("closed a client that did not read")

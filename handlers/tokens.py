@@ -24,10 +24,14 @@ TOKEN_LIMIT_CHARACTERS = 8192
 
 @dataclass(frozen=True)
 class Identity:
-    """Somebody, until `expires_at` (epoch seconds; None for ever)."""
+    """Somebody, until `expires_at` (epoch seconds; None for ever).
+
+    `holder` is whose clients are counted together: those of a token, or of all tokens of one subject (`sub`).
+    """
 
     rights: Rights
     expires_at: float | None = None
+    holder: str | None = None
 
 
 ANYBODY = Identity(ALL_RIGHTS)  # where no authentication is set
@@ -45,7 +49,7 @@ class Tokens:
     """Those of the settings (`known`: token and rights) and those of an issuer. Without either everybody is let in."""
 
     def __init__(self, known: Iterable[tuple[str, Rights]] = (), issuer: "IssuedTokens | None" = None) -> None:
-        self._known = [(digest(token), Identity(rights)) for token, rights in known]
+        self._known = [(digest(token), Identity(rights, holder=digest(token))) for token, rights in known]
         self._issuer = issuer
 
     @property
@@ -97,7 +101,9 @@ class IssuedTokens:
                 issuer=self._issuer,
                 options={"require": self._required, "verify_iat": False},  # which is no term of validity
             )
-            identity = Identity(Rights.parse(claims.get(CLAIM, {})), float(claims["exp"]))
+            subject = claims.get("sub")
+            holder = f"sub {subject}" if subject else digest(token)
+            identity = Identity(Rights.parse(claims.get(CLAIM, {})), float(claims["exp"]), holder)
         except jwt.ExpiredSignatureError:
             raise BadToken("token_expired", "the token has expired; get a new one") from None
         except jwt.PyJWTError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tornado.httpclient import HTTPRequest
+from tornado.httpserver import HTTPServer
 from tornado.testing import AsyncHTTPTestCase
 from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, websocket_connect
@@ -15,6 +16,7 @@ from changefeed.connection import complete
 from changefeed.listener import ListenerState
 from changefeed.queries import SQL_DIR, read_script
 from changefeed.settings import load
+from handlers.http_server import make_server
 from handlers.routes import make_app
 from server import make_feed
 from tests import postgres
@@ -37,6 +39,9 @@ class FeedTestCase(AsyncHTTPTestCase):
         settings = load(self.flags, {}, Path("/nonexistent"))
         self.feed = make_feed(settings, complete(self.server_conninfo()), "test", self.state_changed.set)
         return make_app(self.feed)
+
+    def get_http_server(self) -> HTTPServer:
+        return make_server(self._app, self.feed, **self.get_httpserver_options())
 
     def setUp(self) -> None:
         super().setUp()

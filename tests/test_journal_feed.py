@@ -10,9 +10,10 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.listener import ListenerState
-from handlers.event_stream import DROP_OPTION
+from handlers.event_stream import GIVE_UP_SECONDS
 from handlers.feed import iso
 from handlers.feed_client import FeedClient
+from handlers.http_server import DROP_OPTION, DROP_UNITS_PER_SECOND
 from tests.feed_case import ORDERS, FeedTestCase, message
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -304,8 +305,8 @@ class EventStreamTest(JournalTestCase):
         writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         [client] = FeedClient.connected
-        option, limit = DROP_OPTION
-        self.assertEqual(client.outbox._stream.socket.getsockopt(IPPROTO_TCP, option), limit)
+        limit = client.outbox._stream.socket.getsockopt(IPPROTO_TCP, DROP_OPTION)
+        self.assertEqual(limit, GIVE_UP_SECONDS * DROP_UNITS_PER_SECOND)
         writer.close()
 
     @gen_test

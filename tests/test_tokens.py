@@ -22,7 +22,7 @@ from changefeed.rights import ALL_RIGHTS, Rights
 from changefeed.settings import SettingsError, load
 from handlers import issuer_keys
 from handlers.issuer_keys import KeySetUrl, KeysUnavailable
-from handlers.tokens import BadToken, Identity, Tokens, load_tokens
+from handlers.tokens import BadToken, Identity, Tokens, digest, load_tokens
 
 SECRET = "a secret of the issuer, of at least 32 bytes"
 RSA = rsa.generate_private_key(65537, 2048)
@@ -84,8 +84,8 @@ def test_several_tokens_each_have_their_rights(given: Given):
     file = given.file("tokens", f"# for pages\nfor-narrow-clients {narrow}\n\n  for-the-operators  \n")
     tokens = given.load("--token", "one-of-the-flags", "--token", "another-of-the-flags", "--token-file", file)
     for token in ("one-of-the-flags", "another-of-the-flags", "for-the-operators"):
-        assert identify(tokens, token) == Identity(ALL_RIGHTS)
-    assert identify(tokens, "for-narrow-clients") == Identity(Rights.parse(ORDERS))
+        assert identify(tokens, token) == Identity(ALL_RIGHTS, holder=digest(token))
+    assert identify(tokens, "for-narrow-clients").rights == Rights.parse(ORDERS)
     for token in ("", "one-of-the-flag", "one-of-the-flags ", "# for pages", "{}"):
         assert refusal(tokens, token) == "bad_token: this server knows no such token"
 
@@ -162,7 +162,7 @@ def test_a_token_has_the_rights_of_its_claim_until_it_expires(
     tokens = given.issued(algorithm, checking)
     said = claims()
     identity = identify(tokens, jwt.encode(said, signing, algorithm))
-    assert identity == Identity(Rights.parse(ORDERS), said["exp"])
+    assert (identity.rights, identity.expires_at) == (Rights.parse(ORDERS), said["exp"])
 
 
 def test_a_token_without_the_claim_has_no_rights(given: Given):

@@ -1,0 +1,123 @@
+"""Connections in, requests to the application out; those whose request does not come are closed.
+
+Of Tornado's own bounds `idle_connection_timeout` is the time in which TLS is agreed and all headers have come, counted
+from the connection or from the last answer, and `body_timeout` that of the body after them. Neither bounds how many
+such connections there are at a time, nor how long an answer may wait for somebody who does not read it.
+"""
+
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPConnection, HTTPMessageDelegate
+from tornado.iostream import IOStream
+from tornado.web import Application
+
+from changefeed.meters import Meters
+from changefeed.open_files import raise_limit
+from handlers.feed import Feed
+
+CLOSED = "changefeed_connections_closed_total"
+HEADERS_LIMIT_BYTES = 32 << 10
+BODY_LIMIT_BYTES = 256 << 10
+SPARE_FILES = 64  # what is open beside the clients: the database's connections, files that are being read
+# TCP_USER_TIMEOUT of Linux is in milliseconds, TCP_RXT_CONNDROPTIME of macOS in seconds.
+DROP_OPTION, DROP_UNITS_PER_SECOND = (socket.TCP_USER_TIMEOUT, 1000) if sys.platform == "linux" else (0x80, 1)
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n"
+    b"Content-Type: application/json; charset=UTF-8\r\nContent-Length: 110\r\n\r\n"
+    b'{"error": {"code": "too_many_connections", "message": "the server can open no more files; come back in 10 s"}}'
+)
+
+
+class BoundedServer(HTTPServer):
+    """Keeps at most `waiting_limit` connections whose request has not come; for one more the oldest of them is closed.
+
+    So too where there are `open_limit` connections and clients, since a process that can open no file any more can
+    accept nobody: then the newcomer is told so, if there is no other to close. `clients` says how many there are.
+    """
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        self._waiting_limit: int = kwargs.pop("waiting_limit")
+        self._open_limit: float = kwargs.pop("open_limit")
+        self._clients: Callable[[], int] = kwargs.pop("clients")
+        meters: Meters = kwargs.pop("meters")
+        self._request_seconds: float = kwargs["idle_connection_timeout"]
+        # In the order in which they began to wait: each one's next request, and since when. One whose request has come
+        # meanwhile is left in it until it is looked at.
+        self._waiting: dict[object, tuple[HTTP1Connection, float]] = {}
+        self._closed = {reason: meters.meter(CLOSED, reason) for reason in ("slow", "crowded", "files")}
+        super().initialize(*args, **kwargs)
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        if self._clients() + len(self._connections) >= self._open_limit and not self._close_oldest("files"):
+            self._closed["files"].add(1)
+            with contextlib.suppress(OSError):
+                stream.socket.send(FULL)
+            stream.close()
+            return
+        give_up_who_does_not_read(stream.socket, self._request_seconds)
+        super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        self._waiting.pop(server_conn, None)
+        self._waiting[server_conn] = (cast(HTTP1Connection, request_conn), time.monotonic())
+        while len(self._waiting) > self._waiting_limit:
+            self._look_at_oldest("crowded")
+        return super().start_request(server_conn, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        request, since = self._waiting.pop(server_conn, (None, 0.0))
+        # A timer may go off a little early, by this clock.
+        if request and not has_come(request) and time.monotonic() - since >= 0.9 * self._request_seconds:
+            self._closed["slow"].add(1)
+        super().on_close(server_conn)
+
+    def _close_oldest(self, reason: str) -> bool:
+        """False where there is none whose request has not come."""
+        while self._waiting:
+            if self._look_at_oldest(reason):
+                return True
+        return False
+
+    def _look_at_oldest(self, reason: str) -> bool:
+        """Closes it if its request has not come; it is one of `_waiting` no more."""
+        request, _ = self._waiting.pop(next(iter(self._waiting)))
+        if has_come(request):
+            return False
+        self._closed[reason].add(1)
+        request.close()
+        return True
+
+
+def has_come(request: HTTP1Connection) -> bool:
+    """Whether all of it has; a test pins what is relied on in Tornado."""
+    return request._read_finished or request.stream is None
+
+
+def give_up_who_does_not_read(connection: socket.socket, seconds: float) -> None:
+    """By TCP itself: it ends when what was sent is not taken for so long (RFC 5482)."""
+    connection.setsockopt(socket.IPPROTO_TCP, DROP_OPTION, round(seconds * DROP_UNITS_PER_SECOND))
+
+
+def make_server(app: Application, feed: Feed, **options: Any) -> BoundedServer:
+    """`options` are Tornado's. Whom of the proxies to believe is handlers/proxies.py's to say."""
+    settings = feed.settings
+    return BoundedServer(
+        app,
+        waiting_limit=settings.waiting_connection_limit,
+        open_limit=raise_limit() - SPARE_FILES,
+        clients=lambda: feed.admission.count,
+        meters=feed.share.meters,
+        idle_connection_timeout=settings.request_seconds,
+        body_timeout=settings.request_seconds,
+        max_header_size=HEADERS_LIMIT_BYTES,
+        max_body_size=BODY_LIMIT_BYTES,
+        xheaders=False,
+        **options,
+    )

@@ -1,0 +1,31 @@
+"""Those who come in, each let through or told when to come back out: so many a second. Knows no socket."""
+
+import time
+from collections.abc import Callable
+
+BURST_SECONDS = 10  # so many seconds' worth may come at once
+LONGEST_WAIT_SECONDS = 60.0
+
+
+class Pace:
+    """A token bucket that also gives out turns: `per_second` of 0 lets everybody through."""
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._left = per_second * BURST_SECONDS
+        self._at = clock()
+        self._promised = 0.0  # up to when turns are given out
+
+    def wait_seconds(self) -> float:
+        """0 for one who may come in now; else in how many seconds, each of a crowd at a time of his own."""
+        if not self._per_second:
+            return 0.0
+        now = self._clock()
+        self._left = min(self._per_second * BURST_SECONDS, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left >= 1:
+            self._left -= 1
+            return 0.0
+        self._promised = min(max(self._promised, now) + 1 / self._per_second, now + LONGEST_WAIT_SECONDS)
+        return self._promised - now
