@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests import postgres
+from tests.access_case import RIGHTS, SECRET, issued
 from tests.browser import Door, Ground, launch
 from tests.feed_case import ORDERS
+from tests.server_process import ServerProcess
 
 # The page that imports is the dashboard, whose policy lets its own server's scripts in and nothing else.
 FOLLOW = """async options => {
@@ -103,3 +106,38 @@ def test_its_types_are_given_out_as_a_text(orders: Ground):
     assert "export { connect };" in code
     assert text.startswith("text/plain")
     assert "export declare function connect(" in types
+
+
+# Each token of a list in its turn, the last one from then on; `codes`: with which the connections before were closed.
+FOLLOW_WITH_TOKENS = """async tokens => {
+  const { connect } = await import('/client.js');
+  Object.assign(window, { heard: [], codes: [] });
+  await new Promise(resolve => {
+    window.feed = connect({
+      token: async () => tokens.length > 1 ? tokens.shift() : tokens[0],
+      onChange: change => heard.push(change.data.id),
+      onState: ({ state, code }) => state === 'waiting' ? codes.push(code) : state === 'open' && resolve(),
+    });
+  });
+}"""
+
+
+def test_it_asks_for_another_token_where_one_is_refused_or_has_expired(chromium: Browser, tmp_path: Path):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, ORDERS)
+    key = tmp_path / "key"
+    key.write_text(SECRET)
+    flags = ("--port", "0", "--database-url", conninfo, "--watch", "public.orders")
+    flags += ("--jwt-algorithm", "HS256", "--jwt-key-file", str(key))
+    with ServerProcess(tmp_path, *flags) as server:
+        page = chromium.new_context().new_page()
+        page.goto(f"http://127.0.0.1:{server.port()}/")
+        short, long = issued(RIGHTS["full"], 5), issued(RIGHTS["full"])
+        page.evaluate(FOLLOW_WITH_TOKENS, ["refused", short, long])
+        assert page.evaluate("codes") == [4401]
+        postgres.execute(conninfo, "INSERT INTO orders VALUES (1)")
+        heard(page, 1)
+        page.wait_for_function("code => codes.includes(code)", arg=4419)
+        postgres.execute(conninfo, "INSERT INTO orders VALUES (2)")
+        assert heard(page, 2) == [1, 2]
+        page.context.close()

@@ -325,3 +325,47 @@ test("the server's errors are reported; messages of later versions are nobody's"
   say('surprise');
   expect(reported).toEqual([new Error('changefeed: bad_filter: write status=eq.open')]);
 });
+
+// -- a server that asks for a token
+
+const authenticated = () => last().sent.map((text) => JSON.parse(text));
+
+test('a token is the first that is said, and without one nothing is', async () => {
+  follow({ token: 'of the page' });
+  last().onopen?.({} as Event);
+  await Promise.resolve();
+  expect(authenticated()).toEqual([{ type: 'authenticate', token: 'of the page' }]);
+  follow();
+  expect(last().onopen).toBeNull();
+});
+
+test('a function is asked for the token at each connection, and its refusal is told', async () => {
+  const tokens = ['old', 'new'];
+  follow({ token: async () => tokens.shift() ?? '' });
+  last().onopen?.({} as Event);
+  await Promise.resolve();
+  await Promise.resolve();
+  expect(authenticated()).toEqual([{ type: 'authenticate', token: 'old' }]);
+  last().hangUp(4401);
+  expect(states.at(-1)).toMatchObject({ state: 'waiting', attempts: 1, code: 4401 });
+  clock.pass(DELAY_LIMIT_MS);
+  last().onopen?.({} as Event);
+  await Promise.resolve();
+  await Promise.resolve();
+  expect(authenticated()).toEqual([{ type: 'authenticate', token: 'new' }]);
+  hello('c0');
+  expect(states.at(-1)).toEqual({ state: 'open' });
+});
+
+test('where no token can be had, that is reported and the connection made anew', async () => {
+  const problem = new Error('signed out');
+  follow({
+    token: () => {
+      throw problem;
+    },
+  });
+  last().onopen?.({} as Event);
+  await Promise.resolve();
+  expect(reported).toEqual([problem]);
+  expect(last().isClosed).toBe(true);
+});

@@ -33,8 +33,11 @@ export interface Gap {
 export type State =
   | { readonly state: 'connecting' }
   | { readonly state: 'open' }
-  /** `retryAt`: epoch milliseconds. `attempts`: how many in a row came to nothing, or 1 for a connection lost. */
-  | { readonly state: 'waiting'; readonly retryAt: number; readonly attempts: number };
+  /**
+   * `retryAt`: epoch milliseconds. `attempts`: how many in a row came to nothing, or 1 for a connection lost.
+   * `code`: with which it was closed. 4401: the server takes no such token; 4419: that has expired; 1006: not a word.
+   */
+  | { readonly state: 'waiting'; readonly retryAt: number; readonly attempts: number; readonly code: number };
 
 export interface Options {
   /** `orders`, `public.orders`, `sales.*`; one or a list, as with the next three. Without it, every table. */
@@ -46,6 +49,8 @@ export interface Options {
   readonly columns?: string | readonly string[];
   /** A cursor, from which on to begin. Without it, now. */
   readonly since?: string | null;
+  /** Of a server that asks for one: the token, or what gives it, which is asked at each connection. */
+  readonly token?: string | (() => string | Promise<string>);
   /** Not awaited. What it throws is reported as an uncaught error, and the feed goes on. */
   readonly onChange?: (change: Change) => void;
   /** Called before the changes behind the gap. */
@@ -102,7 +107,7 @@ export function connect(url: string | URL | undefined, options: Options, browser
 export function connect(first: string | URL | Options | undefined, second: Options = {}, browser = BROWSER): Feed {
   const isUrl = typeof first === 'string' || first instanceof URL || first === undefined;
   const address = addressOf(isUrl ? (first ?? '/ws') : '/ws', isUrl ? second : first, browser);
-  const { onChange, onGap, onState, parse = JSON.parse, since } = isUrl ? second : first;
+  const { onChange, onGap, onState, parse = JSON.parse, since, token } = isUrl ? second : first;
 
   let cursor = since ?? address.searchParams.get('since');
   // Where the server goes on. Right after hello that may be elsewhere than it was asked to; then a gap follows. Until
@@ -121,6 +126,17 @@ export function connect(first: string | URL | Options | undefined, second: Optio
       callback?.(value);
     } catch (error) {
       browser.report(error);
+    }
+  };
+
+  // Before this the server says nothing; it waits for 10 s.
+  const authenticate = async (opened: WebSocketLike) => {
+    try {
+      const given = typeof token === 'function' ? await token() : token;
+      opened.send(JSON.stringify({ type: 'authenticate', token: given }));
+    } catch (error) {
+      browser.report(error);
+      opened.close(); // the next connection asks for it again
     }
   };
 
@@ -182,7 +198,9 @@ export function connect(first: string | URL | Options | undefined, second: Optio
     open: () => {
       if (cursor !== null) address.searchParams.set('since', cursor);
       else address.searchParams.delete('since');
-      return browser.open(address);
+      const opened = browser.open(address);
+      if (token !== undefined) opened.onopen = () => void authenticate(opened);
+      return opened;
     },
     clock: browser.clock,
     random: browser.random,

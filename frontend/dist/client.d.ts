@@ -29,11 +29,15 @@ export type State = {
 } | {
     readonly state: 'open';
 }
-/** `retryAt`: epoch milliseconds. `attempts`: how many in a row came to nothing, or 1 for a connection lost. */
+/**
+ * `retryAt`: epoch milliseconds. `attempts`: how many in a row came to nothing, or 1 for a connection lost.
+ * `code`: with which it was closed. 4401: the server takes no such token; 4419: that has expired; 1006: not a word.
+ */
  | {
     readonly state: 'waiting';
     readonly retryAt: number;
     readonly attempts: number;
+    readonly code: number;
 };
 export interface Options {
     /** `orders`, `public.orders`, `sales.*`; one or a list, as with the next three. Without it, every table. */
@@ -45,6 +49,8 @@ export interface Options {
     readonly columns?: string | readonly string[];
     /** A cursor, from which on to begin. Without it, now. */
     readonly since?: string | null;
+    /** Of a server that asks for one: the token, or what gives it, which is asked at each connection. */
+    readonly token?: string | (() => string | Promise<string>);
     /** Not awaited. What it throws is reported as an uncaught error, and the feed goes on. */
     readonly onChange?: (change: Change) => void;
     /** Called before the changes behind the gap. */

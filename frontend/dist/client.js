@@ -17,6 +17,8 @@ function* backoff(random) {
 // src/socket.ts
 /** An attempt to which the server does not say its first word in this time is given up. */
 var ANSWER_LIMIT_MS = 1e4;
+/** What a browser says of a connection that was lost without a word (RFC 6455, 7.1.5). */
+var NO_CLOSE = 1006;
 var ReconnectingSocket = class {
 	#options;
 	#delays;
@@ -36,7 +38,7 @@ var ReconnectingSocket = class {
 		const socket = this.#options.open();
 		this.#socket = socket;
 		socket.onmessage = (event) => this.#heard(event.data);
-		socket.onclose = () => this.#lost();
+		socket.onclose = ({ code }) => this.#lost(code);
 		this.#giveUpAfter(ANSWER_LIMIT_MS);
 		this.#enter({ state: "connecting" });
 	}
@@ -56,7 +58,7 @@ var ReconnectingSocket = class {
 		}
 		if (this.#socket !== null) this.#options.onText(String(data));
 	}
-	#lost() {
+	#lost(code) {
 		this.#leaveSocket();
 		const now = this.#options.clock.now();
 		if (now - this.#openedAt >= 5e3) this.#delays = backoff(this.#options.random);
@@ -66,16 +68,18 @@ var ReconnectingSocket = class {
 		this.#cancelTimer = this.#options.clock.after(delay, () => this.connect());
 		this.#enter({
 			state: "waiting",
-			retryAt: now + delay
+			retryAt: now + delay,
+			code
 		});
 	}
 	#giveUpAfter(ms) {
 		this.#cancelTimer();
-		if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost());
+		if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost(NO_CLOSE));
 	}
 	#leaveSocket() {
 		this.#cancelTimer();
 		if (this.#socket === null) return;
+		this.#socket.onopen = null;
 		this.#socket.onmessage = null;
 		this.#socket.onclose = null;
 		this.#socket.close();
@@ -110,7 +114,7 @@ var BROWSER = {
 function connect(first, second = {}, browser = BROWSER) {
 	const isUrl = typeof first === "string" || first instanceof URL || first === void 0;
 	const address = addressOf(isUrl ? first ?? "/ws" : "/ws", isUrl ? second : first, browser);
-	const { onChange, onGap, onState, parse = JSON.parse, since } = isUrl ? second : first;
+	const { onChange, onGap, onState, parse = JSON.parse, since, token } = isUrl ? second : first;
 	let cursor = since ?? address.searchParams.get("since");
 	let begin = null;
 	let hasUnjournaled = false;
@@ -124,6 +128,18 @@ function connect(first, second = {}, browser = BROWSER) {
 			callback?.(value);
 		} catch (error) {
 			browser.report(error);
+		}
+	};
+	const authenticate = async (opened) => {
+		try {
+			const given = typeof token === "function" ? await token() : token;
+			opened.send(JSON.stringify({
+				type: "authenticate",
+				token: given
+			}));
+		} catch (error) {
+			browser.report(error);
+			opened.close();
 		}
 	};
 	const tellGap = (why, sinceMs) => call(onGap, {
@@ -176,7 +192,9 @@ function connect(first, second = {}, browser = BROWSER) {
 		open: () => {
 			if (cursor !== null) address.searchParams.set("since", cursor);
 			else address.searchParams.delete("since");
-			return browser.open(address);
+			const opened = browser.open(address);
+			if (token !== void 0) opened.onopen = () => void authenticate(opened);
+			return opened;
 		},
 		clock: browser.clock,
 		random: browser.random,

@@ -2,16 +2,22 @@
 import type { Clock, WebSocketLike } from './socket';
 
 export class FakeSocket implements WebSocketLike {
+  onopen: WebSocketLike['onopen'] = null;
   onmessage: WebSocketLike['onmessage'] = null;
   onclose: WebSocketLike['onclose'] = null;
   isClosed = false;
+  readonly sent: string[] = [];
 
   say(text: string): void {
     this.onmessage?.({ data: text } as MessageEvent);
   }
 
-  hangUp(): void {
-    this.onclose?.({} as CloseEvent);
+  hangUp(code = 1006): void {
+    this.onclose?.({ code } as CloseEvent);
+  }
+
+  send(text: string): void {
+    this.sent.push(text);
   }
 
   close(): void {

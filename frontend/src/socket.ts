@@ -5,15 +5,17 @@ import { backoff } from './backoff';
 export type Connection =
   | { readonly state: 'connecting' }
   | { readonly state: 'open' }
-  /** `retryAt`: in milliseconds of the clock that was given. */
-  | { readonly state: 'waiting'; readonly retryAt: number }
+  /** `retryAt`: in milliseconds of the clock that was given. `code`: with which the last one was closed. */
+  | { readonly state: 'waiting'; readonly retryAt: number; readonly code: number }
   /** Closed by the page itself; nothing follows. */
   | { readonly state: 'closed' };
 
 /** The part of the browser's WebSocket that is used. */
 export interface WebSocketLike {
+  onopen: ((event: Event) => void) | null;
   onmessage: ((event: MessageEvent) => void) | null;
   onclose: ((event: CloseEvent) => void) | null;
+  send(text: string): void;
   close(): void;
 }
 
@@ -41,6 +43,9 @@ export const ANSWER_LIMIT_MS = 10_000;
 /** What lasts for less does not end the backoff: a server that greets and hangs up is not called without a pause. */
 export const STEADY_MS = 5_000;
 
+/** What a browser says of a connection that was lost without a word (RFC 6455, 7.1.5). */
+const NO_CLOSE = 1006;
+
 export class ReconnectingSocket {
   readonly #options: SocketOptions;
   #delays: Generator<number, never>;
@@ -63,7 +68,7 @@ export class ReconnectingSocket {
     this.#socket = socket;
     // Open is when the server has spoken: a proxy that accepts and then hangs up is no connection.
     socket.onmessage = (event) => this.#heard(event.data);
-    socket.onclose = () => this.#lost();
+    socket.onclose = ({ code }) => this.#lost(code);
     this.#giveUpAfter(ANSWER_LIMIT_MS);
     this.#enter({ state: 'connecting' });
   }
@@ -87,7 +92,7 @@ export class ReconnectingSocket {
     if (this.#socket !== null) this.#options.onText(String(data)); // onConnection may have closed it
   }
 
-  #lost(): void {
+  #lost(code: number): void {
     this.#leaveSocket();
     const now = this.#options.clock.now();
     if (now - this.#openedAt >= STEADY_MS) this.#delays = backoff(this.#options.random);
@@ -95,17 +100,18 @@ export class ReconnectingSocket {
     const delay = this.#announcedDelayMs ?? this.#delays.next().value;
     this.#announcedDelayMs = null;
     this.#cancelTimer = this.#options.clock.after(delay, () => this.connect());
-    this.#enter({ state: 'waiting', retryAt: now + delay });
+    this.#enter({ state: 'waiting', retryAt: now + delay, code });
   }
 
   #giveUpAfter(ms: number): void {
     this.#cancelTimer();
-    if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost());
+    if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost(NO_CLOSE));
   }
 
   #leaveSocket(): void {
     this.#cancelTimer();
     if (this.#socket === null) return;
+    this.#socket.onopen = null;
     this.#socket.onmessage = null;
     this.#socket.onclose = null;
     this.#socket.close();
