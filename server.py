@@ -73,11 +73,15 @@ class Source:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0 after SIGINT or SIGTERM, 2 when it could not start; for `doctor` see there."""
+    """The exit code: 0 after SIGINT or SIGTERM, 2 when it could not start; for `doctor` and `bench` see there."""
     log_format = TEXT
     try:
         if argv[:1] == ["doctor"]:
             return doctor.main(load_settings(argv[1:], os.environ, Path(".env")))
+        if argv[:1] == ["bench"]:
+            from benchmarks import own  # the server itself needs none of it
+
+            return own.main(argv[1:], os.environ, Path(".env"))
         settings = load_settings(argv, os.environ, Path(".env"))
         log_to_stderr(log_format := settings.log_format)
         uvloop.run(run(settings, argv))

@@ -32,22 +32,22 @@ class Database:
 
     @property
     def version(self) -> str:
-        return str(self._execute("SHOW server_version")[0][0])
+        return str(self.execute("SHOW server_version")[0][0])
 
     def prepare(self) -> None:
-        self._execute(read_script("install.sql"))
-        self._execute(TABLE)
-        self._execute("SELECT changefeed.watch('public.orders')")
+        self.execute(read_script("install.sql"))
+        self.execute(TABLE)
+        self.execute("SELECT changefeed.watch('public.orders')")
 
     def empty(self) -> None:
-        self._execute("TRUNCATE orders")
-        self._execute("TRUNCATE changefeed.journal")
-        self._execute("CHECKPOINT")
+        self.execute("TRUNCATE orders")
+        self.execute("TRUNCATE changefeed.journal")
+        self.execute("CHECKPOINT")
 
     def close(self) -> None:
         self._connection.close()
 
-    def _execute(self, statement: str) -> list[tuple[Any, ...]]:
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as db_cursor:
             db_cursor.execute(statement)
             return list(db_cursor.fetchall()) if db_cursor.description else []

@@ -4,6 +4,7 @@ It is a process of its own, so that neither its work nor its waits are the crowd
 """
 
 import multiprocessing
+import signal
 import time
 from enum import Enum
 from multiprocessing.connection import Connection
@@ -64,6 +65,7 @@ class Publisher:
 
 
 def _publish(conninfo: str, orders: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started this, and who ends it
     connection = psycopg2.connect(conninfo)
     connection.autocommit = True
     db_cursor = connection.cursor()

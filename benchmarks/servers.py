@@ -70,7 +70,7 @@ class RunningServer:
             self._process = psutil.Popen(
                 [*self._server.command, str(self.port)],
                 cwd=self._folder.name,  # no .env of the project's folder is read
-                env={**self._environment, "HOME": self._folder.name},
+                env={"HOME": self._folder.name, **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -95,12 +95,15 @@ class RunningServer:
 
     @property
     def cpu_seconds(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        """Of all its processes."""
+        return sum(float(times.user + times.system) for times in (one.cpu_times() for one in self._family()))
 
     @property
     def memory_bytes(self) -> int:
-        return int(self._process.memory_info().rss)
+        return sum(int(one.memory_info().rss) for one in self._family())
+
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children()]
 
 
 def _free_port() -> int:

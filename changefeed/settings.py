@@ -398,7 +398,7 @@ def _parser() -> _Parser:
         epilog="Every setting is also an environment variable (--demo-rate is DEMO_RATE) and a line of the file .env, "
         "where only --port has another name, HTTP_PORT. A flag wins over the environment, the environment over .env. "
         "Repeatable flags are lists with commas there. `python server.py doctor` with the same flags looks at the "
-        "database and says what is to be mended.",
+        "database and says what is to be mended; `python server.py bench` measures on this machine and its PostgreSQL.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"psqlisten2websocket {__version__}")

@@ -72,6 +72,12 @@ class ServerProcess:
         _, said = self._process.communicate()
         return self._process.returncode, said
 
+    def end_alone(self, number: signal.Signals) -> tuple[int, str]:
+        """As stop(), by another signal."""
+        self.send(number)
+        code, _, said = self.ended()
+        return code, said
+
     def ended(self) -> tuple[int, str, str]:
         """Its exit code, stdout and stderr, once it has ended by itself."""
         out, said = self._process.communicate()

@@ -1,20 +1,30 @@
-"""Imports point one way: server.py -> handlers -> changefeed -> nothing of ours."""
+"""Imports point one way: server.py -> handlers -> changefeed -> nothing of ours; and server.py -> benchmarks -> changefeed."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"server", "handlers", "changefeed", "tests"}
+OURS = {"server", "handlers", "changefeed", "benchmarks", "tests"}
 MAY_IMPORT = {
-    "server": {"handlers", "changefeed"},
+    "server": {"handlers", "changefeed", "benchmarks"},
     "handlers": {"handlers", "changefeed"},
     "changefeed": {"changefeed"},
+    "benchmarks": {"benchmarks", "changefeed", "tests"},  # dashboard.py; what is for users see below
 }
 # What speaks HTTP; the change feed knows nothing of it.
 HTTP_MODULES = ("tornado.web", "tornado.websocket", "tornado.httpserver", "tornado.httputil", "tornado.httpclient")
-MODULES = sorted([ROOT / "server.py", *ROOT.glob("changefeed/**/*.py"), *ROOT.glob("handlers/**/*.py")])
+MODULES = sorted(
+    [
+        ROOT / "server.py",
+        *ROOT.glob("changefeed/**/*.py"),
+        *ROOT.glob("handlers/**/*.py"),
+        *ROOT.glob("benchmarks/*.py"),
+    ]
+)
 
 
 def name_of(module: Path) -> str:
@@ -55,3 +65,15 @@ def test_the_change_feed_knows_nothing_of_http(module: Path):
 def test_a_module_begins_by_saying_what_it_is(module: Path):
     first_line = (ast.get_docstring(ast.parse(module.read_text("utf-8"))) or "").partition("\n")[0]
     assert first_line.endswith((".", "`"))
+
+
+def test_the_command_bench_needs_no_more_than_the_server():
+    program = "import sys, benchmarks.own; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"playwright", "pytest", "websockets", "hypothesis", "tests"} & set(loaded.stdout.split()) == set()
+
+
+def test_the_server_loads_no_benchmark():
+    program = "import sys, server; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not [name for name in loaded.stdout.split() if name.startswith("benchmarks")]

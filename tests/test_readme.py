@@ -19,7 +19,7 @@ def test_every_setting_stands_in_the_table_of_settings(setting: Setting):
 
 
 def test_every_flag_in_the_readme_is_a_setting():
-    ours = {setting.flag for setting in SETTINGS} | {"--no-deps", "--require-hashes"}
+    ours = {setting.flag for setting in SETTINGS} | {"--no-deps", "--require-hashes", "--seconds", "--clients"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= ours
 
 
