@@ -139,14 +139,12 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
             Level.PROBLEM,
             "rights",
             f"{role} may not read the journal",
-            f"GRANT USAGE ON SCHEMA changefeed TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA changefeed TO {role}; "
-            f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO {role}; "
-            f"GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.settled_snapshot TO {role};",
+            grants("what reads", role),
         )
         return
     if not patient.may_tend:
         says = f"{role} may read the journal but not tend it (retention, new partitions): {owner} owns it"
-        yield Finding(Level.WARNING, "rights", says, f"GRANT {owner} TO {role};")
+        yield Finding(Level.WARNING, "rights", says, grants("what tends", role))
     else:
         yield Finding(Level.OK, "rights", f"{role} may read and tend the journal")
     [version] = patient.row(QUERIES["version"])
@@ -155,6 +153,12 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
     elif version > VERSION:
         says = f"the schema changefeed is of version {version}, this server knows {VERSION}: use the newer server"
         yield Finding(Level.PROBLEM, "rights", says)
+
+
+def grants(name: str, role: str) -> str:
+    """The statements of that name, for this role, on one line. docs/least-rights.md has them too."""
+    statements = [line for line in QUERIES[name].splitlines() if not line.startswith("--")]
+    return " ".join(" ".join(statements).replace("changefeed_server", role).split())
 
 
 def check_pooler(patient: Patient) -> Iterator[Finding]:
@@ -208,6 +212,11 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
     watched = patient.rows(QUERIES["triggers"])
     disabled = patient.rows(QUERIES["disabled triggers"])
     broken = patient.rows(QUERIES["broken tables"])
+    gone = patient.rows(QUERIES["gone columns"])
+    for table, column in gone:
+        says = f"the column {column} of {table} that was to be left out or hashed is gone: no change is journaled"
+        mend = f"call changefeed.watch for {table} anew, with the column's name of now"
+        yield Finding(Level.PROBLEM, "triggers", says, mend)
     for table, trigger, _ in disabled:
         mend = f"ALTER TABLE {table} ENABLE TRIGGER {trigger};"
         yield Finding(Level.PROBLEM, "triggers", f"{trigger} of {table} is disabled: changes are missed", mend)
@@ -223,7 +232,7 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
     if not watched and not broken:
         mend = "SELECT changefeed.watch('schema.table');"
         yield Finding(Level.WARNING, "triggers", "no table is watched", mend)
-    elif not disabled and not broken and all(is_complete for _, is_complete in watched):
+    elif not disabled and not broken and not gone and all(is_complete for _, is_complete in watched):
         yield Finding(Level.OK, "triggers", f"{len(watched)} tables are watched, with all their triggers")
 
 

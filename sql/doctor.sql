@@ -10,11 +10,11 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
 SELECT to_regnamespace('changefeed') IS NOT NULL, has_database_privilege(current_database(), 'CREATE');
 
 -- rights --
--- Whether this role may read the journal, and whether it may tend it, as the owner may; and who that is.
+-- Whether this role may read the journal, and whether it may tend it; and who owns it.
 SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_class AS c
-           WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')
+           WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S') AND c.relname <> 'secret'
              AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
                      ELSE has_table_privilege(c.oid, 'SELECT') END
        )
@@ -23,8 +23,43 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
            WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'settled_snapshot')
              AND NOT has_function_privilege(p.oid, 'EXECUTE')
        ),
-       pg_has_role(n.nspowner, 'USAGE'), n.nspowner::regrole::text
+       pg_has_role(n.nspowner, 'USAGE') OR NOT EXISTS (
+           SELECT FROM pg_class AS c
+           WHERE c.relnamespace = n.oid
+             AND NOT CASE
+                 WHEN c.relname = 'meta' THEN has_column_privilege(c.oid, 'epoch', 'UPDATE')
+                 WHEN c.relname = 'journal' THEN has_table_privilege(c.oid, 'DELETE')
+                 WHEN c.relname ~ '^journal_[0-7]$' THEN has_table_privilege(c.oid, 'TRUNCATE')
+                 WHEN c.relname IN ('slot', 'lost_xid', 'lost_id') THEN has_sequence_privilege(c.oid, 'UPDATE')
+                 ELSE true
+             END
+       )
+       AND NOT EXISTS (
+           SELECT FROM pg_proc AS p
+           WHERE p.pronamespace = n.oid
+             AND p.proname IN ('retain', 'empty_partition', 'begin_anew_if_restored', 'refresh', 'apply')
+             AND NOT has_function_privilege(p.oid, 'EXECUTE')
+       ),
+       n.nspowner::regrole::text
 FROM pg_namespace AS n WHERE n.nspname = 'changefeed';
+
+-- what reads --
+-- What a role lacks that may not read the journal, as docs/least-rights.md has it.
+GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
+GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
+    changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO changefeed_server;
+GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.settled_snapshot TO changefeed_server;
+
+-- what tends --
+-- And one that may not tend it.
+GRANT UPDATE (epoch) ON changefeed.meta TO changefeed_server;
+GRANT DELETE ON changefeed.journal TO changefeed_server;
+GRANT TRUNCATE ON changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
+    changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
+GRANT UPDATE ON SEQUENCE changefeed.slot, changefeed.lost_xid, changefeed.lost_id TO changefeed_server;
+GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changefeed.begin_anew_if_restored,
+    changefeed.refresh(), changefeed.refresh(oid[]), changefeed.apply TO changefeed_server;
 
 -- version --
 SELECT version FROM changefeed.meta;
@@ -35,6 +70,18 @@ SELECT pg_backend_pid();
 -- triggers --
 -- Each watched table, and whether its triggers are as they ought to be.
 SELECT format('%I.%I', schema_name, table_name), is_complete FROM changefeed.status();
+
+-- gone columns --
+-- Each with its table: what was to be left out or hashed, and is there no more under that name.
+SELECT format('%I.%I', s.schema_name, s.table_name), quote_ident(g.name)
+FROM changefeed.status() AS s,
+    LATERAL (SELECT unnest(s.omit) UNION SELECT jsonb_array_elements_text(to_jsonb(s) -> 'hash')) AS g (name)
+WHERE NOT EXISTS (
+    SELECT FROM pg_attribute AS a
+    WHERE a.attrelid = format('%I.%I', s.schema_name, s.table_name)::regclass AND a.attname = g.name AND a.attnum > 0
+      AND NOT a.attisdropped
+)
+ORDER BY 1, 2;
 
 -- disabled triggers --
 -- Each with its table, and with the table that is watched: a partition's root.

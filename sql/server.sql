@@ -5,8 +5,8 @@
 SELECT pg_notify(%(channel)s, %(payload)s);
 
 -- tables --
--- Every table this role may read, and by what it is watched: the journal, a trigger that notifies, or nothing. Partitions
--- are left out: their root stands for them.
+-- Every table this role may read, or whose changes the journal has, and by what it is watched: the journal, a trigger that
+-- notifies, or nothing. Partitions are left out: their root stands for them.
 SELECT n.nspname AS schema,
        c.relname AS table,
        CASE
@@ -20,7 +20,13 @@ LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgen
 LEFT JOIN pg_proc AS p ON p.oid = t.tgfoid
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
   AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'changefeed')
-  AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+  AND (
+      has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+      OR EXISTS (
+          SELECT FROM pg_trigger AS ours
+          WHERE ours.tgrelid = c.oid AND ours.tgname IN ('changefeed_insert', '!changefeed_insert')
+      )
+  )
 GROUP BY n.nspname, c.relname, c.reltuples
 ORDER BY 1, 2;
 
@@ -30,7 +36,7 @@ SELECT to_regclass('changefeed.meta') IS NOT NULL;
 -- begin anew if restored --
 -- Before the journal is identified, since that gives it another epoch. By whoever may write it.
 SELECT changefeed.begin_anew_if_restored()
-WHERE has_table_privilege('changefeed.journal', 'SELECT, DELETE') AND has_table_privilege('changefeed.meta', 'UPDATE')
+WHERE has_table_privilege('changefeed.journal', 'SELECT, DELETE') AND has_column_privilege('changefeed.meta', 'epoch', 'UPDATE')
   AND has_function_privilege('changefeed.begin_anew_if_restored()', 'EXECUTE');
 
 -- identify journal --

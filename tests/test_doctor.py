@@ -121,6 +121,14 @@ def test_a_role_is_granted_what_it_lacks(watched: JournalDatabase):
     assert levels == [PROBLEM, WARNING, OK]
 
 
+def test_reading_takes_no_right_on_the_secret(watched: JournalDatabase):
+    role = watched.new_role("reader")
+    watched.run(doctor.grants("what reads", role))
+    found = only("rights", str(make_dsn(watched.conninfo, user=role)))
+    assert (found.level, "may read the journal but not tend it" in found.says) == (WARNING, True)
+    assert watched.value("SELECT has_table_privilege(%s, 'changefeed.secret', 'SELECT')", role) is False
+
+
 @pytest.mark.parametrize(("version", "level"), [(VERSION - 1, WARNING), (VERSION + 1, PROBLEM)])
 def test_the_schema_is_of_another_version(version: int, level: Level, watched: JournalDatabase):
     watched.run("UPDATE changefeed.meta SET version = %s", version)
@@ -231,6 +239,15 @@ def test_a_partitions_disabled_trigger_is_told_as_its_own(db: JournalDatabase):
     assert (found.level, found.mend) == (PROBLEM, "ALTER TABLE one ENABLE TRIGGER changefeed_insert;")
     db.run(found.mend)
     assert only("triggers", db.conninfo).level is OK
+
+
+@pytest.mark.parametrize("option", ["omit", "hash"])
+def test_a_column_to_be_left_out_or_hashed_that_is_gone_is_a_problem(option: str, watched: JournalDatabase):
+    watched.run(f"SELECT changefeed.watch('orders', {option} => '{{id}}'); ALTER TABLE orders RENAME id TO number")
+    found = only("triggers", watched.conninfo)
+    assert (found.level, "the column id of public.orders" in found.says) == (PROBLEM, True)
+    watched.run(f"SELECT changefeed.watch('orders', {option} => '{{number}}')")
+    assert only("triggers", watched.conninfo).level is OK
 
 
 def test_no_watched_table_is_a_warning(db: JournalDatabase):

@@ -1,0 +1,167 @@
+"""The server with a role that has exactly what docs/least-rights.md grants, and what that role may not."""
+
+import json
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import psycopg2
+from psycopg2.extensions import make_dsn, parse_dsn
+from tornado.testing import ExpectLog, gen_test
+
+from changefeed import doctor
+from changefeed.doctor import Finding, Level, Patient
+from tests import postgres
+from tests.feed_case import ORDERS, FeedTestCase
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "least-rights.md").read_text("utf-8")
+ROLE = "changefeed_server"
+# The role itself; reading; tending; for the doctor; watching.
+MAKE, READ, TEND, SEE, WATCH = re.findall(r"^```sql\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+
+
+def test_the_doctor_asks_for_what_the_document_has():
+    for name, block in (("what reads", READ), ("what tends", TEND)):
+        assert doctor.grants(name, ROLE) == " ".join(block.split())
+
+
+class LeastRightsCase(FeedTestCase):
+    __test__ = False
+    granted: ClassVar[tuple[str, ...]] = (READ, TEND, SEE)
+
+    def server_conninfo(self) -> str:
+        self.role = f"server_{parse_dsn(self.conninfo)['dbname']}"
+        self.write(self.of_role(MAKE))
+        return str(make_dsn(self.conninfo, user=self.role))
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.write("CREATE TABLE parts (k int, phone text) PARTITION BY LIST (k)")
+        self.write("CREATE TABLE part PARTITION OF parts DEFAULT")
+        self.watch()
+        self.watch("public.parts", ", hash => '{phone}'")
+        for block in self.granted:
+            self.write(self.of_role(block))
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.write(f"DROP OWNED BY {self.role}; DROP ROLE {self.role}")
+
+    def of_role(self, block: str) -> str:
+        self.assertIn(ROLE, block)
+        return block.replace(ROLE, self.role)
+
+    def findings(self) -> dict[str, Finding]:
+        patient = Patient(str(make_dsn(self.conninfo, user=self.role)), self.feed.settings)
+        try:
+            return {finding.about: finding for finding in doctor.examine(patient)}
+        finally:
+            patient.connection.close()
+
+
+class FollowingTest(LeastRightsCase):
+    __test__ = True
+    flags = ("--retention-hours", "0.000001", "--client-limit", "100")
+
+    @gen_test
+    async def test_it_feeds_and_resumes(self):
+        socket = await self.connect()
+        self.write("INSERT INTO orders VALUES (1, 'new'); INSERT INTO part VALUES (1, '110'); UPDATE orders SET id = 2")
+        got = [json.loads(await socket.read_message()) for _ in range(3)]
+        self.assertEqual([change["table"] for change in got], ["orders", "parts", "orders"])
+        self.assertEqual(len(got[1]["data"]["phone"]), 64)
+        resumed = await self.connect(f"/ws?since={got[0]['cursor']}&filter=id=gte.2")
+        self.assertEqual(json.loads(await resumed.read_message())["data"]["id"], 2)
+        self.assertEqual(len((await self.fetch_json("/api/changes"))["changes"]), 3)
+
+    @gen_test
+    async def test_it_tells_how_the_journal_and_the_tables_stand(self):
+        status = await self.fetch_json("/api/status")
+        self.assertEqual([table["table"] for table in status["watched"]], ["orders", "parts"])
+        self.assertTrue(all(table["is_complete"] for table in status["watched"]))
+        self.assertGreater(status["journal"]["bytes"], 0)
+        tables = (await self.fetch_json("/api/tables"))["tables"]
+        self.assertEqual(
+            [(table["table"], table["watched_by"]) for table in tables], [("orders", "journal"), ("parts", "journal")]
+        )
+        self.assertEqual((await self.http_client.fetch(self.get_url("/metrics"))).code, 200)
+
+    @gen_test
+    async def test_it_tends_the_journal(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        self.write("CREATE TABLE part_7 PARTITION OF parts FOR VALUES IN (7); INSERT INTO part_7 VALUES (7)")
+        self.write("DROP TRIGGER changefeed_delete ON orders")
+        with ExpectLog("changefeed.watching", "retention emptied partition 0 of the journal", level=20):
+            for _ in range(2):  # the first ends the partition that is written
+                await self.feed.watching._tend_once()
+        self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+
+    @gen_test
+    async def test_it_begins_a_restored_journal_anew(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        before = self.write("SELECT epoch FROM changefeed.meta")
+        self.write("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
+        await self.feed.journal.identify()
+        self.assertNotEqual(self.write("SELECT epoch FROM changefeed.meta"), before)
+        self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+
+    def test_the_doctor_agrees(self):
+        self.assertEqual(
+            {about: finding.level for about, finding in self.findings().items()}, dict.fromkeys(doctor.CHECKS, Level.OK)
+        )
+        self.write(f"REVOKE TRUNCATE ON changefeed.journal_3 FROM {self.role}")
+        rights = self.findings()["rights"]
+        self.assertEqual(rights.level, Level.WARNING)
+        self.write(rights.mend)
+        self.assertEqual(self.findings()["rights"].level, Level.OK)
+
+    def test_it_may_do_no_more(self):
+        for statement in (
+            "SELECT * FROM orders",
+            "SELECT * FROM changefeed.secret",
+            "SELECT changefeed.hash('parts', 'phone', '110')",
+            "SELECT changefeed.watch('orders')",
+            "SELECT changefeed.unwatch('orders')",
+            "INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name) VALUES (0, now(), 'T', 's', 't')",
+            "UPDATE changefeed.journal SET data = NULL",
+            "UPDATE changefeed.meta SET version = 9",
+            "CREATE TABLE changefeed.mine ()",
+            "SELECT changefeed.record()",
+        ):
+            with self.subTest(statement), self.assertRaises(psycopg2.errors.InsufficientPrivilege):
+                postgres.execute(str(make_dsn(self.conninfo, user=self.role)), statement)
+
+    @gen_test
+    async def test_it_is_refused_to_watch_with_a_reason(self):
+        answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="PUT", body="")
+        self.assertEqual(answer["error"]["code"], "cannot_watch")
+        self.assertIn("permission denied for function watch", answer["error"]["message"])
+
+
+class WatchingTest(LeastRightsCase):
+    __test__ = True
+    granted = (READ, TEND, WATCH)
+    flags = ("--watch", "public.orders")
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("SELECT changefeed.unwatch('orders')")
+
+    @gen_test
+    async def test_it_watches_what_it_was_granted_and_nothing_else(self):
+        with ExpectLog("changefeed.watching", "watching public.orders", level=20):
+            await self.feed.watching.start()
+        await self.feed.watching.start()
+        socket = await self.connect()
+        self.write("INSERT INTO orders VALUES (1); TRUNCATE orders")
+        self.assertEqual([json.loads(await socket.read_message())["action"] for _ in range(2)], ["INSERT", "TRUNCATE"])
+        path = "/api/tables/public.orders/watch"
+        changed = await self.fetch_json(path, method="PUT", body='{"hash": ["status"], "strict": true}')
+        self.assertTrue(changed["has_changed"])
+        self.write("INSERT INTO orders VALUES (2, 'open')")
+        self.assertEqual(len(json.loads(await socket.read_message())["data"]["status"]), 64)
+        self.assertEqual(self.findings()["triggers"].level, Level.OK)
+        self.write("CREATE TABLE other (id int)")
+        answer = await self.fetch_json("/api/tables/public.other/watch", 409, method="PUT", body="")
+        self.assertIn("permission denied for table other", answer["error"]["message"])
+        await self.fetch_json(path, 409, method="DELETE")
