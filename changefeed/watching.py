@@ -126,11 +126,14 @@ class Watching:
             await self._watch_pattern(pattern)
 
     async def _watch_pattern(self, pattern: str) -> bool:
-        names = [name for (name,) in await self._database.fetch(QUERIES["tables like"], {"pattern": _like(pattern)})]
-        for name in names:
-            if await self.watch(name):
+        """Whether there is such a table. One that is watched keeps its options, such as what it leaves out."""
+        found = await self._database.fetch(QUERIES["tables like"], {"pattern": _like(pattern)})
+        if found:
+            await self._install()
+        for name, is_watched in found:
+            if not is_watched and await self.watch(name):
                 logger.info("watching %s", name)
-        return bool(names)
+        return bool(found)
 
     async def _is_installed(self) -> bool:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])

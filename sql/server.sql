@@ -110,8 +110,13 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname || '.' || c.relname = %(name)s;
 
 -- tables like --
--- What --watch names: tables, but neither partitions, which come with their root, nor temporary ones, nor our own.
-SELECT n.nspname || '.' || c.relname
+-- What --watch names: tables, but neither partitions, which come with their root, nor temporary ones, nor our own. And
+-- whether each has triggers of ours already.
+SELECT n.nspname || '.' || c.relname,
+       EXISTS (
+           SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+           WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed')
+       )
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname <> 'changefeed'
   AND n.nspname || '.' || c.relname LIKE %(pattern)s

@@ -11,7 +11,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed.journal import VERSION
-from changefeed.queries import SQL_DIR, read_script
+from changefeed.queries import SQL_DIR, load, read_script
 from tests import postgres
 from tests.journal_database import JournalDatabase, Session
 
@@ -212,6 +212,7 @@ def test_an_upgrade_from_version_2_leaves_one_watch_and_tells_of_hashes(db: Jour
         "omit text[], row_limit bigint, strict boolean, partitions bigint) LANGUAGE plpgsql AS 'BEGIN END'"
     )
     before = db.run("SELECT oid, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'orders'::regclass ORDER BY 1")
+    assert db.run(load("server.sql")["watched tables"]) == []  # the server asks the older one too
     db.run(read_script("install.sql"))
     assert db.run("SELECT omit, hash, is_complete FROM changefeed.status()") == [(["secret"], [], True)]
     assert before == db.run(

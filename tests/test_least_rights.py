@@ -151,13 +151,14 @@ class WatchingTest(LeastRightsCase):
     async def test_it_watches_what_it_was_granted_and_nothing_else(self):
         with ExpectLog("changefeed.watching", "watching public.orders", level=20):
             await self.feed.watching.start()
-        await self.feed.watching.start()
+        await self.feed.watching.start()  # and again, which changes nothing
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1); TRUNCATE orders")
         self.assertEqual([json.loads(await socket.read_message())["action"] for _ in range(2)], ["INSERT", "TRUNCATE"])
         path = "/api/tables/public.orders/watch"
         changed = await self.fetch_json(path, method="PUT", body='{"hash": ["status"], "strict": true}')
         self.assertTrue(changed["has_changed"])
+        await self.feed.watching._tend_once()
         self.write("INSERT INTO orders VALUES (2, 'open')")
         self.assertEqual(len(json.loads(await socket.read_message())["data"]["status"]), 64)
         self.assertEqual(self.findings()["triggers"].level, Level.OK)
