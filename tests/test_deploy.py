@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana-dashboard.json"
 ALERTS = DEPLOY / "prometheus-alerts.yaml"
+UNIT = DEPLOY / "psqlisten2websocket.service"
 # With the lines that end in a backslash joined, as the builder does it.
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8").replace("\\\n", "")
 ENVIRONMENT = dict(re.findall(r"(\w+)=(\S*)", re.findall(r"^ENV (.+)$", DOCKERFILE, re.MULTILINE)[0]))
@@ -84,11 +85,18 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap():
 
 
 def test_every_variable_that_the_service_is_given_is_a_setting():
-    unit = (DEPLOY / "psqlisten2websocket.service").read_text("utf-8")
-    given = re.findall(r"^Environment=(.+)$", unit, re.MULTILINE)
+    given = re.findall(r"^Environment=(.+)$", UNIT.read_text("utf-8"), re.MULTILINE)
     names = {assignment.partition("=")[0] for line in given for assignment in line.split()}
     assert names - {"PYTHONFAULTHANDLER", "PYTHONDONTWRITEBYTECODE"} == {"TOKEN_FILE"}
     assert {"TOKEN_FILE"} <= {setting.variable for setting in SETTINGS}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_systemd_understands_every_line_of_the_service(tmp_path: Path):
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text("utf-8").replace("/opt/psqlisten2websocket/.venv/bin/python", sys.executable))
+    verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (verified.returncode, [line for line in verified.stderr.splitlines() if UNIT.name in line]) == (0, [])
 
 
 def copied_files(dockerfile: str) -> list[str]:

@@ -1,10 +1,10 @@
 """What the server tells systemd, on a socket as systemd has it: that it is ready, lives, stops, and when it hangs, nothing."""
 
 import asyncio
-import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,12 +59,14 @@ class Systemd:
 
 
 @pytest.fixture(params=["path", "abstract"])
-def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]:
+def systemd(request: pytest.FixtureRequest) -> Iterator[Systemd]:
     if request.param == "abstract" and sys.platform != "linux":
         pytest.skip("only Linux has abstract names")
-    made = Systemd(str(tmp_path / "notify") if request.param == "path" else f"@feed-{tmp_path.name}-{os.getpid()}")
-    yield made
-    made.close()
+    # Below /tmp itself: the name of a socket may be no longer than a hundred bytes.
+    with tempfile.TemporaryDirectory(prefix="feed-", dir="/tmp") as folder:
+        made = Systemd(f"{folder}/notify" if request.param == "path" else f"@{folder}")
+        yield made
+        made.close()
 
 
 def served(folder: Path, systemd: Systemd, *flags: str, **environ: str) -> ServerProcess:
@@ -111,13 +113,13 @@ def test_a_server_that_hangs_tells_nothing(tmp_path: Path, systemd: Systemd):
             systemd.next(within_seconds=1)
 
 
-def test_nobody_else_speaks_for_the_server(tmp_path: Path):
+def test_nobody_else_speaks_for_the_server():
     environ = {"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1", "PATH": "/bin"}
     ServiceManager(environ)
     assert environ == {"PATH": "/bin"}
 
 
-def test_a_watchdog_of_another_process_is_not_fed(tmp_path: Path, systemd: Systemd):
+def test_a_watchdog_of_another_process_is_not_fed(systemd: Systemd):
     ServiceManager({"NOTIFY_SOCKET": systemd.name, "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).ready()
     assert systemd.next() == ["READY=1", "STATUS=starting"]
 
