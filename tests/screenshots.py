@@ -23,6 +23,9 @@ from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess
 
 README_SIZE: ViewportSize = {"width": 1280, "height": 940}
+SMALL: ViewportSize = {"width": 1280, "height": 800}
+WINDOWS = ("1m", "5m", "15m", "1h", "24h")
+TOKEN = "a token of the screenshots"
 LIVELY, BUSY = 12, 2_000  # changes per second
 SECONDS_DRAWN = 90
 CHANGES_WHEN_BUSY = 20_000
@@ -86,6 +89,8 @@ def lively_and_lost(server: ServerProcess, dashboard: Dashboard, postgresql: Emb
     dashboard.page.set_viewport_size(WIDE)
     dashboard.page.locator(".rate-chart .u-over").hover()
     take(dashboard, folder / "pointed-at.png")
+    by_other_eyes(dashboard, folder)
+    windows(dashboard, folder)
     chosen(dashboard, folder)
     # What the journal has is never missing; what a trigger of another kind tells may be.
     postgres.execute(postgresql.conninfo, "SELECT pg_notify('events', '{}')")
@@ -99,6 +104,33 @@ def lively_and_lost(server: ServerProcess, dashboard: Dashboard, postgresql: Emb
     server.kill()
     expect(dashboard.page.get_by_role("button", name="retry now")).to_be_visible()
     take_both(dashboard, folder, "server-lost")
+
+
+def by_other_eyes(dashboard: Dashboard, folder: Path) -> None:
+    """By those who see fewer colours, or have asked their system for colours of its own, or for no motion."""
+    page = dashboard.page
+    cdp = page.context.new_cdp_session(page)
+    for deficiency in ("deuteranopia", "protanopia", "tritanopia", "achromatopsia", "none"):
+        cdp.send("Emulation.setEmulatedVisionDeficiency", {"type": deficiency})
+        if deficiency != "none":
+            take(dashboard, folder / f"{deficiency}.png")
+            take(dashboard, folder / f"{deficiency}-dark.png", "dark")
+    page.emulate_media(forced_colors="active")
+    take(dashboard, folder / "forced-colors.png")
+    page.emulate_media(forced_colors="null", reduced_motion="reduce")
+    take(dashboard, folder / "reduced-motion.png")
+    page.emulate_media(reduced_motion="null")
+
+
+def windows(dashboard: Dashboard, folder: Path) -> None:
+    for zone, scheme in (("UTC", "light"), ("Local time", "dark")):
+        for name in WINDOWS:
+            dashboard.page.get_by_role("group", name="Window").get_by_role("button", name=name, exact=True).click()
+            take(dashboard, folder / f"window-{name}-{zone[:3].lower()}.png", scheme, SMALL)
+        take(dashboard, folder / f"window-24h-{zone[:3].lower()}-narrow.png", scheme, NARROW)
+        dashboard.page.set_viewport_size(WIDE)
+        dashboard.page.keyboard.press("z")
+    dashboard.page.get_by_role("group", name="Window").get_by_role("button", name="5m", exact=True).click()
 
 
 def chosen(dashboard: Dashboard, folder: Path) -> None:
@@ -118,6 +150,11 @@ def chosen(dashboard: Dashboard, folder: Path) -> None:
         take_both(dashboard, folder, name)
         page.keyboard.press("Escape")
         expect(page.get_by_role("dialog")).to_have_count(0)
+    dashboard.page.goto(f"{dashboard.url}?alert=i>0.1&alert=public.nowhere:i=0/1")
+    expect(page.get_by_role("alert").first).to_be_visible()
+    take_both(dashboard, folder, "alert-raised")
+    dashboard.page.goto(dashboard.url)
+    dashboard.wait_until_live()
     page.keyboard.press("K")
     take_both(dashboard, folder, "kiosk")
     page.keyboard.press("K")
@@ -133,6 +170,30 @@ def busy(browser: Browser, folder: Path) -> None:
     with temporary_folder() as temporary, demo(browser, temporary, BUSY) as (_, dashboard):
         dashboard.page.wait_for_function(HAS_COUNTED, arg=CHANGES_WHEN_BUSY, polling=1_000, timeout=120_000)
         take_both(dashboard, folder, "busy")
+
+
+def signed_in_with_little(browser: Browser, folder: Path) -> None:
+    """The sign-in, and the dashboard of one whose token may see little and change nothing."""
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, ORDERS)
+    with temporary_folder() as temporary:
+        tokens = temporary / "tokens"
+        tokens.write_text(f'{TOKEN} {{"tables": {{"public.orders": {{"filter": ["total=lt.50"]}}}}}}\n')
+        flags = ("--port", "0", "--database-url", conninfo, "--watch", "public.orders", "--token-file", str(tokens))
+        with ServerProcess(temporary, *flags) as server:
+            context = browser.new_context(viewport=WIDE, timezone_id="UTC")
+            dashboard = Dashboard(context, f"http://127.0.0.1:{server.port()}/", [])
+            page = dashboard.page
+            expect(page.get_by_role("dialog")).to_be_visible()
+            take_both(dashboard, folder, "sign-in")
+            page.get_by_label("Token").fill(TOKEN)
+            page.get_by_role("button", name="Sign in").click()
+            dashboard.wait_until_live()
+            take_both(dashboard, folder, "empty-with-a-token")
+            postgres.execute(conninfo, "INSERT INTO orders SELECT i, 'new', i FROM generate_series(1, 99) AS i")
+            expect(dashboard.tail.first).to_be_visible()
+            take_both(dashboard, folder, "read-only")
+            context.close()
 
 
 def nothing_yet(browser: Browser, folder: Path) -> None:
@@ -164,6 +225,7 @@ def main() -> None:
                 lively_and_lost(server, dashboard, EmbeddedPostgres(temporary), every)
         if every:
             busy(browser, every)
+            signed_in_with_little(browser, every)
             nothing_yet(browser, every)
         browser.close()
 

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from changefeed.queries import read_script
 from tests import postgres
+from tests.browser import WIDE, Dashboard
 from tests.server_process import ServerProcess
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -23,28 +25,50 @@ def test_what_a_token_may_not_do_is_not_offered(chromium: Browser, tmp_path: Pat
     tokens.write_text(f"{TOKEN} {json.dumps(RIGHTS)}\n")
     flags = ("--port", "0", "--database-url", conninfo, "--token-file", str(tokens))
     with ServerProcess(tmp_path, *flags) as server:
-        page = chromium.new_context().new_page()
-        complaints: list[str] = []
-        page.goto(f"http://127.0.0.1:{server.port()}/")
+        dashboard = Dashboard(chromium.new_context(viewport=WIDE), f"http://127.0.0.1:{server.port()}/", [])
+        page = dashboard.page
         dialog = page.get_by_role("dialog", name="Sign in")
         dialog.get_by_label("Token").fill(TOKEN)
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        assert dashboard.violations() == []
+        dashboard.complaints.clear()  # of what was refused without a token
         dialog.get_by_role("button").click()
-        expect(page.locator(".light", has_text="browser → server").locator("dd")).to_have_text("● Live")
+        dashboard.wait_until_live()
         postgres.execute(conninfo, "INSERT INTO orders VALUES (1, 42), (2, 43); INSERT INTO items VALUES (3)")
-        expect(page.locator("ol > li .id")).to_have_text(["3", "1"])
+        expect(dashboard.tail.locator(".id")).to_have_text(["3", "1"])
         expect(page.get_by_text("read only")).to_be_visible()
         expect(page.get_by_role("button", name="Watch…")).to_have_count(0)
         expect(
             page.get_by_text("Not counted, since your token sees some of their rows only: public.orders")
         ).to_be_visible()
         expect(page.get_by_role("heading", name="Delay not for your token")).to_be_visible()
+        assert dashboard.violations() == []
         page.keyboard.press("w")
         expect(page.get_by_role("dialog").get_by_text("Your token may not watch tables")).to_be_visible()
-        assert complaints == []
+        assert dashboard.complaints == []
         page.keyboard.press("Escape")
         page.keyboard.press("Control+k")
         page.keyboard.type("sign out")
         page.keyboard.press("Enter")
         expect(page.get_by_role("dialog", name="Sign in")).to_be_visible()
         page.context.close()
+
+
+@pytest.mark.parametrize(("payload", "badge", "said"), [("keys", "keys only", '"a"'), ("off", "rows withheld", "")])
+def test_a_server_that_withholds_rows_is_said_to(
+    chromium: Browser, tmp_path: Path, payload: str, badge: str, said: str
+):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, "CREATE TABLE orders (code text PRIMARY KEY, note text)")
+    flags = ("--port", "0", "--database-url", conninfo, "--watch", "public.orders", "--payload", payload)
+    with ServerProcess(tmp_path, *flags) as server:
+        dashboard = Dashboard(chromium.new_context(viewport=WIDE), f"http://127.0.0.1:{server.port()}/", [])
+        dashboard.wait_until_live()
+        postgres.execute(conninfo, "INSERT INTO orders VALUES ('a', 'unseen')")
+        expect(dashboard.tail.locator(".id")).to_have_text(said)
+        expect(dashboard.page.get_by_role("banner").get_by_text(badge)).to_be_visible()
+        expect(dashboard.page.get_by_text(f"are sent (--payload {payload})")).to_be_visible()
+        expect(dashboard.card("INSERT")).to_contain_text("1 in all")
+        dashboard.tail.first.click()
+        expect(dashboard.panel).to_contain_text(f"The server withholds its values (--payload {payload}).")
+        assert dashboard.violations() == []
+        dashboard.page.context.close()

@@ -192,6 +192,7 @@ def test_how_many_rows_a_second_come_is_chosen_and_stands_in_the_address(shop: G
     shop.write("INSERT INTO items SELECT generate_series(20001, 20600)")
     expect(page.page.get_by_text(re.compile("Sampling rows"))).to_be_visible()
     expect(choice.get_by_role("option").last).to_have_text("all, up to 5,000/s")
+    assert page.violations() == []
     choice.select_option("all")
     expect(page.page).to_have_url(re.compile("rows=all"))
     again = shop.open(page.page.url)

@@ -11,7 +11,7 @@ const CHANGES_SHOWN = 4;
 const VALUE_CHARACTERS = 48;
 const FOREIGN_CHARACTERS = 240;
 
-const BETWEEN = '\u2003'; // a wide space
+const BETWEEN = '\u00a0\u00a0 '; // three spaces, of which none collapses
 
 /** A piece of a line. They are one flat list, since every element of every line costs at each draw. */
 export interface Part {

@@ -26,13 +26,13 @@ export function chooseTheme(name: ThemeName): void {
   for (const listener of listeners) listener();
 }
 
-/** Calls back when light and dark change, by the system or by choice, until the returned function is called. */
+/** Calls back when the colours change, by the system or by choice, until the returned function is called. */
 export function watchTheme(onChange: () => void): () => void {
-  const isDark = matchMedia('(prefers-color-scheme: dark)');
-  isDark.addEventListener('change', onChange);
+  const queries = ['(prefers-color-scheme: dark)', '(forced-colors: active)'].map((query) => matchMedia(query));
+  for (const query of queries) query.addEventListener('change', onChange);
   listeners.add(onChange);
   return () => {
-    isDark.removeEventListener('change', onChange);
+    for (const query of queries) query.removeEventListener('change', onChange);
     listeners.delete(onChange);
   };
 }
