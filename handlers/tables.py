@@ -63,7 +63,7 @@ class WatchHandler(ApiHandler):
     async def _change(self, name: str, options: WatchOptions | None) -> bool:
         watching = self.feed.watching
         try:
-            if bound_of(self.rights.tables, name) is None:
+            if bound_of(self.rights.tables, name) is None or not _can_be_name(name):
                 raise NoSuchTable(f"the database has no table {name}")
             return await (watching.watch(name, options) if options else watching.unwatch(name))
         except NoSuchTable as error:
@@ -102,4 +102,9 @@ class WatchHandler(ApiHandler):
 
 
 def _are_names(said: object) -> bool:
-    return isinstance(said, list) and all(isinstance(column, str) for column in said)
+    return isinstance(said, list) and all(isinstance(column, str) and _can_be_name(column) for column in said)
+
+
+def _can_be_name(text: str) -> bool:
+    """Half a surrogate pair is JSON, but no text of PostgreSQL's, and neither is one with a zero byte."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -73,6 +73,7 @@ PROBES: dict[str, list[Probe]] = {
     "/api/place": [Probe("/api/place?at=1", *UNAUTHORIZED, 200, 200, 200, 200, 200)],
     "/metrics": [Probe("/metrics", *UNAUTHORIZED, 200, NO_RIGHT, NO_RIGHT, NO_RIGHT, NO_RIGHT)],
     "/api/session": [Probe("/api/session", *FOR_ALL)],
+    r"/api/openapi\.json": [Probe("/api/openapi.json", *FOR_ALL)],
     "/healthz": [Probe("/healthz", *FOR_ALL)],
     "/readyz": [Probe("/readyz", *FOR_ALL)],
     "/()": [Probe("/", *FOR_ALL)],

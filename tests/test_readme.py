@@ -27,7 +27,12 @@ def test_every_flag_in_the_readme_is_a_setting():
 def test_every_route_stands_in_the_table_of_routes(path: str):
     # The dashboard's own files and the page's argument are no route that anybody asks for.
     if "assets" not in path:
-        shown = path.replace("()", "").replace("listen/(.+)", "listen/CHANNEL").replace("(.+)", "SCHEMA.TABLE")
+        shown = (
+            path.replace("\\.", ".")
+            .replace("()", "")
+            .replace("listen/(.+)", "listen/CHANNEL")
+            .replace("(.+)", "SCHEMA.TABLE")
+        )
         assert re.search(rf"^\| `{re.escape(shown)}[`?]", README, re.MULTILINE)
 
 

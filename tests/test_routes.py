@@ -83,6 +83,10 @@ async def check_tables(case: "RoutesTest", path: str) -> None:
     case.assertEqual(await case.fetch_json(path), {"tables": []})
 
 
+async def check_description(case: "RoutesTest", path: str) -> None:
+    case.assertEqual((await case.fetch_json(path))["openapi"], "3.1.0")
+
+
 async def check_health(case: "RoutesTest", path: str) -> None:
     case.assertEqual(await case.fetch_json(path), {"status": "ok", "version": __version__})
 
@@ -135,6 +139,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "/api/tables/(.+)/watch": ("/api/tables/public.nothing/watch", check_watch),
     "/api/status": ("/api/status", check_status),
     "/api/session": ("/api/session", check_session),
+    r"/api/openapi\.json": ("/api/openapi.json", check_description),
     "/healthz": ("/healthz", check_health),
     "/readyz": ("/readyz", check_ready),
     "/metrics": ("/metrics", check_metrics),
@@ -212,6 +217,23 @@ class RoutesTest(FeedTestCase):
                     continue
                 answer = await self.get(path, method=method, allow_nonstandard_methods=True)
                 self.assert_is_error(answer, 404 if path == "/nothing" else 405, f"{method} {path}")
+                self.assertEqual("Allow" in answer.headers, path != "/nothing", f"{method} {path}")
+
+    @gen_test
+    async def test_names_that_postgresql_could_not_have_are_refused(self):
+        for name in ("public.%00", "%00", "public.a%00b"):
+            answer = await self.get(f"/api/tables/{name}/watch", method="PUT", body="")
+            self.assert_is_error(answer, 404, name)
+        for option in ("omit", "hash"):
+            for column in ("\0", "\ud800", "a\udfffb"):
+                answer = await self.get(WATCH_PATH, method="PUT", body=json.dumps({option: [column]}))
+                self.assert_is_error(answer, 400, column)
+
+    @gen_test
+    async def test_a_body_that_is_none_is_the_clients_to_read_about_and_not_the_logs(self):
+        headers = {"Content-Type": "multipart/form-data"}
+        answer = await self.get("/api/session", method="POST", body="x", headers=headers)
+        self.assert_is_error(answer, 400, "multipart")  # and conftest.py fails a test that logs a warning
 
     @gen_test
     async def test_a_socket_asked_for_as_a_page_says_what_it_is(self):
