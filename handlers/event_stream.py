@@ -31,6 +31,8 @@ class EventStreamHandler(FeedClient):
         admission, holder = self.feed.admission, self.identity.holder
         admission.check(self.request.remote_ip, holder)
         self._stream = stream = self.detach()
+        if stream.closed():
+            return  # the client was gone before its start was found
         closed = asyncio.Event()
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)

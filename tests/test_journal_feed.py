@@ -4,15 +4,17 @@ import asyncio
 import json
 from socket import IPPROTO_TCP
 from typing import Any
+from unittest import mock
 
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.listener import ListenerState
-from handlers.event_stream import GIVE_UP_SECONDS
+from handlers.event_stream import GIVE_UP_SECONDS, EventStreamHandler
 from handlers.feed import iso
-from handlers.feed_client import FeedClient
+from handlers.feed_client import FeedClient, Start
+from handlers.feed_query import FeedQuery
 from handlers.http_server import DROP_OPTION, DROP_UNITS_PER_SECOND
 from tests.feed_case import ORDERS, FeedTestCase, message
 
@@ -308,6 +310,25 @@ class EventStreamTest(JournalTestCase):
         limit = client.outbox._stream.socket.getsockopt(IPPROTO_TCP, DROP_OPTION)
         self.assertEqual(limit, GIVE_UP_SECONDS * DROP_UNITS_PER_SECOND)
         writer.close()
+
+    @gen_test
+    async def test_a_stream_whose_client_is_gone_before_its_start_is_found_is_no_mistake(self):
+        left = asyncio.Event()
+
+        async def prepare_start(handler: EventStreamHandler, query: FeedQuery) -> Start:
+            writer.close()
+            while not handler.request.connection.stream.closed():  # type: ignore[union-attr]  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            left.set()
+            return Start(query)
+
+        with mock.patch.object(EventStreamHandler, "prepare_start", prepare_start):
+            _, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
+            writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await left.wait()
+            await asyncio.sleep(0)
+        self.assertFalse(FeedClient.connected)
+        self.assertEqual(self.feed.admission.count, 0)
 
     @gen_test
     async def test_a_stream_that_its_client_left_is_forgotten(self):
