@@ -9,14 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg2
 from psycopg2.extensions import make_dsn
 
 from changefeed.embedded import EmbeddedPostgres
-from tests.oracle.schema import DEFINITION, WATCH
 from tests.postgres import connect, execute
 from tests.proxy import Proxy
 from tests.server_process import SERVER, free_port
@@ -31,31 +32,45 @@ OPTIONS = {
 _TROUBLE = ("Traceback", " ERROR ", " CRITICAL ", "never retrieved", "was never awaited")
 
 
+@dataclass(frozen=True)
+class Start:
+    """How a server is started: its flags, what stands before the command, and variables beside the usual ones."""
+
+    flags: tuple[str, ...]
+    before: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
 class Server:
     """`python server.py` behind a line of its own to PostgreSQL; killed and started any number of times."""
 
-    def __init__(self, name: str, folder: Path, conninfo: str, flags: tuple[str, ...]) -> None:
+    def __init__(self, name: str, folder: Path, conninfo: str, start: "Start") -> None:
         self.name = name
         self.port = free_port()
         self.line = Proxy(conninfo)
         self.log = folder / f"{name}.log"
         self._folder = folder
-        self._flags = flags
+        self._start = start
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, str(SERVER), "--database-url", self.line.conninfo, "--port", str(self.port)),
-                    *("--database-wait-seconds", "600", *WATCH, *self._flags),
+                    *(*self._start.before, sys.executable, str(SERVER), "--database-url", self.line.conninfo),
+                    *("--port", str(self.port), "--database-wait-seconds", "600", *self._start.flags),
                 ],
                 cwd=self._folder,
-                env={"PATH": os.environ["PATH"], "HOME": str(self._folder)},
+                env={"PATH": os.environ["PATH"], "HOME": str(self._folder), **self._start.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
 
     def send(self, number: signal.Signals) -> None:
         assert self._process
@@ -88,23 +103,25 @@ class Server:
 
 
 class Ground:
-    """One cluster, one database, two servers. `crashes` is odd while PostgreSQL is down, or about to be."""
+    """One cluster, one database made by `definition`, servers by their names.
 
-    def __init__(self, flags: tuple[str, ...] = ()) -> None:
+    `crashes` is odd while PostgreSQL is down, or about to be.
+    """
+
+    def __init__(self, definition: str, servers: Mapping[str, Start]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="oracle-", dir="/tmp"))
         self.cluster = EmbeddedPostgres(self.folder / "postgres", OPTIONS)
         self.crashes = 0
         self.lock = asyncio.Lock()  # of PostgreSQL's coming and going
-        self._flags = flags
+        self._definition = definition
+        self._starts = servers
 
-    async def __aenter__(self) -> "Ground":
+    async def __aenter__(self) -> Self:
         self.folder.chmod(0o755)
         await asyncio.to_thread(self.cluster.start)
         self.conninfo = str(make_dsn(self.cluster.conninfo, dbname="postgres"))
-        execute(self.conninfo, DEFINITION)
-        # B closes a client that does not read rather soon.
-        more = {"A": (), "B": ("--outbox-limit-bytes", "65536")}
-        self.servers = [Server(name, self.folder, self.conninfo, (*self._flags, *more[name])) for name in more]
+        execute(self.conninfo, self._definition)
+        self.servers = [Server(name, self.folder, self.conninfo, start) for name, start in self._starts.items()]
         for server in self.servers:
             await server.line.start()
             server.start()

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import psycopg2
 
 from tests.oracle.faults import Faults
-from tests.oracle.ground import Ground, wait
+from tests.oracle.ground import Ground, Start, wait
 from tests.oracle.reader import FeedFailed, Reader
 from tests.oracle.replica import parse
-from tests.oracle.schema import TABLES
+from tests.oracle.schema import DEFINITION, TABLES, WATCH
 from tests.oracle.transports import READERS, PollingReader
 from tests.oracle.writers import Writer
 
@@ -55,7 +55,7 @@ class Oracle:
 
     async def run(self) -> None:
         try:
-            async with Ground(self.plan.server_flags) as self.ground:
+            async with Ground(DEFINITION, self._starts()) as self.ground:
                 await self._until_watched()
                 cursor = await self._first_cursor()
                 try:
@@ -76,6 +76,11 @@ class Oracle:
             raise
         finally:
             self._stopping.set()
+
+    def _starts(self) -> dict[str, Start]:
+        """Of the two servers, B closes a client that does not read rather soon."""
+        flags = (*WATCH, *self.plan.server_flags)
+        return {"A": Start(flags), "B": Start((*flags, "--outbox-limit-bytes", "65536"))}
 
     def summary(self) -> str:
         return (

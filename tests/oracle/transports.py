@@ -86,7 +86,9 @@ class StreamReader(Reader):
         async with asyncio.timeout(CONNECT_SECONDS):
             stream, writer = await asyncio.open_connection(sock=await self.open_socket(server), limit=1 << 22)
         try:
-            writer.write(f"GET /events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {self.cursor}\r\n\r\n".encode())
+            writer.write(
+                f"GET /events?{self.query} HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {self.cursor}\r\n\r\n".encode()
+            )
             async with asyncio.timeout(CONNECT_SECONDS * 2):
                 status, headers = await read_head(stream)
                 if status != 200:
@@ -140,18 +142,23 @@ class PollingReader(Reader):
             self.cursor = self._answer_cursor
 
     async def ask(self, server: Server, path: str) -> str:
-        async with asyncio.timeout(CONNECT_SECONDS * 3):
-            stream, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            try:
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-                status, headers = await read_head(stream)
-                body = await stream.readexactly(int(headers["content-length"]))
-            finally:
-                writer.transport.abort()
+        status, body = await get(server.port, path)
         if status != 200:
             check_refusal(self, status, body)
             raise Dropped
         return body.decode()
+
+
+async def get(port: int, path: str) -> tuple[int, bytes]:
+    """The answer's status and body."""
+    async with asyncio.timeout(CONNECT_SECONDS * 3):
+        stream, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            status, headers = await read_head(stream)
+            return status, await stream.readexactly(int(headers["content-length"]))
+        finally:
+            writer.transport.abort()
 
 
 async def read_head(stream: asyncio.StreamReader) -> tuple[int, dict[str, str]]:

@@ -111,3 +111,16 @@ class Polling(Follower, PollingReader):
 
 
 FOLLOWERS = (Plain, Protocol, OneGroup, Updates, Events, Resuming, ResumingEvents, Polling)
+
+
+@contextlib.asynccontextmanager
+async def at_work(*workers: Any) -> AsyncIterator[None]:
+    """They run as long as the block does. What one of them refuses ends the block, as an AssertionError."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(worker.run()) for worker in workers]
+            yield
+            for task in tasks:
+                task.cancel()
+    except* AssertionError as failures:
+        raise AssertionError("; ".join(map(str, failures.exceptions))) from None

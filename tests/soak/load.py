@@ -4,6 +4,7 @@ Each writer's changes have numbers from 0 on: an INSERT of row n, an UPDATE of i
 the table stays as large as it is, and whoever follows a writer knows which change comes next.
 """
 
+import contextlib
 import multiprocessing
 import random
 import threading
@@ -12,16 +13,15 @@ from typing import Any, Self
 
 import psycopg2
 
-from tests.postgres import execute
-
 KEPT = 800
 GROUPS = 8  # KEPT is a multiple, so that the three changes of a cycle concern rows of the same group
 WRITERS = 2
 CYCLE = ("INSERT", "UPDATE", "DELETE")
 # At times many changes commit together, and while they do not yet, the others' go on.
-LONG_TRANSACTION_CYCLES = 30
+LONG_TRANSACTIONS_SHARE = 0.002
+LONG_TRANSACTION_CHANGES = 100
 
-TABLE = (
+DEFINITION = (
     "CREATE TABLE load (writer int, id bigint, number bigint, grp int, note text, PRIMARY KEY (writer, id));"
     f"INSERT INTO load SELECT w, -i, 0, {KEPT} - i, 'from before' "
     f"FROM generate_series(0, {WRITERS - 1}) AS w, generate_series(1, {KEPT}) AS i;"
@@ -32,6 +32,13 @@ STATEMENTS = (
     "UPDATE load SET number = %(number)s, note = 'changed' WHERE writer = %(writer)s AND id = %(id)s",
     f"DELETE FROM load WHERE writer = %(writer)s AND id = %(id)s - {KEPT}",
 )
+
+# What the next number is, also where nobody knows whether the last statement was committed.
+WRITTEN = f"""
+SELECT coalesce(max(3 * last.id + CASE WHEN last.number %% 3 = 0 THEN 1 WHEN kept.id IS NOT NULL THEN 2 ELSE 3 END), 0)
+FROM (SELECT * FROM load WHERE writer = %s AND id >= 0 ORDER BY id DESC LIMIT 1) AS last
+LEFT JOIN load AS kept ON kept.writer = last.writer AND kept.id = last.id - {KEPT}
+"""
 
 
 def number_of(change: dict[str, Any]) -> int:
@@ -45,10 +52,12 @@ def group_of(number: int) -> int:
 
 
 class Load:
-    """Writes from the start of the block until stop(), in a process of its own."""
+    """Writes from the start of the block until stop(), in a process of its own.
+
+    The database has the DEFINITION. A PostgreSQL that goes away and comes back is written to again, from where it stands.
+    """
 
     def __init__(self, conninfo: str, changes_per_second: float) -> None:
-        execute(conninfo, TABLE)
         context = multiprocessing.get_context("spawn")
         self._stopping = context.Event()
         self._written = context.Array("q", WRITERS)
@@ -82,7 +91,7 @@ class Load:
 
 def _write_all(conninfo: str, changes_per_second: float, written: Any, stopping: Any) -> None:
     threads = [
-        threading.Thread(target=_write, args=(conninfo, number, changes_per_second / WRITERS, written, stopping))
+        threading.Thread(target=_write_on, args=(conninfo, number, changes_per_second / WRITERS, written, stopping))
         for number in range(WRITERS)
     ]
     for thread in threads:
@@ -91,25 +100,34 @@ def _write_all(conninfo: str, changes_per_second: float, written: Any, stopping:
         thread.join()
 
 
-def _write(conninfo: str, writer: int, changes_per_second: float, written: Any, stopping: Any) -> None:
-    draw = random.Random(writer)
-    connection = psycopg2.connect(conninfo)
-    connection.autocommit = True
-    db_cursor = connection.cursor()
-    cycle, begun = 0, time.perf_counter()
+def _write_on(conninfo: str, writer: int, changes_per_second: float, written: Any, stopping: Any) -> None:
     while not stopping.is_set():
-        time.sleep(max(0.0, begun + 3 * cycle / changes_per_second - time.perf_counter()))
-        cycles = LONG_TRANSACTION_CYCLES if draw.random() < 0.005 else 1
-        if cycles > 1:
+        with contextlib.suppress(psycopg2.Error), contextlib.closing(psycopg2.connect(conninfo)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as db_cursor:
+                _write(db_cursor, writer, changes_per_second, written, stopping)
+        stopping.wait(0.02)  # PostgreSQL is away
+
+
+def _write(db_cursor: Any, writer: int, changes_per_second: float, written: Any, stopping: Any) -> None:
+    def write(number: int) -> None:
+        cycle, step = divmod(number, 3)
+        row = {"writer": writer, "id": cycle, "number": number, "grp": group_of(number)}
+        db_cursor.execute(STATEMENTS[step], row)
+
+    draw = random.Random(writer)
+    db_cursor.execute(WRITTEN, (writer,))
+    [(first,)] = db_cursor.fetchall()
+    number, begun = first, time.perf_counter()
+    while not stopping.is_set():
+        written[writer] = number
+        time.sleep(max(0.0, begun + (number - first) / changes_per_second - time.perf_counter()))
+        if draw.random() < LONG_TRANSACTIONS_SHARE:
             db_cursor.execute("BEGIN")
-        for _ in range(cycles):
-            for step, statement in enumerate(STATEMENTS):
-                number = 3 * cycle + step
-                db_cursor.execute(statement, {"writer": writer, "id": cycle, "number": number, "grp": group_of(number)})
-                if cycles == 1:
-                    written[writer] = number + 1
-            cycle += 1
-        if cycles > 1:
+            for _ in range(LONG_TRANSACTION_CHANGES):
+                write(number)
+                number += 1
             db_cursor.execute("COMMIT")
-            written[writer] = 3 * cycle
-    connection.close()
+        else:
+            write(number)
+            number += 1

@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 from psycopg2.extensions import make_dsn
@@ -19,11 +19,10 @@ from benchmarks.servers import ROOT, RunningServer, Server
 from changefeed.queries import read_script
 from tests import postgres
 from tests.oracle.faults import TERMINATE
-from tests.oracle.replica import parse
-from tests.oracle.transports import PollingReader
+from tests.oracle.transports import get
 from tests.soak.figures import MEGABYTE, Figures, backends_of, head, milliseconds, row
-from tests.soak.followers import FOLLOWERS, NEVER_LEAVES
-from tests.soak.load import Load
+from tests.soak.followers import FOLLOWERS, NEVER_LEAVES, at_work
+from tests.soak.load import DEFINITION, Load
 from tests.soak.visitors import Visitors
 
 POSTGRES_OPTIONS = {"synchronous_commit": "off", "max_wal_size": "1GB"}
@@ -59,6 +58,7 @@ class Soak:
         try:
             self._conninfo = str(make_dsn(cluster.conninfo, dbname="postgres"))
             postgres.execute(self._conninfo, read_script("install.sql"))
+            postgres.execute(self._conninfo, DEFINITION)
             postgres.execute(self._conninfo, "CREATE TABLE quiet (id int)")
             load = Load(self._conninfo, self.plan.changes_per_second)
             with self._server() as self._running:
@@ -75,26 +75,15 @@ class Soak:
             yield running
 
     async def _loaded(self, load: Load) -> None:
-        probe = PollingReader("probe", self._draw, [self._running], "", is_slow=False)  # type: ignore[list-item]
-        cursor = str(parse(await probe.ask(self._running, "/api/changes"))["cursor"])  # type: ignore[arg-type]
-        self.followers = [kind(kind.__name__, [self._running], cursor) for kind in FOLLOWERS]  # type: ignore[list-item]
-        async with self._at_work(self.visitors, *self.followers):
+        _, answer = await get(self._running.port, "/api/changes")
+        cursor = json.loads(answer)["cursor"]
+        self.followers = [kind(kind.__name__, [self._running], cursor) for kind in FOLLOWERS]
+        async with at_work(self.visitors, *self.followers):
             with load:
                 await self._watch(load)
                 self.written = await asyncio.to_thread(load.stop)
                 await self._until_all_is_received(self.written)
         self._look_at_log()
-
-    @contextlib.asynccontextmanager
-    async def _at_work(self, *who: Any) -> AsyncIterator[None]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one.run()) for one in who]
-                yield
-                for task in tasks:
-                    task.cancel()
-        except* AssertionError as failures:
-            raise AssertionError("; ".join(map(str, failures.exceptions))) from None
 
     async def _watch(self, load: Load) -> None:
         """Until the time is over; with faults in between."""
@@ -112,6 +101,8 @@ class Soak:
                 next_figures += self.plan.seconds_between_figures
                 self.figures.append(await self._measure((now - begun) / 60, load.written))
                 print(row(self.figures[-1]), file=sys.stderr, flush=True)
+                behind = (f"{one.name} {one.behind(load.written)} behind in {one.connections}" for one in self.followers)
+                print(f"    {', '.join(behind)}", file=sys.stderr, flush=True)
 
     def _next_fault(self, now: float) -> float:
         return now + self._draw.uniform(0.5, 1.5) * self.plan.seconds_between_faults
@@ -126,8 +117,8 @@ class Soak:
         self._look_at_log()
         server = psutil.Process(self._running.pid)
         memory = server.memory_full_info()
-        probe = PollingReader("probe", self._draw, [self._running], "", is_slow=False)  # type: ignore[list-item]
-        status = parse(await probe.ask(self._running, "/api/status"))  # type: ignore[arg-type]
+        _, answer = await get(self._running.port, "/api/status")
+        status = json.loads(answer)
         delays = [delay for follower in self.followers for delay in follower.delays]
         for follower in self.followers:
             follower.delays.clear()
