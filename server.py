@@ -2,31 +2,25 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import uvloop
-from tornado.netutil import bind_sockets
 
 from changefeed import __version__, doctor
-from changefeed.backoff import backoff
 from changefeed.clock import DatabaseClock
-from changefeed.connection import complete, display_name
 from changefeed.database import DatabaseUnavailable
-from changefeed.demo import Demo, make_tables
+from changefeed.demo import Demo
 from changefeed.echo import Echo
-from changefeed.embedded import EmbeddedError, EmbeddedPostgres, default_data_dir
-from changefeed.listener import ListenerState
+from changefeed.embedded import EmbeddedError
 from changefeed.log_lines import JSON, TEXT, log_to_stderr
 from changefeed.meters import Meters, shared_memory
 from changefeed.open_files import raise_limit
@@ -34,8 +28,8 @@ from changefeed.payload import Payload
 from changefeed.processes import NeverStarted, Parent, Processes
 from changefeed.service_manager import ServiceManager
 from changefeed.settings import Settings, SettingsError
-from changefeed.settings import load as load_settings
-from changefeed.watching import CannotWatch, NoSuchTable
+from changefeed.settings_sources import load as load_settings
+from changefeed.source import Source, source_of
 from handlers.alerting import keep_alerting
 from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
 from handlers.certificate import load_certificate
@@ -44,32 +38,12 @@ from handlers.feed_client import FeedClient
 from handlers.http_server import make_server
 from handlers.routes import make_app
 from handlers.sampling import keep_sampling, one_line_of
+from handlers.starting import StartError, bind, first_contact, first_of, prepare_tables
 from handlers.stopping import stop_serving
 from handlers.tokens import load_tokens
 from handlers.webhook import Webhook
 
 logger = logging.getLogger("server")
-
-CORRECT_IT = "correct --database-url (user, password, database name)"
-CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
-BACKLOG = 4096  # connections that the kernel keeps until they are accepted, as when a crowd comes back
-
-
-class StartError(Exception):
-    """The server cannot start; the message is one line that says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The database to feed from. `psql_command` looks into the embedded one; a user's has none."""
-
-    conninfo: str
-    name: str
-    psql_command: str | None = None
-
-    @property
-    def is_demo(self) -> bool:
-        return self.psql_command is not None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -270,33 +244,6 @@ async def follow_parent(parent: Parent, feed: Feed, stopping: asyncio.Event) -> 
         stopping.set()
 
 
-@contextlib.contextmanager
-def source_of(settings: Settings) -> Iterator[Source]:
-    """The user's database, or the embedded one for as long as the block runs. Raises EmbeddedError."""
-    if settings.database_url is not None:
-        conninfo = complete(settings.database_url)
-        yield Source(conninfo, display_name(conninfo))
-        return
-    embedded = EmbeddedPostgres(settings.data_dir or default_data_dir())
-    embedded.start()
-    try:
-        yield Source(complete(embedded.conninfo), "demo (embedded)", embedded.psql_command)
-    finally:
-        embedded.stop()
-
-
-def bind(address: str, port: int, *, is_shared: bool = False) -> list[socket.socket]:
-    try:
-        return bind_sockets(port, address, backlog=BACKLOG, reuse_port=is_shared)
-    except UnicodeError:
-        raise StartError(f"{address!r} is no address; choose another --address, such as 127.0.0.1") from None
-    except OSError as error:
-        where = f"{address}:{port}"
-        if error.errno == errno.EADDRINUSE:
-            raise StartError(f"{where} is in use; stop what listens there, or choose another --port") from None
-        raise StartError(f"cannot listen on {where} ({error.strerror}); choose another --address or --port") from None
-
-
 @contextlib.asynccontextmanager
 async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Runs `work` beside the block. It ends with the block; should it end before, by a mistake, the server ends too."""
@@ -310,51 +257,6 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         task.cancel()
     if trouble:
         raise trouble
-
-
-async def first_contact(feed: Feed, state_changed: asyncio.Event, stopping: asyncio.Event) -> bool:
-    """True when the listener listens, False when the server is to stop before. Raises StartError when it is no use."""
-    listener, wait_seconds = feed.listener, feed.settings.database_wait_seconds
-    deadline = time.monotonic() + wait_seconds
-    told = None
-    while listener.state is ListenerState.CONNECTING and not stopping.is_set():
-        left = deadline - time.monotonic()
-        if listener.reason and (listener.is_hopeless or left <= 0):
-            advice = CORRECT_IT if listener.is_hopeless else CORRECT_OR_WAIT
-            raise StartError(f"cannot use the database {feed.database_name}: {listener.reason}; {advice}")
-        if listener.reason and listener.reason != told:
-            told = listener.reason
-            logger.warning("waiting up to %g s for the database %s: %s", wait_seconds, feed.database_name, told)
-        state_changed.clear()
-        await first_of(state_changed.wait(), stopping.wait(), within_seconds=max(left, 0.05))
-    return not stopping.is_set()
-
-
-async def prepare_tables(feed: Feed, stopping: asyncio.Event, *, is_demo: bool) -> bool:
-    """True when what is to be watched is watched, False when the server is to stop before. Raises StartError."""
-    delays, complaint = backoff(), ""
-    while not stopping.is_set():
-        try:
-            await feed.watching.start()
-            if is_demo:
-                await make_tables(feed.database, feed.watching)
-            return True
-        except (NoSuchTable, CannotWatch) as error:
-            raise StartError(str(error)) from None
-        except DatabaseUnavailable as error:  # it was there a moment ago
-            if complaint != (complaint := str(error)):
-                logger.warning(
-                    "the database %s went away: %s; trying again until it is back", feed.database_name, error
-                )
-        await first_of(stopping.wait(), within_seconds=next(delays))
-    return False
-
-
-async def first_of(*waits: Coroutine[Any, Any, Any], within_seconds: float) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    await asyncio.wait(tasks, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
 
 
 def url_of(listening: Sequence[socket.socket], settings: Settings) -> str:

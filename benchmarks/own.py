@@ -30,7 +30,8 @@ from benchmarks.servers import ROOT, Server
 from benchmarks.writer import bulk, prepare, runner, singles
 from changefeed.connection import complete, display_name
 from changefeed.database import one_line
-from changefeed.settings import Settings, SettingsError, load
+from changefeed.settings import Settings, SettingsError
+from changefeed.settings_sources import load
 
 NAME = "changefeed_bench"
 PACES = (100, 1_000)  # changes a second

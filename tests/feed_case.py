@@ -15,10 +15,10 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from changefeed.connection import complete
 from changefeed.listener import ListenerState
 from changefeed.queries import SQL_DIR, read_script
-from changefeed.settings import load
+from changefeed.settings_sources import load
+from handlers.assembly import make_feed
 from handlers.http_server import make_server
 from handlers.routes import make_app
-from server import make_feed
 from tests import postgres
 
 ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric)"

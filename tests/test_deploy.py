@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from changefeed.settings import LIBPQ_VARIABLES, SETTINGS, SettingsError, load
+from changefeed.settings import SETTINGS, SettingsError
+from changefeed.settings_sources import LIBPQ_VARIABLES, load
 from handlers.metrics import LATENCY, METRICS
 from tests import postgres
 from tests.server_process import ServerProcess

@@ -17,7 +17,8 @@ from changefeed.doctor import Finding, Level, Patient
 from changefeed.embedded import EmbeddedPostgres
 from changefeed.journal import VERSION
 from changefeed.queries import read_script
-from changefeed.settings import Settings, load
+from changefeed.settings import Settings
+from changefeed.settings_sources import load
 from tests import postgres
 from tests.journal_database import JournalDatabase
 from tests.proxy import Proxy

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tornado.testing import gen_test
 
-from changefeed.settings import load
+from changefeed.settings_sources import load
 from handlers.gate import hosts_of
 from tests.access_case import AccessTestCase, token_of
 from tests.feed_case import FeedTestCase, message

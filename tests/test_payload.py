@@ -14,7 +14,8 @@ from changefeed.change import Change, parse
 from changefeed.connection import complete
 from changefeed.echo import json_line, terminal_line
 from changefeed.payload import Payload, reduce
-from changefeed.settings import SettingsError, load
+from changefeed.settings import SettingsError
+from changefeed.settings_sources import load
 from handlers.assembly import make_feed
 from handlers.feed_client import FeedClient
 from handlers.routes import ROUTES, make_app

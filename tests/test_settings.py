@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from changefeed import __version__
-from changefeed.settings import SETTINGS, Setting, Settings, SettingsError, load
+from changefeed.settings import SETTINGS, Setting, Settings, SettingsError
+from changefeed.settings_sources import load
 
 # For each setting two texts it may have, of two values, and one it may not.
 SAMPLES = {

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from changefeed.settings import LIBPQ_VARIABLES, SettingsError, load
+from changefeed.settings import SettingsError
+from changefeed.settings_sources import LIBPQ_VARIABLES, load
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from changefeed.queries import read_script
+from handlers.starting import bind
 from handlers.stopping import spread_seconds
-from server import bind
 from tests import postgres
 from tests.server_process import ServerProcess
 

@@ -15,7 +15,8 @@ from tornado.httpclient import HTTPRequest
 from tornado.testing import AsyncHTTPSTestCase, ExpectLog, gen_test
 from tornado.websocket import websocket_connect
 
-from changefeed.settings import SettingsError, load
+from changefeed.settings import SettingsError
+from changefeed.settings_sources import load
 from handlers import certificate
 from handlers.certificate import Certificate, load_certificate
 from handlers.feed_client import FeedClient

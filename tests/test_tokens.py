@@ -19,7 +19,8 @@ from tornado.testing import ExpectLog, bind_unused_port
 from tornado.web import Application, RequestHandler
 
 from changefeed.rights import ALL_RIGHTS, Rights
-from changefeed.settings import SettingsError, load
+from changefeed.settings import SettingsError
+from changefeed.settings_sources import load
 from handlers import issuer_keys
 from handlers.issuer_keys import KeySetUrl, KeysUnavailable
 from handlers.tokens import BadToken, Identity, Tokens, digest, load_tokens

@@ -101,7 +101,9 @@ class Soak:
                 next_figures += self.plan.seconds_between_figures
                 self.figures.append(await self._measure((now - begun) / 60, load.written))
                 print(row(self.figures[-1]), file=sys.stderr, flush=True)
-                behind = (f"{one.name} {one.behind(load.written)} behind in {one.connections}" for one in self.followers)
+                behind = (
+                    f"{one.name} {one.behind(load.written)} behind in {one.connections}" for one in self.followers
+                )
                 print(f"    {', '.join(behind)}", file=sys.stderr, flush=True)
 
     def _next_fault(self, now: float) -> float:

@@ -1,0 +1,198 @@
+"""Flags, environment and .env in, Settings out. Opens nothing; a bad setting is a SettingsError of one line.
+
+The order of precedence is flag, environment, .env, default.
+"""
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dotenv.parser import parse_stream
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from changefeed import __version__, setting_values
+from changefeed.payload import Payload
+from changefeed.settings import SETTINGS, Setting, Settings, SettingsError, is_loopback
+
+# libpq's own variables that make up a conninfo string, and the keywords they stand for (PostgreSQL manual, 34.15).
+LIBPQ_VARIABLES = {
+    "PGHOST": "host",
+    "PGHOSTADDR": "hostaddr",
+    "PGPORT": "port",
+    "PGDATABASE": "dbname",
+    "PGUSER": "user",
+    "PGPASSWORD": "password",
+    "PGPASSFILE": "passfile",
+    "PGSERVICE": "service",
+    "PGOPTIONS": "options",
+    "PGSSLMODE": "sslmode",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGSSLCERT": "sslcert",
+    "PGSSLKEY": "sslkey",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+}
+# Those of them that name a database; the others only say how to reach the one that is named elsewhere.
+_NAMING_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE")
+
+# The original program's names. They count in the file .env only: in the environment USER is the login.
+ORIGINAL_VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "DBNAME": "dbname"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see python server.py --help")
+
+    def parse_flags(self, argv: Sequence[str]) -> dict[str, Any]:
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            # argparse's own message repeats the values beside it, and one of them may hold a password.
+            slips = [text.partition("=")[0] for text in unknown if text.startswith("-")]
+            if not slips:
+                self.error("there is a value without its flag")
+            self.error(f"{slips[0]} is not a setting{_did_you_mean(slips[0], [setting.flag for setting in SETTINGS])}")
+        return vars(namespace)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python server.py",
+        description="Feeds the changes of a PostgreSQL database to WebSocket clients and a live dashboard.",
+        epilog="Every setting is also an environment variable (--demo-rate is DEMO_RATE) and a line of the file .env, "
+        "where only --port has another name, HTTP_PORT. A flag wins over the environment, the environment over .env. "
+        "Repeatable flags are lists with commas there. `python server.py doctor` with the same flags looks at the "
+        "database and says what is to be mended; `python server.py bench` measures on this machine and its PostgreSQL.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"psqlisten2websocket {__version__}")
+    for setting in SETTINGS:
+        shown = (
+            ""
+            if setting.default in (None, (), False, "")
+            else f" (default: {setting.default:g})"
+            if isinstance(setting.default, float)
+            else f" (default: {setting.default})"
+        )
+        if setting.parse is setting_values.yes_or_no:
+            parser.add_argument(setting.flag, action="store_const", const="yes", help=setting.help)
+        else:
+            parser.add_argument(
+                setting.flag,
+                metavar=setting.metavar,
+                action="append" if setting.is_repeatable else "store",
+                help=setting.help + shown,
+            )
+    return parser
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> Settings:
+    """Settings from the command line, the environment and a .env file. Raises SettingsError; exits on --help."""
+    flags = _parser().parse_flags(argv)
+    in_file = _read_dotenv(dotenv_path)
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        for source, given in (
+            (setting.flag, flags[setting.name]),
+            (setting.variable, environ.get(setting.variable)),
+            (
+                f"{setting.dotenv_variable or setting.variable} in .env",
+                in_file.get(setting.dotenv_variable or setting.variable),
+            ),
+        ):
+            # Empty in the environment or .env is not given; an empty flag is a slip, as in --database-url "$UNSET".
+            if given or (given is not None and source == setting.flag):
+                values[setting.name] = _parse(setting, source, given)
+                break
+        else:
+            values[setting.name] = setting.default
+    if flags["database_url"] is None and not environ.get("DATABASE_URL"):
+        # libpq's variables rank where DATABASE_URL of the same source would.
+        if any(environ.get(name) for name in _NAMING_VARIABLES):
+            values["database_url"] = _from_variables(environ, LIBPQ_VARIABLES)
+        elif values["database_url"] is None and any(in_file.get(name) for name in _NAMING_VARIABLES):
+            values["database_url"] = _from_variables(in_file, LIBPQ_VARIABLES)
+        elif values["database_url"] is None and any(in_file.get(name) for name in ORIGINAL_VARIABLES):
+            values["database_url"] = _from_variables(in_file, ORIGINAL_VARIABLES)
+    if values["database_url"] is not None:
+        values["database_url"] = _completed(values["database_url"], environ, in_file)
+    settings = Settings(**values)
+    if not (settings.asks_for_tokens or settings.allow_anonymous or is_loopback(settings.address)):
+        raise SettingsError(
+            f"--address {settings.address} would show the database's rows to everybody who can reach it; ask for "
+            "tokens (--token, --token-file, --jwt-algorithm), or say --allow-anonymous if that is what you want"
+        )
+    if settings.channels and settings.payload is not Payload.FULL:
+        raise SettingsError(
+            f"--channels gives out payloads as they are, rows or not, and --payload {settings.payload} is to withhold "
+            "rows; leave one of them out"
+        )
+    return settings
+
+
+def _parse(setting: Setting, source: str, given: str | list[str]) -> Any:
+    try:
+        if not setting.is_repeatable:
+            return setting.parse(str(given))
+        texts = given if isinstance(given, list) else given.split(",")
+        return tuple(setting.parse(text.strip()) for text in texts)
+    except (ValueError, KeyError):
+        shown = "the value given" if setting.is_secret else repr(given)
+        raise SettingsError(f"{source}: {shown} is not {setting.parse.__doc__}") from None
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    """The file's names and values. An unknown name is an error: a slip in DATABASE_URL must not start the demo."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            bindings = list(parse_stream(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path.name} cannot be read: {error}") from None
+    known = {setting.dotenv_variable or setting.variable for setting in SETTINGS} | {
+        *LIBPQ_VARIABLES,
+        *ORIGINAL_VARIABLES,
+    }
+    found = {}
+    for name, value, original, is_unreadable in bindings:
+        if is_unreadable or (name is not None and value is None):
+            # The line is not repeated: it may hold a password.
+            raise SettingsError(f"{path.name}: line {original.line} is not of the form NAME=value")
+        if name is not None and value is not None:
+            if name not in known:
+                hint = _did_you_mean(name, sorted(known)) or "; see python server.py --help for the names"
+                raise SettingsError(f"{path.name}: {name} is not a setting{hint}")
+            found[name] = value
+    return found
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _completed(conninfo: str, environ: Mapping[str, str], in_file: Mapping[str, str]) -> str:
+    """`conninfo` with what libpq's variables in .env say beside it, such as PGPASSWORD; the environment's libpq reads.
+
+    As with those, what `conninfo` says itself wins, and so does a service file. Those naming a database are left out.
+    """
+    given = parse_dsn(conninfo)
+    if "service" in given:
+        return conninfo
+    said = {
+        name: text
+        for name, text in in_file.items()
+        if name in LIBPQ_VARIABLES.keys() - _NAMING_VARIABLES
+        and LIBPQ_VARIABLES[name] not in given
+        and not environ.get(name)
+    }
+    beside = _from_variables(said, LIBPQ_VARIABLES)
+    return str(make_dsn(conninfo, **parse_dsn(beside))) if beside else conninfo
+
+
+def _from_variables(values: Mapping[str, str], keywords: Mapping[str, str]) -> str:
+    given = {keyword: values[name] for name, keyword in keywords.items() if values.get(name)}
+    if not given.get("port", "0").replace(",", "").isdigit():
+        raise SettingsError(f"the database's port, {given['port']!r}, is not a number")
+    return str(make_dsn(**given))
