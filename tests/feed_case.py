@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 from tornado.httpclient import HTTPRequest
 from tornado.httpserver import HTTPServer
@@ -16,6 +17,7 @@ from changefeed.connection import complete
 from changefeed.listener import ListenerState
 from changefeed.queries import SQL_DIR, read_script
 from changefeed.settings_sources import load
+from handlers import feed_client
 from handlers.assembly import make_feed
 from handlers.http_server import make_server
 from handlers.routes import make_app
@@ -28,6 +30,8 @@ class FeedTestCase(AsyncHTTPTestCase):
     """A server that listens to an empty database of its own. `flags` are the server's."""
 
     flags: ClassVar[tuple[str, ...]] = ()
+    # The clients read in the server's own process here: on a busy machine that takes longer than it does elsewhere.
+    patience_seconds: ClassVar[float] = 30.0
 
     def server_conninfo(self) -> str:
         """What the server connects with; a test may put a proxy in between."""
@@ -44,6 +48,9 @@ class FeedTestCase(AsyncHTTPTestCase):
         return make_server(self._app, self.feed, **self.get_httpserver_options())
 
     def setUp(self) -> None:
+        patience = mock.patch.object(feed_client, "PATIENCE_SECONDS", self.patience_seconds)
+        patience.start()
+        self.addCleanup(patience.stop)
         super().setUp()
         self.sockets: list[WebSocketClientConnection] = []
         self.prepare_database()

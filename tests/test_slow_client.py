@@ -3,33 +3,18 @@
 import asyncio
 import json
 import struct
-from typing import ClassVar
-from unittest import mock
 
 from tornado.testing import gen_test
 from tornado.websocket import WebSocketClientConnection
 
-from handlers import feed_client
 from tests.feed_case import FeedTestCase, message
 from tests.raw_client import CLOSE_FRAME, RawClient
 
 
-class PatientTestCase(FeedTestCase):
-    """The clients that read do so in the server's own process here: on a busy machine they take longer than others."""
-
-    patience_seconds: ClassVar[float]
-
-    def prepare_database(self) -> None:
-        patience = mock.patch.object(feed_client, "PATIENCE_SECONDS", self.patience_seconds)
-        patience.start()
-        self.addCleanup(patience.stop)
-
-
-class SlowClientTest(PatientTestCase):
+class SlowClientTest(FeedTestCase):
     patience_seconds = 3.0  # a part of it is waited for the stuck one
 
     def prepare_database(self) -> None:
-        super().prepare_database()
         self.write("CREATE TABLE wide (id bigint PRIMARY KEY, number int, filler text)")
         self.watch("public.wide")
 
@@ -93,9 +78,7 @@ class SlowClientTest(PatientTestCase):
         self.assertGreater(skipped, 0)
 
 
-class NotifiedClientTest(PatientTestCase):
-    patience_seconds = 30.0
-
+class NotifiedClientTest(FeedTestCase):
     @gen_test
     async def test_a_burst_of_notifications_waits_in_postgresql_for_clients_that_read(self):
         clients = [await self.connect() for _ in range(3)]
