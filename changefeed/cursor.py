@@ -19,6 +19,9 @@ from functools import lru_cache
 EPOCH_BYTES = 6
 _VERSION = 1
 _CHECKSUM_BYTES = 3
+_BEYOND_ID = 1 << 63
+_BEYOND_XID = 1 << 64
+_SHORT_CHARACTERS = 512
 _TEXT = re.compile(r"([0-9a-f]{1,16})\.([A-Za-z0-9_-]{8,})", re.ASCII)
 
 
@@ -94,9 +97,12 @@ def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot) -> str:
     return base64.urlsafe_b64encode(packed + _checksum(packed)).rstrip(b"=").decode()
 
 
-@lru_cache(maxsize=1024)
 def decode(text: str) -> tuple[bytes, Place]:
     """The epoch and the place. Raises NotACursor."""
+    return (_decode_short if len(text) <= _SHORT_CHARACTERS else _decode)(text)
+
+
+def _decode(text: str) -> tuple[bytes, Place]:
     match = _TEXT.fullmatch(text)
     if not match:
         raise NotACursor(
@@ -116,7 +122,13 @@ def decode(text: str) -> tuple[bytes, Place]:
         place = Place(_unpack_snapshot(numbers), _unpack_snapshot(numbers), int(match[1], 16))
     except StopIteration:
         raise NotACursor("this cursor is cut or mangled") from None
+    if place.id >= _BEYOND_ID:
+        raise NotACursor("this cursor is cut or mangled")
     return packed[1 : 1 + EPOCH_BYTES], place
+
+
+# A crowd comes back with the same few. Anybody can make long ones, each of which would be kept with all its numbers.
+_decode_short = lru_cache(maxsize=1024)(_decode)
 
 
 def _checksum(packed: bytes | bytearray) -> bytes:
@@ -138,6 +150,8 @@ def _unpack(packed: bytes) -> Iterator[int]:
     for byte in packed:
         number |= (byte & 0x7F) << shift
         shift += 7
+        if number >= _BEYOND_XID or shift > 70:
+            raise NotACursor("this cursor is cut or mangled")
         if byte < 0x80:
             yield number
             number = shift = 0
@@ -151,4 +165,6 @@ def _unpack_snapshot(numbers: Iterator[int]) -> Snapshot:
     for _ in range(next(numbers)):
         before += next(numbers)
         running.append(before)
+    if not 0 < xmin <= xmax < _BEYOND_XID or (running and running[-1] >= xmax):
+        raise NotACursor("this cursor is cut or mangled")  # PostgreSQL would not take it either
     return Snapshot(xmin, xmax, frozenset(running))

@@ -72,10 +72,14 @@ def one_of(*choices: Choice) -> Callable[[str], Choice]:
 
 
 def words(text: str) -> str:
-    """some text"""
-    if not text.strip():
+    """some text, of one line"""
+    if not text.strip() or _CONTROL.search(text.strip()):
         raise ValueError
     return text.strip()
+
+
+# What ends or spoils a line in which the text is shown, and halves of characters, which nothing can encode.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def origin(text: str) -> str:
@@ -119,9 +123,19 @@ def https_url(text: str) -> str:
 
 def file(text: str) -> Path:
     """a file"""
-    path = Path(words(text)).expanduser().absolute()
+    path = _path(text)
     if path.is_dir():
         raise ValueError
+    return path
+
+
+def _path(text: str) -> Path:
+    """Raises ValueError for one that no system could have, or of a user whom this one does not know."""
+    try:
+        path = Path(words(text)).expanduser().absolute()
+        path.exists()
+    except (OSError, RuntimeError):
+        raise ValueError from None
     return path
 
 
@@ -150,9 +164,11 @@ def conninfo(text: str) -> str:
 host=… user=… dbname=…"""
     # The driver's own message repeats the text, and the text holds a password, so it is not passed on.
     try:
-        parts = parse_dsn(words(text))
+        parts = parse_dsn(text.strip())
     except psycopg2.ProgrammingError:
         raise ValueError from None
+    if not parts:
+        raise ValueError
     # To libpq the rest of a password behind its @ or / is a host, a port or a database, which are shown.
     _, scheme_end, rest = text.partition("?")[0].partition("://")
     authority, _, path = rest.partition("/")
@@ -173,7 +189,7 @@ def http_url(text: str) -> str:
 
 def directory(text: str) -> Path:
     """a folder that is there or can be made"""
-    path = Path(words(text)).expanduser().absolute()
+    path = _path(text)
     if path.exists() and not path.is_dir():
         raise ValueError
     return path

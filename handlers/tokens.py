@@ -88,8 +88,8 @@ class IssuedTokens:
     async def identify(self, token: str) -> Identity:
         """Raises BadToken or KeysUnavailable."""
         try:
-            if len(token) > TOKEN_LIMIT_CHARACTERS:
-                raise jwt.DecodeError("it is too long")
+            if len(token) > TOKEN_LIMIT_CHARACTERS or not token.isascii():
+                raise jwt.DecodeError("it is too long, or has characters that no token has")
             key = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
             if key is None:
                 raise jwt.InvalidKeyError("it is signed by none of the issuer's keys")
@@ -116,7 +116,8 @@ class IssuedTokens:
 
 
 def digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    # JSON may escape half a character, which UTF-8 cannot encode.
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_tokens(settings: Settings) -> Tokens:

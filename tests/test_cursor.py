@@ -1,5 +1,6 @@
 """Cursors: packed and unpacked again, refused when cut or mangled, and ordered as the snapshots in them are."""
 
+import base64
 import random
 import re
 from itertools import pairwise
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from changefeed import cursor
 from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
 
 EPOCH = b"\x01\x02\x03\x04\x05\xff"
@@ -105,3 +107,37 @@ def test_a_place_is_within_another_only_if_all_it_has_passed_the_other_has_too(s
         for other in found:
             if one.is_within(other):
                 assert all(other.has_passed(*change) for change in changes if one.has_passed(*change))
+
+
+# -- forged ones: anybody can compute the checksum
+
+
+def forged(*numbers: int, change_id: str = "1") -> str:
+    """A text with a right checksum and these numbers in it, as they would stand for two snapshots."""
+    packed = bytearray((1,)) + EPOCH
+    cursor._pack(packed, *numbers)
+    return f"{change_id}.{base64.urlsafe_b64encode(packed + cursor._checksum(packed)).rstrip(b'=').decode()}"
+
+
+def test_what_postgresql_would_not_take_as_a_snapshot_is_no_cursor():
+    assert decode(forged(5, 1, 1, 0, 6, 0, 0))
+    for numbers in (
+        (0, 1, 0, 6, 0, 0),  # no transaction has the id 0
+        (5, 1, 1, 1, 6, 0, 0),  # one that runs beyond the end
+        (5, 2**64, 0, 6, 0, 0),
+        (2**64 - 1, 1, 0, 6, 0, 0),
+        (2**70_000, 0, 0, 6, 0, 0),
+    ):
+        with pytest.raises(NotACursor):
+            decode(forged(*numbers))
+    with pytest.raises(NotACursor):
+        decode(forged(5, 1, 0, 6, 0, 0, change_id="f" * 16))  # beyond bigint
+
+
+def test_long_ones_are_not_kept_whoever_makes_them():
+    decode(forged(5, 1, 0, 6, 0, 0))
+    kept = cursor._decode_short.cache_info().currsize
+    assert kept
+    for number in range(5, 15):
+        decode(forged(number, 10_000, 1_000, *[1] * 1_000, 20_000, 0, 0))
+    assert cursor._decode_short.cache_info().currsize == kept
