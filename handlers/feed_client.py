@@ -33,6 +33,9 @@ from handlers.outbox import Outbox
 
 JOURNAL_DEADLINE_SECONDS = 5.0
 SLICE_CHANGES = 500
+# What a page costs beside its changes, in changes. In a gentle feed each has one or two: who caught up by one page a
+# turn of the loop would hardly be faster than the feed itself.
+PAGE_COST_CHANGES = 20
 # How long the feed waits, in a burst, for clients that have not taken what they were sent: so long where all of them
 # are busy, since then it is the machine that is, and next to nothing for one among many. Who takes longer is not waited
 # for again until he has taken everything.
@@ -294,7 +297,7 @@ class FeedClient(BaseHandler):
 
     async def _catch_up(self, place: Place) -> None:
         follower, journal = self.feed.follower, self.feed.journal
-        is_told = True
+        is_told, spent = True, 0
         while True:
             memory = follower.memory
             if memory is None:
@@ -312,7 +315,10 @@ class FeedClient(BaseHandler):
                 is_told = bool(picked)
                 self._send(picked, self._selection.cursor(journal.encode(end)))
                 await self.outbox.drained()
-                await asyncio.sleep(0)  # a client that reads as fast as memory can be read is not the only one
+                spent += len(part) + PAGE_COST_CHANGES
+                if spent >= SLICE_CHANGES:
+                    spent = 0
+                    await asyncio.sleep(0)  # a client that reads as fast as memory can be read is not the only one
             place = page.end
             if place == memory.edge and memory is follower.memory:
                 if not is_told or self._selection.subscription.is_bounded:
