@@ -25,10 +25,10 @@ from tests.server_process import ServerProcess
 README_SIZE: ViewportSize = {"width": 1280, "height": 940}
 SMALL: ViewportSize = {"width": 1280, "height": 800}
 WINDOWS = ("1m", "5m", "15m", "1h", "24h")
-TOKEN = "a token of the screenshots"
+TOKEN = "a-token-of-the-screenshots"
 LIVELY, BUSY = 12, 2_000  # changes per second
 SECONDS_DRAWN = 90
-CHANGES_WHEN_BUSY = 20_000
+CHANGES_WHEN_BUSY = 5_000
 LISTENER = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
 
 # Whether the chart, which says "since 12:00:00" once it has more than a minute, goes on for so many seconds after that.
@@ -37,6 +37,7 @@ IS_DRAWN = """least => {
     .map(text => text.split(':').reduce((sum, part) => 60 * sum + Number(part), 0));
   return until - since >= least;
 }"""
+DRAWN = "() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
 HAS_COUNTED = (
     """least => Number(document.querySelector('.all .muted').innerText.split(' ')[0].replaceAll(',', '')) >= least"""
 )
@@ -68,13 +69,18 @@ def demo(browser: Browser, folder: Path, changes_per_second: int) -> Iterator[tu
 def take(dashboard: Dashboard, path: Path, scheme: str = "light", size: ViewportSize = WIDE) -> None:
     dashboard.page.set_viewport_size(size)
     dashboard.page.emulate_media(color_scheme=scheme)
-    dashboard.page.screenshot(path=path, full_page=size == NARROW)
+    if size == NARROW:  # whole: what is out of sight is not drawn
+        height = dashboard.page.evaluate("document.documentElement.scrollHeight")
+        dashboard.page.set_viewport_size({**size, "height": height})
+    dashboard.page.evaluate(DRAWN)
+    dashboard.page.screenshot(path=path)
     print(f"{path}: {path.stat().st_size // 1000} kB", flush=True)
 
 
 def take_both(dashboard: Dashboard, folder: Path, state: str) -> None:
     take(dashboard, folder / f"{state}.png")
     take(dashboard, folder / f"{state}-narrow.png", "dark", NARROW)
+    dashboard.page.set_viewport_size(WIDE)
 
 
 def for_the_readme(dashboard: Dashboard) -> None:

@@ -182,6 +182,7 @@ def test_a_stopped_postgresql_is_shown_and_the_gap_told(orders: Ground):
         late = orders.open(until_live=False)
         expect(late.light("server → PostgreSQL")).to_have_text("○ Lost")
         expect(late.card("Changes")).to_contain_text("2 in all")
+        assert page.violations() == []
     finally:
         postgres.cluster().start()
     page.wait_until_live()

@@ -105,7 +105,7 @@ export class Chart {
       },
       axes: [
         { ...axis, space: 70, size: timesHeight, values: TIMES },
-        { ...axis, size: 56, incrs: increments, values: (_, splits) => splits.map(axisText) },
+        { ...axis, size: 56, space: valuesSpace, incrs: increments, values: (_, splits) => splits.map(axisText) },
       ],
       series: [{}, ...lines.map((line) => this.#series(line))],
       hooks: {
@@ -183,6 +183,11 @@ const TIMES: uPlot.Axis.Values = [
 /** With room for the date where there is one. */
 export function timesHeight(_: unknown, texts: readonly (string | null)[] | null): number {
   return texts?.some((text) => text?.includes('\n')) ? 42 : 28;
+}
+
+/** Between two values of the axis, in pixels: a low chart has more than one, and a high one is no ladder. */
+function valuesSpace(_: uPlot, __: number, ___: number, ____: number, height: number): number {
+  return Math.max(18, Math.min(40, height / 5));
 }
 
 /** First and last places of each run of nulls. */

@@ -116,7 +116,8 @@ export interface TableStatus {
   readonly schema: string;
   readonly table: string;
   readonly watchedBy: 'journal' | 'notify' | null;
-  readonly estimatedRows: number;
+  /** Null: not for this page to know. */
+  readonly estimatedRows: number | null;
 }
 
 export interface Journal {
@@ -171,7 +172,7 @@ export function decodeTables(text: string): Decoded<readonly TableStatus[]> {
         schema: string(of, 'schema'),
         table: string(of, 'table'),
         watchedBy: watchedBy(of),
-        estimatedRows: number(of, 'estimated_rows'),
+        estimatedRows: of['estimated_rows'] === null ? null : number(of, 'estimated_rows'),
       };
     }),
   );

@@ -100,9 +100,7 @@ export class Screen {
     // What a whole second adds is drawn in two frames: in one it would be felt.
     if (this.#areTablesOld) this.#drawTables();
     else this.#drawCharts();
-    if (this.#rows.revision === this.#drawn) return;
-    this.#rows.follow();
-    this.#drawTail();
+    if (this.#rows.revision !== this.#drawn) this.#drawTail();
   }
 
   /** Another state altogether: that of a replay, or the live one again. */
@@ -220,6 +218,7 @@ export class Screen {
   }
 
   #drawTail(): void {
+    this.#rows.follow();
     this.#drawn = this.#rows.revision;
     this.tail = this.#tailPicture();
   }
