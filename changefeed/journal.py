@@ -16,7 +16,7 @@ from changefeed.queries import load
 from changefeed.seal import MARK, Seal
 
 QUERIES = load("server.sql")
-VERSION = 3  # of sql/install.sql
+VERSION = 4  # of sql/install.sql
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
 PAGE_ROWS = 2_000
 PAGE_BYTES = 256 << 10

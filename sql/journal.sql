@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS changefeed.meta (
     version integer NOT NULL,                      -- of this installation, for upgrades
     epoch uuid NOT NULL DEFAULT gen_random_uuid()  -- part of each cursor; a new journal refuses old cursors
 );
-INSERT INTO changefeed.meta AS m (version) VALUES (3)
+INSERT INTO changefeed.meta AS m (version) VALUES (4)
 ON CONFLICT (is_only) DO UPDATE SET version = excluded.version WHERE m.version < excluded.version;
 
 CREATE SEQUENCE IF NOT EXISTS changefeed.journal_id CACHE 1;
