@@ -18,6 +18,19 @@ def test_every_setting_stands_in_the_table_of_settings(setting: Setting):
     assert f"| `{setting.flag}` |" in README
 
 
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_every_link_leads_to_a_file_and_a_heading_of_it(document: Path):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text("utf-8")):
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
+
+
 def test_every_flag_in_the_readme_is_a_setting():
     ours = {setting.flag for setting in SETTINGS} | {"--no-deps", "--require-hashes", "--seconds", "--clients"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= ours
