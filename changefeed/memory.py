@@ -3,8 +3,10 @@
 Bounded by bytes; the oldest pages go first. Knows no database and no client.
 """
 
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 import msgspec
 
@@ -36,6 +38,7 @@ class Memory:
         self._limit_bytes = limit_bytes
         self._oldest = edge  # everything since is in the pages
         self._pages: deque[Page] = deque()
+        self._starting: dict[Place, Page] = {}  # the same, by where they begin
         self._batches: dict[tuple[Snapshot, Snapshot], list[Page]] = {}
         self._bytes = 0
         self._differences: OrderedDict[tuple[Snapshot, Snapshot], list[Change]] = OrderedDict()
@@ -49,6 +52,7 @@ class Memory:
                 self._pages[-1].end = page.end
             return
         self._pages.append(page)
+        self._starting[page.start] = page
         self._batches.setdefault((page.previous, page.batch), []).append(page)
         self._bytes += _size(page)
         while self._bytes > self._limit_bytes and len(self._pages) > 1:
@@ -64,11 +68,8 @@ class Memory:
             return Page(place, place, [], place.previous, place.batch)
         if pages := self._batches.get((place.previous, place.batch)):
             return self._page_within(pages, place)
-        for page in reversed(self._pages):
-            if page.start == place:
-                return page
-            if not place.is_within(page.start):
-                break
+        if page := self._starting.get(place):
+            return page
         if not self._oldest.is_within(place) or not place.is_within(self.edge):
             return None
         return self._page_across(place)
@@ -110,7 +111,10 @@ class Memory:
             if rest:
                 return Page(place, Place.after(place.batch), rest, place.previous, place.batch)
         start = Place.after(place.batch)
-        ends = [self._pages[0].start, *(page.end for page in self._pages)] if self._pages else [self.edge]
+        # Ends are in the order of time: a later one sees all that an earlier one sees.
+        first = bisect_left(self._pages, True, key=lambda page: place.batch.is_within(page.end.batch))
+        beginning = self._pages[0].start if self._pages else self.edge
+        ends = chain([beginning] if first == 0 else [], (page.end for page in islice(self._pages, first, None)))
         for end in ends:
             if end.previous == end.batch and place.batch.is_within(end.batch):
                 changes = self._difference(place.batch, end.batch)
@@ -123,10 +127,11 @@ class Memory:
         if known is None:
             suffix = encode_batch(self._epoch, previous, batch)
             begin, end = Place.after(previous), Place.after(batch)
+            first = bisect_left(self._pages, True, key=lambda page: not page.end.is_within(begin))
+            behind = bisect_left(self._pages, True, lo=first, key=lambda page: end.is_within(page.start))
             known = [
                 with_cursor(change, suffix)
-                for page in self._pages
-                if not page.end.is_within(begin) and not end.is_within(page.start)
+                for page in islice(self._pages, first, behind)
                 for change in page.changes
                 if batch.sees(change.xid) and not previous.sees(change.xid)
             ]
@@ -141,6 +146,7 @@ class Memory:
 
     def _forget_oldest(self) -> None:
         page = self._pages.popleft()
+        del self._starting[page.start]
         self._oldest = page.end
         self._bytes -= _size(page)
         pages = self._batches[page.previous, page.batch]

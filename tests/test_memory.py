@@ -2,6 +2,7 @@
 
 import random
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 
@@ -171,3 +172,12 @@ def test_memory_that_read_a_batch_in_part_knows_nothing_of_what_another_server_r
     memory.append(second)
     memory.append(third)
     assert read_all(memory, second.end) == [7, 8, 9]
+
+
+def test_who_is_far_behind_is_found_the_next_page_without_looking_at_all_of_them():
+    """Of many pages each costs the same; else a client that comes back takes the time of the square of what it missed."""
+    history = History(1)
+    memory, snapshots = fill(history, steps=2000)
+    with mock.patch.object(Place, "is_within", autospec=True, side_effect=Place.is_within) as compared:
+        assert read_all(memory, Place.after(snapshots[1]))
+    assert compared.call_count < 5 * len(memory._pages)
