@@ -25,8 +25,8 @@ class Hub:
     """Publishes to `broadcasts` in their order; keeps the newest changes for whoever comes later.
 
     A broadcast is called with the changes and the cursor after the last, None for those that did not come from the
-    journal. `reduce` gives of what a trigger told what may leave the server, None where that is nothing; changes of the
-    journal come reduced.
+    journal. `reduce`, where not all may leave the server, gives of what a trigger told what may, None where that is nothing;
+    changes of the journal come reduced.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Hub:
         tally: Tally,
         broadcasts: Iterable[Broadcast],
         clock: Callable[[], float] = time.time,
-        reduce: Callable[[Change], Change | None] = lambda change: change,
+        reduce: Callable[[Change], Change | None] | None = None,
     ) -> None:
         self.tally = tally
         self._reduce = reduce
@@ -51,16 +51,16 @@ class Hub:
         changes = []
         for channel, payload in payloads:
             try:
-                change = self._reduce(parse(payload))
+                change: Change | None = parse(payload)
             except NotJSON as error:
                 self.tally.not_json += 1
                 self._complain(channel, f"not JSON ({error})", self.tally.not_json)
                 continue
-            if change is None:
+            if self._reduce and (change := self._reduce(change)) is None:
                 self.tally.withheld += 1
                 self._complain(channel, "of no shape whose rows --payload could withhold", self.tally.withheld)
-            else:
-                changes.append(change)
+                continue
+            changes.append(change)
         if changes:
             self.has_plain_triggers = True
             self.publish(changes)

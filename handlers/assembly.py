@@ -14,7 +14,7 @@ from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
 from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
 from changefeed.memory import Memory
-from changefeed.payload import reduce
+from changefeed.payload import Payload, reduce
 from changefeed.queries import load
 from changefeed.settings import Settings
 from changefeed.tally import Tally
@@ -61,7 +61,11 @@ def make_feed(
 
     database = Database(conninfo)
     catalog = Catalog(database, look_again, settings.payload)
-    hub = Hub(tally, broadcasts, reduce=lambda change: reduce(change, settings.payload, catalog.key))
+
+    def reduced(change: Change) -> Change | None:
+        return reduce(change, settings.payload, catalog.key)
+
+    hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
     change_counts = ChangeCounts(tally, share.meters)
     journal = Journal(database, settings.payload)
     history = History(database, journal, hub.tally)
