@@ -25,8 +25,8 @@ class Hub:
     """Publishes to `broadcasts` in their order; keeps the newest changes for whoever comes later.
 
     A broadcast is called with the changes and the cursor after the last, None for those that did not come from the
-    journal. `reduce`, where not all may leave the server, gives of what a trigger told what may, None where that is nothing;
-    changes of the journal come reduced.
+    journal. Where not all may leave the server, `reduce` gives of what a trigger told what may, None where that is
+    nothing; changes of the journal come reduced.
     """
 
     def __init__(
@@ -51,16 +51,17 @@ class Hub:
         changes = []
         for channel, payload in payloads:
             try:
-                change: Change | None = parse(payload)
+                change = parse(payload)
             except NotJSON as error:
                 self.tally.not_json += 1
                 self._complain(channel, f"not JSON ({error})", self.tally.not_json)
                 continue
-            if self._reduce and (change := self._reduce(change)) is None:
+            left = self._reduce(change) if self._reduce else change
+            if left is None:
                 self.tally.withheld += 1
                 self._complain(channel, "of no shape whose rows --payload could withhold", self.tally.withheld)
-                continue
-            changes.append(change)
+            else:
+                changes.append(left)
         if changes:
             self.has_plain_triggers = True
             self.publish(changes)

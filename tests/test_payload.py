@@ -33,6 +33,7 @@ PAGES = {
     "/api/tables": "",
     "/api/status": "",
     "/api/session": "",
+    "/api/openapi.json": "",
     "/healthz": "",
     "/readyz": "",
     "/metrics": "",
