@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import psycopg2
 
 from changefeed.backoff import backoff
+from changefeed.cursor import Place
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.gap import Gap
 from changefeed.journal import BEGINNING, Journal, Losses, WrongJournal
@@ -23,6 +24,8 @@ from changefeed.memory import Memory, Page
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 2.0
+# With a full disk each statement may be one that could not be journaled. The clients are told of each, the log is not.
+LOSS_WARNING_SECONDS = 10.0
 # How much of the journal is in memory from the start, for clients that come back after a restart.
 REMEMBERED_ENTRIES = 20_000
 
@@ -56,6 +59,8 @@ class Follower:
         self._reconnected = asyncio.Event()
         self._is_identified = False
         self._lost_statements = 0
+        self._lost_upto: Place | None = None  # what could not be journaled was committed before
+        self._warned_at = float("-inf")  # of losses; monotonic
 
     def wake(self) -> None:
         """Something may have come to the journal."""
@@ -66,6 +71,15 @@ class Follower:
         self._is_identified = False
         self._reconnected.set()
         self.wake()
+
+    def lost_after(self, place: Place) -> bool:
+        """Whether something could not be journaled of which somebody who comes back with `place` may not know.
+
+        As far as this server noticed: what left nothing in the journal left no place there. So who stands where it was
+        noticed is told, perhaps once more; who has seen a change that came behind it is not.
+        """
+        upto = self._lost_upto
+        return upto is not None and (place == upto or not upto.is_within(place))
 
     async def until_known(self, deadline_seconds: float) -> bool:
         """Waits until it is known whether there is a journal; False when the deadline was over before."""
@@ -126,7 +140,7 @@ class Follower:
         if self.memory is not None:
             logger.warning("the journal is another one than before; cursors from before are refused")
             self._tell_gap(Gap("the journal is another one than before: restored, or installed anew"))
-            self.memory = None
+            self.memory = self._lost_upto = None
             self._known.clear()
         if has_journal and self._known.is_set():
             # There was none a moment ago: everything in it is news.
@@ -156,13 +170,16 @@ class Follower:
         losses: Losses = self._journal.losses
         if losses.statements > self._lost_statements:
             count = losses.statements - self._lost_statements
+            self._lost_upto = Place.after(page.batch)
             self._tell(memory, page, f"{count} statements could not be journaled; PostgreSQL's log says why")
         elif memory.edge != BEGINNING and losses.concern(memory.edge):
             self._tell(memory, page, "the server was away for longer than the journal's retention")
         self._lost_statements = losses.statements
 
     def _tell(self, memory: Memory, page: Page, why: str) -> None:
-        logger.warning("changes are missing: %s", why)
+        if time.monotonic() >= self._warned_at + LOSS_WARNING_SECONDS:
+            self._warned_at = time.monotonic()
+            logger.warning("changes are missing: %s", why)
         now = datetime.now(UTC)
         self._tell_gap(Gap(why, self._journal.encode(memory.edge), self._journal.encode(page.end), now, now))
 

@@ -15,7 +15,7 @@ from changefeed.subscription import Selection
 from handlers.base import ApiHandler
 from handlers.dialects import gap_fields
 from handlers.errors import ApiError
-from handlers.feed_client import check_subscription, until_journal_known
+from handlers.feed_client import check_subscription, missed_since, until_journal_known
 from handlers.feed_query import parse_query
 from handlers.gate import Need
 
@@ -68,9 +68,7 @@ class ChangesHandler(ApiHandler):
             raise ApiError(400, "not_a_cursor", str(error)) from None
         except ForeignCursor as error:
             return BEGINNING, Gap(f"{error}; these changes are from the oldest one kept", from_cursor=since)
-        if journal.losses.concern(place):
-            return place, Gap("the cursor is older than what the journal keeps", from_cursor=since)
-        return place, None
+        return place, missed_since(self.feed, place, since)
 
     async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
         # Neither an empty page nor one that says there is more may tell of what the client has no right to.

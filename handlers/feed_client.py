@@ -60,6 +60,16 @@ def gap_within(selection: Selection, gap: Gap) -> Gap:
     return replace(gap, why="changes may have been lost", from_cursor=begin, to_cursor=end)
 
 
+def missed_since(feed: Feed, place: Place, cursor: str) -> Gap | None:
+    """What somebody who comes back with this cursor, which names the place, cannot be given any more."""
+    if feed.journal.losses.concern(place):
+        return Gap("the cursor is older than what the journal keeps", from_cursor=cursor)
+    if feed.follower.lost_after(place):
+        why = "some statements since this cursor could not be journaled; PostgreSQL's log says why"
+        return Gap(why, from_cursor=cursor)
+    return None
+
+
 async def check_subscription(feed: Feed, subscription: Subscription, *, needs_keys: bool = False) -> None:
     """Raises ApiError for one that no change can ever fit."""
     try:
@@ -120,6 +130,9 @@ class FeedClient(BaseHandler):
             told = audience.dialect.gap(gap_within(audience.selection, gap))
             for client in tuple(audience.clients):
                 client.outbox.send(told)
+        for client in cls.connected:
+            if client._catching_up:
+                client.outbox.send(client.dialect.gap(gap_within(client._selection, gap)))
 
     @classmethod
     def look_again(cls) -> None:
@@ -187,9 +200,7 @@ class FeedClient(BaseHandler):
         except ForeignCursor as error:
             start = Start(query, None, Gap(str(error), from_cursor=query.since))
         else:
-            is_old = journal.losses.concern(place)
-            why = "the cursor is older than what the journal keeps"
-            start = Start(query, place, Gap(why, from_cursor=query.since) if is_old else None)
+            start = Start(query, place, missed_since(self.feed, place, query.since))
         if start.gap and self.dialect is PLAIN:
             why = start.gap.why
             raise ApiError(410, "gap", f"{why}; connect without since, or with changefeed.v1 to be told in the socket")

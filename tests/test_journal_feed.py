@@ -10,7 +10,9 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed.cursor import Place
 from changefeed.listener import ListenerState
+from changefeed.memory import Memory
 from handlers import feed_client
 from handlers.event_stream import GIVE_UP_SECONDS, EventStreamHandler
 from handlers.feed import iso
@@ -30,6 +32,16 @@ class JournalTestCase(FeedTestCase):
     async def ids(self, socket: WebSocketClientConnection, count: int) -> list[int]:
         """The rows' ids of the next changes on a plain socket."""
         return [json.loads(await socket.read_message())["data"]["id"] for _ in range(count)]
+
+    def hide_journal(self) -> None:
+        """From now on nothing can be journaled."""
+        self.write("ALTER TABLE changefeed.journal_0 RENAME TO hidden")
+        [(self.bounds,)] = self.write("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'hidden'")
+        self.write("ALTER TABLE changefeed.journal DETACH PARTITION changefeed.hidden")
+
+    def show_journal(self) -> None:
+        self.write(f"ALTER TABLE changefeed.journal ATTACH PARTITION changefeed.hidden {self.bounds}")
+        self.write("ALTER TABLE changefeed.hidden RENAME TO journal_0")
 
     async def cursor_after(self, changes: int) -> str:
         """The cursor of the last of the next changes."""
@@ -158,9 +170,9 @@ class ResumeTest(JournalTestCase):
     async def test_a_cursor_of_another_journal_is_told_as_a_gap(self):
         self.write("INSERT INTO orders VALUES (1)")
         cursor = await self.cursor_after(1)
+        live = await self.connect(protocol=True)
         with ExpectLog("changefeed.follower", "the journal is another one", level=30):
             self.write("UPDATE changefeed.meta SET epoch = gen_random_uuid()")
-            live = await self.connect(protocol=True)
             self.feed.follower.reidentify()
             self.assertIn("another one", (await message(live, "gap"))["why"])
         page = await self.fetch_json(f"/api/changes?since={cursor}")
@@ -218,14 +230,56 @@ class OutageTest(JournalTestCase):
         self.assertEqual({told["type"] for told in kinds}, {"hello", "changes"})
 
     @gen_test
-    async def test_a_statement_that_could_not_be_journaled_is_told_as_a_gap(self):
+    async def test_each_statement_that_could_not_be_journaled_is_told_as_a_gap_and_the_first_is_logged(self):
         protocol = await self.connect(protocol=True)
-        self.write("ALTER TABLE changefeed.journal_0 RENAME TO hidden")
-        self.write("ALTER TABLE changefeed.journal DETACH PARTITION changefeed.hidden")
-        with ExpectLog("changefeed.follower", "changes are missing: 1 statements", level=30):
-            self.write("INSERT INTO orders VALUES (1)")
-            self.assertIn("could not be journaled", (await message(protocol, "gap"))["why"])
-        self.assertEqual(self.write("SELECT count(*) FROM orders"), [(1,)])
+        self.hide_journal()
+        with ExpectLog("changefeed.follower", "changes are missing: 1 statements", level=30) as expected:
+            for number in (1, 2, 3):
+                self.write("INSERT INTO orders VALUES (%s)", [number])
+                self.assertIn("could not be journaled", (await message(protocol, "gap"))["why"])
+        self.assertEqual(expected.matched, 1)
+        self.assertEqual(self.write("SELECT count(*) FROM orders"), [(3,)])
+
+    @gen_test
+    async def test_who_was_away_when_a_statement_could_not_be_journaled_is_told_when_he_is_back(self):
+        protocol = await self.connect(protocol=True)
+        self.write("INSERT INTO orders VALUES (1)")
+        before = (await message(protocol, "changes"))["cursor"]
+        self.hide_journal()
+        with ExpectLog("changefeed.follower", "changes are missing", level=30):
+            self.write("INSERT INTO orders VALUES (2)")
+            await message(protocol, "gap")
+        self.show_journal()
+        self.write("INSERT INTO orders VALUES (3)")
+        await message(protocol, "changes")
+
+        back = await self.connect(f"/ws?since={before}", protocol=True)
+        self.assertIn("could not be journaled", (await message(back, "gap"))["why"])
+        self.assertEqual((await message(back, "changes"))["changes"][0]["data"]["id"], 3)
+        self.assertIn("could not be journaled", (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"])
+        with self.assertRaises(HTTPClientError) as refused:
+            await self.connect(f"/ws?since={before}")
+        self.assertEqual(refused.exception.code, 410)
+        self.write("INSERT INTO orders VALUES (4)")
+        behind = (await message(protocol, "changes"))["cursor"]
+        self.assertIsNone((await self.fetch_json(f"/api/changes?since={behind}"))["gap"])
+
+    @gen_test
+    async def test_who_catches_up_when_a_statement_cannot_be_journaled_is_told_too(self):
+        protocol = await self.connect(protocol=True)
+        self.write("INSERT INTO orders VALUES (1)")
+        cursor = (await message(protocol, "changes"))["cursor"]
+
+        async def wait(client: FeedClient, memory: Memory, place: Place) -> None:
+            await asyncio.Event().wait()
+
+        with mock.patch.object(FeedClient, "_next_page", wait):
+            back = await self.connect(f"/ws?since={cursor}", protocol=True)
+            await message(back, "hello")
+            self.hide_journal()
+            with ExpectLog("changefeed.follower", "changes are missing", level=30):
+                self.write("INSERT INTO orders VALUES (2)")
+                self.assertIn("could not be journaled", (await message(back, "gap"))["why"])
 
 
 class RestartTest(JournalTestCase):
