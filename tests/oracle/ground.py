@@ -108,9 +108,11 @@ class Ground:
     `crashes` is odd while PostgreSQL is down, or about to be.
     """
 
+    options: Mapping[str, str] = OPTIONS
+
     def __init__(self, definition: str, servers: Mapping[str, Start]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="oracle-", dir="/tmp"))
-        self.cluster = EmbeddedPostgres(self.folder / "postgres", OPTIONS)
+        self.cluster = EmbeddedPostgres(self.folder / "postgres", self.options)
         self.crashes = 0
         self.lock = asyncio.Lock()  # of PostgreSQL's coming and going
         self._definition = definition

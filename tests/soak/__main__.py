@@ -7,6 +7,7 @@ import argparse
 import datetime
 import os
 import platform
+import signal
 import sys
 
 import uvloop
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=500.0, help="changes per second (default: 500)")
     parser.add_argument("--visitors", type=int, default=24, help="who come and go, at a time (default: 24)")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as after Ctrl-C, what was started is ended
     soak = Soak(Plan(chosen.minutes, chosen.rate, chosen.visitors))
     failure = None
     try:
