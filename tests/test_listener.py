@@ -89,6 +89,23 @@ class LateCanaryTest(FeedTestCase):
         await self.until_state(ListenerState.LISTENING)
 
     @gen_test
+    async def test_who_sends_a_canary_is_waited_for_also_when_it_is_heard_before(self):
+        """Else its connection of the pool is closed in the middle of a query, and the next one is opened when it may be too late."""
+        send, answered = self.feed.listener._send, asyncio.Event()
+
+        async def be_answered_late(channel: str, payload: str) -> None:
+            await send(channel, payload)
+            assert self.feed.listener._canary_heard
+            await asyncio.shield(self.feed.listener._canary_heard)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            answered.set()
+
+        self.feed.listener._send = be_answered_late
+        await answered.wait()
+        self.feed.listener._send = send
+
+    @gen_test
     async def test_a_connection_that_hears_is_kept_while_the_pool_can_send_nothing(self):
         send, canaries, third = self.feed.listener._send, set(), asyncio.Event()
 
