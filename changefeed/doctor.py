@@ -139,12 +139,12 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
             Level.PROBLEM,
             "rights",
             f"{role} may not read the journal",
-            grants("what reads", role),
+            grants(QUERIES["what reads"], role),
         )
         return
     if not patient.may_tend:
         says = f"{role} may read the journal but not tend it (retention, new partitions): {owner} owns it"
-        yield Finding(Level.WARNING, "rights", says, grants("what tends", role))
+        yield Finding(Level.WARNING, "rights", says, grants(QUERIES["what tends"], role))
     else:
         yield Finding(Level.OK, "rights", f"{role} may read and tend the journal")
     [version] = patient.row(QUERIES["version"])
@@ -155,9 +155,9 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, "rights", says)
 
 
-def grants(name: str, role: str) -> str:
-    """The statements of that name, for this role, on one line. docs/least-rights.md has them too."""
-    statements = [line for line in QUERIES[name].splitlines() if not line.startswith("--")]
+def grants(script: str, role: str) -> str:
+    """The statements, for this role, on one line. docs/least-rights.md has them too."""
+    statements = [line for line in script.splitlines() if not line.startswith("--")]
     return " ".join(" ".join(statements).replace("changefeed_server", role).split())
 
 

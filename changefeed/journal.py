@@ -117,7 +117,7 @@ class Journal:
 
     async def _fetch(self, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None) -> Page:
         rows = await self._database.fetch(
-            QUERIES["read without rows" if self._payload is Payload.OFF else "read"],
+            QUERIES["read without rows"] if self._payload is Payload.OFF else QUERIES["read"],
             {
                 "previous": str(previous),
                 "batch": str(batch) if batch else None,

@@ -30,8 +30,9 @@ class FeedTestCase(AsyncHTTPTestCase):
     """A server that listens to an empty database of its own. `flags` are the server's."""
 
     flags: ClassVar[tuple[str, ...]] = ()
-    # The clients read in the server's own process here: on a busy machine that takes longer than it does elsewhere.
-    patience_seconds: ClassVar[float] = 30.0
+    # The clients read in the server's own process here: on a busy machine that takes longer than it does elsewhere. Less
+    # than a canary's deadline, which nobody hears of while one that does not read at all is waited for.
+    patience_seconds: ClassVar[float] = 3.0
 
     def server_conninfo(self) -> str:
         """What the server connects with; a test may put a proxy in between."""

@@ -124,7 +124,7 @@ def test_a_role_is_granted_what_it_lacks(watched: JournalDatabase):
 
 def test_reading_takes_no_right_on_the_secret(watched: JournalDatabase):
     role = watched.new_role("reader")
-    watched.run(doctor.grants("what reads", role))
+    watched.run(doctor.grants(doctor.QUERIES["what reads"], role))
     found = only("rights", str(make_dsn(watched.conninfo, user=role)))
     assert (found.level, "may read the journal but not tend it" in found.says) == (WARNING, True)
     assert watched.value("SELECT has_table_privilege(%s, 'changefeed.secret', 'SELECT')", role) is False

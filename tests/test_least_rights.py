@@ -22,7 +22,7 @@ MAKE, READ, TEND, SEE, WATCH = re.findall(r"^```sql\n(.*?)^```$", DOCUMENT, re.D
 
 def test_the_doctor_asks_for_what_the_document_has():
     for name, block in (("what reads", READ), ("what tends", TEND)):
-        assert doctor.grants(name, ROLE) == " ".join(block.split())
+        assert doctor.grants(doctor.QUERIES[name], ROLE) == " ".join(block.split())
 
 
 class LeastRightsCase(FeedTestCase):

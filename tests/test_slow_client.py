@@ -12,8 +12,6 @@ from tests.raw_client import CLOSE_FRAME, RawClient
 
 
 class SlowClientTest(FeedTestCase):
-    patience_seconds = 3.0  # a part of it is waited for the stuck one
-
     def prepare_database(self) -> None:
         self.write("CREATE TABLE wide (id bigint PRIMARY KEY, number int, filler text)")
         self.watch("public.wide")
