@@ -1,6 +1,7 @@
 """Memory gives what the journal itself would: checked against a history of transactions that commit out of order."""
 
 import random
+import tracemalloc
 from itertools import pairwise
 from unittest import mock
 
@@ -181,3 +182,26 @@ def test_who_is_far_behind_is_found_the_next_page_without_looking_at_all_of_them
     with mock.patch.object(Place, "is_within", autospec=True, side_effect=Place.is_within) as compared:
         assert read_all(memory, Place.after(snapshots[1]))
     assert compared.call_count < 5 * len(memory._pages)
+
+
+@pytest.mark.parametrize(("changes", "running"), [(1, 0), (1, 400), (100, 1)])
+def test_what_it_takes_is_what_it_counts(changes: int, running: int):
+    """Not the texts alone: in a gentle feed those are the least of it."""
+    tracemalloc.start()
+    try:
+        memory, place = Memory(EPOCH, Place.after(Snapshot(1, 1))), Snapshot(1, 1)
+        for number in range(2000 // changes):
+            batch = Snapshot(
+                10**6 * number, 10**6 * number + 500, frozenset(range(10**6 * number, 10**6 * number + running))
+            )
+            ids = range(number * changes + 1, (number + 1) * changes + 1)
+            page = [
+                Change(f'{{"n": {i}, "x": "{"x" * 200}", "cursor": "{i:x}.x"}}', f"public.{i}", "INSERT", 7, i)
+                for i in ids
+            ]
+            memory.append(Page(Place.after(place), Place.after(batch), page, place, batch))
+            place = batch
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.6 < memory._bytes / taken < 1.6
