@@ -8,7 +8,7 @@ import json
 import re
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -111,8 +111,11 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def from_journal(row: JournalRow, cursor_suffix: str) -> Change:
-    """The change of a journal's row; `cursor_suffix` is cursor.encode_batch() of its batch."""
+def from_journal(row: tuple[Any, ...], cursor_suffix: str) -> Change:
+    """The change of a JournalRow, or of a plain tuple like it, which takes a third less time to make.
+
+    `cursor_suffix` is cursor.encode_batch() of its batch.
+    """
     change_id, xid, at, letter, schema, table, data, old, row_count = row
     # What the rows of a table, and of a statement, have in common is put together once.
     action, name, head, middle = _table_parts(schema, table, letter)

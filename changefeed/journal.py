@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from changefeed.change import JournalRow, from_journal
 from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch
-from changefeed.database import Database
+from changefeed.database import Database, Row
 from changefeed.memory import Page
 from changefeed.payload import Payload, key_members
 from changefeed.queries import load
@@ -130,16 +130,16 @@ class Journal:
         *entries, (*_, snapshot, has_more, lost_xid, lost_id, lost_statements) = rows
         self.losses = Losses(int(lost_xid), lost_id, lost_statements)
         read = Snapshot.parse(snapshot)
-        found = [JournalRow._make(row[:9]) for row in entries]
         if self._payload is Payload.KEYS:
-            found = await self._keys_of(found)
-        return self._page(start, previous, read, found, has_more)
+            entries = await self._keys_of(entries)
+        return self._page(start, previous, read, entries, has_more)
 
-    async def _keys_of(self, rows: list[JournalRow]) -> list[JournalRow]:
+    async def _keys_of(self, entries: list[Row]) -> list[Row]:
         """The rows with nothing but their keys in them."""
+        rows = [JournalRow._make(entry[:9]) for entry in entries]
         tables = {(row.schema_name, row.table_name) for row in rows}
         if not tables:
-            return rows
+            return []
         schemas, names = map(list, zip(*tables, strict=True))
         found = await self._database.fetch(QUERIES["primary keys"], {"schemas": schemas, "tables": names})
         keys = {(schema, table): key for schema, table, key in found}
@@ -150,11 +150,9 @@ class Journal:
 
         return [reduced(row) for row in rows]
 
-    def _page(
-        self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[JournalRow], has_more: bool
-    ) -> Page:
+    def _page(self, start: Place, previous: Snapshot, batch: Snapshot, entries: Sequence[Row], has_more: bool) -> Page:
         assert self.epoch is not None
         suffix = encode_batch(self.epoch, previous, batch)
-        changes = [from_journal(row, suffix) for row in rows]
+        changes = [from_journal(entry[:9], suffix) for entry in entries]
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch)

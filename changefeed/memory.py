@@ -43,6 +43,7 @@ class Memory:
         self._limit_bytes = limit_bytes
         self._oldest = edge  # everything since is in the pages
         self._pages: deque[Page] = deque()
+        self._sizes: deque[int] = deque()  # of the same, in bytes
         self._starting: dict[Place, Page] = {}  # the same, by where they begin
         self._batches: dict[tuple[Snapshot, Snapshot], list[Page]] = {}
         self._bytes = 0
@@ -59,7 +60,8 @@ class Memory:
         self._pages.append(page)
         self._starting[page.start] = page
         self._batches.setdefault((page.previous, page.batch), []).append(page)
-        self._bytes += _size(page)
+        self._sizes.append(_size(page))
+        self._bytes += self._sizes[-1]
         while self._bytes > self._limit_bytes and len(self._pages) > 1:
             self._forget_oldest()
 
@@ -153,7 +155,7 @@ class Memory:
         page = self._pages.popleft()
         del self._starting[page.start]
         self._oldest = page.end
-        self._bytes -= _size(page)
+        self._bytes -= self._sizes.popleft()
         pages = self._batches[page.previous, page.batch]
         pages.remove(page)
         if not pages:
@@ -167,5 +169,5 @@ def with_cursor(change: Change, suffix: str) -> Change:
 
 
 def _size(page: Page) -> int:
-    changes = sum(getsizeof(change.text) + CHANGE_BYTES for change in page.changes)
-    return changes + PAGE_BYTES + RUNNING_BYTES * len(page.batch.xip)
+    texts = sum([getsizeof(change.text) for change in page.changes])
+    return texts + CHANGE_BYTES * len(page.changes) + PAGE_BYTES + RUNNING_BYTES * len(page.batch.xip)
