@@ -14,6 +14,7 @@ from changefeed.tally import Tally
 
 logger = logging.getLogger(__name__)
 
+PLAIN_CHANNEL = "events"  # the original's
 RECENT_LIMIT = 1_000
 RECENT_LIMIT_BYTES = 4 << 20
 COMPLAINT_INTERVAL_SECONDS = 60.0
@@ -46,20 +47,20 @@ class Hub:
         self._recent_bytes = 0
         self._complained_at = float("-inf")
 
-    def receive(self, payloads: Sequence[tuple[str, str]]) -> None:
-        """Publishes what one turn of the listener brought: (channel, payload) pairs. What is not JSON stays here."""
+    def receive(self, payloads: Sequence[str]) -> None:
+        """Publishes what plain triggers sent in one turn of the listener. What is not JSON stays here."""
         changes = []
-        for channel, payload in payloads:
+        for payload in payloads:
             try:
                 change = parse(payload)
             except NotJSON as error:
                 self.tally.not_json += 1
-                self._complain(channel, f"not JSON ({error})", self.tally.not_json)
+                self._complain(f"not JSON ({error})", self.tally.not_json)
                 continue
             left = self._reduce(change) if self._reduce else change
             if left is None:
                 self.tally.withheld += 1
-                self._complain(channel, "of no shape whose rows --payload could withhold", self.tally.withheld)
+                self._complain("of no shape whose rows --payload could withhold", self.tally.withheld)
             else:
                 changes.append(left)
         if changes:
@@ -78,9 +79,9 @@ class Hub:
 
     def remember(self, changes: Sequence[Change]) -> None:
         """Keeps changes of before, which were published by an earlier server, for newest()."""
-        for change in islice(changes, max(0, len(changes) - RECENT_LIMIT), None):
-            self._recent.append(change)
-            self._recent_bytes += len(change.text)
+        newest = changes[-RECENT_LIMIT:]
+        self._recent.extend(newest)
+        self._recent_bytes += sum([len(change.text) for change in newest])
         while len(self._recent) > RECENT_LIMIT or self._recent_bytes > RECENT_LIMIT_BYTES:
             self._recent_bytes -= len(self._recent.popleft().text)
 
@@ -88,8 +89,10 @@ class Hub:
         """The newest changes, oldest first: at most `limit`, RECENT_LIMIT, and RECENT_LIMIT_BYTES of them."""
         return list(islice(self._recent, max(0, len(self._recent) - limit), None))
 
-    def _complain(self, channel: str, what: str, count: int) -> None:
+    def _complain(self, what: str, count: int) -> None:
         now = self._clock()
         if now - self._complained_at >= COMPLAINT_INTERVAL_SECONDS:
             self._complained_at = now
-            logger.warning("a payload on channel %s is %s and was passed on to nobody; %d so far", channel, what, count)
+            logger.warning(
+                "a payload on channel %s is %s and was passed on to nobody; %d so far", PLAIN_CHANNEL, what, count
+            )

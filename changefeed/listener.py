@@ -62,7 +62,7 @@ class ListenerLost(Exception):
 class Listener:
     """Listens to `channels` until it is cancelled.
 
-    on_payloads(channel_and_payload_pairs) is called with what one turn of the loop brought, in the order of
+    on_payloads(payloads_by_channel) is called with what one turn of the loop brought, of each channel in the order of
     PostgreSQL; on_state() after each change of `state` or `reason`; on_reached() when PostgreSQL answers again after a
     connection was lost or could not be had; on_outage(outage) when it listens again after it was lost.
     `send` runs a NOTIFY through the pool: send(channel, payload). `raw_channels` are those that clients want beside.
@@ -75,7 +75,7 @@ class Listener:
         channels: Sequence[str],
         *,
         send: Callable[[str, str], Awaitable[Any]],
-        on_payloads: Callable[[list[tuple[str, str]]], None],
+        on_payloads: Callable[[dict[str, list[str]]], None],
         on_state: Callable[[], None] = lambda: None,
         on_reached: Callable[[], None] = lambda: None,
         on_outage: Callable[[Outage], None] = lambda outage: None,
@@ -215,13 +215,13 @@ class Listener:
             self._answering.set_result(None)
 
     def _hand_on(self, arrived: Iterable[Notify]) -> None:
-        payloads = [(notification.channel, notification.payload) for notification in arrived]
+        payloads: dict[str, list[str]] = {}
+        for notification in arrived:
+            payloads.setdefault(notification.channel, []).append(notification.payload)
         if payloads:
             self._arrived_at = asyncio.get_running_loop().time()
-        for channel, payload in payloads:
-            if channel == self._canary_channel:
-                self._hear_canary(payload)
-                payloads = [pair for pair in payloads if pair[0] != self._canary_channel]
+        for payload in payloads.pop(self._canary_channel, ()):
+            self._hear_canary(payload)
         if payloads:
             self._on_payloads(payloads)
 

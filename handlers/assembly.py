@@ -10,7 +10,7 @@ from changefeed.database import Database
 from changefeed.follower import Follower
 from changefeed.gap import Gap
 from changefeed.history import History
-from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
+from changefeed.hub import PLAIN_CHANNEL, RECENT_LIMIT, Broadcast, Hub
 from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
 from changefeed.memory import Memory
@@ -29,7 +29,6 @@ from handlers.gate import Gate, hosts_of
 from handlers.listen import ListenSocket
 from handlers.tokens import load_tokens
 
-PLAIN_CHANNEL = "events"  # the original's
 JOURNAL_CHANNEL = "changefeed"
 QUERIES = load("server.sql")
 KNOWN_DEADLINE_SECONDS = 60.0  # after which a database is taken for one without a journal
@@ -90,11 +89,10 @@ def make_feed(
         drained=FeedClient.drained,
     )
 
-    def on_payloads(payloads: list[tuple[str, str]]) -> None:
-        plain = [payload for payload in payloads if payload[0] == PLAIN_CHANNEL]
-        if plain:
+    def on_payloads(payloads: dict[str, list[str]]) -> None:
+        if plain := payloads.get(PLAIN_CHANNEL):
             hub.receive(plain)
-        if any(channel == JOURNAL_CHANNEL for channel, _ in payloads):
+        if JOURNAL_CHANNEL in payloads:
             follower.wake()
         deliveries.raw(ListenSocket.broadcast(payloads))
 

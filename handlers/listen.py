@@ -4,7 +4,7 @@ Nobody keeps such payloads: they have no cursor, and who was away has missed the
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -51,21 +51,15 @@ class ListenSocket(BaseSocket):
         """Means nothing, as with pg_eventserv."""
 
     @classmethod
-    def broadcast(cls, payloads: Sequence[tuple[str, str]]) -> int:
-        """Sends (channel, payload) pairs to the clients of each channel: framed once, one write a client.
+    def broadcast(cls, payloads: Mapping[str, Sequence[str]]) -> int:
+        """Sends each channel's payloads to its clients: framed once, one write a client.
 
         How many deliveries that were, one being one payload to one client.
         """
         deliveries = 0
-        if not cls.clients:
-            return deliveries
-        texts: dict[str, list[str]] = {}
-        for channel, payload in payloads:
-            if channel in cls.clients:
-                texts.setdefault(channel, []).append(payload)
-        for channel, of_channel in texts.items():
-            buffer = text_frames(of_channel)
-            deliveries += len(of_channel) * len(cls.clients[channel])
+        for channel in payloads.keys() & cls.clients.keys():
+            buffer = text_frames(payloads[channel])
+            deliveries += len(payloads[channel]) * len(cls.clients[channel])
             for client in tuple(cls.clients[channel]):
                 client.outbox.send(buffer)
         return deliveries

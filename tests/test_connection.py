@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 from unittest import mock
 
@@ -118,6 +119,24 @@ class OpenConnectionTest(AsyncTestCase):
             db_cursor.execute("SELECT 1 / 0")
             await wait_until_done(opened)
         opened.close()
+
+    @gen_test
+    async def test_a_notification_is_decoded_without_a_call_of_python(self):
+        opened = await open_connection(complete(postgres.cluster().conninfo), deadline_seconds=60)
+        self.addCleanup(opened.close)
+        called: list[str] = []
+        with opened.cursor() as db_cursor:
+            db_cursor.execute("LISTEN späti; SELECT pg_notify('späti', 'grüße, 世界')")
+            sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_filename) if event == "call" else None)
+            try:
+                await wait_until_done(opened)
+                while not opened.notifies:
+                    opened.poll()
+            finally:
+                sys.setprofile(None)
+        [notification] = opened.notifies
+        self.assertEqual((notification.channel, notification.payload), ("späti", "grüße, 世界"))
+        self.assertEqual([path for path in called if "encodings" in path], [])
 
     @gen_test
     async def test_who_is_cancelled_leaves_no_error_behind_that_nobody_asks_for(self):

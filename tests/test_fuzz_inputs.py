@@ -314,7 +314,7 @@ def test_any_payload_is_published_or_counted_and_none_stops_those_behind_it(payl
     published: list[str] = []
     hub = Hub(Tally(0.0), [lambda changes, cursor: published.extend(change.text for change in changes)])
     hub._complained_at = float("inf")  # what it would log is another test's
-    hub.receive([("events", payload), ("events", '{"table": "t", "action": "INSERT", "data": {}}')])
+    hub.receive([payload, '{"table": "t", "action": "INSERT", "data": {}}'])
     assert hub.tally.not_json + len(published) == 2
     assert published[-1] == '{"table": "t", "action": "INSERT", "data": {}}'
     try:
