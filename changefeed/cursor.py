@@ -4,8 +4,9 @@ A place is exclusive: everything visible in the snapshot `previous`, and of what
 everything up to `id`, was seen. So it names exactly which changes are still to come, for any server of the database.
 
 The text is `<id>.<the rest>`, hexadecimal and base64url: safe in a URL as it is. The rest is the same for all changes
-of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, and
-a checksum, by which a text that was cut or mangled is told from a cursor.
+of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, the
+number of statements that could not be journaled so far where there are any, and a checksum, by which a text that was
+cut or mangled is told from a cursor.
 """
 
 import base64
@@ -13,7 +14,7 @@ import binascii
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 EPOCH_BYTES = 6
@@ -56,11 +57,15 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Exclusive: what has_passed() says yes to was seen."""
+    """Exclusive: what has_passed() says yes to was seen.
+
+    `losses` is no part of where it is: of how many statements that left nothing in the journal its holder was told.
+    """
 
     previous: Snapshot
     batch: Snapshot
     id: int
+    losses: int = field(default=0, compare=False)
 
     @classmethod
     def after(cls, snapshot: Snapshot) -> "Place":
@@ -81,10 +86,10 @@ class Place:
 
 
 def encode(epoch: bytes, place: Place) -> str:
-    return f"{place.id:x}.{encode_batch(epoch, place.previous, place.batch)}"
+    return f"{place.id:x}.{encode_batch(epoch, place.previous, place.batch, place.losses)}"
 
 
-def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot) -> str:
+def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int = 0) -> str:
     """What follows the point in every cursor of this batch."""
     packed = bytearray((_VERSION,)) + epoch
     for snapshot in (previous, batch):
@@ -94,6 +99,8 @@ def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot) -> str:
         for xid in running:
             _pack(packed, xid - before)
             before = xid
+    if losses:
+        _pack(packed, losses)
     return base64.urlsafe_b64encode(packed + _checksum(packed)).rstrip(b"=").decode()
 
 
@@ -119,7 +126,7 @@ def _decode(text: str) -> tuple[bytes, Place]:
         raise NotACursor("this cursor is of another version of the server")
     numbers = _unpack(packed[1 + EPOCH_BYTES :])
     try:
-        place = Place(_unpack_snapshot(numbers), _unpack_snapshot(numbers), int(match[1], 16))
+        place = Place(_unpack_snapshot(numbers), _unpack_snapshot(numbers), int(match[1], 16), next(numbers, 0))
     except StopIteration:
         raise NotACursor("this cursor is cut or mangled") from None
     if place.id >= _BEYOND_ID:

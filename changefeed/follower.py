@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 import psycopg2
 
 from changefeed.backoff import backoff
-from changefeed.cursor import Place
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.gap import Gap
-from changefeed.journal import BEGINNING, Journal, Losses, WrongJournal
+from changefeed.journal import BEGINNING, Journal, WrongJournal
 from changefeed.memory import Memory, Page
 
 logger = logging.getLogger(__name__)
@@ -58,8 +57,6 @@ class Follower:
         self._moved = asyncio.Event()
         self._reconnected = asyncio.Event()
         self._is_identified = False
-        self._lost_statements = 0
-        self._lost_upto: Place | None = None  # what could not be journaled was committed before
         self._warned_at = float("-inf")  # of losses; monotonic
 
     def wake(self) -> None:
@@ -71,15 +68,6 @@ class Follower:
         self._is_identified = False
         self._reconnected.set()
         self.wake()
-
-    def lost_after(self, place: Place) -> bool:
-        """Whether something could not be journaled of which somebody who comes back with `place` may not know.
-
-        As far as this server noticed: what left nothing in the journal left no place there. So who stands where it was
-        noticed is told, perhaps once more; who has seen a change that came behind it is not.
-        """
-        upto = self._lost_upto
-        return upto is not None and (place == upto or not upto.is_within(place))
 
     async def until_known(self, deadline_seconds: float) -> bool:
         """Waits until it is known whether there is a journal; False when the deadline was over before."""
@@ -120,7 +108,9 @@ class Follower:
         began = time.time() if memory.edge.previous == memory.edge.batch else self.read_until
         while True:
             page = await self._journal.read(memory.edge)
-            self._check_losses(memory, page)
+            if memory.edge != BEGINNING and self._journal.losses.concern(memory.edge):
+                end = self._journal.encode(page.end)
+                self._tell("the server was away for longer than the journal's retention", memory, end)
             memory.append(page)
             self._moved.set()
             if page.changes:
@@ -140,13 +130,12 @@ class Follower:
         if self.memory is not None:
             logger.warning("the journal is another one than before; cursors from before are refused")
             self._tell_gap(Gap("the journal is another one than before: restored, or installed anew"))
-            self.memory = self._lost_upto = None
+            self.memory = self._journal.on_lost = None
             self._known.clear()
         if has_journal and self._known.is_set():
             # There was none a moment ago: everything in it is news.
-            assert self._journal.epoch is not None
-            self.memory = Memory(self._journal.epoch, BEGINNING)
-            self._lost_statements = 0
+            self.memory = Memory(self._journal.encode_batch, BEGINNING)
+            self._journal.on_lost = self._tell_lost
         elif has_journal:
             await self._remember()
         self._is_identified = True
@@ -154,34 +143,26 @@ class Follower:
 
     async def _remember(self) -> None:
         """Reads the newest entries into memory; publishing begins after them."""
-        assert self._journal.epoch is not None
-        memory = Memory(self._journal.epoch, await self._journal.newest(REMEMBERED_ENTRIES))
+        memory = Memory(self._journal.encode_batch, await self._journal.newest(REMEMBERED_ENTRIES))
         page = await self._journal.read(memory.edge)
         memory.append(page)
         while page.end.previous != page.end.batch:
             page = await self._journal.read(memory.edge)
             memory.append(page)
-        self._lost_statements = self._journal.losses.statements
+        self._journal.on_lost = self._tell_lost  # what was lost before, those who come back with a cursor are told
         await self._before_first(memory)
         self.memory = memory
         logger.info("following the journal")
 
-    def _check_losses(self, memory: Memory, page: Page) -> None:
-        losses: Losses = self._journal.losses
-        if losses.statements > self._lost_statements:
-            count = losses.statements - self._lost_statements
-            self._lost_upto = Place.after(page.batch)
-            self._tell(memory, page, f"{count} statements could not be journaled; PostgreSQL's log says why")
-        elif memory.edge != BEGINNING and losses.concern(memory.edge):
-            self._tell(memory, page, "the server was away for longer than the journal's retention")
-        self._lost_statements = losses.statements
+    def _tell_lost(self, count: int) -> None:
+        self._tell(f"{count} statements could not be journaled; PostgreSQL's log says why", self.memory)
 
-    def _tell(self, memory: Memory, page: Page, why: str) -> None:
+    def _tell(self, why: str, memory: Memory | None, end: str | None = None) -> None:
         if time.monotonic() >= self._warned_at + LOSS_WARNING_SECONDS:
             self._warned_at = time.monotonic()
             logger.warning("changes are missing: %s", why)
         now = datetime.now(UTC)
-        self._tell_gap(Gap(why, self._journal.encode(memory.edge), self._journal.encode(page.end), now, now))
+        self._tell_gap(Gap(why, self._journal.encode(memory.edge) if memory else None, end, now, now))
 
 
 async def _wait(event: asyncio.Event, most_seconds: float) -> None:

@@ -4,8 +4,8 @@ The algorithm is sql/read.sql's: a batch is the difference of two snapshots. The
 connection and a client's resume all read through here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from changefeed.change import JournalRow, from_journal
 from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch
@@ -49,17 +49,23 @@ class Losses:
 
 
 class Journal:
-    """The journal of one database, once identify() has found it. Of rows it gives out what `payload` says."""
+    """The journal of one database, once identify() has found it. Of rows it gives out what `payload` says.
+
+    on_lost(count) is called when a read finds that so many more statements could not be journaled. That is before
+    anybody is given a cursor which says that its holder knows.
+    """
 
     def __init__(self, database: Database, payload: Payload = Payload.FULL) -> None:
         self._database = database
         self._payload = payload
         self.epoch: bytes | None = None
         self.losses = Losses()
+        self.on_lost: Callable[[int], None] | None = None
         self._seal: Seal | None = None
 
     async def identify(self) -> bool:
         """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
+        before = self.epoch
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if not has_journal:
             self.epoch = None
@@ -73,6 +79,8 @@ class Journal:
             )
         self.epoch = bytes.fromhex(epoch)[:EPOCH_BYTES]
         self._seal = Seal(bytes.fromhex(seal_key))
+        if self.epoch != before:
+            self.losses = Losses()
         return True
 
     async def read(self, place: Place, upto: Snapshot | None = None) -> Page:
@@ -93,8 +101,14 @@ class Journal:
         return Place.after(Snapshot(int(xid), int(xid)))
 
     def encode(self, place: Place) -> str:
+        """The cursor for somebody who was told of all that could not be journaled."""
         assert self.epoch is not None
-        return encode(self.epoch, place)
+        return encode(self.epoch, replace(place, losses=self.losses.statements))
+
+    def encode_batch(self, previous: Snapshot, batch: Snapshot) -> str:
+        """What follows the point in the same."""
+        assert self.epoch is not None
+        return encode_batch(self.epoch, previous, batch, self.losses.statements)
 
     def seal(self, cursor: str) -> str:
         """The cursor for who may not know how many changes there are beside his own."""
@@ -128,7 +142,10 @@ class Journal:
             READ_DEADLINE_SECONDS,
         )
         *entries, (*_, snapshot, has_more, lost_xid, lost_id, lost_statements) = rows
+        more_lost = lost_statements - self.losses.statements
         self.losses = Losses(int(lost_xid), lost_id, lost_statements)
+        if more_lost > 0 and self.on_lost:
+            self.on_lost(more_lost)
         read = Snapshot.parse(snapshot)
         if self._payload is Payload.KEYS:
             entries = await self._keys_of(entries)
@@ -151,8 +168,7 @@ class Journal:
         return [reduced(row) for row in rows]
 
     def _page(self, start: Place, previous: Snapshot, batch: Snapshot, entries: Sequence[Row], has_more: bool) -> Page:
-        assert self.epoch is not None
-        suffix = encode_batch(self.epoch, previous, batch)
+        suffix = self.encode_batch(previous, batch)
         changes = [from_journal(entry[:9], suffix) for entry in entries]
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch)

@@ -5,6 +5,7 @@ Bounded by the bytes that it takes, all told; the oldest pages go first. Knows n
 
 from bisect import bisect_left
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from sys import getsizeof
@@ -12,7 +13,7 @@ from sys import getsizeof
 import msgspec
 
 from changefeed.change import Change
-from changefeed.cursor import Place, Snapshot, encode_batch
+from changefeed.cursor import Place, Snapshot
 
 MEMORY_LIMIT_BYTES = 64 << 20
 # What Python takes beside the texts, measured. In a gentle feed each page has one change, and most of it is this.
@@ -35,11 +36,16 @@ class Page:
 
 
 class Memory:
-    """The newest pages, each beginning where the one before it ended. `edge` is where the last one ends."""
+    """The newest pages, each beginning where the one before it ended. `edge` is where the last one ends.
 
-    def __init__(self, epoch: bytes, edge: Place, limit_bytes: int = MEMORY_LIMIT_BYTES) -> None:
+    encode_batch(previous, batch) gives what follows the point in the cursors of a batch that was put together here.
+    """
+
+    def __init__(
+        self, encode_batch: Callable[[Snapshot, Snapshot], str], edge: Place, limit_bytes: int = MEMORY_LIMIT_BYTES
+    ) -> None:
         self.edge = edge
-        self._epoch = epoch
+        self._encode_batch = encode_batch
         self._limit_bytes = limit_bytes
         self._oldest = edge  # everything since is in the pages
         self._pages: deque[Page] = deque()
@@ -132,7 +138,7 @@ class Memory:
         """What became visible between two snapshots, as the journal itself would give it."""
         known = self._differences.get((previous, batch))
         if known is None:
-            suffix = encode_batch(self._epoch, previous, batch)
+            suffix = self._encode_batch(previous, batch)
             begin, end = Place.after(previous), Place.after(batch)
             first = bisect_left(self._pages, True, key=lambda page: not page.end.is_within(begin))
             behind = bisect_left(self._pages, True, lo=first, key=lambda page: end.is_within(page.start))

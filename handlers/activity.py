@@ -30,7 +30,7 @@ from handlers.counted_tables import CountedTables
 from handlers.dialects import PROTOCOL, gap_fields, message_frame
 from handlers.errors import ApiError
 from handlers.feed import Feed, iso
-from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, check_subscription, gap_within
+from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, check_subscription, gap_within, missed_since
 from handlers.feed_query import fields_of_message, parse_query
 from handlers.gate import Need
 from handlers.sample import (
@@ -334,7 +334,7 @@ class ActivitySocket(BaseSocket):
             return Gap(str(error), from_cursor=since)
         if self.feed.journal.losses.concern(place):
             return Gap("the page was away for longer than the journal's retention", from_cursor=since)
-        return None
+        return missed_since(self.feed, place, since)
 
 
 def _said(message: str | bytes) -> object:

@@ -64,7 +64,7 @@ def missed_since(feed: Feed, place: Place, cursor: str) -> Gap | None:
     """What somebody who comes back with this cursor, which names the place, cannot be given any more."""
     if feed.journal.losses.concern(place):
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor)
-    if feed.follower.lost_after(place):
+    if place.losses < feed.journal.losses.statements:
         why = "some statements since this cursor could not be journaled; PostgreSQL's log says why"
         return Gap(why, from_cursor=cursor)
     return None

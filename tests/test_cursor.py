@@ -3,6 +3,7 @@
 import base64
 import random
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -29,6 +30,14 @@ places = st.builds(Place, snapshots(), snapshots(), st.integers(0, 2**62))
 @given(places)
 def test_a_place_survives_its_text(place: Place):
     assert decode(encode(EPOCH, place)) == (EPOCH, place)
+
+
+@given(places, st.integers(1, 2**63 - 1))
+def test_what_its_holder_was_told_survives_too_and_is_no_part_of_the_place(place: Place, losses: int):
+    informed = replace(place, losses=losses)
+    assert informed == place
+    assert decode(encode(EPOCH, informed))[1].losses == losses
+    assert decode(encode(EPOCH, place))[1].losses == 0
 
 
 @given(places)

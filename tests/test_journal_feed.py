@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from socket import IPPROTO_TCP
 from typing import Any
 from unittest import mock
@@ -10,7 +11,7 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
-from changefeed.cursor import Place
+from changefeed.cursor import Place, encode
 from changefeed.listener import ListenerState
 from changefeed.memory import Memory
 from handlers.event_stream import GIVE_UP_SECONDS, EventStreamHandler
@@ -275,6 +276,45 @@ class OutageTest(JournalTestCase):
             with ExpectLog("changefeed.follower", "changes are missing", level=30):
                 self.write("INSERT INTO orders VALUES (2)")
                 self.assertIn("could not be journaled", (await message(back, "gap"))["why"])
+
+
+class LostBeforeTest(JournalTestCase):
+    """What could not be journaled before the server was started: what it would not know of by itself."""
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("INSERT INTO orders VALUES (1)")
+        self.hide_journal()
+        self.write("INSERT INTO orders VALUES (2)")
+        self.show_journal()
+        self.write("INSERT INTO orders VALUES (3)")
+
+    def uninformed(self, cursor: str) -> str:
+        """The same cursor, as an earlier server gave it before that statement."""
+        assert self.feed.journal.epoch is not None
+        return encode(self.feed.journal.epoch, replace(self.feed.journal.decode(cursor), losses=0))
+
+    @gen_test
+    async def test_who_comes_back_after_a_restart_is_told_once(self):
+        cursor = await self.cursor_after(2)
+        before = self.uninformed(cursor)
+        self.assertIn("could not be journaled", (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"])
+        dashboard = await self.connect(f"/ws/activity?since={before}")
+        self.assertIn("could not be journaled", (await message(dashboard, "gap"))["why"])
+        with self.assertRaises(HTTPClientError) as refused:
+            await self.connect(f"/ws?since={before}")
+        self.assertEqual(refused.exception.code, 410)
+
+        back = await self.connect(f"/ws?since={before}", protocol=True)
+        told = (await message(back, "hello"))["cursor"]
+        self.assertIn("could not be journaled", (await message(back, "gap"))["why"])
+        self.assertIsNone((await self.fetch_json(f"/api/changes?since={told}"))["gap"])
+        await self.connect(f"/ws?since={told}")
+
+    @gen_test
+    async def test_who_comes_for_the_first_time_is_told_of_nothing(self):
+        page = await self.fetch_json("/api/changes")
+        self.assertEqual(([change["data"]["id"] for change in page["changes"]], page["gap"]), ([1, 3], None))
 
 
 class RestartTest(JournalTestCase):

@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from functools import partial
 from itertools import pairwise
 from unittest import mock
 
@@ -12,6 +13,7 @@ from changefeed.cursor import Place, Snapshot, encode_batch
 from changefeed.memory import Memory, Page, with_cursor
 
 EPOCH = b"abcdef"
+ENCODE_BATCH = partial(encode_batch, EPOCH)
 
 
 class History:
@@ -54,7 +56,7 @@ class History:
 
 def fill(history: History, steps: int = 30, size: int = 3) -> tuple[Memory, list[Snapshot]]:
     snapshots = [history.go_on()]
-    memory = Memory(EPOCH, Place.after(snapshots[0]))
+    memory = Memory(ENCODE_BATCH, Place.after(snapshots[0]))
     for _ in range(steps):
         snapshots.append(history.go_on())
         for page in history.pages(snapshots[-2], snapshots[-1], size):
@@ -126,7 +128,7 @@ def test_from_a_place_of_another_server_too_and_its_cursors_lead_on(seed: int):
 def test_what_it_does_not_reach_back_to_it_does_not_pretend_to_know():
     history = History(1)
     memory, snapshots = fill(history)
-    small = Memory(EPOCH, Place.after(snapshots[0]), limit_bytes=200)
+    small = Memory(ENCODE_BATCH, Place.after(snapshots[0]), limit_bytes=200)
     for previous, batch in pairwise(snapshots):
         for page in history.pages(previous, batch, 3):
             small.append(page)
@@ -164,7 +166,7 @@ def test_memory_that_read_a_batch_in_part_knows_nothing_of_what_another_server_r
     history = History(0)
     history.rows = [(11, change_id) for change_id in range(1, 10)]
     first, second, third = history.pages(before, after, 3)
-    memory = Memory(EPOCH, Place.after(before))
+    memory = Memory(ENCODE_BATCH, Place.after(before))
     memory.append(first)
 
     assert memory.page_after(second.end) is None
@@ -189,7 +191,7 @@ def test_what_it_takes_is_what_it_counts(changes: int, running: int):
     """Not the texts alone: in a gentle feed those are the least of it."""
     tracemalloc.start()
     try:
-        memory, place = Memory(EPOCH, Place.after(Snapshot(1, 1))), Snapshot(1, 1)
+        memory, place = Memory(ENCODE_BATCH, Place.after(Snapshot(1, 1))), Snapshot(1, 1)
         for number in range(2000 // changes):
             batch = Snapshot(
                 10**6 * number, 10**6 * number + 500, frozenset(range(10**6 * number, 10**6 * number + running))
