@@ -26,7 +26,7 @@ class NotJSON(ValueError):
     """The payload is not JSON; the message says where it stops being so."""
 
 
-class Change(msgspec.Struct):
+class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so no cycle can
     """One row's change. `text` is its JSON on the wire; `table` is "schema.table", or what the trigger called it.
 
     One from the journal has a place in it (`xid` and `id`, else 0) and `at`, epoch seconds of its statement. `count`
@@ -66,7 +66,7 @@ class JournalRow(NamedTuple):
     row_count: int | None
 
 
-class _Head(msgspec.Struct):
+class _Head(msgspec.Struct, gc=False):
     """What is looked at in a payload. The rest is read too, so that only JSON passes, and no value of it is made."""
 
     table: str = ""

@@ -42,11 +42,7 @@ class Tally:
 
         Where `now` is 0 they were published before, by another process.
         """
-        counts: dict[tuple[str, str, float], int] = {}
-        for change in changes:
-            alike = (change.table, change.action, change.at)  # all rows of a statement are
-            counts[alike] = counts.get(alike, 0) + change.count
-        for (table, action, at), count in counts.items():
+        for (table, action, at), count in _sums(changes).items():
             if not table:
                 self.foreign += count
                 continue
@@ -110,3 +106,20 @@ class Tally:
                 table = OTHER_TABLES
             self.totals.setdefault(table, [0] * len(ACTIONS))
         return table
+
+
+def _sums(changes: Iterable[Change]) -> dict[tuple[str, str, float], int]:
+    """How many changes of each table, action and time.
+
+    The rows of a statement are alike and follow each other, so a sum is looked up only where the next one is not.
+    """
+    sums: dict[tuple[str, str, float], int] = {}
+    table, action, at, count = "", "", 0.0, 0
+    for change in changes:
+        if change.table == table and change.action == action and change.at == at:
+            count += change.count
+        else:
+            sums[table, action, at] = sums.get((table, action, at), 0) + count
+            table, action, at, count = change.table, change.action, change.at, change.count
+    sums[table, action, at] = sums.get((table, action, at), 0) + count
+    return sums

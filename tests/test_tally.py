@@ -4,6 +4,9 @@ import json
 import math
 from datetime import UTC, datetime
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from changefeed.buckets import Buckets
 from changefeed.change import ACTIONS, Change
 from changefeed.delays import LAST, LEAST_SECONDS, PER_DOUBLING, delay_index
@@ -25,6 +28,25 @@ def test_changes_are_counted_by_table_in_the_order_of_the_actions():
     tally.count(changes("orders", INSERT), 1001.0)
     assert tally.since == datetime.fromtimestamp(1000, UTC)
     assert tally.totals == {"orders": [2, 2, 0, 1], "sales.items": [0, 0, 1, 0]}
+
+
+alike = st.builds(
+    Change,
+    st.just(""),
+    st.sampled_from(["orders", "items"]),
+    st.sampled_from([INSERT, UPDATE]),
+    count=st.integers(1, 9),
+)
+
+
+@given(st.lists(alike | st.just(FOREIGN)))
+def test_in_whatever_order_they_come_each_is_counted_once(found: list[Change]):
+    tally = Tally(1000.0)
+    tally.count(found, 1000.0)
+    assert tally.foreign == found.count(FOREIGN)
+    for table in ("orders", "items"):
+        counts = [sum(one.count for one in found if (one.table, one.action) == (table, action)) for action in ACTIONS]
+        assert tally.totals.get(table, [0] * 4) == counts
 
 
 def test_buckets_are_whole_seconds_oldest_first_and_sum_up_to_the_totals():
