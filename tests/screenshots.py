@@ -57,7 +57,7 @@ def temporary_folder() -> Iterator[Path]:
 def demo(browser: Browser, folder: Path, changes_per_second: int) -> Iterator[tuple[ServerProcess, Dashboard]]:
     flags = ("--port", "0", "--data-dir", str(folder), "--demo-rate", str(changes_per_second))
     with ServerProcess(folder.parent, *flags) as server:
-        context = browser.new_context(viewport=WIDE, timezone_id="UTC")
+        context = browser.new_context(viewport=WIDE, timezone_id="Asia/Kolkata")  # 5:30 h from UTC
         try:
             yield server, Dashboard(context, f"http://127.0.0.1:{server.port()}/", ["api/activity", "api/tables"])
         finally:
@@ -124,16 +124,19 @@ def by_other_eyes(dashboard: Dashboard, folder: Path) -> None:
     page.emulate_media(forced_colors="active")
     take(dashboard, folder / "forced-colors.png")
     page.emulate_media(forced_colors="null", reduced_motion="reduce")
+    page.reload()  # else Chromium leaves some of the forced colours where they were
+    dashboard.wait_until_live()
+    expect(dashboard.tail.first).to_be_visible()
     take(dashboard, folder / "reduced-motion.png")
     page.emulate_media(reduced_motion="null")
 
 
 def windows(dashboard: Dashboard, folder: Path) -> None:
-    for zone, scheme in (("UTC", "light"), ("Local time", "dark")):
+    for zone, scheme in (("local", "light"), ("utc", "dark")):
         for name in WINDOWS:
             dashboard.page.get_by_role("group", name="Window").get_by_role("button", name=name, exact=True).click()
-            take(dashboard, folder / f"window-{name}-{zone[:3].lower()}.png", scheme, SMALL)
-        take(dashboard, folder / f"window-24h-{zone[:3].lower()}-narrow.png", scheme, NARROW)
+            take(dashboard, folder / f"window-{name}-{zone}.png", scheme, SMALL)
+        take(dashboard, folder / f"window-24h-{zone}-narrow.png", scheme, NARROW)
         dashboard.page.set_viewport_size(WIDE)
         dashboard.page.keyboard.press("z")
     dashboard.page.get_by_role("group", name="Window").get_by_role("button", name="5m", exact=True).click()
