@@ -57,6 +57,28 @@ def test_a_span_dragged_over_is_zoomed_to_by_both_charts_the_tables_and_the_rows
     expect(page.tail.first).to_be_visible()
 
 
+def test_the_wheel_zooms_with_ctrl_only_around_what_is_pointed_at(shop: Ground):
+    page = shop.open(viewport={"width": 1280, "height": 600})
+    expect(page.tail.first).to_be_visible()
+    page.page.locator(".rate-chart .u-over").hover()
+    page.page.keyboard.down("Control")
+    page.page.mouse.wheel(0, -100)
+    expect(page.page).to_have_url(re.compile(r"from=\d+&to=\d+"))
+    first = span_of(page)
+    page.page.mouse.wheel(0, -100)
+    page.page.wait_for_function("before => !location.search.includes(before)", arg=f"from={first[0]}")
+    second = span_of(page)
+    assert first[0] <= second[0] < second[1] <= first[1]
+    page.page.keyboard.up("Control")
+    page.page.mouse.wheel(0, 100)
+    page.page.wait_for_function("() => scrollY > 0")
+    assert span_of(page) == second
+
+
+def span_of(page: Dashboard) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"(?:from|to)=(\d+)", page.page.url)))
+
+
 def test_both_charts_share_the_crosshair(shop: Ground):
     page = shop.open()
     page.page.locator(".delay-chart .u-over").hover(position={"x": 60, "y": 20})

@@ -10,6 +10,12 @@ import { readTheme, type Theme, watchTheme } from './theme';
 const FONT = '12px system-ui, sans-serif';
 /** Charts of one page share the crosshair. */
 const SYNC = uPlot.sync('time');
+/** A turn of a mouse's wheel is some 100 pixels, and makes half as much of what is shown. */
+const WHEEL_PIXELS = 100 / Math.log(1.5);
+/** It turns many times a second; each zoom is written into the page's address, which a browser lets pages do less often. */
+const WHEEL_MS = 100;
+const LEAST_SECONDS = 5;
+const MOST_SECONDS = 86_400;
 
 /** Times in epoch seconds, then the values of each line; null where nothing is known. */
 export type ChartData = readonly (readonly (number | null)[])[];
@@ -41,12 +47,14 @@ export class Chart {
   readonly #stops: (() => void)[];
   #theme: Theme = readTheme();
   #thresholds: readonly number[] = [];
+  #turned: { left: number; pixels: number } | null = null;
 
   /** Fills `host`, whatever size that has or gets. */
   constructor(host: HTMLElement, options: ChartOptions) {
     this.#options = options;
     const empty: ChartData = [[], ...options.lines.map(() => [])];
     this.#plot = new uPlot(this.#uplotOptions(host), plotted(empty), host);
+    this.#plot.over.addEventListener('wheel', (event) => this.#onWheel(event), { passive: false });
     const resizes = new ResizeObserver(() => this.#plot.setSize(sizeOf(host)));
     resizes.observe(host);
     this.#stops = [
@@ -140,6 +148,25 @@ export class Chart {
     if (from < to) this.#options.onZoom({ from, to });
   }
 
+  /** With Ctrl, as two fingers on a touchpad send it too; without, the page scrolls. */
+  #onWheel(event: WheelEvent): void {
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    if (this.#turned === null) setTimeout(() => this.#zoomByWheel(), WHEEL_MS);
+    const left = event.clientX - this.#plot.over.getBoundingClientRect().left;
+    this.#turned = { left, pixels: (this.#turned?.pixels ?? 0) + event.deltaY };
+  }
+
+  #zoomByWheel(): void {
+    const { min, max } = this.#plot.scales['x']!;
+    if (this.#turned !== null && min != null && max != null) {
+      const factor = Math.exp(this.#turned.pixels / WHEEL_PIXELS);
+      const at = this.#plot.posToVal(this.#turned.left, 'x');
+      this.#options.onZoom(zoomedAround({ from: min, to: max }, at, factor, Date.now() / 1000));
+    }
+    this.#turned = null;
+  }
+
   /** Where nobody counted there is no line, and the ground says so. */
   #hatchUnknown(plot: uPlot): void {
     const { ctx, bbox } = plot;
@@ -179,6 +206,13 @@ const TIMES: uPlot.Axis.Values = [
   [60, '{HH}:{mm}', '\n{MM}-{DD}', null, null, null, null, null, 1],
   [1, '{HH}:{mm}:{ss}', null, null, null, null, null, null, 1],
 ];
+
+/** `factor` times as much time, with `at` where it was; never more of the time after `now` than is shown already. */
+export function zoomedAround({ from, to }: Span, at: number, factor: number, now: number): Span {
+  const seconds = Math.max(LEAST_SECONDS, Math.min(MOST_SECONDS, (to - from) * factor));
+  const end = Math.min(at + (seconds * (to - at)) / (to - from), Math.max(to, now));
+  return { from: Math.round(end - seconds), to: Math.round(end) };
+}
 
 /** With room for the date where there is one. */
 export function timesHeight(_: unknown, texts: readonly (string | null)[] | null): number {
