@@ -108,8 +108,7 @@ class Watching:
         """Retention, new partitions, new tables of a pattern: again and again until cancelled."""
         while True:
             try:
-                if await self._is_installed():
-                    await self._tend_once()
+                await self._tend_once()
                 self._complaint = ""
             except (DatabaseUnavailable, psycopg2.Error, CannotWatch) as error:
                 if self._complaint != (complaint := one_line(error)):
@@ -118,10 +117,11 @@ class Watching:
             await asyncio.sleep(TEND_SECONDS)
 
     async def _tend_once(self) -> None:
-        for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
-            logger.info("retention emptied partition %d of the journal", number)
-        for (table,) in await self._database.fetch(QUERIES["refresh"]):
-            logger.info("the triggers of %s were brought up to date", table)
+        if await self._is_installed():
+            for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
+                logger.info("retention emptied partition %d of the journal", number)
+            for (table,) in await self._database.fetch(QUERIES["refresh"]):
+                logger.info("the triggers of %s were brought up to date", table)
         for pattern in self._patterns:
             await self._watch_pattern(pattern)
 
@@ -131,8 +131,9 @@ class Watching:
         if found:
             await self._install()
         for name, is_watched in found:
-            if not is_watched and await self.watch(name):
-                logger.info("watching %s", name)
+            with contextlib.suppress(NoSuchTable):  # it was dropped meanwhile
+                if not is_watched and await self.watch(name):
+                    logger.info("watching %s", name)
         return bool(found)
 
     async def _is_installed(self) -> bool:

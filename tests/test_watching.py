@@ -1,8 +1,10 @@
 """What --watch names is watched, also what comes later; and what somebody has watched otherwise stays as it is."""
 
+from unittest import mock
+
 from tornado.testing import ExpectLog, gen_test
 
-from changefeed.watching import NoSuchTable, WatchOptions
+from changefeed.watching import NoSuchTable, Watching, WatchOptions
 from tests.feed_case import ORDERS, FeedTestCase
 
 
@@ -36,6 +38,31 @@ class WatchingTest(FeedTestCase):
         self.write("UPDATE changefeed.meta SET version = 1")
         await self.feed.watching.start()
         self.assertNotEqual(self.write("SELECT version FROM changefeed.meta"), [(1,)])
+
+
+class EmptyDatabaseTest(FeedTestCase):
+    flags = ("--watch", "public.*")
+
+    @gen_test
+    async def test_the_first_table_that_comes_is_watched(self):
+        await self.feed.watching.start()
+        await self.feed.watching._tend_once()
+        self.write(ORDERS)
+        with ExpectLog("changefeed.watching", "watching public.orders", level=20):
+            await self.feed.watching._tend_once()
+        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("orders",)])
+
+    @gen_test
+    async def test_one_that_is_dropped_before_it_is_watched_is_no_mistake(self):
+        self.write(ORDERS)
+        watching = self.feed.watching
+
+        async def too_late(name: str) -> bool:
+            self.write("DROP TABLE orders")
+            return await Watching.watch(watching, name)
+
+        with mock.patch.object(watching, "watch", too_late):
+            await watching._tend_once()
 
 
 class NoTableTest(FeedTestCase):
