@@ -142,10 +142,11 @@ class Journal:
             READ_DEADLINE_SECONDS,
         )
         *entries, (*_, snapshot, has_more, lost_xid, lost_id, lost_statements) = rows
-        more_lost = lost_statements - self.losses.statements
-        self.losses = Losses(int(lost_xid), lost_id, lost_statements)
-        if more_lost > 0 and self.on_lost:
-            self.on_lost(more_lost)
+        known_statements = self.losses.statements
+        # One answer may overtake another, on another connection: what was told is not taken back.
+        self.losses = Losses(int(lost_xid), lost_id, max(known_statements, lost_statements))
+        if lost_statements > known_statements and self.on_lost:
+            self.on_lost(lost_statements - known_statements)
         read = Snapshot.parse(snapshot)
         if self._payload is Payload.KEYS:
             entries = await self._keys_of(entries)
