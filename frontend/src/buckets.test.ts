@@ -123,6 +123,7 @@ test('delays are replaced by what knows of more changes, and leave with their st
   expect(timeline.delays(90).size).toBe(0);
   timeline.advance(110);
   expect(timeline.delays(100).size).toBe(0);
+  expect(timeline.delays(110).size).toBe(0); // which lies where it was
 });
 
 test('counts and rates of some tables together', () => {

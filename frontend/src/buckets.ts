@@ -23,14 +23,14 @@ export class Timeline {
   knownFrom = Infinity;
   readonly #rings = new Map<string, Uint32Array>();
   readonly #sum: Uint32Array;
-  /** By step; what has left the ring is dropped now and then. */
-  readonly #delays = new Map<number, Histogram>();
+  readonly #delays: (Histogram | undefined)[];
 
   constructor(
     readonly stepSeconds: number,
     readonly capacity: number,
   ) {
     this.#sum = new Uint32Array(capacity * ACTIONS.length);
+    this.#delays = Array.from({ length: capacity });
   }
 
   stepOf(epochSeconds: number): number {
@@ -44,11 +44,9 @@ export class Timeline {
     for (let step = target - passed + 1; step <= target; step++) {
       const from = this.#index(step);
       for (const ring of [this.#sum, ...this.#rings.values()]) ring.fill(0, from, from + ACTIONS.length);
+      this.#delays[step % this.capacity] = undefined;
     }
     this.newest = Math.max(target, this.newest);
-    if (this.#delays.size > 2 * this.capacity) {
-      for (const step of this.#delays.keys()) if (!this.#holds(step)) this.#delays.delete(step);
-    }
   }
 
   /** Takes the larger count, so that merging what is older or known already changes nothing. */
@@ -56,7 +54,7 @@ export class Timeline {
     const step = this.stepOf(bucket.at);
     if (!this.#holds(step)) return;
     if (bucket.delays !== null && sizeOf(bucket.delays) >= sizeOf(this.delays(step)))
-      this.#delays.set(step, bucket.delays);
+      this.#delays[step % this.capacity] = bucket.delays;
     for (const [table, counts] of bucket.counts) {
       const ring = this.#ringOf(table);
       for (const [action, count] of counts.entries()) {
@@ -71,7 +69,7 @@ export class Timeline {
 
   /** How long the changes took that arrived in this step. */
   delays(step: number): Histogram {
-    return (this.#holds(step) && this.#delays.get(step)) || NO_DELAYS;
+    return (this.#holds(step) && this.#delays[step % this.capacity]) || NO_DELAYS;
   }
 
   /** The names of the tables that were counted at any time. */
