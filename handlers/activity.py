@@ -332,8 +332,6 @@ class ActivitySocket(BaseSocket):
             place = self.feed.journal.decode(since, must_be_sealed=not self.rights.sees_everything)
         except (NotACursor, ForeignCursor) as error:
             return Gap(str(error), from_cursor=since)
-        if self.feed.journal.losses.concern(place):
-            return Gap("the page was away for longer than the journal's retention", from_cursor=since)
         return missed_since(self.feed, place, since)
 
 
