@@ -20,6 +20,7 @@ VERSION = 4  # of sql/install.sql
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
 PAGE_ROWS = 2_000
 PAGE_BYTES = 256 << 10
+_OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read
 READ_DEADLINE_SECONDS = 60.0  # the first page of a big batch finds and sorts all of it
 
 BEGINNING = Place.after(Snapshot(1, 1))  # which has seen nothing
@@ -148,19 +149,20 @@ class Journal:
         if lost_statements > known_statements and self.on_lost:
             self.on_lost(lost_statements - known_statements)
         read = Snapshot.parse(snapshot)
+        found = [entry[_OF_THE_CHANGE] for entry in entries]
         if self._payload is Payload.KEYS:
-            entries = await self._keys_of(entries)
-        return self._page(start, previous, read, entries, has_more)
+            found = await self._keys_of(found)
+        return self._page(start, previous, read, found, has_more)
 
-    async def _keys_of(self, entries: list[Row]) -> list[Row]:
+    async def _keys_of(self, found: list[Row]) -> list[Row]:
         """The rows with nothing but their keys in them."""
-        rows = [JournalRow._make(entry[:9]) for entry in entries]
+        rows = [JournalRow._make(row) for row in found]
         tables = {(row.schema_name, row.table_name) for row in rows}
         if not tables:
             return []
         schemas, names = map(list, zip(*tables, strict=True))
-        found = await self._database.fetch(QUERIES["primary keys"], {"schemas": schemas, "tables": names})
-        keys = {(schema, table): key for schema, table, key in found}
+        keys_known = await self._database.fetch(QUERIES["primary keys"], {"schemas": schemas, "tables": names})
+        keys = {(schema, table): key for schema, table, key in keys_known}
 
         def reduced(row: JournalRow) -> JournalRow:
             key = keys.get((row.schema_name, row.table_name), ())
@@ -168,8 +170,8 @@ class Journal:
 
         return [reduced(row) for row in rows]
 
-    def _page(self, start: Place, previous: Snapshot, batch: Snapshot, entries: Sequence[Row], has_more: bool) -> Page:
+    def _page(self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[Row], has_more: bool) -> Page:
         suffix = self.encode_batch(previous, batch)
-        changes = [from_journal(entry[:9], suffix) for entry in entries]
+        changes = [from_journal(row, suffix) for row in rows]
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch)
