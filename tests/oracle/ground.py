@@ -161,8 +161,8 @@ class Ground:
             os.kill(victim.info.backend_pid, signal.SIGKILL)
             # Where libpq noticed it in writing there is no SQLSTATE, and psycopg2 raises a plain DatabaseError.
             with contextlib.suppress(psycopg2.DatabaseError):
-                while True:  # until PostgreSQL has noticed, and ended all others
-                    witness.cursor().execute("SELECT pg_sleep(0.01)")
+                # Until PostgreSQL has noticed, and ended all others.
+                witness.cursor().execute("SELECT pg_sleep(60)")
         finally:
             victim.close()
             witness.close()
