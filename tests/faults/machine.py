@@ -16,7 +16,7 @@ from typing import Any
 import psycopg2
 
 from changefeed.embedded import EmbeddedError
-from tests.faults.site import FLAGS, Events, Protocol, Site
+from tests.faults.site import FLAGS, WELL_SECONDS, Events, Protocol, Site
 from tests.oracle.ground import Start, wait
 from tests.oracle.reader import Reader
 from tests.oracle.replica import Change
@@ -63,14 +63,16 @@ async def _status(site: Site) -> int:
 class _ToldOfGaps(Reader):
     """May miss some changes in a row of each writer for each gap that it is told of."""
 
-    gaps = 0
     _due: list[int]
 
-    def refuse_gap(self, gap: object) -> None:
-        self.gaps += 1
-        self._may_skip = {0, 1}
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.told = asyncio.Event()
+        self._may_skip: set[int] = set()
 
-    _may_skip: set[int] = set()  # noqa: RUF012  # replaced, never changed
+    def refuse_gap(self, gap: object) -> None:
+        self.told.set()
+        self._may_skip = {0, 1}
 
     def take(self, change: Change) -> None:
         writer, number = change["data"]["writer"], number_of(change)
@@ -171,8 +173,8 @@ async def journal_full(site: Site) -> float:
     assert isinstance(site, FullJournal)
     before = sum(site.load.written)
     with site.filled():
-        while not all(follower.gaps for follower in site.followers):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(WELL_SECONDS):
+            await asyncio.gather(*(follower.told.wait() for follower in site.followers))
         assert sum(site.load.written) > before, "a writer suffered"
     return await site.until_well()
 
