@@ -29,6 +29,39 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "8000",  # milliseconds
 }
+# What the server's statements depend on is set by the server, whatever the role's or the database's settings are. A
+# search_path that others cannot write to comes first: an exact match of the argument types wins over pg_catalog's own
+# (CVE-2018-1058). As startup options, so that they hold from the first statement on and no pooler hands them to others.
+SESSION_SETTINGS = {
+    "search_path": "pg_catalog,pg_temp",
+    "statement_timeout": "0",  # each query has a deadline of the server's own
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "client_min_messages": "warning",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO,MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+}
+_SESSION_OPTIONS = " ".join(
+    f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in SESSION_SETTINGS.items()
+)
+# In front of a statement where a pooler in between lets no options through. For that statement only: a session of a
+# transaction pool is somebody else's the next moment.
+LOCAL_SETTINGS = (
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp; "
+    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL TimeZone = 'UTC'; "
+    "SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL standard_conforming_strings = on; "
+    "SET LOCAL quote_all_identifiers = off; "
+)
+_OPTIONS_REFUSED = "unsupported startup parameter"  # PgBouncer's words
 # psycopg2 swallows an error in decoding a notification, and the notification with it; with UTF8 there is none.
 _FIXED = {"client_encoding": "UTF8"}
 # It decodes a notification's channel and its payload with the codec's own decode(), which is written in Python. The
@@ -65,8 +98,17 @@ class CannotConnect(psycopg2.OperationalError):
 
 
 def complete(conninfo: str) -> str:
-    """`conninfo` with keepalives, client encoding and application name where it does not set them itself."""
-    return str(make_dsn(conninfo, **{**_DEFAULTS, **parse_dsn(conninfo), **_FIXED}))
+    """`conninfo` with keepalives and application name where it does not set them itself, and the session's settings."""
+    given = parse_dsn(conninfo)
+    options = f"{given.get('options', '')} {_SESSION_OPTIONS}".strip()
+    return str(make_dsn(conninfo, **{**_DEFAULTS, **given, **_FIXED, "options": options}))
+
+
+def without_session_options(conninfo: str) -> str:
+    """`conninfo` as it was before complete() added the session's settings."""
+    given = parse_dsn(conninfo)
+    left = given.pop("options", "").replace(_SESSION_OPTIONS, "").strip()
+    return str(make_dsn("", **given, **({"options": left} if left else {})))
 
 
 def display_name(conninfo: str) -> str:
@@ -80,8 +122,27 @@ def display_name(conninfo: str) -> str:
 async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
     """An open connection in psycopg2's asynchronous mode (which is always autocommit).
 
-    Raises CannotConnect, also when it is not open `deadline_seconds` from now.
+    Raises CannotConnect, also when it is not open `deadline_seconds` from now. Through a pooler that lets no options
+    through it is opened without SESSION_SETTINGS; see has_session_settings().
     """
+    try:
+        return await _open(conninfo, deadline_seconds)
+    except CannotConnect as error:
+        if _OPTIONS_REFUSED not in str(error):
+            raise
+        return await _open(without_session_options(conninfo), deadline_seconds)
+
+
+async def has_session_settings(opened: connection) -> bool:
+    """Whether SESSION_SETTINGS hold in this session, which only the server behind a pooler can tell."""
+    with opened.cursor() as db_cursor:
+        db_cursor.execute("SELECT pg_catalog.current_setting('search_path')")
+        await wait_until_done(opened)
+        [(search_path,)] = db_cursor.fetchall()
+    return str(search_path).replace(" ", "") == SESSION_SETTINGS["search_path"]
+
+
+async def _open(conninfo: str, deadline_seconds: float) -> connection:
     starting = asyncio.get_running_loop().run_in_executor(None, _start, conninfo)
     try:
         async with asyncio.timeout(deadline_seconds):

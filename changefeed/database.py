@@ -14,9 +14,10 @@ import momoko
 import psycopg2
 from momoko.connection import Connection, ConnectionContainer
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+from psycopg2.extensions import connection as Psycopg
 from tornado.ioloop import IOLoop
 
-from changefeed.connection import open_connection
+from changefeed.connection import LOCAL_SETTINGS, has_session_settings, open_connection
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,10 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
     pool: "_Pool"
     answering: "asyncio.Future[Any] | None" = None  # of the query that was executed last
     _begin_anew: "asyncio.Future[None] | None" = None  # of the opening that is under way
+    _before_each = ""  # what each statement begins with
 
-    def execute(self, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
-        answering: asyncio.Future[Any] = super().execute(*args, **kwargs)
+    def execute(self, operation: str, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+        answering: asyncio.Future[Any] = super().execute(self._before_each + operation, *args, **kwargs)
         self.answering = answering
         return answering
 
@@ -61,7 +63,7 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
 
     async def _open(self) -> Any:
         """None where it is to begin anew."""
-        opening = asyncio.ensure_future(open_connection(self.dsn, CONNECT_DEADLINE_SECONDS))
+        opening = asyncio.ensure_future(self._opened())
         self._begin_anew = asyncio.get_running_loop().create_future()
         try:
             waiting: set[asyncio.Future[Any]] = {opening, self._begin_anew}
@@ -70,6 +72,19 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
         finally:
             self._begin_anew = None
             opening.cancel()
+
+    async def _opened(self) -> Psycopg:
+        opened = await open_connection(self.dsn, CONNECT_DEADLINE_SECONDS)
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
+                self._before_each = "" if await has_session_settings(opened) else LOCAL_SETTINGS
+        except TimeoutError:
+            opened.close()
+            raise psycopg2.OperationalError("PostgreSQL let us in and then did not answer") from None
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
     def renew(self) -> None:
         """It may be half open, or its opening may have begun with a network that did not answer."""

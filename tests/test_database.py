@@ -11,6 +11,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from tornado.testing import AsyncTestCase, gen_test
 
 from changefeed import database as pool
+from changefeed.connection import complete, without_session_options
 from changefeed.database import Database, DatabaseUnavailable, one_line
 from tests import postgres
 from tests.proxy import Proxy
@@ -94,12 +95,12 @@ class DatabaseTest(DatabaseTestCase):
     @gen_test
     async def test_rows_are_tuples_and_a_statement_without_any_gives_an_empty_list(self):
         fetch = self.database.fetch
-        self.assertEqual(await fetch("CREATE TABLE t (n numeric, s text)"), [])
-        self.assertEqual(await fetch("INSERT INTO t VALUES (1.10, %(s)s), (2, '%%')", {"s": "ä%"}), [])
+        self.assertEqual(await fetch("CREATE TABLE public.t (n numeric, s text)"), [])
+        self.assertEqual(await fetch("INSERT INTO public.t VALUES (1.10, %(s)s), (2, '%%')", {"s": "ä%"}), [])
         self.assertEqual(
-            await fetch("SELECT n::text, s FROM t WHERE s LIKE '%' ORDER BY n"), [("1.10", "ä%"), ("2", "%")]
+            await fetch("SELECT n::text, s FROM public.t WHERE s LIKE '%' ORDER BY n"), [("1.10", "ä%"), ("2", "%")]
         )
-        self.assertEqual(await fetch("SELECT s FROM t WHERE n > 5"), [])
+        self.assertEqual(await fetch("SELECT s FROM public.t WHERE n > 5"), [])
 
     @gen_test
     async def test_as_many_queries_as_the_pool_is_large_run_at_the_same_time(self):
@@ -306,3 +307,54 @@ class ConnectTest(DatabaseTestCase):
             database.renew()
             self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(2 * SIZE)])
             await self.use_all(database)  # none is left that is still being opened
+
+
+class SessionSettingsTest(DatabaseTestCase):
+    """What the server's statements depend on is the server's to set."""
+
+    HOSTILE = (
+        "search_path = public, pg_catalog",
+        "statement_timeout = '1ms'",
+        "lock_timeout = '1ms'",
+        "default_transaction_isolation = serializable",
+        "default_transaction_read_only = on",
+        "timezone = 'Asia/Kolkata'",
+        "datestyle = 'SQL, DMY'",
+        "standard_conforming_strings = off",
+        "quote_all_identifiers = on",
+    )
+    SEEN = (
+        "SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('statement_timeout'), "
+        "pg_catalog.current_setting('transaction_isolation'), pg_catalog.current_setting('transaction_read_only'), "
+        "pg_catalog.current_setting('TimeZone'), pg_catalog.current_setting('standard_conforming_strings'), "
+        "pg_catalog.current_setting('quote_all_identifiers')"
+    )
+
+    def hostile(self) -> str:
+        name = parse_dsn(self.conninfo)["dbname"]
+        for setting in self.HOSTILE:
+            postgres.execute(postgres.cluster().conninfo, f"ALTER DATABASE {name} SET {setting}")
+        return complete(self.conninfo)
+
+    async def assert_settled(self, conninfo: str) -> None:
+        [(search_path, *others)] = await self.make_database(conninfo).fetch(self.SEEN)
+        self.assertEqual(search_path.replace(" ", ""), "pg_catalog,pg_temp")
+        self.assertEqual(others, ["0", "read committed", "off", "UTC", "on", "off"])
+
+    @gen_test
+    async def test_the_settings_of_the_database_do_not_reach_the_servers_sessions(self):
+        await self.assert_settled(self.hostile())
+
+    @gen_test
+    async def test_nor_do_they_through_a_pooler_that_lets_no_options_through(self):
+        await self.assert_settled(without_session_options(self.hostile()))
+
+    @gen_test
+    async def test_no_function_planted_in_public_is_called_instead_of_pg_catalogs_own(self):
+        postgres.execute(
+            self.conninfo,
+            "CREATE FUNCTION public.concat_ws(text, uuid, bigint) RETURNS text LANGUAGE sql AS $$SELECT 'planted'$$",
+        )
+        for conninfo in (complete(self.conninfo), without_session_options(complete(self.conninfo))):
+            [(text,)] = await self.make_database(conninfo).fetch("SELECT concat_ws('-', NULL::uuid, 7::bigint)")
+            self.assertEqual(text, "7")

@@ -15,7 +15,7 @@ from changefeed.demo import Demo, make_tables, mood
 from changefeed.watching import Watching
 from tests import postgres
 
-COUNT = "SELECT count(*) FROM portal_eventrequests"
+COUNT = "SELECT count(*) FROM public.portal_eventrequests"
 
 
 def test_the_mood_drifts_about_one_and_never_stands_still():
@@ -44,7 +44,7 @@ class DemoTest(AsyncTestCase):
         self.assertEqual(await self.database.fetch(COUNT), [(1,)])
         watched = "SELECT table_name, is_complete FROM changefeed.status()"
         self.assertEqual(await self.database.fetch(watched), [(table, True) for table in sorted(demo.TABLES)])
-        self.assertEqual(await self.database.fetch("SELECT count(*) FROM portal_termine"), [(12,)])
+        self.assertEqual(await self.database.fetch("SELECT count(*) FROM public.portal_termine"), [(12,)])
 
     @gen_test
     async def test_every_table_lives_and_none_grows_without_end(self):
@@ -65,16 +65,18 @@ class DemoTest(AsyncTestCase):
         )
         bounds = {"portal_tickets": 12 * 36, "portal_sessions": 60, "portal_termine": 12}
         for table, most in bounds.items():
-            [(rows,)] = await self.database.fetch(f"SELECT count(*) FROM {table}")
+            [(rows,)] = await self.database.fetch(f"SELECT count(*) FROM public.{table}")
             self.assertTrue(0 < rows <= most, (table, rows))
-        seats = "SELECT sum(seats - seats_left) = (SELECT count(*) FROM portal_tickets) FROM portal_termine"
+        seats = (
+            "SELECT sum(seats - seats_left) = (SELECT count(*) FROM public.portal_tickets) FROM public.portal_termine"
+        )
         self.assertEqual(await self.database.fetch(seats), [(True,)])
 
     @gen_test
     async def test_an_update_or_delete_finds_nothing_in_an_empty_table_and_one_of_the_rows_in_another(self):
         for rows in range(3):
             for place in (0.0, 0.3, 0.7, 0.999):
-                await self.database.fetch("TRUNCATE portal_eventrequests")
+                await self.database.fetch("TRUNCATE public.portal_eventrequests")
                 for _ in range(rows):
                     await Demo(self.database, 1.0)._insert()
                 await self.database.fetch(demo.QUERIES["update demo request"], {"place": place, "ev_type": 9})
@@ -87,13 +89,13 @@ class DemoTest(AsyncTestCase):
     async def test_the_oldest_rows_go_when_there_are_too_many(self):
         writes = Demo(self.database, 1.0)
         await self.database.fetch(
-            "INSERT INTO portal_eventrequests (url, termin_id, user_hash_id, ev_id) "
+            "INSERT INTO public.portal_eventrequests (url, termin_id, user_hash_id, ev_id) "
             f"SELECT 'old', 1, 1, 1 FROM generate_series(1, {demo.KEPT_ROWS + 10})"
         )
         for _ in range(2):
             await writes._insert()
         [(rows, newest)] = await self.database.fetch(
-            "SELECT count(*), count(*) FILTER (WHERE url <> 'old') FROM portal_eventrequests"
+            "SELECT count(*), count(*) FILTER (WHERE url <> 'old') FROM public.portal_eventrequests"
         )
         self.assertLessEqual(rows, demo.KEPT_ROWS + 1)
         self.assertEqual(newest, 2)
@@ -107,16 +109,18 @@ class DemoTest(AsyncTestCase):
                     await self.until_it_noticed(logs)
                 finally:
                     postgres.cluster().start()
-            [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM portal_eventrequests")
+            [(before,)] = postgres.execute(
+                self.conninfo, "SELECT coalesce(max(id), 0) FROM public.portal_eventrequests"
+            )
             await self.until_rows_beyond(before)
 
     @gen_test
     async def test_it_goes_on_when_somebody_hides_its_table_for_a_while(self):
         async with self.writing():
             with self.noticing() as logs:
-                postgres.execute(self.conninfo, "ALTER TABLE portal_eventrequests RENAME TO hidden")
+                postgres.execute(self.conninfo, "ALTER TABLE public.portal_eventrequests RENAME TO hidden")
                 await self.until_it_noticed(logs)
-            self.assertIn('relation "portal_eventrequests" does not exist', logs.output[0])
+            self.assertIn('relation "public.portal_eventrequests" does not exist', logs.output[0])
             [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM hidden")
             postgres.execute(self.conninfo, "ALTER TABLE hidden RENAME TO portal_eventrequests")
             await self.until_rows_beyond(before)

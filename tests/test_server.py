@@ -200,7 +200,7 @@ def test_a_connection_that_is_terminated_while_the_server_starts_is_tried_again(
     postgres.execute(
         conninfo,
         "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN"
-        " IF current_setting('application_name') = 'psqlisten2websocket' AND to_regclass('still_refused') IS NOT NULL"
+        " IF current_setting('application_name') = 'psqlisten2websocket' AND to_regclass('public.still_refused') IS NOT NULL"
         " THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; END$$",
     )
     postgres.execute(conninfo, "CREATE EVENT TRIGGER refuse ON login EXECUTE FUNCTION refuse()")
