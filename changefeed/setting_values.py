@@ -13,6 +13,10 @@ from psycopg2.extensions import parse_dsn
 Choice = TypeVar("Choice", bound=str)
 
 
+class BadValue(ValueError):
+    """A slip that is known; the message says what to write instead, and repeats no secret of the text."""
+
+
 def whole(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         number = int(text)
@@ -162,6 +166,10 @@ def base_path(text: str) -> str:
 def conninfo(text: str) -> str:
     """postgresql://user:password@host:5432/dbname (with %40 for @ and %2F for / in the password), or libpq's \
 host=… user=… dbname=…"""
+    if driver := re.match(r"(?:postgres|postgresql)\+[a-z0-9_]+(?=://)", text.strip(), re.ASCII):
+        raise BadValue(f"{driver[0]}:// is for SQLAlchemy, which names its driver there; write postgresql://")
+    if text.strip().startswith("jdbc:"):
+        raise BadValue("a URL for JDBC begins with jdbc:; write postgresql://user:password@host:5432/dbname")
     # The driver's own message repeats the text, and the text holds a password, so it is not passed on.
     try:
         parts = parse_dsn(text.strip())

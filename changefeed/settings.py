@@ -104,7 +104,7 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.words,
         "127.0.0.1",
         "IP",
-        "address to listen on; beyond loopback see --token, --jwt-algorithm and --allow-anonymous",
+        "address to listen on; beyond loopback tokens are asked for (see --token), or say --allow-anonymous",
     ),
     Setting(
         "database_url",
@@ -163,7 +163,7 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.host,
         (),
         "NAME",
-        "host name, beside those of loopback, by which pages may ask for the server, as behind a proxy",
+        "host name, beside those of loopback, by which pages may ask for the server, as behind a proxy; with tokens",
         is_repeatable=True,
     ),
     Setting(
@@ -171,7 +171,7 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.network,
         (),
         "NETWORK",
-        "address or network, such as 10.0.0.0/8, whose X-Forwarded-For and X-Forwarded-Proto are believed",
+        "proxy, or network such as 10.0.0.0/8, whose X-Forwarded-For and X-Forwarded-Proto are believed; with tokens",
         is_repeatable=True,
     ),
     Setting(
@@ -179,14 +179,15 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.base_path,
         "",
         "PATH",
-        "path before every route, such as /feed, where a proxy passes that on",
+        "path before every route, such as /feed, where a proxy passes that on; with tokens",
     ),
     Setting(
         "allow_anonymous",
         setting_values.yes_or_no,
         False,
         "",
-        "serve everybody on an address beyond loopback, without authentication",
+        "serve everybody, without authentication, beyond loopback or behind a proxy; a public name is named with "
+        "--allow-host",
     ),
     Setting(
         "token",

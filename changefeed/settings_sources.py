@@ -117,11 +117,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
     if values["database_url"] is not None:
         values["database_url"] = _completed(values["database_url"], environ, in_file)
     settings = Settings(**values)
-    if not (settings.asks_for_tokens or settings.allow_anonymous or is_loopback(settings.address)):
-        raise SettingsError(
-            f"--address {settings.address} would show the database's rows to everybody who can reach it; ask for "
-            "tokens (--token, --token-file, --jwt-algorithm), or say --allow-anonymous if that is what you want"
-        )
+    _check_closed(settings)
     if settings.channels and settings.payload is not Payload.FULL:
         raise SettingsError(
             f"--channels gives out payloads as they are, rows or not, and --payload {settings.payload} is to withhold "
@@ -130,12 +126,42 @@ def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
     return settings
 
 
+def _check_closed(settings: Settings) -> None:
+    """Raises SettingsError where others than this machine's users are let in, and nothing says who may be."""
+    if settings.asks_for_tokens or settings.allow_anonymous:
+        return
+    names = [name for name in settings.allow_host if not _is_of_here(name)]
+    # A proxy on this machine reaches a server on loopback for whoever reaches the proxy.
+    if not is_loopback(settings.address):
+        way_in = f"--address {settings.address}"
+    elif names:
+        way_in = f"--allow-host {names[0]}"
+    elif settings.trusted_proxies:
+        way_in = f"--trusted-proxies {settings.trusted_proxies[0]}"
+    elif settings.base_path:
+        way_in = f"--base-path {settings.base_path}"
+    else:
+        return
+    where = "" if way_in.startswith("--address") else "behind a proxy, as with "
+    raise SettingsError(
+        f"{where}{way_in} would show the database's rows to everybody who can reach it; ask for tokens (--token, "
+        "--token-file, --jwt-algorithm), or say --allow-anonymous if that is what you want"
+    )
+
+
+def _is_of_here(host: str) -> bool:
+    """Whether a name leads each browser to its own machine (RFC 6761, 6.3)."""
+    return host.endswith(".localhost") or is_loopback(host.strip("[]"))
+
+
 def _parse(setting: Setting, source: str, given: str | list[str]) -> Any:
     try:
         if not setting.is_repeatable:
             return setting.parse(str(given))
         texts = given if isinstance(given, list) else given.split(",")
         return tuple(setting.parse(text.strip()) for text in texts)
+    except setting_values.BadValue as error:
+        raise SettingsError(f"{source}: {error}") from None
     except (ValueError, KeyError):
         shown = "the value given" if setting.is_secret else repr(given)
         raise SettingsError(f"{source}: {shown} is not {setting.parse.__doc__}") from None

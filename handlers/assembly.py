@@ -141,6 +141,12 @@ def make_feed(
         share,
         deliveries,
         change_counts,
-        Gate(tokens, settings.session_secret or share.session_secret, settings.allow_origin, hosts_of(settings)),
+        Gate(
+            tokens,
+            settings.session_secret or share.session_secret,
+            settings.allow_origin,
+            hosts_of(settings),
+            is_for_here=not (tokens.are_required or settings.allow_anonymous),
+        ),
     )
     return feed

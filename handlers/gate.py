@@ -5,6 +5,7 @@ may see is no matter of the gate: a handler that needs TOKEN gives out what its 
 """
 
 import enum
+import ipaddress
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from handlers.tokens import ANYBODY, BadToken, Identity, Tokens, digest
 COOKIE = "changefeed_session"
 SESSION_DAYS = 30.0  # at most; a token that expires before ends it before
 TOKEN_FIELDS = ("token", "access_token", "id_token", "jwt", "bearer", "authorization", "api_key", "apikey")
+# Which the public DNS never has: RFC 6761, RFC 6762, RFC 8375, and ICANN's decision on .internal of 2024.
+PRIVATE_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa")
+# What proxies say of whom they come for. nginx says nothing by itself.
+PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 SIGN_IN = "sign in: send the header Authorization: Bearer TOKEN, or authenticate with changefeed.v1 in the socket"
 
 
@@ -35,21 +40,35 @@ class Need(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Hosts:
+    """The names by which the server may be asked for: `named`, and with `takes_private` those that nobody can buy."""
+
+    named: frozenset[str]
+    takes_private: bool = False
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.named or (self.takes_private and is_private_name(name))
+
+
+@dataclass(frozen=True)
 class Gate:
     """`secret` signs the sessions of the dashboard; `allowed_origins` are the settings'.
 
     `hosts` are the names by which the server may be asked for, None for any: a name that somebody else let point to
-    this machine (DNS rebinding) makes his pages ours, for a browser.
+    this machine (DNS rebinding) makes his pages ours, for a browser. `is_for_here` where everybody on this machine is
+    let in, and nobody else.
     """
 
     tokens: Tokens
     secret: str
     allowed_origins: tuple[str, ...] = ()
-    hosts: frozenset[str] | None = None
+    hosts: Hosts | None = None
+    is_for_here: bool = False
 
     async def admit(self, request: HTTPServerRequest, need: Need) -> Identity | None:
         """Who it is; None where nothing is needed. Raises ApiError for who is not let in."""
         self._refuse_foreign_host(request)
+        self._refuse_proxied(request)
         refuse_token_in_url(request.arguments)
         is_signed = "Authorization" in request.headers  # which no browser adds by itself
         if request.method not in ("GET", "HEAD", "OPTIONS") and not is_signed:
@@ -111,6 +130,16 @@ class Gate:
             name = request.host_name[:100]
             raise ApiError(403, "foreign_host", f"this server is not {name}; if it is, say so by --allow-host {name}")
 
+    def _refuse_proxied(self, request: HTTPServerRequest) -> None:
+        """Raises ApiError for who comes from elsewhere through a proxy on this machine, where nothing says who may."""
+        if self.is_for_here and any(header in request.headers for header in PROXY_HEADERS):
+            raise ApiError(
+                403,
+                "proxied",
+                "this came through a proxy, and the server is open to everybody on its own machine only; start it with "
+                "tokens (--token, --token-file, --jwt-algorithm), or with --allow-anonymous",
+            )
+
     def _refuse_foreign(self, request: HTTPServerRequest) -> None:
         """Raises ApiError for a page of another origin that would change something, unless the settings name it."""
         if not self.is_own_page(request) and request.headers.get("Origin", "").lower() not in self.allowed_origins:
@@ -142,13 +171,32 @@ class Gate:
         return identity
 
 
-def hosts_of(settings: Settings) -> frozenset[str] | None:
-    """The names by which the server may be asked for: on loopback its own; elsewhere those that are set, if any are."""
-    if not is_loopback(settings.address) and not settings.allow_host:
+def hosts_of(settings: Settings) -> Hosts | None:
+    """None for any name.
+
+    Where a token is asked for beyond loopback, a page that was given our name has none to send. Where none is, it
+    would be let in, so there the name counts: as it is in a network of one's own, or as it is set.
+    """
+    is_here = is_loopback(settings.address)
+    if not is_here and settings.asks_for_tokens and not settings.allow_host:
         return None
     address = f"[{settings.address}]" if ":" in settings.address else settings.address
-    origins = (split_host_and_port(origin.partition("://")[2])[0] for origin in settings.allow_origin)
-    return frozenset({"localhost", "127.0.0.1", "[::1]", address.lower(), *settings.allow_host, *origins})
+    named = {"localhost", "127.0.0.1", "[::1]", address.lower(), *settings.allow_host}
+    if settings.asks_for_tokens or settings.allow_anonymous:  # else it would be a way in past --allow-host
+        named |= {split_host_and_port(origin.partition("://")[2])[0] for origin in settings.allow_origin}
+    return Hosts(frozenset(named), takes_private=settings.allow_anonymous and not is_here)
+
+
+def is_private_name(name: str) -> bool:
+    """Whether nobody on the Internet can have it for a page of his: an address, or a name without a public domain.
+
+    Such are `feed` of a network of containers and `printer.local`.
+    """
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return "." not in name or name.endswith(PRIVATE_DOMAINS)
+    return True
 
 
 def refuse_token_in_url(names: Iterable[str]) -> None:

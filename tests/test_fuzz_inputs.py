@@ -346,7 +346,7 @@ def request(headers: dict[str, str]) -> HTTPServerRequest:
 
 
 HEADER_VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60)
-TRUSTED = load(["--trusted-proxies", "127.0.0.0/8"], {}, NOWHERE).trusted_proxies
+TRUSTED = load(["--trusted-proxies", "127.0.0.0/8", "--allow-anonymous"], {}, NOWHERE).trusted_proxies
 
 
 @fuzz

@@ -6,13 +6,16 @@ from pathlib import Path
 from tornado.testing import gen_test
 
 from changefeed.settings_sources import load
-from handlers.gate import hosts_of
+from handlers.gate import Hosts, hosts_of
 from tests.access_case import AccessTestCase, token_of
 from tests.feed_case import FeedTestCase, message
 
 
 class HostTest(FeedTestCase):
-    flags = ("--allow-host", "feed.example.com", "--allow-origin", "https://pages.example.com:8443")
+    flags = (
+        *("--allow-host", "feed.example.com", "--allow-origin", "https://pages.example.com:8443"),
+        "--allow-anonymous",
+    )
 
     @gen_test
     async def test_on_loopback_only_names_that_are_the_servers_reach_it(self):
@@ -35,12 +38,60 @@ class HostTest(FeedTestCase):
             await self.fetch_json("/healthz", headers={"Host": host})
 
 
-def test_beyond_loopback_a_name_counts_where_names_are_set():
-    def hosts(*flags: str) -> frozenset[str] | None:
-        return hosts_of(load(("--address", "192.0.2.1", "--allow-anonymous", *flags), {}, Path("/nonexistent")))
+PUBLIC_NAMES = ("rebind.evil.example", "evil.com", "127.0.0.1.evil.com", "localhost.evil.com", "127.1", "local.", "ai.")
+
+
+class AnonymousHostTest(FeedTestCase):
+    """Everybody on the network is let in, and no page of elsewhere whose name was made to point here."""
+
+    flags = ("--address", "0.0.0.0", "--allow-anonymous", "--allow-host", "feed.example.com")
+
+    @gen_test
+    async def test_a_public_name_must_be_named(self):
+        for path in ("/", "/api/changes", "/healthz", "/ws", "/api/session"):
+            for host in PUBLIC_NAMES:
+                said = await self.fetch_json(path, 403, headers={"Host": host})
+                self.assertEqual(said["error"]["code"], "foreign_host", host)
+                self.assertIn(f"--allow-host {host}", said["error"]["message"])
+
+    @gen_test
+    async def test_addresses_and_names_of_ones_own_network_need_not(self):
+        for host in (
+            *("192.0.2.7:8080", "10.0.0.1", "[2001:db8::1]:8080", "127.0.0.1", "localhost:8080", "feed:8080"),
+            *("printer.local", "feed.default.svc.cluster.local", "host.docker.internal", "feed.example.com"),
+        ):
+            await self.fetch_json("/healthz", headers={"Host": host})
+
+
+class OpenHereTest(FeedTestCase):
+    """Without a word on who may come in, everybody on this machine may, and nobody else."""
+
+    flags = ("--allow-origin", "https://pages.example.com")
+
+    @gen_test
+    async def test_who_comes_through_a_proxy_is_refused(self):
+        for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"):
+            for path in ("/api/changes", "/api/session", "/ws", "/"):
+                said = await self.fetch_json(path, 403, headers={header: "192.0.2.1"})
+                self.assertEqual(said["error"]["code"], "proxied", header)
+                self.assertIn("--allow-anonymous", said["error"]["message"])
+
+    @gen_test
+    async def test_an_origin_that_may_connect_is_no_name_of_the_server(self):
+        await self.fetch_json("/healthz", 403, headers={"Host": "pages.example.com"})
+
+
+def test_where_tokens_are_asked_for_beyond_loopback_a_name_counts_where_names_are_set():
+    def hosts(*flags: str) -> Hosts | None:
+        tokens = ("--token", "0123456789abcdef")
+        return hosts_of(load(("--address", "192.0.2.1", *tokens, *flags), {}, Path("/nonexistent")))
 
     assert hosts() is None
-    assert {"feed.example.com", "192.0.2.1", "localhost"} <= (hosts("--allow-host", "feed.example.com") or set())
+    named = hosts("--allow-host", "feed.example.com")
+    assert named
+    for host in ("feed.example.com", "192.0.2.1", "localhost"):
+        assert host in named
+    assert "feed" not in named
 
 
 class BasePathTest(AccessTestCase):

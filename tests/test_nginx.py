@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.certificates import trusting, write_certificate
@@ -42,7 +42,9 @@ http {{
 """
 
 pytestmark = [
-    pytest.mark.skipif(NGINX is None, reason="there is no nginx here"),
+    pytest.mark.skipif(
+        NGINX is None, reason="deploy/nginx.conf is not tried: install nginx (`make test` does, as root with apt-get)"
+    ),
     pytest.mark.skipif(sys.platform == "darwin", reason="its loopback has one address only"),
 ]
 
@@ -58,10 +60,12 @@ class Site:
     def link(self, address: str) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), source_address=(address, 0), timeout=30)
 
-    def request(self, path: str, method: str = "GET", body: str | None = None) -> http.client.HTTPResponse:
+    def request(
+        self, path: str, method: str = "GET", body: str | None = None, token: str | None = TOKEN
+    ) -> http.client.HTTPResponse:
         asked = http.client.HTTPSConnection(HOST, self.port, context=self.tls)
         asked.sock = self.tls.wrap_socket(self.link("127.0.0.1"), server_hostname=HOST)
-        asked.request(method, path, body, {"Authorization": f"Bearer {TOKEN}"})
+        asked.request(method, path, body, {"Authorization": f"Bearer {token}"} if token else {})
         return asked.getresponse()
 
     def socket(self, path: str, address: str = "127.0.0.2", **headers: str) -> ClientConnection:
@@ -74,10 +78,12 @@ class Site:
         )
 
 
-def settings_beside_the_example() -> list[str]:
-    """Those that its comment names."""
+def settings_beside_the_example(token_file: Path) -> list[str]:
+    """Those that its comment names, but for where the tokens are."""
     [line] = re.findall(r"^#     (--base-path .+)$", CONF, re.MULTILINE)
-    return line.split()
+    flags: list[str] = line.split()
+    flags[flags.index("--token-file") + 1] = str(token_file)
+    return flags
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +93,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     cert, key = write_certificate(folder, HOST)
     db = JournalDatabase()
     db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
-    flags = ("--port", "0", "--client-limit-per-address", "1", *settings_beside_the_example())
-    with ServerProcess(folder, *flags, DATABASE_URL=db.conninfo, TOKEN=TOKEN) as server, closing(db):
+    tokens = folder / "tokens"
+    tokens.write_text(f"{TOKEN}\n")
+    flags = ("--port", "0", "--client-limit-per-address", "1", *settings_beside_the_example(tokens))
+    with ServerProcess(folder, *flags, DATABASE_URL=db.conninfo) as server, closing(db):
         port = free_port()
         example = CONF
         for written, meant in (
@@ -151,3 +159,39 @@ def test_the_server_believes_who_the_client_is_and_that_he_came_by_tls(site: Sit
     signed_in = site.request("/feed/api/session", "POST", json.dumps({"token": TOKEN}))
     assert "; Secure" in (signed_in.headers["Set-Cookie"] or "")
     assert "Path=/feed;" in (signed_in.headers["Set-Cookie"] or "") + ";"
+
+
+@pytest.mark.parametrize("path", ["/feed/api/changes", "/feed/api/tables", "/feed/events", "/feed/api/status"])
+def test_nobody_is_let_in_without_a_token(site: Site, path: str):
+    assert site.request(path, token=None).status == 401
+    assert site.request(path, token="0" * 32).status == 401
+
+
+def test_nobody_changes_what_is_watched_without_a_token(site: Site):
+    for method in ("PUT", "DELETE"):
+        assert site.request("/feed/api/tables/public.orders/watch", method, token=None).status == 401
+    said = json.loads(site.request("/feed/api/session", token=None).read())
+    assert (said["is_required"], said["is_signed_in"], said["is_admin"]) == (True, False, False)
+
+
+@pytest.mark.parametrize("path", ["/feed/ws", "/feed/ws/activity"])
+def test_a_socket_without_a_token_is_told_nothing(site: Site, path: str):
+    with (
+        connect(
+            f"wss://{HOST}:{site.port}{path}", sock=site.link("127.0.0.4"), ssl=site.tls, proxy=None, max_size=None
+        ) as client,
+        pytest.raises(ConnectionClosed) as closed,
+    ):
+        client.recv(timeout=30)
+    assert closed.value.rcvd
+    assert closed.value.rcvd.code == 4401
+
+
+def test_without_the_tokens_the_example_s_settings_are_refused(tmp_path: Path):
+    flags = settings_beside_the_example(tmp_path)
+    at = flags.index("--token-file")
+    del flags[at : at + 2]
+    with ServerProcess(tmp_path, "--port", "0", *flags) as server:
+        code, _, said = server.ended()
+    assert code == 2
+    assert "ask for tokens" in said

@@ -53,6 +53,7 @@ SAMPLES = {
     "alert": ("no INSERT in public.orders for 5 min", "more than 100 INSERT/s", "no INSERTs in orders"),
     "alert_webhook": ("https://hooks.example.com/one", "http://[::1]:81/", "hooks.example.com"),
 }
+BEHIND_A_PROXY = ("allow_host", "trusted_proxies", "base_path")
 SOURCES = ("flag", "environment", ".env")
 
 each_setting = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -70,6 +71,8 @@ class Given:
         flag_text = texts.get("flag")
         is_switch = not setting.metavar
         self.argv = [] if flag_text is None else [setting.flag] if is_switch else [setting.flag, flag_text]
+        if setting.name in BEHIND_A_PROXY:
+            self.argv.append("--allow-anonymous")
         self.environ = {setting.variable: texts["environment"]} if "environment" in texts else {}
         self.dotenv = dotenv
         if ".env" in texts:
@@ -213,6 +216,29 @@ def test_an_address_beyond_loopback_needs_allow_anonymous(address: str, dotenv: 
     assert load(["--address", address, "--allow-anonymous"], {}, dotenv).address == address
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--allow-host=feed.example.com", "--allow-host=192.0.2.1", "--allow-host=[::2]", "--allow-host=feed"),
+        *("--trusted-proxies=127.0.0.1", "--trusted-proxies=10.0.0.0/8", "--base-path=/feed"),
+    ],
+)
+def test_a_proxy_in_front_needs_tokens_or_allow_anonymous(flag: str, dotenv: Path):
+    name, _, text = flag.partition("=")
+    with pytest.raises(SettingsError, match=r"ask for tokens .*say --allow-anonymous") as refused:
+        load([flag], {}, dotenv)
+    assert f"{name} {text}" in str(refused.value)
+    with pytest.raises(SettingsError):
+        load([], {name[2:].upper().replace("-", "_"): text}, dotenv)
+    load([flag, "--allow-anonymous"], {}, dotenv)
+    load([flag, "--token=0123456789abcdef"], {}, dotenv)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "[::1]", "shop.localhost"])
+def test_a_name_that_leads_to_this_machine_needs_no_leave(host: str, dotenv: Path):
+    assert load(["--allow-host", host], {}, dotenv).allow_host == (host,)
+
+
 @pytest.mark.parametrize("flag", ["--token=0123456789abcdef", "--token-file=/one", "--jwt-algorithm=RS256"])
 def test_an_address_beyond_loopback_is_served_to_who_has_a_token(flag: str, dotenv: Path):
     assert load(["--address", "0.0.0.0", flag], {}, dotenv).asks_for_tokens
@@ -234,6 +260,21 @@ def test_a_loopback_address_needs_no_leave(address: str, dotenv: Path):
 def test_what_may_hold_a_password_is_not_repeated(flag: str, dotenv: Path):
     with pytest.raises(SettingsError) as refused:
         load([flag, "x://hunter2/hunter2@hunter2"], {}, dotenv)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+psycopg2://me:hunter2@db/shop", "write postgresql://"),
+        ("postgres+asyncpg://me:hunter2@db/shop", "write postgresql://"),
+        ("jdbc:postgresql://db/shop?password=hunter2", "for JDBC begins with jdbc:; write postgresql://"),
+    ],
+)
+def test_a_url_of_another_program_is_told_how_to_write_it(url: str, said: str, dotenv: Path):
+    with pytest.raises(SettingsError, match=r"^--database-url: ") as refused:
+        load(["--database-url", url], {}, dotenv)
+    assert said in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
 
