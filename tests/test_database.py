@@ -338,7 +338,7 @@ class SessionSettingsTest(DatabaseTestCase):
 
     async def assert_settled(self, conninfo: str) -> None:
         [(search_path, *others)] = await self.make_database(conninfo).fetch(self.SEEN)
-        self.assertEqual(search_path.replace(" ", ""), "pg_catalog,pg_temp")
+        self.assertEqual(search_path.replace(" ", "").replace(chr(34), ""), "pg_catalog,pg_temp")
         self.assertEqual(others, ["0", "read committed", "off", "UTC", "on", "off"])
 
     @gen_test
