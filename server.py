@@ -25,6 +25,7 @@ from changefeed.log_lines import JSON, TEXT, log_to_stderr
 from changefeed.meters import Meters, shared_memory
 from changefeed.open_files import raise_limit
 from changefeed.payload import Payload
+from changefeed.printable import printable
 from changefeed.processes import NeverStarted, Parent, Processes
 from changefeed.service_manager import ServiceManager
 from changefeed.settings import Settings, SettingsError
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         if log_format == JSON:
             logger.error("%s", error)
         else:
-            print(f"server.py: {error}", file=sys.stderr)
+            print(f"server.py: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -30,6 +30,7 @@ from benchmarks.servers import ROOT, Server
 from benchmarks.writer import bulk, prepare, runner, singles
 from changefeed.connection import complete, display_name
 from changefeed.database import one_line
+from changefeed.printable import printable
 from changefeed.settings import Settings, SettingsError
 from changefeed.settings_sources import load
 
@@ -70,10 +71,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
         with _ground(settings, options.seconds) as ground:
             print(_table(ground, settings, options.clients))
     except Refused as error:
-        print(f"server.py bench: {error}", file=sys.stderr)
+        print(f"server.py bench: {printable(str(error))}", file=sys.stderr)
         return 2
     except psycopg2.Error as error:
-        print(f"server.py bench: PostgreSQL says: {one_line(error)}", file=sys.stderr)
+        print(f"server.py bench: PostgreSQL says: {printable(one_line(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("server.py bench: ended before it was done", file=sys.stderr)
@@ -189,7 +190,9 @@ def _drop_database(maker: Any, conninfo: str) -> None:
                 with another.cursor() as db_cursor:
                     db_cursor.execute(drop)
     except psycopg2.Error as error:
-        print(f"server.py bench: it is left behind: DROP DATABASE {NAME}; ({one_line(error)})", file=sys.stderr)
+        print(
+            f"server.py bench: it is left behind: DROP DATABASE {NAME}; ({printable(one_line(error))})", file=sys.stderr
+        )
 
 
 def _runs(connection: Any, statement: str) -> bool:

@@ -21,6 +21,7 @@ from changefeed.database import one_line
 from changefeed.embedded import EmbeddedPostgres, default_data_dir
 from changefeed.journal import VERSION
 from changefeed.open_files import raise_limit
+from changefeed.printable import printable, sql_literal, sql_printable
 from changefeed.queries import load
 from changefeed.settings import Settings, is_loopback
 
@@ -51,7 +52,8 @@ class Finding:
     mend: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:<7}  {self.about}: {self.says}{f'; to mend it: {self.mend}' if self.mend else ''}"
+        mend = f"; to mend it: {sql_printable(self.mend)}" if self.mend else ""
+        return f"{self.level:<7}  {self.about}: {printable(self.says)}{mend}"
 
 
 class Patient:
@@ -99,7 +101,7 @@ def main(settings: Settings) -> int:
     except psycopg2.Error as error:
         where = display_name(complete(conninfo))
         advice = "correct --database-url" if settings.database_url else "name a database with --database-url"
-        print(f"server.py doctor: cannot look at {where}: {one_line(error)}; {advice}", file=sys.stderr)
+        print(f"server.py doctor: cannot look at {printable(f'{where}: {one_line(error)}')}; {advice}", file=sys.stderr)
         return 2
     with contextlib.closing(patient.connection):
         findings = list(examine(patient))
@@ -158,7 +160,7 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
 def grants(script: str, role: str) -> str:
     """The statements, for this role, on one line. docs/least-rights.md has them too."""
     statements = [line for line in script.splitlines() if not line.startswith("--")]
-    return " ".join(" ".join(statements).replace("changefeed_server", role).split())
+    return " ".join(" ".join(statements).split()).replace("changefeed_server", role)
 
 
 def check_pooler(patient: Patient) -> Iterator[Finding]:
@@ -227,7 +229,7 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
             yield Finding(Level.PROBLEM, "triggers", says, "SELECT changefeed.refresh();")
     for (table,) in broken:
         says = f"some of those of {table} were dropped: changes are missed"
-        mend = f"SELECT changefeed.watch('{table}');"
+        mend = f"SELECT changefeed.watch({sql_literal(table)});"
         yield Finding(Level.PROBLEM, "triggers", says, mend)
     if not watched and not broken:
         mend = "SELECT changefeed.watch('schema.table');"

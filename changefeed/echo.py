@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import TextIO
 
 from changefeed.change import Change
+from changefeed.printable import COMMAND
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ CLOSE_DEADLINE_SECONDS = 1.0
 
 _COLOURS = {"INSERT": "\x1b[32m", "UPDATE": "\x1b[34m", "DELETE": "\x1b[33m", "TRUNCATE": "\x1b[35m"}
 _PLAIN = "\x1b[0m"
-# Text from the database must not command the terminal: C0, DEL and C1 are shown as a dot.
-_UNPRINTABLE = dict.fromkeys((*range(32), *range(127, 160)), "·")
 
 
 class Echo:
@@ -89,9 +88,14 @@ def terminal_line(change: Change) -> str:
     """No wider than the terminal, and without anything that commands it."""
     head = f"{change.action:8} {change.table} " if not change.is_foreign else ""
     width = max(20, shutil.get_terminal_size().columns - len(head) - 1)
-    body = change.text.translate(_UNPRINTABLE)
+    body = _dotted(change.text)
     body = body if len(body) <= width else body[: width - 1] + "…"
-    return f"{_COLOURS.get(change.action, '')}{head.translate(_UNPRINTABLE)}{_PLAIN}{body}\n"
+    return f"{_COLOURS.get(change.action, '')}{_dotted(head)}{_PLAIN}{body}\n"
+
+
+def _dotted(text: str) -> str:
+    """Text of the database must not command the terminal."""
+    return COMMAND.sub("·", text)
 
 
 def _size(changes: Sequence[Change]) -> int:

@@ -68,8 +68,8 @@ def test_a_problem_is_exit_code_1_and_its_line_says_what_mends_it(watched: Journ
     answer = run(watched.conninfo)
     assert answer.returncode == 1
     assert (
-        "problem  triggers: changefeed_update of orders is disabled: changes are missed; "
-        "to mend it: ALTER TABLE orders ENABLE TRIGGER changefeed_update;\n" in answer.stdout
+        "problem  triggers: changefeed_update of public.orders is disabled: changes are missed; "
+        "to mend it: ALTER TABLE public.orders ENABLE TRIGGER changefeed_update;\n" in answer.stdout
     )
 
 
@@ -96,6 +96,25 @@ def test_an_old_postgresql_is_refused(watched: JournalDatabase):
     patient.version, patient.version_text = 130012, "13.12"  # no such one is here
     assert [finding.level for finding in doctor.check_version(patient)] == [PROBLEM]
     patient.connection.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x\x1b[2J\x1b]0;pwned\x07\nok       all: is well\u202e", "a'); DROP TABLE orders; --", 'a"\x9bb\\c', "a\tb"],
+)
+@pytest.mark.parametrize("trigger", ["changefeed_insert", "changefeed_update"])
+def test_a_table_s_name_commands_neither_the_terminal_nor_who_pastes_what_mends_it(
+    name: str, trigger: str, watched: JournalDatabase
+):
+    quoted = watched.value("SELECT quote_ident(%s)", name)
+    watched.run(f"CREATE TABLE {quoted} (id int); SELECT changefeed.watch(%s)", quoted)
+    watched.run(f"DROP TRIGGER {trigger} ON {quoted}")
+    answer = run(watched.conninfo)
+    [line] = [line for line in answer.stdout.split("\n") if line.startswith("problem")]
+    assert len(answer.stdout.split("\n")) == len(doctor.CHECKS) + 1
+    assert line.isprintable()
+    postgres.execute(watched.conninfo, line.partition("to mend it: ")[2].replace("%", "%%"))
+    assert "problem" not in run(watched.conninfo, "--client-limit", "100").stdout
 
 
 # -- rights
@@ -237,7 +256,7 @@ def test_a_partitions_disabled_trigger_is_told_as_its_own(db: JournalDatabase):
     db.run('CREATE TABLE one PARTITION OF "Parts" FOR VALUES IN (1)')
     db.run("""SELECT changefeed.watch('"Parts"'); ALTER TABLE one DISABLE TRIGGER changefeed_insert""")
     found = only("triggers", db.conninfo)
-    assert (found.level, found.mend) == (PROBLEM, "ALTER TABLE one ENABLE TRIGGER changefeed_insert;")
+    assert (found.level, found.mend) == (PROBLEM, "ALTER TABLE public.one ENABLE TRIGGER changefeed_insert;")
     db.run(found.mend)
     assert only("triggers", db.conninfo).level is OK
 

@@ -49,7 +49,7 @@ def test_foreign_json_has_no_head_on_a_terminal():
     assert shown('{"hello": 1}') == '\x1b[0m{"hello": 1}\n'
 
 
-@pytest.mark.parametrize("code", [0x07, 0x0A, 0x0D, 0x1B, 0x7F, 0x9B, 0x9D])
+@pytest.mark.parametrize("code", [0x07, 0x0A, 0x0D, 0x1B, 0x7F, 0x9B, 0x9D, 0x2028, 0x202E, 0x2066])
 def test_text_of_the_database_commands_no_terminal(code: int):
     # C0 stands escaped in the JSON and becomes itself in the table's name; DEL and C1 may stand in JSON as they are.
     raw = chr(code) if code >= 0x7F else ""

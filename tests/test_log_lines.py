@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import pytest
 from websockets.sync.client import connect
 
 from changefeed.database import one_line
-from changefeed.log_lines import JsonLines
+from changefeed.log_lines import (
+    MESSAGE_LIMIT_CHARACTERS,
+    VISITED_INTERVAL_SECONDS,
+    VISITED_LINES,
+    JsonLines,
+    TextLines,
+    VisitedLines,
+)
 from changefeed.queries import SQL_DIR, read_script
 from tests import postgres
 from tests.journal_database import JournalDatabase
@@ -117,3 +125,84 @@ def test_a_start_that_fails_is_a_json_line_too(tmp_path: Path):
         code, _, said = server.ended()
     assert code == 2
     assert "cannot use the database" in json.loads(said.splitlines()[-1])["message"]
+
+
+HOSTILE = "x\x1b[2J\x0a2026-11-28 12:00:00,000 WARNING server: forged\u2028\u202e\x9b1m\r\0"
+
+
+def text_lines(message: str, *values: object, name: str = "changefeed.x", exc_info: bool = False) -> list[str]:
+    raised = sys.exc_info() if exc_info else None
+    record = logging.LogRecord(name, logging.WARNING, "", 0, message, values, raised)
+    return TextLines().format(record).split("\n")
+
+
+def test_what_others_wrote_is_one_line_that_commands_nothing():
+    [text] = text_lines("watching %s", HOSTILE)
+    assert text.isprintable()
+    assert r"x\x1b[2J\x0a2026" in text
+    record = logging.LogRecord("changefeed.x", logging.INFO, "", 0, "watching %s", (HOSTILE,), None)
+    as_json = JsonLines().format(record)
+    assert as_json.isprintable()
+    assert json.loads(as_json)["message"] == f"watching {HOSTILE}"
+
+
+def test_no_line_of_a_traceback_looks_like_one_of_the_log():
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        _, *rest = text_lines("a mistake", exc_info=True)
+    assert len(rest) > 3
+    assert all(line.startswith("  ") and line.isprintable() for line in rest)
+
+
+def test_a_message_has_an_end():
+    [text] = text_lines("%s", "x" * 30_000)
+    assert len(text) < MESSAGE_LIMIT_CHARACTERS + 100
+    assert "30000 characters" in text
+    assert len(str(line("%s", "x" * 30_000)["message"])) < MESSAGE_LIMIT_CHARACTERS + 100
+
+
+def test_what_anybody_can_make_it_say_fills_no_log_and_is_counted(caplog: pytest.LogCaptureFixture):
+    visited = VisitedLines()
+
+    def passes(name: str, at: float) -> bool:
+        record = logging.LogRecord(name, logging.INFO, "", 0, "x", (), None)
+        record.created = at
+        return visited.filter(record)
+
+    said = [passes("tornado.general", 1000.0 + at / 100) for at in range(1000)]
+    assert said.count(True) == VISITED_LINES
+    assert passes("changefeed.listener", 1010.0)
+    with caplog.at_level(logging.WARNING):
+        assert passes("changefeed.listener", 1001.0 + VISITED_INTERVAL_SECONDS)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{1000 - VISITED_LINES} lines on what clients sent were left out of the log"
+    ]
+    caplog.clear()
+    assert passes("tornado.general", 1002.0 + VISITED_INTERVAL_SECONDS)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_nobody_without_a_token_fills_the_log(log_format: str, tmp_path: Path):
+    odd = b"x\xc2\x9b31m\xc2\x85" + b"y" * 30_000
+    flags = ("--port", "0", "--token", "0123456789abcdef", "--log-format", log_format)
+    with ServerProcess(tmp_path, *flags, DATABASE_URL=postgres.new_database()) as server:
+        port = server.port()
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: " + odd + b"\r\n\r\n")
+                while client.recv(4096):
+                    pass
+        _, said = server.stop()
+    assert len(said) < 50_000
+    assert all(text.isprintable() for text in said.split("\n"))
+    assert "Malformed HTTP message" in said
+
+
+def test_the_name_of_a_table_forges_no_line(tmp_path: Path):
+    made = postgres.new_database()
+    postgres.execute(made, 'CREATE TABLE public."x\x1b[2J\x1b]0;pwned\x07\n2026-11-28 WARNING server: forged" (id int)')
+    with ServerProcess(tmp_path, "--port", "0", "--watch", "public.*", DATABASE_URL=made) as server:
+        told = server.until_said(r"^.*watching public\.x.*$")[0]
+    assert told.endswith("forged")
+    assert told.isprintable()

@@ -1,0 +1,56 @@
+"""Text of others in, text that a log or a terminal can show as it is out. Knows neither.
+
+Names of tables, messages of PostgreSQL and what a client sends may hold characters that command a terminal, end a line,
+or turn the order of what is read around. They are shown by their number.
+"""
+
+import re
+
+# C0, DEL and C1; the ends of lines and paragraphs; what turns the direction of text (Unicode, UAX 9), is not seen at
+# all, or is half a character.
+_COMMANDS = (
+    "\0-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f"
+)
+COMMAND = re.compile(f"[{_COMMANDS}]")
+# A quoted identifier or literal of SQL, as quote_ident() and quote_literal() write them.
+_QUOTED = re.compile(r""""(?:[^"]|"")*"|\bE'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'""", re.DOTALL)
+
+
+def printable(text: str) -> str:
+    r"""`text` with \x1b for such a character, \u202e, or \U000e0001."""
+    return COMMAND.sub(_number, text)
+
+
+def json_printable(text: str) -> str:
+    """The same of a text that is JSON, which stays the JSON of the same value."""
+    return COMMAND.sub(lambda found: _utf16(found[0]), text)
+
+
+def sql_printable(statement: str) -> str:
+    """The same of a statement, which goes on meaning the same where somebody pastes it."""
+    return printable(_QUOTED.sub(lambda found: _sql_constant(found[0]), statement))
+
+
+def sql_literal(text: str) -> str:
+    """As quote_literal() has it."""
+    quoted = "'" + text.replace("'", "''").replace("\\", "\\\\") + "'"
+    return f"E{quoted}" if "\\" in text else quoted
+
+
+def _number(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _utf16(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+def _sql_constant(text: str) -> str:
+    if not COMMAND.search(text):
+        return text
+    if text.startswith("E"):
+        return COMMAND.sub(lambda found: f"\\U{ord(found[0]):08x}", text)
+    return "U&" + COMMAND.sub(lambda found: f"\\+{ord(found[0]):06x}", text.replace("\\", "\\\\"))
