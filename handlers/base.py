@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast, final
 from tornado.web import HTTPError, RequestHandler
 
 from changefeed.rights import Rights
-from handlers.errors import ApiError
+from handlers.errors import ApiError, foreign_origin
 from handlers.feed import Feed
 from handlers.gate import Need
 from handlers.proxies import believe_proxies
@@ -22,6 +22,10 @@ CONTENT_SECURITY_POLICY = (
 
 
 RETRY_AFTER_SECONDS = (2, 10)  # at random in between, so that a crowd does not come back as one
+# What pages of other origins may send and read beside what the Fetch standard always lets them (CORS-safelisted).
+CORS_REQUEST_HEADERS = "Authorization, Content-Type, Last-Event-ID"
+CORS_ANSWER_HEADERS = "Retry-After"
+CORS_PREFLIGHT_SECONDS = 600  # how long a browser need not ask again
 
 
 class BaseHandler(RequestHandler):
@@ -44,9 +48,13 @@ class BaseHandler(RequestHandler):
     @final
     async def prepare(self) -> None:
         self.prepare_answer()
+        believe_proxies(self.request, self.feed.settings.trusted_proxies)
+        if self.is_preflight:
+            await self.feed.gate.admit(self.request, Need.NOTHING)  # it carries no token, whatever follows it
+            self._answer_preflight()
+            return
         if self.is_for_clients:
             self.feed.admission.knock()  # before a signature is looked at
-        believe_proxies(self.request, self.feed.settings.trusted_proxies)
         try:
             self.identity = await self.feed.gate.admit(self.request, self.needs)
         except ApiError as error:
@@ -61,10 +69,31 @@ class BaseHandler(RequestHandler):
         self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Cross-Origin-Resource-Policy", "same-origin")  # of requests without CORS
+        if self.feed.settings.allow_origin:
+            self.set_header("Vary", "Origin")  # also where none was sent: a cache may be asked by a page next
         origin = self.request.headers.get("Origin", "")
         if origin and self.names_origin(origin):
+            # Without Access-Control-Allow-Credentials: the cookie is for the server's own pages.
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Vary", "Origin")
+            self.set_header("Access-Control-Expose-Headers", CORS_ANSWER_HEADERS)
+
+    @property
+    def is_preflight(self) -> bool:
+        """Whether a browser asks, for a page of another origin, if a request may be made (CORS-preflight, Fetch)."""
+        headers = self.request.headers
+        return self.request.method == "OPTIONS" and "Origin" in headers and "Access-Control-Request-Method" in headers
+
+    def _answer_preflight(self) -> None:
+        """Raises ApiError where the settings do not name the origin."""
+        origin = self.request.headers["Origin"]
+        if not self.names_origin(origin):
+            raise foreign_origin(origin)
+        self.set_status(204)
+        self.set_header("Access-Control-Allow-Methods", ", ".join(self.methods()))
+        self.set_header("Access-Control-Allow-Headers", CORS_REQUEST_HEADERS)
+        self.set_header("Access-Control-Max-Age", str(CORS_PREFLIGHT_SECONDS))
+        self.finish()
 
     def query_fields(self) -> dict[str, list[str]]:
         return {name: self.get_query_arguments(name) for name in self.request.query_arguments}
@@ -85,23 +114,25 @@ class BaseHandler(RequestHandler):
         if not (isinstance(raised[1], HTTPError) and raised[1].status_code < 500):
             super().log_exception(*raised)
 
+    @final
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         raised = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(raised, ApiError):
-            code, message = raised.code, raised.message
-        else:
+        if not isinstance(raised, ApiError):
             phrase = http.HTTPStatus(status_code).phrase
             code = phrase.lower().replace(" ", "_")
-            message = _ADVICE.get(status_code, phrase)
+            raised = ApiError(status_code, code, _ADVICE.get(status_code, phrase))
+        self.answer_error(raised)
+
+    def answer_error(self, error: ApiError) -> None:
+        status = error.status_code
         self.set_header("Cache-Control", "no-store")
-        if status_code == http.HTTPStatus.UNAUTHORIZED:
+        if status == http.HTTPStatus.UNAUTHORIZED:
             self.set_header("WWW-Authenticate", "Bearer")  # RFC 9110, 11.6.1
-        if status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
+        if status == http.HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self.methods()))  # RFC 9110, 15.5.6
-        if status_code == http.HTTPStatus.SERVICE_UNAVAILABLE:
-            wait_seconds = raised.retry_after_seconds if isinstance(raised, ApiError) else None
-            self.set_header("Retry-After", str(wait_seconds or random.randint(*RETRY_AFTER_SECONDS)))
-        self.finish({"error": {"code": code, "message": message}})
+        if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            self.set_header("Retry-After", str(error.retry_after_seconds or random.randint(*RETRY_AFTER_SECONDS)))
+        self.finish(error.fields)
 
 
 _ADVICE = {

@@ -4,7 +4,7 @@ An encoding is made once and written to every client that speaks it. Knows no so
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from changefeed.change import Change
@@ -82,3 +82,20 @@ STREAM = Dialect(
     lambda delay_ms: f"retry: {delay_ms}\n\n".encode(),
 )
 STREAM_HEARTBEAT = b":\n\n"
+
+
+def stream_head(cursor: str | None, retry_ms: int) -> bytes:
+    """How a stream begins: where (a client that is lost before its first event comes back to there), and when to
+    come back.
+    """
+    return f"{_id(cursor)}retry: {retry_ms}\n\n".encode()
+
+
+def stream_refusal(fields: Mapping[str, object], cursor: str | None, retry_ms: int) -> bytes:
+    """A stream that ends at once: why, and when to come back. `cursor` is the client's own, which it is to keep."""
+    data = json.dumps(fields, ensure_ascii=False)
+    return f"{_id(cursor)}retry: {retry_ms}\nevent: error\ndata: {data}\n\n".encode()
+
+
+def _id(cursor: str | None) -> str:
+    return f"id: {cursor}\n" if cursor else ""

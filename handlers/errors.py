@@ -16,3 +16,14 @@ class ApiError(HTTPError):
         self.code = code
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def fields(self) -> dict[str, dict[str, str]]:
+        """As JSON has it."""
+        return {"error": {"code": self.code, "message": self.message}}
+
+
+def foreign_origin(origin: str) -> ApiError:
+    return ApiError(
+        403, "foreign_origin", f"pages of {origin[:100]} may not connect; start the server with --allow-origin"
+    )

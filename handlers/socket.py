@@ -8,7 +8,7 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, _WebSocketParams
 
 from handlers.base import BaseHandler
-from handlers.errors import ApiError
+from handlers.errors import ApiError, foreign_origin
 from handlers.expiry import Expiry
 from handlers.gate import Need
 from handlers.metered import MeteredProtocol
@@ -62,13 +62,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
     def check_origin(self, origin: str) -> bool:
         if self.names_origin(origin) or super().check_origin(origin):
             return True
-        raise ApiError(
-            403, "foreign_origin", f"pages of {origin[:100]} may not connect; start the server with --allow-origin"
-        )
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        # Before the handshake is done this is an ordinary HTTP answer.
-        BaseHandler.write_error(self, status_code, **kwargs)
+        raise foreign_origin(origin)
 
     def open(self, *args: str, **kwargs: str) -> None:
         self.set_nodelay(True)
