@@ -21,6 +21,7 @@ QUERIES = load("server.sql")
 # How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
 READ_INTERVAL_SECONDS = 0.25
 MISSED_LIMIT = 1_000  # names that a trigger of the user's may give, and that are no tables
+FORGET_SECONDS = 10.0  # after which so many names hide no table that was made since
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,18 @@ class Catalog:
         One that is not known may have been made since; then it is looked for, once, and on_read() tells.
         """
         found = self.tables.columns.get(self._full_name(table))
+        if len(self._missed) >= MISSED_LIMIT and self._clock() - self._read_at >= FORGET_SECONDS:
+            self._missed.clear()
         if found is None and self.tables.columns and table not in self._missed and len(self._missed) < MISSED_LIMIT:
             self._missed.add(table)
             self._catching_up = asyncio.create_task(self._read_again())
         return {} if found is None and self._payload is Payload.OFF else found
+
+    def has(self, table: str) -> bool:
+        """Whether there is a table of this name, as a change names it; where none was read yet, they are read now."""
+        if not self.tables.columns and (self._catching_up is None or self._catching_up.done()):
+            self._catching_up = asyncio.create_task(self._read_again())
+        return self._full_name(table) in self.tables.columns
 
     def key(self, table: str) -> tuple[str, ...]:
         """The primary key's columns; none where there is no key, or no such table. One not known is looked for."""

@@ -62,6 +62,7 @@ class Settings:
     watch: tuple[str, ...]
     payload: Payload
     channels: tuple[str, ...]
+    no_plain_channel: bool
     retention_hours: float
     retention_bytes: int
     alert: tuple[alerts.Alert, ...]
@@ -320,6 +321,14 @@ SETTINGS: tuple[Setting, ...] = (
         "CHANNEL",
         "NOTIFY channel whose payloads /listen/CHANNEL gives out; * and ? stand for any text and any character",
         is_repeatable=True,
+    ),
+    Setting(
+        "no_plain_channel",
+        setting_values.yes_or_no,
+        False,
+        "",
+        "do not listen to the channel events, of the original's trigger, on which any role of the database can make up "
+        "changes",
     ),
     Setting("retention_hours", setting_values.positive, 24.0, "HOURS", "how long the journal keeps changes"),
     Setting(

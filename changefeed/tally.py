@@ -3,7 +3,7 @@
 All counts given out are absolute, never differences, so that whoever reads one twice, or misses one, is still right.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +11,12 @@ from changefeed.buckets import Buckets, Counts
 from changefeed.change import ACTIONS, Change
 from changefeed.delays import delay_index
 
-# Payloads name their tables themselves, so the number of names must have a bound; the rest is counted under one name.
+# Beyond these bounds changes are counted under one name. Any role of the database can send a payload, and make up the
+# table in it; so such names have a bound of their own, which leaves the tables that there are what they have.
 TABLE_LIMIT = 1_000
 OTHER_TABLES = "(other tables)"
+UNKNOWN_LIMIT = 200
+UNKNOWN_TABLES = "(unknown tables)"
 STEPS = {1: 900, 10: 360, 60: 1440}  # seconds of a bucket -> how many are kept: a quarter of an hour, an hour, a day
 
 _INDEX = {action: index for index, action in enumerate(ACTIONS)}
@@ -23,12 +26,15 @@ class Tally:
     """Counts since `since`: in all, and by bucket (STEPS); and of each bucket how long its changes took to get here.
 
     That is when the server started, or the oldest change of the journal that was loaded. What was notified without a
-    journal is counted since the server started in any case: nobody kept it.
+    journal is counted since the server started in any case: nobody kept it. `is_table` says whether the database has a
+    table of a name that only payloads have told.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, is_table: Callable[[str], bool] = lambda table: False) -> None:
         self.since = datetime.fromtimestamp(now, UTC)
         self.totals: dict[str, Counts] = {}
+        self._is_table = is_table
+        self._unknown: set[str] = set()  # those of the totals that may be made up
         self.foreign = 0
         self.not_json = 0
         self.withheld = 0  # payloads, see --payload
@@ -46,7 +52,9 @@ class Tally:
             if not table:
                 self.foreign += count
                 continue
-            self._add(table, _INDEX[action], count, at or now)
+            # Only what the journal tells says when it happened.
+            name = self._known(table) if at else self._told(table)
+            self._add(name, _INDEX[action], count, at or now)
             if at and now and self.database_ahead_seconds is not None:
                 index = delay_index(now + self.database_ahead_seconds - at)
                 for buckets in self.by_step.values():
@@ -68,6 +76,7 @@ class Tally:
         return {
             "since": self.since.timestamp(),
             "totals": self.totals,
+            "unknown": sorted(self._unknown),
             "foreign": self.foreign,
             "not_json": self.not_json,
             "withheld": self.withheld,
@@ -78,6 +87,7 @@ class Tally:
         """Becomes what was dumped; what was counted before is forgotten."""
         self.since = datetime.fromtimestamp(dumped["since"], UTC)
         self.totals = dict(dumped["totals"])
+        self._unknown = set(dumped["unknown"])
         self.foreign = dumped["foreign"]
         self.not_json = dumped["not_json"]
         self.withheld = dumped["withheld"]
@@ -94,17 +104,29 @@ class Tally:
         return totals
 
     def _add(self, table: str, index: int, count: int, at: float) -> None:
-        table = self._known(table)
         self.totals[table][index] += count
         self._touched_tables.add(table)
         for buckets in self.by_step.values():
             buckets.add(at, table, index, count)
 
     def _known(self, table: str) -> str:
-        if table not in self.totals:
-            if len(self.totals) >= TABLE_LIMIT:
-                table = OTHER_TABLES
-            self.totals.setdefault(table, [0] * len(ACTIONS))
+        """The name that a table is counted under."""
+        self._unknown.discard(table)
+        if table not in self.totals and len(self.totals) - len(self._unknown) >= TABLE_LIMIT:
+            table = OTHER_TABLES
+        self.totals.setdefault(table, [0] * len(ACTIONS))
+        return table
+
+    def _told(self, table: str) -> str:
+        """The same of one that a payload names."""
+        if table in self.totals:
+            return table
+        if self._is_table(table):
+            return self._known(table)
+        if len(self._unknown) >= UNKNOWN_LIMIT:
+            table = UNKNOWN_TABLES
+        self._unknown.add(table)
+        self.totals.setdefault(table, [0] * len(ACTIONS))
         return table
 
 

@@ -44,15 +44,8 @@ def make_feed(
 ) -> Feed:
     """Nothing runs yet. Raises SettingsError where the tokens of the settings are none."""
     share = share or Share()
+    has_plain_channel = not settings.no_plain_channel
     tokens = load_tokens(settings)
-    tally = Tally(time.time())
-    # Changes say by PostgreSQL's clock when they were made; until it is known, by one that agrees with ours.
-    deliveries = Deliveries(share.meters, clock=lambda: time.time() + (tally.database_ahead_seconds or 0.0))
-
-    def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
-        deliveries.broadcast(FeedClient.broadcast(changes, cursor), changes[0].at)
-
-    broadcasts: list[Broadcast] = [broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
 
     def look_again() -> None:
         FeedClient.look_again()
@@ -60,6 +53,14 @@ def make_feed(
 
     database = Database(conninfo)
     catalog = Catalog(database, look_again, settings.payload)
+    tally = Tally(time.time(), catalog.has)
+    # Changes say by PostgreSQL's clock when they were made; until it is known, by one that agrees with ours.
+    deliveries = Deliveries(share.meters, clock=lambda: time.time() + (tally.database_ahead_seconds or 0.0))
+
+    def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
+        deliveries.broadcast(FeedClient.broadcast(changes, cursor), changes[0].at)
+
+    broadcasts: list[Broadcast] = [broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
 
     def reduced(change: Change) -> Change | None:
         return reduce(change, settings.payload, catalog.key)
@@ -90,7 +91,8 @@ def make_feed(
     )
 
     def on_payloads(payloads: dict[str, list[str]]) -> None:
-        if plain := payloads.get(PLAIN_CHANNEL):
+        # Without it a client of /listen may hear that channel still, and the feed does not.
+        if has_plain_channel and (plain := payloads.get(PLAIN_CHANNEL)):
             hub.receive(plain)
         if JOURNAL_CHANNEL in payloads:
             follower.wake()
@@ -111,13 +113,14 @@ def make_feed(
     async def tell_of(outage: Outage) -> None:
         """The journal keeps what happened meanwhile; plain notifications nobody keeps."""
         await follower.until_known(KNOWN_DEADLINE_SECONDS)
-        if follower.memory is None or hub.has_plain_triggers or await watching.has_plain_triggers():
+        tells_plain = has_plain_channel and (hub.has_plain_triggers or await watching.has_plain_triggers())
+        if follower.memory is None or tells_plain:
             why = f"the server did not hear PostgreSQL: {outage.reason}"
             tell_gap(Gap(why, since=outage.since, until=outage.until))
 
     listener = Listener(
         conninfo,
-        [PLAIN_CHANNEL, JOURNAL_CHANNEL],
+        [PLAIN_CHANNEL, JOURNAL_CHANNEL] if has_plain_channel else [JOURNAL_CHANNEL],
         send=lambda channel, payload: database.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
         on_payloads=on_payloads,
         on_state=tell_state,

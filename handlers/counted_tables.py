@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from changefeed.buckets import BucketMessage, Counts
 from changefeed.rights import EVERY_TABLE, Grants, bound_of
-from changefeed.tally import OTHER_TABLES
+from changefeed.tally import OTHER_TABLES, UNKNOWN_TABLES
 from handlers.feed import Feed, iso
 
 LOADED = timedelta(days=1)  # what is counted from the journal at the start
@@ -42,4 +42,4 @@ class CountedTables:
 
     def _is_counted(self, table: str) -> bool:
         bound = bound_of(self._grants, table)
-        return bound is not None and not bound.filters and table != OTHER_TABLES
+        return bound is not None and not bound.filters and table not in (OTHER_TABLES, UNKNOWN_TABLES)

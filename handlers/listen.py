@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
+from changefeed.hub import PLAIN_CHANNEL
 from changefeed.raw_channels import NAME_LIMIT_BYTES, ChannelRefused
 from changefeed.rights import Rights
 from handlers.errors import ApiError
@@ -106,6 +107,12 @@ def check(feed: Feed, rights: Rights, channel: str) -> None:
         raise ApiError(400, "bad_channel", f"a channel's name has at most {NAME_LIMIT_BYTES} bytes, none of them zero")
     if fnmatchcase(channel, OUR_CHANNELS):
         raise ApiError(403, "channel_not_allowed", f"channel {channel} is the server's own; follow the tables with /ws")
+    if channel == PLAIN_CHANNEL and not rights.sees_everything:
+        raise ApiError(
+            403,
+            "channel_not_allowed",
+            f"channel {channel} tells of rows of any table: it takes a token that sees all; follow yours with /ws",
+        )
     if not (_matches(channel, feed.settings.channels) and _matches(channel, rights.channels)):
         raise ApiError(
             403,

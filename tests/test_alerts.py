@@ -139,7 +139,7 @@ def test_a_quiet_day_is_found_in_the_minutes():
 
 def test_a_table_that_may_be_counted_under_the_common_name_raises_nothing():
     tally = Tally(0.0)
-    tally.count([Change("{}", f"table{number}", "INSERT") for number in range(TABLE_LIMIT + 1)], 900.0)
+    tally.count([Change("{}", f"table{number}", "INSERT", at=900.0) for number in range(TABLE_LIMIT + 1)], 900.0)
     assert OTHER_TABLES in tally.totals
     assert turns(tally, QUIET, 1000.0) == []
     assert turns(tally, Quiet("INSERT", "table0", 60), 1000.0) == [(1000.0, True)]

@@ -11,7 +11,7 @@ from tornado.testing import gen_test
 
 from changefeed.change import Change
 from changefeed.meters import Meters, shared_memory
-from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, Tally
+from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, UNKNOWN_LIMIT, Tally
 from handlers.change_counts import NAME, ChangeCounts
 from handlers.deliveries import Deliveries
 from handlers.metrics import METRICS, Described, Shown
@@ -328,12 +328,13 @@ def test_the_number_of_tables_has_a_bound_however_they_are_named(memory: int):
     one = Process(1, memory)
     names = [f"{number:0127}".replace("0", "\x01") for number in range(TABLE_LIMIT + 50)]
     for action in ("INSERT", "UPDATE", "DELETE", "TRUNCATE"):
-        one.tally.count([Change("{}", name, action) for name in [*names, "long" * 100]], now=100)
+        one.tally.count([Change("{}", name, action, at=99.0) for name in names], now=100)
+        one.tally.count([Change("{}", f"?{name[1:]}", action) for name in [*names, "long" * 100]], now=100)
     one.counts.sample()
     counted = {key[1:]: count for key, count in one.meters.everywhere()[0].items() if key[0] == NAME}
-    assert len(counted) == 4 * (TABLE_LIMIT + 1)
-    assert counted[OTHER_TABLES, "INSERT"] == 51
-    assert sum(counted.values()) == 4 * (TABLE_LIMIT + 51)
+    assert len(counted) == 4 * (TABLE_LIMIT + UNKNOWN_LIMIT + 2)
+    assert counted[OTHER_TABLES, "INSERT"] == 50
+    assert sum(counted.values()) == 4 * (2 * TABLE_LIMIT + 101)
 
 
 # -- the documents

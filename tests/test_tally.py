@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from changefeed.buckets import Buckets
 from changefeed.change import ACTIONS, Change
 from changefeed.delays import LAST, LEAST_SECONDS, PER_DOUBLING, delay_index
-from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, Tally
+from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, UNKNOWN_LIMIT, UNKNOWN_TABLES, Tally
 
 INSERT, UPDATE, DELETE, TRUNCATE = ACTIONS
 
@@ -155,16 +155,46 @@ def test_a_delay_s_place_is_within_five_percent_and_within_bounds():
         assert abs(middle / seconds - 1) < 0.05
 
 
+def journaled(table: str) -> list[Change]:
+    return [Change("{}", table, INSERT, 1, 1, 1000.0)]
+
+
 def test_names_of_tables_beyond_the_limit_are_counted_under_one_name():
     tally = Tally(1000.0)
     for number in range(TABLE_LIMIT + 5):
-        tally.count(changes(f"table{number}", INSERT), 1000.0)
-    tally.count(changes("table0", INSERT), 1000.0)
+        tally.count(journaled(f"table{number}"), 1000.0)
+    tally.count(journaled("table0"), 1000.0)
     assert len(tally.totals) == TABLE_LIMIT + 1
     assert tally.totals[OTHER_TABLES] == [5, 0, 0, 0]
     assert tally.totals["table0"] == [2, 0, 0, 0]
     [bucket] = tally.by_step[1].since(0)
     assert bucket["counts"] == tally.totals
+
+
+def test_made_up_names_hide_no_table_that_there_is():
+    tally = Tally(1000.0, is_table=lambda table: table == "plain")
+    for number in range(2 * TABLE_LIMIT):
+        tally.count(changes(f"made up {number}", INSERT), 1000.0)
+    assert len(tally.totals) == UNKNOWN_LIMIT + 1
+    assert tally.totals[UNKNOWN_TABLES] == [2 * TABLE_LIMIT - UNKNOWN_LIMIT, 0, 0, 0]
+    for number in range(TABLE_LIMIT - 1):
+        tally.count(journaled(f"public.table{number}"), 1000.0)
+    tally.count(changes("plain", INSERT, UPDATE), 1000.0)
+    assert tally.totals["plain"] == [1, 1, 0, 0]
+    assert OTHER_TABLES not in tally.totals
+    assert len(tally.totals) == UNKNOWN_LIMIT + 1 + TABLE_LIMIT
+
+
+def test_a_table_that_a_payload_told_first_is_one_that_there_is_once_the_journal_tells_of_it():
+    tally, other = Tally(1000.0), Tally(1000.0)
+    for number in range(UNKNOWN_LIMIT):
+        tally.count(changes(f"public.table{number}", INSERT), 1000.0)
+    other.restore(json.loads(json.dumps(tally.dump())))
+    for one in (tally, other):
+        one.count(journaled("public.table0"), 1000.0)
+        one.count(changes("new", INSERT) + changes("newer", INSERT), 1000.0)
+        assert one.totals["public.table0"] == [2, 0, 0, 0]
+        assert (one.totals["new"], one.totals[UNKNOWN_TABLES]) == ([1, 0, 0, 0], [1, 0, 0, 0])
 
 
 def test_what_one_process_counted_another_goes_on_with():
