@@ -31,12 +31,16 @@ WIDE, NARROW = {"width": 1280, "height": 1600}, {"width": 390, "height": 844}
 expect.set_options(timeout=20_000)  # ms; for a busy machine
 
 
-def launch(playwright: Playwright) -> Browser:
-    """Chromium, where CHROMIUM or the search path says; Playwright itself switches the sandbox and all chatter off."""
+def launch(playwright: Playwright, *, keeps_pages: bool = False) -> Browser:
+    """Chromium, where CHROMIUM or the search path says; Playwright itself switches the sandbox and all chatter off.
+
+    With `keeps_pages` the Back button brings a page back as it was, as it does for users, and as Playwright does not.
+    """
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not chromium:
         raise AssertionError("Chromium is needed: install it, or name it in the environment variable CHROMIUM")
-    return playwright.chromium.launch(executable_path=chromium, args=["--disable-gpu"])
+    ignored = ["--disable-back-forward-cache"] if keeps_pages else None
+    return playwright.chromium.launch(executable_path=chromium, args=["--disable-gpu"], ignore_default_args=ignored)
 
 
 class Door:

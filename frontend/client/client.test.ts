@@ -13,6 +13,7 @@ let gaps: Gap[];
 let states: State[];
 let reported: unknown[];
 let feed: Feed;
+let page: EventTarget;
 
 const last = () => sockets.at(-1)!;
 const say = (type: string, fields: object = {}) => last().say(JSON.stringify({ type, ...fields }));
@@ -27,8 +28,9 @@ const cut = () => {
   last().hangUp();
   clock.pass(DELAY_LIMIT_MS);
 };
-const browser = (page = 'http://shop.example/orders/7?a=b#c'): Browser => ({
-  page,
+const browser = (address = 'http://shop.example/orders/7?a=b#c'): Browser => ({
+  page: address,
+  window: page,
   open: (url) => {
     urls.push(String(url));
     sockets.push(new FakeSocket());
@@ -55,6 +57,7 @@ const follow = (options: Options = {}, url?: string) =>
 
 beforeEach(() => {
   clock = new FakeClock();
+  page = new EventTarget();
   [sockets, urls, heard, gaps, states, reported] = [[], [], [], [], [], []];
   feed = follow();
 });
@@ -264,6 +267,60 @@ test('a server that goes away says when to come back, once', () => {
 test('silence of the database is no lost connection', () => {
   hello('c0');
   clock.pass(3_600_000);
+  expect(sockets).toHaveLength(1);
+});
+
+// -- a page that is left, and brought back as it was
+
+const leave = () => page.dispatchEvent(new Event('pagehide'));
+const comeBack = () => page.dispatchEvent(new Event('pageshow'));
+
+test('it has no connection while the page is left, and goes on when it is back', () => {
+  hello('c0');
+  changes('c1');
+  leave();
+  expect(last().isClosed).toBe(true);
+  clock.pass(3_600_000);
+  expect([sockets.length, clock.timers]).toEqual([1, []]);
+  comeBack();
+  expect([sockets.length, sinceOf(urls.at(-1))]).toEqual([2, 'c1']);
+  hello('c1');
+  changes('c2');
+  expect(heard).toEqual(['c1', 'c2']);
+  expect(states.map((state) => state.state)).toEqual(['open', 'connecting', 'open']);
+});
+
+test('so it does when it was left while it waited for its next attempt, or before it was greeted', () => {
+  leave();
+  comeBack();
+  last().hangUp();
+  leave();
+  clock.pass(60_000);
+  expect(sockets).toHaveLength(2);
+  comeBack();
+  hello('c0');
+  expect(gaps).toEqual([]);
+  expect(states.at(-1)).toEqual({ state: 'open' });
+});
+
+test('what is in no journal is missing of the time in which it was left', () => {
+  hello(null);
+  const leftAt = clock.now();
+  leave();
+  clock.pass(60_000);
+  comeBack();
+  hello(null);
+  expect(gaps).toMatchObject([
+    { since: new Date(leftAt).toISOString(), until: new Date(leftAt + 60_000).toISOString() },
+  ]);
+});
+
+test('a page that is shown for the first time, and one whose feed is closed, bring nothing back', () => {
+  comeBack();
+  expect(sockets).toHaveLength(1);
+  leave();
+  feed.close();
+  comeBack();
   expect(sockets).toHaveLength(1);
 });
 

@@ -17,6 +17,10 @@ export interface Change {
   readonly xid?: string;
   /** To go on after this change, once it is dealt with. */
   readonly cursor?: string;
+  /** With a `filter`, on an UPDATE that takes the row into it or out of it. */
+  readonly filter?: 'enter' | 'leave';
+  /** Of a statement of more rows than its table's `row_limit`: how many it changed, in place of each row. */
+  readonly count?: number;
   readonly [more: string]: unknown;
 }
 
@@ -75,6 +79,8 @@ export interface Browser {
   readonly clock: Clock;
   readonly random: () => number;
   readonly report: (error: unknown) => void;
+  /** Where `pagehide` and `pageshow` happen; undefined outside of a page. */
+  readonly window: Pick<EventTarget, 'addEventListener' | 'removeEventListener'> | undefined;
 }
 
 const SUBSCRIPTION = ['table', 'action', 'filter', 'columns'] as const;
@@ -92,13 +98,15 @@ const BROWSER: Browser = {
   },
   random: Math.random,
   report: (error) => (typeof reportError === 'function' ? reportError(error) : console.error(error)),
+  window: 'addEventListener' in globalThis ? globalThis : undefined,
 };
 
 /**
  * Follows the feed at `url`, which is /ws of the page's own server unless said otherwise, until it is closed.
  *
  * A lost connection is made anew, for ever, and goes on after the last change that was delivered: each comes once, in
- * order. Where that can't be kept, onGap says so. Raises SyntaxError or TypeError for a URL that is none.
+ * order. Where that can't be kept, onGap says so. While the page is left, which the Back button may bring back as it was,
+ * it has no connection. Raises SyntaxError or TypeError for a URL that is none.
  */
 export function connect(options: Options): Feed;
 export function connect(url: string | URL | undefined, options?: Options): Feed;
@@ -138,6 +146,12 @@ export function connect(first: string | URL | Options | undefined, second: Optio
       browser.report(error);
       opened.close(); // the next connection asks for it again
     }
+  };
+
+  const hasLost = () => {
+    if (isOpen) lostAt = browser.clock.now();
+    isOpen = false;
+    attempts += 1;
   };
 
   const tellGap = (why: string, sinceMs: number) =>
@@ -209,9 +223,7 @@ export function connect(first: string | URL | Options | undefined, second: Optio
     onConnection: (connection) => {
       switch (connection.state) {
         case 'waiting':
-          if (isOpen) lostAt = browser.clock.now();
-          isOpen = false;
-          attempts += 1;
+          hasLost();
           return call(onState, { ...connection, attempts });
         case 'open':
           isOpen = true;
@@ -231,12 +243,29 @@ export function connect(first: string | URL | Options | undefined, second: Optio
   });
   socket.connect();
 
+  // A browser keeps no page with an open socket as it is, and a socket that it froze is a lost one. The listeners are of
+  // the feed's lifetime: a page that is left for good takes them along.
+  let isAway = false;
+  const leave = () => {
+    isAway = true;
+    hasLost();
+    socket.close();
+  };
+  const comeBack = () => {
+    if (isAway) socket.connect(); // else the page is shown for the first time
+    isAway = false;
+  };
+  browser.window?.addEventListener('pagehide', leave);
+  browser.window?.addEventListener('pageshow', comeBack);
+
   return {
     get cursor() {
       return cursor;
     },
     close() {
       isClosed = true;
+      browser.window?.removeEventListener('pagehide', leave);
+      browser.window?.removeEventListener('pageshow', comeBack);
       socket.close();
     },
   };

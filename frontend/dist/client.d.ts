@@ -13,6 +13,10 @@ export interface Change {
     readonly xid?: string;
     /** To go on after this change, once it is dealt with. */
     readonly cursor?: string;
+    /** With a `filter`, on an UPDATE that takes the row into it or out of it. */
+    readonly filter?: 'enter' | 'leave';
+    /** Of a statement of more rows than its table's `row_limit`: how many it changed, in place of each row. */
+    readonly count?: number;
     readonly [more: string]: unknown;
 }
 /** Changes may be missing: between two cursors, or two times (ISO 8601), where they are known. */
@@ -70,7 +74,8 @@ export interface Feed {
  * Follows the feed at `url`, which is /ws of the page's own server unless said otherwise, until it is closed.
  *
  * A lost connection is made anew, for ever, and goes on after the last change that was delivered: each comes once, in
- * order. Where that can't be kept, onGap says so. Raises SyntaxError or TypeError for a URL that is none.
+ * order. Where that can't be kept, onGap says so. While the page is left, which the Back button may bring back as it was,
+ * it has no connection. Raises SyntaxError or TypeError for a URL that is none.
  */
 export declare function connect(options: Options): Feed;
 export declare function connect(url: string | URL | undefined, options?: Options): Feed;

@@ -48,6 +48,7 @@ var ReconnectingSocket = class {
 	}
 	close() {
 		this.#leaveSocket();
+		this.#openedAt = Infinity;
 		this.#enter({ state: "closed" });
 	}
 	#heard(data) {
@@ -109,7 +110,8 @@ var BROWSER = {
 		}
 	},
 	random: Math.random,
-	report: (error) => typeof reportError === "function" ? reportError(error) : console.error(error)
+	report: (error) => typeof reportError === "function" ? reportError(error) : console.error(error),
+	window: "addEventListener" in globalThis ? globalThis : void 0
 };
 function connect(first, second = {}, browser = BROWSER) {
 	const isUrl = typeof first === "string" || first instanceof URL || first === void 0;
@@ -141,6 +143,11 @@ function connect(first, second = {}, browser = BROWSER) {
 			browser.report(error);
 			opened.close();
 		}
+	};
+	const hasLost = () => {
+		if (isOpen) lostAt = browser.clock.now();
+		isOpen = false;
+		attempts += 1;
 	};
 	const tellGap = (why, sinceMs) => call(onGap, {
 		from: cursor,
@@ -202,9 +209,7 @@ function connect(first, second = {}, browser = BROWSER) {
 		onConnection: (connection) => {
 			switch (connection.state) {
 				case "waiting":
-					if (isOpen) lostAt = browser.clock.now();
-					isOpen = false;
-					attempts += 1;
+					hasLost();
 					return call(onState, {
 						...connection,
 						attempts
@@ -223,12 +228,26 @@ function connect(first, second = {}, browser = BROWSER) {
 		onText
 	});
 	socket.connect();
+	let isAway = false;
+	const leave = () => {
+		isAway = true;
+		hasLost();
+		socket.close();
+	};
+	const comeBack = () => {
+		if (isAway) socket.connect();
+		isAway = false;
+	};
+	browser.window?.addEventListener("pagehide", leave);
+	browser.window?.addEventListener("pageshow", comeBack);
 	return {
 		get cursor() {
 			return cursor;
 		},
 		close() {
 			isClosed = true;
+			browser.window?.removeEventListener("pagehide", leave);
+			browser.window?.removeEventListener("pageshow", comeBack);
 			socket.close();
 		}
 	};

@@ -80,6 +80,7 @@ export class ReconnectingSocket {
 
   close(): void {
     this.#leaveSocket();
+    this.#openedAt = Infinity;
     this.#enter({ state: 'closed' });
   }
 
