@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from changefeed.change import ACTIONS
 from changefeed.subscription import Subscription
+from changefeed.table_names import as_written, canonical
 from changefeed.tally import OTHER_TABLES, STEPS, Tally
 
 RATE_SECONDS = 5  # a rate is the mean of so many, as on the dashboard
@@ -18,9 +19,9 @@ MOST_SECONDS = max(step * kept for step, kept in STEPS.items())
 
 _UNITS = {"s": 1, "min": 60, "h": 3600}
 _ACTION = rf"(?P<action>{'|'.join(ACTIONS)})"
-_ABOVE = re.compile(rf"more than (?P<limit>\d{{1,9}}(\.\d{{1,6}})?) {_ACTION}/s( in (?P<table>\S+))?", re.ASCII)
+_ABOVE = re.compile(rf"more than (?P<limit>\d{{1,9}}(\.\d{{1,6}})?) {_ACTION}/s( in (?P<table>.+))?", re.ASCII)
 _QUIET = re.compile(
-    rf"no {_ACTION}( in (?P<table>\S+))? for (?P<amount>\d{{1,6}}(\.\d{{1,6}})?) ?(?P<unit>s|min|h)", re.ASCII
+    rf"no {_ACTION}( in (?P<table>.+))? for (?P<amount>\d{{1,6}}(\.\d{{1,6}})?) ?(?P<unit>s|min|h)", re.ASCII
 )
 
 
@@ -57,14 +58,14 @@ def parse(text: str) -> Alert:
 in public.orders; without "in …" all tables together"""
     text = text.strip()
     if found := _ABOVE.fullmatch(text):
-        return Above(found["action"], found["table"], float(found["limit"]))
+        return Above(found["action"], _table(found["table"]), float(found["limit"]))
     found = _QUIET.fullmatch(text)
     if not found:
         raise ValueError
     seconds = round(float(found["amount"]) * _UNITS[found["unit"]])
     if not 1 <= seconds <= MOST_SECONDS:
         raise ValueError
-    return Quiet(found["action"], found["table"], seconds)
+    return Quiet(found["action"], _table(found["table"]), seconds)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class _Watch:
         totals = self._tally.totals
         if self._tables_known != len(totals):
             self._tables_known = len(totals)
-            self._tables = [table for table in totals if self._asked.names(table)]
+            self._tables = [table for table in totals if self._asked.names(as_written(table))]
 
     @property
     def _is_counted(self) -> bool:
@@ -175,6 +176,10 @@ class _QuietWatch(_Watch):
             if value < self._seconds:
                 return False, value
         return (True if self._is_counted and known_from <= now - self._seconds else None), value
+
+
+def _table(text: str | None) -> str | None:
+    return canonical(text) if text else None
 
 
 def _within(table: str | None) -> str:

@@ -1,21 +1,24 @@
 """The database's tables in, what a client may ask of them out: their columns, what those compare like, their keys.
 
-Read when a subscription names what is not known yet, not for each client: a reconnecting crowd costs one read.
+Read when a subscription names what is not known yet, and when the schema has changed, not for each client: a
+reconnecting crowd costs one read.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import psycopg2
 
-from changefeed.database import Database, DatabaseUnavailable
+from changefeed.database import Database, DatabaseUnavailable, one_line
 from changefeed.filters import Kind
 from changefeed.payload import Payload, shown_columns
 from changefeed.queries import load
-from changefeed.subscription import EVERYTHING, BadSubscription, Subscription, check
+from changefeed.sight import SealCursor
+from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
+from changefeed.table_names import TableName, could_mean, exact, qualified
 
 QUERIES = load("server.sql")
 # How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
@@ -26,10 +29,14 @@ FORGET_SECONDS = 10.0  # after which so many names hide no table that was made s
 
 @dataclass(frozen=True)
 class Tables:
-    """What was in the database when it was read: columns and primary keys by schema.name."""
+    """What was in the database when it was read: columns and primary keys by qualified() name.
+
+    `bare` are the tables that have a name without their schema: those, and what else has a trigger of the user's.
+    """
 
     columns: Mapping[str, Mapping[str, Kind]] = field(default_factory=dict)
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bare: Mapping[str, Collection[TableName]] = field(default_factory=dict)
 
 
 class Catalog:
@@ -71,6 +78,15 @@ class Catalog:
         """Returns when the tables of some moment are known. Raises DatabaseUnavailable."""
         await self._read_since(float("-inf") if self.tables.columns else self._clock())
 
+    async def read_anew(self) -> None:
+        """The schema has changed: returns when it is known how. Raises DatabaseUnavailable."""
+        self._missed.clear()
+        await self._read_since(self._clock())
+
+    def select(self, subscription: Subscription, seal: SealCursor) -> Selection:
+        """The subscription at work on these tables."""
+        return Selection(subscription, self.columns, seal, self.meanings)
+
     def columns(self, table: str) -> Mapping[str, Kind] | None:
         """The columns of a table as a change names it: schema.name, or the bare name that a plain trigger gives.
 
@@ -95,11 +111,21 @@ class Catalog:
         self.columns(table)
         return self.tables.keys.get(self._full_name(table), ())
 
+    def meanings(self, table: str) -> Collection[TableName]:
+        """The tables that the name could be of, as a trigger of the user's gives it; of no table, what it says."""
+        known = {
+            found
+            for name in could_mean(table)
+            for found in (self.tables.bare.get(name.table, ()) if name.schema is None else (name,))
+            if found in self.tables.bare.get(found.table, ())
+        }
+        return known or could_mean(table)
+
     def _full_name(self, table: str) -> str:
         if table in self.tables.columns:
             return table
-        names = [name for name in self.tables.columns if name.partition(".")[2] == table]
-        return names[0] if len(names) == 1 else table
+        meant = [name for name in self.meanings(table) if name.schema is not None]
+        return qualified(str(meant[0].schema), meant[0].table) if len(meant) == 1 else table
 
     async def _read_since(self, moment: float) -> None:
         """Returns when it was read after `moment`, together with whoever else waits for that."""
@@ -111,7 +137,7 @@ class Catalog:
             try:
                 await self._read()
             except psycopg2.Error as error:
-                raise DatabaseUnavailable(str(error)) from error
+                raise DatabaseUnavailable(one_line(error)) from error
             self._read_at = began
             self._on_read()
 
@@ -123,16 +149,21 @@ class Catalog:
         rows = await self._database.fetch(QUERIES["columns"])
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         watched = await self._database.fetch(QUERIES["watched tables"]) if has_journal else []
-        omitted = {f"{schema}.{table}": set(omit) for schema, table, _, omit, *_ in watched}
-        hashed = {f"{schema}.{table}": set(hash_) for schema, table, *_, hash_ in watched}
-        keys = {table: tuple(key) for table, *_, key in rows}
+        others = await self._database.fetch(QUERIES["others with triggers"])
+        omitted = {qualified(schema, table): set(omit) for schema, table, _, omit, *_ in watched}
+        hashed = {qualified(schema, table): set(hash_) for schema, table, *_, hash_ in watched}
+        keys = {qualified(schema, table): tuple(key) for schema, table, *_, key in rows}
         columns = {
-            table: {
-                column: Kind.TEXT if column in hashed.get(table, ()) else Kind(kind)
+            name: {
+                column: Kind.TEXT if column in hashed.get(name, ()) else Kind(kind)
                 for column, kind in zip(names, kinds, strict=True)
-                if column not in omitted.get(table, ())
+                if column not in omitted.get(name, ())
             }
-            for table, names, kinds, _ in rows
+            for schema, table, names, kinds, _ in rows
+            for name in [qualified(schema, table)]
         }
         shown = {table: shown_columns(self._payload, of_table, keys[table]) for table, of_table in columns.items()}
-        self.tables = Tables(shown, keys)
+        bare: dict[str, list[TableName]] = {}
+        for name in (*map(exact, columns), *(TableName(*other) for other in others)):
+            bare.setdefault(name.table, []).append(name)
+        self.tables = Tables(shown, keys, bare)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from changefeed.old_values import changed_columns
+from changefeed.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 BY_LETTER = {action[0]: action for action in ACTIONS}
@@ -27,7 +28,7 @@ class NotJSON(ValueError):
 
 
 class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so no cycle can
-    """One row's change. `text` is its JSON on the wire; `table` is "schema.table", or what the trigger called it.
+    """One row's change. `text` is its JSON on the wire; `table` is its qualified() name, or what the trigger called it.
 
     One from the journal has a place in it (`xid` and `id`, else 0) and `at`, epoch seconds of its statement. `count`
     is more than 1 where it stands for a statement of so many rows.
@@ -45,6 +46,11 @@ class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so 
     def cursor(self) -> str | None:
         """The place after this change; None where it did not come from the journal. It stands last in the text."""
         return self.text[self.text.rindex('"', 0, -2) + 1 : -2] if self.id else None
+
+    @property
+    def is_journaled(self) -> bool:
+        """Whether it comes from the journal, which knows for certain which table it is of."""
+        return self.id > 0
 
     @property
     def is_foreign(self) -> bool:
@@ -84,7 +90,7 @@ def parse(payload: str) -> Change:
     except (msgspec.DecodeError, RecursionError):
         return _parse_foreign(payload)
     if head.table and head.action in ACTIONS:
-        return Change(payload, f"{head.schema}.{head.table}" if head.schema else head.table, head.action)
+        return Change(payload, qualified(head.schema, head.table) if head.schema else head.table, head.action)
     return Change(payload, "", "")
 
 
@@ -100,7 +106,7 @@ def _parse_foreign(payload: str) -> Change:
     if isinstance(message, dict):
         table, action, schema = message.get("table"), message.get("action"), message.get("schema")
         if isinstance(table, str) and table and action in ACTIONS:
-            name = f"{schema}.{table}" if isinstance(schema, str) and schema else table
+            name = qualified(schema, table) if isinstance(schema, str) and schema else table
             if not _HALF_CHARACTER.search(name):
                 return Change(payload, name, action)
     return Change(payload, "", "")
@@ -133,7 +139,7 @@ def _table_parts(schema: str, table: str, letter: str) -> tuple[str, str, str, s
     """The action, the table's whole name, and the texts before and behind the data."""
     action = BY_LETTER[letter]
     head = f'{{"table": {json.dumps(table, ensure_ascii=False)}, "action": "{action}", "data": '
-    return action, f"{schema}.{table}", head, f', "schema": {json.dumps(schema, ensure_ascii=False)}, '
+    return action, qualified(schema, table), head, f', "schema": {json.dumps(schema, ensure_ascii=False)}, '
 
 
 @lru_cache(maxsize=256)

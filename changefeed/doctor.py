@@ -24,6 +24,7 @@ from changefeed.open_files import raise_limit
 from changefeed.printable import printable, sql_literal, sql_printable
 from changefeed.queries import load
 from changefeed.settings import Settings, is_loopback
+from changefeed.table_names import parse_pattern, qualified
 
 QUERIES = load("doctor.sql")
 OLDEST_VERSION = 140000
@@ -203,12 +204,19 @@ def _hears(patient: Patient) -> bool:
 
 def check_triggers(patient: Patient) -> Iterator[Finding]:
     for pattern in patient.settings.watch:
-        like = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_").replace("*", "%")
-        [(count,)] = patient.rows(QUERIES["named tables"], pattern=like)
-        if not count and not pattern.endswith(".*"):
-            yield Finding(
-                Level.PROBLEM, "triggers", f"--watch {pattern} names no table", "write schema.table as in psql's \\d"
-            )
+        named = [
+            row
+            for one in parse_pattern(pattern).possible
+            if one.schema
+            for row in patient.rows(QUERIES["named tables"], schema=one.schema, table=one.table)
+        ]
+        if not named and not pattern.endswith(".*"):
+            says = f"--watch {pattern} names no table"
+            yield Finding(Level.PROBLEM, "triggers", says, "write schema.table as SQL does")
+        for schema, table, is_watched in named:
+            if not is_watched and patient.may_read:
+                says = f"{qualified(schema, table)} is not watched, though --watch {pattern} names it"
+                yield Finding(Level.WARNING, "triggers", says, "read the server's log, which says why it cannot be")
     if not patient.may_read:
         return
     watched = patient.rows(QUERIES["triggers"])

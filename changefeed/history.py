@@ -14,6 +14,7 @@ from changefeed.database import Database
 from changefeed.journal import ForeignCursor, Journal
 from changefeed.memory import Memory, Page
 from changefeed.queries import load
+from changefeed.table_names import qualified
 from changefeed.tally import Tally
 
 QUERIES = load("server.sql")
@@ -64,8 +65,9 @@ class History:
     async def _load(self, snapshot: Snapshot, buckets: Buckets) -> None:
         parameters = {"step": buckets.step_seconds, "kept": buckets.kept, "snapshot": str(snapshot)}
         rows = await self._database.fetch(QUERIES["activity"], parameters, DEADLINE_SECONDS)
-        for at, table, letter, count, first_at in rows:
-            self._tally.load(buckets.step_seconds, at, table, BY_LETTER[letter], count, first_at)
+        for at, schema, table, letter, count, first_at in rows:
+            name = qualified(schema, table)
+            self._tally.load(buckets.step_seconds, at, name, BY_LETTER[letter], count, first_at)
 
 
 def _beyond(place: Place, changes: Sequence[Change]) -> Sequence[Change]:

@@ -3,10 +3,11 @@
 Nothing is given that is not named. A word that is not known is an error: a slip in a limit must not lift it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from changefeed.filters import BadFilter, Filter, Kind, make_test, parse_filter
+from changefeed.table_names import BadName, TableName, as_written, canonical, exact, parse_pattern
 
 SHAPE = (
     '{"tables": {"public.orders": {"columns": ["id"], "filter": ["customer_id=eq.42"]}}, "channels": [], '
@@ -22,21 +23,21 @@ class BadRights(ValueError):
 class Grant:
     """Tables by `pattern`: of their columns those named (None: all), of their rows those for which all filters hold.
 
-    The pattern is `*`, `schema.*`, `schema.table`, or a name in whichever schema.
+    The pattern is `*`, `schema.*`, `schema.table`, or a name in whichever schema, each as SQL writes it.
     """
 
     pattern: str
     columns: frozenset[str] | None = None
     filters: tuple[Filter, ...] = ()
 
-    def covers(self, table: str) -> bool:
-        """Whether `table`, as a change names it, is meant."""
-        if self.pattern == "*":
-            return True
-        if table.count(".") > 1:
-            return False  # a point in a name: where the schema ends cannot be told
-        is_of_schema = self.pattern.endswith(".*") and table.startswith(self.pattern[:-1])
-        return is_of_schema or self.pattern in (table, table.partition(".")[2])
+    def gives(self, table: TableName) -> bool:
+        """Whether the table is meant for certain."""
+        certain = parse_pattern(self.pattern).certain
+        return certain is not None and certain.covers(table)
+
+    def limits(self, table: TableName) -> bool:
+        """Whether the table could be meant."""
+        return any(pattern.may_cover(table) for pattern in parse_pattern(self.pattern).possible)
 
 
 Grants = tuple[Grant, ...]
@@ -87,13 +88,21 @@ class Bound:
 
 
 def bound_of(grants: Grants, table: str) -> Bound | None:
-    """None where there is no right to it. What several grants say of one table must all hold."""
-    covering = [grant for grant in grants if grant.covers(table)]
-    if not covering:
+    """The same of a name as it is written, where no database is asked what it means."""
+    return bound_of_any(grants, as_written(table))
+
+
+def bound_of_any(grants: Grants, tables: Collection[TableName]) -> Bound | None:
+    """What may be seen of a table that is one of these, None where there is no right to it.
+
+    There must be a right to each of them; and the limits hold of every grant that could mean one.
+    """
+    if not tables or not all(any(grant.gives(table) for grant in grants) for table in tables):
         return None
-    limits = [grant.columns for grant in covering if grant.columns is not None]
+    limiting = [grant for grant in grants if any(grant.limits(table) for table in tables)]
+    limits = [grant.columns for grant in limiting if grant.columns is not None]
     columns = frozenset.intersection(*limits) if limits else None
-    return Bound(columns, tuple(term for grant in covering for term in grant.filters))
+    return Bound(columns, tuple(term for grant in limiting for term in grant.filters))
 
 
 def visible(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> Mapping[str, Mapping[str, Kind]]:
@@ -102,7 +111,7 @@ def visible(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> Mapping
         return tables
     seen = {}
     for table, columns in tables.items():
-        bound = bound_of(grants, table)
+        bound = bound_of_any(grants, (exact(table),))
         if bound is not None and fits(bound.filters, columns):
             seen[table] = {column: kind for column, kind in columns.items() if bound.shows(column)}
     return seen
@@ -119,9 +128,12 @@ def fits(filters: Iterable[Filter], columns: Mapping[str, Kind]) -> bool:
 
 
 def _grant(pattern: str, limits: object) -> Grant:
-    bare = pattern.removesuffix("*") if pattern == "*" or pattern.endswith(".*") else pattern
-    if not pattern or "*" in bare or bare == ".":
-        raise BadRights(f"{pattern[:80]!r} names no table: write *, sales.*, public.orders or orders")
+    try:
+        pattern = canonical(pattern)
+    except BadName as error:
+        raise BadRights(
+            f"{pattern[:80]!r} names no table ({error}): write *, sales.*, public.orders or orders"
+        ) from None
     given = _members(limits, f"the limits of {pattern[:80]}", ("columns", "filter"))
     columns = frozenset(_texts(given["columns"], "columns")) if "columns" in given else None
     try:

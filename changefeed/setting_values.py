@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from changefeed.table_names import canonical, parse_pattern
+
 Choice = TypeVar("Choice", bound=str)
 
 
@@ -45,11 +47,10 @@ def positive(text: str) -> float:
 
 
 def pattern(text: str) -> str:
-    """schema.table or schema.*"""
-    schema, _, table = text.strip().partition(".")
-    if not schema or not table or "*" in schema or ("*" in table and table != "*"):
+    """schema.table or schema.*, as SQL writes names (public."Odd ""Name")"""
+    if all(one.schema is None for one in parse_pattern(text.strip()).meant):
         raise ValueError
-    return text.strip()
+    return canonical(text.strip())
 
 
 def channels(text: str) -> str:

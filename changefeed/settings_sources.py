@@ -15,6 +15,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from changefeed import __version__, setting_values
 from changefeed.payload import Payload
 from changefeed.settings import SETTINGS, Setting, Settings, SettingsError, is_loopback
+from changefeed.table_names import split_list
 
 # libpq's own variables that make up a conninfo string, and the keywords they stand for (PostgreSQL manual, 34.15).
 LIBPQ_VARIABLES = {
@@ -158,7 +159,7 @@ def _parse(setting: Setting, source: str, given: str | list[str]) -> Any:
     try:
         if not setting.is_repeatable:
             return setting.parse(str(given))
-        texts = given if isinstance(given, list) else given.split(",")
+        texts = given if isinstance(given, list) else split_list(given)
         return tuple(setting.parse(text.strip()) for text in texts)
     except setting_values.BadValue as error:
         raise SettingsError(f"{source}: {error}") from None

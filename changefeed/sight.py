@@ -15,7 +15,7 @@ from changefeed.change import Change
 from changefeed.filters import Equality, Filter, Kind, equality, make_test
 from changefeed.old_values import members, some_members
 from changefeed.rights import Bound, fits
-from changefeed.row import Row
+from changefeed.row import Number, Row
 
 # Not xid, which counts the transactions of the whole cluster, nor what a trigger says beside the contract.
 _SHOWN = frozenset(f'"{name}"' for name in ("table", "action", "data", "schema", "old", "at", "count", "cursor"))
@@ -40,8 +40,9 @@ class Sight:
 
     def __init__(self, bound: Bound, terms: Sequence[tuple[Filter, Kind | None]], seal: SealCursor) -> None:
         self._seal = seal
-        self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
+        self._tests = [(term.column, make_test(term, kind), kind) for term, kind in terms]
         self._has_limits = bool(terms) or bound.columns is not None
+        self._columns = bound.columns
         self._names = None if bound.columns is None else frozenset(map(_json, bound.columns))
         self.equality: Equality | None = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
@@ -56,6 +57,8 @@ class Sight:
         if change.action == "UPDATE" and row.is_changed:
             was_seen = self._lets_through(row, row.old_value)
         if is_seen and was_seen:
+            if row.is_changed and not self._shows_change(row):
+                return None  # what changed may not be seen, and neither that something did
             return self._show(change, has_old=row.is_changed), ""
         if is_seen:
             return self._show(change), "enter"
@@ -63,7 +66,14 @@ class Sight:
 
     def _lets_through(self, row: Row, value: Callable[[str], Any]) -> bool:
         # A column that is not there is no null: it may have been renamed since the filter was made.
-        return all(row.has(column) and test(value(column)) for column, test in self._tests)
+        # Nor is a value of another type than the filter was made for: the column's may just have been changed.
+        return all(
+            row.has(column) and is_of(kind, found := value(column)) and test(found)
+            for column, test, kind in self._tests
+        )
+
+    def _shows_change(self, row: Row) -> bool:
+        return self._columns is None or any(map(row.has_changed, self._columns))
 
     def _show(self, change: Change, *, as_before: bool = False, has_old: bool = False) -> Change:
         parts = dict(members(change.text))
@@ -85,6 +95,21 @@ class Sight:
         if self._names is None:
             return row
         return some_members(row, self._names) if row.startswith("{") else "null"
+
+
+def is_of(kind: Kind | None, value: Any) -> bool:
+    """Whether a column of this kind can have the value, as Row gives it; without a kind nobody knows."""
+    if value is None or kind is None or kind is Kind.STRUCTURED:
+        return True
+    if kind is Kind.NUMBER:
+        return isinstance(value, Number) or value in _NO_NUMBERS
+    if kind is Kind.BOOLEAN:
+        return isinstance(value, bool)
+    return isinstance(value, str) and not isinstance(value, Number)
+
+
+# Of numeric and float, which JSON has no numbers for.
+_NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
 
 
 def _before(found: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ its rows: `"filter": "enter"` or `"leave"`.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,27 @@ from changefeed.change import ACTIONS, Change
 from changefeed.filters import BadFilter, Filter, Kind, equality, make_test, parse_filter
 from changefeed.old_values import members, some_members
 from changefeed.payload import Payload
-from changefeed.rights import EVERY_TABLE, Grants, bound_of, visible
+from changefeed.rights import EVERY_TABLE, Grants, bound_of_any, visible
 from changefeed.row import Row
 from changefeed.sight import SealCursor, Sight, sight_of
+from changefeed.table_names import (
+    BadName,
+    TableName,
+    as_written,
+    canonical,
+    could_mean,
+    exact,
+    parse_pattern,
+    split_list,
+)
 
 FIELDS = ("table", "action", "filter", "columns")
 TERMS_LIMIT = 100  # of each field
 
 # The columns of a table and what they compare like; None for a table that the database does not know.
 Columns = Callable[[str], Mapping[str, Kind] | None]
+# The tables that a name could be of, as a trigger of the user's gives it.
+Meanings = Callable[[str], Collection[TableName]]
 
 
 class BadSubscription(ValueError):
@@ -36,7 +48,8 @@ class BadSubscription(ValueError):
 
 @dataclass(frozen=True)
 class Subscription:
-    """Empty fields ask for everything. `tables` are `name`, `schema.name` or `schema.*`; all `filters` must hold.
+    """Empty fields ask for everything. `tables` are `name`, `schema.name` or `schema.*` as SQL writes them; all
+    `filters` must hold.
 
     `within` is not asked for but had: what the client has a right to.
     """
@@ -70,12 +83,12 @@ class Subscription:
         """Whether there is anything that the client has no right to."""
         return self.within != EVERY_TABLE
 
-    def names(self, table: str) -> bool:
-        """Whether `table`, as a change names it, is asked for."""
-        bare = table.partition(".")[2]
-        return not self.tables or any(
-            term in (table, bare) or (term.endswith(".*") and table.startswith(term[:-1])) for term in self.tables
-        )
+    def names(self, readings: Iterable[TableName]) -> bool:
+        """Whether one of these, which a change's name could mean, is asked for."""
+        if not self.tables:
+            return True
+        patterns = [pattern for term in self.tables for pattern in parse_pattern(term).meant]
+        return any(pattern.covers(name) for name in readings for pattern in patterns)
 
 
 EVERYTHING = Subscription()
@@ -84,11 +97,14 @@ EVERYTHING = Subscription()
 class Selection:
     """A subscription at work. A table's columns are looked up when its first change comes, and at look_again()."""
 
-    def __init__(self, subscription: Subscription, columns: Columns, seal: SealCursor = str) -> None:
+    def __init__(
+        self, subscription: Subscription, columns: Columns, seal: SealCursor = str, meanings: Meanings = as_written
+    ) -> None:
         self.subscription = subscription
         self._columns = columns
         self._seal = seal
-        self._tables: dict[str, TableSelection | None] = {}
+        self._meanings = meanings
+        self._tables: dict[tuple[str, bool], TableSelection | None] = {}
 
     def pick(self, changes: Sequence[Change], rows: "Sequence[Row] | None" = None) -> Sequence[Change]:
         """Those that are asked for, as they are asked for. `rows` are the same changes', where somebody has them."""
@@ -98,7 +114,7 @@ class Selection:
         return [change for change in picked if change is not None]
 
     def pick_one(self, change: Change, row: Row) -> Change | None:
-        selected = self.for_table(change.table)
+        selected = self.for_table(change.table, is_exact=change.is_journaled)
         return selected.pick(change, row) if selected else None
 
     def cursor(self, cursor: str | None) -> str | None:
@@ -108,18 +124,21 @@ class Selection:
     def look_again(self) -> None:
         self._tables.clear()
 
-    def for_table(self, table: str) -> "TableSelection | None":
-        """None where the table is not asked for."""
-        if table not in self._tables:
-            self._tables[table] = self._look_up(table)
-        return self._tables[table]
+    def for_table(self, table: str, *, is_exact: bool) -> "TableSelection | None":
+        """None where the table is not asked for. `is_exact`: the name is the journal's, not a trigger's of the user."""
+        key = table, is_exact
+        if key not in self._tables:
+            self._tables[key] = self._look_up(table, is_exact) if table else None
+        return self._tables[key]
 
-    def _look_up(self, table: str) -> "TableSelection | None":
+    def _look_up(self, table: str, is_exact: bool) -> "TableSelection | None":
         asked = self.subscription
-        bound = bound_of(asked.within, table)
-        if not table or not asked.names(table) or bound is None:
+        if not asked.names((exact(table),) if is_exact else could_mean(table)):
             return None
-        columns = self._columns(table)
+        columns = self._columns(table)  # a table that is not known is looked for
+        bound = bound_of_any(asked.within, (exact(table),) if is_exact else self._meanings(table))
+        if bound is None:
+            return None
         for term in asked.filters:
             if not bound.shows(term.column) or (columns is not None and term.column not in columns):
                 return None  # of several tables, one that has no such column
@@ -188,10 +207,18 @@ def with_columns(change: Change, columns: frozenset[str]) -> Change:
 
 
 def _table(text: str) -> str:
+    """The one way to write it, so that whoever asks for the same is one audience."""
     name = text.strip()
-    if not name or "*" in name.removesuffix(".*") or name == ".*":
-        raise BadSubscription("bad_table", f"{text[:80]!r} names no table: write orders, public.orders or sales.*")
-    return name
+    try:
+        if name != "*":
+            return canonical(name)
+        reason = "without the field it is all tables"
+    except BadName as error:
+        reason = str(error)
+    raise BadSubscription(
+        "bad_table",
+        f'{text[:80]!r} names no table ({reason}): write orders, public.orders, sales.* or sales."odd.name"',
+    )
 
 
 def _action(text: str) -> str:
@@ -202,22 +229,10 @@ def _action(text: str) -> str:
 
 def _columns(text: str) -> list[str]:
     """Names with commas in between; one with a comma in it stands in double quotes."""
-    columns = [name[1:-1].replace('""', '"') if name.startswith('"') else name for name in _split(text)]
+    columns = [name[1:-1].replace('""', '"') if name.startswith('"') else name for name in split_list(text)]
     if not all(columns):
         raise BadSubscription("bad_columns", f"{text[:80]!r} names no columns: write id,status")
     return columns
-
-
-def _split(text: str) -> list[str]:
-    names, within_quotes = [""], False
-    for character in text:
-        if character == '"':
-            within_quotes = not within_quotes
-        if character == "," and not within_quotes:
-            names.append("")
-        else:
-            names[-1] += character
-    return [name.strip() for name in names]
 
 
 def check(
@@ -232,11 +247,12 @@ def check(
         raise BadSubscription("withheld_column", payload.withheld)
     tables = visible(subscription.within, tables)
     for name in subscription.tables:
-        if not name.endswith(".*") and not any(Subscription((name,)).names(table) for table in tables):
+        is_one = all(pattern.table is not None for pattern in parse_pattern(name).meant)
+        if is_one and not any(Subscription((name,)).names((exact(table),)) for table in tables):
             raise BadSubscription(
                 "unknown_table", f"there is no table {name[:80]!r}; GET /api/tables lists what there is"
             )
-    named = {table: columns for table, columns in tables.items() if subscription.names(table)}
+    named = {table: columns for table, columns in tables.items() if subscription.names((exact(table),))}
     if not named:
         return
     for term in subscription.filters:

@@ -6,16 +6,16 @@ Knows no client. The SQL is that of sql/, which works without the server too.
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg2
 
 from changefeed.backoff import backoff
-from changefeed.database import Database, DatabaseUnavailable, one_line
+from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.journal import VERSION
 from changefeed.queries import load, read_script
+from changefeed.table_names import BadName, TableName, parse_pattern, qualified
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class NoSuchTable(Exception):
 
 
 class CannotWatch(Exception):
-    """PostgreSQL refused; the message says what to do."""
+    """PostgreSQL refused, or the name is ambiguous; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ EVERYTHING = WatchOptions()
 
 
 class Watching:
-    """`patterns` are schema.table or schema.*; retention is in seconds and bytes."""
+    """`patterns` are schema.table or schema.* as SQL writes them; retention is in seconds and bytes."""
 
     def __init__(
         self, database: Database, patterns: Sequence[str], retention_seconds: float, retention_bytes: int
@@ -55,23 +55,40 @@ class Watching:
         self._patterns = tuple(patterns)
         self._retention = {"seconds": retention_seconds, "bytes": retention_bytes}
         self._complaint = ""
+        self.refused: dict[str, str] = {}  # of the patterns' tables those that cannot be watched now, and why
 
     async def start(self) -> None:
-        """Watches what the patterns name. Raises NoSuchTable or CannotWatch."""
+        """Watches what the patterns name. Raises NoSuchTable or CannotWatch, this one only for a table named itself."""
         for pattern in self._patterns:
-            if not await self._watch_pattern(pattern) and not pattern.endswith(".*"):
-                raise NoSuchTable(
-                    f"--watch {pattern}: the database has no such table; write schema.table as in psql's \\d"
-                )
+            has_one = await self._watch_pattern(pattern)
+            if _is_of_one_table(pattern):
+                if not has_one:
+                    raise NoSuchTable(
+                        f"--watch {pattern}: the database has no such table; write schema.table as SQL does"
+                    )
+                if reason := self.refused.get(pattern):
+                    raise CannotWatch(reason)
+            elif not has_one:
+                logger.info("--watch %s names no table yet; one that comes is watched", pattern)
+
+    async def named(self, name: str) -> list[TableName]:
+        """The tables that the name, written as schema.table, could mean."""
+        try:
+            meant = [one for one in parse_pattern(name).possible if one.schema and one.table]
+        except BadName:
+            return []
+        names = {"schemas": [one.schema for one in meant], "tables": [one.table for one in meant]}
+        return [TableName(*row) for row in await self._database.fetch(QUERIES["named tables"], names)]
 
     async def watch(self, name: str, options: WatchOptions = EVERYTHING) -> bool:
         """Watches the table schema.table; whether that changed anything. Raises NoSuchTable or CannotWatch."""
+        table = await self._only(name)
         await self._install()
         with self._refusals(name):
             rows = await self._database.fetch(
                 QUERIES["watch"],
                 {
-                    "name": name,
+                    **table._asdict(),
                     "omit": list(options.omit),
                     "row_limit": options.row_limit,
                     "strict": options.strict,
@@ -84,13 +101,33 @@ class Watching:
 
     async def unwatch(self, name: str) -> bool:
         """Ends it; whether the table was watched. Raises NoSuchTable or CannotWatch."""
+        table = await self._only(name)
         if not await self._is_installed():
             return False
         with self._refusals(name):
-            rows = await self._database.fetch(QUERIES["unwatch"], {"name": name})
+            rows = await self._database.fetch(QUERIES["unwatch"], table._asdict())
         if not rows:
             raise NoSuchTable(f"the database has no table {name}")
         return bool(rows[0][0])
+
+    async def options(self, name: str) -> WatchOptions | None:
+        """Those with which it is watched; None where it is not."""
+        table = await self._only(name)
+        if not await self._is_installed():
+            return None
+        for schema, bare, _, omit, row_limit, strict, _, hash_ in await self._database.fetch(QUERIES["watched tables"]):
+            if (schema, bare) == table:
+                return WatchOptions(tuple(omit), row_limit, strict, tuple(hash_))
+        return None
+
+    async def not_watched(self) -> dict[TableName, str]:
+        """The tables that the patterns name and that are not watched, each with why, as far as this process knows."""
+        found = [row for pattern in self._patterns for row in await self._tables_of(pattern)]
+        return {
+            TableName(schema, table): self.refused.get(qualified(schema, table), "it will be, or the log says why not")
+            for schema, table, is_watched in found
+            if not is_watched
+        }
 
     async def has_plain_triggers(self) -> bool:
         """Whether a trigger that is not ours notifies. Asks until PostgreSQL answers; what it refuses counts as yes."""
@@ -126,15 +163,41 @@ class Watching:
             await self._watch_pattern(pattern)
 
     async def _watch_pattern(self, pattern: str) -> bool:
-        """Whether there is such a table. One that is watched keeps its options, such as what it leaves out."""
-        found = await self._database.fetch(QUERIES["tables like"], {"pattern": _like(pattern)})
+        """Whether there is such a table. One that is watched keeps its options, such as what it leaves out.
+
+        One that cannot be watched keeps no other from it.
+        """
+        found = await self._tables_of(pattern)
         if found:
             await self._install()
-        for name, is_watched in found:
-            with contextlib.suppress(NoSuchTable):  # it was dropped meanwhile
+        for schema, table, is_watched in found:
+            name = qualified(schema, table)
+            try:
                 if not is_watched and await self.watch(name):
                     logger.info("watching %s", name)
+                self.refused.pop(name, None)
+            except NoSuchTable:  # it was dropped meanwhile
+                self.refused.pop(name, None)
+            except CannotWatch as error:
+                if name not in self.refused:
+                    logger.warning("not watched: %s", error)
+                self.refused[name] = str(error)
         return bool(found)
+
+    async def _tables_of(self, pattern: str) -> list[Row]:
+        """Schema, name, and whether it is watched, of each."""
+        meant = [one for one in parse_pattern(pattern).possible if one.schema is not None]
+        return [row for one in meant for row in await self._database.fetch(QUERIES["tables like"], one._asdict())]
+
+    async def _only(self, name: str) -> TableName:
+        """The table that is meant. Raises NoSuchTable, or CannotWatch where the name could mean several."""
+        found = await self.named(name)
+        if not found:
+            raise NoSuchTable(f"the database has no table {name}")
+        if len(found) > 1:
+            ways = " or ".join(qualified(str(schema), table) for schema, table in found)
+            raise CannotWatch(f"{name} could mean several tables; write {ways}")
+        return found[0]
 
     async def _is_installed(self) -> bool:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
@@ -164,9 +227,8 @@ class Watching:
             raise CannotWatch(f"{name}: {_without_context(error)}") from None
 
 
-def _like(pattern: str) -> str:
-    """A LIKE pattern: only a star is special."""
-    return re.sub(r"([\\%_])", r"\\\1", pattern).replace("*", "%")
+def _is_of_one_table(pattern: str) -> bool:
+    return all(one.table is not None for one in parse_pattern(pattern).meant)
 
 
 def _without_context(error: psycopg2.Error) -> str:

@@ -68,7 +68,7 @@ class ActivityHandler(ApiHandler):
         ):
             raise ApiError(400, "bad_window", f"window is a whole number of seconds from 1 to {buckets.window_seconds}")
         now = time.time()
-        counted = CountedTables(self.rights.tables)
+        counted = CountedTables(self.rights.tables, self.feed.catalog)
         self.finish(
             {
                 **counted.state(self.feed, now),
@@ -143,7 +143,7 @@ class ActivitySocket(BaseSocket):
                 delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
                 paces={name: pace.bounds for name, pace in PACES.items()},
                 cursor=_cursor(feed),
-                **CountedTables(EVERY_TABLE).state(feed, now),
+                **CountedTables(EVERY_TABLE, feed.catalog).state(feed, now),
             )
         )
         self.outbox.send(hello)

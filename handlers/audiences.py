@@ -31,7 +31,7 @@ class Audiences(Generic[Client]):
 
     def __init__(self) -> None:
         self._all: dict[tuple[Dialect, Subscription], Audience[Client]] = {}
-        self._tables: dict[str, _TableIndex[Client]] = {}
+        self._tables: dict[tuple[str, bool], _TableIndex[Client]] = {}
 
     def __iter__(self) -> Iterator[Audience[Client]]:
         return iter(tuple(self._all.values()))
@@ -66,7 +66,7 @@ class Audiences(Generic[Client]):
             return
         for change in changes:
             row = Row(change)
-            for audience in self._index(change.table).concerned(row):
+            for audience in self._index(change.table, change.is_journaled).concerned(row):
                 chosen = audience.selection.pick_one(change, row)
                 if chosen is not None:
                     picked.setdefault(audience, []).append(chosen)
@@ -78,10 +78,10 @@ class Audiences(Generic[Client]):
             audience.selection.look_again()
         self._tables.clear()
 
-    def _index(self, table: str) -> "_TableIndex[Client]":
-        index = self._tables.get(table)
+    def _index(self, table: str, is_journaled: bool) -> "_TableIndex[Client]":
+        index = self._tables.get((table, is_journaled))
         if index is None:
-            index = self._tables[table] = _TableIndex(table)
+            index = self._tables[table, is_journaled] = _TableIndex(table, is_exact=is_journaled)
             for audience in self._all.values():
                 index.add(audience)
         return index
@@ -94,8 +94,9 @@ class _TableIndex(Generic[Client]):
     each follow a customer of their own at little more than the cost of one.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, *, is_exact: bool) -> None:
         self._table = table
+        self._is_exact = is_exact
         self._scanned: set[Audience[Client]] = set()
         self._by_value: dict[tuple[str, Key], dict[Any, set[Audience[Client]]]] = {}
         self._placed: dict[Audience[Client], Equality | None] = {}
@@ -103,7 +104,7 @@ class _TableIndex(Generic[Client]):
     def add(self, audience: Audience[Client]) -> None:
         if audience.selection.subscription == EVERYTHING:
             return  # gets all changes as they are, without being looked for
-        selected = audience.selection.for_table(self._table)
+        selected = audience.selection.for_table(self._table, is_exact=self._is_exact)
         if selected is None:
             return
         self._placed[audience] = equality = selected.equality

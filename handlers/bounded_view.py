@@ -10,7 +10,7 @@ from changefeed import __version__
 from changefeed.change import Change
 from changefeed.delays import LEAST_SECONDS, PER_DOUBLING
 from changefeed.hub import RECENT_LIMIT
-from changefeed.subscription import Selection, Subscription
+from changefeed.subscription import Subscription
 from changefeed.tally import STEPS
 from handlers.counted_tables import CountedTables
 from handlers.dialects import message_frame
@@ -40,9 +40,9 @@ class BoundedView(Generic[Client]):
 
     def __init__(self, feed: Feed, subscription: Subscription, pace: str) -> None:
         self.clients: set[Client] = set()
-        self.selection = Selection(subscription, feed.catalog.columns, feed.journal.seal)
-        self._counted = CountedTables(subscription.within)
-        self._all = Selection(Subscription(within=subscription.within), feed.catalog.columns, feed.journal.seal)
+        self.selection = feed.catalog.select(subscription, feed.journal.seal)
+        self._counted = CountedTables(subscription.within, feed.catalog)
+        self._all = feed.catalog.select(Subscription(within=subscription.within), feed.journal.seal)
         self._has_filter = self.selection.subscription != self._all.subscription
         self._feed = feed
         self._matches = Matches()

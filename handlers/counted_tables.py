@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from changefeed.buckets import BucketMessage, Counts
-from changefeed.rights import EVERY_TABLE, Grants, bound_of
+from changefeed.catalog import Catalog
+from changefeed.rights import EVERY_TABLE, Grants, bound_of_any
 from changefeed.tally import OTHER_TABLES, UNKNOWN_TABLES
 from handlers.feed import Feed, iso
 
@@ -14,8 +15,9 @@ LOADED = timedelta(days=1)  # what is counted from the journal at the start
 class CountedTables:
     """Those whose counts may be told: with a right to all of their rows, since a count counts all of them."""
 
-    def __init__(self, grants: Grants) -> None:
+    def __init__(self, grants: Grants, catalog: Catalog) -> None:
         self._grants = grants
+        self._catalog = catalog
         self._is_everything = grants == EVERY_TABLE
 
     def totals(self, counts: Mapping[str, Counts]) -> Mapping[str, Counts]:
@@ -41,5 +43,5 @@ class CountedTables:
         return feed.hub.tally.since if self._is_everything else feed.share.started_at - LOADED
 
     def _is_counted(self, table: str) -> bool:
-        bound = bound_of(self._grants, table)
+        bound = bound_of_any(self._grants, self._catalog.meanings(table))
         return bound is not None and not bound.filters and table not in (OTHER_TABLES, UNKNOWN_TABLES)

@@ -289,7 +289,7 @@ class FeedClient(BaseHandler):
         return self._select(start.query).cursor(cursor)
 
     def _select(self, query: FeedQuery) -> Selection:
-        return Selection(query.subscription, self.feed.catalog.columns, self.feed.journal.seal)
+        return self.feed.catalog.select(query.subscription, self.feed.journal.seal)
 
     def _subscribe(self, query: FeedQuery) -> None:
         self._selection = self._select(query)

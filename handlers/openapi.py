@@ -286,6 +286,7 @@ PATHS: Json = {
                             }
                         )
                     ),
+                    "not_watched": list_of(shape({"schema": TEXT, "table": TEXT, "reason": TEXT})),
                 }
             ),
             ("503",),

@@ -33,7 +33,7 @@ class _PlacesHandler(ApiHandler):
     def selection(self) -> Selection:
         """All that whoever asks may see."""
         subscription = Subscription(within=self.rights.tables)
-        return Selection(subscription, self.feed.catalog.columns, self.feed.journal.seal)
+        return self.feed.catalog.select(subscription, self.feed.journal.seal)
 
     async def answer(self) -> None:
         raise NotImplementedError

@@ -7,7 +7,8 @@ import psycopg2
 from changefeed import __version__
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
-from changefeed.rights import bound_of
+from changefeed.rights import bound_of_any
+from changefeed.table_names import TableName
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
 from handlers.feed import iso
@@ -24,7 +25,7 @@ class StatusHandler(ApiHandler):
     async def get(self) -> None:
         feed, share = self.feed, self.feed.share
         try:
-            journal, watched = await self._journal(), await self._watched()
+            journal, watched, not_watched = await self._journal(), await self._watched(), await self._not_watched()
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the journal cannot be looked at: {one_line(error)}") from None
         self.finish(
@@ -41,6 +42,7 @@ class StatusHandler(ApiHandler):
                 "payload": self.feed.settings.payload,
                 "journal": journal,
                 "watched": watched,
+                "not_watched": not_watched,
             }
         )
 
@@ -60,10 +62,24 @@ class StatusHandler(ApiHandler):
             "retention_bytes": self.feed.settings.retention_bytes,
         }
 
+    async def _not_watched(self) -> list[dict[str, object]]:
+        """What --watch names and cannot be watched."""
+        return [
+            {"schema": table.schema, "table": table.table, "reason": reason}
+            for table, reason in (await self.feed.watching.not_watched()).items()
+            if bound_of_any(self.rights.tables, (table,))
+        ]
+
     async def _watched(self) -> list[dict[str, object]]:
         if self.feed.journal.epoch is None:
             return []
         columns = ("schema", "table", "is_complete", "omit", "row_limit", "strict", "partitions", "hash")
         rows = await self.feed.database.fetch(QUERIES["watched tables"])
         found = [dict(zip(columns, row, strict=True)) for row in rows]
-        return [one for one in found if bound_of(self.rights.tables, f"{one['schema']}.{one['table']}")]
+        shown = []
+        for one in found:
+            if bound := bound_of_any(self.rights.tables, (TableName(one["schema"], one["table"]),)):
+                # Columns that may not be seen are not there.
+                named = {name: [column for column in one[name] if bound.shows(column)] for name in ("omit", "hash")}
+                shown.append({**one, **named})
+        return shown

@@ -105,10 +105,13 @@ WHERE p.pronamespace = 'changefeed'::regnamespace
 ORDER BY 1;
 
 -- named tables --
--- Of a pattern of --watch: how many tables it names.
-SELECT count(*)
+-- Of a pattern of --watch, a schema and a table or all of it: the tables it names, and whether each is watched.
+SELECT n.nspname, c.relname, EXISTS (
+    SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgname IN ('changefeed_insert', '!changefeed_insert')
+)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname || '.' || c.relname LIKE %(pattern)s;
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname = %(schema)s::text
+  AND c.relname = coalesce(%(table)s::text, c.relname);
 
 -- notification queue --
 SELECT pg_notification_queue_usage();

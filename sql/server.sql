@@ -82,12 +82,12 @@ SELECT coalesce(
 -- Counts by bucket of %(step)s seconds, table and action, of what %(snapshot)s sees, and when the oldest of each was made.
 -- Of the last %(kept)s buckets: the time is cut where one begins, so that none is counted in part.
 SELECT (floor(extract(epoch FROM at) / %(step)s) * %(step)s)::bigint AS bucket,
-       schema_name || '.' || table_name, action::text, sum(coalesce(row_count, 1))::bigint,
+       schema_name, table_name, action::text, sum(coalesce(row_count, 1))::bigint,
        extract(epoch FROM min(at))::double precision
 FROM changefeed.journal
 WHERE pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
   AND at >= to_timestamp((floor(extract(epoch FROM now()) / %(step)s) - %(kept)s + 1) * %(step)s)
-GROUP BY 1, 2, 3;
+GROUP BY 1, 2, 3, 4;
 
 -- clock --
 SELECT extract(epoch FROM clock_timestamp())::double precision;
@@ -97,30 +97,37 @@ SELECT extract(epoch FROM clock_timestamp())::double precision;
 SELECT min(id) FROM changefeed.journal WHERE at >= to_timestamp(%(at)s);
 
 -- watch --
--- The table of the name schema.table, unless there is none.
+-- The table of this schema and name, unless there is none.
 SELECT changefeed.watch(
     c.oid, omit => %(omit)s::text[], row_limit => %(row_limit)s::bigint, strict => %(strict)s, hash => %(hash)s::text[]
 )
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname || '.' || c.relname = %(name)s;
+WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
+
+-- named tables --
+-- Those of these schemas and names, pair by pair, that there are.
+SELECT n.nspname, c.relname
+FROM unnest(%(schemas)s::text[], %(tables)s::text[]) AS named (schema_name, table_name)
+JOIN pg_namespace AS n ON n.nspname = named.schema_name
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = named.table_name;
 
 -- unwatch --
 SELECT changefeed.unwatch(c.oid)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname || '.' || c.relname = %(name)s;
+WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
 
 -- tables like --
--- What --watch names: tables, but neither partitions, which come with their root, nor temporary ones, nor our own. And
--- whether each has triggers of ours already.
-SELECT n.nspname || '.' || c.relname,
+-- What --watch names, by a schema and a table or all of it: tables, but neither partitions, which come with their root, nor
+-- temporary ones, nor our own. And whether each has triggers of ours already.
+SELECT n.nspname, c.relname,
        EXISTS (
            SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
            WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed')
        )
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname <> 'changefeed'
-  AND n.nspname || '.' || c.relname LIKE %(pattern)s
-ORDER BY 1;
+  AND n.nspname = %(schema)s::text AND c.relname = coalesce(%(table)s::text, c.relname)
+ORDER BY 1, 2;
 
 -- refresh --
 SELECT changefeed.refresh();
@@ -156,6 +163,15 @@ SELECT EXISTS (
       AND p.pronamespace <> coalesce(to_regnamespace('changefeed'), 0::oid)
 );
 
+-- others with triggers --
+-- What is no table of "columns", and has a trigger of the user's, which may tell of it by its bare name.
+SELECT DISTINCT n.nspname, c.relname
+FROM pg_trigger AS t
+JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> coalesce(to_regnamespace('changefeed'), 0::oid)
+JOIN pg_class AS c ON c.oid = t.tgrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE NOT t.tgisinternal AND (c.relkind NOT IN ('r', 'p') OR c.relispartition OR c.relpersistence = 't');
+
 -- columns --
 -- The columns of every table and what their values compare like, for clients' filters; `omit` never leaves the table.
 -- The key is the primary key's columns.
@@ -166,7 +182,7 @@ WITH RECURSIVE base AS (
     FROM base AS b JOIN pg_type AS t ON t.oid = b.base JOIN pg_type AS u ON u.oid = t.typbasetype
     WHERE b.typtype = 'd'
 )
-SELECT n.nspname || '.' || c.relname,
+SELECT n.nspname, c.relname,
        array_agg(a.attname::text ORDER BY a.attnum),
        array_agg(
            CASE

@@ -190,6 +190,7 @@ class UnseenTest(AccessTestCase):
         self.write(
             "UPDATE orders SET note = 'more' WHERE customer_id = 4300000001; UPDATE salaries SET amount = 'unseen too'"
         )
+        self.write("UPDATE orders SET note = note || '!' WHERE customer_id = 42")
         self.write("ANALYZE orders; DELETE FROM orders WHERE customer_id = 4300000001; TRUNCATE salaries")
 
     async def until_published(self) -> None:

@@ -274,6 +274,13 @@ def test_no_watched_table_is_a_warning(db: JournalDatabase):
     assert only("triggers", db.conninfo).level is WARNING
 
 
+def test_a_table_that_the_settings_name_and_that_is_not_watched_is_told(watched: JournalDatabase):
+    watched.run('CREATE SCHEMA "Odd.Schema"; CREATE TABLE "Odd.Schema".t (id int)')
+    found = [one for one in findings(watched.conninfo, "--watch", '"Odd.Schema".*') if one.about == "triggers"]
+    says = '"Odd.Schema".t is not watched, though --watch "Odd.Schema".* names it'
+    assert (found[0].level, found[0].says) == (WARNING, says)
+
+
 def test_a_table_of_the_settings_that_is_not_there_is_a_problem(watched: JournalDatabase):
     flags = ("--watch", "public.order_s", "--watch", "public.orders", "--watch", "sales.*")
     found = [finding for finding in findings(watched.conninfo, *flags) if finding.about == "triggers"]

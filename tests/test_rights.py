@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from changefeed.change import Change
 from changefeed.filters import Kind
-from changefeed.rights import ALL_RIGHTS, EVERY_TABLE, BadRights, Grants, Rights, bound_of
+from changefeed.rights import ALL_RIGHTS, EVERY_TABLE, BadRights, Bound, Grants, Rights, bound_of
 from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
+from changefeed.table_names import TableName, could_mean
 from tests.test_subscription import change
 
 TABLES: Mapping[str, Mapping[str, Kind]] = {
@@ -95,6 +96,71 @@ def test_what_is_not_understood_gives_nothing(said: object):
 def test_a_pattern_covers_just_these(pattern: str, covered: set[str]):
     names = {"public.orders", "sales.orders", "orders", "a.b.c", "public.orders2", "sales2.items"}
     assert {name for name in names if bound_of(grants({pattern: {}}), name)} == covered
+
+
+LIMITED: Any = {"*": {}, "hr.*": {"columns": ["id"]}}
+TELLING = '{"table": "salaries", "action": "UPDATE", "data": {"id": 1, "amount": 99002}}'
+
+
+def test_a_limit_holds_for_a_name_with_dots_in_it():
+    text = (
+        '{"table": "pay.roll", "action": "INSERT", "data": {"id":1,"amount":555}, "schema": "hr", "cursor": "4d2.AY3f"}'
+    )
+    one = Change(text, 'hr."pay.roll"', "INSERT", 9213, 1234)
+    assert seen(one, LIMITED)["data"] == {"id": 1}  # type: ignore[index]
+    assert bound_of(grants({"*": {}, "hr.pay.roll": {"columns": ["id"]}}), 'hr."pay.roll"') == Bound(
+        frozenset({"id"}), ()
+    )
+
+
+def test_a_limit_holds_for_a_bare_name_that_could_be_of_its_table():
+    assert seen(Change(TELLING, "salaries", "UPDATE"), LIMITED)["data"] == {"id": 1}  # type: ignore[index]
+    assert seen(Change(TELLING, "salaries", "UPDATE"), {"hr.*": {}}) is None
+    dotted = Change(TELLING.replace("salaries", "pay.roll"), "pay.roll", "UPDATE")
+    asked = Subscription.parse({}, grants(LIMITED))
+    [one] = Selection(asked, TABLES.get, meanings=could_mean).pick([dotted])
+    assert json.loads(one.text)["data"] == {"id": 1}
+
+
+@pytest.mark.parametrize(
+    ("meant", "data"),
+    [
+        ([("hr", "salaries")], {"id": 1}),
+        ([("public", "salaries")], {"id": 1, "amount": 99002}),
+        ([("public", "salaries"), ("hr", "salaries")], {"id": 1}),
+        ([("public", "salaries"), ("secret", "salaries")], None),
+    ],
+)
+def test_a_bare_name_is_of_the_tables_that_the_catalog_says(meant: list[tuple[str, str]], data: Any):
+    tables = {"public.*": {}, "hr.*": {"columns": ["id"]}}
+    asked = Subscription.parse({}, grants(tables))
+    selection = Selection(asked, TABLES.get, meanings=lambda name: [TableName(*one) for one in meant])
+    picked = selection.pick([Change(TELLING, "salaries", "UPDATE")])
+    assert [json.loads(one.text)["data"] for one in picked] == ([] if data is None else [data])
+
+
+def test_a_pattern_that_is_ambiguous_gives_nothing_and_limits_all_that_it_could_mean():
+    assert bound_of(grants({"a.b.c": {}}), 'a."b.c"') is None
+    limits = grants({"*": {}, "a.b.c": {"columns": ["id"]}})
+    for name in ('a."b.c"', '"a.b".c', '"a.b.c"'):
+        assert bound_of(limits, name) == Bound(frozenset({"id"}), ())
+    assert bound_of(limits, "a.b") == Bound(None, ())
+
+
+def test_an_update_of_columns_without_right_alone_is_not_told():
+    assert seen(change("UPDATE", row(), '{"status": "new"}'), {"orders": {"columns": ["id"]}}) is None
+    assert seen(change("UPDATE", row(), '{"status": "new", "id": 6}'), {"orders": {"columns": ["id"]}}) is not None
+
+
+@pytest.mark.parametrize("value", [9, 1000, True])
+def test_a_value_of_another_type_than_the_column_had_shuts_its_row(value: Any):
+    texts = {"public.orders": {"status": Kind.TEXT}}
+    for terms in ("status=lt.50", "status=neq.x"):
+        asked = Subscription.parse({}, grants({"orders": {"filter": [terms]}}))
+        assert Selection(asked, texts.get).pick([change("INSERT", row(status=value))]) == []
+    numbers = {"public.orders": {"id": Kind.NUMBER}}
+    asked = Subscription.parse({}, grants({"orders": {"filter": ["id=lt.50"]}}))
+    assert Selection(asked, numbers.get).pick([change("INSERT", row(id="9"))]) == []
 
 
 def test_what_several_patterns_say_of_a_table_must_all_hold():

@@ -1,0 +1,187 @@
+"""Names of tables as SQL writes them: text in, schema and table out, and back. Knows no database.
+
+A part with a dot, a star or a double quote in it stands in double quotes, with "" for a quote; every other part may.
+`sales."eu.orders"` and `"sales.eu".orders` are two tables, and `sales.eu.orders` could mean either.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+# Two names of 63 bytes, in quotes, all of them quotes. A longer text names nothing.
+LIMIT_CHARACTERS = 260
+
+_NEEDS_QUOTES = re.compile(r'[."*]')
+_PART = re.compile(r'"((?:[^"]|"")+)"|([^".][^.]*)')
+
+
+class BadName(ValueError):
+    """The text names no table; the message says what is wrong with it."""
+
+
+class TableName(NamedTuple):
+    """Without a schema: of that name in whichever schema."""
+
+    schema: str | None
+    table: str
+
+
+@lru_cache(maxsize=4096)
+def qualified(schema: str, table: str) -> str:
+    """The one way in which schema and table are written here."""
+    return f"{_quoted(schema)}.{_quoted(table)}"
+
+
+class Pattern(NamedTuple):
+    """None stands for any schema, or for any table."""
+
+    schema: str | None
+    table: str | None
+
+    def covers(self, name: TableName) -> bool:
+        """Whether the name is one of these, for certain."""
+        return self.schema in (None, name.schema) and self.table in (None, name.table)
+
+    def may_cover(self, name: TableName) -> bool:
+        """The same where a name without a schema may be of any."""
+        return self.covers(name) or (name.schema is None and self.table in (None, name.table))
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """What a text such as `*`, `sales.*`, `public.orders` or `orders` means: `certain`, unless it is ambiguous."""
+
+    certain: Pattern | None
+    possible: tuple[Pattern, ...]
+
+    @property
+    def meant(self) -> tuple[Pattern, ...]:
+        return (self.certain,) if self.certain else self.possible
+
+    @property
+    def readings(self) -> str:
+        """For an error: the ways to write what an ambiguous name could mean."""
+        return " or ".join(qualified(one.schema, one.table) for one in self.possible if one.schema and one.table)
+
+
+@lru_cache(maxsize=256)
+def parse_pattern(text: str) -> Patterns:
+    """Raises BadName."""
+    parts = _split(text)
+    for part, is_quoted in parts[:-1]:
+        if "*" in part and not is_quoted:
+            raise BadName("a star stands for all tables of a schema, and alone for all tables")
+    last, is_quoted = parts[-1]
+    if last == "*" and not is_quoted:
+        if len(parts) == 1:
+            return _only(Pattern(None, None))
+        schema = _joined(parts[:-1])
+        if schema is None:
+            raise BadName("quoted and unquoted parts do not make one name")
+        return _only(Pattern(schema, None))
+    if "*" in last and not is_quoted:
+        raise BadName("a star stands for all tables of a schema, and alone for all tables")
+    possible = tuple(Pattern(*name) for name in _readings(parts))
+    if not possible:
+        raise BadName("it has more parts than a schema and a table")
+    with_schema = [one for one in possible if one.schema is not None]
+    certain = possible[0] if len(parts) == 1 else with_schema[0] if len(with_schema) == 1 else None
+    return Patterns(certain, possible)
+
+
+@lru_cache(maxsize=256)
+def canonical(text: str) -> str:
+    """The one way to write what the text means; as it is where it is ambiguous. Raises BadName."""
+    pattern = parse_pattern(text).certain
+    if pattern is None:
+        return text
+    schema = "" if pattern.schema is None else f"{_quoted(pattern.schema)}."
+    return f"{schema}{'*' if pattern.table is None else _quoted(pattern.table)}"
+
+
+@lru_cache(maxsize=4096)
+def exact(name: str) -> TableName:
+    """The table that qualified() wrote."""
+    return as_written(name)[0]
+
+
+@lru_cache(maxsize=1024)
+def could_mean(name: str) -> Sequence[TableName]:
+    """Every table that the name could be of, as a trigger says it: with or without schema, quoted or as it is."""
+    literal = TableName(None, name)
+    if len(name) > LIMIT_CHARACTERS:
+        return (literal,)
+    try:
+        readings = tuple(_readings(_split(name)))
+    except BadName:
+        dots = [at for at, character in enumerate(name) if character == "." and 0 < at < len(name) - 1]
+        readings = tuple(TableName(name[:at], name[at + 1 :]) for at in dots)
+    return readings if literal in readings else (*readings, literal)
+
+
+def as_written(name: str) -> Sequence[TableName]:
+    """What a name of a change means where no database is asked: schema.table, else whatever it could mean."""
+    readings = could_mean(name)
+    with_schema = [one for one in readings if one.schema is not None]
+    return with_schema if len(with_schema) == 1 else readings
+
+
+def split_list(text: str) -> list[str]:
+    """What stands between commas, those in double quotes left alone."""
+    items, is_quoted = [""], False
+    for character in text:
+        if character == '"':
+            is_quoted = not is_quoted
+        if character == "," and not is_quoted:
+            items.append("")
+        else:
+            items[-1] += character
+    return [item.strip() for item in items]
+
+
+def _only(pattern: Pattern) -> Patterns:
+    return Patterns(pattern, (pattern,))
+
+
+Part = tuple[str, bool]  # and whether it is quoted
+
+
+def _split(text: str) -> Sequence[Part]:
+    if len(text) > LIMIT_CHARACTERS:
+        raise BadName("it is longer than any name")
+    parts: list[Part] = []
+    at = 0
+    while found := _PART.match(text, at):
+        quoted, plain = found.groups()
+        parts.append((plain, False) if quoted is None else (quoted.replace('""', '"'), True))
+        at = found.end()
+        if at == len(text):
+            return parts
+        if text[at] != ".":
+            break
+        at += 1
+    raise BadName('each part of it is a name, or one in double quotes with "" for a quote in it')
+
+
+def _readings(parts: Sequence[Part]) -> Iterator[TableName]:
+    for at in range(1, len(parts)):
+        schema, table = _joined(parts[:at]), _joined(parts[at:])
+        if schema is not None and table is not None:
+            yield TableName(schema, table)
+    whole = _joined(parts)
+    if whole is not None:
+        yield TableName(None, whole)
+
+
+def _joined(parts: Sequence[Part]) -> str | None:
+    """One name with dots in it, which is possible without quotes only."""
+    if any(before[1] or after[1] for before, after in pairwise(parts)):
+        return None
+    return ".".join(text for text, _ in parts)
+
+
+def _quoted(part: str) -> str:
+    return '"' + part.replace('"', '""') + '"' if _NEEDS_QUOTES.search(part) else part
