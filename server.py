@@ -34,6 +34,7 @@ from changefeed.source import Source, source_of
 from handlers.alerting import keep_alerting
 from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
 from handlers.certificate import load_certificate
+from handlers.expiry import Expiry
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
 from handlers.http_server import make_server
@@ -41,7 +42,7 @@ from handlers.routes import make_app
 from handlers.sampling import keep_sampling, one_line_of
 from handlers.starting import StartError, bind, first_contact, first_of, prepare_tables
 from handlers.stopping import stop_serving
-from handlers.tokens import load_tokens
+from handlers.tokens import load_tokens, reload_tokens
 from handlers.webhook import Webhook
 
 logger = logging.getLogger("server")
@@ -71,6 +72,33 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+class HangUp:
+    """What SIGHUP does: the files of the settings are read again, by `reloads`.
+
+    It also comes when the terminal is closed that the server was started from: then the server ends.
+    """
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.reloads: list[Callable[[], None]] = []
+        self._stop = stop
+        self._had_terminal = _has_terminal()
+
+    def __call__(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            self._stop()
+            return
+        for reload in self.reloads:
+            reload()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 async def run(settings: Settings, argv: Sequence[str]) -> None:
     """Serves until SIGINT or SIGTERM. Raises StartError, SettingsError, EmbeddedError or NeverStarted."""
     stopping = asyncio.Event()
@@ -83,11 +111,12 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     load_tokens(settings)  # what is wrong with them, or with the certificate, is said before anything is opened
-    if load_certificate(settings):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # serve() has something to do then
+    load_certificate(settings)
+    hang_up = HangUp(stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     files = raise_limit()
     if parent := await Parent.find():
-        await work(settings, parent, stopping)
+        await work(settings, parent, stopping, hang_up)
         return
     if settings.client_limit > files:
         logger.warning(
@@ -98,7 +127,7 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     if settings.alert_webhook and not settings.alert:
         logger.warning("--alert-webhook is told nothing without an --alert")
     if settings.processes > 1:
-        await lead(settings, argv, stopping, manager)
+        await lead(settings, argv, stopping, manager, hang_up)
         return
     listening = bind(settings.address, settings.port)
     url, share = url_of(listening, settings), Share()
@@ -109,12 +138,15 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
                 source,
                 share,
                 stopping,
+                hang_up,
                 listen=lambda: listening,
                 ready=lambda: announce(url, source, settings, manager),
             )
 
 
-async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event, manager: ServiceManager) -> None:
+async def lead(
+    settings: Settings, argv: Sequence[str], stopping: asyncio.Event, manager: ServiceManager, hang_up: HangUp
+) -> None:
     """The parent of --processes, which serves nobody itself."""
     # First without SO_REUSEPORT: a port that another server holds is refused, and not shared with it.
     checked = bind(settings.address, settings.port)
@@ -137,11 +169,12 @@ async def lead(settings: Settings, argv: Sequence[str], stopping: asyncio.Event,
             inherited=(memory,),
             ended=meters.clear,
         )
+        hang_up.reloads.append(processes.hang_up)
         async with running(manager.keep_telling(lambda: one_line_of(meters))):
             await processes.run(stopping, on_ready=lambda: announce(url, source, settings, manager))
 
 
-async def work(settings: Settings, parent: Parent, stopping: asyncio.Event) -> None:
+async def work(settings: Settings, parent: Parent, stopping: asyncio.Event, hang_up: HangUp) -> None:
     """One of the processes of --processes. It ends with its parent, however that ends."""
     orders = parent.orders
     number, port = orders["number"], orders["port"]
@@ -160,6 +193,7 @@ async def work(settings: Settings, parent: Parent, stopping: asyncio.Event) -> N
         Source(**orders["source"]),
         share,
         stopping,
+        hang_up,
         listen=lambda: bind(settings.address, port, is_shared=True),
         ready=parent.say_ready,
         parent=parent,
@@ -171,6 +205,7 @@ async def serve(
     source: Source,
     share: Share,
     stopping: asyncio.Event,
+    hang_up: HangUp,
     *,
     listen: Callable[[], list[socket.socket]],
     ready: Callable[[], None],
@@ -186,8 +221,10 @@ async def serve(
         tls = certificate.context if certificate else None
         http_server = make_server(make_app(feed), feed, ssl_options=tls)
         if certificate:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificate.reload)
+            hang_up.reloads.append(certificate.reload)
             await stack.enter_async_context(running(certificate.follow()))
+        if settings.asks_for_tokens:
+            hang_up.reloads.append(lambda: reload_tokens_of(feed))
         stack.push_async_callback(stop_serving, http_server, feed)
         if not share.others_are_ready:
             http_server.add_sockets(listen())
@@ -223,6 +260,17 @@ async def serve(
         ready()
         await stopping.wait()
         logger.info("stopping; %d clients are connected", sum(share.census.here().values()))
+
+
+def reload_tokens_of(feed: Feed) -> None:
+    """What is open by a token that is gone, or has other rights now, is closed as if it had expired."""
+    try:
+        gone = reload_tokens(feed.gate.tokens, feed.settings)
+    except SettingsError as error:
+        logger.warning("the tokens are not reloaded: %s", error)
+        return
+    Expiry.end_all_of(lambda identity: identity in gone)
+    logger.info("reloaded the tokens; %d are gone, or have other rights", len(gone))
 
 
 async def alerting(feed: Feed) -> None:

@@ -220,6 +220,13 @@ class Processes:
             self._signal(signal.SIGKILL)
             await asyncio.wait(left)
 
+    def hang_up(self) -> None:
+        """Lets each read its files again, but those that are about to read them first, whom a signal might end."""
+        for worker in self._workers.values():
+            if worker.is_ready:
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.send_signal(signal.SIGHUP)
+
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._workers.values():
             with contextlib.suppress(ProcessLookupError):

@@ -53,6 +53,10 @@ class Rights:
     is_admin: bool = False
 
     @property
+    def is_nothing(self) -> bool:
+        return self == Rights()
+
+    @property
     def sees_everything(self) -> bool:
         return self.tables == EVERY_TABLE
 

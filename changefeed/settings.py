@@ -205,7 +205,7 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.file,
         None,
         "FILE",
-        "tokens, one a line, each with its rights behind it as JSON, or without for all rights",
+        "tokens, one a line, each with its rights behind it as JSON, or without for all rights; read again at SIGHUP",
     ),
     Setting(
         "jwt_algorithm",

@@ -27,6 +27,7 @@ from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
 from handlers.gate import Gate, hosts_of
 from handlers.listen import ListenSocket
+from handlers.refusals import Refusals
 from handlers.tokens import load_tokens
 
 JOURNAL_CHANNEL = "changefeed"
@@ -147,6 +148,7 @@ def make_feed(
         Gate(
             tokens,
             settings.session_secret or share.session_secret,
+            Refusals(share.meters),
             settings.allow_origin,
             hosts_of(settings),
             is_for_here=not (tokens.are_required or settings.allow_anonymous),

@@ -32,9 +32,11 @@ class BaseHandler(RequestHandler):
     """Whoever is not let in by the gate gets no further than prepare()."""
 
     needs: ClassVar[Need] = Need.EVERYTHING
-    is_told_in_socket: ClassVar[bool] = False  # that a token is missing, which a refused handshake tells no page
+    # Of those codes of refusals which are told in the open socket, since a refused handshake tells a page nothing.
+    told_in_socket: ClassVar[tuple[str, ...]] = ()
     is_for_clients: ClassVar[bool] = False  # who stay, and come in crowds
     identity: Identity | None = None
+    refusal: ApiError | None = None  # which is still to be told
 
     @property
     def feed(self) -> Feed:
@@ -58,8 +60,9 @@ class BaseHandler(RequestHandler):
         try:
             self.identity = await self.feed.gate.admit(self.request, self.needs)
         except ApiError as error:
-            if error.code != "sign_in" or not self.is_told_in_socket:
+            if error.code not in self.told_in_socket:
                 raise
+            self.refusal = error
 
     def prepare_answer(self) -> None:
         """What holds of the answer, whoever asks."""

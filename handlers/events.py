@@ -10,7 +10,7 @@ from handlers.dialects import PLAIN, PROTOCOL, message_frame
 from handlers.errors import ApiError
 from handlers.feed_client import FeedClient, Start
 from handlers.feed_query import fields_of_message, parse_query
-from handlers.socket import POLICY_VIOLATION, SIGN_IN, TRY_AGAIN_LATER, BaseSocket
+from handlers.socket import POLICY_VIOLATION, SIGN_IN, BaseSocket
 
 SUBPROTOCOL = "changefeed.v1"
 MESSAGE_LIMIT_BYTES = 64 * 1024
@@ -58,6 +58,12 @@ class EventSocket(BaseSocket, FeedClient):
             loop = asyncio.get_running_loop()
             self._deadline = loop.call_later(AUTHENTICATE_SECONDS, self.close, SIGN_IN, "authenticate in time")
 
+    def refuse(self, error: ApiError) -> None:
+        """Says why to the holder of a token: a page cannot read what HTTP would answer."""
+        if self.dialect is PROTOCOL:
+            self._send_error(error)
+        super().refuse(error)
+
     def on_close(self) -> None:
         if self._deadline:
             self._deadline.cancel()
@@ -71,6 +77,7 @@ class EventSocket(BaseSocket, FeedClient):
         """Tornado reads the next message when this one is dealt with."""
         if self.dialect is PLAIN:
             return
+        read = None
         try:
             read = _read(message)
             if read["type"] == "authenticate":
@@ -82,8 +89,10 @@ class EventSocket(BaseSocket, FeedClient):
         except ApiError as error:
             if self.identity:
                 self._send_error(error)
+            elif read is None or read["type"] != "authenticate":
+                self.close(SIGN_IN, error.code)  # nothing is told to who does not even try
             else:
-                self.close(TRY_AGAIN_LATER if error.status_code == 503 else SIGN_IN, error.code)
+                self.refuse(error)
 
     async def _authenticate(self, message: Mapping[str, object]) -> None:
         """The first time it lets somebody in; later it lets him stay for longer. Raises ApiError."""
@@ -91,6 +100,7 @@ class EventSocket(BaseSocket, FeedClient):
         if not isinstance(token, str):
             raise ApiError(400, "bad_token", 'the message is {"type": "authenticate", "token": "…"}')
         identity = await self.feed.gate.identify_token(token)
+        self.feed.gate.refuse_nothing(identity.rights)
         if self.identity and self.identity.rights != identity.rights:
             raise ApiError(403, "other_rights", "this token has other rights than the one before; connect anew with it")
         if self.ws_connection is None:

@@ -14,11 +14,12 @@ from http.cookies import CookieError, SimpleCookie
 from tornado.httputil import HTTPServerRequest, split_host_and_port
 from tornado.web import create_signed_value, decode_signed_value
 
-from changefeed.rights import ALL_RIGHTS
+from changefeed.rights import ALL_RIGHTS, Rights
 from changefeed.settings import Settings, is_loopback
 from handlers.errors import ApiError
 from handlers.issuer_keys import KeysUnavailable
-from handlers.tokens import ANYBODY, BadToken, Identity, Tokens, digest
+from handlers.refusals import Refusals
+from handlers.tokens import ANYBODY, CLAIM, BadToken, Identity, Tokens, digest
 
 COOKIE = "changefeed_session"
 SESSION_DAYS = 30.0  # at most; a token that expires before ends it before
@@ -28,6 +29,11 @@ PRIVATE_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa")
 # What proxies say of whom they come for. nginx says nothing by itself.
 PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 SIGN_IN = "sign in: send the header Authorization: Bearer TOKEN, or authenticate with changefeed.v1 in the socket"
+
+NO_RIGHTS = (
+    f"your token is good, and gives no right to anything: a JSON Web Token names its rights in its claim {CLAIM}, a "
+    "token of the token file has them behind it"
+)
 
 
 class Need(enum.Enum):
@@ -61,6 +67,7 @@ class Gate:
 
     tokens: Tokens
     secret: str
+    refusals: Refusals
     allowed_origins: tuple[str, ...] = ()
     hosts: Hosts | None = None
     is_for_here: bool = False
@@ -79,6 +86,7 @@ class Gate:
         rights = identity.rights
         if (need is Need.ADMIN and not rights.is_admin) or (need is Need.EVERYTHING and rights != ALL_RIGHTS):
             raise ApiError(403, "no_right", f"your token gives no right to this; it takes one with {need.value}")
+        self.refuse_nothing(rights)
         return identity
 
     async def identify(self, request: HTTPServerRequest) -> Identity:
@@ -89,7 +97,8 @@ class Gate:
         if header is not None:
             scheme, _, token = header.partition(" ")
             if scheme.lower() != "bearer":
-                raise ApiError(401, "bad_token", "the header is Authorization: Bearer TOKEN")
+                self._tell(error := BadToken("bad_token", "the header is Authorization: Bearer TOKEN", "scheme"))
+                raise ApiError(401, error.code, str(error))
             return await self.identify_token(token.strip())
         session = self._session(request)
         if session is None:
@@ -97,6 +106,7 @@ class Gate:
         try:
             return await self._identify_session(session)
         except BadToken as error:
+            self._tell(error)
             raise ApiError(401, "sign_in", str(error)) from None
 
     async def identify_token(self, token: str) -> Identity:
@@ -104,9 +114,19 @@ class Gate:
         try:
             return await self.tokens.identify(token)
         except BadToken as error:
+            self._tell(error)
             raise ApiError(401, error.code, str(error)) from None
         except KeysUnavailable as error:
             raise ApiError(503, "keys_unavailable", str(error)) from None
+
+    def refuse_nothing(self, rights: Rights) -> None:
+        """Raises ApiError for a token that is good and gives nothing, whose holder would wait for ever."""
+        if rights.is_nothing:
+            self.refusals.tell("no_rights", NO_RIGHTS)
+            raise ApiError(403, "no_rights", NO_RIGHTS)
+
+    def _tell(self, error: BadToken) -> None:
+        self.refusals.tell(error.code, str(error), error.reason)
 
     def session(self, token: str) -> str:
         """The cookie's value for a token that was found good.

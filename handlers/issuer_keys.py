@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,6 +27,8 @@ SECRET_LEAST_BYTES = 32  # RFC 7518, 3.2
 RSA_LEAST_BITS = 2048  # RFC 7518, 3.3
 READ_DEADLINE_SECONDS = 5.0
 READ_AGAIN_SECONDS = 600.0  # then a key that the issuer took back is no key any more
+# For how long keys are good that could not be read again: who keeps us from the issuer must not keep a key alive.
+GOOD_SECONDS = 3600.0
 # How often the URL is asked at most, since anybody may send a token that names a key which is not there.
 READ_INTERVAL_SECONDS = 10.0
 KEY_SET_LIMIT_BYTES = 1 << 20
@@ -67,7 +70,7 @@ class KeySetUrl:
             async with self._reading:
                 if self._clock() - self._tried_at >= READ_INTERVAL_SECONDS:
                     await self._read()
-        if self._keys is None:
+        if self._keys is None or self._clock() - self._read_at > GOOD_SECONDS:
             raise KeysUnavailable("the issuer's keys cannot be had now; try again")
         return self._choose(key_id)
 
@@ -85,9 +88,17 @@ class KeySetUrl:
             self._keys = _key_set(json.loads(answer.body), self._algorithm)
             self._read_at = self._clock()
         except (HTTPError, OSError, ValueError, RecursionError) as error:
-            logger.warning("the keys of %s cannot be had: %s", self._url, error)  # those of before stay
+            # Those of before stay, for a while. Not every error has a message, and none of ours repeats the URL.
+            logger.warning("the keys of %s cannot be had: %s", _shown(self._url), str(error) or type(error).__name__)
         finally:
             client.close()
+
+
+def _shown(url: str) -> str:
+    """Without what may be a secret: a user, a password, a query."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
 
 
 def _key_set(said: Any, algorithm: str) -> dict[str | None, Key]:

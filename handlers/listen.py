@@ -25,6 +25,7 @@ class ListenSocket(BaseSocket):
     """A client of one channel. Its handshake is answered when what is sent from then on reaches it."""
 
     kind = "raw"
+    told_in_socket = ("sign_in",)
     clients: ClassVar[dict[str, set["ListenSocket"]]] = {}
     _channel: str | None = None  # while it is wanted
 

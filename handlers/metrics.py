@@ -15,7 +15,7 @@ from changefeed import __version__
 from changefeed.database import DatabaseUnavailable
 from changefeed.meters import Key
 from changefeed.queries import load
-from handlers import admission, census, change_counts, deliveries, http_server, sampling
+from handlers import admission, census, change_counts, deliveries, http_server, refusals, sampling
 from handlers.base import BaseHandler
 from handlers.feed import Feed
 from handlers.gate import Need
@@ -75,6 +75,12 @@ METRICS = (
         admission.REFUSED,
         ("reason",),
         "Clients not let in: too many came at once (pace), or were there in all, from one address or with one token.",
+    ),
+    Described(
+        refusals.REFUSED,
+        ("reason",),
+        "Requests and sockets with a token that lets nobody in: it is none of ours (bad_token), has expired "
+        "(token_expired), or gives no right (no_rights).",
     ),
     Described(
         http_server.CLOSED,

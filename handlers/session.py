@@ -35,6 +35,7 @@ class SessionHandler(ApiHandler):
             return
         token = self._token()
         identity = await gate.identify_token(token)
+        gate.refuse_nothing(identity.rights)
         session = gate.session(token)
         if len(session) > COOKIE_LIMIT_CHARACTERS:
             raise ApiError(400, "token_too_long", "the token is too long for a cookie, which browsers would drop")

@@ -29,12 +29,12 @@ TOKEN_EXPIRED = 4419
 class BaseSocket(WebSocketHandler, BaseHandler):
     """A WebSocket; its `outbox` takes whole frames.
 
-    A page is not told why its handshake was refused. So who has no token gets in, and no further: entered() is called
-    for somebody only, and the others are closed with SIGN_IN.
+    A page is not told why its handshake was refused. So who has no token, or one without a right, gets in, and no
+    further: entered() is called for somebody only, and the others are closed with SIGN_IN, or refused.
     """
 
     needs = Need.TOKEN
-    is_told_in_socket = True
+    told_in_socket: ClassVar[tuple[str, ...]] = ("sign_in", "no_rights")
     is_for_clients = True
     outbox: Outbox
     _holder: str | None = None  # whose clients it is counted among
@@ -59,6 +59,11 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         """The socket is open, and nobody knows for whom."""
         self.close(SIGN_IN, "sign in")
 
+    def refuse(self, error: ApiError) -> None:
+        """Closes the open socket, and says why."""
+        code = {403: POLICY_VIOLATION, 503: TRY_AGAIN_LATER}.get(error.status_code, SIGN_IN)
+        self.close(code, error.code)
+
     def check_origin(self, origin: str) -> bool:
         if self.names_origin(origin) or super().check_origin(origin):
             return True
@@ -74,6 +79,8 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         if self.identity:
             self.enter_as_somebody()
             self.entered()
+        elif self.refusal and self.refusal.code != "sign_in":
+            self.refuse(self.refusal)
         else:
             self.ask_who()
 

@@ -38,11 +38,15 @@ ANYBODY = Identity(ALL_RIGHTS)  # where no authentication is set
 
 
 class BadToken(Exception):
-    """The token gives nothing; `code` and the message say why, and the message nothing of the token."""
+    """The token gives nothing; `code` and the message say why, and the message nothing of the token.
 
-    def __init__(self, code: str, message: str) -> None:
+    `reason` tells those of the same code apart, as the message does, but is one of a few.
+    """
+
+    def __init__(self, code: str, message: str, reason: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.reason = reason
 
 
 class Tokens:
@@ -51,6 +55,13 @@ class Tokens:
     def __init__(self, known: Iterable[tuple[str, Rights]] = (), issuer: "IssuedTokens | None" = None) -> None:
         self._known = [(digest(token), Identity(rights, holder=digest(token))) for token, rights in known]
         self._issuer = issuer
+
+    def take(self, fresh: "Tokens", *, with_issuer: bool) -> list[Identity]:
+        """Goes on with those of `fresh`; whose tokens are gone, or have other rights now."""
+        before, self._known = self._known, fresh._known
+        if with_issuer:
+            self._issuer = fresh._issuer
+        return [identity for known, identity in before if self.find(known) != identity]
 
     @property
     def are_required(self) -> bool:
@@ -107,11 +118,11 @@ class IssuedTokens:
         except jwt.ExpiredSignatureError:
             raise BadToken("token_expired", "the token has expired; get a new one") from None
         except jwt.PyJWTError as error:
-            raise BadToken("bad_token", f"the token is refused: {error}") from None
+            raise BadToken("bad_token", f"the token is refused: {error}", type(error).__name__) from None
         except OverflowError:
-            raise BadToken("bad_token", "the token is refused: it names a time that is none") from None
+            raise BadToken("bad_token", "the token is refused: it names a time that is none", "time") from None
         except BadRights as error:
-            raise BadToken("bad_token", f"the token is refused: its claim {CLAIM}: {error}") from None
+            raise BadToken("bad_token", f"the token is refused: its claim {CLAIM}: {error}", CLAIM) from None
         return identity
 
 
@@ -131,6 +142,12 @@ def load_tokens(settings: Settings) -> Tokens:
     if tokens.are_required and settings.allow_anonymous:
         raise SettingsError("--allow-anonymous lets everybody in, tokens do not; say one of them")
     return tokens
+
+
+def reload_tokens(tokens: Tokens, settings: Settings) -> list[Identity]:
+    """Reads the files of the settings again; as Tokens.take(). Raises SettingsError, and then all stays as it is."""
+    # The keys of a URL are read again by themselves.
+    return tokens.take(load_tokens(settings), with_issuer=settings.jwt_key_file is not None)
 
 
 def _read_tokens(path: Path) -> list[tuple[str, Rights]]:

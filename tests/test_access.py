@@ -37,6 +37,7 @@ UNAUTHORIZED: tuple[Outcome, ...] = ((401, "sign_in"), (401, "bad_token"), (401,
 KNOCKING: tuple[Outcome, ...] = (SIGN_IN, 401, 401)  # a page without a token is told in the socket
 FOR_ALL: tuple[Outcome, ...] = (200,) * len(KINDS)
 NO_RIGHT = (403, "no_right")
+NO_RIGHTS = (403, "no_rights")
 
 # KINDS:                                        none, wrong, expired, full, narrow, admin, orders, nothing
 PROBES: dict[str, list[Probe]] = {
@@ -46,10 +47,10 @@ PROBES: dict[str, list[Probe]] = {
         Probe("/listen/people", *KNOCKING, OPEN, 403, 403, OPEN, 403),
         Probe("/listen/changefeed", *KNOCKING, 403, 403, 403, 403, 403),
     ],
-    "/events": [Probe("/events", *UNAUTHORIZED, 200, 200, 200, 200, 200)],
-    "/api/changes": [Probe("/api/changes", *UNAUTHORIZED, 200, 200, 200, 200, 200)],
-    "/api/activity": [Probe("/api/activity", *UNAUTHORIZED, 200, 200, 200, 200, 200)],
-    "/api/tables": [Probe("/api/tables", *UNAUTHORIZED, 200, 200, 200, 200, 200)],
+    "/events": [Probe("/events", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/api/changes": [Probe("/api/changes", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/api/activity": [Probe("/api/activity", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/api/tables": [Probe("/api/tables", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
     "/api/tables/(.+)/watch": [
         Probe("/api/tables/public.orders/watch", *UNAUTHORIZED, 200, NO_RIGHT, 200, NO_RIGHT, NO_RIGHT, method="PUT"),
         Probe(
@@ -67,10 +68,10 @@ PROBES: dict[str, list[Probe]] = {
     "/api/change": [
         Probe(
             "/api/change?cursor=rubbish",
-            *(*UNAUTHORIZED, *((400, "not_a_cursor"),) * 5),
+            *(*UNAUTHORIZED, *((400, "not_a_cursor"),) * 4, NO_RIGHTS),
         )
     ],
-    "/api/place": [Probe("/api/place?at=1", *UNAUTHORIZED, 200, 200, 200, 200, 200)],
+    "/api/place": [Probe("/api/place?at=1", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
     "/metrics": [Probe("/metrics", *UNAUTHORIZED, 200, NO_RIGHT, NO_RIGHT, NO_RIGHT, NO_RIGHT)],
     "/api/session": [Probe("/api/session", *FOR_ALL)],
     r"/api/openapi\.json": [Probe("/api/openapi.json", *FOR_ALL)],
@@ -333,10 +334,6 @@ class AuthenticateTest(AccessTestCase):
     @gen_test
     async def test_who_is_nobody_is_told_nothing_but_to_sign_in(self):
         first = (
-            {"type": "authenticate", "token": token_of("wrong")},
-            {"type": "authenticate", "token": token_of("expired")},
-            {"type": "authenticate", "token": 1},
-            {"type": "authenticate"},
             {"type": "subscribe"},
             {"type": "subscribe", "table": "nothing"},
             {"type": "nothing"},
@@ -346,6 +343,47 @@ class AuthenticateTest(AccessTestCase):
             socket = await self.socket("/ws?table=nothing")
             await socket.write_message(json.dumps(one))
             self.assertEqual(await closing(socket), SIGN_IN, one)
+
+    @gen_test
+    async def test_the_holder_of_a_token_is_told_why_it_is_refused(self):
+        for token, code, close_code, why in (
+            (token_of("wrong"), "bad_token", SIGN_IN, "Not enough segments"),
+            (token_of("expired"), "token_expired", SIGN_IN, "get a new one"),
+            (issued(RIGHTS["full"], aud="others"), "bad_token", SIGN_IN, "audience"),
+            (issued({"table": {}}), "bad_token", SIGN_IN, "the claim changefeed"),
+            (token_of("nothing"), "no_rights", 1008, "its claim changefeed"),
+            (issued(None), "bad_token", SIGN_IN, "claim changefeed"),
+            (None, "bad_token", SIGN_IN, "authenticate"),
+        ):
+            socket = await self.socket("/ws?table=nothing")
+            await self.say(socket, token)
+            said = await message(socket)
+            self.assertEqual((said["type"], said["code"]), ("error", code), token)
+            self.assertIn(why.removeprefix("the "), said["message"])
+            self.assertEqual(await closing(socket), close_code)
+            self.assertEqual(socket.close_reason, code)
+
+    @gen_test
+    async def test_a_token_without_a_right_is_told_so_on_every_road(self):
+        headers = self.headers("nothing")
+        socket = await self.connect("/ws", protocol=True, **headers)
+        said = await message(socket)
+        self.assertEqual((said["type"], said["code"]), ("error", "no_rights"))
+        self.assertEqual((await closing(socket), socket.close_reason), (1008, "no_rights"))
+        for path in ("/ws", "/ws/activity"):
+            socket = await self.connect(path, **headers)
+            self.assertEqual((await closing(socket), socket.close_reason), (1008, "no_rights"))
+        self.assertEqual(FeedClient.connected, set())
+        status, said = await self.ask(
+            "none", "/api/session", method="POST", body=json.dumps({"token": token_of("nothing")})
+        )
+        self.assertEqual((status, said["error"]["code"]), NO_RIGHTS)
+
+    @gen_test
+    async def test_a_token_with_any_right_is_not(self):
+        for rights in ({"channels": ["people"]}, {"admin": True}, {"tables": {"public.no_such": {}}}):
+            status, _ = await self.ask("none", "/api/changes", headers={"Authorization": f"Bearer {issued(rights)}"})
+            self.assertEqual(status, 200)
 
     @gen_test
     async def test_who_says_nothing_is_closed_in_time(self):

@@ -23,6 +23,7 @@ from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
 from changefeed.filters import Kind
 from changefeed.hub import Hub
 from changefeed.journal import ForeignCursor, Journal
+from changefeed.meters import Meters
 from changefeed.rights import EVERY_TABLE, Rights
 from changefeed.seal import Seal
 from changefeed.settings import SETTINGS, SettingsError
@@ -33,6 +34,7 @@ from handlers.errors import ApiError
 from handlers.feed_query import FeedQuery, fields_of_message, parse_query
 from handlers.gate import COOKIE, Gate
 from handlers.proxies import believe_proxies
+from handlers.refusals import Refusals
 from handlers.tokens import BadToken, Tokens, load_tokens
 
 settings.register_profile(
@@ -368,7 +370,7 @@ def test_whatever_a_proxy_says_the_client_has_an_address_and_a_scheme(forwarded_
 @example("Bearer " + "a." * 5_000, True)
 @example(f"{COOKIE}=2|1:0|10:1700000000|18:{COOKIE}|4:e30=|abc", False)
 def test_any_authorization_and_any_cookie_are_answered_with_401(value: str, is_header: bool):
-    gate = Gate(Tokens([("the-token-of-the-settings", Rights())]), "secret")
+    gate = Gate(Tokens([("the-token-of-the-settings", Rights())]), "secret", Refusals(Meters()))
     headers = {"Authorization": value} if is_header else {"Cookie": f"{COOKIE}={value}"}
     try:
         asyncio.run(gate.identify(request(headers)))

@@ -368,3 +368,34 @@ def test_an_issuer_that_does_not_answer_is_told_and_its_keys_of_before_stay(loop
                 assert await issuer.keys.find("one")
 
     loop.run(run())
+
+
+def test_keys_that_cannot_be_read_again_are_not_good_for_ever(loop: asyncio.Runner):
+    async def run() -> None:
+        async with Issuer() as issuer:
+            KeySet.keys = [jwk(RSA, "one")]
+            assert await issuer.keys.find("one")
+            KeySet.status = 500
+            with ExpectLog("handlers.issuer_keys", "the keys of .* cannot be had: HTTP 500"):
+                issuer.now += issuer_keys.GOOD_SECONDS
+                assert await issuer.keys.find("one")
+                issuer.now += 1
+                with pytest.raises(KeysUnavailable):
+                    await issuer.keys.find("one")
+            KeySet.status = 200
+            issuer.now += issuer_keys.READ_INTERVAL_SECONDS
+            assert await issuer.keys.find("one")
+
+    loop.run(run())
+
+
+def test_the_secrets_of_the_issuer_s_url_are_not_logged(loop: asyncio.Runner, caplog: pytest.LogCaptureFixture):
+    async def run() -> None:
+        with (
+            ExpectLog("handlers.issuer_keys", r"the keys of https://localhost:1/keys cannot be had: .+"),
+            pytest.raises(KeysUnavailable),
+        ):
+            await KeySetUrl("https://user:hunter2@localhost:1/keys?key=hunter2", "RS256").find("one")
+
+    loop.run(run())
+    assert "hunter2" not in caplog.text
