@@ -11,12 +11,13 @@ from changefeed.change import JournalRow, from_journal
 from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch
 from changefeed.database import Database, Row
 from changefeed.memory import Page
+from changefeed.nested_order import NestedOrder
 from changefeed.payload import Payload, key_members
 from changefeed.queries import load
 from changefeed.seal import MARK, Seal
 
 QUERIES = load("server.sql")
-VERSION = 4  # of sql/install.sql
+VERSION = 5  # of sql/install.sql
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
 PAGE_ROWS = 2_000
 PAGE_BYTES = 256 << 10
@@ -59,6 +60,7 @@ class Journal:
     def __init__(self, database: Database, payload: Payload = Payload.FULL) -> None:
         self._database = database
         self._payload = payload
+        self._nested_order = NestedOrder(database, with_rows=payload is not Payload.OFF)
         self.epoch: bytes | None = None
         self.losses = Losses()
         self.on_lost: Callable[[int], None] | None = None
@@ -67,6 +69,7 @@ class Journal:
     async def identify(self) -> bool:
         """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
         before = self.epoch
+        self._nested_order.forget()
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if not has_journal:
             self.epoch = None
@@ -142,19 +145,26 @@ class Journal:
             },
             READ_DEADLINE_SECONDS,
         )
-        *entries, (*_, snapshot, has_more, lost_xid, lost_id, lost_statements) = rows
+        *entries, (*_, nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_statements) = rows
         known_statements = self.losses.statements
         # One answer may overtake another, on another connection: what was told is not taken back.
         self.losses = Losses(int(lost_xid), lost_id, max(known_statements, lost_statements))
         if lost_statements > known_statements and self.on_lost:
             self.on_lost(lost_statements - known_statements)
         read = Snapshot.parse(snapshot)
-        found = [entry[_OF_THE_CHANGE] for entry in entries]
+        found = await self._nested_order.apply(
+            [entry[_OF_THE_CHANGE] for entry in entries],
+            nested=nested or (),
+            cascaded=cascaded or (),
+            is_whole_batch=after is None and not has_more,
+            byte_limit=PAGE_BYTES,
+        )
+        has_more = has_more or len(found) < len(entries)
         if self._payload is Payload.KEYS:
             found = await self._keys_of(found)
         return self._page(start, previous, read, found, has_more)
 
-    async def _keys_of(self, found: list[Row]) -> list[Row]:
+    async def _keys_of(self, found: Sequence[Row]) -> list[Row]:
         """The rows with nothing but their keys in them."""
         rows = [JournalRow._make(row) for row in found]
         tables = {(row.schema_name, row.table_name) for row in rows}

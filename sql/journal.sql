@@ -1,8 +1,9 @@
 -- The journal: one row for each changed row of a watched table, in the order of id.
 --
--- An id is drawn while the changed row is locked, so the ids of one row's changes rise in the order in which they
--- happened; for that the sequence must hand out one at a time (CACHE 1). Ids are not in the order of commits, so a
--- reader may not go on at "the last id": see read.sql.
+-- An id is drawn while the changed row is locked, so the ids of one row's changes rise from transaction to transaction in
+-- the order in which they happened; for that the sequence must hand out one at a time (CACHE 1). Within a transaction they
+-- do too, unless triggers or foreign keys write: that order the reader works out (see changefeed/chaining.py). Ids are
+-- not in the order of commits, so a reader may not go on at "the last id": see read.sql.
 CREATE SCHEMA IF NOT EXISTS changefeed;
 COMMENT ON SCHEMA changefeed IS 'psqlisten2websocket: the journal of changes; remove it with sql/uninstall.sql';
 
@@ -11,7 +12,7 @@ CREATE TABLE IF NOT EXISTS changefeed.meta (
     version integer NOT NULL,                      -- of this installation, for upgrades
     epoch uuid NOT NULL DEFAULT gen_random_uuid()  -- part of each cursor; a new journal refuses old cursors
 );
-INSERT INTO changefeed.meta AS m (version) VALUES (4)
+INSERT INTO changefeed.meta AS m (version) VALUES (5)
 ON CONFLICT (is_only) DO UPDATE SET version = excluded.version WHERE m.version < excluded.version;
 
 CREATE SEQUENCE IF NOT EXISTS changefeed.journal_id CACHE 1;
@@ -27,7 +28,7 @@ CREATE SEQUENCE IF NOT EXISTS changefeed.lost_id MINVALUE 0 START 0;
 
 CREATE TABLE IF NOT EXISTS changefeed.journal (
     slot smallint NOT NULL,
-    depth smallint NOT NULL DEFAULT pg_trigger_depth(),  -- 1, or more where a trigger made the change (see record.sql)
+    depth smallint NOT NULL DEFAULT pg_trigger_depth(),  -- 1, or more where a trigger made the change
     id bigint NOT NULL DEFAULT nextval('changefeed.journal_id'),
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL,
@@ -49,6 +50,32 @@ BEGIN
     END LOOP;
 END
 $partitions$;
+
+-- Finds the transactions in which triggers wrote; plain writes pay nothing for it. An upgrade leaves a partition that is in
+-- use without the index, since building it would keep writers waiting, until retention empties it.
+CREATE OR REPLACE FUNCTION changefeed.index_nested(slot integer)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $function$
+BEGIN
+    EXECUTE format(
+        'CREATE INDEX IF NOT EXISTS journal_%1$s_nested ON changefeed.journal_%1$s (xid) WHERE depth > 1', slot
+    );
+END
+$function$;
+REVOKE ALL ON FUNCTION changefeed.index_nested(integer) FROM PUBLIC;
+
+DO $indexes$
+DECLARE
+    is_empty boolean;
+BEGIN
+    FOR slot IN 0..7 LOOP
+        CONTINUE WHEN to_regclass(format('changefeed.journal_%s_nested', slot)) IS NOT NULL;
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM changefeed.journal_%s)', slot) INTO is_empty;
+        IF is_empty THEN
+            PERFORM changefeed.index_nested(slot);
+        END IF;
+    END LOOP;
+END
+$indexes$;
 
 -- After a dump and restore the journal holds transactions that this cluster has yet to come to; each would appear as a
 -- new change on the day it does. Such a journal begins anew. Returns whether it did. (Deleted, not truncated: that waits

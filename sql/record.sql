@@ -106,17 +106,6 @@ DECLARE
                 CLOSE old_values;
             END IF;
         END IF;
-
-        IF pg_trigger_depth() > 1 OR nested IS NOT NULL THEN
-            IF nested IS NOT NULL AND TG_LEVEL = 'STATEMENT' THEN
-                has_moved := changefeed.put_behind(
-                    slot, pg_trigger_depth(), coalesce(mark, '0')::bigint, nested::bigint, TG_RELID, TG_OP
-                );
-            END IF;
-            IF has_moved OR pg_trigger_depth() > 1 THEN
-                PERFORM set_config('changefeed.nested', currval('changefeed.journal_id')::text, true);
-            END IF;
-        END IF;
     $body$, '<trusted>', trusted);
     frame constant text := $frame$
         CREATE OR REPLACE FUNCTION changefeed.%I() RETURNS trigger
@@ -133,21 +122,7 @@ DECLARE
             operation text;
             operations text[];
             old_values refcursor;
-            nested text;
-            marks text;
-            mark text;
-            has_moved boolean;
         BEGIN
-            IF current_setting('changefeed.nested', true) <> '' THEN
-                nested := current_setting('changefeed.nested');
-                IF TG_LEVEL = 'STATEMENT' THEN
-                    marks := current_setting('changefeed.mark_' || lower(TG_OP) || TG_RELID, true);
-                    mark := nullif(split_part(marks, ' ', 1), '');
-                    PERFORM set_config(
-                        'changefeed.mark_' || lower(TG_OP) || TG_RELID, substr(marks, length(mark) + 2), true
-                    );
-                END IF;
-            END IF;
             %s
             -- It only wakes the server, which looks every few seconds anyway. A transaction with a NOTIFY cannot be
             -- prepared for a two-phase commit: where these are allowed, it is for the setting to say.
@@ -180,66 +155,6 @@ BEGIN
     EXECUTE format(frame, 'record_strict', body);
 END
 $make$;
-
--- Triggers within triggers. Those for a statement fire after those for its rows; so what the latter write (nested: its
--- depth is greater) is journaled before the statement that came first. Which entries those are is known by a mark: the
--- newest nested entry when the statement began. The marks of statements within statements are a stack, kept by table
--- and action in a transaction-local setting, which a rollback to a savepoint takes back too. (Not by depth: the triggers
--- of what a foreign key cascades to fire BEFORE it one level deeper than AFTER it.)
-CREATE OR REPLACE FUNCTION changefeed.mark() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-    nested text := current_setting('changefeed.nested', true);
-    setting text;
-BEGIN
-    -- While there is no nested entry in this transaction, no mark means 0.
-    IF nested <> '' THEN
-        setting := 'changefeed.mark_' || lower(TG_OP) || TG_RELID;
-        -- The bound is for a table whose other triggers were switched off: nothing takes the marks away.
-        PERFORM set_config(setting, left(nested || ' ' || coalesce(current_setting(setting, true), ''), 1000), true);
-    END IF;
-    RETURN NULL;
-END
-$function$;
-
--- Gives the nested entries of this transaction between `mark` and `last` new ids, behind the statement's own. Where all
--- the table's own triggers are BEFORE ones they stay where they are: those wrote before the row changed.
-CREATE OR REPLACE FUNCTION changefeed.put_behind(
-    slot smallint, depth integer, mark bigint, last bigint, target oid, operation text
-) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-    moved bigint;
-BEGIN
-    IF mark >= last THEN
-        RETURN false;
-    END IF;
-    IF (
-        SELECT bool_and(t.tgtype & 2 = 2)
-        FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-        WHERE t.tgrelid IN (SELECT changefeed.members(target)) AND NOT t.tgisinternal AND t.tgenabled <> 'D'
-          AND p.pronamespace <> 'changefeed'::regnamespace
-          AND t.tgtype & CASE operation WHEN 'INSERT' THEN 4 WHEN 'DELETE' THEN 8 WHEN 'UPDATE' THEN 16 ELSE 32 END > 0
-    ) THEN
-        RETURN false;
-    END IF;
-    -- Only the partition being written and the one before it are looked at, by number, so that no other is locked.
-    EXECUTE format($update$
-        UPDATE changefeed.journal AS j SET id = renumbered.new_id
-        FROM (
-            SELECT n.id, nextval('changefeed.journal_id') AS new_id
-            FROM (
-                SELECT id FROM changefeed.journal
-                WHERE slot IN (%1$s, %2$s) AND xid = $1 AND id > $2 AND id <= $3 AND depth > $4
-                ORDER BY id
-            ) AS n
-        ) AS renumbered
-        WHERE j.slot IN (%1$s, %2$s) AND j.xid = $1 AND j.id > $2 AND j.id <= $3 AND j.id = renumbered.id
-        $update$, slot, (slot + 7) % 8)
-    USING pg_current_xact_id(), mark, last, depth;
-    GET DIAGNOSTICS moved = ROW_COUNT;  -- EXECUTE does not set FOUND
-    RETURN moved > 0;
-END
-$function$;
 
 -- Whether the owner of a type may have code run as the journal's owner: to_json uses the cast to json that whoever owns a
 -- type may make for it, and would run it here, with rights that are not theirs.
@@ -370,8 +285,7 @@ BEGIN
     RETURN value;
 END
 $function$;
-REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.mark(), changefeed.trusts(oid),
-    changefeed.trusts_columns(oid),
-    changefeed.put_behind(smallint, integer, bigint, bigint, oid, text), changefeed.safe_type(oid), changefeed.untrusted_value(text, oid),
+REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.trusts(oid),
+    changefeed.trusts_columns(oid), changefeed.safe_type(oid), changefeed.untrusted_value(text, oid),
     changefeed.column_list(oid, json), changefeed.select_statement(oid, text, text, json),
     changefeed.next_value(refcursor) FROM PUBLIC;

@@ -98,6 +98,11 @@ BEGIN
         '             (SELECT max(id) FROM changefeed.journal_%1$s) AS id) AS e', slot
     );
     EXECUTE format('TRUNCATE changefeed.journal_%s', slot);
+    IF to_regclass(format('changefeed.journal_%s_nested', slot)) IS NULL
+        AND pg_has_role((SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'changefeed.journal'::regclass), 'USAGE')
+    THEN
+        PERFORM changefeed.index_nested(slot);
+    END IF;
     RETURN true;
 EXCEPTION WHEN lock_not_available THEN
     RETURN false;

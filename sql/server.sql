@@ -49,13 +49,83 @@ FROM changefeed.meta AS m, pg_control_system() AS c, pg_control_checkpoint() AS 
 WHERE d.datname = current_database();
 
 -- read --
-SELECT id, xid, at, action, schema_name, table_name, data, old, row_count, snapshot, has_more, lost_xid, lost_id, losses
-FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
+-- Before version 5 of the schema read() has no `nested` and `cascaded`, and triggers keep the order themselves: then the
+-- inner SELECT, which looks among the columns of r first, finds the nulls outside.
+SELECT id, xid, at, action, schema_name, table_name, data, old, row_count, (SELECT nested FROM (SELECT r.*) AS last),
+       (SELECT cascaded FROM (SELECT r.*) AS last), snapshot, has_more, lost_xid, lost_id, losses
+FROM (SELECT NULL::text[] AS nested, NULL::text[] AS cascaded) AS before_version_5,
+    changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s) AS r;
 
 -- read without rows --
 -- The same for --payload off: of a row nothing is read.
-SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count, snapshot, has_more, lost_xid, lost_id, losses
-FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
+SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count, (SELECT nested FROM (SELECT r.*) AS last),
+       (SELECT cascaded FROM (SELECT r.*) AS last), snapshot, has_more, lost_xid, lost_id, losses
+FROM (SELECT NULL::text[] AS nested, NULL::text[] AS cascaded) AS before_version_5,
+    changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s) AS r;
+
+-- states --
+-- What the entries of the transactions %(xids)s say of their rows, for the order in which those changed (see
+-- changefeed/chaining.py): the digests of the row and of its primary key before and after. At most %(limit)s entries,
+-- transaction by transaction, of the first behind the id %(after)s. The key is the primary key as it is now, where all of
+-- it is journaled; so are the triggers.
+WITH entry AS MATERIALIZED (
+    SELECT j.*, asked.number
+    FROM unnest(%(xids)s::text[]::xid8[]) WITH ORDINALITY AS asked (xid, number) CROSS JOIN LATERAL (
+        SELECT id, xid, at, depth, action, schema_name, table_name, data, old
+        FROM changefeed.journal AS j
+        WHERE j.xid = asked.xid AND j.id > CASE asked.number WHEN 1 THEN %(after)s ELSE 0 END
+        ORDER BY j.id LIMIT %(limit)s
+    ) AS j
+    LIMIT %(limit)s
+), named AS MATERIALIZED (
+    SELECT t.schema_name, t.table_name,
+        (SELECT array_agg(a.attname::text ORDER BY a.attnum)
+         FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+         WHERE i.indrelid = c.oid AND i.indisprimary) AS key,
+        coalesce((
+            SELECT bit_or(t.tgtype::integer)
+            FROM changefeed.members(c.oid) AS m (member)
+            JOIN pg_trigger AS t ON t.tgrelid = m.member JOIN pg_proc AS p ON p.oid = t.tgfoid
+            WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 2 = 0
+              AND p.pronamespace <> 'changefeed'::regnamespace
+        ), 0) AS after_triggers,
+        EXISTS (
+            SELECT FROM pg_constraint AS f
+            WHERE f.conrelid = c.oid AND f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))
+        ) AS is_cascaded
+    FROM (SELECT DISTINCT schema_name, table_name FROM entry) AS t
+    LEFT JOIN pg_namespace AS n ON n.nspname = t.schema_name
+    LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name
+), whole AS (
+    SELECT e.number, e.xid, e.id, e.at, e.depth, e.action, e.schema_name, e.table_name, n.key, n.is_cascaded,
+        n.after_triggers & CASE e.action WHEN 'I' THEN 4 WHEN 'D' THEN 8 WHEN 'U' THEN 16 ELSE 0 END > 0 AS is_followed,
+        CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END AS row_before,
+        CASE WHEN e.action IN ('I', 'U') THEN e.data END AS row_after
+    FROM entry AS e JOIN named AS n USING (schema_name, table_name)
+)
+SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.depth, w.is_followed,
+       w.depth > 1 OR w.is_cascaded, w.schema_name || '.' || w.table_name, hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),
+       (SELECT hashtextextended(string_agg((w.row_before -> k.name)::text, ',' ORDER BY k.number), 0)
+        FROM unnest(w.key) WITH ORDINALITY AS k (name, number) HAVING bool_and(w.row_before -> k.name IS NOT NULL)),
+       (SELECT hashtextextended(string_agg((w.row_after -> k.name)::text, ',' ORDER BY k.number), 0)
+        FROM unnest(w.key) WITH ORDINALITY AS k (name, number) HAVING bool_and(w.row_after -> k.name IS NOT NULL))
+FROM whole AS w
+ORDER BY w.number, w.id;
+
+-- entries --
+-- The entries %(ids)s of one transaction, in that order, up to %(byte_limit)s bytes of text, but one at least.
+SELECT id, xid::text, at, action, schema_name, table_name, data, old, row_count
+FROM (
+    SELECT j.id, j.xid, to_json(j.at AT TIME ZONE 'UTC') #>> '{}' || '+00:00' AS at, j.action::text, j.schema_name, j.table_name,
+        CASE WHEN %(with_rows)s THEN j.data::text END AS data, CASE WHEN %(with_rows)s THEN j.old::text END AS old,
+        j.row_count, asked.number,
+        sum(coalesce(octet_length(j.data::text), 0) + coalesce(octet_length(j.old::text), 0))
+            OVER (ORDER BY asked.number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+    FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS asked (id, number)
+    JOIN changefeed.journal AS j ON j.id = asked.id
+) AS found
+WHERE coalesce(bytes_before, 0) < %(byte_limit)s
+ORDER BY number;
 
 -- primary keys --
 -- For --payload keys: the columns of the primary key, of each of these tables that has one, as it is now.

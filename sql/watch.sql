@@ -57,12 +57,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         ('DELETE', 'OLD TABLE AS old_rows')
     ) AS operations (operation, tables)
     UNION ALL
-    -- This one after others that write before the statement.
-    SELECT 'zzz_changefeed_mark', format('BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON %s FOR EACH STATEMENT '
-        'EXECUTE FUNCTION changefeed.mark()', target)
-    FROM calls WHERE NOT is_inheriting
-    UNION ALL
-    SELECT 'changefeed_truncate', format('AFTER TRUNCATE ON %s FOR EACH STATEMENT %s', target, call)
+    -- Before others of this kind: what those write comes after the TRUNCATE, which states of rows alone would not tell.
+    SELECT '!changefeed_truncate', format('AFTER TRUNCATE ON %s FOR EACH STATEMENT %s', target, call)
     FROM calls WHERE NOT is_partition
     UNION ALL
     SELECT 'changefeed_' || part, format('%s TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION changefeed.%s(%s)',
@@ -309,3 +305,14 @@ $event_trigger$;
 REVOKE ALL ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]),
     changefeed.unwatch(regclass), changefeed.apply(regclass, jsonb), changefeed.refresh(), changefeed.refresh(oid[]), changefeed.refresh_after_ddl() FROM PUBLIC;
 SELECT changefeed.refresh();
+
+-- Version 4's, of which refresh took the triggers. Where a table was in use they stay, and cost a little until the next
+-- refresh; their function then stays until this file is run again.
+DO $version_4$
+BEGIN
+    DROP FUNCTION IF EXISTS changefeed.put_behind(smallint, integer, bigint, bigint, oid, text);
+    DROP FUNCTION IF EXISTS changefeed.mark();
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    NULL;
+END
+$version_4$;

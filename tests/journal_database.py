@@ -1,21 +1,26 @@
 """A database with the journal in it: statements in, what they left in the journal out."""
 
+import asyncio
 import functools
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from changefeed.queries import read_script
+from changefeed.change import JournalRow
+from changefeed.database import Parameters, Row
+from changefeed.nested_order import NestedOrder
+from changefeed.queries import load, read_script
 from tests import postgres
 
 _TEMPLATE = f"journal_{os.getpid()}"
 
 
 class Entry(NamedTuple):
-    """A row of the journal; `data` and `old` are texts as they stand there."""
+    """A row of the journal, where the reader puts it; `data` and `old` are texts as they stand there."""
 
     action: str
     table: str
@@ -79,11 +84,26 @@ class JournalDatabase(Session):
         return role
 
     def entries(self, table: str | None = None) -> list[Entry]:
-        rows = self.run(
-            "SELECT action, schema_name || '.' || table_name, data::text, old::text, row_count "
-            "FROM changefeed.journal ORDER BY id"
+        rows = map(JournalRow._make, asyncio.run(self._read_all()))
+        entries = [Entry(r.action, f"{r.schema_name}.{r.table_name}", r.data, r.old, r.row_count) for r in rows]
+        return [entry for entry in entries if table in (None, entry.table)]
+
+    async def _read_all(self) -> Sequence[Row]:
+        """All rows of the journal, as the server reads them."""
+        limits = {"row_limit": 1 << 30, "byte_limit": 1 << 60}
+        *rows, last = await self.fetch(
+            load("server.sql")["read"], {"previous": "1:1:", "batch": None, "after": None, **limits}
         )
-        return [entry for entry in map(Entry._make, rows) if table in (None, entry.table)]
+        rows, (_, nested, cascaded, *_) = [row[:9] for row in rows], last[8:]
+        return await NestedOrder(self, with_rows=True).apply(
+            rows, nested=nested, cascaded=cascaded, is_whole_batch=True, byte_limit=1 << 60
+        )
+
+    async def fetch(self, query: str, parameters: Parameters = (), deadline_seconds: float = 0) -> list[Row]:
+        """As changefeed.database.Database does it, but on this connection."""
+        with self.connection.cursor() as db_cursor:
+            db_cursor.execute(query, parameters or None)
+            return list(db_cursor.fetchall())
 
     def changes(self, table: str | None = None) -> list[tuple[str, Any]]:
         """Each entry's action and row, parsed."""

@@ -239,7 +239,7 @@ def test_a_few_files_are_too_few_for_many_clients(watched: JournalDatabase):
         "ALTER TABLE orders ENABLE REPLICA TRIGGER changefeed_delete",
         "DROP TRIGGER changefeed_update ON orders",
         "DROP TRIGGER changefeed_insert ON orders",
-        "CREATE OR REPLACE TRIGGER changefeed_truncate AFTER TRUNCATE ON orders EXECUTE FUNCTION changefeed.mark()",
+        'CREATE OR REPLACE TRIGGER "!changefeed_truncate" AFTER TRUNCATE ON orders EXECUTE FUNCTION changefeed.read_truncated()',
     ],
 )
 def test_triggers_that_do_not_do_what_they_ought_to_are_mended(harm: str, watched: JournalDatabase):

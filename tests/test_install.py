@@ -1,5 +1,6 @@
 """Installing, upgrading and taking away: twice, at once, without superuser rights, without a trace."""
 
+import asyncio
 import shutil
 import subprocess
 import threading
@@ -256,3 +257,43 @@ def test_pg_dump_and_restore_keep_what_is_watched():
     rows = postgres.execute(target, "SELECT (data ->> 'id')::int, data ->> 'phone' FROM changefeed.journal ORDER BY id")
     [(hashed,)] = postgres.execute(source, "SELECT changefeed.hash('orders', 'phone', '110')")
     assert rows == [(2, hashed), (3, hashed)]
+
+
+def test_an_upgrade_takes_version_4_s_marks_away_and_keeps_who_may_read(db: JournalDatabase):
+    reader = db.new_role("reader")
+    db.run("CREATE TABLE orders (id int PRIMARY KEY, v int); SELECT changefeed.watch('orders')")
+    db.run("CREATE TABLE busy (id int); SELECT changefeed.watch('busy'); UPDATE changefeed.meta SET version = 4")
+    db.run("DROP FUNCTION changefeed.read; DROP INDEX changefeed.journal_0_nested, changefeed.journal_1_nested")
+    db.run(
+        "CREATE FUNCTION changefeed.read(previous pg_snapshot, batch pg_snapshot, after bigint, row_limit int, byte_limit bigint) "
+        "RETURNS TABLE (id bigint, xid text, at text, action text, schema_name text, table_name text, data text, old text, "
+        "row_count bigint, snapshot text, has_more boolean, epoch text, lost_xid text, lost_id bigint, losses bigint) "
+        "LANGUAGE sql AS $$ SELECT 7::bigint, '1', '', 'I', 's', 't', NULL, NULL, 1::bigint, '', false, '', '0', 0::bigint, 0::bigint $$"
+    )
+    db.run(f"GRANT EXECUTE ON FUNCTION changefeed.read TO {reader}")
+    db.run("CREATE FUNCTION changefeed.mark() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    for table in ("orders", "busy"):
+        db.run(
+            "CREATE TRIGGER zzz_changefeed_mark BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE "
+            f"ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.mark()"
+        )
+    page = {"previous": "1:1:", "batch": None, "after": None, "row_limit": 9, "byte_limit": 9}
+    [old] = asyncio.run(db.fetch(load("server.sql")["read"], page))  # the server asks the older one too
+    assert old[0] == 7
+    assert old[9:11] == (None, None)
+    db.run("INSERT INTO orders VALUES (1, 1)")
+    holder = db.session()
+    holder.run("BEGIN; INSERT INTO busy VALUES (1)")
+    db.run(read_script("install.sql"))
+    holder.run("INSERT INTO busy VALUES (2); COMMIT")  # whose table keeps its mark until nobody uses it
+    db.run(read_script("install.sql"))
+    assert db.run("SELECT FROM pg_trigger WHERE tgname = 'zzz_changefeed_mark'") == []
+    assert db.value("SELECT to_regproc('changefeed.mark')") is None
+    assert db.value(f"SELECT has_function_privilege('{reader}', oid, 'EXECUTE') FROM pg_proc WHERE proname = 'read'")
+    db.run("UPDATE orders SET v = 2")
+    db.assert_rebuilds("public.orders")
+    # Of a partition in use no index is built, which would keep writers waiting.
+    assert db.value("SELECT to_regclass('changefeed.journal_0_nested')") is None
+    assert db.value("SELECT to_regclass('changefeed.journal_1_nested')") is not None
+    db.run("SELECT changefeed.empty_partition(0)")
+    assert db.value("SELECT to_regclass('changefeed.journal_0_nested')") is not None

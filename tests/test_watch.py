@@ -189,10 +189,10 @@ def test_nobody_but_the_owner_may_use_anything_of_the_schema(db: JournalDatabase
 @pytest.mark.parametrize(
     "drift",
     [
-        "DROP TRIGGER zzz_changefeed_mark ON orders",
+        'DROP TRIGGER "!changefeed_truncate" ON orders',
         "CREATE OR REPLACE TRIGGER changefeed_insert AFTER INSERT ON orders REFERENCING NEW TABLE AS other "
         "FOR EACH STATEMENT EXECUTE FUNCTION changefeed.record()",
-        "CREATE TRIGGER changefeed_old BEFORE INSERT ON orders EXECUTE FUNCTION changefeed.mark()",
+        "CREATE TRIGGER changefeed_old BEFORE INSERT ON orders EXECUTE FUNCTION changefeed.read_truncated()",
     ],
 )
 def test_triggers_that_someone_changed_are_told_and_mended(db: JournalDatabase, drift: str):

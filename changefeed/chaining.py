@@ -1,0 +1,458 @@
+"""The entries of one transaction in, the order in which its rows really changed out. Knows no database.
+
+The journal is written by triggers for statements, which fire in an order of their own: what a row trigger, a BEFORE
+trigger or a foreign key's action wrote stands before or after the statement that caused it, by rules that differ from
+case to case. But each entry holds whole rows. So the entries of one table are edges between the states of its rows: an
+INSERT leads from nothing to a state, an UPDATE from one to another, a DELETE to nothing. The order is a walk along all.
+
+Only entries of the same row need it. A component is what is linked by an equal primary key, or by an equal state where
+there is none. Its entries change places among themselves and with no other. So the transaction keeps the ids it has,
+and nothing passes another transaction's change of the same row, which waited for this one's lock. What holds no row (a
+TRUNCATE, a mere count, a loss) is passed by nothing.
+
+Where states allow several orders, the one of the statements' beginnings is preferred. The entries of a statement come
+before those that its AFTER triggers wrote, which have a greater depth and smaller ids. That leaves one thing open: a
+row that ends in the state in which it began, where a table has both BEFORE and AFTER triggers for the same action.
+
+States are known by digests of 64 bits. All is linear, but for the sorting of a component's entries.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+NOTHING = 0  # the state before an INSERT and after a DELETE, and the key of a row that has none
+
+
+class Entry(NamedTuple):
+    """What an entry of the journal says of its row."""
+
+    id: int
+    statement: int  # equal for what one call of a trigger wrote
+    depth: int
+    is_followed: bool  # its table has AFTER triggers for this action, which may have written what stands before it
+    may_have_moved: bool  # a trigger or a foreign key's action may have written it
+    table: str
+    before: int | None  # digests of the row's states
+    after: int | None
+    key_before: int | None  # and of its key in them
+    key_after: int | None
+
+
+class Edge(NamedTuple):
+    """An entry within its component; `rank` is its place in the preferred order."""
+
+    before: int
+    after: int
+    key_before: int
+    key_after: int
+    rank: int
+
+    @property
+    def changes_key(self) -> bool:
+        return NOTHING not in (self.key_before, self.key_after) and self.key_before != self.key_after
+
+    def key_of(self, state: int) -> int:
+        """The key whose row is in `state`, before or after this entry; ~key is the state in which it is not there."""
+        if state == self.before or state == ~self.key_before:
+            return self.key_before
+        return self.key_after if state in (self.after, ~self.key_after) else NOTHING
+
+
+class Order:
+    """Where the content of entries stands: at each id that of source(id). Ids that are not in it are their own."""
+
+    def __init__(self, ids: "array[int]", sources: "array[int]") -> None:
+        self._ids = ids  # ascending
+        self._sources = sources
+
+    def __len__(self) -> int:
+        """How many entries change places."""
+        return len(self._ids)
+
+    def source(self, entry_id: int) -> int:
+        place = bisect_left(self._ids, entry_id)
+        return self._sources[place] if place < len(self._ids) and self._ids[place] == entry_id else entry_id
+
+
+class Transaction:
+    """Takes entries in the order of id, some 50 bytes each; order() is for when all are in."""
+
+    def __init__(self) -> None:
+        self._ids = array("q")
+        self._states = (array("q"), array("q"), array("q"), array("q"))  # before, after, key before, key after
+        self._preferred = _PreferredOrder()
+        self._open_runs: dict[str, _Run] = {}  # by table
+        self._runs: list[_Run] = []
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, entry: Entry) -> None:
+        number = len(self._ids)
+        self._ids.append(entry.id)
+        for column, digest in zip(self._states, entry[6:], strict=True):
+            column.append(NOTHING if digest is None else digest or 1)
+        self._preferred.add(number, entry)
+        if entry.before is None and entry.after is None:
+            self._open_runs.pop(entry.table, None)
+            return
+        run = self._open_runs.get(entry.table)
+        if run is None:
+            run = self._open_runs[entry.table] = _Run()
+            self._runs.append(run)
+        run.numbers.append(number)
+        run.may_have_moved |= entry.may_have_moved
+
+    def order(self) -> Order:
+        ids, sources = self._ids, array("q", self._ids)
+        ranks = self._preferred.ranks(len(ids))
+        before, after, key_before, key_after = self._states
+        for run in self._runs:
+            if not run.may_have_moved:
+                continue
+            for numbers in self._components(run.numbers):
+                edges = [
+                    Edge(before[number], after[number], key_before[number], key_after[number], ranks[number])
+                    for number in numbers
+                ]
+                for number, place in zip(numbers, walk(edges), strict=True):
+                    sources[number] = ids[numbers[place]]
+        moved = [number for number in range(len(ids)) if ids[number] != sources[number]]
+        return Order(array("q", (ids[number] for number in moved)), array("q", (sources[number] for number in moved)))
+
+    def _components(self, numbers: "array[int]") -> Iterator[list[int]]:
+        """Of the entries of a run those that are linked, where there are two at least."""
+        parents = array("q", range(len(numbers)))
+
+        def root_of(place: int) -> int:
+            while parents[place] != place:
+                parents[place] = place = parents[parents[place]]
+            return place
+
+        first_with: dict[int, int] = {}
+        for place, number in enumerate(numbers):
+            before, after, key_before, key_after = (column[number] for column in self._states)
+            for link in {key_before or before, key_after or after} - {NOTHING}:
+                first, second = root_of(first_with.setdefault(link, place)), root_of(place)
+                parents[max(first, second)] = min(first, second)
+        del first_with
+        # The members of each as a chain from the first one on; lists would take ten times the room.
+        following = array("q", bytes(8 * len(numbers)))
+        for place in reversed(range(len(numbers))):
+            root = root_of(place)
+            if root != place:
+                following[place], following[root] = following[root], place
+        for place in range(len(numbers)):
+            if parents[place] == place and following[place]:
+                members = [place]
+                while following[members[-1]]:
+                    members.append(following[members[-1]])
+                yield [numbers[member] for member in members]
+
+
+class _Run:
+    """The entries of a table between two that nothing passes."""
+
+    def __init__(self) -> None:
+        self.numbers = array("q")
+        self.may_have_moved = False
+
+
+class _PreferredOrder:
+    """From the order in which statements end, which is that of the ids, to the one in which they begin."""
+
+    def __init__(self) -> None:
+        self._next = array("q")
+        self._segments: list[tuple[int, int, int]] = []  # depth, first and last; deeper ones are nearer to the end
+        self._statement: tuple[int, int] | None = None  # the one being taken
+        self._first = self._last = 0
+        self._is_followed = False
+
+    def add(self, number: int, entry: Entry) -> None:
+        self._next.append(-1)
+        if self._statement == (entry.statement, entry.depth):
+            self._next[self._last] = number
+        else:
+            self._end_statement()
+            self._statement = entry.statement, entry.depth
+            self._first, self._is_followed = number, entry.is_followed
+        self._last = number
+
+    def ranks(self, count: int) -> "array[int]":
+        self._end_statement()
+        ranks, rank = array("q", bytes(8 * count)), 0
+        for _, first, _ in self._segments:
+            number = first
+            while number >= 0:
+                ranks[number], rank, number = rank, rank + 1, self._next[number]
+        return ranks
+
+    def _end_statement(self) -> None:
+        if self._statement is None:
+            return
+        depth, first, last = self._statement[1], self._first, self._last
+        if self._is_followed:
+            end = last
+            while self._segments and self._segments[-1][0] > depth:
+                _, nested_first, nested_last = self._segments.pop()
+                # Each deeper segment goes between the statement and what was taken from behind it.
+                self._next[nested_last], self._next[end] = self._next[end], nested_first
+                last = last if last != end else nested_last
+        else:
+            while self._segments and self._segments[-1][0] > depth:
+                _, nested_first, nested_last = self._segments.pop()
+                self._next[nested_last], first = first, nested_first
+        if self._segments and self._segments[-1][0] == depth:
+            _, before_first, before_last = self._segments.pop()
+            self._next[before_last], first = first, before_first
+        self._segments.append((depth, first, last))
+        self._statement = None
+
+
+def walk(edges: Sequence[Edge]) -> Sequence[int]:
+    """The places of a component's edges, which are in the order of id, in an order in which they can have happened.
+
+    Where DDL changed how rows are written, no state links what was before and after it: each part has its own
+    walk. Where there is none at all, that is the order of id.
+    """
+    found = _only_walk(edges) or _Walk(edges).find()
+    if found is not None:
+        return found
+    order: list[int] = []
+    parts = list(_unlinked_parts(edges))
+    for begin, end in parts:
+        part = _Walk(edges[begin:end]).find() if len(parts) > 1 else None
+        order.extend(range(begin, end) if part is None else (begin + place for place in part))
+    return order
+
+
+def _only_walk(edges: Sequence[Edge]) -> Sequence[int] | None:
+    """The walk of a row that is in no state twice, as most are; of those that just come, or go, the order of id."""
+    leaving = {edge.before: place for place, edge in enumerate(edges)}
+    entered = {edge.after for edge in edges}
+    if leaving.keys() == {NOTHING} or entered == {NOTHING}:
+        return range(len(edges))
+    if NOTHING in leaving and NOTHING in entered and any(edge.changes_key for edge in edges):
+        return None
+    starts = leaving.keys() - entered
+    if len(leaving) < len(edges) or len(entered) < len(edges) or len(starts) != 1:
+        return None
+    order, state = list[int](), starts.pop()
+    while (place := leaving.get(state)) is not None:
+        order.append(place)
+        state = edges[place].after
+    return order if len(order) == len(edges) else None
+
+
+def _unlinked_parts(edges: Sequence[Edge]) -> Iterator[tuple[int, int]]:
+    """Cuts the order of id wherever no state stands on both sides."""
+    last_with = {state: place for place, edge in enumerate(edges) for state in (edge.before, edge.after)}
+    last_with.pop(NOTHING, None)
+    begin = end = 0
+    for place, edge in enumerate(edges):
+        end = max(end, *(last_with.get(state, 0) for state in (edge.before, edge.after)))
+        if end <= place:
+            yield begin, place + 1
+            begin = place + 1
+    if begin < len(edges):
+        yield begin, len(edges)
+
+
+class _Walk:
+    """One walk along all edges. A state can be left as often as it was entered, or as rows were in it at the start.
+
+    That a key's row is not there is a state too: an INSERT leaves it, a DELETE enters it. So there is always one row of
+    each key, in one state or another. An UPDATE of the key moves two of them at once.
+    """
+
+    def __init__(self, edges: Sequence[Edge]) -> None:
+        self._edges = edges
+        self._takes = [_taken_by(edge) for edge in edges]
+        self._gives = [_given_by(edge) for edge in edges]
+        self._preferred = sorted(range(len(edges)), key=lambda place: edges[place].rank)
+        self._leaving: dict[int, deque[int]] = defaultdict(deque)  # by state, in the preferred order
+        for place in self._preferred:
+            [state, *_] = self._takes[place]
+            if self._takes[place] == self._gives[place]:
+                self._leaving[state].appendleft(place)  # changes nothing: goes first where its state is
+            else:
+                self._leaving[state].append(place)
+        self._at_start = self._states_at_start()
+        self._here = Counter(self._at_start)
+        self._ready: list[tuple[int, int]] = []  # rank and place, the first on top
+        self._waiting: dict[int, list[int]] = defaultdict(list)  # by the second state that they take
+        self._all_waiting: list[tuple[int, int]] = []  # the same, as those that are ready
+        self._is_waiting = bytearray(len(edges))
+        self._taken: list[int] = []
+        self._is_taken = bytearray(len(edges))
+        self._last_leaving: dict[int, int] = {}
+        self._inserted: dict[int, list[int]] = {}  # a circuit's edges, by the edge that they go before
+
+    def find(self) -> list[int] | None:
+        for state in self._at_start:
+            self._offer(state)
+        untaken = iter(self._preferred)
+        self._go_on()
+        while not all(self._is_taken):
+            if not (self._force_one() or self._insert_circuits()):
+                # Nothing leads there: its rows were there at the start, and are at the end.
+                place = next((place for place in untaken if not self._is_taken[place]), None)
+                if place is None:
+                    return None
+                state = self._takes[place][0]
+                self._at_start[state] += 1
+                self._enter(state)
+            self._go_on()
+        order = list(self._flattened())
+        return order if self._is_strict(order) else None
+
+    def _states_at_start(self) -> Counter[int]:
+        """States that are left more often than entered. Of a key without any, the one that the first edge takes."""
+        balance: Counter[int] = Counter()
+        first_of_key: dict[int, int] = {}
+        for place in self._preferred:
+            for state in self._takes[place]:
+                balance[state] += 1
+                if key := self._edges[place].key_of(state):
+                    first_of_key.setdefault(key, state)
+            balance.subtract(self._gives[place])
+        del balance[NOTHING]
+        at_start = Counter({state: count for state, count in balance.items() if count > 0})
+        key_of = {
+            state: edge.key_of(state)
+            for edge, takes, gives in zip(self._edges, self._takes, self._gives, strict=True)
+            for state in takes + gives
+        }
+        uneven = {key_of[state] for state, count in balance.items() if count}
+        at_start.update(state for key, state in first_of_key.items() if key not in uneven)
+        self._keys = Counter(key_of[state] for state in at_start.elements())
+        at_start[NOTHING] = len(self._edges)  # it is never used up
+        return at_start
+
+    def _offer(self, state: int) -> None:
+        if self._here[state] and self._leaving[state]:
+            place = self._leaving[state][0]
+            heappush(self._ready, (self._edges[place].rank, place))
+
+    def _go_on(self) -> None:
+        """Takes edges for as long as there is one that can be."""
+        while self._ready:
+            _, place = heappop(self._ready)
+            [state, *other] = self._takes[place]
+            leaving = self._leaving[state]
+            if not (self._here[state] and leaving and leaving[0] == place):
+                continue
+            leaving.popleft()
+            if other and not self._here[other[0]]:
+                self._is_waiting[place] = True
+                self._waiting[other[0]].append(place)
+                heappush(self._all_waiting, (self._edges[place].rank, place))
+                self._offer(state)
+            else:
+                self._take(place)
+
+    def _take(self, place: int) -> None:
+        self._taken.append(place)
+        self._is_taken[place] = True
+        for state in self._takes[place]:
+            self._here[state] -= 1
+            self._last_leaving[state] = place
+            self._offer(state)
+        for state in self._gives[place]:
+            self._enter(state)
+
+    def _enter(self, state: int) -> None:
+        self._here[state] += 1
+        for waiting in reversed(self._waiting.pop(state, ())):
+            if self._is_waiting[waiting]:
+                self._stop_waiting(waiting)
+        self._offer(state)
+
+    def _stop_waiting(self, place: int) -> None:
+        self._is_waiting[place] = False
+        [state, *_] = self._takes[place]
+        self._leaving[state].appendleft(place)
+        self._offer(state)
+
+    def _force_one(self) -> bool:
+        """Takes the first of those that wait for a key: of rows that swap their keys, one must be first."""
+        while self._all_waiting:
+            _, place = heappop(self._all_waiting)
+            if not self._is_waiting[place]:
+                continue
+            if self._here[self._takes[place][0]]:
+                self._is_waiting[place] = False
+                self._take(place)
+                return True
+            self._stop_waiting(place)
+        return False
+
+    def _insert_circuits(self) -> bool:
+        """What is left leads in circles; each goes where its state was there for the last time (Hierholzer)."""
+        known = [
+            (self._edges[places[0]].rank, state)
+            for state, places in self._leaving.items()
+            if places and state in self._last_leaving
+        ]
+        heapify(known)
+        has_inserted = bool(known)
+        while known:
+            _, begin = heappop(known)
+            state, circuit = begin, list[int]()
+            before = self._last_leaving[begin]
+            # It ends where it began: what is left enters each state as often as it leaves it.
+            while self._leaving[state]:
+                place = self._leaving[state].popleft()
+                circuit.append(place)
+                self._is_taken[place] = True
+                self._last_leaving.setdefault(state, place)
+                if state != begin and self._leaving[state]:
+                    heappush(known, (self._edges[self._leaving[state][0]].rank, state))
+                [state, *_] = self._gives[place]
+            if circuit:
+                self._inserted.setdefault(before, []).extend(circuit)
+        return has_inserted
+
+    def _flattened(self) -> Iterator[int]:
+        stack = [iter(self._taken)]
+        while stack:
+            for place in stack[-1]:
+                if place in self._inserted:
+                    stack.append(iter([*self._inserted.pop(place), place]))
+                    break
+                yield place
+            else:
+                stack.pop()
+
+    def _is_strict(self, order: Iterable[int]) -> bool:
+        """Whether each edge takes what is there, and each key begins in one state."""
+        if any(count != 1 for key, count in self._keys.items() if key):
+            return False
+        here = Counter(self._at_start)
+        for place in order:
+            for state in self._takes[place]:
+                if here[state] < 1:
+                    return False
+                here[state] -= 1
+            here.update(self._gives[place])
+        return True
+
+
+def _taken_by(edge: Edge) -> tuple[int, ...]:
+    if not edge.before:
+        return (~edge.key_after if edge.key_after else NOTHING,)
+    if edge.changes_key:
+        return edge.before, ~edge.key_after
+    return (edge.before,)
+
+
+def _given_by(edge: Edge) -> tuple[int, ...]:
+    if not edge.after:
+        return (~edge.key_before if edge.key_before else NOTHING,)
+    if edge.changes_key:
+        return edge.after, ~edge.key_before
+    return (edge.after,)
