@@ -5,26 +5,18 @@ float holds, so nothing here writes a value anew.
 """
 
 import json
-import re
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
+from changefeed.json_text import NotJSON, check, half_character, members, string_of
 from changefeed.old_values import changed_columns
 from changefeed.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 BY_LETTER = {action[0]: action for action in ACTIONS}
-
-
-# A surrogate on its own, which JSON may escape and UTF-8 cannot encode.
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-
-
-class NotJSON(ValueError):
-    """The payload is not JSON; the message says where it stops being so."""
 
 
 class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so no cycle can
@@ -95,39 +87,34 @@ def parse(payload: str) -> Change:
 
 
 def _parse_foreign(payload: str) -> Change:
-    """For what is not JSON, of another shape than ours, or has half characters in it, which are JSON all the same."""
-    try:
-        # No number is looked at; an int of more than 4300 digits is one that Python refuses to make.
-        message = json.loads(payload, parse_int=len, parse_constant=_refuse)
-    except ValueError as error:
-        raise NotJSON(str(error)) from None
-    except RecursionError:
-        raise NotJSON("nested too deeply") from None
-    if isinstance(message, dict):
-        table, action, schema = message.get("table"), message.get("action"), message.get("schema")
-        if isinstance(table, str) and table and action in ACTIONS:
-            name = qualified(schema, table) if isinstance(schema, str) and schema else table
-            if not _HALF_CHARACTER.search(name):
-                return Change(payload, name, action)
+    """For JSON of another shape than ours, nested deeply, or with half of a surrogate pair in it. Raises NotJSON."""
+    said = members(payload) or {}
+    table, action, schema = (string_of(said.get(name)) for name in ("table", "action", "schema"))
+    if table and action in ACTIONS:
+        name = qualified(schema, table) if schema else table
+        if not half_character(name):
+            return Change(payload, name, action)
     return Change(payload, "", "")
-
-
-def _refuse(constant: str) -> None:
-    """Python's json takes NaN and Infinity; JSON and browsers do not."""
-    raise ValueError(f"{constant} is not JSON")
 
 
 def from_journal(row: tuple[Any, ...], cursor_suffix: str) -> Change:
     """The change of a JournalRow, or of a plain tuple like it, which takes a third less time to make.
 
-    `cursor_suffix` is cursor.encode_batch() of its batch.
+    `cursor_suffix` is cursor.encode_batch() of its batch. A row that is not JSON, as a type's own cast to json may give
+    it, is told like a statement of too many rows: with a `count`, and without data.
     """
     change_id, xid, at, letter, schema, table, data, old, row_count = row
     # What the rows of a table, and of a statement, have in common is put together once.
     action, name, head, middle = _table_parts(schema, table, letter)
     epoch_seconds, transaction, tail = _statement_parts(at, xid)
-    if old is not None and data is not None:
-        middle += f'"old": {changed_columns(old, data)}, '
+    if data is not None:
+        try:
+            if old is None:
+                check(data)
+            else:
+                middle += f'"old": {changed_columns(old, data)}, '
+        except NotJSON:
+            data, row_count = None, 1
     if row_count is not None:
         middle += f'"count": {row_count}, '
     text = f'{head}{data if data is not None else "null"}{middle}{tail}{change_id:x}.{cursor_suffix}"}}'

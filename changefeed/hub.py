@@ -4,13 +4,13 @@ Knows no socket: whom to call is an argument.
 """
 
 import logging
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
-from changefeed.change import Change, NotJSON, parse
+from changefeed.change import Change, parse
+from changefeed.json_text import NotJSON
 from changefeed.tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -18,12 +18,7 @@ logger = logging.getLogger(__name__)
 PLAIN_CHANNEL = "events"  # the original's
 RECENT_LIMIT = 1_000
 RECENT_LIMIT_BYTES = 4 << 20
-# What is read of a value later, by whatever client asks for it, is read by functions that call themselves.
-DEPTH_LIMIT = 200
 COMPLAINT_INTERVAL_SECONDS = 60.0
-
-# A string, in which brackets mean nothing, whether or not it ends; or a bracket.
-_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
 
 Broadcast = Callable[[Sequence[Change], str | None], None]
 
@@ -58,7 +53,7 @@ class Hub:
         changes = []
         for payload in payloads:
             try:
-                change = parse(_not_too_deep(payload))
+                change = parse(payload)
             except NotJSON as error:
                 self.tally.not_json += 1
                 self._complain(f"not JSON ({error})", self.tally.not_json)
@@ -102,14 +97,3 @@ class Hub:
             logger.warning(
                 "a payload on channel %s is %s and was passed on to nobody; %d so far", PLAIN_CHANNEL, what, count
             )
-
-
-def _not_too_deep(payload: str) -> str:
-    """The payload. Raises NotJSON for one with arrays and objects within each other beyond DEPTH_LIMIT."""
-    if payload.count("[") + payload.count("{") > DEPTH_LIMIT:
-        depth = 0
-        for found in _BRACKET.finditer(payload):
-            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
-            if depth > DEPTH_LIMIT:
-                raise NotJSON(f"nested deeper than {DEPTH_LIMIT}")
-    return payload

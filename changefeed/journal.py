@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from changefeed.change import JournalRow, from_journal
 from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch
 from changefeed.database import Database, Row
+from changefeed.json_text import NotJSON
 from changefeed.memory import Page
 from changefeed.nested_order import NestedOrder
 from changefeed.payload import Payload, key_members
@@ -176,7 +177,10 @@ class Journal:
 
         def reduced(row: JournalRow) -> JournalRow:
             key = keys.get((row.schema_name, row.table_name), ())
-            return row._replace(data=key_members(row.data, key), old=key_members(row.old, key))
+            try:
+                return row._replace(data=key_members(row.data, key), old=key_members(row.old, key))
+            except NotJSON:
+                return row._replace(data=None, old=None, row_count=1)  # as from_journal()
 
         return [reduced(row) for row in rows]
 

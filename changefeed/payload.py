@@ -5,14 +5,14 @@ nothing else.
 """
 
 import enum
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-import msgspec
+from msgspec import Raw
 
 from changefeed.change import Change
-from changefeed.old_values import some_members
+from changefeed.json_text import Members, members, quoted, some, string_of, write
+from changefeed.row import Row
 
 
 class Payload(enum.StrEnum):
@@ -34,16 +34,12 @@ KeyColumns = Callable[[str], Sequence[str]]  # a table's primary key; none where
 Value = TypeVar("Value")
 
 
-class _Message(msgspec.Struct):
-    data: dict[str, msgspec.Raw] | None = None
-
-
-_read = msgspec.json.Decoder(_Message).decode
-
-
 def key_members(row: str | None, key: Sequence[str]) -> str | None:
-    """The row's JSON with just the columns of the key, each value byte for byte; an empty object without a key."""
-    return None if row is None else some_members(row, frozenset(map(_json, key)))
+    """The row's JSON with just the columns of the key, each value byte for byte; an empty object without a key.
+
+    Raises NotJSON.
+    """
+    return None if row is None else _key_of(members(row) or {}, key)
 
 
 def shown_columns(payload: Payload, columns: Mapping[str, Value], key: Sequence[str]) -> Mapping[str, Value]:
@@ -66,23 +62,17 @@ def reduce(change: Change, payload: Payload, key_of: KeyColumns) -> Change | Non
         return change
     if change.is_foreign:
         return None
-    said = json.loads(change.text, parse_int=str, parse_float=str)
-    data = "null"
-    if payload is Payload.KEYS and isinstance(said.get("data"), dict):
-        data = _key_of(change, key_of(change.table))
-    schema = said.get("schema")
-    about_schema = f', "schema": {_json(schema)}' if isinstance(schema, str) else ""
-    text = f'{{"table": {_json(said["table"])}, "action": "{change.action}", "data": {data}{about_schema}}}'
-    return Change(text, change.table, change.action)
+    row = Row(change)
+    parts: dict[str, str | Raw] = {
+        "table": row.message["table"],
+        "action": quoted(change.action),
+        "data": "null" if payload is Payload.OFF or row.data is None else _key_of(row.data, key_of(change.table)),
+    }
+    schema = string_of(row.message.get("schema"))
+    if schema is not None:
+        parts["schema"] = quoted(schema)
+    return Change(write(parts, space=" "), change.table, change.action)
 
 
-def _key_of(change: Change, key: Sequence[str]) -> str:
-    try:
-        row = _read(change.text).data or {}
-    except (msgspec.DecodeError, RecursionError):
-        return "{}"  # half characters in it, which are JSON all the same
-    return "{" + ",".join(f"{_json(name)}:{bytes(row[name]).decode()}" for name in key if name in row) + "}"
-
-
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _key_of(row: Members, key: Sequence[str]) -> str:
+    return write(some(row, frozenset(key)))

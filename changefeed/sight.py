@@ -5,20 +5,20 @@ that takes a row into sight shows the new row and nothing of the old one; one th
 as it was, and nothing of the new one.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from changefeed.change import Change
 from changefeed.filters import Equality, Filter, Kind, equality, make_test
-from changefeed.old_values import members, some_members
+from changefeed.json_text import Members, some, write
 from changefeed.rights import Bound, fits
-from changefeed.row import Number, Row
+from changefeed.row import Nested, Number, Row
 
 # Not xid, which counts the transactions of the whole cluster, nor what a trigger says beside the contract.
-_SHOWN = frozenset(f'"{name}"' for name in ("table", "action", "data", "schema", "old", "at", "count", "cursor"))
+_SHOWN = frozenset({"table", "action", "data", "schema", "old", "at", "count", "cursor"})
 
 SealCursor = Callable[[str], str]
 
@@ -43,7 +43,6 @@ class Sight:
         self._tests = [(term.column, make_test(term, kind), kind) for term, kind in terms]
         self._has_limits = bool(terms) or bound.columns is not None
         self._columns = bound.columns
-        self._names = None if bound.columns is None else frozenset(map(_json, bound.columns))
         self.equality: Equality | None = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
     def see(self, change: Change, row: Row) -> tuple[Change, str] | None:
@@ -52,17 +51,17 @@ class Sight:
             return change, ""  # as a trigger of the user's says it
         if not row.is_known:
             # In the journal that is a TRUNCATE, or a statement of many rows. A trigger's may be anything.
-            return (self._show(change), "") if change.id else None
+            return (self._show(change, row), "") if change.id else None
         is_seen = was_seen = self._lets_through(row, row.value)
         if change.action == "UPDATE" and row.is_changed:
             was_seen = self._lets_through(row, row.old_value)
         if is_seen and was_seen:
             if row.is_changed and not self._shows_change(row):
                 return None  # what changed may not be seen, and neither that something did
-            return self._show(change, has_old=row.is_changed), ""
+            return self._show(change, row, has_old=row.is_changed), ""
         if is_seen:
-            return self._show(change), "enter"
-        return (self._show(change, as_before=True), "leave") if was_seen else None
+            return self._show(change, row), "enter"
+        return (self._show(change, row, as_before=True), "leave") if was_seen else None
 
     def _lets_through(self, row: Row, value: Callable[[str], Any]) -> bool:
         # A column that is not there is no null: it may have been renamed since the filter was made.
@@ -75,26 +74,27 @@ class Sight:
     def _shows_change(self, row: Row) -> bool:
         return self._columns is None or any(map(row.has_changed, self._columns))
 
-    def _show(self, change: Change, *, as_before: bool = False, has_old: bool = False) -> Change:
-        parts = dict(members(change.text))
-        if as_before:
-            parts['"data"'] = _before(parts)
+    def _show(self, change: Change, row: Row, *, as_before: bool = False, has_old: bool = False) -> Change:
+        parts: dict[str, str | Raw] = {**some(row.message, _SHOWN)}
         if not has_old:
-            parts.pop('"old"', None)
+            parts.pop("old", None)
         if self._tests:
-            parts.pop('"count"', None)  # of rows that may all be others'
-        for name in parts.keys() & {'"data"', '"old"'}:
-            parts[name] = self._columns_of(parts[name])
-        parts.pop('"cursor"', None)
+            parts.pop("count", None)  # of rows that may all be others'
+        if as_before:
+            parts["data"] = self._columns_of((row.data or {}) | (row.old or {}))
+        elif self._columns is not None:
+            for name, found in (("data", row.data), ("old", row.old)):
+                if name in parts:
+                    parts[name] = self._columns_of(found)
+        parts.pop("cursor", None)
         if change.cursor:
-            parts['"cursor"'] = f'"{self._seal(change.cursor)}"'
-        text = ", ".join(f"{name}: {value}" for name, value in parts.items() if name in _SHOWN)
-        return msgspec.structs.replace(change, text="{" + text + "}")
+            parts["cursor"] = f'"{self._seal(change.cursor)}"'
+        return msgspec.structs.replace(change, text=write(parts, space=" "))
 
-    def _columns_of(self, row: str) -> str:
-        if self._names is None:
-            return row
-        return some_members(row, self._names) if row.startswith("{") else "null"
+    def _columns_of(self, row: Members | None) -> str:
+        if row is None:
+            return "null"
+        return write(row if self._columns is None else some(row, self._columns))
 
 
 def is_of(kind: Kind | None, value: Any) -> bool:
@@ -105,18 +105,8 @@ def is_of(kind: Kind | None, value: Any) -> bool:
         return isinstance(value, Number) or value in _NO_NUMBERS
     if kind is Kind.BOOLEAN:
         return isinstance(value, bool)
-    return isinstance(value, str) and not isinstance(value, Number)
+    return isinstance(value, str) and not isinstance(value, Number | Nested)
 
 
 # Of numeric and float, which JSON has no numbers for.
 _NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
-
-
-def _before(found: Mapping[str, str]) -> str:
-    """The row as it was before the UPDATE: what has changed since, and what has not, each value byte for byte."""
-    row = dict(members(found['"data"'])) | dict(members(found['"old"']))
-    return "{" + ",".join(f"{name}:{value}" for name, value in row.items()) + "}"
-
-
-def _json(column: str) -> str:
-    return json.dumps(column, ensure_ascii=False)

@@ -4,16 +4,16 @@ An UPDATE that takes a row into or out of the filter is delivered and says so, s
 its rows: `"filter": "enter"` or `"leave"`.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from changefeed.change import ACTIONS, Change
 from changefeed.filters import BadFilter, Filter, Kind, equality, make_test, parse_filter
-from changefeed.old_values import members, some_members
+from changefeed.json_text import some, write
 from changefeed.payload import Payload
 from changefeed.rights import EVERY_TABLE, Grants, bound_of_any, visible
 from changefeed.row import Row
@@ -161,7 +161,7 @@ class TableSelection:
         self._sight = sight  # None where everything is seen
         self._actions = frozenset(asked.actions or ACTIONS)
         self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
-        self._columns = frozenset(json.dumps(column, ensure_ascii=False) for column in asked.columns)
+        self._columns = frozenset(asked.columns)
         bounding = sight.equality if sight else None
         self.equality = bounding or next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
@@ -184,7 +184,7 @@ class TableSelection:
             if holds is not held:
                 passage = "enter" if holds else "leave"
         if self._columns:
-            change = with_columns(change, self._columns)
+            change = with_columns(change, row, self._columns)
         return with_passage(change, passage) if passage else change
 
     def _holds(self, value: Callable[[str], Any]) -> bool:
@@ -197,13 +197,13 @@ def with_passage(change: Change, passage: str) -> Change:
     return msgspec.structs.replace(change, text=f'{change.text[:at]}, "filter": "{passage}"{change.text[at:]}')
 
 
-def with_columns(change: Change, columns: frozenset[str]) -> Change:
-    """The change with just these columns, given as JSON strings, in `data` and `old`; every value byte for byte."""
-    parts = []
-    for key, value in members(change.text):
-        is_row = key in ('"data"', '"old"') and value.startswith("{")
-        parts.append(f"{key}: {some_members(value, columns) if is_row else value}")
-    return msgspec.structs.replace(change, text="{" + ", ".join(parts) + "}")
+def with_columns(change: Change, row: Row, columns: frozenset[str]) -> Change:
+    """The change with just these columns in `data` and `old`, every value byte for byte. `row` is the change's."""
+    parts: dict[str, str | Raw] = {**row.message}
+    for name, found in (("data", row.data), ("old", row.old)):
+        if found is not None:
+            parts[name] = write(some(found, columns))
+    return msgspec.structs.replace(change, text=write(parts, space=" "))
 
 
 def _table(text: str) -> str:

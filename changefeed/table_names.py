@@ -131,15 +131,14 @@ def as_written(name: str) -> Sequence[TableName]:
 
 def split_list(text: str) -> list[str]:
     """What stands between commas, those in double quotes left alone."""
-    items, is_quoted = [""], False
-    for character in text:
+    items, begin, is_quoted = [], 0, False
+    for at, character in enumerate(text):
         if character == '"':
             is_quoted = not is_quoted
-        if character == "," and not is_quoted:
-            items.append("")
-        else:
-            items[-1] += character
-    return [item.strip() for item in items]
+        elif character == "," and not is_quoted:
+            items.append(text[begin:at])
+            begin = at + 1
+    return [item.strip() for item in (*items, text[begin:])]
 
 
 def _only(pattern: Pattern) -> Patterns:

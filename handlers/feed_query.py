@@ -10,6 +10,7 @@ from changefeed.subscription import EVERYTHING, FIELDS, BadSubscription, Subscri
 from handlers.errors import ApiError
 
 NAMES = (*FIELDS, "since", "replay", "slow")
+FIELDS_LIMIT = 100  # those that mean nothing included: each is compared with ours
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights) -> FeedQuer
 
     A name that is none of ours means nothing, unless it looks like a slip.
     """
+    if len(fields) > FIELDS_LIMIT:
+        raise ApiError(400, "too_many_fields", f"a query has at most {FIELDS_LIMIT} fields")
     for name in fields:
         if name not in NAMES and (close := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.75)):
             raise ApiError(400, "unknown_field", f"there is no field {name[:40]!r}; did you mean {close[0]}?")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import uvloop
 from playwright.sync_api import Browser, sync_playwright
@@ -18,6 +19,9 @@ from tests.journal_database import JournalDatabase
 os.environ.setdefault("ASYNC_TEST_TIMEOUT", "30")  # seconds; Tornado's own 5 are few on a busy machine
 for name in [name for name in os.environ if name.startswith("PG") or name in ("DATABASE_URL", "PORT")]:
     del os.environ[name]  # the tests' settings are theirs, not those of whoever runs them
+# A machine may be as busy as it likes. Every other profile of the tests begins with this one.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 

@@ -453,6 +453,8 @@ class SessionTest(AccessTestCase):
             self.assertNotIn("the-token-of-the-settings", cookie)
             cookies = {"Cookie": cookie.partition(";")[0]}
             self.assertEqual((await self.ask("none", "/api/tables", headers=cookies))[0], 200)
+            among_others = {"Cookie": f'a="\\"; b;{cookies["Cookie"]} ;changefeed_session_2=x'}
+            self.assertEqual((await self.ask("none", "/api/tables", headers=among_others))[0], 200)
             _, state = await self.ask("none", "/api/session", headers=cookies)
             self.assertEqual(state, said)
             socket = await self.connect("/ws/activity", **cookies)

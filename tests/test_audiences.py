@@ -48,7 +48,7 @@ def changes(draw: st.DrawFn) -> Change:
     return Change(text, table, action if table else "", 1, 1)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.one_of(st.just(EVERYTHING), subscriptions), max_size=6), st.lists(changes(), max_size=6), st.data())
 def test_each_audience_gets_what_its_subscription_picks_and_gets_it_once(
     asked: list[Subscription], published: list[Change], data: st.DataObject

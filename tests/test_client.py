@@ -142,6 +142,34 @@ def test_a_cursor_of_before_a_restore_is_a_gap_and_the_feed_goes_on(ground: Grou
     assert asyncio.run(run()) == [1, "gap", 2, 3]
 
 
+def test_values_that_pythons_json_does_not_take_end_nothing(ground: Ground):
+    """An integer of more than 4300 digits comes whole; a deeply nested value is a gap, once."""
+    changes: list[Any] = []
+
+    async def run() -> list[int | str]:
+        ear = Ear()
+
+        def on_change(change: Any) -> None:
+            changes.append(change["data"])
+            ear.on_change(change)
+
+        following = asyncio.create_task(follow(ground.url, on_change, ear.on_gap, cursor=ground.cursor()))
+        ground.write("INSERT INTO orders VALUES (1, '', repeat('9', 5000)::numeric), (2, '', 1.10)")
+        await ear.until(following, lambda: 2 in ear.heard)
+        ground.write("ALTER TABLE orders ADD doc json")
+        ground.write("INSERT INTO orders VALUES (3, '', 0, (repeat('[', 5000) || repeat(']', 5000))::json)")
+        await ear.until(following, lambda: "gap" in ear.heard)
+        ground.kill()
+        await asyncio.to_thread(ground.start)
+        ground.write("INSERT INTO orders VALUES (4)")
+        await ear.until(following, lambda: 4 in ear.heard)
+        following.cancel()
+        return ear.heard
+
+    assert asyncio.run(run()) == [1, 2, "gap", 4]
+    assert [str(row["total"]) for row in changes[:2]] == ["9" * 5000, "1.10"]
+
+
 def test_a_mistake_in_the_address_is_raised(ground: Ground):
     with pytest.raises(ValueError, match="cursor"):
         asyncio.run(follow(ground.url, print, print, cursor="no-cursor"))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from changefeed.filters import VALUES_LIMIT, BadFilter, Kind, equality, make_test, parse_filter
@@ -56,7 +56,6 @@ def test_each_comparison_is_postgresqls(type_name, kind, values, operators):
                 assert (test(value), opposite(value)) == (holds, does_not), (text, name, operand)
 
 
-@settings(deadline=None)
 @given(
     st.text("ab%_\\\n", max_size=8).filter(lambda text: (len(text) - len(text.rstrip("\\"))) % 2 == 0),
     st.lists(st.text("ab%_\\\n", max_size=10), min_size=1, max_size=20),

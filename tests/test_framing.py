@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 from websockets.protocol import Protocol, Side, State
@@ -25,7 +25,6 @@ def test_a_frame_of_any_size_is_read_back_whole(size: int):
     assert (frame.opcode, frame.fin, len(frame.data)) == (Opcode.TEXT, True, size)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text()))
 @example(["ä" * 62 + "x", "ä" * 63, "☃" * 21_845, "☃" * 21_846])
 def test_frames_joined_to_one_write_are_read_back_one_by_one(texts: list[str]):

@@ -126,9 +126,7 @@ def contents(db: JournalDatabase, table: str) -> list[tuple[Any, ...]]:
     return db.run(f"SELECT row_to_json(r.*)::text FROM {table} AS r ORDER BY 1")
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(case=cases())
 def test_a_watched_table_is_like_its_unwatched_twin_and_the_journal_rebuilds_it(
     db: JournalDatabase, case: tuple[str, list[tuple[str, str, str]], list[tuple[str, list[Any], int]]]

@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
-from changefeed.change import ACTIONS, Change, NotJSON, parse
+from changefeed.change import ACTIONS, Change, parse
 from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
 from changefeed.filters import Kind
 from changefeed.hub import Hub
 from changefeed.journal import ForeignCursor, Journal
+from changefeed.json_text import NotJSON
 from changefeed.meters import Meters
 from changefeed.rights import EVERY_TABLE, Rights
 from changefeed.seal import Seal
@@ -41,7 +42,6 @@ settings.register_profile(
     "inputs",
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
     derandomize="FUZZ_EXAMPLES" not in os.environ,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 fuzz = settings.get_profile("inputs")

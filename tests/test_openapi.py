@@ -80,7 +80,6 @@ def address() -> Iterator[str]:
 @settings(
     max_examples=EXAMPLES,
     derandomize=True,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 def test_what_the_server_answers_is_as_described(case: Any, address: str):

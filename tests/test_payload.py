@@ -310,7 +310,7 @@ PAYLOADS = [
     ('{"table":"t","action":"UPDATE","data":null}', "null", "UPDATE"),
     ('{"table":"t","action":"UPDATE"}', "null", "UPDATE"),
     ('{"table":"t","action":"UPDATE","data":{"x":1}}', "{}", "UPDATE"),
-    ('{"table":"t","action":"INSERT","data":{"id":1,"x":"\\ud800"}}', "{}", "INSERT"),
+    ('{"table":"t","action":"INSERT","data":{"id":1,"x":"\\ud800"}}', '{"id":1}', "INSERT"),
     (f'{{"table":"t","action":"INSERT","data":{{"id":{"9" * 5000}}}}}', f'{{"id":{"9" * 5000}}}', "INSERT"),
 ]
 

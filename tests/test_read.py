@@ -171,7 +171,7 @@ def test_a_repeatable_read_transaction_reads_what_it_sees(db: JournalDatabase):
 STEPS = st.sampled_from(["insert", "bump", "savepoint", "undo", "commit", "rollback", "read", "page"])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.integers(0, 3), STEPS), min_size=5, max_size=60))
 def test_against_an_oracle(db: JournalDatabase, steps: list[tuple[int, str]]):
     """Four writers in any order; a row is updated by one open transaction at a time, as its lock would have it."""

@@ -170,6 +170,7 @@ class RefusedSubscriptionTest(SubscribeTestCase):
         ("table=orders&filter=id=eq.seven", "bad_filter"),
         ("action=UPSERT", "bad_action"),
         ("tabel=orders", "unknown_field"),
+        ("&".join(f"{number}=" for number in range(101)), "too_many_fields"),
         ("slow=down", "bad_slow"),
         ("replay=-1", "bad_replay"),
         ("since=nonsense", "not_a_cursor"),

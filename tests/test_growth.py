@@ -1,0 +1,194 @@
+"""Whatever reads a text of others takes four times as long for four times the text, not sixteen times.
+
+One more parser is one more line in READERS.
+"""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from changefeed.change import Change, from_journal, parse
+from changefeed.conflation import Conflation
+from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
+from changefeed.echo import json_line, terminal_line
+from changefeed.filters import Kind
+from changefeed.json_text import NotJSON, check, members
+from changefeed.log_lines import JsonLines
+from changefeed.old_values import changed_columns
+from changefeed.payload import Payload, key_members, reduce
+from changefeed.rights import Rights
+from changefeed.row import Row
+from changefeed.seal import Seal
+from changefeed.subscription import BadSubscription, Selection, Subscription
+from handlers.dialects import PLAIN, PROTOCOL, STREAM
+from handlers.errors import ApiError
+from handlers.events import _read as read_message
+from handlers.feed_query import fields_of_message, parse_query
+from handlers.gate import COOKIE, session_cookie
+from handlers.sample import sample_texts
+
+# CPU time of this thread, so that others on the machine do not count; the best of some runs, since they still disturb.
+ENOUGH_SECONDS = 0.0005
+MOST = 50_000  # what is quadratic takes longer than that for so much
+RUNS = 3
+TRIES = 3
+TIMES_LONGER, AT_MOST_SLOWER = 4, 8.0
+REFUSALS = (NotJSON, NotACursor, BadSubscription, ApiError, ValueError)
+
+Read = Callable[[Any], object]
+
+
+def best_seconds(read: Read, given: object) -> float:
+    best = float("inf")
+    for _ in range(RUNS):
+        began = time.thread_time()
+        with contextlib.suppress(*REFUSALS):
+            read(given)
+        best = min(best, time.thread_time() - began)
+    return best
+
+
+def slowdown(read: Read, make: Callable[[int], object]) -> float:
+    """How many times longer TIMES_LONGER as much takes; 0 for what takes next to no time for MOST."""
+    size = 1_000
+    while (before := best_seconds(read, make(size))) < ENOUGH_SECONDS:
+        size *= 2
+        if size > MOST:
+            return 0.0
+    return best_seconds(read, make(size * TIMES_LONGER)) / before
+
+
+# -- the worst of JSON, as the value of a column
+
+VALUES: dict[str, Callable[[int], str]] = {
+    "flat": lambda n: f'"{"x" * n}"',
+    "quotes in an array": lambda n: json.dumps(['"' * n]),
+    "backslashes": lambda n: json.dumps("\\" * n),
+    "backslashes in an array": lambda n: json.dumps(["\\" * n]),
+    "HTML": lambda n: json.dumps({"html": "<a href=\"x\" class='y'>" * n}),
+    "strings that look like members": lambda n: json.dumps(['"a":"b","c":[{' * n]),
+    "arrays in arrays": lambda n: "[" * n + "]" * n,
+    "objects in objects": lambda n: '{"a":' * n + "1" + "}" * n,
+    "arrays beside arrays": lambda n: "[" + "[[]]," * n + "[]]",
+    "arrays beside arrays, deep": lambda n: "[" * 5_000 + "[" + "[[]]," * n + "[]]" + "]" * 5_000,
+    "escapes, deep": lambda n: "[" * 5_000 + json.dumps('\\"' * n) + "]" * 5_000,
+    "members": lambda n: json.dumps({str(i): i for i in range(n)}),
+    "half characters": lambda n: '["' + "\\ud800" * n + '"]',
+    "digits": lambda n: "1" * n,
+    "spaces": lambda n: "[" + " " * n + "]",
+    "not closed": lambda n: '["' + '\\"' * n,
+    "brackets not closed": lambda n: "[" * n,
+    "quotes alone": lambda n: '"' * n,
+}
+
+
+def row(value: str) -> str:
+    return f'{{"id":1,"doc":{value},"body":"a"}}'
+
+
+def change(value: str) -> Change:
+    """An UPDATE; where the value is malformed, what is left of it."""
+    updated = row(value).replace('"body":"a"', '"body":"b"')
+    return from_journal((1, "7", "2026-11-22T07:13:08+00:00", "U", "public", "t", updated, row(value), None), "x")
+
+
+def select(limits: object = None, **asked: list[str]) -> Read:
+    rights = Rights.parse({"tables": {"public.t": limits or {}}}).tables if limits else Subscription().within
+    columns = {"id": Kind.NUMBER, "doc": Kind.STRUCTURED, "body": Kind.TEXT}
+    selection = Selection(Subscription.parse(asked, rights), lambda table: columns)
+    return lambda given: selection.pick([given])
+
+
+def conflate(given: Change) -> None:
+    Conflation(lambda table: ("id", "doc")).add([given])
+
+
+READERS_OF_VALUES: dict[str, tuple[Callable[[str], object], Read]] = {
+    "members": (row, members),
+    "check": (row, check),
+    "changed_columns": (row, lambda text: changed_columns(text, text[:-2] + 'b"}')),
+    "key_members": (row, lambda text: key_members(text, ("id", "doc"))),
+    "parse": (lambda value: f'{{"table": "t", "action": "INSERT", "data": {row(value)}}}', parse),
+    "a foreign payload": (str, parse),
+    "reduce": (change, lambda given: reduce(given, Payload.KEYS, lambda table: ("id",))),
+    "a row's value": (change, lambda given: Row(given).value("doc")),
+    "filter": (change, select(filter=["doc=not.is.null"])),
+    "columns": (change, select(columns=["doc"])),
+    "rights to columns": (change, select({"columns": ["id", "doc"]})),
+    "rights to rows": (change, select({"filter": ["body=eq.a"]})),
+    "conflation": (change, conflate),
+}
+
+
+# -- what a client, a visitor or a log gives
+
+
+def cursor(length: int) -> str:
+    """With so many transactions running."""
+    return encode(b"123456", Place.after(Snapshot(1, length + 2, frozenset(range(2, length + 2)))))
+
+
+def log_line(text: str) -> str:
+    return JsonLines().format(logging.LogRecord("server", logging.INFO, "", 0, "%s", (text,), None))
+
+
+def quotes(size: int) -> Change:
+    return change(VALUES["quotes in an array"](size))
+
+
+READERS: dict[str, tuple[Callable[[int], Any], Read]] = {
+    "a plain frame": (quotes, lambda given: PLAIN.changes([given], None)),
+    "a message": (quotes, lambda given: PROTOCOL.changes([given], None)),
+    "an event": (quotes, lambda given: STREAM.changes([given], None)),
+    "the dashboard's sample": (quotes, lambda given: sample_texts([given], 1_000)),
+    "a line of --echo": (quotes, json_line),
+    "a line on a terminal": (quotes, terminal_line),
+    "a cursor": (cursor, decode),
+    "a cursor that is none": (lambda n: "1." + "A" * n, decode),
+    "digits for a cursor": (lambda n: "1" * n, decode),
+    "a cursor of small numbers": (lambda n: "1." + "_" * n, decode),
+    "a sealed cursor": (lambda n: "s." + "A" * n, Seal(b"k" * 32).open),
+    "a cookie of backslashes": (lambda n: COOKIE + '="' + "\\" * n + '"', session_cookie),
+    "a cookie of quotes": (lambda n: COOKIE + "=" + '"' * n, session_cookie),
+    "a cookie of octal escapes": (lambda n: COOKIE + '="' + "\\073" * n + '"', session_cookie),
+    "a cookie of semicolons": (lambda n: ";" * n + COOKIE, session_cookie),
+    "a cookie of spaces": (lambda n: "a" + " " * n + f"={COOKIE}", session_cookie),
+    "a client's message": (lambda n: '{"type": "subscribe", "table": ["' + '\\"' * n + '"]}', read_message),
+    "a client's deep message": (lambda n: "[" * n, read_message),
+    "a client's digits": (lambda n: '{"type": ' + "1" * n + "}", read_message),
+    "fields of a message": (lambda n: {"table": ["t"] * n}, fields_of_message),
+    "a message's field": (lambda n: {"x" * n: "t"}, fields_of_message),
+    "a query's fields": (lambda n: {str(i): ["t"] for i in range(n)}, lambda fields: parse_query(fields, Rights())),
+    "a query's field": (lambda n: {"subscribe" * n: ["t"]}, lambda fields: parse_query(fields, Rights())),
+    "columns": (lambda n: {"columns": ["a" * n]}, Subscription.parse),
+    "columns and commas": (lambda n: {"columns": ["a," * n + "b"]}, Subscription.parse),
+    "quoted columns": (lambda n: {"columns": ['"' * n]}, Subscription.parse),
+    "a table": (lambda n: {"table": ["." * n]}, Subscription.parse),
+    "a log line": (lambda n: '"\\\x1b' * n, log_line),
+}
+
+CASES = [
+    *(
+        pytest.param(read, lambda size, make=make, value=value: make(value(size)), id=f"{name}: {shape}")
+        for name, (make, read) in READERS_OF_VALUES.items()
+        for shape, value in VALUES.items()
+    ),
+    *(pytest.param(read, make, id=name) for name, (make, read) in READERS.items()),
+]
+
+
+@pytest.mark.parametrize(("read", "make"), CASES)
+def test_four_times_the_text_takes_four_times_as_long(read: Read, make: Callable[[int], object]):
+    found: list[float] = []
+    while len(found) < TRIES and min(found, default=AT_MOST_SLOWER) >= AT_MOST_SLOWER:
+        found.append(slowdown(read, make))
+    assert min(found) < AT_MOST_SLOWER, found
+
+
+def test_what_is_quadratic_is_found():
+    assert slowdown(lambda text: [text[:end] for end in range(0, len(text), 10)], lambda n: "x" * n) > AT_MOST_SLOWER
