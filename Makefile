@@ -8,8 +8,9 @@ ARGS ?=
 
 VENV := .venv
 # --use-pep517: momoko comes as source, which the pip of some Python 3.11 would install in a way of the past.
+# --no-build-isolation: it is built by what requirements-build.txt pins, not by the newest that there is.
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
-  --no-deps --require-hashes
+  --no-build-isolation --no-deps --require-hashes
 # The wheel's Node comes first, so that the frontend's scripts use it too.
 NPM := cd frontend && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" ../$(VENV)/bin/npm
 
@@ -93,11 +94,12 @@ clean: ## remove what make installed and what the tools cached
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --clear: what an older list installed, and a half-made .venv, are gone.
-$(SERVER_INSTALLED): requirements.txt
+$(SERVER_INSTALLED): requirements.txt requirements-build.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \
 	  echo "Python 3.11 to 3.14 is needed; $(PYTHON) is not. Name one: make run PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing requirements.txt into $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) -r requirements-build.txt
 	@$(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
@@ -144,9 +146,11 @@ TESTS_NEED := pytest pytest-timeout pytest-xdist hypothesis websockets playwrigh
 PEERS_NEED := tornado psycopg2-binary websockets asyncpg
 COMPILE := .lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 
-lock: ## pin anew what requirements.txt and tests/requirements.txt list (see pyproject.toml, tool.uv)
+lock: ## pin anew what requirements*.txt and tests/requirements.txt list (see pyproject.toml, tool.uv)
 	$(PYTHON) -m venv .lock
 	.lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	head -3 requirements-build.txt > .lock/build && printf 'setuptools\n' | $(COMPILE) - >> .lock/build && \
+	  cp .lock/build requirements-build.txt
 	printf '%s\n' $(SERVER_NEEDS) | $(COMPILE) - --output-file requirements.txt
 	printf '%s\n' $(TESTS_NEED) | $(COMPILE) - --constraint requirements.txt --output-file tests/requirements.txt
 	printf '%s\n' $(PEERS_NEED) | $(COMPILE) - --constraint requirements.txt --constraint tests/requirements.txt \
@@ -154,7 +158,8 @@ lock: ## pin anew what requirements.txt and tests/requirements.txt list (see pyp
 	for list in requirements.txt tests/requirements.txt; do \
 	  { printf '# %s\n' \
 	      'Made by `make lock`; change the names there, not here. `make` installs it; by hand, in a venv:' \
-	      "    pip install --no-deps --require-hashes -r $$list" \
+	      '    pip install --no-deps --require-hashes -r requirements-build.txt' \
+	      "    pip install --no-deps --require-hashes --no-build-isolation -r $$list" \
 	      '--no-deps, because this list is complete and because the metadata of momoko asks for' \
 	      'tornado<6 and for psycopg2 built from source, though its code needs neither.'; \
 	    cat $$list; } > .lock/list && cp .lock/list $$list; done

