@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import psycopg2
 
 from changefeed.database import Database, DatabaseUnavailable, one_line
-from changefeed.filters import Kind
+from changefeed.filter_kinds import Kind
 from changefeed.payload import Payload, shown_columns
 from changefeed.queries import load
 from changefeed.sight import SealCursor

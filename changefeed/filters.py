@@ -1,42 +1,28 @@
 """A filter's text in, a test of a column's value out. Knows no table, change or client.
 
 The operators are PostgREST's (its manual, "Horizontal Filtering") and mean what they mean in SQL: nothing compares with
-null, and NaN is the largest number. Texts compare by code point, as with COLLATE "C".
+null, and NaN is the largest number. Texts are ordered by code point, as with COLLATE "C". What cannot be told from the
+feed's texts exactly as PostgreSQL tells it is refused.
 """
 
-import enum
 import operator
 import re
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
+from changefeed.filter_kinds import COMPARISONS, NO_KEY, Comparison, Key, Kind
+from changefeed.like import BadPattern, Like
 from changefeed.row import Number
 
+FILTER_LIMIT_CHARACTERS = 50_000
 VALUES_LIMIT = 1_000  # in one list
 
 Test = Callable[[Any], bool]
-Key = Callable[[str], Any]
 
 
 class BadFilter(ValueError):
     """The filter is none, or does not fit its column; the message says what to write instead."""
-
-
-class Kind(enum.StrEnum):
-    """What the values of a column's type compare like."""
-
-    NUMBER = "number"
-    BOOLEAN = "boolean"
-    TIME = "time"  # date, timestamp, timestamptz
-    UUID = "uuid"
-    TEXT = "text"
-    PADDED = "padded"  # character(n), whose blanks at the end do not count
-    OTHER = "other"  # only equal, or not
-    STRUCTURED = "structured"  # json, arrays, composite types: only null, or not
 
 
 @dataclass(frozen=True)
@@ -47,14 +33,10 @@ class Filter:
     operator: str
     operand: str
     is_negated: bool = False
+    values: tuple[str, ...] = field(default=(), compare=False)  # the operand, or each one of the list of `in`
 
     def __str__(self) -> str:
         return f"{self.column}={'not.' * self.is_negated}{self.operator}.{self.operand}"
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """The operand, or each one of the list of `in`."""
-        return _list(self.operand) if self.operator == "in" else (self.operand,)
 
 
 @dataclass(frozen=True)
@@ -66,12 +48,10 @@ class Equality:
     values: frozenset[Any]
 
 
-# What a key raises for a value that is not of its kind: null, or of a column whose type was changed since.
-NO_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
-
-
 def parse_filter(text: str) -> Filter:
     """Raises BadFilter. A column's name with a = in it stands in double quotes."""
+    if len(text) > FILTER_LIMIT_CHARACTERS:
+        raise BadFilter(f"{_shown(text)}: a filter has at most {FILTER_LIMIT_CHARACTERS} characters")
     column, rest = _column(text)
     name, dot, operand = rest.partition(".")
     is_negated = name == "not"
@@ -82,28 +62,28 @@ def parse_filter(text: str) -> Filter:
             f"{_shown(text)} is no filter: write column=operator.value, such as status=eq.open; the operators are "
             f"{', '.join(OPERATORS)}, each also with not. before it"
         )
-    found = Filter(column, name, operand, is_negated)
     if name == "is" and operand.lower() not in _IS:
         raise BadFilter(f"{_shown(text)}: after is. stands one of {', '.join(_IS)}")
-    if name == "in" and len(found.values) > VALUES_LIMIT:
-        raise BadFilter(f"{_shown(text)}: a list has at most {VALUES_LIMIT} values")
-    return found
+    if name == "like":
+        _like(operand)
+    return Filter(column, name, operand, is_negated, _list(operand) if name == "in" else (operand,))
 
 
 def make_test(asked: Filter, kind: Kind | None) -> Test:
     """The test of the column's value, as Row has it. Raises BadFilter where the operand does not fit `kind`.
 
-    Without a kind, as for a table that only a trigger of the user's tells of, the value's own JSON type decides.
+    A value that does not fit `kind` passes no test, negated or not: the column's type was changed since. Without a
+    kind, as for a table that only a trigger of the user's tells of, the value's own JSON type decides.
     """
+    if kind is not None:
+        return _test(asked, kind)
     if asked.operator == "is":
         wanted = _IS[asked.operand.lower()]
         return lambda value: (value is wanted) is not asked.is_negated
-    if kind is not None:
-        return _guarded(_compare(asked, kind), asked.is_negated)
     by_type = {
-        Number: _if_fitting(asked, Kind.NUMBER),
-        bool: _if_fitting(asked, Kind.BOOLEAN),
-        str: _if_fitting(asked, Kind.TEXT),
+        Number: _test_if_fitting(asked, Kind.NUMBER),
+        bool: _test_if_fitting(asked, Kind.BOOLEAN),
+        str: _test_if_fitting(asked, Kind.TEXT),
     }
     return lambda value: (test := by_type.get(type(value))) is not None and test(value)
 
@@ -112,7 +92,13 @@ def equality(asked: Filter, kind: Kind | None) -> Equality | None:
     """The filter as one, where it is one and make_test() took it."""
     if asked.operator not in ("eq", "in") or asked.is_negated or kind is None:
         return None
-    return Equality(asked.column, _KEYS[kind], frozenset(map(_KEYS[kind], asked.values)))
+    comparison = COMPARISONS[kind]
+    return Equality(asked.column, comparison.key, frozenset(map(comparison.read_operand, asked.values)))
+
+
+def like_cost(filters: Iterable[Filter]) -> int:
+    """How many characters all their patterns may compare at each place of a text, beyond a search in linear time."""
+    return sum(_like(term.operand).cost for term in filters if term.operator == "like")
 
 
 def _column(text: str) -> tuple[str, str]:
@@ -124,112 +110,101 @@ def _column(text: str) -> tuple[str, str]:
 
 def _list(text: str) -> tuple[str, ...]:
     """(a,b,"c,d"), as PostgREST has it: within double quotes a backslash keeps the next character as it is."""
-    if not (text.startswith("(") and text.endswith(")")):
+    end = len(text) - 1
+    if not (text.startswith("(") and text.endswith(")") and end):
         raise BadFilter(f"{_shown(text)} is no list: write in.(a,b,c)")
-    items = _LIST_ITEM.findall(text[1:-1] + ",")
-    if sum(len(whole) for whole, _, _ in items) != len(text) - 1:
-        raise BadFilter(
-            f'{_shown(text)} is no list: a value with a comma or a quote stands in double quotes: in.("a,b",c)'
-        )
-    return tuple(re.sub(r"\\(.)", r"\1", quoted) if whole.startswith('"') else bare for whole, quoted, bare in items)
+    values: list[str] = []
+    at = 0
+    while at < end:  # at the bracket, or at the comma before a value
+        if len(values) == VALUES_LIMIT:
+            raise BadFilter(f"{_shown(text)}: a list has at most {VALUES_LIMIT} values")
+        found = _LIST_ITEM.match(text, at + 1, end)
+        if found is None:
+            raise BadFilter(
+                f'{_shown(text)} is no list: a value with a comma or a quote stands in double quotes: in.("a,b",c)'
+            )
+        quoted, bare = found.groups()
+        values.append(bare if quoted is None else _ESCAPED.sub(r"\1", quoted))
+        at = found.end()
+    return tuple(values)
 
 
-_LIST_ITEM = re.compile(r'("((?:[^"\\]|\\.)*)",|([^",]*),)', re.DOTALL)
+_LIST_ITEM = re.compile(r'(?:"((?:[^"\\]|\\.)*)"|([^",]*))(?=,|\Z)', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
-def _if_fitting(asked: Filter, kind: Kind) -> Test | None:
+def _test_if_fitting(asked: Filter, kind: Kind) -> Test | None:
     try:
-        return _guarded(_compare(asked, kind), asked.is_negated)
+        return _test(asked, kind)
     except BadFilter:
         return None
 
 
-def _guarded(test: Test, is_negated: bool) -> Test:
-    def guarded(value: Any) -> bool:
+def _test(asked: Filter, kind: Kind) -> Test:
+    comparison = COMPARISONS[kind]
+    if kind is Kind.NOTHING:
+        raise BadFilter(
+            f"{_shown(asked)}: no filter can be on json or a composite type, whose null may be one within; filter by a "
+            "generated column, such as doc ->> 'status'"
+        )
+    if asked.operator == "is":
+        return _is(asked, kind, comparison)
+    if kind is Kind.NULL_ONLY:
+        raise BadFilter(
+            f"{_shown(asked)}: a column of this type or collation knows only is.null, since only PostgreSQL can "
+            "compare it; filter by a generated column, such as lower(email)"
+        )
+    passes = _like_test(asked, comparison) if asked.operator == "like" else _compare(asked, comparison)
+
+    def test(value: Any) -> bool:
         try:
-            return value is not None and test(value) is not is_negated
-        except NO_VALUE:
+            return passes(value) is not asked.is_negated
+        except NO_KEY:
             return False
 
-    return guarded
+    return test
 
 
-def _compare(asked: Filter, kind: Kind) -> Test:
-    if kind is Kind.STRUCTURED:
-        raise BadFilter(f"{_shown(asked)}: a column of json, of an array or of a composite type knows only is.null")
-    if asked.operator == "like":
-        if kind not in (Kind.TEXT, Kind.PADDED, Kind.OTHER):
-            raise BadFilter(f"{_shown(asked)}: like is for texts")
-        return _like(asked.operand)
-    key = _KEYS[kind]
+def _is(asked: Filter, kind: Kind, comparison: Comparison) -> Test:
+    wanted = _IS[asked.operand.lower()]
+    if wanted is not None and kind is not Kind.BOOLEAN:
+        raise BadFilter(f"{_shown(asked)}: is.{asked.operand.lower()} is for booleans")
+    return lambda value: (value is None or comparison.fits(value)) and (value is wanted) is not asked.is_negated
+
+
+def _like_test(asked: Filter, comparison: Comparison) -> Test:
+    if not comparison.has_like:
+        raise BadFilter(f"{_shown(asked)}: like is for texts")
+    like = _like(asked.operand)
+
+    def test(value: Any) -> bool:
+        if not comparison.fits(value):
+            raise ValueError("null, or of another type")
+        return like(value)
+
+    return test
+
+
+def _like(pattern: str) -> Like:
     try:
-        operands = [key(value) for value in asked.values]
-    except NO_VALUE:
-        raise BadFilter(f"{_shown(asked)}: the column wants {_EXPECTED[kind]}") from None
+        return Like(pattern)
+    except BadPattern:
+        raise BadFilter(f"{_shown(pattern)}: a pattern ends with no backslash; a backslash itself is \\\\") from None
+
+
+def _compare(asked: Filter, comparison: Comparison) -> Test:
+    if asked.operator not in ("eq", "neq", "in") and not comparison.is_ordered:
+        raise BadFilter(f"{_shown(asked)}: a column of this type knows only eq, neq, in and is")
+    key = comparison.key
+    try:
+        operands = [comparison.read_operand(value) for value in asked.values]
+    except NO_KEY:
+        raise BadFilter(f"{_shown(asked)}: the column wants {comparison.expected}") from None
     if asked.operator == "in":
         wanted = frozenset(operands)
         return lambda value: key(value) in wanted
-    if asked.operator not in ("eq", "neq") and kind in (Kind.BOOLEAN, Kind.OTHER):
-        raise BadFilter(f"{_shown(asked)}: a column of this type knows only eq, neq, in and is")
-    compare, [operand] = _COMPARISONS[asked.operator], operands
+    compare, [operand] = _COMPARE[asked.operator], operands
     return lambda value: compare(key(value), operand)
-
-
-def _number(text: str) -> tuple[int, Decimal]:
-    value = Decimal(text)
-    return (1, Decimal(0)) if value.is_nan() else (0, value)
-
-
-def _boolean(value: str | bool) -> bool:
-    return value if isinstance(value, bool) else {"true": True, "t": True, "false": False, "f": False}[value.lower()]
-
-
-def _time(text: str) -> tuple[int, datetime]:
-    """Ordered as PostgreSQL orders them, as far as Python's years go: 1 to 9999."""
-    if text in ("infinity", "-infinity"):
-        return (2 if text == "infinity" else -2), _NO_TIME
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        if not re.match(r"\d{4,}-\d\d-\d\d", text):
-            raise
-        return (-1 if text.endswith("BC") else 1), _NO_TIME
-    return 0, at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-_NO_TIME = datetime(1, 1, 1, tzinfo=UTC)
-
-
-def _like(pattern: str) -> Test:
-    """SQL's LIKE, with * for % too, as PostgREST has it; a backslash takes the next character as it is.
-
-    The pieces between the stars are of fixed length and looked for from the left, so no pattern makes it backtrack.
-    """
-    pieces, lengths = [""], [0]
-    for escaped, plain in re.findall(r"\\(.)|(.)", pattern, re.DOTALL):
-        if plain in ("%", "*"):
-            pieces.append("")
-            lengths.append(0)
-        else:
-            pieces[-1] += "." if plain == "_" else re.escape(escaped or plain)
-            lengths[-1] += 1
-    first, *others = [re.compile(piece, re.DOTALL) for piece in pieces]
-    if not others:
-        return lambda value: first.fullmatch(value) is not None
-    *middle, last = others
-    last_length = lengths[-1]
-    steps = [first.match, *(piece.search for piece in middle)]
-
-    def test(value: str) -> bool:
-        begin = 0
-        for step in steps:
-            if (found := step(value, begin)) is None:
-                return False
-            begin = found.end()
-        last_begin = len(value) - last_length
-        return begin <= last_begin and last.fullmatch(value, last_begin) is not None
-
-    return test
 
 
 def _shown(asked: Filter | str) -> str:
@@ -237,7 +212,7 @@ def _shown(asked: Filter | str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq,
     "neq": operator.ne,
     "lt": operator.lt,
@@ -245,20 +220,5 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
     "gte": operator.ge,
 }
-OPERATORS = (*_COMPARISONS, "in", "is", "like")
+OPERATORS = (*_COMPARE, "in", "is", "like")
 _IS = {"null": None, "true": True, "false": False}
-_KEYS: dict[Kind, Key] = {
-    Kind.NUMBER: _number,
-    Kind.BOOLEAN: _boolean,
-    Kind.TIME: _time,
-    Kind.UUID: uuid.UUID,
-    Kind.TEXT: str,
-    Kind.PADDED: lambda text: text.rstrip(" "),
-    Kind.OTHER: str,
-}
-_EXPECTED = {
-    Kind.NUMBER: "a number",
-    Kind.BOOLEAN: "true or false",
-    Kind.TIME: "a date or a time, such as 2026-11-22 or 2026-11-22T07:13:08+00:00",
-    Kind.UUID: "a uuid",
-}

@@ -12,10 +12,11 @@ import msgspec
 from msgspec import Raw
 
 from changefeed.change import Change
-from changefeed.filters import Equality, Filter, Kind, equality, make_test
+from changefeed.filter_kinds import Kind
+from changefeed.filters import Equality, Filter, equality, make_test
 from changefeed.json_text import Members, some, write
 from changefeed.rights import Bound, fits
-from changefeed.row import Nested, Number, Row
+from changefeed.row import Row
 
 # Not xid, which counts the transactions of the whole cluster, nor what a trigger says beside the contract.
 _SHOWN = frozenset({"table", "action", "data", "schema", "old", "at", "count", "cursor"})
@@ -40,7 +41,7 @@ class Sight:
 
     def __init__(self, bound: Bound, terms: Sequence[tuple[Filter, Kind | None]], seal: SealCursor) -> None:
         self._seal = seal
-        self._tests = [(term.column, make_test(term, kind), kind) for term, kind in terms]
+        self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
         self._has_limits = bool(terms) or bound.columns is not None
         self._columns = bound.columns
         self.equality: Equality | None = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
@@ -65,11 +66,7 @@ class Sight:
 
     def _lets_through(self, row: Row, value: Callable[[str], Any]) -> bool:
         # A column that is not there is no null: it may have been renamed since the filter was made.
-        # Nor is a value of another type than the filter was made for: the column's may just have been changed.
-        return all(
-            row.has(column) and is_of(kind, found := value(column)) and test(found)
-            for column, test, kind in self._tests
-        )
+        return all(row.has(column) and test(value(column)) for column, test in self._tests)
 
     def _shows_change(self, row: Row) -> bool:
         return self._columns is None or any(map(row.has_changed, self._columns))
@@ -95,18 +92,3 @@ class Sight:
         if row is None:
             return "null"
         return write(row if self._columns is None else some(row, self._columns))
-
-
-def is_of(kind: Kind | None, value: Any) -> bool:
-    """Whether a column of this kind can have the value, as Row gives it; without a kind nobody knows."""
-    if value is None or kind is None or kind is Kind.STRUCTURED:
-        return True
-    if kind is Kind.NUMBER:
-        return isinstance(value, Number) or value in _NO_NUMBERS
-    if kind is Kind.BOOLEAN:
-        return isinstance(value, bool)
-    return isinstance(value, str) and not isinstance(value, Number | Nested)
-
-
-# Of numeric and float, which JSON has no numbers for.
-_NO_NUMBERS = ("NaN", "Infinity", "-Infinity")

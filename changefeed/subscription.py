@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Raw
 
 from changefeed.change import ACTIONS, Change
-from changefeed.filters import BadFilter, Filter, Kind, equality, make_test, parse_filter
+from changefeed.filter_kinds import Kind
+from changefeed.filters import BadFilter, Filter, equality, like_cost, make_test, parse_filter
 from changefeed.json_text import some, write
 from changefeed.payload import Payload
 from changefeed.rights import EVERY_TABLE, Grants, bound_of_any, visible
@@ -31,6 +32,9 @@ from changefeed.table_names import (
 
 FIELDS = ("table", "action", "filter", "columns")
 TERMS_LIMIT = 100  # of each field
+FILTERS_LIMIT_CHARACTERS = 100_000  # of all filters together
+PATTERNS_LIMIT_CHARACTERS = 1_000  # of all patterns of like together
+LIKE_COST_LIMIT = 50  # of all patterns of like together
 
 # The columns of a table and what they compare like; None for a table that the database does not know.
 Columns = Callable[[str], Mapping[str, Kind] | None]
@@ -67,7 +71,7 @@ class Subscription:
             if len(terms) > TERMS_LIMIT:
                 raise BadSubscription(f"bad_{name}", f"{name}: at most {TERMS_LIMIT} of them; open another socket")
         try:
-            filters = {parse_filter(text) for text in fields.get("filter", ())}
+            filters = _filters(fields.get("filter", ()))
         except BadFilter as error:
             raise BadSubscription("bad_filter", str(error)) from None
         return cls(
@@ -204,6 +208,22 @@ def with_columns(change: Change, row: Row, columns: frozenset[str]) -> Change:
         if found is not None:
             parts[name] = write(some(found, columns))
     return msgspec.structs.replace(change, text=write(parts, space=" "))
+
+
+def _filters(texts: Sequence[str]) -> set[Filter]:
+    """Raises BadFilter, also where all of them together would cost too much."""
+    if sum(map(len, texts)) > FILTERS_LIMIT_CHARACTERS:
+        raise BadFilter(f"the filters have at most {FILTERS_LIMIT_CHARACTERS} characters together")
+    filters = {parse_filter(text) for text in texts}
+    patterns = [term for term in filters if term.operator == "like"]
+    if sum(len(term.operand) for term in patterns) > PATTERNS_LIMIT_CHARACTERS:
+        raise BadFilter(f"the patterns of like have at most {PATTERNS_LIMIT_CHARACTERS} characters together")
+    if like_cost(patterns) > LIKE_COST_LIMIT:
+        raise BadFilter(
+            f"the patterns of like have at most {LIKE_COST_LIMIT} characters together in pieces with a _ within; "
+            "* and % cost nothing"
+        )
+    return filters
 
 
 def _table(text: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any, Generic, TypeVar
 
 from changefeed.change import Change
-from changefeed.filters import NO_VALUE, Equality, Key
+from changefeed.filter_kinds import NO_KEY, Key
+from changefeed.filters import Equality
 from changefeed.row import Row
 from changefeed.subscription import EVERYTHING, Selection, Subscription
 from handlers.dialects import Dialect
@@ -137,7 +138,7 @@ class _TableIndex(Generic[Client]):
             for value in (
                 (row.value(column), row.old_value(column)) if row.has_changed(column) else (row.value(column),)
             ):
-                with contextlib.suppress(*NO_VALUE):
+                with contextlib.suppress(*NO_KEY):
                     found |= by_value.get(key(value), _NOBODY)
         return found
 

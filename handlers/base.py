@@ -99,7 +99,11 @@ class BaseHandler(RequestHandler):
         self.finish()
 
     def query_fields(self) -> dict[str, list[str]]:
-        return {name: self.get_query_arguments(name) for name in self.request.query_arguments}
+        """By name; what stands around a value is left out, but not in a filter, where a blank may be part of it."""
+        fields = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
+        if filters := self.request.query_arguments.get("filter"):
+            fields["filter"] = [self.decode_argument(text, "filter") for text in filters]
+        return fields
 
     @classmethod
     def methods(cls) -> list[str]:

@@ -244,6 +244,7 @@ WHERE NOT t.tgisinternal AND (c.relkind NOT IN ('r', 'p') OR c.relispartition OR
 
 -- columns --
 -- The columns of every table and what their values compare like, for clients' filters; `omit` never leaves the table.
+-- Of the types that are not named here, only PostgreSQL knows which of their texts mean the same.
 -- The key is the primary key's columns.
 WITH RECURSIVE base AS (
     SELECT t.oid AS type, t.oid AS base, t.typtype FROM pg_type AS t
@@ -251,21 +252,27 @@ WITH RECURSIVE base AS (
     SELECT b.type, t.typbasetype, u.typtype
     FROM base AS b JOIN pg_type AS t ON t.oid = b.base JOIN pg_type AS u ON u.oid = t.typbasetype
     WHERE b.typtype = 'd'
+),
+kinds (type, kind) AS (
+    VALUES ('pg_catalog.int2'::regtype, 'number'), ('pg_catalog.int4', 'number'), ('pg_catalog.int8', 'number'),
+           ('pg_catalog.numeric', 'number'), ('pg_catalog.float4', 'float4'), ('pg_catalog.float8', 'float8'),
+           ('pg_catalog.bool', 'boolean'), ('pg_catalog.uuid', 'uuid'), ('pg_catalog.bytea', 'bytea'),
+           ('pg_catalog.date', 'date'), ('pg_catalog.time', 'time'), ('pg_catalog.timetz', 'timetz'),
+           ('pg_catalog.timestamp', 'timestamp'), ('pg_catalog.timestamptz', 'timestamptz'),
+           ('pg_catalog.interval', 'interval'), ('pg_catalog.text', 'text'), ('pg_catalog.varchar', 'text'),
+           ('pg_catalog.name', 'text'), ('pg_catalog.bpchar', 'padded'), ('pg_catalog.inet', 'inet'),
+           ('pg_catalog.cidr', 'inet'), ('pg_catalog.macaddr', 'macaddr'), ('pg_catalog.macaddr8', 'macaddr8'),
+           ('pg_catalog."bit"', 'bit'), ('pg_catalog.varbit', 'bit'), ('pg_catalog.json', 'nothing'),
+           ('pg_catalog.jsonb', 'nothing')
 )
 SELECT n.nspname, c.relname,
        array_agg(a.attname::text ORDER BY a.attnum),
        array_agg(
            CASE
-               WHEN b.base IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'float4'::regtype, 'float8'::regtype,
-                               'numeric'::regtype) THEN 'number'
-               WHEN b.base = 'bool'::regtype THEN 'boolean'
-               WHEN b.base IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) THEN 'time'
-               WHEN b.base = 'uuid'::regtype THEN 'uuid'
-               WHEN b.base IN ('text'::regtype, 'varchar'::regtype, 'name'::regtype, 'time'::regtype) THEN 'text'
-               WHEN b.base = 'bpchar'::regtype THEN 'padded'
-               WHEN b.base IN ('json'::regtype, 'jsonb'::regtype) OR t.typtype = 'c' OR t.typcategory = 'A'
-                   THEN 'structured'
-               ELSE 'other'
+               WHEN t.typtype = 'e' THEN 'enum'
+               WHEN t.typtype = 'c' THEN 'nothing'
+               WHEN k.kind IS NULL OR NOT l.collisdeterministic THEN 'null_only'
+               ELSE k.kind
            END ORDER BY a.attnum
        ),
        coalesce((
@@ -278,6 +285,8 @@ JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN base AS b ON b.type = a.atttypid AND b.typtype <> 'd'
 JOIN pg_type AS t ON t.oid = b.base
+LEFT JOIN kinds AS k ON k.type = b.base
+LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
   AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'changefeed')
 GROUP BY c.oid, n.nspname, c.relname;

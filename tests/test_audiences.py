@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changefeed.change import Change
-from changefeed.filters import Kind
+from changefeed.filter_kinds import Kind
 from changefeed.subscription import EVERYTHING, Selection, Subscription
 from handlers.audiences import Audiences
 from handlers.dialects import PLAIN, PROTOCOL
 
 TABLES: Mapping[str, Mapping[str, Kind]] = {
     "public.a": {"n": Kind.NUMBER, "t": Kind.TEXT},
-    "public.b": {"n": Kind.TEXT, "t": Kind.TIME},
+    "public.b": {"n": Kind.TEXT, "t": Kind.TIMESTAMPTZ},
 }
 FILTERS = (
     "n=eq.1",

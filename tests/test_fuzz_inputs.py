@@ -20,7 +20,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from changefeed.change import ACTIONS, Change, parse
 from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
-from changefeed.filters import Kind
+from changefeed.filter_kinds import Kind
 from changefeed.hub import Hub
 from changefeed.journal import ForeignCursor, Journal
 from changefeed.json_text import NotJSON

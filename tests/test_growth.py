@@ -16,7 +16,7 @@ from changefeed.change import Change, from_journal, parse
 from changefeed.conflation import Conflation
 from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
 from changefeed.echo import json_line, terminal_line
-from changefeed.filters import Kind
+from changefeed.filter_kinds import Kind
 from changefeed.json_text import NotJSON, check, members
 from changefeed.log_lines import JsonLines
 from changefeed.old_values import changed_columns
@@ -99,7 +99,7 @@ def change(value: str) -> Change:
 
 def select(limits: object = None, **asked: list[str]) -> Read:
     rights = Rights.parse({"tables": {"public.t": limits or {}}}).tables if limits else Subscription().within
-    columns = {"id": Kind.NUMBER, "doc": Kind.STRUCTURED, "body": Kind.TEXT}
+    columns = {"id": Kind.NUMBER, "doc": Kind.NULL_ONLY, "body": Kind.TEXT}
     selection = Selection(Subscription.parse(asked, rights), lambda table: columns)
     return lambda given: selection.pick([given])
 

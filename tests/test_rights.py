@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from changefeed.change import Change
-from changefeed.filters import Kind
+from changefeed.filter_kinds import Kind
 from changefeed.rights import ALL_RIGHTS, EVERY_TABLE, BadRights, Bound, Grants, Rights, bound_of
 from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
 from changefeed.table_names import TableName, could_mean
 from tests.test_subscription import change
 
 TABLES: Mapping[str, Mapping[str, Kind]] = {
-    "public.orders": {"id": Kind.NUMBER, "customer_id": Kind.NUMBER, "status": Kind.TEXT, "gone_at": Kind.TIME},
+    "public.orders": {"id": Kind.NUMBER, "customer_id": Kind.NUMBER, "status": Kind.TEXT, "gone_at": Kind.TIMESTAMPTZ},
     "public.salaries": {"id": Kind.NUMBER, "amount": Kind.NUMBER},
     "sales.orders": {"id": Kind.NUMBER},
 }

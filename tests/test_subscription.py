@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from changefeed.change import Change
-from changefeed.filters import Kind
+from changefeed.filter_kinds import Kind
 from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
 
 ORDERS = {"id": Kind.NUMBER, "status": Kind.TEXT, "total": Kind.NUMBER}

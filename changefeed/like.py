@@ -1,0 +1,86 @@
+"""SQL's LIKE: a pattern in, a test of a text out.
+
+`*` is any text too, as PostgREST has it; a backslash takes the next character as it is. A test takes linear time: what
+stands between two stars is looked for from the left, and what comes after it from there on. Only a `_` between other
+characters takes a regular expression, whose time is the text's length times the piece's: whoever asks bounds `cost`.
+"""
+
+import re
+
+
+class BadPattern(ValueError):
+    """Ends with a backslash that escapes nothing."""
+
+
+class _Piece:
+    """What stands between two stars: a fixed number of characters."""
+
+    def __init__(self, characters: list[str | None]) -> None:
+        """None is any character."""
+        self.length = len(characters)
+        core = list(characters)
+        while core and core[-1] is None:
+            core.pop()
+        self._after = self.length - len(core)
+        self._before = next((at for at, character in enumerate(core) if character is not None), 0)
+        core = core[self._before :]
+        self._text = "".join(character for character in core if character is not None)
+        self._expression = None
+        if len(self._text) < len(core):
+            self._expression = re.compile("".join(map(_expression, core)), re.DOTALL)
+        # How many characters may be compared at each place of a text; 0 where a text is searched in linear time.
+        self.cost = len(core) if self._expression else 0
+
+    def is_at(self, text: str, begin: int) -> bool:
+        if begin + self.length > len(text):
+            return False
+        begin += self._before
+        return (
+            self._expression.match(text, begin) is not None if self._expression else text.startswith(self._text, begin)
+        )
+
+    def end_after(self, text: str, begin: int) -> int:
+        """Where it ends, at the first place from `begin` on where it is; beyond the text if there is none."""
+        begin += self._before
+        if self._expression:
+            found = self._expression.search(text, begin)
+            end = found.end() if found else len(text) + 1
+        else:
+            at = text.find(self._text, begin)
+            end = at + len(self._text) if at >= 0 else len(text) + 1
+        return end + self._after
+
+
+class Like:
+    """A pattern at work. Raises BadPattern."""
+
+    def __init__(self, pattern: str) -> None:
+        pieces: list[list[str | None]] = [[]]
+        for escaped, plain in re.findall(r"\\(.)|(.)", pattern, re.DOTALL):
+            if plain == "\\":
+                raise BadPattern(pattern)
+            if plain in ("%", "*"):
+                pieces.append([])
+            else:
+                pieces[-1].append(None if plain == "_" else escaped or plain)
+        self._first, *others = map(_Piece, pieces)
+        self._last = others.pop() if others else None
+        self._middle = [piece for piece in others if piece.length]
+        self.cost = sum(piece.cost for piece in self._middle)
+
+    def __call__(self, text: str) -> bool:
+        if not self._first.is_at(text, 0):
+            return False
+        if self._last is None:
+            return len(text) == self._first.length
+        begin = self._first.length
+        for piece in self._middle:
+            begin = piece.end_after(text, begin)
+            if begin > len(text):
+                return False
+        last_begin = len(text) - self._last.length
+        return begin <= last_begin and self._last.is_at(text, last_begin)
+
+
+def _expression(character: str | None) -> str:
+    return "." if character is None else re.escape(character)
