@@ -21,7 +21,7 @@ from changefeed.database import one_line
 from changefeed.embedded import EmbeddedPostgres, default_data_dir
 from changefeed.journal import VERSION
 from changefeed.open_files import raise_limit
-from changefeed.printable import printable, sql_literal, sql_printable
+from changefeed.printable import printable, sql_printable
 from changefeed.queries import load
 from changefeed.settings import Settings, is_loopback
 from changefeed.table_names import parse_pattern, qualified
@@ -221,7 +221,6 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
         return
     watched = patient.rows(QUERIES["triggers"])
     disabled = patient.rows(QUERIES["disabled triggers"])
-    broken = patient.rows(QUERIES["broken tables"])
     gone = patient.rows(QUERIES["gone columns"])
     for table, column in gone:
         says = f"the column {column} of {table} that was to be left out or hashed is gone: no change is journaled"
@@ -233,16 +232,12 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
     told = {watched_table for _, _, watched_table in disabled}
     for table, is_complete in watched:
         if not is_complete and table not in told:
-            says = f"those of {table} are not as they ought to be: changes may be missed"
+            says = f"some of those of {table} are missing or altered: changes are missed"
             yield Finding(Level.PROBLEM, "triggers", says, "SELECT changefeed.refresh();")
-    for (table,) in broken:
-        says = f"some of those of {table} were dropped: changes are missed"
-        mend = f"SELECT changefeed.watch({sql_literal(table)});"
-        yield Finding(Level.PROBLEM, "triggers", says, mend)
-    if not watched and not broken:
+    if not watched:
         mend = "SELECT changefeed.watch('schema.table');"
         yield Finding(Level.WARNING, "triggers", "no table is watched", mend)
-    elif not disabled and not broken and not gone and all(is_complete for _, is_complete in watched):
+    elif not disabled and not gone and all(is_complete for _, is_complete in watched):
         yield Finding(Level.OK, "triggers", f"{len(watched)} tables are watched, with all their triggers")
 
 

@@ -37,7 +37,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_proc AS p
            WHERE p.pronamespace = n.oid
-             AND p.proname IN ('retain', 'empty_partition', 'begin_anew_if_restored', 'refresh', 'apply')
+             AND p.proname IN ('retain', 'empty_partition', 'begin_anew_if_restored', 'refresh')
              AND NOT has_function_privilege(p.oid, 'EXECUTE')
        ),
        n.nspowner::regrole::text
@@ -59,7 +59,7 @@ GRANT TRUNCATE ON changefeed.journal_0, changefeed.journal_1, changefeed.journal
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
 GRANT UPDATE ON SEQUENCE changefeed.slot, changefeed.lost_xid, changefeed.lost_id TO changefeed_server;
 GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changefeed.begin_anew_if_restored,
-    changefeed.refresh(), changefeed.refresh(oid[]), changefeed.apply TO changefeed_server;
+    changefeed.refresh(), changefeed.refresh(oid[]) TO changefeed_server;
 
 -- version --
 SELECT version FROM changefeed.meta;
@@ -85,24 +85,13 @@ ORDER BY 1, 2;
 
 -- disabled triggers --
 -- Each with its table, and with the table that is watched: a partition's root.
-SELECT t.tgrelid::regclass::text, quote_ident(t.tgname), format('%I.%I', n.nspname, c.relname)
+SELECT format('%I.%I', m.nspname, member.relname), quote_ident(t.tgname), format('%I.%I', n.nspname, c.relname)
 FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+JOIN pg_class AS member ON member.oid = t.tgrelid JOIN pg_namespace AS m ON m.oid = member.relnamespace
 JOIN pg_class AS c ON c.oid = coalesce(pg_partition_root(t.tgrelid), t.tgrelid)
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE p.pronamespace = 'changefeed'::regnamespace AND t.tgenabled NOT IN ('O', 'A')
 ORDER BY 1, 2;
-
--- broken tables --
--- Tables that have some of our triggers and not the one by which a watched table is known.
-SELECT DISTINCT coalesce(pg_partition_root(t.tgrelid), t.tgrelid)::regclass::text
-FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-WHERE p.pronamespace = 'changefeed'::regnamespace
-  AND NOT EXISTS (
-      SELECT FROM pg_trigger AS known
-      WHERE known.tgrelid = coalesce(pg_partition_root(t.tgrelid), t.tgrelid)
-        AND known.tgname IN ('changefeed_insert', '!changefeed_insert')
-  )
-ORDER BY 1;
 
 -- named tables --
 -- Of a pattern of --watch, a schema and a table or all of it: the tables it names, and whether each is watched.

@@ -4,9 +4,13 @@
 --     SELECT changefeed.watch('public.orders');
 --
 -- The server runs the same file when it is told to watch a table. sql/uninstall.sql takes everything away again.
-BEGIN;
-SELECT pg_advisory_xact_lock(hashtext('changefeed'));  -- two servers may start at once
+
+-- Whatever the session's settings are: nothing of what others made is picked up, and the transaction may write and sees what
+-- another install, for which it waited, has made.
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
+\ir guard.sql
 \ir journal.sql
 \ir hash.sql
 \ir record.sql
@@ -25,20 +29,35 @@ COMMENT ON FUNCTION changefeed.retain(interval, bigint) IS 'empty the partitions
 COMMENT ON FUNCTION changefeed.journal_status() IS 'the journal''s size in bytes, oldest and newest entry, losses';
 COMMENT ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) IS 'the changes after a place; see sql/read.sql';
 
--- What a newer version brought belongs to whom the rest does, also where somebody else, such as a superuser, ran this.
-DO $owner$
+-- Whoever may put the recording functions on a table of their own may write the journal: an older docs/least-rights.md had that.
+DO $revoke$
 DECLARE
-    owner constant regrole := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'changefeed.journal'::regclass);
-    foreign_one regprocedure;
+    granted record;
 BEGIN
-    FOR foreign_one IN
-        SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proowner <> owner
+    FOR granted IN
+        SELECT p.oid::regprocedure AS function, a.grantee
+        FROM pg_proc AS p, aclexplode(p.proacl) AS a
+        WHERE p.pronamespace = 'changefeed'::regnamespace AND a.grantee <> p.proowner
+          AND p.prorettype = 'trigger'::regtype AND p.proname <> 'request'
     LOOP
-        EXECUTE format('ALTER FUNCTION %s OWNER TO %s', foreign_one, owner);
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', granted.function,
+            CASE WHEN granted.grantee = 0 THEN 'PUBLIC' ELSE granted.grantee::regrole::text END);
     END LOOP;
-    IF (SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'changefeed.secret'::regclass) <> owner THEN
-        EXECUTE format('ALTER TABLE changefeed.secret OWNER TO %s', owner);
+END
+$revoke$;
+COMMIT;
+
+-- In a transaction of its own, since it locks tables of others.
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+SELECT changefeed.refresh();
+-- Version 4's, when no trigger calls them any more.
+DO $version_4$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = to_regprocedure('changefeed.mark()')) THEN
+        DROP FUNCTION IF EXISTS changefeed.mark(), changefeed.put_behind(smallint, integer, bigint, bigint, oid, text);
     END IF;
 END
-$owner$;
+$version_4$;
 COMMIT;

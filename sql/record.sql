@@ -9,7 +9,7 @@
 -- row) is told by the condition of the one INSERT that serves it. Only where that writes nothing the rest asks why.
 --
 -- Their argument, where there is one, is JSON:
--- {"omit": [column, …], "hash": [column, …], "limit": rows, "root": true, "dynamic": true}
+-- {"omit": [column, ...], "hash": [column, ...], "limit": rows, "root": true, "dynamic": true}
 DO $make$
 DECLARE
     trusted constant text := $condition$

@@ -14,18 +14,24 @@ DECLARE
     kept_bytes bigint;
     is_full boolean;
 BEGIN
-    -- One at a time; a server that finds another at it has nothing to do.
-    IF NOT pg_try_advisory_xact_lock(hashtext('changefeed.retain')) THEN
+    -- One at a time; a server that finds another at it has nothing to do. By a lock that takes a right on the journal: an
+    -- advisory one could be held by anybody. Where the journal is past its bounds nobody is at it, but somebody in the way.
+    BEGIN
+        LOCK TABLE ONLY changefeed.journal IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
+        IF changefeed.journal_bytes() > 2 * keep_bytes THEN
+            RAISE EXCEPTION 'retention cannot run: somebody holds a lock on changefeed.journal'
+                USING ERRCODE = 'lock_not_available', HINT = 'pg_locks says who.';
+        END IF;
         RETURN;
-    END IF;
+    END;
     IF changefeed.begin_anew_if_restored() THEN
         RETURN;
     END IF;
     SELECT last_value INTO written FROM changefeed.slot;
 
     -- Those that are not written, from the oldest on.
-    SELECT sum(pg_total_relation_size(format('changefeed.journal_%s', i)::regclass)) INTO kept_bytes
-    FROM generate_series(0, partitions - 1) AS i;
+    kept_bytes := changefeed.journal_bytes();
     FOR distance IN 1..partitions - 1 LOOP
         candidate := (written + distance) % partitions;
         CONTINUE WHEN NOT changefeed.has_entries(candidate);
@@ -51,6 +57,12 @@ BEGIN
         PERFORM setval('changefeed.slot', following);
     END IF;
 END
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.journal_bytes()
+RETURNS bigint LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT sum(pg_total_relation_size(format('changefeed.journal_%s', slot)::regclass))::bigint
+    FROM generate_series(0, 7) AS slot
 $function$;
 
 CREATE OR REPLACE FUNCTION changefeed.has_entries(slot integer)
@@ -114,7 +126,7 @@ CREATE OR REPLACE FUNCTION changefeed.journal_status()
 RETURNS TABLE (bytes bigint, oldest timestamptz, newest timestamptz, entries bigint, losses bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT
-        sum(pg_total_relation_size(format('changefeed.journal_%s', slot)::regclass))::bigint,
+        changefeed.journal_bytes(),
         min(changefeed.oldest_entry(slot)),
         max(changefeed.newest_entry(slot)),
         (SELECT sum(greatest(c.reltuples, 0)) FROM pg_class AS c JOIN pg_inherits AS i ON i.inhrelid = c.oid

@@ -10,8 +10,8 @@ SELECT pg_notify(%(channel)s, %(payload)s);
 SELECT n.nspname AS schema,
        c.relname AS table,
        CASE
-           WHEN bool_or(t.tgname IN ('changefeed_insert', '!changefeed_insert')) THEN 'journal'
-           WHEN bool_or(p.prosrc ILIKE '%pg_notify%') THEN 'notify'
+           WHEN bool_or(p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('record', 'record_strict')) THEN 'journal'
+           WHEN bool_or(p.prosrc COLLATE "C" ILIKE '%pg_notify%') THEN 'notify'
        END AS watched_by,
        greatest(c.reltuples, 0)::bigint AS estimated_rows
 FROM pg_class AS c
@@ -23,8 +23,8 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> '
   AND (
       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
       OR EXISTS (
-          SELECT FROM pg_trigger AS ours
-          WHERE ours.tgrelid = c.oid AND ours.tgname IN ('changefeed_insert', '!changefeed_insert')
+          SELECT FROM pg_trigger AS ours JOIN pg_proc AS f ON f.oid = ours.tgfoid
+          WHERE ours.tgrelid = c.oid AND f.pronamespace = to_regnamespace('changefeed')
       )
   )
 GROUP BY n.nspname, c.relname, c.reltuples
@@ -229,7 +229,7 @@ FROM changefeed.status() AS s;
 -- Whether a trigger that is not ours sends notifications: those are lost while nobody listens.
 SELECT EXISTS (
     SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-    WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.prosrc ILIKE '%pg_notify%'
+    WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.prosrc COLLATE "C" ILIKE '%pg_notify%'
       AND p.pronamespace <> coalesce(to_regnamespace('changefeed'), 0::oid)
 );
 

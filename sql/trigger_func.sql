@@ -1,6 +1,6 @@
 -- notify_event(): tells the channel `events` of each changed row, as one JSON object in the payload.
 --
---     {"table": "orders", "action": "UPDATE", "data": {…the new row; on DELETE the old one…}}
+--     {"table": "orders", "action": "UPDATE", "data": {...the new row; on DELETE the old one...}}
 --
 -- The name, the channel and the JSON are those of the original psqlisten2websocket, so that its triggers and its
 -- readers go on working. Know its limits: a payload of 8000 bytes or more makes pg_notify fail, and the write with it

@@ -2,7 +2,7 @@
 -- enough then. That of a partition alone takes some of the root's rows away: to whoever follows the root these are
 -- deleted. Where there are more of them than the limit (10000 where none is set), one entry stands for all.
 
--- Before it: hands the rows over in a transaction-local setting, {"rows": […]} or {"count": n}, or {"error": "…"}. It runs
+-- Before it: hands the rows over in a transaction-local setting, {"rows": [...]} or {"count": n}, or {"error": "..."}. It runs
 -- as whoever truncates, not as the journal's owner: planning a query may run code of the table's owner, such as an
 -- index's expression. So columns to hash are their texts in there, which this role may read anyway, and are hashed as
 -- the owner, before anything is journaled. In ISO, since a text with a time zone's abbreviation may be read as another time.

@@ -1,7 +1,29 @@
 -- Takes away every trigger of the change feed, the journal and all functions. Cursors from before are refused later.
-BEGIN;
-SET LOCAL lock_timeout = '5s';
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
-DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions;
-DROP SCHEMA IF EXISTS changefeed CASCADE;  -- the triggers go with their functions
+DO $uninstall$
+DECLARE
+    -- As in watch.sql: writers of the watched tables wait for no longer than this, and between two attempts they go on.
+    wait_ms constant integer := (
+        SELECT least(100, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
+    );
+    deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
+BEGIN
+    PERFORM set_config('lock_timeout', wait_ms::text, true);
+    LOOP
+        BEGIN
+            DROP SCHEMA IF EXISTS changefeed CASCADE;  -- the triggers go with their functions
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > deadline THEN
+                RAISE EXCEPTION 'a watched table was in use all the time'
+                    USING ERRCODE = 'lock_not_available',
+                    HINT = 'Nothing was changed. Try again when the transactions that hold it are over.';
+            END IF;
+        END;
+        PERFORM pg_sleep(wait_ms * (1 + random()) / 1000);
+    END LOOP;
+END
+$uninstall$;
 COMMIT;

@@ -1,110 +1,270 @@
 -- watch, unwatch, status: which tables are journaled. Their only memory is the triggers themselves, so there is nothing
 -- that could disagree with the catalog.
+--
+-- A trigger of ours is known by its function, never by its name, which anybody may give to a trigger of their own. Triggers
+-- are compared by their columns in pg_trigger, never by their definitions' texts, which depend on settings and locales.
 
--- A table and all its partitions. Not by pg_partition_tree, which locks each, and so waits behind a VACUUM FULL.
-CREATE OR REPLACE FUNCTION changefeed.members(target oid)
-RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    WITH RECURSIVE members (member) AS (
-        SELECT target
-        UNION ALL
-        SELECT c.oid FROM members AS m JOIN pg_inherits AS i ON i.inhparent = m.member JOIN pg_class AS c ON c.oid = i.inhrelid
-        WHERE c.relispartition AND c.relkind IN ('r', 'p')  -- foreign tables can have no such triggers
-    )
-    SELECT member FROM members
+-- The functions that record changes: a table is watched where one of its triggers calls one of them.
+CREATE OR REPLACE FUNCTION changefeed.recorders()
+RETURNS oid[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT ARRAY['changefeed.record()'::regprocedure, 'changefeed.record_strict()'::regprocedure]::oid[]
 $function$;
 
--- The triggers that `target` ought to have: name, and what follows it in CREATE TRIGGER, to the letter as
--- pg_get_triggerdef writes it, so that the two can be compared. A table that inherits, or is inherited from, gets
--- triggers for each row: those for a statement would not tell which of the tables a row is in.
-CREATE OR REPLACE FUNCTION changefeed.wanted_triggers(target regclass, options jsonb)
-RETURNS TABLE (name text, definition text)
+-- Tables (`root`) and all their partitions, with how deep these lie. Not by pg_partition_tree, which locks each, and so waits
+-- behind a VACUUM FULL.
+CREATE OR REPLACE FUNCTION changefeed.members(roots oid[])
+RETURNS TABLE (root oid, member oid, level integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    WITH RECURSIVE members (root, member, level) AS (
+        SELECT r, r, 0 FROM unnest(roots) AS r
+        UNION ALL
+        SELECT m.root, c.oid, m.level + 1
+        FROM members AS m JOIN pg_inherits AS i ON i.inhparent = m.member JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE c.relispartition AND c.relkind IN ('r', 'p')  -- foreign tables can have no such triggers
+    )
+    SELECT * FROM members
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.members(target oid)
+RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT m.member FROM changefeed.members(ARRAY[target]) AS m
+$function$;
+
+-- The argument that a trigger of ours was made with; null where it is none of ours. pg_trigger.tgargs ends with a zero byte.
+CREATE OR REPLACE FUNCTION changefeed.argument(tgargs bytea)
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    argument jsonb := '{}';
+BEGIN
+    IF tgargs <> '' THEN
+        argument := convert_from(rtrim(tgargs, decode('00', 'hex')), getdatabaseencoding())::jsonb;
+    END IF;
+    PERFORM (argument ->> 'limit')::bigint, jsonb_array_elements_text(argument -> 'omit'),
+        jsonb_array_elements_text(argument -> 'hash');
+    RETURN CASE WHEN jsonb_typeof(argument) = 'object' THEN argument END;
+EXCEPTION WHEN data_exception THEN
+    RETURN NULL;
+END
+$function$;
+
+-- The watched tables among `targets`, or all: each with the options of watch(), which are null where they are unreadable. A
+-- partition is its root's; one that was detached is a table of its own.
+CREATE OR REPLACE FUNCTION changefeed.watched(targets oid[] DEFAULT NULL)
+RETURNS TABLE (target oid, options jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    WITH recording AS (
+        SELECT DISTINCT ON (t.tgrelid) t.tgrelid, t.tgfoid, changefeed.argument(t.tgargs) AS argument
+        FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
+        WHERE t.tgfoid = ANY (changefeed.recorders()) AND t.tgparentid = 0
+          AND (targets IS NULL OR t.tgrelid = ANY (targets))
+        ORDER BY t.tgrelid, t.tgtype & 4 DESC, t.oid  -- the one for INSERT, where there is one
+    )
+    SELECT r.tgrelid, r.argument - '{root,moves,dynamic}'::text[] || CASE
+        WHEN r.tgfoid = 'changefeed.record_strict()'::regprocedure THEN '{"strict": true}' ELSE '{}'
+    END::jsonb
+    FROM recording AS r
+$function$;
+
+-- The triggers that tables and their partitions ought to have: each with its columns of pg_trigger. A table that inherits, or
+-- is inherited from, gets triggers for each row: those for a statement would not tell which of the tables a row is in.
+DROP FUNCTION IF EXISTS changefeed.wanted_triggers(regclass, jsonb);  -- version 4's
+CREATE OR REPLACE FUNCTION changefeed.wanted_triggers(roots oid[], options jsonb[])
+RETURNS TABLE (
+    root oid, member oid, level integer, name name, type integer, function oid, argument text, old_table name, new_table name
+)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH facts AS (
         SELECT
+            m.*,
+            o.options,
             c.relispartition AS is_partition,
             c.relkind = 'p' AS is_partitioned,
-            NOT c.relispartition AND c.relkind <> 'p'
-                AND EXISTS (SELECT FROM pg_inherits AS i WHERE target IN (i.inhrelid, i.inhparent)) AS is_inheriting,
+            NOT c.relispartition AND c.relkind <> 'p' AND (
+                EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
+                OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid)
+            ) AS is_rowwise,
             EXISTS (
                 SELECT FROM pg_attribute AS a
-                WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped
+                WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
             ) AS has_virtual
-        FROM pg_class AS c WHERE c.oid = target
+        FROM changefeed.members(roots) AS m JOIN pg_class AS c ON c.oid = m.member
+        JOIN unnest(roots, options) AS o (root, options) ON o.root = m.root AND o.options IS NOT NULL
     ), arguments AS (
         SELECT *,
             (options - 'strict')
             || CASE WHEN is_partition THEN '{"root": true}' ELSE '{}' END::jsonb
-            || CASE WHEN has_virtual OR is_inheriting OR options ?| '{omit,hash}' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
-            AS argument
+            || CASE WHEN has_virtual OR is_rowwise OR options ?| '{omit,hash}' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
+            AS argument,
+            CASE
+                WHEN options ? 'strict' THEN 'changefeed.record_strict()'::regprocedure
+                ELSE 'changefeed.record()'::regprocedure
+            END AS recorder
         FROM facts
-    ), quoted AS (
-        SELECT *, CASE WHEN argument <> '{}' THEN '''' || replace(argument::text, '''', '''''') || '''' ELSE '' END AS list
-        FROM arguments
-    ), calls AS (
-        SELECT *, format(
-            'EXECUTE FUNCTION changefeed.%s(%s)',
-            CASE WHEN options ? 'strict' THEN 'record_strict' ELSE 'record' END, list
-        ) AS call
-        FROM quoted
     )
-    -- Triggers fire in the order of their names. For each row: ours before those that write the row again.
-    SELECT CASE WHEN is_inheriting THEN '!' ELSE '' END || 'changefeed_' || lower(operation),
-        format('AFTER %s ON %s %s%s', operation, target,
-        CASE WHEN is_inheriting THEN 'FOR EACH ROW ' ELSE 'REFERENCING ' || tables || ' FOR EACH STATEMENT ' END, call)
-    FROM calls, (VALUES
-        ('INSERT', 'NEW TABLE AS new_rows'),
-        ('UPDATE', 'OLD TABLE AS old_rows NEW TABLE AS new_rows'),
-        ('DELETE', 'OLD TABLE AS old_rows')
-    ) AS operations (operation, tables)
-    UNION ALL
-    -- Before others of this kind: what those write comes after the TRUNCATE, which states of rows alone would not tell.
-    SELECT '!changefeed_truncate', format('AFTER TRUNCATE ON %s FOR EACH STATEMENT %s', target, call)
-    FROM calls WHERE NOT is_partition
-    UNION ALL
-    SELECT 'changefeed_' || part, format('%s TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION changefeed.%s(%s)',
-        moment, target, function, list)
-    FROM calls, (VALUES
-        ('truncating', 'BEFORE', 'read_truncated'),
-        ('truncated', 'AFTER', 'record_truncated')
-    ) AS moments (part, moment, function)
-    WHERE is_partition OR is_partitioned
+    SELECT
+        a.root, a.member, a.level,
+        CASE WHEN w.is_of_rows AND a.is_rowwise THEN '!' || w.name ELSE w.name END,
+        w.type + CASE WHEN w.is_of_rows AND a.is_rowwise THEN 1 ELSE 0 END,  -- 1: for each row
+        coalesce(w.function, a.recorder),
+        CASE WHEN a.argument <> '{}' THEN a.argument::text END,
+        CASE WHEN NOT a.is_rowwise THEN w.old_table END,
+        CASE WHEN NOT a.is_rowwise THEN w.new_table END
+    FROM arguments AS a,
+    -- Triggers fire in the order of their names; ! comes before others, such as those that write the row again. The type is a
+    -- sum: 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
+    (VALUES
+        ('changefeed_insert', 4, true, NULL::regprocedure, NULL, 'new_rows'),
+        ('changefeed_update', 16, true, NULL, 'old_rows', 'new_rows'),
+        ('changefeed_delete', 8, true, NULL, 'old_rows', NULL),
+        -- What others write when this fires comes after the TRUNCATE, which states of rows alone would not tell.
+        ('!changefeed_truncate', 32, false, NULL, NULL, NULL),
+        ('changefeed_truncating', 2 + 32, false, 'changefeed.read_truncated()', NULL, NULL),
+        ('changefeed_truncated', 32, false, 'changefeed.record_truncated()', NULL, NULL)
+    ) AS w (name, type, is_of_rows, function, old_table, new_table)
+    WHERE CASE w.name
+        WHEN '!changefeed_truncate' THEN NOT a.is_partition
+        WHEN 'changefeed_truncating' THEN a.is_partition OR a.is_partitioned
+        WHEN 'changefeed_truncated' THEN a.is_partition OR a.is_partitioned
+        ELSE true
+    END
 $function$;
 
--- Makes the triggers of a table and its partitions what they ought to be. True where that changed anything. A table
--- that is as it ought to be is not locked. For the lock of one that is in use nobody waits long: writers wait behind.
-CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
-RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $function$
+-- What makes the triggers of tables and their partitions what they ought to be; where a table's options are null, what takes
+-- them away. Each with the table to be locked for it, in the order in which writers lock them: the root first.
+CREATE OR REPLACE FUNCTION changefeed.repairs(roots oid[], options jsonb[])
+RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    WITH ours AS (
+        SELECT m.root, m.member, m.level, t.* FROM changefeed.members(roots) AS m JOIN pg_trigger AS t ON t.tgrelid = m.member
+        WHERE t.tgfoid IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace)
+          AND t.tgparentid = 0 AND NOT t.tgisinternal
+    ), wanted AS (
+        SELECT w.*, coalesce(convert_to(w.argument, getdatabaseencoding()) || decode('00', 'hex'), '') AS tgargs
+        FROM changefeed.wanted_triggers(roots, options) AS w
+    )
+    SELECT coalesce(w.root, t.root), CASE
+        WHEN w.name IS NULL THEN format('DROP TRIGGER %I ON %s', t.tgname, t.member::regclass)
+        ELSE format(
+            'CREATE OR REPLACE TRIGGER %I %s %s ON %s %s FOR EACH %s EXECUTE FUNCTION %s(%s)',
+            w.name,
+            CASE WHEN w.type & 2 > 0 THEN 'BEFORE' ELSE 'AFTER' END,
+            concat_ws(
+                ' OR ',
+                CASE WHEN w.type & 4 > 0 THEN 'INSERT' END, CASE WHEN w.type & 8 > 0 THEN 'DELETE' END,
+                CASE WHEN w.type & 16 > 0 THEN 'UPDATE' END, CASE WHEN w.type & 32 > 0 THEN 'TRUNCATE' END
+            ),
+            w.member::regclass,
+            CASE WHEN coalesce(w.old_table, w.new_table) IS NOT NULL THEN 'REFERENCING' END
+                || coalesce(' OLD TABLE AS ' || quote_ident(w.old_table), '')
+                || coalesce(' NEW TABLE AS ' || quote_ident(w.new_table), ''),
+            CASE WHEN w.type & 1 > 0 THEN 'ROW' ELSE 'STATEMENT' END,
+            w.function::regproc,
+            CASE WHEN w.argument IS NOT NULL THEN quote_literal(w.argument) END
+        )
+    END
+    FROM wanted AS w FULL JOIN ours AS t ON t.member = w.member AND t.tgname = w.name
+    WHERE w.name IS NULL OR t.tgname IS NULL
+       OR (t.tgtype, t.tgfoid, t.tgargs, t.tgattr::text, t.tgconstraint)
+           IS DISTINCT FROM (w.type::smallint, w.function, w.tgargs, '', 0::oid)
+       OR t.tgoldtable IS DISTINCT FROM w.old_table OR t.tgnewtable IS DISTINCT FROM w.new_table OR t.tgqual IS NOT NULL
+    ORDER BY coalesce(w.level, t.level), coalesce(w.member, t.member), w.name IS NOT NULL
+$function$;
+
+-- How long to wait for one lock, in milliseconds: writers queue up behind whoever waits, and one that holds another lock of
+-- ours would be ended by PostgreSQL's search for deadlocks, after deadlock_timeout.
+CREATE OR REPLACE FUNCTION changefeed.lock_wait_ms()
+RETURNS integer LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT least(100, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
+$function$;
+
+-- Makes the triggers of a table and its partitions what they ought to be, or drops them where `options` is null. True where
+-- that changed anything. A table that is as it ought to be is not locked. Fails with lock_not_available, and changes nothing,
+-- where a lock cannot be had within `wait_ms`.
+CREATE OR REPLACE FUNCTION changefeed.try_to_apply(target oid, options jsonb, wait_ms integer)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
 DECLARE
-    step record;
+    squatter name;
+    statement text;
     has_changed boolean := false;
 BEGIN
-    FOR step IN
-        WITH members AS (
-            SELECT m.member::regclass AS member FROM changefeed.members(target) AS m (member)
-        ), wanted AS (
-            SELECT member, w.name, w.definition
-            FROM members, changefeed.wanted_triggers(member, options) AS w
-        ), present AS (
-            SELECT m.member, t.tgname::text AS name, pg_get_triggerdef(t.oid) AS definition
-            FROM members AS m JOIN pg_trigger AS t ON t.tgrelid = m.member JOIN pg_proc AS p ON p.oid = t.tgfoid
-            WHERE p.pronamespace = 'changefeed'::regnamespace
-        )
-        SELECT coalesce(w.member, p.member) AS member, coalesce(w.name, p.name) AS name, w.definition
-        FROM wanted AS w FULL JOIN present AS p USING (member, name)
-        WHERE p.definition IS DISTINCT FROM format('CREATE TRIGGER %s %s', quote_ident(w.name), w.definition)
-    LOOP
-        IF step.definition IS NULL THEN
-            EXECUTE format('DROP TRIGGER %I ON %s', step.name, step.member);
-        ELSE
-            EXECUTE format('CREATE OR REPLACE TRIGGER %I %s', step.name, step.definition);
-        END IF;
+    SELECT t.tgname INTO squatter
+    FROM changefeed.wanted_triggers(ARRAY[target], ARRAY[options]) AS w JOIN pg_trigger AS t ON t.tgrelid = w.member AND t.tgname = w.name
+    WHERE t.tgfoid NOT IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace);
+    IF squatter IS NOT NULL THEN
+        RAISE EXCEPTION '% has a trigger % that is none of the change feed''s', target::regclass, quote_ident(squatter)
+            USING ERRCODE = 'duplicate_object', HINT = 'Give that trigger another name.';
+    END IF;
+    PERFORM set_config('lock_timeout', wait_ms::text, true);
+    FOR statement IN SELECT r.statement FROM changefeed.repairs(ARRAY[target], ARRAY[options]) AS r LOOP
+        EXECUTE statement;
         has_changed := true;
     END LOOP;
     RETURN has_changed;
-EXCEPTION WHEN lock_not_available THEN
-    RAISE EXCEPTION 'the triggers of % could not be changed: it, or a partition of it, was in use for %',
-        target, current_setting('lock_timeout')
-        USING ERRCODE = 'lock_not_available', HINT = 'Try again when the transactions that hold it are over.';
+END
+$function$;
+
+-- The trigger by which somebody with the right TRIGGER asks for a table to be watched. Its argument is the options.
+CREATE OR REPLACE FUNCTION changefeed.request() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN NULL;
+END
+$function$;
+
+-- Makes, as the schema's owner, the triggers of a table for which that was asked. One attempt.
+CREATE OR REPLACE FUNCTION changefeed.grant_request(target regclass)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    asked jsonb;
+BEGIN
+    SELECT changefeed.argument(t.tgargs) INTO asked FROM pg_trigger AS t
+    WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure;
+    IF asked IS NULL THEN
+        RAISE EXCEPTION 'nobody asked for % to be watched', target
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Call changefeed.watch.';
+    END IF;
+    RETURN changefeed.try_to_apply(
+        target,
+        (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(asked) WHERE key IN ('omit', 'hash', 'limit', 'strict')),
+        changefeed.lock_wait_ms()
+    );
+END
+$function$;
+
+-- The same, again and again for as long as this function's lock_timeout says. Between two attempts nothing is locked, so that
+-- a writer who waits for one table and holds another goes on.
+--
+-- Whoever may not call the recording functions but has the right TRIGGER on the table asks by a trigger that does nothing,
+-- which PostgreSQL lets nobody else make; the schema's owner then makes the real ones.
+CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $function$
+DECLARE
+    patience constant text := current_setting('lock_timeout');
+    wait_ms constant integer := changefeed.lock_wait_ms();
+    deadline constant timestamptz := clock_timestamp() + (
+        SELECT s.setting::integer * interval '1 millisecond' FROM pg_settings AS s WHERE s.name = 'lock_timeout'
+    );
+BEGIN
+    LOOP
+        BEGIN
+            IF options IS NULL OR has_function_privilege('changefeed.record()', 'EXECUTE') THEN
+                RETURN changefeed.try_to_apply(target, options, wait_ms);
+            END IF;
+            PERFORM set_config('lock_timeout', wait_ms::text, true);
+            EXECUTE format(
+                'CREATE OR REPLACE TRIGGER changefeed_insert AFTER INSERT ON %s FOR EACH STATEMENT '
+                'EXECUTE FUNCTION changefeed.request(%L)', target, options
+            );
+            RETURN changefeed.grant_request(target);
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > deadline THEN
+                RAISE EXCEPTION 'the triggers of % could not be %: it, or a partition of it, was in use for %',
+                    target, CASE WHEN options IS NULL THEN 'dropped' ELSE 'changed' END, patience
+                    USING ERRCODE = 'lock_not_available',
+                    HINT = 'Nothing was changed. Try again when the transactions that hold it are over.';
+            END IF;
+        END;
+        PERFORM pg_sleep(wait_ms * (1 + random()) / 1000);
+    END LOOP;
 END
 $function$;
 
@@ -124,6 +284,7 @@ DECLARE
     persistence "char";
     unknown text;
     doubtful text;
+    options jsonb;
 BEGIN
     SELECT c.relkind, c.relispartition, c.relpersistence INTO kind, is_partition, persistence
     FROM pg_class AS c WHERE c.oid = target;
@@ -135,8 +296,11 @@ BEGIN
     ELSIF is_partition THEN
         RAISE EXCEPTION '% is a partition', target USING ERRCODE = 'wrong_object_type',
             HINT = format('Watch %s, whose partitions are watched with it.', pg_partition_root(target));
-    ELSIF target::text LIKE 'changefeed.%' THEN
+    ELSIF (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = target) = 'changefeed'::regnamespace THEN
         RAISE EXCEPTION '% belongs to the change feed itself', target USING ERRCODE = 'wrong_object_type';
+    ELSIF persistence = 'u' AND NOT EXISTS (SELECT FROM changefeed.watched(ARRAY[target]::oid[])) THEN
+        RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, which nobody would be told', target
+            USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED first.', target);
     END IF;
     SELECT name INTO unknown FROM unnest(omit || hash) AS name
     WHERE NOT EXISTS (
@@ -152,47 +316,49 @@ BEGIN
     ELSIF row_limit < 1 THEN
         RAISE EXCEPTION 'row_limit must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    RETURN changefeed.apply(target, jsonb_strip_nulls(jsonb_build_object(
+    options := jsonb_strip_nulls(jsonb_build_object(
         'omit', CASE WHEN cardinality(omit) > 0 THEN to_jsonb(omit) END,
         'hash', CASE WHEN cardinality(hash) > 0 THEN to_jsonb(hash) END,
         'limit', row_limit,
         'strict', CASE WHEN strict THEN true END
-    )));
+    ));
+    PERFORM changefeed.warn_of_limits(target);
+    RETURN EXISTS (SELECT FROM changefeed.repairs(ARRAY[target]::oid[], ARRAY[options])) AND changefeed.apply(target, options);
+END
+$function$;
+
+-- What a table has that the feed does not, or cannot, keep: told to whoever watches it.
+CREATE OR REPLACE FUNCTION changefeed.warn_of_limits(target regclass)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    partition regclass;
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_class AS c WHERE c.oid IN (SELECT changefeed.members(target)) AND c.relrowsecurity
+    ) THEN
+        RAISE NOTICE 'row-level security of % is not applied by the feed', target
+            USING HINT = 'Say who may see which rows in the rights of the server''s tokens.';
+    END IF;
+    FOR partition IN
+        SELECT c.oid FROM pg_class AS c WHERE c.oid IN (SELECT changefeed.members(target)) AND c.relpersistence = 'u'
+    LOOP
+        RAISE WARNING '% is unlogged: PostgreSQL empties it after a crash, which nobody is told', partition
+            USING HINT = format('ALTER TABLE %s SET LOGGED.', partition);
+    END LOOP;
+    FOR partition IN
+        SELECT c.oid
+        FROM changefeed.members(target) AS m (member) JOIN pg_inherits AS i ON i.inhparent = m.member
+        JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relkind = 'f'
+    LOOP
+        RAISE NOTICE '% is a foreign table: what is written to it by other ways than through % is not recorded', partition, target;
+    END LOOP;
 END
 $function$;
 
 -- Ends it; what was journaled stays. Returns whether the table had been watched.
 CREATE OR REPLACE FUNCTION changefeed.unwatch(target regclass)
-RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $function$
-DECLARE
-    step record;
-    has_changed boolean := false;
-BEGIN
-    FOR step IN
-        SELECT t.tgname, t.tgrelid::regclass AS member FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-        WHERE p.pronamespace = 'changefeed'::regnamespace
-          AND t.tgrelid IN (SELECT changefeed.members(target))
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', step.tgname, step.member);
-        has_changed := true;
-    END LOOP;
-    RETURN has_changed;
-EXCEPTION WHEN lock_not_available THEN
-    RAISE EXCEPTION 'the triggers of % could not be dropped: it, or a partition of it, was in use for %',
-        target, current_setting('lock_timeout')
-        USING ERRCODE = 'lock_not_available', HINT = 'Try again when the transactions that hold it are over.';
-END
-$function$;
-
--- The options that a trigger of a watched table was made with.
-CREATE OR REPLACE FUNCTION changefeed.options(changefeed_trigger pg_trigger)
-RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT coalesce(
-            -- The argument and a zero byte.
-            nullif(convert_from(rtrim(changefeed_trigger.tgargs, '\x00'), getdatabaseencoding()), '')::jsonb, '{}'
-        ) - '{root,moves,dynamic}'::text[]
-        || CASE WHEN changefeed_trigger.tgfoid = 'changefeed.record_strict()'::regprocedure
-            THEN '{"strict": true}' ELSE '{}' END::jsonb
+RETURNS boolean LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT changefeed.apply(target, NULL)
 $function$;
 
 -- Version 2's told nothing of `hash`, and what a function returns cannot be changed.
@@ -215,104 +381,150 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH watched AS (
-        SELECT c.oid::regclass AS target, n.nspname, c.relname, changefeed.options(t) AS options
-        FROM pg_trigger AS t
-        JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE t.tgname IN ('changefeed_insert', '!changefeed_insert') AND NOT t.tgisinternal
+        SELECT * FROM changefeed.watched()
+    ), roots AS (
+        SELECT array_agg(target) AS targets, array_agg(options) AS options FROM watched
+    ), members AS (
+        SELECT m.root, c.oid, c.relkind FROM roots, changefeed.members(roots.targets) AS m JOIN pg_class AS c ON c.oid = m.member
+    ), incomplete AS (
+        SELECT r.root FROM roots, changefeed.repairs(roots.targets, roots.options) AS r
+        UNION
+        SELECT m.root FROM members AS m JOIN pg_trigger AS t ON t.tgrelid = m.oid JOIN pg_proc AS p ON p.oid = t.tgfoid
+        WHERE p.pronamespace = 'changefeed'::regnamespace AND t.tgenabled NOT IN ('O', 'A')
+    ), partitions AS (
+        SELECT m.root, count(*) AS number FROM members AS m WHERE m.relkind = 'r' AND m.oid <> m.root GROUP BY m.root
     )
-    SELECT w.nspname, w.relname,
-        NOT EXISTS (
-            SELECT FROM changefeed.members(w.target) AS m (member),
-                changefeed.wanted_triggers(m.member::regclass, w.options) AS wanted
-            WHERE NOT EXISTS (
-                SELECT FROM pg_trigger AS t
-                WHERE t.tgrelid = m.member AND t.tgname = wanted.name AND t.tgenabled <> 'D'
-                  AND pg_get_triggerdef(t.oid) = format('CREATE TRIGGER %I %s', wanted.name, wanted.definition)
-            )
-        ),
+    SELECT n.nspname, c.relname,
+        w.options IS NOT NULL AND w.target NOT IN (SELECT i.root FROM incomplete AS i),
         ARRAY(SELECT jsonb_array_elements_text(w.options -> 'omit')),
         (w.options ->> 'limit')::bigint,
-        w.options ? 'strict',
-        (SELECT count(*) FROM changefeed.members(w.target) AS m (member) JOIN pg_class AS c ON c.oid = m.member
-         WHERE c.relkind = 'r' AND c.oid <> w.target),
+        coalesce(w.options ? 'strict', false),
+        coalesce(p.number, 0),
         ARRAY(SELECT jsonb_array_elements_text(w.options -> 'hash'))
-    FROM watched AS w
+    FROM watched AS w JOIN pg_class AS c ON c.oid = w.target JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN partitions AS p ON p.root = w.target
     ORDER BY 1, 2
 $function$;
 
+-- Partitions with triggers of ours whose root is not watched: they were detached from one that is, and attached to another.
+CREATE OR REPLACE FUNCTION changefeed.left_behind(targets oid[] DEFAULT NULL)
+RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT DISTINCT t.tgrelid
+    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relispartition
+    WHERE t.tgfoid = ANY (changefeed.recorders()) AND t.tgparentid = 0
+      AND (targets IS NULL OR pg_partition_root(t.tgrelid) = ANY (targets))
+    EXCEPT
+    SELECT m.member FROM changefeed.members(ARRAY(SELECT w.target FROM changefeed.watched(targets) AS w)) AS m
+$function$;
+
 -- Brings what was watched before up to date: partitions and children that came since, a newer version of this file.
--- Returns the tables that needed it. The server calls it again and again. One that cannot be changed now does not keep
--- the others from it.
-CREATE OR REPLACE FUNCTION changefeed.refresh(targets oid[])
+-- Returns the tables that needed it. One that cannot be changed now does not keep the others from it. Waits for locks, and
+-- works on while it holds some, for no longer than half a deadlock_timeout; what is left is for the next call.
+CREATE OR REPLACE FUNCTION changefeed.refresh_tables(targets oid[])
 RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    watched record;
+    patience_ms double precision := 2 * changefeed.lock_wait_ms();
+    started_at timestamptz;
+    changing_since timestamptz;
+    tended record;
 BEGIN
-    FOR watched IN
-        SELECT t.tgrelid::regclass AS target, changefeed.options(t) AS options
-        FROM pg_trigger AS t
-        WHERE t.tgname IN ('changefeed_insert', '!changefeed_insert') AND NOT t.tgisinternal AND t.tgrelid = ANY (targets)
+    FOR tended IN
+        WITH watched AS (
+            SELECT * FROM changefeed.watched(targets)
+        ), roots AS (
+            SELECT array_agg(w.target) AS targets, array_agg(w.options) AS options FROM watched AS w WHERE w.options IS NOT NULL
+        )
+        SELECT w.target, w.options, w.options IS NULL AS is_unreadable FROM watched AS w
+        WHERE w.options IS NULL
+           OR w.target IN (SELECT r.root FROM roots, changefeed.repairs(roots.targets, roots.options) AS r)
+        UNION ALL
+        SELECT l.target, NULL, false FROM changefeed.left_behind(targets) AS l (target)
     LOOP
+        IF clock_timestamp() > changing_since + patience_ms * interval '1 millisecond' THEN
+            RAISE NOTICE 'changefeed: not all tables were looked at; call changefeed.refresh() again';
+            RETURN;
+        END IF;
+        started_at := clock_timestamp();
         BEGIN
-            IF changefeed.apply(watched.target, watched.options) THEN
-                RETURN NEXT watched.target::text;
+            IF tended.is_unreadable THEN
+                RAISE WARNING 'changefeed: the options of % cannot be read; call changefeed.watch for it again',
+                    tended.target::regclass;
+            ELSIF changefeed.try_to_apply(
+                tended.target, tended.options, greatest(least(patience_ms, changefeed.lock_wait_ms()), 1)::integer
+            ) THEN
+                changing_since := coalesce(changing_since, started_at);
+                RETURN NEXT tended.target::regclass::text;
             END IF;
-        EXCEPTION WHEN lock_not_available OR insufficient_privilege OR object_in_use THEN
-            RAISE WARNING 'changefeed: %', SQLERRM;
+        EXCEPTION WHEN lock_not_available THEN
+            patience_ms := patience_ms - extract(epoch FROM clock_timestamp() - started_at) * 1000;
+            RAISE WARNING 'changefeed: the triggers of % could not be changed: it, or a partition of it, is in use',
+                tended.target::regclass;
+        WHEN OTHERS THEN
+            RAISE WARNING 'changefeed: the triggers of % could not be changed: %', tended.target::regclass, SQLERRM;
         END;
     END LOOP;
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION changefeed.refresh()
-RETURNS SETOF text LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT changefeed.refresh(ARRAY(
-        SELECT t.tgrelid FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
-        WHERE t.tgname IN ('changefeed_insert', '!changefeed_insert') AND NOT t.tgisinternal
-    ))
+-- The same as the schema's owner, for a server that may not call the recording functions.
+CREATE OR REPLACE FUNCTION changefeed.refresh(targets oid[])
+RETURNS SETOF text LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT changefeed.refresh_tables(targets)
 $function$;
 
--- A partition that is made or attached is watched in the same transaction, where this role may make event triggers
--- (a superuser may); elsewhere the server's next refresh finds it. Only what the command was about is looked at, so that
--- other tables are not locked, and temporary ones cost nothing.
+-- Of all tables; the server calls it again and again.
+CREATE OR REPLACE FUNCTION changefeed.refresh()
+RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF has_function_privilege('changefeed.refresh_tables(oid[])', 'EXECUTE') THEN
+        RETURN QUERY SELECT changefeed.refresh_tables(NULL);
+    ELSE
+        RETURN QUERY SELECT changefeed.refresh(NULL::oid[]);
+    END IF;
+END
+$function$;
+
+-- A partition that is made or attached is watched in the same transaction, where a superuser installed this; elsewhere the
+-- server's next refresh finds it. Only what the command was about is looked at, so that other tables are not locked, and
+-- temporary ones cost nothing.
 CREATE OR REPLACE FUNCTION changefeed.refresh_after_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    targets oid[];
 BEGIN
-    PERFORM changefeed.refresh(ARRAY(
+    targets := ARRAY(
         SELECT coalesce(pg_partition_root(c.objid), c.objid) FROM pg_event_trigger_ddl_commands() AS c
-        WHERE c.classid = 'pg_class'::regclass
+        WHERE c.classid = 'pg_class'::regclass AND c.schema_name <> 'pg_temp'
         UNION
         SELECT i.inhparent FROM pg_event_trigger_ddl_commands() AS c JOIN pg_inherits AS i ON i.inhrelid = c.objid
-        WHERE c.classid = 'pg_class'::regclass
-    ));
+        WHERE c.classid = 'pg_class'::regclass AND c.schema_name <> 'pg_temp'
+    );
+    IF targets <> '{}' THEN
+        PERFORM changefeed.refresh_tables(targets);
+    END IF;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'changefeed: new partitions are not watched yet: %', SQLERRM;
 END
 $function$;
 
+-- Only where the function's owner is a superuser too: an event trigger runs its function for everybody, and whoever owns the
+-- function may replace it.
 DO $event_trigger$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'changefeed_new_partitions') THEN
+    IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user)
+       AND NOT EXISTS (
+           SELECT FROM pg_event_trigger AS e
+           WHERE e.evtname = 'changefeed_new_partitions' AND e.evtfoid = 'changefeed.refresh_after_ddl()'::regprocedure
+       ) THEN
+        DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions;
         CREATE EVENT TRIGGER changefeed_new_partitions ON ddl_command_end
             WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE') EXECUTE FUNCTION changefeed.refresh_after_ddl();
     END IF;
-EXCEPTION WHEN insufficient_privilege THEN
-    NULL;
 END
 $event_trigger$;
 
-REVOKE ALL ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]),
-    changefeed.unwatch(regclass), changefeed.apply(regclass, jsonb), changefeed.refresh(), changefeed.refresh(oid[]), changefeed.refresh_after_ddl() FROM PUBLIC;
-SELECT changefeed.refresh();
-
--- Version 4's, of which refresh took the triggers. Where a table was in use they stay, and cost a little until the next
--- refresh; their function then stays until this file is run again.
-DO $version_4$
-BEGIN
-    DROP FUNCTION IF EXISTS changefeed.put_behind(smallint, integer, bigint, bigint, oid, text);
-    DROP FUNCTION IF EXISTS changefeed.mark();
-EXCEPTION WHEN dependent_objects_still_exist THEN
-    NULL;
-END
-$version_4$;
+DROP FUNCTION IF EXISTS changefeed.options(pg_trigger);  -- version 4's
+REVOKE ALL ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]), changefeed.unwatch(regclass),
+    changefeed.request(), changefeed.grant_request(regclass),
+    changefeed.try_to_apply(oid, jsonb, integer), changefeed.apply(regclass, jsonb), changefeed.refresh_tables(oid[]),
+    changefeed.refresh(), changefeed.refresh(oid[]), changefeed.refresh_after_ddl() FROM PUBLIC;

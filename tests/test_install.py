@@ -225,13 +225,132 @@ def test_an_upgrade_from_version_2_leaves_one_watch_and_tells_of_hashes(db: Jour
     assert db.changes() == [("I", {"id": 1, "secret": db.value("SELECT changefeed.hash('orders', 'secret', '42')")})]
 
 
-def test_a_superuser_s_upgrade_of_an_owner_s_installation_goes_on_working(owner: Session, empty: Session):
+def test_a_superuser_is_refused_to_run_what_another_owns(owner: Session, empty: Session):
     install(owner)
-    owner.run("CREATE TABLE orders (id int); DROP TABLE changefeed.secret; DROP FUNCTION changefeed.column_key")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="the schema changefeed belongs to owner_"):
+        install(empty)
+    empty.run("ROLLBACK")
+    assert empty.value("SELECT count(*) FROM pg_event_trigger WHERE evtname LIKE 'changefeed%%'") == 0
+
+
+@pytest.mark.parametrize(
+    ("prepared", "named"),
+    [
+        ("CREATE TABLE changefeed.meta (is_only boolean PRIMARY KEY, version integer)", "table changefeed.meta"),
+        (
+            "CREATE FUNCTION changefeed.refresh() RETURNS text LANGUAGE sql AS 'SELECT 1'",
+            "function changefeed.refresh()",
+        ),
+        ("CREATE TYPE changefeed.mood AS ENUM ('ok')", "type changefeed.mood"),
+        ("CREATE OPERATOR changefeed.|| (LEFTARG = name, RIGHTARG = text, FUNCTION = textcat)", "operator"),
+    ],
+)
+def test_what_a_stranger_put_into_the_schema_before_is_never_run(empty: Session, prepared: str, named: str):
+    name = parse_dsn(empty.connection.dsn)["dbname"]
+    empty.run(
+        f"CREATE ROLE stranger_{name}; CREATE SCHEMA changefeed; GRANT ALL ON SCHEMA changefeed TO stranger_{name}"
+    )
+    empty.run(f"SET ROLE stranger_{name}")
+    if "OPERATOR" in prepared:
+        prepared = (
+            "CREATE FUNCTION changefeed.f(name, text) RETURNS text LANGUAGE sql AS 'SELECT $2';"
+            "CREATE OPERATOR changefeed.|| (LEFTARG = name, RIGHTARG = text, FUNCTION = changefeed.f)"
+        )
+    empty.run(prepared)
+    empty.run("RESET ROLE")
+    with pytest.raises(
+        psycopg2.errors.InsufficientPrivilege, match="somebody else has a hand in the schema changefeed"
+    ):
+        install(empty)
+    empty.run("ROLLBACK")
+
+
+def test_a_schema_of_a_stranger_is_refused(empty: Session):
+    name = parse_dsn(empty.connection.dsn)["dbname"]
+    empty.run(f"CREATE ROLE stranger_{name}; CREATE SCHEMA changefeed AUTHORIZATION stranger_{name}")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=f"belongs to stranger_{name}, this is postgres"):
+        install(empty)
+    empty.run("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON changefeed.meta FOR EACH ROW EXECUTE FUNCTION {stranger}.f()",
+        "ALTER TABLE changefeed.meta ALTER epoch SET DEFAULT {stranger}.g()",
+        "ALTER TABLE changefeed.meta ADD CHECK ({stranger}.g() IS NOT NULL)",
+        "CREATE RULE r AS ON UPDATE TO changefeed.meta DO ALSO SELECT {stranger}.g()",
+        "CREATE INDEX ON changefeed.meta ({stranger}.g())",
+    ],
+)
+def test_a_stranger_s_function_on_a_table_of_ours_is_refused(db: JournalDatabase, harm: str):
+    stranger = db.new_role("stranger")
+    db.run(f"CREATE SCHEMA AUTHORIZATION {stranger}; SET ROLE {stranger}")
+    db.run(f"CREATE FUNCTION {stranger}.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
+    db.run(f"CREATE FUNCTION {stranger}.g() RETURNS uuid LANGUAGE sql IMMUTABLE AS 'SELECT NULL::uuid'")
+    db.run("RESET ROLE")
+    db.run(harm.format(stranger=stranger) if "CHECK" not in harm else harm.format(stranger=stranger) + " NOT VALID")
+    with pytest.raises(
+        psycopg2.errors.InsufficientPrivilege, match="somebody else has a hand in the schema changefeed"
+    ):
+        install(db)
+    db.run("ROLLBACK")
+
+
+def test_another_superuser_s_install_leaves_all_to_the_owner(empty: Session):
+    name = parse_dsn(empty.connection.dsn)["dbname"]
+    empty.run(f"CREATE ROLE admin_{name} SUPERUSER LOGIN")
     install(empty)
-    owner.run("SELECT changefeed.watch('orders', hash => '{id}'); INSERT INTO orders VALUES (1)")
-    [(found,)] = owner.run("SELECT data ->> 'id' FROM changefeed.journal")
-    assert found == owner.value("SELECT changefeed.hash('orders', 'id', '1')")
+    admin = Session(str(make_dsn(empty.connection.dsn, user=f"admin_{name}")))
+    admin.run("DROP FUNCTION changefeed.journal_bytes CASCADE; DROP EVENT TRIGGER changefeed_new_partitions")
+    install(admin)
+    admin.connection.close()
+    assert empty.run(
+        "SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE pronamespace = 'changefeed'::regnamespace"
+    ) == [("postgres",)]
+    empty.run(f"DROP ROLE admin_{name}")
+
+
+def test_an_upgrade_takes_back_the_right_to_write_the_journal(db: JournalDatabase):
+    role = db.new_role("server")
+    db.run(f"GRANT EXECUTE ON FUNCTION changefeed.record, changefeed.record_strict, changefeed.watch TO {role}")
+    install(db)
+    can = "SELECT has_function_privilege(%s, %s::regproc, 'EXECUTE')"
+    assert [db.value(can, role, f"changefeed.{name}") for name in ("record", "record_strict", "watch")] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_nobody_without_a_right_holds_up_an_install_or_retention(db: JournalDatabase):
+    guest = db.session(user=db.new_role("guest"))
+    guest.run("SELECT pg_advisory_lock(hashtext('changefeed')), pg_advisory_lock(hashtext('changefeed.retain'))")
+    db.run("SET statement_timeout = '20s'")
+    install(db)
+    db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders'); INSERT INTO orders VALUES (1)")
+    for _ in range(2):  # the first ends the partition that is written
+        emptied = db.run("SELECT changefeed.retain('0 s', 0)")
+    assert emptied == [(0,)]
+
+
+def test_uninstall_ends_no_writer(empty: Session):
+    install(empty)
+    empty.run("CREATE TABLE a (id int); CREATE TABLE b (id int); SELECT changefeed.watch('a'), changefeed.watch('b')")
+    empty.run("ALTER DATABASE " + parse_dsn(empty.connection.dsn)["dbname"] + " SET deadlock_timeout = '200ms'")
+    writers = [Session(empty.connection.dsn) for _ in range(2)]
+    writers[0].run("BEGIN; INSERT INTO b VALUES (1)")
+    uninstalling = threading.Thread(target=postgres.execute, args=(empty.connection.dsn, read_script("uninstall.sql")))
+    uninstalling.start()
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+    while not empty.value(waiting):
+        pass
+    writers[0].run("INSERT INTO a VALUES (1)")
+    writers[0].run("COMMIT")
+    uninstalling.join()
+    for writer in writers:
+        writer.connection.close()
+    assert empty.value("SELECT to_regnamespace('changefeed')") is None
 
 
 def test_pg_dump_and_restore_keep_what_is_watched():

@@ -1,11 +1,19 @@
 """watch, unwatch, status: what they make, change and refuse; and that they wait for nobody without need."""
 
+import itertools
+import os
+import threading
 from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import make_dsn
 
+from changefeed.queries import read_script
+from tests import postgres
 from tests.journal_database import JournalDatabase, Session
+
+NUMBERS = itertools.count(1)
 
 
 def status(db: JournalDatabase, table: str = "orders") -> dict[str, Any]:
@@ -82,7 +90,7 @@ def test_a_table_in_use_is_given_up_with_a_clear_error(db: JournalDatabase, busy
 
 def test_the_wait_for_a_lock_is_bounded_as_installed(db: JournalDatabase):
     settings = db.value("SELECT proconfig FROM pg_proc WHERE oid = 'changefeed.apply'::regproc")
-    assert [setting for setting in settings if setting.startswith("lock_timeout")] == ["lock_timeout=1s"]
+    assert [setting for setting in settings if setting.startswith("lock_timeout")] == ["lock_timeout=3s"]
 
 
 def test_options_change_in_place_while_readers_hold_the_table(db: JournalDatabase):
@@ -223,3 +231,152 @@ def test_one_table_in_use_does_not_keep_refresh_from_the_others(db: JournalDatab
     assert db.run("SELECT split_part(refresh, '.', -1) FROM changefeed.refresh()") == [("others",)]
     assert len(db.warnings) == 1
     assert "orders could not be changed" in db.warnings[0]
+
+
+def test_a_trigger_that_only_has_a_name_of_ours_is_nobody_s_watch(db: JournalDatabase):
+    db.run("CREATE TABLE theirs (id int); SELECT changefeed.watch('orders')")
+    db.run("CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    db.run("CREATE TRIGGER changefeed_insert AFTER INSERT ON theirs FOR EACH ROW EXECUTE FUNCTION theirs('not json')")
+    assert db.run("SELECT table_name, is_complete FROM changefeed.status()") == [("orders", True)]
+    assert db.run("SELECT changefeed.refresh()") == []
+    db.run("ALTER TABLE theirs ADD more int")
+    assert db.warnings == []
+    with pytest.raises(psycopg2.errors.DuplicateObject, match="theirs has a trigger changefeed_insert that is none of"):
+        db.run("SELECT changefeed.watch('theirs')")
+
+
+@pytest.mark.parametrize("argument", ["not json", "5", '{"limit": "abc"}', '{"omit": 1}'])
+def test_options_that_cannot_be_read_are_told_of_that_table_alone(db: JournalDatabase, argument: str):
+    db.run("CREATE TABLE odd (id int); SELECT changefeed.watch('orders'), changefeed.watch('odd')")
+    db.run(
+        "CREATE OR REPLACE TRIGGER changefeed_insert AFTER INSERT ON odd REFERENCING NEW TABLE AS new_rows "
+        "FOR EACH STATEMENT EXECUTE FUNCTION changefeed.record(%s)",
+        argument,
+    )
+    db.run("DROP TRIGGER changefeed_delete ON orders")
+    assert db.run("SELECT changefeed.refresh()") == [("public.orders",)]
+    assert [warning for warning in db.warnings if "the options of public.odd cannot be read" in warning]
+    assert db.run("SELECT table_name, is_complete FROM changefeed.status()") == [("odd", False), ("orders", True)]
+    assert db.value("SELECT changefeed.watch('odd')") is True
+    assert status(db, "odd")["is_complete"] is True
+
+
+def test_many_tables_in_use_hold_refresh_up_no_longer_than_one(db: JournalDatabase):
+    holder = db.session()
+    for number in range(12):
+        db.run(f"CREATE TABLE t{number} (id int); SELECT changefeed.watch('t{number}')")
+        db.run(f"DROP TRIGGER changefeed_delete ON t{number}")
+    holder.run("BEGIN; " + "; ".join(f"INSERT INTO t{number} VALUES (1)" for number in range(12)))
+    db.run("SET deadlock_timeout = '100ms'")  # the wait for all of them follows from it
+    db.run("SET statement_timeout = '5s'; SELECT changefeed.refresh()")
+    assert len(db.warnings) == 12
+
+
+def test_watching_partitions_ends_no_writer_by_a_deadlock(db: JournalDatabase):
+    db.run(f"ALTER DATABASE {db.name} SET deadlock_timeout = '200ms'")
+    db.run("CREATE TABLE p (id int, k int) PARTITION BY LIST (k)")
+    for k in (1, 2):
+        db.run(f"CREATE TABLE p_{k} PARTITION OF p FOR VALUES IN ({k}); INSERT INTO p VALUES ({k}, {k})")
+    writer, watcher = db.session(), db.session()
+    writer.run("BEGIN; UPDATE p_2 SET id = id")
+    done: list[Any] = []
+
+    def watch() -> None:
+        done.append(watcher.value("SELECT changefeed.watch('p')"))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    while not db.value("SELECT count(*) FROM pg_locks WHERE relation = 'p_2'::regclass AND NOT granted"):
+        pass
+    writer.run("UPDATE p_1 SET id = id")  # which watch() has locked
+    writer.run("COMMIT")
+    watching.join()
+    assert done == [True]
+    assert status(db, "p")["is_complete"] is True
+
+
+def test_a_partitioned_table_in_use_is_left_as_it_was(db: JournalDatabase):
+    db.run("CREATE TABLE p (id int, k int) PARTITION BY LIST (k); CREATE TABLE p_1 PARTITION OF p FOR VALUES IN (1)")
+    db.run("ALTER FUNCTION changefeed.apply SET lock_timeout = '10ms'")
+    writer = db.session()
+    writer.run("BEGIN; INSERT INTO p_1 VALUES (1, 1)")
+    with pytest.raises(psycopg2.errors.LockNotAvailable, match="Nothing was changed"):
+        db.run("SELECT changefeed.watch('p')")
+    assert triggers(db) == []
+    writer.run("COMMIT")
+    assert db.value("SELECT changefeed.watch('p')") is True
+
+
+def test_a_partition_that_went_to_an_unwatched_table_is_recorded_no_more(db: JournalDatabase):
+    for table in ("p", "q"):
+        db.run(f"CREATE TABLE {table} (k int) PARTITION BY LIST (k)")
+    db.run("CREATE TABLE part PARTITION OF p FOR VALUES IN (1); SELECT changefeed.watch('p')")
+    db.run("ALTER TABLE p DETACH PARTITION part; ALTER TABLE q ATTACH PARTITION part FOR VALUES IN (1)")
+    db.run("INSERT INTO part VALUES (1); INSERT INTO q VALUES (1)")
+    assert db.entries() == []
+    assert [row for row in triggers(db) if row[0] == "part"] == []
+
+
+def test_an_unlogged_table_is_refused_unless_it_is_watched_already(db: JournalDatabase):
+    db.run("CREATE UNLOGGED TABLE fast (id int)")
+    with pytest.raises(
+        psycopg2.errors.WrongObjectType, match=r"fast is unlogged(.|\n)*ALTER TABLE public.fast SET LOGGED"
+    ):
+        db.run("SELECT changefeed.watch('fast')")
+    db.run("SELECT changefeed.watch('orders'); ALTER TABLE orders SET UNLOGGED")
+    assert db.value("SELECT changefeed.watch('orders', strict => true)") is True
+    assert "public.orders is unlogged" in db.warnings[-1]
+
+
+def test_row_level_security_is_said_not_to_be_applied(db: JournalDatabase):
+    db.run("ALTER TABLE orders ENABLE ROW LEVEL SECURITY; SELECT changefeed.watch('orders')")
+    assert "row-level security of public.orders is not applied" in db.connection.notices[-1]
+
+
+TURKISH = "LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR' LOCALE 'C' ENCODING 'UTF8'"
+
+
+@pytest.mark.parametrize(
+    ("database", "setting"),
+    [
+        (TURKISH, "client_min_messages = warning"),
+        ("LOCALE 'C' ENCODING 'SQL_ASCII'", "quote_all_identifiers = on"),
+        ("LOCALE 'C' ENCODING 'LATIN1'", "standard_conforming_strings = off"),
+        ("LOCALE 'C' ENCODING 'WIN1252'", "backslash_quote = off"),
+        ("LOCALE 'C' ENCODING 'UTF8'", "quote_all_identifiers = on"),
+        ("LOCALE 'C' ENCODING 'UTF8'", "standard_conforming_strings = off"),
+        ("LOCALE 'C' ENCODING 'UTF8'", "default_transaction_isolation = 'serializable'"),
+    ],
+)
+def test_no_locale_encoding_or_setting_makes_triggers_look_other_than_they_are(database: str, setting: str):
+    admin = postgres.connect(postgres.cluster().conninfo)
+    name = f"odd_{os.getpid()}_{next(NUMBERS)}"
+    with admin.cursor() as db_cursor:
+        try:
+            db_cursor.execute(f"CREATE DATABASE {name} {database} TEMPLATE template0")
+        except (psycopg2.errors.FeatureNotSupported, psycopg2.errors.SyntaxError):
+            pytest.skip("no locale of ICU here")  # not in this build, or PostgreSQL 14
+        db_cursor.execute(f"ALTER DATABASE {name} SET {setting}")
+    session = Session(str(make_dsn(postgres.cluster().conninfo, dbname=name)))
+    session.run(read_script("install.sql"))
+    session.run(r"""CREATE TABLE "I\i" (k int, "a\b""c'" int, v text) PARTITION BY LIST (k)""")
+    session.run(r"""CREATE TABLE "Part" PARTITION OF "I\i" FOR VALUES IN (1)""")
+    watch = "SELECT changefeed.watch(oid, omit => %s) FROM pg_class WHERE relkind = 'p' AND relname LIKE 'I%%'"
+    omitted = 'a\\b"c' + "'"
+    assert session.value(watch, [omitted]) is True
+    assert session.value(watch, [omitted]) is False
+    session.run(r"""CREATE TABLE "IPart2" PARTITION OF "I\i" FOR VALUES IN (2)""")
+    session.run("""INSERT INTO "Part" VALUES (1, 1, 'x'); INSERT INTO "IPart2" VALUES (2, 1, 'x')""")
+    assert session.run("SELECT data::text FROM changefeed.journal ORDER BY id") == [
+        ('{"k":1,"v":"x"}',),
+        ('{"k":2,"v":"x"}',),
+    ]
+    assert session.run("SELECT is_complete, omit, partitions FROM changefeed.status()") == [(True, [omitted], 2)]
+    assert session.run("SELECT changefeed.refresh()") == []
+    assert session.run("SELECT changefeed.unwatch(oid) FROM pg_class WHERE relkind = 'p' AND relname LIKE 'I%'") == [
+        (True,)
+    ]
+    assert session.run("SELECT * FROM pg_trigger WHERE NOT tgisinternal") == []
+    assert session.warnings == []
+    session.connection.close()
+    admin.close()
