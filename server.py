@@ -34,6 +34,8 @@ from changefeed.source import Source, source_of
 from handlers.alerting import keep_alerting
 from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
 from handlers.certificate import load_certificate
+from handlers.ended_sessions import PART_BYTES as ENDED_BYTES
+from handlers.ended_sessions import EndedSessions
 from handlers.expiry import Expiry
 from handlers.feed import Feed, Share
 from handlers.feed_client import FeedClient
@@ -153,11 +155,16 @@ async def lead(
     url, port = url_of(checked, settings), checked[0].getsockname()[1]
     for free in checked:
         free.close()
-    with source_of(settings) as source, shared_memory(settings.processes) as memory:
+    with (
+        source_of(settings) as source,
+        shared_memory(settings.processes) as memory,
+        shared_memory(settings.processes, ENDED_BYTES) as ended_sessions,
+    ):
         orders = {
             "source": asdict(source),
             "port": port,
             "memory": memory,
+            "ended_sessions": ended_sessions,
             "started_at": datetime.now(UTC).isoformat(),
             "session_secret": Share().session_secret,
         }
@@ -166,7 +173,7 @@ async def lead(
             (sys.executable, __file__, *argv),
             settings.processes,
             orders=orders,
-            inherited=(memory,),
+            inherited=(memory, ended_sessions),
             ended=meters.clear,
         )
         hang_up.reloads.append(processes.hang_up)
@@ -187,6 +194,7 @@ async def work(settings: Settings, parent: Parent, stopping: asyncio.Event, hang
         meters=Meters(number, settings.processes, orders["memory"]),
         started_at=datetime.fromisoformat(orders["started_at"]),
         session_secret=orders["session_secret"],
+        ended_sessions=EndedSessions(number, settings.processes, orders["ended_sessions"]),
     )
     await serve(
         settings,
@@ -244,6 +252,8 @@ async def serve(
         await stack.enter_async_context(running(feed.follower.run()))
         await stack.enter_async_context(running(FeedClient.keep_telling_places()))
         await stack.enter_async_context(running(keep_sampling(feed)))
+        if parent:
+            await stack.enter_async_context(running(feed.gate.keep_ending()))
         # Who connects once it is announced misses nothing that is committed from then on.
         known = feed.follower.until_known(KNOWN_DEADLINE_SECONDS)
         await first_of(known, stopping.wait(), within_seconds=KNOWN_DEADLINE_SECONDS)

@@ -26,10 +26,10 @@ class NoRoom(Exception):
 
 
 @contextlib.contextmanager
-def shared_memory(processes: int) -> Iterator[int]:
+def shared_memory(processes: int, part_bytes: int = PART_BYTES) -> Iterator[int]:
     """The descriptor of a memory for so many, to be inherited."""
     with tempfile.TemporaryFile() as file:
-        file.truncate(processes * PART_BYTES)
+        file.truncate(processes * part_bytes)
         yield file.fileno()
 
 

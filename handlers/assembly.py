@@ -149,6 +149,7 @@ def make_feed(
             tokens,
             settings.session_secret or share.session_secret,
             Refusals(share.meters),
+            share.ended_sessions,
             settings.allow_origin,
             hosts_of(settings),
             is_for_here=not (tokens.are_required or settings.allow_anonymous),

@@ -19,6 +19,7 @@ from handlers.admission import Admission
 from handlers.census import Census
 from handlers.change_counts import ChangeCounts
 from handlers.deliveries import Deliveries
+from handlers.ended_sessions import EndedSessions
 from handlers.gate import Gate
 
 OUTAGE_LIMIT = 100
@@ -40,6 +41,7 @@ class Share:
     meters: Meters = field(default_factory=Meters)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     session_secret: str = field(default_factory=lambda: secrets.token_hex(32))
+    ended_sessions: EndedSessions = field(default_factory=EndedSessions)
 
     @property
     def is_first(self) -> bool:

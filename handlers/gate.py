@@ -4,23 +4,29 @@ A handler class says what it `needs`. One that says nothing gives nothing to any
 may see is no matter of the gate: a handler that needs TOKEN gives out what its rights name, and nothing else.
 """
 
+import asyncio
 import enum
 import ipaddress
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from tornado.httputil import HTTPServerRequest, split_host_and_port
 from tornado.web import create_signed_value, decode_signed_value
 
 from changefeed.rights import ALL_RIGHTS, Rights
 from changefeed.settings import Settings, is_loopback
+from handlers.ended_sessions import ID_BYTES, EndedSessions, Session
 from handlers.errors import ApiError
+from handlers.expiry import Expiry
 from handlers.issuer_keys import KeysUnavailable
 from handlers.refusals import Refusals
 from handlers.tokens import ANYBODY, CLAIM, BadToken, Identity, Tokens, digest
 
 COOKIE = "changefeed_session"
+END_INTERVAL_SECONDS = 1.0  # after which what is open by a session ends that was ended in another process
 SESSION_DAYS = 30.0  # at most; a token that expires before ends it before
 TOKEN_FIELDS = ("token", "access_token", "id_token", "jwt", "bearer", "authorization", "api_key", "apikey")
 # Which the public DNS never has: RFC 6761, RFC 6762, RFC 8375, and ICANN's decision on .internal of 2024.
@@ -67,6 +73,7 @@ class Gate:
     tokens: Tokens
     secret: str
     refusals: Refusals
+    ended: EndedSessions
     allowed_origins: tuple[str, ...] = ()
     hosts: Hosts | None = None
     is_for_here: bool = False
@@ -133,8 +140,26 @@ class Gate:
         Of a token of the settings it says the digest only. A token that was taken out of them ends its sessions.
         """
         is_known = self.tokens.find(digest(token)) is not None
-        said = json.dumps({"digest": digest(token)} if is_known else {"token": token})
+        session = {"id": secrets.token_hex(ID_BYTES), "at": time.time()}
+        said = json.dumps(session | ({"digest": digest(token)} if is_known else {"token": token}))
         return create_signed_value(self.secret, COOKIE, said).decode()
+
+    def end_session(self, request: HTTPServerRequest) -> None:
+        """From now on its cookie lets nobody in, whoever has it."""
+        session = self._session(request)
+        if session and not self.ended.has(session):  # or one could fill the list with itself
+            self.ended.end(session)
+            self.end_what_was_ended()
+
+    def end_what_was_ended(self) -> None:
+        """Closes what is open by sessions that were ended, also in another process."""
+        if self.ended.news():
+            Expiry.end_all_of(lambda identity: identity.session is not None and self.ended.has(identity.session))
+
+    async def keep_ending(self) -> None:
+        while True:
+            await asyncio.sleep(END_INTERVAL_SECONDS)
+            self.end_what_was_ended()
 
     def is_own_page(self, request: HTTPServerRequest) -> bool:
         """Whether a page of this server sent it, or no page at all."""
@@ -164,25 +189,28 @@ class Gate:
         if not self.is_own_page(request) and request.headers.get("Origin", "").lower() not in self.allowed_origins:
             raise ApiError(403, "foreign_origin", "pages of another origin may not change anything here")
 
-    def _session(self, request: HTTPServerRequest) -> dict[str, str] | None:
+    def _session(self, request: HTTPServerRequest) -> Session | None:
         """What the cookie says, if this server signed it, and if the browser sent it for a page of this server."""
         cookie = session_cookie(request.headers.get("Cookie", ""))
         if not cookie or not self.is_own_page(request):
             return None
         said = decode_signed_value(self.secret, COOKIE, cookie, max_age_days=SESSION_DAYS)
-        found: dict[str, str] | None = json.loads(said) if said else None
-        return found
+        found = json.loads(said) if said else {}
+        return Session(**found) if "id" in found else None  # else it is of an older server
 
-    async def _identify_session(self, session: Mapping[str, str]) -> Identity:
-        if "token" in session:
+    async def _identify_session(self, session: Session) -> Identity:
+        if self.ended.has(session):
+            raise BadToken("bad_token", "the session was ended; sign in again", "session")
+        if session.token is not None:
             try:
-                return await self.tokens.identify(session["token"])
+                identity = await self.tokens.identify(session.token)
             except KeysUnavailable as error:
                 raise ApiError(503, "keys_unavailable", str(error)) from None
-        identity = self.tokens.find(session["digest"])
-        if identity is None:
-            raise BadToken("bad_token", "the token that you signed in with is good no more")
-        return identity
+            return replace(identity, session=session)
+        found = self.tokens.find(session.digest or "")
+        if found is None:
+            raise BadToken("bad_token", "the token that you signed in with is good no more", "session")
+        return replace(found, session=session)
 
 
 def session_cookie(header: str) -> str:

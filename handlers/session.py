@@ -1,4 +1,7 @@
-"""The dashboard's sign-in: POST the token once, and a cookie that no script can read stands for it; DELETE ends it."""
+"""The dashboard's sign-in: POST the token once, and a cookie that no script can read stands for it; DELETE ends it.
+
+Also for whoever else has the cookie: what is open by it is closed, and it lets nobody in any more.
+"""
 
 import json
 
@@ -50,6 +53,7 @@ class SessionHandler(ApiHandler):
         self._answer(identity)
 
     def delete(self) -> None:
+        self.feed.gate.end_session(self.request)
         self.clear_cookie(COOKIE, path=self.feed.settings.base_path or "/")
         self._answer(None)
 

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jwt
@@ -16,6 +16,7 @@ import jwt
 from changefeed import setting_values
 from changefeed.rights import ALL_RIGHTS, BadRights, Rights
 from changefeed.settings import Settings, SettingsError
+from handlers.ended_sessions import Session
 from handlers.issuer_keys import FileKeys, IssuerKeys, KeySetUrl
 
 CLAIM = "changefeed"  # whose value is the rights
@@ -26,12 +27,14 @@ TOKEN_LIMIT_CHARACTERS = 8192
 class Identity:
     """Somebody, until `expires_at` (epoch seconds; None for ever).
 
-    `holder` is whose clients are counted together: those of a token, or of all tokens of one subject (`sub`).
+    `holder` is whose clients are counted together: those of a token, or of all tokens of one subject (`sub`). `session`
+    is how he is known to be there, where that is by a sign-in, and no part of who he is.
     """
 
     rights: Rights
     expires_at: float | None = None
     holder: str | None = None
+    session: Session | None = field(default=None, compare=False)
 
 
 ANYBODY = Identity(ALL_RIGHTS)  # where no authentication is set

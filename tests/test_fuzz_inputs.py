@@ -31,6 +31,7 @@ from changefeed.settings import SETTINGS, SettingsError
 from changefeed.settings_sources import load
 from changefeed.subscription import BadSubscription, Selection, Subscription
 from changefeed.tally import Tally
+from handlers.ended_sessions import EndedSessions
 from handlers.errors import ApiError
 from handlers.feed_query import FeedQuery, fields_of_message, parse_query
 from handlers.gate import COOKIE, Gate
@@ -370,7 +371,7 @@ def test_whatever_a_proxy_says_the_client_has_an_address_and_a_scheme(forwarded_
 @example("Bearer " + "a." * 5_000, True)
 @example(f"{COOKIE}=2|1:0|10:1700000000|18:{COOKIE}|4:e30=|abc", False)
 def test_any_authorization_and_any_cookie_are_answered_with_401(value: str, is_header: bool):
-    gate = Gate(Tokens([("the-token-of-the-settings", Rights())]), "secret", Refusals(Meters()))
+    gate = Gate(Tokens([("the-token-of-the-settings", Rights())]), "secret", Refusals(Meters()), EndedSessions())
     headers = {"Authorization": value} if is_header else {"Cookie": f"{COOKIE}={value}"}
     try:
         asyncio.run(gate.identify(request(headers)))
