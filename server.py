@@ -257,6 +257,7 @@ async def serve(
         # Who connects once it is announced misses nothing that is committed from then on.
         known = feed.follower.until_known(KNOWN_DEADLINE_SECONDS)
         await first_of(known, stopping.wait(), within_seconds=KNOWN_DEADLINE_SECONDS)
+        await stack.enter_async_context(running(feed.lookout.run()))
         clock = DatabaseClock(feed.database, feed.hub.tally.set_database_ahead)
         await stack.enter_async_context(running(clock.run()))
         if share.is_first:

@@ -74,6 +74,16 @@ class Catalog:
             await self._read_since(asked_at)
             check(subscription, self.tables.columns, self._payload)
 
+    def trouble(self, subscription: Subscription) -> BadSubscription | None:
+        """Why no change can fit what was asked for, by what is known now."""
+        if subscription == EVERYTHING or not self.tables.columns:
+            return None
+        try:
+            check(subscription, self.tables.columns, self._payload)
+        except BadSubscription as error:
+            return error
+        return None
+
     async def until_read(self) -> None:
         """Returns when the tables of some moment are known. Raises DatabaseUnavailable."""
         await self._read_since(float("-inf") if self.tables.columns else self._clock())
@@ -81,7 +91,8 @@ class Catalog:
     async def read_anew(self) -> None:
         """The schema has changed: returns when it is known how. Raises DatabaseUnavailable."""
         self._missed.clear()
-        await self._read_since(self._clock())
+        if self.tables.columns:  # else nobody has asked yet
+            await self._read_since(self._clock())
 
     def select(self, subscription: Subscription, seal: SealCursor) -> Selection:
         """The subscription at work on these tables."""

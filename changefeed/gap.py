@@ -17,3 +17,4 @@ class Gap:
     until: datetime | None = None
     what_to_do: str = READ_AGAIN
     skipped: int | None = None  # how many changes, where that is known
+    table: str | None = None  # the only one whose changes may be missing, by its qualified() name

@@ -94,6 +94,11 @@ class Subscription:
         patterns = [pattern for term in self.tables for pattern in parse_pattern(term).meant]
         return any(pattern.covers(name) for name in readings for pattern in patterns)
 
+    def concerns(self, table: str) -> bool:
+        """Whether anything of the table, by its qualified() name, is asked for and may be seen."""
+        names = (exact(table),)
+        return self.names(names) and bound_of_any(self.within, names) is not None
+
 
 EVERYTHING = Subscription()
 

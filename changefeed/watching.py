@@ -55,6 +55,8 @@ class Watching:
         self._patterns = tuple(patterns)
         self._retention = {"seconds": retention_seconds, "bytes": retention_bytes}
         self._complaint = ""
+        self._woken = asyncio.Event()
+        self._strays: set[str] = set()  # those that stay, of which the log says so
         self.refused: dict[str, str] = {}  # of the patterns' tables those that cannot be watched now, and why
 
     async def start(self) -> None:
@@ -141,9 +143,14 @@ class Watching:
             except psycopg2.Error:
                 return True
 
+    def tend_now(self) -> None:
+        """The schema is another: there may be partitions or tables to watch."""
+        self._woken.set()
+
     async def tend(self) -> None:
         """Retention, new partitions, new tables of a pattern: again and again until cancelled."""
         while True:
+            self._woken.clear()
             try:
                 await self._tend_once()
                 self._complaint = ""
@@ -151,7 +158,9 @@ class Watching:
                 if self._complaint != (complaint := one_line(error)):
                     self._complaint = complaint
                     logger.warning("the journal is not tended: %s", complaint)
-            await asyncio.sleep(TEND_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TEND_SECONDS):
+                    await self._woken.wait()
 
     async def _tend_once(self) -> None:
         if await self._is_installed():
@@ -159,8 +168,21 @@ class Watching:
                 logger.info("retention emptied partition %d of the journal", number)
             for (table,) in await self._database.fetch(QUERIES["refresh"]):
                 logger.info("the triggers of %s were brought up to date", table)
+            await self._end_strays()
         for pattern in self._patterns:
             await self._watch_pattern(pattern)
+
+    async def _end_strays(self) -> None:
+        """What came to a table that is not watched from one that is would tell of half of its changes."""
+        for oid, table in await self._database.fetch(QUERIES["stray tables"]):
+            try:
+                await self._database.fetch(QUERIES["unwatch stray"], {"oid": oid})
+                self._strays.discard(table)
+                logger.info("took the triggers of its partitions from %s, which is not watched", table)
+            except psycopg2.Error as error:
+                if table not in self._strays:
+                    logger.warning("partitions of %s, which is not watched, keep triggers: %s", table, one_line(error))
+                self._strays.add(table)
 
     async def _watch_pattern(self, pattern: str) -> bool:
         """Whether there is such a table. One that is watched keeps its options, such as what it leaves out.

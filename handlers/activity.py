@@ -258,7 +258,8 @@ class ActivitySocket(BaseSocket):
     def tell_gap(cls, gap: Gap) -> None:
         cls._tell_all(message_frame("gap", **gap_fields(gap)))
         for view in cls.views.values():
-            view.tell(message_frame("gap", **gap_fields(gap_within(view.selection, gap))))
+            if within := gap_within(view.selection, gap):
+                view.tell(message_frame("gap", **gap_fields(within)))
 
     @classmethod
     def _counts(cls, feed: Feed, now: float, is_coarse: bool) -> dict[str, object]:
@@ -332,7 +333,7 @@ class ActivitySocket(BaseSocket):
             place = self.feed.journal.decode(since, must_be_sealed=not self.rights.sees_everything)
         except (NotACursor, ForeignCursor) as error:
             return Gap(str(error), from_cursor=since)
-        return missed_since(self.feed, place, since)
+        return missed_since(self.feed, place, since, Subscription(within=self.rights.tables))
 
 
 def _said(message: str | bytes) -> object:

@@ -13,6 +13,7 @@ from changefeed.history import History
 from changefeed.hub import PLAIN_CHANNEL, RECENT_LIMIT, Broadcast, Hub
 from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
+from changefeed.lookout import Lookout
 from changefeed.memory import Memory
 from changefeed.payload import Payload, reduce
 from changefeed.queries import load
@@ -130,6 +131,15 @@ def make_feed(
         rest=FeedClient.rest,
     )
     watching = Watching(database, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
+    lookout = Lookout(
+        database,
+        catalog,
+        journal,
+        settings.watch,
+        edge=lambda: follower.memory.edge if follower.memory else None,
+        tell_gap=tell_gap,
+        on_change=watching.tend_now,
+    )
     feed = Feed(
         settings,
         hub,
@@ -139,6 +149,7 @@ def make_feed(
         watching,
         database,
         catalog,
+        lookout,
         Admission(settings, share.census, share.meters),
         history,
         database_name,

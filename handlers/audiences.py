@@ -18,13 +18,14 @@ Client = TypeVar("Client")
 
 
 class Audience(Generic[Client]):
-    """`told` is the cursor its clients were last given."""
+    """`told` is the cursor its clients were last given; `trouble` the code of why nothing can fit any more."""
 
     def __init__(self, dialect: Dialect, selection: Selection) -> None:
         self.dialect = dialect
         self.selection = selection
         self.clients: set[Client] = set()
         self.told: str | None = None
+        self.trouble = ""
 
 
 class Audiences(Generic[Client]):

@@ -68,7 +68,7 @@ class ChangesHandler(ApiHandler):
             raise ApiError(400, "not_a_cursor", str(error)) from None
         except ForeignCursor as error:
             return BEGINNING, Gap(f"{error}; these changes are from the oldest one kept", from_cursor=since)
-        return place, missed_since(self.feed, place, since)
+        return place, missed_since(self.feed, place, since, selection.subscription)
 
     async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
         # Neither an empty page nor one that says there is more may tell of what the client has no right to.

@@ -33,7 +33,7 @@ def message_frame(kind: str, **fields: object) -> bytes:
 
 
 def gap_fields(gap: Gap) -> dict[str, object]:
-    skipped = {} if gap.skipped is None else {"skipped": gap.skipped}
+    known = {"skipped": gap.skipped, "table": gap.table}
     return {
         "from": gap.from_cursor,
         "to": gap.to_cursor,
@@ -41,7 +41,7 @@ def gap_fields(gap: Gap) -> dict[str, object]:
         "until": iso(gap.until) if gap.until else None,
         "why": gap.why,
         "what_to_do": gap.what_to_do,
-        **skipped,
+        **{name: value for name, value in known.items() if value is not None},
     }
 
 

@@ -12,6 +12,7 @@ from changefeed.history import History
 from changefeed.hub import Hub
 from changefeed.journal import Journal
 from changefeed.listener import Listener, ListenerState, Outage
+from changefeed.lookout import Lookout
 from changefeed.meters import Meters
 from changefeed.settings import Settings
 from changefeed.watching import Watching
@@ -64,6 +65,7 @@ class Feed:
     watching: Watching
     database: Database
     catalog: Catalog
+    lookout: Lookout
     admission: Admission
     history: History
     database_name: str

@@ -25,7 +25,7 @@ from changefeed.memory import Memory, Page
 from changefeed.subscription import BadSubscription, Selection, Subscription
 from handlers.audiences import Audience, Audiences
 from handlers.base import BaseHandler
-from handlers.dialects import PLAIN, PROTOCOL, Dialect
+from handlers.dialects import PLAIN, PROTOCOL, Dialect, message_frame
 from handlers.errors import ApiError
 from handlers.feed import Feed
 from handlers.feed_query import FeedQuery
@@ -52,22 +52,27 @@ async def until_journal_known(feed: Feed) -> None:
         raise ApiError(503, "not_ready", "the server has not reached PostgreSQL yet; try again")
 
 
-def gap_within(selection: Selection, gap: Gap) -> Gap:
-    """The gap as a client of this selection may be told of it: that there is one, but not what was in it."""
+def gap_within(selection: Selection, gap: Gap) -> Gap | None:
+    """The gap as a client of this selection may be told of it: that there is one, but not what was in it.
+
+    None where it is of a table that the client did not ask for or may not see.
+    """
+    if gap.table and not selection.subscription.concerns(gap.table):
+        return None
     if not selection.subscription.is_bounded:
         return gap
     begin, end = selection.cursor(gap.from_cursor), selection.cursor(gap.to_cursor)
     return replace(gap, why="changes may have been lost", from_cursor=begin, to_cursor=end)
 
 
-def missed_since(feed: Feed, place: Place, cursor: str) -> Gap | None:
+def missed_since(feed: Feed, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """What somebody who comes back with this cursor, which names the place, cannot be given any more."""
     if feed.journal.losses.concern(place):
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor)
     if place.losses < feed.journal.losses.statements:
         why = "some statements since this cursor could not be journaled; PostgreSQL's log says why"
         return Gap(why, from_cursor=cursor)
-    return None
+    return feed.lookout.missed_since(place, cursor, subscription)
 
 
 async def check_subscription(feed: Feed, subscription: Subscription, *, needs_keys: bool = False) -> None:
@@ -127,17 +132,26 @@ class FeedClient(BaseHandler):
     def tell_gap(cls, gap: Gap) -> None:
         """Tells those who can be told that changes may have been lost."""
         for audience in cls.audiences:
-            told = audience.dialect.gap(gap_within(audience.selection, gap))
-            for client in tuple(audience.clients):
-                client.outbox.send(told)
+            if within := gap_within(audience.selection, gap):
+                told = audience.dialect.gap(within)
+                for client in tuple(audience.clients):
+                    client.outbox.send(told)
         for client in cls.connected:
-            if client._catching_up:
-                client.outbox.send(client.dialect.gap(gap_within(client._selection, gap)))
+            if client._catching_up and (within := gap_within(client._selection, gap)):
+                client.outbox.send(client.dialect.gap(within))
 
     @classmethod
     def look_again(cls) -> None:
-        """The tables were read anew: their columns may be others."""
+        """The tables were read anew: their columns may be others. Who asked for what is gone is told, once."""
         cls.audiences.look_again()
+        for audience in cls.audiences:
+            client = next(iter(audience.clients))
+            trouble = client.feed.catalog.trouble(audience.selection.subscription)
+            if trouble and trouble.code != audience.trouble and audience.dialect is PROTOCOL:
+                told = message_frame("error", code=trouble.code, message=str(trouble))
+                for client in tuple(audience.clients):
+                    client.outbox.send(told)
+            audience.trouble = trouble.code if trouble else ""
         for client in cls.connected:
             client._selection.look_again()
 
@@ -200,7 +214,7 @@ class FeedClient(BaseHandler):
         except ForeignCursor as error:
             start = Start(query, None, Gap(str(error), from_cursor=query.since))
         else:
-            start = Start(query, place, missed_since(self.feed, place, query.since))
+            start = Start(query, place, missed_since(self.feed, place, query.since, query.subscription))
         if start.gap and self.dialect is PLAIN:
             why = start.gap.why
             raise ApiError(410, "gap", f"{why}; connect without since, or with changefeed.v1 to be told in the socket")

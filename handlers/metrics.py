@@ -115,6 +115,11 @@ METRICS = (
     Described("changefeed_journal_retention_seconds", (), "--retention-hours."),
     Described("changefeed_journal_lost_statements_total", (), "Statements that could not be journaled."),
     Described(
+        "changefeed_incomplete_tables",
+        (),
+        "Watched tables of whose changes not all are recorded, since triggers are missing or disabled.",
+    ),
+    Described(
         "changefeed_notify_queue_usage_ratio", (), "How full PostgreSQL's queue of notifications is; at 1 NOTIFY fails."
     ),
     Described("changefeed_client_limit", (), "--client-limit, of all processes together."),
@@ -183,6 +188,7 @@ def _settings(feed: Feed) -> dict[Key, float]:
         ("changefeed_journal_retention_seconds",): settings.retention_hours * 3600,
         ("changefeed_client_limit",): settings.client_limit * share.of,
         ("changefeed_processes",): share.of,
+        ("changefeed_incomplete_tables",): feed.lookout.recording.incomplete,
         ("changefeed_start_time_seconds",): share.started_at.timestamp(),
         ("changefeed_build_info", __version__): 1,
     }

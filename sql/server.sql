@@ -233,6 +233,92 @@ SELECT EXISTS (
       AND p.pronamespace <> coalesce(to_regnamespace('changefeed'), 0::oid)
 );
 
+-- schema fingerprint --
+-- Another one whenever DDL made another of what the server knows of the schema: tables, columns, keys, partitions, triggers;
+-- null where no transaction is over since the snapshot %(before)s. Asked every second: so it compares what the catalog
+-- has, and makes no text of it. Temporary tables and partitions' columns are left out.
+SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
+    ' ',
+    (SELECT sum(hash_record_extended(ROW(oid, nspname), 0)) FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%%temp\_%%'),
+    (
+        SELECT sum(hash_record_extended(ROW(oid, relname, relnamespace, relispartition), 0)) FROM pg_class
+        WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND oid >= 16384
+    ),
+    (
+        SELECT sum(hash_record_extended(ROW(a.attrelid, a.attnum, a.attname, a.atttypid, a.attisdropped), 0))
+        FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND c.oid >= 16384
+    ),
+    (
+        SELECT sum(hash_record_extended(ROW(t.oid, t.tgenabled, t.xmin), 0)) FROM pg_trigger AS t
+        WHERE NOT t.tgisinternal AND t.tgrelid NOT IN (SELECT oid FROM pg_class WHERE relpersistence = 't')
+    ),
+    (SELECT sum(hash_record_extended(ROW(inhrelid, inhparent, inhdetachpending), 0)) FROM pg_inherits),
+    (
+        SELECT sum(hash_record_extended(ROW(i.indexrelid, i.indkey::int2[]), 0))
+        FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid AND c.relpersistence <> 't' AND NOT c.relispartition
+        WHERE i.indisprimary
+    ),
+    (SELECT sum(hash_record_extended(ROW(oid, evtenabled), 0)) FROM pg_event_trigger)
+) END
+FROM (SELECT pg_current_snapshot()::text AS now) AS s;
+
+-- recorded tables --
+-- What records each watched table: see changefeed/recording.py. A member is complete whose triggers of ours, after the
+-- statement or the row, are for INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32). One that was made as a partition,
+-- and not attached, entered pg_inherits by the command that made it: 3 steps after its columns.
+WITH RECURSIVE ours AS (
+    SELECT t.*, t.xmin AS touched, t.tgtype::int AS type
+    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('changefeed')
+    WHERE t.tgtype::int & 2 = 0
+), members (root, member, is_attached) AS (
+    SELECT c.oid, c.oid, false FROM pg_class AS c
+    WHERE NOT c.relispartition AND EXISTS (SELECT FROM ours AS o WHERE o.tgrelid = c.oid)
+    UNION ALL
+    SELECT m.root, c.oid, i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
+    FROM members AS m
+    JOIN pg_inherits AS i ON i.inhparent = m.member
+    JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = -6
+), events AS (
+    SELECT tgrelid, bit_or(type) FILTER (WHERE tgenabled IN ('O', 'A')) & 60 AS recorded FROM ours GROUP BY tgrelid
+)
+SELECT n.nspname, c.relname, c.oid::bigint, bool_and(coalesce(e.recorded, 0) = 60), array_agg(m.member::bigint),
+       coalesce(array_agg(m.member::bigint) FILTER (WHERE m.is_attached), '{}'),
+       (SELECT sum(hash_record_extended(ROW(o.oid), 0)) FROM ours AS o WHERE o.tgrelid = c.oid AND o.type & 28 > 0)::text,
+       (SELECT sum(hash_record_extended(ROW(o.oid, o.type, o.tgfoid, o.tgargs), 0)) FROM ours AS o WHERE o.tgrelid = c.oid)::text,
+       (SELECT sum(hash_record_extended(ROW(o.oid, o.touched), 0)) FROM ours AS o WHERE o.tgrelid = c.oid)::text
+FROM members AS m
+JOIN pg_class AS c ON c.oid = m.root
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN events AS e ON e.tgrelid = m.member
+GROUP BY n.nspname, c.relname, c.oid;
+
+-- partitions come watched --
+-- Whether a partition that is made gets its triggers in the same transaction.
+SELECT EXISTS (
+    SELECT FROM pg_event_trigger AS e JOIN pg_proc AS p ON p.oid = e.evtfoid
+    WHERE p.pronamespace = to_regnamespace('changefeed') AND e.evtenabled IN ('O', 'A')
+);
+
+-- has rows --
+-- Whether the table, or a partition of it, has any. It waits for whoever locks one of them.
+SELECT coalesce(bool_or(pg_relation_size(member::oid::regclass) > 0), false) FROM unnest(%(members)s::bigint[]) AS member;
+
+-- stray tables --
+-- Tables that are not watched and have partitions with triggers of ours, which were watched before they were attached.
+SELECT DISTINCT pg_partition_root(t.tgrelid)::oid::bigint, pg_partition_root(t.tgrelid)::text
+FROM pg_trigger AS t
+JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relispartition
+JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('changefeed')
+WHERE NOT EXISTS (
+    SELECT FROM pg_trigger AS known JOIN pg_proc AS f ON f.oid = known.tgfoid AND f.pronamespace = p.pronamespace
+    WHERE known.tgrelid = pg_partition_root(t.tgrelid)
+);
+
+-- unwatch stray --
+SELECT changefeed.unwatch(%(oid)s::oid::regclass);
+
 -- others with triggers --
 -- What is no table of "columns", and has a trigger of the user's, which may tell of it by its bare name.
 SELECT DISTINCT n.nspname, c.relname

@@ -139,6 +139,7 @@ class MetricsTest(FeedTestCase):
         self.assertEqual(value(samples, "journal_limit_bytes"), 1 << 30)
         self.assertEqual(value(samples, "journal_retention_seconds"), 24 * 3600)
         self.assertEqual(value(samples, "journal_lost_statements_total"), 0)
+        self.assertEqual(value(samples, "incomplete_tables"), 0)
         self.assertEqual(value(samples, "notify_queue_usage_ratio"), 0)
         self.assertEqual(value(samples, "listener_up", process="1"), 1)
         self.assertEqual(value(samples, "listener_reconnects_total", process="1"), 0)
