@@ -241,6 +241,17 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "triggers", f"{len(watched)} tables are watched, with all their triggers")
 
 
+def check_row_security(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    found = patient.rows(QUERIES["tables with row security"])
+    for (table,) in found:
+        says = f"{table} has row-level security, which the feed does not apply: who may see the table is sent every row"
+        yield Finding(Level.WARNING, "policies", says, "give each token a filter for it, or unwatch the table")
+    if not found:
+        yield Finding(Level.OK, "policies", "no watched table has row-level security, which the feed would not apply")
+
+
 def check_queue(patient: Patient) -> Iterator[Finding]:
     [usage] = patient.row(QUERIES["notification queue"])
     says = f"PostgreSQL's queue of notifications is {usage:.0%} full"
@@ -363,6 +374,7 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "rights": check_rights,
     "pooler": check_pooler,
     "triggers": check_triggers,
+    "policies": check_row_security,
     "queue": check_queue,
     "transactions": check_transactions,
     "replica": check_replica,

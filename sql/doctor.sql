@@ -102,6 +102,16 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname = %(schema)s::text
   AND c.relname = coalesce(%(table)s::text, c.relname);
 
+-- tables with row security --
+-- Watched tables whose policies the feed does not apply, or those of a partition.
+SELECT DISTINCT format('%I.%I', s.schema_name, s.table_name)
+FROM changefeed.status() AS s, LATERAL (SELECT format('%I.%I', s.schema_name, s.table_name)::regclass AS oid) AS root
+WHERE EXISTS (
+    SELECT FROM pg_class AS c
+    WHERE c.relrowsecurity AND (c.oid = root.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(root.oid)))
+)
+ORDER BY 1;
+
 -- notification queue --
 SELECT pg_notification_queue_usage();
 

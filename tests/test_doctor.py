@@ -117,6 +117,17 @@ def test_a_table_s_name_commands_neither_the_terminal_nor_who_pastes_what_mends_
     assert "problem" not in run(watched.conninfo, "--client-limit", "100").stdout
 
 
+def test_policies_that_the_feed_does_not_apply_are_named(watched: JournalDatabase):
+    assert only("policies", watched.conninfo).level is OK
+    watched.run("CREATE TABLE parts (k int) PARTITION BY LIST (k); CREATE TABLE part PARTITION OF parts DEFAULT")
+    watched.run("CREATE TABLE unwatched (id int); SELECT changefeed.watch('parts')")
+    for table in ("orders", "part", "unwatched"):
+        watched.run(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    told = [finding for finding in findings(watched.conninfo) if finding.about == "policies"]
+    assert [finding.level for finding in told] == [WARNING, WARNING]
+    assert [finding.says.split()[0] for finding in told] == ["public.orders", "public.parts"]
+
+
 # -- rights
 
 

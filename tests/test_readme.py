@@ -19,7 +19,9 @@ def test_every_setting_stands_in_the_table_of_settings(setting: Setting):
 
 
 @pytest.mark.parametrize(
-    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+    "document",
+    [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda path: path.name,
 )
 def test_every_link_leads_to_a_file_and_a_heading_of_it(document: Path):
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text("utf-8")):
