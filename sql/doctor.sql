@@ -14,7 +14,7 @@ SELECT to_regnamespace('changefeed') IS NOT NULL, has_database_privilege(current
 SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_class AS c
-           WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S') AND c.relname <> 'secret'
+           WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')
              AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
                      ELSE has_table_privilege(c.oid, 'SELECT') END
        )

@@ -1,29 +1,34 @@
--- Makes the schema, or refuses to go on where somebody else has a hand in it: what is in there would run with the rights of
+-- Makes the schemas, or refuses to go on where somebody else has a hand in it: what is in there would run with the rights of
 -- whoever installs (CVE-2022-2625 was of this kind). No SET ROLE to an owner with fewer rights: code of theirs could take
 -- the session's own role back.
 DO $guard$
 DECLARE
+    schema_name text;
     owner record;
     foreign_one text;
 BEGIN
-    IF to_regnamespace('changefeed') IS NULL THEN
-        BEGIN
-            CREATE SCHEMA changefeed;
-        EXCEPTION WHEN duplicate_schema OR unique_violation THEN
-            NULL;  -- another install that went on at the same time has made it
-        END;
-    END IF;
-    SELECT r.rolname AS name, r.rolsuper AND me.rolsuper AS is_peer INTO owner
-    FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner JOIN pg_roles AS me ON me.rolname = current_user
-    WHERE n.nspname = 'changefeed';
-    IF owner.is_peer THEN
-        EXECUTE format('SET LOCAL ROLE %I', owner.name);  -- what a newer version brings belongs to whom the rest does
-    ELSIF owner.name <> current_user THEN
-        RAISE EXCEPTION 'the schema changefeed belongs to %, this is %', quote_ident(owner.name), quote_ident(current_user)
-            USING ERRCODE = 'insufficient_privilege', HINT = format(
-                'Connect as %s to install or upgrade it; if it is not the change feed''s, rename it.', quote_ident(owner.name)
-            );
-    END IF;
+    FOREACH schema_name IN ARRAY ARRAY['changefeed', 'changefeed_secret'] LOOP
+        IF to_regnamespace(schema_name) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE SCHEMA %I', schema_name);
+            EXCEPTION WHEN duplicate_schema OR unique_violation THEN
+                NULL;  -- another install that went on at the same time has made it
+            END;
+        END IF;
+        SELECT r.rolname AS name, r.rolsuper AND me.rolsuper AS is_peer INTO owner
+        FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner JOIN pg_roles AS me ON me.rolname = current_user
+        WHERE n.nspname = schema_name;
+        IF owner.is_peer THEN
+            EXECUTE format('SET LOCAL ROLE %I', owner.name);  -- what a newer version brings belongs to whom the rest does
+        ELSIF owner.name <> current_user THEN
+            RAISE EXCEPTION 'the schema % belongs to %, this is %',
+                schema_name, quote_ident(owner.name), quote_ident(current_user)
+                USING ERRCODE = 'insufficient_privilege', HINT = format(
+                    'Connect as %s to install or upgrade it; if it is not the change feed''s, rename it.',
+                    quote_ident(owner.name)
+                );
+        END IF;
+    END LOOP;
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = to_regclass('changefeed.meta') AND c.relkind = 'r') THEN
         -- One install at a time, and no trigger is put on it meanwhile. A lock that takes a right, unlike an advisory one.
         LOCK TABLE ONLY changefeed.meta IN SHARE UPDATE EXCLUSIVE MODE;
@@ -33,7 +38,8 @@ BEGIN
     )
     SELECT pg_describe_object(d.classid, d.objid, 0) INTO foreign_one
     FROM pg_depend AS d
-    WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = 'changefeed'::regnamespace
+    WHERE d.refclassid = 'pg_namespace'::regclass
+      AND d.refobjid IN ('changefeed'::regnamespace, 'changefeed_secret'::regnamespace)
       AND EXISTS (
           SELECT FROM pg_shdepend AS s
           WHERE s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
@@ -50,7 +56,7 @@ BEGIN
     )
     LIMIT 1;
     IF foreign_one IS NOT NULL THEN
-        RAISE EXCEPTION 'somebody else has a hand in the schema changefeed: %', foreign_one
+        RAISE EXCEPTION 'somebody else has a hand in the schema changefeed or changefeed_secret: %', foreign_one
             USING ERRCODE = 'insufficient_privilege',
             HINT = format('Drop that, or give it to %s, where it is meant to be there.', quote_ident(current_user));
     END IF;

@@ -6,32 +6,110 @@
 --
 -- Each column has a key of its own, so that nobody who may write another table learns from its hashes what is in this one.
 
--- The secret of this installation. Row security without a policy: what is granted on all tables of the schema gives
--- nothing of it away; nobody but the owner ever sees the row.
-DO $secret$
+-- The secret of this installation is in a materialized view, since no table could keep it: a view's rows are in no
+-- publication, and a dump has its query only. So a restored database has a secret of its own, and other hashes, unless the old
+-- one is carried over by set_secret(). In a schema of its own, so that what is granted on all tables of `changefeed` gives
+-- nothing of it away. Without row security, where pg_dump by another than the owner would stop. Who may read every table
+-- (pg_read_all_data) may read it, and what was hashed as well.
+
+-- Makes the function that the view's query calls: it gives `key`; where that is null the secret there is, or else a new one, so
+-- that a REFRESH changes nothing. A new one is 244 bits of PostgreSQL's strong randomness.
+CREATE OR REPLACE FUNCTION changefeed.make_secret_key(key bytea)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    IF to_regclass('changefeed.secret') IS NULL THEN
-        CREATE TABLE changefeed.secret (
-            is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
-            key bytea NOT NULL  -- 244 bits of PostgreSQL's strong randomness
-        );
-        INSERT INTO changefeed.secret (key)
-        VALUES (decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
-        ALTER TABLE changefeed.secret ENABLE ROW LEVEL SECURITY;
-        REVOKE ALL ON changefeed.secret FROM PUBLIC;
+    EXECUTE format($make$
+        CREATE OR REPLACE FUNCTION changefeed.secret_key()
+        RETURNS bytea LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
+        DECLARE
+            key bytea := %L;
+        BEGIN
+            IF key IS NULL AND (
+                SELECT c.relispopulated FROM pg_class AS c WHERE c.oid = to_regclass('changefeed_secret.secret')
+            ) THEN
+                SELECT s.key INTO key FROM changefeed_secret.secret AS s;
+            END IF;
+            RETURN coalesce(key, decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
+        END
+        $body$
+    $make$, key);
+    REVOKE ALL ON FUNCTION changefeed.secret_key() FROM PUBLIC;
+END
+$function$;
+
+-- Carries a secret over from another database, whose owner reads it by SELECT key FROM changefeed_secret.secret. For the schema's
+-- owner. Values that are journaled from then on have the hashes that they have there.
+CREATE OR REPLACE FUNCTION changefeed.set_secret(key bytea)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
+BEGIN
+    IF key IS NULL OR octet_length(key) < 16 THEN
+        RAISE EXCEPTION 'the secret must have at least 16 bytes' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    PERFORM changefeed.make_secret_key(key);
+    REFRESH MATERIALIZED VIEW changefeed_secret.secret;
+    PERFORM changefeed.make_secret_key(NULL);  -- a function's text is anybody's to read
+END
+$function$;
+
+DO $secret$
+DECLARE
+    key bytea;
+    grantee text;
+    deadline constant timestamptz := clock_timestamp() + interval '3 seconds';
+BEGIN
+    IF to_regclass('changefeed.secret') IS NOT NULL THEN
+        -- Version 4's table. A writer of a hashed column holds a lock on it to the end of his transaction.
+        LOOP
+            BEGIN
+                LOCK TABLE changefeed.secret IN ACCESS EXCLUSIVE MODE NOWAIT;
+                EXIT;
+            EXCEPTION WHEN lock_not_available THEN
+                IF clock_timestamp() > deadline THEN
+                    RAISE EXCEPTION 'the upgrade needs a moment in which no transaction has written a hashed column'
+                        USING ERRCODE = 'lock_not_available', HINT = 'Nothing was changed. Try again.';
+                END IF;
+                PERFORM pg_sleep(0.01);
+            END;
+        END LOOP;
+        SELECT s.key INTO key FROM changefeed.secret AS s;
+        DROP TABLE changefeed.secret;
+    END IF;
+    PERFORM changefeed.make_secret_key(key);
+    IF to_regclass('changefeed_secret.secret') IS NULL THEN
+        CREATE MATERIALIZED VIEW changefeed_secret.secret AS SELECT changefeed.secret_key() AS key;
+    ELSIF NOT (SELECT c.relispopulated FROM pg_class AS c WHERE c.oid = 'changefeed_secret.secret'::regclass) THEN
+        REFRESH MATERIALIZED VIEW changefeed_secret.secret;  -- a schema was restored without what is in it
+    END IF;
+    PERFORM changefeed.make_secret_key(NULL);
+    -- What ALTER DEFAULT PRIVILEGES gave.
+    FOR grantee IN
+        SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+        FROM pg_class AS c, aclexplode(c.relacl) AS a
+        WHERE c.oid = 'changefeed_secret.secret'::regclass AND a.grantee <> c.relowner
+        UNION
+        SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+        FROM pg_namespace AS n, aclexplode(n.nspacl) AS a
+        WHERE n.nspname = 'changefeed_secret' AND a.grantee <> n.nspowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON SCHEMA changefeed_secret FROM %s', grantee);
+        EXECUTE format('REVOKE ALL ON changefeed_secret.secret FROM %s', grantee);
+    END LOOP;
 END
 $secret$;
 
--- Of a partition it is the root's key: their rows are the same table's.
+-- Of a partition it is the root's key: their rows are the same table's. Fails where there is no secret.
 CREATE OR REPLACE FUNCTION changefeed.column_key(target oid, column_name text)
-RETURNS bytea LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS bytea LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    key bytea;
+BEGIN
     SELECT sha256(
         s.key || sha256(convert_to(n.nspname, 'UTF8')) || sha256(convert_to(c.relname, 'UTF8'))
         || sha256(convert_to(column_name, 'UTF8'))
-    )
-    FROM changefeed.secret AS s, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = coalesce(pg_partition_root(target), target)
+    ) INTO STRICT key
+    FROM changefeed_secret.secret AS s, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = coalesce(pg_partition_root(target), target);
+    RETURN key;
+END
 $function$;
 
 -- A value's text, whatever the session's settings are. In SQL, not in plpgsql, which would run a domain's constraints, and
@@ -81,5 +159,5 @@ BEGIN
 END
 $function$;
 
-REVOKE ALL ON FUNCTION changefeed.column_key(oid, text), changefeed.settled_text(anyelement),
+REVOKE ALL ON FUNCTION changefeed.make_secret_key(bytea), changefeed.set_secret(bytea), changefeed.column_key(oid, text), changefeed.settled_text(anyelement),
     changefeed.hashed_value(oid, text, oid, text), changefeed.hash(regclass, text, text) FROM PUBLIC;

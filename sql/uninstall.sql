@@ -13,7 +13,7 @@ BEGIN
     PERFORM set_config('lock_timeout', wait_ms::text, true);
     LOOP
         BEGIN
-            DROP SCHEMA IF EXISTS changefeed CASCADE;  -- the triggers go with their functions
+            DROP SCHEMA IF EXISTS changefeed, changefeed_secret CASCADE;  -- the triggers go with their functions
             EXIT;
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > deadline THEN

@@ -157,7 +157,7 @@ def test_reading_takes_no_right_on_the_secret(watched: JournalDatabase):
     watched.run(doctor.grants(doctor.QUERIES["what reads"], role))
     found = only("rights", str(make_dsn(watched.conninfo, user=role)))
     assert (found.level, "may read the journal but not tend it" in found.says) == (WARNING, True)
-    assert watched.value("SELECT has_table_privilege(%s, 'changefeed.secret', 'SELECT')", role) is False
+    assert watched.value("SELECT has_schema_privilege(%s, 'changefeed_secret', 'USAGE')", role) is False
 
 
 @pytest.mark.parametrize(("version", "level"), [(VERSION - 1, WARNING), (VERSION + 1, PROBLEM)])

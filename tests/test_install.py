@@ -202,7 +202,9 @@ def test_an_upgrade_serves_the_triggers_of_before_and_brings_them_up_to_date(db:
 
 def test_an_upgrade_from_version_2_leaves_one_watch_and_tells_of_hashes(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int, secret int); SELECT changefeed.watch('orders', omit => '{secret}')")
-    db.run("DROP TABLE changefeed.secret; UPDATE changefeed.meta SET version = 2; DROP FUNCTION changefeed.status()")
+    db.run(
+        "DROP SCHEMA changefeed_secret CASCADE; UPDATE changefeed.meta SET version = 2; DROP FUNCTION changefeed.status()"
+    )
     db.run("DROP FUNCTION changefeed.watch; DROP FUNCTION changefeed.hash")
     db.run(
         "CREATE FUNCTION changefeed.watch(target regclass, omit text[] DEFAULT '{}', row_limit bigint DEFAULT NULL, "
@@ -259,7 +261,8 @@ def test_what_a_stranger_put_into_the_schema_before_is_never_run(empty: Session,
     empty.run(prepared)
     empty.run("RESET ROLE")
     with pytest.raises(
-        psycopg2.errors.InsufficientPrivilege, match="somebody else has a hand in the schema changefeed"
+        psycopg2.errors.InsufficientPrivilege,
+        match="somebody else has a hand in the schema changefeed or changefeed_secret",
     ):
         install(empty)
     empty.run("ROLLBACK")
@@ -291,7 +294,8 @@ def test_a_stranger_s_function_on_a_table_of_ours_is_refused(db: JournalDatabase
     db.run("RESET ROLE")
     db.run(harm.format(stranger=stranger) if "CHECK" not in harm else harm.format(stranger=stranger) + " NOT VALID")
     with pytest.raises(
-        psycopg2.errors.InsufficientPrivilege, match="somebody else has a hand in the schema changefeed"
+        psycopg2.errors.InsufficientPrivilege,
+        match="somebody else has a hand in the schema changefeed or changefeed_secret",
     ):
         install(db)
     db.run("ROLLBACK")
@@ -353,29 +357,80 @@ def test_uninstall_ends_no_writer(empty: Session):
     assert empty.value("SELECT to_regnamespace('changefeed')") is None
 
 
-def test_pg_dump_and_restore_keep_what_is_watched():
-    binaries = postgres.cluster().binaries
-    if not (binaries / "pg_dump").exists():
+def dump(conninfo: str, *flags: str) -> str:
+    """A dump as statements for psycopg2: one with COPY needs psql."""
+    program = postgres.cluster().binaries / "pg_dump"
+    if not program.exists():
         pytest.skip("there is no pg_dump here")
+    dumped = subprocess.run([program, "--inserts", *flags, "-d", conninfo], capture_output=True, text=True, check=False)
+    assert (dumped.returncode, dumped.stderr) == (0, "")
+    return "\n".join(line for line in dumped.stdout.splitlines() if not line.startswith("\\"))
+
+
+def test_pg_dump_and_restore_keep_what_is_watched_but_not_the_secret():
     source, target = postgres.new_database(), postgres.new_database()
     postgres.execute(source, read_script("install.sql"))
     postgres.execute(source, "CREATE TABLE orders (id int, secret int, phone int); INSERT INTO orders VALUES (1)")
     postgres.execute(source, "SELECT changefeed.watch('orders', omit => '{secret}', hash => '{phone}')")
     postgres.execute(source, "INSERT INTO orders VALUES (2, 0, 110)")
-    # A dump for COPY needs psql.
-    dumped = subprocess.run(
-        [binaries / "pg_dump", "--inserts", "-d", source], capture_output=True, text=True, check=True
-    )
-    statements = "\n".join(line for line in dumped.stdout.splitlines() if not line.startswith("\\"))
+    [(key,)] = postgres.execute(source, "SELECT key FROM changefeed_secret.secret")
+    statements = dump(source)
+    assert bytes(key).hex() not in statements
     postgres.execute(target, statements)
     assert postgres.execute(target, "SELECT table_name, is_complete, omit, hash FROM changefeed.status()") == [
         ("orders", True, ["secret"], ["phone"])
     ]
     postgres.execute(target, read_script("install.sql"))
-    postgres.execute(target, "INSERT INTO orders VALUES (3, 0, 110)")
-    rows = postgres.execute(target, "SELECT (data ->> 'id')::int, data ->> 'phone' FROM changefeed.journal ORDER BY id")
-    [(hashed,)] = postgres.execute(source, "SELECT changefeed.hash('orders', 'phone', '110')")
-    assert rows == [(2, hashed), (3, hashed)]
+    hash_of_110 = "SELECT changefeed.hash('public.orders', 'phone', '110')"
+    assert postgres.execute(source, hash_of_110) != postgres.execute(target, hash_of_110)
+    postgres.execute(target, "SELECT changefeed.set_secret(%s)", [key])
+    assert postgres.execute(source, hash_of_110) == postgres.execute(target, hash_of_110)
+    postgres.execute(target, "INSERT INTO public.orders VALUES (3, 0, 110)")
+    rows = postgres.execute(target, "SELECT data ->> 'phone' FROM changefeed.journal WHERE data ->> 'id' = '3'")
+    assert rows == postgres.execute(source, hash_of_110)
+
+
+def test_a_role_that_may_read_all_data_can_still_dump_the_database(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int, phone text); SELECT changefeed.watch('orders', hash => '{phone}')")
+    db.run("INSERT INTO orders VALUES (1, '110')")
+    role = db.new_role("backup")
+    db.run(f"GRANT pg_read_all_data TO {role}")
+    statements = dump(str(make_dsn(db.conninfo, user=role)), "--no-owner")
+    target = postgres.new_database()
+    postgres.execute(target, statements)
+    postgres.execute(target, read_script("install.sql"))
+    postgres.execute(target, "INSERT INTO public.orders VALUES (2, '110')")
+    rows = postgres.execute(target, "SELECT data ->> 'phone' FROM changefeed.journal WHERE data ->> 'id' = '2'")
+    assert rows == postgres.execute(target, "SELECT changefeed.hash('public.orders', 'phone', '110')")
+
+
+def test_a_restore_of_the_schema_alone_goes_on_after_an_install(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int, phone text); SELECT changefeed.watch('orders', hash => '{phone}')")
+    target = postgres.new_database()
+    postgres.execute(target, dump(db.conninfo, "--schema-only"))
+    postgres.execute(target, read_script("install.sql"))
+    postgres.execute(target, "INSERT INTO public.orders VALUES (1, '110')")
+    assert postgres.execute(target, "SELECT count(*) FROM changefeed.journal") == [(1,)]
+    assert postgres.execute(target, "SELECT is_complete FROM changefeed.status()") == [(True,)]
+
+
+def test_a_publication_for_all_tables_lets_everything_go_on_and_has_no_secret(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int PRIMARY KEY, phone text); CREATE TABLE audit (id int)")
+    db.run(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO audit VALUES (NEW.id); RETURN NULL; END'"
+    )
+    db.run("CREATE TRIGGER note AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION note()")
+    db.run(
+        "SELECT changefeed.watch('orders', hash => '{phone}', strict => true), changefeed.watch('audit', strict => true)"
+    )
+    db.run("SET client_min_messages = error; CREATE PUBLICATION everything FOR ALL TABLES")
+    assert db.run("SELECT FROM pg_publication_tables WHERE schemaname = 'changefeed_secret'") == []
+    db.run("INSERT INTO orders VALUES (1, '110'); UPDATE orders SET phone = '112'")
+    assert [action for action, _ in db.changes()] == ["I", "I", "U"]
+    # As after a restore into a younger cluster.
+    db.run("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
+    db.run(read_script("install.sql"))
+    assert db.changes() == []
 
 
 def test_an_upgrade_takes_version_4_s_marks_away_and_keeps_who_may_read(db: JournalDatabase):

@@ -118,7 +118,7 @@ class FollowingTest(LeastRightsCase):
     def test_it_may_do_no_more(self):
         for statement in (
             "SELECT * FROM orders",
-            "SELECT * FROM changefeed.secret",
+            "SELECT * FROM changefeed_secret.secret",
             "SELECT changefeed.hash('parts', 'phone', '110')",
             "SELECT changefeed.watch('orders')",
             "SELECT changefeed.unwatch('orders')",

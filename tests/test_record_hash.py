@@ -60,7 +60,7 @@ def test_it_is_as_the_documentation_says(db: JournalDatabase):
     def sha256(*parts: bytes) -> bytes:
         return hashlib.sha256(b"".join(parts)).digest()
 
-    secret = bytes(db.value("SELECT key FROM changefeed.secret"))
+    secret = bytes(db.value("SELECT key FROM changefeed_secret.secret"))
     key = sha256(secret, *(sha256(name.encode()) for name in ("public", "people", "phone")))
     assert hashes(db) == [sha256(key, sha256(key, PHONE.encode())).hex()]
 
@@ -232,17 +232,18 @@ def test_nobody_but_its_owner_sees_the_secret_whatever_is_granted(db: JournalDat
     session = db.session(user=guest)
     db.run(f"GRANT USAGE ON SCHEMA changefeed TO {guest}")
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-        session.run("SELECT * FROM changefeed.secret")
+        session.run("SELECT * FROM changefeed_secret.secret")
     db.run(f"GRANT ALL ON ALL TABLES IN SCHEMA changefeed TO {guest}")
     db.run(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA changefeed TO {guest}")
-    assert session.run("SELECT * FROM changefeed.secret") == []
-    assert session.value("SELECT changefeed.hash('people', 'phone', '1')") is None
+    for query in ("SELECT * FROM changefeed_secret.secret", "SELECT changefeed.hash('people', 'phone', '1')"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="schema changefeed_secret"):
+            session.run(query)
 
 
 def test_neither_the_secret_nor_a_key_stands_in_a_statement_that_may_be_logged(db: JournalDatabase):
     options = json.dumps({"hash": ["phone"]})
     columns = db.value("SELECT changefeed.column_list('people'::regclass, %s)", options)
-    secret = db.value("SELECT encode(key, 'hex') FROM changefeed.secret")
+    secret = db.value("SELECT encode(key, 'hex') FROM changefeed_secret.secret")
     key = db.value("SELECT encode(changefeed.column_key('people'::regclass, 'phone'), 'hex')")
     assert "changefeed.column_key" in columns
     assert secret not in columns
@@ -250,12 +251,66 @@ def test_neither_the_secret_nor_a_key_stands_in_a_statement_that_may_be_logged(d
 
 
 def test_each_database_has_a_secret_of_its_own(db: JournalDatabase):
-    before = db.value("SELECT key FROM changefeed.secret")
+    before = db.value("SELECT key FROM changefeed_secret.secret")
     db.run(read_script("install.sql"))
-    assert db.value("SELECT key FROM changefeed.secret") == before
+    assert db.value("SELECT key FROM changefeed_secret.secret") == before
     db.run(read_script("uninstall.sql"))
     db.run(read_script("install.sql"))
-    assert db.value("SELECT key FROM changefeed.secret") != before
+    assert db.value("SELECT key FROM changefeed_secret.secret") != before
+
+
+def test_default_privileges_give_nothing_of_the_secret_away(db: JournalDatabase):
+    guest = db.new_role("guest")
+    db.run(read_script("uninstall.sql"))
+    db.run(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {guest}, PUBLIC")
+    db.run(f"ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO {guest}")
+    db.run(read_script("install.sql"))
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="schema changefeed_secret"):
+        db.session(user=guest).run("SELECT * FROM changefeed_secret.secret")
+
+
+def test_the_secret_stays_what_it_is_until_the_owner_sets_another(db: JournalDatabase):
+    db.run("SELECT changefeed.watch('people', hash => '{phone}')")
+    before = db.value("SELECT changefeed.hash('people', 'phone', '1')")
+    db.run("REFRESH MATERIALIZED VIEW changefeed_secret.secret")
+    assert db.value("SELECT changefeed.hash('people', 'phone', '1')") == before
+    key = bytes(range(32))
+    db.run("SELECT changefeed.set_secret(%s)", key)
+    assert bytes(db.value("SELECT key FROM changefeed_secret.secret")) == key
+    assert db.run("SELECT FROM pg_proc WHERE position(%s IN prosrc) > 0", key.hex()) == []
+    db.run("REFRESH MATERIALIZED VIEW changefeed_secret.secret")
+    assert bytes(db.value("SELECT key FROM changefeed_secret.secret")) == key
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match="at least 16 bytes"):
+        db.run("SELECT changefeed.set_secret('short')")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "REFRESH MATERIALIZED VIEW changefeed_secret.secret WITH NO DATA",
+        "DROP MATERIALIZED VIEW changefeed_secret.secret",
+        "DROP SCHEMA changefeed_secret CASCADE",
+    ],
+)
+def test_without_a_secret_a_change_is_a_loss_and_an_install_makes_one(db: JournalDatabase, harm: str):
+    db.run("SELECT changefeed.watch('people', hash => '{phone}')")
+    db.run(harm)
+    db.run("INSERT INTO people VALUES (1, %s)", PHONE)
+    assert (db.entries(), db.losses) == ([], 1)
+    db.run(read_script("install.sql"))
+    db.run("INSERT INTO people VALUES (2, %s)", PHONE)
+    assert len(hashes(db)) == 1
+
+
+def test_an_upgrade_from_version_4_keeps_the_secret(db: JournalDatabase):
+    key = bytes(range(32))
+    db.run("DROP SCHEMA changefeed_secret CASCADE; UPDATE changefeed.meta SET version = 4")
+    db.run("CREATE TABLE changefeed.secret (is_only boolean PRIMARY KEY DEFAULT true, key bytea NOT NULL)")
+    db.run("INSERT INTO changefeed.secret (key) VALUES (%s)", key)
+    db.run("ALTER TABLE changefeed.secret ENABLE ROW LEVEL SECURITY")
+    db.run(read_script("install.sql"))
+    assert bytes(db.value("SELECT key FROM changefeed_secret.secret")) == key
+    assert db.value("SELECT to_regclass('changefeed.secret')") is None
 
 
 def test_a_writer_needs_no_right_on_the_secret(db: JournalDatabase):
