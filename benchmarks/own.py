@@ -205,7 +205,8 @@ def _runs(connection: Any, statement: str) -> bool:
 
 
 def _table(ground: Ground, settings: Settings, clients: int) -> str:
-    flags = ("--processes", str(settings.processes), "--outbox-limit-bytes", str(settings.outbox_limit_bytes))
+    flags = ["--processes", str(settings.processes), "--outbox-limit-bytes", str(settings.outbox_limit_bytes)]
+    flags += ["--clients-per-second-per-address", "0"]  # all of them come from one
     command = (sys.executable, str(ROOT / "server.py"), *flags, "--port")
     server = Server("ours", command, Source.JOURNAL)
     to = f"to {clients:,} client{'s' if clients > 1 else ''}"

@@ -37,7 +37,8 @@ class Server:
         return all(shutil.which(word) or Path(word).exists() for word in self.command if "/" in word)
 
 
-_OURS = (sys.executable, str(ROOT / "server.py"), "--port")
+# All clients of a benchmark come from one address.
+_OURS = (sys.executable, str(ROOT / "server.py"), "--clients-per-second-per-address", "0", "--port")
 OURS_BY_NOTIFY = Server("ours, by NOTIFY", _OURS)
 OURS_BY_JOURNAL = Server("ours, by the journal", _OURS, Source.JOURNAL)
 TORNADO = Server("Tornado, as written first", (_PEERS_PYTHON, str(PEERS / "tornado_first.py")))

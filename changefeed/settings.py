@@ -55,6 +55,9 @@ class Settings:
     client_limit_per_address: int
     client_limit_per_token: int
     clients_per_second: int
+    clients_per_second_per_address: int
+    sign_in_limit: int
+    unread_limit_bytes: int
     client_messages_per_second: int
     client_bytes_per_second: int
     request_seconds: float
@@ -268,8 +271,31 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.whole(0, 1_000_000),
         1_000,
         "PER_SECOND",
-        "how many may come anew in a second, ten seconds' worth at once, in each process; more are answered with 503 "
-        "and told when to come back; 0 for no such limit",
+        "how many with a token may come anew in a second, and how many without, ten seconds' worth at once, in each "
+        "process; more are answered with 503 and told when to come back; 0 for no such limit",
+    ),
+    Setting(
+        "clients_per_second_per_address",
+        setting_values.whole(0, 1_000_000),
+        200,
+        "PER_SECOND",
+        "how many of those without a token may come from one IP address; of IPv6 from one /64; 0 for no such limit",
+    ),
+    Setting(
+        "sign_in_limit",
+        setting_values.whole(1, 1_000_000),
+        1_000,
+        "N",
+        "how many sockets may be about to authenticate, in each process; for one more the oldest is closed, of the "
+        "address that has most",
+    ),
+    Setting(
+        "unread_limit_bytes",
+        setting_values.whole(1 << 20, 1 << 40),
+        64 << 20,
+        "BYTES",
+        "how much of all answers may wait for those who do not read them, in each process; for more the oldest is "
+        "closed, of the address that has most",
     ),
     Setting(
         "client_messages_per_second",

@@ -2,6 +2,7 @@
 
 import http
 import random
+from asyncio import Future
 from typing import Any, ClassVar, cast, final
 
 from tornado.web import HTTPError, RequestHandler
@@ -10,6 +11,7 @@ from changefeed.rights import Rights
 from handlers.errors import ApiError, foreign_origin
 from handlers.feed import Feed
 from handlers.gate import Need
+from handlers.http_server import CLOSED, bound_what_is_unread
 from handlers.proxies import believe_proxies
 from handlers.tokens import Identity
 
@@ -55,14 +57,14 @@ class BaseHandler(RequestHandler):
             await self.feed.gate.admit(self.request, Need.NOTHING)  # it carries no token, whatever follows it
             self._answer_preflight()
             return
-        if self.is_for_clients:
-            self.feed.admission.knock()  # before a signature is looked at
         try:
             self.identity = await self.feed.gate.admit(self.request, self.needs)
         except ApiError as error:
-            if error.code not in self.told_in_socket:
-                raise
             self.refusal = error
+        if self.is_for_clients:
+            self.feed.admission.knock(self.request.remote_ip, self.identity.holder if self.identity else None)
+        if self.refusal and self.refusal.code not in self.told_in_socket:
+            raise self.refusal
 
     def prepare_answer(self) -> None:
         """What holds of the answer, whoever asks."""
@@ -120,6 +122,12 @@ class BaseHandler(RequestHandler):
         """What is the client's mistake is his to read: nobody may fill the log by making it."""
         if not (isinstance(raised[1], HTTPError) and raised[1].status_code < 500):
             super().log_exception(*raised)
+
+    @final
+    def flush(self, include_footers: bool = False) -> "Future[None]":
+        written = super().flush(include_footers)
+        bound_what_is_unread(self.request, self.feed.admission, self.feed.share.meters.meter(CLOSED, "unread"))
+        return written
 
     @final
     def write_error(self, status_code: int, **kwargs: Any) -> None:

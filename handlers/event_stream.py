@@ -50,8 +50,7 @@ class EventStreamHandler(FeedClient):
         stream.set_nodelay(True)
         give_up_who_does_not_read(stream.socket, GIVE_UP_SECONDS)
         self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
-        admission.enter(self.request.remote_ip, "feed")
-        admission.enter_with(holder)
+        admission.enter(self.request.remote_ip, "feed", holder)
         self.outbox.send(self._head(start))
         self.begin(start)
         expiry = Expiry(self.identity, stream.close)  # the client comes back, and is told by a 401

@@ -2,29 +2,40 @@
 
 Of Tornado's own bounds `idle_connection_timeout` is the time in which TLS is agreed and all headers have come, counted
 from the connection or from the last answer, and `body_timeout` that of the body after them. Neither bounds how many
-such connections there are at a time, nor how long an answer may wait for somebody who does not read it.
+such connections there are at a time, nor how long an answer may wait for somebody who does not read it, nor how much
+all such answers take.
 """
 
 import contextlib
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPConnection, HTTPMessageDelegate
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.iostream import IOStream
 from tornado.web import Application
 
-from changefeed.meters import Meters
+from changefeed.meters import Meter, Meters
 from changefeed.open_files import raise_limit
+from handlers.admission import Admission
 from handlers.feed import Feed
+from handlers.proxies import place_of
 
 CLOSED = "changefeed_connections_closed_total"
 HEADERS_LIMIT_BYTES = 32 << 10
-BODY_LIMIT_BYTES = 256 << 10
+BODY_LIMIT_BYTES = 16 << 10  # it is kept before anybody knows whose it is
+DISCARDED_LIMIT_BYTES = 256 << 10  # up to here a body is read all the same, so that its answer is
 SPARE_FILES = 64  # what is open beside the clients: the database's connections, files that are being read
 # TCP_USER_TIMEOUT of Linux is in milliseconds, TCP_RXT_CONNDROPTIME of macOS in seconds.
 DROP_OPTION, DROP_UNITS_PER_SECOND = (socket.TCP_USER_TIMEOUT, 1000) if sys.platform == "linux" else (0x80, 1)
@@ -69,7 +80,7 @@ class BoundedServer(HTTPServer):
         self._waiting[server_conn] = (cast(HTTP1Connection, request_conn), time.monotonic())
         while len(self._waiting) > self._waiting_limit:
             self._look_at_oldest("crowded")
-        return super().start_request(server_conn, request_conn)
+        return _BoundedBody(super().start_request(server_conn, request_conn))
 
     def on_close(self, server_conn: object) -> None:
         request, since = self._waiting.pop(server_conn, (None, 0.0))
@@ -95,9 +106,46 @@ class BoundedServer(HTTPServer):
         return True
 
 
+class _BoundedBody(HTTPMessageDelegate):
+    """Hands on a body up to one byte beyond BODY_LIMIT_BYTES, by which it is seen to be too large."""
+
+    def __init__(self, request: HTTPMessageDelegate) -> None:
+        self._request = request
+        self._left = BODY_LIMIT_BYTES + 1
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        return self._request.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        kept = chunk[: self._left]
+        self._left -= len(kept)
+        return self._request.data_received(kept) if kept else None
+
+    def finish(self) -> None:
+        self._request.finish()
+
+    def on_connection_close(self) -> None:
+        self._request.on_connection_close()
+
+
 def has_come(request: HTTP1Connection) -> bool:
     """Whether all of it has; a test pins what is relied on in Tornado."""
     return request._read_finished or request.stream is None
+
+
+def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, closed: Meter) -> None:
+    """After a write: what the kernel has not taken waits in the process, and counts until it has, or the end."""
+    connection = cast(HTTP1Connection, request.connection)
+    written, stream = connection._pending_write, connection.stream
+    if written is None or written.done() or stream is None:
+        return
+    unread = admission.unread
+    written.add_done_callback(lambda _: unread.discard(connection))
+    for other in unread.add(connection, place_of(request.remote_ip or ""), len(stream._write_buffer)):
+        closed.add(1)
+        cast(HTTP1Connection, other).close()
 
 
 def give_up_who_does_not_read(connection: socket.socket, seconds: float) -> None:
@@ -117,7 +165,8 @@ def make_server(app: Application, feed: Feed, **options: Any) -> BoundedServer:
         idle_connection_timeout=settings.request_seconds,
         body_timeout=settings.request_seconds,
         max_header_size=HEADERS_LIMIT_BYTES,
-        max_body_size=BODY_LIMIT_BYTES,
+        max_body_size=DISCARDED_LIMIT_BYTES,
+        chunk_size=BODY_LIMIT_BYTES,
         xheaders=False,
         **options,
     )

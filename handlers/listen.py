@@ -22,10 +22,15 @@ DEAF = "payloads may be missing: the server did not hear PostgreSQL for a while"
 
 
 class ListenSocket(BaseSocket):
-    """A client of one channel. Its handshake is answered when what is sent from then on reaches it."""
+    """A client of one channel. Its handshake is answered when what is sent from then on reaches it.
+
+    One that offers changefeed.v1, and may authenticate after the handshake, is told so by a `hello`, or by an `error`
+    what is wrong. Then the payloads come, as they are.
+    """
 
     kind = "raw"
     told_in_socket = ("sign_in",)
+    knows_protocol = True
     clients: ClassVar[dict[str, set["ListenSocket"]]] = {}
     _channel: str | None = None  # while it is wanted
 
@@ -43,14 +48,18 @@ class ListenSocket(BaseSocket):
 
     def entered(self) -> None:
         assert self._channel is not None
+        if self.speaks_protocol:
+            self.send_message("hello", channel=self._channel)
         self.clients.setdefault(self._channel, set()).add(self)
 
     def on_close(self) -> None:
         super().on_close()
         self._stop_listening()
 
-    def on_message(self, message: str | bytes) -> None:
-        """Means nothing, as with pg_eventserv."""
+    async def on_message(self, message: str | bytes) -> None:
+        """Of one that is in it means nothing, as with pg_eventserv."""
+        if not self.identity:
+            await super().on_message(message)
 
     @classmethod
     def broadcast(cls, payloads: Mapping[str, Sequence[str]]) -> int:

@@ -64,7 +64,9 @@ METRICS = (
         "From when a statement ran to when its changes were handed to the last socket; one for each broadcast, of its "
         "oldest change.",
     ),
+    Described(sampling.SIGNING_IN, (), "Sockets that have not said yet who they are."),
     Described(sampling.OUTBOX_BYTES, (), "What waits in the server for clients that do not read."),
+    Described(sampling.UNREAD_BYTES, (), "What waits of answers to requests that nobody reads."),
     Described(
         deliveries.CLIENTS_DROPPED,
         ("kind", "reason"),
@@ -74,7 +76,8 @@ METRICS = (
     Described(
         admission.REFUSED,
         ("reason",),
-        "Clients not let in: too many came at once (pace), or were there in all, from one address or with one token.",
+        "Clients not let in: too many came at once (pace), or from one address (address_pace); too many were there in "
+        "all, from one address or with one token; or were about to authenticate (sign_in).",
     ),
     Described(
         refusals.REFUSED,
@@ -86,7 +89,7 @@ METRICS = (
         http_server.CLOSED,
         ("reason",),
         "Connections closed whose request did not come: in time (slow), before those of too many others (crowded), or "
-        "before the files ran out (files).",
+        "before the files ran out (files); or whose answer was not read, before those of too many others (unread).",
     ),
     Described(
         deliveries.CHANGES_DROPPED,

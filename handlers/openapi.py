@@ -70,6 +70,7 @@ REFUSALS = {
     "NoRight": "The token, or the page that asks, has no right to this.",
     "NotFound": "There is no such thing.",
     "Conflict": "It cannot be done as the database is.",
+    "TooLarge": "A body has at most 16 KB.",
     "Later": "Not now; Retry-After says when to come back.",
 }
 STATUSES = {
@@ -78,6 +79,7 @@ STATUSES = {
     "403": "NoRight",
     "404": "NotFound",
     "409": "Conflict",
+    "413": "TooLarge",
     "503": "Later",
 }
 
@@ -235,7 +237,7 @@ PATHS: Json = {
         "put": _operation(
             "Watches a table, or changes how it is watched",
             ref("Watched"),
-            ("404", "409", "503"),
+            ("404", "409", "413", "503"),
             body=shape(
                 {
                     "omit": or_null(COLUMNS),

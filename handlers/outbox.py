@@ -78,6 +78,11 @@ class Outbox:
         self.waiting_bytes = 0
         self._tell_drained()
 
+    def abort(self) -> None:
+        """Ends the connection, too, once the kernel has what it takes at once."""
+        self.close()
+        self._stream.close()
+
     def _write(self, buffer: bytes) -> None:
         rest = self._send_now(buffer)
         if not rest:

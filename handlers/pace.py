@@ -5,10 +5,13 @@ from collections.abc import Callable
 
 BURST_SECONDS = 10  # so many seconds' worth may come at once
 LONGEST_WAIT_SECONDS = 60.0
+ADDRESS_LIMIT = 10_000  # whose pace is remembered: some 3 MB
 
 
 class Pace:
     """A token bucket that also gives out turns: `per_second` of 0 lets everybody through."""
+
+    __slots__ = ("_at", "_clock", "_left", "_per_second", "_promised")
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
@@ -29,3 +32,22 @@ class Pace:
             return 0.0
         self._promised = min(max(self._promised, now) + 1 / self._per_second, now + LONGEST_WAIT_SECONDS)
         return self._promised - now
+
+
+class PacePerAddress:
+    """A Pace for each address that comes; of those that have not come for longest none is kept beyond ADDRESS_LIMIT."""
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._paces: dict[str, Pace] = {}
+
+    def wait_seconds(self, address: str) -> float:
+        """As Pace has it."""
+        if not self._per_second:
+            return 0.0
+        pace = self._paces.pop(address, None) or Pace(self._per_second, self._clock)
+        self._paces[address] = pace
+        if len(self._paces) > ADDRESS_LIMIT:
+            del self._paces[next(iter(self._paces))]
+        return pace.wait_seconds()

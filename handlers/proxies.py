@@ -34,6 +34,14 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
     return address
 
 
+def place_of(address: str) -> str:
+    """What counts as one address: of IPv6 the /64, since whoever has one address there has all of it (RFC 6177)."""
+    parsed = _parse(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((parsed, 64), strict=False))
+    return str(parsed or address)
+
+
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     parsed = _parse(address)
     return parsed is not None and any(parsed in network for network in trusted)

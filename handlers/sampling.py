@@ -12,6 +12,8 @@ from handlers.socket import BaseSocket
 
 INTERVAL_SECONDS = 1.0
 OUTBOX_BYTES = "changefeed_outbox_bytes"
+UNREAD_BYTES = "changefeed_unread_bytes"
+SIGNING_IN = "changefeed_sockets_signing_in"
 LISTENER_UP = "changefeed_listener_up"
 RECONNECTS = "changefeed_listener_reconnects_total"
 CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
@@ -22,6 +24,8 @@ def sample(feed: Feed) -> None:
     feed.change_counts.sample()
     clients: tuple[FeedClient | BaseSocket, ...] = (*FeedClient.connected, *ActivitySocket.all(), *ListenSocket.all())
     meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in clients))
+    meters.meter(UNREAD_BYTES).set(feed.admission.unread.weight)
+    meters.meter(SIGNING_IN).set(len(feed.admission.outside))
     meters.meter(LISTENER_UP).set(listener.is_ready)
     meters.meter(RECONNECTS).set(listener.reconnects)
     if listener.canary_seconds is not None:

@@ -1,6 +1,9 @@
 """What the WebSockets share: the origin check, the outbox, errors before the handshake, the end of a token."""
 
+import asyncio
+import json
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 from tornado.httputil import HTTPHeaders
@@ -8,6 +11,7 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, _WebSocketParams
 
 from handlers.base import BaseHandler
+from handlers.dialects import message_frame
 from handlers.errors import ApiError, foreign_origin
 from handlers.expiry import Expiry
 from handlers.gate import Need
@@ -18,6 +22,8 @@ from handlers.pace import BURST_SECONDS
 _NO_HEADERS = HTTPHeaders()
 logger = logging.getLogger(__name__)
 
+SUBPROTOCOL = "changefeed.v1"
+AUTHENTICATE_SECONDS = 10.0
 TRY_AGAIN_LATER = 1013  # the registered close code for a client that may come back (IANA WebSocket registry)
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
@@ -29,38 +35,62 @@ TOKEN_EXPIRED = 4419
 class BaseSocket(WebSocketHandler, BaseHandler):
     """A WebSocket; its `outbox` takes whole frames.
 
-    A page is not told why its handshake was refused. So who has no token, or one without a right, gets in, and no
-    further: entered() is called for somebody only, and the others are closed with SIGN_IN, or refused.
+    A page cannot send a header, and is not told why its handshake was refused. So a client without a token is let in as
+    far as the door. Where it offers changefeed.v1, on a socket that `knows_protocol`, its first message may
+    authenticate it, within AUTHENTICATE_SECONDS; until then it is told nothing, and afterwards also what is wrong with
+    what it asked for. Any other is closed with SIGN_IN, or refused where its token gives no right. entered() is called
+    for a client that is known only.
     """
 
     needs = Need.TOKEN
     told_in_socket: ClassVar[tuple[str, ...]] = ("sign_in", "no_rights")
     is_for_clients = True
     outbox: Outbox
-    _holder: str | None = None  # whose clients it is counted among
-    _expiry: Expiry | None = None
     kind: ClassVar[str] = "feed"  # as the census counts it
+    knows_protocol: ClassVar[bool] = False
+    message_types: ClassVar[tuple[str, ...]] = ("authenticate",)
+    speaks_protocol = False
+    _holder: str | None = None  # whose clients it is counted among
+    _is_inside = False
+    _expiry: Expiry | None = None
+    _deadline: asyncio.TimerHandle | None = None
+    _trouble: ApiError | None = None  # with what was asked for in the handshake
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
+        offered = self.request.headers.get("Sec-WebSocket-Protocol", "")
+        self.speaks_protocol = self.knows_protocol and SUBPROTOCOL in map(str.strip, offered.split(","))
         if self.identity:
-            await self.look(*args)
+            try:
+                await self.look(*args)
+            except ApiError as error:
+                if not self.speaks_protocol or error.status_code >= 500:
+                    raise
+                self._trouble = error
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise ApiError(400, "not_a_websocket", 'this path is a WebSocket; connect with new WebSocket("ws://…")')
-        self.feed.admission.check(self.request.remote_ip, self.identity.holder if self.identity else None)
+        if self.identity:
+            self.feed.admission.check(self.request.remote_ip, self.identity.holder)
         await super().get(*args, **kwargs)
 
     async def look(self, *args: str) -> None:
-        """Before the handshake: raises ApiError where what somebody asks for cannot be had."""
+        """Before somebody is let in: raises ApiError where what he asks for cannot be had."""
 
     def entered(self) -> None:
-        """Somebody is there, and may be sent what he may see."""
+        """Called once the client is known, and let in."""
 
-    def ask_who(self) -> None:
-        """The socket is open, and nobody knows for whom."""
-        self.close(SIGN_IN, "sign in")
+    async def heard(self, message: Mapping[str, object]) -> None:
+        """One of `message_types`, of changefeed.v1, of a client that is in. Raises ApiError."""
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        return SUBPROTOCOL if self.speaks_protocol else None
 
     def refuse(self, error: ApiError) -> None:
-        """Closes the open socket, and says why."""
+        """Closes the open socket, and says why: a page cannot read what HTTP would answer.
+
+        What will pass is no error to report; of that the close code says enough.
+        """
+        if self.speaks_protocol and error.status_code < 500:
+            self.tell_error(error)
         code = {403: POLICY_VIOLATION, 503: TRY_AGAIN_LATER}.get(error.status_code, SIGN_IN)
         self.close(code, error.code)
 
@@ -71,24 +101,103 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         self.set_nodelay(True)
-        self.feed.admission.enter(self.request.remote_ip, self.kind)
         # Under Tornado's write_message, which would frame anew for each client; a test pins what is relied on here.
         stream = cast(IOStream, cast(Any, self.ws_connection).stream)
         self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
         self.request.headers = self._headers = _NO_HEADERS  # a tenth of what an idle client would cost
         if self.identity:
-            self.enter_as_somebody()
-            self.entered()
-        elif self.refusal and self.refusal.code != "sign_in":
-            self.refuse(self.refusal)
+            self._take_place()
+            self._begin()
         else:
-            self.ask_who()
+            self._wait_outside()
 
-    def enter_as_somebody(self) -> None:
+    def _take_place(self) -> None:
         assert self.identity
-        self._holder = self.identity.holder
-        self.feed.admission.enter_with(self._holder)
+        self._is_inside, self._holder = True, self.identity.holder
+        self.feed.admission.enter(self.request.remote_ip, self.kind, self._holder)
         self.keep_while_valid()
+
+    def _begin(self) -> None:
+        if self._trouble:
+            self.tell_error(self._trouble)
+            self.close(TRY_AGAIN_LATER if self._trouble.status_code >= 500 else POLICY_VIOLATION, self._trouble.code)
+        else:
+            self.entered()
+
+    def _wait_outside(self) -> None:
+        for one in self.feed.admission.wait_outside(self, self.request.remote_ip):
+            cast(BaseSocket, one).turn_away()
+        if self.refusal and self.refusal.code != "sign_in":
+            self.refuse(self.refusal)
+        elif self.speaks_protocol:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(AUTHENTICATE_SECONDS, self.close, SIGN_IN, "authenticate in time")
+        else:
+            self.close(SIGN_IN, "sign in")
+
+    def turn_away(self) -> None:
+        """Makes room at once: the client is not waited for until it has closed too."""
+        self.close(TRY_AGAIN_LATER, "too many others are about to authenticate; try again later")
+        self.outbox.abort()
+
+    async def on_message(self, message: str | bytes) -> None:
+        """Tornado reads the next message when this one is dealt with."""
+        if not self.speaks_protocol:
+            return
+        read = None
+        try:
+            read = read_message(message, self.message_types)
+            if read["type"] == "authenticate":
+                await self._authenticate(read)
+            elif self.identity:
+                await self.heard(read)
+            else:
+                raise ApiError(401, "sign_in", "authenticate first")
+        except ApiError as error:
+            if self.identity:
+                self.tell_error(error)
+            elif read is None or read["type"] != "authenticate":
+                self.close(SIGN_IN, error.code)  # nothing is told to who does not even try
+            else:
+                self.refuse(error)
+
+    async def _authenticate(self, message: Mapping[str, object]) -> None:
+        """The first time it lets somebody in; later it lets him stay for longer. Raises ApiError."""
+        token = message.get("token")
+        if not isinstance(token, str):
+            raise ApiError(400, "bad_token", 'the message is {"type": "authenticate", "token": "…"}')
+        identity = await self.feed.gate.identify_token(token)
+        self.feed.gate.refuse_nothing(identity.rights)
+        if self.identity and self.identity.rights != identity.rights:
+            raise ApiError(403, "other_rights", "this token has other rights than the one before; connect anew with it")
+        if self.ws_connection is None:
+            return  # it took too long
+        if self.identity:
+            self.identity = identity
+            self.keep_while_valid()
+            return
+        self.feed.admission.check(self.request.remote_ip, identity.holder)
+        self.identity = identity
+        self._leave_outside()
+        self._take_place()
+        try:
+            await self.look(*self.path_args)
+        except ApiError as error:
+            self._trouble = error
+        if self.ws_connection is not None:
+            self._begin()
+
+    def _leave_outside(self) -> None:
+        self.feed.admission.leave_outside(self)
+        if self._deadline:
+            self._deadline.cancel()
+
+    def tell_error(self, error: ApiError) -> None:
+        self.send_message("error", code=error.code, message=error.message)
+
+    def send_message(self, kind: str, **fields: object) -> None:
+        """One of changefeed.v1."""
+        self.outbox.send(message_frame(kind, **fields))
 
     def keep_while_valid(self) -> None:
         """Closes the socket when the token expires by which somebody is here."""
@@ -102,8 +211,10 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         self.close(TOKEN_EXPIRED, "the token has expired")
 
     def on_close(self) -> None:
-        if hasattr(self, "outbox"):  # else the client was gone before the socket was open
+        self._leave_outside()
+        if self._is_inside:
             self.feed.admission.leave(self.request.remote_ip, self.kind, self._holder)
+        if hasattr(self, "outbox"):  # else the client was gone before the socket was open
             self.outbox.close()
         if self._expiry:
             self._expiry.cancel()
@@ -137,3 +248,18 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         logger.info("closed a client that did not read")
         self.feed.deliveries.outbox_full(self.kind)
         self.close(TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")
+
+
+def read_message(message: str | bytes, types: Sequence[str]) -> dict[str, object]:
+    """A message of one of these types. Raises ApiError, which says why it is none."""
+    try:
+        parsed = json.loads(message)
+    except ValueError as error:
+        raise ApiError(400, "not_json", f"a message must be a JSON object with a type: {error}") from None
+    except RecursionError:
+        raise ApiError(400, "not_json", "a message must be a JSON object with a type: nested too deeply") from None
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("type"), str):
+        raise ApiError(400, "no_type", 'a message must be a JSON object with a type, as {"type": "subscribe"}')
+    if parsed["type"] not in types:
+        raise ApiError(400, "unknown_type", f"this server knows no message of type {parsed['type'][:40]!r}")
+    return parsed

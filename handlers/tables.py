@@ -14,6 +14,7 @@ from changefeed.watching import EVERYTHING, CannotWatch, NoSuchTable, WatchOptio
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
 from handlers.gate import Need
+from handlers.http_server import BODY_LIMIT_BYTES
 
 QUERIES = load("server.sql")
 SHAPE = (
@@ -118,6 +119,12 @@ class WatchHandler(ApiHandler):
 
     def _said(self) -> dict[str, Any]:
         """The options that the body names."""
+        if len(self.request.body) > BODY_LIMIT_BYTES:
+            raise ApiError(
+                413,
+                "body_too_large",
+                f"a body has at most {BODY_LIMIT_BYTES} bytes; SELECT changefeed.watch(…) takes longer lists",
+            )
         if not self.request.body.strip():
             return {}
         try:

@@ -10,7 +10,7 @@ from tornado.testing import gen_test
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from handlers import events
+from handlers import socket as sockets
 from handlers.base import BaseHandler, NotFoundHandler
 from handlers.feed_client import FeedClient
 from handlers.gate import Need
@@ -387,12 +387,12 @@ class AuthenticateTest(AccessTestCase):
 
     @gen_test
     async def test_who_says_nothing_is_closed_in_time(self):
-        deadline, events.AUTHENTICATE_SECONDS = events.AUTHENTICATE_SECONDS, 0.01
+        deadline, sockets.AUTHENTICATE_SECONDS = sockets.AUTHENTICATE_SECONDS, 0.01
         try:
             socket = await self.socket()
             self.assertEqual(await closing(socket), SIGN_IN)
         finally:
-            events.AUTHENTICATE_SECONDS = deadline
+            sockets.AUTHENTICATE_SECONDS = deadline
 
     @gen_test
     async def test_a_subscription_that_cannot_be_is_refused_after(self):

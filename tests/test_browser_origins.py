@@ -156,6 +156,16 @@ def test_a_named_origin_may_follow_with_a_token_by_the_client(with_token: Shop):
     with_token.write_until_heard(page)
 
 
+def test_a_named_origin_may_listen_to_a_channel_with_a_token_by_its_first_message(with_token: Shop):
+    page = with_token.page(with_token.named)
+    page.evaluate("""() => {
+      const socket = new WebSocket(url.replace('http', 'ws') + '/listen/people', 'changefeed.v1');
+      socket.onopen = () => socket.send(JSON.stringify({ type: 'authenticate', token }));
+      socket.onmessage = ({ data }) => data === 'hello' && heard.push(data);
+    }""")
+    with_token.write_until_heard(page)
+
+
 @pytest.mark.parametrize("way", WAYS_IN)
 def test_a_named_origin_may_follow_without_a_token_where_none_is_asked_for(way: str, without_token: Shop):
     page = without_token.page(without_token.named)

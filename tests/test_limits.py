@@ -289,6 +289,8 @@ def test_tornado_has_what_is_relied_on_below_its_interface():
         async def run() -> None:
             connection = HTTP1Connection(IOStream(near), False)
             assert connection._read_finished is False
+            assert connection._pending_write is None
+            assert len(connection.stream._write_buffer) == 0
             assert WebSocketProtocol13(None, False, _WebSocketParams())._wire_bytes_in == 0
             connection.close()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import sys
 import termios
 import threading
@@ -18,7 +19,10 @@ from changefeed import listener
 from changefeed.connection import open_connection
 from changefeed.listener import ListenerState
 from handlers import listen
+from handlers import socket as sockets
+from handlers.socket import POLICY_VIOLATION, SIGN_IN
 from tests import postgres
+from tests.access_case import AccessTestCase, closing, token_of
 from tests.feed_case import FeedTestCase
 
 BACKEND = (
@@ -266,3 +270,81 @@ class PatternsTest(ListenCase):
         client = await self.listen("chat_1", Origin="null")
         self.notify("chat_1", "hello")
         self.assertEqual(await client.read_message(), "hello")
+
+
+class AuthenticateTest(AccessTestCase):
+    """A page cannot send a header: with changefeed.v1 its first message says who it is."""
+
+    async def say(self, path: str, *messages: str) -> WebSocketClientConnection:
+        client = await self.connect(path, protocol=True)
+        self.assertEqual(client.selected_subprotocol, "changefeed.v1")
+        for one in messages:
+            await client.write_message(one)
+        return client
+
+    @staticmethod
+    def token(kind: str) -> str:
+        return json.dumps({"type": "authenticate", "token": token_of(kind)})
+
+    @gen_test
+    async def test_a_token_by_message_lets_in_and_payloads_come_as_they_are(self):
+        for kind in ("full", "orders"):
+            client = await self.say("/listen/people", self.token(kind))
+            self.assertEqual(json.loads(str(await client.read_message())), {"type": "hello", "channel": "people"})
+            self.write("NOTIFY people, 'first'")
+            self.assertEqual(await client.read_message(), "first")
+            await client.write_message("means nothing")
+            self.write('NOTIFY people, \'{"type": "hello"}\'')
+            self.assertEqual(await client.read_message(), '{"type": "hello"}')
+
+    @gen_test
+    async def test_before_it_nothing_is_sent(self):
+        client = await self.say("/listen/people")
+        self.write("NOTIFY people, 'before'")
+        await self.ask("none", "/healthz")
+        await client.write_message(self.token("full"))
+        self.assertEqual(json.loads(str(await client.read_message()))["type"], "hello")
+        self.write("NOTIFY people, 'after'")
+        self.assertEqual(await client.read_message(), "after")
+
+    @gen_test
+    async def test_what_is_no_token_gets_nobody_in(self):
+        for first in ("hello", "{}", '{"type": "subscribe"}'):
+            self.assertEqual(await closing(await self.say("/listen/people", first)), SIGN_IN, first)
+        for kind, code in (("wrong", "bad_token"), ("expired", "token_expired")):
+            client = await self.say("/listen/people", self.token(kind))
+            self.assertEqual(json.loads(str(await client.read_message()))["code"], code)
+            self.assertEqual(await closing(client), SIGN_IN)
+
+    @gen_test
+    async def test_who_says_nothing_is_closed_in_time(self):
+        with mock.patch.object(sockets, "AUTHENTICATE_SECONDS", 0.01):
+            self.assertEqual(await closing(await self.say("/listen/people")), SIGN_IN)
+
+    @gen_test
+    async def test_one_without_the_right_is_told_so_however_it_said_who_it_is(self):
+        for client in (
+            await self.say("/listen/people", self.token("narrow")),
+            await self.connect("/listen/people", protocol=True, **self.headers("narrow")),
+        ):
+            error = json.loads(str(await client.read_message()))
+            self.assertEqual((error["type"], error["code"]), ("error", "channel_not_allowed"))
+            self.assertEqual(await closing(client), POLICY_VIOLATION)
+
+    @gen_test
+    async def test_without_the_subprotocol_all_is_as_with_pg_eventserv(self):
+        self.assertEqual(await closing(await self.connect("/listen/people")), SIGN_IN)
+        client = await self.connect("/listen/people", **self.headers("orders"))
+        self.assertIsNone(client.selected_subprotocol)
+        self.write("NOTIFY people, 'first'")
+        self.assertEqual(await client.read_message(), "first")
+
+    @gen_test
+    async def test_one_that_goes_while_its_channel_is_asked_for_leaves_nothing_behind(self):
+        for _ in range(10):
+            client = await self.say("/listen/people", self.token("full"))
+            client.close()
+            await client.read_message()
+        while self.feed.admission.count or listen.ListenSocket.clients:
+            await self.ask("none", "/healthz")
+        self.assertEqual(self.feed.listener.raw_channels._wanted, {})

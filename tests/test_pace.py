@@ -2,7 +2,7 @@
 
 import pytest
 
-from handlers.pace import BURST_SECONDS, LONGEST_WAIT_SECONDS, Pace
+from handlers.pace import ADDRESS_LIMIT, BURST_SECONDS, LONGEST_WAIT_SECONDS, Pace, PacePerAddress
 
 
 class Clock:
@@ -48,3 +48,20 @@ def test_nobody_is_sent_away_for_longer_than_a_minute():
 def test_without_a_limit_everybody_comes_in():
     pace = Pace(0, Clock())
     assert not any(pace.wait_seconds() for _ in range(10_000))
+
+
+def test_each_address_has_a_pace_of_its_own():
+    pace = PacePerAddress(1, Clock())
+    assert [pace.wait_seconds("a") > 0 for _ in range(BURST_SECONDS + 1)] == [False] * BURST_SECONDS + [True]
+    assert pace.wait_seconds("b") == 0
+    assert PacePerAddress(0).wait_seconds("a") == 0
+
+
+def test_of_any_number_of_addresses_those_that_came_last_are_remembered():
+    pace = PacePerAddress(1, Clock())
+    for number in range(2 * ADDRESS_LIMIT):
+        pace.wait_seconds(str(number))
+        for _ in range(BURST_SECONDS + 1):
+            pace.wait_seconds("busy") if number % 1000 == 0 else None
+    assert pace.wait_seconds("busy") > 0
+    assert len(pace._paces) == ADDRESS_LIMIT

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from handlers.proxies import client_address, is_trusted
+from handlers.proxies import client_address, is_trusted, place_of
 
 TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1")]
 
@@ -32,3 +32,18 @@ def test_the_client_is_the_nearest_address_that_is_not_trusted(peer: str, said: 
 @pytest.mark.parametrize("peer", ["", "0.0.0.0", "11.0.0.1", "::2", "10.0.0.1.example.com"])
 def test_what_is_not_named_is_not_trusted(peer: str):
     assert not is_trusted(peer, TRUSTED)
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("", ""),
+    ],
+)
+def test_the_addresses_of_one_network_of_ipv6_are_one_place(address: str, place: str):
+    assert place_of(address) == place
