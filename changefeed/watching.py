@@ -56,7 +56,6 @@ class Watching:
         self._retention = {"seconds": retention_seconds, "bytes": retention_bytes}
         self._complaint = ""
         self._woken = asyncio.Event()
-        self._strays: set[str] = set()  # those that stay, of which the log says so
         self.refused: dict[str, str] = {}  # of the patterns' tables those that cannot be watched now, and why
 
     async def start(self) -> None:
@@ -168,21 +167,8 @@ class Watching:
                 logger.info("retention emptied partition %d of the journal", number)
             for (table,) in await self._database.fetch(QUERIES["refresh"]):
                 logger.info("the triggers of %s were brought up to date", table)
-            await self._end_strays()
         for pattern in self._patterns:
             await self._watch_pattern(pattern)
-
-    async def _end_strays(self) -> None:
-        """What came to a table that is not watched from one that is would tell of half of its changes."""
-        for oid, table in await self._database.fetch(QUERIES["stray tables"]):
-            try:
-                await self._database.fetch(QUERIES["unwatch stray"], {"oid": oid})
-                self._strays.discard(table)
-                logger.info("took the triggers of its partitions from %s, which is not watched", table)
-            except psycopg2.Error as error:
-                if table not in self._strays:
-                    logger.warning("partitions of %s, which is not watched, keep triggers: %s", table, one_line(error))
-                self._strays.add(table)
 
     async def _watch_pattern(self, pattern: str) -> bool:
         """Whether there is such a table. One that is watched keeps its options, such as what it leaves out.

@@ -305,20 +305,6 @@ SELECT EXISTS (
 -- Whether the table, or a partition of it, has any. It waits for whoever locks one of them.
 SELECT coalesce(bool_or(pg_relation_size(member::oid::regclass) > 0), false) FROM unnest(%(members)s::bigint[]) AS member;
 
--- stray tables --
--- Tables that are not watched and have partitions with triggers of ours, which were watched before they were attached.
-SELECT DISTINCT pg_partition_root(t.tgrelid)::oid::bigint, pg_partition_root(t.tgrelid)::text
-FROM pg_trigger AS t
-JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relispartition
-JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('changefeed')
-WHERE NOT EXISTS (
-    SELECT FROM pg_trigger AS known JOIN pg_proc AS f ON f.oid = known.tgfoid AND f.pronamespace = p.pronamespace
-    WHERE known.tgrelid = pg_partition_root(t.tgrelid)
-);
-
--- unwatch stray --
-SELECT changefeed.unwatch(%(oid)s::oid::regclass);
-
 -- others with triggers --
 -- What is no table of "columns", and has a trigger of the user's, which may tell of it by its bare name.
 SELECT DISTINCT n.nspname, c.relname
