@@ -213,8 +213,8 @@ class Watching:
 
     async def _install(self) -> None:
         if await self._is_installed():
-            [(_, version, _)] = await self._database.fetch(QUERIES["identify journal"])
-            if version >= VERSION:
+            found = await self._database.fetch(QUERIES["identify journal"])
+            if found and found[0][1] >= VERSION:  # none where the schema was restored without what is in it
                 return
         try:
             await self._database.fetch(read_script("install.sql"), deadline_seconds=INSTALL_DEADLINE_SECONDS)

@@ -66,7 +66,10 @@ SCHEMAS: Json = {
             "until": or_null(TIME),
             "why": TEXT,
             "what_to_do": TEXT,
-        }
+            "skipped": COUNT,
+            "table": TEXT,
+        },
+        optional=("skipped", "table"),
     ),
     "Database": shape({"state": TEXT, "name": TEXT, "since": TIME, "reason": or_null(TEXT)}),
     "Counts": {"type": "array", "items": COUNT, "minItems": len(ACTIONS), "maxItems": len(ACTIONS)},

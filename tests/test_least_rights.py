@@ -12,7 +12,7 @@ from tornado.testing import ExpectLog, gen_test
 from changefeed import doctor
 from changefeed.doctor import Finding, Level, Patient
 from tests import postgres
-from tests.feed_case import ORDERS, FeedTestCase
+from tests.feed_case import ORDERS, FeedTestCase, message
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "least-rights.md").read_text("utf-8")
 ROLE = "changefeed_server"
@@ -95,6 +95,27 @@ class FollowingTest(LeastRightsCase):
             for _ in range(2):  # the first ends the partition that is written
                 await self.feed.watching._tend_once()
         self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+
+    @gen_test
+    async def test_a_new_partition_that_it_may_not_watch_is_a_gap_and_counted(self):
+        self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")  # as where no superuser installed
+        self.write(f"REVOKE EXECUTE ON FUNCTION changefeed.refresh(oid[]) FROM {self.role}")
+        await self.feed.lookout.look()
+        socket = await self.connect("/ws?table=parts", protocol=True)
+        await message(socket, "hello")
+        self.write("CREATE TABLE part_7 PARTITION OF parts FOR VALUES IN (7)")
+        with ExpectLog("changefeed.lookout", ".*public.parts.*triggers of a new partition are missing"):
+            await self.feed.lookout.look()
+        gap = await message(socket)
+        self.assertEqual((gap["type"], gap["table"]), ("gap", "public.parts"))
+        self.write("INSERT INTO part_7 VALUES (7)")
+        await self.feed.lookout.look()  # which says it once
+        metrics = (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
+        self.assertIn("changefeed_incomplete_tables 1.0", metrics)
+        self.write("SELECT changefeed.refresh()")
+        with ExpectLog("changefeed.lookout", ".*recorded again", level=20):
+            await self.feed.lookout.look()
+        self.assertEqual((await message(socket))["type"], "gap")
 
     @gen_test
     async def test_it_begins_a_restored_journal_anew(self):

@@ -39,6 +39,13 @@ class WatchingTest(FeedTestCase):
         await self.feed.watching.start()
         self.assertNotEqual(self.write("SELECT version FROM changefeed.meta"), [(1,)])
 
+    @gen_test
+    async def test_a_schema_that_was_restored_alone_gets_what_it_lacks(self):
+        self.watch()
+        self.write("DELETE FROM changefeed.meta")
+        await self.feed.watching.start()
+        self.assertEqual(self.write("SELECT count(*) FROM changefeed.meta"), [(1,)])
+
 
 class EmptyDatabaseTest(FeedTestCase):
     flags = ("--watch", "public.*")
