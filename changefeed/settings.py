@@ -70,6 +70,8 @@ class Settings:
     retention_bytes: int
     alert: tuple[alerts.Alert, ...]
     alert_webhook: str | None
+    # Names that the environment gave: they have no prefix, so one may be there for another program.
+    from_environment: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
     flags = _parser().parse_flags(argv)
     in_file = _read_dotenv(dotenv_path)
     values: dict[str, Any] = {}
+    from_environment: list[str] = []
     for setting in SETTINGS:
         for source, given in (
             (setting.flag, flags[setting.name]),
@@ -104,6 +105,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
             # Empty in the environment or .env is not given; an empty flag is a slip, as in --database-url "$UNSET".
             if given or (given is not None and source == setting.flag):
                 values[setting.name] = _parse(setting, source, given)
+                if source == setting.variable:
+                    from_environment.append(source)
                 break
         else:
             values[setting.name] = setting.default
@@ -117,7 +120,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
             values["database_url"] = _from_variables(in_file, ORIGINAL_VARIABLES)
     if values["database_url"] is not None:
         values["database_url"] = _completed(values["database_url"], environ, in_file)
-    settings = Settings(**values)
+    settings = Settings(**values, from_environment=tuple(from_environment))
     _check_closed(settings)
     if settings.channels and settings.payload is not Payload.FULL:
         raise SettingsError(

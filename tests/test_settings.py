@@ -182,6 +182,13 @@ def test_a_file_in_another_encoding_is_refused(dotenv: Path):
         load([], {}, dotenv)
 
 
+def test_what_the_environment_gave_is_known_by_name(dotenv: Path):
+    environ = {"TOKEN": "0123456789abcdef", "WATCH": "public.*", "CHANNELS": "", "PORT": "81", "SHELL": "/bin/sh"}
+    assert load(["--port", "82"], environ, dotenv).from_environment == ("TOKEN", "WATCH")
+    dotenv.write_text("WATCH=public.orders\n")
+    assert load([], {}, dotenv).from_environment == ()
+
+
 # -- slips
 
 
