@@ -222,9 +222,9 @@ def test_an_unwatched_database_shows_sql_that_watches_it(ground: Ground):
     ground.write(watching)
     page.page.clock.fast_forward(5_000)  # it asks again every 5 s
     expect(page.page.get_by_role("heading", name="Listening on 1 table.")).to_be_visible()
-    expect(page.page.get_by_text('Watched: public.Odd "Orders')).to_be_visible()
+    expect(page.page.get_by_text('Watched: public."Odd ""Orders"')).to_be_visible()
     ground.write(page.page.locator("pre").inner_text())
-    expect(page.tail.locator(".table")).to_have_text('Odd "Orders')
+    expect(page.tail.locator(".table")).to_have_text('"Odd ""Orders"')
     expect(page.page.locator("pre")).to_have_count(0)
 
 

@@ -27,6 +27,10 @@ export interface Gap {
     readonly until: string | null;
     readonly why: string;
     readonly what_to_do: string;
+    /** How many changes, where that is known. */
+    readonly skipped?: number;
+    /** The only table whose changes may be missing: `public.orders`. */
+    readonly table?: string;
 }
 export type State = {
     readonly state: 'connecting';

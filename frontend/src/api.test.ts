@@ -53,7 +53,7 @@ test('a table is watched by its name, whatever is in it', async () => {
       true,
     );
   expect(await watch('a/b "c"?', answer(200, '{"is_watched": true}'))).toBeNull();
-  expect(asked).toEqual([['api/tables/public.a%2Fb%20%22c%22%3F/watch', { method: 'PUT' }]]);
+  expect(asked).toEqual([['api/tables/public.%22a%2Fb%20%22%22c%22%22%3F%22/watch', { method: 'PUT' }]]);
   expect(await watch('a', answer(409, '{"error": {"code": "c", "message": "it is locked"}}'))).toBe('it is locked');
   expect(await watch('a', answer(502, '<html>'))).toBe('the server answered with 502');
   expect(await watch('a', () => Promise.reject(new TypeError('Failed to fetch')))).toBe('TypeError: Failed to fetch');

@@ -1,5 +1,6 @@
 // Comes in: a way to fetch. Goes out: what the server's HTTP API says, decoded, or one sentence of what went wrong.
 // Every URL is relative, because a reverse proxy may add a prefix.
+import { tableName } from './format';
 import {
   type ChangesPage,
   decodeChanges,
@@ -55,7 +56,7 @@ export async function setWatched(
   { schema, table }: TableStatus,
   isWatched: boolean,
 ): Promise<string | null> {
-  const url = `api/tables/${encodeURIComponent(`${schema}.${table}`)}/watch`;
+  const url = `api/tables/${encodeURIComponent(tableName(schema, table))}/watch`;
   const answer = await ask(() => fetch(url, { method: isWatched ? 'PUT' : 'DELETE' }));
   if (answer.status === 200) return null;
   const error = decodeError(answer.text);

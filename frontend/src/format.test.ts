@@ -8,12 +8,14 @@ import {
   countText,
   delayText,
   kindOf,
+  namesOf,
   quotedName,
   rateText,
   sentenceText,
   shareText,
   shortened,
   sinceText,
+  tableName,
   timeText,
   valueText,
   watchSql,
@@ -131,6 +133,19 @@ test('what is long is shortened, but no character is halved', () => {
 
 test('names are quoted as SQL wants them', () => {
   expect(quotedName('public', 'user "x"')).toBe('"public"."user ""x"""');
+});
+
+test("a table's name is quoted where it could be misread, as the server writes it", () => {
+  for (const [schema, table, name] of [
+    ['public', 'orders', 'public.orders'],
+    ['Odd Name', 't', 'Odd Name.t'],
+    ['sales', 'eu.orders', 'sales."eu.orders"'],
+    ['sales.eu', 'orders', '"sales.eu".orders'],
+    ['public', 'Odd "Name', 'public."Odd ""Name"'],
+  ] as const) {
+    expect(tableName(schema, table)).toBe(name);
+    expect(namesOf(name)).toEqual([schema, table]);
+  }
 });
 
 test('clauses become sentences', () => {

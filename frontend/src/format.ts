@@ -116,10 +116,19 @@ export function quotedName(...parts: string[]): string {
   return parts.map((part) => `"${part.replaceAll('"', '""')}"`).join('.');
 }
 
-/** Schema and table of `schema.table`; a name without a schema is one of public. */
+/** The one way in which the server writes a table's name: a part with a dot, star or double quote in it is quoted. */
+export function tableName(schema: string, table: string): string {
+  return [schema, table].map((part) => (/[."*]/.test(part) ? quotedName(part) : part)).join('.');
+}
+
+/** Schema and table of what tableName() wrote; a name without a schema is one of public. */
 export function namesOf(name: string): [schema: string, table: string] {
-  const point = name.indexOf('.');
-  return point < 0 ? ['public', name] : [name.slice(0, point), name.slice(point + 1)];
+  const [, schema, table] = /^("(?:[^"]|"")+"|[^.]*)\.(.*)$/s.exec(name) ?? [];
+  return schema === undefined || table === undefined ? ['public', name] : [unquoted(schema), unquoted(table)];
+}
+
+function unquoted(part: string): string {
+  return /^".+"$/s.test(part) ? part.slice(1, -1).replaceAll('""', '"') : part;
 }
 
 /** The call that watches a table: a regclass in a literal, in which only odd names need quotes. */

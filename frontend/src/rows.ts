@@ -1,5 +1,6 @@
 // Comes in: JSON texts of changes. Goes out: the newest of them, parsed only when looked at, every number exact.
 // Knows no message and no view.
+import { tableName } from './format';
 import { type Columns, isColumns, type Json, JsonNumber, parseJson } from './json';
 import { type Action, ACTIONS } from './protocol';
 
@@ -134,7 +135,7 @@ function changeOf(value: Columns): Change | null {
   return {
     kind: 'change',
     action,
-    table: typeof schema === 'string' && schema !== '' ? `${schema}.${table}` : table,
+    table: typeof schema === 'string' && schema !== '' ? tableName(schema, table) : table,
     data: isColumns(data) ? data : null,
     old: isColumns(old) ? old : null,
     at: Number.isNaN(milliseconds) ? null : milliseconds,
