@@ -249,6 +249,7 @@ async def serve(
         if parent and (counts := await parent.ask_others()):
             feed.history.take_over(counts)
             feed.change_counts.begin()
+        await stack.enter_async_context(running(feed.history.run()))
         await stack.enter_async_context(running(feed.follower.run()))
         await stack.enter_async_context(running(FeedClient.keep_telling_places()))
         await stack.enter_async_context(running(keep_sampling(feed)))

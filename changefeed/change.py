@@ -5,6 +5,7 @@ float holds, so nothing here writes a value anew.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from changefeed.old_values import changed_columns
 from changefeed.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
-BY_LETTER = {action[0]: action for action in ACTIONS}
+LOSS = "LOSS"  # of what happened it is only known that it could not be journaled, or not be read
+BY_LETTER = {action[0]: action for action in (*ACTIONS, LOSS)}
 
 
 class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so no cycle can
@@ -45,9 +47,21 @@ class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so 
         return self.id > 0
 
     @property
+    def is_loss(self) -> bool:
+        """Whether it stands for changes that nobody can have, and is a gap to whoever asked for them."""
+        return self.action == LOSS
+
+    @property
     def is_foreign(self) -> bool:
         """JSON that names no table and action of ours: whoever asked for everything gets it, nobody else."""
         return not self.table
+
+
+def without_losses(changes: Sequence[Change]) -> Sequence[Change]:
+    """Those that tell of a change; the same object where all do."""
+    if LOSS in {change.action for change in changes}:
+        return [change for change in changes if change.action != LOSS]
+    return changes
 
 
 class JournalRow(NamedTuple):

@@ -4,9 +4,9 @@ A place is exclusive: everything visible in the snapshot `previous`, and of what
 everything up to `id`, was seen. So it names exactly which changes are still to come, for any server of the database.
 
 The text is `<id>.<the rest>`, hexadecimal and base64url: safe in a URL as it is. The rest is the same for all changes
-of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, the
-number of statements that could not be journaled so far where there are any, and a checksum, by which a text that was
-cut or mangled is told from a cursor.
+of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, what
+its holder was told of losses, the batch's witness, and a checksum, by which a text that was cut or mangled is told from
+a cursor. A cursor of a server that knew no witness has none; that server reads over the witness of ours.
 """
 
 import base64
@@ -14,7 +14,7 @@ import binascii
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 EPOCH_BYTES = 6
@@ -34,15 +34,18 @@ class NotACursor(ValueError):
 class Snapshot:
     """PostgreSQL's pg_snapshot: what is visible is below xmin, or below xmax and not in xip."""
 
+    # `witness` is witness_of() the journal's newest entry that this one sees, 0 where that is not known: by it a
+    # snapshot of this past is told from one that a crash, a failover or a restore took back (see sql/read.sql).
     xmin: int
     xmax: int
     xip: frozenset[int] = frozenset()
+    witness: int = field(default=0, compare=False)
 
     @classmethod
-    def parse(cls, text: str) -> "Snapshot":
+    def parse(cls, text: str, witness: int = 0) -> "Snapshot":
         """From PostgreSQL's own text, xmin:xmax:xip,…"""
         xmin, xmax, xip = text.split(":")
-        return cls(int(xmin), int(xmax), frozenset(map(int, xip.split(","))) if xip else frozenset())
+        return cls(int(xmin), int(xmax), frozenset(map(int, xip.split(","))) if xip else frozenset(), witness)
 
     def __str__(self) -> str:
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.xip)))}"
@@ -59,7 +62,8 @@ class Snapshot:
 class Place:
     """Exclusive: what has_passed() says yes to was seen.
 
-    `losses` is no part of where it is: of how many statements that left nothing in the journal its holder was told.
+    `losses` is not part of the position: how many lost statements, of which the journal has nothing, its holder has
+    been told of.
     """
 
     previous: Snapshot
@@ -89,6 +93,11 @@ def encode(epoch: bytes, place: Place) -> str:
     return f"{place.id:x}.{encode_batch(epoch, place.previous, place.batch, place.losses)}"
 
 
+def witness_of(xid: int, made_at: int) -> int:
+    """28 bits of a transaction's id and of when its last entry was made, in microseconds since 1970; never 0."""
+    return zlib.crc32(f"{xid}:{made_at}".encode()) & 0xFFFFFFF or 1
+
+
 def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int = 0) -> str:
     """What follows the point in every cursor of this batch."""
     packed = bytearray((_VERSION,)) + epoch
@@ -99,8 +108,8 @@ def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int 
         for xid in running:
             _pack(packed, xid - before)
             before = xid
-    if losses:
-        _pack(packed, losses)
+    if losses or batch.witness:
+        _pack(packed, losses, batch.witness)
     return base64.urlsafe_b64encode(packed + _checksum(packed)).rstrip(b"=").decode()
 
 
@@ -126,9 +135,11 @@ def _decode(text: str) -> tuple[bytes, Place]:
         raise NotACursor("this cursor is of another version of the server")
     numbers = _unpack(packed[1 + EPOCH_BYTES :])
     try:
-        place = Place(_unpack_snapshot(numbers), _unpack_snapshot(numbers), int(match[1], 16), next(numbers, 0))
+        previous, batch = _unpack_snapshot(numbers), _unpack_snapshot(numbers)
+        losses, witness = next(numbers, 0), next(numbers, 0)
     except StopIteration:
         raise NotACursor("this cursor is cut or mangled") from None
+    place = Place(previous, replace(batch, witness=witness), int(match[1], 16), losses)
     if place.id >= _BEYOND_ID:
         raise NotACursor("this cursor is cut or mangled")
     return packed[1 : 1 + EPOCH_BYTES], place

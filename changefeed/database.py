@@ -29,7 +29,15 @@ Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class DatabaseUnavailable(Exception):
-    """The database did not answer; the message says what was tried."""
+    """The database did not answer; the message says what was tried. `is_late`: not before the deadline."""
+
+    is_late = False
+
+
+class DeadlinePassed(DatabaseUnavailable):
+    """It did not answer in time."""
+
+    is_late = True
 
 
 class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
@@ -172,7 +180,7 @@ class Database:
             async with asyncio.timeout(deadline_seconds):
                 return await self._fetch(query, parameters)
         except TimeoutError:
-            raise DatabaseUnavailable(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
+            raise DeadlinePassed(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
         except momoko.Pool.DatabaseNotAvailable:
             raise DatabaseUnavailable(self._pool.connect_error) from None
         except psycopg2.Error as error:

@@ -341,7 +341,7 @@ def check_journal(patient: Patient) -> Iterator[Finding]:
     settings, hours = patient.settings, (age_seconds or 0.0) / 3600
     says = f"{size / 1e6:.1f} MB, back to {hours:.1f} h ago"
     if losses:
-        lost = f"{losses} statements could not be journaled since it was installed; PostgreSQL's log says why"
+        lost = f"{losses} statements could not be journaled; PostgreSQL's log says why"
         yield Finding(Level.WARNING, "journal", lost, "grep changefeed in PostgreSQL's log")
     if size > 1.5 * settings.retention_bytes or hours > 1.5 * settings.retention_hours:
         seconds = settings.retention_hours * 3600

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import TextIO
 
-from changefeed.change import Change
+from changefeed.change import Change, without_losses
 from changefeed.printable import COMMAND
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Echo:
         self._thread.start()
 
     def __call__(self, changes: Sequence[Change], cursor: str | None = None) -> None:
+        changes = without_losses(changes)
         if not self._thread.is_alive():
             return
         waiting_bytes = self._taken_bytes - self._written_bytes

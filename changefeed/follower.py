@@ -9,31 +9,43 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 import psycopg2
 
 from changefeed.backoff import backoff
+from changefeed.change import Change
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.gap import Gap
-from changefeed.journal import BEGINNING, Journal, WrongJournal
+from changefeed.journal import BEGINNING, Journal, JournalReplaced, LostPast, WrongJournal
 from changefeed.memory import Memory, Page
 
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 2.0
+# Without a page read for so long the server is not ready: what is committed now is not on its way.
+STALLED_SECONDS = 10.0
 # With a full disk each statement may be one that could not be journaled. The clients are told of each, the log is not.
 LOSS_WARNING_SECONDS = 10.0
 # How much of the journal is in memory from the start, for clients that come back after a restart.
 REMEMBERED_ENTRIES = 20_000
+# Of how many of the newest changes it is looked after a lost connection whether PostgreSQL still has them.
+PROVEN_CHANGES = 1_000
+TABLES_NAMED = 5  # in a gap's text
+
+REPLACED = "the journal is another one than before: restored, or installed anew"
+RETAINED = "the server was away for longer than the journal's retention"
+UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why"
 
 
 class Follower:
     """Publishes every page that comes to the journal: publish(page, cursor of its end).
 
-    before_first(place) runs once, when it is known from where on it publishes; tell_gap(gap) says what was lost;
-    drained() is awaited between the pages of a big batch, so that sockets keep up.
+    before_first(memory) is called when it is known from where on it publishes; tell_gap(gap) says what was lost;
+    on_state() that `trouble` is another; drained() is awaited between the pages of a big batch, so that sockets keep
+    up.
     """
 
     def __init__(
@@ -41,23 +53,47 @@ class Follower:
         journal: Journal,
         *,
         publish: Callable[[Page, str], None],
-        before_first: Callable[[Memory], Awaitable[None]],
+        before_first: Callable[[Memory], None],
         tell_gap: Callable[[Gap], None],
         drained: Callable[[], Awaitable[None]],
+        on_state: Callable[[], None] = lambda: None,
     ) -> None:
         self.memory: Memory | None = None  # None while there is no journal
+        self.lost_statements = 0  # since the start: each was told as a gap
         self.read_until = 0.0  # epoch seconds: what was committed before is published
         self._journal = journal
         self._publish = publish
         self._before_first = before_first
         self._tell_gap = tell_gap
         self._drained = drained
+        self._on_state = on_state
         self._known = asyncio.Event()
         self._woken = asyncio.Event()
         self._moved = asyncio.Event()
         self._reconnected = asyncio.Event()
         self._is_identified = False
+        self._trouble: str | None = "the journal was not read yet"
+        self._progressed_at = time.monotonic()
         self._warned_at = float("-inf")  # of losses; monotonic
+        self._untold_until = 0  # of a loss, the first transaction that began after it was noticed; 0 for none
+
+    @property
+    def trouble(self) -> str | None:
+        """Why what is committed now would not be delivered; None where it would."""
+        silent_seconds = time.monotonic() - self._progressed_at
+        if self._trouble is None and silent_seconds > STALLED_SECONDS:
+            return f"the journal was not read for {silent_seconds:.0f} s"
+        return self._trouble
+
+    @property
+    def behind_seconds(self) -> float:
+        """How old what is published is at most: since when nothing was missing."""
+        return 0.0 if self.memory is None else max(0.0, time.time() - self.read_until)
+
+    @property
+    def behind_transactions(self) -> int:
+        """How many transaction ids PostgreSQL has given out since the newest change that was read, as of that read."""
+        return 0 if self.memory is None else max(0, self._journal.losses.present.xmax - self.memory.edge.batch.xmax)
 
     def wake(self) -> None:
         """Something may have come to the journal."""
@@ -81,57 +117,66 @@ class Follower:
 
     async def run(self) -> None:
         """Follows until cancelled."""
-        delays, complaint = backoff(), ""
+        delays = backoff()
         while True:
             self._reconnected.clear()
             try:
                 await self._read_on()
-                delays, complaint = backoff(), ""
+            except JournalReplaced:
+                self._is_identified = False
             except (DatabaseUnavailable, psycopg2.Error, WrongJournal) as error:
                 self._is_identified = False
-                if complaint != (complaint := one_line(error)):
-                    # That the database is away the listener says.
-                    level = logging.INFO if isinstance(error, DatabaseUnavailable) else logging.WARNING
-                    logger.log(level, "the journal cannot be read: %s; trying again until it can", complaint)
+                self._enter_trouble(error)
                 await _wait(self._reconnected, next(delays))
             else:
+                delays = backoff()
+                self._leave_trouble()
                 await _wait(self._woken, SWEEP_SECONDS)
 
     async def _read_on(self) -> None:
         self._woken.clear()
         if not self._is_identified or self.memory is None:  # one may be installed at any time
             await self._identify()
-        memory = self.memory
-        if memory is None:
+        if self.memory is None:
+            self._progressed_at = time.monotonic()
             return
         # What was left over of a batch is as old as that.
-        began = time.time() if memory.edge.previous == memory.edge.batch else self.read_until
+        began = time.time() if self.memory.edge.previous == self.memory.edge.batch else self.read_until
         while True:
-            page = await self._journal.read(memory.edge)
+            memory = self.memory
+            try:
+                page = await self._journal.read(memory.edge)
+            except LostPast:
+                await self._go_back(memory, ())
+                continue
             if memory.edge != BEGINNING and self._journal.losses.concern(memory.edge):
-                end = self._journal.encode(page.end)
-                self._tell("the server was away for longer than the journal's retention", memory, end)
+                self._tell(RETAINED, memory, self._journal.encode(page.end))
             memory.append(page)
+            self._progressed_at = time.monotonic()
             self._moved.set()
             if page.changes:
+                self._warn_of_losses(page.changes)
                 self._publish(page, self._journal.encode(page.end))
+            self._tell_again_once_over()
             if page.end.previous == page.end.batch:
                 self.read_until = began
                 return
             await self._drained()
 
     async def _identify(self) -> None:
-        """Finds the journal, and whether it is still the one that was followed."""
+        """Finds the journal, and whether it is still the one that was followed, with the past that was followed."""
         before = self._journal.epoch
         has_journal = await self._journal.identify()
         if self.memory is not None and before == self._journal.epoch:
+            missing = await self._journal.missing(self.memory.newest(PROVEN_CHANGES))
+            if missing:
+                await self._go_back(self.memory, missing)
             self._is_identified = True
             return
         if self.memory is not None:
             logger.warning("the journal is another one than before; cursors from before are refused")
-            self._tell_gap(Gap("the journal is another one than before: restored, or installed anew"))
-            self.memory = self._journal.on_lost = None
-            self._known.clear()
+            self._tell_gap(Gap(REPLACED))
+            self._forget()
         if has_journal and self._known.is_set():
             # There was none a moment ago: everything in it is news.
             self.memory = Memory(self._journal.encode_batch, BEGINNING)
@@ -140,6 +185,7 @@ class Follower:
             await self._remember()
         self._is_identified = True
         self._known.set()
+        self._leave_trouble()
 
     async def _remember(self) -> None:
         """Reads the newest entries into memory; publishing begins after them."""
@@ -150,19 +196,86 @@ class Follower:
             page = await self._journal.read(memory.edge)
             memory.append(page)
         self._journal.on_lost = self._tell_lost  # what was lost before, those who come back with a cursor are told
-        await self._before_first(memory)
+        self._before_first(memory)
         self.memory = memory
         logger.info("following the journal")
 
-    def _tell_lost(self, count: int) -> None:
-        self._tell(f"{count} statements could not be journaled; PostgreSQL's log says why", self.memory)
+    async def _go_back(self, memory: Memory, missing: Sequence[int]) -> None:
+        """PostgreSQL has lost what it had committed. Goes on from the last batch that is still there, if any is.
+
+        What the clients were sent since then is told as a gap, and what PostgreSQL has now instead is sent after it.
+        """
+        lost = set(missing)
+        for snapshot in memory.ends():
+            kept, sent = memory.up_to(snapshot)
+            if await self._journal.proves(snapshot) and not lost.intersection(
+                c.id for c in kept.newest(PROVEN_CHANGES)
+            ):
+                break
+        else:
+            kept, sent = None, memory.newest(PROVEN_CHANGES)
+        counts = Counter(change.table for change in sent)
+        tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
+        why = (
+            "PostgreSQL has lost what it had committed, as by a crash with synchronous_commit = off, a failover or a "
+            f"restore of older files; of changes that were sent, up to {len(sent)} never were: {tables}"
+        )
+        self._tell(why, None)
+        if kept is None:
+            self._forget()
+            await self._remember()
+            self._known.set()
+        else:
+            self.memory = kept
+        self._moved.set()
+
+    def _forget(self) -> None:
+        self.memory = self._journal.on_lost = None
+        self._known.clear()
+
+    def _tell_lost(self) -> None:
+        present = self._journal.losses.present
+        self._untold_until = present.xmax if present.xip else 0
+        self.lost_statements += 1
+        self._tell(UNJOURNALED, self.memory)
+
+    def _tell_again_once_over(self) -> None:
+        """Who reads a table anew before the losing transaction is over reads what was before it."""
+        if 0 < self._untold_until <= self._journal.losses.present.xmin:
+            self._untold_until = 0
+            self._tell(UNJOURNALED, self.memory)
+
+    def _warn_of_losses(self, changes: Sequence[Change]) -> None:
+        counts = Counter(change.table for change in changes if change.is_loss)
+        if counts:
+            self.lost_statements += counts.total()
+            tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
+            self._warn(f"statements could not be journaled or read ({tables}); PostgreSQL's log says why")
 
     def _tell(self, why: str, memory: Memory | None, end: str | None = None) -> None:
+        self._warn(why)
+        now = datetime.now(UTC)
+        self._tell_gap(Gap(why, self._journal.encode(memory.edge) if memory else None, end, now, now))
+
+    def _warn(self, why: str) -> None:
         if time.monotonic() >= self._warned_at + LOSS_WARNING_SECONDS:
             self._warned_at = time.monotonic()
             logger.warning("changes are missing: %s", why)
-        now = datetime.now(UTC)
-        self._tell_gap(Gap(why, self._journal.encode(memory.edge) if memory else None, end, now, now))
+
+    def _enter_trouble(self, error: Exception) -> None:
+        before, self._trouble = self._trouble, f"the journal cannot be read: {one_line(error)}"
+        if before != self._trouble:
+            # That the database is away the listener says.
+            level = logging.INFO if isinstance(error, DatabaseUnavailable) else logging.WARNING
+            logger.log(level, "%s; trying again until it can", self._trouble)
+            self._on_state()
+
+    def _leave_trouble(self) -> None:
+        before, self._trouble = self._trouble, None
+        if before is not None:
+            if before.startswith("the journal cannot be read"):
+                logger.info("the journal can be read again")
+            self._on_state()
 
 
 async def _wait(event: asyncio.Event, most_seconds: float) -> None:

@@ -3,33 +3,64 @@
 It comes from another process of this server, which has counted all along, or else from the journal.
 """
 
+import asyncio
+import functools
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import psycopg2
+
+from changefeed.backoff import backoff
 from changefeed.buckets import Buckets
 from changefeed.change import BY_LETTER, Change
 from changefeed.cursor import NotACursor, Place, Snapshot
-from changefeed.database import Database
+from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.journal import ForeignCursor, Journal
 from changefeed.memory import Memory, Page
 from changefeed.queries import load
 from changefeed.table_names import qualified
 from changefeed.tally import Tally
 
+logger = logging.getLogger(__name__)
+
 QUERIES = load("server.sql")
-DEADLINE_SECONDS = 120.0  # a journal of a gigabyte is read once, before anything is published
+DEADLINE_SECONDS = 120.0  # a journal of a gigabyte is read once for each step of the charts
 
 
 class History:
-    """Fills `tally` once, before anything is published; what comes later is counted as it is published."""
+    """Fills `tally` with what was before what is published, which is counted as it is published.
 
-    def __init__(self, database: Database, journal: Journal, tally: Tally) -> None:
+    begin() is called when it is known from where on that is. run() then reads the rest from the journal, while all else
+    goes on, and adds it all at once: apply(add) calls add(). Until then is_loaded is false.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Journal,
+        tally: Tally,
+        apply: Callable[[Callable[[], None]], None] = lambda add: add(),
+    ) -> None:
+        self._loaded = asyncio.Event()
+        self._loaded.set()
         self._database = database
         self._journal = journal
         self._tally = tally
+        self._apply = apply
+        self._wanted: Snapshot | None = None  # up to where the journal is still to be counted
+        self._is_wanted = asyncio.Event()
         self._cursor: str | None = None
         self._counted: Place | None = None  # by the other process, when it handed over
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the counts of what was before are in the tally."""
+        return self._loaded.is_set()
+
+    async def until_loaded(self) -> None:
+        await self._loaded.wait()
 
     def hand_over(self, memory: Memory | None) -> dict[str, Any]:
         """The counts of this process, whose place in the journal is the edge of `memory`; for JSON."""
@@ -44,11 +75,12 @@ class History:
         self._tally.restore(state["tally"])
         self._cursor = state["cursor"]
 
-    async def load(self, memory: Memory) -> None:
-        """Counts up to the edge of `memory`, which holds at least what came while another process handed over."""
+    def begin(self, memory: Memory) -> None:
+        """What comes after the edge of `memory` is published; it holds at least what came since a hand-over."""
         if self._cursor is None:
-            for buckets in self._tally.by_step.values():
-                await self._load(memory.edge.batch, buckets)
+            self._wanted = memory.edge.batch
+            self._loaded.clear()
+            self._is_wanted.set()
             return
         try:
             self._counted = self._journal.decode(self._cursor)
@@ -62,12 +94,34 @@ class History:
             self._counted = None
         return _beyond(self._counted, page.changes) if self._counted else page.changes
 
-    async def _load(self, snapshot: Snapshot, buckets: Buckets) -> None:
+    async def run(self) -> None:
+        """Loads whenever begin() asks for it, until cancelled."""
+        delays = backoff()
+        while True:
+            await self._is_wanted.wait()
+            wanted = self._wanted
+            if wanted is None:
+                self._is_wanted.clear()
+                continue
+            try:
+                loaded = [(step, await self._read(wanted, buckets)) for step, buckets in self._tally.by_step.items()]
+            except (DatabaseUnavailable, psycopg2.Error) as error:
+                logger.info("what happened before cannot be counted yet: %s; trying again", one_line(error))
+                await asyncio.sleep(next(delays))
+                continue
+            if self._wanted is wanted:  # else it is another journal meanwhile
+                self._wanted = None
+                self._apply(functools.partial(self._add, loaded))
+                self._loaded.set()
+
+    async def _read(self, snapshot: Snapshot, buckets: Buckets) -> list[Row]:
         parameters = {"step": buckets.step_seconds, "kept": buckets.kept, "snapshot": str(snapshot)}
-        rows = await self._database.fetch(QUERIES["activity"], parameters, DEADLINE_SECONDS)
-        for at, schema, table, letter, count, first_at in rows:
-            name = qualified(schema, table)
-            self._tally.load(buckets.step_seconds, at, name, BY_LETTER[letter], count, first_at)
+        return await self._database.fetch(QUERIES["activity"], parameters, DEADLINE_SECONDS)
+
+    def _add(self, loaded: Sequence[tuple[int, list[Row]]]) -> None:
+        for step_seconds, rows in loaded:
+            for at, schema, table, letter, count, first_at in rows:
+                self._tally.load(step_seconds, at, qualified(schema, table), BY_LETTER[letter], count, first_at)
 
 
 def _beyond(place: Place, changes: Sequence[Change]) -> Sequence[Change]:

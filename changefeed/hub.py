@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
-from changefeed.change import Change, parse
+from changefeed.change import Change, parse, without_losses
 from changefeed.json_text import NotJSON
 from changefeed.tally import Tally
 
@@ -72,7 +72,7 @@ class Hub:
         self, changes: Sequence[Change], cursor: str | None = None, uncounted: Sequence[Change] | None = None
     ) -> None:
         """`uncounted`: those of the changes that the tally does not hold yet, where that is not all."""
-        self.tally.count(changes if uncounted is None else uncounted, self._clock())
+        self.tally.count(without_losses(changes if uncounted is None else uncounted), self._clock())
         self.published += len(changes)
         self.remember(changes)
         for broadcast in self._broadcasts:
@@ -80,7 +80,7 @@ class Hub:
 
     def remember(self, changes: Sequence[Change]) -> None:
         """Keeps changes of before, which were published by an earlier server, for newest()."""
-        newest = changes[-RECENT_LIMIT:]
+        newest = without_losses(changes)[-RECENT_LIMIT:]
         self._recent.extend(newest)
         self._recent_bytes += sum([len(change.text) for change in newest])
         while len(self._recent) > RECENT_LIMIT or self._recent_bytes > RECENT_LIMIT_BYTES:

@@ -4,12 +4,16 @@ The algorithm is sql/read.sql's: a batch is the difference of two snapshots. The
 connection and a client's resume all read through here.
 """
 
+import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from changefeed.change import JournalRow, from_journal
-from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch
-from changefeed.database import Database, Row
+import psycopg2
+
+from changefeed.change import LOSS, Change, JournalRow, from_journal
+from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch, witness_of
+from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.json_text import NotJSON
 from changefeed.memory import Page
 from changefeed.nested_order import NestedOrder
@@ -17,19 +21,32 @@ from changefeed.payload import Payload, key_members
 from changefeed.queries import load
 from changefeed.seal import MARK, Seal
 
+logger = logging.getLogger(__name__)
+
 QUERIES = load("server.sql")
 VERSION = 5  # of sql/install.sql
+WITNESSED_SINCE = 5  # the version whose changefeed.read() proves places
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
 PAGE_ROWS = 2_000
 PAGE_BYTES = 256 << 10
 _OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read
-READ_DEADLINE_SECONDS = 60.0  # the first page of a big batch finds and sorts all of it
+READ_DEADLINE_SECONDS = 60.0
+PROOFS_KEPT = 1_000
 
-BEGINNING = Place.after(Snapshot(1, 1))  # which has seen nothing
+NOTHING = Snapshot(1, 1)
+BEGINNING = Place.after(NOTHING)  # which has seen nothing
 
 
 class WrongJournal(Exception):
     """The journal in the database is not one this server can read; the message says what to do."""
+
+
+class JournalReplaced(Exception):
+    """The journal is another one than the one that was identified: restored over it, or installed anew."""
+
+
+class LostPast(Exception):
+    """The place is of a past that PostgreSQL has lost: by a crash, a failover, or files that were put back."""
 
 
 class ForeignCursor(ValueError):
@@ -38,24 +55,36 @@ class ForeignCursor(ValueError):
 
 @dataclass(frozen=True)
 class Losses:
-    """What the journal no longer has: what retention took, up to a transaction and an id, and what it never got."""
+    """What the journal no longer has: what retention took, up to a transaction (whose last entry was made at `at`, in
+    microseconds since 1970) and an id; and how often not even a loss could be journaled.
+
+    `present` is the snapshot by which that was read.
+    """
 
     xid: int = 0
     id: int = 0
     statements: int = 0
+    at: int = 0
+    present: Snapshot = NOTHING
 
     def concern(self, place: Place) -> bool:
-        """Whether retention took a change that somebody at `place` has not seen."""
-        if self.xid < place.previous.xmin:
-            return False
-        return not (self.xid < place.batch.xmin and self.id <= place.id)
+        """Whether retention took a change that somebody at `place` has not seen.
+
+        Of a transaction that still runs it took nothing: that holds a lock on what it wrote to.
+        """
+        if self.xid >= place.batch.xmax:
+            return True
+        if self.id > place.id and self.xid >= place.previous.xmax:
+            return True  # of the rest of the batch
+        ended = {xid for xid in place.previous.xip if xid <= self.xid and xid not in self.present.xip}
+        return any(xid in place.batch.xip or self.id > place.id for xid in ended)
 
 
 class Journal:
     """The journal of one database, once identify() has found it. Of rows it gives out what `payload` says.
 
-    on_lost(count) is called when a read finds that so many more statements could not be journaled. That is before
-    anybody is given a cursor which says that its holder knows.
+    on_lost() is called when a read finds that statements could not be journaled of which the journal does not even have
+    the loss. That is before anybody is given a cursor which says that its holder knows.
     """
 
     def __init__(self, database: Database, payload: Payload = Payload.FULL) -> None:
@@ -63,26 +92,39 @@ class Journal:
         self._payload = payload
         self._nested_order = NestedOrder(database, with_rows=payload is not Payload.OFF)
         self.epoch: bytes | None = None
+        self.version = 0
         self.losses = Losses()
-        self.on_lost: Callable[[int], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self._identity: str | None = None
+        self._former_epoch: bytes | None = None  # of the same journal, as servers before version 5 named it
         self._seal: Seal | None = None
+        self._proofs: OrderedDict[tuple[int, int], bool] = OrderedDict()
 
     async def identify(self) -> bool:
         """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
         before = self.epoch
         self._nested_order.forget()
+        self._proofs.clear()
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if not has_journal:
             self.epoch = None
             return False
         await self._database.fetch(QUERIES["begin anew if restored"])
-        [(epoch, version, seal_key)] = await self._database.fetch(QUERIES["identify journal"])
-        if version > VERSION:
+        found = await self._database.fetch(QUERIES["identify journal"])
+        if not found:
+            raise WrongJournal(
+                "changefeed.meta is empty, as after a restore of the schema alone; run sql/install.sql as its owner"
+            )
+        [(epoch, former_epoch, identity, version, readable_from, seal_key)] = found
+        if version > VERSION and readable_from > VERSION:
             raise WrongJournal(
                 f"the schema changefeed is of version {version}, this server knows {VERSION}; use the newer server, or "
                 "take the schema away with sql/uninstall.sql"
             )
+        self.version = version
+        self._identity = identity if version >= WITNESSED_SINCE else None
         self.epoch = bytes.fromhex(epoch)[:EPOCH_BYTES]
+        self._former_epoch = bytes.fromhex(former_epoch)[:EPOCH_BYTES]
         self._seal = Seal(bytes.fromhex(seal_key))
         if self.epoch != before:
             self.losses = Losses()
@@ -91,7 +133,8 @@ class Journal:
     async def read(self, place: Place, upto: Snapshot | None = None) -> Page:
         """The page after `place`; what begins there is the batch up to `upto`, or up to now. Updates `losses`.
 
-        A page without changes ends later than it starts: nothing changed in between.
+        A page without changes ends later than it starts: nothing changed in between. Raises LostPast where the place
+        is of a lost past, and JournalReplaced where the journal is another one than before.
         """
         if place.previous != place.batch:
             page = await self._fetch(place, place.previous, place.batch, place.id)
@@ -130,40 +173,155 @@ class Journal:
             raise ForeignCursor("the cursor was given to somebody with other rights")
         if opened is not None:
             epoch, place = decode(opened)
-            if epoch == self.epoch:
+            if epoch == self.epoch or (epoch == self._former_epoch and not place.batch.witness):
                 return place
         raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
 
-    async def _fetch(self, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None) -> Page:
+    async def proves(self, snapshot: Snapshot, database: Database | None = None) -> bool:
+        """Whether what the snapshot sees is still there, as far as its witness tells; so a crowd asks once."""
+        if not snapshot.witness:
+            return True
+        key = snapshot.xmax, snapshot.witness
+        if key not in self._proofs:
+            xid = snapshot.xmax - 1
+            [(made_at, lost_xid, lost_at)] = await (database or self._database).fetch(
+                QUERIES["witness"], {"xid": str(xid)}
+            )
+            self._proofs[key] = _is_witnessed(snapshot, made_at, int(lost_xid), lost_at)
+            while len(self._proofs) > PROOFS_KEPT:
+                self._proofs.popitem(last=False)
+        return self._proofs[key]
+
+    async def missing(self, changes: Sequence[Change]) -> list[int]:
+        """The ids of those of the changes, which were read before, that are neither there nor taken by retention."""
         rows = await self._database.fetch(
-            QUERIES["read without rows"] if self._payload is Payload.OFF else QUERIES["read"],
-            {
-                "previous": str(previous),
-                "batch": str(batch) if batch else None,
-                "after": after,
-                "row_limit": PAGE_ROWS,
-                "byte_limit": PAGE_BYTES,
-            },
-            READ_DEADLINE_SECONDS,
+            QUERIES["missing"],
+            {"ids": [change.id for change in changes], "xids": [str(change.xid) for change in changes]},
         )
-        *entries, (*_, nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_statements) = rows
-        known_statements = self.losses.statements
-        # One answer may overtake another, on another connection: what was told is not taken back.
-        self.losses = Losses(int(lost_xid), lost_id, max(known_statements, lost_statements))
-        if lost_statements > known_statements and self.on_lost:
-            self.on_lost(lost_statements - known_statements)
+        return [change_id for (change_id,) in rows]
+
+    async def _fetch(self, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None) -> Page:
+        parameters: dict[str, object] = {
+            "previous": str(previous),
+            "batch": str(batch) if batch else None,
+            "after": after,
+            "row_limit": PAGE_ROWS,
+            "byte_limit": PAGE_BYTES,
+        }
+        try:
+            rows = await self._read(parameters, with_rows=self._payload is not Payload.OFF)
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            if not _may_be_of_an_entry(error):
+                raise
+            rows = await self._read_around(parameters, error)
+        (
+            *entries,
+            (
+                *_,
+                nested,
+                cascaded,
+                snapshot,
+                has_more,
+                lost_xid,
+                lost_id,
+                lost_at,
+                lost_statements,
+                made_at,
+                batch_at,
+                present,
+                identity,
+            ),
+        ) = rows
+        if identity != self._identity:
+            raise JournalReplaced
+        given = previous if after is None or batch is None else batch
+        if given.witness and not _is_witnessed(given, made_at, int(lost_xid), lost_at):
+            raise LostPast
+        self._note_losses(
+            Losses(int(lost_xid), lost_id, lost_statements, lost_at or 0, Snapshot.parse(present or snapshot))
+        )
         read = Snapshot.parse(snapshot)
-        found = await self._nested_order.apply(
+        read = replace(read, witness=self._witness(read, batch_at, given))
+        found = await self._in_order(
             [entry[_OF_THE_CHANGE] for entry in entries],
             nested=nested or (),
             cascaded=cascaded or (),
             is_whole_batch=after is None and not has_more,
-            byte_limit=PAGE_BYTES,
         )
         has_more = has_more or len(found) < len(entries)
         if self._payload is Payload.KEYS:
             found = await self._keys_of(found)
         return self._page(start, previous, read, found, has_more)
+
+    async def _in_order(
+        self, entries: list[Row], *, nested: Sequence[str], cascaded: Sequence[str], is_whole_batch: bool
+    ) -> Sequence[Row]:
+        try:
+            return await self._nested_order.apply(
+                entries, nested=nested, cascaded=cascaded, is_whole_batch=is_whole_batch, byte_limit=PAGE_BYTES
+            )
+        except psycopg2.Error as error:
+            if not _may_be_of_an_entry(error):
+                raise
+            logger.warning("changes that triggers made cannot be put in order: %s", one_line(error))
+            return entries
+
+    async def _read(self, parameters: dict[str, object], *, with_rows: bool = True) -> list[Row]:
+        if self.version < WITNESSED_SINCE:
+            query = QUERIES["read of version 4"] if with_rows else QUERIES["read without rows of version 4"]
+        else:
+            query = QUERIES["read"] if with_rows else QUERIES["read without rows"]
+        return await self._database.fetch(query, parameters, READ_DEADLINE_SECONDS)
+
+    async def _read_around(self, parameters: dict[str, object], error: Exception) -> list[Row]:
+        """The page, in which each entry that cannot be read has become a loss: it stops nobody but itself."""
+        *entries, last = await self._read(parameters, with_rows=False)
+        contents = await self._contents([entry[0] for entry in entries], error)
+        read: list[Row] = []
+        for entry in entries:
+            change_id, xid, at, letter, schema, table, _, _, row_count, *rest = entry
+            if change_id in contents:
+                read.append((change_id, xid, at, letter, schema, table, *contents[change_id], row_count, *rest))
+            else:
+                logger.warning(
+                    "the entry %d of the journal, a change of %s.%s, cannot be read: %s; a gap stands for it",
+                    change_id,
+                    schema,
+                    table,
+                    one_line(error),
+                )
+                read.append((change_id, xid, at, LOSS[0], schema, table, None, None, None, *rest))
+        return [*read, last]
+
+    async def _contents(self, ids: list[int], error: Exception) -> dict[int, tuple[str | None, str | None]]:
+        """What the entries hold, by id, without those for which PostgreSQL has only an error: found by bisection."""
+        if not ids:
+            return {}
+        try:
+            rows = await self._database.fetch(QUERIES["contents"], {"ids": ids}, READ_DEADLINE_SECONDS)
+        except (DatabaseUnavailable, psycopg2.Error) as another:
+            if not _may_be_of_an_entry(another):
+                raise
+            if len(ids) == 1:
+                return {}
+            middle = len(ids) // 2
+            return await self._contents(ids[:middle], another) | await self._contents(ids[middle:], another)
+        return {change_id: (data, old) for change_id, data, old in rows}
+
+    def _note_losses(self, found: Losses) -> None:
+        known = self.losses.statements
+        # One answer may overtake another, on another connection: what was told is not taken back.
+        self.losses = replace(found, statements=max(known, found.statements))
+        if found.statements > known and self.on_lost:
+            self.on_lost()
+
+    def _witness(self, read: Snapshot, batch_at: int | None, given: Snapshot) -> int:
+        xid = read.xmax - 1
+        if batch_at is not None:
+            return witness_of(xid, batch_at)
+        if self.losses.xid == xid and self.losses.at:
+            return witness_of(xid, self.losses.at)
+        return given.witness if given.xmax == read.xmax else 0
 
     async def _keys_of(self, found: Sequence[Row]) -> list[Row]:
         """The rows with nothing but their keys in them."""
@@ -186,6 +344,36 @@ class Journal:
 
     def _page(self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[Row], has_more: bool) -> Page:
         suffix = self.encode_batch(previous, batch)
-        changes = [from_journal(row, suffix) for row in rows]
+        try:
+            changes = [from_journal(row, suffix) for row in rows]
+        except Exception:  # noqa: BLE001  # whatever it is, it costs the one entry that it is of
+            changes = [_change_or_loss(row, suffix) for row in rows]
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch)
+
+
+def _change_or_loss(row: Row, suffix: str) -> Change:
+    try:
+        return from_journal(row, suffix)
+    except Exception:
+        change_id, xid, at, _, schema, table, *_ = row
+        logger.exception(
+            "the entry %d of the journal, a change of %s.%s, cannot be understood", change_id, schema, table
+        )
+        return from_journal((change_id, xid, at, LOSS[0], schema, table, None, None, None), suffix)
+
+
+def _is_witnessed(snapshot: Snapshot, made_at: int | None, lost_xid: int, lost_at: int | None) -> bool:
+    xid = snapshot.xmax - 1
+    if made_at is None:
+        if lost_xid != xid or not lost_at:
+            return lost_xid >= xid  # retention took it: whether more than was seen, Losses.concern() says
+        made_at = lost_at
+    return witness_of(xid, made_at) == snapshot.witness
+
+
+def _may_be_of_an_entry(error: Exception) -> bool:
+    """Whether reading less may help: bytes that are no text, too large a value, too little memory, too long a time."""
+    if isinstance(error, psycopg2.Error):
+        return bool(error.pgcode) and str(error.pgcode).startswith(("22", "53", "54", "57014", "XX"))
+    return isinstance(error, DatabaseUnavailable) and error.is_late

@@ -53,11 +53,13 @@ class Memory:
         self._starting: dict[Place, Page] = {}  # the same, by where they begin
         self._batches: dict[tuple[Snapshot, Snapshot], list[Page]] = {}
         self._bytes = 0
+        self._witnesses = {edge.batch.xmax: edge.batch.witness}
         self._differences: OrderedDict[tuple[Snapshot, Snapshot], list[Change]] = OrderedDict()
 
     def append(self, page: Page) -> None:
         """Takes the page that begins at the edge."""
         self.edge = page.end
+        self._witnesses[page.batch.xmax] = page.batch.witness
         if not page.changes:
             # Nothing changed, only time went on: what was the last page's end now lies later.
             if self._pages:
@@ -86,6 +88,28 @@ class Memory:
         if not self._oldest.is_within(place) or not place.is_within(self.edge):
             return None
         return self._page_across(place)
+
+    def proves(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot is of the past that is remembered here; of one that is not, the journal may know."""
+        return not snapshot.witness or self._witnesses.get(snapshot.xmax) == snapshot.witness
+
+    def ends(self) -> list[Snapshot]:
+        """The batches whose ends are remembered, newest first."""
+        ends = [page.batch for page in reversed(self._pages) if page.end.previous == page.end.batch]
+        return list(dict.fromkeys(ends))
+
+    def up_to(self, snapshot: Snapshot) -> "tuple[Memory, list[Change]]":
+        """The memory as it was at the end of this batch, which is one of ends(), and the changes that came since."""
+        kept = Memory(self._encode_batch, self._pages[0].start, self._limit_bytes)
+        dropped: list[Change] = []
+        is_beyond = False
+        for page in self._pages:
+            if is_beyond:
+                dropped += page.changes
+            else:
+                kept.append(replace(page))
+                is_beyond = page.batch == snapshot and page.end.previous == page.end.batch
+        return kept, dropped
 
     def is_beyond_edge(self, place: Place) -> bool:
         return not place.is_within(self.edge)
@@ -165,6 +189,7 @@ class Memory:
         pages = self._batches[page.previous, page.batch]
         pages.remove(page)
         if not pages:
+            self._witnesses.pop(page.batch.xmax, None)
             del self._batches[page.previous, page.batch]
 
 

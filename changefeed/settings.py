@@ -66,6 +66,7 @@ class Settings:
     payload: Payload
     channels: tuple[str, ...]
     no_plain_channel: bool
+    upgrade_schema: bool
     retention_hours: float
     retention_bytes: int
     alert: tuple[alerts.Alert, ...]
@@ -359,6 +360,13 @@ SETTINGS: tuple[Setting, ...] = (
         "changes",
     ),
     Setting("retention_hours", setting_values.positive, 24.0, "HOURS", "how long the journal keeps changes"),
+    Setting(
+        "upgrade_schema",
+        setting_values.yes_or_no,
+        False,
+        "",
+        "upgrade an older schema changefeed at the start; servers that are older than this one cannot read it then",
+    ),
     Setting(
         "retention_bytes",
         setting_values.whole(1 << 20, 1 << 50),

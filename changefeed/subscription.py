@@ -175,7 +175,7 @@ class TableSelection:
         self.equality = bounding or next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
     def pick(self, change: Change, row: Row) -> Change | None:
-        if change.action not in self._actions:
+        if change.action not in self._actions and not change.is_loss:
             return None
         passage = ""
         if self._sight:

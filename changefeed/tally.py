@@ -70,6 +70,7 @@ class Tally:
         self.since = min(self.since, datetime.fromtimestamp(first_at, UTC))
         if step_seconds == 60:
             self.totals[table][index] += count
+            self._touched_tables.add(table)
 
     def dump(self) -> dict[str, Any]:
         """All of it, for JSON."""

@@ -46,11 +46,23 @@ EVERYTHING = WatchOptions()
 
 
 class Watching:
-    """`patterns` are schema.table or schema.* as SQL writes them; retention is in seconds and bytes."""
+    """`patterns` are schema.table or schema.*; retention is in seconds and bytes.
+
+    A schema of an older version is upgraded where `may_upgrade`; else the server goes on with it, since servers beside
+    it may be too old to read a newer one.
+    """
 
     def __init__(
-        self, database: Database, patterns: Sequence[str], retention_seconds: float, retention_bytes: int
+        self,
+        database: Database,
+        patterns: Sequence[str],
+        retention_seconds: float,
+        retention_bytes: int,
+        *,
+        may_upgrade: bool = True,
     ) -> None:
+        self._may_upgrade = may_upgrade
+        self._is_told_to_upgrade = False
         self._database = database
         self._patterns = tuple(patterns)
         self._retention = {"seconds": retention_seconds, "bytes": retention_bytes}
@@ -212,10 +224,19 @@ class Watching:
         return bool(has_journal)
 
     async def _install(self) -> None:
-        if await self._is_installed():
-            found = await self._database.fetch(QUERIES["identify journal"])
-            if found and found[0][1] >= VERSION:  # none where the schema was restored without what is in it
-                return
+        version = await self._version()
+        if version is not None and version >= VERSION:
+            return
+        if version and not self._may_upgrade:
+            if not self._is_told_to_upgrade:
+                self._is_told_to_upgrade = True
+                logger.warning(
+                    "the schema changefeed is of version %d, this server brings %d: once no older server is left, run "
+                    "psql -f sql/install.sql, or start with --upgrade-schema",
+                    version,
+                    VERSION,
+                )
+            return
         try:
             await self._database.fetch(read_script("install.sql"), deadline_seconds=INSTALL_DEADLINE_SECONDS)
         except psycopg2.errors.InsufficientPrivilege as error:
@@ -223,7 +244,17 @@ class Watching:
                 f"the schema changefeed cannot be installed ({one_line(error)}); let the database's owner run "
                 "psql -f sql/install.sql once"
             ) from None
-        logger.info("installed the schema changefeed")
+        if version:
+            logger.info("upgraded the schema changefeed from version %d to %d", version, VERSION)
+        else:
+            logger.info("installed the schema changefeed")
+
+    async def _version(self) -> int | None:
+        """Of the schema that is installed; None where none is, 0 where its table meta is empty."""
+        if not await self._is_installed():
+            return None
+        rows = await self._database.fetch(QUERIES["schema version"])
+        return int(rows[0][0]) if rows else 0
 
     @contextlib.contextmanager
     def _refusals(self, name: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 from tornado.ioloop import PeriodicCallback
 
 from changefeed import __version__
-from changefeed.change import Change
+from changefeed.change import Change, without_losses
 from changefeed.cursor import NotACursor
 from changefeed.database import DatabaseUnavailable
 from changefeed.delays import LEAST_SECONDS, PER_DOUBLING
@@ -232,6 +232,10 @@ class ActivitySocket(BaseSocket):
     @classmethod
     def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> None:
         """Counts what each filter lets through, and keeps the newest of it until the next message."""
+        told, changes = changes, without_losses(changes)
+        for loss in told if changes is not told else ():
+            if loss.is_loss:
+                cls.tell_gap(Gap.of_loss(loss))
         for view in cls.views.values():
             view.add(changes, time.time())
         for audience, picked in cls.audiences.route(changes):

@@ -70,7 +70,14 @@ def make_feed(
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
     change_counts = ChangeCounts(tally, share.meters)
     journal = Journal(database, settings.payload)
-    history = History(database, journal, hub.tally)
+
+    def without_counting(add: Callable[[], None]) -> None:
+        """What happened before the server started is no news for the metrics."""
+        change_counts.sample()
+        add()
+        change_counts.begin()
+
+    history = History(database, journal, hub.tally, without_counting)
 
     telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
 
@@ -78,11 +85,12 @@ def make_feed(
         FeedClient.tell_gap(gap)
         ActivitySocket.tell_gap(gap)
 
-    async def recall(memory: Memory) -> None:
+    def tell_state_of_database() -> None:
+        ActivitySocket.tell_database(feed)
+
+    def recall(memory: Memory) -> None:
         hub.remember(memory.newest(RECENT_LIMIT))
-        change_counts.sample()
-        await history.load(memory)
-        change_counts.begin()
+        history.begin(memory)
 
     follower = Follower(
         journal,
@@ -90,6 +98,7 @@ def make_feed(
         before_first=recall,
         tell_gap=tell_gap,
         drained=FeedClient.drained,
+        on_state=tell_state_of_database,
     )
 
     def on_payloads(payloads: dict[str, list[str]]) -> None:
@@ -103,7 +112,7 @@ def make_feed(
     def tell_state() -> None:
         if listener.state is ListenerState.LISTENING:
             follower.reidentify()
-        ActivitySocket.tell_database(feed)
+        tell_state_of_database()
         on_state()
 
     def tell_outage(outage: Outage) -> None:
@@ -130,7 +139,14 @@ def make_feed(
         on_outage=tell_outage,
         rest=FeedClient.rest,
     )
-    watching = Watching(database, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
+    watching = Watching(
+        database,
+        settings.watch,
+        settings.retention_hours * 3600,
+        settings.retention_bytes,
+        # Nobody but this server uses an embedded database.
+        may_upgrade=settings.upgrade_schema or settings.database_url is None,
+    )
     lookout = Lookout(
         database,
         catalog,

@@ -2,20 +2,21 @@
 
 import asyncio
 import json
-import math
+import time
+from dataclasses import replace
 
 import psycopg2
 
-from changefeed.change import Change
-from changefeed.cursor import NotACursor, Place
+from changefeed.change import Change, without_losses
+from changefeed.cursor import Place
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.gap import Gap
-from changefeed.journal import BEGINNING, ForeignCursor
+from changefeed.journal import BEGINNING, JournalReplaced, LostPast
 from changefeed.subscription import Selection
 from handlers.base import ApiHandler
-from handlers.dialects import gap_fields
+from handlers.dialects import gap_fields, loss_gap
 from handlers.errors import ApiError
-from handlers.feed_client import check_subscription, missed_since, until_journal_known
+from handlers.feed_client import check_subscription, find_place, until_journal_known
 from handlers.feed_query import parse_query
 from handlers.gate import Need
 
@@ -23,6 +24,8 @@ DEFAULT_LIMIT = 1_000
 MOST_LIMIT = 10_000
 ANSWER_LIMIT_BYTES = 4 << 20
 LOOK_LIMIT = 50_000  # changes, whether they were asked for or not
+# The same for who may not know how many there are. That it took so long he sees in any case.
+LOOK_LIMIT_SECONDS = 2.0
 OTHER_FIELDS = ("limit", "replay", "slow")  # of which only the first means something here
 
 
@@ -46,33 +49,35 @@ class ChangesHandler(ApiHandler):
         if self.feed.follower.memory is None:
             raise ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
         selection = self.feed.catalog.select(query.subscription, self.feed.journal.seal)
-        place, gap = self._place(query.since, selection)
+        place, gap = await self._place(query.since, selection)
         try:
-            changes, place, has_more = await self._read(place, int(limit), selection)
+            taken, place, has_more = await self._read(place, int(limit), selection)
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
+        except (JournalReplaced, LostPast):
+            raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
+        changes = without_losses(taken)
+        for loss in taken:
+            if loss.is_loss and gap is None:
+                gap = loss_gap(loss, is_bounded=selection.subscription.is_bounded)
         texts = ",".join([change.text for change in changes])
         cursor = selection.cursor(self.feed.journal.encode(place))
         rest = json.dumps({"cursor": cursor, "has_more": has_more, "gap": gap_fields(gap) if gap else None})
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.finish(f'{{"changes":[{texts}],{rest[1:]}')
 
-    def _place(self, since: str | None, selection: Selection) -> tuple[Place, Gap | None]:
+    async def _place(self, since: str | None, selection: Selection) -> tuple[Place, Gap | None]:
         """Where to begin, and what was lost before."""
         if since is None:
             return BEGINNING, None
-        journal = self.feed.journal
-        try:
-            place = journal.decode(since, must_be_sealed=selection.subscription.is_bounded)
-        except NotACursor as error:
-            raise ApiError(400, "not_a_cursor", str(error)) from None
-        except ForeignCursor as error:
-            return BEGINNING, Gap(f"{error}; these changes are from the oldest one kept", from_cursor=since)
-        return place, missed_since(self.feed, place, since, selection.subscription)
+        place, gap = await find_place(self.feed, since, selection.subscription)
+        if place is None and gap:
+            return BEGINNING, replace(gap, why=f"{gap.why}; these changes are from the oldest one kept")
+        return place or BEGINNING, gap
 
     async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
         # Neither an empty page nor one that says there is more may tell of what the client has no right to.
-        look_limit = math.inf if selection.subscription.is_bounded else LOOK_LIMIT
+        is_bounded, due = selection.subscription.is_bounded, time.monotonic() + LOOK_LIMIT_SECONDS
         taken: list[Change] = []
         size = looked_at = 0
         while True:
@@ -80,7 +85,7 @@ class ChangesHandler(ApiHandler):
             page = memory.page_after(place) if memory and place != BEGINNING else None
             page = page or await self.feed.journal.read(place)
             for change in page.changes:
-                if looked_at >= look_limit:
+                if looked_at >= LOOK_LIMIT and not is_bounded:
                     return taken, place, True
                 for picked in selection.pick([change]):
                     if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES:
@@ -92,4 +97,6 @@ class ChangesHandler(ApiHandler):
             if not page.changes:
                 return taken, page.end, False
             place = page.end
+            if is_bounded and time.monotonic() >= due:
+                return taken, place, True
             await asyncio.sleep(0)

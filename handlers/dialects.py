@@ -3,14 +3,17 @@
 An encoding is made once and written to every client that speaks it. Knows no socket.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from changefeed.change import Change
+from changefeed.change import Change, without_losses
 from changefeed.gap import Gap
 from handlers.feed import iso
 from handlers.framing import text_frames
+
+MAY_BE_LOST = "changes may have been lost"  # all that who may not see everything is told of a gap
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,30 @@ def gap_fields(gap: Gap) -> dict[str, object]:
         "what_to_do": gap.what_to_do,
         **{name: value for name, value in known.items() if value is not None},
     }
+
+
+def frames(dialect: Dialect, changes: Sequence[Change], cursor: str | None, *, is_bounded: bool = False) -> bytes:
+    """The changes, and each loss among them as a gap where it stands; who `is_bounded` is not told what was in it."""
+    if len(without_losses(changes)) == len(changes):
+        return dialect.changes(changes, cursor)
+    parts: list[bytes] = []
+    for is_loss, run in itertools.groupby(changes, key=lambda change: change.is_loss):
+        told = list(run)
+        if is_loss:
+            parts += [dialect.gap(loss_gap(loss, is_bounded=is_bounded)) for loss in told]
+            if told[-1].cursor:
+                parts.append(dialect.place(told[-1].cursor))
+        else:
+            parts.append(dialect.changes(told, told[-1].cursor))
+    if cursor:
+        parts.append(dialect.place(cursor))
+    return b"".join(parts)
+
+
+def loss_gap(loss: Change, *, is_bounded: bool) -> Gap:
+    """The gap that a client is told of for a loss; to who `is_bounded`, that there is one."""
+    gap = Gap.of_loss(loss)
+    return replace(gap, why=MAY_BE_LOST, skipped=None) if is_bounded else gap
 
 
 def _plain_changes(changes: Sequence[Change], cursor: str | None) -> bytes:

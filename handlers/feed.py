@@ -83,12 +83,22 @@ class Feed:
 
         Where that is not for everybody, neither which database it is nor what it answers.
         """
+        state, reason = self.listener.state, self.listener.reason
+        if state is ListenerState.LISTENING and self.follower.trouble:
+            state, reason = ListenerState.LOST, self.follower.trouble  # it hears, and delivers nothing
         return {
-            "state": self.listener.state.value,
+            "state": state.value,
             "name": self.database_name if is_full else "PostgreSQL",
             "since": iso(self.listener.since),
-            "reason": self.listener.reason if is_full else "",
+            "reason": reason if is_full else "",
         }
+
+    @property
+    def not_ready_reason(self) -> str | None:
+        """Why what is committed now would not reach the clients; None where it would."""
+        if not self.listener.is_ready:
+            return f"the server does not hear PostgreSQL: {self.listener.not_ready_reason}"
+        return self.follower.trouble
 
     def counted_span(self, now: float) -> tuple[float, float] | None:
         """From and to in epoch seconds, by the clock of what is counted: all that happened between is in the tally.

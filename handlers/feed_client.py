@@ -7,6 +7,7 @@ left out between the past and the present.
 
 import abc
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -18,20 +19,24 @@ from changefeed.change import Change
 from changefeed.conflation import Conflation
 from changefeed.cursor import NotACursor, Place
 from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.follower import UNJOURNALED
 from changefeed.gap import Gap
 from changefeed.hub import RECENT_LIMIT
-from changefeed.journal import ForeignCursor
+from changefeed.journal import ForeignCursor, JournalReplaced, LostPast
 from changefeed.memory import Memory, Page
 from changefeed.subscription import BadSubscription, Selection, Subscription
 from handlers.audiences import Audience, Audiences
 from handlers.base import BaseHandler
-from handlers.dialects import PLAIN, PROTOCOL, Dialect, message_frame
+from handlers.dialects import MAY_BE_LOST, PLAIN, PROTOCOL, Dialect, frames, message_frame
 from handlers.errors import ApiError
 from handlers.feed import Feed
 from handlers.feed_query import FeedQuery
 from handlers.outbox import Outbox
 
+logger = logging.getLogger(__name__)
+
 JOURNAL_DEADLINE_SECONDS = 5.0
+LOST_PAST = "the cursor is of a past that PostgreSQL has lost: by a crash, a failover, or files that were put back"
 SLICE_CHANGES = 500
 # What a page costs beside its changes, in changes. In a gentle feed each has one or two: who caught up by one page a
 # turn of the loop would hardly be faster than the feed itself.
@@ -52,6 +57,28 @@ async def until_journal_known(feed: Feed) -> None:
         raise ApiError(503, "not_ready", "the server has not reached PostgreSQL yet; try again")
 
 
+async def find_place(feed: Feed, since: str, subscription: Subscription) -> tuple[Place | None, Gap | None]:
+    """The place that a cursor names, and what whoever holds it has missed for good. No place: he begins anew.
+
+    Raises ApiError for what is no cursor, and where it cannot be known yet what has become of it.
+    """
+    try:
+        place = feed.journal.decode(since, must_be_sealed=subscription.is_bounded)
+    except NotACursor as error:
+        raise ApiError(400, "not_a_cursor", str(error)) from None
+    except ForeignCursor as error:
+        return None, Gap(str(error), from_cursor=since)
+    memory = feed.follower.memory
+    if memory is None or not memory.proves(place.batch):
+        try:
+            is_proven = await feed.journal.proves(place.batch)
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
+        if not is_proven:
+            return None, Gap(LOST_PAST, from_cursor=since)
+    return place, missed_since(feed, place, since, subscription)
+
+
 def gap_within(selection: Selection, gap: Gap) -> Gap | None:
     """The gap as a client of this selection may be told of it: that there is one, but not what was in it.
 
@@ -62,7 +89,7 @@ def gap_within(selection: Selection, gap: Gap) -> Gap | None:
     if not selection.subscription.is_bounded:
         return gap
     begin, end = selection.cursor(gap.from_cursor), selection.cursor(gap.to_cursor)
-    return replace(gap, why="changes may have been lost", from_cursor=begin, to_cursor=end)
+    return replace(gap, why=MAY_BE_LOST, from_cursor=begin, to_cursor=end)
 
 
 def missed_since(feed: Feed, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
@@ -70,8 +97,7 @@ def missed_since(feed: Feed, place: Place, cursor: str, subscription: Subscripti
     if feed.journal.losses.concern(place):
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor)
     if place.losses < feed.journal.losses.statements:
-        why = "some statements since this cursor could not be journaled; PostgreSQL's log says why"
-        return Gap(why, from_cursor=cursor)
+        return Gap(UNJOURNALED, from_cursor=cursor)
     return feed.lookout.missed_since(place, cursor, subscription)
 
 
@@ -120,7 +146,7 @@ class FeedClient(BaseHandler):
         deliveries = 0
         for audience, picked in cls.audiences.route(changes):
             shown = audience.selection.cursor(cursor)
-            buffer = audience.dialect.changes(picked, shown)
+            buffer = frames(audience.dialect, picked, shown, is_bounded=audience.selection.subscription.is_bounded)
             audience.told = cursor
             deliveries += len(picked) * len(audience.clients)
             for client in tuple(audience.clients):
@@ -203,18 +229,11 @@ class FeedClient(BaseHandler):
                 400, "bad_slow", "slow=conflate needs the subprotocol changefeed.v1, which tells what is left out"
             )
         await check_subscription(self.feed, query.subscription, needs_keys=query.conflates)
+        await until_journal_known(self.feed)  # who is greeted has a place from which on nothing is missed
         if query.since is None:
             return Start(query)
-        await until_journal_known(self.feed)
-        journal = self.feed.journal
-        try:
-            place = journal.decode(query.since, must_be_sealed=query.subscription.is_bounded)
-        except NotACursor as error:
-            raise ApiError(400, "not_a_cursor", str(error)) from None
-        except ForeignCursor as error:
-            start = Start(query, None, Gap(str(error), from_cursor=query.since))
-        else:
-            start = Start(query, place, missed_since(self.feed, place, query.since, query.subscription))
+        place, gap = await find_place(self.feed, query.since, query.subscription)
+        start = Start(query, place, gap)
         if start.gap and self.dialect is PLAIN:
             why = start.gap.why
             raise ApiError(410, "gap", f"{why}; connect without since, or with changefeed.v1 to be told in the socket")
@@ -230,7 +249,7 @@ class FeedClient(BaseHandler):
         if start.gap:
             self.outbox.send(self.dialect.gap(start.gap))
         if start.place is not None:
-            self._catching_up = asyncio.create_task(self._catch_up(start.place))
+            self._catching_up = asyncio.create_task(self._catch_up_or_leave(start.place))
             return
         if start.query.replay:
             newest = self._selection.pick(self.feed.hub.newest(RECENT_LIMIT))
@@ -320,16 +339,35 @@ class FeedClient(BaseHandler):
             self._catching_up.cancel()
             self._catching_up = None
 
+    async def _catch_up_or_leave(self, place: Place) -> None:
+        try:
+            await self._catch_up(place)
+        except Exception:
+            logger.exception("a client could not be brought up to date; it is closed and may come back by its cursor")
+            self.leave("the server made a mistake; come back by your cursor")
+
     async def _catch_up(self, place: Place) -> None:
         follower, journal = self.feed.follower, self.feed.journal
         is_told, spent = True, 0
+        followed = follower.memory
         while True:
             memory = follower.memory
             if memory is None:
                 # The journal went away, which everybody live was told of.
                 self.outbox.send(self.dialect.gap(Gap("there is no journal any more")))
                 break
-            page = await self._next_page(memory, place)
+            if memory is not followed:
+                # Another journal, or another past of the same, which was told; goes on where the place is still good.
+                followed = memory
+                if not memory.proves(place.batch):
+                    place = memory.edge
+            try:
+                page = await self._next_page(memory, place)
+            except LostPast:
+                if told := gap_within(self._selection, Gap(LOST_PAST)):
+                    self.outbox.send(self.dialect.gap(told))
+                place = memory.edge
+                continue
             if page is None:
                 await follower.until_moved()
                 continue
@@ -361,7 +399,7 @@ class FeedClient(BaseHandler):
             return None
         try:
             page = await self.feed.journal.read(place, upto=edge)
-        except (DatabaseUnavailable, psycopg2.Error):
+        except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower says so in the log, and moves when it is back
         if self.feed.journal.losses.concern(place):
             self.outbox.send(self.dialect.gap(Gap("retention took changes away that were about to be read")))
@@ -370,7 +408,8 @@ class FeedClient(BaseHandler):
     def _send(self, changes: Sequence[Change], cursor: str | None) -> None:
         if changes:
             self.feed.deliveries.catch_up(len(changes))
-            self.outbox.send(self.dialect.changes(changes, cursor))
+            is_bounded = self._selection.subscription.is_bounded
+            self.outbox.send(frames(self.dialect, changes, cursor, is_bounded=is_bounded))
 
     @staticmethod
     def _within(page: Page, change: Change) -> Place:

@@ -1,4 +1,4 @@
-"""Whether the process runs (/healthz), and whether what is committed now would be heard (/readyz).
+"""Whether the process runs (/healthz), and whether what is committed now would be delivered (/readyz).
 
 Whoever asks is told that, since what watches a server seldom has a token; more only where no tokens are asked for.
 """
@@ -21,8 +21,8 @@ class ReadyHandler(ApiHandler):
     needs = Need.NOTHING
 
     def get(self) -> None:
-        listener, is_open = self.feed.listener, not self.feed.gate.tokens.are_required
-        if not listener.is_ready:
-            why = f": {listener.not_ready_reason}" if is_open else "; its log says why"
-            raise ApiError(503, "not_ready", f"the server does not hear PostgreSQL{why}")
+        is_open = not self.feed.gate.tokens.are_required
+        if reason := self.feed.not_ready_reason:
+            shown = reason if is_open else "what is committed now would not be delivered; the server's log says why"
+            raise ApiError(503, "not_ready", shown)
         self.finish({"status": "ready", "database": self.feed.database_state(is_full=is_open)})

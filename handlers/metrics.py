@@ -103,7 +103,17 @@ METRICS = (
         max,
     ),
     Described(
-        sampling.LISTENER_UP, ("process",), "1 while what is committed now would be heard, as /readyz says it.", None
+        sampling.DELIVERING, ("process",), "1 while what is committed now would be delivered, as /readyz says it.", None
+    ),
+    Described(sampling.LISTENER_UP, ("process",), "1 while notifications arrive.", None),
+    Described(
+        sampling.BEHIND_SECONDS, ("process",), "Since when the server may not have read what was committed.", None
+    ),
+    Described(
+        sampling.BEHIND_TRANSACTIONS,
+        ("process",),
+        "Transaction ids that PostgreSQL has given out since the newest change that was read.",
+        None,
     ),
     Described(sampling.RECONNECTS, ("process",), "Attempts to bring the LISTEN connection back.", None),
     Described(
@@ -116,7 +126,9 @@ METRICS = (
     Described("changefeed_journal_limit_bytes", (), "--retention-bytes."),
     Described("changefeed_journal_oldest_entry_age_seconds", (), "How far back a client can resume."),
     Described("changefeed_journal_retention_seconds", (), "--retention-hours."),
-    Described("changefeed_journal_lost_statements_total", (), "Statements that could not be journaled."),
+    Described(
+        sampling.LOST_STATEMENTS, (), "Statements that could not be journaled or read since the server started.", max
+    ),
     Described(
         "changefeed_incomplete_tables",
         (),
@@ -206,10 +218,9 @@ async def _database(feed: Feed) -> dict[Key, float]:
             known: dict[Key, float] = {("changefeed_notify_queue_usage_ratio",): queue_usage}
             if feed.journal.epoch is None:
                 return known
-            [(size, oldest_age_seconds, losses)] = await fetch(QUERIES["journal figures"])
+            [(size, oldest_age_seconds, _)] = await fetch(QUERIES["journal figures"])
     except (DatabaseUnavailable, psycopg2.Error, TimeoutError):
         return {}
     known["changefeed_journal_bytes",] = size
     known["changefeed_journal_oldest_entry_age_seconds",] = oldest_age_seconds
-    known["changefeed_journal_lost_statements_total",] = losses
     return known

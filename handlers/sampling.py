@@ -15,6 +15,10 @@ OUTBOX_BYTES = "changefeed_outbox_bytes"
 UNREAD_BYTES = "changefeed_unread_bytes"
 SIGNING_IN = "changefeed_sockets_signing_in"
 LISTENER_UP = "changefeed_listener_up"
+DELIVERING = "changefeed_delivering"
+LOST_STATEMENTS = "changefeed_journal_lost_statements_total"
+BEHIND_SECONDS = "changefeed_follower_behind_seconds"
+BEHIND_TRANSACTIONS = "changefeed_follower_behind_transactions"
 RECONNECTS = "changefeed_listener_reconnects_total"
 CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
 
@@ -27,6 +31,10 @@ def sample(feed: Feed) -> None:
     meters.meter(UNREAD_BYTES).set(feed.admission.unread.weight)
     meters.meter(SIGNING_IN).set(len(feed.admission.outside))
     meters.meter(LISTENER_UP).set(listener.is_ready)
+    meters.meter(DELIVERING).set(feed.not_ready_reason is None)
+    meters.meter(LOST_STATEMENTS).set(feed.follower.lost_statements)
+    meters.meter(BEHIND_SECONDS).set(feed.follower.behind_seconds)
+    meters.meter(BEHIND_TRANSACTIONS).set(feed.follower.behind_transactions)
     meters.meter(RECONNECTS).set(listener.reconnects)
     if listener.canary_seconds is not None:
         meters.meter(CANARY_SECONDS).set(listener.canary_seconds)
@@ -42,6 +50,6 @@ def one_line_of(meters: Meters) -> str:
     """How all processes stand."""
     parts = meters.everywhere()
     clients = sum(value for part in parts for (name, *_), value in part.items() if name == census.NAME)
-    hearing = sum(part.get((LISTENER_UP,), 0) for part in parts)
+    hearing = sum(part.get((DELIVERING,), 0) for part in parts)
     who = "" if len(parts) == 1 else f"{hearing:.0f} of {len(parts)} processes: "
     return f"{who}PostgreSQL is {'' if hearing else 'not '}heard; {clients:.0f} clients are connected"

@@ -30,7 +30,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
                  WHEN c.relname = 'meta' THEN has_column_privilege(c.oid, 'epoch', 'UPDATE')
                  WHEN c.relname = 'journal' THEN has_table_privilege(c.oid, 'DELETE')
                  WHEN c.relname ~ '^journal_[0-7]$' THEN has_table_privilege(c.oid, 'TRUNCATE')
-                 WHEN c.relname IN ('slot', 'lost_xid', 'lost_id') THEN has_sequence_privilege(c.oid, 'UPDATE')
+                 WHEN c.relname IN ('slot', 'lost_xid', 'lost_at', 'lost_id') THEN has_sequence_privilege(c.oid, 'UPDATE')
                  ELSE true
              END
        )
@@ -57,7 +57,7 @@ GRANT UPDATE (epoch) ON changefeed.meta TO changefeed_server;
 GRANT DELETE ON changefeed.journal TO changefeed_server;
 GRANT TRUNCATE ON changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
-GRANT UPDATE ON SEQUENCE changefeed.slot, changefeed.lost_xid, changefeed.lost_id TO changefeed_server;
+GRANT UPDATE ON SEQUENCE changefeed.slot, changefeed.lost_xid, changefeed.lost_at, changefeed.lost_id TO changefeed_server;
 GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changefeed.begin_anew_if_restored,
     changefeed.refresh(), changefeed.refresh(oid[]) TO changefeed_server;
 

@@ -12,18 +12,24 @@ CREATE TABLE IF NOT EXISTS changefeed.meta (
     version integer NOT NULL,                      -- of this installation, for upgrades
     epoch uuid NOT NULL DEFAULT gen_random_uuid()  -- part of each cursor; a new journal refuses old cursors
 );
-INSERT INTO changefeed.meta AS m (version) VALUES (5)
-ON CONFLICT (is_only) DO UPDATE SET version = excluded.version WHERE m.version < excluded.version;
+-- Servers that know at least this version can read the journal; an older one says on /readyz that it cannot.
+ALTER TABLE changefeed.meta ADD COLUMN IF NOT EXISTS readable_from integer NOT NULL DEFAULT 5;
+INSERT INTO changefeed.meta AS m (version, readable_from) VALUES (5, 5)
+ON CONFLICT (is_only) DO UPDATE SET version = excluded.version, readable_from = excluded.readable_from
+WHERE m.version < excluded.version;
 
 CREATE SEQUENCE IF NOT EXISTS changefeed.journal_id CACHE 1;
 -- Which partition is written now, 0 to 7. A sequence, since its value is not subject to anybody's snapshot: a
 -- transaction that began before the last rotation writes where it should too.
 CREATE SEQUENCE IF NOT EXISTS changefeed.slot MINVALUE 0 MAXVALUE 7 START 0;
--- How many statements could not be journaled. A sequence, so that counting does not wait for anybody.
+-- Rises with each statement of which not even the loss could be journaled (see record.sql). A sequence, so that nobody
+-- waits for it. It is not their number: after a crash of PostgreSQL a sequence goes on up to 32 further.
 CREATE SEQUENCE IF NOT EXISTS changefeed.losses;
--- Of the entries that retention took away: the newest transaction and the highest id. Sequences, since a reader whose
--- snapshot is older than a TRUNCATE finds the partition empty all the same, and must be told.
+-- Of the entries that retention took away: the newest transaction, when its last entry was made (in microseconds since 1970),
+-- and the highest id. Sequences, since a reader whose snapshot is older than a TRUNCATE finds the partition empty all the
+-- same, and must be told.
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_xid MINVALUE 0 START 0;
+CREATE SEQUENCE IF NOT EXISTS changefeed.lost_at MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_id MINVALUE 0 START 0;
 
 CREATE TABLE IF NOT EXISTS changefeed.journal (
@@ -32,7 +38,7 @@ CREATE TABLE IF NOT EXISTS changefeed.journal (
     id bigint NOT NULL DEFAULT nextval('changefeed.journal_id'),
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL,
-    action "char" NOT NULL,   -- I, U, D, T
+    action "char" NOT NULL,   -- I, U, D, T; or L, for a statement that could not be journaled
     schema_name text NOT NULL,
     table_name text NOT NULL,
     data json,                -- the new row; for D the old one
@@ -53,17 +59,23 @@ BEGIN
 END
 $partitions$;
 
--- Finds the transactions in which triggers wrote; plain writes pay nothing for it. An upgrade leaves a partition that is in
--- use without the index, since building it would keep writers waiting, until retention empties it.
-CREATE OR REPLACE FUNCTION changefeed.index_nested(slot integer)
+-- What version 5 brought to a partition: indexes that find the transactions in which triggers wrote, and the losses (plain
+-- writes pay nothing for them); and a replica identity, without which PostgreSQL refuses a DELETE where somebody made a
+-- publication FOR ALL TABLES. An upgrade leaves a partition that is in use as it is, since all this would keep writers
+-- waiting, until retention empties it.
+CREATE OR REPLACE FUNCTION changefeed.complete_partition(slot integer)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $function$
 BEGIN
     EXECUTE format(
         'CREATE INDEX IF NOT EXISTS journal_%1$s_nested ON changefeed.journal_%1$s (xid) WHERE depth > 1', slot
     );
+    EXECUTE format(
+        'CREATE INDEX IF NOT EXISTS journal_%1$s_losses ON changefeed.journal_%1$s (id) WHERE action = %2$L', slot, 'L'
+    );
+    EXECUTE format('ALTER TABLE changefeed.journal_%s REPLICA IDENTITY FULL', slot);
 END
 $function$;
-REVOKE ALL ON FUNCTION changefeed.index_nested(integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION changefeed.complete_partition(integer) FROM PUBLIC;
 
 DO $indexes$
 DECLARE
@@ -73,31 +85,35 @@ BEGIN
         CONTINUE WHEN to_regclass(format('changefeed.journal_%s_nested', slot)) IS NOT NULL;
         EXECUTE format('SELECT NOT EXISTS (SELECT FROM changefeed.journal_%s)', slot) INTO is_empty;
         IF is_empty THEN
-            PERFORM changefeed.index_nested(slot);
+            PERFORM changefeed.complete_partition(slot);
         END IF;
     END LOOP;
 END
 $indexes$;
 
--- After a dump and restore the journal holds transactions that this cluster has yet to come to; each would appear as a
--- new change on the day it does. Such a journal begins anew. Returns whether it did. (Deleted, not truncated: that waits
--- for nobody.)
+-- After a dump and restore into a younger cluster the journal holds transactions that this cluster has yet to come to, or
+-- says so of what retention took; each would appear as a new change, or as a gap, on the day it does. Such a journal begins
+-- anew, and so does one whose schema alone was restored. Returns whether it did. (Deleted, not truncated: that waits for
+-- nobody.)
 CREATE OR REPLACE FUNCTION changefeed.begin_anew_if_restored()
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    IF coalesce(
+    IF NOT EXISTS (SELECT FROM changefeed.meta) THEN
+        INSERT INTO changefeed.meta (version, readable_from) VALUES (5, 5);
+    END IF;
+    IF greatest(
         (
-            SELECT j.xid FROM changefeed.journal AS j
+            SELECT j.xid::text::bigint FROM changefeed.journal AS j
             WHERE j.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()
             ORDER BY j.xid DESC LIMIT 1
-        ) < pg_snapshot_xmax(pg_current_snapshot()),
-        true
-    ) THEN
+        ),
+        (SELECT last_value FROM changefeed.lost_xid)
+    ) < pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN
         RETURN false;
     END IF;
     DELETE FROM changefeed.journal;
     UPDATE changefeed.meta SET epoch = gen_random_uuid();
-    PERFORM setval('changefeed.lost_xid', 0), setval('changefeed.lost_id', 0);
+    PERFORM setval('changefeed.lost_xid', 0), setval('changefeed.lost_at', 0), setval('changefeed.lost_id', 0);
     RETURN true;
 END
 $function$;

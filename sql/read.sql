@@ -8,33 +8,37 @@
 -- visible by `batch` everything up to the id `after`, or nothing where that is null. Without a batch it is up to now.
 --
 -- Gives at most row_limit changes and stops after some byte_limit bytes of text, then one last row with the other
--- columns: the batch read, whether it has more, and how the journal stands. STABLE: all of it is seen by one snapshot,
--- the calling statement's.
+-- columns: the batch read, whether it has more, how the journal stands, and the proof that the place is of this past.
+-- STABLE: all of it is seen by one snapshot, the calling statement's.
+--
+-- The proof. A crash may take back what was committed with synchronous_commit = off; a standby that lagged may be
+-- promoted; an older copy of the files may be put back. PostgreSQL then gives transaction ids out again, and to read on from
+-- a place of the lost past would pass over what they commit. But a place ends right behind a transaction that the journal
+-- had an entry of (see settled_snapshot). If that very entry is there now, no id below it is ever given out again. So
+-- `proven_at` is when the entry in front of the place was made, null where there is none: the reader compares it with what
+-- it was when the place was given. `batch_at` is the same for the place behind this batch. Both are microseconds since 1970.
+-- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
 --
 -- The entries of a transaction come in the order of id. Where triggers wrote, or a foreign key's action did, that is not
 -- the order in which its rows changed; then whoever reads puts it right (changefeed/nested_order.py). `nested` names the
 -- page's transactions, by xid, in which triggers wrote, `cascaded` its tables (schema.table) into which actions may.
-
--- Before version 5 it told less, and what a function returns cannot be changed. Who might call it still may.
-DO $version_4$
+DO $drop$
 BEGIN
-    IF EXISTS (
-        SELECT FROM pg_proc
-        WHERE pronamespace = 'changefeed'::regnamespace AND proname = 'read' AND NOT 'nested' = ANY (proargnames)
-    ) THEN
-        PERFORM set_config('changefeed.readers', string_agg(a.grantee::regrole::text, ', '), true)
+    -- What a function returns cannot be changed. Who was let read before is let read again, below.
+    PERFORM set_config('changefeed.readers', coalesce((
+        SELECT string_agg(DISTINCT a.grantee::regrole::text, ', ')
         FROM pg_proc AS p, aclexplode(p.proacl) AS a
-        WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname = 'read' AND a.grantee NOT IN (0, p.proowner);
-        DROP FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint);
-    END IF;
+        WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname = 'read' AND a.grantee NOT IN (0, p.proowner)
+    ), ''), true);
+    DROP FUNCTION IF EXISTS changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint);
 END
-$version_4$;
-
-CREATE OR REPLACE FUNCTION changefeed.read(
+$drop$;
+CREATE FUNCTION changefeed.read(
     previous pg_snapshot, batch pg_snapshot, after bigint, row_limit integer, byte_limit bigint
 ) RETURNS TABLE (
     id bigint, xid text, at text, action text, schema_name text, table_name text, data text, old text, row_count bigint,
-    snapshot text, has_more boolean, epoch text, lost_xid text, lost_id bigint, losses bigint,
+    snapshot text, has_more boolean, lost_xid text, lost_id bigint, lost_at bigint, losses bigint,
+    proven_at bigint, batch_at bigint, present text, identity text,
     nested text[], cascaded text[]
 )
 -- Without seqscan the plan does not depend on statistics, which right after a rotation there are none of; so it can be made
@@ -44,6 +48,9 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan
 SET plan_cache_mode = force_generic_plan SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
+    sorted_limit constant integer := 50000;  -- of more entries than this a batch is not sorted, but read along the ids
+    begun_after bigint := after;
+    newest xid8;
     running xid8[] := ARRAY(SELECT pg_snapshot_xip(previous));
     taken integer := 0;
     taken_bytes bigint := 0;
@@ -55,28 +62,44 @@ DECLARE
     entries refcursor;
     entry record;
 BEGIN
+    newest := CASE WHEN after IS NULL THEN pg_snapshot_xmax(previous) ELSE pg_snapshot_xmax(batch) END;
+    SELECT (extract(epoch FROM j.at) * 1000000)::bigint INTO proven_at
+    FROM changefeed.journal AS j WHERE j.xid = (newest::text::numeric - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
     batch := coalesce(batch, changefeed.settled_snapshot(previous));
-    has_more := false;
-    IF after IS NULL THEN
-        -- By the index on (xid, id), and a sort, hence the + 0.
-        OPEN entries NO SCROLL FOR
-            SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count,
-                j.depth, format('%I.%I', j.schema_name, j.table_name) AS name
-            FROM changefeed.journal AS j
-            WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
-            ORDER BY j.id + 0 LIMIT row_limit + 1;
-    ELSE
-        OPEN entries NO SCROLL FOR
-            SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count,
-                j.depth, format('%I.%I', j.schema_name, j.table_name) AS name
-            FROM changefeed.journal AS j
-            WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
-              AND j.id > after
-            ORDER BY j.id LIMIT row_limit + 1;
+    batch_at := proven_at;
+    IF pg_snapshot_xmax(batch) <> newest THEN
+        newest := pg_snapshot_xmax(batch);
+        SELECT (extract(epoch FROM j.at) * 1000000)::bigint INTO batch_at
+        FROM changefeed.journal AS j WHERE j.xid = (newest::text::numeric - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
     END IF;
-    LOOP
+    has_more := false;
+    IF begun_after IS NULL THEN
+        -- By the index on (xid, id), and a sort.
+        OPEN entries NO SCROLL FOR
+            SELECT j.*, count(*) OVER () AS found FROM (
+                SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count,
+                    j.depth, format('%I.%I', j.schema_name, j.table_name) AS name
+                FROM changefeed.journal AS j
+                WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
+                LIMIT sorted_limit + 1
+            ) AS j ORDER BY j.id LIMIT row_limit + 1;
         FETCH entries INTO entry;
-        EXIT WHEN NOT FOUND;
+        IF entry.found > sorted_limit THEN
+            CLOSE entries;
+            begun_after := 0;
+        END IF;
+    END IF;
+    IF begun_after IS NOT NULL THEN
+        OPEN entries NO SCROLL FOR
+            SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count,
+                j.depth, format('%I.%I', j.schema_name, j.table_name) AS name
+            FROM changefeed.journal AS j
+            WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
+              AND j.id > begun_after
+            ORDER BY j.id LIMIT row_limit + 1;
+        FETCH entries INTO entry;
+    END IF;
+    WHILE entry.id IS NOT NULL LOOP
         IF taken >= row_limit OR taken_bytes >= byte_limit THEN
             has_more := true;
             is_whole := false;
@@ -106,6 +129,7 @@ BEGIN
         taken := taken + 1;
         taken_bytes := taken_bytes + coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0);
         RETURN NEXT;
+        FETCH entries INTO entry;
     END LOOP;
     CLOSE entries;
     SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
@@ -135,18 +159,19 @@ BEGIN
         )
     );
     snapshot := batch;
-    SELECT m.epoch INTO epoch FROM changefeed.meta AS m;
+    present := pg_current_snapshot();
+    SELECT concat_ws(' ', m.epoch, 'changefeed.journal'::regclass::oid) INTO identity FROM changefeed.meta AS m;
     -- After the entries: what was truncated meanwhile is in it.
-    SELECT x.last_value, i.last_value INTO lost_xid, lost_id FROM changefeed.lost_xid AS x, changefeed.lost_id AS i;
+    SELECT x.last_value, i.last_value, t.last_value INTO lost_xid, lost_id, lost_at
+    FROM changefeed.lost_xid AS x, changefeed.lost_id AS i, changefeed.lost_at AS t;
     SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO losses FROM changefeed.losses;
     RETURN NEXT;
 END
 $function$;
 
 -- The current snapshot, as far as the journal goes: up to its newest visible transaction, and not below `previous`. What
--- lies beyond would be no place to come back to. Of transactions that were rolled back nothing is written to disk at once,
--- so PostgreSQL may give their ids out again after a crash; ids up to a committed one are never given out again. In
--- plpgsql, for a plan that is made once.
+-- lies beyond would be no place to come back to: of transactions that were rolled back nothing is written to disk at once,
+-- so PostgreSQL may give their ids out again after a crash. In plpgsql, for a plan that is made once.
 CREATE OR REPLACE FUNCTION changefeed.settled_snapshot(previous pg_snapshot)
 RETURNS pg_snapshot LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -169,13 +194,10 @@ $function$;
 
 REVOKE ALL ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint),
     changefeed.settled_snapshot(pg_snapshot) FROM PUBLIC;
-DO $readers$
+DO $grant$
 BEGIN
-    IF current_setting('changefeed.readers', true) <> '' THEN
-        EXECUTE format(
-            'GRANT EXECUTE ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) TO %s',
-            current_setting('changefeed.readers')
-        );
+    IF current_setting('changefeed.readers') <> '' THEN
+        EXECUTE 'GRANT EXECUTE ON FUNCTION changefeed.read TO ' || current_setting('changefeed.readers');
     END IF;
 END
-$readers$;
+$grant$;

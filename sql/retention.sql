@@ -103,17 +103,20 @@ BEGIN
     EXECUTE format('LOCK TABLE changefeed.journal_%s IN ACCESS EXCLUSIVE MODE', slot);
     -- Not max(xid): PostgreSQL 14 has none for xid8.
     EXECUTE format(
-        'SELECT setval(''changefeed.lost_xid'', greatest(x.last_value, e.xid)),'
-        '       setval(''changefeed.lost_id'', greatest(i.last_value, e.id))'
-        'FROM changefeed.lost_xid AS x, changefeed.lost_id AS i,'
-        '     (SELECT (SELECT xid::text::bigint FROM changefeed.journal_%1$s ORDER BY changefeed.journal_%1$s.xid DESC LIMIT 1) AS xid,'
-        '             (SELECT max(id) FROM changefeed.journal_%1$s) AS id) AS e', slot
+        'SELECT setval(''changefeed.lost_at'', (extract(epoch FROM e.at) * 1000000)::bigint),'
+        '       setval(''changefeed.lost_xid'', e.xid)'
+        'FROM (SELECT j.xid::text::bigint AS xid, j.at FROM changefeed.journal_%s AS j ORDER BY j.xid DESC, j.id DESC LIMIT 1) AS e,'
+        '     changefeed.lost_xid AS x WHERE e.xid >= x.last_value', slot
+    );
+    EXECUTE format(
+        'SELECT setval(''changefeed.lost_id'', greatest(i.last_value, (SELECT max(j.id) FROM changefeed.journal_%s AS j)))'
+        'FROM changefeed.lost_id AS i', slot
     );
     EXECUTE format('TRUNCATE changefeed.journal_%s', slot);
     IF to_regclass(format('changefeed.journal_%s_nested', slot)) IS NULL
         AND pg_has_role((SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'changefeed.journal'::regclass), 'USAGE')
     THEN
-        PERFORM changefeed.index_nested(slot);
+        PERFORM changefeed.complete_partition(slot);
     END IF;
     RETURN true;
 EXCEPTION WHEN lock_not_available THEN
@@ -121,7 +124,8 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $function$;
 
--- How the journal stands: entries are counted by the planner's estimate, sizes and times are exact.
+-- How the journal stands: entries are counted by the planner's estimate, sizes and times are exact. `losses` are the
+-- statements that could not be journaled, as far back as the journal goes, and all of which it has not even that.
 CREATE OR REPLACE FUNCTION changefeed.journal_status()
 RETURNS TABLE (bytes bigint, oldest timestamptz, newest timestamptz, entries bigint, losses bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -131,7 +135,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         max(changefeed.newest_entry(slot)),
         (SELECT sum(greatest(c.reltuples, 0)) FROM pg_class AS c JOIN pg_inherits AS i ON i.inhrelid = c.oid
          WHERE i.inhparent = 'changefeed.journal'::regclass)::bigint,
-        (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses)
+        (SELECT count(*) FROM changefeed.journal WHERE action = 'L')
+            + (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses)
     FROM generate_series(0, 7) AS slot
 $function$;
 REVOKE ALL ON FUNCTION changefeed.retain(interval, bigint), changefeed.empty_partition(integer) FROM PUBLIC;

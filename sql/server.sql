@@ -33,6 +33,9 @@ ORDER BY 1, 2;
 -- has journal --
 SELECT to_regclass('changefeed.meta') IS NOT NULL;
 
+-- schema version --
+SELECT version FROM changefeed.meta;
+
 -- begin anew if restored --
 -- Before the journal is identified, since that gives it another epoch. By whoever may write it.
 SELECT changefeed.begin_anew_if_restored()
@@ -40,28 +43,28 @@ WHERE has_table_privilege('changefeed.journal', 'SELECT, DELETE') AND has_column
   AND has_function_privilege('changefeed.begin_anew_if_restored()', 'EXECUTE');
 
 -- identify journal --
--- Which journal this is, and of which version. A dump and restore keeps the uuid, but not the cluster's system identifier
--- or the database's oid; a restore of files keeps those, but not the timeline. Last, a key of 32 bytes that follows from
--- what nobody is told, for sealing the cursors of those who may not see every table.
-SELECT md5(concat_ws(' ', m.epoch, c.system_identifier, p.timeline_id, d.oid)), m.version,
+-- Which journal this is, and of which version. A dump and restore keeps the uuid, but not the cluster's system identifier,
+-- the database's oid or, over the same database, the journal's own. Files that are put back keep all of these: then the
+-- places themselves are no longer proven (sql/read.sql). The second is what servers before version 5 called it. Last, a
+-- key of 32 bytes that follows from what nobody is told, for sealing the cursors of those who may not see every table.
+SELECT md5(concat_ws(' ', m.epoch, c.system_identifier, d.oid, 'changefeed.journal'::regclass::oid)),
+       md5(concat_ws(' ', m.epoch, c.system_identifier, p.timeline_id, d.oid)),
+       concat_ws(' ', m.epoch, 'changefeed.journal'::regclass::oid),
+       m.version, coalesce((to_jsonb(m) ->> 'readable_from')::integer, m.version),
        encode(sha256(convert_to('seal cursors ' || m.epoch, 'UTF8')), 'hex')
 FROM changefeed.meta AS m, pg_control_system() AS c, pg_control_checkpoint() AS p, pg_database AS d
 WHERE d.datname = current_database();
 
 -- read --
--- Before version 5 of the schema read() has no `nested` and `cascaded`, and triggers keep the order themselves: then the
--- inner SELECT, which looks among the columns of r first, finds the nulls outside.
-SELECT id, xid, at, action, schema_name, table_name, data, old, row_count, (SELECT nested FROM (SELECT r.*) AS last),
-       (SELECT cascaded FROM (SELECT r.*) AS last), snapshot, has_more, lost_xid, lost_id, losses
-FROM (SELECT NULL::text[] AS nested, NULL::text[] AS cascaded) AS before_version_5,
-    changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s) AS r;
+SELECT id, xid, at, action, schema_name, table_name, data, old, row_count,
+       nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity
+FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- read without rows --
 -- The same for --payload off: of a row nothing is read.
-SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count, (SELECT nested FROM (SELECT r.*) AS last),
-       (SELECT cascaded FROM (SELECT r.*) AS last), snapshot, has_more, lost_xid, lost_id, losses
-FROM (SELECT NULL::text[] AS nested, NULL::text[] AS cascaded) AS before_version_5,
-    changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s) AS r;
+SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
+       nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity
+FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- states --
 -- What the entries of the transactions %(xids)s say of their rows, for the order in which those changed (see
@@ -127,6 +130,36 @@ FROM (
 WHERE coalesce(bytes_before, 0) < %(byte_limit)s
 ORDER BY number;
 
+-- read of version 4 --
+-- As long as the schema is an older one, whose places prove nothing.
+SELECT id, xid, at, action, schema_name, table_name, data, old, row_count,
+       NULL, NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL
+FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
+
+-- read without rows of version 4 --
+SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
+       NULL, NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL
+FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
+
+-- contents --
+-- What entries hold that are known to be visible.
+SELECT j.id, j.data::text, j.old::text FROM changefeed.journal AS j WHERE j.id = ANY (%(ids)s::bigint[]);
+
+-- witness --
+-- When the last entry of the transaction %(xid)s was made; and the newest that retention took, and when that was made.
+SELECT (
+           SELECT (extract(epoch FROM j.at) * 1000000)::bigint
+           FROM changefeed.journal AS j WHERE j.xid = %(xid)s::xid8 ORDER BY j.id DESC LIMIT 1
+       ),
+       x.last_value, t.last_value
+FROM changefeed.lost_xid AS x, changefeed.lost_at AS t;
+
+-- missing --
+-- Of entries that were read before, those that are gone though retention did not take them.
+SELECT e.id FROM unnest(%(ids)s::bigint[], %(xids)s::xid8[]) AS e (id, xid), changefeed.lost_id AS lost
+WHERE e.id > lost.last_value AND NOT EXISTS (SELECT FROM changefeed.journal AS j WHERE j.id = e.id AND j.xid = e.xid)
+ORDER BY 1;
+
 -- primary keys --
 -- For --payload keys: the columns of the primary key, of each of these tables that has one, as it is now.
 SELECT asked.schema_name, asked.table_name, array_agg(a.attname::text)
@@ -156,7 +189,7 @@ SELECT (floor(extract(epoch FROM at) / %(step)s) * %(step)s)::bigint AS bucket,
        extract(epoch FROM min(at))::double precision
 FROM changefeed.journal
 WHERE pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
-  AND at >= to_timestamp((floor(extract(epoch FROM now()) / %(step)s) - %(kept)s + 1) * %(step)s)
+  AND action <> 'L' AND at >= to_timestamp((floor(extract(epoch FROM now()) / %(step)s) - %(kept)s + 1) * %(step)s)
 GROUP BY 1, 2, 3, 4;
 
 -- clock --

@@ -23,6 +23,7 @@ from handlers.http_server import make_server
 from handlers.routes import make_app
 from tests import postgres
 
+START_DEADLINE_SECONDS = 30
 ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric)"
 
 
@@ -34,12 +35,16 @@ class FeedTestCase(AsyncHTTPTestCase):
     # than a canary's deadline, which nobody hears of while one that does not read at all is waited for.
     patience_seconds: ClassVar[float] = 3.0
 
+    def new_database(self) -> str:
+        """A test may bring a cluster of its own."""
+        return postgres.new_database()
+
     def server_conninfo(self) -> str:
         """What the server connects with; a test may put a proxy in between."""
         return self.conninfo
 
     def get_app(self) -> Application:
-        self.conninfo = postgres.new_database()
+        self.conninfo = self.new_database()
         self.state_changed = asyncio.Event()
         settings = load(self.flags, {}, Path("/nonexistent"))
         self.feed = make_feed(settings, complete(self.server_conninfo()), "test", self.state_changed.set)
@@ -55,8 +60,10 @@ class FeedTestCase(AsyncHTTPTestCase):
         super().setUp()
         self.sockets: list[WebSocketClientConnection] = []
         self.prepare_database()
-        self.running = [self.start_task(self.feed.listener.run()), self.start_task(self.feed.follower.run())]
-        self.io_loop.run_sync(self._until_following)
+        self.running = [
+            self.start_task(work.run()) for work in (self.feed.listener, self.feed.history, self.feed.follower)
+        ]
+        self.io_loop.run_sync(self._until_following, timeout=START_DEADLINE_SECONDS)
 
     def prepare_database(self) -> None:
         """What is there before the server looks."""
@@ -70,12 +77,23 @@ class FeedTestCase(AsyncHTTPTestCase):
         super().tearDown()
 
     async def _until_following(self) -> None:
+        """Raises what a task of the server raised before it got so far."""
+        following = asyncio.ensure_future(self._following())
+        done, _ = await asyncio.wait({following, *self.running}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def _following(self) -> None:
         await self.until_state(ListenerState.LISTENING)
         await self.feed.follower.until_known(30)
+        await self.feed.history.until_loaded()
 
     async def _settle(self) -> None:
-        await asyncio.gather(*self.running, return_exceptions=True)
+        ended = await asyncio.gather(*self.running, return_exceptions=True)
         self.feed.database.close()
+        for failure in ended:
+            if isinstance(failure, Exception):
+                raise failure  # a task that nobody waits for: the test itself has only seen that nothing comes any more
 
     def start_task(self, work: Any) -> "asyncio.Task[None]":
         loop: asyncio.AbstractEventLoop = self.io_loop.asyncio_loop  # type: ignore[attr-defined]

@@ -91,9 +91,8 @@ class JournalDatabase(Session):
     async def _read_all(self) -> Sequence[Row]:
         """All rows of the journal, as the server reads them."""
         limits = {"row_limit": 1 << 30, "byte_limit": 1 << 60}
-        *rows, last = await self.fetch(
-            load("server.sql")["read"], {"previous": "1:1:", "batch": None, "after": None, **limits}
-        )
+        page = {"previous": "1:1:", "batch": None, "after": None, **limits}
+        *rows, last = await self.fetch(load("server.sql")["read"], page)
         rows, (_, nested, cascaded, *_) = [row[:9] for row in rows], last[8:]
         return await NestedOrder(self, with_rows=True).apply(
             rows, nested=nested, cascaded=cascaded, is_whole_batch=True, byte_limit=1 << 60

@@ -35,13 +35,14 @@ class JournalTestCase(FeedTestCase):
 
     def hide_journal(self) -> None:
         """From now on nothing can be journaled."""
-        self.write("ALTER TABLE changefeed.journal_0 RENAME TO hidden")
+        self.write("SELECT setval('changefeed.slot', 1)")  # what was journaled before stays
+        self.write("ALTER TABLE changefeed.journal_1 RENAME TO hidden")
         [(self.bounds,)] = self.write("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'hidden'")
         self.write("ALTER TABLE changefeed.journal DETACH PARTITION changefeed.hidden")
 
     def show_journal(self) -> None:
         self.write(f"ALTER TABLE changefeed.journal ATTACH PARTITION changefeed.hidden {self.bounds}")
-        self.write("ALTER TABLE changefeed.hidden RENAME TO journal_0")
+        self.write("ALTER TABLE changefeed.hidden RENAME TO journal_1")
 
     async def cursor_after(self, changes: int) -> str:
         """The cursor of the last of the next changes."""
@@ -229,7 +230,7 @@ class OutageTest(JournalTestCase):
     async def test_each_statement_that_could_not_be_journaled_is_told_as_a_gap_and_the_first_is_logged(self):
         protocol = await self.connect(protocol=True)
         self.hide_journal()
-        with ExpectLog("changefeed.follower", "changes are missing: 1 statements", level=30) as expected:
+        with ExpectLog("changefeed.follower", "changes are missing: some statements", level=30) as expected:
             for number in (1, 2, 3):
                 self.write("INSERT INTO orders VALUES (%s)", [number])
                 self.assertIn("could not be journaled", (await message(protocol, "gap"))["why"])

@@ -52,6 +52,7 @@ SAMPLES = {
     "payload": ("keys", "off", "some"),
     "channels": ("people", "chat_*", " "),
     "no_plain_channel": ("yes", "no", "some"),
+    "upgrade_schema": ("yes", "no", "some"),
     "retention_hours": ("0.5", "48", "0"),
     "retention_bytes": ("1048576", "2097152", "1048575"),
     "alert": ("no INSERT in public.orders for 5 min", "more than 100 INSERT/s", "no INSERTs in orders"),

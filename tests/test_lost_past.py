@@ -1,0 +1,295 @@
+"""PostgreSQL goes back in time: nobody is left in silence, and nothing that is committed afterwards is passed over."""
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg2.extensions import make_dsn
+from tornado.httpclient import HTTPClientError
+from tornado.testing import ExpectLog, gen_test
+from tornado.websocket import WebSocketClientConnection
+
+from changefeed.embedded import EmbeddedPostgres
+from tests import postgres
+from tests.feed_case import message
+from tests.test_journal_feed import JournalTestCase
+
+LOST = "PostgreSQL has lost what it had committed"
+
+
+class LostPastTestCase(JournalTestCase):
+    options: dict[str, str] = {}  # noqa: RUF012  # of the cluster
+
+    def new_database(self) -> str:
+        self.cluster = postgres.start(**self.options)
+        self.addCleanup(lambda: postgres.discard(self.cluster))
+        return self.cluster.conninfo
+
+    def insert(self, *ids: int) -> None:
+        for number in ids:
+            self.write("INSERT INTO orders VALUES (%s)", [number])
+
+    def kept(self) -> list[int]:
+        return [number for (number,) in self.write("SELECT id FROM orders ORDER BY 1")]
+
+    async def changes(self, socket: WebSocketClientConnection, upto: int) -> tuple[list[int], list[Any], str]:
+        """The rows' ids up to this one, the gaps among them, and the cursor after the last."""
+        ids: list[int] = []
+        gaps: list[Any] = []
+        cursor = ""
+        while upto not in ids:
+            told = await message(socket)
+            if told["type"] == "gap":
+                gaps.append(told)
+            elif told["type"] == "changes":
+                ids += [change["data"]["id"] for change in told["changes"]]
+                cursor = told["cursor"] or cursor
+        return ids, gaps, cursor
+
+    @contextlib.contextmanager
+    def time_goes_back(self) -> Iterator[None]:
+        with (
+            ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30),
+            ExpectLog(
+                "changefeed.follower", "changes are missing|the journal is another one", level=30, required=False
+            ),
+        ):
+            yield
+
+    async def assert_told(self, socket: WebSocketClientConnection, cursor: str, new: list[int]) -> None:
+        """`cursor` is of the lost past; `new` are the ids that were committed since."""
+        ids, gaps, _ = await self.changes(socket, new[-1])
+        self.assertTrue(any(LOST in gap["why"] for gap in gaps), gaps)
+        self.assertEqual([number for number in ids if number in new], new)
+
+        resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+        await message(resumed, "hello")
+        self.assertIn("past that PostgreSQL has lost", (await message(resumed, "gap"))["why"])
+        self.assertIn("past that PostgreSQL", (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]["why"])
+        with self.assertRaises(HTTPClientError) as refused:
+            await self.connect(f"/ws?since={cursor}")
+        self.assertEqual(refused.exception.code, 410)
+        self.insert(900)
+        _, gaps, later = await self.changes(resumed, 900)
+        self.assertEqual(gaps, [])
+        self.assertIsNone((await self.fetch_json(f"/api/changes?since={later}"))["gap"])
+
+
+class CrashTest(LostPastTestCase):
+    options = {"wal_writer_delay": "10s", "synchronous_commit": "off", "autovacuum": "off"}  # noqa: RUF012
+
+    @gen_test
+    async def test_after_a_crash_with_synchronous_commit_off(self):
+        socket = await self.connect(protocol=True)
+        self.insert(1)
+        self.write("SET synchronous_commit = on; CREATE TABLE flushed ()")
+        _, _, good = await self.changes(socket, 1)
+        self.insert(2, 3, 4, 5, 6)
+        ids, gaps, cursor = await self.changes(socket, 6)
+        self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6], []))
+        with self.time_goes_back():
+            self.cluster.stop("immediate")
+            self.cluster.start()
+            self.assertNotEqual(self.kept(), [1, 2, 3, 4, 5, 6], "PostgreSQL lost nothing: this test tests nothing")
+            self.insert(101, 102, 103, 104, 105, 106, 107)
+            await self.assert_told(socket, cursor, [101, 102, 103, 104, 105, 106, 107])
+        # Who has seen no more than what was kept misses nothing, and is told of nothing.
+        resumed = await self.connect(f"/ws?since={good}", protocol=True)
+        ids, gaps, _ = await self.changes(resumed, 107)
+        self.assertEqual((gaps, ids[-7:]), ([], [101, 102, 103, 104, 105, 106, 107]))
+
+    @gen_test
+    async def test_a_crash_that_took_nothing_back_is_told_to_nobody(self):
+        socket = await self.connect(protocol=True)
+        self.insert(1, 2)
+        self.write("SET synchronous_commit = on; CREATE TABLE flushed ()")
+        _, _, cursor = await self.changes(socket, 2)
+        with ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30):
+            self.cluster.stop("immediate")
+            self.cluster.start()
+            self.insert(3)
+            self.assertEqual((await self.changes(socket, 3))[:2], ([3], []))
+        resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+        self.assertEqual((await self.changes(resumed, 3))[:2], ([3], []))
+
+
+class FilesPutBackTest(LostPastTestCase):
+    def copy_files(self) -> None:
+        """As a snapshot of the volume has them."""
+        self.cluster.stop()
+        files = self.cluster._cluster
+        subprocess.run(["cp", "-a", str(files), f"{files}.copy"], check=True)
+        self.cluster.start()
+
+    def put_back(self) -> None:
+        self.cluster.stop("immediate")
+        files = self.cluster._cluster
+        shutil.rmtree(files)
+        subprocess.run(["cp", "-a", f"{files}.copy", str(files)], check=True)
+        self.cluster.start()
+
+    @gen_test
+    async def test_older_files_that_are_put_back(self):
+        socket = await self.connect(protocol=True)
+        self.insert(1)
+        await self.changes(socket, 1)
+        with self.time_goes_back():
+            self.copy_files()
+            self.insert(2, 3, 4, 5, 6, 7)
+            ids, gaps, cursor = await self.changes(socket, 7)
+            self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6, 7], []))
+        with self.time_goes_back():
+            self.put_back()
+            self.insert(102, 103, 104, 105, 106, 107, 108)
+            await self.assert_told(socket, cursor, [102, 103, 104, 105, 106, 107, 108])
+
+    @gen_test
+    async def test_when_retention_has_emptied_the_journal_in_either_past(self):
+        self.insert(1)
+        self.empty_journal()
+        socket = await self.connect(protocol=True)
+        with self.time_goes_back():
+            self.copy_files()
+            self.insert(2, 3)
+            _, _, cursor = await self.changes(socket, 3)
+            self.empty_journal()
+        quiet = await self.connect(f"/ws?since={cursor}", protocol=True)
+        self.assertEqual((await message(quiet))["type"], "hello")
+        self.insert(4)
+        self.assertEqual((await self.changes(quiet, 4))[:2], ([4], []), "a fresh cursor of an empty journal is good")
+        self.empty_journal()
+        with self.time_goes_back():
+            self.put_back()
+            self.insert(102, 103)
+            self.empty_journal()
+            self.insert(104)
+            _, gaps, _ = await self.changes(socket, 104)
+        self.assertTrue(gaps)
+        resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+        await message(resumed, "hello")
+        self.assertEqual((await message(resumed))["type"], "gap")
+
+    def empty_journal(self) -> None:
+        for _ in range(3):
+            self.write("SELECT changefeed.retain('0 s', 0)")
+        self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+
+
+class PromotionTest(LostPastTestCase):
+    """A standby that lagged becomes the primary; its control file names the old timeline for minutes."""
+
+    options = {"max_wal_senders": "4", "wal_level": "replica", "checkpoint_timeout": "1h"}  # noqa: RUF012
+
+    def server_conninfo(self) -> str:
+        hosts = f"{self.cluster.data_dir / 'socket'},{self.standby.data_dir / 'socket'}"
+        return str(make_dsn(self.conninfo, host=hosts, port="5432,5432", target_session_attrs="read-write"))
+
+    def new_database(self) -> str:
+        conninfo = super().new_database()
+        hba = self.cluster._cluster / "pg_hba.conf"
+        hba.write_text(hba.read_text() + hba.read_text().replace("local all ", "local replication "))
+        postgres.execute(conninfo, "SELECT pg_reload_conf()")
+        self.standby = EmbeddedPostgres(
+            self.cluster.data_dir.with_name(self.cluster.data_dir.name + "s"), {"fsync": "off"}
+        )
+        self.standby._make_folders()
+        self.standby._reach_binaries()
+        copied = self.standby._run(
+            [
+                str(self.standby.binaries / "pg_basebackup"),
+                *("--pgdata", str(self.standby._cluster), "--write-recovery-conf", "--checkpoint", "fast"),
+                *("--host", str(self.cluster.data_dir / "socket"), "--username", "postgres"),
+            ]
+        )
+        assert copied.returncode == 0, copied.stderr
+        self.standby.start()
+        self.addCleanup(lambda: postgres.discard(self.standby))
+        return conninfo
+
+    @gen_test
+    async def test_a_standby_that_lagged_is_promoted(self):
+        socket = await self.connect(protocol=True)
+        self.insert(1)
+        _, _, good = await self.changes(socket, 1)
+        [(upto,)] = self.write("SELECT pg_current_wal_flush_lsn()::text")
+        standby = self.standby.conninfo
+        while postgres.execute(standby, "SELECT coalesce(pg_last_wal_replay_lsn() < %s, true)", [upto]) != [(False,)]:
+            pass
+        postgres.execute(standby, "ALTER SYSTEM SET primary_conninfo = 'host=/nonexistent'")
+        postgres.execute(standby, "SELECT pg_reload_conf()")
+        while postgres.execute(standby, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'") != [
+            (0,)
+        ]:
+            pass
+        self.insert(2, 3, 4, 5, 6, 7)
+        ids, gaps, cursor = await self.changes(socket, 7)
+        self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6, 7], []))
+        with self.time_goes_back():
+            self.cluster.stop("immediate")
+            postgres.execute(standby, "SELECT pg_promote()")
+            self.conninfo = standby
+            self.assertEqual(self.kept(), [1])
+            new = [101, 102, 103, 104, 105, 106, 107]
+            self.insert(*new)
+            await self.assert_told(socket, cursor, new)
+        resumed = await self.connect(f"/ws?since={good}", protocol=True)
+        ids, gaps, _ = await self.changes(resumed, 107)
+        self.assertEqual((gaps, ids[-7:]), ([], new))
+
+
+class RestoredOverTest(LostPastTestCase):
+    def new_database(self) -> str:
+        return postgres.new_database()
+
+    def run_tool(self, name: str, *arguments: str) -> None:
+        cluster = postgres.cluster()
+        done = cluster._run([str(cluster.binaries / name), *arguments])
+        assert done.returncode == 0, done.stderr
+
+    @gen_test
+    async def test_a_dump_that_is_restored_over_the_same_database(self):
+        socket = await self.connect(protocol=True)
+        self.insert(1)
+        await self.changes(socket, 1)
+        dump = str(postgres.cluster().data_dir / "socket" / "dump")
+        self.run_tool("pg_dump", "--format", "custom", "--file", dump, "--dbname", self.conninfo)
+        self.insert(2, 3, 4, 5)
+        _, _, cursor = await self.changes(socket, 5)
+        with ExpectLog("changefeed.follower", "the journal is another one|the journal cannot be read", level=30):
+            self.run_tool(
+                "pg_restore", "--clean", "--if-exists", "--single-transaction", "--dbname", self.conninfo, dump
+            )
+            self.assertEqual(self.kept(), [1])
+            self.assertIn("another one than before", (await message(socket, "gap"))["why"])
+            self.insert(6)
+            await self.changes(socket, 6)
+        resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+        await message(resumed, "hello")
+        self.assertIn("of another journal", (await message(resumed, "gap"))["why"])
+
+
+class YoungerClusterTest(JournalTestCase):
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        # As after a restore of an empty journal: what retention took has ids that this cluster has yet to come to.
+        self.write("SELECT setval('changefeed.lost_xid', 2000000000), setval('changefeed.lost_id', 0)")
+
+    @gen_test
+    async def test_an_empty_journal_from_an_older_cluster_begins_anew(self):
+        socket = await self.connect()
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertEqual(await self.ids(socket, 1), [1])
+
+
+class SchemaAloneTest(JournalTestCase):
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("DELETE FROM changefeed.meta")
+
+    @gen_test
+    async def test_a_journal_whose_schema_alone_was_restored_begins_anew(self):
+        socket = await self.connect()
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertEqual(await self.ids(socket, 1), [1])
