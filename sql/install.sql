@@ -13,6 +13,7 @@ SET LOCAL client_min_messages = warning;
 \ir guard.sql
 \ir journal.sql
 \ir hash.sql
+\ir values.sql
 \ir record.sql
 \ir truncate.sql
 \ir watch.sql

@@ -32,6 +32,15 @@ CREATE SEQUENCE IF NOT EXISTS changefeed.lost_xid MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_at MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_id MINVALUE 0 START 0;
 
+-- What lastval() says to a writer is the last number that nextval() drew in the session, so also an id of the journal.
+-- setval() puts a number in the place of the last that this session drew of a sequence; so after drawing ids record.sql
+-- draws of the first of these, which everybody may ask, and puts the writer's number there. The second stands for "none
+-- was drawn": nobody else may ask it, so that lastval() fails as it did, and its numbers are none that are in use.
+CREATE SEQUENCE IF NOT EXISTS changefeed.lastval MINVALUE -9223372036854775808 START 1;
+GRANT USAGE ON SEQUENCE changefeed.lastval TO PUBLIC;
+CREATE SEQUENCE IF NOT EXISTS changefeed.no_lastval
+    MINVALUE -9223372036854775808 START -9223372036854775808 MAXVALUE -9200000000000000000 CACHE 1000 CYCLE;
+
 CREATE TABLE IF NOT EXISTS changefeed.journal (
     slot smallint NOT NULL,
     depth smallint NOT NULL DEFAULT pg_trigger_depth(),  -- 1, or more where a trigger made the change

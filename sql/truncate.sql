@@ -7,7 +7,10 @@
 -- index's expression. So columns to hash are their texts in there, which this role may read anyway, and are hashed as
 -- the owner, before anything is journaled. In ISO, since a text with a time zone's abbreviation may be read as another time.
 CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off SET datestyle = 'ISO, MDY' AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off
+SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
+SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off
+SET array_nulls = on SET standard_conforming_strings = on AS $function$
 DECLARE
     within text := current_setting('changefeed.truncating', true);
     options json := coalesce(TG_ARGV[0], '{}')::json;
@@ -113,7 +116,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $func
 DECLARE
     handed_over text := nullif(current_setting('changefeed.truncated_' || TG_RELID, true), '');
     truncated json;
+    writers_lastval bigint;
 BEGIN
+    BEGIN
+        writers_lastval := lastval();
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
     IF current_setting('changefeed.truncating', true) = TG_RELID::text THEN
         PERFORM set_config('changefeed.truncating', '', true);
     END IF;
@@ -142,12 +151,14 @@ BEGIN
             NULL;
         END;
     END;
-    IF coalesce(
-        nullif(current_setting('changefeed.notify', true), ''),
-        CASE current_setting('max_prepared_transactions') WHEN '0' THEN 'on' END
-    ) = 'on' THEN
-        PERFORM pg_notify('changefeed', '');
-    END IF;
+    BEGIN
+        PERFORM changefeed.give_back(writers_lastval);
+        IF changefeed.may_notify() THEN
+            NOTIFY changefeed;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
     RETURN NULL;
 END
 $function$;

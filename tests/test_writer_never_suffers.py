@@ -153,3 +153,88 @@ def test_without_the_schema_no_trigger_is_left_to_fail(db: JournalDatabase):
     for statement in STATEMENTS:
         db.run(statement)
     assert db.warnings == []
+
+
+class TestTwin:
+    """What a script says on a watched table, it says on an unwatched one."""
+
+    TABLES = """
+        CREATE TABLE {t} (id serial PRIMARY KEY, k int UNIQUE, v text CHECK (v <> 'bad'));
+        CREATE TABLE {t}_log (id int GENERATED ALWAYS AS IDENTITY (START 1000), row_id int);
+        CREATE TABLE {t}_part (id bigserial, k int) PARTITION BY LIST (k);
+        CREATE TABLE {t}_part_1 PARTITION OF {t}_part FOR VALUES IN (1);
+        CREATE TABLE {t}_part_2 PARTITION OF {t}_part DEFAULT;
+        CREATE FUNCTION {t}_audit() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO {t}_log (row_id) VALUES (NEW.id); RETURN NULL; END $$;
+        CREATE TRIGGER audit AFTER UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION {t}_audit();
+    """
+    SCRIPT = (
+        "INSERT INTO {t} (k, v) VALUES (1, 'a')",
+        "INSERT INTO {t} (k, v) VALUES (2, 'b'), (3, 'c') RETURNING id",
+        "INSERT INTO {t} (id, k) VALUES (100, 100)",
+        "INSERT INTO {t} (k) VALUES (1)",
+        "INSERT INTO {t} (k, v) VALUES (9, 'bad')",
+        "INSERT INTO {t} (k) VALUES (1), (4) ON CONFLICT (k) DO UPDATE SET v = 'upsert' RETURNING id, v",
+        "INSERT INTO {t} (k) VALUES (1) ON CONFLICT DO NOTHING",
+        "UPDATE {t} SET v = v || 'x' WHERE k < 3 RETURNING v",
+        "UPDATE {t} SET v = 'y' WHERE false",
+        "SELECT currval('{t}_id_seq'), nextval('{t}_id_seq')",
+        "WITH gone AS (DELETE FROM {t} WHERE k = 2 RETURNING k) INSERT INTO {t}_log (row_id) SELECT k FROM gone",
+        "INSERT INTO {t}_part (k) VALUES (1), (2), (3) RETURNING id",
+        "UPDATE {t}_part SET k = 3 - k WHERE k < 3 RETURNING id, k",
+        "INSERT INTO {t}_part_1 (k) VALUES (2)",
+        "TRUNCATE {t}_part_1",
+        "DELETE FROM {t} WHERE k = 100",
+        "DO $$ BEGIN INSERT INTO {t} (k) VALUES (1); EXCEPTION WHEN unique_violation THEN NULL; END $$",
+        "TRUNCATE {t} RESTART IDENTITY",
+        "INSERT INTO {t} (k) VALUES (1)",
+    )
+
+    def told(self, session: Session, statement: str) -> object:
+        """The rows or the error, how many rows, and the number that the session drew last."""
+        with session.connection.cursor() as db_cursor:
+            try:
+                db_cursor.execute(statement)
+                rows = db_cursor.fetchall() if db_cursor.description else []
+                answer: object = (rows, db_cursor.rowcount, db_cursor.statusmessage)
+            except psycopg2.Error as error:
+                answer = error.pgcode
+        return answer, session.run("SELECT lastval()")
+
+    @pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+    @pytest.mark.parametrize("is_superuser", [True, False])
+    def test_a_script_says_the_same(self, db: JournalDatabase, level: str, is_superuser: bool):
+        for table in ("watched", "plain"):
+            db.run(self.TABLES.format(t=table))
+        for table in ("watched", "watched_log", "watched_part"):
+            db.run(f"SELECT changefeed.watch('{table}')")
+        role = db.new_role("writer")
+        db.run(
+            f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
+        )
+        answers = {}
+        for table in ("watched", "plain"):
+            session = db.session(user="postgres" if is_superuser else role)
+            session.run(f"SET default_transaction_isolation = '{level}'; SELECT nextval('{table}_id_seq')")
+            answers[table] = [self.told(session, statement.format(t=table)) for statement in self.SCRIPT]
+            if level == "read committed":
+                assert session.warnings == []
+        assert answers["watched"] == answers["plain"]
+
+    def test_lastval_is_not_defined_where_it_was_not(self, db: JournalDatabase):
+        role = db.new_role("writer")
+        db.run(f"GRANT ALL ON orders TO {role}")
+        session = db.session(user=role)
+        session.run("INSERT INTO orders VALUES (1)")
+        with pytest.raises(psycopg2.Error, match="lastval"):
+            session.run("SELECT lastval()")
+        session.run("UPDATE orders SET id = 2; CREATE TEMP SEQUENCE numbers; SELECT nextval('numbers')")
+        session.run("DELETE FROM orders")
+        assert session.value("SELECT lastval()") == 1
+
+    def test_nobody_sees_the_number_that_another_drew(self, db: JournalDatabase):
+        db.run("CREATE SEQUENCE numbers START 4711; SELECT nextval('numbers'); INSERT INTO orders VALUES (1)")
+        assert db.value("SELECT lastval()") == 4711
+        role = db.new_role("reader")
+        seen = db.session(user=role).run("SELECT last_value FROM pg_sequences WHERE schemaname = 'changefeed'")
+        assert (4711,) not in seen

@@ -1,0 +1,212 @@
+-- A row's values as JSON: each as to_json gives it, without running code of those who own the types or the table.
+--
+-- to_json uses the cast to json that the owner of a type may make for it, also deep within a value: in an array, a domain, a
+-- composite type. It would run here as the journal's owner. So only values of trusted types go to to_json; others are
+-- taken apart down to what can be had by output functions, which none but superusers can make.
+
+-- Whether none but superusers and the journal's owner can have code run by to_json of a value of this type.
+CREATE OR REPLACE FUNCTION changefeed.trusts(type oid)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    kind "char";
+    is_trusted boolean;
+    inner_types oid[];
+BEGIN
+    IF type < 16384 THEN
+        RETURN true;  -- PostgreSQL's own
+    END IF;
+    SELECT t.typtype, r.rolsuper OR r.rolname = current_user, ARRAY[nullif(t.typbasetype, 0), nullif(t.typelem, 0)]
+    INTO kind, is_trusted, inner_types
+    FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner WHERE t.oid = type;
+    IF is_trusted IS NOT TRUE THEN
+        RETURN false;  -- also where there is none
+    END IF;
+    IF kind IN ('r', 'm') THEN
+        inner_types := ARRAY(SELECT r.rngsubtype FROM pg_range AS r WHERE type IN (r.rngtypid, r.rngmultitypid));
+    ELSIF kind = 'c' THEN
+        inner_types := ARRAY(
+            SELECT a.atttypid FROM pg_attribute AS a JOIN pg_type AS t ON t.typrelid = a.attrelid
+            WHERE t.oid = type AND a.attnum > 0 AND NOT a.attisdropped
+        );
+    END IF;
+    RETURN NOT EXISTS (
+        SELECT FROM unnest(inner_types) AS inner_type WHERE inner_type >= 16384 AND NOT changefeed.trusts(inner_type)
+    );
+END
+$function$;
+
+-- Whether the columns of a table are what the catalog says. In a repeatable read it says what was before an ALTER TABLE
+-- that others have committed since; so that its owner may have given a column a type of their own meanwhile.
+CREATE OR REPLACE FUNCTION changefeed.trusts_columns(target oid)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN current_setting('transaction_isolation') = 'read committed' OR coalesce(
+        (
+            SELECT r.rolsuper OR r.rolname = current_user
+            FROM pg_class AS c JOIN pg_roles AS r ON r.oid = c.relowner WHERE c.oid = target
+        ),
+        false
+    );
+END
+$function$;
+
+-- A type that has the same texts as this one and runs nobody's code: PostgreSQL's own or an extension's that is trusted, that
+-- an array or a domain is of, or else text. Of an extension its schema is trusted too, or else somebody could put another
+-- type in its place.
+CREATE OR REPLACE FUNCTION changefeed.safe_type(column_type oid)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        WITH RECURSIVE element AS (
+            SELECT t.oid, t.typtype, t.typbasetype, t.typelem, '' AS brackets
+            FROM pg_type AS t WHERE t.oid = column_type
+            UNION ALL
+            SELECT t.oid, t.typtype, t.typbasetype, t.typelem, CASE WHEN e.typtype = 'd' THEN e.brackets ELSE '[]' END
+            FROM element AS e JOIN pg_type AS t
+                ON t.oid = CASE
+                    WHEN e.typtype = 'd' THEN e.typbasetype
+                    WHEN e.oid >= 16384 THEN nullif(e.typelem, 0)
+                END
+        )
+        SELECT CASE
+            WHEN e.oid < 16384 THEN format_type(e.oid, -1)
+            WHEN e.typtype = 'b' AND changefeed.trusts(e.oid) AND (
+                SELECT r.rolsuper OR r.rolname = current_user
+                FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace JOIN pg_roles AS r ON r.oid = n.nspowner
+                WHERE t.oid = e.oid
+            ) THEN format_type(e.oid, -1)
+            ELSE 'text'
+        END || e.brackets
+        FROM element AS e WHERE e.typtype <> 'd' AND (e.oid < 16384 OR e.typelem = 0)
+    );
+END
+$function$;
+
+-- An expression whose JSON is that of `value`, an expression of this type; or of any other, where it is not certain which.
+CREATE OR REPLACE FUNCTION changefeed.json_value(value text, type oid, is_certain boolean, depth integer DEFAULT 0)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    shape pg_type;
+    alias constant text := 'v' || depth;
+    fields text;
+BEGIN
+    IF is_certain AND changefeed.trusts(type) THEN
+        RETURN value;
+    END IF;
+    SELECT * INTO shape FROM pg_type AS t WHERE t.oid = type;
+    -- num_nonnulls: a composite value of nulls IS NULL, and is none.
+    IF shape.typtype = 'd' THEN
+        RETURN changefeed.json_value(value, shape.typbasetype, is_certain, depth);
+    ELSIF shape.typtype = 'c' THEN
+        SELECT string_agg(
+            format(
+                '%s AS %I',
+                changefeed.json_value(format('(%s).%I', value, a.attname), a.atttypid, is_certain, depth + 1), a.attname
+            ),
+            ', ' ORDER BY a.attnum
+        ) INTO fields
+        FROM pg_attribute AS a WHERE a.attrelid = shape.typrelid AND a.attnum > 0 AND NOT a.attisdropped;
+        RETURN format(
+            'CASE WHEN num_nonnulls(%1$s) = 1 THEN (SELECT row_to_json(%2$I.*) FROM (SELECT %3$s) AS %2$I) END',
+            value, alias, fields
+        );
+    ELSIF shape.typelem >= 16384 AND changefeed.is_composite(shape.typelem) THEN
+        RETURN format(
+            'CASE WHEN num_nonnulls(%1$s) = 1 THEN changefeed.json_array('
+            'ARRAY(SELECT %3$s FROM (SELECT unnest(%1$s) AS value) AS %2$I), '
+            'ARRAY(SELECT array_length(%1$s, d) FROM generate_series(1, array_ndims(%1$s)) AS d)) END',
+            value, alias, changefeed.json_value(alias || '.value', shape.typelem, is_certain, depth + 1)
+        );
+    END IF;
+    RETURN format('CASE WHEN num_nonnulls(%1$s) = 1 THEN format(''%%s'', %1$s)::%2$s END', value, changefeed.safe_type(type));
+END
+$function$;
+
+-- Also of a domain over one.
+CREATE OR REPLACE FUNCTION changefeed.is_composite(type oid)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        SELECT t.typtype = 'c' OR t.typtype = 'd' AND changefeed.is_composite(t.typbasetype)
+        FROM pg_type AS t WHERE t.oid = type
+    );
+END
+$function$;
+
+-- An array as JSON: its elements in their order, and how many there are in each dimension.
+CREATE OR REPLACE FUNCTION changefeed.json_array(elements json[], lengths integer[])
+RETURNS json LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    FOR dimension IN REVERSE cardinality(lengths)..2 LOOP
+        elements := ARRAY(
+            SELECT array_to_json(elements[n:n + lengths[dimension] - 1])
+            FROM generate_series(1, cardinality(elements), lengths[dimension]) AS n
+        );
+    END LOOP;
+    RETURN array_to_json(elements);
+END
+$function$;
+
+-- A table's columns as a list for SELECT: without those left out, with the hashes of those to hash, and with virtual
+-- generated ones computed, which a trigger sees as null.
+CREATE OR REPLACE FUNCTION changefeed.column_list(target oid, options json)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
+    hash text[] := ARRAY(SELECT json_array_elements_text(options -> 'hash'));
+    is_certain constant boolean := changefeed.trusts_columns(target);
+    gone text;
+BEGIN
+    SELECT name INTO gone FROM unnest(omit || hash) AS name
+    WHERE NOT EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped
+    );
+    IF gone IS NOT NULL THEN
+        -- Dropped, or renamed: then it must not leave the table under its new name.
+        RAISE EXCEPTION 'the column % that was to be left out or hashed is gone', quote_ident(gone)
+            USING HINT = 'Call changefeed.watch anew.';
+    END IF;
+    RETURN (
+        SELECT string_agg(
+            CASE
+                WHEN a.attname = ANY (hash)
+                    THEN format('%s AS %I', changefeed.hashed_value(target, a.attname, a.atttypid, v.value), a.attname)
+                WHEN a.attgenerated = 'v' THEN format('%s AS %I', v.value, a.attname)
+                ELSE format('%s AS %I', changefeed.json_value(v.value, a.atttypid, is_certain), a.attname)
+            END,
+            ', ' ORDER BY a.attnum
+        )
+        FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum,
+            LATERAL (
+                SELECT CASE WHEN a.attgenerated = 'v' THEN format('(%s)', pg_get_expr(d.adbin, d.adrelid))
+                ELSE quote_ident(a.attname) END
+            ) AS v (value)
+        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit)
+    );
+END
+$function$;
+
+-- The rows as JSON, for tables whose columns must be named, or whose trigger is one for each row (inheritance):
+-- then $1 is OLD, $2 NEW.
+CREATE OR REPLACE FUNCTION changefeed.select_statement(target oid, transition_table text, level text, options json)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        SELECT format(
+            'SELECT row_to_json(r.*) AS row FROM (SELECT %s FROM %s) AS r',
+            changefeed.column_list(target, options),
+            CASE
+                WHEN level = 'STATEMENT' THEN transition_table
+                WHEN transition_table = 'old_rows' THEN '(SELECT ($1).*) AS r'
+                ELSE '(SELECT ($2).*) AS r'
+            END
+        )
+    );
+END
+$function$;
+
+REVOKE ALL ON FUNCTION changefeed.trusts(oid), changefeed.trusts_columns(oid), changefeed.safe_type(oid),
+    changefeed.json_value(text, oid, boolean, integer), changefeed.is_composite(oid),
+    changefeed.json_array(json[], integer[]), changefeed.column_list(oid, json),
+    changefeed.select_statement(oid, text, text, json) FROM PUBLIC;
+DROP FUNCTION IF EXISTS changefeed.untrusted_value(text, oid);  -- version 4's

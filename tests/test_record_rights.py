@@ -1,0 +1,110 @@
+"""Whose code the trigger functions run: nobody's but their own, whatever relations, types and settings others make."""
+
+import re
+
+import pytest
+
+from changefeed.queries import SQL_DIR
+from tests.journal_database import JournalDatabase
+
+SEIZE = "ALTER ROLE {mallory} SUPERUSER"
+
+
+def is_superuser(db: JournalDatabase, role: str) -> bool:
+    return bool(db.value("SELECT rolsuper FROM pg_roles WHERE rolname = %s", role))
+
+
+@pytest.mark.parametrize("function", ["record", "record_strict"])
+@pytest.mark.parametrize("event", ["INSERT", "UPDATE", "DELETE"])
+@pytest.mark.parametrize("argument", ["", """'{"omit": ["x"]}'""", """'{"dynamic": true}'""", """'{"limit": 1}'"""])
+def test_a_trigger_without_transition_tables_reads_no_relation_of_the_writer(
+    db: JournalDatabase, function: str, event: str, argument: str
+):
+    mallory = db.new_role("mallory")
+    db.run(
+        f"GRANT USAGE ON SCHEMA changefeed TO {mallory}; GRANT EXECUTE ON FUNCTION changefeed.{function}() TO {mallory}"
+    )
+    session = db.session(user=mallory)
+    session.run(
+        f"CREATE FUNCTION pg_temp.pwn() RETURNS int LANGUAGE plpgsql AS $$ BEGIN IF (SELECT usesuper FROM pg_user "
+        f"WHERE usename = current_user) THEN {SEIZE.format(mallory=mallory)}; END IF; RETURN 1; END $$"
+    )
+    session.run(
+        "CREATE TEMP VIEW new_rows AS SELECT pg_temp.pwn() AS a, 1 AS x; CREATE TEMP VIEW old_rows AS TABLE new_rows"
+    )
+    session.run("CREATE TEMP TABLE t (a int, x int); INSERT INTO t VALUES (1)")
+    session.run(
+        f"CREATE TRIGGER x AFTER {event} ON t FOR EACH STATEMENT EXECUTE FUNCTION changefeed.{function}({argument})"
+    )
+    write = {"INSERT": "INSERT INTO t VALUES (1)", "UPDATE": "UPDATE t SET a = 2", "DELETE": "DELETE FROM t"}[event]
+    session.run(f"DO $$ BEGIN {write}; EXCEPTION WHEN OTHERS THEN NULL; END $$")
+    assert not is_superuser(db, mallory)
+    assert db.entries() == []
+
+
+def test_relations_named_like_transition_tables_do_no_harm_to_real_triggers(db: JournalDatabase):
+    db.run("CREATE TABLE t (id int); SELECT changefeed.watch('t')")
+    db.run("CREATE TEMP TABLE new_rows (id int); CREATE TEMP TABLE old_rows (id int); INSERT INTO new_rows VALUES (9)")
+    db.run("INSERT INTO t VALUES (1); UPDATE t SET id = 2; DELETE FROM t; TRUNCATE t")
+    assert db.changes() == [("I", {"id": 1}), ("U", {"id": 2}), ("D", {"id": 2}), ("T", None)]
+    assert (db.losses, db.warnings) == (0, [])
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+@pytest.mark.parametrize(
+    ("columns", "value"),
+    [
+        ("v public.dmood", "'ok'"),
+        ("v public.dmood[]", "'{ok}'"),
+        ("v public.moods", "'(1,ok)'"),
+        ("v public.moods[]", "'{\"(1,ok)\"}'"),
+        ("v public.nested", "'(\"(1,ok)\")'"),
+        ("v public.moodrange", "'[ok,ok]'"),
+        ("v public.list", "'{ok}'"),
+        ("v evil.mood", "'ok'"),
+        ("v evil.pair", "'(ok,ok)'"),
+    ],
+)
+def test_trust_in_a_type_goes_down_to_what_it_is_made_of(db: JournalDatabase, columns: str, value: str, level: str):
+    mallory = db.new_role("mallory")
+    db.run(f"CREATE SCHEMA evil AUTHORIZATION {mallory}; SET ROLE {mallory}")
+    db.run("CREATE TYPE evil.mood AS ENUM ('ok')")
+    db.run(
+        f"CREATE FUNCTION evil.seize() RETURNS void LANGUAGE plpgsql AS $$ BEGIN IF (SELECT usesuper FROM pg_user "
+        f"WHERE usename = current_user) THEN {SEIZE.format(mallory=mallory)}; END IF; END $$"
+    )
+    db.run(
+        "CREATE FUNCTION evil.j(evil.mood) RETURNS json LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM evil.seize(); RETURN '1'; END $$; CREATE CAST (evil.mood AS json) WITH FUNCTION evil.j(evil.mood)"
+    )
+    db.run("RESET ROLE; CREATE DOMAIN public.dmood AS evil.mood; CREATE TABLE public.moods (id int, m evil.mood)")
+    db.run("CREATE TYPE public.nested AS (m public.moods); CREATE TYPE public.moodrange AS RANGE (subtype = evil.mood)")
+    db.run("CREATE DOMAIN public.list AS evil.mood[]")
+    db.run(
+        f"SET ROLE {mallory}; CREATE TYPE evil.pair AS (a evil.mood, b public.dmood); CREATE TABLE evil.w ({columns})"
+    )
+    db.run("RESET ROLE; SELECT changefeed.watch('evil.w')")
+    session = db.session(user=mallory)
+    session.run(f"BEGIN ISOLATION LEVEL {level}; INSERT INTO evil.w VALUES ({value}), (NULL)")
+    session.run("UPDATE evil.w SET v = v; DELETE FROM evil.w; COMMIT")
+    assert not is_superuser(db, mallory)
+    db.assert_rebuilds("evil.w")
+    assert len(db.entries()) == 6
+    assert session.warnings == []
+
+
+def test_every_function_has_a_search_path_of_its_own(db: JournalDatabase):
+    settings = db.run("SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'changefeed'::regnamespace")
+    assert settings
+    assert [name for name, config in settings if "search_path=pg_catalog, pg_temp" not in (config or [])] == []
+
+
+@pytest.mark.parametrize("file", ["record.sql", "values.sql", "truncate.sql", "hash.sql"])
+def test_what_runs_in_writers_sessions_is_for_nobody_to_call(db: JournalDatabase, file: str):
+    names = re.findall(r"FUNCTION changefeed\.(\w+)\(", (SQL_DIR / file).read_text())
+    granted = db.run(
+        "SELECT DISTINCT p.proname FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a "
+        "WHERE p.pronamespace = 'changefeed'::regnamespace AND a.grantee = 0"
+    )
+    assert names
+    assert {name for (name,) in granted} & set(names) == set()
