@@ -9,6 +9,7 @@ refuses is read here, without recursion. Either way takes time in proportion to 
 import json
 import re
 from collections.abc import Mapping, Set
+from functools import lru_cache
 from json.encoder import encode_basestring
 
 import msgspec
@@ -17,16 +18,17 @@ from msgspec import Raw
 Members = dict[str, Raw]  # the text of each value, by its key
 
 _SPACES = " \t\r\n"
+_SPACE = f"[{_SPACES}]*+"
 _STRING = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+"'
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
-# Group 1 is the token. It is empty at the end of the text, and None where no token begins.
-_tokens = re.compile(rf"[{_SPACES}]*+(?:({_STRING}|{_NUMBER}|true|false|null|[\[\]{{}},:]|\Z)|.)", re.DOTALL).finditer
+# A brace or comma is one token with the key behind it, and so are brackets of one kind without anything between them.
+_TOKEN = rf"[{{,](?:{_SPACE}({_STRING}){_SPACE}:)?+|\[++|\]++|\}}++|{_STRING}|{_NUMBER}|true|false|null|\Z"
+# Group 1 is the token, 2 the key. The token is empty at the end of the text, and None where none begins.
+_tokens = re.compile(rf"{_SPACE}(?:({_TOKEN})|.)", re.DOTALL).finditer
 # A token's first character says which it is, so a string of them says which may come next.
 _VALUE = '"[{tfn-0123456789'
 _VALUE_OR_END = _VALUE + "]"
-_KEY = '"'
-_KEY_OR_END = '"}'
-_CLOSERS = {"[": "]", "{": "}"}
+_CACHED_CHARACTERS = 256 << 10
 half_character = re.compile("[\ud800-\udfff]").search
 
 _read_object = msgspec.json.Decoder(Members).decode
@@ -85,36 +87,54 @@ def write(found: Mapping[str, str | Raw], *, space: str = "") -> str:
 
 
 def _read_by_hand(text: str) -> Members | None:
-    """As members(), token by token."""
+    return (_read_tokens if len(text) > _CACHED_CHARACTERS else _read_tokens_once)(text)
+
+
+def _read_tokens(text: str) -> Members | None:
+    """As members()."""
     found: Members = {}
     is_object, key, value_begins = False, "", 0
     closers: list[str] = []  # of the arrays and objects that are open
     expected = _VALUE
     for match in _tokens(text):
         token = match[1]
-        if token == expected == "":
-            break
         if not token or token[0] not in expected:
-            raise NotJSON("it ends too early" if token == "" else f"malformed at character {match.end() - 1}")
+            if token == expected:
+                break
+            raise _malformed(match)
         kind = token[0]
-        if kind in "[{":
-            is_object = is_object or (kind == "{" and not closers)
-            closers.append(_CLOSERS[kind])
-            expected = _KEY_OR_END if kind == "{" else _VALUE_OR_END
-        elif kind == ",":
-            expected = _KEY if closers[-1] == "}" else _VALUE
-        elif kind == ":":
-            expected = _VALUE
-            if len(closers) == 1:
-                value_begins = match.end()
-        elif kind == '"' and expected in (_KEY, _KEY_OR_END):
-            expected = ":"
-            if len(closers) == 1:
-                key = json.loads(token)
-        else:  # a value ends
+        if kind == "[":
+            closers.extend("]" * len(token))
+            expected = _VALUE_OR_END
+        elif kind in "{,":
+            next_key = match[2]
+            if kind == "{":
+                is_object = is_object or not closers
+                closers.append("}")
+            elif (next_key is None) is (closers[-1] == "}"):
+                raise _malformed(match)
+            expected = _VALUE if next_key or kind == "," else "}"
+            if next_key and len(closers) == 1:
+                key, value_begins = next_key, match.end()
+        else:  # a value ends, or several within each other
+            value_ends = match.end()
             if kind in "]}":
-                closers.pop()
+                closers.pop()  # it was expected
+                for closer in token[1:]:
+                    if not closers or closers.pop() != closer:
+                        raise _malformed(match)
+                if not closers:
+                    value_ends -= 1  # the last of them ends the whole
+            if key and len(closers) <= 1:
+                found[json.loads(key)] = Raw(text[value_begins:value_ends].strip(_SPACES))
+                key = ""
             expected = "," + closers[-1] if closers else ""
-            if is_object and len(closers) == 1:
-                found[key] = Raw(text[value_begins : match.end()].strip(_SPACES))
     return found if is_object else None
+
+
+# Each audience asks for the same row, and each client that catches up. Nobody changes what the cache gives.
+_read_tokens_once = lru_cache(maxsize=64)(_read_tokens)
+
+
+def _malformed(match: re.Match[str]) -> NotJSON:
+    return NotJSON("it ends too early" if match[1] == "" else f"malformed at character {match.end() - 1}")

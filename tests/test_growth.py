@@ -17,7 +17,7 @@ from changefeed.conflation import Conflation
 from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
 from changefeed.echo import json_line, terminal_line
 from changefeed.filter_kinds import Kind
-from changefeed.json_text import NotJSON, check, members
+from changefeed.json_text import NotJSON, _read_tokens, check, members
 from changefeed.log_lines import JsonLines
 from changefeed.old_values import changed_columns
 from changefeed.payload import Payload, key_members, reduce
@@ -110,6 +110,7 @@ def conflate(given: Change) -> None:
 
 READERS_OF_VALUES: dict[str, tuple[Callable[[str], object], Read]] = {
     "members": (row, members),
+    "members by hand": (row, _read_tokens),
     "check": (row, check),
     "changed_columns": (row, lambda text: changed_columns(text, text[:-2] + 'b"}')),
     "key_members": (row, lambda text: key_members(text, ("id", "doc"))),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from changefeed.json_text import Members, NotJSON, _read_by_hand, check, members, quoted, string_of, text_of, write
+from changefeed.json_text import Members, NotJSON, _read_tokens, check, members, quoted, string_of, text_of, write
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -16,7 +16,7 @@ VALUES = st.recursive(
 )
 ROWS = st.dictionaries(st.text(), VALUES, max_size=6)
 
-either_way = pytest.mark.parametrize("read", [members, _read_by_hand])
+either_way = pytest.mark.parametrize("read", [members, _read_tokens])
 Read = Callable[[str], Members | None]
 
 
