@@ -44,7 +44,7 @@ PUBLIC_NAMES = ("rebind.evil.example", "evil.com", "127.0.0.1.evil.com", "localh
 class AnonymousHostTest(FeedTestCase):
     """Everybody on the network is let in, and no page of elsewhere whose name was made to point here."""
 
-    flags = ("--address", "0.0.0.0", "--allow-anonymous", "--allow-host", "feed.example.com")
+    flags = ("--address", "0.0.0.0", "--allow-anonymous")
 
     @gen_test
     async def test_a_public_name_must_be_named(self):
@@ -58,9 +58,18 @@ class AnonymousHostTest(FeedTestCase):
     async def test_addresses_and_names_of_ones_own_network_need_not(self):
         for host in (
             *("192.0.2.7:8080", "10.0.0.1", "[2001:db8::1]:8080", "127.0.0.1", "localhost:8080", "feed:8080"),
-            *("printer.local", "feed.default.svc.cluster.local", "host.docker.internal", "feed.example.com"),
+            *("printer.local", "feed.default.svc.cluster.local", "host.docker.internal"),
         ):
             await self.fetch_json("/healthz", headers={"Host": host})
+
+
+class AnonymousNamedHostTest(FeedTestCase):
+    flags = ("--address", "0.0.0.0", "--allow-anonymous", "--allow-host", "feed.example.com")
+
+    @gen_test
+    async def test_a_public_name_that_is_named_is_the_servers(self):
+        for host, status in (("feed.example.com", 200), ("feed:8080", 200), ("evil.example.com", 403)):
+            await self.fetch_json("/healthz", status, headers={"Host": host})
 
 
 class OpenHereTest(FeedTestCase):

@@ -76,7 +76,9 @@ async def check_watch(case: "RoutesTest", path: str) -> None:
 
 async def check_status(case: "RoutesTest", path: str) -> None:
     answer = await case.fetch_json(path)
-    case.assertEqual(answer.keys(), {"server", "database", "clients", "process", "payload", "journal", "watched"})
+    case.assertEqual(
+        answer.keys(), {"server", "database", "clients", "process", "payload", "journal", "watched", "not_watched"}
+    )
 
 
 async def check_tables(case: "RoutesTest", path: str) -> None:
