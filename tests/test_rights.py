@@ -330,6 +330,14 @@ def test_two_updates_that_differ_in_what_is_not_seen_look_the_same(
 # -- what cannot be asked for reads the same for what is not there and what has no right
 
 
+@pytest.mark.parametrize("text", ["email=eq.a", "email=neq.a", "email=not.eq.a", "email=in.(a)", "doc=is.null"])
+def test_a_table_is_shut_where_only_postgresql_could_tell_which_rows_are_meant(text: str):
+    rights = Rights.parse({"tables": {"public.people": {"filter": [text]}}})
+    columns = {"id": Kind.NUMBER, "email": Kind.NULL_ONLY, "doc": Kind.NOTHING}
+    one = change("INSERT", '{"id":1,"email":"A","doc":{}}', table="public.people")
+    assert not Selection(Subscription(within=rights.tables), lambda table: columns).pick([one])
+
+
 def refusal(name: str, tables: Mapping[str, Mapping[str, Kind]], **fields: str) -> str:
     asked = Subscription.parse({field: [text] for field, text in fields.items()}, grants(MINE))
     with pytest.raises(BadSubscription) as refused:

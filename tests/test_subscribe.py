@@ -47,6 +47,18 @@ class SubscribeTest(SubscribeTestCase):
             self.assertEqual([f"{change['table']} {change['data']['id']}" for change in changes], expected, path)
 
     @gen_test
+    async def test_what_stands_at_the_end_of_a_filter_is_part_of_it(self):
+        sockets = {
+            end: await self.connect(f"/ws?table=orders&filter=status=eq.x{end}") for end in ("", "%20", "%01", "%0A")
+        }
+        self.write("INSERT INTO orders VALUES (1, 'x'), (2, 'x '), (3, E'x\\x01'), (4, E'x\\n')")
+        for number, socket in enumerate(sockets.values(), start=1):
+            self.assertEqual(json.loads(await socket.read_message())["data"]["id"], number)
+        self.write("TRUNCATE orders")  # and each got no more than that
+        for socket in sockets.values():
+            self.assertEqual(json.loads(await socket.read_message())["action"], "TRUNCATE")
+
+    @gen_test
     async def test_a_filter_of_a_hashed_column_compares_with_the_hash(self):
         self.watch("public.items", ", hash => '{id,secret}'")
         [(hashed,)] = self.write("SELECT changefeed.hash('items', 'id', '2')")
