@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import psycopg2
 
 from changefeed.change import LOSS, Change, JournalRow, from_journal
-from changefeed.cursor import EPOCH_BYTES, Place, Snapshot, decode, encode, encode_batch, witness_of
+from changefeed.cursor import EPOCH_BYTES, NotACursor, Place, Snapshot, decode, encode, encode_batch, witness_of
 from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.json_text import NotJSON
 from changefeed.memory import Page
@@ -24,6 +24,7 @@ from changefeed.seal import MARK, Seal
 logger = logging.getLogger(__name__)
 
 QUERIES = load("server.sql")
+BEYOND_XID = 1 << 63  # pg_snapshot itself takes more; the queries compare them as bigint
 VERSION = 5  # of sql/install.sql
 WITNESSED_SINCE = 5  # the version whose changefeed.read() proves places
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
@@ -173,6 +174,8 @@ class Journal:
             raise ForeignCursor("the cursor was given to somebody with other rights")
         if opened is not None:
             epoch, place = decode(opened)
+            if max(place.previous.xmax, place.batch.xmax) >= BEYOND_XID:
+                raise NotACursor("this cursor is cut or mangled")
             if epoch == self.epoch or (epoch == self._former_epoch and not place.batch.witness):
                 return place
         raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")

@@ -27,6 +27,7 @@ RETRY_AFTER_SECONDS = (2, 10)  # at random in between, so that a crowd does not 
 # What pages of other origins may send and read beside what the Fetch standard always lets them (CORS-safelisted).
 CORS_REQUEST_HEADERS = "Authorization, Content-Type, Last-Event-ID"
 CORS_ANSWER_HEADERS = "Retry-After"
+HSTS_SECONDS = 365 * 86400  # by TLS of our own: for how long a browser asks for this host by nothing else (RFC 6797)
 CORS_PREFLIGHT_SECONDS = 600  # how long a browser need not ask again
 
 
@@ -75,6 +76,9 @@ class BaseHandler(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")  # of requests without CORS
+        if self.feed.settings.tls_cert and self.request.host_name != "localhost":
+            # Of localhost it would be said to whatever else a developer runs there, on any port.
+            self.set_header("Strict-Transport-Security", f"max-age={HSTS_SECONDS}")
         if self.feed.settings.allow_origin:
             self.set_header("Vary", "Origin")  # also where none was sent: a cache may be asked by a page next
         origin = self.request.headers.get("Origin", "")

@@ -26,6 +26,8 @@ from handlers.refusals import Refusals
 from handlers.tokens import ANYBODY, CLAIM, BadToken, Identity, Tokens, digest
 
 COOKIE = "changefeed_session"
+# Which no other host, such as one below the same domain, and no page without TLS can set (RFC 6265bis, 4.1.3.2).
+HOST_COOKIE = f"__Host-{COOKIE}"
 END_INTERVAL_SECONDS = 1.0  # after which what is open by a session ends that was ended in another process
 SESSION_DAYS = 30.0  # at most; a token that expires before ends it before
 TOKEN_FIELDS = ("token", "access_token", "id_token", "jwt", "bearer", "authorization", "api_key", "apikey")
@@ -214,12 +216,16 @@ class Gate:
 
 
 def session_cookie(header: str) -> str:
-    """What the header says of our cookie, nothing where it does not name it.
+    """What the header says of our cookie, by either of its names; nothing where it names none.
 
     Its quotes hold nothing escaped. Python's own parser undoes escapes, in quadratic time before CVE-2024-7592.
     """
-    pairs = (cookie.strip().partition("=") for cookie in header.split(";"))
-    return next((value.strip().strip('"') for name, _, value in pairs if name.rstrip() == COOKIE), "")
+    found: dict[str, str] = {}
+    for cookie in header.split(";"):
+        name, _, value = cookie.strip().partition("=")
+        if (name := name.rstrip()) in (HOST_COOKIE, COOKIE):
+            found.setdefault(name, value.strip().strip('"'))
+    return found.get(HOST_COOKIE) or found.get(COOKIE, "")
 
 
 def hosts_of(settings: Settings) -> Hosts | None:

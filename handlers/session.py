@@ -7,7 +7,7 @@ import json
 
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
-from handlers.gate import COOKIE, Need
+from handlers.gate import COOKIE, HOST_COOKIE, Need
 from handlers.tokens import TOKEN_LIMIT_CHARACTERS, Identity
 
 COOKIE_LIMIT_CHARACTERS = 3900  # browsers keep 4096 of name, value and attributes (RFC 6265, 6.1)
@@ -42,19 +42,15 @@ class SessionHandler(ApiHandler):
         session = gate.session(token)
         if len(session) > COOKIE_LIMIT_CHARACTERS:
             raise ApiError(400, "token_too_long", "the token is too long for a cookie, which browsers would drop")
-        self.set_cookie(
-            COOKIE,
-            session,
-            path=self.feed.settings.base_path or "/",
-            httponly=True,
-            samesite="Strict",
-            secure=self.request.protocol == "https",
-        )
+        is_secure, path = self.request.protocol == "https", self.feed.settings.base_path or "/"
+        name = HOST_COOKIE if is_secure and path == "/" else COOKIE
+        self.set_cookie(name, session, path=path, httponly=True, samesite="Strict", secure=is_secure)
         self._answer(identity)
 
     def delete(self) -> None:
         self.feed.gate.end_session(self.request)
         self.clear_cookie(COOKIE, path=self.feed.settings.base_path or "/")
+        self.clear_cookie(HOST_COOKIE, path="/", secure=True)
         self._answer(None)
 
     def _token(self) -> str:

@@ -108,6 +108,7 @@ class NamedOriginTest(OriginCase, AccessTestCase):
         for path in ("/client.js", "/healthz", "/api/changes", "/nothing"):
             answer = await self.send("GET", path)
             self.assertEqual(answer.headers["Cross-Origin-Resource-Policy"], "same-origin", path)
+            self.assertNotIn("Strict-Transport-Security", answer.headers)  # which means nothing without TLS
 
     @gen_test
     async def test_the_cookie_counts_for_the_servers_own_pages_only(self):

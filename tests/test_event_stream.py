@@ -7,6 +7,7 @@ from typing import Any
 
 from tornado.testing import gen_test
 
+from changefeed.cursor import Place, Snapshot, encode
 from tests.access_case import AccessTestCase
 from tests.feed_case import ORDERS, FeedTestCase
 
@@ -172,6 +173,16 @@ class LastEventIdTest(StreamCase):
         self.order(1)
         stream = await self.ask("/events", **{"Last-Event-ID": begin})
         self.assertIn('"id":1', await stream.until("data: "))
+
+    @gen_test
+    async def test_a_cursor_beyond_what_postgresql_can_count_is_none(self):
+        assert self.feed.journal.epoch
+        for xid in (2**63, 2**63 + 5, 2**64 - 2):
+            snapshot = Snapshot(xid, xid)
+            cursor = encode(self.feed.journal.epoch, Place(snapshot, snapshot, 1))
+            for path in ("/events?since=", "/api/changes?since=", "/api/change?cursor="):
+                error = (await self.fetch_json(path + cursor, 400, headers=AS_A_BROWSER))["error"]
+                self.assertEqual(error["code"], "not_a_cursor")
 
     @gen_test
     async def test_a_cursor_that_is_too_old_stands_until_the_gap_is_told(self):

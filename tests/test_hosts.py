@@ -149,7 +149,34 @@ class ProxyTest(AccessTestCase):
                 body=json.dumps({"token": token_of("full")}),
                 headers={"X-Forwarded-Proto": scheme},
             )
-            self.assertEqual("Secure" in answer.headers["Set-Cookie"], is_secure, scheme)
+            cookie = answer.headers["Set-Cookie"]
+            self.assertEqual("Secure" in cookie, is_secure, scheme)
+            # No other host can set it, where a browser would let none: by TLS, for all paths.
+            self.assertEqual(cookie.startswith("__Host-changefeed_session="), is_secure, scheme)
+            self.assertEqual((await self.ask("none", "/api/tables", headers={"Cookie": cookie.split(";")[0]}))[0], 200)
+
+    @gen_test
+    async def test_the_cookie_of_this_host_alone_comes_before_one_that_others_can_set(self):
+        secure = {"X-Forwarded-Proto": "https"}
+        answer = await self.http_client.fetch(
+            self.get_url("/api/session"), method="POST", body=json.dumps({"token": token_of("full")}), headers=secure
+        )
+        ours = answer.headers["Set-Cookie"].split(";")[0]
+        before = ours.removeprefix("__Host-")  # as a server of an earlier version set it
+        for cookies, status in (
+            (before, 200),
+            (f"changefeed_session=forged; {ours}", 200),
+            ("changefeed_session=x", 401),
+        ):
+            self.assertEqual((await self.ask("none", "/api/tables", headers={"Cookie": cookies}))[0], status, cookies)
+        gone = await self.http_client.fetch(
+            self.get_url("/api/session"), method="DELETE", headers={"Cookie": ours, **secure}
+        )
+        cleared = gone.headers.get_list("Set-Cookie")
+        self.assertEqual(
+            [cookie.split("=")[0] for cookie in cleared], ["changefeed_session", "__Host-changefeed_session"]
+        )
+        self.assertIn("Secure", cleared[1])
 
 
 class NoProxyTest(AccessTestCase):

@@ -186,6 +186,18 @@ def test_a_server_takes_a_renewed_certificate_at_sighup(tmp_path: Path):
     with ServerProcess(tmp_path, *flags) as server:
         port = int(server.until_said(r"at https://127\.0\.0\.1:(\d+)/")[1])
 
+        def pinned(host: str) -> bool:
+            """Whether a browser is told to ask for this host by TLS only."""
+            with (
+                socket.create_connection(("127.0.0.1", port)) as plain,
+                trusting(cert_file).wrap_socket(plain, server_hostname="localhost") as secure,
+            ):
+                secure.sendall(f"GET /healthz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+                return b"Strict-Transport-Security: max-age=31536000\r\n" in secure.makefile("rb").read()
+
+        assert pinned("127.0.0.1")
+        assert not pinned("localhost")  # where a developer runs other servers
+
         def shown() -> bytes | None:
             with (
                 socket.create_connection(("127.0.0.1", port)) as plain,
