@@ -18,7 +18,7 @@ from changefeed.payload import Payload, shown_columns
 from changefeed.queries import load
 from changefeed.sight import SealCursor
 from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
-from changefeed.table_names import TableName, could_mean, exact, qualified
+from changefeed.table_names import TableName, could_mean, exact, parse_pattern, qualified
 
 QUERIES = load("server.sql")
 # How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
@@ -76,13 +76,26 @@ class Catalog:
 
     def trouble(self, subscription: Subscription) -> BadSubscription | None:
         """Why no change can fit what was asked for, by what is known now."""
-        if subscription == EVERYTHING or not self.tables.columns:
+        asked = subscription
+        if not self.tables.columns or not (asked.tables or asked.filters or asked.columns):
             return None
         try:
-            check(subscription, self.tables.columns, self._payload)
+            check(subscription, self._named(subscription), self._payload)
         except BadSubscription as error:
             return error
         return None
+
+    def _named(self, subscription: Subscription) -> Mapping[str, Mapping[str, Kind]]:
+        """The tables that are asked for, found without a look at all of them where each is named itself."""
+        found = set()
+        for term in subscription.tables:
+            for pattern in parse_pattern(term).meant:
+                if pattern.table is None:
+                    return self.tables.columns
+                of_name = self.tables.bare.get(pattern.table, ())
+                found |= {qualified(str(one.schema), one.table) for one in of_name if pattern.covers(one)}
+        columns = self.tables.columns
+        return {name: columns[name] for name in found if name in columns} if subscription.tables else columns
 
     async def until_read(self) -> None:
         """Returns when the tables of some moment are known. Raises DatabaseUnavailable."""

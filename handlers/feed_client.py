@@ -47,6 +47,8 @@ PAGE_COST_CHANGES = 20
 PATIENCE_SECONDS = 0.5
 LEAST_PATIENCE_SECONDS = 0.01
 CONFLATED = "nothing, if the newest state of each row is what you want; without slow=conflate every change comes"
+# How many audiences are looked through for what is gone, in one turn of the loop.
+TROUBLE_SLICE = 20
 # How far behind the cursor may stay of a client that nothing is sent to, because nothing is what it asked for.
 PLACE_INTERVAL_SECONDS = 15.0
 
@@ -130,6 +132,7 @@ class FeedClient(BaseHandler):
     # Live ones whose outbox is not empty, and since when (monotonic).
     busy: ClassVar[dict["FeedClient", float]] = {}
     newest_cursor: ClassVar[str | None] = None
+    _telling_trouble: ClassVar["asyncio.Task[None] | None"] = None
     dialect: Dialect
     outbox: Outbox
     _audience: "Audience[FeedClient] | None" = None  # while it is live
@@ -170,16 +173,26 @@ class FeedClient(BaseHandler):
     def look_again(cls) -> None:
         """The tables were read anew: their columns may be others. Who asked for what is gone is told, once."""
         cls.audiences.look_again()
-        for audience in cls.audiences:
-            client = next(iter(audience.clients))
-            trouble = client.feed.catalog.trouble(audience.selection.subscription)
-            if trouble and trouble.code != audience.trouble and audience.dialect is PROTOCOL:
-                told = message_frame("error", code=trouble.code, message=str(trouble))
-                for client in tuple(audience.clients):
-                    client.outbox.send(told)
-            audience.trouble = trouble.code if trouble else ""
+        if cls._telling_trouble:
+            cls._telling_trouble.cancel()
+        cls._telling_trouble = asyncio.ensure_future(cls._tell_trouble())
         for client in cls.connected:
             client._selection.look_again()
+
+    @classmethod
+    async def _tell_trouble(cls) -> None:
+        for number, audience in enumerate(cls.audiences):
+            if number % TROUBLE_SLICE == 0:
+                await asyncio.sleep(0)
+            client = next(iter(audience.clients), None)
+            if client is None or audience.dialect is not PROTOCOL:
+                continue
+            trouble = client.feed.catalog.trouble(audience.selection.subscription)
+            if trouble and trouble.code != audience.trouble:
+                told = message_frame("error", code=trouble.code, message=str(trouble))
+                for each in tuple(audience.clients):
+                    each.outbox.send(told)
+            audience.trouble = trouble.code if trouble else ""
 
     @classmethod
     def tell_places(cls) -> None:

@@ -300,31 +300,33 @@ FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 -- What records each watched table: see changefeed/recording.py. A member is complete whose triggers of ours, after the
 -- statement or the row, are for INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32). One that was made as a partition,
 -- and not attached, entered pg_inherits by the command that made it: 3 steps after its columns.
-WITH RECURSIVE ours AS (
-    SELECT t.*, t.xmin AS touched, t.tgtype::int AS type
+WITH RECURSIVE ours AS MATERIALIZED (
+    SELECT t.tgrelid AS member,
+           bit_or(t.tgtype::int) FILTER (WHERE t.tgenabled IN ('O', 'A')) & 60 AS recorded,
+           sum(hash_record_extended(ROW(t.oid), 0)) FILTER (WHERE t.tgtype::int & 28 > 0) AS triggers,
+           sum(hash_record_extended(ROW(t.oid, t.tgtype, t.tgfoid, t.tgargs), 0)) AS definition,
+           sum(hash_record_extended(ROW(t.oid, t.xmin), 0)) AS touched
     FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('changefeed')
     WHERE t.tgtype::int & 2 = 0
+    GROUP BY t.tgrelid
 ), members (root, member, is_attached) AS (
-    SELECT c.oid, c.oid, false FROM pg_class AS c
-    WHERE NOT c.relispartition AND EXISTS (SELECT FROM ours AS o WHERE o.tgrelid = c.oid)
+    SELECT c.oid, c.oid, false FROM ours AS o JOIN pg_class AS c ON c.oid = o.member WHERE NOT c.relispartition
     UNION ALL
     SELECT m.root, c.oid, i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
     FROM members AS m
     JOIN pg_inherits AS i ON i.inhparent = m.member
     JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
     JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = -6
-), events AS (
-    SELECT tgrelid, bit_or(type) FILTER (WHERE tgenabled IN ('O', 'A')) & 60 AS recorded FROM ours GROUP BY tgrelid
 )
-SELECT n.nspname, c.relname, c.oid::bigint, bool_and(coalesce(e.recorded, 0) = 60), array_agg(m.member::bigint),
+SELECT n.nspname, c.relname, c.oid::bigint, bool_and(coalesce(o.recorded, 0) = 60), array_agg(m.member::bigint),
        coalesce(array_agg(m.member::bigint) FILTER (WHERE m.is_attached), '{}'),
-       (SELECT sum(hash_record_extended(ROW(o.oid), 0)) FROM ours AS o WHERE o.tgrelid = c.oid AND o.type & 28 > 0)::text,
-       (SELECT sum(hash_record_extended(ROW(o.oid, o.type, o.tgfoid, o.tgargs), 0)) FROM ours AS o WHERE o.tgrelid = c.oid)::text,
-       (SELECT sum(hash_record_extended(ROW(o.oid, o.touched), 0)) FROM ours AS o WHERE o.tgrelid = c.oid)::text
+       max(o.triggers) FILTER (WHERE m.member = m.root)::text,
+       max(o.definition) FILTER (WHERE m.member = m.root)::text,
+       max(o.touched) FILTER (WHERE m.member = m.root)::text
 FROM members AS m
 JOIN pg_class AS c ON c.oid = m.root
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
-LEFT JOIN events AS e ON e.tgrelid = m.member
+LEFT JOIN ours AS o ON o.member = m.member
 GROUP BY n.nspname, c.relname, c.oid;
 
 -- partitions come watched --
