@@ -329,7 +329,7 @@ $function$;
 
 -- What a table has that the feed does not, or cannot, keep: told to whoever watches it.
 CREATE OR REPLACE FUNCTION changefeed.warn_of_limits(target regclass)
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS void LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     partition regclass;
 BEGIN
