@@ -61,7 +61,7 @@ LOCAL_SETTINGS = (
     "SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL standard_conforming_strings = on; "
     "SET LOCAL quote_all_identifiers = off; "
 )
-_OPTIONS_REFUSED = "unsupported startup parameter"  # PgBouncer's words
+OPTIONS_REFUSED = "unsupported startup parameter"  # PgBouncer's words
 # psycopg2 swallows an error in decoding a notification, and the notification with it; with UTF8 there is none.
 _FIXED = {"client_encoding": "UTF8"}
 # It decodes a notification's channel and its payload with the codec's own decode(), which is written in Python. The
@@ -128,7 +128,7 @@ async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
     try:
         return await _open(conninfo, deadline_seconds)
     except CannotConnect as error:
-        if _OPTIONS_REFUSED not in str(error):
+        if OPTIONS_REFUSED not in str(error):
             raise
         return await _open(without_session_options(conninfo), deadline_seconds)
 

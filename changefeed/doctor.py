@@ -16,7 +16,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection, make_dsn, parse_dsn
 
-from changefeed.connection import complete, display_name
+from changefeed.connection import LOCAL_SETTINGS, OPTIONS_REFUSED, complete, display_name, without_session_options
 from changefeed.database import one_line
 from changefeed.embedded import EmbeddedPostgres, default_data_dir
 from changefeed.journal import VERSION
@@ -63,6 +63,7 @@ class Patient:
     def __init__(self, conninfo: str, settings: Settings) -> None:
         self.conninfo = str(make_dsn(complete(conninfo), connect_timeout=CONNECT_DEADLINE_SECONDS))
         self.settings = settings
+        self.before_each = ""
         self.connection = self.connect()
         (
             self.version,
@@ -78,15 +79,22 @@ class Patient:
         self.is_installed = bool(is_installed)
 
     def connect(self) -> connection:
-        made: connection = psycopg2.connect(self.conninfo)
+        try:
+            made: connection = psycopg2.connect(self.conninfo)
+        except psycopg2.OperationalError as error:
+            if OPTIONS_REFUSED not in str(error):
+                raise
+            # A pooler: its sessions are others' the next moment, so that each statement brings the settings it needs.
+            self.conninfo = without_session_options(self.conninfo)
+            self.before_each = LOCAL_SETTINGS
+            made = psycopg2.connect(self.conninfo)
         made.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
-        with made.cursor() as db_cursor:
-            db_cursor.execute("SELECT set_config('statement_timeout', %s, false)", [str(QUERY_DEADLINE_MS)])
         return made
 
     def rows(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as db_cursor:
-            db_cursor.execute(query, parameters or None)
+            deadline = f"SET LOCAL statement_timeout = {QUERY_DEADLINE_MS}; "
+            db_cursor.execute(self.before_each + deadline + query, parameters or None)
             return db_cursor.fetchall()
 
     def row(self, query: str) -> tuple[Any, ...]:
@@ -150,6 +158,11 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "rights", says, grants(QUERIES["what tends"], role))
     else:
         yield Finding(Level.OK, "rights", f"{role} may read and tend the journal")
+    for other, mend in patient.rows(QUERIES["who may write"]):
+        yield Finding(Level.PROBLEM, "rights", f"{other} could write what it likes into the journal", mend)
+    for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
+        says = f"the event trigger {trigger} runs a function that {other} may replace, as whoever changes a table"
+        yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
     [version] = patient.row(QUERIES["version"])
     if version < VERSION:
         yield Finding(Level.WARNING, "rights", f"the schema changefeed is of version {version} of {VERSION}", INSTALL)
@@ -250,6 +263,57 @@ def check_row_security(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "policies", says, "give each token a filter for it, or unwatch the table")
     if not found:
         yield Finding(Level.OK, "policies", "no watched table has row-level security, which the feed would not apply")
+
+
+def check_tables(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    found = patient.rows(QUERIES["tables that lose rows untold"])
+    for table, is_unlogged in found:
+        if is_unlogged:
+            says = f"{table} is unlogged: PostgreSQL empties it after a crash, which nobody is told"
+            yield Finding(Level.WARNING, "tables", says, f"ALTER TABLE {table} SET LOGGED;")
+        else:
+            says = f"{table} is written by a subscription, whose changes fire no ordinary trigger and are missed"
+            mend = f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER …, for each of the change feed's triggers"
+            yield Finding(Level.WARNING, "tables", says, mend)
+    if not found:
+        yield Finding(Level.OK, "tables", "none that is watched is unlogged or written by a subscription")
+
+
+def check_publications(patient: Patient) -> Iterator[Finding]:
+    found = patient.rows(QUERIES["publications"])
+    for (publication,) in found:
+        says = f"{publication} publishes the journal too, so that its subscribers get each change twice"
+        yield Finding(Level.WARNING, "publications", says, "name the tables, or their schemas, in the publication")
+    if not found:
+        yield Finding(Level.OK, "publications", "none has the journal in it")
+
+
+# What the server cannot set otherwise for itself, or others' sessions need: what follows from it, and what to do.
+_CONSEQUENCES = {
+    "transaction_timeout": ("it ends reads of the server that take longer", "RESET transaction_timeout"),
+    "event_triggers": ("new partitions are not watched at once", "RESET event_triggers"),
+    "default_transaction_read_only": (
+        "the server's sessions write all the same, but whoever else calls changefeed.retain cannot",
+        "RESET default_transaction_read_only",
+    ),
+}
+
+
+def check_settings(patient: Patient) -> Iterator[Finding]:
+    found = patient.rows(QUERIES["settings"])
+    harmless = []
+    for entry, whom in found:
+        name = entry.split("=")[0]
+        if name in _CONSEQUENCES and not entry.endswith(("=0", "=off" if name != "event_triggers" else "=on")):
+            what, mend = _CONSEQUENCES[name]
+            yield Finding(Level.WARNING, "settings", f"{entry} for {whom}: {what}", f"ALTER {whom} {mend};")
+        else:
+            harmless.append(f"{entry} for {whom}")
+    if len(harmless) == len(found):
+        told = f"{', '.join(harmless)}: the server's sessions have their own" if harmless else "none is in the way"
+        yield Finding(Level.OK, "settings", told)
 
 
 def check_queue(patient: Patient) -> Iterator[Finding]:
@@ -375,6 +439,9 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "pooler": check_pooler,
     "triggers": check_triggers,
     "policies": check_row_security,
+    "tables": check_tables,
+    "publications": check_publications,
+    "settings": check_settings,
     "queue": check_queue,
     "transactions": check_transactions,
     "replica": check_replica,

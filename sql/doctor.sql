@@ -43,6 +43,32 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        n.nspowner::regrole::text
 FROM pg_namespace AS n WHERE n.nspname = 'changefeed';
 
+-- who may write --
+-- Roles, other than the owner and superusers, that could write what they like into the journal; and how to end it.
+SELECT DISTINCT quote_ident(r.rolname), i.mend || quote_ident(r.rolname) || ';'
+FROM (
+    SELECT a.grantee, format('REVOKE CREATE ON SCHEMA %I FROM ', n.nspname)
+    FROM pg_namespace AS n, aclexplode(n.nspacl) AS a
+    WHERE n.nspname IN ('changefeed', 'changefeed_secret') AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner
+    UNION ALL
+    SELECT a.grantee, format('REVOKE EXECUTE ON FUNCTION %s FROM ', p.oid::regprocedure)
+    FROM pg_proc AS p, aclexplode(p.proacl) AS a
+    WHERE p.pronamespace = to_regnamespace('changefeed') AND p.prorettype = 'trigger'::regtype AND p.prosecdef
+      AND a.grantee <> p.proowner
+    UNION ALL
+    SELECT a.grantee, format('REVOKE INSERT, UPDATE, TRIGGER ON %s FROM ', c.oid::regclass)
+    FROM pg_class AS c, aclexplode(c.relacl) AS a
+    WHERE c.relnamespace = to_regnamespace('changefeed') AND c.relkind IN ('r', 'p')
+      AND a.privilege_type IN ('INSERT', 'UPDATE', 'TRIGGER') AND a.grantee <> c.relowner
+) AS i (grantee, mend) JOIN pg_roles AS r ON r.oid = i.grantee AND NOT r.rolsuper
+ORDER BY 1, 2;
+
+-- borrowed event triggers --
+-- Those that run, as whoever changes a table, a function that a role without superuser rights may replace.
+SELECT quote_ident(e.evtname), quote_ident(r.rolname)
+FROM pg_event_trigger AS e JOIN pg_proc AS p ON p.oid = e.evtfoid JOIN pg_roles AS r ON r.oid = p.proowner
+WHERE p.pronamespace = to_regnamespace('changefeed') AND NOT r.rolsuper;
+
 -- what reads --
 -- What a role lacks that may not read the journal, as docs/least-rights.md has it.
 GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
@@ -96,7 +122,8 @@ ORDER BY 1, 2;
 -- named tables --
 -- Of a pattern of --watch, a schema and a table or all of it: the tables it names, and whether each is watched.
 SELECT n.nspname, c.relname, EXISTS (
-    SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgname IN ('changefeed_insert', '!changefeed_insert')
+    SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed')
 )
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname = %(schema)s::text
@@ -111,6 +138,39 @@ WHERE EXISTS (
     WHERE c.relrowsecurity AND (c.oid = root.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(root.oid)))
 )
 ORDER BY 1;
+
+-- tables that lose rows untold --
+-- Watched tables, or partitions of such, that are unlogged; and those that a subscription writes, whose triggers do not fire.
+SELECT format('%I.%I', n.nspname, c.relname), c.relpersistence = 'u'
+FROM changefeed.status() AS s
+JOIN pg_namespace AS m ON m.nspname = s.schema_name
+JOIN pg_class AS root ON root.relnamespace = m.oid AND root.relname = s.table_name,
+    LATERAL changefeed.members(root.oid) AS member
+JOIN pg_class AS c ON c.oid = member JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relpersistence = 'u'
+   OR EXISTS (SELECT FROM pg_subscription_rel AS r WHERE r.srrelid = c.oid)
+   AND EXISTS (
+       SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+       WHERE t.tgrelid = c.oid AND p.pronamespace = 'changefeed'::regnamespace AND t.tgenabled <> 'A'
+   )
+ORDER BY 1;
+
+-- publications --
+-- Those that publish the journal.
+SELECT DISTINCT quote_ident(pubname::text) FROM pg_publication_tables
+WHERE schemaname = 'changefeed' ORDER BY 1;
+
+-- settings --
+-- What is set for this role, this database or all, and would end or refuse a statement, an idle session or a write.
+SELECT c.entry, coalesce('ROLE ' || quote_ident(r.rolname), 'DATABASE ' || quote_ident(d.datname), 'ROLE ALL')
+FROM pg_db_role_setting AS s LEFT JOIN pg_roles AS r ON r.oid = s.setrole LEFT JOIN pg_database AS d ON d.oid = s.setdatabase,
+    LATERAL unnest(s.setconfig) AS c (entry)
+WHERE coalesce(d.datname, current_database()) = current_database() AND coalesce(r.rolname, current_user) = current_user
+  AND split_part(c.entry, '=', 1) IN (
+      'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout',
+      'default_transaction_isolation', 'default_transaction_read_only', 'event_triggers'
+  )
+ORDER BY 1, 2;
 
 -- notification queue --
 SELECT pg_notification_queue_usage();

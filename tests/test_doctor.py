@@ -308,6 +308,99 @@ def test_where_triggers_do_not_fire_is_a_problem(whom: str, watched: JournalData
     assert only("replica", watched.conninfo).level is OK
 
 
+# -- whose hands are in it
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "GRANT CREATE ON SCHEMA changefeed TO {role}",
+        "GRANT EXECUTE ON FUNCTION changefeed.record TO {role}",
+        "GRANT EXECUTE ON FUNCTION changefeed.record_truncated TO {role}",
+        "GRANT INSERT ON changefeed.journal TO {role}",
+        "GRANT TRIGGER ON changefeed.meta TO {role}",
+    ],
+)
+def test_who_could_write_the_journal_is_named(harm: str, watched: JournalDatabase):
+    role = watched.new_role("intruder")
+    watched.run(harm.format(role=role))
+    found = [finding for finding in findings(watched.conninfo) if finding.level is not OK]
+    assert [(finding.level, finding.about) for finding in found] == [(PROBLEM, "rights")]
+    assert role in found[0].says
+    watched.run(found[0].mend)
+    assert only("rights", watched.conninfo).level is OK
+
+
+def test_an_event_trigger_whose_function_a_lesser_role_may_replace_is_named(watched: JournalDatabase):
+    role = watched.new_role("feed_owner")
+    watched.run(f"ALTER FUNCTION changefeed.refresh_after_ddl OWNER TO {role}")
+    found = [finding for finding in findings(watched.conninfo) if finding.level is not OK]
+    assert [(finding.level, finding.mend) for finding in found] == [
+        (PROBLEM, "DROP EVENT TRIGGER changefeed_new_partitions;")
+    ]
+    watched.run(found[0].mend)
+    assert only("rights", watched.conninfo).level is OK
+
+
+# -- the database's other guests
+
+
+def test_a_publication_of_the_journal_is_named(watched: JournalDatabase):
+    watched.run('SET client_min_messages = error; CREATE PUBLICATION "All of it" FOR ALL TABLES')
+    found = only("publications", watched.conninfo)
+    assert (found.level, '"All of it" publishes the journal too' in found.says) == (WARNING, True)
+    watched.run('DROP PUBLICATION "All of it"; CREATE PUBLICATION orders FOR TABLE orders')
+    assert only("publications", watched.conninfo).level is OK
+
+
+def test_a_watched_table_that_became_unlogged_is_named(db: JournalDatabase):
+    db.run(
+        'CREATE TABLE "Odd ""one""" (id int); SELECT changefeed.watch(oid) FROM pg_class WHERE relname LIKE \'Odd%%\''
+    )
+    db.run('ALTER TABLE "Odd ""one""" SET UNLOGGED')
+    found = only("tables", db.conninfo)
+    assert (found.level, found.mend) == (WARNING, 'ALTER TABLE public."Odd ""one""" SET LOGGED;')
+    db.run(found.mend)
+    assert only("tables", db.conninfo).level is OK
+
+
+def test_a_table_that_a_subscription_writes_is_named(watched: JournalDatabase):
+    watched.run(
+        "SET client_min_messages = error;"
+        "CREATE SUBSCRIPTION s CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false, slot_name = NONE)"
+    )
+    watched.run(
+        "INSERT INTO pg_subscription_rel VALUES ((SELECT oid FROM pg_subscription WHERE subname = 's'), 'orders'::regclass, 'i')"
+    )
+    found = only("tables", watched.conninfo)
+    assert (found.level, "public.orders is written by a subscription" in found.says) == (WARNING, True)
+    triggers = watched.run(
+        "SELECT quote_ident(tgname) FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND NOT tgisinternal"
+    )
+    for (trigger,) in triggers:
+        watched.run(f"ALTER TABLE orders ENABLE ALWAYS TRIGGER {trigger}")
+    assert only("tables", watched.conninfo).level is OK
+    watched.run("DROP SUBSCRIPTION s")
+
+
+@pytest.mark.parametrize(
+    ("setting", "level"),
+    [
+        ("statement_timeout = '5min'", OK),
+        ("default_transaction_isolation = 'serializable'", OK),
+        ("default_transaction_read_only = on", WARNING),
+        ("default_transaction_read_only = off", OK),
+    ],
+)
+def test_settings_of_the_role_or_database_are_named(setting: str, level: Level, watched: JournalDatabase):
+    watched.run(f"ALTER DATABASE {watched.name} SET {setting}")
+    found = only("settings", watched.conninfo)
+    assert (found.level, setting.split(maxsplit=1)[0] in found.says) == (level, True)
+    if found.mend:
+        watched.run(found.mend)
+        assert only("settings", watched.conninfo).level is OK
+
+
 # -- transactions
 
 
