@@ -75,6 +75,7 @@ class Follower:
         self._trouble: str | None = "the journal was not read yet"
         self._progressed_at = time.monotonic()
         self._warned_at = float("-inf")  # of losses; monotonic
+        self._owed: Gap | None = None
         self._untold_until = 0  # of a loss, the first transaction that began after it was noticed; 0 for none
 
     @property
@@ -142,8 +143,7 @@ class Follower:
             return
         # What was left over of a batch is as old as that.
         began = time.time() if self.memory.edge.previous == self.memory.edge.batch else self.read_until
-        while True:
-            memory = self.memory
+        while memory := self.memory:
             try:
                 page = await self._journal.read(memory.edge)
             except LostPast:
@@ -175,8 +175,7 @@ class Follower:
             return
         if self.memory is not None:
             logger.warning("the journal is another one than before; cursors from before are refused")
-            self._tell_gap(Gap(REPLACED))
-            self._forget()
+            self._begin_anew(Gap(REPLACED))
         if has_journal and self._known.is_set():
             # There was none a moment ago: everything in it is news.
             self.memory = Memory(self._journal.encode_batch, BEGINNING)
@@ -186,6 +185,10 @@ class Follower:
         self._is_identified = True
         self._known.set()
         self._leave_trouble()
+        if self._owed:
+            # Not before it is known from where on everything is published: who reads anew now misses nothing.
+            self._tell_gap(self._owed)
+            self._owed = None
 
     async def _remember(self) -> None:
         """Reads the newest entries into memory; publishing begins after them."""
@@ -220,16 +223,20 @@ class Follower:
             "PostgreSQL has lost what it had committed, as by a crash with synchronous_commit = off, a failover or a "
             f"restore of older files; of changes that were sent, up to {len(sent)} never were: {tables}"
         )
-        self._tell(why, None)
+        self._warn(why)
+        now = datetime.now(UTC)
+        gap = Gap(why, since=now, until=now)
         if kept is None:
-            self._forget()
-            await self._remember()
-            self._known.set()
+            self._begin_anew(gap)
+            await self._identify()
         else:
             self.memory = kept
+            self._tell_gap(gap)
         self._moved.set()
 
-    def _forget(self) -> None:
+    def _begin_anew(self, owed: Gap) -> None:
+        """Forgets where it stood; the gap is told when it stands somewhere again."""
+        self._owed = owed
         self.memory = self._journal.on_lost = None
         self._known.clear()
 
