@@ -225,6 +225,7 @@ async def serve(
         echo = stack.enter_context(contextlib.closing(Echo())) if settings.echo and share.is_first else None
         feed = make_feed(settings, source.conninfo, source.name, state_changed.set, echo, share)
         stack.callback(feed.database.close)
+        stack.callback(feed.following.close)
         certificate = load_certificate(settings)
         tls = certificate.context if certificate else None
         http_server = make_server(make_app(feed), feed, ssl_options=tls)

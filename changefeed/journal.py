@@ -4,6 +4,7 @@ The algorithm is sql/read.sql's: a batch is the difference of two snapshots. The
 connection and a client's resume all read through here.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ PAGE_BYTES = 256 << 10
 _OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read
 READ_DEADLINE_SECONDS = 60.0
 PROOFS_KEPT = 1_000
+CLIENT_READS = 2  # at once: PostgreSQL is to serve its writers, and other requests need the pool too
 
 NOTHING = Snapshot(1, 1)
 BEGINNING = Place.after(NOTHING)  # which has seen nothing
@@ -88,10 +90,15 @@ class Journal:
     the loss. That is before anybody is given a cursor which says that its holder knows.
     """
 
-    def __init__(self, database: Database, payload: Payload = Payload.FULL) -> None:
+    def __init__(
+        self, database: Database, payload: Payload = Payload.FULL, for_clients: Database | None = None
+    ) -> None:
         self._database = database
+        self._for_clients = for_clients or database
+        self._reading_for_clients = asyncio.Semaphore(CLIENT_READS)
         self._payload = payload
-        self._nested_order = NestedOrder(database, with_rows=payload is not Payload.OFF)
+        with_rows = payload is not Payload.OFF
+        self._nested_orders = {road: NestedOrder(road, with_rows=with_rows) for road in (database, self._for_clients)}
         self.epoch: bytes | None = None
         self.version = 0
         self.losses = Losses()
@@ -104,7 +111,8 @@ class Journal:
     async def identify(self) -> bool:
         """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
         before = self.epoch
-        self._nested_order.forget()
+        for nested_order in self._nested_orders.values():
+            nested_order.forget()
         self._proofs.clear()
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if not has_journal:
@@ -137,12 +145,20 @@ class Journal:
         A page without changes ends later than it starts: nothing changed in between. Raises LostPast where the place
         is of a lost past, and JournalReplaced where the journal is another one than before.
         """
+        return await self._page_after(place, upto, self._database)
+
+    async def read_for_client(self, place: Place, upto: Snapshot | None = None) -> Page:
+        """The same on connections that the follower does not need, so many at once."""
+        async with self._reading_for_clients:
+            return await self._page_after(place, upto, self._for_clients)
+
+    async def _page_after(self, place: Place, upto: Snapshot | None, database: Database) -> Page:
         if place.previous != place.batch:
-            page = await self._fetch(place, place.previous, place.batch, place.id)
+            page = await self._fetch(database, place, place.previous, place.batch, place.id)
             if page.changes:
                 return page
             place = Place.after(place.batch)
-        return await self._fetch(place, place.batch, upto, None)
+        return await self._fetch(database, place, place.batch, upto, None)
 
     async def newest(self, entries: int) -> Place:
         """The place before some `entries` newest entries."""
@@ -180,16 +196,14 @@ class Journal:
                 return place
         raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
 
-    async def proves(self, snapshot: Snapshot, database: Database | None = None) -> bool:
+    async def proves(self, snapshot: Snapshot) -> bool:
         """Whether what the snapshot sees is still there, as far as its witness tells; so a crowd asks once."""
         if not snapshot.witness:
             return True
         key = snapshot.xmax, snapshot.witness
         if key not in self._proofs:
             xid = snapshot.xmax - 1
-            [(made_at, lost_xid, lost_at)] = await (database or self._database).fetch(
-                QUERIES["witness"], {"xid": str(xid)}
-            )
+            [(made_at, lost_xid, lost_at)] = await self._for_clients.fetch(QUERIES["witness"], {"xid": str(xid)})
             self._proofs[key] = _is_witnessed(snapshot, made_at, int(lost_xid), lost_at)
             while len(self._proofs) > PROOFS_KEPT:
                 self._proofs.popitem(last=False)
@@ -203,7 +217,9 @@ class Journal:
         )
         return [change_id for (change_id,) in rows]
 
-    async def _fetch(self, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None) -> Page:
+    async def _fetch(
+        self, database: Database, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None
+    ) -> Page:
         parameters: dict[str, object] = {
             "previous": str(previous),
             "batch": str(batch) if batch else None,
@@ -212,11 +228,11 @@ class Journal:
             "byte_limit": PAGE_BYTES,
         }
         try:
-            rows = await self._read(parameters, with_rows=self._payload is not Payload.OFF)
+            rows = await self._read(database, parameters, with_rows=self._payload is not Payload.OFF)
         except (DatabaseUnavailable, psycopg2.Error) as error:
             if not _may_be_of_an_entry(error):
                 raise
-            rows = await self._read_around(parameters, error)
+            rows = await self._read_around(database, parameters, error)
         (
             *entries,
             (
@@ -246,6 +262,7 @@ class Journal:
         read = Snapshot.parse(snapshot)
         read = replace(read, witness=self._witness(read, batch_at, given))
         found = await self._in_order(
+            database,
             [entry[_OF_THE_CHANGE] for entry in entries],
             nested=nested or (),
             cascaded=cascaded or (),
@@ -253,14 +270,20 @@ class Journal:
         )
         has_more = has_more or len(found) < len(entries)
         if self._payload is Payload.KEYS:
-            found = await self._keys_of(found)
+            found = await self._keys_of(database, found)
         return self._page(start, previous, read, found, has_more)
 
     async def _in_order(
-        self, entries: list[Row], *, nested: Sequence[str], cascaded: Sequence[str], is_whole_batch: bool
+        self,
+        database: Database,
+        entries: list[Row],
+        *,
+        nested: Sequence[str],
+        cascaded: Sequence[str],
+        is_whole_batch: bool,
     ) -> Sequence[Row]:
         try:
-            return await self._nested_order.apply(
+            return await self._nested_orders[database].apply(
                 entries, nested=nested, cascaded=cascaded, is_whole_batch=is_whole_batch, byte_limit=PAGE_BYTES
             )
         except psycopg2.Error as error:
@@ -269,17 +292,17 @@ class Journal:
             logger.warning("changes that triggers made cannot be put in order: %s", one_line(error))
             return entries
 
-    async def _read(self, parameters: dict[str, object], *, with_rows: bool = True) -> list[Row]:
+    async def _read(self, database: Database, parameters: dict[str, object], *, with_rows: bool = True) -> list[Row]:
         if self.version < WITNESSED_SINCE:
             query = QUERIES["read of version 4"] if with_rows else QUERIES["read without rows of version 4"]
         else:
             query = QUERIES["read"] if with_rows else QUERIES["read without rows"]
-        return await self._database.fetch(query, parameters, READ_DEADLINE_SECONDS)
+        return await database.fetch(query, parameters, READ_DEADLINE_SECONDS)
 
-    async def _read_around(self, parameters: dict[str, object], error: Exception) -> list[Row]:
+    async def _read_around(self, database: Database, parameters: dict[str, object], error: Exception) -> list[Row]:
         """The page, in which each entry that cannot be read has become a loss: it stops nobody but itself."""
-        *entries, last = await self._read(parameters, with_rows=False)
-        contents = await self._contents([entry[0] for entry in entries], error)
+        *entries, last = await self._read(database, parameters, with_rows=False)
+        contents = await self._contents(database, [entry[0] for entry in entries], error)
         read: list[Row] = []
         for entry in entries:
             change_id, xid, at, letter, schema, table, _, _, row_count, *rest = entry
@@ -296,19 +319,23 @@ class Journal:
                 read.append((change_id, xid, at, LOSS[0], schema, table, None, None, None, *rest))
         return [*read, last]
 
-    async def _contents(self, ids: list[int], error: Exception) -> dict[int, tuple[str | None, str | None]]:
+    async def _contents(
+        self, database: Database, ids: list[int], error: Exception
+    ) -> dict[int, tuple[str | None, str | None]]:
         """What the entries hold, by id, without those for which PostgreSQL has only an error: found by bisection."""
         if not ids:
             return {}
         try:
-            rows = await self._database.fetch(QUERIES["contents"], {"ids": ids}, READ_DEADLINE_SECONDS)
+            rows = await database.fetch(QUERIES["contents"], {"ids": ids}, READ_DEADLINE_SECONDS)
         except (DatabaseUnavailable, psycopg2.Error) as another:
             if not _may_be_of_an_entry(another):
                 raise
             if len(ids) == 1:
                 return {}
             middle = len(ids) // 2
-            return await self._contents(ids[:middle], another) | await self._contents(ids[middle:], another)
+            return await self._contents(database, ids[:middle], another) | await self._contents(
+                database, ids[middle:], another
+            )
         return {change_id: (data, old) for change_id, data, old in rows}
 
     def _note_losses(self, found: Losses) -> None:
@@ -326,14 +353,14 @@ class Journal:
             return witness_of(xid, self.losses.at)
         return given.witness if given.xmax == read.xmax else 0
 
-    async def _keys_of(self, found: Sequence[Row]) -> list[Row]:
+    async def _keys_of(self, database: Database, found: Sequence[Row]) -> list[Row]:
         """The rows with nothing but their keys in them."""
         rows = [JournalRow._make(row) for row in found]
         tables = {(row.schema_name, row.table_name) for row in rows}
         if not tables:
             return []
         schemas, names = map(list, zip(*tables, strict=True))
-        keys_known = await self._database.fetch(QUERIES["primary keys"], {"schemas": schemas, "tables": names})
+        keys_known = await database.fetch(QUERIES["primary keys"], {"schemas": schemas, "tables": names})
         keys = {(schema, table): key for schema, table, key in keys_known}
 
         def reduced(row: JournalRow) -> JournalRow:

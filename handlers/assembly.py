@@ -33,6 +33,8 @@ from handlers.tokens import load_tokens
 
 JOURNAL_CHANNEL = "changefeed"
 QUERIES = load("server.sql")
+REQUEST_CONNECTIONS = 3
+FOLLOWING_CONNECTIONS = 2
 KNOWN_DEADLINE_SECONDS = 60.0  # after which a database is taken for one without a journal
 
 
@@ -53,7 +55,15 @@ def make_feed(
         FeedClient.look_again()
         ActivitySocket.look_again()
 
-    database = Database(conninfo)
+    database = Database(conninfo, REQUEST_CONNECTIONS)
+    # The follower and the canary wait for nobody's request.
+    following = Database(conninfo, FOLLOWING_CONNECTIONS)
+
+    def renew() -> None:
+        """What made the listener deaf may have done so to the others."""
+        following.renew()
+        database.renew()
+
     catalog = Catalog(database, look_again, settings.payload)
     tally = Tally(time.time(), catalog.has)
     # Changes say by PostgreSQL's clock when they were made; until it is known, by one that agrees with ours.
@@ -69,7 +79,7 @@ def make_feed(
 
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
     change_counts = ChangeCounts(tally, share.meters)
-    journal = Journal(database, settings.payload)
+    journal = Journal(following, settings.payload, database)
 
     def without_counting(add: Callable[[], None]) -> None:
         """What happened before the server started is no news for the metrics."""
@@ -132,10 +142,10 @@ def make_feed(
     listener = Listener(
         conninfo,
         [PLAIN_CHANNEL, JOURNAL_CHANNEL] if has_plain_channel else [JOURNAL_CHANNEL],
-        send=lambda channel, payload: database.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
+        send=lambda channel, payload: following.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
         on_payloads=on_payloads,
         on_state=tell_state,
-        on_reached=database.renew,  # what made the listener deaf may have done so to the others
+        on_reached=renew,
         on_outage=tell_outage,
         rest=FeedClient.rest,
     )
@@ -164,6 +174,7 @@ def make_feed(
         follower,
         watching,
         database,
+        following,
         catalog,
         lookout,
         Admission(settings, share.census, share.meters),

@@ -83,7 +83,7 @@ class ChangesHandler(ApiHandler):
         while True:
             memory = self.feed.follower.memory
             page = memory.page_after(place) if memory and place != BEGINNING else None
-            page = page or await self.feed.journal.read(place)
+            page = page or await self.feed.journal.read_for_client(place)
             for change in page.changes:
                 if looked_at >= LOOK_LIMIT and not is_bounded:
                     return taken, place, True

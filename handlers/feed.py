@@ -64,6 +64,7 @@ class Feed:
     follower: Follower
     watching: Watching
     database: Database
+    following: Database
     catalog: Catalog
     lookout: Lookout
     admission: Admission

@@ -411,7 +411,7 @@ class FeedClient(BaseHandler):
         if memory.is_beyond_edge(place) or not place.batch.is_within(edge):
             return None
         try:
-            page = await self.feed.journal.read(place, upto=edge)
+            page = await self.feed.journal.read_for_client(place, upto=edge)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower says so in the log, and moves when it is back
         if self.feed.journal.losses.concern(place):

@@ -58,7 +58,7 @@ class ChangeHandler(_PlacesHandler):
         except ForeignCursor as error:
             raise ApiError(404, "foreign_cursor", str(error)) from None
         # A cursor is exclusive: the change is the first one after the place of the id below it.
-        page = await self.feed.journal.read(Place(place.previous, place.batch, place.id - 1))
+        page = await self.feed.journal.read_for_client(Place(place.previous, place.batch, place.id - 1))
         found = [change for change in page.changes[:1] if change.id == place.id]
         return next(iter(self.selection().pick(found)), None)
 

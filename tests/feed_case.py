@@ -91,6 +91,7 @@ class FeedTestCase(AsyncHTTPTestCase):
     async def _settle(self) -> None:
         ended = await asyncio.gather(*self.running, return_exceptions=True)
         self.feed.database.close()
+        self.feed.following.close()
         for failure in ended:
             if isinstance(failure, Exception):
                 raise failure  # a task that nobody waits for: the test itself has only seen that nothing comes any more
