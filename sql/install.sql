@@ -64,7 +64,7 @@ END
 $version_4$;
 COMMIT;
 
--- Version 4's partitions had none; see journal.sql. One that is in use is left for the next install.
+-- Version 4's partitions had none; see journal.sql. One that is in use all the time is left until retention empties it.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 DO $replica_identity$

@@ -60,8 +60,6 @@ BEGIN
     FOR slot IN 0..7 LOOP
         CONTINUE WHEN to_regclass(format('changefeed.journal_%s', slot)) IS NOT NULL;
         EXECUTE format('CREATE TABLE changefeed.journal_%s PARTITION OF changefeed.journal FOR VALUES IN (%s)', slot, slot);
-        -- In a publication FOR ALL TABLES nothing could be deleted from it otherwise.
-        EXECUTE format('ALTER TABLE changefeed.journal_%s REPLICA IDENTITY FULL', slot);
         EXECUTE format('CREATE INDEX ON changefeed.journal_%s (xid, id)', slot);  -- what is new
         EXECUTE format('CREATE INDEX ON changefeed.journal_%s (id)', slot);       -- what comes next
     END LOOP;

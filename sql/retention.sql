@@ -13,6 +13,7 @@ DECLARE
     candidate integer;
     kept_bytes bigint;
     is_full boolean;
+    in_use integer;
 BEGIN
     -- One at a time; a server that finds another at it has nothing to do. By a lock that takes a right on the journal: an
     -- advisory one could be held by anybody. Where the journal is past its bounds nobody is at it, but somebody in the way.
@@ -39,8 +40,14 @@ BEGIN
         kept_bytes := kept_bytes - pg_total_relation_size(format('changefeed.journal_%s', candidate)::regclass);
         IF changefeed.empty_partition(candidate) THEN
             RETURN NEXT candidate;
+        ELSE
+            in_use := candidate;
         END IF;
     END LOOP;
+    IF in_use IS NOT NULL AND changefeed.journal_bytes() > 2 * keep_bytes THEN
+        RAISE WARNING 'changefeed: the journal grows: somebody uses changefeed.journal_%', in_use
+            USING HINT = 'An old transaction, a dump or a reader of the journal holds it; pg_locks says who.';
+    END IF;
 
     following := (written + 1) % partitions;
     is_full := changefeed.has_entries(written) AND (

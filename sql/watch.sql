@@ -129,6 +129,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     END
 $function$;
 
+-- The trigger by which somebody with the right TRIGGER asks for a table to be watched. Its argument is the options.
+CREATE OR REPLACE FUNCTION changefeed.request() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN NULL;
+END
+$function$;
+
 -- What makes the triggers of tables and their partitions what they ought to be; where a table's options are null, what takes
 -- them away. Each with the table to be locked for it, in the order in which writers lock them: the root first.
 CREATE OR REPLACE FUNCTION changefeed.repairs(roots oid[], options jsonb[])
@@ -136,6 +144,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
     WITH ours AS (
         SELECT m.root, m.member, m.level, t.* FROM changefeed.members(roots) AS m JOIN pg_trigger AS t ON t.tgrelid = m.member
         WHERE t.tgfoid IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace)
+          AND (t.tgfoid <> 'changefeed.request()'::regprocedure OR t.tgname ~ '^!?changefeed_insert$')
           AND t.tgparentid = 0 AND NOT t.tgisinternal
     ), wanted AS (
         SELECT w.*, coalesce(convert_to(w.argument, getdatabaseencoding()) || decode('00', 'hex'), '') AS tgargs
@@ -202,11 +211,30 @@ BEGIN
 END
 $function$;
 
--- The trigger by which somebody with the right TRIGGER asks for a table to be watched. Its argument is the options.
-CREATE OR REPLACE FUNCTION changefeed.request() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+-- Fails for what is no table that can be watched.
+CREATE OR REPLACE FUNCTION changefeed.check_target(target regclass)
+RETURNS void LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    kind "char";
+    is_partition boolean;
+    persistence "char";
 BEGIN
-    RETURN NULL;
+    SELECT c.relkind, c.relispartition, c.relpersistence INTO kind, is_partition, persistence
+    FROM pg_class AS c WHERE c.oid = target;
+    IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION '% is not a table', target
+            USING ERRCODE = 'wrong_object_type', HINT = 'Watch the tables it takes its rows from.';
+    ELSIF persistence = 't' THEN
+        RAISE EXCEPTION '% is a temporary table', target USING ERRCODE = 'wrong_object_type';
+    ELSIF is_partition THEN
+        RAISE EXCEPTION '% is a partition', target USING ERRCODE = 'wrong_object_type',
+            HINT = format('Watch %s, whose partitions are watched with it.', pg_partition_root(target));
+    ELSIF (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = target) = 'changefeed'::regnamespace THEN
+        RAISE EXCEPTION '% belongs to the change feed itself', target USING ERRCODE = 'wrong_object_type';
+    ELSIF persistence = 'u' AND NOT EXISTS (SELECT FROM changefeed.watched(ARRAY[target]::oid[])) THEN
+        RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, which nobody would be told', target
+            USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED first.', target);
+    END IF;
 END
 $function$;
 
@@ -217,11 +245,12 @@ DECLARE
     asked jsonb;
 BEGIN
     SELECT changefeed.argument(t.tgargs) INTO asked FROM pg_trigger AS t
-    WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure;
+    WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure AND t.tgname ~ '^!?changefeed_insert$';
     IF asked IS NULL THEN
         RAISE EXCEPTION 'nobody asked for % to be watched', target
             USING ERRCODE = 'insufficient_privilege', HINT = 'Call changefeed.watch.';
     END IF;
+    PERFORM changefeed.check_target(target);
     RETURN changefeed.try_to_apply(
         target,
         (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(asked) WHERE key IN ('omit', 'hash', 'limit', 'strict')),
@@ -251,8 +280,12 @@ BEGIN
             END IF;
             PERFORM set_config('lock_timeout', wait_ms::text, true);
             EXECUTE format(
-                'CREATE OR REPLACE TRIGGER changefeed_insert AFTER INSERT ON %s FOR EACH STATEMENT '
-                'EXECUTE FUNCTION changefeed.request(%L)', target, options
+                'CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request(%L)',
+                (
+                    SELECT w.name FROM changefeed.wanted_triggers(ARRAY[target]::oid[], ARRAY[options]) AS w
+                    WHERE w.member = target AND w.type & 4 > 0
+                ),
+                target, options
             );
             RETURN changefeed.grant_request(target);
         EXCEPTION WHEN lock_not_available THEN
@@ -279,29 +312,11 @@ CREATE OR REPLACE FUNCTION changefeed.watch(
     hash text[] DEFAULT '{}'
 ) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    kind "char";
-    is_partition boolean;
-    persistence "char";
     unknown text;
     doubtful text;
     options jsonb;
 BEGIN
-    SELECT c.relkind, c.relispartition, c.relpersistence INTO kind, is_partition, persistence
-    FROM pg_class AS c WHERE c.oid = target;
-    IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
-        RAISE EXCEPTION '% is not a table', target
-            USING ERRCODE = 'wrong_object_type', HINT = 'Watch the tables it takes its rows from.';
-    ELSIF persistence = 't' THEN
-        RAISE EXCEPTION '% is a temporary table', target USING ERRCODE = 'wrong_object_type';
-    ELSIF is_partition THEN
-        RAISE EXCEPTION '% is a partition', target USING ERRCODE = 'wrong_object_type',
-            HINT = format('Watch %s, whose partitions are watched with it.', pg_partition_root(target));
-    ELSIF (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = target) = 'changefeed'::regnamespace THEN
-        RAISE EXCEPTION '% belongs to the change feed itself', target USING ERRCODE = 'wrong_object_type';
-    ELSIF persistence = 'u' AND NOT EXISTS (SELECT FROM changefeed.watched(ARRAY[target]::oid[])) THEN
-        RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, which nobody would be told', target
-            USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED first.', target);
-    END IF;
+    PERFORM changefeed.check_target(target);
     SELECT name INTO unknown FROM unnest(omit || hash) AS name
     WHERE NOT EXISTS (
         SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import psycopg2
+import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed import doctor
 from changefeed.doctor import Finding, Level, Patient
+from changefeed.queries import read_script
 from tests import postgres
 from tests.feed_case import ORDERS, FeedTestCase, message
+from tests.journal_database import Session
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "least-rights.md").read_text("utf-8")
 ROLE = "changefeed_server"
@@ -187,3 +190,122 @@ class WatchingTest(LeastRightsCase):
         answer = await self.fetch_json("/api/tables/public.other/watch", 409, method="PUT", body="")
         self.assertIn("permission denied for table other", answer["error"]["message"])
         await self.fetch_json(path, 409, method="DELETE")
+
+
+class Ground:
+    """A database in which `owner` installed the schema, and somebody's tables; roles with the document's blocks."""
+
+    def __init__(self, *, is_superuser: bool) -> None:
+        self.conninfo = postgres.new_database()
+        name = parse_dsn(self.conninfo)["dbname"]
+        self.root = Session(self.conninfo)
+        self.roles = {who: f"{who}_{name}" for who in ("owner", "reading", "tending", "watching", "app")}
+        for role in self.roles.values():
+            self.root.run(f"CREATE ROLE {role} LOGIN")
+        self.root.run(f"GRANT CREATE ON DATABASE {name} TO {self.roles['owner']}")
+        self.root.run(f"CREATE SCHEMA app AUTHORIZATION {self.roles['app']}")
+        for who in ("reading", "tending", "watching"):  # as on PostgreSQL 14
+            self.root.run(f"GRANT CREATE ON SCHEMA public TO {self.roles[who]}")
+        if is_superuser:
+            self.root.run(f"ALTER ROLE {self.roles['owner']} SUPERUSER")
+        self.owner = self.session("owner")
+        self.owner.run(read_script("install.sql"))
+        self.app = self.session("app")
+        self.app.run("CREATE TABLE app.orders (id int, secret text); CREATE TABLE app.other (id int)")
+        self.app.run(
+            "CREATE TABLE app.parts (k int) PARTITION BY LIST (k); CREATE TABLE app.p1 PARTITION OF app.parts DEFAULT"
+        )
+        self.app.run(f"GRANT USAGE ON SCHEMA app TO {self.roles['watching']}, {self.roles['owner']}")
+        self.app.run(f"GRANT TRIGGER ON app.orders, app.parts, app.p1 TO {self.roles['owner']}")
+        for who, blocks in {"reading": [READ], "tending": [READ, TEND], "watching": [READ, TEND, WATCH]}.items():
+            for block in blocks:
+                self.owner.run(block.split("GRANT TRIGGER")[0].replace(ROLE, self.roles[who]))
+        self.app.run(f"GRANT TRIGGER ON app.orders, app.parts TO {self.roles['watching']}")
+
+    def session(self, who: str) -> Session:
+        return Session(str(make_dsn(self.conninfo, user=self.roles[who])))
+
+
+@pytest.fixture(params=[True, False], ids=["a superuser's", "an owner's"])
+def ground(request: pytest.FixtureRequest) -> Ground:
+    return Ground(is_superuser=request.param)
+
+
+ROAD_TO_THE_OWNER = (
+    "CREATE TEMP TABLE t (a int)",
+    "CREATE FUNCTION pg_temp.pwn() RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
+    "IF current_user <> session_user THEN RAISE EXCEPTION 'ran as %', current_user; END IF; RETURN 1; END $$",
+    "CREATE TEMP VIEW new_rows AS SELECT pg_temp.pwn() AS a",
+    "CREATE TEMP VIEW old_rows AS SELECT pg_temp.pwn() AS a",
+)
+RECORDERS = ("record", "record_strict", "read_truncated", "record_truncated")
+
+
+@pytest.mark.parametrize("who", ["reading", "tending", "watching"])
+def test_no_role_can_put_a_recording_function_on_a_table_of_its_own(ground: Ground, who: str):
+    session = ground.session(who)
+    for statement in ROAD_TO_THE_OWNER:
+        session.run(statement)
+    for function in RECORDERS:
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            session.run(
+                f"CREATE TRIGGER x AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION changefeed.{function}()"
+            )
+
+
+@pytest.mark.parametrize("who", ["reading", "tending", "watching"])
+def test_no_role_gets_at_more_than_it_was_granted(ground: Ground, who: str):
+    session = ground.session(who)
+    for statement in (
+        "SELECT * FROM app.orders",
+        "SELECT changefeed.watch('app.other')",
+        "SELECT changefeed.grant_request('app.other')",
+        "SELECT changefeed.grant_request('app.orders')",
+        "SELECT changefeed.try_to_apply('app.other'::regclass, '{}', 1)",
+        "SELECT changefeed.refresh_tables(NULL)",
+        "SELECT changefeed.set_secret('0123456789abcdef')",
+        "SELECT * FROM changefeed_secret.secret",
+        "INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name) VALUES (0, now(), 'T', 's', 't')",
+        "CREATE FUNCTION changefeed.watch(oid) RETURNS text LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TRIGGER x BEFORE DELETE ON changefeed.journal EXECUTE FUNCTION changefeed.request()",
+        "ALTER TABLE changefeed.meta ADD x int",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            session.run(statement)
+
+
+def test_a_request_of_one_s_own_opens_nothing_that_watch_refuses(ground: Ground):
+    session = ground.session("watching")
+    session.run("CREATE TEMP TABLE t (a int); CREATE TABLE public.mine (a int) PARTITION BY LIST (a)")
+    session.run("CREATE TABLE public.part PARTITION OF public.mine DEFAULT; CREATE UNLOGGED TABLE public.fast (a int)")
+    for table in ("pg_temp.t", "public.part", "public.fast"):
+        session.run(
+            f"CREATE TRIGGER changefeed_insert AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{{}}')"
+        )
+        with pytest.raises(psycopg2.errors.WrongObjectType):
+            session.run(f"SELECT changefeed.grant_request('{table}')")
+
+
+def test_somebody_else_s_request_changes_no_option(ground: Ground):
+    session = ground.session("watching")
+    session.run(
+        "CREATE TRIGGER aaa AFTER INSERT ON app.orders FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{}')"
+    )
+    assert session.value("SELECT changefeed.watch('app.orders', omit => '{secret}')") is True
+    assert session.value("SELECT changefeed.watch('app.orders', omit => '{secret}')") is False
+    ground.app.run("INSERT INTO app.orders VALUES (1, 'x')")
+    assert session.run("SELECT data::text FROM changefeed.journal") == [('{"id":1}',)]
+
+
+def test_who_may_watch_a_table_has_its_partitions_watched_now_and_later(ground: Ground):
+    session = ground.session("watching")
+    assert session.value("SELECT changefeed.watch('app.parts')") is True
+    ground.app.run("CREATE TABLE app.p7 PARTITION OF app.parts FOR VALUES IN (7)")
+    ground.app.run(f"GRANT TRIGGER ON app.p7 TO {ground.roles['owner']}")
+    ground.session("tending").run("SELECT changefeed.refresh()")
+    ground.app.run("INSERT INTO app.p1 VALUES (1); INSERT INTO app.p7 VALUES (7)")
+    assert session.run("SELECT table_name, data::text FROM changefeed.journal ORDER BY id") == [
+        ("parts", '{"k":1}'),
+        ("parts", '{"k":7}'),
+    ]
+    assert session.run("SELECT is_complete FROM changefeed.status()") == [(True,)]
