@@ -58,6 +58,7 @@ DECLARE
     nested_xids xid8[] := '{}';
     lowest xid8;
     highest xid8;
+    name text;
     table_names text[] := '{}';
     entries refcursor;
     entry record;
@@ -77,8 +78,7 @@ BEGIN
         -- By the index on (xid, id), and a sort.
         OPEN entries NO SCROLL FOR
             SELECT j.*, count(*) OVER () AS found FROM (
-                SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count,
-                    j.depth, format('%I.%I', j.schema_name, j.table_name) AS name
+                SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count, j.depth
                 FROM changefeed.journal AS j
                 WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
                 LIMIT sorted_limit + 1
@@ -91,8 +91,7 @@ BEGIN
     END IF;
     IF begun_after IS NOT NULL THEN
         OPEN entries NO SCROLL FOR
-            SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count,
-                j.depth, format('%I.%I', j.schema_name, j.table_name) AS name
+            SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count, j.depth
             FROM changefeed.journal AS j
             WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
               AND j.id > begun_after
@@ -105,17 +104,16 @@ BEGIN
             is_whole := false;
             EXIT;
         END IF;
+        lowest := least(lowest, entry.xid);
+        highest := greatest(highest, entry.xid);
         IF entry.depth > 1 AND entry.xid <> ALL (nested_xids) THEN
             nested_xids := nested_xids || entry.xid;
         END IF;
-        IF lowest IS NULL OR entry.xid < lowest THEN
-            lowest := entry.xid;
-        END IF;
-        IF highest IS NULL OR entry.xid > highest THEN
-            highest := entry.xid;
-        END IF;
-        IF entry.name <> ALL (table_names) THEN
-            table_names := table_names || entry.name;
+        IF entry.table_name IS DISTINCT FROM table_name OR entry.schema_name IS DISTINCT FROM schema_name THEN
+            name := format('%I.%I', entry.schema_name, entry.table_name);
+            IF name <> ALL (table_names) THEN
+                table_names := table_names || name;
+            END IF;
         END IF;
         id := entry.id;
         xid := entry.xid;
@@ -151,8 +149,8 @@ BEGIN
     nested := nested_xids;
     cascaded := ARRAY(
         SELECT format('%s.%s', n.nspname, c.relname)
-        FROM unnest(table_names) AS name
-        JOIN pg_class AS c ON c.oid = to_regclass(name) JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        FROM unnest(table_names) AS t (name)
+        JOIN pg_class AS c ON c.oid = to_regclass(t.name) JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE EXISTS (
             SELECT FROM pg_constraint AS f
             WHERE f.conrelid = c.oid AND f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))
