@@ -12,7 +12,7 @@ TRUNCATE, a mere count, a loss) is passed by nothing.
 
 Where states allow several orders, the one of the statements' beginnings is preferred. The entries of a statement come
 before those that its AFTER triggers wrote, which have a greater depth and smaller ids. That leaves one thing open: a
-row that ends in the state in which it began, where a table has both BEFORE and AFTER triggers for the same action.
+row that ends in the state in which it began, in a table that both BEFORE and AFTER triggers of its own write to.
 
 States are known by digests of 64 bits. All is linear, but for the sorting of a component's entries.
 """
@@ -31,9 +31,10 @@ class Entry(NamedTuple):
     """What an entry of the journal says of its row."""
 
     id: int
-    statement: int  # equal for what one call of a trigger wrote
+    call: int  # of the trigger that wrote it: when that was
+    action: str
     depth: int
-    is_followed: bool  # its table has AFTER triggers for this action, which may have written what stands before it
+    is_followed: bool  # what stands before it, AFTER triggers of its statement may have written
     may_have_moved: bool  # a trigger or a foreign key's action may have written it
     table: str
     before: int | None  # digests of the row's states
@@ -94,7 +95,7 @@ class Transaction:
     def add(self, entry: Entry) -> None:
         number = len(self._ids)
         self._ids.append(entry.id)
-        for column, digest in zip(self._states, entry[6:], strict=True):
+        for column, digest in zip(self._states, entry[7:], strict=True):
             column.append(NOTHING if digest is None else digest or 1)
         self._preferred.add(number, entry)
         if entry.before is None and entry.after is None:
@@ -168,19 +169,16 @@ class _PreferredOrder:
     def __init__(self) -> None:
         self._next = array("q")
         self._segments: list[tuple[int, int, int]] = []  # depth, first and last; deeper ones are nearer to the end
-        self._statement: tuple[int, int] | None = None  # the one being taken
-        self._first = self._last = 0
-        self._is_followed = False
+        self._statement: _Statement | None = None  # the one being taken
 
     def add(self, number: int, entry: Entry) -> None:
         self._next.append(-1)
-        if self._statement == (entry.statement, entry.depth):
-            self._next[self._last] = number
+        if self._statement and self._statement.takes(entry):
+            self._next[self._statement.last] = number
+            self._statement.last = number
         else:
             self._end_statement()
-            self._statement = entry.statement, entry.depth
-            self._first, self._is_followed = number, entry.is_followed
-        self._last = number
+            self._statement = _Statement(number, entry)
 
     def ranks(self, count: int) -> "array[int]":
         self._end_statement()
@@ -194,8 +192,8 @@ class _PreferredOrder:
     def _end_statement(self) -> None:
         if self._statement is None:
             return
-        depth, first, last = self._statement[1], self._first, self._last
-        if self._is_followed:
+        depth, first, last = self._statement.depth, self._statement.first, self._statement.last
+        if self._statement.is_followed:
             end = last
             while self._segments and self._segments[-1][0] > depth:
                 _, nested_first, nested_last = self._segments.pop()
@@ -211,6 +209,29 @@ class _PreferredOrder:
             self._next[before_last], first = first, before_first
         self._segments.append((depth, first, last))
         self._statement = None
+
+
+class _Statement:
+    """Entries that follow each other. An upsert or a MERGE writes a table's in several calls, one for each action."""
+
+    def __init__(self, number: int, entry: Entry) -> None:
+        self.depth = entry.depth
+        self.first = self.last = number
+        self.is_followed = entry.is_followed
+        self._table = entry.table
+        self._call = entry.call
+        self._actions = {entry.action}
+
+    def takes(self, entry: Entry) -> bool:
+        if (entry.depth, entry.table) != (self.depth, self._table):
+            return False
+        if entry.call != self._call:
+            if entry.action in self._actions:
+                return False
+            self._call = entry.call
+        self._actions.add(entry.action)
+        self.is_followed |= entry.is_followed
+        return True
 
 
 def walk(edges: Sequence[Edge]) -> Sequence[int]:
@@ -236,7 +257,7 @@ def _only_walk(edges: Sequence[Edge]) -> Sequence[int] | None:
     entered = {edge.after for edge in edges}
     if leaving.keys() == {NOTHING} or entered == {NOTHING}:
         return range(len(edges))
-    if NOTHING in leaving and NOTHING in entered and any(edge.changes_key for edge in edges):
+    if (NOTHING in leaving or NOTHING in entered) and any(edge.changes_key for edge in edges):
         return None
     starts = leaving.keys() - entered
     if len(leaving) < len(edges) or len(entered) < len(edges) or len(starts) != 1:

@@ -85,13 +85,16 @@ WITH entry AS MATERIALIZED (
         (SELECT array_agg(a.attname::text ORDER BY a.attnum)
          FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
          WHERE i.indrelid = c.oid AND i.indisprimary) AS key,
+        -- Of any action: an upsert and a MERGE have several. Where only BEFORE triggers name the table itself, what stands
+        -- before an entry of it was written before.
         coalesce((
-            SELECT bit_or(t.tgtype::integer)
+            SELECT bool_or(t.tgtype & 2 = 0)
+                AND (bool_or(t.tgtype & 2 = 0 AND f.names_it) OR NOT bool_or(t.tgtype & 2 > 0 AND f.names_it))
             FROM changefeed.members(c.oid) AS m (member)
-            JOIN pg_trigger AS t ON t.tgrelid = m.member JOIN pg_proc AS p ON p.oid = t.tgfoid
-            WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 2 = 0
-              AND p.pronamespace <> 'changefeed'::regnamespace
-        ), 0) AS after_triggers,
+            JOIN pg_trigger AS t ON t.tgrelid = m.member JOIN pg_proc AS p ON p.oid = t.tgfoid,
+                LATERAL (SELECT position(c.relname::text IN p.prosrc) > 0 AS names_it) AS f
+            WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.pronamespace <> 'changefeed'::regnamespace
+        ), false) AS is_followed,
         EXISTS (
             SELECT FROM pg_constraint AS f
             WHERE f.conrelid = c.oid AND f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))
@@ -101,12 +104,12 @@ WITH entry AS MATERIALIZED (
     LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name
 ), whole AS (
     SELECT e.number, e.xid, e.id, e.at, e.depth, e.action, e.schema_name, e.table_name, n.key, n.is_cascaded,
-        n.after_triggers & CASE e.action WHEN 'I' THEN 4 WHEN 'D' THEN 8 WHEN 'U' THEN 16 ELSE 0 END > 0 AS is_followed,
+        n.is_followed,
         CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END AS row_before,
         CASE WHEN e.action IN ('I', 'U') THEN e.data END AS row_after
     FROM entry AS e JOIN named AS n USING (schema_name, table_name)
 )
-SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.depth, w.is_followed,
+SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
        w.depth > 1 OR w.is_cascaded, w.schema_name || '.' || w.table_name, hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),
        (SELECT hashtextextended(string_agg((w.row_before -> k.name)::text, ',' ORDER BY k.number), 0)
         FROM unnest(w.key) WITH ORDINALITY AS k (name, number) HAVING bool_and(w.row_before -> k.name IS NOT NULL)),
