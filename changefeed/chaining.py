@@ -10,9 +10,10 @@ there is none. Its entries change places among themselves and with no other. So 
 and nothing passes another transaction's change of the same row, which waited for this one's lock. What holds no row (a
 TRUNCATE, a mere count, a loss) is passed by nothing.
 
-Where states allow several orders, the one of the statements' beginnings is preferred. The entries of a statement come
-before those that its AFTER triggers wrote, which have a greater depth and smaller ids. That leaves one thing open: a
-row that ends in the state in which it began, in a table that both BEFORE and AFTER triggers of its own write to.
+A row that ends in the state in which it began leads in a circle, and may have begun anywhere in it. circles() names
+those; what the journal says of the row before decides. Else, and where states allow several orders, that of the
+statements' beginnings is preferred. The entries of a statement come before those that its AFTER triggers wrote, which
+have a greater depth and smaller ids.
 
 States are known by digests of 64 bits. All is linear, but for the sorting of a component's entries.
 """
@@ -20,10 +21,13 @@ States are known by digests of 64 bits. All is linear, but for the sorting of a 
 from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
+ACTIONS = "DUI"  # in the order in which the triggers of one statement are called
 NOTHING = 0  # the state before an INSERT and after a DELETE, and the key of a row that has none
 
 
@@ -79,6 +83,20 @@ class Order:
         return self._sources[place] if place < len(self._ids) and self._ids[place] == entry_id else entry_id
 
 
+def state_after(entries: Iterable[Entry], key: int) -> int | None:
+    """The state in which one transaction's entries left the row of a key, ~key for none; None where they do not say."""
+    balance: Counter[int] = Counter()
+    for entry in entries:
+        if entry.before is None and entry.after is None:
+            balance.clear()
+            balance[~key] = 1  # a TRUNCATE
+            continue
+        if entry.key_before != entry.key_after or entry.before != entry.after:
+            balance[(entry.before or 1) if entry.key_before == key else ~key] -= 1
+            balance[(entry.after or 1) if entry.key_after == key else ~key] += 1
+    return next((state for state, count in balance.items() if count > 0), None)
+
+
 class Transaction:
     """Takes entries in the order of id, some 50 bytes each; order() is for when all are in."""
 
@@ -103,27 +121,47 @@ class Transaction:
             return
         run = self._open_runs.get(entry.table)
         if run is None:
-            run = self._open_runs[entry.table] = _Run()
+            run = self._open_runs[entry.table] = _Run(entry.table)
             self._runs.append(run)
         run.numbers.append(number)
         run.may_have_moved |= entry.may_have_moved
 
-    def order(self) -> Order:
+    def circles(self) -> dict[tuple[str, int], int]:
+        """The rows, by table and key, that end as they began, each with the id of its first entry here."""
+        found: dict[tuple[str, int], int] = {}
+        for run, numbers, edges in self._parts():
+            if only_walk(edges) is None:
+                for key, steps in _Walk(edges).circles.items():
+                    found[run.table, key] = self._ids[numbers[steps[0][0]]]
+        return found
+
+    def order(self, began: Mapping[tuple[str, int], int]) -> Order:
+        """`began` says of circles() the state in which the row began, where that is known."""
         ids, sources = self._ids, array("q", self._ids)
-        ranks = self._preferred.ranks(len(ids))
+        of_table: dict[str, dict[int, int]] = defaultdict(dict)
+        for (table, key), state in began.items():
+            of_table[table][key] = state
+        for run, numbers, edges in self._parts():
+            for number, place in zip(numbers, walk(edges, of_table.get(run.table, {})), strict=True):
+                sources[number] = ids[numbers[place]]
+        moved = [number for number in range(len(ids)) if ids[number] != sources[number]]
+        return Order(array("q", (ids[number] for number in moved)), array("q", (sources[number] for number in moved)))
+
+    def _parts(self) -> "Iterator[tuple[_Run, list[int], list[Edge]]]":
+        ranks = self._preferred.ranks(len(self._ids))
         before, after, key_before, key_after = self._states
         for run in self._runs:
             if not run.may_have_moved:
                 continue
             for numbers in self._components(run.numbers):
-                edges = [
-                    Edge(before[number], after[number], key_before[number], key_after[number], ranks[number])
-                    for number in numbers
-                ]
-                for number, place in zip(numbers, walk(edges), strict=True):
-                    sources[number] = ids[numbers[place]]
-        moved = [number for number in range(len(ids)) if ids[number] != sources[number]]
-        return Order(array("q", (ids[number] for number in moved)), array("q", (sources[number] for number in moved)))
+                yield (
+                    run,
+                    numbers,
+                    [
+                        Edge(before[number], after[number], key_before[number], key_after[number], ranks[number])
+                        for number in numbers
+                    ],
+                )
 
     def _components(self, numbers: "array[int]") -> Iterator[list[int]]:
         """Of the entries of a run those that are linked, where there are two at least."""
@@ -158,7 +196,8 @@ class Transaction:
 class _Run:
     """The entries of a table between two that nothing passes."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: str) -> None:
+        self.table = table
         self.numbers = array("q")
         self.may_have_moved = False
 
@@ -212,7 +251,7 @@ class _PreferredOrder:
 
 
 class _Statement:
-    """Entries that follow each other. An upsert or a MERGE writes a table's in several calls, one for each action."""
+    """Entries that follow each other. An upsert or a MERGE writes a table's in a call for each action: D, U, I."""
 
     def __init__(self, number: int, entry: Entry) -> None:
         self.depth = entry.depth
@@ -220,27 +259,28 @@ class _Statement:
         self.is_followed = entry.is_followed
         self._table = entry.table
         self._call = entry.call
-        self._actions = {entry.action}
+        self._action = entry.action
 
     def takes(self, entry: Entry) -> bool:
         if (entry.depth, entry.table) != (self.depth, self._table):
             return False
         if entry.call != self._call:
-            if entry.action in self._actions:
+            if ACTIONS.find(entry.action) <= ACTIONS.find(self._action):
                 return False
-            self._call = entry.call
-        self._actions.add(entry.action)
+            self._call, self._action = entry.call, entry.action
         self.is_followed |= entry.is_followed
         return True
 
 
-def walk(edges: Sequence[Edge]) -> Sequence[int]:
+def walk(edges: Sequence[Edge], began: Mapping[int, int] = MappingProxyType({})) -> Sequence[int]:
     """The places of a component's edges, which are in the order of id, in an order in which they can have happened.
 
     Where DDL changed how rows are written, no state links what was before and after it: each part has its own
     walk. Where there is none at all, that is the order of id.
     """
-    found = _only_walk(edges) or _Walk(edges).find()
+    found = only_walk(edges)
+    if found is None:
+        found = _Walk(edges, began).find()
     if found is not None:
         return found
     order: list[int] = []
@@ -251,7 +291,7 @@ def walk(edges: Sequence[Edge]) -> Sequence[int]:
     return order
 
 
-def _only_walk(edges: Sequence[Edge]) -> Sequence[int] | None:
+def only_walk(edges: Sequence[Edge]) -> Sequence[int] | None:
     """The walk of a row that is in no state twice, as most are; of those that just come, or go, the order of id."""
     leaving = {edge.before: place for place, edge in enumerate(edges)}
     entered = {edge.after for edge in edges}
@@ -290,8 +330,10 @@ class _Walk:
     each key, in one state or another. An UPDATE of the key moves two of them at once.
     """
 
-    def __init__(self, edges: Sequence[Edge]) -> None:
+    def __init__(self, edges: Sequence[Edge], began: Mapping[int, int] = MappingProxyType({})) -> None:
         self._edges = edges
+        self._began = began
+        self.circles: dict[int, list[tuple[int, int, int]]] = {}  # by key: place, state before and after of its edges
         self._takes = [_taken_by(edge) for edge in edges]
         self._gives = [_given_by(edge) for edge in edges]
         self._preferred = sorted(range(len(edges)), key=lambda place: edges[place].rank)
@@ -332,27 +374,42 @@ class _Walk:
         return order if self._is_strict(order) else None
 
     def _states_at_start(self) -> Counter[int]:
-        """States that are left more often than entered. Of a key without any, the one that the first edge takes."""
+        """States that are left more often than entered. A key without any leads in a circle: see _start_of_circle()."""
         balance: Counter[int] = Counter()
-        first_of_key: dict[int, int] = {}
-        for place in self._preferred:
-            for state in self._takes[place]:
-                balance[state] += 1
-                if key := self._edges[place].key_of(state):
-                    first_of_key.setdefault(key, state)
+        key_of = {NOTHING: NOTHING}
+        steps: dict[int, list[tuple[int, int, int]]] = defaultdict(list)  # of a key: place, state before and after
+        for place, edge in enumerate(self._edges):
+            balance.update(self._takes[place])
             balance.subtract(self._gives[place])
+            for state in self._takes[place] + self._gives[place]:
+                key_of[state] = edge.key_of(state)
+            for key in {edge.key_before, edge.key_after} - {NOTHING}:
+                [before] = [state for state in self._takes[place] if key_of[state] == key]
+                [after] = [state for state in self._gives[place] if key_of[state] == key]
+                steps[key].append((place, before, after))
         del balance[NOTHING]
         at_start = Counter({state: count for state, count in balance.items() if count > 0})
-        key_of = {
-            state: edge.key_of(state)
-            for edge, takes, gives in zip(self._edges, self._takes, self._gives, strict=True)
-            for state in takes + gives
-        }
         uneven = {key_of[state] for state, count in balance.items() if count}
-        at_start.update(state for key, state in first_of_key.items() if key not in uneven)
+        self.circles = {key: steps[key] for key in steps.keys() - uneven}
+        at_start.update(self._start_of_circle(key) for key in self.circles)
         self._keys = Counter(key_of[state] for state in at_start.elements())
         at_start[NOTHING] = len(self._edges)  # it is never used up
         return at_start
+
+    def _start_of_circle(self, key: int) -> int:
+        """The state in which a row began that ended in the same.
+
+        Where that is not known rather none, since rows come and go but seldom come back to the very same values, unless
+        the order of id leads round from another. Where a row was only in one state, the preferred order is asked.
+        """
+        steps = self.circles[key]
+        states = {state for _, before, after in steps for state in (before, after)}
+        if self._began.get(key) in states:
+            return self._began[key]
+        if ~key not in states or len(states) == 2:
+            return min((self._edges[place].rank, before) for place, before, _ in steps)[1]
+        is_led_round = all(step[2] == following[1] for step, following in pairwise(steps))
+        return steps[0][1] if is_led_round else ~key
 
     def _offer(self, state: int) -> None:
         if self._here[state] and self._leaving[state]:

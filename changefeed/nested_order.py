@@ -9,16 +9,19 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
-from changefeed.chaining import Entry, Order, Transaction
+from changefeed.chaining import Entry, Order, Transaction, state_after
 from changefeed.database import Database, Row
 from changefeed.queries import load
 
 QUERIES = load("server.sql")
 STATES_AT_ONCE = 5_000  # entries; they come to the event loop together
+LOOK_BACK_IDS = 2_000  # how far back in the journal a row that ends as it began is looked for
 INLINE_ENTRIES = 1_000  # more are put in order in a thread
 REMEMBERED_ENTRIES = 1 << 21  # that change places, in the orders of transactions which are kept; 16 bytes each
 REMEMBERED_ORDERS = 10_000
 DEADLINE_SECONDS = 60.0
+_MOST = (1 << 63) - 1
+_Key = tuple[str, int]  # a row's table and the digest of its key
 
 
 class NestedOrder:
@@ -122,22 +125,59 @@ class NestedOrder:
         transactions = {xid: Transaction() for xid in xids}
         after = 0
         while True:
-            rows = await self._database.fetch(
-                QUERIES["states"], {"xids": list(xids), "after": after, "limit": STATES_AT_ONCE}, DEADLINE_SECONDS
-            )
+            rows = await self._states(xids, after=after)
             for xid, *entry in rows:
                 transactions[xid].add(Entry._make(entry))
             if len(rows) < STATES_AT_ONCE:
                 break
             xid, after, *_ = rows[-1]
             xids = xids[xids.index(xid) :]
-        if sum(map(len, transactions.values())) > INLINE_ENTRIES:
-            return await asyncio.to_thread(_in_order, transactions)
-        return _in_order(transactions)
+        is_short = sum(map(len, transactions.values())) <= INLINE_ENTRIES
+        circles = _circles(transactions) if is_short else await asyncio.to_thread(_circles, transactions)
+        began = {xid: await self._began(xid, rows_there) for xid, rows_there in circles.items() if rows_there}
+        return _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
+
+    async def _states(self, xids: Sequence[str], *, after: int = 0, begin: int = 0, end: int = _MOST) -> list[Row]:
+        bounds = {"after": after, "begin": begin, "end": end, "limit": STATES_AT_ONCE}
+        return await self._database.fetch(QUERIES["states"], {"xids": list(xids), **bounds}, DEADLINE_SECONDS)
+
+    async def _began(self, xid: str, circles: dict[_Key, int]) -> dict[_Key, int]:
+        """The states in which rows began that end as they began, as far as the journal just before says.
+
+        Whoever wrote to a row before had its lock. So what they wrote is visible, and has lower ids.
+        """
+        end = max(circles.values())
+        begin = min(circles.values()) - LOOK_BACK_IDS
+        bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_IDS}
+        xids = [row[0] for row in await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)]
+        if not xids:
+            return {}
+        before: dict[str, list[Entry]] = {}  # the newest transaction first
+        for earlier, *entry in await self._states(xids, begin=begin, end=end):
+            before.setdefault(earlier, []).append(Entry._make(entry))
+        found: dict[_Key, int] = {}
+        for (table, key), first in circles.items():
+            for entries in before.values():
+                concerned = [
+                    entry
+                    for entry in entries
+                    if entry.table == table
+                    and entry.id < first
+                    and (key in (entry.key_before, entry.key_after) or entry.before is entry.after is None)
+                ]
+                state = state_after(concerned, key)
+                if state is not None:
+                    found[table, key] = state
+                    break
+        return found
 
 
-def _in_order(transactions: dict[str, Transaction]) -> dict[str, Order]:
-    return {xid: transaction.order() for xid, transaction in transactions.items()}
+def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[_Key, int]]:
+    return {xid: transaction.circles() for xid, transaction in transactions.items()}
+
+
+def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[_Key, int]]) -> dict[str, Order]:
+    return {xid: transaction.order(began.get(xid, {})) for xid, transaction in transactions.items()}
 
 
 def _with_cascades(rows: Sequence[Row], cascaded: Collection[str], *, is_whole_batch: bool) -> set[str]:

@@ -69,7 +69,7 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 -- states --
 -- What the entries of the transactions %(xids)s say of their rows, for the order in which those changed (see
 -- changefeed/chaining.py): the digests of the row and of its primary key before and after. At most %(limit)s entries,
--- transaction by transaction, of the first behind the id %(after)s. The key is the primary key as it is now, where all of
+-- transaction by transaction, of the first behind the id %(after)s, of all from %(begin)s on and before %(end)s. The key is the primary key as it is now, where all of
 -- it is journaled; so are the triggers.
 WITH entry AS MATERIALIZED (
     SELECT j.*, asked.number
@@ -77,6 +77,7 @@ WITH entry AS MATERIALIZED (
         SELECT id, xid, at, depth, action, schema_name, table_name, data, old
         FROM changefeed.journal AS j
         WHERE j.xid = asked.xid AND j.id > CASE asked.number WHEN 1 THEN %(after)s ELSE 0 END
+          AND j.id >= %(begin)s AND j.id < %(end)s
         ORDER BY j.id LIMIT %(limit)s
     ) AS j
     LIMIT %(limit)s
@@ -117,6 +118,16 @@ SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action
         FROM unnest(w.key) WITH ORDINALITY AS k (name, number) HAVING bool_and(w.row_after -> k.name IS NOT NULL))
 FROM whole AS w
 ORDER BY w.number, w.id;
+
+-- transactions before --
+-- Those that wrote the entries with ids from %(begin)s to %(end)s, but for %(xid)s, the newest first. At most %(limit)s
+-- entries are looked at.
+SELECT j.xid::text
+FROM (
+    SELECT id, xid FROM changefeed.journal
+    WHERE id >= %(begin)s AND id < %(end)s AND xid <> %(xid)s::text::xid8 ORDER BY id DESC LIMIT %(limit)s
+) AS j
+GROUP BY j.xid ORDER BY max(j.id) DESC;
 
 -- entries --
 -- The entries %(ids)s of one transaction, in that order, up to %(byte_limit)s bytes of text, but one at least.

@@ -50,9 +50,9 @@ class Session:
 
 
 @functools.cache
-def _template() -> str:
-    postgres.execute(postgres.cluster().conninfo, f"CREATE DATABASE {_TEMPLATE}")
-    postgres.execute(str(make_dsn(postgres.cluster().conninfo, dbname=_TEMPLATE)), read_script("install.sql"))
+def _template(conninfo: str) -> str:
+    postgres.execute(conninfo, f"CREATE DATABASE {_TEMPLATE}")
+    postgres.execute(str(make_dsn(conninfo, dbname=_TEMPLATE)), read_script("install.sql"))
     return _TEMPLATE
 
 
@@ -60,7 +60,7 @@ class JournalDatabase(Session):
     """The first session of a database of its own, as superuser; session() opens others."""
 
     def __init__(self) -> None:
-        self.conninfo = postgres.new_database(_template())
+        self.conninfo = postgres.new_database(_template(postgres.cluster().conninfo))
         self.name = parse_dsn(self.conninfo)["dbname"]
         self._sessions: list[Session] = []
         super().__init__(self.conninfo)

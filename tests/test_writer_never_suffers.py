@@ -1,5 +1,7 @@
 """Whatever becomes of the journal, the write succeeds: the loss is counted where that is possible, and said."""
 
+import time
+
 import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
@@ -238,3 +240,49 @@ class TestTwin:
         role = db.new_role("reader")
         seen = db.session(user=role).run("SELECT last_value FROM pg_sequences WHERE schemaname = 'changefeed'")
         assert (4711,) not in seen
+
+
+DISJOINT = """
+    CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE a_log (id int); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE b_log (id int);
+    CREATE FUNCTION logged() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        EXECUTE format('INSERT INTO %I VALUES ($1)', TG_TABLE_NAME || '_log') USING NEW.id; RETURN NULL; END $$;
+    CREATE TRIGGER logged AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION logged();
+    CREATE TRIGGER logged AFTER INSERT ON b FOR EACH ROW EXECUTE FUNCTION logged()"""
+
+
+def test_serializable_writers_with_nothing_in_common_do_not_meet_in_the_journal(db: JournalDatabase):
+    db.run(DISJOINT)
+    db.run("SELECT changefeed.watch('a'), changefeed.watch('a_log'), changefeed.watch('b'), changefeed.watch('b_log')")
+    for row in range(0, 60, 2):
+        first, second = db.session(), db.session()
+        first.run("BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO a VALUES (%s)", row)
+        second.run("BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO b VALUES (%s)", row)
+        first.run("INSERT INTO a VALUES (%s)", row + 1)
+        second.run("INSERT INTO b VALUES (%s)", row + 1)
+        first.run("COMMIT")
+        second.run("COMMIT")
+        first.connection.close()
+        second.connection.close()
+    assert db.value("SELECT count(*) FROM changefeed.journal") == 240
+
+
+AUDITED = {
+    "an audit trigger": "INSERT INTO audit (row_id) VALUES (NEW.id); RETURN NULL;",
+    "a trigger that writes its own row": "UPDATE orders SET status = 'seen' WHERE id = NEW.id AND status = 'new'; RETURN NULL;",
+}
+
+
+@pytest.mark.parametrize("body", AUDITED.values(), ids=AUDITED.keys())
+def test_what_a_row_costs_does_not_grow_with_a_statement_s_rows(db: JournalDatabase, body: str):
+    db.run("CREATE TABLE audit (id serial PRIMARY KEY, row_id int); SELECT changefeed.watch('audit')")
+    db.run(f"CREATE FUNCTION audited() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$")
+    db.run("CREATE TRIGGER audited AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION audited()")
+    seconds = {}
+    for rows in (7_500, 60_000):
+        begun = time.perf_counter()
+        db.run("INSERT INTO orders SELECT i, 'new' FROM generate_series(1, %s) AS i", rows)
+        seconds[rows] = time.perf_counter() - begun
+        assert db.value("SELECT count(*) FROM changefeed.journal") == 2 * rows
+        db.run("TRUNCATE orders, audit")
+        db.forget()
+    assert seconds[60_000] / seconds[7_500] < 24  # 8 is linear, 64 quadratic

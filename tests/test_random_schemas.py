@@ -1,0 +1,26 @@
+"""The oracle of random schemas in its short form; `make soak` runs a thousand of them."""
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests import postgres
+from tests.oracle.random_schemas import check
+
+SEED = os.environ.get("SEED") or secrets.token_hex(3)
+SCHEMAS = 30
+
+
+@pytest.mark.parametrize("number", range(SCHEMAS))
+def test_what_is_told_of_a_random_schema_is_what_happened(number: int):
+    assert check(f"{SEED}-{number}") >= 0
+
+
+@pytest.mark.parametrize("binaries", postgres.others(), ids=str)
+@pytest.mark.timeout(300)
+def test_the_same_on_another_postgresql(binaries: Path):
+    with postgres.used(binaries):
+        for number in range(10):
+            check(f"{SEED}-{number}")
