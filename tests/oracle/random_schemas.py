@@ -2,13 +2,19 @@
 
 The replay is strict: an UPDATE's or a DELETE's old row must be there, an INSERT's key must be free; and at the end each
 table is what it is in the database. Pages are short, so that transactions are cut anywhere.
+
+    python -m tests.oracle.random_schemas --count 1000 --seed 7
 """
 
+import argparse
 import asyncio
 import contextlib
 import json
 import random
+import secrets
+import sys
 from collections import Counter
+from collections.abc import Iterator
 
 import psycopg2
 
@@ -138,10 +144,33 @@ async def _compare(db: JournalDatabase, schema: RandomSchema) -> int:
 
 
 @contextlib.contextmanager
-def _short_pages(draw: random.Random):
+def _short_pages(draw: random.Random) -> Iterator[None]:
     before = journal_module.PAGE_ROWS, journal_module.PAGE_BYTES
     journal_module.PAGE_ROWS, journal_module.PAGE_BYTES = draw.choice(((1, 99), (3, 200), (20, 400), (1000, 1 << 20)))
     try:
         yield
     finally:
         journal_module.PAGE_ROWS, journal_module.PAGE_BYTES = before
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.oracle.random_schemas")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", default=secrets.token_hex(3), help="(default: another each time)")
+    chosen = parser.parse_args()
+    changes = wrong = 0
+    try:
+        for number in range(chosen.count):
+            try:
+                changes += check(f"{chosen.seed}-{number}")
+            except Differs as error:
+                wrong += 1
+                print(f"FAILED: {error}", file=sys.stderr, flush=True)
+    finally:
+        postgres.stop()
+    print(f"random schemas: {chosen.count}, seed {chosen.seed}: {changes} changes, {wrong} schemas told wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
