@@ -76,7 +76,8 @@ class Follower:
         self._progressed_at = time.monotonic()
         self._warned_at = float("-inf")  # of losses; monotonic
         self._owed: Gap | None = None
-        self._untold_until = 0  # of a loss, the first transaction that began after it was noticed; 0 for none
+        self._has_lost = False  # since the last read something that not even a loss stands for in the journal
+        self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
 
     @property
     def trouble(self) -> str | None:
@@ -157,7 +158,7 @@ class Follower:
             if page.changes:
                 self._warn_of_losses(page.changes)
                 self._publish(page, self._journal.encode(page.end))
-            self._tell_again_once_over()
+            await self._tell_lost(memory)
             if page.end.previous == page.end.batch:
                 self.read_until = began
                 return
@@ -179,7 +180,7 @@ class Follower:
         if has_journal and self._known.is_set():
             # There was none a moment ago: everything in it is news.
             self.memory = Memory(self._journal.encode_batch, BEGINNING)
-            self._journal.on_lost = self._tell_lost
+            self._journal.on_lost = self._note_lost
         elif has_journal:
             await self._remember()
         self._is_identified = True
@@ -198,7 +199,7 @@ class Follower:
         while page.end.previous != page.end.batch:
             page = await self._journal.read(memory.edge)
             memory.append(page)
-        self._journal.on_lost = self._tell_lost  # what was lost before, those who come back with a cursor are told
+        self._journal.on_lost = self._note_lost  # what was lost before, those who come back with a cursor are told
         self._before_first(memory)
         self.memory = memory
         logger.info("following the journal")
@@ -240,17 +241,22 @@ class Follower:
         self.memory = self._journal.on_lost = None
         self._known.clear()
 
-    def _tell_lost(self) -> None:
-        present = self._journal.losses.present
-        self._untold_until = present.xmax if present.xip else 0
-        self.lost_statements += 1
-        self._tell(UNJOURNALED, self.memory)
+    def _note_lost(self) -> None:
+        self._has_lost = True
 
-    def _tell_again_once_over(self) -> None:
-        """Who reads a table anew before the losing transaction is over reads what was before it."""
-        if 0 < self._untold_until <= self._journal.losses.present.xmin:
-            self._untold_until = 0
-            self._tell(UNJOURNALED, self.memory)
+    async def _tell_lost(self, memory: Memory) -> None:
+        """Tells at once, and again when the losing transaction is over: who reads the table before that reads it as it
+        was."""
+        if not (self._has_lost or self._losing):
+            return
+        running = await self._journal.running()
+        if self._has_lost:
+            self._has_lost, self._losing = False, self._losing | running
+            self.lost_statements += 1
+            self._tell(UNJOURNALED, memory)
+        elif not self._losing & running:
+            self._losing = frozenset()
+            self._tell(UNJOURNALED, memory)
 
     def _warn_of_losses(self, changes: Sequence[Change]) -> None:
         counts = Counter(change.table for change in changes if change.is_loss)

@@ -209,6 +209,10 @@ class Journal:
                 self._proofs.popitem(last=False)
         return self._proofs[key]
 
+    async def running(self) -> frozenset[int]:
+        """The transactions that run now and have written, by the lower 32 bits of their ids."""
+        return frozenset(xid for (xid,) in await self._database.fetch(QUERIES["running"]))
+
     async def missing(self, changes: Sequence[Change]) -> list[int]:
         """The ids of those of the changes, which were read before, that are neither there nor taken by retention."""
         rows = await self._database.fetch(

@@ -168,6 +168,11 @@ SELECT (
        x.last_value, t.last_value
 FROM changefeed.lost_xid AS x, changefeed.lost_at AS t;
 
+-- running --
+-- Each transaction that has an id holds a lock on it until it is over.
+SELECT l.transactionid::text::bigint FROM pg_locks AS l
+WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted;
+
 -- missing --
 -- Of entries that were read before, those that are gone though retention did not take them.
 SELECT e.id FROM unnest(%(ids)s::bigint[], %(xids)s::xid8[]) AS e (id, xid), changefeed.lost_id AS lost

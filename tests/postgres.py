@@ -68,6 +68,15 @@ def stop() -> None:
         discard(cluster())
 
 
+def major_version() -> int:
+    [(version,)] = execute(cluster().conninfo, "SELECT current_setting('server_version_num')::int / 10000")
+    return int(version)
+
+
+def conninfo_of(database: str) -> str:
+    return str(make_dsn(cluster().conninfo, dbname=database))
+
+
 def new_database(template: str = "template1") -> str:
     """The conninfo of a database of its own, a copy of `template`, which is empty unless named."""
     name = f"test_{os.getpid()}_{next(_numbers)}"

@@ -491,7 +491,7 @@ class WatchRouteTest(FeedTestCase):
         body = json.dumps({"omit": ["id"], "row_limit": 5, "strict": True})
         self.assertTrue((await self.fetch_json(path, method="PUT", body=body))["has_changed"])
         self.assertEqual(self.write("SELECT omit, row_limit, strict FROM changefeed.status()"), [(["id"], 5, True)])
-        self.assertTrue((await self.fetch_json(path, method="PUT", body='{"hash": ["id"]}'))["has_changed"])
+        self.assertTrue((await self.fetch_json(path, method="PUT", body='{"omit": [], "hash": ["id"]}'))["has_changed"])
         await self.until_following()
         [watched] = (await self.fetch_json("/api/status"))["watched"]
         self.assertEqual((watched["omit"], watched["hash"]), ([], ["id"]))

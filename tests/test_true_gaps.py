@@ -1,0 +1,193 @@
+"""Gaps that are true: one for each loss, when it is certain, with its table; and none to who misses nothing."""
+
+import asyncio
+import json
+from typing import Any
+
+from tornado.httpclient import HTTPClientError
+from tornado.testing import ExpectLog, gen_test
+from tornado.websocket import WebSocketClientConnection
+
+from changefeed.cursor import Place, Snapshot
+from changefeed.journal import Losses
+from tests import postgres
+from tests.feed_case import message
+from tests.test_journal_feed import JournalTestCase
+
+
+async def told(socket: WebSocketClientConnection, upto: int) -> list[Any]:
+    """Ids of rows and whole gaps, in their order, up to the row of this id."""
+    seen: list[Any] = []
+    while upto not in seen:
+        said = await message(socket)
+        if said["type"] == "gap":
+            seen.append(said)
+        seen += [change["data"]["id"] for change in said.get("changes", ())]
+    return seen
+
+
+class UnreadableEntryTest(JournalTestCase):
+    """Bytes that are no text in the client's encoding cost the one change that they are in."""
+
+    encoding, hostile = "SQL_ASCII", r"E'caf\351 \377'"
+
+    def new_database(self) -> str:
+        name = f"bytes_{self.encoding.lower()}_{id(self)}"
+        postgres.execute(
+            postgres.cluster().conninfo,
+            f"CREATE DATABASE {name} ENCODING '{self.encoding}' LOCALE 'C' TEMPLATE template0"
+            + (" LOCALE_PROVIDER libc" if postgres.major_version() >= 15 else ""),
+        )
+        return postgres.conninfo_of(name)
+
+    @gen_test
+    async def test_it_is_told_as_a_gap_of_its_table_where_it_stands(self):
+        live = await self.connect(protocol=True)
+        cursor = (await message(live, "hello"))["cursor"]
+        filtered = await self.connect("/ws?filter=id=gt.0&columns=id", protocol=True)
+        with (
+            ExpectLog("changefeed.journal", "the entry .* cannot be read", level=30),
+            ExpectLog("changefeed.follower", "changes are missing", level=30),
+        ):
+            self.write("INSERT INTO orders VALUES (1, 'before')")
+            self.write(f"INSERT INTO orders VALUES (2, {self.hostile})")
+            self.write("INSERT INTO orders VALUES (3, 'after')")
+            for socket in (live, filtered):
+                first, gap, last = await told(socket, 3)
+                self.assertEqual((first, gap["table"], last), (1, "public.orders", 3))
+            resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+            first, gap, last = await told(resumed, 3)
+            self.assertEqual((first, gap["table"], last), (1, "public.orders", 3))
+            behind = await self.connect(f"/ws?since={gap['to']}", protocol=True)
+            self.assertEqual(await told(behind, 3), [3])
+            page = await self.fetch_json(f"/api/changes?since={cursor}")
+            self.assertEqual([change["data"]["id"] for change in page["changes"]], [1, 3])
+            self.assertEqual(page["gap"]["table"], "public.orders")
+        await self.fetch_json("/readyz")
+
+
+class UntranslatableEntryTest(UnreadableEntryTest):
+    encoding, hostile = "WIN1252", r"E'hole \201'"
+
+
+class LosingTransactionTest(JournalTestCase):
+    @gen_test
+    async def test_a_loss_is_told_again_when_its_transaction_is_over(self):
+        socket = await self.connect(protocol=True)
+        self.write("INSERT INTO orders VALUES (1)")
+        await message(socket, "changes")
+        self.hide_journal()
+        losing = postgres.connect(self.conninfo)
+        losing.autocommit = False
+        with ExpectLog("changefeed.follower", "changes are missing", level=30):
+            losing.cursor().execute("UPDATE orders SET status = 'new'")
+            await message(socket, "gap")  # whoever reads the table now reads what was before
+            self.show_journal()
+            losing.commit()
+            losing.close()
+            self.assertIn("could not be journaled", (await message(socket, "gap"))["why"])
+
+    @gen_test
+    async def test_a_transaction_open_for_long_gives_nobody_a_gap_while_retention_works(self):
+        open_for_long = postgres.connect(self.conninfo)
+        open_for_long.autocommit = False
+        open_for_long.cursor().execute("SELECT pg_current_xact_id()")
+        socket = await self.connect(protocol=True)
+        for number in range(1, 40):
+            self.write("INSERT INTO orders VALUES (%s, repeat('x', 10000))", [number])
+            self.assertEqual(await told(socket, number), [number])
+            self.write("SELECT changefeed.retain('100 years', 40000)")
+        fresh = (await message(await self.connect(protocol=True), "hello"))["cursor"]
+        plain = await self.connect(f"/ws?since={fresh}")
+        self.write("INSERT INTO orders VALUES (50)")
+        self.assertEqual(json.loads(str(await plain.read_message()))["data"]["id"], 50)
+        self.assertIsNone((await self.fetch_json(f"/api/changes?since={fresh}"))["gap"])
+        open_for_long.close()
+
+    def test_what_retention_took_concerns_who_has_not_seen_it(self):
+        def place(xmin: int, xmax: int, *running: int) -> Place:
+            return Place.after(Snapshot(xmin, xmax, frozenset(running)))
+
+        nobody = Snapshot(100, 100)
+        cases = [
+            (place(50, 50), Losses(49, 9, present=nobody), False),
+            (place(50, 50), Losses(50, 9, present=nobody), True),
+            (place(10, 50, 10), Losses(49, 9, present=Snapshot(10, 100, frozenset({10}))), False),  # it still runs
+            (place(10, 50, 10), Losses(49, 9, present=nobody), True),  # it is over, and may have been taken
+            (place(10, 50, 10), Losses(9, 9, present=nobody), False),  # nothing as new was taken
+        ]
+        for at, losses, concerned in cases:
+            self.assertEqual(losses.concern(at), concerned, (at, losses))
+        within = Place(Snapshot(40, 40), Snapshot(50, 50), 7)
+        self.assertFalse(Losses(45, 7, present=nobody).concern(within))
+        self.assertTrue(Losses(45, 8, present=nobody).concern(within))
+
+
+class GreetingTest(JournalTestCase):
+    """Whoever is greeted has a place; until there is one nobody is."""
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.holder = postgres.connect(self.conninfo)
+        self.holder.autocommit = False
+        self.holder.cursor().execute("LOCK TABLE changefeed.meta IN ACCESS EXCLUSIVE MODE")
+
+    async def _following(self) -> None:
+        """The journal does not answer yet."""
+
+    @gen_test
+    async def test_nobody_is_greeted_before_the_journal_answers(self):
+        connecting = asyncio.ensure_future(self.connect(protocol=True))
+        await self.fetch_json("/readyz", 503)
+        with self.assertRaises(HTTPClientError) as refused:
+            await connecting
+        self.assertEqual(refused.exception.code, 503)
+        connecting = asyncio.ensure_future(self.connect(protocol=True))
+        await asyncio.sleep(0)
+        self.holder.close()
+        socket = await connecting
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertIsNotNone((await message(socket, "hello"))["cursor"])
+        self.assertEqual(await told(socket, 1), [1])
+
+
+class ReadyTest(JournalTestCase):
+    """Ready means delivering."""
+
+    async def until_ready(self, status: int) -> Any:
+        """The answer of /readyz once it is this one; each wait ends with the next read of the journal."""
+        while True:
+            response = await self.http_client.fetch(self.get_url("/readyz"), raise_error=False)
+            if response.code == status:
+                return json.loads(response.body)
+            self.feed.follower.wake()
+
+    @gen_test
+    async def test_a_journal_that_cannot_be_read_and_can_be_again(self):
+        await self.until_ready(200)
+        socket = await self.connect(protocol=True)
+        with (
+            ExpectLog("changefeed.follower", "the journal cannot be read", level=30),
+            ExpectLog("changefeed.follower", "the journal can be read again", level=20),
+        ):
+            self.write("ALTER FUNCTION changefeed.read RENAME TO hidden")
+            self.feed.follower.wake()
+            self.assertIn("the journal cannot be read", (await self.until_ready(503))["error"]["message"])
+            metrics = (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
+            self.assertIn('changefeed_delivering{process="1"} 0.0', metrics)
+            self.assertEqual(self.feed.database_state()["state"], "lost")
+            self.write("INSERT INTO orders VALUES (1)")
+            self.write("ALTER FUNCTION changefeed.hidden RENAME TO read")
+            await self.until_ready(200)
+        self.assertEqual(await told(socket, 1), [1])
+
+    @gen_test
+    async def test_a_schema_that_this_server_is_too_old_for(self):
+        await self.until_ready(200)
+        self.write("UPDATE changefeed.meta SET version = 99, readable_from = 6")
+        with ExpectLog("changefeed.follower", ".*of version 99, this server knows", level=30):
+            self.feed.follower.reidentify()
+            self.assertIn("use the newer server", (await self.until_ready(503))["error"]["message"])
+        self.write("UPDATE changefeed.meta SET readable_from = 5")  # newer, and still to be read by this one
+        self.feed.follower.reidentify()
+        await self.until_ready(200)
