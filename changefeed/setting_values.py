@@ -164,6 +164,14 @@ def base_path(text: str) -> str:
     return path
 
 
+# What Prisma, node-postgres, JDBC, SQLAlchemy and Rails add to a URL.
+_FOREIGN_PARAMETERS = {
+    *("schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size", "sslaccept"),
+    *("uselibpqcompat", "ssl", "pool", "max", "charset", "encoding", "currentSchema", "ApplicationName", "search_path"),
+    *("pool_size", "max_overflow", "prepared_statements", "prepareThreshold", "statement_timeout", "timezone"),
+}
+
+
 def conninfo(text: str) -> str:
     """postgresql://user:password@host:5432/dbname (with %40 for @ and %2F for / in the password), or libpq's \
 host=… user=… dbname=…"""
@@ -174,7 +182,11 @@ host=… user=… dbname=…"""
     # The driver's own message repeats the text, and the text holds a password, so it is not passed on.
     try:
         parts = parse_dsn(text.strip())
-    except psycopg2.ProgrammingError:
+    except psycopg2.ProgrammingError as error:
+        # Only known names: any other could be a piece of a password that has a ? in it.
+        refused = re.search(r'(?:parameter|option):? "(\w+)"', str(error))
+        if refused and refused[1] in _FOREIGN_PARAMETERS:
+            raise BadValue(f"{refused[1]}=… is for another driver, libpq does not know it; leave it out") from None
         raise ValueError from None
     if not parts:
         raise ValueError

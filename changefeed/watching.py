@@ -175,10 +175,10 @@ class Watching:
 
     async def _tend_once(self) -> None:
         if await self._is_installed():
-            for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
-                logger.info("retention emptied partition %d of the journal", number)
             for (table,) in await self._database.fetch(QUERIES["refresh"]):
                 logger.info("the triggers of %s were brought up to date", table)
+            for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
+                logger.info("retention emptied partition %d of the journal", number)
         for pattern in self._patterns:
             await self._watch_pattern(pattern)
 

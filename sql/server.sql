@@ -13,7 +13,7 @@ SELECT n.nspname AS schema,
            WHEN bool_or(p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('record', 'record_strict')) THEN 'journal'
            WHEN bool_or(p.prosrc COLLATE "C" ILIKE '%pg_notify%') THEN 'notify'
        END AS watched_by,
-       greatest(c.reltuples, 0)::bigint AS estimated_rows
+       CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS estimated_rows  -- null until the first ANALYZE or VACUUM
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'

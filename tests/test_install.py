@@ -390,6 +390,19 @@ def test_pg_dump_and_restore_keep_what_is_watched_but_not_the_secret():
     assert rows == postgres.execute(source, hash_of_110)
 
 
+def test_one_schema_s_dump_has_its_triggers_where_the_change_feed_is_installed_first(db: JournalDatabase):
+    db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders', row_limit => 7)")
+    target = postgres.new_database()
+    postgres.execute(target, "DROP SCHEMA public")
+    postgres.execute(target, read_script("install.sql"))
+    postgres.execute(target, dump(db.conninfo, "-n", "public"))
+    assert postgres.execute(target, "SELECT is_complete, row_limit FROM changefeed.status()") == [(True, 7)]
+    db.run("INSERT INTO orders VALUES (1)")
+    rows = "INSERT INTO changefeed.journal_0 VALUES"
+    assert rows in dump(db.conninfo)
+    assert rows not in dump(db.conninfo, "--exclude-table-data=changefeed.journal*")
+
+
 def test_a_role_that_may_read_all_data_can_still_dump_the_database(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int, phone text); SELECT changefeed.watch('orders', hash => '{phone}')")
     db.run("INSERT INTO orders VALUES (1, '110')")

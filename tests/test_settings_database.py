@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from changefeed.setting_values import BadValue, conninfo
 from changefeed.settings import SettingsError
 from changefeed.settings_sources import LIBPQ_VARIABLES, load
 
@@ -150,3 +151,11 @@ def test_a_slip_beside_a_password_is_refused_in_one_line_without_it(
         load(argv, environ, dotenv)
     assert "hunter2" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("parameter", ["schema", "connection_limit", "pgbouncer"])
+def test_a_parameter_of_another_driver_is_named(parameter: str):
+    with pytest.raises(BadValue, match=f"{parameter}=… is for another driver"):
+        conninfo(f"postgresql://me:hunter2@localhost/shop?{parameter}=1")
+    with pytest.raises(BadValue, match=f"{parameter}=… is for another driver"):
+        conninfo(f"host=localhost {parameter}=1")
