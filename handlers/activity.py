@@ -14,11 +14,9 @@ from tornado.ioloop import PeriodicCallback
 
 from changefeed import __version__
 from changefeed.change import Change, without_losses
-from changefeed.cursor import NotACursor
 from changefeed.database import DatabaseUnavailable
 from changefeed.delays import LEAST_SECONDS, PER_DOUBLING
 from changefeed.gap import Gap
-from changefeed.journal import ForeignCursor
 from changefeed.payload import Payload
 from changefeed.rights import EVERY_TABLE
 from changefeed.subscription import EVERYTHING, Selection, Subscription
@@ -30,7 +28,7 @@ from handlers.counted_tables import CountedTables
 from handlers.dialects import PROTOCOL, gap_fields, message_frame
 from handlers.errors import ApiError
 from handlers.feed import Feed, iso
-from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, check_subscription, gap_within, missed_since
+from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, check_subscription, find_place, gap_within
 from handlers.feed_query import fields_of_message, parse_query
 from handlers.gate import Need
 from handlers.sample import (
@@ -334,10 +332,10 @@ class ActivitySocket(BaseSocket):
             return None
         await self.feed.follower.until_known(JOURNAL_DEADLINE_SECONDS)
         try:
-            place = self.feed.journal.decode(since, must_be_sealed=not self.rights.sees_everything)
-        except (NotACursor, ForeignCursor) as error:
-            return Gap(str(error), from_cursor=since)
-        return missed_since(self.feed, place, since, Subscription(within=self.rights.tables))
+            _, gap = await find_place(self.feed, since, Subscription(within=self.rights.tables))
+        except ApiError as error:
+            return Gap(error.message, from_cursor=since)
+        return gap
 
 
 def _said(message: str | bytes) -> object:

@@ -7,7 +7,7 @@ import psycopg2
 from changefeed.change import Change
 from changefeed.cursor import NotACursor, Place
 from changefeed.database import DatabaseUnavailable, one_line
-from changefeed.journal import BEGINNING, ForeignCursor
+from changefeed.journal import BEGINNING, ForeignCursor, JournalReplaced, LostPast
 from changefeed.queries import load
 from changefeed.subscription import Selection, Subscription
 from handlers.base import ApiHandler
@@ -58,7 +58,12 @@ class ChangeHandler(_PlacesHandler):
         except ForeignCursor as error:
             raise ApiError(404, "foreign_cursor", str(error)) from None
         # A cursor is exclusive: the change is the first one after the place of the id below it.
-        page = await self.feed.journal.read_for_client(Place(place.previous, place.batch, place.id - 1))
+        try:
+            page = await self.feed.journal.read_for_client(Place(place.previous, place.batch, place.id - 1))
+        except (LostPast, JournalReplaced):
+            raise ApiError(
+                404, "lost", "PostgreSQL has lost this change: by a crash, a failover or a restore"
+            ) from None
         found = [change for change in page.changes[:1] if change.id == place.id]
         return next(iter(self.selection().pick(found)), None)
 

@@ -68,6 +68,7 @@ class LostPastTestCase(JournalTestCase):
         await message(resumed, "hello")
         self.assertIn("past that PostgreSQL has lost", (await message(resumed, "gap"))["why"])
         self.assertIn("past that PostgreSQL", (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]["why"])
+        self.assertEqual((await self.fetch_json(f"/api/change?cursor={cursor}", 404))["error"]["code"], "lost")
         with self.assertRaises(HTTPClientError) as refused:
             await self.connect(f"/ws?since={cursor}")
         self.assertEqual(refused.exception.code, 410)
