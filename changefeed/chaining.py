@@ -23,7 +23,6 @@ from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -399,18 +398,16 @@ class _Walk:
     def _start_of_circle(self, key: int) -> int:
         """The state in which a row began that ended in the same.
 
-        Where that is not known the preferred order is asked, if it was in one state only. Else rather none, since rows
-        come and go but seldom come back to the very same values; unless the order of id, too, leads round from another.
+        Where that is not known, the preferred order is asked if it was in one state only. Else none, since rows come
+        and go but seldom come back to the very same values.
         """
         steps = self.circles[key]
         states = {state for _, before, after in steps for state in (before, after)}
         if self._began.get(key) in states:
             return self._began[key]
-        _, preferred = min((self._edges[place].rank, before) for place, before, _ in steps)
-        if ~key not in states or len(states) == 2 or preferred == ~key:
-            return preferred
-        is_led_round = all(step[2] == following[1] for step, following in pairwise(steps))
-        return steps[0][1] if is_led_round else ~key
+        if ~key in states and len(states) > 2:
+            return ~key
+        return min((self._edges[place].rank, before) for place, before, _ in steps)[1]
 
     def _offer(self, state: int) -> None:
         if self._here[state] and self._leaving[state]:

@@ -1,7 +1,6 @@
-"""The oracle of random schemas in its short form; `make soak` runs a thousand of them."""
+"""The oracle of random schemas in its short form, always the same ones; `make soak` runs a thousand others."""
 
 import os
-import secrets
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from tests import postgres
 from tests.oracle.random_schemas import check
 
-SEED = os.environ.get("SEED") or secrets.token_hex(3)
+SEED = os.environ.get("SEED", "7")
 SCHEMAS = 30
 
 
