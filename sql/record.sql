@@ -2,8 +2,9 @@
 --
 -- They run as the journal's owner (SECURITY DEFINER), so that a writer needs no right on it, and with fixed settings, so
 -- that an entry depends on the row alone and not on the writer's session.
--- changefeed.record never fails a write: what cannot be journaled is counted in changefeed.losses, and the readers are
--- told of a gap. That costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
+-- changefeed.record never fails a write. What it cannot journal becomes an entry of the action L: the readers are told of
+-- a gap in this table, if the transaction commits. Where not even that can be written, the sequence changefeed.losses is
+-- raised instead. That costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
 -- write instead. Both are made from the one text below.
 --
 -- What costs is each statement in here. So the usual case (no argument; columns of trusted types; of an UPDATE, one
@@ -33,6 +34,18 @@ DECLARE
             END IF;
         END IF;
         slot := coalesce(pg_sequence_last_value('changefeed.slot'), 0);
+        IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
+            IF pg_partition_root(TG_RELID) IS NOT NULL THEN
+                GET DIAGNOSTICS context = PG_CONTEXT;
+                has_lost := changefeed.may_have_moved(pg_partition_root(TG_RELID), context);
+                IF has_lost THEN
+                    INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
+                    SELECT slot, at, 'L', n.nspname, c.relname
+                    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                    WHERE c.oid = pg_partition_root(TG_RELID);
+                END IF;
+            END IF;
+        END IF;
         -- r.*, not r: there may be a column of that name.
         IF TG_NARGS > 0 OR TG_LEVEL = 'ROW' THEN
             NULL;  -- not the usual case
@@ -57,7 +70,7 @@ DECLARE
             ELSIF TG_OP <> 'TRUNCATE' THEN
                 SELECT count(*) INTO touched FROM old_rows;
             END IF;
-            IF touched = 0 THEN
+            IF touched = 0 AND NOT has_lost THEN
                 RETURN NULL;
             END IF;
             operations := ARRAY[TG_OP];
@@ -138,6 +151,8 @@ DECLARE
             operation text;
             operations text[];
             old_values refcursor;
+            context text;
+            has_lost boolean := false;
             writers_lastval bigint;
         BEGIN
             BEGIN
@@ -166,9 +181,18 @@ DECLARE
         WHEN OTHERS THEN
             RAISE WARNING 'changefeed: a change of %%.%% was not journaled: %%', TG_TABLE_SCHEMA, TG_TABLE_NAME, SQLERRM;
             BEGIN
-                PERFORM nextval('changefeed.losses');
-            EXCEPTION WHEN OTHERS THEN
-                NULL;  -- not even that is left; the warning is all that can be said
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, row_count)
+                VALUES (
+                    coalesce(pg_sequence_last_value('changefeed.slot'), 0), at, 'L', schema_name, table_name, touched
+                );
+            EXCEPTION WHEN transaction_rollback THEN
+                RAISE;
+            WHEN OTHERS THEN
+                BEGIN
+                    PERFORM nextval('changefeed.losses');
+                EXCEPTION WHEN OTHERS THEN
+                    NULL;  -- not even that is left; the warning is all that can be said
+                END;
             END;
         END;
     $safe$;
@@ -177,6 +201,39 @@ BEGIN
     EXECUTE format(frame, 'record_strict', body);
 END
 $make$;
+
+-- Whether this statement may be a MERGE that has moved rows to other partitions: PostgreSQL puts neither their old nor their
+-- new versions into the transition tables of an UPDATE (seen up to 18.4). Nothing tells a trigger that it is a MERGE that
+-- it fires for, but its text does, wherever that is known: not of a prepared statement, and not of one in a function in SQL. And
+-- a row that moves is deleted in one partition, which PostgreSQL counts, also for some time after the transaction. So
+-- this says yes too often rather than not at all.
+CREATE OR REPLACE FUNCTION changefeed.may_have_moved(root oid, context text)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    is_nested constant boolean := strpos(context, chr(10)) > 0;  -- the first line is the trigger's own
+BEGIN
+    IF current_setting('server_version_num')::integer < 150000 OR (CASE
+        -- The context's lines are translated. That of a function in SQL is like: SQL function "name" statement 1
+        WHEN is_nested THEN context !~* ('[[:<:]]merge[[:>:]]|"execute[[:>:]]|"[^"]*" [^ "]+ [0-9]+(' || chr(10) || '|$)')
+        ELSE current_query() !~* '[[:<:]](merge|execute)[[:>:]]'
+    END) THEN
+        RETURN false;
+    END IF;
+    RETURN EXISTS (
+        SELECT FROM changefeed.members(ARRAY[root]) AS m WHERE pg_stat_get_xact_tuples_deleted(m.member) > 0
+    );
+END
+$function$;
+
+-- On each partition, with a condition that is never true. While a table has such a trigger, a MERGE does not put the row that
+-- it inserted last in the place of those that it updates next (seen up to 18.4; PostgreSQL then keeps no tuple in the
+-- root's form from one row to the next).
+CREATE OR REPLACE FUNCTION changefeed.never() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN NEW;
+END
+$function$;
 
 -- After ids were drawn: makes lastval() say the writer's number again, or fail again where there was none (see journal.sql).
 CREATE OR REPLACE FUNCTION changefeed.give_back(writers_lastval bigint)
@@ -227,5 +284,6 @@ BEGIN
     RETURN value;
 END
 $function$;
-REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.give_back(bigint),
+REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.never(),
+    changefeed.may_have_moved(oid, text), changefeed.give_back(bigint),
     changefeed.may_notify(), changefeed.next_value(refcursor) FROM PUBLIC;

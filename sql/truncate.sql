@@ -58,9 +58,10 @@ BEGIN
                     THEN format('CASE WHEN num_nonnulls(%1$I) = 1 THEN format(''%%s'', %1$I) END AS %1$I', a.attname)
                 ELSE quote_ident(a.attname)
             END,
-            ', ' ORDER BY a.attnum
+            ', ' ORDER BY r.attnum
         ) INTO columns
-        FROM pg_attribute AS a
+        FROM pg_attribute AS a JOIN pg_attribute AS r
+            ON r.attrelid = pg_partition_root(TG_RELID) AND r.attname = a.attname  -- its order may be another
         WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit);
         EXECUTE format(
             'SELECT ''{"rows": ['' || string_agg(row_to_json(p.*)::text, '','') || '']}'' FROM (SELECT %s FROM %s) AS p',
@@ -98,7 +99,7 @@ BEGIN
                 ), a.attname)
                 ELSE format('r.%I', a.attname)
             END,
-            ', ' ORDER BY a.attnum
+            ', ' ORDER BY changefeed.place(a)
         ),
         string_agg(format('%I %s', a.attname, CASE WHEN a.attname = ANY (hash) THEN 'text' ELSE 'json' END), ', ')
     INTO columns, definitions
@@ -146,9 +147,18 @@ BEGIN
     WHEN OTHERS THEN
         RAISE WARNING 'changefeed: the TRUNCATE of % was not journaled: %', TG_RELID::regclass, SQLERRM;
         BEGIN
-            PERFORM nextval('changefeed.losses');
-        EXCEPTION WHEN OTHERS THEN
-            NULL;
+            INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
+            SELECT coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', n.nspname, c.relname
+            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+            WHERE c.oid = pg_partition_root(TG_RELID);
+        EXCEPTION WHEN transaction_rollback THEN
+            RAISE;
+        WHEN OTHERS THEN
+            BEGIN
+                PERFORM nextval('changefeed.losses');
+            EXCEPTION WHEN OTHERS THEN
+                NULL;
+            END;
         END;
     END;
     BEGIN

@@ -147,6 +147,20 @@ BEGIN
 END
 $function$;
 
+-- Where a column comes in the JSON of its row: that of a partition as in its root, whose order may be another.
+CREATE OR REPLACE FUNCTION changefeed.place(a pg_attribute)
+RETURNS smallint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN coalesce(
+        (
+            SELECT r.attnum FROM pg_attribute AS r
+            WHERE r.attrelid = pg_partition_root(a.attrelid) AND r.attname = a.attname AND r.attnum > 0
+        ),
+        a.attnum
+    );
+END
+$function$;
+
 -- A table's columns as a list for SELECT: without those left out, with the hashes of those to hash, and with virtual
 -- generated ones computed, which a trigger sees as null.
 CREATE OR REPLACE FUNCTION changefeed.column_list(target oid, options json)
@@ -174,7 +188,7 @@ BEGIN
                 WHEN a.attgenerated = 'v' THEN format('%s AS %I', v.value, a.attname)
                 ELSE format('%s AS %I', changefeed.json_value(v.value, a.atttypid, is_certain), a.attname)
             END,
-            ', ' ORDER BY a.attnum
+            ', ' ORDER BY changefeed.place(a)
         )
         FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum,
             LATERAL (
@@ -207,6 +221,6 @@ $function$;
 
 REVOKE ALL ON FUNCTION changefeed.trusts(oid), changefeed.trusts_columns(oid), changefeed.safe_type(oid),
     changefeed.json_value(text, oid, boolean, integer), changefeed.is_composite(oid),
-    changefeed.json_array(json[], integer[]), changefeed.column_list(oid, json),
+    changefeed.json_array(json[], integer[]), changefeed.place(pg_attribute), changefeed.column_list(oid, json),
     changefeed.select_statement(oid, text, text, json) FROM PUBLIC;
 DROP FUNCTION IF EXISTS changefeed.untrusted_value(text, oid);  -- version 4's

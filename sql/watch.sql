@@ -66,6 +66,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 $function$;
 
 -- The triggers that tables and their partitions ought to have: each with its columns of pg_trigger. A table that inherits, or
+-- Whether rows of a partitioned table may be elsewhere, in a foreign table.
+CREATE OR REPLACE FUNCTION changefeed.has_foreign_partition(root oid)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT EXISTS (
+        SELECT FROM changefeed.members(ARRAY[root]) AS m JOIN pg_inherits AS i ON i.inhparent = m.member
+        JOIN pg_class AS c ON c.oid = i.inhrelid WHERE c.relkind = 'f' AND c.relispartition
+    )
+$function$;
+REVOKE ALL ON FUNCTION changefeed.has_foreign_partition(oid) FROM PUBLIC;
+
 -- is inherited from, gets triggers for each row: those for a statement would not tell which of the tables a row is in.
 DROP FUNCTION IF EXISTS changefeed.wanted_triggers(regclass, jsonb);  -- version 4's
 CREATE OR REPLACE FUNCTION changefeed.wanted_triggers(roots oid[], options jsonb[])
@@ -79,21 +89,30 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
             o.options,
             c.relispartition AS is_partition,
             c.relkind = 'p' AS is_partitioned,
-            NOT c.relispartition AND c.relkind <> 'p' AND (
-                EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
-                OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid)
-            ) AS is_rowwise,
+            CASE
+                -- PostgreSQL refuses transition tables, and so the write, where it reaches a foreign partition.
+                WHEN c.relispartition OR c.relkind = 'p' THEN changefeed.has_foreign_partition(m.root)
+                ELSE EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
+                    OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid)
+            END AS is_rowwise,
             EXISTS (
                 SELECT FROM pg_attribute AS a
                 WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
-            ) AS has_virtual
+            ) AS has_virtual,
+            c.relispartition AND (
+                SELECT string_agg(quote_ident(a.attname), ',' ORDER BY a.attnum) FROM pg_attribute AS a
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            ) <> (
+                SELECT string_agg(quote_ident(a.attname), ',' ORDER BY a.attnum) FROM pg_attribute AS a
+                WHERE a.attrelid = m.root AND a.attnum > 0 AND NOT a.attisdropped
+            ) AS is_in_another_order
         FROM changefeed.members(roots) AS m JOIN pg_class AS c ON c.oid = m.member
         JOIN unnest(roots, options) AS o (root, options) ON o.root = m.root AND o.options IS NOT NULL
     ), arguments AS (
         SELECT *,
             (options - 'strict')
             || CASE WHEN is_partition THEN '{"root": true}' ELSE '{}' END::jsonb
-            || CASE WHEN has_virtual OR is_rowwise OR options ?| '{omit,hash}' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
+            || CASE WHEN has_virtual OR is_rowwise OR is_in_another_order OR options ?| '{omit,hash}' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
             AS argument,
             CASE
                 WHEN options ? 'strict' THEN 'changefeed.record_strict()'::regprocedure
@@ -116,6 +135,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         ('changefeed_insert', 4, true, NULL::regprocedure, NULL, 'new_rows'),
         ('changefeed_update', 16, true, NULL, 'old_rows', 'new_rows'),
         ('changefeed_delete', 8, true, NULL, 'old_rows', NULL),
+        ('changefeed_never', 1 + 2 + 4, false, 'changefeed.never()', NULL, NULL),
         -- What others write when this fires comes after the TRUNCATE, which states of rows alone would not tell.
         ('!changefeed_truncate', 32, false, NULL, NULL, NULL),
         ('changefeed_truncating', 2 + 32, false, 'changefeed.read_truncated()', NULL, NULL),
@@ -125,7 +145,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         WHEN '!changefeed_truncate' THEN NOT a.is_partition
         WHEN 'changefeed_truncating' THEN a.is_partition OR a.is_partitioned
         WHEN 'changefeed_truncated' THEN a.is_partition OR a.is_partitioned
-        ELSE true
+        WHEN 'changefeed_never' THEN NOT a.is_partitioned AND a.is_partition AND NOT a.is_rowwise
+            AND current_setting('server_version_num')::integer >= 150000  -- which brought MERGE
+        ELSE NOT (a.is_partitioned AND a.is_rowwise)
     END
 $function$;
 
@@ -165,7 +187,8 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
             CASE WHEN coalesce(w.old_table, w.new_table) IS NOT NULL THEN 'REFERENCING' END
                 || coalesce(' OLD TABLE AS ' || quote_ident(w.old_table), '')
                 || coalesce(' NEW TABLE AS ' || quote_ident(w.new_table), ''),
-            CASE WHEN w.type & 1 > 0 THEN 'ROW' ELSE 'STATEMENT' END,
+            CASE WHEN w.type & 1 > 0 THEN 'ROW' ELSE 'STATEMENT' END
+                || CASE WHEN w.function = 'changefeed.never()'::regprocedure THEN ' WHEN (false)' ELSE '' END,
             w.function::regproc,
             CASE WHEN w.argument IS NOT NULL THEN quote_literal(w.argument) END
         )
@@ -174,7 +197,8 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
     WHERE w.name IS NULL OR t.tgname IS NULL
        OR (t.tgtype, t.tgfoid, t.tgargs, t.tgattr::text, t.tgconstraint)
            IS DISTINCT FROM (w.type::smallint, w.function, w.tgargs, '', 0::oid)
-       OR t.tgoldtable IS DISTINCT FROM w.old_table OR t.tgnewtable IS DISTINCT FROM w.new_table OR t.tgqual IS NOT NULL
+       OR t.tgoldtable IS DISTINCT FROM w.old_table OR t.tgnewtable IS DISTINCT FROM w.new_table
+       OR (t.tgqual IS NOT NULL) <> (w.function = 'changefeed.never()'::regprocedure)
     ORDER BY coalesce(w.level, t.level), coalesce(w.member, t.member), w.name IS NOT NULL
 $function$;
 
@@ -354,6 +378,10 @@ BEGIN
         RAISE NOTICE 'row-level security of % is not applied by the feed', target
             USING HINT = 'Say who may see which rows in the rights of the server''s tokens.';
     END IF;
+    IF current_setting('temp_file_limit') <> '-1' THEN
+        RAISE NOTICE 'temp_file_limit counts the rows of a statement on % too, those before and those after it', target
+            USING HINT = 'A statement of many rows may fail by it that did not before; raise it for roles that write so many.';
+    END IF;
     FOR partition IN
         SELECT c.oid FROM pg_class AS c WHERE c.oid IN (SELECT changefeed.members(target)) AND c.relpersistence = 'u'
     LOOP
@@ -365,7 +393,8 @@ BEGIN
         FROM changefeed.members(target) AS m (member) JOIN pg_inherits AS i ON i.inhparent = m.member
         JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relkind = 'f'
     LOOP
-        RAISE NOTICE '% is a foreign table: what is written to it by other ways than through % is not recorded', partition, target;
+        RAISE NOTICE '% is a foreign table: what is written to it is not recorded, and a row that moves to it is told as deleted', partition
+            USING HINT = 'Each row of its other partitions now costs a trigger''s call, since PostgreSQL has no transition tables there.';
     END LOOP;
 END
 $function$;
@@ -530,10 +559,11 @@ BEGIN
        AND NOT EXISTS (
            SELECT FROM pg_event_trigger AS e
            WHERE e.evtname = 'changefeed_new_partitions' AND e.evtfoid = 'changefeed.refresh_after_ddl()'::regprocedure
+             AND cardinality(e.evttags) = 3
        ) THEN
         DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions;
         CREATE EVENT TRIGGER changefeed_new_partitions ON ddl_command_end
-            WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE') EXECUTE FUNCTION changefeed.refresh_after_ddl();
+            WHEN TAG IN ('CREATE TABLE', 'CREATE FOREIGN TABLE', 'ALTER TABLE') EXECUTE FUNCTION changefeed.refresh_after_ddl();
     END IF;
 END
 $event_trigger$;

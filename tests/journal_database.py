@@ -86,7 +86,7 @@ class JournalDatabase(Session):
     def entries(self, table: str | None = None) -> list[Entry]:
         rows = map(JournalRow._make, asyncio.run(self._read_all()))
         entries = [Entry(r.action, f"{r.schema_name}.{r.table_name}", r.data, r.old, r.row_count) for r in rows]
-        return [entry for entry in entries if table in (None, entry.table)]
+        return [entry for entry in entries if entry.action != "L" and table in (None, entry.table)]
 
     async def _read_all(self) -> Sequence[Row]:
         """All rows of the journal, as the server reads them."""
@@ -113,7 +113,13 @@ class JournalDatabase(Session):
 
     @property
     def losses(self) -> int:
-        return int(self.value("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses"))
+        """How many statements could not be journaled: those that the journal says, and those that only a sequence counts."""
+        return int(
+            self.value(
+                "SELECT (SELECT count(*) FROM changefeed.journal WHERE action = 'L')"
+                " + (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses)"
+            )
+        )
 
     def assert_rebuilds(self, table: str, target: str | None = None) -> None:
         """What the journal says, applied in its order to nothing, is what `table` ("schema.name") holds."""
