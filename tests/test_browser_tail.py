@@ -105,6 +105,21 @@ def test_a_row_that_was_cut_is_loaded_in_full(shop: Ground):
     expect(page.panel.locator("pre")).to_contain_text("xend")
 
 
+def test_a_row_that_is_nested_deeply_is_loaded_in_full(shop: Ground):
+    shop.write("INSERT INTO orders VALUES (134)")
+    page = shop.open()
+    expect(page.row("134")).to_be_visible()
+    cut = page.tail.get_by_text("open it to load it")
+    cut_before = cut.count()
+    shop.write("INSERT INTO orders (id, doc) VALUES (135, (repeat('[', 9000) || '7' || repeat(']', 9000))::jsonb)")
+    expect(cut).to_have_count(cut_before + 1)
+    cut.first.click()
+    page.panel.get_by_role("button", name="Load full").click()
+    expect(page.panel.get_by_role("rowheader", name="doc")).to_be_visible()
+    page.panel.get_by_role("tab", name="JSON").click()
+    expect(page.panel.locator("pre")).to_contain_text(re.compile(r'"doc": \[\s+\[\s+\['))
+
+
 def test_space_holds_the_list_and_says_what_came(shop: Ground):
     page = shop.open()
     shop.write("INSERT INTO orders VALUES (141)")

@@ -60,3 +60,20 @@ test('what JSON.parse reads is read alike, whatever the white space', () => {
 test('a text with an indent has an item a line', () => {
   expect(jsonText(parseJson('{"a":[1,{}],"b":[]}'), '\n')).toBe('{\n  "a": [\n    1,\n    {}\n  ],\n  "b": []\n}');
 });
+
+test('what is nested as deep as PostgreSQL takes it is read and written', () => {
+  const depth = 12_000;
+  for (const [open, close] of [
+    ['[', ']'],
+    ['{"a": ', '}'],
+  ] as const) {
+    const text = `${open.repeat(depth)}1${close.repeat(depth)}`;
+    const value = parseJson(text);
+    expect(jsonText(value)).toBe(text);
+    const lines = jsonText(value, '\n');
+    expect(lines.length).toBeLessThan(depth * 500);
+    expect(lines.replaceAll(/\n */g, '')).toBe(text);
+    expect(() => parseJson(text.slice(0, -1))).toThrow(SyntaxError);
+    expect(() => parseJson(text + close)).toThrow(SyntaxError);
+  }
+});

@@ -9,11 +9,13 @@ export class JsonNumber {
 export type Columns = ReadonlyMap<string, Json>;
 export type Json = string | boolean | null | JsonNumber | readonly Json[] | Columns;
 
+/** Characters of an indent: with one more for each of 10,000 levels, a text of 20 KB would become one of 200 MB. */
+const DEEPEST = 200;
 const SPACE = /[ \t\n\r]*/y;
 const TOKEN = /true|false|null|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const STRING = /"[^"\\\u0000-\u001f]*(?:\\[^\u0000-\u001f][^"\\\u0000-\u001f]*)*"/y;
 
-/** Throws SyntaxError, and RangeError for what is nested too deep. Of a key that comes twice the last one wins, as in jsonb. */
+/** Throws SyntaxError. Of a key that comes twice the last one wins, as in jsonb. Calls itself for no level of nesting. */
 export function parseJson(text: string): Json {
   let at = 0;
 
@@ -45,31 +47,14 @@ export function parseJson(text: string): Json {
     return found.includes('\\') ? (JSON.parse(found) as string) : found.slice(1, -1);
   }
 
-  function list(): Json[] {
-    const items: Json[] = [];
-    if (isNext(']')) return items;
-    do items.push(value());
-    while (isNext(','));
-    expect(']');
-    return items;
-  }
-
-  function columns(): Columns {
-    const found = new Map<string, Json>();
-    if (isNext('}')) return found;
-    do {
-      take(SPACE);
-      const key = string();
-      expect(':');
-      found.set(key, value());
-    } while (isNext(','));
-    expect('}');
+  function key(): string {
+    take(SPACE);
+    const found = string();
+    expect(':');
     return found;
   }
 
-  function value(): Json {
-    if (isNext('{')) return columns();
-    if (isNext('[')) return list();
+  function scalar(): Json {
     if (text[at] === '"') return string();
     const token = take(TOKEN);
     if (!token) fail();
@@ -77,7 +62,42 @@ export function parseJson(text: string): Json {
     return token === 'true' || (token === 'false' ? false : new JsonNumber(token));
   }
 
-  const whole = value();
+  /** The arrays and objects that are open, each object with the key that waits for its value. */
+  const open: ({ items: Json[] } | { columns: Map<string, Json>; key: string })[] = [];
+
+  /** Puts a value where it belongs, and each array or object that ends with it; the outermost one is given back. */
+  function close(value: Json): Json | undefined {
+    for (;;) {
+      const inner = open.at(-1);
+      if (inner === undefined) return value;
+      if ('items' in inner) {
+        inner.items.push(value);
+        if (isNext(',')) return undefined;
+        expect(']');
+        value = inner.items;
+      } else {
+        inner.columns.set(inner.key, value);
+        if (isNext(',')) {
+          inner.key = key();
+          return undefined;
+        }
+        expect('}');
+        value = inner.columns;
+      }
+      open.pop();
+    }
+  }
+
+  let whole: Json | undefined;
+  while (whole === undefined) {
+    if (isNext('[')) {
+      if (isNext(']')) whole = close([]);
+      else open.push({ items: [] });
+    } else if (isNext('{')) {
+      if (isNext('}')) whole = close(new Map());
+      else open.push({ columns: new Map(), key: key() });
+    } else whole = close(scalar());
+  }
   take(SPACE);
   if (at < text.length) fail();
   return whole;
@@ -87,33 +107,36 @@ export function isColumns(value: Json | undefined): value is Columns {
   return value instanceof Map;
 }
 
-/** JSON again. With an `indent` each item stands on a line of its own. */
+/** JSON again. With an `indent` each item stands on a line of its own, those far within not farther in than DEEPEST. */
 export function jsonText(value: Json, indent = ''): string {
-  if (value instanceof JsonNumber) return value.text;
-  if (isColumns(value)) {
-    return enclosed(
-      '{',
-      '}',
-      [...value].map(([key, item]) => `${JSON.stringify(key)}: ${jsonText(item, deeper(indent))}`),
-      indent,
-    );
+  const parts: string[] = [];
+  /** What is still to be written, the next one last. */
+  const waiting: (string | { value: Json; indent: string })[] = [{ value, indent }];
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    if (typeof next === 'string') parts.push(next);
+    else if (isColumns(next.value)) {
+      const items = [...next.value].map(([key, item]) => ({ before: `${JSON.stringify(key)}: `, item }));
+      enclose('{', '}', items, next.indent);
+    } else if (Array.isArray(next.value)) {
+      const items = (next.value as readonly Json[]).map((item) => ({ before: '', item }));
+      enclose('[', ']', items, next.indent);
+    } else parts.push(next.value instanceof JsonNumber ? next.value.text : JSON.stringify(next.value));
   }
-  if (Array.isArray(value)) {
-    return enclosed(
-      '[',
-      ']',
-      (value as readonly Json[]).map((item) => jsonText(item, deeper(indent))),
-      indent,
-    );
+  return parts.join('');
+
+  function enclose(
+    opening: string,
+    closing: string,
+    items: readonly { before: string; item: Json }[],
+    indent: string,
+  ): void {
+    const isSpread = indent !== '' && items.length > 0;
+    const inner = isSpread && indent.length < DEEPEST ? `${indent}  ` : indent;
+    parts.push(opening);
+    waiting.push(isSpread ? indent + closing : closing);
+    for (const [place, { before, item }] of [...items.entries()].reverse()) {
+      const separator = isSpread ? (place > 0 ? ',' : '') + inner : place > 0 ? ', ' : '';
+      waiting.push({ value: item, indent: inner }, separator + before);
+    }
   }
-  return JSON.stringify(value);
-}
-
-function deeper(indent: string): string {
-  return indent === '' ? '' : `${indent}  `;
-}
-
-function enclosed(open: string, close: string, items: readonly string[], indent: string): string {
-  if (indent === '' || items.length === 0) return open + items.join(', ') + close;
-  return `${open}${indent}  ${items.join(`,${indent}  `)}${indent}${close}`;
 }
