@@ -150,10 +150,8 @@ class NestedOrder:
         begin = min(circles.values()) - LOOK_BACK_IDS
         bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_IDS}
         xids = [row[0] for row in await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)]
-        if not xids:
-            return {}
         before: dict[str, list[Entry]] = {}  # the newest transaction first
-        for earlier, *entry in await self._states(xids, begin=begin, end=end):
+        for earlier, *entry in await self._states(xids, begin=begin, end=end) if xids else ():
             before.setdefault(earlier, []).append(Entry._make(entry))
         found: dict[_Key, int] = {}
         for (table, key), first in circles.items():
@@ -169,6 +167,9 @@ class NestedOrder:
                 if state is not None:
                     found[table, key] = state
                     break
+            else:
+                if begin <= 1:
+                    found[table, key] = ~key  # the journal, looked at from its beginning, never heard of it
         return found
 
 
