@@ -41,6 +41,9 @@ GRANT USAGE ON SEQUENCE changefeed.lastval TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS changefeed.no_lastval
     MINVALUE -9223372036854775808 START -9223372036854775808 MAXVALUE -9200000000000000000 CACHE 1000 CYCLE;
 
+-- Only its currval() counts: the partitioned table that the session is truncating (see truncate.sql).
+CREATE SEQUENCE IF NOT EXISTS changefeed.truncating;
+
 CREATE TABLE IF NOT EXISTS changefeed.journal (
     slot smallint NOT NULL,
     depth smallint NOT NULL DEFAULT pg_trigger_depth(),  -- 1, or more where a trigger made the change

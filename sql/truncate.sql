@@ -1,18 +1,24 @@
 -- TRUNCATE around partitions. That of a root reaches its partitions too and fires their triggers; the root's entry is
 -- enough then. That of a partition alone takes some of the root's rows away: to whoever follows the root these are
 -- deleted. Where there are more of them than the limit (10000 where none is set), one entry stands for all.
+--
+-- Two triggers BEFORE it. The first runs as whoever truncates: planning a query may run code of the table's owner, such as
+-- an index's expression. It hands the rows over, in a transaction-local setting, to the second, which journals them as the
+-- journal's owner. Nobody else's code runs between the two, and the first always sets it; so a writer cannot set it instead.
+-- Whether a root is being truncated, the first one takes from a setting too, and the second looks it up in a sequence's
+-- currval(): the session keeps it, and none but the journal's owner may change it.
 
--- Before it: hands the rows over in a transaction-local setting, {"rows": [...]} or {"count": n}, or {"error": "..."}. It runs
--- as whoever truncates, not as the journal's owner: planning a query may run code of the table's owner, such as an
--- index's expression. So columns to hash are their texts in there, which this role may read anyway, and are hashed as
--- the owner, before anything is journaled. In ISO, since a text with a time zone's abbreviation may be read as another time.
+-- Hands over {"rows": […]} or {"count": n}, {"error": "…"}, {"root": oid} where that one is truncated, {"apart": true} where its
+-- partitions are to be journaled one by one, or nothing. Columns to hash are their texts in there, which this role may read
+-- anyway, and are hashed as the owner.
 CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off
 SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
 SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off
 SET array_nulls = on SET standard_conforming_strings = on AS $function$
 DECLARE
-    within text := current_setting('changefeed.truncating', true);
+    root text := current_setting('changefeed.truncating', true);
+    before text[] := string_to_array(nullif(current_setting('changefeed.truncated_before', true), ''), ',');
     options json := coalesce(TG_ARGV[0], '{}')::json;
     row_limit bigint := coalesce((options ->> 'limit')::bigint, 10000);
     omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
@@ -21,17 +27,20 @@ DECLARE
     columns text;
     found_rows text;
 BEGIN
-    IF EXISTS (SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid::oid::text = within) THEN
-        RETURN NULL;
-    END IF;
-    PERFORM set_config('changefeed.truncating', TG_RELID::text, true);
-    -- Partitions of this one that the same statement named before it: their rows are among those that follow.
-    PERFORM set_config('changefeed.truncated_' || t.relid::oid, '', true)
-    FROM pg_partition_tree(TG_RELID) AS t
-    WHERE current_setting('changefeed.truncated_' || t.relid::oid, true) <> '';
+    PERFORM set_config('changefeed.truncated', '', true);
     IF pg_partition_root(TG_RELID) = TG_RELID THEN
         RETURN NULL;
+    ELSIF EXISTS (
+        SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid <> TG_RELID AND a.relid::oid::text = root
+    ) THEN
+        PERFORM set_config('changefeed.truncated', json_build_object('root', root)::text, true);
+        RETURN NULL;
+    ELSIF EXISTS (SELECT FROM pg_partition_tree(TG_RELID) AS t WHERE t.relid::oid::text = ANY (before)) THEN
+        -- The statement named a partition of it before it, whose rows are journaled; the others are on their own too.
+        PERFORM set_config('changefeed.truncated', '{"apart": true}', true);
+        RETURN NULL;
     END IF;
+    PERFORM set_config('changefeed.truncated_before', array_to_string(before || TG_RELID::text, ','), true);
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         -- TRUNCATE takes away rows that came after the transaction's snapshot, which no query of it can see, and some that
         -- the snapshot still shows were deleted, and journaled so, before.
@@ -68,12 +77,12 @@ BEGIN
             columns, TG_RELID::regclass
         ) INTO found_rows;
     END IF;
-    PERFORM set_config('changefeed.truncated_' || TG_RELID, found_rows, true);
+    PERFORM set_config('changefeed.truncated', found_rows, true);
     RETURN NULL;
 EXCEPTION WHEN transaction_rollback THEN
     RAISE;  -- a serialization failure or a deadlock is between writers
 WHEN OTHERS THEN
-    PERFORM set_config('changefeed.truncated_' || TG_RELID, json_build_object('error', SQLERRM)::text, true);
+    PERFORM set_config('changefeed.truncated', json_build_object('error', SQLERRM)::text, true);
     RETURN NULL;
 END
 $function$;
@@ -111,30 +120,46 @@ BEGIN
 END
 $function$;
 
--- After it: journals what was handed over.
+-- Journals what was handed over; and keeps in mind, until it is over, that this table is truncated with its partitions.
 CREATE OR REPLACE FUNCTION changefeed.record_truncated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    handed_over text := nullif(current_setting('changefeed.truncated_' || TG_RELID, true), '');
     truncated json;
+    root bigint;
     writers_lastval bigint;
 BEGIN
+    IF TG_WHEN = 'AFTER' THEN
+        PERFORM set_config('changefeed.truncated_before', '', true);
+        IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = TG_RELID AND c.relkind = 'p') THEN
+            PERFORM setval('changefeed.truncating', 1), set_config('changefeed.truncating', '', true);
+        END IF;
+        RETURN NULL;
+    END IF;
     BEGIN
         writers_lastval := lastval();
     EXCEPTION WHEN OTHERS THEN
         NULL;
     END;
-    IF current_setting('changefeed.truncating', true) = TG_RELID::text THEN
-        PERFORM set_config('changefeed.truncating', '', true);
-    END IF;
-    IF handed_over IS NULL THEN
-        RETURN NULL;
-    END IF;
-    PERFORM set_config('changefeed.truncated_' || TG_RELID, '', true);
     BEGIN
-        truncated := handed_over::json;
+        truncated := nullif(current_setting('changefeed.truncated', true), '')::json;
+        PERFORM set_config('changefeed.truncated', '', true);
+        root := (truncated ->> 'root')::bigint;
+        IF root IS NOT NULL THEN
+            IF currval('changefeed.truncating') <> root THEN
+                RAISE EXCEPTION 'changefeed.truncating is not a setting of yours';
+            END IF;
+            RETURN NULL;
+        ELSIF truncated ->> 'apart' IS NOT NULL THEN
+            RETURN NULL;
+        END IF;
+        IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = TG_RELID AND c.relkind = 'p') THEN
+            PERFORM setval('changefeed.truncating', TG_RELID::bigint),
+                set_config('changefeed.truncating', TG_RELID::text, true);
+        END IF;
         IF truncated ->> 'error' IS NOT NULL THEN
             RAISE EXCEPTION '%', truncated ->> 'error';
+        ELSIF truncated IS NULL THEN
+            RETURN NULL;
         END IF;
         INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, row_count)
         SELECT s.last_value, clock_timestamp(), 'D', n.nspname, c.relname, r.data, (truncated ->> 'count')::bigint

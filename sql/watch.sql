@@ -139,11 +139,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         -- What others write when this fires comes after the TRUNCATE, which states of rows alone would not tell.
         ('!changefeed_truncate', 32, false, NULL, NULL, NULL),
         ('changefeed_truncating', 2 + 32, false, 'changefeed.read_truncated()', NULL, NULL),
+        ('changefeed_truncating_record', 2 + 32, false, 'changefeed.record_truncated()', NULL, NULL),
         ('changefeed_truncated', 32, false, 'changefeed.record_truncated()', NULL, NULL)
     ) AS w (name, type, is_of_rows, function, old_table, new_table)
     WHERE CASE w.name
         WHEN '!changefeed_truncate' THEN NOT a.is_partition
         WHEN 'changefeed_truncating' THEN a.is_partition OR a.is_partitioned
+        WHEN 'changefeed_truncating_record' THEN a.is_partition OR a.is_partitioned
         WHEN 'changefeed_truncated' THEN a.is_partition OR a.is_partitioned
         WHEN 'changefeed_never' THEN NOT a.is_partitioned AND a.is_partition AND NOT a.is_rowwise
             AND current_setting('server_version_num')::integer >= 150000  -- which brought MERGE

@@ -1,5 +1,6 @@
 """Partitioned tables, however their rows are written: the changes are the root's. And tables that inherit."""
 
+import json
 import threading
 from typing import Any
 
@@ -108,7 +109,9 @@ def test_a_partition_dropped_is_no_obstacle(db: JournalDatabase):
         ("TRUNCATE part_3_4", [4], 0),
         ("TRUNCATE part_1, part_3_3", [1, 3], 0),
         ("TRUNCATE part_3_3, part_3", [3, 4], 0),
-        ("TRUNCATE part_2, parts", [], 1),
+        ("TRUNCATE part_3_4, part_3, part_2", [2, 3, 4], 0),
+        ("BEGIN; TRUNCATE part_3_4; TRUNCATE part_3; COMMIT", [3, 4], 0),
+        ("TRUNCATE part_2, parts", [2], 1),
         ("TRUNCATE parts, part_2", [], 1),
         ("BEGIN; TRUNCATE part_1; SAVEPOINT s; TRUNCATE part_2; ROLLBACK TO s; TRUNCATE part_3; COMMIT", [1, 3, 4], 0),
     ],
@@ -120,6 +123,34 @@ def test_truncate_of_the_root_is_one_entry_and_of_partitions_deletes(
     db.run(statement)
     assert ids(db, "D") == deleted
     assert [action for action, _ in db.changes()].count("T") == truncated
+
+
+@pytest.mark.parametrize("table", ["parts", "part_3"])
+def test_a_writer_s_settings_hide_and_make_up_no_deleted_rows(db: JournalDatabase, table: str):
+    db.run("INSERT INTO parts VALUES (3, 3), (2, 2)")
+    role = db.new_role("writer")
+    db.run(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT CREATE ON SCHEMA public TO {role}")
+    writer = db.session(user=role)
+    oid = db.value("SELECT %s::regclass::oid", table)
+    forged = json.dumps({"rows": [{"id": 999, "k": 3}]})
+
+    def forge(is_local: bool) -> str:
+        names = {"changefeed.truncating": oid, "changefeed.truncated": forged}
+        return " ".join(f"PERFORM set_config('{name}', '{value}', {is_local});" for name, value in names.items())
+
+    body = f"$$ BEGIN {forge(is_local=True)} RETURN NULL; END $$"
+    writer.run(f"CREATE TABLE mine (); CREATE FUNCTION forge() RETURNS trigger LANGUAGE plpgsql AS {body}")
+    for moment in ("BEFORE", "AFTER"):
+        writer.run(f"CREATE TRIGGER {moment} {moment} TRUNCATE ON mine FOR EACH STATEMENT EXECUTE FUNCTION forge()")
+    writer.run(f"DO $$ BEGIN {forge(is_local=False)} END $$")
+    writer.run("TRUNCATE part_3_3")
+    assert (ids(db, "D"), db.losses) == ([], 1)
+    writer.run("RESET ALL")
+    writer.run("TRUNCATE part_2, mine")
+    assert (ids(db, "D"), db.losses) == ([2], 1)
+    db.run("INSERT INTO parts VALUES (3, 3)")
+    writer.run("TRUNCATE mine, part_3_3")
+    assert (ids(db, "D"), db.losses) == ([2], 2)
 
 
 def test_truncate_of_an_empty_partition_writes_nothing(db: JournalDatabase):
