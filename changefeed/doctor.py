@@ -163,12 +163,20 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
     for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
         says = f"the event trigger {trigger} runs a function that {other} may replace, as whoever changes a table"
         yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
-    [version] = patient.row(QUERIES["version"])
+
+
+def check_schema(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    version, readable_from = patient.row(QUERIES["version"])
+    says = f"the schema changefeed is of version {version}, this server knows {VERSION}"
     if version < VERSION:
-        yield Finding(Level.WARNING, "rights", f"the schema changefeed is of version {version} of {VERSION}", INSTALL)
-    elif version > VERSION:
-        says = f"the schema changefeed is of version {version}, this server knows {VERSION}: use the newer server"
-        yield Finding(Level.PROBLEM, "rights", says)
+        says += "; once no older server is left, upgrade it: docs/upgrading.md"
+        yield Finding(Level.WARNING, "schema", says, INSTALL)
+    elif readable_from > VERSION:
+        yield Finding(Level.PROBLEM, "schema", f"{says} and cannot read it: use the newer server")
+    else:
+        yield Finding(Level.OK, "schema", says)
 
 
 def grants(script: str, role: str) -> str:
@@ -436,6 +444,7 @@ def check_wakeup(patient: Patient) -> Iterator[Finding]:
 CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "version": check_version,
     "rights": check_rights,
+    "schema": check_schema,
     "pooler": check_pooler,
     "triggers": check_triggers,
     "policies": check_row_security,

@@ -168,7 +168,7 @@ class Follower:
         """Finds the journal, and whether it is still the one that was followed, with the past that was followed."""
         before = self._journal.epoch
         has_journal = await self._journal.identify()
-        if self.memory is not None and before == self._journal.epoch:
+        if self.memory is not None and self._journal.is_named(before):
             missing = await self._journal.missing(self.memory.newest(PROVEN_CHANGES))
             if missing:
                 await self._go_back(self.memory, missing)

@@ -45,7 +45,7 @@ class WrongJournal(Exception):
 
 
 class JournalReplaced(Exception):
-    """The journal is another one than the one that was identified: restored over it, or installed anew."""
+    """The journal is not as it was identified: restored over it, installed anew, or upgraded."""
 
 
 class LostPast(Exception):
@@ -104,7 +104,7 @@ class Journal:
         self.losses = Losses()
         self.on_lost: Callable[[], None] | None = None
         self._identity: str | None = None
-        self._former_epoch: bytes | None = None  # of the same journal, as servers before version 5 named it
+        self._former_epoch: bytes | None = None  # of the same journal, as it is named while its version is below 5
         self._seal: Seal | None = None
         self._proofs: OrderedDict[tuple[int, int], bool] = OrderedDict()
 
@@ -116,7 +116,7 @@ class Journal:
         self._proofs.clear()
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if not has_journal:
-            self.epoch = None
+            self.epoch = self._former_epoch = None
             return False
         await self._database.fetch(QUERIES["begin anew if restored"])
         found = await self._database.fetch(QUERIES["identify journal"])
@@ -131,13 +131,19 @@ class Journal:
                 "take the schema away with sql/uninstall.sql"
             )
         self.version = version
-        self._identity = identity if version >= WITNESSED_SINCE else None
-        self.epoch = bytes.fromhex(epoch)[:EPOCH_BYTES]
         self._former_epoch = bytes.fromhex(former_epoch)[:EPOCH_BYTES]
+        if version >= WITNESSED_SINCE:
+            self.epoch, self._identity = bytes.fromhex(epoch)[:EPOCH_BYTES], identity
+        else:  # servers of that version beside this one take its cursors
+            self.epoch, self._identity = self._former_epoch, None
         self._seal = Seal(bytes.fromhex(seal_key))
-        if self.epoch != before:
+        if not self.is_named(before):
             self.losses = Losses()
         return True
+
+    def is_named(self, epoch: bytes | None) -> bool:
+        """Whether this is the journal of that epoch; an upgrade gives it another one."""
+        return epoch in (self.epoch, self._former_epoch)
 
     async def read(self, place: Place, upto: Snapshot | None = None) -> Page:
         """The page after `place`; what begins there is the batch up to `upto`, or up to now. Updates `losses`.
@@ -301,7 +307,13 @@ class Journal:
             query = QUERIES["read of version 4"] if with_rows else QUERIES["read without rows of version 4"]
         else:
             query = QUERIES["read"] if with_rows else QUERIES["read without rows"]
-        return await database.fetch(query, parameters, READ_DEADLINE_SECONDS)
+        try:
+            return await database.fetch(query, parameters, READ_DEADLINE_SECONDS)
+        except psycopg2.ProgrammingError:
+            # An upgrade gives changefeed.read() other columns.
+            if await database.fetch(QUERIES["schema version"]) != [(self.version,)]:
+                raise JournalReplaced from None
+            raise
 
     async def _read_around(self, database: Database, parameters: dict[str, object], error: Exception) -> list[Row]:
         """The page, in which each entry that cannot be read has become a loss: it stops nobody but itself."""

@@ -117,9 +117,10 @@ class Lookout:
             qualified(schema, table): Recorded(oid, is_complete, frozenset(members), frozenset(attached), *triggers)
             for schema, table, oid, is_complete, members, attached, *triggers in rows
         }
-        if self._epoch != self._journal.epoch:  # of another journal's past every client is told
-            self._epoch, self.recording = self._journal.epoch, Recording()
+        if not self._journal.is_named(self._epoch):  # of another journal's past every client is told
+            self.recording = Recording()
             self._told.clear()
+        self._epoch = self._journal.epoch
         missed = self.recording.look(tables, partitions_come_watched=come_watched)
         for name in self.recording.begun:
             if self._is_promised(name) and await self._has_rows(tables[name]):

@@ -11,10 +11,10 @@ _INCLUDE = re.compile(r"^\\ir (?P<file>\S+)$", re.MULTILINE)
 _NAME = re.compile(r"^-- (?P<name>[a-z0-9 ]+) --$", re.MULTILINE)
 
 
-def read_script(file_name: str) -> str:
+def read_script(file_name: str, folder: Path = SQL_DIR) -> str:
     r"""The text of sql/`file_name`, with the files that psql's \\ir names in it in their places."""
-    text = (SQL_DIR / file_name).read_text("utf-8")
-    return _INCLUDE.sub(lambda match: read_script(match["file"]), text)
+    text = (folder / file_name).read_text("utf-8")
+    return _INCLUDE.sub(lambda match: read_script(match["file"], folder), text)
 
 
 def load(file_name: str) -> dict[str, str]:

@@ -71,7 +71,12 @@ class Watching:
         self.refused: dict[str, str] = {}  # of the patterns' tables those that cannot be watched now, and why
 
     async def start(self) -> None:
-        """Watches what the patterns name. Raises NoSuchTable or CannotWatch, this one only for a table named itself."""
+        """Watches what the patterns name. Raises NoSuchTable or CannotWatch, this one only for a table named itself.
+
+        Upgrades an older schema where it may, whatever the patterns are, or says that there is one.
+        """
+        if await self._is_installed():
+            await self._install()
         for pattern in self._patterns:
             has_one = await self._watch_pattern(pattern)
             if _is_of_one_table(pattern):

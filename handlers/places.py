@@ -12,7 +12,7 @@ from changefeed.queries import load
 from changefeed.subscription import Selection, Subscription
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
-from handlers.feed_client import check_subscription, until_journal_known
+from handlers.feed_client import LOST_PAST, check_subscription, until_journal_known
 from handlers.gate import Need
 
 QUERIES = load("server.sql")
@@ -29,6 +29,10 @@ class _PlacesHandler(ApiHandler):
             await self.answer()
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
+        except JournalReplaced:
+            raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
+        except LostPast:
+            raise ApiError(404, "foreign_cursor", LOST_PAST) from None
 
     def selection(self) -> Selection:
         """All that whoever asks may see."""

@@ -88,7 +88,8 @@ GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changef
     changefeed.refresh(), changefeed.refresh(oid[]) TO changefeed_server;
 
 -- version --
-SELECT version FROM changefeed.meta;
+-- Of the schema, and the oldest server's that can read it.
+SELECT m.version, coalesce((to_jsonb(m) ->> 'readable_from')::integer, m.version) FROM changefeed.meta AS m;
 
 -- backend --
 SELECT pg_backend_pid();

@@ -54,24 +54,10 @@ DO $secret$
 DECLARE
     key bytea;
     grantee text;
-    deadline constant timestamptz := clock_timestamp() + interval '3 seconds';
 BEGIN
     IF to_regclass('changefeed.secret') IS NOT NULL THEN
-        -- Version 4's table. A writer of a hashed column holds a lock on it to the end of his transaction.
-        LOOP
-            BEGIN
-                LOCK TABLE changefeed.secret IN ACCESS EXCLUSIVE MODE NOWAIT;
-                EXIT;
-            EXCEPTION WHEN lock_not_available THEN
-                IF clock_timestamp() > deadline THEN
-                    RAISE EXCEPTION 'the upgrade needs a moment in which no transaction has written a hashed column'
-                        USING ERRCODE = 'lock_not_available', HINT = 'Nothing was changed. Try again.';
-                END IF;
-                PERFORM pg_sleep(0.01);
-            END;
-        END LOOP;
+        -- Version 4's table, which goes when nobody uses it any more; see install.sql.
         SELECT s.key INTO key FROM changefeed.secret AS s;
-        DROP TABLE changefeed.secret;
     END IF;
     PERFORM changefeed.make_secret_key(key);
     IF to_regclass('changefeed_secret.secret') IS NULL THEN

@@ -64,24 +64,58 @@ END
 $version_4$;
 COMMIT;
 
--- Version 4's partitions had none; see journal.sql. One that is in use all the time is left until retention empties it.
+-- Version 4's secret. A statement that was under way reads it here still, and a writer of a hashed column holds a lock on it to
+-- the end of his transaction.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
-DO $replica_identity$
+SET LOCAL client_min_messages = warning;
+DO $secret$
 DECLARE
-    partition regclass;
+    deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
+BEGIN
+    WHILE to_regclass('changefeed.secret') IS NOT NULL LOOP
+        BEGIN
+            PERFORM set_config('lock_timeout', changefeed.lock_wait_ms()::text, true);
+            DROP TABLE changefeed.secret;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > deadline THEN
+                RAISE WARNING 'changefeed.secret, which version 4 made, is in use: it is still there'
+                    USING HINT = 'Run sql/install.sql again when the transactions that hold it are over; pg_locks says whose.';
+                EXIT;
+            END IF;
+            PERFORM pg_sleep(0.05);
+        END;
+    END LOOP;
+END
+$secret$;
+COMMIT;
+
+-- The journal's partitions; see complete_partition(). One that is in use is left until retention empties it.
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+DO $partitions$
+DECLARE
+    incomplete record;
 BEGIN
     PERFORM set_config('lock_timeout', changefeed.lock_wait_ms()::text, true);
-    FOR partition IN
-        SELECT c.oid FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'changefeed.journal'::regclass AND c.relreplident <> 'f'
+    FOR incomplete IN
+        SELECT slot, c.oid::regclass AS partition
+        FROM generate_series(0, 7) AS slot JOIN pg_class AS c ON c.oid = to_regclass(format('changefeed.journal_%s', slot))
+        WHERE c.relreplident <> 'f'
+           OR to_regclass(format('changefeed.journal_%s_nested', slot)) IS NULL AND NOT changefeed.has_entries(slot)
     LOOP
         BEGIN
-            EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', partition);
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', incomplete.partition);
+            IF changefeed.has_entries(incomplete.slot) THEN
+                EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', incomplete.partition);
+            ELSE
+                PERFORM changefeed.complete_partition(incomplete.slot);
+            END IF;
         EXCEPTION WHEN lock_not_available THEN
             NULL;
         END;
     END LOOP;
 END
-$replica_identity$;
+$partitions$;
 COMMIT;

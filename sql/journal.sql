@@ -12,8 +12,35 @@ CREATE TABLE IF NOT EXISTS changefeed.meta (
     version integer NOT NULL,                      -- of this installation, for upgrades
     epoch uuid NOT NULL DEFAULT gen_random_uuid()  -- part of each cursor; a new journal refuses old cursors
 );
--- Servers that know at least this version can read the journal; an older one says on /readyz that it cannot.
-ALTER TABLE changefeed.meta ADD COLUMN IF NOT EXISTS readable_from integer NOT NULL DEFAULT 5;
+-- Servers that know at least the version `readable_from` can read the journal; an older one says on /readyz that it cannot.
+-- Before version 5 there was no such column. Servers read this table with each page, and wait behind whoever waits for a
+-- lock on it: so one that cannot be had is given up at once, and tried again.
+DO $readable_from$
+DECLARE
+    deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = 'changefeed.meta'::regclass AND a.attname = 'readable_from' AND NOT a.attisdropped
+    ) THEN
+        RETURN;
+    END IF;
+    LOOP
+        BEGIN
+            PERFORM set_config('lock_timeout', '50ms', true);
+            LOCK TABLE changefeed.meta IN ACCESS EXCLUSIVE MODE;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > deadline THEN
+                RAISE EXCEPTION 'the upgrade needs a moment in which no transaction is open that has read changefeed.meta, as a backup does'
+                    USING ERRCODE = 'lock_not_available', HINT = 'Nothing was changed. Try again; pg_locks says who it is.';
+            END IF;
+        END;
+        PERFORM pg_sleep(0.05 * (1 + random()));
+    END LOOP;
+    ALTER TABLE changefeed.meta ADD COLUMN readable_from integer NOT NULL DEFAULT 5;
+END
+$readable_from$;
 INSERT INTO changefeed.meta AS m (version, readable_from) VALUES (5, 5)
 ON CONFLICT (is_only) DO UPDATE SET version = excluded.version, readable_from = excluded.readable_from
 WHERE m.version < excluded.version;
@@ -31,6 +58,20 @@ CREATE SEQUENCE IF NOT EXISTS changefeed.losses;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_xid MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_at MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_id MINVALUE 0 START 0;
+-- The second came with version 5: who may read or tend the others may do so with it.
+DO $granted$
+DECLARE
+    granted record;
+BEGIN
+    FOR granted IN
+        SELECT a.privilege_type, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+        FROM pg_class AS c, aclexplode(c.relacl) AS a
+        WHERE c.oid = 'changefeed.lost_xid'::regclass AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE format('GRANT %s ON SEQUENCE changefeed.lost_at TO %s', granted.privilege_type, granted.grantee);
+    END LOOP;
+END
+$granted$;
 
 -- What lastval() says to a writer is the last number that nextval() drew in the session, so also an id of the journal.
 -- setval() puts a number in the place of the last that this session drew of a sequence; so after drawing ids record.sql
@@ -86,20 +127,6 @@ BEGIN
 END
 $function$;
 REVOKE ALL ON FUNCTION changefeed.complete_partition(integer) FROM PUBLIC;
-
-DO $indexes$
-DECLARE
-    is_empty boolean;
-BEGIN
-    FOR slot IN 0..7 LOOP
-        CONTINUE WHEN to_regclass(format('changefeed.journal_%s_nested', slot)) IS NOT NULL;
-        EXECUTE format('SELECT NOT EXISTS (SELECT FROM changefeed.journal_%s)', slot) INTO is_empty;
-        IF is_empty THEN
-            PERFORM changefeed.complete_partition(slot);
-        END IF;
-    END LOOP;
-END
-$indexes$;
 
 -- After a dump and restore into a younger cluster the journal holds transactions that this cluster has yet to come to, or
 -- says so of what retention took; each would appear as a new change, or as a gap, on the day it does. Such a journal begins
