@@ -74,7 +74,6 @@ RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fu
         JOIN pg_class AS c ON c.oid = i.inhrelid WHERE c.relkind = 'f' AND c.relispartition
     )
 $function$;
-REVOKE ALL ON FUNCTION changefeed.has_foreign_partition(oid) FROM PUBLIC;
 
 -- is inherited from, gets triggers for each row: those for a statement would not tell which of the tables a row is in.
 DROP FUNCTION IF EXISTS changefeed.wanted_triggers(regclass, jsonb);  -- version 4's
