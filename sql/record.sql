@@ -162,8 +162,7 @@ DECLARE
             END;
             %s
             BEGIN
-                PERFORM changefeed.give_back(writers_lastval);
-                IF changefeed.may_notify() THEN
+                IF changefeed.conclude(writers_lastval) THEN
                     NOTIFY changefeed;  -- those of a transaction are one
                 END IF;
             EXCEPTION WHEN OTHERS THEN
@@ -236,8 +235,13 @@ END
 $function$;
 
 -- After ids were drawn: makes lastval() say the writer's number again, or fail again where there was none (see journal.sql).
-CREATE OR REPLACE FUNCTION changefeed.give_back(writers_lastval bigint)
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+--
+-- Returns whether the transaction may end with a NOTIFY. It only wakes the server, which looks every few seconds anyway, but
+-- PostgreSQL may fail a COMMIT for it: while the queue of notifications is full; and, because those who notify commit one
+-- after another, when one before it takes longer (for a standby, say) than this session waits for locks or statements.
+-- Nor can such a transaction be prepared for a two-phase commit: where that is switched on, changefeed.notify decides.
+CREATE OR REPLACE FUNCTION changefeed.conclude(writers_lastval bigint)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     drawn bigint;  -- is not asked for; an assignment takes less than a PERFORM
 BEGIN
@@ -248,16 +252,6 @@ BEGIN
     ELSE
         drawn := nextval('changefeed.no_lastval');
     END IF;
-END
-$function$;
-
--- Whether a transaction may end with a NOTIFY. It only wakes the server, which looks every few seconds anyway, but
--- PostgreSQL may fail a COMMIT for it: while the queue of notifications is full; and, because those who notify commit one
--- after another, when one before it takes longer (for a standby, say) than this session waits for locks or statements.
--- Nor can such a transaction be prepared for a two-phase commit: where that is switched on, changefeed.notify decides.
-CREATE OR REPLACE FUNCTION changefeed.may_notify()
-RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
     RETURN coalesce(
             nullif(current_setting('changefeed.notify', true), ''),
             CASE current_setting('max_prepared_transactions') WHEN '0' THEN 'on' END
@@ -285,5 +279,5 @@ BEGIN
 END
 $function$;
 REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.never(),
-    changefeed.may_have_moved(oid, text), changefeed.give_back(bigint),
-    changefeed.may_notify(), changefeed.next_value(refcursor) FROM PUBLIC;
+    changefeed.may_have_moved(oid, text), changefeed.conclude(bigint),
+    changefeed.next_value(refcursor) FROM PUBLIC;

@@ -187,8 +187,7 @@ BEGIN
         END;
     END;
     BEGIN
-        PERFORM changefeed.give_back(writers_lastval);
-        IF changefeed.may_notify() THEN
+        IF changefeed.conclude(writers_lastval) THEN
             NOTIFY changefeed;
         END IF;
     EXCEPTION WHEN OTHERS THEN
