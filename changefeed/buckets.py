@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict
 from changefeed.change import ACTIONS
 
 Counts = list[int]  # in the order of ACTIONS
+NONE = (0,) * len(ACTIONS)
 
 
 class BucketMessage(TypedDict):
@@ -73,6 +74,16 @@ class Buckets:
             for begins in sorted(touched)
         ]
 
+    def add_before(self, loaded: "Buckets") -> None:
+        """Adds what was counted elsewhere, all at once: `loaded` becomes part of this. Nobody is told of it as news."""
+        for begins, bucket in self._counts.items():
+            into = loaded._counts.setdefault(begins, {})
+            for table, counts in bucket.items():
+                into[table] = [one + other for one, other in zip(into.get(table, NONE), counts, strict=True)]
+        self._counts = loaded._counts
+        self._newest = max(self._newest, loaded._newest)
+        self._forget_old()
+
     def dump(self) -> dict[str, Any]:
         """All of it, for JSON."""
         return {"counts": _with_text_keys(self._counts), "delays": _with_text_keys(self._delays)}
@@ -85,6 +96,7 @@ class Buckets:
             for begins, delays in dumped["delays"].items()
         }
         self._newest = max(self._counts.keys() | self._delays.keys(), default=0)
+        self._touched = {}
 
     def _message(self, begins: int, counts: dict[str, Counts]) -> BucketMessage:
         delays = self._delays.get(begins)

@@ -43,7 +43,8 @@ UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why
 class Follower:
     """Publishes every page that comes to the journal: publish(page, cursor of its end).
 
-    before_first(memory) is called when it is known from where on it publishes; tell_gap(gap) says what was lost;
+    before_first(memory) is called when it is known from where on it publishes, and again where that has become another
+    past; tell_gap(gap) says what was lost;
     on_state() that `trouble` is another; drained() is awaited between the pages of a big batch, so that sockets keep
     up.
     """
@@ -106,6 +107,11 @@ class Follower:
         self._is_identified = False
         self._reconnected.set()
         self.wake()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known if there is a journal, and then from where on it is published."""
+        return self._known.is_set()
 
     async def until_known(self, deadline_seconds: float) -> bool:
         """Waits until it is known whether there is a journal; False when the deadline was over before."""
@@ -179,7 +185,9 @@ class Follower:
             self._begin_anew(Gap(REPLACED))
         if has_journal and self._known.is_set():
             # There was none a moment ago: everything in it is news.
-            self.memory = Memory(self._journal.encode_batch, BEGINNING)
+            memory = Memory(self._journal.encode_batch, BEGINNING)
+            self._before_first(memory)
+            self.memory = memory
             self._journal.on_lost = self._note_lost
         elif has_journal:
             await self._remember()
@@ -231,6 +239,7 @@ class Follower:
             self._begin_anew(gap)
             await self._identify()
         else:
+            self._before_first(kept)
             self.memory = kept
             self._tell_gap(gap)
         self._moved.set()

@@ -7,33 +7,39 @@ import asyncio
 import functools
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg2
 
 from changefeed.backoff import backoff
-from changefeed.buckets import Buckets
 from changefeed.change import BY_LETTER, Change
 from changefeed.cursor import NotACursor, Place, Snapshot
 from changefeed.database import Database, DatabaseUnavailable, Row, one_line
-from changefeed.journal import ForeignCursor, Journal
+from changefeed.journal import NOTHING, ForeignCursor, Journal
 from changefeed.memory import Memory, Page
 from changefeed.queries import load
 from changefeed.table_names import qualified
-from changefeed.tally import Tally
+from changefeed.tally import STEPS, Tally
 
 logger = logging.getLogger(__name__)
 
 QUERIES = load("server.sql")
-DEADLINE_SECONDS = 120.0  # a journal of a gigabyte is read once for each step of the charts
+PART_ENTRIES = 50_000  # are counted by PostgreSQL at once, in some 0.1 s
+LEAST_PART_ENTRIES = 100
+REST = 0.25  # of the time that a part took, before the next one: clients wait for the same database
+BEYOND_IDS = (1 << 63) - 1
+LONG_AGO_SECONDS = 86_400  # the step of what is older than the charts, and is not counted
+SLICE_ROWS = 500  # are added in one turn of the loop
 
 
 class History:
     """Fills `tally` with what was before what is published, which is counted as it is published.
 
-    begin() is called when it is known from where on that is. run() then reads the rest from the journal, while all else
-    goes on, and adds it all at once: apply(add) calls add(). Until then is_loaded is false.
+    begin() is called when it is known from where on that is. run() then reads the rest from the journal, the newest
+    first, while all else goes on, and adds it all at once. Until then is_loaded is false. Whatever is not news is done
+    to the tally by apply(what). `turns` is another number whenever the counts became others by that.
     """
 
     def __init__(
@@ -41,18 +47,23 @@ class History:
         database: Database,
         journal: Journal,
         tally: Tally,
-        apply: Callable[[Callable[[], None]], None] = lambda add: add(),
+        apply: Callable[[Callable[[], None]], None] = lambda what: what(),
     ) -> None:
+        self.turns = 0
+        self.counting_since: float | None = None  # until it is loaded: from when on all is counted, in epoch seconds
         self._loaded = asyncio.Event()
         self._loaded.set()
         self._database = database
         self._journal = journal
         self._tally = tally
         self._apply = apply
+        self._has_begun = False
         self._wanted: Snapshot | None = None  # up to where the journal is still to be counted
+        self._identity: str | None = None  # of that journal
         self._is_wanted = asyncio.Event()
-        self._cursor: str | None = None
-        self._counted: Place | None = None  # by the other process, when it handed over
+        self._cursor: str | None = None  # up to where the other process had counted when it handed over
+        self._uncounted: str | None = None  # and what it had still to load, if anything
+        self._counted: Place | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -64,7 +75,11 @@ class History:
 
     def hand_over(self, memory: Memory | None) -> dict[str, Any]:
         """The counts of this process, whose place in the journal is the edge of `memory`; for JSON."""
-        return {"tally": self._tally.dump(), "cursor": self._journal.encode(memory.edge) if memory else None}
+        return {
+            "tally": self._tally.dump(),
+            "cursor": self._journal.encode(memory.edge) if memory else None,
+            "uncounted": str(self._wanted) if self._wanted else None,
+        }
 
     def take_over(self, state: dict[str, Any]) -> None:
         """Counts what another process had counted when it handed over.
@@ -74,19 +89,24 @@ class History:
         """
         self._tally.restore(state["tally"])
         self._cursor = state["cursor"]
+        self._uncounted = state["uncounted"]
 
     def begin(self, memory: Memory) -> None:
-        """What comes after the edge of `memory` is published; it holds at least what came since a hand-over."""
-        if self._cursor is None:
-            self._wanted = memory.edge.batch
-            self._loaded.clear()
-            self._is_wanted.set()
-            return
-        try:
-            self._counted = self._journal.decode(self._cursor)
-        except (NotACursor, ForeignCursor):
-            return  # it is another journal since a moment ago
-        self._tally.count(_beyond(self._counted, memory.newest(sys.maxsize)), now=0)
+        """What comes after the edge of `memory` is published; it holds at least what came since a hand-over.
+
+        Once more where the journal, or its past, is another one than before: then all is counted anew.
+        """
+        cursor, self._cursor = self._cursor, None
+        self._counted = self._place_of(cursor)
+        if self._counted:
+            self._tally.count(_beyond(self._counted, memory.newest(sys.maxsize)), now=0)
+            wanted = Snapshot.parse(self._uncounted) if self._uncounted else NOTHING
+        else:
+            if self._has_begun or cursor:
+                self._apply(functools.partial(self._tally.begin_anew, time.time()))
+            wanted = memory.edge.batch
+        self._has_begun = True
+        self._want(wanted)
 
     def uncounted(self, page: Page) -> Sequence[Change]:
         """Of what is published next, what is still to be counted: the other process may have been ahead."""
@@ -96,32 +116,75 @@ class History:
 
     async def run(self) -> None:
         """Loads whenever begin() asks for it, until cancelled."""
-        delays = backoff()
         while True:
             await self._is_wanted.wait()
+            self._is_wanted.clear()
             wanted = self._wanted
-            if wanted is None:
-                self._is_wanted.clear()
-                continue
+            loaded = await self._load(wanted) if wanted else None
+            if loaded and self._wanted is wanted:
+                self._apply(functools.partial(self._tally.add_before, loaded))
+                self._want(NOTHING)
+
+    def _want(self, wanted: Snapshot) -> None:
+        self.turns += 1
+        if wanted == NOTHING:
+            self._wanted = self.counting_since = None
+            self._loaded.set()
+            return
+        self._wanted = wanted
+        self._identity = self._journal.identity
+        self.counting_since = time.time() + (self._tally.database_ahead_seconds or 0.0)
+        self._loaded.clear()
+        self._is_wanted.set()
+
+    def _place_of(self, cursor: str | None) -> Place | None:
+        """None where there is none, or where it is of another journal since a moment ago."""
+        try:
+            return self._journal.decode(cursor) if cursor else None
+        except (NotACursor, ForeignCursor):
+            return None
+
+    async def _load(self, wanted: Snapshot) -> Tally | None:
+        """What the snapshot sees; None where it is no longer wanted."""
+        delays, loaded, entries = backoff(), Tally(time.time()), PART_ENTRIES
+        bounds: dict[str, object] = {}
+        below = BEYOND_IDS
+        while self._wanted is wanted:
+            began = time.monotonic()
             try:
-                loaded = [(step, await self._read(wanted, buckets)) for step, buckets in self._tally.by_step.items()]
+                bounds = bounds or await self._bounds()
+                rows = await self._database.fetch(
+                    QUERIES["activity"], {**bounds, "snapshot": str(wanted), "below": below, "limit": entries}
+                )
             except (DatabaseUnavailable, psycopg2.Error) as error:
                 logger.info("what happened before cannot be counted yet: %s; trying again", one_line(error))
+                entries = max(LEAST_PART_ENTRIES, entries // 2)
                 await asyncio.sleep(next(delays))
                 continue
-            if self._wanted is wanted:  # else it is another journal meanwhile
-                self._wanted = None
-                self._apply(functools.partial(self._add, loaded))
-                self._loaded.set()
+            identity, lowest, looked_at, *_ = rows[0]
+            if self._identity not in (None, identity):
+                return None  # the follower will see that, too, and begin anew
+            counted = [row[3:] for row in rows if row[3] not in (None, LONG_AGO_SECONDS)]
+            is_long_ago = not counted and rows[0][3] is not None
+            for begin in range(0, len(counted), SLICE_ROWS):
+                _add(loaded, counted[begin : begin + SLICE_ROWS])
+                await asyncio.sleep(0)
+            if looked_at < entries or is_long_ago:
+                return loaded
+            delays, below = backoff(), lowest
+            await asyncio.sleep(REST * (time.monotonic() - began))
+        return None
 
-    async def _read(self, snapshot: Snapshot, buckets: Buckets) -> list[Row]:
-        parameters = {"step": buckets.step_seconds, "kept": buckets.kept, "snapshot": str(snapshot)}
-        return await self._database.fetch(QUERIES["activity"], parameters, DEADLINE_SECONDS)
+    async def _bounds(self) -> dict[str, object]:
+        """Where the steps of the charts begin that are counted: none is counted in part."""
+        [(now,)] = await self._database.fetch(QUERIES["clock"])
+        begins = {step: (now // step - kept + 1) * step for step, kept in STEPS.items()}
+        return {"seconds_from": begins[1], "tens_from": begins[10], "minutes_from": begins[60]}
 
-    def _add(self, loaded: Sequence[tuple[int, list[Row]]]) -> None:
-        for step_seconds, rows in loaded:
-            for at, schema, table, letter, count, first_at in rows:
-                self._tally.load(step_seconds, at, qualified(schema, table), BY_LETTER[letter], count, first_at)
+
+def _add(loaded: Tally, rows: Sequence[Row]) -> None:
+    for step_seconds, at, schema, table, letter, count, first_at in rows:
+        loaded.load(step_seconds, at, qualified(schema, table), BY_LETTER[letter], count, first_at)
 
 
 def _beyond(place: Place, changes: Sequence[Change]) -> Sequence[Change]:

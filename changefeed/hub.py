@@ -74,12 +74,18 @@ class Hub:
         """`uncounted`: those of the changes that the tally does not hold yet, where that is not all."""
         self.tally.count(without_losses(changes if uncounted is None else uncounted), self._clock())
         self.published += len(changes)
-        self.remember(changes)
+        self._remember(changes)
         for broadcast in self._broadcasts:
             broadcast(changes, cursor)
 
-    def remember(self, changes: Sequence[Change]) -> None:
-        """Keeps changes of before, which were published by an earlier server, for newest()."""
+    def recall(self, changes: Sequence[Change]) -> None:
+        """Keeps for newest() of the journal's changes these, which an earlier server published, and no others."""
+        plain = [change for change in self._recent if not change.at]
+        self._recent.clear()
+        self._recent_bytes = 0
+        self._remember([*changes, *plain])
+
+    def _remember(self, changes: Sequence[Change]) -> None:
         newest = without_losses(changes)[-RECENT_LIMIT:]
         self._recent.extend(newest)
         self._recent_bytes += sum([len(change.text) for change in newest])

@@ -103,7 +103,7 @@ class Journal:
         self.version = 0
         self.losses = Losses()
         self.on_lost: Callable[[], None] | None = None
-        self._identity: str | None = None
+        self.identity: str | None = None  # what the queries tell it by; None before version 5
         self._former_epoch: bytes | None = None  # of the same journal, as it is named while its version is below 5
         self._seal: Seal | None = None
         self._proofs: OrderedDict[tuple[int, int], bool] = OrderedDict()
@@ -133,9 +133,9 @@ class Journal:
         self.version = version
         self._former_epoch = bytes.fromhex(former_epoch)[:EPOCH_BYTES]
         if version >= WITNESSED_SINCE:
-            self.epoch, self._identity = bytes.fromhex(epoch)[:EPOCH_BYTES], identity
+            self.epoch, self.identity = bytes.fromhex(epoch)[:EPOCH_BYTES], identity
         else:  # servers of that version beside this one take its cursors
-            self.epoch, self._identity = self._former_epoch, None
+            self.epoch, self.identity = self._former_epoch, None
         self._seal = Seal(bytes.fromhex(seal_key))
         if not self.is_named(before):
             self.losses = Losses()
@@ -261,7 +261,7 @@ class Journal:
                 identity,
             ),
         ) = rows
-        if identity != self._identity:
+        if identity != self.identity:
             raise JournalReplaced
         given = previous if after is None or batch is None else batch
         if given.witness and not _is_witnessed(given, made_at, int(lost_xid), lost_at):

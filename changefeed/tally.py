@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from changefeed.buckets import Buckets, Counts
+from changefeed.buckets import NONE, Buckets, Counts
 from changefeed.change import ACTIONS, Change
 from changefeed.delays import delay_index
 
@@ -61,16 +61,31 @@ class Tally:
                     buckets.add_delay(now, index, count)
 
     def load(self, step_seconds: int, at: float, table: str, action: str, count: int, first_at: float) -> None:
-        """Counts what the journal held before, by the bucket that begins at `at`; the totals are by the minutes.
+        """Counts what the journal held before, as one step that begins at `at`; the coarser ones are made of the finer.
 
         `first_at` is when the first of them happened.
         """
         table, index = self._known(table), _INDEX[action]
-        self.by_step[step_seconds].add(at, table, index, count)
+        self.totals[table][index] += count
         self.since = min(self.since, datetime.fromtimestamp(first_at, UTC))
-        if step_seconds == 60:
-            self.totals[table][index] += count
-            self._touched_tables.add(table)
+        for step, buckets in self.by_step.items():
+            if step >= step_seconds:
+                buckets.add(at, table, index, count)
+
+    def add_before(self, loaded: "Tally") -> None:
+        """Adds all that was loaded into another one, which is of no use any more then."""
+        for table, counts in loaded.totals.items():
+            known = self.totals.get(table, NONE)
+            self.totals[table] = [one + other for one, other in zip(known, counts, strict=True)]
+            self._unknown.discard(table)
+        self.since = min(self.since, loaded.since)
+        for step, buckets in self.by_step.items():
+            buckets.add_before(loaded.by_step[step])
+
+    def begin_anew(self, now: float) -> None:
+        """Forgets all counts: what they are of is gone."""
+        self.restore(Tally(now).dump())
+        self._touched_tables.clear()
 
     def dump(self) -> dict[str, Any]:
         """All of it, for JSON."""

@@ -50,7 +50,10 @@ SAID_LIMIT_CHARACTERS = 1_000
 
 
 class ActivityHandler(ApiHandler):
-    """The last `window` seconds in buckets of `step`: {"now", "since", "step_seconds", "totals", "buckets", …}."""
+    """The last `window` seconds in buckets of `step`: {"now", "since", "step_seconds", "totals", "buckets", …}.
+
+    Without `has_history` what was before `since` is still being counted from the journal.
+    """
 
     needs = Need.TOKEN
 
@@ -71,7 +74,7 @@ class ActivityHandler(ApiHandler):
             {
                 **counted.state(self.feed, now),
                 "step_seconds": buckets.step_seconds,
-                "buckets": counted.buckets(buckets.since(now - int(window))),
+                "buckets": counted.buckets(self.feed.whole(buckets.since(now - int(window)))),
                 "deaf": self.feed.deaf_spans(now, int(window)),
             }
         )
@@ -98,6 +101,7 @@ class ActivitySocket(BaseSocket):
     _counted_published: ClassVar[int] = 0
     _counts_told_at: ClassVar[float] = 0.0
     _coarse_told_at: ClassVar[float] = 0.0
+    _counts_greeted: ClassVar[tuple[bool, int]] = (False, 0)  # which counts those who are there began with
     _numbered: ClassVar[int] = 0
     _told_at: ClassVar[deque[float]] = deque(maxlen=100)  # of the newest messages, the newest last
 
@@ -128,25 +132,25 @@ class ActivitySocket(BaseSocket):
         if ActivitySocket._ticker is None:
             ActivitySocket._ticker = PeriodicCallback(lambda: ActivitySocket.tick(feed), TICK_SECONDS * 1000)
             ActivitySocket._ticker.start()
-        hello = (
-            self._view.hello(now)
-            if self._view
-            else message_frame(
-                "hello",
-                server={"version": __version__, "started_at": iso(feed.share.started_at)},
-                database=feed.database_state(),
-                payload=feed.settings.payload,
-                recent=sample_texts(feed.hub.newest(ROWS_IN_HELLO), HELLO_LIMIT_CHARACTERS),
-                steps=STEPS,
-                delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
-                paces={name: pace.bounds for name, pace in PACES.items()},
-                cursor=_cursor(feed),
-                **CountedTables(EVERY_TABLE, feed.catalog).state(feed, now),
-            )
-        )
+        hello = self._view.hello(now) if self._view else self._hello(feed, now)
         self.outbox.send(hello)
         if self._gap:
             self.outbox.send(message_frame("gap", **gap_fields(self._gap)))
+
+    @staticmethod
+    def _hello(feed: Feed, now: float) -> bytes:
+        return message_frame(
+            "hello",
+            server={"version": __version__, "started_at": iso(feed.share.started_at)},
+            database=feed.database_state(),
+            payload=feed.settings.payload,
+            recent=sample_texts(feed.hub.newest(ROWS_IN_HELLO), HELLO_LIMIT_CHARACTERS),
+            steps=STEPS,
+            delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
+            paces={name: pace.bounds for name, pace in PACES.items()},
+            cursor=_cursor(feed),
+            **CountedTables(EVERY_TABLE, feed.catalog).state(feed, now),
+        )
 
     def on_close(self) -> None:
         super().on_close()
@@ -200,6 +204,21 @@ class ActivitySocket(BaseSocket):
         now = time.time()
         for view in tuple(cls.views.values()):
             view.tick(now)
+        cls._tell(feed, now)
+        counts = feed.has_history, feed.history.turns
+        if cls._counts_greeted != counts:
+            cls._counts_greeted = counts
+            cls._greet_again(feed, now)
+
+    @classmethod
+    def _greet_again(cls, feed: Feed, now: float) -> None:
+        """What was before has been counted, or all is counted anew: whoever is there begins as a newcomer does."""
+        cls._tell_all(cls._hello(feed, now))
+        for view in cls.views.values():
+            view.tell(view.hello(now))
+
+    @classmethod
+    def _tell(cls, feed: Feed, now: float) -> None:
         of = feed.hub.published - cls._told_published
         is_coarse = now - cls._coarse_told_at >= COARSE_SECONDS
         has_counts = is_coarse or (
@@ -270,7 +289,7 @@ class ActivitySocket(BaseSocket):
         cls._counted_published, cls._counts_told_at = feed.hub.published, now
         if is_coarse:
             cls._coarse_told_at = now
-        touched = {step: tally.by_step[step].take_touched() for step in STEPS if is_coarse or step == 1}
+        touched = {step: feed.whole(tally.by_step[step].take_touched()) for step in STEPS if is_coarse or step == 1}
         return {
             "totals": tally.take_touched_totals(),
             "other": tally.foreign,

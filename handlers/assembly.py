@@ -81,13 +81,7 @@ def make_feed(
     change_counts = ChangeCounts(tally, share.meters)
     journal = Journal(following, settings.payload, database)
 
-    def without_counting(add: Callable[[], None]) -> None:
-        """What happened before the server started is no news for the metrics."""
-        change_counts.sample()
-        add()
-        change_counts.begin()
-
-    history = History(database, journal, hub.tally, without_counting)
+    history = History(database, journal, tally, apply=change_counts.leave_out)
 
     telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
 
@@ -99,7 +93,7 @@ def make_feed(
         ActivitySocket.tell_database(feed)
 
     def recall(memory: Memory) -> None:
-        hub.remember(memory.newest(RECENT_LIMIT))
+        hub.recall(memory.newest(RECENT_LIMIT))
         history.begin(memory)
 
     follower = Follower(

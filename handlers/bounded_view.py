@@ -109,7 +109,7 @@ class BoundedView(Generic[Client]):
         for step, begins in self._touched.items():
             if begins:
                 changed = [one for one in tally.by_step[step].since(min(begins)) if one["at"] in begins]
-                told[step] = self._counted.buckets(changed)
+                told[step] = self._counted.buckets(self._feed.whole(changed))
                 begins.clear()
         return {
             "totals": self._counted.totals(tally.totals) if told else {},

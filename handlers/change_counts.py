@@ -4,6 +4,8 @@ Every process counts every change, in its own time, so the number is the greates
 holds what the journal held at the start, which is no news, and what was taken over from another process.
 """
 
+from collections.abc import Callable
+
 from changefeed.change import ACTIONS
 from changefeed.meters import Key, Meters
 from changefeed.tally import OTHER_TABLES, Tally
@@ -22,7 +24,7 @@ class ChangeCounts:
         self._offsets: dict[Key, float] = {}  # what to add to the tally's number
 
     def begin(self) -> None:
-        """The tally was filled with what happened before: from now on the numbers go on from where they stand."""
+        """The tally was taken over from another process: from now on the numbers go on from where they stand."""
         known: dict[Key, float] = {}
         for part in self._meters.everywhere():
             for key, value in part.items():
@@ -30,6 +32,14 @@ class ChangeCounts:
                     known[key] = max(value, known.get(key, 0))
         totals = self._totals()
         self._offsets = {key: known.get(key, 0) - totals.get(key, 0) for key in known.keys() | totals.keys()}
+
+    def leave_out(self, what: Callable[[], None]) -> None:
+        """Does something to the tally that is no news, such as adding what happened before."""
+        before = self._totals()
+        what()
+        after = self._totals()
+        for key in before.keys() | after.keys():
+            self._offsets[key] = self._offsets.get(key, 0) + before.get(key, 0) - after.get(key, 0)
 
     def sample(self) -> None:
         for key, total in self._totals().items():

@@ -1,7 +1,7 @@
 """Counts of all tables in, those that somebody with certain rights may know out. Knows no request."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from changefeed.buckets import BucketMessage, Counts
 from changefeed.catalog import Catalog
@@ -36,11 +36,19 @@ class CountedTables:
     def state(self, feed: Feed, now: float) -> dict[str, object]:
         tally = feed.hub.tally
         other = tally.foreign if self._is_everything else 0
-        return {"now": now, "since": iso(self._since(feed)), "totals": self.totals(tally.totals), "other": other}
+        return {
+            "now": now,
+            "since": iso(self._since(feed)),
+            "has_history": feed.has_history,
+            "totals": self.totals(tally.totals),
+            "other": other,
+        }
 
     def _since(self, feed: Feed) -> datetime:
         """From when on all is counted. The oldest change of all tables is not for everybody to know the time of."""
-        return feed.hub.tally.since if self._is_everything else feed.share.started_at - LOADED
+        if self._is_everything or not feed.has_history:
+            return datetime.fromtimestamp(feed.counted_from, UTC)
+        return feed.share.started_at - LOADED
 
     def _is_counted(self, table: str) -> bool:
         bound = bound_of_any(self._grants, self._catalog.meanings(table))

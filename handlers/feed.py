@@ -1,10 +1,12 @@
 """What the handlers look at, in one place: the running change feed and the settings. Knows no request."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
+from changefeed.buckets import BucketMessage
 from changefeed.catalog import Catalog
 from changefeed.database import Database
 from changefeed.follower import Follower
@@ -101,11 +103,30 @@ class Feed:
             return f"the server does not hear PostgreSQL: {self.listener.not_ready_reason}"
         return self.follower.trouble
 
+    @property
+    def has_history(self) -> bool:
+        """Whether what the journal held before is counted; without a journal, there is nothing to count."""
+        return self.follower.is_known and (self.follower.memory is None or self.history.is_loaded)
+
+    @property
+    def counted_from(self) -> float:
+        """Epoch seconds: from then on all is counted."""
+        since = self.hub.tally.since.timestamp()
+        return since if self.has_history else max(since, self.history.counting_since or 0.0)
+
+    def whole(self, buckets: Sequence[BucketMessage]) -> Sequence[BucketMessage]:
+        """Those that are not counted in part only, as long as what was before is still to be."""
+        if self.has_history:
+            return buckets
+        return [bucket for bucket in buckets if bucket["at"] >= self.counted_from]
+
     def counted_span(self, now: float) -> tuple[float, float] | None:
         """From and to in epoch seconds, by the clock of what is counted: all that happened between is in the tally.
 
-        None while it isn't known to when that is.
+        None while it isn't known to when that is, or from when.
         """
+        if not self.has_history:
+            return None
         tally = self.hub.tally
         is_deaf = self.listener.state is not ListenerState.LISTENING
         deaf_until = max((to or now for _, to in self.deaf_spans(now, now)), default=0.0)

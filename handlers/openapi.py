@@ -192,6 +192,7 @@ PATHS: Json = {
                 {
                     "now": NUMBER,
                     "since": TIME,
+                    "has_history": FLAG,
                     "totals": map_of(ref("Counts")),
                     "other": COUNT,
                     "step_seconds": {"enum": list(STEPS)},

@@ -16,6 +16,7 @@ from handlers.feed_client import LOST_PAST, check_subscription, until_journal_kn
 from handlers.gate import Need
 
 QUERIES = load("server.sql")
+STATEMENT_SECONDS = 120.0  # for so long a statement may be at making its entries, which all say when it began
 
 
 class _PlacesHandler(ApiHandler):
@@ -79,7 +80,7 @@ class PlaceHandler(_PlacesHandler):
         at = self._seconds(self.get_query_argument("at", ""))
         memory = self.feed.follower.memory
         assert memory is not None
-        [(first_id,)] = await self.feed.database.fetch(QUERIES["first since"], {"at": at})
+        [(first_id,)] = await self.feed.database.fetch(QUERIES["first since"], {"at": at, "margin": STATEMENT_SECONDS})
         edge = memory.edge
         place = edge if first_id is None else Place(BEGINNING.previous, edge.batch, first_id - 1)
         self.finish({"cursor": self.selection().cursor(self.feed.journal.encode(place))})

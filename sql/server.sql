@@ -201,22 +201,51 @@ SELECT coalesce(
 );
 
 -- activity --
--- Counts by bucket of %(step)s seconds, table and action, of what %(snapshot)s sees, and when the oldest of each was made.
--- Of the last %(kept)s buckets: the time is cut where one begins, so that none is counted in part.
-SELECT (floor(extract(epoch FROM at) / %(step)s) * %(step)s)::bigint AS bucket,
-       schema_name, table_name, action::text, sum(coalesce(row_count, 1))::bigint,
-       extract(epoch FROM min(at))::double precision
-FROM changefeed.journal
-WHERE pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
-  AND action <> 'L' AND at >= to_timestamp((floor(extract(epoch FROM now()) / %(step)s) - %(kept)s + 1) * %(step)s)
-GROUP BY 1, 2, 3, 4;
+-- Of the %(limit)s newest entries below the id %(below)s those that %(snapshot)s sees, counted by table and action: in steps of
+-- a second from the time %(seconds_from)s on, before that of ten seconds from %(tens_from)s on, before that of a minute. What
+-- is from before %(minutes_from)s is one step, of a day. With each count when the oldest of them was made; and which journal
+-- this is, the lowest id that was looked at, and how many were: the next part goes on below it. A part at a time, so that
+-- nobody waits for it. Where nothing was counted, the columns of the count are null.
+WITH part AS MATERIALIZED (
+    SELECT j.id, j.xid, date_part('epoch', j.at) AS at, j.action, j.schema_name, j.table_name, j.row_count
+    FROM changefeed.journal AS j WHERE j.id < %(below)s ORDER BY j.id DESC LIMIT %(limit)s
+), counted AS (
+    SELECT c.step, (floor(c.at / c.step) * c.step)::bigint AS begins, c.schema_name, c.table_name, c.action::text AS action,
+           sum(coalesce(c.row_count, 1))::bigint AS count, min(c.at) AS first_at
+    FROM (
+        SELECT p.*, CASE WHEN p.at >= %(seconds_from)s THEN 1 WHEN p.at >= %(tens_from)s THEN 10
+                         WHEN p.at >= %(minutes_from)s THEN 60 ELSE 86400 END AS step
+        FROM part AS p WHERE p.action <> 'L' AND pg_visible_in_snapshot(p.xid, %(snapshot)s::pg_snapshot)
+    ) AS c GROUP BY 1, 2, 3, 4, 5
+)
+SELECT w.identity, w.lowest, w.looked_at, c.*
+FROM (
+    SELECT concat_ws(' ', (SELECT epoch FROM changefeed.meta), 'changefeed.journal'::regclass::oid) AS identity,
+           min(id) AS lowest, count(*) AS looked_at
+    FROM part
+) AS w LEFT JOIN counted AS c ON true;
 
 -- clock --
 SELECT extract(epoch FROM clock_timestamp())::double precision;
 
 -- first since --
--- The id of the first entry that was made at %(at)s or later and that is visible; null where there is none.
-SELECT min(id) FROM changefeed.journal WHERE at >= to_timestamp(%(at)s);
+-- The id of the first entry that was made at %(at)s or later and that is visible; null where there is none. Ids are drawn
+-- when entries are made, but those of a large statement all say when it began: so first by bisection some id below which
+-- nothing is that new, %(margin)s seconds being what a statement takes at most, and from there on entry by entry.
+WITH RECURSIVE halves (below, above) AS (
+    SELECT (SELECT id - 1 FROM changefeed.journal ORDER BY id LIMIT 1), (SELECT id FROM changefeed.journal ORDER BY id DESC LIMIT 1)
+    UNION ALL
+    SELECT CASE WHEN j.at < to_timestamp(%(at)s) - make_interval(secs => %(margin)s) THEN j.id ELSE h.below END,
+           CASE WHEN j.at < to_timestamp(%(at)s) - make_interval(secs => %(margin)s) THEN h.above ELSE (h.below + h.above) / 2 END
+    FROM halves AS h CROSS JOIN LATERAL (
+        SELECT j.id, j.at FROM changefeed.journal AS j WHERE j.id > (h.below + h.above) / 2 ORDER BY j.id LIMIT 1
+    ) AS j
+    WHERE h.below + 1 < h.above
+)
+SELECT (
+    SELECT j.id FROM changefeed.journal AS j
+    WHERE j.id > (SELECT max(below) FROM halves) AND j.at >= to_timestamp(%(at)s) ORDER BY j.id LIMIT 1
+);
 
 -- watch --
 -- The table of this schema and name, unless there is none.

@@ -8,7 +8,7 @@
 -- Whether a root is being truncated, the first one takes from a setting too, and the second looks it up in a sequence's
 -- currval(): the session keeps it, and none but the journal's owner may change it.
 
--- Hands over {"rows": […]} or {"count": n}, {"error": "…"}, {"root": oid} where that one is truncated, {"apart": true} where its
+-- Hands over {"rows": [...]} or {"count": n}, {"error": "..."}, {"root": oid} where that one is truncated, {"apart": true} where its
 -- partitions are to be journaled one by one, or nothing. Columns to hash are their texts in there, which this role may read
 -- anyway, and are hashed as the owner.
 CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from changefeed.buckets import Buckets
 from changefeed.change import ACTIONS, Change
 from changefeed.delays import LAST, LEAST_SECONDS, PER_DOUBLING, delay_index
-from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, UNKNOWN_LIMIT, UNKNOWN_TABLES, Tally
+from changefeed.tally import OTHER_TABLES, STEPS, TABLE_LIMIT, UNKNOWN_LIMIT, UNKNOWN_TABLES, Tally
 
 INSERT, UPDATE, DELETE, TRUNCATE = ACTIONS
 
@@ -126,13 +126,21 @@ def test_a_bucket_that_is_past_takes_no_more():
 
 
 def test_what_was_before_is_loaded_once_into_the_totals():
-    tally = Tally(5000.0)
-    for step, begins in ((60, 4980), (10, 4990), (1, 4990)):
-        tally.load(step, begins, "orders", INSERT, 5, 4990.25)
+    tally, before = Tally(5000.0), Tally(5000.0)
+    before.load(1, 4990, "orders", INSERT, 5, 4990.25)
+    before.load(10, 1200, "orders", INSERT, 2, 1204.5)
     tally.count(changes("orders", INSERT), 5000.0)
-    assert tally.totals == {"orders": [6, 0, 0, 0]}
-    assert tally.since.timestamp() == 4990.25
-    assert [bucket["at"] for bucket in tally.by_step[1].since(0)] == [4990, 5000]
+    told = [tally.by_step[step].take_touched() for step in STEPS]
+    tally.add_before(before)
+    assert tally.totals == {"orders": [8, 0, 0, 0]}
+    assert tally.since.timestamp() == 1204.5
+    assert {step: [(of["at"], of["counts"]["orders"][0]) for of in tally.by_step[step].since(0)] for step in STEPS} == {
+        1: [(4990, 5), (5000, 1)],
+        10: [(4990, 5), (5000, 1)],  # the newest hour of them
+        60: [(1200, 2), (4980, 6)],
+    }
+    assert all(told)
+    assert not any(tally.by_step[step].take_touched() for step in STEPS)  # who is told of all that is told another way
 
 
 def test_a_delay_is_counted_when_it_ends_by_the_clock_of_the_database_and_not_while_that_is_unknown():

@@ -21,6 +21,8 @@ export class Timeline {
   spans: readonly Span[] = [];
   /** Epoch seconds: before that, nobody counted. */
   knownFrom = Infinity;
+  /** Whether what is counted of a step in which somebody did not count may be only a part of it. */
+  isPartial = false;
   readonly #rings = new Map<string, Uint32Array>();
   readonly #sum: Uint32Array;
   readonly #delays: (Histogram | undefined)[];
@@ -131,6 +133,7 @@ export class Timeline {
     const isTouched =
       from < this.knownFrom || this.spans.some((span) => from < (span.to ?? Infinity) && span.from < to);
     if (!isTouched) return false;
+    if (this.isPartial) return true;
     const index = this.#index(step);
     return this.#sum.subarray(index, index + ACTIONS.length).every((count) => count === 0);
   }

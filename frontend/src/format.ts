@@ -7,9 +7,9 @@ export type Zone = 'local' | 'utc';
 const BYTES = /^\\x(?:[0-9a-f]{2})*$/;
 const grouped = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 
-/** 12,480 */
-export function countText(count: number): string {
-  return grouped.format(count);
+/** 12,480; a dash for unknown. */
+export function countText(count: number | null): string {
+  return count === null ? '–' : grouped.format(count);
 }
 
 /** Changes per second: 0, 3.2, 1,248; a dash for unknown. */

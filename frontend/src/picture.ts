@@ -70,9 +70,10 @@ export interface Numbers {
   readonly rate: number | null;
   /** In the order of ACTIONS. */
   readonly rates: Rates;
-  readonly totals: readonly number[];
+  readonly totals: readonly (number | null)[];
   readonly other: number;
-  readonly counted: number;
+  /** This and the totals are null while what was before `since` is still counted. */
+  readonly counted: number | null;
   /** Epoch milliseconds. */
   readonly since: number | null;
   /** Of the last minute; null where nothing arrived whose delay is known. */
@@ -91,6 +92,7 @@ export function numbersOf(state: State, choices: Choices, now: number): Numbers 
   const of = chosenTables(state, choices);
   const rates = ACTIONS.map((_, action) => timeline.rate(of, last, RATE_SECONDS / timeline.stepSeconds, action));
   const known = rates.filter((rate) => rate !== null);
+  const hasTotals = server?.hasHistory !== false;
   const totals = [...(server?.totals ?? [])]
     .filter(([table]) => of === null || of.includes(table))
     .map(([, counts]) => counts);
@@ -99,9 +101,9 @@ export function numbersOf(state: State, choices: Choices, now: number): Numbers 
     of,
     rate: known.length === 0 ? null : sumOf(known),
     rates,
-    totals: ACTIONS.map((_, action) => sumOf(totals.map((counts) => counts[action] ?? 0))),
+    totals: ACTIONS.map((_, action) => (hasTotals ? sumOf(totals.map((counts) => counts[action] ?? 0)) : null)),
     other: server?.other ?? 0,
-    counted: of === null ? changesCounted(server) : sumOf(totals.map(total)),
+    counted: !hasTotals ? null : of === null ? changesCounted(server) : sumOf(totals.map(total)),
     since: server === null ? null : server.since * 1000,
     delays: delaysOf(state, timeline, last - DELAY_SECONDS / timeline.stepSeconds + 1, last),
     sent: sumOf(shares.map(({ sent }) => sent)),
@@ -196,7 +198,8 @@ export interface TableLine {
   /** Without the schema public, unless that would make it the name of another. */
   readonly shownName: string;
   readonly rates: Rates;
-  readonly total: number;
+  /** Null while what was before is still counted. */
+  readonly total: number | null;
   readonly isPinned: boolean;
   /** Whether the filter names it: with it, without it, or not at all. */
   readonly filter: 'only' | 'not' | null;
@@ -212,6 +215,8 @@ export interface Tables {
   /** The pinned first, then in the order that was chosen. */
   readonly lines: readonly TableLine[];
   readonly of: number;
+  /** Whether what was before is counted, so that there may be more. */
+  readonly hasHistory: boolean;
   /** Their rates and totals are of the span that is zoomed to, and not of now and of all times. */
   readonly isOfSpan: boolean;
   /** Names of watched tables whose triggers are not as they ought to be, whether or not they have changed. */
@@ -222,7 +227,8 @@ export function tablesOf(state: State, choices: Choices, now: number): Tables {
   const { server } = state;
   const incomplete = state.status?.incomplete ?? [];
   const isOfSpan = choices.zoom !== null;
-  if (server === null) return { lines: [], of: 0, isOfSpan, incomplete };
+  if (server === null) return { lines: [], of: 0, hasHistory: true, isOfSpan, incomplete };
+  const { hasHistory, since } = server;
   const timeline = finest(state);
   const newest = lastWholeStep(state, timeline, now);
   const lately = SPARKLINE_SECONDS / timeline.stepSeconds;
@@ -260,14 +266,14 @@ export function tablesOf(state: State, choices: Choices, now: number): Tables {
     name,
     shownName: shownName(name, server.totals),
     rates,
-    total,
+    total: hasHistory ? total : null,
     isPinned,
     filter: filterOf(name, choices),
     isIncomplete: incomplete.includes(name),
-    lastSeenAgo: lastSeen === -Infinity ? null : Math.max(0, serverNow(state, now) - lastSeen),
+    lastSeenAgo: lastSeen < (hasHistory ? 0 : since) ? null : Math.max(0, serverNow(state, now) - lastSeen),
     sparkline: Array.from({ length: lately }, (_, place) => allActions(timeline, name, newest - lately + 1 + place)),
   }));
-  return { lines, of: measured.length, isOfSpan, incomplete };
+  return { lines, of: measured.length, hasHistory, isOfSpan, incomplete };
 }
 
 /** Without the schema public, unless that would make it the name of another. */

@@ -50,6 +50,7 @@ test('hello', () => {
       version: '0.1.0',
       database: { state: 'listening', name: 'demo', since: Date.UTC(2026, 10, 22, 7) / 1000, reason: null },
       now: 1763800000.25,
+      hasHistory: true,
       since: Date.UTC(2025, 10, 22, 7) / 1000,
       steps: new Map([
         [1, 900],

@@ -41,8 +41,10 @@ export interface Hello {
   readonly database: Database;
   /** Epoch seconds: the server's clock. */
   readonly now: number;
-  /** Epoch seconds: when the server began to count. */
+  /** Epoch seconds: from then on all is counted. */
   readonly since: number;
+  /** False while the server still counts what was before. Another hello comes when it has. */
+  readonly hasHistory: boolean;
   /** Seconds of a step -> how many steps are kept; the finest first. */
   readonly steps: ReadonlyMap<number, number>;
   readonly delayScale: DelayScale;
@@ -247,6 +249,7 @@ function message(of: Fields): Message {
         database: database(fields(of['database'], 'database')),
         now: number(of, 'now'),
         since: time(of, 'since'),
+        hasHistory: of['has_history'] !== false,
         steps: steps(fields(of['steps'], 'steps')),
         delayScale: delayScale(fields(of['delays'], 'delays')),
         rowsAtMost: positive(fields(fields(of['paces'], 'paces')['all'], 'all'), 'rows_per_second'),

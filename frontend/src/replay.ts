@@ -156,6 +156,7 @@ export class Replay {
       database: { state: 'listening', name: this.#options.databaseName, since: from, reason: null },
       now: from,
       since: from,
+      hasHistory: true,
       steps: STEPS,
       delayScale: { leastSeconds: 1, perDoubling: 1 },
       rowsAtMost: Infinity,

@@ -9,6 +9,7 @@ import {
   applyHistory,
   changesCounted,
   dismiss,
+  finest,
   initialState,
   notify,
   setConnection,
@@ -29,6 +30,7 @@ const hello = (changes: Partial<Hello> = {}): Hello => ({
   database: LISTENING,
   now: NOW,
   since: 1000,
+  hasHistory: true,
   steps: new Map([
     [1, 900],
     [60, 1440],
@@ -450,4 +452,53 @@ test('of rows that the server filtered, the share is of those that fit; all the 
   apply(state, { ...filtered, rows: { of: 500, changes: [insert(1)], matching: 1, withheld: null } }, AT);
   expect(numbersOf(state, DEFAULTS, AT)).toMatchObject({ sent: 1, sentOf: 1 });
   expect(state.rows.missed).toBe(499);
+});
+
+/** A page that was there before the server started anew. */
+const paged = (): State => {
+  const state = initialState();
+  setConnection(state, { state: 'open' });
+  apply(state, hello({ totals: totals('metrics', 3_000_000, 0, 0, 0), cursor: 'c1' }), AT);
+  applyHistory(state, { now: NOW, since: 1000, stepSeconds: 1, buckets: [bucket(1990, totals('metrics', 8, 0, 0, 0))], deaf: [] });
+  setConnection(state, { state: 'waiting', retryAt: AT + 1000, code: 1001 });
+  setConnection(state, { state: 'open' });
+  return state;
+};
+const loading = { now: 2010, since: 2008, hasHistory: false, cursor: 'c2' } as const;
+
+test('while the server still counts what was before no total is shown, and no table is forgotten', () => {
+  const state = paged();
+  apply(state, hello({ ...loading, totals: totals('orders', 1, 0, 0, 0) }), AT + 10_000);
+  const numbers = numbersOf(state, DEFAULTS, AT);
+  expect([numbers.counted, ...numbers.totals]).toEqual([null, null, null, null, null]);
+  expect(numbers.since).toBe(2_008_000);
+  const { lines, hasHistory } = tablesOf(state, DEFAULTS, AT);
+  expect(hasHistory).toBe(false);
+  expect(lines.map(({ name, total, lastSeenAgo }) => [name, total, lastSeenAgo])).toEqual([
+    ['metrics', null, null],
+    ['orders', null, null],
+  ]);
+});
+
+test('while the server still counts what was before, what is counted in part is unknown', () => {
+  const state = paged();
+  apply(state, hello(loading), AT + 10_000);
+  apply(state, activity(2010, { buckets: [bucket(2007, totals('orders', 1, 0, 0, 0))] }), AT + 10_000);
+  const timeline = finest(state);
+  expect([1990, 2007].map((step) => timeline.count(null, step, 0))).toEqual([8, null]);
+});
+
+test('the hello that comes when what was before is counted makes an old page equal to a new one', () => {
+  const [old, fresh] = [paged(), initialState()];
+  apply(old, hello(loading), AT + 10_000);
+  const loaded = hello({ now: 2012, totals: totals('metrics', 7, 0, 0, 0), recent: [insert(1)], cursor: 'c3' });
+  setConnection(fresh, { state: 'open' });
+  for (const state of [old, fresh]) {
+    apply(state, loaded, AT + 12_000);
+    applyHistory(state, { now: 2012, since: 1000, stepSeconds: 1, buckets: [bucket(1990, totals('metrics', 7, 0, 0, 0))], deaf: [] });
+  }
+  expect(numbersOf(old, DEFAULTS, AT)).toEqual(numbersOf(fresh, DEFAULTS, AT));
+  expect(tablesOf(old, DEFAULTS, AT)).toEqual(tablesOf(fresh, DEFAULTS, AT));
+  expect(chartOf(old, DEFAULTS, AT)).toEqual(chartOf(fresh, DEFAULTS, AT));
+  expect(old.rows.pushed).toBe(0); // nothing was missed: the connection was there
 });

@@ -40,6 +40,8 @@ export interface State {
   lastMessageAt: number | null;
   /** The last message before the connection was lost; null while it is there, and before the first. */
   lostAt: number | null;
+  /** Whether the server has said hello on the connection that there is. */
+  isGreeted: boolean;
   /** Null before the first hello, as are the others that only the server knows. */
   server: Server | null;
   tables: readonly TableStatus[] | null;
@@ -66,6 +68,8 @@ export interface Server {
   /** Its clock minus the browser's, in seconds. */
   ahead: number;
   since: number;
+  /** False while it still counts what was before `since`; then `totals` are of no use but for the tables' names. */
+  readonly hasHistory: boolean;
   readonly delayScale: DelayScale;
   readonly rowsAtMost: number;
   readonly payload: Payload;
@@ -84,6 +88,7 @@ export function initialState(): State {
     connection: { state: 'connecting' },
     lastMessageAt: null,
     lostAt: null,
+    isGreeted: false,
     server: null,
     tables: null,
     status: null,
@@ -105,6 +110,7 @@ export function finest(state: State): Timeline {
 export function setConnection(state: State, connection: Connection): void {
   const wasOpen = state.connection.state === 'open';
   state.connection = connection;
+  if (connection.state !== 'open') state.isGreeted = false;
   if (wasOpen && connection.state !== 'open' && state.server !== null) {
     state.lostAt ??= state.lastMessageAt;
     for (const timeline of state.timelines) openSpan(timeline, 'browser', state.server.now);
@@ -179,6 +185,9 @@ export function changesCounted(server: Server | null): number {
 
 function applyHello(state: State, hello: Hello, at: number): void {
   const before = state.server;
+  // Once more on the same connection: the counts are others, and nothing was missed.
+  const isCountedAnew = state.isGreeted;
+  state.isGreeted = true;
   // The journal's counts survive a restart of the server; others begin again.
   const isJournaled = before !== null && before.cursor !== null && hello.cursor !== null;
   const isSameCount = before !== null && (before.since === hello.since || isJournaled);
@@ -188,28 +197,31 @@ function applyHello(state: State, hello: Hello, at: number): void {
     now: hello.now,
     ahead: hello.now - at / 1000,
     since: hello.since,
+    hasHistory: hello.hasHistory,
     delayScale: hello.delayScale,
     rowsAtMost: hello.rowsAtMost,
     payload: hello.payload,
-    totals: new Map(hello.totals),
+    totals: new Map([...(hello.hasHistory ? [] : (before?.totals ?? [])), ...hello.totals]),
     other: hello.other,
     cursor: hello.cursor,
-    lastSeen: before?.lastSeen ?? new Map(),
+    lastSeen: (isCountedAnew ? null : before?.lastSeen) ?? new Map(),
     withheld: null,
   };
   const known = state.timelines.map(({ stepSeconds, capacity }) => `${stepSeconds}×${capacity}`);
   const told = [...hello.steps].map(([stepSeconds, kept]) => `${stepSeconds}×${kept}`);
-  if (String(known) !== String(told)) state.timelines = makeTimelines(hello.steps);
+  if (isCountedAnew || String(known) !== String(told)) state.timelines = makeTimelines(hello.steps);
   for (const timeline of state.timelines) {
     timeline.knownFrom = Math.min(timeline.knownFrom, hello.since);
+    timeline.isPartial = !hello.hasHistory;
     timeline.advance(hello.now);
     closeSpans(timeline, 'browser', hello.now);
     closeSpans(timeline, 'database', hello.now);
-    if (before === null) addSpan(timeline, { cause: 'browser', from: hello.since, to: hello.now });
+    if (before === null || isCountedAnew) addSpan(timeline, { cause: 'browser', from: hello.since, to: hello.now });
     if (hello.database.state !== 'listening') openSpan(timeline, 'database', hello.database.since);
   }
   const away = state.lostAt === null ? null : { from: state.lostAt, to: at };
   state.lostAt = null;
+  if (isCountedAnew) return;
   state.rows.resume(hello.recent, changesCounted(state.server) - counted, away);
 }
 
