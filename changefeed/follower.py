@@ -201,8 +201,8 @@ class Follower:
 
     async def _remember(self) -> None:
         """Reads the newest entries into memory; publishing begins after them."""
-        memory = Memory(self._journal.encode_batch, await self._journal.newest(REMEMBERED_ENTRIES))
-        page = await self._journal.read(memory.edge)
+        page = await self._journal.newest(REMEMBERED_ENTRIES)
+        memory = Memory(self._journal.encode_batch, page.start)
         memory.append(page)
         while page.end.previous != page.end.batch:
             page = await self._journal.read(memory.edge)

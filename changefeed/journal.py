@@ -166,10 +166,15 @@ class Journal:
             place = Place.after(place.batch)
         return await self._fetch(database, place, place.batch, upto, None)
 
-    async def newest(self, entries: int) -> Place:
-        """The place before some `entries` newest entries."""
-        [(xid,)] = await self._database.fetch(QUERIES["start of the newest"], {"entries": entries})
-        return Place.after(Snapshot(int(xid), int(xid)))
+    async def newest(self, entries: int) -> Page:
+        """The first page of the `entries` newest entries; they end at the end of its batch."""
+        [(xid, first_id)] = await self._database.fetch(QUERIES["start of the newest"], {"entries": entries})
+        previous = Snapshot(int(xid), int(xid))
+        if first_id is None or self.version < WITNESSED_SINCE:
+            return await self.read(Place.after(previous))
+        # What has lower ids in the batch is left out: of a large transaction that may be most of the journal.
+        page = await self._fetch(self._database, Place.after(previous), previous, None, first_id - 1)
+        return replace(page, start=Place(previous, page.batch, first_id - 1))
 
     def encode(self, place: Place) -> str:
         """The cursor for somebody who was told of all that could not be journaled."""

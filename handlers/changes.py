@@ -69,11 +69,16 @@ class ChangesHandler(ApiHandler):
     async def _place(self, since: str | None, selection: Selection) -> tuple[Place, Gap | None]:
         """Where to begin, and what was lost before."""
         if since is None:
-            return BEGINNING, None
+            return self._oldest(), None
         place, gap = await find_place(self.feed, since, selection.subscription)
         if place is None and gap:
-            return BEGINNING, replace(gap, why=f"{gap.why}; these changes are from the oldest one kept")
-        return place or BEGINNING, gap
+            return self._oldest(), replace(gap, why=f"{gap.why}; these changes are from the oldest one kept")
+        return place or self._oldest(), gap
+
+    def _oldest(self) -> Place:
+        """Before all that the journal has. Up to where the feed is it is one batch, which is read along the ids."""
+        memory = self.feed.follower.memory
+        return Place(BEGINNING.previous, memory.edge.batch, 0) if memory else BEGINNING
 
     async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
         # Neither an empty page nor one that says there is more may tell of what the client has no right to.

@@ -68,7 +68,7 @@ BEGIN
     FROM changefeed.journal AS j WHERE j.xid = (newest::text::numeric - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
     batch := coalesce(batch, changefeed.settled_snapshot(previous));
     batch_at := proven_at;
-    IF pg_snapshot_xmax(batch) <> newest THEN
+    IF pg_snapshot_xmax(batch) IS DISTINCT FROM newest THEN
         newest := pg_snapshot_xmax(batch);
         SELECT (extract(epoch FROM j.at) * 1000000)::bigint INTO batch_at
         FROM changefeed.journal AS j WHERE j.xid = (newest::text::numeric - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;

@@ -190,15 +190,12 @@ JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
 GROUP BY 1, 2;
 
 -- start of the newest --
--- The transaction from which on the newest entries, some %(entries)s of them, are read into memory at a start. Where there
--- are none: the one behind the last that retention took away; what runs now says nothing (see settled_snapshot).
-SELECT coalesce(
-    (
-        SELECT j.xid::text FROM (SELECT xid FROM changefeed.journal ORDER BY id DESC LIMIT %(entries)s) AS j
-        ORDER BY j.xid LIMIT 1
-    ),
-    (SELECT (last_value + 1)::text FROM changefeed.lost_xid)
-);
+-- The lowest transaction of the %(entries)s newest entries, and their lowest id: from there on they are read into memory at a
+-- start, which one transaction that wrote more is not to delay. Where there are none: the transaction behind the last that
+-- retention took away, and null; what runs now says nothing (see settled_snapshot).
+WITH newest AS (SELECT id, xid FROM changefeed.journal ORDER BY id DESC LIMIT %(entries)s)
+SELECT coalesce((SELECT xid::text FROM newest ORDER BY xid LIMIT 1), (SELECT (last_value + 1)::text FROM changefeed.lost_xid)),
+       (SELECT min(id) FROM newest);
 
 -- activity --
 -- Of the %(limit)s newest entries below the id %(below)s those that %(snapshot)s sees, counted by table and action: in steps of

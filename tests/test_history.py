@@ -9,7 +9,7 @@ from unittest import mock
 
 from tornado.testing import ExpectLog, gen_test
 
-from changefeed import history
+from changefeed import follower, history
 from changefeed.connection import complete
 from changefeed.queries import read_script
 from changefeed.settings_sources import load
@@ -165,3 +165,33 @@ class NoJournalTest(FeedTestCase):
     @gen_test
     async def test_without_a_journal_there_is_nothing_to_count(self):
         self.assertTrue((await message(await self.connect("/ws/activity"), "hello"))["has_history"])
+
+
+class LargeTransactionTest(FeedTestCase):
+    """What is remembered at a start is bounded, also of a transaction that wrote more than that."""
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.watch()
+        self.write(INSERT, (1, BEFORE))
+        self.write(INSERT, (BEFORE + 1, 2 * BEFORE))
+        remembering = mock.patch.object(follower, "REMEMBERED_ENTRIES", 10)
+        remembering.start()
+        self.addCleanup(remembering.stop)
+
+    @gen_test
+    async def test_the_newest_entries_are_remembered_and_the_others_read_when_they_are_asked_for(self):
+        memory = self.feed.follower.memory
+        assert memory
+        newest = memory.newest(BEFORE)
+        self.assertEqual([json.loads(change.text)["data"]["id"] for change in newest], [*range(1991, 2001)])
+        self.assertTrue(memory.edge.batch.witness)
+        self.write(INSERT, (2 * BEFORE + 1, 2 * BEFORE + 2))
+        while not self.feed.hub.published:
+            await self.feed.follower.until_moved()
+        for kept, expected in ((0, range(1, 2003)), (1_500, range(1_501, 2003)), (1_995, range(1_996, 2003))):
+            begins = await self.fetch_json(f"/api/changes?limit={kept or 1}")
+            since = f"&since={begins['cursor']}" if kept else ""
+            found = await self.fetch_json(f"/api/changes?limit=10000{since}")
+            self.assertEqual([change["data"]["id"] for change in found["changes"]], [*expected])
+            self.assertFalse(found["has_more"] or found["gap"])
