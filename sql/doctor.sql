@@ -20,7 +20,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        )
        AND NOT EXISTS (
            SELECT FROM pg_proc AS p
-           WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'settled_snapshot')
+           WHERE p.pronamespace = n.oid AND p.proname = 'read'
              AND NOT has_function_privilege(p.oid, 'EXECUTE')
        ),
        pg_has_role(n.nspowner, 'USAGE') OR NOT EXISTS (
@@ -75,7 +75,7 @@ GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
 GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO changefeed_server;
-GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.settled_snapshot TO changefeed_server;
+GRANT EXECUTE ON FUNCTION changefeed.read TO changefeed_server;
 
 -- what tends --
 -- And one that may not tend it.

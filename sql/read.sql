@@ -14,7 +14,7 @@
 -- The proof. A crash may take back what was committed with synchronous_commit = off; a standby that lagged may be
 -- promoted; an older copy of the files may be put back. PostgreSQL then gives transaction ids out again, and to read on from
 -- a place of the lost past would pass over what they commit. But a place ends right behind a transaction that the journal
--- had an entry of (see settled_snapshot). If that very entry is there now, no id below it is ever given out again. So
+-- had an entry of (see below). If that very entry is there now, no id below it is ever given out again. So
 -- `proven_at` is when the entry in front of the place was made, null where there is none: the reader compares it with what
 -- it was when the place was given. `batch_at` is the same for the place behind this batch. Both are microseconds since 1970.
 -- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
@@ -48,14 +48,21 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan
 SET plan_cache_mode = force_generic_plan SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
-    sorted_limit constant integer := 50000;  -- of more entries than this a batch is not sorted, but read along the ids
+    sorted_limit constant integer := 50000;
     begun_after bigint := after;
-    newest xid8;
+    newest bigint;  -- the newest transaction that the journal has an entry of
+    newest_at bigint;
+    newest_id bigint;
+    place_xmax bigint;
+    batch_xmax bigint;
+    known_id bigint;  -- of the last entry in front of the place
     running xid8[] := ARRAY(SELECT pg_snapshot_xip(previous));
     taken integer := 0;
     taken_bytes bigint := 0;
     is_whole boolean := after IS NULL;  -- whether the page is the whole batch
     nested_xids xid8[] := '{}';
+    of_xid xid8;
+    made_at timestamptz;
     lowest xid8;
     highest xid8;
     name text;
@@ -63,49 +70,76 @@ DECLARE
     entries refcursor;
     entry record;
 BEGIN
-    newest := CASE WHEN after IS NULL THEN pg_snapshot_xmax(previous) ELSE pg_snapshot_xmax(batch) END;
-    SELECT (extract(epoch FROM j.at) * 1000000)::bigint INTO proven_at
-    FROM changefeed.journal AS j WHERE j.xid = (newest::text::numeric - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
-    batch := coalesce(batch, changefeed.settled_snapshot(previous));
-    batch_at := proven_at;
-    IF pg_snapshot_xmax(batch) IS DISTINCT FROM newest THEN
-        newest := pg_snapshot_xmax(batch);
+    SELECT j.xid::text::bigint, (extract(epoch FROM j.at) * 1000000)::bigint, j.id INTO newest, newest_at, newest_id
+    FROM changefeed.journal AS j ORDER BY j.xid DESC, j.id DESC LIMIT 1;
+    place_xmax := CASE WHEN after IS NULL THEN pg_snapshot_xmax(previous) ELSE pg_snapshot_xmax(batch) END::text::bigint;
+    IF newest = place_xmax - 1 THEN
+        proven_at := newest_at;
+        known_id := newest_id;
+    ELSE
+        SELECT (extract(epoch FROM j.at) * 1000000)::bigint, j.id INTO proven_at, known_id
+        FROM changefeed.journal AS j WHERE j.xid = (place_xmax - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
+    END IF;
+    IF batch IS NULL THEN
+        -- The current snapshot, as far as the journal goes: up to its newest visible transaction, and not below `previous`.
+        -- What lies beyond would be no place to come back to: of transactions that were rolled back nothing is written to
+        -- disk at once, so PostgreSQL may give their ids out again after a crash.
+        batch_xmax := greatest(place_xmax, newest + 1);
+        SELECT format('%s:%s:%s', coalesce(min(x.xid), batch_xmax), batch_xmax, string_agg(x.xid::text, ',' ORDER BY x.xid))
+        INTO batch
+        FROM (SELECT r::text::bigint AS xid FROM pg_snapshot_xip(pg_current_snapshot()) AS r) AS x
+        WHERE x.xid < batch_xmax;
+    ELSE
+        batch_xmax := pg_snapshot_xmax(batch)::text::bigint;
+    END IF;
+    IF batch_xmax = place_xmax THEN
+        batch_at := proven_at;
+    ELSIF batch_xmax = newest + 1 THEN
+        batch_at := newest_at;
+    ELSE
         SELECT (extract(epoch FROM j.at) * 1000000)::bigint INTO batch_at
-        FROM changefeed.journal AS j WHERE j.xid = (newest::text::numeric - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
+        FROM changefeed.journal AS j WHERE j.xid = (batch_xmax - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
     END IF;
     has_more := false;
-    IF begun_after IS NULL THEN
-        -- By the index on (xid, id), and a sort.
-        OPEN entries NO SCROLL FOR
-            SELECT j.*, count(*) OVER () AS found FROM (
-                SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count, j.depth
-                FROM changefeed.journal AS j
-                WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
-                LIMIT sorted_limit + 1
-            ) AS j ORDER BY j.id LIMIT row_limit + 1;
-        FETCH entries INTO entry;
-        IF entry.found > sorted_limit THEN
-            CLOSE entries;
+    -- Of more entries than that the batch is read along the ids; where no older transaction ran, ids tell that it is less.
+    IF after IS NULL AND NOT (
+        running = '{}' AND known_id >= pg_sequence_last_value('changefeed.journal_id') - sorted_limit
+    ) IS TRUE THEN
+        PERFORM FROM changefeed.journal AS j
+        WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
+        OFFSET sorted_limit LIMIT 1;
+        IF FOUND THEN
             begun_after := 0;
         END IF;
     END IF;
-    IF begun_after IS NOT NULL THEN
+    IF begun_after IS NULL THEN
+        -- By the index on (xid, id), and a sort, hence the + 0.
+        OPEN entries NO SCROLL FOR
+            SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count, j.depth
+            FROM changefeed.journal AS j
+            WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
+            ORDER BY j.id + 0 LIMIT row_limit + 1;
+    ELSE
         OPEN entries NO SCROLL FOR
             SELECT j.id, j.xid, j.at, j.action, j.schema_name, j.table_name, j.data, j.old, j.row_count, j.depth
             FROM changefeed.journal AS j
             WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
               AND j.id > begun_after
             ORDER BY j.id LIMIT row_limit + 1;
-        FETCH entries INTO entry;
     END IF;
+    FETCH entries INTO entry;
     WHILE entry.id IS NOT NULL LOOP
         IF taken >= row_limit OR taken_bytes >= byte_limit THEN
             has_more := true;
             is_whole := false;
             EXIT;
         END IF;
-        lowest := least(lowest, entry.xid);
-        highest := greatest(highest, entry.xid);
+        IF entry.xid IS DISTINCT FROM of_xid THEN
+            of_xid := entry.xid;
+            lowest := least(lowest, of_xid);
+            highest := greatest(highest, of_xid);
+            xid := of_xid;
+        END IF;
         IF entry.depth > 1 AND entry.xid <> ALL (nested_xids) THEN
             nested_xids := nested_xids || entry.xid;
         END IF;
@@ -116,8 +150,10 @@ BEGIN
             END IF;
         END IF;
         id := entry.id;
-        xid := entry.xid;
-        at := to_json(entry.at AT TIME ZONE 'UTC') #>> '{}' || '+00:00';
+        IF entry.at IS DISTINCT FROM made_at THEN
+            made_at := entry.at;
+            at := to_json(made_at AT TIME ZONE 'UTC') #>> '{}' || '+00:00';
+        END IF;
         action := entry.action;
         schema_name := entry.schema_name;
         table_name := entry.table_name;
@@ -147,7 +183,8 @@ BEGIN
         SELECT array_agg(n.xid) INTO nested_xids FROM nested AS n WHERE n.xid IS NOT NULL;
     END IF;
     nested := nested_xids;
-    cascaded := ARRAY(
+    -- What one entry alone says is in order.
+    cascaded := CASE WHEN taken > 1 OR NOT is_whole THEN ARRAY(
         SELECT format('%s.%s', n.nspname, c.relname)
         FROM unnest(table_names) AS t (name)
         JOIN pg_class AS c ON c.oid = to_regclass(t.name) JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -155,7 +192,7 @@ BEGIN
             SELECT FROM pg_constraint AS f
             WHERE f.conrelid = c.oid AND f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))
         )
-    );
+    ) ELSE '{}' END;
     snapshot := batch;
     present := pg_current_snapshot();
     SELECT concat_ws(' ', m.epoch, 'changefeed.journal'::regclass::oid) INTO identity FROM changefeed.meta AS m;
@@ -167,31 +204,9 @@ BEGIN
 END
 $function$;
 
--- The current snapshot, as far as the journal goes: up to its newest visible transaction, and not below `previous`. What
--- lies beyond would be no place to come back to: of transactions that were rolled back nothing is written to disk at once,
--- so PostgreSQL may give their ids out again after a crash. In plpgsql, for a plan that is made once.
-CREATE OR REPLACE FUNCTION changefeed.settled_snapshot(previous pg_snapshot)
-RETURNS pg_snapshot LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-    RETURN (
-        WITH top AS (
-            SELECT greatest(
-                pg_snapshot_xmax(previous)::text::bigint,
-                (SELECT j.xid::text::bigint + 1 FROM changefeed.journal AS j ORDER BY j.xid DESC LIMIT 1)
-            ) AS xmax
-        )
-        SELECT format(
-            '%s:%s:%s', coalesce(min(r.xid), max(top.xmax)), max(top.xmax), string_agg(r.xid::text, ',' ORDER BY r.xid)
-        )::pg_snapshot
-        FROM top LEFT JOIN (
-            SELECT x::text::bigint AS xid FROM pg_snapshot_xip(pg_current_snapshot()) AS x
-        ) AS r ON r.xid < top.xmax
-    );
-END
-$function$;
+DROP FUNCTION IF EXISTS changefeed.settled_snapshot(pg_snapshot);  -- version 4's
 
-REVOKE ALL ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint),
-    changefeed.settled_snapshot(pg_snapshot) FROM PUBLIC;
+REVOKE ALL ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) FROM PUBLIC;
 DO $grant$
 BEGIN
     IF current_setting('changefeed.readers') <> '' THEN

@@ -192,7 +192,7 @@ GROUP BY 1, 2;
 -- start of the newest --
 -- The lowest transaction of the %(entries)s newest entries, and their lowest id: from there on they are read into memory at a
 -- start, which one transaction that wrote more is not to delay. Where there are none: the transaction behind the last that
--- retention took away, and null; what runs now says nothing (see settled_snapshot).
+-- retention took away, and null; what runs now says nothing (see sql/read.sql).
 WITH newest AS (SELECT id, xid FROM changefeed.journal ORDER BY id DESC LIMIT %(entries)s)
 SELECT coalesce((SELECT xid::text FROM newest ORDER BY xid LIMIT 1), (SELECT (last_value + 1)::text FROM changefeed.lost_xid)),
        (SELECT min(id) FROM newest);
