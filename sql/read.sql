@@ -109,7 +109,12 @@ BEGIN
         WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
         OFFSET sorted_limit LIMIT 1;
         IF FOUND THEN
-            begun_after := 0;
+            -- No partition is read whose transactions all were seen.
+            SELECT min(p.first_id) - 1 INTO begun_after FROM (
+                SELECT (SELECT j.id FROM changefeed.journal AS j WHERE j.slot = s.slot ORDER BY j.id LIMIT 1) AS first_id,
+                       (SELECT j.xid FROM changefeed.journal AS j WHERE j.slot = s.slot ORDER BY j.xid DESC LIMIT 1) AS last_xid
+                FROM unnest('{0,1,2,3,4,5,6,7}'::smallint[]) AS s (slot)
+            ) AS p WHERE p.last_xid >= pg_snapshot_xmin(previous);
         END IF;
     END IF;
     IF begun_after IS NULL THEN

@@ -185,9 +185,10 @@ export function changesCounted(server: Server | null): number {
 
 function applyHello(state: State, hello: Hello, at: number): void {
   const before = state.server;
-  // Once more on the same connection: the counts are others, and nothing was missed.
-  const isCountedAnew = state.isGreeted;
+  // Once more on the same connection: nothing was missed, and what the journal holds is counted, or counted anew.
+  const wasGreeted = state.isGreeted;
   state.isGreeted = true;
+  const isCountedAnew = wasGreeted && hello.cursor !== null;
   // The journal's counts survive a restart of the server; others begin again.
   const isJournaled = before !== null && before.cursor !== null && hello.cursor !== null;
   const isSameCount = before !== null && (before.since === hello.since || isJournaled);
@@ -221,8 +222,7 @@ function applyHello(state: State, hello: Hello, at: number): void {
   }
   const away = state.lostAt === null ? null : { from: state.lostAt, to: at };
   state.lostAt = null;
-  if (isCountedAnew) return;
-  state.rows.resume(hello.recent, changesCounted(state.server) - counted, away);
+  state.rows.resume(hello.recent, wasGreeted ? 0 : changesCounted(state.server) - counted, away);
 }
 
 function applyActivity(state: State, activity: Activity, at: number): void {
