@@ -49,8 +49,8 @@ CREATE SEQUENCE IF NOT EXISTS changefeed.journal_id CACHE 1;
 -- Which partition is written now, 0 to 7. A sequence, since its value is not subject to anybody's snapshot: a
 -- transaction that began before the last rotation writes where it should too.
 CREATE SEQUENCE IF NOT EXISTS changefeed.slot MINVALUE 0 MAXVALUE 7 START 0;
--- Rises with each statement of which not even the loss could be journaled (see record.sql). A sequence, so that nobody
--- waits for it. It is not their number: after a crash of PostgreSQL a sequence goes on up to 32 further.
+-- How many statements there were of which not even the loss could be journaled (see record.sql). A sequence, so that
+-- nobody waits for it.
 CREATE SEQUENCE IF NOT EXISTS changefeed.losses;
 -- Of the entries that retention took away: the newest transaction, when its last entry was made (in microseconds since 1970),
 -- and the highest id. Sequences, since a reader whose snapshot is older than a TRUNCATE finds the partition empty all the

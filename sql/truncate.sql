@@ -180,7 +180,7 @@ BEGIN
             RAISE;
         WHEN OTHERS THEN
             BEGIN
-                PERFORM nextval('changefeed.losses');
+                PERFORM setval('changefeed.losses', nextval('changefeed.losses'));  -- as in record.sql
             EXCEPTION WHEN OTHERS THEN
                 NULL;
             END;

@@ -26,6 +26,19 @@ def cluster() -> Iterator[EmbeddedPostgres]:
     shutil.rmtree(made.data_dir)
 
 
+def test_what_could_not_be_journaled_is_no_more_after_a_crash(cluster: EmbeddedPostgres) -> None:
+    execute(cluster.conninfo, read_script("install.sql"))
+    execute(cluster.conninfo, "CREATE TABLE orders (id int)")
+    execute(cluster.conninfo, "SELECT changefeed.watch('orders')")
+    execute(cluster.conninfo, "ALTER TABLE changefeed.journal ADD CHECK (false) NOT VALID")
+    execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
+    execute(cluster.conninfo, "INSERT INTO orders VALUES (2)")
+    assert execute(cluster.conninfo, "SELECT last_value FROM changefeed.losses") == [(2,)]
+    cluster.stop("immediate")
+    cluster.start()
+    assert execute(cluster.conninfo, "SELECT last_value, is_called FROM changefeed.losses") == [(2, True)]
+
+
 def test_a_change_whose_transaction_id_was_that_of_one_rolled_back_before_the_crash_is_read(
     cluster: EmbeddedPostgres,
 ) -> None:
