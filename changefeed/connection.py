@@ -41,6 +41,7 @@ SESSION_SETTINGS = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
+    "exit_on_error": "off",  # our functions catch some
     "client_min_messages": "warning",
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
@@ -53,12 +54,13 @@ SESSION_SETTINGS = {
 _SESSION_OPTIONS = " ".join(
     f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in SESSION_SETTINGS.items()
 )
+_TRANSACTION_TIMEOUT_SINCE = 170000  # server_version; an older one refuses an option that it does not know
 # In front of a statement where a pooler in between lets no options through. For that statement only: a session of a
 # transaction pool is somebody else's the next moment.
-LOCAL_SETTINGS = (
+_LOCAL_SETTINGS = (
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp; "
-    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL TimeZone = 'UTC'; "
-    "SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL standard_conforming_strings = on; "
+    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL exit_on_error = off; "
+    "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL standard_conforming_strings = on; "
     "SET LOCAL quote_all_identifiers = off; "
 )
 OPTIONS_REFUSED = "unsupported startup parameter"  # PgBouncer's words
@@ -123,7 +125,7 @@ async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
     """An open connection in psycopg2's asynchronous mode (which is always autocommit).
 
     Raises CannotConnect, also when it is not open `deadline_seconds` from now. Through a pooler that lets no options
-    through it is opened without SESSION_SETTINGS; see has_session_settings().
+    through it is opened without SESSION_SETTINGS; see settings_for_each().
     """
     try:
         return await _open(conninfo, deadline_seconds)
@@ -133,13 +135,28 @@ async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
         return await _open(without_session_options(conninfo), deadline_seconds)
 
 
-async def has_session_settings(opened: connection) -> bool:
-    """Whether SESSION_SETTINGS hold in this session, which only the server behind a pooler can tell."""
+async def settings_for_each(opened: connection) -> str:
+    """What each statement on this connection is to begin with: nothing, where SESSION_SETTINGS hold in the session.
+
+    Only the server behind a pooler can tell that.
+    """
     with opened.cursor() as db_cursor:
         db_cursor.execute("SELECT pg_catalog.current_setting('search_path')")
         await wait_until_done(opened)
         [(search_path,)] = db_cursor.fetchall()
-    return str(search_path).replace(" ", "") == SESSION_SETTINGS["search_path"]
+        if str(search_path).replace(" ", "") != SESSION_SETTINGS["search_path"]:
+            return local_settings(opened)
+        if opened.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+            db_cursor.execute("SET transaction_timeout = 0")
+            await wait_until_done(opened)
+    return ""
+
+
+def local_settings(opened: connection) -> str:
+    """The statements that make SESSION_SETTINGS hold for the one that they stand in front of."""
+    if opened.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        return _LOCAL_SETTINGS + "SET LOCAL transaction_timeout = 0; "
+    return _LOCAL_SETTINGS
 
 
 async def _open(conninfo: str, deadline_seconds: float) -> connection:

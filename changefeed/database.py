@@ -17,7 +17,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
 from psycopg2.extensions import connection as Psycopg
 from tornado.ioloop import IOLoop
 
-from changefeed.connection import LOCAL_SETTINGS, has_session_settings, open_connection
+from changefeed.connection import open_connection, settings_for_each
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
         opened = await open_connection(self.dsn, CONNECT_DEADLINE_SECONDS)
         try:
             async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
-                self._before_each = "" if await has_session_settings(opened) else LOCAL_SETTINGS
+                self._before_each = await settings_for_each(opened)
         except TimeoutError:
             opened.close()
             raise psycopg2.OperationalError("PostgreSQL let us in and then did not answer") from None

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection, make_dsn, parse_dsn
 
-from changefeed.connection import LOCAL_SETTINGS, OPTIONS_REFUSED, complete, display_name, without_session_options
+from changefeed.connection import OPTIONS_REFUSED, complete, display_name, local_settings, without_session_options
 from changefeed.database import one_line
 from changefeed.embedded import EmbeddedPostgres, default_data_dir
 from changefeed.journal import VERSION
@@ -86,8 +86,8 @@ class Patient:
                 raise
             # A pooler: its sessions are others' the next moment, so that each statement brings the settings it needs.
             self.conninfo = without_session_options(self.conninfo)
-            self.before_each = LOCAL_SETTINGS
             made = psycopg2.connect(self.conninfo)
+            self.before_each = local_settings(made)
         made.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
         return made
 

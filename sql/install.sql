@@ -9,6 +9,7 @@
 -- another install, for which it waited, has made.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL exit_on_error = off;
 SET LOCAL client_min_messages = warning;
 \ir guard.sql
 \ir journal.sql
@@ -52,6 +53,7 @@ COMMIT;
 -- In a transaction of its own, since it locks tables of others.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL exit_on_error = off;
 SET LOCAL client_min_messages = warning;
 SELECT changefeed.refresh();
 -- Version 4's, when no trigger calls them any more.
@@ -68,6 +70,7 @@ COMMIT;
 -- the end of his transaction.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL exit_on_error = off;
 SET LOCAL client_min_messages = warning;
 DO $secret$
 DECLARE
@@ -93,6 +96,7 @@ COMMIT;
 -- The journal's partitions; see complete_partition(). One that is in use is left until retention empties it.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL exit_on_error = off;
 SET LOCAL client_min_messages = warning;
 DO $partitions$
 DECLARE

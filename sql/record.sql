@@ -134,6 +134,7 @@ DECLARE
     frame constant text := $frame$
         CREATE OR REPLACE FUNCTION changefeed.%I() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        SET exit_on_error = off  -- an error would end the writer's session, though it is caught here
         -- The form of values; the README names these.
         SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
         SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off

@@ -5,7 +5,7 @@
 -- Ends the partition being written when its share of `keep_for` or `keep_bytes` is full, and empties those that are past
 -- either. Returns the numbers of the partitions it emptied. The server calls it again and again; without a server, cron.
 CREATE OR REPLACE FUNCTION changefeed.retain(keep_for interval, keep_bytes bigint)
-RETURNS SETOF integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
+RETURNS SETOF integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '100ms' AS $function$
 DECLARE
     partitions constant integer := 8;
     written integer;
@@ -105,7 +105,7 @@ $function$;
 -- Truncates one partition, remembering the newest transaction and id in it, so that a cursor from before them is told of a
 -- gap. False when somebody still writes to it.
 CREATE OR REPLACE FUNCTION changefeed.empty_partition(slot integer)
-RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 BEGIN
     EXECUTE format('LOCK TABLE changefeed.journal_%s IN ACCESS EXCLUSIVE MODE', slot);
     -- Not max(xid): PostgreSQL 14 has none for xid8.

@@ -12,7 +12,7 @@
 -- partitions are to be journaled one by one, or nothing. Columns to hash are their texts in there, which this role may read
 -- anyway, and are hashed as the owner.
 CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET row_security = off
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET row_security = off
 SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
 SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off
 SET array_nulls = on SET standard_conforming_strings = on AS $function$
@@ -122,7 +122,7 @@ $function$;
 
 -- Journals what was handed over; and keeps in mind, until it is over, that this table is truncated with its partitions.
 CREATE OR REPLACE FUNCTION changefeed.record_truncated() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
     truncated json;
     root bigint;

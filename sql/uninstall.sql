@@ -1,6 +1,7 @@
 -- Takes away every trigger of the change feed, the journal and all functions. Cursors from before are refused later.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL exit_on_error = off;
 SET LOCAL client_min_messages = warning;
 DO $uninstall$
 DECLARE

@@ -32,7 +32,7 @@ $function$;
 
 -- The argument that a trigger of ours was made with; null where it is none of ours. pg_trigger.tgargs ends with a zero byte.
 CREATE OR REPLACE FUNCTION changefeed.argument(tgargs bytea)
-RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
     argument jsonb := '{}';
 BEGIN
@@ -290,7 +290,7 @@ $function$;
 -- Whoever may not call the recording functions but has the right TRIGGER on the table asks by a trigger that does nothing,
 -- which PostgreSQL lets nobody else make; the schema's owner then makes the real ones.
 CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
-RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $function$
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '3s' AS $function$
 DECLARE
     patience constant text := current_setting('lock_timeout');
     wait_ms constant integer := changefeed.lock_wait_ms();
@@ -466,7 +466,7 @@ $function$;
 -- Returns the tables that needed it. One that cannot be changed now does not keep the others from it. Waits for locks, and
 -- works on while it holds some, for no longer than half a deadlock_timeout; what is left is for the next call.
 CREATE OR REPLACE FUNCTION changefeed.refresh_tables(targets oid[])
-RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
     patience_ms double precision := 2 * changefeed.lock_wait_ms();
     started_at timestamptz;
@@ -533,7 +533,7 @@ $function$;
 -- server's next refresh finds it. Only what the command was about is looked at, so that other tables are not locked, and
 -- temporary ones cost nothing.
 CREATE OR REPLACE FUNCTION changefeed.refresh_after_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
     targets oid[];
 BEGIN
