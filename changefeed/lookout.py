@@ -142,8 +142,11 @@ class Lookout:
 
     def _tell(self, missed: Mapping[str, Missed], place: Place) -> None:
         edge = self._edge()
+        watched = self.recording.tables or {}
         for name, found in sorted(missed.items()):
-            logger.log(logging.INFO if found.is_over else logging.WARNING, "changes are missing: %s", found.why)
+            # Who stops watching a table means to; who leaves it half recorded does not.
+            is_meant = found.is_over or name not in watched
+            logger.log(logging.INFO if is_meant else logging.WARNING, "changes are missing: %s", found.why)
             what_to_do = READ_AGAIN if found.is_over else READ_ELSEWHERE
             gap = Gap(
                 found.why,

@@ -196,7 +196,8 @@ class Gate:
         cookie = session_cookie(request.headers.get("Cookie", ""))
         if not cookie or not self.is_own_page(request):
             return None
-        said = decode_signed_value(self.secret, COOKIE, cookie, max_age_days=SESSION_DAYS)
+        # Of version 2 only, as it is made: of what looks like an older one Tornado would write a line into the log.
+        said = decode_signed_value(self.secret, COOKIE, cookie, max_age_days=SESSION_DAYS, min_version=2)
         found = json.loads(said) if said else {}
         return Session(**found) if "id" in found else None  # else it is of an older server
 

@@ -484,3 +484,8 @@ def test_an_upgrade_takes_version_4_s_marks_away_and_keeps_who_may_read(db: Jour
     assert db.value("SELECT to_regclass('changefeed.journal_1_nested')") is not None
     db.run("SELECT changefeed.empty_partition(0)")
     assert db.value("SELECT to_regclass('changefeed.journal_0_nested')") is not None
+
+
+def test_what_is_installed_is_ascii():
+    """A client of SQL_ASCII or LATIN1 can install nothing else."""
+    assert read_script("install.sql").isascii()

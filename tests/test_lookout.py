@@ -48,7 +48,7 @@ class GapTest(LookoutCase):
 
     @gen_test
     async def test_one_that_is_unwatched_is_told_at_once_and_when_it_is_watched_again(self):
-        gap = await self.gap_of("SELECT changefeed.unwatch('orders')", "orders", 30)
+        gap = await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
         self.assertIn("not watched any more", gap["why"])
         self.assertIn("until it is watched again", gap["what_to_do"])
         gap = await self.gap_of("SELECT changefeed.watch('orders')", "orders")
@@ -56,7 +56,7 @@ class GapTest(LookoutCase):
 
     @gen_test
     async def test_one_that_is_dropped_and_made_anew(self):
-        await self.gap_of("DROP TABLE orders", "orders", 30)
+        await self.gap_of("DROP TABLE orders", "orders")
 
     @gen_test
     async def test_one_that_another_takes_the_place_of(self):

@@ -117,6 +117,8 @@ class CrashTest(LostPastTestCase):
 
 
 class FilesPutBackTest(LostPastTestCase):
+    options = {"autovacuum": "off"}  # noqa: RUF012  # whose transactions might run when a place is taken
+
     def copy_files(self) -> None:
         """As a snapshot of the volume has them."""
         self.cluster.stop()

@@ -169,7 +169,7 @@ async def bombs_compressed(site: Site) -> float:
             b"PUT /api/tables/public.load/watch HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
             b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        assert b"HTTP/1.1 400" in await _answer(client)
+        assert b"HTTP/1.1 413" in await _answer(client)
         _check_memory(site, before)
 
     return await site.latest(attack())
