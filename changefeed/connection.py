@@ -42,6 +42,7 @@ SESSION_SETTINGS = {
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
     "exit_on_error": "off",  # our functions catch some
+    "jit": "off",  # to compile takes longer than any of the server's statements
     "client_min_messages": "warning",
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",

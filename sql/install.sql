@@ -10,6 +10,7 @@
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
+SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 \ir guard.sql
 \ir journal.sql
@@ -54,6 +55,7 @@ COMMIT;
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
+SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 SELECT changefeed.refresh();
 -- Version 4's, when no trigger calls them any more.
@@ -71,6 +73,7 @@ COMMIT;
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
+SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 DO $secret$
 DECLARE
@@ -97,6 +100,7 @@ COMMIT;
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
+SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 DO $partitions$
 DECLARE

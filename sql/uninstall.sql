@@ -2,6 +2,7 @@
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
+SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 DO $uninstall$
 DECLARE

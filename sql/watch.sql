@@ -3,6 +3,8 @@
 --
 -- A trigger of ours is known by its function, never by its name, which anybody may give to a trigger of their own. Triggers
 -- are compared by their columns in pg_trigger, never by their definitions' texts, which depend on settings and locales.
+--
+-- Without JIT: where settings make plans of the catalog seem dear, to compile them takes seconds, and to run them milliseconds.
 
 -- The functions that record changes: a table is watched where one of its triggers calls one of them.
 CREATE OR REPLACE FUNCTION changefeed.recorders()
@@ -290,7 +292,7 @@ $function$;
 -- Whoever may not call the recording functions but has the right TRIGGER on the table asks by a trigger that does nothing,
 -- which PostgreSQL lets nobody else make; the schema's owner then makes the real ones.
 CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
-RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '3s' AS $function$
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off SET lock_timeout = '3s' AS $function$
 DECLARE
     patience constant text := current_setting('lock_timeout');
     wait_ms constant integer := changefeed.lock_wait_ms();
@@ -335,7 +337,7 @@ DROP FUNCTION IF EXISTS changefeed.watch(regclass, text[], bigint, boolean);  --
 CREATE OR REPLACE FUNCTION changefeed.watch(
     target regclass, omit text[] DEFAULT '{}', row_limit bigint DEFAULT NULL, strict boolean DEFAULT false,
     hash text[] DEFAULT '{}'
-) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
     unknown text;
     doubtful text;
@@ -424,7 +426,7 @@ RETURNS TABLE (
     schema_name text, table_name text, is_complete boolean, omit text[], row_limit bigint, strict boolean, partitions bigint,
     hash text[]
 )
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
     WITH watched AS (
         SELECT * FROM changefeed.watched()
     ), roots AS (
@@ -466,7 +468,7 @@ $function$;
 -- Returns the tables that needed it. One that cannot be changed now does not keep the others from it. Waits for locks, and
 -- works on while it holds some, for no longer than half a deadlock_timeout; what is left is for the next call.
 CREATE OR REPLACE FUNCTION changefeed.refresh_tables(targets oid[])
-RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
+RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off AS $function$
 DECLARE
     patience_ms double precision := 2 * changefeed.lock_wait_ms();
     started_at timestamptz;
@@ -533,7 +535,7 @@ $function$;
 -- server's next refresh finds it. Only what the command was about is looked at, so that other tables are not locked, and
 -- temporary ones cost nothing.
 CREATE OR REPLACE FUNCTION changefeed.refresh_after_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off AS $function$
 DECLARE
     targets oid[];
 BEGIN
