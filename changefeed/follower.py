@@ -18,8 +18,9 @@ import psycopg2
 from changefeed.backoff import backoff
 from changefeed.change import Change
 from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.entries import JournalReplaced
 from changefeed.gap import Gap
-from changefeed.journal import BEGINNING, Journal, JournalReplaced, LostPast, WrongJournal
+from changefeed.journal import BEGINNING, Journal, LostPast, WrongJournal
 from changefeed.memory import Memory, Page
 
 logger = logging.getLogger(__name__)

@@ -10,15 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import psycopg2
-
-from changefeed.change import LOSS, Change, JournalRow, from_journal
+from changefeed.change import LOSS, Change, from_journal
 from changefeed.cursor import EPOCH_BYTES, NotACursor, Place, Snapshot, decode, encode, encode_batch, witness_of
-from changefeed.database import Database, DatabaseUnavailable, Row, one_line
-from changefeed.json_text import NotJSON
+from changefeed.database import Database, Row
+from changefeed.entries import WITNESSED_SINCE, Entries, JournalReplaced
 from changefeed.memory import Page
-from changefeed.nested_order import NestedOrder
-from changefeed.payload import Payload, key_members
+from changefeed.payload import Payload
 from changefeed.queries import load
 from changefeed.seal import MARK, Seal
 
@@ -27,12 +24,6 @@ logger = logging.getLogger(__name__)
 QUERIES = load("server.sql")
 BEYOND_XID = 1 << 63  # pg_snapshot itself takes more; the queries compare them as bigint
 VERSION = 5  # of sql/install.sql
-WITNESSED_SINCE = 5  # the version whose changefeed.read() proves places
-# A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
-PAGE_ROWS = 2_000
-PAGE_BYTES = 256 << 10
-_OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read
-READ_DEADLINE_SECONDS = 60.0
 PROOFS_KEPT = 1_000
 CLIENT_READS = 2  # at once: PostgreSQL is to serve its writers, and other requests need the pool too
 
@@ -42,10 +33,6 @@ BEGINNING = Place.after(NOTHING)  # which has seen nothing
 
 class WrongJournal(Exception):
     """The journal in the database is not one this server can read; the message says what to do."""
-
-
-class JournalReplaced(Exception):
-    """The journal is not as it was identified: restored over it, installed anew, or upgraded."""
 
 
 class LostPast(Exception):
@@ -96,9 +83,7 @@ class Journal:
         self._database = database
         self._for_clients = for_clients or database
         self._reading_for_clients = asyncio.Semaphore(CLIENT_READS)
-        self._payload = payload
-        with_rows = payload is not Payload.OFF
-        self._nested_orders = {road: NestedOrder(road, with_rows=with_rows) for road in (database, self._for_clients)}
+        self._entries = {road: Entries(road, payload) for road in (database, self._for_clients)}
         self.epoch: bytes | None = None
         self.version = 0
         self.losses = Losses()
@@ -111,8 +96,8 @@ class Journal:
     async def identify(self) -> bool:
         """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
         before = self.epoch
-        for nested_order in self._nested_orders.values():
-            nested_order.forget()
+        for entries in self._entries.values():
+            entries.forget()
         self._proofs.clear()
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if not has_journal:
@@ -235,129 +220,21 @@ class Journal:
     async def _fetch(
         self, database: Database, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None
     ) -> Page:
-        parameters: dict[str, object] = {
-            "previous": str(previous),
-            "batch": str(batch) if batch else None,
-            "after": after,
-            "row_limit": PAGE_ROWS,
-            "byte_limit": PAGE_BYTES,
-        }
-        try:
-            rows = await self._read(database, parameters, with_rows=self._payload is not Payload.OFF)
-        except (DatabaseUnavailable, psycopg2.Error) as error:
-            if not _may_be_of_an_entry(error):
-                raise
-            rows = await self._read_around(database, parameters, error)
-        (
-            *entries,
-            (
-                *_,
-                nested,
-                cascaded,
-                snapshot,
-                has_more,
-                lost_xid,
-                lost_id,
-                lost_at,
-                lost_statements,
-                made_at,
-                batch_at,
-                present,
-                identity,
-            ),
-        ) = rows
-        if identity != self.identity:
+        entries = self._entries[database]
+        rows, standing = await entries.read(self.version, previous, batch, after)
+        if standing.identity != self.identity:
             raise JournalReplaced
+        lost_xid, lost_at = int(standing.lost_xid), standing.lost_at
         given = previous if after is None or batch is None else batch
-        if given.witness and not _is_witnessed(given, made_at, int(lost_xid), lost_at):
+        if given.witness and not _is_witnessed(given, standing.proven_at, lost_xid, lost_at):
             raise LostPast
-        self._note_losses(
-            Losses(int(lost_xid), lost_id, lost_statements, lost_at or 0, Snapshot.parse(present or snapshot))
-        )
-        read = Snapshot.parse(snapshot)
-        read = replace(read, witness=self._witness(read, batch_at, given))
-        found = await self._in_order(
-            database,
-            [entry[_OF_THE_CHANGE] for entry in entries],
-            nested=nested or (),
-            cascaded=cascaded or (),
-            is_whole_batch=after is None and not has_more,
-        )
-        has_more = has_more or len(found) < len(entries)
-        if self._payload is Payload.KEYS:
-            found = await self._keys_of(database, found)
+        present = Snapshot.parse(standing.present or standing.snapshot)
+        self._note_losses(Losses(lost_xid, standing.lost_id, standing.lost_statements, lost_at or 0, present))
+        read = Snapshot.parse(standing.snapshot)
+        read = replace(read, witness=self._witness(read, standing.batch_at, given))
+        found = await entries.arrange(rows, standing, is_whole_batch=after is None and not standing.has_more)
+        has_more = standing.has_more or len(found) < len(rows)
         return self._page(start, previous, read, found, has_more)
-
-    async def _in_order(
-        self,
-        database: Database,
-        entries: list[Row],
-        *,
-        nested: Sequence[str],
-        cascaded: Sequence[str],
-        is_whole_batch: bool,
-    ) -> Sequence[Row]:
-        try:
-            return await self._nested_orders[database].apply(
-                entries, nested=nested, cascaded=cascaded, is_whole_batch=is_whole_batch, byte_limit=PAGE_BYTES
-            )
-        except psycopg2.Error as error:
-            if not _may_be_of_an_entry(error):
-                raise
-            logger.warning("changes that triggers made cannot be put in order: %s", one_line(error))
-            return entries
-
-    async def _read(self, database: Database, parameters: dict[str, object], *, with_rows: bool = True) -> list[Row]:
-        if self.version < WITNESSED_SINCE:
-            query = QUERIES["read of version 4"] if with_rows else QUERIES["read without rows of version 4"]
-        else:
-            query = QUERIES["read"] if with_rows else QUERIES["read without rows"]
-        try:
-            return await database.fetch(query, parameters, READ_DEADLINE_SECONDS)
-        except psycopg2.ProgrammingError:
-            # An upgrade gives changefeed.read() other columns.
-            if await database.fetch(QUERIES["schema version"]) != [(self.version,)]:
-                raise JournalReplaced from None
-            raise
-
-    async def _read_around(self, database: Database, parameters: dict[str, object], error: Exception) -> list[Row]:
-        """The page, in which each entry that cannot be read has become a loss: it stops nobody but itself."""
-        *entries, last = await self._read(database, parameters, with_rows=False)
-        contents = await self._contents(database, [entry[0] for entry in entries], error)
-        read: list[Row] = []
-        for entry in entries:
-            change_id, xid, at, letter, schema, table, _, _, row_count, *rest = entry
-            if change_id in contents:
-                read.append((change_id, xid, at, letter, schema, table, *contents[change_id], row_count, *rest))
-            else:
-                logger.warning(
-                    "the entry %d of the journal, a change of %s.%s, cannot be read: %s; a gap stands for it",
-                    change_id,
-                    schema,
-                    table,
-                    one_line(error),
-                )
-                read.append((change_id, xid, at, LOSS[0], schema, table, None, None, None, *rest))
-        return [*read, last]
-
-    async def _contents(
-        self, database: Database, ids: list[int], error: Exception
-    ) -> dict[int, tuple[str | None, str | None]]:
-        """What the entries hold, by id, without those for which PostgreSQL has only an error: found by bisection."""
-        if not ids:
-            return {}
-        try:
-            rows = await database.fetch(QUERIES["contents"], {"ids": ids}, READ_DEADLINE_SECONDS)
-        except (DatabaseUnavailable, psycopg2.Error) as another:
-            if not _may_be_of_an_entry(another):
-                raise
-            if len(ids) == 1:
-                return {}
-            middle = len(ids) // 2
-            return await self._contents(database, ids[:middle], another) | await self._contents(
-                database, ids[middle:], another
-            )
-        return {change_id: (data, old) for change_id, data, old in rows}
 
     def _note_losses(self, found: Losses) -> None:
         known = self.losses.statements
@@ -373,25 +250,6 @@ class Journal:
         if self.losses.xid == xid and self.losses.at:
             return witness_of(xid, self.losses.at)
         return given.witness if given.xmax == read.xmax else 0
-
-    async def _keys_of(self, database: Database, found: Sequence[Row]) -> list[Row]:
-        """The rows with nothing but their keys in them."""
-        rows = [JournalRow._make(row) for row in found]
-        tables = {(row.schema_name, row.table_name) for row in rows}
-        if not tables:
-            return []
-        schemas, names = map(list, zip(*tables, strict=True))
-        keys_known = await database.fetch(QUERIES["primary keys"], {"schemas": schemas, "tables": names})
-        keys = {(schema, table): key for schema, table, key in keys_known}
-
-        def reduced(row: JournalRow) -> JournalRow:
-            key = keys.get((row.schema_name, row.table_name), ())
-            try:
-                return row._replace(data=key_members(row.data, key), old=key_members(row.old, key))
-            except NotJSON:
-                return row._replace(data=None, old=None, row_count=1)  # as from_journal()
-
-        return [reduced(row) for row in rows]
 
     def _page(self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[Row], has_more: bool) -> Page:
         suffix = self.encode_batch(previous, batch)
@@ -421,10 +279,3 @@ def _is_witnessed(snapshot: Snapshot, made_at: int | None, lost_xid: int, lost_a
             return lost_xid >= xid  # retention took it: whether more than was seen, Losses.concern() says
         made_at = lost_at
     return witness_of(xid, made_at) == snapshot.witness
-
-
-def _may_be_of_an_entry(error: Exception) -> bool:
-    """Whether reading less may help: bytes that are no text, too large a value, too little memory, too long a time."""
-    if isinstance(error, psycopg2.Error):
-        return bool(error.pgcode) and str(error.pgcode).startswith(("22", "53", "54", "57014", "XX"))
-    return isinstance(error, DatabaseUnavailable) and error.is_late

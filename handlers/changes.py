@@ -10,8 +10,9 @@ import psycopg2
 from changefeed.change import Change, without_losses
 from changefeed.cursor import Place
 from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.entries import JournalReplaced
 from changefeed.gap import Gap
-from changefeed.journal import BEGINNING, JournalReplaced, LostPast
+from changefeed.journal import BEGINNING, LostPast
 from changefeed.subscription import Selection
 from handlers.base import ApiHandler
 from handlers.dialects import gap_fields, loss_gap

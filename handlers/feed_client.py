@@ -19,10 +19,11 @@ from changefeed.change import Change
 from changefeed.conflation import Conflation
 from changefeed.cursor import NotACursor, Place
 from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.entries import JournalReplaced
 from changefeed.follower import UNJOURNALED
 from changefeed.gap import Gap
 from changefeed.hub import RECENT_LIMIT
-from changefeed.journal import ForeignCursor, JournalReplaced, LostPast
+from changefeed.journal import ForeignCursor, LostPast
 from changefeed.memory import Memory, Page
 from changefeed.subscription import BadSubscription, Selection, Subscription
 from handlers.audiences import Audience, Audiences

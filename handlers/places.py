@@ -7,7 +7,8 @@ import psycopg2
 from changefeed.change import Change
 from changefeed.cursor import NotACursor, Place
 from changefeed.database import DatabaseUnavailable, one_line
-from changefeed.journal import BEGINNING, ForeignCursor, JournalReplaced, LostPast
+from changefeed.entries import JournalReplaced
+from changefeed.journal import BEGINNING, ForeignCursor, LostPast
 from changefeed.queries import load
 from changefeed.subscription import Selection, Subscription
 from handlers.base import ApiHandler

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from psycopg2.extensions import make_dsn
@@ -12,6 +12,7 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.embedded import EmbeddedPostgres
+from changefeed.listener import ListenerState
 from tests import postgres
 from tests.feed_case import message
 from tests.test_journal_feed import JournalTestCase
@@ -48,15 +49,22 @@ class LostPastTestCase(JournalTestCase):
                 cursor = told["cursor"] or cursor
         return ids, gaps, cursor
 
-    @contextlib.contextmanager
-    def time_goes_back(self) -> Iterator[None]:
-        with (
-            ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30),
-            ExpectLog(
-                "changefeed.follower", "changes are missing|the journal is another one", level=30, required=False
-            ),
-        ):
+    @contextlib.asynccontextmanager
+    async def restart(self) -> AsyncIterator[None]:
+        """PostgreSQL is stopped and started again in the block, at the end of which the server hears it again."""
+        listener, before = self.feed.listener, self.feed.listener.reconnects
+        with ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30):
             yield
+            await self.until(
+                lambda: listener.reconnects > before and listener.state is ListenerState.LISTENING, self.state_changed
+            )
+
+    @contextlib.asynccontextmanager
+    async def time_goes_back(self) -> AsyncIterator[None]:
+        told = "changes are missing|the journal is another one"
+        with ExpectLog("changefeed.follower", told, level=30, required=False):
+            async with self.restart():
+                yield
 
     async def assert_told(self, socket: WebSocketClientConnection, cursor: str, new: list[int]) -> None:
         """`cursor` is of the lost past; `new` are the ids that were committed since."""
@@ -90,7 +98,7 @@ class CrashTest(LostPastTestCase):
         self.insert(2, 3, 4, 5, 6)
         ids, gaps, cursor = await self.changes(socket, 6)
         self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6], []))
-        with self.time_goes_back():
+        async with self.time_goes_back():
             self.cluster.stop("immediate")
             self.cluster.start()
             self.assertNotEqual(self.kept(), [1, 2, 3, 4, 5, 6], "PostgreSQL lost nothing: this test tests nothing")
@@ -107,7 +115,7 @@ class CrashTest(LostPastTestCase):
         self.insert(1, 2)
         self.write("SET synchronous_commit = on; CREATE TABLE flushed ()")
         _, _, cursor = await self.changes(socket, 2)
-        with ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30):
+        async with self.restart():
             self.cluster.stop("immediate")
             self.cluster.start()
             self.insert(3)
@@ -138,12 +146,12 @@ class FilesPutBackTest(LostPastTestCase):
         socket = await self.connect(protocol=True)
         self.insert(1)
         await self.changes(socket, 1)
-        with self.time_goes_back():
+        async with self.time_goes_back():
             self.copy_files()
             self.insert(2, 3, 4, 5, 6, 7)
             ids, gaps, cursor = await self.changes(socket, 7)
             self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6, 7], []))
-        with self.time_goes_back():
+        async with self.time_goes_back():
             self.put_back()
             self.insert(102, 103, 104, 105, 106, 107, 108)
             await self.assert_told(socket, cursor, [102, 103, 104, 105, 106, 107, 108])
@@ -153,7 +161,7 @@ class FilesPutBackTest(LostPastTestCase):
         self.insert(1)
         self.empty_journal()
         socket = await self.connect(protocol=True)
-        with self.time_goes_back():
+        async with self.time_goes_back():
             self.copy_files()
             self.insert(2, 3)
             _, _, cursor = await self.changes(socket, 3)
@@ -163,7 +171,7 @@ class FilesPutBackTest(LostPastTestCase):
         self.insert(4)
         self.assertEqual((await self.changes(quiet, 4))[:2], ([4], []), "a fresh cursor of an empty journal is good")
         self.empty_journal()
-        with self.time_goes_back():
+        async with self.time_goes_back():
             self.put_back()
             self.insert(102, 103)
             self.empty_journal()
@@ -230,7 +238,7 @@ class PromotionTest(LostPastTestCase):
         self.insert(2, 3, 4, 5, 6, 7)
         ids, gaps, cursor = await self.changes(socket, 7)
         self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6, 7], []))
-        with self.time_goes_back():
+        async with self.time_goes_back():
             self.cluster.stop("immediate")
             postgres.execute(standby, "SELECT pg_promote()")
             self.conninfo = standby

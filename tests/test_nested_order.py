@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from changefeed import journal as journal_module
-from changefeed import nested_order
+from changefeed import entries, nested_order
 from changefeed.change import Change
 from changefeed.cursor import Place
 from changefeed.journal import BEGINNING, Journal
@@ -60,7 +59,7 @@ def by_row(changes: list[Change], count: int) -> list[list[tuple[str, int, str]]
 def test_the_pages_of_a_transaction_from_wherever_one_goes_on(
     db: JournalDatabase, page_rows: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(journal_module, "PAGE_ROWS", page_rows)
+    monkeypatch.setattr(entries, "PAGE_ROWS", page_rows)
     db.run("INSERT INTO orders SELECT i, 'raw' FROM generate_series(0, 9) AS i")
 
     async def check() -> None:
@@ -79,8 +78,8 @@ def test_the_pages_of_a_transaction_from_wherever_one_goes_on(
 def test_a_page_ends_where_contents_from_elsewhere_are_too_many_bytes(
     db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(journal_module, "PAGE_ROWS", 20)
-    monkeypatch.setattr(journal_module, "PAGE_BYTES", 50_000)
+    monkeypatch.setattr(entries, "PAGE_ROWS", 20)
+    monkeypatch.setattr(entries, "PAGE_BYTES", 50_000)
     db.run("INSERT INTO orders SELECT i, 'raw', repeat('x', 10000) FROM generate_series(0, 19) AS i")
 
     async def check() -> None:
@@ -107,7 +106,7 @@ def test_what_of_a_row_may_leave_is_no_matter_to_its_order(db: JournalDatabase, 
 
 
 def test_an_order_is_worked_out_once(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(journal_module, "PAGE_ROWS", 5)
+    monkeypatch.setattr(entries, "PAGE_ROWS", 5)
     monkeypatch.setattr(nested_order, "STATES_AT_ONCE", 7)
     monkeypatch.setattr(nested_order, "INLINE_ENTRIES", 10)
     db.run("INSERT INTO orders SELECT i, 'raw' FROM generate_series(0, 20) AS i")
@@ -131,7 +130,7 @@ def test_an_order_is_worked_out_once(db: JournalDatabase, monkeypatch: pytest.Mo
 
 
 def test_what_retention_takes_meanwhile_ends_nothing(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(journal_module, "PAGE_ROWS", 2)
+    monkeypatch.setattr(entries, "PAGE_ROWS", 2)
     db.run("INSERT INTO orders SELECT i, 'raw' FROM generate_series(0, 3) AS i")
 
     async def check() -> None:
@@ -159,7 +158,7 @@ def test_many_transactions_on_a_page_are_asked_for_at_once(db: JournalDatabase, 
 def test_a_transaction_of_which_triggers_wrote_on_another_page_only(
     db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(journal_module, "PAGE_ROWS", 2)
+    monkeypatch.setattr(entries, "PAGE_ROWS", 2)
     db.run("BEGIN; INSERT INTO orders VALUES (0, 'x'), (1, 'x'), (2, 'x'), (3, 'x')")
     db.run("UPDATE orders SET status = 'raw' WHERE id = 3; UPDATE orders SET status = 'done'; COMMIT")
 
