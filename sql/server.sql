@@ -208,7 +208,8 @@ WITH part AS MATERIALIZED (
     FROM changefeed.journal AS j WHERE j.id < %(below)s ORDER BY j.id DESC LIMIT %(limit)s
 ), counted AS (
     SELECT c.step, (floor(c.at / c.step) * c.step)::bigint AS begins, c.schema_name, c.table_name, c.action::text AS action,
-           sum(coalesce(c.row_count, 1))::bigint AS count, min(c.at) AS first_at
+           least(sum(greatest(coalesce(c.row_count, 1), 0)), 9007199254740991)::bigint AS count,  -- what JSON can tell
+           min(c.at) AS first_at
     FROM (
         SELECT p.*, CASE WHEN p.at >= %(seconds_from)s THEN 1 WHEN p.at >= %(tens_from)s THEN 10
                          WHEN p.at >= %(minutes_from)s THEN 60 ELSE 86400 END AS step

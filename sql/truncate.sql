@@ -6,7 +6,9 @@
 -- an index's expression. It hands the rows over, in a transaction-local setting, to the second, which journals them as the
 -- journal's owner. Nobody else's code runs between the two, and the first always sets it; so a writer cannot set it instead.
 -- Whether a root is being truncated, the first one takes from a setting too, and the second looks it up in a sequence's
--- currval(): the session keeps it, and none but the journal's owner may change it.
+-- currval(): the session keeps it, and none but the journal's owner may change it. The table's owner may part the two, or set
+-- another trigger between them: so the second takes nothing unless the first ran right before it, and nothing but what that
+-- one hands over.
 
 -- Hands over {"rows": [...]} or {"count": n}, {"error": "..."}, {"root": oid} where that one is truncated, {"apart": true} where its
 -- partitions are to be journaled one by one, or nothing. Columns to hash are their texts in there, which this role may read
@@ -120,6 +122,35 @@ BEGIN
 END
 $function$;
 
+-- Whether the trigger that fired right before this one, on a TRUNCATE of this table, is the one that hands over.
+CREATE OR REPLACE FUNCTION changefeed.was_handed_over(target oid, trigger_name name)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN coalesce((
+        SELECT t.tgfoid = 'changefeed.read_truncated()'::regprocedure AND t.tgqual IS NULL
+        FROM pg_trigger AS t
+        WHERE t.tgrelid = target AND t.tgtype = 2 + 32 AND t.tgname < trigger_name
+          AND t.tgenabled IN ('A', CASE current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
+        ORDER BY t.tgname DESC LIMIT 1
+    ), false);
+END
+$function$;
+
+-- Whether it is what changefeed.read_truncated() hands over of a partition: rows, or a count that JSON's readers can tell.
+CREATE OR REPLACE FUNCTION changefeed.is_handed_over(truncated json)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN CASE
+        WHEN json_typeof(truncated) <> 'object' OR (truncated -> 'rows' IS NULL) = (truncated -> 'count' IS NULL) THEN false
+        WHEN truncated -> 'count' IS NOT NULL THEN (truncated ->> 'count')::bigint BETWEEN 1 AND 9007199254740991
+        WHEN json_typeof(truncated -> 'rows') <> 'array' THEN false
+        ELSE NOT EXISTS (
+            SELECT FROM json_array_elements(truncated -> 'rows') AS r (data) WHERE json_typeof(r.data) <> 'object'
+        )
+    END IS TRUE;
+END
+$function$;
+
 -- Journals what was handed over; and keeps in mind, until it is over, that this table is truncated with its partitions.
 CREATE OR REPLACE FUNCTION changefeed.record_truncated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
@@ -143,6 +174,10 @@ BEGIN
     BEGIN
         truncated := nullif(current_setting('changefeed.truncated', true), '')::json;
         PERFORM set_config('changefeed.truncated', '', true);
+        IF NOT changefeed.was_handed_over(TG_RELID, TG_NAME) THEN
+            RAISE EXCEPTION 'the trigger changefeed_truncating is not the one right before %; enable it, let none be between',
+                quote_ident(TG_NAME);
+        END IF;
         root := (truncated ->> 'root')::bigint;
         IF root IS NOT NULL THEN
             IF currval('changefeed.truncating') <> root THEN
@@ -160,6 +195,8 @@ BEGIN
             RAISE EXCEPTION '%', truncated ->> 'error';
         ELSIF truncated IS NULL THEN
             RETURN NULL;
+        ELSIF NOT changefeed.is_handed_over(truncated) THEN
+            RAISE EXCEPTION 'changefeed.truncated is not a setting of yours';
         END IF;
         INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, row_count)
         SELECT s.last_value, clock_timestamp(), 'D', n.nspname, c.relname, r.data, (truncated ->> 'count')::bigint
@@ -197,4 +234,4 @@ BEGIN
 END
 $function$;
 REVOKE ALL ON FUNCTION changefeed.read_truncated(), changefeed.record_truncated(),
-    changefeed.hash_rows(oid, json, json) FROM PUBLIC;
+    changefeed.was_handed_over(oid, name), changefeed.is_handed_over(json), changefeed.hash_rows(oid, json, json) FROM PUBLIC;

@@ -1,5 +1,6 @@
 """Partitioned tables, however their rows are written: the changes are the root's. And tables that inherit."""
 
+import asyncio
 import json
 import threading
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import psycopg2
 import pytest
 
+from changefeed.queries import load
 from tests.journal_database import JournalDatabase
 
 
@@ -151,6 +153,65 @@ def test_a_writer_s_settings_hide_and_make_up_no_deleted_rows(db: JournalDatabas
     db.run("INSERT INTO parts VALUES (3, 3)")
     writer.run("TRUNCATE mine, part_3_3")
     assert (ids(db, "D"), db.losses) == ([2], 2)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    ['{"count": 1}', '{"rows": [{"id": 9}]}', '{"apart": true}', '{"root": 1}', "[", ""],
+)
+def test_the_owner_of_a_partition_who_parts_the_triggers_is_told_as_a_loss(db: JournalDatabase, forged: str):
+    db.run("ALTER TABLE part_2 DISABLE TRIGGER changefeed_truncating; INSERT INTO parts VALUES (2, 2)")
+    db.forget()
+    db.run(f"SET changefeed.truncated = '{forged}'; TRUNCATE part_2")
+    assert (db.entries(), db.losses) == ([], 1)
+    db.run("ALTER TABLE part_2 ENABLE TRIGGER changefeed_truncating; INSERT INTO parts VALUES (2, 2); TRUNCATE part_2")
+    assert (ids(db, "D"), db.losses) == ([2], 1)
+
+
+def test_a_trigger_between_the_two_is_told_as_a_loss(db: JournalDatabase):
+    db.run("""CREATE FUNCTION forge() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN SET changefeed.truncated = '{"count": 1}'; RETURN NULL; END $$""")
+    db.run("CREATE TRIGGER changefeed_truncating_and BEFORE TRUNCATE ON part_2 EXECUTE FUNCTION forge()")
+    db.run("INSERT INTO part_2 VALUES (2, 2)")
+    db.forget()
+    db.run("TRUNCATE part_2")
+    assert (db.entries(), db.losses) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("handed_over", "is_taken"),
+    [
+        ('{"rows": [{"id": 1}, {}]}', True),
+        ('{"count": 1}', True),
+        ('{"count": 9007199254740991}', True),
+        ('{"count": 9007199254740992}', False),
+        ('{"count": 0}', False),
+        ('{"count": -99999999999}', False),
+        ('{"count": null}', False),
+        ('{"rows": [5]}', False),
+        ('{"rows": [{}, null]}', False),
+        ('{"rows": ["x"]}', False),
+        ('{"rows": {}}', False),
+        ('{"rows": [{}], "count": 1}', False),
+        ('["x"]', False),
+        ("[null]", False),
+        ("null", False),
+        ("{}", False),
+    ],
+)
+def test_nothing_but_rows_or_a_count_is_taken(db: JournalDatabase, handed_over: str, is_taken: bool):
+    assert db.value("SELECT changefeed.is_handed_over(%s)", handed_over) == is_taken
+
+
+@pytest.mark.parametrize("count", [9223372036854775807, -99999999999])
+def test_counts_that_no_trigger_of_ours_wrote_can_be_added_up(db: JournalDatabase, count: int):
+    db.run("INSERT INTO parts VALUES (1, 1); TRUNCATE part_1; INSERT INTO parts VALUES (1, 1); TRUNCATE part_1")
+    db.run("UPDATE changefeed.journal SET data = NULL, row_count = %s WHERE action = 'D'", count)
+    bounds = {"seconds_from": 0, "tens_from": 0, "minutes_from": 0, "below": 1 << 60, "limit": 100}
+    snapshot = db.value("SELECT pg_current_snapshot()")
+    rows = asyncio.run(db.fetch(load("server.sql")["activity"], {**bounds, "snapshot": snapshot}))
+    deleted = sum(count for *_, action, count, _ in rows if action == "D")
+    assert deleted == (2**53 - 1 if count > 0 else 0)
 
 
 def test_truncate_of_an_empty_partition_writes_nothing(db: JournalDatabase):
