@@ -19,7 +19,7 @@ from changefeed.database import Database, DatabaseUnavailable, one_line
 from changefeed.gap import READ_AGAIN, Gap
 from changefeed.journal import Journal
 from changefeed.queries import load
-from changefeed.recording import READ_ELSEWHERE, Missed, Recorded, Recording
+from changefeed.recording import READ_ELSEWHERE, Member, Missed, Recorded, Recording
 from changefeed.subscription import Subscription
 from changefeed.table_names import exact, parse_pattern, qualified
 
@@ -114,8 +114,8 @@ class Lookout:
         rows = await self._database.fetch(QUERIES["recorded tables"])
         [(come_watched,)] = await self._database.fetch(QUERIES["partitions come watched"])
         tables = {
-            qualified(schema, table): Recorded(oid, is_complete, frozenset(members), frozenset(attached), *triggers)
-            for schema, table, oid, is_complete, members, attached, *triggers in rows
+            qualified(schema, table): Recorded(oid, is_complete, dict(zip(oids, map(Member, *members), strict=True)))
+            for schema, table, oid, is_complete, oids, *members in rows
         }
         if not self._journal.is_named(self._epoch):  # of another journal's past every client is told
             self.recording = Recording()

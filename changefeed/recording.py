@@ -10,19 +10,33 @@ READ_ELSEWHERE = "read the table itself until it is watched again, which another
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """One watched table. Members are itself and its partitions, by oid; `attached` are those that were made before.
+class Member:
+    """A watched table itself, or one of its partitions.
 
-    The texts stand for its own triggers: which they are, how they are defined, and when they were last touched.
+    The texts stand for when it became a partition, and for its triggers: which they are, how they are defined, and when
+    they were last touched.
     """
 
-    oid: int
-    is_complete: bool  # the triggers of all members are there and enabled
-    members: frozenset[int]
-    attached: frozenset[int] = frozenset()
+    entered: str = ""
+    is_attached: bool = False  # was made before it became a partition
     triggers: str = ""
     definition: str = ""
     touched: str = ""
+
+    def was_off(self, before: "Member") -> bool:
+        """Whether its triggers were others since, or touched for no other definition, as by being disabled."""
+        if self.triggers != before.triggers:
+            return True
+        return self.definition == before.definition and self.touched != before.touched
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One watched table. Its members are itself and its partitions, by oid."""
+
+    oid: int
+    is_complete: bool  # the triggers of all members are there and enabled
+    members: Mapping[int, Member]
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ class Recording:
         if before.oid != now.oid:
             return Missed(f"{name} is another table than before")
         if not now.is_complete:
-            news = now.members - before.members
+            news = now.members.keys() - before.members.keys()
             if before.is_complete or news:
                 what = "a new partition" if news else "it, or of a partition of it,"
                 return Missed(f"not all changes of {name} are recorded: triggers of {what} are missing", is_over=False)
@@ -85,12 +99,15 @@ class Recording:
 
 def _moved(name: str, before: Recorded, now: Recorded, partitions_come_watched: bool) -> Missed | None:
     """Of a table that was recorded at both looks."""
-    if before.triggers != now.triggers or (before.definition == now.definition and before.touched != now.touched):
-        return Missed(f"{name} was not watched for a moment")
-    if before.members - now.members:
+    if before.members.keys() - now.members.keys():
         return Missed(f"a partition of {name} was detached or dropped: its rows are not in it any more")
-    added = now.members - before.members
-    if added & now.attached:
+    kept = [(one, now.members[oid]) for oid, one in before.members.items()]
+    if any(one.entered != was.entered for was, one in kept):
+        return Missed(f"a partition of {name} was detached and attached again, and not recorded meanwhile")
+    if any(one.was_off(was) for was, one in kept):
+        return Missed(f"{name} was not watched for a moment")
+    added = [one for oid, one in now.members.items() if oid not in before.members]
+    if any(one.is_attached for one in added):
         return Missed(f"a partition was attached to {name}: its rows are in it now")
     if added and not partitions_come_watched:
         return Missed(f"what was written to a new partition of {name} in its first moment is not recorded")

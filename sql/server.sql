@@ -332,7 +332,7 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
         SELECT sum(hash_record_extended(ROW(t.oid, t.tgenabled, t.xmin), 0)) FROM pg_trigger AS t
         WHERE NOT t.tgisinternal AND t.tgrelid NOT IN (SELECT oid FROM pg_class WHERE relpersistence = 't')
     ),
-    (SELECT sum(hash_record_extended(ROW(inhrelid, inhparent, inhdetachpending), 0)) FROM pg_inherits),
+    (SELECT sum(hash_record_extended(ROW(inhrelid, inhparent, inhdetachpending, xmin), 0)) FROM pg_inherits),
     (
         SELECT sum(hash_record_extended(ROW(i.indexrelid, i.indkey::int2[]), 0))
         FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid AND c.relpersistence <> 't' AND NOT c.relispartition
@@ -355,20 +355,18 @@ WITH RECURSIVE ours AS MATERIALIZED (
     FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('changefeed')
     WHERE t.tgtype::int & 2 = 0
     GROUP BY t.tgrelid
-), members (root, member, is_attached) AS (
-    SELECT c.oid, c.oid, false FROM ours AS o JOIN pg_class AS c ON c.oid = o.member WHERE NOT c.relispartition
+), members (root, member, entered, is_attached) AS (
+    SELECT c.oid, c.oid, '', false FROM ours AS o JOIN pg_class AS c ON c.oid = o.member WHERE NOT c.relispartition
     UNION ALL
-    SELECT m.root, c.oid, i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
+    SELECT m.root, c.oid, i.xmin::text, i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
     FROM members AS m
     JOIN pg_inherits AS i ON i.inhparent = m.member
     JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
     JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = -6
 )
 SELECT n.nspname, c.relname, c.oid::bigint, bool_and(coalesce(o.recorded, 0) = 60), array_agg(m.member::bigint),
-       coalesce(array_agg(m.member::bigint) FILTER (WHERE m.is_attached), '{}'),
-       max(o.triggers) FILTER (WHERE m.member = m.root)::text,
-       max(o.definition) FILTER (WHERE m.member = m.root)::text,
-       max(o.touched) FILTER (WHERE m.member = m.root)::text
+       array_agg(m.entered), array_agg(m.is_attached),
+       array_agg(o.triggers::text), array_agg(o.definition::text), array_agg(o.touched::text)
 FROM members AS m
 JOIN pg_class AS c ON c.oid = m.root
 JOIN pg_namespace AS n ON n.oid = c.relnamespace

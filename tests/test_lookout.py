@@ -75,6 +75,17 @@ class GapTest(LookoutCase):
         await self.gap_of("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL", "orders")
 
     @gen_test
+    async def test_one_of_which_a_partitions_triggers_were_disabled_between_two_looks(self):
+        off, on = "ALTER TABLE part_1 DISABLE TRIGGER USER", "ALTER TABLE part_1 ENABLE TRIGGER USER"
+        await self.gap_of(f"{off}; INSERT INTO part_1 VALUES (1, 'x'); {on}", "parted")
+
+    @gen_test
+    async def test_one_of_which_a_partition_was_away_between_two_looks(self):
+        away, back = "DETACH PARTITION part_1", "ATTACH PARTITION part_1 FOR VALUES FROM (0) TO (10)"
+        write = "INSERT INTO part_1 VALUES (1, 'x')"
+        await self.gap_of(f"ALTER TABLE parted {away}; {write}; ALTER TABLE parted {back}", "parted")
+
+    @gen_test
     async def test_one_that_loses_a_partition(self):
         await self.gap_of("ALTER TABLE parted DETACH PARTITION part_1", "parted")
 
@@ -104,6 +115,7 @@ class GapTest(LookoutCase):
         for ddl in (
             "CREATE TABLE part_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)",
             "SELECT changefeed.watch('orders', row_limit => 100)",
+            "SELECT changefeed.watch('parted', row_limit => 100)",
             "ALTER TABLE orders ADD more text",
             "CREATE TABLE later (id int); SELECT changefeed.watch('later')",
             "CREATE INDEX ON orders (status); TRUNCATE later; ANALYZE; VACUUM orders",

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from changefeed.recording import Recorded, Recording
+from changefeed.recording import Member, Recorded, Recording
 
-ORDERS = Recorded(1, True, frozenset({1}), frozenset(), "t1", "d1", "x1")
-PARTED = Recorded(1, True, frozenset({1, 2}), frozenset(), "t1", "d1", "x1")
+ROOT = Member("", False, "t1", "d1", "x1")
+PARTITION = Member("e1", False, "t2", "d2", "x2")
+ORDERS = Recorded(1, True, {1: ROOT})
+PARTED = Recorded(1, True, {1: ROOT, 2: PARTITION})
 
 
 def missed(*looks: dict[str, Recorded], come_watched: bool = True) -> list[dict[str, str]]:
@@ -53,11 +55,14 @@ def test_one_that_is_not_watched_any_more_misses_what_follows_and_what_came_befo
     [
         ({"oid": 9}, "another table"),
         ({"is_complete": False}, "triggers of it, or of a partition of it, are missing"),
-        ({"triggers": "t2", "definition": "d2", "touched": "x2"}, "not watched for a moment"),
-        ({"touched": "x2"}, "not watched for a moment"),  # off and on
-        ({"members": frozenset({1})}, "detached or dropped"),
-        ({"members": frozenset({1, 2, 3}), "attached": frozenset({3})}, "attached"),
-        ({"members": frozenset({1, 2, 3}), "is_complete": False}, "a new partition"),
+        ({"members": {1: replace(ROOT, triggers="t", definition="d", touched="x"), 2: PARTITION}}, "for a moment"),
+        ({"members": {1: replace(ROOT, touched="x"), 2: PARTITION}}, "for a moment"),  # off and on
+        ({"members": {1: ROOT, 2: replace(PARTITION, touched="x")}}, "for a moment"),
+        ({"members": {1: ROOT, 2: replace(PARTITION, touched="x"), 3: PARTITION}}, "for a moment"),
+        ({"members": {1: ROOT, 2: replace(PARTITION, entered="e2", is_attached=True)}}, "attached again"),
+        ({"members": {1: ROOT}}, "detached or dropped"),
+        ({"members": {1: ROOT, 2: PARTITION, 3: replace(PARTITION, is_attached=True)}}, "was attached"),
+        ({"members": {1: ROOT, 2: PARTITION, 3: PARTITION}, "is_complete": False}, "a new partition"),
     ],
 )
 def test_what_is_another_is_told(changed: dict[str, Any], why: str):
@@ -67,9 +72,9 @@ def test_what_is_another_is_told(changed: dict[str, Any], why: str):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"definition": "d2", "touched": "x2"},  # other options, in one transaction
-        {"members": frozenset({1, 2, 3})},  # a new partition that was watched in its first moment
-        {"attached": frozenset({2})},
+        # Other options, in one transaction.
+        {"members": {oid: replace(one, definition="d", touched="x") for oid, one in PARTED.members.items()}},
+        {"members": {1: ROOT, 2: PARTITION, 3: PARTITION}},  # a new partition that was watched in its first moment
     ],
 )
 def test_what_takes_nothing_away_is_not_told(changed: dict[str, Any]):
@@ -77,7 +82,9 @@ def test_what_takes_nothing_away_is_not_told(changed: dict[str, Any]):
 
 
 def test_without_an_event_trigger_a_new_partition_had_a_moment_without_triggers():
-    [_, found] = missed({"t": PARTED}, {"t": replace(PARTED, members=frozenset({1, 2, 3}))}, come_watched=False)
+    [_, found] = missed(
+        {"t": PARTED}, {"t": replace(PARTED, members={1: ROOT, 2: PARTITION, 3: PARTITION})}, come_watched=False
+    )
     assert "in its first moment" in found["t"]
 
 
