@@ -7,23 +7,24 @@ reconnecting crowd costs one read.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import psycopg2
 
-from changefeed.database import Database, DatabaseUnavailable, one_line
+from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.filter_kinds import Kind
 from changefeed.payload import Payload, shown_columns
 from changefeed.queries import load
 from changefeed.sight import SealCursor
 from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
-from changefeed.table_names import TableName, could_mean, exact, parse_pattern, qualified
+from changefeed.table_names import TableName, could_mean, parse_pattern, qualified
 
 QUERIES = load("server.sql")
 # How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
 READ_INTERVAL_SECONDS = 0.25
 MISSED_LIMIT = 1_000  # names that a trigger of the user's may give, and that are no tables
+SLICE_COLUMNS = 2_000  # that are read before everything else has its turn
 FORGET_SECONDS = 10.0  # after which so many names hide no table that was made since
 
 
@@ -174,20 +175,30 @@ class Catalog:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         watched = await self._database.fetch(QUERIES["watched tables"]) if has_journal else []
         others = await self._database.fetch(QUERIES["others with triggers"])
-        omitted = {qualified(schema, table): set(omit) for schema, table, _, omit, *_ in watched}
-        hashed = {qualified(schema, table): set(hash_) for schema, table, *_, hash_ in watched}
-        keys = {qualified(schema, table): tuple(key) for schema, table, *_, key in rows}
-        columns = {
-            name: {
-                column: Kind.TEXT if column in hashed.get(name, ()) else Kind(kind)
-                for column, kind in zip(names, kinds, strict=True)
-                if column not in omitted.get(name, ())
-            }
-            for schema, table, names, kinds, _ in rows
-            for name in [qualified(schema, table)]
+        self.tables = await tables_of(rows, watched, others, self._payload)
+
+
+async def tables_of(rows: Iterable[Row], watched: Iterable[Row], others: Iterable[Row], payload: Payload) -> Tables:
+    """From what the database answers; there may be so much that everything else has its turn in between."""
+    omitted = {qualified(schema, table): set(omit) for schema, table, _, omit, *_ in watched}
+    hashed = {qualified(schema, table): set(hash_) for schema, table, *_, hash_ in watched}
+    columns: dict[str, Mapping[str, Kind]] = {}
+    keys: dict[str, tuple[str, ...]] = {}
+    bare: dict[str, list[TableName]] = {}
+    of_slice = 0
+    for schema, table, names, kinds, key in rows:
+        if (of_slice := of_slice + len(names)) > SLICE_COLUMNS:
+            of_slice = 0
+            await asyncio.sleep(0)
+        name = qualified(schema, table)
+        keys[name] = tuple(key)
+        of_table = {
+            column: Kind.TEXT if column in hashed.get(name, ()) else Kind(kind)
+            for column, kind in zip(names, kinds, strict=True)
+            if column not in omitted.get(name, ())
         }
-        shown = {table: shown_columns(self._payload, of_table, keys[table]) for table, of_table in columns.items()}
-        bare: dict[str, list[TableName]] = {}
-        for name in (*map(exact, columns), *(TableName(*other) for other in others)):
-            bare.setdefault(name.table, []).append(name)
-        self.tables = Tables(shown, keys, bare)
+        columns[name] = shown_columns(payload, of_table, keys[name])
+        bare.setdefault(table, []).append(TableName(schema, table))
+    for schema, table in others:
+        bare.setdefault(table, []).append(TableName(schema, table))
+    return Tables(columns, keys, bare)

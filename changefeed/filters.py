@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from changefeed.filter_kinds import COMPARISONS, NO_KEY, Comparison, Key, Kind
-from changefeed.like import BadPattern, Like
+from changefeed.like import Like, ends_in_escape
 from changefeed.row import Number
 
 FILTER_LIMIT_CHARACTERS = 50_000
@@ -64,8 +64,8 @@ def parse_filter(text: str) -> Filter:
         )
     if name == "is" and operand.lower() not in _IS:
         raise BadFilter(f"{_shown(text)}: after is. stands one of {', '.join(_IS)}")
-    if name == "like":
-        _like(operand)
+    if name == "like" and ends_in_escape(operand):
+        raise BadFilter(f"{_shown(operand)}: a pattern ends with no backslash; a backslash itself is \\\\")
     return Filter(column, name, operand, is_negated, _list(operand) if name == "in" else (operand,))
 
 
@@ -98,7 +98,7 @@ def equality(asked: Filter, kind: Kind | None) -> Equality | None:
 
 def like_cost(filters: Iterable[Filter]) -> int:
     """How many characters all their patterns may compare at each place of a text, beyond a search in linear time."""
-    return sum(_like(term.operand).cost for term in filters if term.operator == "like")
+    return sum(Like(term.operand).cost for term in filters if term.operator == "like")
 
 
 def _column(text: str) -> tuple[str, str]:
@@ -175,7 +175,7 @@ def _is(asked: Filter, kind: Kind, comparison: Comparison) -> Test:
 def _like_test(asked: Filter, comparison: Comparison) -> Test:
     if not comparison.has_like:
         raise BadFilter(f"{_shown(asked)}: like is for texts")
-    like = _like(asked.operand)
+    like = Like(asked.operand)
 
     def test(value: Any) -> bool:
         if not comparison.fits(value):
@@ -183,13 +183,6 @@ def _like_test(asked: Filter, comparison: Comparison) -> Test:
         return like(value)
 
     return test
-
-
-def _like(pattern: str) -> Like:
-    try:
-        return Like(pattern)
-    except BadPattern:
-        raise BadFilter(f"{_shown(pattern)}: a pattern ends with no backslash; a backslash itself is \\\\") from None
 
 
 def _compare(asked: Filter, comparison: Comparison) -> Test:

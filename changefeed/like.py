@@ -6,10 +6,12 @@ characters takes a regular expression, whose time is the text's length times the
 """
 
 import re
+from functools import cached_property
 
 
-class BadPattern(ValueError):
-    """Ends with a backslash that escapes nothing."""
+def ends_in_escape(pattern: str) -> bool:
+    """Whether it is none, since its last backslash takes nothing as it is."""
+    return (len(pattern) - len(pattern.rstrip("\\"))) % 2 == 1
 
 
 class _Piece:
@@ -23,13 +25,15 @@ class _Piece:
             core.pop()
         self._after = self.length - len(core)
         self._before = next((at for at, character in enumerate(core) if character is not None), 0)
-        core = core[self._before :]
-        self._text = "".join(character for character in core if character is not None)
-        self._expression = None
-        if len(self._text) < len(core):
-            self._expression = re.compile("".join(map(_expression, core)), re.DOTALL)
+        self._core = core[self._before :]
+        self._text = "".join(character for character in self._core if character is not None)
         # How many characters may be compared at each place of a text; 0 where a text is searched in linear time.
-        self.cost = len(core) if self._expression else 0
+        self.cost = len(self._core) if len(self._text) < len(self._core) else 0
+
+    @cached_property
+    def _expression(self) -> re.Pattern[str] | None:
+        """Compiled at the first text: by then whoever bounds `cost` has done so."""
+        return re.compile("".join(map(_expression, self._core)), re.DOTALL) if self.cost else None
 
     def is_at(self, text: str, begin: int) -> bool:
         if begin + self.length > len(text):
@@ -52,13 +56,11 @@ class _Piece:
 
 
 class Like:
-    """A pattern at work. Raises BadPattern."""
+    """A pattern at work, of which ends_in_escape() is not true."""
 
     def __init__(self, pattern: str) -> None:
         pieces: list[list[str | None]] = [[]]
         for escaped, plain in re.findall(r"\\(.)|(.)", pattern, re.DOTALL):
-            if plain == "\\":
-                raise BadPattern(pattern)
             if plain in ("%", "*"):
                 pieces.append([])
             else:

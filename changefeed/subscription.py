@@ -6,6 +6,7 @@ its rows: `"filter": "enter"` or `"leave"`.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from changefeed.row import Row
 from changefeed.sight import SealCursor, Sight, sight_of
 from changefeed.table_names import (
     BadName,
+    Pattern,
     TableName,
     as_written,
     canonical,
@@ -35,6 +37,7 @@ TERMS_LIMIT = 100  # of each field
 FILTERS_LIMIT_CHARACTERS = 100_000  # of all filters together
 PATTERNS_LIMIT_CHARACTERS = 1_000  # of all patterns of like together
 LIKE_COST_LIMIT = 50  # of all patterns of like together
+KEPT_TABLES_LIMIT = 10_000  # a trigger of the user's may name any number, none of them a table
 
 # The columns of a table and what they compare like; None for a table that the database does not know.
 Columns = Callable[[str], Mapping[str, Kind] | None]
@@ -91,8 +94,11 @@ class Subscription:
         """Whether one of these, which a change's name could mean, is asked for."""
         if not self.tables:
             return True
-        patterns = [pattern for term in self.tables for pattern in parse_pattern(term).meant]
-        return any(pattern.covers(name) for name in readings for pattern in patterns)
+        return any(not self._patterns.isdisjoint(name.covering) for name in readings)
+
+    @cached_property
+    def _patterns(self) -> frozenset[Pattern]:
+        return frozenset(pattern for term in self.tables for pattern in parse_pattern(term).meant)
 
     def concerns(self, table: str) -> bool:
         """Whether anything of the table, by its qualified() name, is asked for and may be seen."""
@@ -137,6 +143,8 @@ class Selection:
         """None where the table is not asked for. `is_exact`: the name is the journal's, not a trigger's of the user."""
         key = table, is_exact
         if key not in self._tables:
+            if len(self._tables) >= KEPT_TABLES_LIMIT:
+                self._tables.clear()
             self._tables[key] = self._look_up(table, is_exact) if table else None
         return self._tables[key]
 
@@ -271,9 +279,10 @@ def check(
     if payload is Payload.OFF and (subscription.filters or subscription.columns):
         raise BadSubscription("withheld_column", payload.withheld)
     tables = visible(subscription.within, tables)
+    covering = {pattern for table in tables for pattern in exact(table).covering} if subscription.tables else set()
     for name in subscription.tables:
-        is_one = all(pattern.table is not None for pattern in parse_pattern(name).meant)
-        if is_one and not any(Subscription((name,)).names((exact(table),)) for table in tables):
+        meant = parse_pattern(name).meant
+        if all(pattern.table is not None for pattern in meant) and covering.isdisjoint(meant):
             raise BadSubscription(
                 "unknown_table", f"there is no table {name[:80]!r}; GET /api/tables lists what there is"
             )

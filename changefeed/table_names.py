@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
-# Two names of 63 bytes, in quotes, all of them quotes. A longer text names nothing.
-LIMIT_CHARACTERS = 260
+# PostgreSQL's names have at most 63 bytes, and so at most as many characters. What is longer names nothing.
+NAME_LIMIT_CHARACTERS = 63
+LIMIT_CHARACTERS = 2 * (2 * NAME_LIMIT_CHARACTERS + 2) + 1  # two names in quotes, all of them quotes
+PLAIN_LIMIT_CHARACTERS = 2 * NAME_LIMIT_CHARACTERS + 1  # without quotes
 
+_TOO_LONG = f"no name of PostgreSQL's is so long: each has at most {NAME_LIMIT_CHARACTERS} bytes"
 _NEEDS_QUOTES = re.compile(r'[."*]')
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".][^.]*)')
 
@@ -27,6 +29,16 @@ class TableName(NamedTuple):
 
     schema: str | None
     table: str
+
+    @property
+    def covering(self) -> "tuple[Pattern, ...]":
+        """All the patterns that cover it, so that of many patterns those are found that do."""
+        return (
+            Pattern(self.schema, self.table),
+            Pattern(self.schema, None),
+            Pattern(None, self.table),
+            Pattern(None, None),
+        )
 
 
 @lru_cache(maxsize=4096)
@@ -81,12 +93,16 @@ def parse_pattern(text: str) -> Patterns:
         schema = _joined(parts[:-1])
         if schema is None:
             raise BadName("quoted and unquoted parts do not make one name")
+        if not _may_be(schema):
+            raise BadName(_TOO_LONG)
         return _only(Pattern(schema, None))
     if "*" in last and not is_quoted:
         raise BadName("a star stands for all tables of a schema, and alone for all tables")
     possible = tuple(Pattern(*name) for name in _readings(parts))
-    if not possible:
+    if not possible and any(is_quoted for _, is_quoted in parts) and len(parts) > 2:
         raise BadName("it has more parts than a schema and a table")
+    if not possible:
+        raise BadName(_TOO_LONG)
     with_schema = [one for one in possible if one.schema is not None]
     certain = possible[0] if len(parts) == 1 else with_schema[0] if len(with_schema) == 1 else None
     return Patterns(certain, possible)
@@ -112,13 +128,10 @@ def exact(name: str) -> TableName:
 def could_mean(name: str) -> Sequence[TableName]:
     """Every table that the name could be of, as a trigger says it: with or without schema, quoted or as it is."""
     literal = TableName(None, name)
-    if len(name) > LIMIT_CHARACTERS:
-        return (literal,)
     try:
         readings = tuple(_readings(_split(name)))
     except BadName:
-        dots = [at for at, character in enumerate(name) if character == "." and 0 < at < len(name) - 1]
-        readings = tuple(TableName(name[:at], name[at + 1 :]) for at in dots)
+        readings = tuple(_plain_readings(name))
     return readings if literal in readings else (*readings, literal)
 
 
@@ -149,8 +162,8 @@ Part = tuple[str, bool]  # and whether it is quoted
 
 
 def _split(text: str) -> Sequence[Part]:
-    if len(text) > LIMIT_CHARACTERS:
-        raise BadName("it is longer than any name")
+    if len(text) > (LIMIT_CHARACTERS if '"' in text else PLAIN_LIMIT_CHARACTERS):
+        raise BadName(_TOO_LONG)
     parts: list[Part] = []
     at = 0
     while found := _PART.match(text, at):
@@ -166,18 +179,40 @@ def _split(text: str) -> Sequence[Part]:
 
 
 def _readings(parts: Sequence[Part]) -> Iterator[TableName]:
-    for at in range(1, len(parts)):
+    """Each table that it could be, where no name is too long."""
+    if not any(is_quoted for _, is_quoted in parts):
+        yield from _plain_readings(".".join(text for text, _ in parts))
+        return
+    # What is quoted is a name by itself: the first part, or the last.
+    for at in sorted({1, len(parts) - 1} - {0, len(parts)}):
         schema, table = _joined(parts[:at]), _joined(parts[at:])
-        if schema is not None and table is not None:
+        if schema is not None and table is not None and _may_be(schema) and _may_be(table):
             yield TableName(schema, table)
     whole = _joined(parts)
-    if whole is not None:
+    if whole is not None and _may_be(whole):
         yield TableName(None, whole)
+
+
+def _plain_readings(name: str) -> Iterator[TableName]:
+    """The same where every part stands as it is: any dot may be the one between the schema and the table."""
+    if len(name) > PLAIN_LIMIT_CHARACTERS:
+        return
+    first = max(1, len(name) - 1 - NAME_LIMIT_CHARACTERS)
+    at = name.find(".", first, len(name) - 1)
+    while 0 <= at <= NAME_LIMIT_CHARACTERS:
+        yield TableName(name[:at], name[at + 1 :])
+        at = name.find(".", at + 1, len(name) - 1)
+    if _may_be(name):
+        yield TableName(None, name)
+
+
+def _may_be(name: str) -> bool:
+    return len(name) <= NAME_LIMIT_CHARACTERS
 
 
 def _joined(parts: Sequence[Part]) -> str | None:
     """One name with dots in it, which is possible without quotes only."""
-    if any(before[1] or after[1] for before, after in pairwise(parts)):
+    if len(parts) > 1 and any(is_quoted for _, is_quoted in parts):
         return None
     return ".".join(text for text, _ in parts)
 

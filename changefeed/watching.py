@@ -32,6 +32,10 @@ class CannotWatch(Exception):
     """PostgreSQL refused, or the name is ambiguous; the message says what to do."""
 
 
+class Refused(CannotWatch):
+    """By PostgreSQL or by a function of sql/: the message may name any column, and other tables."""
+
+
 @dataclass(frozen=True)
 class WatchOptions:
     """As changefeed.watch() takes them."""
@@ -268,7 +272,7 @@ class Watching:
         except psycopg2.errors.LockNotAvailable:
             raise CannotWatch(f"{name} is locked by another transaction; try again when that is done") from None
         except psycopg2.Error as error:
-            raise CannotWatch(f"{name}: {_without_context(error)}") from None
+            raise Refused(f"{name}: {_without_context(error)}") from None
 
 
 def _is_of_one_table(pattern: str) -> bool:

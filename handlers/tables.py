@@ -1,6 +1,7 @@
 """The tables of the database, and the switch that watches each."""
 
 import json
+import logging
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,11 +11,13 @@ from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
 from changefeed.rights import Bound, bound_of_any
 from changefeed.table_names import TableName, qualified
-from changefeed.watching import EVERYTHING, CannotWatch, NoSuchTable, WatchOptions
+from changefeed.watching import EVERYTHING, CannotWatch, NoSuchTable, Refused, WatchOptions
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
 from handlers.gate import Need
 from handlers.http_server import BODY_LIMIT_BYTES
+
+logger = logging.getLogger(__name__)
 
 QUERIES = load("server.sql")
 SHAPE = (
@@ -70,7 +73,7 @@ class WatchHandler(ApiHandler):
             options = self._options(name, bound, before, said)
             has_changed = await self.feed.watching.watch(name, options)
         except (NoSuchTable, CannotWatch, DatabaseUnavailable) as error:
-            raise _api_error(error) from None
+            raise self._api_error(name, error) from None
         self._answer(name, is_watched=True, has_changed=has_changed)
 
     async def delete(self, name: str) -> None:
@@ -81,7 +84,7 @@ class WatchHandler(ApiHandler):
                 raise _needs_all_rights(f"{name} has columns that are left out or hashed, and would forget them")
             has_changed = await self.feed.watching.unwatch(name)
         except (NoSuchTable, CannotWatch, DatabaseUnavailable) as error:
-            raise _api_error(error) from None
+            raise self._api_error(name, error) from None
         self._answer(name, is_watched=False, has_changed=has_changed)
 
     async def _find(self, name: str) -> tuple[str, Bound]:
@@ -117,6 +120,20 @@ class WatchHandler(ApiHandler):
             raise _needs_all_rights("a column that is left out or hashed would be given out")
         return options
 
+    def _api_error(self, name: str, error: NoSuchTable | CannotWatch | DatabaseUnavailable) -> ApiError:
+        """Why not, without a name that may not be seen."""
+        match error:
+            case NoSuchTable():
+                return ApiError(404, "no_such_table", str(error))
+            case Refused() if not self.rights.sees_everything:
+                logger.info("refused: %s", error)
+                why = "PostgreSQL refuses it; the log says why, and so does a token with a right to everything"
+                return ApiError(409, "cannot_watch", f"{name}: {why}")
+            case CannotWatch():
+                return ApiError(409, "cannot_watch", str(error))
+            case DatabaseUnavailable():
+                return ApiError(503, "database_unavailable", one_line(error))
+
     def _said(self) -> dict[str, Any]:
         """The options that the body names."""
         if len(self.request.body) > BODY_LIMIT_BYTES:
@@ -144,16 +161,6 @@ class WatchHandler(ApiHandler):
         ):
             raise ApiError(400, "bad_options", SHAPE)
         return said
-
-
-def _api_error(error: NoSuchTable | CannotWatch | DatabaseUnavailable) -> ApiError:
-    match error:
-        case NoSuchTable():
-            return ApiError(404, "no_such_table", str(error))
-        case CannotWatch():
-            return ApiError(409, "cannot_watch", str(error))
-        case DatabaseUnavailable():
-            return ApiError(503, "database_unavailable", one_line(error))
 
 
 def _needs_all_rights(why: str) -> ApiError:

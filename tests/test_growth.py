@@ -3,15 +3,18 @@
 One more parser is one more line in READERS.
 """
 
+import asyncio
 import contextlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from changefeed.catalog import SLICE_COLUMNS, tables_of
 from changefeed.change import Change, from_journal, parse
 from changefeed.conflation import Conflation
 from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
@@ -25,6 +28,8 @@ from changefeed.rights import Rights
 from changefeed.row import Row
 from changefeed.seal import Seal
 from changefeed.subscription import BadSubscription, Selection, Subscription
+from changefeed.subscription import check as check_subscription
+from changefeed.table_names import TableName, as_written, could_mean, parse_pattern, qualified
 from handlers.dialects import PLAIN, PROTOCOL, STREAM
 from handlers.errors import ApiError
 from handlers.events import EventSocket
@@ -176,6 +181,15 @@ READERS: dict[str, tuple[Callable[[int], Any], Read]] = {
     "columns and commas": (lambda n: {"columns": ["a," * n + "b"]}, Subscription.parse),
     "quoted columns": (lambda n: {"columns": ['"' * n]}, Subscription.parse),
     "a table": (lambda n: {"table": ["." * n]}, Subscription.parse),
+    "a trigger's table": (lambda n: "a." * n + "a", could_mean.__wrapped__),
+    "a trigger's table in quotes": (lambda n: '"a".' * n + "a", could_mean.__wrapped__),
+    "a trigger's table as it is": (lambda n: '"' + "a." * n, as_written),
+    "a pattern": (lambda n: "a." * n + "*", parse_pattern.__wrapped__),
+    "a pattern of like": (lambda n: {"filter": ["a=like." + "x_" * n + "*b"]}, Subscription.parse),
+    "patterns of like": (
+        lambda n: {"filter": [f"a=like.*{i}{'_' * (n // 50)}b" for i in range(50)]},
+        Subscription.parse,
+    ),
     "a log line": (lambda n: '"\\\x1b' * n, log_line),
 }
 
@@ -195,6 +209,81 @@ def test_time_grows_as_the_text_does(read: Read, make: Callable[[int], object]):
     while len(found) < TRIES and min(found, default=AT_MOST_SLOWER) >= AT_MOST_SLOWER:
         found.append(slowdown(read, make))
     assert min(found) < AT_MOST_SLOWER, found
+
+
+def dotted(dots: int) -> str:
+    return "a." * dots + "a"
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many calls of Python's and C's functions it takes: the same on every machine, however busy."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        with contextlib.suppress(*REFUSALS):
+            work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("read", [could_mean.__wrapped__, parse_pattern.__wrapped__])
+def test_what_is_too_long_to_name_a_table_is_no_table_at_once(read: Callable[[str], object]):
+    assert steps(lambda: read(dotted(64))) < 20
+    assert steps(lambda: read(dotted(128))) < 20
+
+
+def test_a_name_of_many_dots_has_no_more_readings_than_names_of_tables_allow():
+    assert set(could_mean("a" * 63 + "." + "b" * 63)) == {("a" * 63, "b" * 63), (None, "a" * 63 + "." + "b" * 63)}
+    assert could_mean("a" * 64 + ".b") == (TableName(None, "a" * 64 + ".b"),)
+    assert max(len(could_mean(dotted(dots))) for dots in range(130)) <= 64
+
+
+def test_a_pattern_that_is_refused_is_not_compiled():
+    def parse(pattern: str) -> int:
+        return steps(lambda: Subscription.parse({"filter": [f"a=like.{pattern}"]}))
+
+    assert parse("x_" * 10_000 + "*b") < 200
+    assert parse("*" + "x_" * 400 + "*b") < 10_000  # of 800 characters, which are looked at
+
+
+def test_a_check_takes_as_long_as_the_tables_and_the_names_together():
+    def checking(names: int, tables: int) -> int:
+        asked = Subscription.parse({"table": [dotted(20) + str(i) for i in range(names)]})
+        known = {qualified("s", f"t{i}"): {"id": Kind.NUMBER} for i in range(tables)}
+        known |= {qualified("a", f"{dotted(19)}{i}"): {"id": Kind.NUMBER} for i in range(names)}
+        check_subscription(asked, known)
+        return steps(lambda: check_subscription(asked, known))
+
+    assert checking(80, 800) < 8 * checking(20, 200)
+
+
+async def turns_of_others(tables: int) -> int:
+    """How often, while so many tables of 300 columns are read."""
+    columns = [f"c{i}" for i in range(300)]
+    rows = [("public", f"t{i}", columns, ["number"] * 300, ["c0"]) for i in range(tables)]
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    others = asyncio.create_task(take_turns())
+    found = await tables_of(rows, (), (), Payload.FULL)
+    others.cancel()
+    assert len(found.columns) == tables
+    return turns
+
+
+def test_others_have_their_turn_while_many_tables_are_read():
+    assert asyncio.run(turns_of_others(200)) >= 200 * 300 // (2 * SLICE_COLUMNS)
 
 
 def test_what_is_quadratic_is_found():

@@ -210,6 +210,19 @@ class OptionsTest(AccessTestCase):
         [status] = (await self.fetch_json("/api/status", headers=headers))["watched"]
         self.assertEqual((status["omit"], status["hash"]), (["id"], []))
 
+    @gen_test
+    async def test_nor_by_a_refusal_of_postgresql(self):
+        bounded = {"tables": {"public.people": {"columns": ["id"]}, "public.part": {}}, "admin": True}
+        self.write("CREATE TABLE whole (id int) PARTITION BY LIST (id)")
+        self.write("CREATE TABLE part PARTITION OF whole DEFAULT")
+        self.write("ALTER TABLE people RENAME ssn TO number")
+        for table, hidden in (("people", "ssn"), ("part", "whole")):
+            status, reason = await self.put({"tables": {"*": {}}, "admin": True}, {}, table=f"public.{table}")
+            self.assertEqual((status, hidden in reason), (409, True))
+            status, reason = await self.put(bounded, {}, table=f"public.{table}")
+            self.assertEqual((status, hidden in reason), (409, False))
+            self.assertIn("the log says why", reason)
+
 
 class ErrorsTest(AccessTestCase):
     @gen_test
