@@ -31,7 +31,7 @@ MOST_SECONDS = 10.0
 # A look takes at most one part in so many of the time: with 8,000 partitions and 500 tables one takes some 0.1 s.
 COST_PART = 20
 SIZE_DEADLINE_SECONDS = 2.0
-TOLD_LIMIT = 1_000  # gaps that those are told who come back later
+TOLD_LIMIT = 1_000  # gaps that are told by table to those who come back; older ones are told as one, to everybody
 
 
 class Lookout:
@@ -63,7 +63,8 @@ class Lookout:
         self._snapshot: str | None = None
         self._fingerprint: str | None = None
         self._looked_at, self._looked_from = datetime.now(UTC), edge()
-        self._told: deque[tuple[Place, Gap]] = deque(maxlen=TOLD_LIMIT)  # and what was seen then
+        self._told: deque[tuple[Place, Gap]] = deque()  # and what was seen then
+        self._forgotten: Place | None = None  # what was seen at the newest gap that is not among these any more
         self._complaint = ""
 
     async def run(self) -> None:
@@ -98,6 +99,8 @@ class Lookout:
 
     def missed_since(self, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
         """The gap of somebody who was not there when it was told, and comes back with this cursor of this place."""
+        if self._forgotten and not self._forgotten.is_within(place):
+            return Gap("changes of some tables were not recorded", from_cursor=cursor)
         gaps = {
             gap.table: gap
             for told_at, gap in self._told
@@ -120,6 +123,7 @@ class Lookout:
         if not self._journal.is_named(self._epoch):  # of another journal's past every client is told
             self.recording = Recording()
             self._told.clear()
+            self._forgotten = None
         self._epoch = self._journal.epoch
         missed = self.recording.look(tables, partitions_come_watched=come_watched)
         for name in self.recording.begun:
@@ -158,6 +162,8 @@ class Lookout:
                 table=name,
             )
             self._told.append((place, gap))
+            if len(self._told) > TOLD_LIMIT:
+                self._forgotten, _ = self._told.popleft()
             self._tell_gap(gap)
 
     def _cursor(self, place: Place | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from unittest.mock import patch
 
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
@@ -145,6 +146,25 @@ class GapTest(LookoutCase):
         await self.feed.follower.until_moved()
         cursor = (await self.fetch_json("/api/changes"))["cursor"]
         self.assertIsNone((await self.fetch_json(f"/api/changes?table=orders&since={cursor}"))["gap"])
+
+    @gen_test
+    async def test_who_was_away_for_more_gaps_than_are_kept_is_told_of_one_whatever_he_asks_for(self):
+        self.write("INSERT INTO items VALUES (1)")
+        await self.feed.follower.until_moved()
+        cursor = (await self.fetch_json("/api/changes"))["cursor"]
+        await self.look()
+        with patch("changefeed.lookout.TOLD_LIMIT", 1):
+            for table in ("orders", "parted"):
+                self.write(f"ALTER TABLE {table} DISABLE TRIGGER USER; ALTER TABLE {table} ENABLE TRIGGER USER")
+                with ExpectLog("changefeed.lookout", "changes are missing", level=20):
+                    await self.look()
+        for query in ("", "table=orders&", "table=items&"):
+            gap = (await self.fetch_json(f"/api/changes?{query}since={cursor}"))["gap"]
+            self.assertEqual(("table" in gap, gap["from"]), (False, cursor))
+        self.write("INSERT INTO items VALUES (2)")
+        await self.feed.follower.until_moved()
+        cursor = (await self.fetch_json("/api/changes"))["cursor"]
+        self.assertIsNone((await self.fetch_json(f"/api/changes?since={cursor}"))["gap"])
 
 
 class PatternTest(LookoutCase):
