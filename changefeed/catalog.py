@@ -58,6 +58,7 @@ class Catalog:
         self._on_read = on_read
         self._payload = payload
         self._clock = clock
+        self._retyped: dict[str, set[str]] = {}  # columns by table
         self._missed: set[str] = set()
         self._catching_up: asyncio.Task[None] | None = None
         self._read_at = float("-inf")
@@ -107,6 +108,11 @@ class Catalog:
         self._missed.clear()
         if self.tables.columns:  # else nobody has asked yet
             await self._read_since(self._clock())
+
+    def take_retyped(self) -> Mapping[str, Collection[str]]:
+        """The columns by table, since this was asked last, that compare otherwise than they were taken to."""
+        retyped, self._retyped = self._retyped, {}
+        return retyped
 
     def select(self, subscription: Subscription, seal: SealCursor) -> Selection:
         """The subscription at work on these tables."""
@@ -175,7 +181,14 @@ class Catalog:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         watched = await self._database.fetch(QUERIES["watched tables"]) if has_journal else []
         others = await self._database.fetch(QUERIES["others with triggers"])
-        self.tables = await tables_of(rows, watched, others, self._payload)
+        found = await tables_of(rows, watched, others, self._payload)
+        for name, before in self.tables.columns.items():
+            now = found.columns.get(name, {})
+            if before != now and (
+                retyped := {one for one in before.keys() & now.keys() if before[one] is not now[one]}
+            ):
+                self._retyped.setdefault(name, set()).update(retyped)
+        self.tables = found
 
 
 async def tables_of(rows: Iterable[Row], watched: Iterable[Row], others: Iterable[Row], payload: Payload) -> Tables:

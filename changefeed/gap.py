@@ -20,6 +20,7 @@ class Gap:
     what_to_do: str = READ_AGAIN
     skipped: int | None = None  # how many changes, where that is known
     table: str | None = None  # the only one whose changes may be missing, by its qualified() name
+    columns: frozenset[str] = frozenset()  # where there are any, only who filters by one of them misses changes
 
     @classmethod
     def of_loss(cls, loss: Change) -> "Gap":

@@ -92,6 +92,7 @@ class Lookout:
             await self._look_closely(Place.after(Snapshot.parse(snapshot)))
             if not is_first:
                 await self._catalog.read_anew()
+                await self._tell_retyped()
                 self._on_change()
             self._fingerprint = fingerprint
         self._snapshot = snapshot
@@ -104,7 +105,7 @@ class Lookout:
         gaps = {
             gap.table: gap
             for told_at, gap in self._told
-            if gap.table and subscription.concerns(gap.table) and not told_at.is_within(place)
+            if gap.table and subscription.concerns(gap.table, gap.columns) and not told_at.is_within(place)
         }
         if not gaps:
             return None
@@ -131,6 +132,17 @@ class Lookout:
                 missed[name] = Missed(f"what was written to {name} before it was watched is not recorded")
         self._tell(missed, place)
 
+    async def _tell_retyped(self) -> None:
+        """Until the catalog was read, filters compared these columns as what they were before."""
+        if not (retyped := self._catalog.take_retyped()):
+            return
+        [(snapshot, _)] = await self._database.fetch(QUERIES["schema fingerprint"], {"before": None})
+        place = Place.after(Snapshot.parse(snapshot))
+        for name, columns in sorted(retyped.items()):
+            named = ", ".join(sorted(columns))
+            why = f"filters by {named} of {name}, whose type is another, did not find every change for a moment"
+            self._tell_one(name, Missed(why), place, frozenset(columns))
+
     def _is_promised(self, name: str) -> bool:
         return any(pattern.schema is not None and pattern.covers(exact(name)) for pattern in self._patterns)
 
@@ -145,26 +157,27 @@ class Lookout:
         return bool(has_rows)
 
     def _tell(self, missed: Mapping[str, Missed], place: Place) -> None:
-        edge = self._edge()
-        watched = self.recording.tables or {}
         for name, found in sorted(missed.items()):
-            # Who stops watching a table means to; who leaves it half recorded does not.
-            is_meant = found.is_over or name not in watched
-            logger.log(logging.INFO if is_meant else logging.WARNING, "changes are missing: %s", found.why)
-            what_to_do = READ_AGAIN if found.is_over else READ_ELSEWHERE
-            gap = Gap(
-                found.why,
-                self._cursor(self._looked_from),
-                self._cursor(edge),
-                self._looked_at,
-                datetime.now(UTC),
-                what_to_do,
-                table=name,
-            )
-            self._told.append((place, gap))
-            if len(self._told) > TOLD_LIMIT:
-                self._forgotten, _ = self._told.popleft()
-            self._tell_gap(gap)
+            self._tell_one(name, found, place)
+
+    def _tell_one(self, name: str, found: Missed, place: Place, columns: frozenset[str] = frozenset()) -> None:
+        # Who stops watching a table means to; who leaves it half recorded does not.
+        is_meant = found.is_over or name not in (self.recording.tables or {})
+        logger.log(logging.INFO if is_meant else logging.WARNING, "changes are missing: %s", found.why)
+        gap = Gap(
+            found.why,
+            self._cursor(self._looked_from),
+            self._cursor(self._edge()),
+            self._looked_at,
+            datetime.now(UTC),
+            READ_AGAIN if found.is_over else READ_ELSEWHERE,
+            table=name,
+            columns=columns,
+        )
+        self._told.append((place, gap))
+        if len(self._told) > TOLD_LIMIT:
+            self._forgotten, _ = self._told.popleft()
+        self._tell_gap(gap)
 
     def _cursor(self, place: Place | None) -> str | None:
         return self._journal.encode(place) if place and self._journal.epoch else None

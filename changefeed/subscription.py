@@ -100,10 +100,16 @@ class Subscription:
     def _patterns(self) -> frozenset[Pattern]:
         return frozenset(pattern for term in self.tables for pattern in parse_pattern(term).meant)
 
-    def concerns(self, table: str) -> bool:
-        """Whether anything of the table, by its qualified() name, is asked for and may be seen."""
+    def concerns(self, table: str, filtered: frozenset[str] = frozenset()) -> bool:
+        """Whether anything of the table, by its qualified() name, is asked for and may be seen.
+
+        With `filtered`: whether it is also filtered by one of these columns, or the right to it is.
+        """
         names = (exact(table),)
-        return self.names(names) and bound_of_any(self.within, names) is not None
+        bound = bound_of_any(self.within, names) if self.names(names) else None
+        if bound is None:
+            return False
+        return not filtered or any(term.column in filtered for term in (*self.filters, *bound.filters))
 
 
 EVERYTHING = Subscription()

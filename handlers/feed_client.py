@@ -87,7 +87,7 @@ def gap_within(selection: Selection, gap: Gap) -> Gap | None:
 
     None where it is of a table that the client did not ask for or may not see.
     """
-    if gap.table and not selection.subscription.concerns(gap.table):
+    if gap.table and not selection.subscription.concerns(gap.table, gap.columns):
         return None
     if not selection.subscription.is_bounded:
         return gap

@@ -324,7 +324,7 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
         WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND oid >= 16384
     ),
     (
-        SELECT sum(hash_record_extended(ROW(a.attrelid, a.attnum, a.attname, a.atttypid, a.attisdropped), 0))
+        SELECT sum(hash_record_extended(ROW(a.attrelid, a.attnum, a.attname, a.atttypid, a.attcollation, a.attisdropped), 0))
         FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND c.oid >= 16384
     ),

@@ -203,11 +203,19 @@ class ColumnsTest(LookoutCase):
     async def test_a_filter_compares_as_the_column_does_now(self):
         self.write("ALTER TABLE orders ADD qty text")
         socket = await self.subscribed("?table=orders&filter=qty=gt.10")
+        unfiltered, other = (
+            await self.subscribed("?table=orders"),
+            await self.subscribed("?filter=id=gt.0&table=orders"),
+        )
         self.write("ALTER TABLE orders ALTER qty TYPE int USING qty::int")
-        await self.look()
+        with ExpectLog("changefeed.lookout", "changes are missing.*qty of public.orders", level=20):
+            await self.look()
+        self.assertEqual((await message(socket, "gap"))["table"], "public.orders")
         self.write("INSERT INTO orders (id, qty) VALUES (1, 9), (2, 100)")
         [change] = (await message(socket, "changes"))["changes"]
         self.assertEqual(change["data"]["id"], 2)
+        for one in (unfiltered, other):
+            self.assertEqual((await message(one))["type"], "changes")
         page = await self.fetch_json("/api/changes?table=orders&filter=qty=gt.10")
         self.assertEqual([change["data"]["id"] for change in page["changes"]], [2])
 
@@ -246,7 +254,8 @@ class RightsTest(AccessTestCase):
         self.write("INSERT INTO levels VALUES (2, 1000), (3, 9)")  # as texts, 1000 is less than 50, and 9 is not
         self.order(7)
         self.assertEqual((await message(socket))["table"], "orders")
-        await self.feed.lookout.look()
+        with ExpectLog("changefeed.lookout", "changes are missing.*level of public.levels", level=20):
+            await self.feed.lookout.look()
         self.write("INSERT INTO levels VALUES (4, 1000), (5, 9)")
         self.assertEqual((await message(socket))["data"]["id"], 5)
 
