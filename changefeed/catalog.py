@@ -19,6 +19,7 @@ from changefeed.queries import load
 from changefeed.sight import SealCursor
 from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
 from changefeed.table_names import TableName, could_mean, parse_pattern, qualified
+from changefeed.trust import distrust
 
 QUERIES = load("server.sql")
 # How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
@@ -179,7 +180,8 @@ class Catalog:
     async def _read(self) -> None:
         rows = await self._database.fetch(QUERIES["columns"])
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
-        watched = await self._database.fetch(QUERIES["watched tables"]) if has_journal else []
+        is_trusted = has_journal and not await distrust(self._database)  # else the follower says so
+        watched = await self._database.fetch(QUERIES["watched tables"]) if is_trusted else []
         others = await self._database.fetch(QUERIES["others with triggers"])
         found = await tables_of(rows, watched, others, self._payload)
         for name, before in self.tables.columns.items():

@@ -27,6 +27,7 @@ from changefeed.settings import Settings, is_loopback
 from changefeed.table_names import parse_pattern, qualified
 
 QUERIES = load("doctor.sql")
+SERVER_QUERIES = load("server.sql")
 OLDEST_VERSION = 140000
 CONNECT_DEADLINE_SECONDS = 10
 QUERY_DEADLINE_MS = 10_000
@@ -75,6 +76,9 @@ class Patient:
             self.database,
         ) = self.row(QUERIES["server"])
         is_installed, self.may_install = self.row(QUERIES["installation"])
+        # Whose code it would be that runs here with this role's rights.
+        self.distrusted = [owner for (owner,) in self.rows(SERVER_QUERIES["distrusted owner"])]
+        is_installed = is_installed and not self.distrusted
         self.may_read, self.may_tend, self.owner = self.row(QUERIES["rights"]) if is_installed else (False, False, "")
         self.is_installed = bool(is_installed)
 
@@ -137,6 +141,14 @@ def check_version(patient: Patient) -> Iterator[Finding]:
 
 def check_rights(patient: Patient) -> Iterator[Finding]:
     role, owner = patient.role, patient.owner
+    for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
+        says = f"the event trigger {trigger} runs a function that {other} may replace, as whoever changes a table"
+        yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
+    if patient.distrusted:
+        says = f"something of the schema changefeed belongs to {patient.distrusted[0]}, whose code would run as {role}"
+        mend = "connect as the schema's owner or as a role of docs/least-rights.md; if it is somebody else's, rename it"
+        yield Finding(Level.PROBLEM, "rights", says, mend)
+        return
     if not patient.is_installed:
         who = (
             "this role can install it"
@@ -160,9 +172,6 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "rights", f"{role} may read and tend the journal")
     for other, mend in patient.rows(QUERIES["who may write"]):
         yield Finding(Level.PROBLEM, "rights", f"{other} could write what it likes into the journal", mend)
-    for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
-        says = f"the event trigger {trigger} runs a function that {other} may replace, as whoever changes a table"
-        yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
 
 
 def check_schema(patient: Patient) -> Iterator[Finding]:

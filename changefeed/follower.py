@@ -17,6 +17,7 @@ import psycopg2
 
 from changefeed.backoff import backoff
 from changefeed.change import Change
+from changefeed.cursor import Place
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.entries import JournalReplaced
 from changefeed.gap import Gap
@@ -78,6 +79,7 @@ class Follower:
         self._progressed_at = time.monotonic()
         self._warned_at = float("-inf")  # of losses; monotonic
         self._owed: Gap | None = None
+        self._taken: tuple[int, int] | None = None  # by retention, as of the last read: a transaction and an id
         self._has_lost = False  # since the last read something that not even a loss stands for in the journal
         self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
 
@@ -157,14 +159,18 @@ class Follower:
             except LostPast:
                 await self._go_back(memory, ())
                 continue
-            if memory.edge != BEGINNING and self._journal.losses.concern(memory.edge):
+            losses = self._journal.losses
+            # What retention had taken by the last read cannot be what was still to be read after it.
+            has_taken, self._taken = (losses.xid, losses.id) != self._taken, (losses.xid, losses.id)
+            if has_taken and memory.edge != BEGINNING and losses.concern(memory.edge):
                 self._tell(RETAINED, memory, self._journal.encode(page.end))
             memory.append(page)
             self._progressed_at = time.monotonic()
             self._moved.set()
             if page.changes:
                 self._warn_of_losses(page.changes)
-                self._publish(page, self._journal.encode(page.end))
+                # Behind the last change itself, so that a cursor names one whose loss would be noticed.
+                self._publish(page, page.changes[-1].cursor or self._journal.encode(page.end))
             await self._tell_lost(memory)
             if page.end.previous == page.end.batch:
                 self.read_until = began
@@ -221,7 +227,7 @@ class Follower:
         lost = set(missing)
         for snapshot in memory.ends():
             kept, sent = memory.up_to(snapshot)
-            if await self._journal.proves(snapshot) and not lost.intersection(
+            if await self._journal.proves(Place.after(snapshot)) and not lost.intersection(
                 c.id for c in kept.newest(PROVEN_CHANGES)
             ):
                 break
@@ -235,7 +241,8 @@ class Follower:
         )
         self._warn(why)
         now = datetime.now(UTC)
-        gap = Gap(why, since=now, until=now)
+        since = min((change.at for change in sent), default=now.timestamp())
+        gap = Gap(why, since=datetime.fromtimestamp(since, UTC), until=now)
         if kept is None:
             self._begin_anew(gap)
             await self._identify()

@@ -18,6 +18,7 @@ from changefeed.memory import Page
 from changefeed.payload import Payload
 from changefeed.queries import load
 from changefeed.seal import MARK, Seal
+from changefeed.trust import distrust
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Journal:
         self.identity: str | None = None  # what the queries tell it by; None before version 5
         self._former_epoch: bytes | None = None  # of the same journal, as it is named while its version is below 5
         self._seal: Seal | None = None
-        self._proofs: OrderedDict[tuple[int, int], bool] = OrderedDict()
+        self._proofs: OrderedDict[tuple[int, int, int], bool] = OrderedDict()
 
     async def identify(self) -> bool:
         """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
@@ -103,6 +104,8 @@ class Journal:
         if not has_journal:
             self.epoch = self._former_epoch = None
             return False
+        if reason := await distrust(self._database):
+            raise WrongJournal(reason)
         await self._database.fetch(QUERIES["begin anew if restored"])
         found = await self._database.fetch(QUERIES["identify journal"])
         if not found:
@@ -192,15 +195,19 @@ class Journal:
                 return place
         raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
 
-    async def proves(self, snapshot: Snapshot) -> bool:
-        """Whether what the snapshot sees is still there, as far as its witness tells; so a crowd asks once."""
-        if not snapshot.witness:
+    async def proves(self, place: Place) -> bool:
+        """Whether what somebody at the place has seen is still there, as far as its witnesses tell; a crowd asks once.
+
+        These are the newest transaction that its snapshot sees, below which no id is given out again, and the change
+        itself that the place is behind.
+        """
+        if not place.batch.witness:
             return True
-        key = snapshot.xmax, snapshot.witness
+        key = place.batch.xmax, place.batch.witness, place.id
         if key not in self._proofs:
-            xid = snapshot.xmax - 1
-            [(made_at, lost_xid, lost_at)] = await self._for_clients.fetch(QUERIES["witness"], {"xid": str(xid)})
-            self._proofs[key] = _is_witnessed(snapshot, made_at, int(lost_xid), lost_at)
+            asked = {"xid": str(place.batch.xmax - 1), "id": place.id}
+            [(made_at, lost_xid, lost_at, has_entry)] = await self._for_clients.fetch(QUERIES["witness"], asked)
+            self._proofs[key] = has_entry and _is_witnessed(place.batch, made_at, int(lost_xid), lost_at)
             while len(self._proofs) > PROOFS_KEPT:
                 self._proofs.popitem(last=False)
         return self._proofs[key]

@@ -89,9 +89,14 @@ class Memory:
             return None
         return self._page_across(place)
 
-    def proves(self, snapshot: Snapshot) -> bool:
-        """Whether the snapshot is of the past that is remembered here; of one that is not, the journal may know."""
-        return not snapshot.witness or self._witnesses.get(snapshot.xmax) == snapshot.witness
+    def proves(self, place: Place) -> bool:
+        """Whether the place is of the past that is remembered here; of one that is not, the journal may know."""
+        if place == self.edge:
+            return place.batch.witness in (0, self.edge.batch.witness)
+        if not place.id:
+            return not place.batch.witness or self._witnesses.get(place.batch.xmax) == place.batch.witness
+        pages = self._batches.get((place.previous, place.batch), ())
+        return any(page.batch.witness == place.batch.witness for page in pages)
 
     def ends(self) -> list[Snapshot]:
         """The batches whose ends are remembered, newest first."""

@@ -8,12 +8,14 @@ from pathlib import Path
 
 SQL_DIR = Path(__file__).parent.parent / "sql"
 _INCLUDE = re.compile(r"^\\ir (?P<file>\S+)$", re.MULTILINE)
+_SETTING = re.compile(r"^\\set .*\n", re.MULTILINE)  # psql's own
 _NAME = re.compile(r"^-- (?P<name>[a-z0-9 ]+) --$", re.MULTILINE)
 
 
 def read_script(file_name: str, folder: Path = SQL_DIR) -> str:
     r"""The text of sql/`file_name`, with the files that psql's \\ir names in it in their places."""
     text = (folder / file_name).read_text("utf-8")
+    text = _SETTING.sub("", text)
     return _INCLUDE.sub(lambda match: read_script(match["file"], folder), text)
 
 

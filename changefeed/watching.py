@@ -16,6 +16,7 @@ from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.journal import VERSION
 from changefeed.queries import load, read_script
 from changefeed.table_names import BadName, TableName, parse_pattern, qualified
+from changefeed.trust import distrust
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +231,8 @@ class Watching:
 
     async def _is_installed(self) -> bool:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
+        if has_journal and (reason := await distrust(self._database)):
+            raise CannotWatch(reason)
         return bool(has_journal)
 
     async def _install(self) -> None:

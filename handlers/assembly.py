@@ -93,6 +93,7 @@ def make_feed(
         ActivitySocket.tell_database(feed)
 
     def recall(memory: Memory) -> None:
+        FeedClient.forget_cursors()
         hub.recall(memory.newest(RECENT_LIMIT))
         history.begin(memory)
 

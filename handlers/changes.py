@@ -17,7 +17,7 @@ from changefeed.subscription import Selection
 from handlers.base import ApiHandler
 from handlers.dialects import gap_fields, loss_gap
 from handlers.errors import ApiError
-from handlers.feed_client import check_subscription, find_place, until_journal_known
+from handlers.feed_client import TAKEN_AWAY, check_subscription, find_place, gap_within, until_journal_known
 from handlers.feed_query import parse_query
 from handlers.gate import Need
 
@@ -57,6 +57,8 @@ class ChangesHandler(ApiHandler):
             raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
         except (JournalReplaced, LostPast):
             raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
+        if self._was_emptied and gap is None:
+            gap = gap_within(selection, Gap(TAKEN_AWAY, from_cursor=query.since))
         changes = without_losses(taken)
         for loss in taken:
             if loss.is_loss and gap is None:
@@ -86,10 +88,13 @@ class ChangesHandler(ApiHandler):
         is_bounded, due = selection.subscription.is_bounded, time.monotonic() + LOOK_LIMIT_SECONDS
         taken: list[Change] = []
         size = looked_at = 0
+        self._was_emptied = False
         while True:
             memory = self.feed.follower.memory
             page = memory.page_after(place) if memory and place != BEGINNING else None
-            page = page or await self.feed.journal.read_for_client(place)
+            if page is None:
+                page = await self.feed.journal.read_for_client(place)
+                self._was_emptied |= place != BEGINNING and self.feed.journal.losses.concern(place)
             for change in page.changes:
                 if looked_at >= LOOK_LIMIT and not is_bounded:
                     return taken, place, True

@@ -37,6 +37,7 @@ from handlers.outbox import Outbox
 logger = logging.getLogger(__name__)
 
 JOURNAL_DEADLINE_SECONDS = 5.0
+TAKEN_AWAY = "retention took changes away that were about to be read"
 LOST_PAST = "the cursor is of a past that PostgreSQL has lost: by a crash, a failover, or files that were put back"
 SLICE_CHANGES = 500
 # What a page costs beside its changes, in changes. In a gentle feed each has one or two: who caught up by one page a
@@ -57,7 +58,8 @@ PLACE_INTERVAL_SECONDS = 15.0
 async def until_journal_known(feed: Feed) -> None:
     """Raises ApiError where the server does not know yet which journal there is: a cursor may be good or not."""
     if not await feed.follower.until_known(JOURNAL_DEADLINE_SECONDS):
-        raise ApiError(503, "not_ready", "the server has not reached PostgreSQL yet; try again")
+        trouble = None if feed.gate.tokens.are_required else feed.not_ready_reason
+        raise ApiError(503, "not_ready", f"{trouble or 'the journal is not known yet'}; try again")
 
 
 async def find_place(feed: Feed, since: str, subscription: Subscription) -> tuple[Place | None, Gap | None]:
@@ -72,9 +74,9 @@ async def find_place(feed: Feed, since: str, subscription: Subscription) -> tupl
     except ForeignCursor as error:
         return None, Gap(str(error), from_cursor=since)
     memory = feed.follower.memory
-    if memory is None or not memory.proves(place.batch):
+    if memory is None or not memory.proves(place):
         try:
-            is_proven = await feed.journal.proves(place.batch)
+            is_proven = await feed.journal.proves(place)
         except (DatabaseUnavailable, psycopg2.Error) as error:
             raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
         if not is_proven:
@@ -169,6 +171,11 @@ class FeedClient(BaseHandler):
         for client in cls.connected:
             if client._catching_up and (within := gap_within(client._selection, gap)):
                 client.outbox.send(client.dialect.gap(within))
+
+    @classmethod
+    def forget_cursors(cls) -> None:
+        """Those given so far are of another journal, or of a past that is lost."""
+        cls.newest_cursor = None
 
     @classmethod
     def look_again(cls) -> None:
@@ -373,7 +380,7 @@ class FeedClient(BaseHandler):
             if memory is not followed:
                 # Another journal, or another past of the same, which was told; goes on where the place is still good.
                 followed = memory
-                if not memory.proves(place.batch):
+                if not memory.proves(place):
                     place = memory.edge
             try:
                 page = await self._next_page(memory, place)
@@ -416,7 +423,10 @@ class FeedClient(BaseHandler):
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower says so in the log, and moves when it is back
         if self.feed.journal.losses.concern(place):
-            self.outbox.send(self.dialect.gap(Gap("retention took changes away that were about to be read")))
+            if self.dialect is PLAIN:  # which cannot be told: 410 will be the answer to its cursor
+                self.leave(TAKEN_AWAY)
+                return None
+            self.outbox.send(self.dialect.gap(Gap(TAKEN_AWAY)))
         return page
 
     def _send(self, changes: Sequence[Change], cursor: str | None) -> None:

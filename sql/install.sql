@@ -5,6 +5,8 @@
 --
 -- The server runs the same file when it is told to watch a table. sql/uninstall.sql takes everything away again.
 
+-- What is refused ends it: no later statement may run in a schema that is somebody else's.
+\set ON_ERROR_STOP on
 -- Whatever the session's settings are: nothing of what others made is picked up, and the transaction may write and sees what
 -- another install, for which it waited, has made.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;

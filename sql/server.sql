@@ -33,6 +33,23 @@ ORDER BY 1, 2;
 -- has journal --
 SELECT to_regclass('changefeed.meta') IS NOT NULL;
 
+-- distrusted owner --
+-- Who else could run code as this role: the functions of the schema run with the rights of whoever calls them. So a superuser
+-- calls those of superusers only; another role those of the schema's owner, which it was told to use, of superusers, and
+-- its own.
+SELECT quote_ident(r.rolname)
+FROM pg_namespace AS n
+JOIN pg_roles AS me ON me.rolname = current_user
+CROSS JOIN LATERAL (
+    SELECT n.nspowner
+    UNION SELECT p.proowner FROM pg_proc AS p WHERE p.pronamespace = n.oid
+    UNION SELECT c.relowner FROM pg_class AS c WHERE c.relnamespace = n.oid
+) AS o (owner)
+JOIN pg_roles AS r ON r.oid = o.owner
+WHERE n.nspname IN ('changefeed', 'changefeed_secret') AND NOT r.rolsuper AND r.oid <> me.oid
+  AND (me.rolsuper OR r.oid <> n.nspowner)
+LIMIT 1;
+
 -- schema version --
 SELECT version FROM changefeed.meta;
 
@@ -160,13 +177,15 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 SELECT j.id, j.data::text, j.old::text FROM changefeed.journal AS j WHERE j.id = ANY (%(ids)s::bigint[]);
 
 -- witness --
--- When the last entry of the transaction %(xid)s was made; and the newest that retention took, and when that was made.
+-- When the last entry of the transaction %(xid)s was made; the newest that retention took, and when that was made; and
+-- whether the entry %(id)s is there, unless that is 0 or retention took it.
 SELECT (
            SELECT (extract(epoch FROM j.at) * 1000000)::bigint
            FROM changefeed.journal AS j WHERE j.xid = %(xid)s::xid8 ORDER BY j.id DESC LIMIT 1
        ),
-       x.last_value, t.last_value
-FROM changefeed.lost_xid AS x, changefeed.lost_at AS t;
+       x.last_value, t.last_value,
+       %(id)s <= i.last_value OR EXISTS (SELECT FROM changefeed.journal AS j WHERE j.id = %(id)s)
+FROM changefeed.lost_xid AS x, changefeed.lost_at AS t, changefeed.lost_id AS i;
 
 -- running --
 -- Each transaction that has an id holds a lock on it until it is over.

@@ -1,4 +1,6 @@
 -- Takes away every trigger of the change feed, the journal and all functions. Cursors from before are refused later.
+-- What is refused ends it: no later statement may run in a schema that is somebody else's.
+\set ON_ERROR_STOP on
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;

@@ -58,6 +58,7 @@ class LostPastTestCase(JournalTestCase):
             await self.until(
                 lambda: listener.reconnects > before and listener.state is ListenerState.LISTENING, self.state_changed
             )
+            await self.feed.follower.until_moved()
 
     @contextlib.asynccontextmanager
     async def time_goes_back(self) -> AsyncIterator[None]:
@@ -108,6 +109,28 @@ class CrashTest(LostPastTestCase):
         resumed = await self.connect(f"/ws?since={good}", protocol=True)
         ids, gaps, _ = await self.changes(resumed, 107)
         self.assertEqual((gaps, ids[-7:]), ([], [101, 102, 103, 104, 105, 106, 107]))
+
+    @gen_test
+    async def test_a_commit_that_is_lost_though_a_newer_transaction_is_not(self):
+        live = await self.connect(protocol=True)
+        self.insert(1)
+        await self.changes(live, 1)
+        older = postgres.connect(self.conninfo)
+        older.autocommit = False
+        older.cursor().execute("INSERT INTO orders VALUES (100)")
+        self.write("SET synchronous_commit = on; INSERT INTO orders VALUES (101)")
+        await self.changes(live, 101)
+        older.commit()
+        older.close()
+        _, _, cursor = await self.changes(live, 100)
+        live.close()
+        async with self.time_goes_back():
+            self.cluster.stop("immediate")
+            self.cluster.start()
+            self.assertEqual(self.kept(), [1, 101], "PostgreSQL lost nothing: this test tests nothing")
+        resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+        await message(resumed, "hello")
+        self.assertIn("past that PostgreSQL has lost", (await message(resumed, "gap"))["why"])
 
     @gen_test
     async def test_a_crash_that_took_nothing_back_is_told_to_nobody(self):

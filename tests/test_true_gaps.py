@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any
+from unittest import mock
 
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
@@ -10,6 +11,7 @@ from tornado.websocket import WebSocketClientConnection
 
 from changefeed.cursor import Place, Snapshot
 from changefeed.journal import Losses
+from changefeed.memory import Memory
 from tests import postgres
 from tests.feed_case import message
 from tests.test_journal_feed import JournalTestCase
@@ -86,6 +88,17 @@ class LosingTransactionTest(JournalTestCase):
             losing.commit()
             losing.close()
             self.assertIn("could not be journaled", (await message(socket, "gap"))["why"])
+
+    @gen_test
+    async def test_what_retention_takes_before_it_is_read_is_a_gap_of_the_page_too(self):
+        self.write("INSERT INTO orders SELECT generate_series(1, 30000)")
+        page = await self.fetch_json("/api/changes?limit=1")
+        while self.write("SELECT count(*) FROM changefeed.journal") != [(0,)]:
+            self.write("SELECT changefeed.retain('0 s', 0)")
+        # Where memory does not reach back, and what the server knows of losses is as old as its last read.
+        with mock.patch.object(Memory, "page_after", return_value=None):
+            page = await self.fetch_json(f"/api/changes?since={page['cursor']}")
+        self.assertIsNotNone(page["gap"])
 
     @gen_test
     async def test_a_transaction_open_for_long_gives_nobody_a_gap_while_retention_works(self):
