@@ -82,7 +82,34 @@ BEGIN
 END
 $function$;
 
+-- Whether a value of this type has more parts, those within parts counted wherever they stand, or parts deeper within each
+-- other, than shall be taken apart: a type of two fields of a type of two fields, and so on, doubles with each level.
+CREATE OR REPLACE FUNCTION changefeed.has_too_many_parts(type oid)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        WITH RECURSIVE part (type, depth) AS (
+            SELECT type, 0
+            UNION ALL
+            SELECT inner_part.type, p.depth + 1
+            FROM part AS p JOIN pg_type AS t ON t.oid = p.type CROSS JOIN LATERAL (
+                SELECT a.atttypid FROM pg_attribute AS a
+                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'c'
+                UNION ALL
+                SELECT t.typbasetype WHERE t.typtype = 'd'
+                UNION ALL
+                SELECT t.typelem WHERE t.typelem >= 16384
+            ) AS inner_part (type)
+            WHERE p.type >= 16384
+        )
+        -- A part at a time: no more are looked for than are counted.
+        SELECT count(*) > 500 OR max(p.depth) > 12 FROM (SELECT depth FROM part LIMIT 501) AS p
+    );
+END
+$function$;
+
 -- An expression whose JSON is that of `value`, an expression of this type; or of any other, where it is not certain which.
+-- That of a value with too many parts is its text.
 CREATE OR REPLACE FUNCTION changefeed.json_value(value text, type oid, is_certain boolean, depth integer DEFAULT 0)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -95,7 +122,9 @@ BEGIN
     END IF;
     SELECT * INTO shape FROM pg_type AS t WHERE t.oid = type;
     -- num_nonnulls: a composite value of nulls IS NULL, and is none.
-    IF shape.typtype = 'd' THEN
+    IF depth = 0 AND changefeed.has_too_many_parts(type) THEN
+        NULL;
+    ELSIF shape.typtype = 'd' THEN
         RETURN changefeed.json_value(value, shape.typbasetype, is_certain, depth);
     ELSIF shape.typtype = 'c' THEN
         SELECT string_agg(
@@ -220,7 +249,7 @@ END
 $function$;
 
 REVOKE ALL ON FUNCTION changefeed.trusts(oid), changefeed.trusts_columns(oid), changefeed.safe_type(oid),
-    changefeed.json_value(text, oid, boolean, integer), changefeed.is_composite(oid),
+    changefeed.has_too_many_parts(oid), changefeed.json_value(text, oid, boolean, integer), changefeed.is_composite(oid),
     changefeed.json_array(json[], integer[]), changefeed.place(pg_attribute), changefeed.column_list(oid, json),
     changefeed.select_statement(oid, text, text, json) FROM PUBLIC;
 DROP FUNCTION IF EXISTS changefeed.untrusted_value(text, oid);  -- version 4's

@@ -102,6 +102,24 @@ def check_values(db: JournalDatabase, type_name: str) -> None:
     assert db.warnings == []
 
 
+def test_a_type_of_others_that_doubles_with_each_level_is_told_as_text(db: JournalDatabase):
+    role = db.new_role("owner")
+    db.run(f"GRANT CREATE ON SCHEMA public TO {role}")
+    owner = db.session(user=role)
+    owner.run("CREATE TYPE twice_0 AS (a int, b int)")
+    for level in range(1, 17):
+        owner.run(f"CREATE TYPE twice_{level} AS (a twice_{level - 1}, b twice_{level - 1})")
+    owner.run("CREATE TABLE deep (shallow twice_1, deep twice_16, deeps twice_16[])")
+    db.run("SELECT changefeed.watch('deep')")
+    owner.run("SET statement_timeout = '20s'")
+    owner.run("""INSERT INTO deep VALUES ('("(1,2)",)', '(,)', '{"(,)",NULL}'), (NULL, NULL, NULL)""")
+    assert db.changes() == [
+        ("I", {"shallow": {"a": {"a": 1, "b": 2}, "b": None}, "deep": "(,)", "deeps": ["(,)", None]}),
+        ("I", {"shallow": None, "deep": None, "deeps": None}),
+    ]
+    assert (db.losses, owner.warnings) == (0, [])
+
+
 @pytest.mark.parametrize("kind", ["STORED", "VIRTUAL"])
 def test_generated_columns(db: JournalDatabase, kind: str):
     if kind == "VIRTUAL" and db.version < 18:
