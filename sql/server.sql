@@ -6,12 +6,18 @@ SELECT pg_notify(%(channel)s, %(payload)s);
 
 -- tables --
 -- Every table this role may read, or whose changes the journal has, and by what it is watched: the journal, a trigger that
--- notifies, or nothing. Partitions are left out: their root stands for them.
+-- notifies, or nothing. Partitions are left out: their root stands for them. Of each function's text the first part is looked
+-- at, and once, however many triggers call it.
+WITH notifiers AS MATERIALIZED (
+    SELECT p.oid FROM pg_proc AS p
+    WHERE p.oid IN (SELECT tgfoid FROM pg_trigger WHERE NOT tgisinternal)
+      AND left(p.prosrc, 100000) COLLATE "C" ILIKE '%pg_notify%'
+)
 SELECT n.nspname AS schema,
        c.relname AS table,
        CASE
            WHEN bool_or(p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('record', 'record_strict')) THEN 'journal'
-           WHEN bool_or(p.prosrc COLLATE "C" ILIKE '%pg_notify%') THEN 'notify'
+           WHEN bool_or(p.oid IN (SELECT oid FROM notifiers)) THEN 'notify'
        END AS watched_by,
        CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS estimated_rows  -- null until the first ANALYZE or VACUUM
 FROM pg_class AS c
@@ -325,9 +331,11 @@ FROM changefeed.status() AS s;
 
 -- has plain triggers --
 -- Whether a trigger that is not ours sends notifications: those are lost while nobody listens.
+-- Of each function's text as in "tables".
 SELECT EXISTS (
-    SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-    WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.prosrc COLLATE "C" ILIKE '%pg_notify%'
+    SELECT FROM pg_proc AS p
+    WHERE p.oid IN (SELECT tgfoid FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D')
+      AND left(p.prosrc, 100000) COLLATE "C" ILIKE '%pg_notify%'
       AND p.pronamespace <> coalesce(to_regnamespace('changefeed'), 0::oid)
 );
 

@@ -53,6 +53,19 @@ class TablesTest(FeedTestCase):
         self.write("ANALYZE orders")
         self.assertEqual((await self.tables())["public", "orders"]["estimated_rows"], 1234)
 
+    @gen_test(timeout=30)
+    async def test_a_long_function_of_many_triggers_is_looked_at_once_and_in_part(self):
+        self.write("""DO $do$ BEGIN
+            EXECUTE format('CREATE FUNCTION long() RETURNS trigger LANGUAGE plpgsql AS %L',
+                'BEGIN NOTIFY x; RETURN NULL; END -- pg_notify' || repeat('pg_notif ', 2000000));
+            FOR i IN 1..40 LOOP
+                EXECUTE format('CREATE TABLE long_%s ()', i);
+                EXECUTE format('CREATE TRIGGER long AFTER INSERT ON long_%s EXECUTE FUNCTION long()', i);
+            END LOOP;
+        END $do$""")
+        listed = await self.tables()
+        self.assertEqual({table["is_watched"] for table in listed.values()}, {True})
+
     @gen_test
     async def test_a_table_is_watched_while_the_originals_trigger_is_on_it(self):
         async def is_watched() -> bool:
