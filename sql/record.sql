@@ -213,17 +213,24 @@ CREATE OR REPLACE FUNCTION changefeed.may_have_moved(root oid, context text)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     is_nested constant boolean := strpos(context, chr(10)) > 0;  -- the first line is the trigger's own
+    looked_at constant text := CASE WHEN is_nested THEN context ELSE current_query() END;
+    -- The context's lines are translated. That of a function in SQL is like: SQL function "name" statement 1
+    telling constant text := CASE
+        WHEN is_nested THEN '[[:<:]]merge[[:>:]]|"execute[[:>:]]|"[^"]*" [^ "]+ [0-9]+(' || chr(10) || '|$)'
+        ELSE '[[:<:]](merge|execute)[[:>:]]'
+    END;
+    -- A script of many statements is one text, which each of them would search from its beginning.
+    is_long constant boolean := octet_length(looked_at) > 10000;
 BEGIN
-    IF current_setting('server_version_num')::integer < 150000 OR (CASE
-        -- The context's lines are translated. That of a function in SQL is like: SQL function "name" statement 1
-        WHEN is_nested THEN context !~* ('[[:<:]]merge[[:>:]]|"execute[[:>:]]|"[^"]*" [^ "]+ [0-9]+(' || chr(10) || '|$)')
-        ELSE current_query() !~* '[[:<:]](merge|execute)[[:>:]]'
-    END) THEN
+    IF current_setting('server_version_num')::integer < 150000 OR NOT is_long AND looked_at !~* telling THEN
         RETURN false;
     END IF;
-    RETURN EXISTS (
+    IF NOT EXISTS (
         SELECT FROM changefeed.members(ARRAY[root]) AS m WHERE pg_stat_get_xact_tuples_deleted(m.member) > 0
-    );
+    ) THEN
+        RETURN false;
+    END IF;
+    RETURN NOT is_long OR looked_at ~* telling;
 END
 $function$;
 

@@ -404,6 +404,14 @@ class TestMerge:
         assert db.value("SELECT k FROM parts WHERE id = 1") == 2
         assert db.losses == 1
 
+    def test_rows_that_a_merge_in_a_long_script_moves_are_told_as_a_loss(self, db: JournalDatabase):
+        updates = "UPDATE parts SET note = 'n'; " * 500
+        db.run(f"INSERT INTO parts VALUES (1, 1); {updates}")
+        assert db.losses == 0
+        merge = "MERGE INTO parts AS p USING (VALUES (1)) AS s (id) ON p.id = s.id WHEN MATCHED THEN UPDATE SET k = 2"
+        db.run(f"{updates} {merge}")
+        assert db.losses == 1
+
     def test_an_update_that_moves_rows_is_no_loss(self, db: JournalDatabase):
         db.run("INSERT INTO parts VALUES (1, 1)")
         db.run("DO $$ BEGIN UPDATE parts SET k = 2; EXECUTE 'UPDATE parts SET k = 3'; END $$")
