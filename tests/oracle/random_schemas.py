@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import psycopg2
 
-from changefeed import journal as journal_module
+from changefeed import entries
 from changefeed.cursor import Place
 from changefeed.journal import BEGINNING, Journal
 from tests import postgres
@@ -145,12 +145,12 @@ async def _compare(db: JournalDatabase, schema: RandomSchema) -> int:
 
 @contextlib.contextmanager
 def _short_pages(draw: random.Random) -> Iterator[None]:
-    before = journal_module.PAGE_ROWS, journal_module.PAGE_BYTES
-    journal_module.PAGE_ROWS, journal_module.PAGE_BYTES = draw.choice(((1, 99), (3, 200), (20, 400), (1000, 1 << 20)))
+    before = entries.PAGE_ROWS, entries.PAGE_BYTES
+    entries.PAGE_ROWS, entries.PAGE_BYTES = draw.choice(((1, 99), (3, 200), (20, 400), (1000, 1 << 20)))
     try:
         yield
     finally:
-        journal_module.PAGE_ROWS, journal_module.PAGE_BYTES = before
+        entries.PAGE_ROWS, entries.PAGE_BYTES = before
 
 
 def main() -> int:
