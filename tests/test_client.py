@@ -1,4 +1,4 @@
-"""The client in Python that the README tells others to write, as it stands there, on a server that is killed."""
+"""The client in Python that docs/guide.md tells others to write, as it stands there, on a server that is killed."""
 
 import asyncio
 import json
@@ -16,15 +16,15 @@ from tests import postgres
 from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess, free_port
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text("utf-8")
 DEADLINE_SECONDS = 60.0
 
 
 def follow(*arguments: Any, **options: Any) -> Any:
-    """follow() of the README's block of Python."""
-    [code] = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(code, "README.md", "exec"), names)
+    """follow() of the guide's block of Python."""
+    [code] = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": "guide"}
+    exec(compile(code, "guide.md", "exec"), names)
     return names["follow"](*arguments, **options)
 
 

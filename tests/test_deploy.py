@@ -144,7 +144,7 @@ def test_what_builds_a_package_is_pinned_and_hashed_wherever_it_is_installed():
     assert wanted == ["setuptools"]
     for name in (
         "Makefile",
-        "README.md",
+        "CONTRIBUTING.md",
         "docs/deployment.md",
         "deploy/Dockerfile",
         "requirements.txt",

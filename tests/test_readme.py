@@ -1,4 +1,4 @@
-"""The README says all there is: every setting, every route, every dependency."""
+"""The documents say all there is: every setting, route, SQL function and dependency, and every link leads somewhere."""
 
 import re
 from pathlib import Path
@@ -10,38 +10,68 @@ from changefeed.settings import SETTINGS, Setting
 from handlers.routes import ROUTES
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
+DOCS = ROOT / "docs"
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
+FLAGS_OF_OTHER_PROGRAMS = {
+    *("--no-deps", "--require-hashes", "--no-build-isolation", "--use-pep517"),  # pip
+    *("--seconds", "--clients", "--rounds"),  # bench and make faults
+    *(
+        "--file",
+        "--tag",
+        "--publish",
+        "--env",
+        "--read-only",
+        "--tmpfs",
+        "--cap-drop",
+        "--build",
+        "--wait",
+        "--health-cmd",
+    ),
+    *("--now", "--offline", "--exclude-schema", "--exclude-table-data"),  # systemd, pg_dump
+}
+
+
+def link_targets(document: Path) -> list[tuple[Path, str]]:
+    """The files and headings of them that the document links to."""
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text("utf-8"))
+    parts = [link.partition("#") for link in links]
+    return [((document.parent / name).resolve() if name else document, anchor) for name, _, anchor in parts]
+
+
+def anchors(document: Path) -> list[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.flag)
 def test_every_setting_stands_in_the_table_of_settings(setting: Setting):
-    assert f"| `{setting.flag}` |" in README
+    assert f"| `{setting.flag}` |" in (DOCS / "settings.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_to_a_file_and_a_heading_of_it(document: Path):
+    for target, anchor in link_targets(document):
+        assert target.exists(), target
+        assert not anchor or anchor in anchors(target), f"{target}#{anchor}"
+
+
+def test_every_document_is_reached_by_links_from_the_readme():
+    reached: set[Path] = set()
+    ahead = [ROOT / "README.md"]
+    while ahead:
+        document = ahead.pop()
+        if document not in reached:
+            reached.add(document)
+            ahead += [target for target, _ in link_targets(document) if target.suffix == ".md"]
+    assert set(DOCUMENTS) <= reached
 
 
 @pytest.mark.parametrize(
-    "document",
-    [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))],
-    ids=lambda path: path.name,
+    "document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=lambda path: path.name
 )
-def test_every_link_leads_to_a_file_and_a_heading_of_it(document: Path):
-    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text("utf-8")):
-        name, _, anchor = link.partition("#")
-        target = document.parent / name if name else document
-        assert target.exists(), link
-        if anchor:
-            headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
-
-
-def test_every_flag_in_the_readme_is_a_setting():
-    ours = {setting.flag for setting in SETTINGS} | {
-        "--no-deps",
-        "--require-hashes",
-        "--no-build-isolation",
-        "--seconds",
-        "--clients",
-    }
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= ours
+def test_every_flag_in_a_document_is_a_setting(document: Path):
+    known = {setting.flag for setting in SETTINGS} | {"--help"} | FLAGS_OF_OTHER_PROGRAMS
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", document.read_text("utf-8"))) <= known
 
 
 @pytest.mark.parametrize("path", [route.regex.pattern.rstrip("$") for route in ROUTES])
@@ -54,15 +84,17 @@ def test_every_route_stands_in_the_table_of_routes(path: str):
             .replace("listen/(.+)", "listen/CHANNEL")
             .replace("(.+)", "SCHEMA.TABLE")
         )
-        assert re.search(rf"^\| `{re.escape(shown)}[`?]", README, re.MULTILINE)
+        assert re.search(rf"^\| `{re.escape(shown)}[`?]", (DOCS / "http-api.md").read_text("utf-8"), re.MULTILINE)
 
 
 def test_every_function_that_says_it_is_for_users_stands_in_the_table_of_functions():
     scripts = "".join(path.read_text("utf-8") for path in SQL_DIR.glob("*.sql"))
     for_users = set(re.findall(r"^COMMENT ON FUNCTION changefeed\.(\w+)", scripts, re.MULTILINE))
-    assert for_users == set(re.findall(r"^\| `changefeed\.(\w+)\(", README, re.MULTILINE))
+    assert for_users == set(
+        re.findall(r"^\| `changefeed\.(\w+)\(", (DOCS / "database.md").read_text("utf-8"), re.MULTILINE)
+    )
 
 
 @pytest.mark.parametrize("name", re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
 def test_every_dependency_has_its_line(name: str):
-    assert re.search(rf"^\|.*\b{re.escape(name)}\b.*\|", README, re.MULTILINE)
+    assert re.search(rf"^\|.*\b{re.escape(name)}\b.*\|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
