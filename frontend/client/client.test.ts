@@ -1,8 +1,8 @@
 import { beforeEach, expect, test } from 'vitest';
 
-import { DELAY_LIMIT_MS } from '../src/backoff';
-import { FakeClock, FakeSocket } from '../src/fakes';
-import { STEADY_MS } from '../src/socket';
+import { DELAY_LIMIT_MS } from '../src/feed/backoff';
+import { FakeClock, FakeSocket } from '../src/feed/fakes';
+import { STEADY_MS } from '../src/feed/socket';
 import { type Browser, type Change, connect, type Feed, type Gap, type Options, type State } from './client';
 
 let clock: FakeClock;

@@ -1,7 +1,7 @@
 // Comes in: a table's name and callbacks, of any page. Goes out: every change once, and a gap where some may be missing.
 // Speaks the subprotocol changefeed.v1. Built into dist/client.js, which the server gives out as /client.js.
-import { assertNever } from '../src/closed';
-import { type Clock, ReconnectingSocket, type WebSocketLike } from '../src/socket';
+import { assertNever } from '../src/values/assert_never';
+import { type Clock, ReconnectingSocket, type WebSocketLike } from '../src/feed/socket';
 
 /** One row's change, as the README describes it. */
 export interface Change {

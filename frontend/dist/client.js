@@ -1,5 +1,5 @@
 // The client of psqlisten2websocket: see "In your page" in its README. MIT License.
-// src/closed.ts
+// src/values/assert_never.ts
 /** Makes a forgotten case of a union a compile error, and a lying type a loud one. */
 function assertNever(value) {
 	throw new Error(`unhandled case: ${JSON.stringify(value)}`);
@@ -14,7 +14,7 @@ function* backoff(random) {
 	yield 0;
 	for (let limit = 300;; limit = Math.min(limit * 2, DELAY_LIMIT_MS)) yield Math.round(random() * limit);
 }
-// src/socket.ts
+// src/feed/socket.ts
 /** An attempt to which the server does not say its first word in this time is given up. */
 var ANSWER_LIMIT_MS = 1e4;
 /** What a browser says of a connection that was lost without a word (RFC 6455, 7.1.5). */

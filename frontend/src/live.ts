@@ -1,12 +1,12 @@
 // Comes in: the browser's WebSocket, fetch and clock. Goes out: a state that is kept up to date. The one place where
 // the socket, the HTTP API and the state meet; knows no view.
-import { fetchHistory, fetchSession, fetchStatus, fetchTables, setWatched } from './api';
-import { DEFAULTS, type Pace } from './choices';
-import { assertNever } from './closed';
-import type { Asked } from './filter';
-import { decodeMessage, type Message, type TableStatus } from './protocol';
-import { type Connection, ReconnectingSocket } from './socket';
-import { apply, applyHistory, initialState, notify, setConnection, settle, type State } from './state';
+import { fetchHistory, fetchSession, fetchStatus, fetchTables, setWatched } from './feed/api';
+import { DEFAULTS, type Pace } from './model/choices';
+import { assertNever } from './values/assert_never';
+import type { Asked } from './model/filter';
+import { decodeMessage, type Message, type TableStatus } from './feed/protocol';
+import { type Connection, ReconnectingSocket } from './feed/socket';
+import { apply, applyHistory, initialState, notify, setConnection, settle, type State } from './model/state';
 
 const OTHER_VERSION = 'Reload this page. If it stays, the page and the server may be of different versions.';
 

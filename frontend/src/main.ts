@@ -2,17 +2,17 @@
 import { mount } from 'svelte';
 
 import './app.css';
-import { type Choices, PACES, queryOf, readChoices, THEMES, WINDOW_NAMES, WINDOWS } from './choices';
-import { type Command, commandOf, PALETTE_KEY } from './commands';
-import { askedOf } from './filter';
-import { startDrawing } from './frame';
+import { type Choices, PACES, queryOf, readChoices, THEMES, WINDOW_NAMES, WINDOWS } from './model/choices';
+import { type Command, commandOf, PALETTE_KEY } from './model/commands';
+import { askedOf } from './model/filter';
+import { startDrawing } from './pictures/draw_loop';
 import { Live } from './live';
-import { timelineFor } from './picture';
-import { ACTIONS } from './protocol';
+import { timelineFor } from './pictures/view_model';
+import { ACTIONS } from './feed/protocol';
 import { Player } from './player.svelte';
 import { Screen } from './screen.svelte';
-import { chooseTheme } from './theme';
-import { titleOf } from './title';
+import { chooseTheme } from './pictures/theme';
+import { titleOf } from './pictures/title';
 import App from './views/App.svelte';
 
 const STATUS_MS = 30_000;

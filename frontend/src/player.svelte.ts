@@ -1,9 +1,9 @@
 // Comes in: the live state and the screen. Goes out: the screen showing a span of the past, and back.
-import { fetchChanges, fetchPlace } from './api';
-import type { Span } from './filter';
+import { fetchChanges, fetchPlace } from './feed/api';
+import type { Span } from './model/filter';
 import type { Screen } from './screen.svelte';
-import type { Replay, Speed } from './replay';
-import type { State } from './state';
+import type { Replay, Speed } from './model/replay';
+import type { State } from './model/state';
 
 /** What the bar of a replay shows. */
 export interface Playing {
@@ -31,7 +31,7 @@ export class Player {
   /** Null, or why the journal can't be read. */
   async play(span: Span): Promise<string | null> {
     const browserFetch = (url: string) => fetch(url);
-    const [place, { Replay }] = await Promise.all([fetchPlace(browserFetch, span.from), import('./replay')]);
+    const [place, { Replay }] = await Promise.all([fetchPlace(browserFetch, span.from), import('./model/replay')]);
     if (!place.ok) return place.problem;
     this.#replay = new Replay({
       span,

@@ -1,9 +1,9 @@
 // Comes in: the state, and what the reader chooses. Goes out: pictures of it, where Svelte sees that they changed. The
 // only reactive state there is: whole values, replaced, never looked into.
-import { type Raised, raisedOf } from './alerts';
-import type { Choices } from './choices';
-import { type Condition, isSame, matcher } from './filter';
-import { HeldRows, type Held, type Hold } from './hold';
+import { type Raised, raisedOf } from './pictures/alerts';
+import type { Choices } from './model/choices';
+import { type Condition, isSame, matcher } from './model/filter';
+import { HeldRows, type Held, type Hold } from './model/paused_rows';
 import {
   chartOf,
   type ChartPicture,
@@ -16,11 +16,11 @@ import {
   statusOf,
   type Tables,
   tablesOf,
-} from './picture';
-import type { TableStatus } from './protocol';
-import type { Row } from './rows';
-import type { Notice, State } from './state';
-import { type TailLine, tailLineOf } from './tail';
+} from './pictures/view_model';
+import type { TableStatus } from './feed/protocol';
+import type { Row } from './model/rows';
+import type { Notice, State } from './model/state';
+import { type TailLine, tailLineOf } from './pictures/tail';
 
 export type DialogName = 'help' | 'palette' | 'watch' | 'alerts' | 'replay';
 

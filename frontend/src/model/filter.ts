@@ -1,7 +1,7 @@
 // Comes in: what a reader typed, or a click. Goes out: conditions, each a chip, and whether a row fulfils them all.
-import { assertNever } from './closed';
-import { type Columns, type Json, JsonNumber, jsonText } from './json';
-import { type Action, ACTIONS } from './protocol';
+import { assertNever } from '../values/assert_never';
+import { type Columns, type Json, JsonNumber, jsonText } from '../values/json';
+import { type Action, ACTIONS } from '../feed/protocol';
 import type { Row } from './rows';
 
 /** Tables are joined by "or", and so are actions; all else by "and". */

@@ -1,8 +1,8 @@
 // Comes in: the JSON text of a WebSocket message or an HTTP answer. Goes out: a typed value, or what is wrong.
 // Knows no socket and no state. What has passed here is trusted everywhere else.
 
-import type { DelayScale, Histogram } from './delays';
-import { isColumns, type Json, jsonText, parseJson } from './json';
+import type { DelayScale, Histogram } from '../values/delays';
+import { isColumns, type Json, jsonText, parseJson } from '../values/json';
 
 export const ACTIONS = ['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] as const;
 export type Action = (typeof ACTIONS)[number];

@@ -1,9 +1,9 @@
 import { beforeEach, expect, test } from 'vitest';
 
 import { type Choices, DEFAULTS } from './choices';
-import { HeldRows } from './hold';
-import type { Activity, Bucket, Counts, Database, Gap, Hello, Totals } from './protocol';
-import { chartOf, journalOf, numbersOf, statusOf, tablesOf } from './picture';
+import { HeldRows } from './paused_rows';
+import type { Activity, Bucket, Counts, Database, Gap, Hello, Totals } from '../feed/protocol';
+import { chartOf, journalOf, numbersOf, statusOf, tablesOf } from '../pictures/view_model';
 import {
   apply,
   applyHistory,
@@ -16,8 +16,8 @@ import {
   settle,
   type State,
 } from './state';
-import { tailLineOf } from './tail';
-import { titleOf } from './title';
+import { tailLineOf } from '../pictures/tail';
+import { titleOf } from '../pictures/title';
 
 const LISTENING: Database = { state: 'listening', name: 'demo', since: 1000, reason: null };
 const LOST: Database = { state: 'lost', name: 'demo', since: 2005, reason: 'gone' };

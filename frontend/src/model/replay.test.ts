@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
 
 import { DEFAULTS } from './choices';
-import { numbersOf } from './picture';
-import type { ChangesPage, Decoded } from './protocol';
+import { numbersOf } from '../pictures/view_model';
+import type { ChangesPage, Decoded } from '../feed/protocol';
 import { Replay } from './replay';
 
 const change = (id: number, second: number) =>

@@ -1,6 +1,6 @@
 import { beforeEach, expect, test } from 'vitest';
 
-import { HeldRows } from './hold';
+import { HeldRows } from './paused_rows';
 import { Rows } from './rows';
 
 let rows: Rows;

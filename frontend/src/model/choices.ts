@@ -1,6 +1,6 @@
 // Comes in: the query of the page's address. Goes out: what the reader chose to see; and the query again.
 import type { Condition, Span } from './filter';
-import { ACTIONS } from './protocol';
+import { ACTIONS } from '../feed/protocol';
 
 export const WINDOWS = { '1m': 60, '5m': 300, '15m': 900, '1h': 3600, '24h': 86_400 } as const;
 export type WindowName = keyof typeof WINDOWS;

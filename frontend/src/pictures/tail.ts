@@ -1,9 +1,9 @@
 // Comes in: rows. Goes out: a line for each, which says what changed.
-import { clockText, clockTextWithMs, countText, kindOf, shortened, type ValueKind, valueText, type Zone } from './format';
-import type { Columns, Json } from './json';
-import { shownName } from './picture';
-import type { Action } from './protocol';
-import type { Change, Row } from './rows';
+import { clockText, clockTextWithMs, countText, kindOf, shortened, type ValueKind, valueText, type Zone } from '../values/format';
+import type { Columns, Json } from '../values/json';
+import { shownName } from './view_model';
+import type { Action } from '../feed/protocol';
+import type { Change, Row } from '../model/rows';
 
 // Of a wide line; a row's panel shows all of them.
 const COLUMNS_SHOWN = 5;

@@ -1,9 +1,9 @@
 // Comes in: the state and what the reader wants to be told of. Goes out: which of it is the case, as a sentence each.
-import type { Alert } from './choices';
-import { rateText } from './format';
-import { RATE_SECONDS, serverNow, shownName } from './picture';
-import { ACTIONS } from './protocol';
-import { finest, type State } from './state';
+import type { Alert } from '../model/choices';
+import { rateText } from '../values/format';
+import { RATE_SECONDS, serverNow, shownName } from './view_model';
+import { ACTIONS } from '../feed/protocol';
+import { finest, type State } from '../model/state';
 
 export interface Raised {
   readonly alert: Alert;

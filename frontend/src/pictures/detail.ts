@@ -1,6 +1,6 @@
 // Comes in: a row. Goes out: everything it says, column by column.
-import type { Columns, Json } from './json';
-import { type Change, contentOf, type Foreign } from './rows';
+import type { Columns, Json } from '../values/json';
+import { type Change, contentOf, type Foreign } from '../model/rows';
 
 export interface ColumnDetail {
   readonly name: string;

@@ -1,6 +1,6 @@
 import { beforeEach, expect, test } from 'vitest';
 
-import { type Columns, jsonText } from './json';
+import { type Columns, jsonText } from '../values/json';
 import { type Change, Row, Rows } from './rows';
 
 let rows: Rows;

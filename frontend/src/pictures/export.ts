@@ -1,6 +1,6 @@
 // Comes in: rows. Goes out: the text of a file with all of them, oldest first.
-import { type Json, jsonText } from './json';
-import type { Row } from './rows';
+import { type Json, jsonText } from '../values/json';
+import type { Row } from '../model/rows';
 
 /** Each row as it came, byte for byte. */
 export function ndjson(rows: readonly Row[]): string {

@@ -1,7 +1,7 @@
 // Comes in: absolute counts by table and step of time. Goes out: counts by step, null where nobody counted.
 // Knows no message and no chart.
-import type { Histogram } from './delays';
-import { ACTIONS, type Bucket } from './protocol';
+import type { Histogram } from '../values/delays';
+import { ACTIONS, type Bucket } from '../feed/protocol';
 
 /** From and to (null: it lasts) in epoch seconds: nobody counted here, so that "nothing" is not zero. */
 export interface Span {

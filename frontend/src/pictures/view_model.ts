@@ -1,13 +1,13 @@
 // Comes in: the state, what the reader chose, and the time. Goes out: what each view shows, as plain values.
 // Changes nothing. The rows are in tail.ts, one of them whole in detail.ts.
-import type { Timeline } from './buckets';
-import { type Choices, type Sort, WINDOWS } from './choices';
-import { type Histogram, type Percentiles, percentilesOf } from './delays';
-import { isActionWanted, isTableWanted } from './filter';
-import { agoText, bytesText, countText } from './format';
-import { ACTIONS, type Counts, type Database, type Payload, type Session } from './protocol';
-import type { Connection } from './socket';
-import { changesCounted, finest, type State } from './state';
+import type { Timeline } from '../model/buckets';
+import { type Choices, type Sort, WINDOWS } from '../model/choices';
+import { type Histogram, type Percentiles, percentilesOf } from '../values/delays';
+import { isActionWanted, isTableWanted } from '../model/filter';
+import { agoText, bytesText, countText } from '../values/format';
+import { ACTIONS, type Counts, type Database, type Payload, type Session } from '../feed/protocol';
+import type { Connection } from '../feed/socket';
+import { changesCounted, finest, type State } from '../model/state';
 
 /** What the charts show at least, when the server has only begun to count. */
 export const CHART_LEAST_STEPS = 60;

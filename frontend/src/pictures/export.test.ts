@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 
 import { csv, ndjson } from './export';
-import { Row } from './rows';
+import { Row } from '../model/rows';
 
 const rows = [
   '["foreign", "x"]',

@@ -1,7 +1,7 @@
 import { beforeEach, expect, test } from 'vitest';
 
 import { Timeline } from './buckets';
-import type { Bucket, Counts } from './protocol';
+import type { Bucket, Counts } from '../feed/protocol';
 
 const INSERT = 0;
 const DELETE = 2;

@@ -3,8 +3,8 @@
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 
-import type { Span } from './filter';
-import type { Zone } from './format';
+import type { Span } from '../model/filter';
+import type { Zone } from '../values/format';
 import { readTheme, type Theme, watchTheme } from './theme';
 
 const FONT = '12px system-ui, sans-serif';

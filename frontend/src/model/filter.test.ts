@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 
 import { askedOf, type Condition, conditionOf, conditionText, conditionValue, matcher } from './filter';
-import { JsonNumber } from './json';
+import { JsonNumber } from '../values/json';
 import { Row } from './rows';
 
 const row = (text: string) => new Row(text, 0, null, 0);

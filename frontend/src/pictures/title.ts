@@ -1,5 +1,5 @@
 // Comes in: the state, and how many alerts are raised. Goes out: the title of the tab.
-import type { State } from './state';
+import type { State } from '../model/state';
 
 const NAME = 'psqlisten2websocket';
 

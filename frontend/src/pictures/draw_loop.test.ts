@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { startDrawing } from './frame';
+import { startDrawing } from './draw_loop';
 
 /** A timer and a frame that come when the test says so. */
 function fakeFrames() {

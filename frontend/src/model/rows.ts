@@ -1,8 +1,8 @@
 // Comes in: JSON texts of changes. Goes out: the newest of them, parsed only when looked at, every number exact.
 // Knows no message and no view.
-import { tableName } from './format';
-import { type Columns, isColumns, type Json, JsonNumber, parseJson } from './json';
-import { type Action, ACTIONS } from './protocol';
+import { tableName } from '../values/format';
+import { type Columns, isColumns, type Json, JsonNumber, parseJson } from '../values/json';
+import { type Action, ACTIONS } from '../feed/protocol';
 
 export interface Change {
   readonly kind: 'change';

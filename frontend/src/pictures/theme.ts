@@ -1,5 +1,5 @@
 // Comes in: the tokens of app.css, and which theme was chosen. Goes out: colours for what CSS can't reach, the canvas.
-import type { ThemeName } from './choices';
+import type { ThemeName } from '../model/choices';
 
 const TOKENS = ['insert', 'update', 'delete', 'p50', 'p95', 'p99', 'muted', 'grid', 'hatch', 'bad'] as const;
 export type Theme = Readonly<Record<(typeof TOKENS)[number], string>>;

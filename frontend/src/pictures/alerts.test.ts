@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
 
 import { alertName, durationText, raisedOf } from './alerts';
-import type { Alert } from './choices';
-import type { Counts } from './protocol';
-import { finest, initialState, setConnection } from './state';
+import type { Alert } from '../model/choices';
+import type { Counts } from '../feed/protocol';
+import { finest, initialState, setConnection } from '../model/state';
 
 const ABOVE: Alert = { kind: 'above', action: 0, perSecond: 2 };
 const QUIET: Alert = { kind: 'quiet', action: 0, table: 'public.orders', seconds: 60 };

@@ -1,5 +1,5 @@
 // Comes in: an action. Goes out: its sign and letter, so that its colour is never alone.
-import type { Action } from './protocol';
+import type { Action } from '../feed/protocol';
 
 const SIGNS: Record<Action, string> = { INSERT: '+ I', UPDATE: '~ U', DELETE: '− D', TRUNCATE: '∅ T' };
 

@@ -1,8 +1,8 @@
 // Comes in: messages, history and the connection's state. Goes out: plain data that says all the page knows.
 // Knows no socket, no clock and no view: a message changes the state, a frame draws it.
 import { Timeline, type Span } from './buckets';
-import { assertNever } from './closed';
-import type { DelayScale } from './delays';
+import { assertNever } from '../values/assert_never';
+import type { DelayScale } from '../values/delays';
 import type {
   Activity,
   Bucket,
@@ -17,9 +17,9 @@ import type {
   Session,
   TableStatus,
   Totals,
-} from './protocol';
+} from '../feed/protocol';
 import { Rows } from './rows';
-import type { Connection } from './socket';
+import type { Connection } from '../feed/socket';
 
 export const ROW_LIMIT = 10_000;
 /** Of which the share of rows shown is told. */

@@ -9,7 +9,7 @@ import {
   type Counts,
   type Decoded,
   type Hello,
-} from './protocol';
+} from '../feed/protocol';
 import { type Change, contentOf } from './rows';
 import { apply, initialState, setConnection, type State } from './state';
 
