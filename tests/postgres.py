@@ -8,7 +8,6 @@ import functools
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn
 
 from changefeed.embedded import EmbeddedPostgres
+from tests import leftovers
 
 BINARIES = Path(os.environ["FEED_TEST_POSTGRES"]) if os.environ.get("FEED_TEST_POSTGRES") else None
 _INSTALLED = ("/usr/lib/postgresql/{}/bin", "/opt/homebrew/opt/postgresql@{}/bin", "/usr/local/opt/postgresql@{}/bin")
@@ -31,9 +31,7 @@ def cluster() -> EmbeddedPostgres:
 
 def start(*, binaries: Path | None = BINARIES, **options: str) -> EmbeddedPostgres:
     """A cluster with settings of its own; whoever starts it calls discard()."""
-    # Below /tmp itself: pytest's own folders may not be entered by the account a root's PostgreSQL runs under.
-    folder = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
-    started = EmbeddedPostgres(folder, {"fsync": "off", **options}, binaries)
+    started = EmbeddedPostgres(leftovers.new_folder(), {"fsync": "off", **options}, binaries)
     started.start()
     return started
 

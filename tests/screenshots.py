@@ -5,9 +5,7 @@ make screenshots ARGS="--all /tmp/states"
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ from playwright.sync_api import Browser, ViewportSize, expect, sync_playwright
 sys.path.insert(0, str(Path(__file__).parent.parent))  # it is run by its path
 
 from changefeed.embedded import EmbeddedPostgres
-from tests import postgres
+from tests import leftovers, postgres
 from tests.browser import NARROW, ROOT, WIDE, Dashboard, Ground, launch
 from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess
@@ -41,16 +39,6 @@ DRAWN = "() => new Promise(drawn => requestAnimationFrame(() => requestAnimation
 HAS_COUNTED = (
     """least => Number(document.querySelector('.all .muted').innerText.split(' ')[0].replaceAll(',', '')) >= least"""
 )
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    # Below /tmp itself: see tests/postgres.py.
-    folder = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -176,7 +164,7 @@ def chosen(dashboard: Dashboard, folder: Path) -> None:
 
 
 def busy(browser: Browser, folder: Path) -> None:
-    with temporary_folder() as temporary, demo(browser, temporary, BUSY) as (_, dashboard):
+    with leftovers.folder() as temporary, demo(browser, temporary, BUSY) as (_, dashboard):
         dashboard.page.wait_for_function(HAS_COUNTED, arg=CHANGES_WHEN_BUSY, polling=1_000, timeout=120_000)
         take_both(dashboard, folder, "busy")
 
@@ -185,7 +173,7 @@ def signed_in_with_little(browser: Browser, folder: Path) -> None:
     """The sign-in, and the dashboard of one whose token may see little and change nothing."""
     conninfo = postgres.new_database()
     postgres.execute(conninfo, ORDERS)
-    with temporary_folder() as temporary:
+    with leftovers.folder() as temporary:
         tokens = temporary / "tokens"
         tokens.write_text(f'{TOKEN} {{"tables": {{"public.orders": {{"filter": ["total=lt.50"]}}}}}}\n')
         flags = ("--port", "0", "--database-url", conninfo, "--watch", "public.orders", "--token-file", str(tokens))
@@ -206,7 +194,7 @@ def signed_in_with_little(browser: Browser, folder: Path) -> None:
 
 
 def nothing_yet(browser: Browser, folder: Path) -> None:
-    with temporary_folder() as temporary:
+    with leftovers.folder() as temporary:
         ground = Ground(browser, temporary)
         dashboard = ground.open()
         take_both(dashboard, folder, "no-table")
@@ -226,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Takes the screenshots of the documentation into docs/.")
     parser.add_argument("--all", type=Path, metavar="DIR", help="take every state, too, into this folder")
     every: Path | None = parser.parse_args().all
-    with sync_playwright() as playwright, temporary_folder() as temporary:
+    with sync_playwright() as playwright, leftovers.folder() as temporary:
         browser = launch(playwright)
         with demo(browser, temporary, LIVELY) as (server, dashboard):
             for_the_readme(dashboard)

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from tests import leftovers
+
 SERVER = Path(__file__).parent.parent / "server.py"
 
 
@@ -26,6 +28,7 @@ class ServerProcess:
             stderr=subprocess.PIPE,
             encoding="utf-8",
         )
+        leftovers.started(self._process)
         assert self._process.stdout
         self.stdout = self._process.stdout
 
@@ -34,6 +37,10 @@ class ServerProcess:
 
     def __exit__(self, *_: Any) -> None:
         self.kill()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def until_said(self, pattern: str) -> re.Match[str]:
         """Waits for a line on stderr in which `pattern` is found."""
@@ -52,7 +59,7 @@ class ServerProcess:
     def kill(self) -> str:
         """What was still said, also by the processes that it had started, until they were gone too."""
         self._process.kill()
-        return self._process.communicate()[1]
+        return self.ended()[2]
 
     def stop(self) -> tuple[int, str]:
         """As end(), but the signal goes to the process that was started only, as a service manager may do it."""
@@ -69,8 +76,8 @@ class ServerProcess:
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Its exit code after the signal, and what it still said. As Ctrl-C does, it goes to all its processes."""
         os.killpg(self._process.pid, number)
-        _, said = self._process.communicate()
-        return self._process.returncode, said
+        code, _, said = self.ended()
+        return code, said
 
     def end_alone(self, number: signal.Signals) -> tuple[int, str]:
         """As stop(), by another signal."""
@@ -81,6 +88,7 @@ class ServerProcess:
     def ended(self) -> tuple[int, str, str]:
         """Its exit code, stdout and stderr, once it has ended by itself."""
         out, said = self._process.communicate()
+        leftovers.ended(self._process)
         return self._process.returncode, out, said
 
 

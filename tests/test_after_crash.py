@@ -1,14 +1,12 @@
 """PostgreSQL forgets in a crash what was rolled back lately, and gives those transactions' ids out again."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from changefeed.embedded import EmbeddedPostgres
 from changefeed.queries import read_script
+from tests import postgres
 from tests.postgres import connect, execute
 
 READ = "SELECT data, snapshot FROM changefeed.read(%s, NULL, NULL, 100, 100000)"
@@ -17,13 +15,9 @@ READ = "SELECT data, snapshot FROM changefeed.read(%s, NULL, NULL, 100, 100000)"
 @pytest.fixture
 def cluster() -> Iterator[EmbeddedPostgres]:
     """One that may be crashed, and that writes to disk only what was committed."""
-    made = EmbeddedPostgres(
-        Path(tempfile.mkdtemp(prefix="crash-", dir="/tmp")), {"fsync": "off", "wal_writer_delay": "10s"}
-    )
-    made.start()
+    made = postgres.start(wal_writer_delay="10s")
     yield made
-    made.stop("immediate")
-    shutil.rmtree(made.data_dir)
+    postgres.discard(made)
 
 
 def test_what_could_not_be_journaled_is_no_more_after_a_crash(cluster: EmbeddedPostgres) -> None:

@@ -1,11 +1,9 @@
 """The embedded PostgreSQL: started, stopped, adopted, refused; its user's alone, and as root nobody's loss."""
 
-import contextlib
 import os
 import pwd
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
@@ -14,32 +12,23 @@ import psycopg2
 import pytest
 
 from changefeed.embedded import EmbeddedError, EmbeddedPostgres
-from tests import postgres
+from tests import leftovers, postgres
 
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root starts it under another account")
 STARTED_AT = "SELECT pg_postmaster_start_time()"
 
 
-@contextlib.contextmanager
-def new_folder() -> Iterator[Path]:
-    # Below /tmp itself: pytest's own folders may not be entered by the account a root's PostgreSQL runs under.
-    made = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with new_folder() as made:
+    with leftovers.folder() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def shared_folder() -> Iterator[Path]:
     """For the tests that do not ask how a cluster is made, so that this is done once for all of them."""
-    with new_folder() as made:
+    with leftovers.folder() as made:
         yield made
 
 

@@ -4,9 +4,7 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from changefeed.embedded import EmbeddedPostgres
 from changefeed.queries import SQL_DIR, read_script
-from tests import postgres
+from tests import leftovers, postgres
 from tests.server_process import ServerProcess, free_port
 from tests.test_server import get
 
@@ -29,11 +27,8 @@ TABLES = "CREATE TABLE orders (id bigserial PRIMARY KEY, note text); CREATE TABL
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # Below /tmp itself: pytest's own folders may not be entered by the account a root's PostgreSQL runs under.
-    made = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    with leftovers.folder() as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,25 +2,21 @@
 
 import contextlib
 import re
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from tests import postgres
+from tests import leftovers, postgres
 from tests.server_process import ServerProcess
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    with leftovers.folder() as made:
+        yield made
 
 
 def refusal(folder: Path, *flags: str, **environ: str) -> str:

@@ -1,9 +1,7 @@
 """`python server.py` from its start to its end: the demo, a database that comes late, signals, and kill -9."""
 
 import json
-import shutil
 import signal
-import tempfile
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from changefeed.demo import TABLES
 from changefeed.embedded import EmbeddedPostgres
-from tests import postgres
+from tests import leftovers, postgres
 from tests.server_process import ServerProcess, free_port
 
 STARTED_AT = "SELECT pg_postmaster_start_time()"
@@ -26,12 +24,9 @@ STARTED_AT = "SELECT pg_postmaster_start_time()"
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """One for all tests of this file, so that PostgreSQL makes its cluster in it once."""
-    # Below /tmp itself: pytest's own folders may not be entered by the account a root's PostgreSQL runs under.
-    made = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
-    made.chmod(0o755)
-    yield made
-    EmbeddedPostgres(made / "data").stop("immediate")
-    shutil.rmtree(made)
+    with leftovers.folder() as made:
+        yield made
+        EmbeddedPostgres(made / "data").stop("immediate")
 
 
 def demo(folder: Path, *flags: str) -> ServerProcess:

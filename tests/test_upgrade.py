@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -20,7 +19,7 @@ from websockets.sync.client import connect
 
 from changefeed.journal import VERSION
 from changefeed.queries import SQL_DIR, read_script
-from tests import postgres
+from tests import leftovers, postgres
 from tests.server_process import SERVER, ServerProcess
 
 RELEASE_BEFORE = "e74ee63"  # whose schema is of version 4
@@ -35,10 +34,9 @@ def before() -> Iterator[Path]:
     )
     if packed.returncode:
         pytest.skip(f"there is no git history with {RELEASE_BEFORE} here")
-    folder = Path(tempfile.mkdtemp(prefix="feed-"))
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
-    yield folder
-    shutil.rmtree(folder)
+    with leftovers.folder() as folder:
+        subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
+        yield folder
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn
 
 from changefeed.embedded import EmbeddedPostgres
+from tests import leftovers
 from tests.postgres import connect, execute
 from tests.proxy import Proxy
 from tests.server_process import SERVER, free_port
@@ -111,7 +111,7 @@ class Ground:
     options: Mapping[str, str] = OPTIONS
 
     def __init__(self, definition: str, servers: Mapping[str, Start]) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="oracle-", dir="/tmp"))
+        self.folder = leftovers.new_folder("oracle-")
         self.cluster = EmbeddedPostgres(self.folder / "postgres", self.options)
         self.crashes = 0
         self.lock = asyncio.Lock()  # of PostgreSQL's coming and going
@@ -119,7 +119,6 @@ class Ground:
         self._starts = servers
 
     async def __aenter__(self) -> Self:
-        self.folder.chmod(0o755)
         await asyncio.to_thread(self.cluster.start)
         self.conninfo = str(make_dsn(self.cluster.conninfo, dbname="postgres"))
         execute(self.conninfo, self._definition)
