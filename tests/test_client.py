@@ -1,8 +1,7 @@
-"""The client in Python that docs/guide.md tells others to write, as it stands there, on a server that is killed."""
+"""examples/follow.py on a server that is killed, restored or away."""
 
 import asyncio
 import json
-import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,20 +11,12 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from changefeed.queries import read_script
+from examples.follow import follow
 from tests import postgres
 from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess, free_port
 
-GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text("utf-8")
 DEADLINE_SECONDS = 60.0
-
-
-def follow(*arguments: Any, **options: Any) -> Any:
-    """follow() of the guide's block of Python."""
-    [code] = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
-    names: dict[str, Any] = {"__name__": "guide"}
-    exec(compile(code, "guide.md", "exec"), names)
-    return names["follow"](*arguments, **options)
 
 
 class Ground:

@@ -11,7 +11,7 @@ from handlers.routes import ROUTES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "examples" / "README.md", *sorted(DOCS.glob("*.md"))]
 FLAGS_OF_OTHER_PROGRAMS = {
     *("--no-deps", "--require-hashes", "--no-build-isolation", "--use-pep517"),  # pip
     *("--seconds", "--clients", "--rounds"),  # bench and make faults

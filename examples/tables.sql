@@ -1,0 +1,18 @@
+-- The tables of the examples, in a schema of their own: DROP SCHEMA examples CASCADE removes them.
+
+CREATE SCHEMA IF NOT EXISTS examples;
+
+CREATE TABLE IF NOT EXISTS examples.tasks (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    title text NOT NULL CHECK (length(title) BETWEEN 1 AND 200),
+    done boolean NOT NULL DEFAULT false
+);
+CREATE TABLE IF NOT EXISTS examples.messages (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    author text NOT NULL CHECK (length(author) BETWEEN 1 AND 50),
+    body text NOT NULL CHECK (length(body) BETWEEN 1 AND 2000)
+);
+CREATE TABLE IF NOT EXISTS examples.jobs (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    percent integer NOT NULL DEFAULT 0 CHECK (percent BETWEEN 0 AND 100)
+);
