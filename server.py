@@ -55,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
     log_format = TEXT
     try:
         if argv[:1] == ["doctor"]:
-            return doctor.main(load_settings(argv[1:], os.environ, Path(".env")))
+            return doctor.main(
+                load_settings(argv[1:], os.environ, Path(".env"), command="doctor", description=doctor.DESCRIPTION)
+            )
         if argv[:1] == ["bench"]:
             from benchmarks import own  # the server itself needs none of it
 
@@ -127,7 +129,7 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
             files,
         )
     if settings.alert_webhook and not settings.alert:
-        logger.warning("--alert-webhook is told nothing without an --alert")
+        logger.warning("--alert-webhook has no effect without --alert")
     if settings.processes > 1:
         await lead(settings, argv, stopping, manager, hang_up)
         return

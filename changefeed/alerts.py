@@ -17,6 +17,10 @@ RATE_SECONDS = 5  # a rate is the mean of so many, as on the dashboard
 CALM_SECONDS = 30.0  # a rate that was above its limit must have kept to it for so long: one alert, not one a second
 MOST_SECONDS = max(step * kept for step, kept in STEPS.items())
 
+EXPECTED = (
+    "an alert such as: no INSERT in public.orders for 5 min (s, min or h, at most 24 h), or: more than 100 INSERT/s "
+    'in public.orders; without "in …" all tables together'
+)
 _UNITS = {"s": 1, "min": 60, "h": 3600}
 _ACTION = rf"(?P<action>{'|'.join(ACTIONS)})"
 _ABOVE = re.compile(rf"more than (?P<limit>\d{{1,9}}(\.\d{{1,6}})?) {_ACTION}/s( in (?P<table>.+))?", re.ASCII)
@@ -54,8 +58,7 @@ Alert = Above | Quiet
 
 
 def parse(text: str) -> Alert:
-    """an alert such as: no INSERT in public.orders for 5 min (s, min or h, at most 24 h), or: more than 100 INSERT/s \
-in public.orders; without "in …" all tables together"""
+    """Parses the words of an alert, as EXPECTED says. Raises ValueError."""
     text = text.strip()
     if found := _ABOVE.fullmatch(text):
         return Above(found["action"], _table(found["table"]), float(found["limit"]))

@@ -106,8 +106,14 @@ class Patient:
         return row
 
 
+DESCRIPTION = (
+    "Looks at the database that the settings name, and prints each problem with the command that mends it. Changes "
+    "nothing. Exits with 0 if it finds no problem, 1 if it finds one, 2 if it cannot look at the database."
+)
+
+
 def main(settings: Settings) -> int:
-    """Prints the findings. 0 without a problem, 1 with one, 2 where the database cannot be looked at."""
+    """Prints the findings. Returns the exit code, as DESCRIPTION says."""
     conninfo = settings.database_url or EmbeddedPostgres(settings.data_dir or default_data_dir()).conninfo
     try:
         patient = Patient(conninfo, settings)

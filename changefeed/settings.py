@@ -1,10 +1,9 @@
 """Every setting: its name, how its text becomes a value, its default, its help. Opens nothing and reads nothing.
 
-SETTINGS is the one table of all of them; the command line's help and the README's table (by a test) follow it.
+GROUPS is the one table of all of them; the command line's help and the table of docs/settings.md (by a test) follow it.
 """
 
 import ipaddress
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +76,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table of settings. `parse` turns its text into its value or raises ValueError."""
+    """One row of the table of settings."""
 
     name: str
-    parse: Callable[[str], Any]
+    parse: setting_values.Parser[Any]
     default: Any
     metavar: str
     help: str
@@ -97,13 +96,13 @@ class Setting:
         return self.name.upper()
 
 
-SETTINGS: tuple[Setting, ...] = (
+SERVER = (
     Setting(
         "port",
         setting_values.whole(0, 65535),
         8080,
         "N",
-        "TCP port of the server; 0 takes a free one",
+        "TCP port to serve on; 0 takes a free one",
         dotenv_variable="HTTP_PORT",
     ),
     Setting(
@@ -111,15 +110,59 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.words,
         "127.0.0.1",
         "IP",
-        "address to listen on; beyond loopback tokens are asked for (see --token), or say --allow-anonymous",
+        "IP address to serve on; beyond loopback this needs tokens (see --token), or --allow-anonymous",
     ),
+    Setting(
+        "base_path",
+        setting_values.base_path,
+        "",
+        "PATH",
+        "path before every route, such as /feed, if a proxy passes it on; needs tokens",
+    ),
+    Setting(
+        "processes",
+        setting_values.whole(1, 256),
+        1,
+        "N",
+        "server processes that share the port, each with one LISTEN connection and up to four others",
+    ),
+    Setting(
+        "tls_cert",
+        setting_values.file,
+        None,
+        "FILE",
+        "certificate chain in PEM, to serve TLS; read again when the file changes, and at SIGHUP",
+    ),
+    Setting(
+        "tls_key",
+        setting_values.file,
+        None,
+        "FILE",
+        "private key of the certificate in PEM, without a password",
+    ),
+    Setting(
+        "log_format",
+        setting_values.one_of(log_lines.TEXT, log_lines.JSON),
+        log_lines.TEXT,
+        "FORMAT",
+        "format of the log on stderr: text, or json (one object a line)",
+    ),
+    Setting(
+        "echo",
+        setting_values.yes_or_no,
+        False,
+        "",
+        "print each change to the console; JSON lines if stdout is a pipe",
+    ),
+)
+DATABASE = (
     Setting(
         "database_url",
         setting_values.conninfo,
         None,
         "URL",
         "PostgreSQL to feed from, as a URL or conninfo; without it libpq's PGHOST, PGDATABASE, … are used, and "
-        "without those an embedded PostgreSQL with a demo table is started",
+        "without those an embedded PostgreSQL with demo tables",
         is_secret=True,
     ),
     Setting(
@@ -127,82 +170,83 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.number,
         30.0,
         "SECONDS",
-        "how long a start waits for a database that cannot be reached yet; later it waits for ever",
+        "time a start waits for a database that it cannot reach; once started, the server waits for ever",
+    ),
+    Setting(
+        "watch",
+        setting_values.pattern,
+        (),
+        "TABLE",
+        "table to journal, as schema.table or schema.*; adds triggers to it, and the schema changefeed",
+        is_repeatable=True,
+    ),
+    Setting(
+        "payload",
+        setting_values.one_of(*Payload),
+        Payload.FULL,
+        "WHAT",
+        "row data that leaves the server, on every route: full, keys (the primary key's columns), or off (counts only)",
+    ),
+    Setting(
+        "retention_hours",
+        setting_values.positive,
+        24.0,
+        "HOURS",
+        "time the journal keeps changes",
+    ),
+    Setting(
+        "retention_bytes",
+        setting_values.whole(1 << 20, 1 << 50),
+        1 << 30,
+        "BYTES",
+        "maximum size of the journal; the oldest changes go first",
+    ),
+    Setting(
+        "upgrade_schema",
+        setting_values.yes_or_no,
+        False,
+        "",
+        "upgrade an older schema changefeed at the start; older servers cannot read it afterwards",
+    ),
+    Setting(
+        "channels",
+        setting_values.channels,
+        (),
+        "CHANNEL",
+        "NOTIFY channel whose payloads /listen/CHANNEL sends; * and ? stand for any text and any character",
+        is_repeatable=True,
+    ),
+    Setting(
+        "no_plain_channel",
+        setting_values.yes_or_no,
+        False,
+        "",
+        "do not listen to the channel events, of the original's trigger, on which any role of the database can "
+        "make up changes",
     ),
     Setting(
         "data_dir",
         setting_values.directory,
         None,
         "DIR",
-        "where the embedded PostgreSQL keeps its data (default: the user's cache)",
+        "folder of the embedded PostgreSQL's data (default: the user's cache)",
     ),
     Setting(
-        "demo_rate", setting_values.number, 4.0, "PER_SECOND", "changes per second, on average, of the demo; 0 for none"
+        "demo_rate",
+        setting_values.number,
+        4.0,
+        "PER_SECOND",
+        "changes per second, on average, of the demo; 0 = none",
     ),
-    Setting(
-        "echo", setting_values.yes_or_no, False, "", "print each change to the console; JSON lines where that is a pipe"
-    ),
-    Setting(
-        "log_format",
-        setting_values.one_of(log_lines.TEXT, log_lines.JSON),
-        log_lines.TEXT,
-        "FORMAT",
-        "how the log on stderr is written: as text, or as json, one object a line",
-    ),
-    Setting(
-        "allow_origin",
-        setting_values.origin,
-        (),
-        "ORIGIN",
-        "web origin, beside the server's own, whose pages may connect, such as https://app.example.com; * for any",
-        is_repeatable=True,
-    ),
-    Setting(
-        "tls_cert",
-        setting_values.file,
-        None,
-        "FILE",
-        "certificate chain in PEM, to serve by TLS; read again when it is changed, and at SIGHUP",
-    ),
-    Setting("tls_key", setting_values.file, None, "FILE", "its private key in PEM, without a password"),
-    Setting(
-        "allow_host",
-        setting_values.host,
-        (),
-        "NAME",
-        "host name, beside those of loopback, by which pages may ask for the server, as behind a proxy; with tokens",
-        is_repeatable=True,
-    ),
-    Setting(
-        "trusted_proxies",
-        setting_values.network,
-        (),
-        "NETWORK",
-        "proxy, or network such as 10.0.0.0/8, whose X-Forwarded-For and X-Forwarded-Proto are believed; with tokens",
-        is_repeatable=True,
-    ),
-    Setting(
-        "base_path",
-        setting_values.base_path,
-        "",
-        "PATH",
-        "path before every route, such as /feed, where a proxy passes that on; with tokens",
-    ),
-    Setting(
-        "allow_anonymous",
-        setting_values.yes_or_no,
-        False,
-        "",
-        "serve everybody, without authentication, beyond loopback or behind a proxy; a public name is named with "
-        "--allow-host",
-    ),
+)
+ACCESS = (
     Setting(
         "token",
         setting_values.token,
         (),
         "TOKEN",
-        "token that may see and do everything; once there is one, every client needs a token; better given as TOKEN "
-        "in the environment or by --token-file, since others can read the command line",
+        "token with all rights; once there is one, every client needs a token; better given as TOKEN in the "
+        "environment or by --token-file, because others can read the command line",
         is_repeatable=True,
         is_secret=True,
     ),
@@ -211,175 +255,187 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.file,
         None,
         "FILE",
-        "tokens, one a line, each with its rights behind it as JSON, or without for all rights; read again at SIGHUP",
+        "file of tokens, one a line, each followed by its rights as JSON, or by nothing for all rights; read "
+        "again at SIGHUP",
     ),
     Setting(
         "jwt_algorithm",
         setting_values.jwt_algorithm,
         None,
         "NAME",
-        "take JSON Web Tokens signed with HS256, RS256 or ES256; their claim changefeed is their rights",
+        "accept JSON Web Tokens signed with HS256, RS256 or ES256; their claim changefeed holds their rights",
     ),
     Setting(
-        "jwt_key_file", setting_values.file, None, "FILE", "the secret of HS256, or the issuer's public key in PEM"
+        "jwt_key_file",
+        setting_values.file,
+        None,
+        "FILE",
+        "secret of HS256, or the issuer's public key in PEM",
     ),
-    Setting("jwt_jwks_url", setting_values.https_url, None, "URL", "where the issuer's public keys are, a JWK Set"),
-    Setting("jwt_audience", setting_values.words, None, "TEXT", "what must stand in a token as aud"),
-    Setting("jwt_issuer", setting_values.words, None, "TEXT", "what must stand in a token as iss"),
+    Setting(
+        "jwt_jwks_url",
+        setting_values.https_url,
+        None,
+        "URL",
+        "URL of the issuer's public keys, a JWK Set",
+    ),
+    Setting(
+        "jwt_audience",
+        setting_values.words,
+        None,
+        "TEXT",
+        "required aud claim of a JSON Web Token",
+    ),
+    Setting(
+        "jwt_issuer",
+        setting_values.words,
+        None,
+        "TEXT",
+        "required iss claim of a JSON Web Token",
+    ),
     Setting(
         "session_secret",
         setting_values.secret,
         None,
         "TEXT",
-        "signs the dashboard's cookies; without it one is drawn at each start, and everybody signs in again",
+        "secret that signs the dashboard's cookies; without it each start makes a new one, and everybody signs in "
+        "again",
         is_secret=True,
     ),
     Setting(
-        "outbox_limit_bytes",
-        setting_values.whole(1024, 1 << 30),
-        1 << 20,
-        "BYTES",
-        "what may wait for one slow client before it is closed with code 1013",
+        "allow_anonymous",
+        setting_values.yes_or_no,
+        False,
+        "",
+        "serve everybody without authentication, beyond loopback or behind a proxy; name a public name with "
+        "--allow-host",
     ),
     Setting(
-        "processes",
-        setting_values.whole(1, 256),
-        1,
-        "N",
-        "how many processes share the port, each with a LISTEN connection and up to four others",
+        "allow_origin",
+        setting_values.origin,
+        (),
+        "ORIGIN",
+        "web origin, in addition to the server's own, whose pages may connect, such as https://app.example.com; * "
+        "= any",
+        is_repeatable=True,
     ),
+    Setting(
+        "allow_host",
+        setting_values.host,
+        (),
+        "NAME",
+        "host name, in addition to those of loopback, under which pages may reach the server, as behind a proxy; "
+        "needs tokens",
+        is_repeatable=True,
+    ),
+    Setting(
+        "trusted_proxies",
+        setting_values.network,
+        (),
+        "NETWORK",
+        "proxy, or network such as 10.0.0.0/8, whose X-Forwarded-For and X-Forwarded-Proto are trusted; needs tokens",
+        is_repeatable=True,
+    ),
+)
+LIMITS = (
     Setting(
         "client_limit",
         setting_values.whole(1, 1_000_000),
         20_000,
         "N",
-        "how many sockets and event streams may be open at once, in each process; more are answered with 503",
+        "maximum open sockets and event streams, per process; more get 503",
     ),
     Setting(
         "client_limit_per_address",
         setting_values.whole(0, 1_000_000),
         0,
         "N",
-        "how many of them from one IP address, in each process; 0 for no such limit, as behind a proxy",
+        "maximum of them per IP address, per process; 0 = unlimited, as behind a proxy",
     ),
     Setting(
         "client_limit_per_token",
         setting_values.whole(0, 1_000_000),
         0,
         "N",
-        "how many of them with one token, or with tokens of one sub, in each process; 0 for no such limit",
+        "maximum of them per token, or per sub of several tokens, per process; 0 = unlimited",
     ),
     Setting(
         "clients_per_second",
         setting_values.whole(0, 1_000_000),
         1_000,
         "PER_SECOND",
-        "how many with a token may come anew in a second, and how many without, ten seconds' worth at once, in each "
-        "process; more are answered with 503 and told when to come back; 0 for no such limit",
+        "new clients per second, counted apart with and without a token, per process; bursts up to 10 s' worth; "
+        "more get 503 with Retry-After; 0 = unlimited",
     ),
     Setting(
         "clients_per_second_per_address",
         setting_values.whole(0, 1_000_000),
         200,
         "PER_SECOND",
-        "how many of those without a token may come from one IP address; of IPv6 from one /64; 0 for no such limit",
+        "new clients without a token per second and IP address (IPv6: per /64), per process; 0 = unlimited",
     ),
     Setting(
         "sign_in_limit",
         setting_values.whole(1, 1_000_000),
         1_000,
         "N",
-        "how many sockets may be about to authenticate, in each process; for one more the oldest is closed, of the "
-        "address that has most",
-    ),
-    Setting(
-        "unread_limit_bytes",
-        setting_values.whole(1 << 20, 1 << 40),
-        64 << 20,
-        "BYTES",
-        "how much of all answers may wait for those who do not read them, in each process; for more the oldest is "
-        "closed, of the address that has most",
+        "maximum sockets that have not authenticated yet, per process; beyond it the oldest of the address with "
+        "the most is closed",
     ),
     Setting(
         "client_messages_per_second",
         setting_values.whole(1, 1_000_000),
         100,
         "PER_SECOND",
-        "how many frames a client may send on its socket, ten seconds' worth at once, before code 1008 closes it",
+        "frames per second that a client may send on its socket; bursts up to 10 s' worth; beyond it code 1008 "
+        "closes the socket",
     ),
     Setting(
         "client_bytes_per_second",
         setting_values.whole(1, 1 << 30),
         256 << 10,
         "BYTES",
-        "how much a client may send on its socket, ten seconds' worth at once, before code 1008 closes it",
+        "bytes per second that a client may send on its socket; bursts up to 10 s' worth; beyond it code 1008 "
+        "closes the socket",
+    ),
+    Setting(
+        "outbox_limit_bytes",
+        setting_values.whole(1024, 1 << 30),
+        1 << 20,
+        "BYTES",
+        "maximum bytes that wait for one slow client; beyond it code 1013 closes the socket",
+    ),
+    Setting(
+        "unread_limit_bytes",
+        setting_values.whole(1 << 20, 1 << 40),
+        64 << 20,
+        "BYTES",
+        "maximum bytes of all answers that wait for clients that do not read them, per process; beyond it the "
+        "oldest of the address with the most is closed",
     ),
     Setting(
         "request_seconds",
         setting_values.positive,
         75.0,
         "SECONDS",
-        "how long a connection may take to say its request, and stay open without one, before it is closed",
+        "timeout for receiving a request, and for idle connections",
     ),
     Setting(
         "waiting_connection_limit",
         setting_values.whole(1, 1_000_000),
         4_096,
         "N",
-        "how many connections may wait for a request, in each process; for one more the oldest is closed",
+        "maximum connections without a request, per process; beyond it the oldest is closed",
     ),
-    Setting(
-        "watch",
-        setting_values.pattern,
-        (),
-        "TABLE",
-        "table whose changes to journal, schema.table or schema.*; makes triggers on it, and the schema changefeed",
-        is_repeatable=True,
-    ),
-    Setting(
-        "payload",
-        setting_values.one_of(*Payload),
-        Payload.FULL,
-        "WHAT",
-        "what of a row leaves the server, on every route: full, keys (the primary key's columns), or off (counts only)",
-    ),
-    Setting(
-        "channels",
-        setting_values.channels,
-        (),
-        "CHANNEL",
-        "NOTIFY channel whose payloads /listen/CHANNEL gives out; * and ? stand for any text and any character",
-        is_repeatable=True,
-    ),
-    Setting(
-        "no_plain_channel",
-        setting_values.yes_or_no,
-        False,
-        "",
-        "do not listen to the channel events, of the original's trigger, on which any role of the database can make up "
-        "changes",
-    ),
-    Setting("retention_hours", setting_values.positive, 24.0, "HOURS", "how long the journal keeps changes"),
-    Setting(
-        "upgrade_schema",
-        setting_values.yes_or_no,
-        False,
-        "",
-        "upgrade an older schema changefeed at the start; servers that are older than this one cannot read it then",
-    ),
-    Setting(
-        "retention_bytes",
-        setting_values.whole(1 << 20, 1 << 50),
-        1 << 30,
-        "BYTES",
-        "how large the journal grows before that",
-    ),
+)
+ALERTS = (
     Setting(
         "alert",
-        alerts.parse,
+        setting_values.Parser(alerts.EXPECTED, alerts.parse),
         (),
         "ALERT",
-        "what to log and to tell the webhook, such as 'no INSERT in public.orders for 5 min', 'more than 100 INSERT/s'",
+        "condition to log and to tell the webhook of, such as 'no INSERT in public.orders for 5 min', 'more than "
+        "100 INSERT/s'",
         is_repeatable=True,
     ),
     Setting(
@@ -387,10 +443,19 @@ SETTINGS: tuple[Setting, ...] = (
         setting_values.http_url,
         None,
         "URL",
-        "where to POST a JSON object when an alert is raised, and when it ends",
+        "URL that gets a POST with a JSON object when an alert is raised, and when it ends",
         is_secret=True,
     ),
 )
+# What --help and docs/settings.md show together, in their order.
+GROUPS: dict[str, tuple[Setting, ...]] = {
+    "server": SERVER,
+    "database": DATABASE,
+    "access": ACCESS,
+    "limits": LIMITS,
+    "alerts": ALERTS,
+}
+SETTINGS: tuple[Setting, ...] = tuple(setting for group in GROUPS.values() for setting in group)
 
 
 def is_loopback(address: str) -> bool:

@@ -14,7 +14,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed import __version__, setting_values
 from changefeed.payload import Payload
-from changefeed.settings import SETTINGS, Setting, Settings, SettingsError, is_loopback
+from changefeed.settings import GROUPS, SETTINGS, Setting, Settings, SettingsError, is_loopback
 from changefeed.table_names import split_list
 
 # libpq's own variables that make up a conninfo string, and the keywords they stand for (PostgreSQL manual, 34.15).
@@ -41,6 +41,18 @@ _NAMING_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE")
 ORIGINAL_VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "DBNAME": "dbname"}
 
 
+_DESCRIPTION = "Feeds the changes of a PostgreSQL database to WebSocket clients and a live dashboard."
+_COMMANDS = """\
+commands:
+  doctor    look at the database and say what to mend: python server.py doctor --help
+  bench     measure on this machine, with this PostgreSQL: python server.py bench --help
+"""
+_SOURCES = """\
+Each setting is also an environment variable (--demo-rate is DEMO_RATE) and a line of
+the file .env, where only --port has another name, HTTP_PORT. A flag wins over the
+environment, the environment over .env. Repeatable flags are lists with commas there."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{message}; see python server.py --help")
@@ -56,40 +68,54 @@ class _Parser(argparse.ArgumentParser):
         return vars(namespace)
 
 
-def _parser() -> _Parser:
+def _parser(command: str, description: str) -> _Parser:
     parser = _Parser(
-        prog="python server.py",
-        description="Feeds the changes of a PostgreSQL database to WebSocket clients and a live dashboard.",
-        epilog="Every setting is also an environment variable (--demo-rate is DEMO_RATE) and a line of the file .env, "
-        "where only --port has another name, HTTP_PORT. A flag wins over the environment, the environment over .env. "
-        "Repeatable flags are lists with commas there. `python server.py doctor` with the same flags looks at the "
-        "database and says what is to be mended; `python server.py bench` measures on this machine and its PostgreSQL.",
+        prog=f"python server.py {command}".rstrip(),
+        usage=f"%(prog)s {'' if command else '[doctor | bench] '}[SETTING ...]",
+        description=description or _DESCRIPTION,
+        epilog=_SOURCES if command else f"{_COMMANDS}\n{_SOURCES}",
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"psqlisten2websocket {__version__}")
-    for setting in SETTINGS:
-        shown = (
-            ""
-            if setting.default in (None, (), False, "")
-            else f" (default: {setting.default:g})"
-            if isinstance(setting.default, float)
-            else f" (default: {setting.default})"
-        )
-        if setting.parse is setting_values.yes_or_no:
-            parser.add_argument(setting.flag, action="store_const", const="yes", help=setting.help)
-        else:
-            parser.add_argument(
-                setting.flag,
-                metavar=setting.metavar,
-                action="append" if setting.is_repeatable else "store",
-                help=setting.help + shown,
-            )
+    for title, settings in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for setting in settings:
+            if setting.parse is setting_values.yes_or_no:
+                group.add_argument(setting.flag, action="store_const", const="yes", help=setting.help)
+            else:
+                group.add_argument(
+                    setting.flag,
+                    metavar=setting.metavar,
+                    action="append" if setting.is_repeatable else "store",
+                    help=setting.help + _default_of(setting),
+                )
     return parser
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> Settings:
-    """Settings from the command line, the environment and a .env file. Raises SettingsError; exits on --help."""
-    flags = _parser().parse_flags(argv)
+def _default_of(setting: Setting) -> str:
+    if setting.default in (None, (), ""):
+        return "; repeatable" if setting.is_repeatable else ""
+    return (
+        f" (default: {setting.default:g})" if isinstance(setting.default, float) else f" (default: {setting.default})"
+    )
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps the help of each flag and the description, and leaves the lines of an epilog as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def load(
+    argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path, *, command: str = "", description: str = ""
+) -> Settings:
+    """Loads the settings from the command line, the environment and a .env file. Raises SettingsError.
+
+    Exits on --help, which shows `command` with its `description`, or else the server.
+    """
+    flags = _parser(command, description).parse_flags(argv)
     in_file = _read_dotenv(dotenv_path)
     values: dict[str, Any] = {}
     from_environment: list[str] = []
@@ -159,16 +185,20 @@ def _is_of_here(host: str) -> bool:
 
 
 def _parse(setting: Setting, source: str, given: str | list[str]) -> Any:
+    if not setting.is_repeatable:
+        return _parse_one(setting, source, str(given))
+    texts = given if isinstance(given, list) else split_list(given)
+    return tuple(_parse_one(setting, source, text.strip()) for text in texts)
+
+
+def _parse_one(setting: Setting, source: str, text: str) -> Any:
     try:
-        if not setting.is_repeatable:
-            return setting.parse(str(given))
-        texts = given if isinstance(given, list) else split_list(given)
-        return tuple(setting.parse(text.strip()) for text in texts)
+        return setting.parse(text)
     except setting_values.BadValue as error:
         raise SettingsError(f"{source}: {error}") from None
     except (ValueError, KeyError):
-        shown = "the value given" if setting.is_secret else repr(given)
-        raise SettingsError(f"{source}: {shown} is not {setting.parse.__doc__}") from None
+        shown = "the value given" if setting.is_secret else repr(text)
+        raise SettingsError(f"{source}: {shown} is not {setting.parse.expected}") from None
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:

@@ -164,7 +164,7 @@ def _read_tokens(path: Path) -> list[tuple[str, Rights]]:
         try:
             setting_values.token(token)
         except ValueError:
-            raise SettingsError(f"{where}: there is not {setting_values.token.__doc__}") from None
+            raise SettingsError(f"{where}: there is not {setting_values.token.expected}") from None
         try:
             found.append((token, Rights.parse(json.loads(rights)) if rights.strip() else ALL_RIGHTS))
         except (ValueError, RecursionError) as error:

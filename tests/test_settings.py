@@ -1,5 +1,7 @@
 """Settings from flags, environment and .env: which wins, and what is refused in one line."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,9 @@ from typing import Any
 import pytest
 
 from changefeed import __version__
-from changefeed.settings import SETTINGS, Setting, Settings, SettingsError
+from changefeed.settings import GROUPS, SETTINGS, Setting, Settings, SettingsError
 from changefeed.settings_sources import load
+from tests.server_process import SERVER
 
 # For each setting two texts it may have, of two values, and one it may not.
 SAMPLES = {
@@ -142,7 +145,7 @@ def test_a_bad_value_is_refused_in_one_line_that_names_its_source(setting: Setti
     with pytest.raises(SettingsError) as refused:
         given.load()
     assert str(refused.value).startswith(f"{name}: ")
-    assert setting.parse.__doc__ in str(refused.value)
+    assert setting.parse.expected in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -185,12 +188,43 @@ def test_a_file_in_another_encoding_is_refused(dotenv: Path):
 
 def test_what_the_environment_gave_is_known_by_name(dotenv: Path):
     environ = {"TOKEN": "0123456789abcdef", "WATCH": "public.*", "CHANNELS": "", "PORT": "81", "SHELL": "/bin/sh"}
-    assert load(["--port", "82"], environ, dotenv).from_environment == ("TOKEN", "WATCH")
+    assert load(["--port", "82"], environ, dotenv).from_environment == ("WATCH", "TOKEN")
     dotenv.write_text("WATCH=public.orders\n")
     assert load([], {}, dotenv).from_environment == ()
 
 
+# -- help
+
+
+def test_the_help_shows_every_setting_in_a_group_and_the_commands(dotenv: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        load(["--help"], {}, dotenv)
+    shown = capsys.readouterr().out
+    titles = [shown.index(f"\n{title}:\n") for title in (*GROUPS, "commands")]
+    assert titles == sorted(titles)
+    assert all(f"\n  {setting.flag} " in shown for setting in SETTINGS)
+
+
+def test_a_command_has_a_help_of_its_own(dotenv: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        load(["--help"], {}, dotenv, command="doctor", description="Looks at the database.")
+    assert capsys.readouterr().out.startswith(
+        "usage: python server.py doctor [SETTING ...]\n\nLooks at the database.\n"
+    )
+
+
 # -- slips
+
+
+def test_a_bad_value_of_a_repeatable_flag_is_shown_as_it_was_typed(dotenv: Path):
+    with pytest.raises(SettingsError, match=r"^--watch: 'orders' is not schema\.table"):
+        load(["--watch", "public.items", "--watch", "orders"], {}, dotenv)
+
+
+def test_errors_are_whole_without_docstrings():
+    command = [sys.executable, "-OO", str(SERVER), "--demo-rate", "x"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert said == "server.py: --demo-rate: 'x' is not a number from 0 to 1000000\n"
 
 
 @pytest.mark.parametrize(
