@@ -12,60 +12,70 @@
 -- nothing of it away. Without row security, where pg_dump by another than the owner would stop. Who may read every table
 -- (pg_read_all_data) may read it, and what was hashed as well.
 
--- Makes the function that the view's query calls: it gives `key`; where that is null the secret there is, or else a new one, so
--- that a REFRESH changes nothing. A new one is 244 bits of PostgreSQL's strong randomness.
-CREATE OR REPLACE FUNCTION changefeed.make_secret_key(key bytea)
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+-- Only its currval() counts: the transaction in which this session's set_secret() hands a secret over.
+CREATE SEQUENCE IF NOT EXISTS changefeed.carrying MINVALUE 0 START 0;
+
+-- What the view's query calls: the secret that set_secret() hands over; else the one there is, so that a REFRESH changes nothing;
+-- else a new one, 244 bits of PostgreSQL's strong randomness. It is handed over in a setting, which anybody may set; so it is
+-- taken only in the transaction that the sequence's currval() names, which none but the owner may change.
+--
+-- Here and in set_secret() a secret is in no statement, neither as text nor as a parameter: pg_stat_statements, auto_explain and the
+-- log show those of functions too. Assignments are none, to PostgreSQL's executor.
+CREATE OR REPLACE FUNCTION changefeed.secret_key()
+RETURNS bytea LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
+DECLARE
+    key bytea;
 BEGIN
-    EXECUTE format($make$
-        CREATE OR REPLACE FUNCTION changefeed.secret_key()
-        RETURNS bytea LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
-        DECLARE
-            key bytea := %L;
-        BEGIN
-            IF key IS NULL AND (
-                SELECT c.relispopulated FROM pg_class AS c WHERE c.oid = to_regclass('changefeed_secret.secret')
-            ) THEN
-                SELECT s.key INTO key FROM changefeed_secret.secret AS s;
-            END IF;
-            RETURN coalesce(key, decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
-        END
-        $body$
-    $make$, key);
-    REVOKE ALL ON FUNCTION changefeed.secret_key() FROM PUBLIC;
+    BEGIN
+        IF currval('changefeed.carrying') = pg_current_xact_id()::text::bigint THEN
+            RETURN decode(current_setting('changefeed.carried'), 'hex');
+        END IF;
+    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+        NULL;  -- this session has never handed one over
+    END;
+    IF (SELECT c.relispopulated FROM pg_class AS c WHERE c.oid = to_regclass('changefeed_secret.secret')) THEN
+        SELECT s.key INTO key FROM changefeed_secret.secret AS s;
+    END IF;
+    RETURN coalesce(key, decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
 END
 $function$;
 
 -- Carries a secret over from another database, whose owner reads it by SELECT key FROM changefeed_secret.secret. For the schema's
--- owner. Values that are journaled from then on have the hashes that they have there.
+-- owner. Values that are journaled from then on have the hashes that they have there. Take it from a table, so that it stands
+-- in no statement: docs/database.md shows how.
 CREATE OR REPLACE FUNCTION changefeed.set_secret(key bytea)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
+DECLARE
+    carrying bigint;
+    carried text;
 BEGIN
     IF key IS NULL OR octet_length(key) < 16 THEN
         RAISE EXCEPTION 'the secret must have at least 16 bytes' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    PERFORM changefeed.make_secret_key(key);
+    carrying := setval('changefeed.carrying', pg_current_xact_id()::text::bigint);
+    carried := set_config('changefeed.carried', encode(key, 'hex'), true);
     REFRESH MATERIALIZED VIEW changefeed_secret.secret;
-    PERFORM changefeed.make_secret_key(NULL);  -- a function's text is anybody's to read
+    carried := set_config('changefeed.carried', '', true);
+    carrying := setval('changefeed.carrying', 0);
 END
 $function$;
 
 DO $secret$
 DECLARE
-    key bytea;
+    is_new boolean := false;
     grantee text;
 BEGIN
-    IF to_regclass('changefeed.secret') IS NOT NULL THEN
-        -- Version 4's table, which goes when nobody uses it any more; see install.sql.
-        SELECT s.key INTO key FROM changefeed.secret AS s;
-    END IF;
-    PERFORM changefeed.make_secret_key(key);
     IF to_regclass('changefeed_secret.secret') IS NULL THEN
         CREATE MATERIALIZED VIEW changefeed_secret.secret AS SELECT changefeed.secret_key() AS key;
+        is_new := true;
     ELSIF NOT (SELECT c.relispopulated FROM pg_class AS c WHERE c.oid = 'changefeed_secret.secret'::regclass) THEN
         REFRESH MATERIALIZED VIEW changefeed_secret.secret;  -- a schema was restored without what is in it
+        is_new := true;
     END IF;
-    PERFORM changefeed.make_secret_key(NULL);
+    IF is_new AND to_regclass('changefeed.secret') IS NOT NULL THEN
+        -- Version 4's table, which goes when nobody uses it any more; see install.sql.
+        PERFORM changefeed.set_secret(s.key) FROM changefeed.secret AS s;
+    END IF;
     -- What ALTER DEFAULT PRIVILEGES gave.
     FOR grantee IN
         SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
@@ -145,5 +155,5 @@ BEGIN
 END
 $function$;
 
-REVOKE ALL ON FUNCTION changefeed.make_secret_key(bytea), changefeed.set_secret(bytea), changefeed.column_key(oid, text), changefeed.settled_text(anyelement),
-    changefeed.hashed_value(oid, text, oid, text), changefeed.hash(regclass, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION changefeed.secret_key(), changefeed.set_secret(bytea), changefeed.column_key(oid, text),
+    changefeed.settled_text(anyelement), changefeed.hashed_value(oid, text, oid, text), changefeed.hash(regclass, text, text) FROM PUBLIC;

@@ -111,13 +111,18 @@ WITH entry AS MATERIALIZED (
          WHERE i.indrelid = c.oid AND i.indisprimary) AS key,
         -- Of any action: an upsert and a MERGE have several. Where only BEFORE triggers name the table itself, what stands
         -- before an entry of it was written before.
+        -- Each function is looked into once, whichever partitions it is on, and into its beginning.
         coalesce((
-            SELECT bool_or(t.tgtype & 2 = 0)
-                AND (bool_or(t.tgtype & 2 = 0 AND f.names_it) OR NOT bool_or(t.tgtype & 2 > 0 AND f.names_it))
-            FROM changefeed.members(c.oid) AS m (member)
-            JOIN pg_trigger AS t ON t.tgrelid = m.member JOIN pg_proc AS p ON p.oid = t.tgfoid,
-                LATERAL (SELECT position(c.relname::text IN p.prosrc) > 0 AS names_it) AS f
-            WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND p.pronamespace <> 'changefeed'::regnamespace
+            SELECT bool_or(t.is_after) AND (bool_or(t.is_after AND f.names_it) OR NOT bool_or(NOT t.is_after AND f.names_it))
+            FROM (
+                SELECT DISTINCT t.tgtype & 2 = 0 AS is_after, t.tgfoid
+                FROM changefeed.members(c.oid) AS m (member) JOIN pg_trigger AS t ON t.tgrelid = m.member
+                WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
+            ) AS t JOIN pg_proc AS p ON p.oid = t.tgfoid,
+                LATERAL (
+                    SELECT strpos(left(p.prosrc, 100000) COLLATE "C", c.relname::text) > 0 AS names_it OFFSET 0
+                ) AS f
+            WHERE p.pronamespace <> 'changefeed'::regnamespace
         ), false) AS is_followed,
         EXISTS (
             SELECT FROM pg_constraint AS f

@@ -8,29 +8,40 @@
 CREATE OR REPLACE FUNCTION changefeed.trusts(type oid)
 RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    kind "char";
     is_trusted boolean;
-    inner_types oid[];
+    has_parts boolean;
 BEGIN
     IF type < 16384 THEN
         RETURN true;  -- PostgreSQL's own
     END IF;
-    SELECT t.typtype, r.rolsuper OR r.rolname = current_user, ARRAY[nullif(t.typbasetype, 0), nullif(t.typelem, 0)]
-    INTO kind, is_trusted, inner_types
+    SELECT r.rolsuper OR r.rolname = current_user, t.typtype IN ('d', 'c', 'r', 'm') OR t.typelem >= 16384
+    INTO is_trusted, has_parts
     FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner WHERE t.oid = type;
     IF is_trusted IS NOT TRUE THEN
         RETURN false;  -- also where there is none
+    ELSIF NOT has_parts THEN
+        RETURN true;
     END IF;
-    IF kind IN ('r', 'm') THEN
-        inner_types := ARRAY(SELECT r.rngsubtype FROM pg_range AS r WHERE type IN (r.rngtypid, r.rngmultitypid));
-    ELSIF kind = 'c' THEN
-        inner_types := ARRAY(
-            SELECT a.atttypid FROM pg_attribute AS a JOIN pg_type AS t ON t.typrelid = a.attrelid
-            WHERE t.oid = type AND a.attnum > 0 AND NOT a.attisdropped
-        );
-    END IF;
-    RETURN NOT EXISTS (
-        SELECT FROM unnest(inner_types) AS inner_type WHERE inner_type >= 16384 AND NOT changefeed.trusts(inner_type)
+    RETURN (
+        -- UNION: each type once, however often and deep it is within the others.
+        WITH RECURSIVE part (type) AS (
+            SELECT type
+            UNION
+            SELECT inner_part.type
+            FROM part AS p JOIN pg_type AS t ON t.oid = p.type CROSS JOIN LATERAL (
+                SELECT a.atttypid FROM pg_attribute AS a
+                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'c'
+                UNION ALL
+                SELECT r.rngsubtype FROM pg_range AS r WHERE t.typtype IN ('r', 'm') AND t.oid IN (r.rngtypid, r.rngmultitypid)
+                UNION ALL
+                SELECT t.typbasetype
+                UNION ALL
+                SELECT t.typelem
+            ) AS inner_part (type)
+            WHERE inner_part.type >= 16384
+        )
+        SELECT bool_and(r.rolsuper OR r.rolname = current_user)
+        FROM part AS p JOIN pg_type AS t ON t.oid = p.type JOIN pg_roles AS r ON r.oid = t.typowner
     );
 END
 $function$;

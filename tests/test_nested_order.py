@@ -167,3 +167,21 @@ def test_a_transaction_of_which_triggers_wrote_on_another_page_only(
         assert [status for _, row, status in parsed(changes) if row == 3] == ["x", "raw", "cooked", "done"]
 
     asyncio.run(check())
+
+
+def test_a_trigger_s_function_is_looked_into_once_and_into_its_beginning(db: JournalDatabase):
+    name = "b" + 62 * "a"  # which takes longest to be searched for in what follows
+    db.run(f"CREATE TABLE {name} (id int) PARTITION BY LIST (id)")
+    for number in range(40):
+        db.run(f"CREATE TABLE part_{number} PARTITION OF {name} FOR VALUES IN ({number})")
+    db.run("""DO $do$ BEGIN
+        EXECUTE format('CREATE FUNCTION long() RETURNS trigger LANGUAGE plpgsql AS %L',
+            'BEGIN IF NEW.id = 0 THEN INSERT INTO orders VALUES (1); END IF; RETURN NULL; END --' || repeat('a', 20000000));
+    END $do$""")
+    db.run(f"CREATE TRIGGER long AFTER INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION long()")
+    db.run(f"SELECT changefeed.watch('{name}'); INSERT INTO {name} VALUES (0); SET statement_timeout = '10s'")
+
+    async def read() -> list[Change]:
+        return await all_after(await opened(db), BEGINNING)
+
+    assert {change.table for change in asyncio.run(read())} == {"public.orders", f"public.{name}"}

@@ -1,16 +1,23 @@
 """Columns that are hashed: of their values nothing but hashes stands in the journal, however the rows were written."""
 
+import base64
 import hashlib
 import json
 import re
+import struct
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import make_dsn
 
 from changefeed.queries import read_script
+from tests import postgres
 from tests.journal_database import JournalDatabase, Session
 
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "database.md").read_text("utf-8")
 PHONE = "+49 30 901820"
 HASH = re.compile("[0-9a-f]{64}")
 
@@ -282,6 +289,89 @@ def test_the_secret_stays_what_it_is_until_the_owner_sets_another(db: JournalDat
     assert bytes(db.value("SELECT key FROM changefeed_secret.secret")) == key
     with pytest.raises(psycopg2.errors.InvalidParameterValue, match="at least 16 bytes"):
         db.run("SELECT changefeed.set_secret('short')")
+
+
+CARRY_OVER = re.search(r"^```sh\n(psql .*set_secret.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+# All that PostgreSQL can tell of statements, also of those within functions.
+TELLING = {
+    **dict.fromkeys(("debug_print_parse", "debug_print_rewritten", "debug_print_plan", "log_duration"), "on"),
+    "log_statement": "all",
+    "log_min_duration_statement": "0",
+}
+TELLING_MODULES = {
+    "shared_preload_libraries": "pg_stat_statements,auto_explain",
+    "pg_stat_statements.track": "all",
+    "auto_explain.log_min_duration": "0",
+    **dict.fromkeys(("auto_explain.log_nested_statements", "auto_explain.log_verbose"), "on"),
+}
+
+
+def has_modules(binaries: Path) -> bool:
+    folder = subprocess.run([binaries / "pg_config", "--pkglibdir"], capture_output=True, text=True, check=False).stdout
+    return all((Path(folder.strip()) / f"{name}.so").exists() for name in ("pg_stat_statements", "auto_explain"))
+
+
+def forms_of(secret: bytes) -> list[str]:
+    """As it would stand in a text, and in a plan: there byte by byte, each with its sign."""
+    hexadecimal = secret.hex()
+    signed = [struct.unpack(f"{len(text)}b", text) for text in (secret, hexadecimal.encode())]
+    return [hexadecimal, base64.b64encode(secret).decode(), *(" ".join(map(str, numbers)) for numbers in signed)]
+
+
+@pytest.mark.parametrize("binaries", [postgres.BINARIES, *postgres.others()], ids=str)
+def test_the_secret_is_in_no_log_and_no_statistics_however_much_these_tell(binaries: Path | None):
+    modules = TELLING_MODULES if binaries and has_modules(binaries) else {}
+    started = postgres.start(binaries=binaries, **TELLING, **modules)
+    try:
+        session = Session(started.conninfo)
+        session.run(read_script("install.sql"))
+        session.run("CREATE DATABASE other")
+        session.run("CREATE TABLE people (id int, phone text); SELECT changefeed.watch('people', hash => '{phone}')")
+        other = Session(str(make_dsn(started.conninfo, dbname="other")))
+        other.run(read_script("install.sql"))
+        assert CARRY_OVER is not None
+        environment = {
+            "OLD": str(make_dsn(started.conninfo, dbname="other")),
+            "NEW": started.conninfo,
+            "PATH": str(started.binaries),
+        }
+        subprocess.run(["/bin/sh", "-e", "-c", CARRY_OVER[1]], env=environment, check=True)
+        for _ in range(6):  # until plans are made for any parameter
+            session.run("INSERT INTO people VALUES (1, '110'); UPDATE people SET phone = '112'")
+            session.run("SELECT changefeed.hash('people', 'phone', '110')")
+        secret, key = (
+            bytes(value)
+            for (value,) in session.run(
+                "SELECT key FROM changefeed_secret.secret UNION ALL SELECT changefeed.column_key('people'::regclass, 'phone')"
+            )
+        )
+        assert secret == bytes(other.value("SELECT key FROM changefeed_secret.secret"))
+        told = (started.data_dir / "postgresql.log").read_text("utf-8", "replace")
+        if modules:
+            session.run("CREATE EXTENSION pg_stat_statements")
+            told += str(session.run("SELECT query FROM pg_stat_statements"))
+        assert "REFRESH MATERIALIZED VIEW changefeed_secret.secret" in told  # so what functions do is told
+        assert [form for form in (*forms_of(secret), *forms_of(key)) if form in told] == []
+    finally:
+        postgres.discard(started)
+
+
+def test_a_refresh_takes_no_secret_that_anybody_else_put_into_the_setting(db: JournalDatabase):
+    before = db.value("SELECT key FROM changefeed_secret.secret")
+    setting = f"SET changefeed.carried = '{bytes(32).hex()}'"
+    db.run(f"BEGIN; {setting}; REFRESH MATERIALIZED VIEW changefeed_secret.secret; COMMIT")
+    assert db.value("SELECT key FROM changefeed_secret.secret") == before
+    db.run("SELECT changefeed.set_secret(%s)", bytes(range(32)))
+    db.run(f"BEGIN; {setting}; REFRESH MATERIALIZED VIEW changefeed_secret.secret; COMMIT")
+    db.run("BEGIN; SELECT changefeed.set_secret(%s)", bytes(range(32)))
+    db.run(f"{setting}; REFRESH MATERIALIZED VIEW changefeed_secret.secret; COMMIT")
+    assert bytes(db.value("SELECT key FROM changefeed_secret.secret")) == bytes(range(32))
+    guest = db.new_role("guest")
+    db.run(
+        f"GRANT USAGE ON SCHEMA changefeed TO {guest}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO {guest}"
+    )
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        db.session(user=guest).run("SELECT setval('changefeed.carrying', 1)")
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,17 @@ def test_a_type_of_others_that_doubles_with_each_level_is_told_as_text(db: Journ
     assert (db.losses, owner.warnings) == (0, [])
 
 
+def test_a_trusted_type_that_doubles_with_each_level_is_looked_at_once(db: JournalDatabase):
+    db.run("CREATE TYPE twice_0 AS (a int, b int)")
+    for level in range(1, 19):
+        db.run(f"CREATE TYPE twice_{level} AS (a twice_{level - 1}, b twice_{level - 1}[])")
+    db.run("CREATE TABLE deep (id int, v twice_18); SELECT changefeed.watch('deep')")
+    db.run("SET statement_timeout = '5s'")
+    db.run("INSERT INTO deep VALUES (1, '(,)'), (2, NULL)")
+    assert db.changes() == [("I", {"id": 1, "v": {"a": None, "b": None}}), ("I", {"id": 2, "v": None})]
+    assert (db.losses, db.warnings) == (0, [])
+
+
 @pytest.mark.parametrize("kind", ["STORED", "VIRTUAL"])
 def test_generated_columns(db: JournalDatabase, kind: str):
     if kind == "VIRTUAL" and db.version < 18:
