@@ -28,6 +28,8 @@ _DEFAULTS = {
     "keepalives_interval": "1",
     "keepalives_count": "3",
     "tcp_user_timeout": "8000",  # milliseconds
+    # What a standby, or a restore under way, has replayed so far is no past to go back to; nor can one LISTEN there.
+    "target_session_attrs": "primary",
 }
 # What the server's statements depend on is set by the server, whatever the role's or the database's settings are. A
 # search_path that others cannot write to comes first: an exact match of the argument types wins over pg_catalog's own
@@ -64,6 +66,7 @@ _LOCAL_SETTINGS = (
     "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL standard_conforming_strings = on; "
     "SET LOCAL quote_all_identifiers = off; "
 )
+IN_RECOVERY = "server is in hot standby mode"  # libpq's, where it finds no primary
 OPTIONS_REFUSED = "unsupported startup parameter"  # PgBouncer's words
 # psycopg2 swallows an error in decoding a notification, and the notification with it; with UTF8 there is none.
 _FIXED = {"client_encoding": "UTF8"}

@@ -16,7 +16,14 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection, make_dsn, parse_dsn
 
-from changefeed.connection import OPTIONS_REFUSED, complete, display_name, local_settings, without_session_options
+from changefeed.connection import (
+    IN_RECOVERY,
+    OPTIONS_REFUSED,
+    complete,
+    display_name,
+    local_settings,
+    without_session_options,
+)
 from changefeed.database import one_line
 from changefeed.embedded import EmbeddedPostgres, default_data_dir
 from changefeed.journal import VERSION
@@ -86,6 +93,9 @@ class Patient:
         try:
             made: connection = psycopg2.connect(self.conninfo)
         except psycopg2.OperationalError as error:
+            if IN_RECOVERY in str(error):  # which is a finding
+                self.conninfo = str(make_dsn(self.conninfo, target_session_attrs="any"))
+                return self.connect()
             if OPTIONS_REFUSED not in str(error):
                 raise
             # A pooler: its sessions are others' the next moment, so that each statement brings the settings it needs.

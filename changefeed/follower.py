@@ -47,8 +47,9 @@ class Follower:
 
     before_first(memory) is called when it is known from where on it publishes, and again where that has become another
     past; tell_gap(gap) says what was lost;
-    on_state() that `trouble` is another; drained() is awaited between the pages of a big batch, so that sockets keep
-    up.
+    on_state() that `trouble` is another; on_lost_past() that PostgreSQL has another past, perhaps since it is another
+    server, to which some connections lead and others do not yet; drained() is awaited between the pages of a big batch,
+    so that sockets keep up.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Follower:
         tell_gap: Callable[[Gap], None],
         drained: Callable[[], Awaitable[None]],
         on_state: Callable[[], None] = lambda: None,
+        on_lost_past: Callable[[], None] = lambda: None,
     ) -> None:
         self.memory: Memory | None = None  # None while there is no journal
         self.lost_statements = 0  # since the start: each was told as a gap
@@ -70,6 +72,7 @@ class Follower:
         self._tell_gap = tell_gap
         self._drained = drained
         self._on_state = on_state
+        self._on_lost_past = on_lost_past
         self._known = asyncio.Event()
         self._woken = asyncio.Event()
         self._moved = asyncio.Event()
@@ -224,6 +227,10 @@ class Follower:
 
         What the clients were sent since then is told as a gap, and what PostgreSQL has now instead is sent after it.
         """
+        self._on_lost_past()
+        self._journal.forget_proofs()
+        if not missing and await self._journal.proves(memory.edge):
+            return  # it was an old connection that led to where time went on without us
         lost = set(missing)
         for snapshot in memory.ends():
             kept, sent = memory.up_to(snapshot)

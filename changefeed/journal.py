@@ -99,7 +99,7 @@ class Journal:
         before = self.epoch
         for entries in self._entries.values():
             entries.forget()
-        self._proofs.clear()
+        self.forget_proofs()
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if not has_journal:
             self.epoch = self._former_epoch = None
@@ -211,6 +211,10 @@ class Journal:
             while len(self._proofs) > PROOFS_KEPT:
                 self._proofs.popitem(last=False)
         return self._proofs[key]
+
+    def forget_proofs(self) -> None:
+        """What was proven is of a past that may be lost by now."""
+        self._proofs.clear()
 
     async def running(self) -> frozenset[int]:
         """The transactions that run now and have written, by the lower 32 bits of their ids."""

@@ -104,6 +104,7 @@ def make_feed(
         tell_gap=tell_gap,
         drained=FeedClient.drained,
         on_state=tell_state_of_database,
+        on_lost_past=renew,
     )
 
     def on_payloads(payloads: dict[str, list[str]]) -> None:

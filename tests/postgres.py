@@ -56,6 +56,27 @@ def used(binaries: Path) -> Iterator[None]:
         discard(other)
 
 
+def run_tool(of: EmbeddedPostgres, name: str, *arguments: str) -> str:
+    """What one of PostgreSQL's programs says, of the version of the cluster; it must succeed."""
+    done = of._run([str(of.binaries / name), *arguments])
+    assert done.returncode == 0, f"{name} failed: {done.stderr or done.stdout}"
+    return done.stdout
+
+
+def base_backup(of: EmbeddedPostgres, *flags: str, **options: str) -> EmbeddedPostgres:
+    """A copy of the running cluster by pg_basebackup, which is not started yet; with -R it is a standby."""
+    hba = of._cluster / "pg_hba.conf"
+    if "local replication" not in hba.read_text():
+        hba.write_text(hba.read_text() + hba.read_text().replace("local all ", "local replication "))
+        execute(of.conninfo, "SELECT pg_reload_conf()")
+    made = EmbeddedPostgres(leftovers.new_folder(), {"fsync": "off", **options}, of.binaries)
+    made._make_folders()
+    made._reach_binaries()
+    into = ("--pgdata", str(made._cluster), "--checkpoint", "fast", "--no-sync")
+    run_tool(of, "pg_basebackup", *into, "--host", str(of.data_dir / "socket"), "--username", "postgres", *flags)
+    return made
+
+
 def discard(started: EmbeddedPostgres) -> None:
     started.stop("immediate")
     shutil.rmtree(started.data_dir)

@@ -33,6 +33,10 @@ class Proxy:
             )
         )
 
+    def lead_to(self, target_conninfo: str) -> None:
+        """New links go there, as where a name or an address was given to another machine."""
+        self._target = parse_dsn(target_conninfo)
+
     def go_deaf(self) -> None:
         """From now on every byte is taken and none is passed on, on the links there are and on new ones."""
         self._is_deaf = True

@@ -11,7 +11,6 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
-from changefeed.embedded import EmbeddedPostgres
 from changefeed.listener import ListenerState
 from tests import postgres
 from tests.feed_case import message
@@ -223,22 +222,7 @@ class PromotionTest(LostPastTestCase):
 
     def new_database(self) -> str:
         conninfo = super().new_database()
-        hba = self.cluster._cluster / "pg_hba.conf"
-        hba.write_text(hba.read_text() + hba.read_text().replace("local all ", "local replication "))
-        postgres.execute(conninfo, "SELECT pg_reload_conf()")
-        self.standby = EmbeddedPostgres(
-            self.cluster.data_dir.with_name(self.cluster.data_dir.name + "s"), {"fsync": "off"}
-        )
-        self.standby._make_folders()
-        self.standby._reach_binaries()
-        copied = self.standby._run(
-            [
-                str(self.standby.binaries / "pg_basebackup"),
-                *("--pgdata", str(self.standby._cluster), "--write-recovery-conf", "--checkpoint", "fast"),
-                *("--host", str(self.cluster.data_dir / "socket"), "--username", "postgres"),
-            ]
-        )
-        assert copied.returncode == 0, copied.stderr
+        self.standby = postgres.base_backup(self.cluster, "--write-recovery-conf")
         self.standby.start()
         self.addCleanup(lambda: postgres.discard(self.standby))
         return conninfo
@@ -278,23 +262,27 @@ class RestoredOverTest(LostPastTestCase):
     def new_database(self) -> str:
         return postgres.new_database()
 
-    def run_tool(self, name: str, *arguments: str) -> None:
-        cluster = postgres.cluster()
-        done = cluster._run([str(cluster.binaries / name), *arguments])
-        assert done.returncode == 0, done.stderr
-
     @gen_test
     async def test_a_dump_that_is_restored_over_the_same_database(self):
         socket = await self.connect(protocol=True)
         self.insert(1)
         await self.changes(socket, 1)
         dump = str(postgres.cluster().data_dir / "socket" / "dump")
-        self.run_tool("pg_dump", "--format", "custom", "--file", dump, "--dbname", self.conninfo)
+        postgres.run_tool(
+            postgres.cluster(), "pg_dump", "--format", "custom", "--file", dump, "--dbname", self.conninfo
+        )
         self.insert(2, 3, 4, 5)
         _, _, cursor = await self.changes(socket, 5)
         with ExpectLog("changefeed.follower", "the journal is another one|the journal cannot be read", level=30):
-            self.run_tool(
-                "pg_restore", "--clean", "--if-exists", "--single-transaction", "--dbname", self.conninfo, dump
+            postgres.run_tool(
+                postgres.cluster(),
+                "pg_restore",
+                "--clean",
+                "--if-exists",
+                "--single-transaction",
+                "--dbname",
+                self.conninfo,
+                dump,
             )
             self.assertEqual(self.kept(), [1])
             self.assertIn("another one than before", (await message(socket, "gap"))["why"])
