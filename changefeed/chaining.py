@@ -8,7 +8,8 @@ INSERT leads from nothing to a state, an UPDATE from one to another, a DELETE to
 Only entries of the same row need it. A component is what is linked by an equal primary key, or by an equal state where
 there is none. Its entries change places among themselves and with no other. So the transaction keeps the ids it has,
 and nothing passes another transaction's change of the same row, which waited for this one's lock. What holds no row (a
-TRUNCATE, a mere count, a loss) is passed by nothing.
+TRUNCATE, a mere count, a loss) is passed by nothing; nor is DDL, seen by the columns' names: PostgreSQL refuses it
+while a statement on the table, or a trigger, is at work.
 
 A row that ends in the state in which it began leads in a circle, and may have begun anywhere in it. circles() names
 those; what the journal says of the row before decides. Else, and where states allow several orders, that of the
@@ -40,6 +41,7 @@ class Entry(NamedTuple):
     is_followed: bool  # what stands before it, AFTER triggers of its statement may have written
     may_have_moved: bool  # a trigger or a foreign key's action may have written it
     table: str
+    columns: int | None  # digest of their names
     before: int | None  # digests of the row's states
     after: int | None
     key_before: int | None  # and of its key in them
@@ -88,7 +90,8 @@ def state_after(entries: Iterable[Entry], key: int) -> int | None:
     for entry in entries:
         if entry.before is None and entry.after is None:
             balance.clear()
-            balance[~key] = 1  # a TRUNCATE
+            if entry.action == "T":
+                balance[~key] = 1
             continue
         if entry.key_before != entry.key_after or entry.before != entry.after:
             balance[(entry.before or 1) if entry.key_before == key else ~key] -= 1
@@ -112,15 +115,15 @@ class Transaction:
     def add(self, entry: Entry) -> None:
         number = len(self._ids)
         self._ids.append(entry.id)
-        for column, digest in zip(self._states, entry[7:], strict=True):
+        for column, digest in zip(self._states, entry[8:], strict=True):
             column.append(NOTHING if digest is None else digest or 1)
         self._preferred.add(number, entry)
         if entry.before is None and entry.after is None:
             self._open_runs.pop(entry.table, None)
             return
         run = self._open_runs.get(entry.table)
-        if run is None:
-            run = self._open_runs[entry.table] = _Run(entry.table)
+        if run is None or run.columns != entry.columns:
+            run = self._open_runs[entry.table] = _Run(entry.table, entry.columns)
             self._runs.append(run)
         run.numbers.append(number)
         run.may_have_moved |= entry.may_have_moved
@@ -195,8 +198,9 @@ class Transaction:
 class _Run:
     """The entries of a table between two that nothing passes."""
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, columns: int | None) -> None:
         self.table = table
+        self.columns = columns
         self.numbers = array("q")
         self.may_have_moved = False
 
@@ -399,15 +403,17 @@ class _Walk:
         """The state in which a row began that ended in the same.
 
         Where that is not known, the preferred order is asked if it was in one state only. Else none, since rows come
-        and go but seldom come back to the very same values.
+        and go but seldom come back to the very same values. Where DDL came between, what is known is that it was there.
         """
         steps = self.circles[key]
         states = {state for _, before, after in steps for state in (before, after)}
-        if self._began.get(key) in states:
-            return self._began[key]
-        if ~key in states and len(states) > 2:
+        began = self._began.get(key)
+        if began in states:
+            return began
+        if began is None and ~key in states and len(states) > 2:
             return ~key
-        return min((self._edges[place].rank, before) for place, before, _ in steps)[1]
+        was_there = began is not None
+        return min((before == ~key and was_there, self._edges[place].rank, before) for place, before, _ in steps)[2]
 
     def _offer(self, state: int) -> None:
         if self._here[state] and self._leaving[state]:

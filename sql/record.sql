@@ -37,7 +37,7 @@ DECLARE
         IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
             IF pg_partition_root(TG_RELID) IS NOT NULL THEN
                 GET DIAGNOSTICS context = PG_CONTEXT;
-                has_lost := changefeed.may_have_moved(pg_partition_root(TG_RELID), context);
+                has_lost := changefeed.may_have_moved(TG_RELID, context);
                 IF has_lost THEN
                     INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
                     SELECT slot, at, 'L', n.nspname, c.relname
@@ -204,33 +204,50 @@ BEGIN
 END
 $make$;
 
--- Whether this statement may be a MERGE that has moved rows to other partitions: PostgreSQL puts neither their old nor their
--- new versions into the transition tables of an UPDATE (seen up to 18.4). Nothing tells a trigger that it is a MERGE that
--- it fires for, but its text does, wherever that is known: not of a prepared statement, and not of one in a function in SQL. And
--- a row that moves is deleted in one partition, which PostgreSQL counts, also for some time after the transaction. So
--- this says yes too often rather than not at all.
-CREATE OR REPLACE FUNCTION changefeed.may_have_moved(root oid, context text)
+-- Whether this statement may be a MERGE that has moved rows of `target` to other partitions: PostgreSQL puts neither their old
+-- nor their new versions into the transition tables of an UPDATE (seen up to 18.4). Nothing tells a trigger that it is a MERGE
+-- that it fires for, but its text does, wherever that is known: not of a prepared statement, and not of one in a function in
+-- SQL. That text names the table, or a view of it; else it is the action of a foreign key, or a trigger, that has written here.
+-- And a row that moves is deleted in one partition and inserted into another, which PostgreSQL counts, also for some time
+-- after the transaction. So this says yes too often rather than not at all.
+CREATE OR REPLACE FUNCTION changefeed.may_have_moved(target oid, context text)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     is_nested constant boolean := strpos(context, chr(10)) > 0;  -- the first line is the trigger's own
     looked_at constant text := CASE WHEN is_nested THEN context ELSE current_query() END;
+    is_merge constant text := '[[:<:]]merge[[:>:]]';
     -- The context's lines are translated. That of a function in SQL is like: SQL function "name" statement 1
-    telling constant text := CASE
-        WHEN is_nested THEN '[[:<:]]merge[[:>:]]|"execute[[:>:]]|"[^"]*" [^ "]+ [0-9]+(' || chr(10) || '|$)'
-        ELSE '[[:<:]](merge|execute)[[:>:]]'
+    is_unknown constant text := CASE
+        WHEN is_nested THEN '"execute[[:>:]]|"[^"]*" [^ "]+ [0-9]+(' || chr(10) || '|$)'
+        ELSE '[[:<:]]execute[[:>:]]'
     END;
     -- A script of many statements is one text, which each of them would search from its beginning.
     is_long constant boolean := octet_length(looked_at) > 10000;
 BEGIN
-    IF current_setting('server_version_num')::integer < 150000 OR NOT is_long AND looked_at !~* telling THEN
+    IF current_setting('server_version_num')::integer < 150000
+        OR NOT is_long AND looked_at !~* is_merge AND looked_at !~* is_unknown THEN
         RETURN false;
     END IF;
-    IF NOT EXISTS (
-        SELECT FROM changefeed.members(ARRAY[root]) AS m WHERE pg_stat_get_xact_tuples_deleted(m.member) > 0
-    ) THEN
+    IF (
+        SELECT bool_or(is_source) AND bool_or(is_target) AND count(*) > 1
+        FROM changefeed.members(ARRAY[target]) AS m, LATERAL (
+            SELECT pg_stat_get_xact_tuples_deleted(m.member) > 0, pg_stat_get_xact_tuples_inserted(m.member) > 0
+        ) AS counted (is_source, is_target)
+        WHERE is_source OR is_target
+    ) IS NOT TRUE THEN
         RETURN false;
     END IF;
-    RETURN NOT is_long OR looked_at ~* telling;
+    RETURN looked_at ~* is_unknown OR looked_at ~* is_merge AND (
+        looked_at ~* 'u&"'
+        OR EXISTS (
+            SELECT FROM pg_class AS c
+            WHERE c.oid = target AND strpos(lower(looked_at), lower(replace(c.relname, '"', '""'))) > 0
+        )
+        OR EXISTS (
+            SELECT FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid
+            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = target AND d.classid = 'pg_rewrite'::regclass
+        )
+    );
 END
 $function$;
 

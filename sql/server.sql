@@ -91,7 +91,7 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 
 -- states --
 -- What the entries of the transactions %(xids)s say of their rows, for the order in which those changed (see
--- changefeed/chaining.py): the digests of the row and of its primary key before and after. At most %(limit)s entries,
+-- changefeed/chaining.py): the digests of its columns' names, and of it and its primary key before and after. At most %(limit)s entries,
 -- transaction by transaction, of the first behind the id %(after)s, of all from %(begin)s on and before %(end)s. The key is the primary key as it is now, where all of
 -- it is journaled; so are the triggers.
 WITH entry AS MATERIALIZED (
@@ -110,13 +110,21 @@ WITH entry AS MATERIALIZED (
          FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
          WHERE i.indrelid = c.oid AND i.indisprimary) AS key,
         -- Of any action: an upsert and a MERGE have several. Where only BEFORE triggers name the table itself, what stands
-        -- before an entry of it was written before.
+        -- before an entry of it was written before. A statement on a table that it inherits from writes to it too.
         -- Each function is looked into once, whichever partitions it is on, and into its beginning.
         coalesce((
+            WITH RECURSIVE ancestor (oid) AS (
+                SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = c.oid
+                UNION
+                SELECT i.inhparent FROM ancestor AS a JOIN pg_inherits AS i ON i.inhrelid = a.oid
+            )
             SELECT bool_or(t.is_after) AND (bool_or(t.is_after AND f.names_it) OR NOT bool_or(NOT t.is_after AND f.names_it))
             FROM (
                 SELECT DISTINCT t.tgtype & 2 = 0 AS is_after, t.tgfoid
-                FROM changefeed.members(c.oid) AS m (member) JOIN pg_trigger AS t ON t.tgrelid = m.member
+                FROM (
+                    SELECT m, false FROM changefeed.members(c.oid) AS m UNION ALL SELECT a.oid, true FROM ancestor AS a
+                ) AS m (member, is_ancestor)
+                JOIN pg_trigger AS t ON t.tgrelid = m.member AND (t.tgtype & 1 = 0 OR NOT m.is_ancestor)
                 WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
             ) AS t JOIN pg_proc AS p ON p.oid = t.tgfoid,
                 LATERAL (
@@ -139,7 +147,10 @@ WITH entry AS MATERIALIZED (
     FROM entry AS e JOIN named AS n USING (schema_name, table_name)
 )
 SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
-       w.depth > 1 OR w.is_cascaded, w.schema_name || '.' || w.table_name, hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),
+       w.depth > 1 OR w.is_cascaded, w.schema_name || '.' || w.table_name,
+       (SELECT hashtextextended(string_agg(c.name, ',' ORDER BY c.name), 0)
+        FROM json_object_keys(coalesce(w.row_after, w.row_before)) AS c (name)),
+       hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),
        (SELECT hashtextextended(string_agg((w.row_before -> k.name)::text, ',' ORDER BY k.number), 0)
         FROM unnest(w.key) WITH ORDINALITY AS k (name, number) HAVING bool_and(w.row_before -> k.name IS NOT NULL)),
        (SELECT hashtextextended(string_agg((w.row_after -> k.name)::text, ',' ORDER BY k.number), 0)

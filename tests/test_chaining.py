@@ -84,10 +84,10 @@ def test_whatever_is_preferred_the_states_decide(draw: random.Random):
             assert is_strict([state for state in at_start if state[0] == key], own, has_key=True)
 
 
-def entry(number: int, depth: int, before: int, after: int, table: str = "t", **more: bool) -> Entry:
+def entry(number: int, depth: int, before: int, after: int, table: str = "t", columns: int = 1, **more: bool) -> Entry:
     flags = {"is_followed": False, "may_have_moved": True, **more}
     return Entry(
-        number, number, "U", depth, flags["is_followed"], flags["may_have_moved"], table, before or None, after or None,
+        number, number, "U", depth, flags["is_followed"], flags["may_have_moved"], table, columns, before or None, after or None,
         1 if before else None, 1 if after else None,
     )  # fmt: skip
 
@@ -117,6 +117,13 @@ def test_nothing_passes_what_holds_no_row(cut: Entry):
     assert sources(first, last) == [3, 1]
     assert sources(first, cut, last) == [1, 2, 3]
     assert sources(first, cut._replace(table="another"), last) == [3, 2, 1]
+
+
+def test_nothing_passes_ddl():
+    """Without it, only a DELETE that came first leads on to an INSERT of another row with its key."""
+    came, went = entry(1, 1, 0, 7), entry(2, 1, 8, 0, columns=2)
+    assert sources(came, went._replace(columns=1)) == [2, 1]
+    assert sources(came, went) == [1, 2]
 
 
 def test_where_nothing_nested_was_written_the_ids_are_the_order():

@@ -255,6 +255,37 @@ def test_a_column_that_comes_between_nested_writes(db: JournalDatabase):
     assert [row["status"] for _, row in db.changes()] == ["raw", "cooked", "raw", "cooked"]
 
 
+def test_a_row_that_comes_before_ddl_and_goes_after_it(db: JournalDatabase):
+    make_trigger(db, "AFTER UPDATE ON orders", COOK)
+    db.run("ALTER TABLE orders ADD parent int REFERENCES orders ON DELETE SET NULL")
+    db.run("BEGIN; INSERT INTO orders VALUES (1, 'a'); ALTER TABLE orders ADD COLUMN n int; DELETE FROM orders; COMMIT")
+    assert [(action, sorted(row)[1]) for action, row in db.changes()] == [("I", "parent"), ("D", "n")]
+
+
+def test_a_row_replaced_by_its_equal_after_ddl_is_known_to_have_been_there(db: JournalDatabase):
+    """What it was before cannot be compared with what it is now; but that it was, decides."""
+    make_trigger(
+        db,
+        "AFTER DELETE ON orders",
+        "INSERT INTO orders VALUES (OLD.id, 'a'); UPDATE orders SET status = 'b'; UPDATE orders SET status = 'a'; RETURN NULL;",
+    )
+    make_trigger(db, "BEFORE DELETE ON orders", "PERFORM 'orders'; RETURN OLD;", name="another")
+    db.run("INSERT INTO orders VALUES (1, 'a'); ALTER TABLE orders ADD COLUMN n int")
+    db.run("DELETE FROM orders")
+    assert [action for action, _ in db.changes()] == ["I", "D", "I", "U", "U"]
+
+
+def test_a_trigger_of_the_parent_writes_to_the_child_that_its_statement_wrote_to(db: JournalDatabase):
+    """Too much is journaled in between for what the row was before to tell."""
+    db.run("CREATE TABLE special (PRIMARY KEY (id)) INHERITS (orders); SELECT changefeed.watch('special')")
+    db.run(FUNCTION.format("again", "INSERT INTO special VALUES (1, 'a'); RETURN NULL;"))
+    db.run("CREATE TRIGGER again AFTER DELETE ON orders FOR EACH STATEMENT EXECUTE FUNCTION again()")
+    db.run("INSERT INTO special VALUES (1, 'a')")
+    db.run("INSERT INTO orders SELECT i, 'b' FROM generate_series(2, 2100) AS i")
+    db.run("DELETE FROM orders WHERE id = 1")
+    assert [action for action, _ in db.changes("public.special")] == ["I", "D", "I"]
+
+
 def test_a_statement_during_which_the_journal_goes_on_to_the_next_partitions(db: JournalDatabase):
     make_trigger(
         db,
