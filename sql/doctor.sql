@@ -75,7 +75,13 @@ GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
 GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO changefeed_server;
-GRANT EXECUTE ON FUNCTION changefeed.read TO changefeed_server;
+GRANT EXECUTE ON FUNCTION changefeed.read,
+    changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(), changefeed.has_entries(integer),
+    changefeed.oldest_entry(integer), changefeed.newest_entry(integer), changefeed.members(oid), changefeed.members(oid[]),
+    changefeed.recorders(), changefeed.argument(bytea), changefeed.watched(oid[]),
+    changefeed.wanted_triggers(oid[], jsonb[]), changefeed.has_foreign_partition(oid), changefeed.repairs(oid[], jsonb[]),
+    changefeed.left_behind(oid[]), changefeed.check_target(regclass), changefeed.warn_of_limits(regclass),
+    changefeed.lock_wait_ms() TO changefeed_server;
 
 -- what tends --
 -- And one that may not tend it.

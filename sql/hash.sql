@@ -154,6 +154,3 @@ BEGIN
     RETURN encode(sha256(key || sha256(key || convert_to(value, 'UTF8'))), 'hex');
 END
 $function$;
-
-REVOKE ALL ON FUNCTION changefeed.secret_key(), changefeed.set_secret(bytea), changefeed.column_key(oid, text),
-    changefeed.settled_text(anyelement), changefeed.hashed_value(oid, text, oid, text), changefeed.hash(regclass, text, text) FROM PUBLIC;

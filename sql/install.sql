@@ -35,6 +35,30 @@ COMMENT ON FUNCTION changefeed.retain(interval, bigint) IS 'empty the partitions
 COMMENT ON FUNCTION changefeed.journal_status() IS 'the journal''s size in bytes, oldest and newest entry, losses';
 COMMENT ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) IS 'the changes after a place; see sql/read.sql';
 
+-- Nothing is for everybody. What only looks was, before version 5: whoever may read the journal goes on as before.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA changefeed FROM PUBLIC;
+DO $readers$
+DECLARE
+    reader regrole;
+BEGIN
+    FOR reader IN
+        SELECT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a
+        WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname = 'read' AND a.grantee <> p.proowner
+    LOOP
+        EXECUTE format($grant$
+            GRANT EXECUTE ON FUNCTION
+                changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(),
+                changefeed.has_entries(integer), changefeed.oldest_entry(integer), changefeed.newest_entry(integer),
+                changefeed.members(oid), changefeed.members(oid[]), changefeed.recorders(), changefeed.argument(bytea),
+                changefeed.watched(oid[]), changefeed.wanted_triggers(oid[], jsonb[]),
+                changefeed.has_foreign_partition(oid), changefeed.repairs(oid[], jsonb[]), changefeed.left_behind(oid[]),
+                changefeed.check_target(regclass), changefeed.warn_of_limits(regclass), changefeed.lock_wait_ms()
+            TO %s
+        $grant$, reader);
+    END LOOP;
+END
+$readers$;
+
 -- Whoever may put the recording functions on a table of their own may write the journal: an older docs/least-rights.md had that.
 DO $revoke$
 DECLARE

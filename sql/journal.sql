@@ -126,8 +126,6 @@ BEGIN
     EXECUTE format('ALTER TABLE changefeed.journal_%s REPLICA IDENTITY FULL', slot);
 END
 $function$;
-REVOKE ALL ON FUNCTION changefeed.complete_partition(integer) FROM PUBLIC;
-
 -- After a dump and restore into a younger cluster the journal holds transactions that this cluster has yet to come to, or
 -- says so of what retention took; each would appear as a new change, or as a gap, on the day it does. Such a journal begins
 -- anew, and so does one whose schema alone was restored. Returns whether it did. (Deleted, not truncated: that waits for
@@ -155,4 +153,3 @@ BEGIN
 END
 $function$;
 SELECT changefeed.begin_anew_if_restored();
-REVOKE ALL ON FUNCTION changefeed.begin_anew_if_restored() FROM PUBLIC;

@@ -210,8 +210,6 @@ END
 $function$;
 
 DROP FUNCTION IF EXISTS changefeed.settled_snapshot(pg_snapshot);  -- version 4's
-
-REVOKE ALL ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) FROM PUBLIC;
 DO $grant$
 BEGIN
     IF current_setting('changefeed.readers') <> '' THEN

@@ -305,6 +305,3 @@ BEGIN
     RETURN value;
 END
 $function$;
-REVOKE ALL ON FUNCTION changefeed.record(), changefeed.record_strict(), changefeed.never(),
-    changefeed.may_have_moved(oid, text), changefeed.conclude(bigint),
-    changefeed.next_value(refcursor) FROM PUBLIC;

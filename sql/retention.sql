@@ -146,4 +146,3 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
             + (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses)
     FROM generate_series(0, 7) AS slot
 $function$;
-REVOKE ALL ON FUNCTION changefeed.retain(interval, bigint), changefeed.empty_partition(integer) FROM PUBLIC;

@@ -233,5 +233,3 @@ BEGIN
     RETURN NULL;
 END
 $function$;
-REVOKE ALL ON FUNCTION changefeed.read_truncated(), changefeed.record_truncated(),
-    changefeed.was_handed_over(oid, name), changefeed.is_handed_over(json), changefeed.hash_rows(oid, json, json) FROM PUBLIC;

@@ -258,9 +258,4 @@ BEGIN
     );
 END
 $function$;
-
-REVOKE ALL ON FUNCTION changefeed.trusts(oid), changefeed.trusts_columns(oid), changefeed.safe_type(oid),
-    changefeed.has_too_many_parts(oid), changefeed.json_value(text, oid, boolean, integer), changefeed.is_composite(oid),
-    changefeed.json_array(json[], integer[]), changefeed.place(pg_attribute), changefeed.column_list(oid, json),
-    changefeed.select_statement(oid, text, text, json) FROM PUBLIC;
 DROP FUNCTION IF EXISTS changefeed.untrusted_value(text, oid);  -- version 4's

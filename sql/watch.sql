@@ -572,7 +572,3 @@ END
 $event_trigger$;
 
 DROP FUNCTION IF EXISTS changefeed.options(pg_trigger);  -- version 4's
-REVOKE ALL ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]), changefeed.unwatch(regclass),
-    changefeed.request(), changefeed.grant_request(regclass),
-    changefeed.try_to_apply(oid, jsonb, integer), changefeed.apply(regclass, jsonb), changefeed.refresh_tables(oid[]),
-    changefeed.refresh(), changefeed.refresh(oid[]), changefeed.refresh_after_ddl() FROM PUBLIC;
