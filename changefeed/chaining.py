@@ -118,52 +118,78 @@ class Transaction:
         for column, digest in zip(self._states, entry[8:], strict=True):
             column.append(NOTHING if digest is None else digest or 1)
         self._preferred.add(number, entry)
-        if entry.before is None and entry.after is None:
-            self._open_runs.pop(entry.table, None)
-            return
         run = self._open_runs.get(entry.table)
-        if run is None or run.columns != entry.columns:
-            run = self._open_runs[entry.table] = _Run(entry.table, entry.columns)
+        if entry.before is None and entry.after is None:
+            self._open_runs[entry.table] = _Run(entry.table, follows_truncate=entry.action == "T")
+            return
+        if run is None or (run.numbers and run.columns != entry.columns):
+            run = self._open_runs[entry.table] = _Run(entry.table, goes_on_after=run)
+        if not run.numbers:
+            run.columns = entry.columns
             self._runs.append(run)
         run.numbers.append(number)
         run.may_have_moved |= entry.may_have_moved
 
     def circles(self) -> dict[tuple[str, int], int]:
-        """The rows, by table and key, that end as they began, each with the id of its first entry here."""
+        """The rows, by table and key, that end as they began, each with the id of its first entry here.
+
+        But for those of which an earlier part of the transaction says how they began.
+        """
         found: dict[tuple[str, int], int] = {}
-        for run, numbers, edges in self._parts():
+        for run, began, numbers, edges in self._parts({}):
             if only_walk(edges) is None:
                 for key, steps in _Walk(edges).circles.items():
-                    found[run.table, key] = self._ids[numbers[steps[0][0]]]
+                    if key not in began:
+                        found.setdefault((run.table, key), self._ids[numbers[steps[0][0]]])
         return found
 
     def order(self, began: Mapping[tuple[str, int], int]) -> Order:
         """`began` says of circles() the state in which the row began, where that is known."""
         ids, sources = self._ids, array("q", self._ids)
-        of_table: dict[str, dict[int, int]] = defaultdict(dict)
-        for (table, key), state in began.items():
-            of_table[table][key] = state
-        for run, numbers, edges in self._parts():
-            for number, place in zip(numbers, walk(edges, of_table.get(run.table, {})), strict=True):
+        for _, began_here, numbers, edges in self._parts(began):
+            for number, place in zip(numbers, walk(edges, began_here), strict=True):
                 sources[number] = ids[numbers[place]]
         moved = [number for number in range(len(ids)) if ids[number] != sources[number]]
         return Order(array("q", (ids[number] for number in moved)), array("q", (sources[number] for number in moved)))
 
-    def _parts(self) -> "Iterator[tuple[_Run, list[int], list[Edge]]]":
+    def _parts(
+        self, began: Mapping[tuple[str, int], int]
+    ) -> "Iterator[tuple[_Run, Mapping[int, int], list[int], list[Edge]]]":
+        """Each component with its run, and the states in which the run's rows began, by key, as far as known."""
         ranks = self._preferred.ranks(len(self._ids))
         before, after, key_before, key_after = self._states
+        of_table: dict[str, dict[int, int]] = defaultdict(dict)
+        for (table, key), state in began.items():
+            of_table[table][key] = state
         for run in self._runs:
-            if not run.may_have_moved:
-                continue
-            for numbers in self._components(run.numbers):
-                yield (
-                    run,
-                    numbers,
-                    [
-                        Edge(before[number], after[number], key_before[number], key_after[number], ranks[number])
-                        for number in numbers
-                    ],
-                )
+            if run.follows_truncate:
+                of_table[run.table] = {}
+            if run.was_emptied:
+                for key in {key for column in (key_before, key_after) for key in map(column.__getitem__, run.numbers)}:
+                    of_table[run.table].setdefault(key, ~key)
+            if run.may_have_moved:
+                for numbers in self._components(run.numbers):
+                    yield (
+                        run,
+                        of_table[run.table],
+                        numbers,
+                        [
+                            Edge(before[number], after[number], key_before[number], key_after[number], ranks[number])
+                            for number in numbers
+                        ],
+                    )
+            if run.is_gone_on_after:
+                of_table[run.table].update(self._left_by(run))
+
+    def _left_by(self, run: "_Run") -> dict[int, int]:
+        """The states in which a run left the rows that it did not leave as they were, by key."""
+        balance: Counter[tuple[int, int]] = Counter()
+        for number in run.numbers:
+            before, after, key_before, key_after = (column[number] for column in self._states)
+            edge = Edge(before, after, key_before, key_after, rank=0)
+            balance.subtract((edge.key_of(state), state) for state in _taken_by(edge))
+            balance.update((edge.key_of(state), state) for state in _given_by(edge))
+        return {key: state for (key, state), count in balance.items() if key and count > 0}
 
     def _components(self, numbers: "array[int]") -> Iterator[list[int]]:
         """Of the entries of a run those that are linked, where there are two at least."""
@@ -198,11 +224,16 @@ class Transaction:
 class _Run:
     """The entries of a table between two that nothing passes."""
 
-    def __init__(self, table: str, columns: int | None) -> None:
+    def __init__(self, table: str, *, follows_truncate: bool = False, goes_on_after: "_Run | None" = None) -> None:
         self.table = table
-        self.columns = columns
+        self.columns: int | None = None  # those of its first entry, as of all
         self.numbers = array("q")
         self.may_have_moved = False
+        self.follows_truncate = follows_truncate
+        self.was_emptied: bool = follows_truncate or (goes_on_after is not None and goes_on_after.was_emptied)
+        self.is_gone_on_after = False
+        if goes_on_after:
+            goes_on_after.is_gone_on_after = True
 
 
 class _PreferredOrder:

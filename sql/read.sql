@@ -209,6 +209,19 @@ BEGIN
 END
 $function$;
 
+-- One text for all equal values of a key's type, where that is one of which equal values may have different texts.
+CREATE OR REPLACE FUNCTION changefeed.key_text(value json, type text)
+RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN CASE
+        WHEN type = 'citext' THEN lower(value #>> '{}')
+        WHEN type = 'bpchar' THEN rtrim(value #>> '{}')
+        WHEN json_typeof(value) = 'number' THEN trim_scale((value #>> '{}')::numeric)::text  -- 1.0 and 1.00, 0 and -0
+        ELSE value::text
+    END;
+END
+$function$;
+
 DROP FUNCTION IF EXISTS changefeed.settled_snapshot(pg_snapshot);  -- version 4's
 DO $grant$
 BEGIN

@@ -106,9 +106,7 @@ WITH entry AS MATERIALIZED (
     LIMIT %(limit)s
 ), named AS MATERIALIZED (
     SELECT t.schema_name, t.table_name,
-        (SELECT array_agg(a.attname::text ORDER BY a.attnum)
-         FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-         WHERE i.indrelid = c.oid AND i.indisprimary) AS key,
+        key_of_table.names AS key, key_of_table.types AS key_types,
         -- Of any action: an upsert and a MERGE have several. Where only BEFORE triggers name the table itself, what stands
         -- before an entry of it was written before. A statement on a table that it inherits from writes to it too.
         -- Each function is looked into once, whichever partitions it is on, and into its beginning.
@@ -138,9 +136,22 @@ WITH entry AS MATERIALIZED (
         ) AS is_cascaded
     FROM (SELECT DISTINCT schema_name, table_name FROM entry) AS t
     LEFT JOIN pg_namespace AS n ON n.nspname = t.schema_name
-    LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name
+    LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name, LATERAL (
+        SELECT array_agg(a.attname::text ORDER BY a.attnum), array_agg(b.name ORDER BY a.attnum)
+        FROM pg_index AS i
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1]), LATERAL (
+            WITH RECURSIVE base (oid) AS (
+                SELECT a.atttypid
+                UNION ALL
+                SELECT d.typbasetype FROM base AS b JOIN pg_type AS d ON d.oid = b.oid WHERE d.typtype = 'd'
+            )
+            SELECT CASE WHEN t.typname IN ('numeric', 'float4', 'float8', 'citext', 'bpchar') THEN t.typname::text END
+            FROM base AS b JOIN pg_type AS t ON t.oid = b.oid WHERE t.typtype <> 'd'
+        ) AS b (name)
+        WHERE i.indrelid = c.oid AND i.indisprimary
+    ) AS key_of_table (names, types)
 ), whole AS (
-    SELECT e.number, e.xid, e.id, e.at, e.depth, e.action, e.schema_name, e.table_name, n.key, n.is_cascaded,
+    SELECT e.number, e.xid, e.id, e.at, e.depth, e.action, e.schema_name, e.table_name, n.key, n.key_types, n.is_cascaded,
         n.is_followed,
         CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END AS row_before,
         CASE WHEN e.action IN ('I', 'U') THEN e.data END AS row_after
@@ -151,10 +162,14 @@ SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action
        (SELECT hashtextextended(string_agg(c.name, ',' ORDER BY c.name), 0)
         FROM json_object_keys(coalesce(w.row_after, w.row_before)) AS c (name)),
        hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),
-       (SELECT hashtextextended(string_agg((w.row_before -> k.name)::text, ',' ORDER BY k.number), 0)
-        FROM unnest(w.key) WITH ORDINALITY AS k (name, number) HAVING bool_and(w.row_before -> k.name IS NOT NULL)),
-       (SELECT hashtextextended(string_agg((w.row_after -> k.name)::text, ',' ORDER BY k.number), 0)
-        FROM unnest(w.key) WITH ORDINALITY AS k (name, number) HAVING bool_and(w.row_after -> k.name IS NOT NULL))
+       (SELECT hashtextextended(string_agg(
+            CASE WHEN k.type IS NULL THEN (w.row_before -> k.name)::text ELSE changefeed.key_text(w.row_before -> k.name, k.type) END,
+            ',' ORDER BY k.number), 0)
+        FROM unnest(w.key, w.key_types) WITH ORDINALITY AS k (name, type, number) HAVING bool_and(w.row_before -> k.name IS NOT NULL)),
+       (SELECT hashtextextended(string_agg(
+            CASE WHEN k.type IS NULL THEN (w.row_after -> k.name)::text ELSE changefeed.key_text(w.row_after -> k.name, k.type) END,
+            ',' ORDER BY k.number), 0)
+        FROM unnest(w.key, w.key_types) WITH ORDINALITY AS k (name, type, number) HAVING bool_and(w.row_after -> k.name IS NOT NULL))
 FROM whole AS w
 ORDER BY w.number, w.id;
 

@@ -126,6 +126,21 @@ def test_nothing_passes_ddl():
     assert sources(came, went) == [1, 2]
 
 
+def test_after_a_truncate_no_row_is_there():
+    """However the statements are preferred."""
+    came, went = entry(2, 1, 0, 7), entry(3, 1, 7, 0)
+    truncate = entry(1, 1, 0, 0)._replace(action="T")
+    for first, second in ((came, went), (went, came)):
+        entries = [first._replace(id=2), second._replace(id=3)]
+        assert sources(*entries) == [2, 3]
+        assert sources(truncate, *entries) == ([1, 2, 3] if first is came else [1, 3, 2])
+        # And one that came since, before DDL, is.
+        after_ddl = [each._replace(columns=2) for each in entries]
+        assert sources(truncate._replace(id=0), entry(1, 1, 0, 7), *after_ddl)[2:] == (
+            [3, 2] if first is came else [2, 3]
+        )
+
+
 def test_where_nothing_nested_was_written_the_ids_are_the_order():
     assert sources(
         entry(1, 1, 7, 8, may_have_moved=False), entry(2, 1, 0, 7, may_have_moved=False, is_followed=True)

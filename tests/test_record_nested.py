@@ -310,6 +310,29 @@ def test_a_table_without_a_key(db: JournalDatabase):
     db.assert_rebuilds("public.heap")
 
 
+@pytest.mark.parametrize(
+    ("key", "equals"),
+    [("numeric", ["1.0", "1.00"]), ("float8", ["0", "-0"]), ("char(3)", ["a", "a"]), ("bpchar", ["a", "a "]),
+     ("citext", ["Ann", "ANN"]), ("amount", ["1", "1.0"])],
+)  # fmt: skip
+def test_keys_that_are_equal_and_written_otherwise(db: JournalDatabase, key: str, equals: list[str]):
+    if key == "citext":
+        if not db.run("SELECT FROM pg_available_extensions WHERE name = 'citext'"):
+            pytest.skip("this PostgreSQL has no citext")
+        db.run("CREATE EXTENSION citext")
+    db.run("CREATE DOMAIN price AS numeric; CREATE DOMAIN amount AS price")
+    db.run(f"CREATE TABLE named (id {key}, n int, PRIMARY KEY (id) INCLUDE (n)); SELECT changefeed.watch('named')")
+    make_trigger(
+        db,
+        "AFTER DELETE ON named",
+        f"IF OLD.n < 3 THEN INSERT INTO named VALUES ('{equals[1]}', OLD.n + 2); END IF; RETURN NULL;",
+    )
+    db.run("INSERT INTO named VALUES (%s, 1)", equals[0])
+    db.run("DELETE FROM named")
+    db.run("DELETE FROM named")
+    assert [(action, row["n"]) for action, row in db.changes()] == [("I", 1), ("D", 1), ("I", 3), ("D", 3)]
+
+
 def test_columns_that_are_left_out_or_hashed(db: JournalDatabase):
     db.run("SELECT changefeed.watch('orders', omit => '{id}', hash => '{status}')")
     make_trigger(db, "AFTER INSERT OR UPDATE ON orders", COOK)
