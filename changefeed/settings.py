@@ -124,7 +124,7 @@ SERVER = (
         setting_values.whole(1, 256),
         1,
         "N",
-        "server processes that share the port, each with one LISTEN connection and up to four others",
+        "server processes that share the port, each with one LISTEN connection and up to five others",
     ),
     Setting(
         "tls_cert",

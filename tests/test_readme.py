@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from changefeed.queries import SQL_DIR
-from changefeed.settings import SETTINGS, Setting
+from changefeed.settings import GROUPS, SETTINGS, Setting
 from handlers.routes import ROUTES
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ FLAGS_OF_OTHER_PROGRAMS = {
 
 def link_targets(document: Path) -> list[tuple[Path, str]]:
     """The files and headings of them that the document links to."""
-    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text("utf-8"))
+    links = re.findall(r"(?:\]\(|src(?:set)?=\")(?!https?:)([^)\"\s]+)[)\"]", document.read_text("utf-8"))
     parts = [link.partition("#") for link in links]
     return [((document.parent / name).resolve() if name else document, anchor) for name, _, anchor in parts]
 
@@ -98,3 +98,33 @@ def test_every_function_that_says_it_is_for_users_stands_in_the_table_of_functio
 @pytest.mark.parametrize("name", re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
 def test_every_dependency_has_its_line(name: str):
     assert re.search(rf"^\|.*\b{re.escape(name)}\b.*\|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
+
+
+def test_every_file_that_the_architecture_names_is_there():
+    names = re.findall(r"`([\w./-]+\.(?:py|sql))`", (DOCS / "architecture.md").read_text("utf-8"))
+    assert names
+    ours = {path.name for folder in ("sql", "changefeed", "handlers") for path in (ROOT / folder).rglob("*.*")}
+    assert set(names) <= ours | {"server.py"}
+
+
+def test_the_tables_of_settings_follow_the_groups_of_the_help():
+    text = (DOCS / "settings.md").read_text("utf-8")
+    for group, settings in GROUPS.items():
+        section = text.partition(f"\n## {group.capitalize()}\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `(--[\w-]+)` \|", section, re.MULTILINE) == [setting.flag for setting in settings]
+
+
+def test_the_readme_is_of_one_page():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+# Words of a private dialect, and plain English for them: CONTRIBUTING.md, "Style".
+@pytest.mark.parametrize(
+    "word",
+    ["anew", "comes of", "is told", "are told", "so many", "what is left", "his", "he"],
+)
+def test_the_documents_are_in_plain_english(word: str):
+    for document in DOCUMENTS:
+        if document.name not in ("CHANGELOG.md", "faults.md"):  # the latter quotes the program that makes it
+            prose = document.read_text("utf-8").replace("\n", " ")
+            assert not re.search(rf"(?<![\w-]){word}(?![\w-])", prose, re.IGNORECASE), f"{document.name}: {word}"
