@@ -3,25 +3,29 @@
 import contextlib
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests import postgres
+from tests import leftovers, postgres
 from tests.browser import launch
 from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess, free_port
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+TIMEOUT_SECONDS = 60
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
@@ -37,17 +41,35 @@ class Follower:
             start_new_session=True,
             encoding="utf-8",
         )
+        leftovers.started(self._process)
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._lines.put(line)
 
     def line(self) -> str:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        assert line, f"ended with {self._process.wait()}"
+        """Waits for the next line that tells of no probe."""
+        while "probe" in (line := self._lines.get(timeout=TIMEOUT_SECONDS)):
+            pass
         return line
+
+    def until_placed(self, write: Callable[[str], None]) -> None:
+        """Writes probes until it prints one: who is connected may not be placed yet."""
+        while self._lines.empty():
+            write("INSERT INTO orders (id, status) SELECT coalesce(min(id), 0) - 1, 'probe' FROM orders")
 
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # curl too
-        self._process.communicate()
+        self._process.wait()
+        leftovers.ended(self._process)
+        self._reader.join()
+        assert self._process.stdout
+        self._process.stdout.close()
 
 
 class Orders:
@@ -77,14 +99,6 @@ class Orders:
     def write(self, statement: str) -> None:
         postgres.execute(self.conninfo, statement)
 
-    def until_followed(self) -> None:
-        """Waits until a client of the feed is connected."""
-        request = urllib.request.Request(f"http://{self.host}/api/status", headers={"Authorization": f"Bearer {TOKEN}"})
-        while True:
-            with urllib.request.urlopen(request) as answer:
-                if json.load(answer)["clients"]["feed"]:
-                    return
-
     def close(self) -> None:
         self._server.kill()
 
@@ -111,7 +125,7 @@ def test_a_follower_gets_each_change_once_and_in_order_though_the_server_is_kill
         pytest.skip("curl is not here")
     follower = Follower(*commands(orders.host)[program], TOKEN=TOKEN)
     try:
-        orders.until_followed()
+        follower.until_placed(orders.write)
         orders.write("INSERT INTO orders SELECT generate_series(1, 3)")
         heard = [json.loads(follower.line())["data"]["id"] for _ in range(3)]
         orders.write("INSERT INTO orders SELECT generate_series(4, 6)")
@@ -130,10 +144,7 @@ def test_following_in_python_prints_each_change(tmp_path: Path):
         port = server.port()
         follower = Follower(sys.executable, "-u", str(EXAMPLES / "follow.py"), f"ws://127.0.0.1:{port}/ws")
         try:
-            while True:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status") as answer:
-                    if json.load(answer)["clients"]["feed"]:
-                        break
+            follower.until_placed(partial(postgres.execute, conninfo))
             postgres.execute(conninfo, "INSERT INTO orders VALUES (1, 'new', 1.10)")
             assert "Decimal('1.10')" in follower.line()
         finally:
