@@ -5,4 +5,4 @@ hands each change to whoever is interested, `tally` counts it. `database` is the
 `demo` stand in for a database when the settings name none.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
