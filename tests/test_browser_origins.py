@@ -1,4 +1,4 @@
-"""A page of another origin in Chromium: all that the README promises to those that --allow-origin names, and no others."""
+"""A page of another origin in Chromium: all that docs/access.md promises to those that --allow-origin names, and no others."""
 
 import functools
 import threading

@@ -348,7 +348,7 @@ class ExitOnErrorTest(SettingsCase):
 
 
 class ReplicationRoleTest(SettingsCase):
-    """No trigger fires: doctor says so (tests/test_doctor.py), and the README that nothing is recorded."""
+    """No trigger fires: doctor says so (tests/test_doctor.py), and docs/database.md that nothing is recorded."""
 
     __test__ = True
     settings: ClassVar = {"session_replication_role": "replica"}

@@ -1,7 +1,7 @@
 """A seed in, tables with triggers and foreign keys and the transactions that write them out. Knows no database.
 
 A row that ends a transaction as it began it is told by its table's triggers, which is sure for a table that has BEFORE or
-AFTER triggers only (README, "The order of one row"). So tables with both give each row that is written a value of its own.
+AFTER triggers only (docs/database.md, "The order of one row"). So tables with both give each row that is written a value of its own.
 """
 
 import random
