@@ -17,7 +17,8 @@ from changefeed.entries import WITNESSED_SINCE, Entries, JournalReplaced
 from changefeed.memory import Page
 from changefeed.payload import Payload
 from changefeed.queries import load
-from changefeed.seal import MARK, Seal
+from changefeed.rights import EVERY_TABLE, Grants, fingerprint
+from changefeed.seal import ANYBODY, MARK, Seal
 from changefeed.trust import distrust
 
 logger = logging.getLogger(__name__)
@@ -174,26 +175,45 @@ class Journal:
         assert self.epoch is not None
         return encode_batch(self.epoch, previous, batch, self.losses.statements)
 
-    def seal(self, cursor: str) -> str:
-        """The cursor for who may not know how many changes there are beside his own."""
-        assert self._seal is not None
-        return self._seal.seal(cursor)
+    def seal_for(self, grants: Grants) -> Callable[[str], str]:
+        """What makes cursors for who may not know how many changes there are beside his own."""
+        holder = fingerprint(grants)
 
-    def decode(self, text: str, *, must_be_sealed: bool = False) -> Place:
-        """The place a cursor names. Raises NotACursor or ForeignCursor."""
-        opened: str | None = text
+        def seal(cursor: str) -> str:
+            assert self._seal is not None
+            return self._seal.seal(cursor, holder if self.version >= WITNESSED_SINCE else ANYBODY)
+
+        return seal
+
+    def decode(self, text: str, within: Grants = EVERY_TABLE) -> Place:
+        """The place that a cursor names to who has these rights. Raises NotACursor or ForeignCursor."""
         if text.startswith(MARK):
-            opened = self._seal.open(text) if self._seal else None
-        elif must_be_sealed:
-            decode(text)
+            return self._unseal(text, fingerprint(within))
+        epoch, place = decode(text)
+        if within != EVERY_TABLE:
             raise ForeignCursor("the cursor was given to somebody with other rights")
-        if opened is not None:
-            epoch, place = decode(opened)
-            if max(place.previous.xmax, place.batch.xmax) >= BEYOND_XID:
-                raise NotACursor("this cursor is cut or mangled")
-            if epoch == self.epoch or (epoch == self._former_epoch and not place.batch.witness):
-                return place
+        if epoch == self.epoch or self._is_former(epoch, place):
+            return self._checked(place)
         raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
+
+    def _unseal(self, text: str, holder: bytes) -> Place:
+        for sealed_for in (holder, ANYBODY):
+            opened = self._seal.open(text, sealed_for) if self._seal else None
+            if opened is not None:
+                epoch, place = decode(opened)
+                if self._is_former(epoch, place) or (epoch == self.epoch and sealed_for == holder):
+                    return self._checked(place)
+        raise ForeignCursor("the cursor is of another journal, or was given to somebody with other rights")
+
+    def _is_former(self, epoch: bytes, place: Place) -> bool:
+        """Whether it is of a server before version 5 of the schema."""
+        return epoch == self._former_epoch and not place.batch.witness
+
+    @staticmethod
+    def _checked(place: Place) -> Place:
+        if max(place.previous.xmax, place.batch.xmax) >= BEYOND_XID:
+            raise NotACursor("this cursor is cut or mangled")
+        return place
 
     async def proves(self, place: Place) -> bool:
         """Whether what somebody at the place has seen is still there, as far as its witnesses tell; a crowd asks once.

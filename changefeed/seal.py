@@ -1,7 +1,8 @@
 """A cursor's text in, one that tells nothing out, and back again. Knows no client.
 
 A cursor counts: its id is the journal's own number, so two of them say how many changes lie in between, of whichever
-tables. Who may not see every table gets cursors that only a server of the same journal can read.
+tables. Who may not see every table gets cursors that only a server of the same journal can read, and that are good with
+the same rights only: by another's one could tell whether a change came before or after those that one sees.
 """
 
 import base64
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from changefeed.cursor import NotACursor
 
 MARK = "s."
+ANYBODY = b""  # the holder, to servers before version 5 of the schema
 _NONCE_BYTES = 12  # drawn at random: 2**32 cursors of one journal are sealed safely (NIST SP 800-38D, 8.3)
 _STEP_BYTES = 64  # the length tells no more than this: a cursor grows with the transactions that are open
 
@@ -24,15 +26,15 @@ class Seal:
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
 
-    def seal(self, cursor: str) -> str:
-        """Another text each time."""
+    def seal(self, cursor: str, holder: bytes) -> str:
+        """Another text each time. `holder` says for whom; see rights.fingerprint()."""
         nonce = os.urandom(_NONCE_BYTES)
         plain = cursor.encode().ljust(-(-len(cursor) // _STEP_BYTES) * _STEP_BYTES)
-        sealed = nonce + self._cipher.encrypt(nonce, plain, None)
+        sealed = nonce + self._cipher.encrypt(nonce, plain, holder)
         return MARK + base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
 
-    def open(self, text: str) -> str | None:
-        """None where it was sealed for another journal. Raises NotACursor for what was never sealed."""
+    def open(self, text: str, holder: bytes) -> str | None:
+        """None where it was sealed for another journal or holder. Raises NotACursor for what was never sealed."""
         mark, text = text[: len(MARK)], text[len(MARK) :]
         try:
             sealed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -41,6 +43,6 @@ class Seal:
         if mark != MARK or len(sealed) <= _NONCE_BYTES:
             raise NotACursor("this is no cursor that was given with such rights; take it from a change or from hello")
         try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None).decode().rstrip()
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], holder).decode().rstrip()
         except InvalidTag:
             return None

@@ -40,9 +40,11 @@ class BoundedView(Generic[Client]):
 
     def __init__(self, feed: Feed, subscription: Subscription, pace: str) -> None:
         self.clients: set[Client] = set()
-        self.selection = feed.catalog.select(subscription, feed.journal.seal)
+        self.selection = feed.catalog.select(subscription, feed.journal.seal_for(subscription.within))
         self._counted = CountedTables(subscription.within, feed.catalog)
-        self._all = feed.catalog.select(Subscription(within=subscription.within), feed.journal.seal)
+        self._all = feed.catalog.select(
+            Subscription(within=subscription.within), feed.journal.seal_for(subscription.within)
+        )
         self._has_filter = self.selection.subscription != self._all.subscription
         self._feed = feed
         self._matches = Matches()

@@ -49,7 +49,7 @@ class ChangesHandler(ApiHandler):
         await until_journal_known(self.feed)
         if self.feed.follower.memory is None:
             raise ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
-        selection = self.feed.catalog.select(query.subscription, self.feed.journal.seal)
+        selection = self.feed.catalog.select(query.subscription, self.feed.journal.seal_for(query.subscription.within))
         place, gap = await self._place(query.since, selection)
         try:
             taken, place, has_more = await self._read(place, int(limit), selection)

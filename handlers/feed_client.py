@@ -68,7 +68,7 @@ async def find_place(feed: Feed, since: str, subscription: Subscription) -> tupl
     Raises ApiError for what is no cursor, and where it cannot be known yet what has become of it.
     """
     try:
-        place = feed.journal.decode(since, must_be_sealed=subscription.is_bounded)
+        place = feed.journal.decode(since, subscription.within)
     except NotACursor as error:
         raise ApiError(400, "not_a_cursor", str(error)) from None
     except ForeignCursor as error:
@@ -343,7 +343,7 @@ class FeedClient(BaseHandler):
         return self._select(start.query).cursor(cursor)
 
     def _select(self, query: FeedQuery) -> Selection:
-        return self.feed.catalog.select(query.subscription, self.feed.journal.seal)
+        return self.feed.catalog.select(query.subscription, self.feed.journal.seal_for(query.subscription.within))
 
     def _subscribe(self, query: FeedQuery) -> None:
         self._selection = self._select(query)

@@ -39,7 +39,7 @@ class _PlacesHandler(ApiHandler):
     def selection(self) -> Selection:
         """All that whoever asks may see."""
         subscription = Subscription(within=self.rights.tables)
-        return self.feed.catalog.select(subscription, self.feed.journal.seal)
+        return self.feed.catalog.select(subscription, self.feed.journal.seal_for(subscription.within))
 
     async def answer(self) -> None:
         raise NotImplementedError
@@ -58,7 +58,7 @@ class ChangeHandler(_PlacesHandler):
 
     async def _find(self, cursor: str) -> Change | None:
         try:
-            place = self.feed.journal.decode(cursor, must_be_sealed=not self.rights.sees_everything)
+            place = self.feed.journal.decode(cursor, self.rights.tables)
         except NotACursor as error:
             raise ApiError(400, "not_a_cursor", str(error)) from None
         except ForeignCursor as error:

@@ -292,6 +292,27 @@ class UnseenTest(AccessTestCase):
         self.assertEqual((status, said["error"]["code"]), (400, "not_a_cursor"))
 
     @gen_test
+    async def test_another_s_sealed_cursor_says_no_more_than_a_made_up_one(self):
+        self.order(1)
+        self.order(2, customer=OTHERS)
+        await self.until_published()
+        _, page = await self.ask("orders", "/api/changes")
+        seen, unseen, *_ = (change["cursor"] for change in page["changes"])
+        made_up = "s." + "A" * (len(seen) - 2)
+        _, mine = await self.ask("narrow", "/api/changes")
+        self.assertEqual((await self.ask("orders", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0], 404)
+        for path in ("/api/change?cursor={}", "/api/changes?since={}", "/api/changes?limit=1&since={}"):
+            answers = {normal(await self.ask("narrow", path.format(cursor))) for cursor in (seen, unseen, made_up)}
+            self.assertEqual(len(answers), 1, answers)
+        told = [
+            normal(await self.frames(f"/ws?since={cursor}", 2, protocol=True)) for cursor in (seen, unseen, made_up)
+        ]
+        self.assertEqual(len(set(told)), 1, told)
+        self.assertIn("gap", told[0])
+        # The same rights in another token go on.
+        self.assertEqual((await self.ask("admin", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0], 200)
+
+    @gen_test
     async def test_a_place_is_told_again_and_again_whether_anything_happened_or_not(self):
         self.order(1)
         await self.until_published()

@@ -11,9 +11,11 @@ import json
 import os
 import tempfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
@@ -22,11 +24,11 @@ from changefeed.change import ACTIONS, Change, parse
 from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
 from changefeed.filter_kinds import Kind
 from changefeed.hub import Hub
-from changefeed.journal import ForeignCursor, Journal
+from changefeed.journal import VERSION, ForeignCursor, Journal
 from changefeed.json_text import NotJSON
 from changefeed.meters import Meters
 from changefeed.rights import EVERY_TABLE, Rights
-from changefeed.seal import Seal
+from changefeed.seal import ANYBODY, Seal
 from changefeed.settings import SETTINGS, SettingsError
 from changefeed.settings_sources import load
 from changefeed.subscription import BadSubscription, Selection, Subscription
@@ -171,9 +173,12 @@ def test_any_file_of_tokens_is_tokens_or_one_line_without_them(content: bytes):
 # -- cursors
 
 
+NARROW = Rights.parse({"tables": {"public.orders": {}}}).tables
+
+
 def journal_of(epoch: bytes, key: bytes = b"k" * 32) -> Journal:
     made = Journal(None)  # type: ignore[arg-type]  # reads nothing
-    made.epoch, made._seal = epoch, Seal(key)
+    made.epoch, made._seal, made.version = epoch, Seal(key), VERSION
     return made
 
 
@@ -182,9 +187,9 @@ def journal_of(epoch: bytes, key: bytes = b"k" * 32) -> Journal:
     TEXTS | st.from_regex(r"\A[0-9a-f]{1,16}\.[A-Za-z0-9_-]{8,60}\Z") | TEXTS.map(lambda text: "s." + text),
     st.booleans(),
 )
-def test_any_text_is_a_cursor_or_is_refused_as_none(text: str, must_be_sealed: bool):
+def test_any_text_is_a_cursor_or_is_refused_as_none(text: str, is_bounded: bool):
     try:
-        journal_of(b"123456").decode(text, must_be_sealed=must_be_sealed)
+        journal_of(b"123456").decode(text, NARROW if is_bounded else EVERY_TABLE)
     except (NotACursor, ForeignCursor) as error:
         assert is_one_line(str(error))
 
@@ -194,14 +199,26 @@ def test_any_text_is_a_cursor_or_is_refused_as_none(text: str, must_be_sealed: b
 def test_a_sealed_cursor_opens_for_its_own_journal_only(xmin: int, span: int, change_id: int):
     place = Place.after(Snapshot(xmin, xmin + span))
     journal = journal_of(b"123456")
-    sealed = journal.seal(encode(b"123456", Place(place.previous, place.batch, change_id)))
-    assert journal.decode(sealed, must_be_sealed=True).id == change_id
-    for other in (journal_of(b"654321"), journal_of(b"123456", b"o" * 32)):
-        try:
-            other.decode(sealed)
-        except ForeignCursor:
-            continue
-        raise AssertionError("opened")
+    sealed = journal.seal_for(NARROW)(encode(b"123456", Place(place.previous, place.batch, change_id)))
+    assert journal.decode(sealed, NARROW).id == change_id
+    for other, within in (
+        (journal_of(b"654321"), NARROW),
+        (journal_of(b"123456", b"o" * 32), NARROW),
+        (journal, EVERY_TABLE),
+        (journal, Rights.parse({"tables": {"public.orders": {"columns": ["id"]}}}).tables),
+    ):
+        with pytest.raises(ForeignCursor):
+            other.decode(sealed, within)
+
+
+def test_what_an_older_server_sealed_for_anybody_is_good_for_its_own_epoch_only():
+    journal = journal_of(b"123456")
+    journal._former_epoch = b"former"
+    place = replace(Place.after(Snapshot(5, 6)), id=7)
+    former, newer = (Seal(b"k" * 32).seal(encode(epoch, place), ANYBODY) for epoch in (b"former", b"123456"))
+    assert journal.decode(former, NARROW).id == 7
+    with pytest.raises(ForeignCursor):
+        journal.decode(newer, NARROW)
 
 
 @fuzz

@@ -164,7 +164,7 @@ READERS: dict[str, tuple[Callable[[int], Any], Read]] = {
     "a cursor that is none": (lambda n: "1." + "A" * n, decode),
     "digits for a cursor": (lambda n: "1" * n, decode),
     "a cursor of small numbers": (lambda n: "1." + "_" * n, decode),
-    "a sealed cursor": (lambda n: "s." + "A" * n, Seal(b"k" * 32).open),
+    "a sealed cursor": (lambda n: "s." + "A" * n, lambda text: Seal(b"k" * 32).open(text, b"holder")),
     "a cookie of backslashes": (lambda n: COOKIE + '="' + "\\" * n + '"', session_cookie),
     "a cookie of quotes": (lambda n: COOKIE + "=" + '"' * n, session_cookie),
     "a cookie of octal escapes": (lambda n: COOKIE + '="' + "\\073" * n + '"', session_cookie),
