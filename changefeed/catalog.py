@@ -14,6 +14,7 @@ import psycopg2
 
 from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.filter_kinds import Kind
+from changefeed.legible import is_shown_only
 from changefeed.payload import Payload, shown_columns
 from changefeed.queries import load
 from changefeed.sight import SealCursor
@@ -198,6 +199,8 @@ async def tables_of(rows: Iterable[Row], watched: Iterable[Row], others: Iterabl
     omitted = {qualified(schema, table): set(omit) for schema, table, _, omit, *_ in watched}
     hashed = {qualified(schema, table): set(hash_) for schema, table, *_, hash_ in watched}
     columns: dict[str, Mapping[str, Kind]] = {}
+    # Under the name that is shown of one that is no text nothing is to be found: it may be another's.
+    rows = [row for row in rows if not is_shown_only(*row[:2])]
     keys: dict[str, tuple[str, ...]] = {}
     bare: dict[str, list[TableName]] = {}
     of_slice = 0
@@ -215,5 +218,7 @@ async def tables_of(rows: Iterable[Row], watched: Iterable[Row], others: Iterabl
         columns[name] = shown_columns(payload, of_table, keys[name])
         bare.setdefault(table, []).append(TableName(schema, table))
     for schema, table in others:
+        if is_shown_only(schema, table):
+            continue
         bare.setdefault(table, []).append(TableName(schema, table))
     return Tables(columns, keys, bare)

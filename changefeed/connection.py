@@ -45,7 +45,7 @@ SESSION_SETTINGS = {
     "default_transaction_deferrable": "off",
     "exit_on_error": "off",  # our functions catch some
     "jit": "off",  # to compile takes longer than any of the server's statements
-    "client_min_messages": "warning",
+    "client_min_messages": "error",  # nobody reads less, and what it names may be no text in UTF-8
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
     "TimeZone": "UTC",
@@ -64,7 +64,7 @@ _LOCAL_SETTINGS = (
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp; "
     "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL exit_on_error = off; "
     "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL standard_conforming_strings = on; "
-    "SET LOCAL quote_all_identifiers = off; "
+    "SET LOCAL quote_all_identifiers = off; SET LOCAL client_min_messages = error; "
 )
 IN_RECOVERY = "server is in hot standby mode"  # libpq's, where it finds no primary
 OPTIONS_REFUSED = "unsupported startup parameter"  # PgBouncer's words

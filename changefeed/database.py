@@ -6,7 +6,7 @@ Every query has a deadline, so that a half-open connection delays and never hang
 import asyncio
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from psycopg2.extensions import connection as Psycopg
 from tornado.ioloop import IOLoop
 
 from changefeed.connection import open_connection, settings_for_each
+from changefeed.legible import fetched, is_illegible, rows_of, showing
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,9 @@ class _Pool(momoko.Pool):  # type: ignore[misc]
         return self._connect_one(made)
 
 
+_Execute = Callable[[_Connection, str, Parameters], Awaitable[list[Row]]]
+
+
 class Database:
     """A momoko pool of up to `size` connections, opened as they are needed and reopened when PostgreSQL was away."""
 
@@ -169,16 +173,27 @@ class Database:
         self._connecting: asyncio.Future[Any] | None = None
 
     async def fetch(
-        self, query: str, parameters: Parameters = (), deadline_seconds: float = QUERY_DEADLINE_SECONDS
+        self,
+        query: str,
+        parameters: Parameters = (),
+        deadline_seconds: float = QUERY_DEADLINE_SECONDS,
+        *,
+        with_stand_ins: bool = True,
     ) -> list[Row]:
         """The rows of one statement ([] where it gives none).
 
         A connection found dead is reopened and the statement run once more, so statements must bear being run twice.
+        So is one with a text in its rows that has none in UTF-8, which then arrives as a StandIn; or that fails.
         Raises DatabaseUnavailable, or psycopg2.Error for what PostgreSQL says about the statement itself.
         """
         try:
             async with asyncio.timeout(deadline_seconds):
-                return await self._fetch(query, parameters)
+                try:
+                    return await self._fetch(self._execute, query, parameters)
+                except psycopg2.Error as error:
+                    if not with_stand_ins or not is_illegible(error):
+                        raise
+                    return await self._fetch(self._show, query, parameters)
         except TimeoutError:
             raise DeadlinePassed(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
         except momoko.Pool.DatabaseNotAvailable:
@@ -188,7 +203,7 @@ class Database:
                 raise
             raise DatabaseUnavailable(one_line(error)) from error
 
-    async def _fetch(self, query: str, parameters: Parameters) -> list[Row]:
+    async def _fetch(self, execute: "_Execute", query: str, parameters: Parameters) -> list[Row]:
         if self._connecting is None:
             self._connecting = self._pool.connect()
         # Shielded: the future is everybody's, a deadline cancels only the waiting.
@@ -196,12 +211,12 @@ class Database:
         connection = await self._acquire()
         try:
             try:
-                return await self._execute(connection, query, parameters)
+                return await execute(connection, query, parameters)
             except psycopg2.Error as error:
                 if not (connection.closed and _is_of_connection(error)):
                     raise
                 await connection.connect()
-                return await self._execute(connection, query, parameters)
+                return await execute(connection, query, parameters)
         finally:
             self._pool.putconn(connection)
 
@@ -227,7 +242,16 @@ class Database:
             if not answering.done():
                 connection.abandon("the deadline passed")
             raise
-        return db_cursor.fetchall() if db_cursor.description else []
+        return fetched(db_cursor) if db_cursor.description else []
+
+    @classmethod
+    async def _show(cls, connection: _Connection, query: str, parameters: Parameters) -> list[Row]:
+        """What is no text in UTF-8 as a StandIn."""
+        opened = cast(Psycopg, connection.connection)
+        with opened.cursor() as db_cursor:
+            whole = db_cursor.mogrify(query, parameters or None).decode()
+        [(answer,)] = await cls._execute(connection, showing(whole), ())
+        return rows_of(answer, str(opened.get_parameter_status("server_encoding")))
 
     def renew(self) -> None:
         """Opens every connection anew: they may be half open. What runs on one is run once more, on the new one."""

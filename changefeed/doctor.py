@@ -27,6 +27,7 @@ from changefeed.connection import (
 from changefeed.database import one_line
 from changefeed.embedded import EmbeddedPostgres, default_data_dir
 from changefeed.journal import VERSION
+from changefeed.legible import fetched, is_illegible, rows_of, showing
 from changefeed.open_files import raise_limit
 from changefeed.printable import printable, sql_printable
 from changefeed.queries import load
@@ -107,9 +108,17 @@ class Patient:
 
     def rows(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as db_cursor:
-            deadline = f"SET LOCAL statement_timeout = {QUERY_DEADLINE_MS}; "
-            db_cursor.execute(self.before_each + deadline + query, parameters or None)
-            return db_cursor.fetchall()
+            before = f"{self.before_each}SET LOCAL statement_timeout = {QUERY_DEADLINE_MS}; "
+            try:
+                db_cursor.execute(before + query, parameters or None)
+                return fetched(db_cursor)
+            except psycopg2.Error as error:
+                if not is_illegible(error):
+                    raise
+            whole = db_cursor.mogrify(query, parameters or None).decode()
+            db_cursor.execute(before + showing(whole))
+            [(answer,)] = db_cursor.fetchall()
+            return rows_of(answer, str(self.connection.info.parameter_status("server_encoding")))
 
     def row(self, query: str) -> tuple[Any, ...]:
         [row] = self.rows(query)

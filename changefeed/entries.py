@@ -13,9 +13,11 @@ from changefeed.change import LOSS, JournalRow
 from changefeed.cursor import Snapshot
 from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.json_text import NotJSON
+from changefeed.legible import is_illegible, is_shown_only
 from changefeed.nested_order import NestedOrder
 from changefeed.payload import Payload, key_members
 from changefeed.queries import load
+from changefeed.table_names import qualified
 
 logger = logging.getLogger("changefeed.journal")
 
@@ -25,6 +27,8 @@ WITNESSED_SINCE = 5  # the version of the schema whose changefeed.read() proves 
 PAGE_ROWS = 2_000
 PAGE_BYTES = 256 << 10
 READ_DEADLINE_SECONDS = 60.0
+ROW_LIMIT_BYTES = 16 << 20  # of a change's row and its old values, as long as the settings do not say it
+COMPLAINTS_REMEMBERED = 10_000
 _OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read
 
 
@@ -49,13 +53,27 @@ class Standing(NamedTuple):
     identity: str | None
 
 
-class Entries:
-    """Reads over the connections of `database`."""
+class Unreadable(NamedTuple):
+    """What an entry holds cannot be had."""
 
-    def __init__(self, database: Database, payload: Payload) -> None:
+    why: str
+
+
+_Content = tuple[str | None, str | None]  # the row and the old one
+
+
+class Entries:
+    """Reads over the connections of `database`; of a change that is larger than `row_limit_bytes` only its size.
+
+    `complained` are the entries of which the log was told last, that they cannot be read.
+    """
+
+    def __init__(self, database: Database, payload: Payload, row_limit_bytes: int, complained: dict[int, None]) -> None:
         self._database = database
         self._payload = payload
-        self._nested_order = NestedOrder(database, with_rows=payload is not Payload.OFF)
+        self._row_limit_bytes = row_limit_bytes
+        self._complained = complained
+        self._nested_order = NestedOrder(database, row_limit_bytes if payload is not Payload.OFF else None)
 
     def forget(self) -> None:
         """The journal may be another one."""
@@ -71,15 +89,20 @@ class Entries:
             "after": after,
             "row_limit": PAGE_ROWS,
             "byte_limit": PAGE_BYTES,
+            "row_limit_bytes": self._row_limit_bytes,
         }
         try:
-            rows = await self._read(version, parameters, with_rows=self._payload is not Payload.OFF)
+            with_rows = self._payload is not Payload.OFF
+            rows = await self._read(version, parameters, with_rows=with_rows, with_stand_ins=False)
         except (DatabaseUnavailable, psycopg2.Error) as error:
             if not _may_be_of_an_entry(error):
                 raise
-            rows = await self._read_around(version, parameters, error)
+            rows = await self._read_around(version, parameters)
         *entries, last = rows
-        return [entry[_OF_THE_CHANGE] for entry in entries], Standing._make(last[_OF_THE_CHANGE.stop :])
+        for entry in entries:
+            if (size := entry[-1]) is not None:
+                self._complain(entry, _too_large(size))
+        return [entry[_OF_THE_CHANGE] for entry in entries], Standing._make(last[_OF_THE_CHANGE.stop : -1])
 
     async def arrange(self, entries: list[Row], standing: Standing, *, is_whole_batch: bool) -> Sequence[Row]:
         """The entries in the order in which their rows changed, as they may leave; fewer where they are too large."""
@@ -98,53 +121,67 @@ class Entries:
             found = entries
         return await self._keys_of(found) if self._payload is Payload.KEYS else found
 
-    async def _read(self, version: int, parameters: dict[str, object], *, with_rows: bool = True) -> list[Row]:
+    async def _read(
+        self, version: int, parameters: dict[str, object], *, with_rows: bool, with_stand_ins: bool
+    ) -> list[Row]:
         if version < WITNESSED_SINCE:
             query = QUERIES["read of version 4"] if with_rows else QUERIES["read without rows of version 4"]
         else:
             query = QUERIES["read"] if with_rows else QUERIES["read without rows"]
         try:
-            return await self._database.fetch(query, parameters, READ_DEADLINE_SECONDS)
+            return await self._database.fetch(query, parameters, READ_DEADLINE_SECONDS, with_stand_ins=with_stand_ins)
         except psycopg2.ProgrammingError:
             # An upgrade gives changefeed.read() other columns.
             if await self._database.fetch(QUERIES["schema version"]) != [(version,)]:
                 raise JournalReplaced from None
             raise
 
-    async def _read_around(self, version: int, parameters: dict[str, object], error: Exception) -> list[Row]:
+    async def _read_around(self, version: int, parameters: dict[str, object]) -> list[Row]:
         """The page, in which each entry that cannot be read has become a loss: it stops nobody but itself."""
-        *entries, last = await self._read(version, parameters, with_rows=False)
-        contents = await self._contents([entry[0] for entry in entries], error)
+        *entries, last = await self._read(version, parameters, with_rows=False, with_stand_ins=True)
+        with_rows = self._payload is not Payload.OFF
+        contents = await self._contents([entry[0] for entry in entries]) if with_rows else {}
         read: list[Row] = []
         for entry in entries:
             change_id, xid, at, letter, schema, table, _, _, row_count, *rest = entry
-            if change_id in contents:
-                read.append((change_id, xid, at, letter, schema, table, *contents[change_id], row_count, *rest))
-            else:
-                logger.warning(
-                    "the entry %d of the journal, a change of %s.%s, cannot be read: %s; a gap stands for it",
-                    change_id,
-                    schema,
-                    table,
-                    one_line(error),
-                )
+            content = contents.get(change_id, (None, None))
+            if is_shown_only(schema, table):
+                content = Unreadable("its table has a name that is no text in UTF-8")
+            if isinstance(content, Unreadable):
+                self._complain(entry, content)
                 read.append((change_id, xid, at, LOSS[0], schema, table, None, None, None, *rest))
+            else:
+                read.append((change_id, xid, at, letter, schema, table, *content, row_count, *rest))
         return [*read, last]
 
-    async def _contents(self, ids: list[int], error: Exception) -> dict[int, tuple[str | None, str | None]]:
-        """What the entries hold, by id, without those for which PostgreSQL has only an error: found by bisection."""
-        if not ids:
-            return {}
+    async def _contents(self, ids: list[int]) -> dict[int, _Content | Unreadable]:
+        """What the entries hold, by id, or why that cannot be had: where a read fails, that is found by bisection."""
+        parameters = {"ids": ids, "row_limit_bytes": self._row_limit_bytes}
         try:
-            rows = await self._database.fetch(QUERIES["contents"], {"ids": ids}, READ_DEADLINE_SECONDS)
-        except (DatabaseUnavailable, psycopg2.Error) as another:
-            if not _may_be_of_an_entry(another):
+            rows = await self._database.fetch(QUERIES["contents"], parameters, READ_DEADLINE_SECONDS)
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            if not _may_be_of_an_entry(error):
                 raise
             if len(ids) == 1:
-                return {}
+                return {ids[0]: Unreadable(one_line(error))}
             middle = len(ids) // 2
-            return await self._contents(ids[:middle], another) | await self._contents(ids[middle:], another)
-        return {change_id: (data, old) for change_id, data, old in rows}
+            return await self._contents(ids[:middle]) | await self._contents(ids[middle:])
+        return {change_id: _content(*content) for change_id, *content in rows}
+
+    def _complain(self, entry: Row, unreadable: Unreadable) -> None:
+        """Once, however many clients read it."""
+        change_id, _, _, _, schema, table, *_ = entry
+        if change_id in self._complained:
+            return
+        self._complained[change_id] = None
+        if len(self._complained) > COMPLAINTS_REMEMBERED:
+            del self._complained[next(iter(self._complained))]
+        logger.warning(
+            "the entry %d of the journal, a change of %s, cannot be read: %s; a gap stands for it",
+            change_id,
+            qualified(schema, table),
+            unreadable.why,
+        )
 
     async def _keys_of(self, found: Sequence[Row]) -> list[Row]:
         """The rows with nothing but their keys in them."""
@@ -166,8 +203,18 @@ class Entries:
         return [reduced(row) for row in rows]
 
 
+def _content(data: str | None, old: str | None, too_large: int | None) -> _Content | Unreadable:
+    if is_shown_only(data, old):
+        return Unreadable("it has bytes that are no text in UTF-8")
+    return (data, old) if too_large is None else _too_large(too_large)
+
+
+def _too_large(size: int) -> Unreadable:
+    return Unreadable(f"it has {size:,} bytes, more than --row-limit-bytes allows")
+
+
 def _may_be_of_an_entry(error: Exception) -> bool:
     """Whether reading less may help: bytes that are no text, too large a value, too little memory, too long a time."""
     if isinstance(error, psycopg2.Error):
-        return bool(error.pgcode) and str(error.pgcode).startswith(("22", "53", "54", "57014", "XX"))
+        return is_illegible(error) or (error.pgcode or "").startswith(("22", "53", "54", "57014", "XX"))
     return isinstance(error, DatabaseUnavailable) and error.is_late

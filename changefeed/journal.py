@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from changefeed.change import LOSS, Change, from_journal
 from changefeed.cursor import EPOCH_BYTES, NotACursor, Place, Snapshot, decode, encode, encode_batch, witness_of
 from changefeed.database import Database, Row
-from changefeed.entries import WITNESSED_SINCE, Entries, JournalReplaced
+from changefeed.entries import ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
 from changefeed.memory import Page
 from changefeed.payload import Payload
 from changefeed.queries import load
@@ -80,12 +80,19 @@ class Journal:
     """
 
     def __init__(
-        self, database: Database, payload: Payload = Payload.FULL, for_clients: Database | None = None
+        self,
+        database: Database,
+        payload: Payload = Payload.FULL,
+        for_clients: Database | None = None,
+        row_limit_bytes: int = ROW_LIMIT_BYTES,
     ) -> None:
         self._database = database
         self._for_clients = for_clients or database
         self._reading_for_clients = asyncio.Semaphore(CLIENT_READS)
-        self._entries = {road: Entries(road, payload) for road in (database, self._for_clients)}
+        complained: dict[int, None] = {}
+        self._entries = {
+            road: Entries(road, payload, row_limit_bytes, complained) for road in (database, self._for_clients)
+        }
         self.epoch: bytes | None = None
         self.version = 0
         self.losses = Losses()

@@ -25,11 +25,11 @@ _Key = tuple[str, int]  # a row's table and the digest of its key
 
 
 class NestedOrder:
-    """Puts pages in order. Without `with_rows` the rows' contents are not read (--payload off)."""
+    """Puts pages in order. Of contents of more than `row_limit_bytes` a loss is made; without it none is read."""
 
-    def __init__(self, database: Database, *, with_rows: bool) -> None:
+    def __init__(self, database: Database, row_limit_bytes: int | None) -> None:
         self._database = database
-        self._with_rows = with_rows
+        self._row_limit_bytes = row_limit_bytes
         self._orders: OrderedDict[str, Order] = OrderedDict()  # by xid, the one used last at the end
         self._remembered_entries = 0
         self._working_out: dict[str, asyncio.Task[dict[str, Order]]] = {}
@@ -69,8 +69,9 @@ class NestedOrder:
         if elsewhere:
             fetched = await self._database.fetch(
                 QUERIES["entries"],
-                {"ids": elsewhere, "byte_limit": byte_limit, "with_rows": self._with_rows},
+                {"ids": elsewhere, "byte_limit": byte_limit, "row_limit_bytes": self._row_limit_bytes},
                 DEADLINE_SECONDS,
+                with_stand_ins=False,
             )
             contents.update((row[0], row) for row in fetched)
             # Behind the last that came the limit was reached. What is missing before it retention has just taken.

@@ -63,6 +63,7 @@ class Settings:
     waiting_connection_limit: int
     watch: tuple[str, ...]
     payload: Payload
+    row_limit_bytes: int
     channels: tuple[str, ...]
     no_plain_channel: bool
     upgrade_schema: bool
@@ -186,6 +187,13 @@ DATABASE = (
         Payload.FULL,
         "WHAT",
         "row data that leaves the server, on every route: full, keys (the primary key's columns), or off (counts only)",
+    ),
+    Setting(
+        "row_limit_bytes",
+        setting_values.whole(1024, 1 << 30),
+        16 << 20,
+        "BYTES",
+        "maximum size of a changed row with its old values; a larger one is not read, and a gap stands for it",
     ),
     Setting(
         "retention_hours",

@@ -14,8 +14,9 @@ import psycopg2
 from changefeed.backoff import backoff
 from changefeed.database import Database, DatabaseUnavailable, Row, one_line
 from changefeed.journal import VERSION
+from changefeed.legible import is_shown_only
 from changefeed.queries import load, read_script
-from changefeed.table_names import BadName, TableName, parse_pattern, qualified
+from changefeed.table_names import BadName, Pattern, TableName, parse_pattern, qualified
 from changefeed.trust import distrust
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 QUERIES = load("server.sql")
 TEND_SECONDS = 10.0
 INSTALL_DEADLINE_SECONDS = 60.0
+
+
+NO_TEXT = "its name has no text in UTF-8, in which clients are told of it; ALTER TABLE … RENAME it first"
 
 
 class NoSuchTable(Exception):
@@ -203,6 +207,8 @@ class Watching:
         for schema, table, is_watched in found:
             name = qualified(schema, table)
             try:
+                if is_shown_only(schema, table):
+                    raise CannotWatch(f"{name}: {NO_TEXT}")
                 if not is_watched and await self.watch(name):
                     logger.info("watching %s", name)
                 self.refused.pop(name, None)
@@ -216,18 +222,31 @@ class Watching:
 
     async def _tables_of(self, pattern: str) -> list[Row]:
         """Schema, name, and whether it is watched, of each."""
-        meant = [one for one in parse_pattern(pattern).possible if one.schema is not None]
-        return [row for one in meant for row in await self._database.fetch(QUERIES["tables like"], one._asdict())]
+        return [row for one in parse_pattern(pattern).possible for row in await self._tables_like(one)]
+
+    async def _tables_like(self, pattern: Pattern) -> list[Row]:
+        return await self._database.fetch(QUERIES["tables like"], pattern._asdict()) if pattern.schema else []
 
     async def _only(self, name: str) -> TableName:
         """The table that is meant. Raises NoSuchTable, or CannotWatch where the name could mean several."""
         found = await self.named(name)
+        if not found and await self._is_shown_only(name):
+            raise CannotWatch(f"{name}: {NO_TEXT}")
         if not found:
             raise NoSuchTable(f"the database has no table {name}")
         if len(found) > 1:
             ways = " or ".join(qualified(str(schema), table) for schema, table in found)
             raise CannotWatch(f"{name} could mean several tables; write {ways}")
         return found[0]
+
+    async def _is_shown_only(self, name: str) -> bool:
+        """Whether it is what /api/tables shows of a table whose name is no text."""
+        with contextlib.suppress(BadName):
+            for one in parse_pattern(name).possible:
+                for schema, table, _ in await self._tables_like(Pattern(one.schema, None)):
+                    if is_shown_only(schema, table) and (schema, table) == one:
+                        return True
+        return False
 
     async def _is_installed(self) -> bool:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])

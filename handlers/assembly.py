@@ -79,7 +79,7 @@ def make_feed(
 
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
     change_counts = ChangeCounts(tally, share.meters)
-    journal = Journal(following, settings.payload, database)
+    journal = Journal(following, settings.payload, database, settings.row_limit_bytes)
 
     history = History(database, journal, tally, apply=change_counts.leave_out)
 

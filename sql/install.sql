@@ -15,6 +15,7 @@ SET LOCAL exit_on_error = off;
 SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 \ir guard.sql
+\ir legible.sql
 \ir journal.sql
 \ir hash.sql
 \ir values.sql

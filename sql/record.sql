@@ -156,6 +156,7 @@ DECLARE
             context text;
             has_lost boolean := false;
             writers_lastval bigint;
+            reason text;
         BEGIN
             BEGIN
                 writers_lastval := lastval();
@@ -180,7 +181,12 @@ DECLARE
         EXCEPTION WHEN transaction_rollback THEN
             RAISE;  -- a serialization failure or a deadlock is between writers; the transaction was to fail anyway
         WHEN OTHERS THEN
-            RAISE WARNING 'changefeed: a change of %%.%% was not journaled: %%', TG_TABLE_SCHEMA, TG_TABLE_NAME, SQLERRM;
+            reason := SQLERRM;
+            BEGIN
+                RAISE WARNING 'changefeed: a change of %%.%% was not journaled: %%', TG_TABLE_SCHEMA, TG_TABLE_NAME, reason;
+            EXCEPTION WHEN OTHERS THEN
+                NULL;  -- the writer's client_encoding has no text for it; PostgreSQL's log has it
+            END;
             BEGIN
                 INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, row_count)
                 VALUES (

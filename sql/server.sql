@@ -79,14 +79,20 @@ FROM changefeed.meta AS m, pg_control_system() AS c, pg_control_checkpoint() AS 
 WHERE d.datname = current_database();
 
 -- read --
-SELECT id, xid, at, action, schema_name, table_name, data, old, row_count,
-       nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity
-FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
+-- What is larger than %(row_limit_bytes)s becomes a loss; last comes how large it is.
+SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
+       CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
+       CASE WHEN s.too_large IS NULL THEN row_count END,
+       nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity,
+       s.too_large
+FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s),
+    LATERAL (SELECT coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0)) AS b (bytes),
+    LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large);
 
 -- read without rows --
 -- The same for --payload off: of a row nothing is read.
 SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
-       nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity
+       nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- states --
@@ -184,34 +190,47 @@ FROM (
 GROUP BY j.xid ORDER BY max(j.id) DESC;
 
 -- entries --
--- The entries %(ids)s of one transaction, in that order, up to %(byte_limit)s bytes of text, but one at least.
+-- The entries %(ids)s of one transaction, in that order, up to %(byte_limit)s bytes of text, but one at least. Without
+-- %(row_limit_bytes)s nothing of a row; else what is larger becomes a loss.
 SELECT id, xid::text, at, action, schema_name, table_name, data, old, row_count
 FROM (
-    SELECT j.id, j.xid, to_json(j.at AT TIME ZONE 'UTC') #>> '{}' || '+00:00' AS at, j.action::text, j.schema_name, j.table_name,
-        CASE WHEN %(with_rows)s THEN j.data::text END AS data, CASE WHEN %(with_rows)s THEN j.old::text END AS old,
-        j.row_count, asked.number,
-        sum(coalesce(octet_length(j.data::text), 0) + coalesce(octet_length(j.old::text), 0))
+    SELECT j.id, j.xid, to_json(j.at AT TIME ZONE 'UTC') #>> '{}' || '+00:00' AS at, j.schema_name, j.table_name,
+        CASE WHEN b.bytes > %(row_limit_bytes)s THEN 'L' ELSE j.action::text END AS action,
+        CASE WHEN b.bytes <= %(row_limit_bytes)s THEN j.data::text END AS data,
+        CASE WHEN b.bytes <= %(row_limit_bytes)s THEN j.old::text END AS old,
+        CASE WHEN b.bytes > %(row_limit_bytes)s THEN NULL ELSE j.row_count END AS row_count,
+        asked.number,
+        sum(CASE WHEN b.bytes <= %(row_limit_bytes)s THEN b.bytes ELSE 0 END)
             OVER (ORDER BY asked.number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
     FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS asked (id, number)
-    JOIN changefeed.journal AS j ON j.id = asked.id
+    JOIN changefeed.journal AS j ON j.id = asked.id,
+        LATERAL (SELECT coalesce(octet_length(j.data::text), 0) + coalesce(octet_length(j.old::text), 0)) AS b (bytes)
 ) AS found
 WHERE coalesce(bytes_before, 0) < %(byte_limit)s
 ORDER BY number;
 
 -- read of version 4 --
 -- As long as the schema is an older one, whose places prove nothing.
-SELECT id, xid, at, action, schema_name, table_name, data, old, row_count,
-       NULL, NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL
-FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
+SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
+       CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
+       CASE WHEN s.too_large IS NULL THEN row_count END,
+       NULL, NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, s.too_large
+FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s),
+    LATERAL (SELECT coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0)) AS b (bytes),
+    LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large);
 
 -- read without rows of version 4 --
 SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
-       NULL, NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL
+       NULL, NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- contents --
--- What entries hold that are known to be visible.
-SELECT j.id, j.data::text, j.old::text FROM changefeed.journal AS j WHERE j.id = ANY (%(ids)s::bigint[]);
+-- What entries hold that are known to be visible; of what is larger than %(row_limit_bytes)s, how large it is.
+SELECT j.id, CASE WHEN s.too_large IS NULL THEN j.data::text END, CASE WHEN s.too_large IS NULL THEN j.old::text END, s.too_large
+FROM changefeed.journal AS j,
+    LATERAL (SELECT coalesce(octet_length(j.data::text), 0) + coalesce(octet_length(j.old::text), 0)) AS b (bytes),
+    LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large)
+WHERE j.id = ANY (%(ids)s::bigint[]);
 
 -- witness --
 -- When the last entry of the transaction %(xid)s was made; the newest that retention took, and when that was made; and

@@ -158,6 +158,7 @@ DECLARE
     truncated json;
     root bigint;
     writers_lastval bigint;
+    reason text;
 BEGIN
     IF TG_WHEN = 'AFTER' THEN
         PERFORM set_config('changefeed.truncated_before', '', true);
@@ -207,7 +208,12 @@ BEGIN
     EXCEPTION WHEN transaction_rollback THEN
         RAISE;
     WHEN OTHERS THEN
-        RAISE WARNING 'changefeed: the TRUNCATE of % was not journaled: %', TG_RELID::regclass, SQLERRM;
+        reason := SQLERRM;
+        BEGIN
+            RAISE WARNING 'changefeed: the TRUNCATE of % was not journaled: %', TG_RELID::regclass, reason;
+        EXCEPTION WHEN OTHERS THEN
+            NULL;  -- as in record.sql
+        END;
         BEGIN
             INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
             SELECT coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', n.nspname, c.relname

@@ -245,6 +245,7 @@ DECLARE
     kind "char";
     is_partition boolean;
     persistence "char";
+    illegible text;
 BEGIN
     SELECT c.relkind, c.relispartition, c.relpersistence INTO kind, is_partition, persistence
     FROM pg_class AS c WHERE c.oid = target;
@@ -261,6 +262,18 @@ BEGIN
     ELSIF persistence = 'u' AND NOT EXISTS (SELECT FROM changefeed.watched(ARRAY[target]::oid[])) THEN
         RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, which nobody would be told', target
             USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED first.', target);
+    END IF;
+    SELECT changefeed.shown(n.name) INTO illegible
+    FROM (
+        SELECT unnest(ARRAY[n.nspname, c.relname]::text[])
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = target
+        UNION ALL
+        SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS n (name)
+    WHERE changefeed.shown(n.name) <> n.name LIMIT 1;
+    IF illegible IS NOT NULL THEN
+        RAISE EXCEPTION 'the name E''%'' has no text in UTF-8, in which clients are told of changes', illegible
+            USING ERRCODE = 'invalid_name', HINT = 'Rename the table, its schema or its column that has it.';
     END IF;
 END
 $function$;
@@ -494,8 +507,9 @@ BEGIN
         started_at := clock_timestamp();
         BEGIN
             IF tended.is_unreadable THEN
-                RAISE WARNING 'changefeed: the options of % cannot be read; call changefeed.watch for it again',
-                    tended.target::regclass;
+                PERFORM changefeed.warn(format(
+                    'the options of %s cannot be read; call changefeed.watch for it again', tended.target::regclass
+                ));
             ELSIF changefeed.try_to_apply(
                 tended.target, tended.options, greatest(least(patience_ms, changefeed.lock_wait_ms()), 1)::integer
             ) THEN
@@ -504,10 +518,11 @@ BEGIN
             END IF;
         EXCEPTION WHEN lock_not_available THEN
             patience_ms := patience_ms - extract(epoch FROM clock_timestamp() - started_at) * 1000;
-            RAISE WARNING 'changefeed: the triggers of % could not be changed: it, or a partition of it, is in use',
-                tended.target::regclass;
+            PERFORM changefeed.warn(format(
+                'the triggers of %s could not be changed: it, or a partition of it, is in use', tended.target::regclass
+            ));
         WHEN OTHERS THEN
-            RAISE WARNING 'changefeed: the triggers of % could not be changed: %', tended.target::regclass, SQLERRM;
+            PERFORM changefeed.warn(format('the triggers of %s could not be changed: %s', tended.target::regclass, SQLERRM));
         END;
     END LOOP;
 END
@@ -550,7 +565,7 @@ BEGIN
         PERFORM changefeed.refresh_tables(targets);
     END IF;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'changefeed: new partitions are not watched yet: %', SQLERRM;
+    PERFORM changefeed.warn(format('new partitions are not watched yet: %s', SQLERRM));
 END
 $function$;
 

@@ -90,15 +90,17 @@ class JournalDatabase(Session):
 
     async def _read_all(self) -> Sequence[Row]:
         """All rows of the journal, as the server reads them."""
-        limits = {"row_limit": 1 << 30, "byte_limit": 1 << 60}
+        limits = {"row_limit": 1 << 30, "byte_limit": 1 << 60, "row_limit_bytes": 1 << 30}
         page = {"previous": "1:1:", "batch": None, "after": None, **limits}
         *rows, last = await self.fetch(load("server.sql")["read"], page)
-        rows, (_, nested, cascaded, *_) = [row[:9] for row in rows], last[8:]
-        return await NestedOrder(self, with_rows=True).apply(
+        rows, (_, nested, cascaded, *_) = [row[:9] for row in rows], last[8:-1]
+        return await NestedOrder(self, row_limit_bytes=1 << 30).apply(
             rows, nested=nested, cascaded=cascaded, is_whole_batch=True, byte_limit=1 << 60
         )
 
-    async def fetch(self, query: str, parameters: Parameters = (), deadline_seconds: float = 0) -> list[Row]:
+    async def fetch(
+        self, query: str, parameters: Parameters = (), deadline_seconds: float = 0, *, with_stand_ins: bool = True
+    ) -> list[Row]:
         """As changefeed.database.Database does it, but on this connection."""
         with self.connection.cursor() as db_cursor:
             db_cursor.execute(query, parameters or None)

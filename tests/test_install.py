@@ -464,7 +464,7 @@ def test_an_upgrade_takes_version_4_s_marks_away_and_keeps_who_may_read(db: Jour
             "CREATE TRIGGER zzz_changefeed_mark BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE "
             f"ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.mark()"
         )
-    page = {"previous": "1:1:", "batch": None, "after": None, "row_limit": 9, "byte_limit": 9}
+    page = {"previous": "1:1:", "batch": None, "after": None, "row_limit": 9, "byte_limit": 9, "row_limit_bytes": 9}
     [old] = asyncio.run(db.fetch(load("server.sql")["read of version 4"], page))  # the server asks the older one too
     assert old[0] == 7
     assert old[9:11] == (None, None)

@@ -113,10 +113,10 @@ def test_an_order_is_worked_out_once(db: JournalDatabase, monkeypatch: pytest.Mo
     asked: list[str] = []
     fetch = db.fetch
 
-    async def counting(query: str, *args: Any) -> Any:
+    async def counting(query: str, *args: Any, **options: Any) -> Any:
         asked.append(query)
         await asyncio.sleep(0)
-        return await fetch(query, *args)
+        return await fetch(query, *args, **options)
 
     monkeypatch.setattr(db, "fetch", counting)
 

@@ -53,6 +53,7 @@ SAMPLES = {
     "waiting_connection_limit": ("1", "20", "0"),
     "watch": ("public.orders", "sales.*", "orders"),
     "payload": ("keys", "off", "some"),
+    "row_limit_bytes": ("1024", "1073741824", "1023"),
     "channels": ("people", "chat_*", " "),
     "no_plain_channel": ("yes", "no", "some"),
     "upgrade_schema": ("yes", "no", "some"),

@@ -72,6 +72,56 @@ class UntranslatableEntryTest(UnreadableEntryTest):
     encoding, hostile = "WIN1252", r"E'hole \201'"
 
 
+class LargeRowTest(JournalTestCase):
+    """A row beyond --row-limit-bytes is told as a gap, and not read."""
+
+    flags = ("--row-limit-bytes", "100000")
+
+    @gen_test
+    async def test_it_is_told_as_a_gap_of_its_table_where_it_stands(self):
+        live = await self.connect(protocol=True)
+        cursor = (await message(live, "hello"))["cursor"]
+        with (
+            ExpectLog("changefeed.journal", "the entry .* it has 100,0.. bytes, more than --row-limit-bytes", level=30),
+            ExpectLog("changefeed.journal", "the entry .* it has 180,... bytes, more than --row-limit-bytes", level=30),
+            ExpectLog("changefeed.follower", "changes are missing", level=30),
+        ):
+            self.write("INSERT INTO orders VALUES (1, repeat('x', 90000))")
+            self.write("INSERT INTO orders VALUES (2, repeat('x', 100000))")
+            self.write("UPDATE orders SET total = 1 WHERE id = 1")  # which holds the row twice
+            self.write("INSERT INTO orders VALUES (3, repeat('x', 90000))")
+            told_live = await told(live, 3)
+            self.assertEqual(
+                [one if one in (1, 3) else one["table"] for one in told_live], [1, *["public.orders"] * 2, 3]
+            )
+            resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+            self.assertEqual(len(await told(resumed, 3)), 4)
+            behind = await self.connect(f"/ws?since={told_live[1]['to']}", protocol=True)
+            self.assertEqual(len(await told(behind, 3)), 2)
+            with mock.patch.object(Memory, "page_after", return_value=None):
+                page = await self.fetch_json(f"/api/changes?since={cursor}")
+            self.assertEqual([change["data"]["id"] for change in page["changes"]], [1, 3])
+            self.assertEqual(page["gap"]["table"], "public.orders")
+
+    @gen_test
+    async def test_it_is_a_gap_too_where_triggers_wrote_it(self):
+        self.write(
+            "CREATE TABLE notes (id int PRIMARY KEY, note text); SELECT changefeed.watch('notes');"
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE notes SET note = 'short'; RETURN NULL; END $$;"
+            "CREATE TRIGGER note AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION note()"
+        )
+        live = await self.connect(protocol=True)
+        with (
+            ExpectLog("changefeed.journal", "the entry .* it has 200,... bytes", level=30),
+            ExpectLog("changefeed.follower", "changes are missing", level=30),
+        ):
+            self.write("INSERT INTO notes VALUES (1, repeat('x', 200000))")
+            self.write("INSERT INTO orders VALUES (2)")
+            self.assertEqual(
+                [one if one == 2 else one["table"] for one in await told(live, 2)], ["public.notes"] * 2 + [2]
+            )
+
+
 class LosingTransactionTest(JournalTestCase):
     @gen_test
     async def test_a_loss_is_told_again_when_its_transaction_is_over(self):
