@@ -23,7 +23,9 @@ DECLARE
     body constant text := replace($body$
         -- Without transition tables these names would be those of relations in the writer's temporary schema; reading a view
         -- there would run its code as the journal's owner. (In two steps, of which the first needs no plan.)
-        IF to_regclass('pg_temp.new_rows') IS NOT NULL OR to_regclass('pg_temp.old_rows') IS NOT NULL THEN
+        IF pg_my_temp_schema() <> 0
+            AND (to_regclass('pg_temp.new_rows') IS NOT NULL OR to_regclass('pg_temp.old_rows') IS NOT NULL)
+        THEN
             IF TG_LEVEL = 'STATEMENT' AND TG_OP <> 'TRUNCATE' AND NOT EXISTS (
                 SELECT FROM pg_trigger AS t
                 WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
@@ -131,7 +133,18 @@ DECLARE
             END IF;
         END IF;
     $body$, '<trusted>', trusted);
-    frame constant text := $frame$
+    -- After ids were drawn: makes lastval() say the writer's number again, or fail again where there was none (see
+    -- journal.sql). `drawn` is not asked for; an assignment takes less than a PERFORM.
+    put_back_lastval constant text := $put_back$
+        IF writers_lastval > -9000000000000000000 THEN
+            drawn := nextval('changefeed.lastval');
+            drawn := setval('changefeed.lastval', writers_lastval);
+            drawn := setval('changefeed.lastval', 1, false);  -- the number is nobody else's business
+        ELSE
+            drawn := nextval('changefeed.no_lastval');
+        END IF;
+    $put_back$;
+    frame constant text := replace($frame$
         CREATE OR REPLACE FUNCTION changefeed.%I() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET exit_on_error = off  -- an error would end the writer's session, though it is caught here
@@ -165,16 +178,33 @@ DECLARE
             END;
             %s
             BEGIN
-                IF changefeed.conclude(writers_lastval) THEN
-                    NOTIFY changefeed;  -- those of a transaction are one
+                <put_back_lastval>
+                -- The NOTIFYs of a transaction are one. So what a trigger writes for each row of a statement is not asked
+                -- each time; a rollback to a savepoint takes the setting back together with the NOTIFY.
+                IF pg_trigger_depth() = 1 OR current_setting('changefeed.notified', true) IS DISTINCT FROM 'on' THEN
+                    -- Most sessions have none of what changefeed.may_notify() looks at. A call would be dearer.
+                    may_notify := CASE
+                        WHEN concat(
+                            current_setting('max_prepared_transactions'), current_setting('lock_timeout'),
+                            current_setting('statement_timeout'), current_setting('transaction_timeout', true),
+                            ' ', current_setting('changefeed.notify', true)
+                        ) IN ('000 ', '0000 ') THEN pg_notification_queue_usage() < 0.5
+                        ELSE changefeed.may_notify()
+                    END;
                 END IF;
             EXCEPTION WHEN OTHERS THEN
                 NULL;  -- somebody dropped one of these, or took the rights away
             END;
+            IF may_notify THEN
+                NOTIFY changefeed;
+                IF pg_trigger_depth() > 1 THEN
+                    PERFORM set_config('changefeed.notified', 'on', true);
+                END IF;
+            END IF;
             RETURN NULL;
         END
         $function$
-    $frame$;
+    $frame$, '<put_back_lastval>', put_back_lastval);
     safe constant text := $safe$
         BEGIN
             %s
@@ -207,6 +237,17 @@ DECLARE
 BEGIN
     EXECUTE format(frame, 'record', format(safe, body));
     EXECUTE format(frame, 'record_strict', body);
+    -- The same for others that draw ids; a call of it would be dear in the above.
+    EXECUTE format($frame$
+        CREATE OR REPLACE FUNCTION changefeed.put_back_lastval(writers_lastval bigint)
+        RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+        DECLARE
+            drawn bigint;
+        BEGIN
+            %s
+        END
+        $function$
+    $frame$, put_back_lastval);
 END
 $make$;
 
@@ -267,24 +308,13 @@ BEGIN
 END
 $function$;
 
--- After ids were drawn: makes lastval() say the writer's number again, or fail again where there was none (see journal.sql).
---
--- Returns whether the transaction may end with a NOTIFY. It only wakes the server, which looks every few seconds anyway, but
+-- Whether the transaction may end with a NOTIFY. It only wakes the server, which looks every few seconds anyway, but
 -- PostgreSQL may fail a COMMIT for it: while the queue of notifications is full; and, because those who notify commit one
 -- after another, when one before it takes longer (for a standby, say) than this session waits for locks or statements.
 -- Nor can such a transaction be prepared for a two-phase commit: where that is switched on, changefeed.notify decides.
-CREATE OR REPLACE FUNCTION changefeed.conclude(writers_lastval bigint)
+CREATE OR REPLACE FUNCTION changefeed.may_notify()
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-    drawn bigint;  -- is not asked for; an assignment takes less than a PERFORM
 BEGIN
-    IF writers_lastval > -9000000000000000000 THEN
-        drawn := nextval('changefeed.lastval');
-        drawn := setval('changefeed.lastval', writers_lastval);
-        drawn := setval('changefeed.lastval', 1, false);  -- the number is nobody else's business
-    ELSE
-        drawn := nextval('changefeed.no_lastval');
-    END IF;
     RETURN coalesce(
             nullif(current_setting('changefeed.notify', true), ''),
             CASE current_setting('max_prepared_transactions') WHEN '0' THEN 'on' END

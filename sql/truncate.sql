@@ -230,7 +230,8 @@ BEGIN
         END;
     END;
     BEGIN
-        IF changefeed.conclude(writers_lastval) THEN
+        PERFORM changefeed.put_back_lastval(writers_lastval);
+        IF changefeed.may_notify() THEN
             NOTIFY changefeed;
         END IF;
     EXCEPTION WHEN OTHERS THEN

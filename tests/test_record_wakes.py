@@ -97,8 +97,41 @@ def test_who_is_woken(db: JournalDatabase, setting: str, is_woken: bool):
     writer = db.session()
     writer.run(f"SET {setting}")
     writer.run("INSERT INTO a VALUES (1)")
+    assert heard(listener) == ["changefeed"] * is_woken
+
+
+@pytest.mark.parametrize(
+    "transaction",
+    [
+        "INSERT INTO causes VALUES (1), (2), (3)",
+        "BEGIN; INSERT INTO causes VALUES (1); INSERT INTO causes VALUES (2); COMMIT",
+        "BEGIN; SAVEPOINT s; INSERT INTO causes VALUES (1); ROLLBACK TO s; INSERT INTO causes VALUES (2); COMMIT",
+        "BEGIN; SET LOCAL changefeed.notify = 'off'; INSERT INTO causes VALUES (1); "
+        "RESET changefeed.notify; INSERT INTO causes VALUES (2); COMMIT",
+    ],
+)
+def test_each_transaction_in_which_only_triggers_wrote_wakes_once(db: JournalDatabase, transaction: str):
+    db.run(TABLES)
+    db.run(
+        "CREATE TABLE causes (id int); CREATE FUNCTION write() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO a VALUES (NEW.id); RETURN NULL; END'; "
+        "CREATE TRIGGER write AFTER INSERT ON causes FOR EACH ROW EXECUTE FUNCTION write()"
+    )
+    listener = db.session()
+    listener.run("LISTEN changefeed")
+    writer = db.session()
+    for _ in range(2):
+        writer.run(transaction)
+        assert heard(listener) == ["changefeed"]
+
+
+def heard(listener: Session) -> list[str]:
+    """The channels of what was committed before now."""
     listener.run("LISTEN marker; NOTIFY marker")
-    while not listener.connection.notifies or listener.connection.notifies[-1].channel != "marker":
+    notifies = listener.connection.notifies
+    while not notifies or notifies[-1].channel != "marker":
         select.select([listener.connection], [], [])
         listener.connection.poll()
-    assert ("changefeed" in {notify.channel for notify in listener.connection.notifies}) is is_woken
+    channels = [notify.channel for notify in notifies[:-1]]
+    notifies.clear()
+    return channels
