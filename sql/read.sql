@@ -72,7 +72,7 @@ DECLARE
 BEGIN
     SELECT j.xid::text::bigint, (extract(epoch FROM j.at) * 1000000)::bigint, j.id INTO newest, newest_at, newest_id
     FROM changefeed.journal AS j ORDER BY j.xid DESC, j.id DESC LIMIT 1;
-    place_xmax := CASE WHEN after IS NULL THEN pg_snapshot_xmax(previous) ELSE pg_snapshot_xmax(batch) END::text::bigint;
+    place_xmax := CASE WHEN after IS NULL OR batch IS NULL THEN pg_snapshot_xmax(previous) ELSE pg_snapshot_xmax(batch) END::text::bigint;
     IF newest = place_xmax - 1 THEN
         proven_at := newest_at;
         known_id := newest_id;

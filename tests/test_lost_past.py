@@ -44,7 +44,7 @@ class LostPastTestCase(JournalTestCase):
             if told["type"] == "gap":
                 gaps.append(told)
             elif told["type"] == "changes":
-                ids += [change["data"]["id"] for change in told["changes"]]
+                ids += [change["data"]["id"] for change in told["changes"] if change["data"]]
                 cursor = told["cursor"] or cursor
         return ids, gaps, cursor
 

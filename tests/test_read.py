@@ -214,3 +214,8 @@ def test_against_an_oracle(db: JournalDatabase, steps: list[tuple[int, str]]):
     for row, final in db.run("SELECT id, v FROM orders WHERE id < 0"):
         assert [seen["v"] for seen in reader.seen if seen["id"] == row] == list(range(1, final + 1))
         version[row] = final
+
+
+def test_a_journal_that_is_emptied_between_where_a_start_begins_and_what_it_reads(db: JournalDatabase):
+    [(_, _, snapshot, has_more, *_)] = db.run(READ, "900:900:", None, 7, 10, 1000)
+    assert (snapshot, has_more) == ("900:900:", False)

@@ -1,17 +1,22 @@
 """The roads by which operators take PostgreSQL back: whoever was sent what never was is told, and nobody else."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+from collections.abc import AsyncIterator
 
+import psycopg2
+from psycopg2.extensions import make_dsn
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed.embedded import EmbeddedPostgres
+from changefeed.queries import read_script
 from tests import leftovers, postgres
 from tests.feed_case import message
 from tests.proxy import Proxy
@@ -326,3 +331,147 @@ class SplitBrainTest(StandbyTestCase):
             await self.assert_told()
             self.insert(109)
             self.assertEqual((await self.changes(self.live, 109))[:2], ([109], []))
+
+
+class ElsewhereTestCase(RewoundTestCase):
+    """The server goes through a door to the database "shop", which may become another one."""
+
+    def new_database(self) -> str:
+        super().new_database()
+        return self.another_database("shop", self.cluster)
+
+    def server_conninfo(self) -> str:
+        self.door = Proxy(self.conninfo)
+        self.io_loop.run_sync(self.door.start)
+        return self.door.conninfo
+
+    async def _settle(self) -> None:
+        await super()._settle()
+        await self.door.close()
+
+    @contextlib.asynccontextmanager
+    async def shop_becomes(self, name: str, of: EmbeddedPostgres) -> AsyncIterator[None]:
+        async with self.time_goes_back():
+            for statement in (
+                "ALTER DATABASE shop ALLOW_CONNECTIONS false",
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = 'shop'",
+                f"ALTER DATABASE shop RENAME TO before_{name}",
+            ):
+                with contextlib.suppress(psycopg2.errors.InvalidCatalogName):
+                    postgres.execute(of.conninfo, statement)
+            postgres.execute(of.conninfo, f"ALTER DATABASE {name} RENAME TO shop")
+            self.conninfo = str(make_dsn(of.conninfo, dbname="shop"))
+            self.door.lead_to(self.conninfo)
+            self.door.cut()
+            yield
+
+    async def until_replaced(self) -> None:
+        """Until the client that is there is told, and so that everything from now on is sent."""
+        while "another one than before" not in (await message(self.live, "gap"))["why"]:
+            pass
+
+    def run_tool(self, name: str, *arguments: str) -> None:
+        postgres.run_tool(self.cluster, name, *arguments)
+
+    def another_database(self, name: str, of: EmbeddedPostgres) -> str:
+        postgres.execute(of.conninfo, f"CREATE DATABASE {name}")
+        return str(make_dsn(of.conninfo, dbname=name))
+
+
+class CopyOfClusterTest(ElsewhereTestCase):
+    options = {"max_wal_senders": "4", "wal_level": "replica"}  # noqa: RUF012
+
+    @gen_test
+    async def test_a_base_backup_beside_that_the_server_is_led_to(self):
+        await self.begin()
+        copy = postgres.base_backup(self.cluster)
+        self.addCleanup(lambda: postgres.discard(copy))
+        await self.go_on()
+        copy.start()
+        async with self.time_goes_back():
+            self.conninfo = str(make_dsn(copy.conninfo, dbname="shop"))
+            self.insert(NEW[0])
+            self.door.lead_to(self.conninfo)
+            self.door.cut()
+            self.insert(*NEW[1:])
+        await self.assert_told()
+
+
+class CopyOfDatabaseTest(ElsewhereTestCase):
+    @gen_test
+    async def test_a_copy_by_template_that_takes_the_name_of_what_it_was_copied_from(self):
+        await self.begin()
+        await self.go_on()
+        async with self.time_goes_back():
+            for statement in (
+                "ALTER DATABASE shop ALLOW_CONNECTIONS false",
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = 'shop'",
+                "ALTER DATABASE shop RENAME TO former",
+                "CREATE DATABASE shop TEMPLATE former",
+            ):
+                postgres.execute(self.cluster.conninfo, statement)
+            # Who is told reads the tables anew; what comes after that is sent.
+            await self.until_replaced()
+            self.insert(9)
+            self.assertEqual((await self.changes(self.live, 9))[:2], ([9], []))
+        await self.assert_gap(self.after, "of another journal")
+
+
+class LogicalRestoreTest(ElsewhereTestCase):
+    @gen_test
+    async def test_into_other_databases(self):
+        await self.begin()
+        dump = str(self.cluster.data_dir / "socket" / "dump")
+        spared = f"{dump}-without-journal"
+        take = ("pg_dump", "--format", "custom", "--dbname", self.conninfo, "--file")
+        self.run_tool(*take, dump)
+        self.run_tool(*take, spared, "--exclude-table-data=changefeed.journal*")
+        await self.go_on()
+        younger = postgres.start()
+        self.addCleanup(lambda: postgres.discard(younger))
+        for number, (of, source, flags, expected) in enumerate(
+            (
+                (younger, dump, (), [1, 2]),
+                (younger, spared, (), [1, 2]),
+                (younger, dump, ("--schema-only",), []),
+                (self.cluster, dump, ("--schema", "public"), [1, 2]),
+            )
+        ):
+            name, first = f"restored_{number}", 1000 + 10 * number
+            target = self.another_database(name, of)
+            if "public" in flags:
+                postgres.execute(target, read_script("install.sql"))
+            self.run_tool("pg_restore", "--dbname", target, *flags, source)
+            with self.subTest(number):
+                async with self.shop_becomes(name, of):
+                    self.assertEqual(self.kept(), expected)
+                    await self.until_replaced()
+                    self.insert(first)
+                    ids, gaps, cursor = await self.changes(self.live, first)
+                    self.assertEqual((ids, gaps), ([first], []))
+                await self.assert_gap(self.after, "of another journal")
+                self.insert(first + 1)
+                await self.assert_comes(cursor, [first + 1])
+                self.assertEqual((await self.changes(self.live, first + 1))[:2], ([first + 1], []))
+
+    @gen_test
+    async def test_of_the_tables_over_those_that_are_there(self):
+        self.running.append(self.start_task(self.feed.lookout.run()))
+        await self.begin()
+        dump = str(self.cluster.data_dir / "socket" / "dump")
+        self.run_tool("pg_dump", "--format", "custom", "--file", dump, "--dbname", self.conninfo)
+        await self.go_on()
+        self.run_tool("pg_restore", "--clean", "--table", "orders", "--dbname", self.conninfo, dump)
+        with ExpectLog("changefeed.lookout", ".*", level=30, required=False):
+            self.assertEqual((await message(self.live, "gap"))["table"], "public.orders")
+            self.write(read_script("install.sql"))
+            self.watch()
+            self.insert(20)
+            await self.changes(self.live, 20)
+            resumed = await self.connect(f"/ws?since={self.after}", protocol=True)
+            await message(resumed, "hello")
+            self.assertEqual((await message(resumed, "gap"))["table"], "public.orders")
+            self.write("TRUNCATE orders")
+            self.run_tool("pg_restore", "--data-only", "--table", "orders", "--dbname", self.conninfo, dump)
+            _, gaps, _ = await self.changes(resumed, 2)
+            self.assertEqual(gaps, [])
