@@ -170,6 +170,8 @@ DECLARE
             has_lost boolean := false;
             writers_lastval bigint;
             reason text;
+            drawn bigint;
+            may_notify boolean := false;
         BEGIN
             BEGIN
                 writers_lastval := lastval();
