@@ -17,7 +17,7 @@ from changefeed.old_values import changed_columns
 from changefeed.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
-LOSS = "LOSS"  # of what happened it is only known that it could not be journaled, or not be read
+LOSS = "LOSS"  # of what happened it is only known that it could not be journaled or read, or was not recorded
 BY_LETTER = {action[0]: action for action in (*ACTIONS, LOSS)}
 
 
@@ -25,7 +25,8 @@ class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so 
     """One row's change. `text` is its JSON on the wire; `table` is its qualified() name, or what the trigger called it.
 
     One from the journal has a place in it (`xid` and `id`, else 0) and `at`, epoch seconds of its statement. `count`
-    is more than 1 where it stands for a statement of so many rows.
+    is more than 1 where it stands for a statement of so many rows. `finding` is JSON that says why, of a loss that a
+    look at the schema found (see sql/recorded.sql).
     """
 
     text: str
@@ -35,6 +36,7 @@ class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so 
     id: int = 0
     at: float = 0.0
     count: int = 1
+    finding: str = ""
 
     @property
     def cursor(self) -> str | None:
@@ -121,6 +123,9 @@ def from_journal(row: tuple[Any, ...], cursor_suffix: str) -> Change:
     # What the rows of a table, and of a statement, have in common is put together once.
     action, name, head, middle = _table_parts(schema, table, letter)
     epoch_seconds, transaction, tail = _statement_parts(at, xid)
+    finding = ""
+    if data is not None and action == LOSS:
+        finding, data = data, None  # it is no row, to be filtered like one
     if data is not None:
         try:
             if old is None:
@@ -132,7 +137,7 @@ def from_journal(row: tuple[Any, ...], cursor_suffix: str) -> Change:
     if row_count is not None:
         middle += f'"count": {row_count}, '
     text = f'{head}{data if data is not None else "null"}{middle}{tail}{change_id:x}.{cursor_suffix}"}}'
-    return Change(text, name, action, transaction, change_id, epoch_seconds, row_count or 1)
+    return Change(text, name, action, transaction, change_id, epoch_seconds, row_count or 1, finding)
 
 
 @lru_cache(maxsize=4096)

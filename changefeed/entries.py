@@ -194,6 +194,8 @@ class Entries:
         keys = {(schema, table): key for schema, table, key in keys_known}
 
         def reduced(row: JournalRow) -> JournalRow:
+            if row.action == LOSS[0]:
+                return row  # there is no row in it
             key = keys.get((row.schema_name, row.table_name), ())
             try:
                 return row._replace(data=key_members(row.data, key), old=key_members(row.old, key))

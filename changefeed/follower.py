@@ -283,7 +283,7 @@ class Follower:
             self._tell(UNJOURNALED, memory)
 
     def _warn_of_losses(self, changes: Sequence[Change]) -> None:
-        counts = Counter(change.table for change in changes if change.is_loss)
+        counts = Counter(change.table for change in changes if change.is_loss and not change.finding)
         if counts:
             self.lost_statements += counts.total()
             tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))

@@ -60,9 +60,10 @@ class ChangesHandler(ApiHandler):
         if self._was_emptied and gap is None:
             gap = gap_within(selection, Gap(TAKEN_AWAY, from_cursor=query.since))
         changes = without_losses(taken)
-        for loss in taken:
-            if loss.is_loss and gap is None:
-                gap = loss_gap(loss, is_bounded=selection.subscription.is_bounded)
+        is_bounded = selection.subscription.is_bounded
+        gaps = [gap] if gap else []
+        gaps += [loss_gap(loss, is_bounded=is_bounded) for loss in taken if loss.is_loss]
+        gap = Gap.of_all(gaps) if gaps else None
         texts = ",".join([change.text for change in changes])
         cursor = selection.cursor(self.feed.journal.encode(place))
         rest = json.dumps({"cursor": cursor, "has_more": has_more, "gap": gap_fields(gap) if gap else None})

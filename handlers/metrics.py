@@ -203,7 +203,7 @@ def _settings(feed: Feed) -> dict[Key, float]:
         ("changefeed_journal_retention_seconds",): settings.retention_hours * 3600,
         ("changefeed_client_limit",): settings.client_limit * share.of,
         ("changefeed_processes",): share.of,
-        ("changefeed_incomplete_tables",): feed.lookout.recording.incomplete,
+        ("changefeed_incomplete_tables",): feed.lookout.incomplete,
         ("changefeed_start_time_seconds",): share.started_at.timestamp(),
         ("changefeed_build_info", __version__): 1,
     }

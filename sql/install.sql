@@ -23,6 +23,7 @@ SET LOCAL client_min_messages = warning;
 \ir truncate.sql
 \ir watch.sql
 \ir read.sql
+\ir recorded.sql
 \ir retention.sql
 
 -- What is for users; psql shows it with \df+ changefeed.*
@@ -48,7 +49,7 @@ BEGIN
     LOOP
         EXECUTE format($grant$
             GRANT EXECUTE ON FUNCTION
-                changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(),
+                changefeed.look(timestamptz, text[], text[]), changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(),
                 changefeed.has_entries(integer), changefeed.oldest_entry(integer), changefeed.newest_entry(integer),
                 changefeed.members(oid), changefeed.members(oid[]), changefeed.recorders(), changefeed.argument(bytea),
                 changefeed.watched(oid[]), changefeed.wanted_triggers(oid[], jsonb[]),

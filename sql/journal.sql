@@ -91,10 +91,10 @@ CREATE TABLE IF NOT EXISTS changefeed.journal (
     id bigint NOT NULL DEFAULT nextval('changefeed.journal_id'),
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL,
-    action "char" NOT NULL,   -- I, U, D, T; or L, for a statement that could not be journaled
+    action "char" NOT NULL,   -- I, U, D, T; or L, for what could not be journaled, or was not recorded (see recorded.sql)
     schema_name text NOT NULL,
     table_name text NOT NULL,
-    data json,                -- the new row; for D the old one
+    data json,                -- the new row; for D the old one; for L why, where that is known
     old json,                 -- for U the whole old row: what differs is worked out by the reader, not by the writer
     row_count bigint          -- where one entry stands for a statement of so many rows
 ) PARTITION BY LIST (slot);

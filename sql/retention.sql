@@ -142,7 +142,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         max(changefeed.newest_entry(slot)),
         (SELECT sum(greatest(c.reltuples, 0)) FROM pg_class AS c JOIN pg_inherits AS i ON i.inhrelid = c.oid
          WHERE i.inhparent = 'changefeed.journal'::regclass)::bigint,
-        (SELECT count(*) FROM changefeed.journal WHERE action = 'L')
+        (SELECT count(*) FROM changefeed.journal WHERE action = 'L' AND data IS NULL)
             + (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses)
     FROM generate_series(0, 7) AS slot
 $function$;

@@ -90,8 +90,8 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
     LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large);
 
 -- read without rows --
--- The same for --payload off: of a row nothing is read.
-SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
+-- The same for --payload off: of a row nothing is read. (A loss has none, but perhaps a reason.)
+SELECT id, xid, at, action, schema_name, table_name, CASE action WHEN 'L' THEN data END, NULL, row_count,
        nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
@@ -409,6 +409,12 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
         SELECT sum(hash_record_extended(ROW(t.oid, t.tgenabled, t.xmin), 0)) FROM pg_trigger AS t
         WHERE NOT t.tgisinternal AND t.tgrelid NOT IN (SELECT oid FROM pg_class WHERE relpersistence = 't')
     ),
+    (
+        -- Written when a table gets another name, also when it has its old one again.
+        SELECT sum(hash_record_extended(ROW(y.oid, y.xmin), 0))
+        FROM pg_class AS c JOIN pg_type AS y ON y.oid = c.reltype
+        WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND c.oid >= 16384
+    ),
     (SELECT sum(hash_record_extended(ROW(inhrelid, inhparent, inhdetachpending, xmin), 0)) FROM pg_inherits),
     (
         SELECT sum(hash_record_extended(ROW(i.indexrelid, i.indkey::int2[]), 0))
@@ -419,47 +425,14 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
 ) END
 FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 
--- recorded tables --
--- What records each watched table: see changefeed/recording.py. A member is complete whose triggers of ours, after the
--- statement or the row, are for INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32). One that was made as a partition,
--- and not attached, entered pg_inherits by the command that made it: 3 steps after its columns.
-WITH RECURSIVE ours AS MATERIALIZED (
-    SELECT t.tgrelid AS member,
-           bit_or(t.tgtype::int) FILTER (WHERE t.tgenabled IN ('O', 'A')) & 60 AS recorded,
-           sum(hash_record_extended(ROW(t.oid), 0)) FILTER (WHERE t.tgtype::int & 28 > 0) AS triggers,
-           sum(hash_record_extended(ROW(t.oid, t.tgtype, t.tgfoid, t.tgargs), 0)) AS definition,
-           sum(hash_record_extended(ROW(t.oid, t.xmin), 0)) AS touched
-    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('changefeed')
-    WHERE t.tgtype::int & 2 = 0
-    GROUP BY t.tgrelid
-), members (root, member, entered, is_attached) AS (
-    SELECT c.oid, c.oid, '', false FROM ours AS o JOIN pg_class AS c ON c.oid = o.member WHERE NOT c.relispartition
-    UNION ALL
-    SELECT m.root, c.oid, i.xmin::text, i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
-    FROM members AS m
-    JOIN pg_inherits AS i ON i.inhparent = m.member
-    JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
-    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = -6
-)
-SELECT n.nspname, c.relname, c.oid::bigint, bool_and(coalesce(o.recorded, 0) = 60), array_agg(m.member::bigint),
-       array_agg(m.entered), array_agg(m.is_attached),
-       array_agg(o.triggers::text), array_agg(o.definition::text), array_agg(o.touched::text)
-FROM members AS m
-JOIN pg_class AS c ON c.oid = m.root
-JOIN pg_namespace AS n ON n.oid = c.relnamespace
-LEFT JOIN ours AS o ON o.member = m.member
-GROUP BY n.nspname, c.relname, c.oid;
+-- may look --
+-- Whether this role may; null where the schema is not there, or of a version that has no such function.
+SELECT has_function_privilege(to_regprocedure('changefeed.look(timestamptz, text[], text[])'), 'EXECUTE');
 
--- partitions come watched --
--- Whether a partition that is made gets its triggers in the same transaction.
-SELECT EXISTS (
-    SELECT FROM pg_event_trigger AS e JOIN pg_proc AS p ON p.oid = e.evtfoid
-    WHERE p.pronamespace = to_regnamespace('changefeed') AND e.evtenabled IN ('O', 'A')
-);
-
--- has rows --
--- Whether the table, or a partition of it, has any. It waits for whoever locks one of them.
-SELECT coalesce(bool_or(pg_relation_size(member::oid::regclass) > 0), false) FROM unnest(%(members)s::bigint[]) AS member;
+-- look --
+-- See sql/recorded.sql.
+SELECT schema_name, table_name, is_complete, is_watched, why, is_over
+FROM changefeed.look(%(since)s, %(schemas)s::text[], %(tables)s::text[]);
 
 -- others with triggers --
 -- What is no table of "columns", and has a trigger of the user's, which may tell of it by its bare name.

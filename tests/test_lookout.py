@@ -1,12 +1,13 @@
 """A running server and DDL: types that change, tables that go, come and are swapped, triggers that are switched off."""
 
+import asyncio
 import json
 from typing import Any
-from unittest.mock import patch
 
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed.lookout import Lookout
 from tests.access_case import AccessTestCase, issued
 from tests.feed_case import ORDERS, FeedTestCase, message
 
@@ -25,6 +26,17 @@ class LookoutCase(FeedTestCase):
     async def look(self) -> None:
         await self.feed.lookout.look()
 
+    async def cursor(self) -> str:
+        """That of the newest change."""
+        self.write("INSERT INTO items VALUES (1)")
+        await self.until_published(1)
+        return str((await self.fetch_json("/api/changes"))["cursor"])
+
+    async def until_published(self, changes: int) -> None:
+        """Losses count like changes."""
+        while self.feed.hub.published < changes:
+            await self.feed.follower.until_moved()
+
     async def subscribed(self, query: str = "") -> WebSocketClientConnection:
         await self.look()
         socket = await self.connect(f"/ws{query}", protocol=True)
@@ -37,7 +49,7 @@ class GapTest(LookoutCase):
 
     async def gap_of(self, ddl: str, table: str, level: int = 20) -> Any:
         """The one gap that is told when `ddl` was run, to those who asked for the table, and to no other."""
-        socket, other = await self.subscribed(f"?table={table}"), await self.subscribed("?table=items")
+        socket, other = await self.subscribed(f"?table=public.{table}"), await self.subscribed("?table=items")
         self.write(ddl)
         with ExpectLog("changefeed.lookout", "changes are missing", level=level):
             await self.look()
@@ -67,9 +79,9 @@ class GapTest(LookoutCase):
     @gen_test
     async def test_one_whose_triggers_are_disabled(self):
         await self.gap_of("ALTER TABLE orders DISABLE TRIGGER USER", "orders", 30)
-        self.assertEqual(self.feed.lookout.recording.incomplete, 1)
+        self.assertEqual(self.feed.lookout.incomplete, 1)
         await self.gap_of("ALTER TABLE orders ENABLE TRIGGER USER", "orders")
-        self.assertEqual(self.feed.lookout.recording.incomplete, 0)
+        self.assertEqual(self.feed.lookout.incomplete, 0)
 
     @gen_test
     async def test_one_whose_triggers_were_disabled_between_two_looks(self):
@@ -119,7 +131,14 @@ class GapTest(LookoutCase):
             "SELECT changefeed.watch('parted', row_limit => 100)",
             "ALTER TABLE orders ADD more text",
             "CREATE TABLE later (id int); SELECT changefeed.watch('later')",
-            "CREATE INDEX ON orders (status); TRUNCATE later; ANALYZE; VACUUM orders",
+            "CREATE INDEX ON orders (status); TRUNCATE later; ANALYZE; VACUUM orders; VACUUM FULL orders",
+            "ALTER TABLE orders ALTER total TYPE text; ALTER TABLE orders DROP more; ALTER TABLE orders SET (fillfactor = 50)",
+            "ALTER TABLE orders ADD CHECK (id > 0); ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CLUSTER orders USING orders_pkey",
+            "ALTER TABLE orders OWNER TO pg_monitor; GRANT SELECT ON orders TO PUBLIC; GRANT USAGE ON SCHEMA public TO PUBLIC",
+            "ALTER TABLE orders ENABLE TRIGGER changefeed_update",
+            "ALTER TABLE orders ENABLE ALWAYS TRIGGER changefeed_insert; COMMENT ON TABLE orders IS 'all of them'",
+            "CREATE TABLE child (FOREIGN KEY (id) REFERENCES orders) INHERITS (orders); VACUUM FULL pg_trigger; VACUUM FULL pg_type",
+            "SELECT changefeed.refresh(); VACUUM FREEZE",
         ):
             for statement in ddl.split("; "):
                 self.write(statement)
@@ -131,40 +150,123 @@ class GapTest(LookoutCase):
             self.assertEqual(told["type"], "changes")
 
     @gen_test
-    async def test_who_was_away_is_told_when_he_comes_back(self):
+    async def test_one_whose_triggers_are_off_for_one_transaction(self):
+        await self.gap_of(
+            "BEGIN; ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1); "
+            "ALTER TABLE orders ENABLE TRIGGER USER; COMMIT",
+            "orders",
+        )
+
+    @gen_test
+    async def test_one_that_has_another_name_for_one_transaction(self):
+        away, back = "ALTER TABLE orders RENAME TO old", "ALTER TABLE old RENAME TO orders"
+        gap = await self.gap_of(f"BEGIN; {away}; INSERT INTO old VALUES (1); {back}; COMMIT", "orders")
+        self.assertIn("another name", gap["why"])
+
+    @gen_test
+    async def test_one_that_is_in_another_schema_between_two_looks(self):
+        self.write("CREATE SCHEMA other")
+        away, back = "ALTER TABLE orders SET SCHEMA other", "ALTER TABLE other.orders SET SCHEMA public"
+        gap = await self.gap_of(f"{away}; INSERT INTO other.orders VALUES (1); {back}", "orders")
+        self.assertIn("another name", gap["why"])
+
+    @gen_test
+    async def test_who_was_away_is_told_when_he_comes_back_and_never_again(self):
         await self.look()
-        self.write("INSERT INTO items VALUES (1)")
-        await self.feed.follower.until_moved()
-        cursor = (await self.fetch_json("/api/changes"))["cursor"]
+        cursor = await self.cursor()
         self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
         with ExpectLog("changefeed.lookout", "changes are missing", level=20):
             await self.look()
-        gap = (await self.fetch_json(f"/api/changes?table=orders&since={cursor}"))["gap"]
-        self.assertEqual((gap["table"], gap["from"]), ("public.orders", cursor))
+        await self.until_published(2)
+        told = await self.fetch_json(f"/api/changes?table=orders&since={cursor}")
+        gap = told["gap"]
+        self.assertEqual((gap["table"], told["changes"]), ("public.orders", []))
+        self.assertLess(gap["since"], gap["until"])
         self.assertIsNone((await self.fetch_json(f"/api/changes?table=items&since={cursor}"))["gap"])
-        self.write("INSERT INTO items VALUES (2)")
-        await self.feed.follower.until_moved()
-        cursor = (await self.fetch_json("/api/changes"))["cursor"]
-        self.assertIsNone((await self.fetch_json(f"/api/changes?table=orders&since={cursor}"))["gap"])
+        # Without any change in between.
+        for known in (gap["to"], told["cursor"]):
+            self.assertIsNone((await self.fetch_json(f"/api/changes?table=orders&since={known}"))["gap"])
 
     @gen_test
-    async def test_who_was_away_for_more_gaps_than_are_kept_is_told_of_one_whatever_he_asks_for(self):
-        self.write("INSERT INTO items VALUES (1)")
-        await self.feed.follower.until_moved()
-        cursor = (await self.fetch_json("/api/changes"))["cursor"]
+    async def test_gaps_of_several_tables_on_one_page_are_of_no_single_table(self):
         await self.look()
-        with patch("changefeed.lookout.TOLD_LIMIT", 1):
-            for table in ("orders", "parted"):
-                self.write(f"ALTER TABLE {table} DISABLE TRIGGER USER; ALTER TABLE {table} ENABLE TRIGGER USER")
-                with ExpectLog("changefeed.lookout", "changes are missing", level=20):
-                    await self.look()
-        for query in ("", "table=orders&", "table=items&"):
-            gap = (await self.fetch_json(f"/api/changes?{query}since={cursor}"))["gap"]
-            self.assertEqual(("table" in gap, gap["from"]), (False, cursor))
-        self.write("INSERT INTO items VALUES (2)")
-        await self.feed.follower.until_moved()
-        cursor = (await self.fetch_json("/api/changes"))["cursor"]
-        self.assertIsNone((await self.fetch_json(f"/api/changes?since={cursor}"))["gap"])
+        cursor = await self.cursor()
+        for table in ("orders", "parted"):
+            self.write(f"ALTER TABLE {table} DISABLE TRIGGER USER; ALTER TABLE {table} ENABLE TRIGGER USER")
+            with ExpectLog("changefeed.lookout", "changes are missing", level=20):
+                await self.look()
+        await self.until_published(3)
+        gap = (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]
+        self.assertNotIn("table", gap)
+        self.assertIn("public.orders was not", gap["why"])
+        self.assertIn("public.parted was not", gap["why"])
+        gap = (await self.fetch_json(f"/api/changes?table=parted&since={cursor}"))["gap"]
+        self.assertEqual(gap["table"], "public.parted")
+
+    @gen_test
+    async def test_it_is_no_statement_that_could_not_be_journaled(self):
+        await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
+        self.assertEqual(self.feed.follower.lost_statements, 0)
+        self.assertEqual((await self.fetch_json("/api/status"))["journal"]["lost_statements"], 0)
+
+
+class SeveralServersTest(LookoutCase):
+    """Servers that look at one database, at once and after one another."""
+
+    __test__ = True
+
+    def another(self) -> Lookout:
+        return Lookout(
+            self.feed.database,
+            self.feed.catalog,
+            self.feed.journal,
+            (),
+            edge=lambda: None,
+            tell_gap=lambda gap: self.fail(str(gap)),
+            on_change=lambda: None,
+        )
+
+    @gen_test
+    async def test_a_gap_is_written_by_one_of_them(self):
+        lookouts = [self.another() for _ in range(3)]
+        await asyncio.gather(*(lookout.look() for lookout in lookouts))
+        socket = await self.subscribed("?table=orders")
+        self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
+        with ExpectLog("changefeed.lookout", "changes are missing", level=20):
+            await asyncio.gather(*(lookout.look() for lookout in lookouts), self.look())
+        self.write("INSERT INTO orders VALUES (1)")
+        told = [await message(socket)]
+        while not told[-1].get("changes"):
+            told.append(await message(socket))
+        self.assertEqual([one["type"] for one in told].count("gap"), 1)
+        self.assertEqual(self.losses(), ["orders"])
+
+    @gen_test
+    async def test_what_was_done_while_none_ran_is_told_by_the_next_to_who_comes_back(self):
+        await self.another().look()  # and ends
+        cursor = await self.cursor()
+        self.write("ALTER TABLE orders DISABLE TRIGGER ALL; INSERT INTO orders VALUES (1)")
+        self.write("ALTER TABLE orders ENABLE TRIGGER ALL; ALTER TABLE items ADD more int; ANALYZE")
+        self.write("CREATE TABLE later (id int); SELECT changefeed.watch('later')")
+        with ExpectLog("changefeed.lookout", "changes are missing: public.orders", level=20):
+            await self.look()
+        self.assertEqual(self.losses(), ["orders"])
+        await self.until_published(2)
+        for _ in range(2):  # whoever gives it, a server that saw it told or one that did not
+            gap = (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]
+            self.assertEqual(gap["table"], "public.orders")
+            await self.another().look()
+
+    @gen_test
+    async def test_a_journal_that_begins_anew_tells_nobody_of_what_was_before(self):
+        await self.look()
+        self.write("UPDATE changefeed.meta SET epoch = gen_random_uuid()")
+        self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
+        await self.look()
+        self.assertEqual(self.losses(), [])
+
+    def losses(self) -> list[str]:
+        return [table for (table,) in self.write("SELECT table_name FROM changefeed.journal WHERE action = 'L'")]
 
 
 class PatternTest(LookoutCase):

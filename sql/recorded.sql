@@ -1,0 +1,196 @@
+-- What records each watched table, as it was at the last look; and what was missed since, as entries of the journal.
+--
+-- No trigger fires where triggers are disabled, another table takes a name, or a partition is detached. So a server looks
+-- whenever the schema is another than before, and compares. What it finds is an entry of action L: it has a place, is told
+-- once to whoever is behind that, and outlives the server. What the last look saw is kept here, so that one of many servers
+-- writes the entry, and that the next one finds what was done while none ran.
+--
+-- What a look can compare are the catalog's rows. PostgreSQL writes those of a trigger when it is switched off, on or
+-- renamed; that of a table's row type when the table gets another name, schema or owner. An ALTER that adds a column,
+-- ANALYZE and VACUUM write neither. So a row that was written and says what it said before was another one in between.
+CREATE TABLE IF NOT EXISTS changefeed.recorded (
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    journal text NOT NULL,         -- which one: of a journal that begins anew nobody has a place to be told by
+    seen_at timestamptz NOT NULL,
+    state jsonb,                   -- null for one that is not watched any more
+    PRIMARY KEY (schema_name, table_name)
+);
+
+-- Each watched table as it is now. Its members are itself and its partitions, by oid. One is complete whose triggers of ours,
+-- after the statement or the row, are for INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32). One that was made as a
+-- partition, and not attached, entered pg_inherits by the command that made it: 3 steps after its columns.
+CREATE OR REPLACE FUNCTION changefeed.recorded_now()
+RETURNS TABLE (schema_name text, table_name text, state jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+    WITH RECURSIVE ours AS MATERIALIZED (
+        SELECT t.tgrelid AS member,
+               bit_or(t.tgtype::int) FILTER (WHERE t.tgenabled IN ('O', 'A')) & 60 AS recorded,
+               sum(hash_record_extended(ROW(t.oid), 0)) FILTER (WHERE t.tgtype::int & 28 > 0) AS triggers,
+               sum(hash_record_extended(ROW(t.oid, t.tgname, t.tgtype, t.tgenabled, t.tgfoid, t.tgargs), 0)) AS definition,
+               sum(hash_record_extended(ROW(t.oid, t.xmin), 0)) AS written
+        FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = 'changefeed'::regnamespace
+        WHERE t.tgtype::int & 2 = 0
+        GROUP BY t.tgrelid
+    ), members (root, member, entered, is_attached) AS (
+        SELECT c.oid, c.oid, '', false FROM ours AS o JOIN pg_class AS c ON c.oid = o.member WHERE NOT c.relispartition
+        UNION ALL
+        SELECT m.root, c.oid, i.xmin::text, i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
+        FROM members AS m
+        JOIN pg_inherits AS i ON i.inhparent = m.member
+        JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = -6
+    )
+    SELECT n.nspname, c.relname, jsonb_build_object(
+        'oid', c.oid::bigint,
+        'is_complete', bool_and(coalesce(o.recorded, 0) = 60),
+        'name', hash_record_extended(ROW(y.typname, y.typnamespace, y.typowner, y.typacl::text), 0)::text,
+        'name_written', y.xmin::text,
+        'members', jsonb_object_agg(m.member::bigint::text, jsonb_build_object(
+            'entered', m.entered, 'is_attached', m.is_attached,
+            'triggers', o.triggers::text, 'definition', o.definition::text, 'written', o.written::text
+        ))
+    )
+    FROM members AS m
+    JOIN pg_class AS c ON c.oid = m.root
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_type AS y ON y.oid = c.reltype
+    LEFT JOIN ours AS o ON o.member = m.member
+    GROUP BY n.nspname, c.relname, c.oid, y.oid, y.typname, y.typnamespace, y.typowner, y.typacl::text, y.xmin
+$function$;
+
+-- Why changes of a table are missing that was watched at both looks; null where none are. `is_over`: what comes from now on
+-- is recorded.
+CREATE OR REPLACE FUNCTION changefeed.missed(name text, before jsonb, now jsonb, OUT why text, OUT is_over boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    was_complete constant boolean := (before ->> 'is_complete')::boolean;
+    has_lost boolean;
+    has_new boolean;
+    has_attached boolean;
+    was_away boolean;
+    was_off boolean;
+BEGIN
+    is_over := true;
+    IF before -> 'oid' <> now -> 'oid' THEN
+        why := format('%s is another table than before', name);
+        RETURN;
+    END IF;
+    SELECT bool_or(n.one IS NULL), bool_or(b.one IS NULL), bool_or(b.one IS NULL AND (n.one ->> 'is_attached')::boolean),
+           bool_or(b.one ->> 'entered' <> n.one ->> 'entered'),
+           bool_or(b.one IS NOT NULL AND n.one IS NOT NULL AND (
+               b.one ->> 'triggers' IS DISTINCT FROM n.one ->> 'triggers'
+               OR b.one ->> 'definition' IS NOT DISTINCT FROM n.one ->> 'definition'
+                  AND b.one ->> 'written' IS DISTINCT FROM n.one ->> 'written'
+           ))
+    INTO has_lost, has_new, has_attached, was_away, was_off
+    FROM jsonb_each(before -> 'members') AS b (member, one)
+    FULL JOIN jsonb_each(now -> 'members') AS n (member, one) USING (member);
+    IF NOT (now ->> 'is_complete')::boolean THEN
+        IF was_complete OR has_new THEN
+            why := format('not all changes of %s are recorded: triggers of %s are missing', name,
+                          CASE WHEN has_new THEN 'a new partition' ELSE 'it, or of a partition of it,' END);
+            is_over := false;
+        END IF;
+    ELSIF NOT was_complete THEN
+        why := format('all changes of %s are recorded again, and were not for a while', name);
+    ELSIF before -> 'name' = now -> 'name' AND before -> 'name_written' <> now -> 'name_written' THEN
+        why := format('%s had another name for a moment, and what was written to it meanwhile was told under that', name);
+    ELSIF has_lost THEN
+        why := format('a partition of %s was detached or dropped: its rows are not in it any more', name);
+    ELSIF was_away THEN
+        why := format('a partition of %s was detached and attached again, and not recorded meanwhile', name);
+    ELSIF was_off THEN
+        why := format('%s was not watched for a moment', name);
+    ELSIF has_attached THEN
+        why := format('a partition was attached to %s: its rows are in it now', name);
+    ELSIF has_new AND NOT EXISTS (
+        -- With it a new partition has its triggers from its first moment on, if it has them at all.
+        SELECT FROM pg_event_trigger AS e
+        WHERE e.evtfoid = 'changefeed.refresh_after_ddl()'::regprocedure AND e.evtenabled IN ('O', 'A')
+    ) THEN
+        why := format('what was written to a new partition of %s in its first moment is not recorded', name);
+    END IF;
+END
+$function$;
+
+-- Whether any of these tables has rows. Where that cannot be known now, it may.
+CREATE OR REPLACE FUNCTION changefeed.may_have_rows(members oid[])
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
+BEGIN
+    RETURN coalesce((SELECT bool_or(pg_relation_size(m.member::regclass) > 0) FROM unnest(members) AS m (member)), false);
+EXCEPTION WHEN lock_not_available THEN
+    RETURN true;
+END
+$function$;
+
+-- Writes an entry for each table of which changes were missed since the last look, whoever's that was. `since`: when the
+-- caller looked the last time, null for never. A table of the `promised` names (no table: all of the schema) was to be
+-- recorded from its first row on. Returns the tables that it wrote of, and why, and those that are recorded in part.
+-- As the schema's owner, so that the server's role needs no right to write: it can write nothing but what is found.
+CREATE OR REPLACE FUNCTION changefeed.look(since timestamptz, promised_schemas text[], promised_tables text[])
+RETURNS TABLE (schema_name text, table_name text, is_complete boolean, is_watched boolean, why text, is_over boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET jit = off
+SET lock_timeout = '1s' AS $function$
+#variable_conflict use_column
+DECLARE
+    this_journal text;
+    is_first boolean;
+    one record;
+BEGIN
+    -- One at a time, since what one writes the next is to see. By a lock that takes a right on the table: an advisory one
+    -- could be held by anybody.
+    LOCK TABLE changefeed.recorded IN SHARE ROW EXCLUSIVE MODE;
+    SELECT concat_ws(' ', m.epoch, c.system_identifier, 'changefeed.journal'::regclass::oid) INTO this_journal
+    FROM changefeed.meta AS m, pg_control_system() AS c;
+    IF EXISTS (SELECT FROM changefeed.recorded AS r WHERE r.journal <> this_journal) THEN
+        DELETE FROM changefeed.recorded AS r WHERE r.journal <> this_journal;
+    END IF;
+    is_first := since IS NULL AND NOT EXISTS (SELECT FROM changefeed.recorded);
+    FOR one IN
+        SELECT schema_name, table_name, format('%I.%I', schema_name, table_name) AS name, b.state AS before, n.state AS now,
+               b.journal IS NOT NULL AS is_known, greatest(since, b.seen_at) AS seen_at
+        FROM changefeed.recorded AS b FULL JOIN changefeed.recorded_now() AS n USING (schema_name, table_name)
+        WHERE b.state IS DISTINCT FROM n.state OR NOT (n.state ->> 'is_complete')::boolean
+        ORDER BY schema_name, table_name
+    LOOP
+        schema_name := one.schema_name;
+        table_name := one.table_name;
+        is_complete := coalesce((one.now ->> 'is_complete')::boolean, true);
+        is_watched := one.now IS NOT NULL;
+        why := NULL;
+        is_over := true;
+        IF one.now IS NULL THEN
+            why := format('%s is not watched any more', one.name);
+            is_over := false;
+        ELSIF one.before IS NOT NULL THEN
+            SELECT m.why, m.is_over INTO why, is_over FROM changefeed.missed(one.name, one.before, one.now) AS m;
+        ELSIF one.is_known THEN
+            why := format('%s is watched again, and was not for a while', one.name);
+        ELSIF NOT is_first AND EXISTS (
+            SELECT FROM unnest(promised_schemas, promised_tables) AS p (schema_name, table_name)
+            WHERE p.schema_name = one.schema_name AND coalesce(p.table_name, one.table_name) = one.table_name
+        ) AND changefeed.may_have_rows(ARRAY(SELECT k::oid FROM jsonb_object_keys(one.now -> 'members') AS k)) THEN
+            why := format('what was written to %s before it was watched is not recorded', one.name);
+        END IF;
+        IF one.before IS DISTINCT FROM one.now THEN
+            INSERT INTO changefeed.recorded AS r (schema_name, table_name, journal, seen_at, state)
+            VALUES (one.schema_name, one.table_name, this_journal, clock_timestamp(), one.now)
+            ON CONFLICT ON CONSTRAINT recorded_pkey DO UPDATE SET seen_at = excluded.seen_at, state = excluded.state;
+        END IF;
+        IF why IS NOT NULL THEN
+            INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+            VALUES (
+                coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', one.schema_name, one.table_name,
+                json_build_object('why', why, 'is_over', is_over, 'since', extract(epoch FROM one.seen_at))
+            );
+            IF pg_notification_queue_usage() < 0.5 THEN
+                PERFORM pg_notify('changefeed', '');
+            END IF;
+        END IF;
+        IF why IS NOT NULL OR NOT is_complete THEN
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END
+$function$;

@@ -1,0 +1,112 @@
+"""The look at what records the tables, by SQL alone: what it finds missed, whom it lets look, and what it writes."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg2
+import pytest
+
+from tests.journal_database import JournalDatabase
+
+LOOK = "SELECT table_name, why FROM changefeed.look(now(), %s, %s) WHERE why IS NOT NULL"
+
+
+@pytest.fixture
+def db() -> Iterator[JournalDatabase]:
+    with closing(JournalDatabase()) as db:
+        db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+        db.run("CREATE TABLE parted (id int) PARTITION BY LIST (id); SELECT changefeed.watch('parted')")
+        look(db)
+        yield db
+
+
+def look(db: JournalDatabase, *promised: tuple[str, str | None]) -> dict[str, str]:
+    schemas, tables = [schema for schema, _ in promised], [table for _, table in promised]
+    return dict(db.run(LOOK, schemas, tables))
+
+
+def test_of_the_first_look_nothing_is_known():
+    with closing(JournalDatabase()) as db:
+        db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+        db.run("ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1)")
+        assert db.run("SELECT why FROM changefeed.look(NULL, ARRAY['public'], ARRAY[NULL])") == [(None,)]
+        assert look(db, ("public", None)) == {}
+
+
+def test_each_gap_is_found_once_and_is_an_entry_of_the_journal(db: JournalDatabase):
+    db.run("SELECT changefeed.unwatch('orders')")
+    assert "not watched any more" in look(db)["orders"]
+    assert look(db) == {}
+    db.run("SELECT changefeed.watch('orders')")
+    assert "watched again" in look(db)["orders"]
+    assert look(db) == {}
+    written = db.run("SELECT action, table_name, data ->> 'is_over' FROM changefeed.journal ORDER BY id")
+    assert written == [("L", "orders", "false"), ("L", "orders", "true")]
+
+
+def test_one_that_is_incomplete_is_told_once_and_when_it_is_complete_again(db: JournalDatabase):
+    db.run("ALTER TABLE orders DISABLE TRIGGER USER")
+    assert "are missing" in look(db)["orders"]
+    assert look(db) == {}
+    assert db.run("SELECT table_name FROM changefeed.look(now(), '{}', '{}') WHERE NOT is_complete") == [("orders",)]
+    db.run("ALTER TABLE orders ENABLE TRIGGER USER")
+    assert "recorded again" in look(db)["orders"]
+
+
+def test_only_what_was_promised_is_missed_from_its_first_row_on(db: JournalDatabase):
+    for table in ("later", "empty", "unasked"):
+        db.run(f"CREATE TABLE {table} (id int)")
+    db.run("INSERT INTO later VALUES (1); INSERT INTO unasked VALUES (1)")
+    db.run("SELECT changefeed.watch('later'), changefeed.watch('empty'), changefeed.watch('unasked')")
+    found = look(db, ("public", "later"), ("public", "empty"))
+    assert list(found) == ["later"]
+    assert "before it was watched" in found["later"]
+
+
+def test_what_is_locked_may_have_rows(db: JournalDatabase):
+    db.run("CREATE TABLE later (id int); SELECT changefeed.watch('later')")
+    holder = db.session()
+    holder.run("BEGIN; LOCK TABLE later IN ACCESS EXCLUSIVE MODE")
+    assert list(look(db, ("public", None))) == ["later"]
+
+
+def test_without_an_event_trigger_a_new_partition_had_a_moment_without_triggers(db: JournalDatabase):
+    db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1)")
+    assert look(db) == {}
+    db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2)")
+    db.run("SELECT changefeed.refresh()")
+    assert "in its first moment" in look(db)["parted"]
+
+
+def test_what_was_missed_is_missed_since_the_last_look_of_whoever(db: JournalDatabase):
+    db.run("SELECT changefeed.unwatch('orders')")
+    db.run("SELECT changefeed.look(NULL, '{}', '{}')")
+    [(is_since,)] = db.run(
+        "SELECT to_timestamp((data ->> 'since')::float8) BETWEEN now() - interval '1 hour' AND at FROM changefeed.journal"
+    )
+    assert is_since
+
+
+def test_a_look_that_finds_nothing_writes_nothing(db: JournalDatabase):
+    db.run("BEGIN")
+    assert look(db) == {}
+    assert db.value("SELECT pg_current_xact_id_if_assigned()") is None
+    db.run("COMMIT")
+
+
+def test_who_was_let_read_may_look_and_write_nothing_else(db: JournalDatabase):
+    role = db.new_role("reader")
+    db.run(f"GRANT USAGE ON SCHEMA changefeed TO {role}")
+    reader = db.session(user=role)
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        reader.run("SELECT changefeed.look(NULL, '{}', '{}')")
+    db.run(f"GRANT EXECUTE ON FUNCTION changefeed.look TO {role}; ALTER TABLE orders DISABLE TRIGGER USER")
+    assert [table for table, _ in reader.run(LOOK, [], [])] == ["orders"]
+    for statement in (
+        "SELECT * FROM changefeed.recorded",
+        "DELETE FROM changefeed.recorded",
+        "SELECT changefeed.recorded_now()",
+        "SELECT changefeed.may_have_rows('{1}')",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            reader.run(statement)
