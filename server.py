@@ -36,9 +36,7 @@ from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
 from handlers.certificate import load_certificate
 from handlers.ended_sessions import PART_BYTES as ENDED_BYTES
 from handlers.ended_sessions import EndedSessions
-from handlers.expiry import Expiry
 from handlers.feed import Feed, Share
-from handlers.feed_client import FeedClient
 from handlers.http_server import make_server
 from handlers.routes import make_app
 from handlers.sampling import keep_sampling, one_line_of
@@ -226,8 +224,7 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         echo = stack.enter_context(contextlib.closing(Echo())) if settings.echo and share.is_first else None
         feed = make_feed(settings, source.conninfo, source.name, state_changed.set, echo, share)
-        stack.callback(feed.database.close)
-        stack.callback(feed.following.close)
+        stack.callback(feed.close)
         certificate = load_certificate(settings)
         tls = certificate.context if certificate else None
         http_server = make_server(make_app(feed), feed, ssl_options=tls)
@@ -254,7 +251,7 @@ async def serve(
             feed.change_counts.begin()
         await stack.enter_async_context(running(feed.history.run()))
         await stack.enter_async_context(running(feed.follower.run()))
-        await stack.enter_async_context(running(FeedClient.keep_telling_places()))
+        await stack.enter_async_context(running(feed.live_clients.keep_telling_places()))
         await stack.enter_async_context(running(keep_sampling(feed)))
         if parent:
             await stack.enter_async_context(running(feed.gate.keep_ending()))
@@ -284,7 +281,7 @@ def reload_tokens_of(feed: Feed) -> None:
     except SettingsError as error:
         logger.warning("the tokens are not reloaded: %s", error)
         return
-    Expiry.end_all_of(lambda identity: identity in gone)
+    feed.gate.expiries.end_all_of(lambda identity: identity in gone)
     logger.info("reloaded the tokens; %d are gone, or have other rights", len(gone))
 
 

@@ -46,7 +46,7 @@ class Follower:
     """Publishes every page that comes to the journal: publish(page, cursor of its end).
 
     before_first(memory) is called when it is known from where on it publishes, and again where that has become another
-    past; tell_gap(gap) says what was lost;
+    past; forget_cursors() as soon as no cursor given so far is good any more; tell_gap(gap) says what was lost;
     on_state() that `trouble` is another; on_lost_past() that PostgreSQL has another past, perhaps since it is another
     server, to which some connections lead and others do not yet; drained() is awaited between the pages of a big batch,
     so that sockets keep up.
@@ -58,6 +58,7 @@ class Follower:
         *,
         publish: Callable[[Page, str], None],
         before_first: Callable[[Memory], None],
+        forget_cursors: Callable[[], None],
         tell_gap: Callable[[Gap], None],
         drained: Callable[[], Awaitable[None]],
         on_state: Callable[[], None] = lambda: None,
@@ -69,6 +70,7 @@ class Follower:
         self._journal = journal
         self._publish = publish
         self._before_first = before_first
+        self._forget_cursors = forget_cursors
         self._tell_gap = tell_gap
         self._drained = drained
         self._on_state = on_state
@@ -261,6 +263,7 @@ class Follower:
 
     def _begin_anew(self, owed: Gap) -> None:
         """Forgets where it stood; the gap is told when it stands somewhere again."""
+        self._forget_cursors()
         self._owed = owed
         self.memory = self._journal.on_lost = None
         self._known.clear()

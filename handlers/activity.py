@@ -21,15 +21,16 @@ from changefeed.payload import Payload
 from changefeed.rights import EVERY_TABLE
 from changefeed.subscription import EVERYTHING, Selection, Subscription
 from changefeed.tally import STEPS
+from changefeed.times import iso
 from handlers.audiences import Audience, Audiences
 from handlers.base import ApiHandler
 from handlers.bounded_view import BoundedView
 from handlers.counted_tables import CountedTables
-from handlers.dialects import PROTOCOL, gap_fields, message_frame
+from handlers.dialects import PROTOCOL, gap_fields, gap_within, message_frame
 from handlers.errors import ApiError
-from handlers.feed import Feed, iso
-from handlers.feed_client import JOURNAL_DEADLINE_SECONDS, check_subscription, find_place, gap_within
+from handlers.feed import Feed
 from handlers.feed_query import fields_of_message, parse_query
+from handlers.feed_start import JOURNAL_DEADLINE_SECONDS, check_subscription, find_place
 from handlers.gate import Need
 from handlers.sample import (
     HELLO_LIMIT_CHARACTERS,

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 from changefeed.alerts import Alerts, Turn
-from handlers.feed import Feed, iso_of
+from changefeed.times import iso_of
+from handlers.feed import Feed
 from handlers.webhook import Message
 
 logger = logging.getLogger(__name__)

@@ -24,10 +24,11 @@ from handlers.activity import ActivitySocket
 from handlers.admission import Admission
 from handlers.change_counts import ChangeCounts
 from handlers.deliveries import Deliveries
+from handlers.events import event_socket_of
 from handlers.feed import Feed, Share
-from handlers.feed_client import FeedClient
 from handlers.gate import Gate, hosts_of
-from handlers.listen import ListenSocket
+from handlers.live_clients import LiveClients
+from handlers.raw_clients import RawClients
 from handlers.refusals import Refusals
 from handlers.tokens import load_tokens
 
@@ -49,10 +50,12 @@ def make_feed(
     """Nothing runs yet. Raises SettingsError where the tokens of the settings are none."""
     share = share or Share()
     has_plain_channel = not settings.no_plain_channel
+    live_clients, raw_clients = LiveClients(), RawClients()
+    event_socket = event_socket_of(live_clients)
     tokens = load_tokens(settings)
 
     def look_again() -> None:
-        FeedClient.look_again()
+        live_clients.look_again()
         ActivitySocket.look_again()
 
     database = Database(conninfo, REQUEST_CONNECTIONS)
@@ -70,7 +73,7 @@ def make_feed(
     deliveries = Deliveries(share.meters, clock=lambda: time.time() + (tally.database_ahead_seconds or 0.0))
 
     def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
-        deliveries.broadcast(FeedClient.broadcast(changes, cursor), changes[0].at)
+        deliveries.broadcast(event_socket.broadcast(changes, cursor), changes[0].at)
 
     broadcasts: list[Broadcast] = [broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
 
@@ -86,14 +89,18 @@ def make_feed(
     telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
 
     def tell_gap(gap: Gap) -> None:
-        FeedClient.tell_gap(gap)
+        live_clients.tell_gap(gap)
         ActivitySocket.tell_gap(gap)
 
     def tell_state_of_database() -> None:
         ActivitySocket.tell_database(feed)
 
+    def forget_cursors() -> None:
+        live_clients.forget_cursors()
+        hub.recall([])
+
     def recall(memory: Memory) -> None:
-        FeedClient.forget_cursors()
+        live_clients.forget_cursors()
         hub.recall(memory.newest(RECENT_LIMIT))
         history.begin(memory)
 
@@ -101,8 +108,9 @@ def make_feed(
         journal,
         publish=lambda page, cursor: hub.publish(page.changes, cursor, history.uncounted(page)),
         before_first=recall,
+        forget_cursors=forget_cursors,
         tell_gap=tell_gap,
-        drained=FeedClient.drained,
+        drained=live_clients.drained,
         on_state=tell_state_of_database,
         on_lost_past=renew,
     )
@@ -113,7 +121,7 @@ def make_feed(
             hub.receive(plain)
         if JOURNAL_CHANNEL in payloads:
             follower.wake()
-        deliveries.raw(ListenSocket.broadcast(payloads))
+        deliveries.raw(raw_clients.broadcast(payloads))
 
     def tell_state() -> None:
         if listener.state is ListenerState.LISTENING:
@@ -123,7 +131,7 @@ def make_feed(
 
     def tell_outage(outage: Outage) -> None:
         feed.remember(outage)
-        deliveries.deaf(ListenSocket.tell_outage())
+        deliveries.deaf(raw_clients.tell_outage())
         telling.add(task := asyncio.ensure_future(tell_of(outage)))
         task.add_done_callback(telling.discard)
 
@@ -143,7 +151,7 @@ def make_feed(
         on_state=tell_state,
         on_reached=renew,
         on_outage=tell_outage,
-        rest=FeedClient.rest,
+        rest=live_clients.rest,
     )
     watching = Watching(
         database,
@@ -188,5 +196,8 @@ def make_feed(
             hosts_of(settings),
             is_for_here=not (tokens.are_required or settings.allow_anonymous),
         ),
+        live_clients,
+        event_socket,
+        raw_clients,
     )
     return feed

@@ -3,11 +3,13 @@
 import http
 import random
 from asyncio import Future
+from collections.abc import Callable
 from typing import Any, ClassVar, cast, final
 
 from tornado.web import HTTPError, RequestHandler
 
 from changefeed.rights import Rights
+from handlers.admitted import AdmittedClient
 from handlers.errors import ApiError, foreign_origin
 from handlers.feed import Feed
 from handlers.gate import Need
@@ -66,6 +68,11 @@ class BaseHandler(RequestHandler):
             self.feed.admission.knock(self.request.remote_ip, self.identity.holder if self.identity else None)
         if self.refusal and self.refusal.code not in self.told_in_socket:
             raise self.refusal
+
+    def admit(self, kind: str, identity: Identity, on_expired: Callable[[], None]) -> AdmittedClient:
+        """Takes a place among the clients of this kind, after Admission.check()."""
+        address = self.request.remote_ip
+        return AdmittedClient(self.feed.admission, self.feed.gate.expiries, address, kind, identity, on_expired)
 
     def prepare_answer(self) -> None:
         """What holds of the answer, whoever asks."""

@@ -12,9 +12,10 @@ from changefeed.delays import LEAST_SECONDS, PER_DOUBLING
 from changefeed.hub import RECENT_LIMIT
 from changefeed.subscription import Subscription
 from changefeed.tally import STEPS
+from changefeed.times import iso
 from handlers.counted_tables import CountedTables
 from handlers.dialects import message_frame
-from handlers.feed import Feed, iso
+from handlers.feed import Feed
 from handlers.outbox import Outbox
 from handlers.sample import (
     HELLO_LIMIT_CHARACTERS,

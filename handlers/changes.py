@@ -5,20 +5,18 @@ import json
 import time
 from dataclasses import replace
 
-import psycopg2
-
 from changefeed.change import Change, without_losses
 from changefeed.cursor import Place
-from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.entries import JournalReplaced
 from changefeed.gap import Gap
 from changefeed.journal import BEGINNING, LostPast
 from changefeed.subscription import Selection
 from handlers.base import ApiHandler
-from handlers.dialects import gap_fields, loss_gap
-from handlers.errors import ApiError
-from handlers.feed_client import TAKEN_AWAY, check_subscription, find_place, gap_within, until_journal_known
+from handlers.dialects import gap_fields, gap_within, loss_gap
+from handlers.errors import ApiError, database_needed, no_journal
+from handlers.feed_client import TAKEN_AWAY
 from handlers.feed_query import parse_query
+from handlers.feed_start import check_subscription, find_place, until_journal_known
 from handlers.gate import Need
 
 DEFAULT_LIMIT = 1_000
@@ -48,13 +46,12 @@ class ChangesHandler(ApiHandler):
         await check_subscription(self.feed, query.subscription)
         await until_journal_known(self.feed)
         if self.feed.follower.memory is None:
-            raise ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
-        selection = self.feed.catalog.select(query.subscription, self.feed.journal.seal_for(query.subscription.within))
+            raise no_journal()
+        selection = self.feed.select(query.subscription)
         place, gap = await self._place(query.since, selection)
         try:
-            taken, place, has_more = await self._read(place, int(limit), selection)
-        except (DatabaseUnavailable, psycopg2.Error) as error:
-            raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
+            with database_needed("the journal cannot be read"):
+                taken, place, has_more = await self._read(place, int(limit), selection)
         except (JournalReplaced, LostPast):
             raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
         if self._was_emptied and gap is None:

@@ -7,7 +7,8 @@ from changefeed.buckets import BucketMessage, Counts
 from changefeed.catalog import Catalog
 from changefeed.rights import EVERY_TABLE, Grants, bound_of_any
 from changefeed.tally import OTHER_TABLES, UNKNOWN_TABLES
-from handlers.feed import Feed, iso
+from changefeed.times import iso
+from handlers.feed import Feed
 
 LOADED = timedelta(days=1)  # what is counted from the journal at the start
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from changefeed.change import Change, without_losses
 from changefeed.gap import Gap
-from handlers.feed import iso
+from changefeed.subscription import Selection
+from changefeed.times import iso
 from handlers.framing import text_frames
 
 MAY_BE_LOST = "changes may have been lost"  # all that who may not see everything is told of a gap
@@ -64,6 +65,19 @@ def frames(dialect: Dialect, changes: Sequence[Change], cursor: str | None, *, i
     if cursor:
         parts.append(dialect.place(cursor))
     return b"".join(parts)
+
+
+def gap_within(selection: Selection, gap: Gap) -> Gap | None:
+    """The gap as a client of this selection may be told of it: that there is one, but not what was in it.
+
+    None where it is of a table that the client did not ask for or may not see.
+    """
+    if gap.table and not selection.subscription.concerns(gap.table, gap.columns):
+        return None
+    if not selection.subscription.is_bounded:
+        return gap
+    begin, end = selection.cursor(gap.from_cursor), selection.cursor(gap.to_cursor)
+    return replace(gap, why=MAY_BE_LOST, from_cursor=begin, to_cursor=end)
 
 
 def loss_gap(loss: Change, *, is_bounded: bool) -> Gap:

@@ -1,8 +1,14 @@
 """An error as every route answers it."""
 
+import contextlib
 import http
+from collections.abc import Iterator
 
+import psycopg2
 from tornado.web import HTTPError
+
+from changefeed.cursor import NotACursor
+from changefeed.database import DatabaseUnavailable, one_line
 
 
 class ApiError(HTTPError):
@@ -27,3 +33,20 @@ def foreign_origin(origin: str) -> ApiError:
     return ApiError(
         403, "foreign_origin", f"pages of {origin[:100]} may not connect; start the server with --allow-origin"
     )
+
+
+def no_journal() -> ApiError:
+    return ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
+
+
+def not_a_cursor(error: NotACursor) -> ApiError:
+    return ApiError(400, "not_a_cursor", str(error))
+
+
+@contextlib.contextmanager
+def database_needed(what_fails: str) -> Iterator[None]:
+    """Answers 503 where PostgreSQL does not do within the block what is asked of it; `what_fails` is a sentence."""
+    try:
+        yield
+    except (DatabaseUnavailable, psycopg2.Error) as error:
+        raise ApiError(503, "database_unavailable", f"{what_fails}: {one_line(error)}") from None

@@ -4,17 +4,17 @@ import asyncio
 import random
 import re
 
-from handlers.base import RETRY_AFTER_SECONDS
+from handlers.base import RETRY_AFTER_SECONDS, BaseHandler
 from handlers.dialects import STREAM, STREAM_HEARTBEAT, stream_head, stream_refusal
 from handlers.errors import ApiError
-from handlers.expiry import Expiry
-from handlers.feed_client import FeedClient, Start
+from handlers.feed_client import FeedClient
 from handlers.feed_query import parse_query
+from handlers.feed_start import Start, cursor_of, prepare_start
 from handlers.gate import Need
 from handlers.http_server import give_up_who_does_not_read
 from handlers.outbox import Outbox
 
-HEARTBEAT_SECONDS = 15.0
+COMMENT_INTERVAL_SECONDS = 15.0
 # An event stream has no pong: who takes no heartbeat is gone 45 s after he fell silent.
 GIVE_UP_SECONDS = 30.0
 RETRY_MS = (500, 1500)  # when a lost stream comes back: at random in between, so that a crowd does not come as one
@@ -23,7 +23,7 @@ EVENT_STREAM = "text/event-stream"
 _SAFE_IN_A_LINE = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
-class EventStreamHandler(FeedClient):
+class EventStreamHandler(BaseHandler):
     """A client of the feed; each event's id is the cursor after it, and an event `gap` tells of one.
 
     An EventSource never comes back after another status than 200 (WHATWG HTML, 9.2.3). So a refusal that passes is, for
@@ -32,16 +32,15 @@ class EventStreamHandler(FeedClient):
 
     needs = Need.TOKEN
     is_for_clients = True
-    dialect = STREAM
+    outbox: Outbox
 
     async def get(self) -> None:
         fields = self.query_fields()
         last = self._last_event_id()
         query = parse_query({**fields, "since": [last]} if last else fields, self.rights)
-        start = await self.prepare_start(query)
+        start = await prepare_start(self.feed, query, STREAM)
         assert self.identity
-        admission, holder = self.feed.admission, self.identity.holder
-        admission.check(self.request.remote_ip, holder)
+        self.feed.admission.check(self.request.remote_ip, self.identity.holder)
         self._stream = stream = self.detach()
         if stream.closed():
             return  # the client was gone before its start was found
@@ -49,22 +48,20 @@ class EventStreamHandler(FeedClient):
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)
         give_up_who_does_not_read(stream.socket, GIVE_UP_SECONDS)
-        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
-        admission.enter(self.request.remote_ip, "feed", holder)
+        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up)
+        admitted = self.admit("feed", self.identity, stream.close)  # who comes back then is told by a 401
         self.outbox.send(self._head(start))
-        self.begin(start)
-        expiry = Expiry(self.identity, stream.close)  # the client comes back, and is told by a 401
+        client = FeedClient(self.feed, self, STREAM, start)
         try:
             while not closed.is_set():
                 try:
-                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    async with asyncio.timeout(COMMENT_INTERVAL_SECONDS):
                         await closed.wait()
                 except TimeoutError:
                     self.outbox.send(STREAM_HEARTBEAT)
         finally:
-            expiry.cancel()
-            admission.leave(self.request.remote_ip, "feed", holder)
-            self.end()
+            client.end()
+            admitted.leave()
             stream.close()
 
     def leave(self, reason: str) -> None:
@@ -113,5 +110,5 @@ class EventStreamHandler(FeedClient):
         self._set_stream_headers()
         self.set_header("Connection", "close")
         headers = "".join(f"{name}: {value}\r\n" for name, value in self._headers.get_all())
-        cursor = start.query.since if start.gap else self.cursor_of(start)
+        cursor = start.query.since if start.gap else cursor_of(self.feed, start)
         return f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode() + stream_head(cursor, random.randint(*RETRY_MS))

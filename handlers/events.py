@@ -1,25 +1,36 @@
 """The feed over WebSockets: /ws, plain or with the subprotocol changefeed.v1."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from changefeed import __version__
+from changefeed.change import Change
 from handlers.dialects import PLAIN, PROTOCOL, Dialect
-from handlers.feed_client import FeedClient, Start
+from handlers.feed_client import FeedClient
 from handlers.feed_query import fields_of_message, parse_query
+from handlers.feed_start import Start, cursor_of, prepare_start
+from handlers.live_clients import LiveClients
 from handlers.socket import BaseSocket
 
 MESSAGE_LIMIT_BYTES = 64 * 1024
 
 
-class EventSocket(BaseSocket, FeedClient):
+class EventSocket(BaseSocket):
     """A client of the feed. Plain, it gets frames as the original had them; with changefeed.v1, typed messages."""
 
+    live_clients: ClassVar[LiveClients]  # of the server whose handler the class is: see event_socket_of()
     knows_protocol = True
     message_types = ("subscribe", "authenticate")
     _start: Start
+    _client: FeedClient | None = None  # while the socket is open, and it is known whose it is
+
+    @classmethod
+    def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> int:
+        """Sends the changes to every client of the server, over whichever transport; returns how many deliveries."""
+        return cls.live_clients.broadcast(changes, cursor)
 
     @property
-    def dialect(self) -> Dialect:  # type: ignore[override]
+    def dialect(self) -> Dialect:
         return PROTOCOL if self.speaks_protocol else PLAIN
 
     async def look(self, *args: str) -> None:
@@ -27,22 +38,21 @@ class EventSocket(BaseSocket, FeedClient):
 
     def entered(self) -> None:
         self._say_hello(self._start)
-        self.begin(self._start)
+        self._client = FeedClient(self.feed, self, self.dialect, self._start)
 
     def on_close(self) -> None:
         super().on_close()
-        self.end()
-
-    def on_drained(self) -> None:
-        FeedClient.on_drained(self)
+        if self._client:
+            self._client.end()
 
     async def heard(self, message: Mapping[str, object]) -> None:
         start = await self._prepared(fields_of_message(message))
-        self._say_hello(start)
-        self.subscribe_anew(start)
+        if self._client and not self.is_closed:
+            self._say_hello(start)
+            self._client.subscribe_anew(start)
 
     async def _prepared(self, fields: Mapping[str, Sequence[str]]) -> Start:
-        return await self.prepare_start(parse_query(fields, self.rights))
+        return await prepare_start(self.feed, parse_query(fields, self.rights), self.dialect)
 
     def _say_hello(self, start: Start) -> None:
         if not self.speaks_protocol:
@@ -50,8 +60,17 @@ class EventSocket(BaseSocket, FeedClient):
         epoch = self.feed.journal.epoch
         self.send_message(
             "hello",
-            cursor=self.cursor_of(start),
+            cursor=cursor_of(self.feed, start),
             epoch=epoch.hex() if epoch else None,
             server={"name": "psqlisten2websocket", "version": __version__},
             limits={"message_bytes": MESSAGE_LIMIT_BYTES, "outbox_bytes": self.feed.settings.outbox_limit_bytes},
         )
+
+
+def event_socket_of(clients: LiveClients) -> type[EventSocket]:
+    """The handler of one server: its broadcast reaches the clients of this server, and of no other in the process."""
+
+    class ServerEventSocket(EventSocket):
+        live_clients = clients
+
+    return ServerEventSocket

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Protocol
+
+from tornado.websocket import WebSocketHandler
 
 from changefeed.buckets import BucketMessage
 from changefeed.catalog import Catalog
@@ -17,6 +20,8 @@ from changefeed.listener import Listener, ListenerState, Outage
 from changefeed.lookout import Lookout
 from changefeed.meters import Meters
 from changefeed.settings import Settings
+from changefeed.subscription import Selection, Subscription
+from changefeed.times import iso
 from changefeed.watching import Watching
 from handlers.admission import Admission
 from handlers.census import Census
@@ -24,6 +29,9 @@ from handlers.change_counts import ChangeCounts
 from handlers.deliveries import Deliveries
 from handlers.ended_sessions import EndedSessions
 from handlers.gate import Gate
+from handlers.live_clients import LiveClients
+from handlers.outbox import Outbox
+from handlers.raw_clients import RawClients
 
 OUTAGE_LIMIT = 100
 
@@ -55,6 +63,15 @@ class Share:
         return Census(self.meters)
 
 
+class Connected(Protocol):
+    """Whoever is connected and stays, over whichever transport."""
+
+    outbox: Outbox
+
+    def leave(self, reason: str) -> None:
+        """Closes the transport, for a reason that the client may read."""
+
+
 @dataclass
 class Feed:
     """One server's feed. `database_name` is for people; `outages` are the last times when nothing was heard."""
@@ -76,7 +93,24 @@ class Feed:
     deliveries: Deliveries
     change_counts: ChangeCounts
     gate: Gate
+    live_clients: LiveClients
+    event_socket: type[WebSocketHandler]  # the class-level broadcast of this one reaches `live_clients`
+    raw_clients: RawClients
     outages: list[Outage] = field(default_factory=list)
+
+    def close(self) -> None:
+        """The server ends, and gives up what it made when it started."""
+        self.live_clients.close()
+        self.database.close()
+        self.following.close()
+
+    @property
+    def connected(self) -> Sequence[Connected]:
+        return [*self.live_clients.connected, *self.raw_clients.connected]
+
+    def select(self, subscription: Subscription) -> Selection:
+        """The subscription at work on the tables of this database."""
+        return self.catalog.select(subscription, self.journal.seal_for(subscription.within))
 
     def remember(self, outage: Outage) -> None:
         self.outages = [*self.outages, outage][-OUTAGE_LIMIT:]
@@ -156,12 +190,3 @@ class Feed:
         if self.listener.state is ListenerState.LOST:
             spans.append([self.listener.since.timestamp(), None])
         return spans
-
-
-def iso(at: datetime) -> str:
-    """UTC with a Z, to the millisecond."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def iso_of(epoch_seconds: float) -> str:
-    return iso(datetime.fromtimestamp(epoch_seconds, UTC))

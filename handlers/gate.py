@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tornado.httputil import HTTPServerRequest, split_host_and_port
 from tornado.web import create_signed_value, decode_signed_value
@@ -20,7 +20,7 @@ from changefeed.rights import ALL_RIGHTS, Rights
 from changefeed.settings import Settings, is_loopback
 from handlers.ended_sessions import ID_BYTES, EndedSessions, Session
 from handlers.errors import ApiError
-from handlers.expiry import Expiry
+from handlers.expiry import Expiries
 from handlers.issuer_keys import KeysUnavailable
 from handlers.refusals import Refusals
 from handlers.tokens import ANYBODY, CLAIM, BadToken, Identity, Tokens, digest
@@ -79,6 +79,7 @@ class Gate:
     allowed_origins: tuple[str, ...] = ()
     hosts: Hosts | None = None
     is_for_here: bool = False
+    expiries: Expiries = field(default_factory=Expiries)  # of what is open by the identities it has given
 
     async def admit(self, request: HTTPServerRequest, need: Need) -> Identity | None:
         """Who it is; None where nothing is needed. Raises ApiError for who is not let in."""
@@ -156,7 +157,7 @@ class Gate:
     def end_what_was_ended(self) -> None:
         """Closes what is open by sessions that were ended, also in another process."""
         if self.ended.news():
-            Expiry.end_all_of(lambda identity: identity.session is not None and self.ended.has(identity.session))
+            self.expiries.end_all_of(lambda identity: identity.session is not None and self.ended.has(identity.session))
 
     async def keep_ending(self) -> None:
         while True:

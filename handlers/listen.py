@@ -4,16 +4,15 @@ Nobody keeps such payloads: they have no cursor, and who was away has missed the
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any
 
 from changefeed.hub import PLAIN_CHANNEL
 from changefeed.raw_channels import NAME_LIMIT_BYTES, ChannelRefused
 from changefeed.rights import Rights
 from handlers.errors import ApiError
 from handlers.feed import Feed
-from handlers.framing import text_frames
 from handlers.socket import TRY_AGAIN_LATER, BaseSocket
 
 LISTEN_DEADLINE_SECONDS = 5.0
@@ -31,7 +30,6 @@ class ListenSocket(BaseSocket):
     kind = "raw"
     told_in_socket = ("sign_in",)
     knows_protocol = True
-    clients: ClassVar[dict[str, set["ListenSocket"]]] = {}
     _channel: str | None = None  # while it is wanted
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +48,7 @@ class ListenSocket(BaseSocket):
         assert self._channel is not None
         if self.speaks_protocol:
             self.send_message("hello", channel=self._channel)
-        self.clients.setdefault(self._channel, set()).add(self)
+        self.feed.raw_clients.add(self._channel, self)
 
     def on_close(self) -> None:
         super().on_close()
@@ -61,35 +59,10 @@ class ListenSocket(BaseSocket):
         if not self.identity:
             await super().on_message(message)
 
-    @classmethod
-    def broadcast(cls, payloads: Mapping[str, Sequence[str]]) -> int:
-        """Sends each channel's payloads to its clients: framed once, one write a client.
-
-        How many deliveries that were, one being one payload to one client.
-        """
-        deliveries = 0
-        for channel in payloads.keys() & cls.clients.keys():
-            buffer = text_frames(payloads[channel])
-            deliveries += len(payloads[channel]) * len(cls.clients[channel])
-            for client in tuple(cls.clients[channel]):
-                client.outbox.send(buffer)
-        return deliveries
-
-    @classmethod
-    def tell_outage(cls) -> int:
-        """Payloads may be missing. A client of raw payloads can be told so by closing its socket only.
-
-        How many were closed.
-        """
-        clients = cls.all()
-        for client in clients:
-            client._stop_listening()
-            client.close(TRY_AGAIN_LATER, DEAF)
-        return len(clients)
-
-    @classmethod
-    def all(cls) -> list["ListenSocket"]:
-        return [client for clients in cls.clients.values() for client in clients]
+    def lose(self) -> None:
+        """Payloads may be missing, and this client can be told so by the close of its socket only."""
+        self._stop_listening()
+        self.close(TRY_AGAIN_LATER, DEAF)
 
     async def _until_heard(self, channel: str) -> None:
         try:
@@ -105,10 +78,7 @@ class ListenSocket(BaseSocket):
         if channel is None:
             return
         self.feed.listener.raw_channels.leave(channel)
-        clients = self.clients.get(channel, set())
-        clients.discard(self)
-        if not clients:
-            self.clients.pop(channel, None)
+        self.feed.raw_clients.discard(channel, self)
 
 
 def check(feed: Feed, rights: Rights, channel: str) -> None:

@@ -18,7 +18,7 @@ def _ignore() -> None: ...
 class Outbox:
     """Writes to `stream` in order; on_full() is called once, when more than `limit_bytes` wait.
 
-    on_drained() is called when the kernel has taken everything after a time in which it did not.
+    `on_drained` is called when the kernel has taken everything after a time in which it did not.
     """
 
     __slots__ = (
@@ -26,20 +26,18 @@ class Outbox:
         "_is_closed",
         "_is_writing",
         "_limit_bytes",
-        "_on_drained",
         "_on_full",
         "_stream",
         "_waiting",
+        "on_drained",
         "waiting_bytes",
     )
 
-    def __init__(
-        self, stream: IOStream, limit_bytes: int, on_full: Callable[[], None], on_drained: Callable[[], None] = _ignore
-    ) -> None:
+    def __init__(self, stream: IOStream, limit_bytes: int, on_full: Callable[[], None]) -> None:
         self._stream = stream
         self._limit_bytes = limit_bytes
         self._on_full = on_full
-        self._on_drained = on_drained
+        self.on_drained: Callable[[], None] = _ignore
         self._waiting: list[bytes] = []
         self._is_writing = False
         self._is_closed = False
@@ -117,7 +115,7 @@ class Outbox:
             self._write(buffer)
         if not self._is_writing:
             self._tell_drained()
-            self._on_drained()
+            self.on_drained()
 
     def _tell_drained(self) -> None:
         if self._drained is not None:

@@ -2,18 +2,15 @@
 
 import math
 
-import psycopg2
-
 from changefeed.change import Change
 from changefeed.cursor import NotACursor, Place
-from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.entries import JournalReplaced
 from changefeed.journal import BEGINNING, ForeignCursor, LostPast
 from changefeed.queries import load
 from changefeed.subscription import Selection, Subscription
 from handlers.base import ApiHandler
-from handlers.errors import ApiError
-from handlers.feed_client import LOST_PAST, check_subscription, until_journal_known
+from handlers.errors import ApiError, database_needed, no_journal, not_a_cursor
+from handlers.feed_start import LOST_PAST, check_subscription, until_journal_known
 from handlers.gate import Need
 
 QUERIES = load("server.sql")
@@ -26,11 +23,10 @@ class _PlacesHandler(ApiHandler):
     async def get(self) -> None:
         await until_journal_known(self.feed)
         if self.feed.follower.memory is None:
-            raise ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
+            raise no_journal()
         try:
-            await self.answer()
-        except (DatabaseUnavailable, psycopg2.Error) as error:
-            raise ApiError(503, "database_unavailable", f"the journal cannot be read: {one_line(error)}") from None
+            with database_needed("the journal cannot be read"):
+                await self.answer()
         except JournalReplaced:
             raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
         except LostPast:
@@ -38,8 +34,7 @@ class _PlacesHandler(ApiHandler):
 
     def selection(self) -> Selection:
         """All that whoever asks may see."""
-        subscription = Subscription(within=self.rights.tables)
-        return self.feed.catalog.select(subscription, self.feed.journal.seal_for(subscription.within))
+        return self.feed.select(Subscription(within=self.rights.tables))
 
     async def answer(self) -> None:
         raise NotImplementedError
@@ -60,7 +55,7 @@ class ChangeHandler(_PlacesHandler):
         try:
             place = self.feed.journal.decode(cursor, self.rights.tables)
         except NotACursor as error:
-            raise ApiError(400, "not_a_cursor", str(error)) from None
+            raise not_a_cursor(error) from None
         except ForeignCursor as error:
             raise ApiError(404, "foreign_cursor", str(error)) from None
         # A cursor is exclusive: the change is the first one after the place of the id below it.

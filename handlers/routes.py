@@ -24,7 +24,7 @@ from handlers.tables import TablesHandler, WatchHandler
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 25  # a ping; who does not answer within as long again is gone, so within 50 s
+PING_SECONDS = 25  # between two pings; who does not answer within as long again is gone, so within 50 s
 
 ROUTES = (
     URLSpec(r"/ws", EventSocket),
@@ -50,24 +50,29 @@ ROUTES = (
 
 def make_app(feed: Feed) -> Application:
     return Application(
-        routes_below(feed.settings.base_path),
+        routes_of(feed),
         default_handler_class=NotFoundHandler,
         feed=feed,
         websocket_max_message_size=MESSAGE_LIMIT_BYTES,
-        websocket_ping_interval=HEARTBEAT_SECONDS,
-        websocket_ping_timeout=HEARTBEAT_SECONDS,
+        websocket_ping_interval=PING_SECONDS,
+        websocket_ping_timeout=PING_SECONDS,
         log_function=_log_request,
         compress_response=True,
     )
 
 
-def routes_below(base_path: str) -> list[URLSpec]:
-    """The routes, each with the path before it; without a slash behind, that path leads to the dashboard."""
-    if not base_path:
-        return list(ROUTES)
-    before = re.escape(base_path)
-    below = [URLSpec(before + route.regex.pattern, route.handler_class, route.kwargs) for route in ROUTES]
-    return [*below, URLSpec(before, BasePathHandler)]
+def routes_of(feed: Feed) -> list[URLSpec]:
+    """The routes of one server, each below its path; without a slash behind, that path leads to the dashboard.
+
+    /ws is for the class of the server whose broadcast reaches its clients.
+    """
+    before = re.escape(feed.settings.base_path)
+    own = {EventSocket: feed.event_socket}
+    routes = [
+        URLSpec(before + route.regex.pattern, own.get(route.handler_class, route.handler_class), route.kwargs)
+        for route in ROUTES
+    ]
+    return [*routes, URLSpec(before, BasePathHandler)] if before else routes
 
 
 def _log_request(handler: RequestHandler) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from changefeed.change import Change
-from handlers.feed import iso_of
+from changefeed.times import iso_of
 
 ROWS_IN_HELLO = 200
 ROW_LIMIT_CHARACTERS = 16 << 10

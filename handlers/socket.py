@@ -10,10 +10,10 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, _WebSocketParams
 
+from handlers.admitted import AdmittedClient
 from handlers.base import BaseHandler
 from handlers.dialects import message_frame
 from handlers.errors import ApiError, foreign_origin
-from handlers.expiry import Expiry
 from handlers.gate import Need
 from handlers.metered import MeteredProtocol
 from handlers.outbox import Outbox
@@ -50,9 +50,8 @@ class BaseSocket(WebSocketHandler, BaseHandler):
     knows_protocol: ClassVar[bool] = False
     message_types: ClassVar[tuple[str, ...]] = ("authenticate",)
     speaks_protocol = False
-    _holder: str | None = None  # whose clients it is counted among
-    _is_inside = False
-    _expiry: Expiry | None = None
+    _admitted: AdmittedClient | None = None
+    is_closed = False
     _deadline: asyncio.TimerHandle | None = None
     _trouble: ApiError | None = None  # with what was asked for in the handshake
 
@@ -91,8 +90,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         """
         if self.speaks_protocol and error.status_code < 500:
             self.tell_error(error)
-        code = {403: POLICY_VIOLATION, 503: TRY_AGAIN_LATER}.get(error.status_code, SIGN_IN)
-        self.close(code, error.code)
+        self.close(close_code_of(error), error.code)
 
     def check_origin(self, origin: str) -> bool:
         if self.names_origin(origin) or super().check_origin(origin):
@@ -100,10 +98,12 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         raise foreign_origin(origin)
 
     def open(self, *args: str, **kwargs: str) -> None:
+        if self.is_closed:
+            return  # the client was gone before its handshake was answered
         self.set_nodelay(True)
         # Under Tornado's write_message, which would frame anew for each client; a test pins what is relied on here.
         stream = cast(IOStream, cast(Any, self.ws_connection).stream)
-        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up, self.on_drained)
+        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up)
         self.request.headers = self._headers = _NO_HEADERS  # a tenth of what an idle client would cost
         if self.identity:
             self._take_place()
@@ -113,14 +113,11 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def _take_place(self) -> None:
         assert self.identity
-        self._is_inside, self._holder = True, self.identity.holder
-        self.feed.admission.enter(self.request.remote_ip, self.kind, self._holder)
-        self.keep_while_valid()
+        self._admitted = self.admit(self.kind, self.identity, self._expire)
 
     def _begin(self) -> None:
         if self._trouble:
-            self.tell_error(self._trouble)
-            self.close(TRY_AGAIN_LATER if self._trouble.status_code >= 500 else POLICY_VIOLATION, self._trouble.code)
+            self.refuse(self._trouble)
         else:
             self.entered()
 
@@ -165,7 +162,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         """The first time it lets somebody in; later it lets him stay for longer. Raises ApiError."""
         token = message.get("token")
         if not isinstance(token, str):
-            raise ApiError(400, "bad_token", 'the message is {"type": "authenticate", "token": "…"}')
+            raise ApiError(401, "bad_token", 'the message is {"type": "authenticate", "token": "…"}')
         identity = await self.feed.gate.identify_token(token)
         self.feed.gate.refuse_nothing(identity.rights)
         if self.identity and self.identity.rights != identity.rights:
@@ -174,7 +171,8 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             return  # it took too long
         if self.identity:
             self.identity = identity
-            self.keep_while_valid()
+            if self._admitted:
+                self._admitted.renew(identity)
             return
         self.feed.admission.check(self.request.remote_ip, identity.holder)
         self.identity = identity
@@ -199,28 +197,17 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         """One of changefeed.v1."""
         self.outbox.send(message_frame(kind, **fields))
 
-    def keep_while_valid(self) -> None:
-        """Closes the socket when the token expires by which somebody is here."""
-        assert self.identity
-        if self._expiry:
-            self._expiry.cancel()
-        self._expiry = Expiry(self.identity, self._expire)
-
     def _expire(self) -> None:
         self.outbox.close()  # at once: what is sent until the client has closed too is too much
         self.close(TOKEN_EXPIRED, "the token has expired")
 
     def on_close(self) -> None:
+        self.is_closed = True
         self._leave_outside()
-        if self._is_inside:
-            self.feed.admission.leave(self.request.remote_ip, self.kind, self._holder)
+        if self._admitted:
+            self._admitted.leave()
         if hasattr(self, "outbox"):  # else the client was gone before the socket was open
             self.outbox.close()
-        if self._expiry:
-            self._expiry.cancel()
-
-    def on_drained(self) -> None:
-        """The client reads again, after a time in which it did not."""
 
     def leave(self, reason: str) -> None:
         """Closes the socket; the client may come back elsewhere, or later."""
@@ -248,6 +235,13 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         logger.info("closed a client that did not read")
         self.feed.deliveries.outbox_full(self.kind)
         self.close(TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")
+
+
+def close_code_of(error: ApiError) -> int:
+    """The close code that says of a socket what the error's status says of a request."""
+    if error.status_code >= 500:
+        return TRY_AGAIN_LATER
+    return SIGN_IN if error.status_code == 401 else POLICY_VIOLATION
 
 
 def read_message(message: str | bytes, types: Sequence[str]) -> dict[str, object]:

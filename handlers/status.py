@@ -9,9 +9,9 @@ from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
 from changefeed.rights import bound_of_any
 from changefeed.table_names import TableName
+from changefeed.times import iso
 from handlers.base import ApiHandler
 from handlers.errors import ApiError
-from handlers.feed import iso
 from handlers.gate import Need
 
 QUERIES = load("server.sql")

@@ -3,14 +3,12 @@
 import asyncio
 import contextlib
 import random
+from collections.abc import Sequence
 
 from tornado.httpserver import HTTPServer
 
 from handlers.activity import ActivitySocket
-from handlers.feed import Feed
-from handlers.feed_client import FeedClient
-from handlers.listen import ListenSocket
-from handlers.socket import BaseSocket
+from handlers.feed import Connected, Feed
 
 DRAIN_DEADLINE_SECONDS = 5.0  # for all outboxes at once
 CLOSE_DEADLINE_SECONDS = 2.0  # for the answers to the close frames
@@ -27,12 +25,12 @@ def spread_seconds(clients: int) -> float:
 async def stop_serving(http_server: HTTPServer, feed: Feed) -> None:
     """Lets nobody in any more, tells everybody when to come back, and closes what is open."""
     http_server.stop()
-    followers = tuple(FeedClient.connected)
+    followers = tuple(feed.live_clients.connected)
     # The other processes stop too, and have as many clients each; their own numbers may be falling already.
     spread = spread_seconds(len(followers) * feed.share.of)
     for follower in followers:
         follower.go_away(round(random.uniform(0, spread) * 1000))
-    everybody: tuple[FeedClient | BaseSocket, ...] = (*followers, *ActivitySocket.all(), *ListenSocket.all())
+    everybody: Sequence[Connected] = [*feed.connected, *ActivitySocket.all()]
     busy = [asyncio.ensure_future(client.outbox.drained()) for client in everybody if client.outbox.is_busy]
     if busy:
         await asyncio.wait(busy, timeout=DRAIN_DEADLINE_SECONDS)

@@ -17,7 +17,7 @@ from changefeed.connection import complete
 from changefeed.listener import ListenerState
 from changefeed.queries import SQL_DIR, read_script
 from changefeed.settings_sources import load
-from handlers import feed_client
+from handlers import live_clients
 from handlers.assembly import make_feed
 from handlers.http_server import make_server
 from handlers.routes import make_app
@@ -56,7 +56,7 @@ class FeedTestCase(AsyncHTTPTestCase):
         return make_server(self._app, self.feed, **self.get_httpserver_options())
 
     def setUp(self) -> None:
-        patience = mock.patch.object(feed_client, "PATIENCE_SECONDS", self.patience_seconds)
+        patience = mock.patch.object(live_clients, "PATIENCE_SECONDS", self.patience_seconds)
         patience.start()
         self.addCleanup(patience.stop)
         super().setUp()
@@ -92,8 +92,7 @@ class FeedTestCase(AsyncHTTPTestCase):
 
     async def _settle(self) -> None:
         ended = await asyncio.gather(*self.running, return_exceptions=True)
-        self.feed.database.close()
-        self.feed.following.close()
+        self.feed.close()
         for failure in ended:
             if isinstance(failure, Exception):
                 raise failure  # a task that nobody waits for: the test itself has only seen that nothing comes any more

@@ -12,7 +12,6 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from handlers import socket as sockets
 from handlers.base import BaseHandler, NotFoundHandler
-from handlers.feed_client import FeedClient
 from handlers.gate import Need
 from handlers.routes import ROUTES
 from handlers.socket import SIGN_IN, TOKEN_EXPIRED
@@ -321,7 +320,7 @@ class UnseenTest(AccessTestCase):
         await message(socket, "hello")
         cursors = set()
         for _ in range(2):
-            FeedClient.tell_places()
+            self.feed.live_clients.tell_places()
             told = await message(socket, "changes")
             self.assertEqual(told["changes"], [])
             cursors.add(told["cursor"])
@@ -331,7 +330,7 @@ class UnseenTest(AccessTestCase):
     async def test_clients_of_the_same_rights_are_one_audience(self):
         for _ in range(2):
             assert not isinstance(await self.knock("narrow", "/ws"), int)
-        self.assertEqual([len(audience.clients) for audience in FeedClient.audiences], [2])
+        self.assertEqual([len(audience.clients) for audience in self.feed.live_clients.audiences], [2])
 
 
 class AuthenticateTest(AccessTestCase):
@@ -394,7 +393,7 @@ class AuthenticateTest(AccessTestCase):
         for path in ("/ws", "/ws/activity"):
             socket = await self.connect(path, **headers)
             self.assertEqual((await closing(socket), socket.close_reason), (1008, "no_rights"))
-        self.assertEqual(FeedClient.connected, set())
+        self.assertEqual(len(self.feed.live_clients.connected), 0)
         status, said = await self.ask(
             "none", "/api/session", method="POST", body=json.dumps({"token": token_of("nothing")})
         )
@@ -430,9 +429,8 @@ class AuthenticateTest(AccessTestCase):
         await self.say(socket, issued(RIGHTS["narrow"], 3600))
         await self.say(socket, issued(RIGHTS["full"]))
         self.assertEqual((await message(socket, "error"))["code"], "other_rights")
-        [client] = FeedClient.connected
-        assert client.identity
-        self.assertGreater(client.identity.expires_at or 0, time.time() + 1800)
+        [identity] = self.feed.gate.expiries.identities
+        self.assertGreater(identity.expires_at or 0, time.time() + 1800)
 
     @gen_test
     async def test_a_socket_ends_with_its_token(self):

@@ -13,7 +13,6 @@ from websockets.sync.client import connect
 
 from changefeed.meters import shared_memory
 from handlers.ended_sessions import KEPT, PART_BYTES, EndedSessions, Session
-from handlers.expiry import Expiry
 from handlers.socket import TOKEN_EXPIRED
 from tests import postgres
 from tests.access_case import AccessTestCase, closing, token_of
@@ -74,9 +73,9 @@ class SignOutTest(AccessTestCase):
             kept = await self.connect("/ws/activity", **other)
             for socket in (opened[1], kept):
                 await message(socket, "hello")
-            waiting = len(Expiry.waiting)
+            waiting = len(self.feed.gate.expiries.identities)
             await self.ask("none", "/api/session", method="DELETE", headers=mine)
-            self.assertEqual(len(Expiry.waiting), waiting - len(opened))
+            self.assertEqual(len(self.feed.gate.expiries.identities), waiting - len(opened))
             self.assertEqual(await closing(opened[0]), TOKEN_EXPIRED)
             self.assertEqual((await self.status(mine), await self.status(other)), (401, 200))
             _, said = await self.ask("none", "/api/tables", headers=mine)

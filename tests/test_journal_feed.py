@@ -14,10 +14,14 @@ from tornado.websocket import WebSocketClientConnection
 from changefeed.cursor import Place, encode
 from changefeed.listener import ListenerState
 from changefeed.memory import Memory
-from handlers.event_stream import GIVE_UP_SECONDS, EventStreamHandler
-from handlers.feed import iso
-from handlers.feed_client import FeedClient, Start
+from changefeed.times import iso
+from handlers import event_stream
+from handlers.dialects import Dialect
+from handlers.event_stream import GIVE_UP_SECONDS
+from handlers.feed import Feed
+from handlers.feed_client import FeedClient
 from handlers.feed_query import FeedQuery
+from handlers.feed_start import Start
 from handlers.http_server import DROP_OPTION, DROP_UNITS_PER_SECOND
 from tests.feed_case import ORDERS, FeedTestCase, message
 
@@ -415,7 +419,7 @@ class EventStreamTest(JournalTestCase):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
         writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        [client] = FeedClient.connected
+        [client] = self.feed.live_clients.connected
         limit = client.outbox._stream.socket.getsockopt(IPPROTO_TCP, DROP_OPTION)
         self.assertEqual(limit, GIVE_UP_SECONDS * DROP_UNITS_PER_SECOND)
         writer.close()
@@ -424,37 +428,30 @@ class EventStreamTest(JournalTestCase):
     async def test_a_stream_whose_client_is_gone_before_its_start_is_found_is_no_mistake(self):
         left = asyncio.Event()
 
-        async def prepare_start(handler: EventStreamHandler, query: FeedQuery) -> Start:
+        async def prepare_start(feed: Feed, query: FeedQuery, dialect: Dialect) -> Start:
             writer.close()
-            while not handler.request.connection.stream.closed():  # type: ignore[union-attr]  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            await closed.wait()
             left.set()
             return Start(query)
 
-        with mock.patch.object(EventStreamHandler, "prepare_start", prepare_start):
+        closed = asyncio.Event()
+        with (
+            mock.patch.object(event_stream, "prepare_start", prepare_start),
+            mock.patch.object(event_stream.EventStreamHandler, "on_connection_close", side_effect=closed.set),
+        ):
             _, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
             writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await left.wait()
             await asyncio.sleep(0)
-        self.assertFalse(FeedClient.connected)
+        self.assertFalse(self.feed.live_clients.connected)
         self.assertEqual(self.feed.admission.count, 0)
 
     @gen_test
     async def test_a_stream_that_its_client_left_is_forgotten(self):
         self.write("INSERT INTO orders VALUES (1)")
         await self.stream("/events?replay=1", 1)
-        changed = asyncio.Event()
-        discard = FeedClient.end
-
-        def end(client: FeedClient) -> None:
-            discard(client)
-            changed.set()
-
-        FeedClient.end = end  # type: ignore[method-assign]
-        try:
-            await self.until(lambda: not FeedClient.connected, changed)
-        finally:
-            FeedClient.end = discard  # type: ignore[method-assign]
+        await self.feed.admission.until_empty()
+        self.assertFalse(self.feed.live_clients.connected)
 
 
 class WatchRouteTest(FeedTestCase):

@@ -77,7 +77,7 @@ class ListenTest(ListenCase):
         self.notify("events", "[1]")
         self.assertEqual(await raw.read_message(), "[1]")
         raw.close()
-        while "events" in listen.ListenSocket.clients:
+        while "events" in self.feed.raw_clients.channels:
             await self.fetch_json("/healthz")
         self.notify("events", "[2]")
         self.assertEqual([await feed.read_message(), await feed.read_message()], ["[1]", "[2]"])
@@ -345,6 +345,6 @@ class AuthenticateTest(AccessTestCase):
             client = await self.say("/listen/people", self.token("full"))
             client.close()
             await client.read_message()
-        while self.feed.admission.count or listen.ListenSocket.clients:
+        while self.feed.admission.count or self.feed.raw_clients.channels:
             await self.ask("none", "/healthz")
         self.assertEqual(self.feed.listener.raw_channels._wanted, {})

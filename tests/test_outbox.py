@@ -20,9 +20,8 @@ class Line:
         self.far.setblocking(False)
         self.stream = IOStream(near)
         self.calls: list[str] = []
-        self.outbox = Outbox(
-            self.stream, limit_bytes, lambda: self.calls.append("full"), lambda: self.calls.append("drained")
-        )
+        self.outbox = Outbox(self.stream, limit_bytes, lambda: self.calls.append("full"))
+        self.outbox.on_drained = lambda: self.calls.append("drained")
 
     async def read(self, count: int) -> bytes:
         got = bytearray()

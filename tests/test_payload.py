@@ -17,7 +17,6 @@ from changefeed.payload import Payload, reduce
 from changefeed.settings import SettingsError
 from changefeed.settings_sources import load
 from handlers.assembly import make_feed
-from handlers.feed_client import FeedClient
 from handlers.routes import ROUTES, make_app
 from tests import postgres
 from tests.access_case import AccessTestCase
@@ -94,7 +93,7 @@ class WalkTestCase(PayloadCase):
         self.write("INSERT INTO done VALUES (1)")
         said = [text for socket in sockets for text in await self.until_done(socket)]
         said += [text for _, done in streams for text in await done]
-        for client in tuple(FeedClient.connected):
+        for client in tuple(self.feed.live_clients.connected):
             client.leave("")  # an event stream does not end by itself
         for path, query in PAGES.items():
             if path == "/api/change":

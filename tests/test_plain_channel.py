@@ -9,7 +9,6 @@ from tornado.testing import gen_test
 
 from changefeed.hub import Hub
 from changefeed.tally import TABLE_LIMIT, UNKNOWN_TABLES, Tally
-from handlers.listen import ListenSocket
 from tests.access_case import AccessTestCase, issued
 from tests.feed_case import ORDERS, FeedTestCase
 
@@ -103,7 +102,7 @@ class RawTest(AccessTestCase):
             token = issued({"tables": tables, "channels": ["*"]})
             said = await self.fetch_json("/listen/events", 403, headers={"Authorization": f"Bearer {token}"})
             self.assertEqual(said["error"]["code"], "channel_not_allowed")
-        self.assertEqual(ListenSocket.all(), [])
+        self.assertEqual(self.feed.raw_clients.connected, [])
         everything = issued({"tables": {"*": {}}, "channels": ["events"]})
         raw = await self.connect("/listen/events", Authorization=f"Bearer {everything}")
         self.write("SELECT pg_notify('events', '[1]')")

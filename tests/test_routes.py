@@ -11,7 +11,6 @@ from tornado.httpclient import HTTPResponse
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed import __version__
-from handlers.feed_client import FeedClient
 from handlers.routes import ROUTES
 from tests.feed_case import FeedTestCase, message
 
@@ -57,7 +56,7 @@ async def check_stream(case: "RoutesTest", path: str) -> None:
         case.write('SELECT pg_notify(\'events\', \'{"table": "orders", "action": "INSERT"}\')')
         await asyncio.wait({arrived}, timeout=0.05)
     case.assertIn(b'"table": "orders"', await arrived)
-    for client in tuple(FeedClient.connected):
+    for client in tuple(case.feed.live_clients.connected):
         client.leave("")
     answer = await streaming
     case.assertEqual(answer.headers["Content-Type"], "text/event-stream; charset=utf-8")

@@ -7,7 +7,6 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import gen_test
 from tornado.websocket import WebSocketClientConnection
 
-from handlers.feed_client import FeedClient
 from tests.feed_case import ORDERS, FeedTestCase, message
 
 
@@ -143,7 +142,7 @@ class SubscribeTest(SubscribeTestCase):
         hello, everything = await message(socket, "hello"), await self.connect()
         self.write("INSERT INTO orders VALUES (1)")
         change = json.loads(await everything.read_message())
-        FeedClient.tell_places()
+        self.feed.live_clients.tell_places()
         moved = await message(socket, "changes")
         self.assertEqual(moved["changes"], [])
         self.assertNotEqual(moved["cursor"], hello["cursor"])

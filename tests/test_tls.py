@@ -19,7 +19,6 @@ from changefeed.settings import SettingsError
 from changefeed.settings_sources import load
 from handlers import certificate
 from handlers.certificate import Certificate, load_certificate
-from handlers.feed_client import FeedClient
 from tests.access_case import AccessTestCase, token_of
 from tests.certificates import trusting, write_certificate
 from tests.feed_case import message
@@ -77,7 +76,7 @@ class TLSTest(AccessTestCase, AsyncHTTPSTestCase):
             validate_cert=False,
         )
         await arrived.wait()
-        for client in tuple(FeedClient.connected):
+        for client in tuple(self.feed.live_clients.connected):
             client.leave("")
         await streaming
 

@@ -1,0 +1,198 @@
+"""Whose clients are whose: each server has its own, and gives them up when it ends."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from unittest import mock
+
+import psycopg2
+import pytest
+from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.netutil import bind_sockets
+from tornado.testing import ExpectLog, gen_test
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from changefeed.connection import complete
+from changefeed.cursor import decode
+from changefeed.queries import read_script
+from changefeed.settings_sources import load
+from handlers import feed_start
+from handlers.assembly import make_feed
+from handlers.events import EventSocket, event_socket_of
+from handlers.http_server import make_server
+from handlers.live_clients import LiveClients
+from handlers.routes import make_app
+from handlers.socket import TRY_AGAIN_LATER
+from tests import postgres
+from tests.access_case import AccessTestCase, token_of
+from tests.feed_case import ORDERS, FeedTestCase, message
+
+
+class OtherServer:
+    """A second server of this process, of a database of its own."""
+
+    def __init__(self, conninfo: str, flags: tuple[str, ...]) -> None:
+        self.conninfo = conninfo
+        self.feed = make_feed(load(flags, {}, Path("/nonexistent")), complete(conninfo), "other")
+        self._http_server = make_server(make_app(self.feed), self.feed)
+        sockets = bind_sockets(0, "127.0.0.1")
+        self.port = sockets[0].getsockname()[1]
+        self._http_server.add_sockets(sockets)
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, flags: tuple[str, ...]) -> AsyncIterator["OtherServer"]:
+        conninfo = postgres.new_database()
+        postgres.execute(conninfo, ORDERS)
+        postgres.execute(conninfo, read_script("install.sql"))
+        postgres.execute(conninfo, "SELECT changefeed.watch('orders')")
+        server = cls(conninfo, flags)
+        tasks = [asyncio.ensure_future(work.run()) for work in (server.feed.listener, server.feed.follower)]
+        try:
+            await server.feed.follower.until_known(30)
+            yield server
+        finally:
+            server._http_server.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            server.feed.close()
+
+    async def connect(self, path: str) -> WebSocketClientConnection:
+        return await websocket_connect(HTTPRequest(f"ws://127.0.0.1:{self.port}{path}"), subprotocols=["changefeed.v1"])
+
+
+class TwoServersTest(FeedTestCase):
+    flags = ("--channels", "people")
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.watch()
+
+    async def assert_hears_only(self, number: int, feed: WebSocketClientConnection) -> None:
+        changes = (await message(feed, "changes"))["changes"]
+        self.assertEqual([change["data"]["id"] for change in changes], [number])
+
+    @gen_test
+    async def test_side_by_side_each_tells_its_own_clients_and_no_others(self):
+        async with OtherServer.running(self.flags) as other:
+            ours, theirs = await self.connect(protocol=True), await other.connect("/ws")
+            raw, their_raw = await self.connect("/listen/people"), await other.connect("/listen/people")
+            self.assertEqual((await message(their_raw))["type"], "hello")
+            self.write("INSERT INTO orders VALUES (1)")
+            self.write("NOTIFY people, 'ours'")
+            await self.assert_hears_only(1, ours)
+            self.assertEqual(await raw.read_message(), "ours")
+            postgres.execute(other.conninfo, "INSERT INTO orders VALUES (2)")
+            postgres.execute(other.conninfo, "NOTIFY people, 'theirs'")
+            await self.assert_hears_only(2, theirs)
+            self.assertEqual(await their_raw.read_message(), "theirs")
+            self.assertEqual(len(self.feed.connected), 2)
+            self.assertEqual(len(other.feed.connected), 2)
+            for socket in (theirs, their_raw):
+                socket.close()
+            await other.feed.admission.until_empty()
+            self.assertEqual(len(self.feed.connected), 2)
+
+    @gen_test
+    async def test_one_after_the_other_the_second_knows_nothing_of_the_first(self):
+        async with OtherServer.running(()) as first:
+            socket = await first.connect("/ws?table=orders&action=DELETE")
+            await message(socket, "hello")
+            postgres.execute(first.conninfo, "INSERT INTO orders VALUES (1)")
+            while not first.feed.hub.published:
+                await first.feed.follower.until_moved()
+        ours = await self.connect("/ws?table=orders&action=DELETE", protocol=True)
+        hello = await message(ours, "hello")
+        self.feed.live_clients.tell_places()  # no place of the first one's
+        self.write("DELETE FROM orders WHERE id = 5")
+        self.write("INSERT INTO orders VALUES (5)")
+        self.write("DELETE FROM orders")
+        changes = await message(ours, "changes")
+        self.assertEqual([change["action"] for change in changes["changes"]], ["DELETE"])
+        self.assertEqual(decode(changes["cursor"])[0].hex(), hello["epoch"])
+
+
+def test_the_class_level_broadcast_reaches_the_clients_of_the_server_whose_class_it_is():
+    one, other = mock.Mock(spec=LiveClients), mock.Mock(spec=LiveClients)
+    event_socket_of(one).broadcast((), "cursor")
+    one.broadcast.assert_called_once_with((), "cursor")
+    other.broadcast.assert_not_called()
+    assert issubclass(event_socket_of(other), EventSocket)
+
+
+class OtherJournalTest(FeedTestCase):
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.watch()
+
+    @gen_test
+    async def test_no_message_bears_a_cursor_of_the_epoch_before(self):
+        elsewhere = await self.connect("/ws?table=orders&action=DELETE", protocol=True)
+        everything = await self.connect(protocol=True)
+        dashboard = await self.connect("/ws/activity")
+        before = (await message(elsewhere, "hello"))["epoch"]
+        self.write("INSERT INTO orders VALUES (1)")
+        await message(everything, "changes")
+        with ExpectLog("changefeed.follower", "the journal is another one than before"):
+            self.write(read_script("uninstall.sql"))
+            self.write(read_script("install.sql"))
+            self.write("SELECT changefeed.watch('orders')")
+            self.assertIn("another one than before", (await message(elsewhere, "gap"))["why"])
+        self.feed.live_clients.tell_places()
+        late = await self.connect(protocol=True)
+        after = (await message(late, "hello"))["epoch"]
+        self.assertNotEqual(after, before)
+        self.write("INSERT INTO orders VALUES (2)")
+        await message(late, "changes")
+        self.feed.live_clients.tell_places()
+        place = await message(elsewhere)
+        self.assertEqual((place["type"], place["changes"]), ("changes", []))
+        self.assertEqual(decode(place["cursor"])[0].hex(), after)
+        while (await message(dashboard))["type"] != "gap":
+            pass
+        activity = await message(dashboard, "activity")
+        while not activity["rows"]["changes"]:
+            self.assertIn(activity["cursor"] and decode(activity["cursor"])[0].hex(), (None, after))
+            activity = await message(dashboard, "activity")
+        cursors = [json.loads(row)["cursor"] for row in activity["rows"]["changes"]]
+        self.assertEqual({decode(cursor)[0].hex() for cursor in cursors}, {after})
+
+
+class SameOutageTest(AccessTestCase):
+    """What a client asked for cannot be looked up: the answer says so, and that it may come back."""
+
+    @gen_test
+    async def test_an_outage_is_503_by_header_and_1013_by_message(self):
+        unreachable = mock.AsyncMock(side_effect=psycopg2.OperationalError("connection lost"))
+        cursor = (await self.ask("full", "/api/changes"))[1]["cursor"]
+        memory = self.feed.follower.memory
+        assert memory is not None
+        path = f"/ws?since={cursor}"
+        with (
+            mock.patch.object(self.feed.journal, "proves", unreachable),
+            mock.patch.object(memory, "proves", return_value=False),
+        ):
+            with pytest.raises(HTTPClientError) as refused:
+                await self.connect(path, protocol=True, **self.headers("full"))
+            self.assertEqual(refused.value.code, 503)
+            socket = await self.connect(path, protocol=True)
+            await socket.write_message(json.dumps({"type": "authenticate", "token": token_of("full")}))
+            while await socket.read_message() is not None:
+                pass
+            self.assertEqual((socket.close_code, socket.close_reason), (TRY_AGAIN_LATER, "database_unavailable"))
+
+    @gen_test
+    async def test_a_journal_that_is_not_known_yet_is_503_by_header_and_1013_by_message(self):
+        self.feed.follower._known.clear()
+        with mock.patch.object(feed_start, "JOURNAL_DEADLINE_SECONDS", 0.01):
+            with pytest.raises(HTTPClientError) as refused:
+                await self.connect(protocol=True, **self.headers("full"))
+            self.assertEqual(refused.value.code, 503)
+            socket = await self.connect(protocol=True)
+            await socket.write_message(json.dumps({"type": "authenticate", "token": token_of("full")}))
+            while await socket.read_message() is not None:
+                pass
+            self.assertEqual((socket.close_code, socket.close_reason), (TRY_AGAIN_LATER, "not_ready"))
