@@ -1,8 +1,4 @@
-"""A seed in, tables with triggers and foreign keys and the transactions that write them out. Knows no database.
-
-A row that ends a transaction as it began it is told by its table's triggers, which is sure for a table that has BEFORE or
-AFTER triggers only (docs/database.md, "The order of one row"). So tables with both give each row that is written a value of its own.
-"""
+"""A seed in, tables with triggers and foreign keys and the transactions that write them out. Knows no database."""
 
 import random
 from collections.abc import Iterator
@@ -20,27 +16,31 @@ class Table:
     """`a` and `b` refer to the table named in `parents`, where there is one."""
 
     name: str
-    kind: str  # plain, heap (no key), list or hash (partitioned), parent or child (inheritance)
+    kind: str  # plain, numeric (its key), heap (no key), list, hash, range or deep (partitioned), parent or child (inheritance)
     parents: dict[str, str] = field(default_factory=dict)
-    before: set[str] = field(default_factory=set)  # the statements that have triggers of that kind
-    after: set[str] = field(default_factory=set)
+    generated: str = ""  # STORED or VIRTUAL, where it has the column g
+    partitions: list[str] = field(default_factory=list)
+    view: str = ""  # of all of it, where it has one
 
     @property
     def has_key(self) -> bool:
         return self.kind != "heap"
 
     @property
-    def may_repeat_states(self) -> bool:
-        return not (self.before and self.after)
+    def columns(self) -> tuple[str, ...]:
+        return (*COLUMNS, "g") if self.generated else COLUMNS
 
 
 class RandomSchema:
-    """definition() is to be run once, then each of transactions()."""
+    """definition() and rows_before() are to be run once; then, once the tables are watched, each of transactions()."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, postgres_version: int) -> None:
         self.draw = random.Random(seed)
+        self._version = postgres_version
         kinds = self.draw.choices(
-            ["plain", "heap", "list", "hash", "parent"], [6, 2, 1, 1, 1], k=self.draw.randrange(1, 5)
+            ["plain", "numeric", "heap", "list", "hash", "range", "deep", "parent"],
+            [6, 1, 2, 1, 1, 1, 1, 1],
+            k=self.draw.randrange(1, 5),
         )
         self.tables = [Table(f"t{number}", kind) for number, kind in enumerate(kinds)]
         for table in list(self.tables):
@@ -48,51 +48,78 @@ class RandomSchema:
                 self.tables.append(Table(f"{table.name}_child", "child"))
         self._triggers = 0
         self._added = 0
+        self.merged: set[str] = set()  # the partitioned tables of which a MERGE may be told as a gap
 
     def definition(self) -> Iterator[str]:
-        yield "CREATE SEQUENCE stamp START 1000"
         # Triggers that set each other off for ever, as deferred ones may at COMMIT, where no timeout ends them.
         yield "CREATE SEQUENCE written"
         for table in self.tables:
             yield from self._create(table)
+            if table.view:
+                yield f"CREATE VIEW {table.view} AS SELECT * FROM {table.name}"
         for table in self.tables:
             yield from self._foreign_keys(table)
         for _ in range(self.draw.choice((0, 1, 1, 2, 2, 3, 4, 5))):
             yield self._trigger()
-        for table in self.tables:
-            yield f"SELECT changefeed.watch('{table.name}')"
 
-    def transactions(self, count: int, *, has_merge: bool) -> Iterator[list[str]]:
+    def rows_before(self) -> Iterator[str]:
+        for table in self.tables:
+            for key in self.draw.sample(range(KEYS), self.draw.choice((0, 0, 3))):
+                yield f"INSERT INTO {table.name} (id, n, a, b) VALUES ({key}, {self.draw.randrange(3)}, NULL, NULL)"
+
+    def transactions(self, count: int) -> Iterator[list[str]]:
         """Statements each; one that fails is to be undone alone, by a savepoint."""
         for _ in range(count):
-            statements = [self._statement(has_merge=has_merge) for _ in range(self.draw.choice((1, 1, 2, 3, 5)))]
+            statements = [self._statement() for _ in range(self.draw.choice((1, 1, 2, 3, 5)))]
             if self.draw.random() < 0.06:
                 statements.insert(self.draw.randrange(len(statements) + 1), self._ddl())
+            if self.draw.random() < 0.08:
+                statements.append("SET CONSTRAINTS ALL IMMEDIATE")
             yield statements
 
     def _create(self, table: Table) -> Iterator[str]:
         draw = self.draw
-        columns = f"id int NOT NULL DEFAULT {draw.randrange(KEYS)}, n int DEFAULT 0, a int DEFAULT 1, b int"
+        key_type = "numeric" if table.kind == "numeric" else "int"
+        columns = f"id {key_type} NOT NULL DEFAULT {draw.randrange(KEYS)}, n int DEFAULT 0, a int DEFAULT 1, b int"
+        if table.kind != "child" and draw.random() < 0.2:
+            table.generated = draw.choice(("STORED", "VIRTUAL")) if self._version >= 18 else "STORED"
+            columns += f", g int GENERATED ALWAYS AS (n * 2) {table.generated}"
+        if draw.random() < 0.2:
+            table.view = f"{table.name}_view"
+        name = table.name
         match table.kind:
-            case "plain":
-                yield f"CREATE TABLE {table.name} ({columns}, PRIMARY KEY (id))"
+            case "plain" | "numeric":
+                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id){draw.choice(('', ' INCLUDE (n)'))})"
             case "heap":
-                yield f"CREATE TABLE {table.name} ({columns})"
-            case "list" | "hash":
-                yield f"CREATE TABLE {table.name} ({columns}, PRIMARY KEY (id)) PARTITION BY {table.kind} (id)"
-                if table.kind == "hash":
-                    for part in range(2):
-                        yield (
-                            f"CREATE TABLE {table.name}_{part} PARTITION OF {table.name} "
-                            f"FOR VALUES WITH (MODULUS 2, REMAINDER {part})"
-                        )
-                else:
-                    yield f"CREATE TABLE {table.name}_0 PARTITION OF {table.name} FOR VALUES IN (0, 1, 2)"
-                    yield f"CREATE TABLE {table.name}_1 PARTITION OF {table.name} DEFAULT"
+                yield f"CREATE TABLE {name} ({columns})"
             case "parent":
-                yield f"CREATE TABLE {table.name} ({columns}, PRIMARY KEY (id))"
+                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id))"
             case "child":
-                yield f"CREATE TABLE {table.name} (PRIMARY KEY (id)) INHERITS ({table.name.removesuffix('_child')})"
+                [parent] = [other for other in self.tables if other.name == name.removesuffix("_child")]
+                table.generated = parent.generated
+                yield f"CREATE TABLE {name} (PRIMARY KEY (id)) INHERITS ({parent.name})"
+            case _:
+                method = "list" if table.kind == "deep" else table.kind
+                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id)) PARTITION BY {method} (id)"
+                yield from self._partitions(table)
+
+    def _partitions(self, table: Table) -> Iterator[str]:
+        bounds = {
+            "list": ("FOR VALUES IN (0, 1, 2)", "DEFAULT"),
+            "deep": ("FOR VALUES IN (0, 1, 2)", "DEFAULT"),
+            "range": ("FOR VALUES FROM (0) TO (2)", "FOR VALUES FROM (2) TO (5)"),  # the last is for _ddl()
+            "hash": ("FOR VALUES WITH (MODULUS 2, REMAINDER 0)", "FOR VALUES WITH (MODULUS 2, REMAINDER 1)"),
+        }
+        for number, bound in enumerate(bounds[table.kind]):
+            name = f"{table.name}_{number}"
+            table.partitions.append(name)
+            is_split = table.kind == "deep" and number == 0
+            yield f"CREATE TABLE {name} PARTITION OF {table.name} {bound}" + (" PARTITION BY RANGE (id)" * is_split)
+            if is_split:
+                for part in range(2):
+                    table.partitions.append(f"{name}_{part}")
+                    limits = ("MINVALUE) TO (1", "1) TO (MAXVALUE")[part]
+                    yield f"CREATE TABLE {name}_{part} PARTITION OF {name} FOR VALUES FROM ({limits})"
 
     def _foreign_keys(self, table: Table) -> Iterator[str]:
         draw = self.draw
@@ -109,10 +136,12 @@ class RandomSchema:
 
     def _trigger(self) -> str:
         draw = self.draw
-        table = draw.choice([table for table in self.tables if table.kind != "child"])
+        table = draw.choice(self.tables)
         moment, level = draw.choice(("BEFORE", "AFTER", "AFTER")), draw.choice(("ROW", "ROW", "STATEMENT"))
+        on = draw.choice([table.name] * 4 + table.partitions)
+        if table.view and draw.random() < 0.3:
+            moment, level, on = "INSTEAD OF", "ROW", table.view
         events = draw.sample(("INSERT", "UPDATE", "DELETE"), draw.choice((1, 1, 2)))
-        (table.before if moment == "BEFORE" else table.after).update(events)
         self._triggers += 1
         name = f"{draw.choice(('aaa', 'zzz'))}_{self._triggers}"
         row = "coalesce(NEW.id, OLD.id)" if level == "ROW" else str(draw.randrange(KEYS))
@@ -120,23 +149,30 @@ class RandomSchema:
         body = self._nested_write(target, row)
         if draw.random() < 0.3:
             body += "; " + self._nested_write(draw.choice(self.tables), row)
+        match draw.randrange(8):
+            case 0:
+                body = f"BEGIN {body}; EXCEPTION WHEN integrity_constraint_violation THEN NULL; END"
+            case 1:  # undone
+                body += f"; BEGIN {self._nested_write(target, row)}; RAISE division_by_zero; EXCEPTION WHEN division_by_zero THEN NULL; END"
+            case 2 if level == "STATEMENT":
+                body = f"EXECUTE $e$ {body.split(';')[0]} $e$"
         condition = f"pg_trigger_depth() <= {draw.randrange(1, 5)} AND nextval('written') < {WRITTEN_LIMIT}"
         if level == "ROW" and draw.random() < 0.4:
             condition += f" AND coalesce(NEW.n, OLD.n) % {draw.randrange(2, 4)} = 0"
         result = "NULL"
-        if moment == "BEFORE" and level == "ROW":
+        if moment != "AFTER" and level == "ROW":
             result = "coalesce(NEW, OLD)"
             if events == ["INSERT"] and draw.random() < 0.3:
                 body += "; NEW.b := NULL"
             elif draw.random() < 0.15:
                 body += f"; IF {row} = {draw.randrange(KEYS)} THEN RETURN NULL; END IF"
         kind, when = "TRIGGER", f"FOR EACH {level}"
-        if moment == "AFTER" and level == "ROW" and draw.random() < 0.15 and table.kind != "list":
+        if moment == "AFTER" and level == "ROW" and draw.random() < 0.15:
             kind, when = "CONSTRAINT TRIGGER", "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
         return (
             f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             f"IF {condition} THEN {body}; END IF; RETURN {result}; END $$; "
-            f"CREATE {kind} {name} {moment} {' OR '.join(events)} ON {table.name} {when} EXECUTE FUNCTION {name}()"
+            f"CREATE {kind} {name} {moment} {' OR '.join(events)} ON {on} {when} EXECUTE FUNCTION {name}()"
         )
 
     def _nested_write(self, table: Table, row: str) -> str:
@@ -144,18 +180,14 @@ class RandomSchema:
         other = draw.choice((row, row, f"({row} + 1) % {KEYS}", str(draw.randrange(KEYS))))
         return draw.choice(
             (
-                f"UPDATE {table.name} SET n = {self._number(table, 'n + 1')} WHERE id = {other}",
-                f"UPDATE {table.name} SET n = {self._number(table, '(n + 1) % 3')} WHERE id = {other}",
-                f"UPDATE {table.name} SET n = {self._number(table, 'n')}, b = NULL WHERE id = {other}",
+                f"UPDATE {table.name} SET n = n + 1 WHERE id = {other}",
+                f"UPDATE {table.name} SET n = (n + 1) % 3 WHERE id = {other}",
+                f"UPDATE {table.name} SET n = n, b = NULL WHERE id = {other}",
                 f"DELETE FROM {table.name} WHERE id = {other}",
                 f"DELETE FROM {table.name} WHERE id = {other} AND n % 2 = 0",
-                self._insert(table, f"({other}, {self._number(table, str(draw.randrange(3)))}, NULL, NULL)"),
+                self._insert(table, f"({other}, {draw.randrange(3)}, NULL, NULL)"),
             )
         )
-
-    def _number(self, table: Table, expression: str) -> str:
-        # Another trigger may yet come and give the table both kinds: asked for when the function runs.
-        return f"CASE WHEN is_stamped('{table.name}') THEN nextval('stamp')::int ELSE {expression} END"
 
     def _insert(self, table: Table, *rows: str) -> str:
         conflict = ""
@@ -165,55 +197,64 @@ class RandomSchema:
                 conflict = " ON CONFLICT (id) DO UPDATE SET n = excluded.n"
         return f"INSERT INTO {table.name} (id, n, a, b) VALUES {', '.join(rows)}{conflict}"
 
-    def stamps(self) -> str:
-        """Which tables give each row that is written a value of its own; to be run after the definition's triggers."""
-        names = ", ".join(f"'{table.name}'" for table in self.tables if not table.may_repeat_states) or "''"
-        return (
-            "CREATE OR REPLACE FUNCTION is_stamped(name text) RETURNS boolean LANGUAGE sql AS "
-            f"$$ SELECT name IN ({names}) $$"
-        )
-
-    def _statement(self, *, has_merge: bool) -> str:
+    def _statement(self) -> str:
         draw = self.draw
         table = draw.choice(self.tables)
-        name, low = table.name, draw.randrange(KEYS)
+        low = draw.randrange(KEYS)
+        name = draw.choice([table.name] * 6 + [table.view] * bool(table.view) + table.partitions)
         high = low + draw.choice((0, 0, 1, 3, KEYS))
         rows = [self._row(table, (low + offset) % KEYS) for offset in range(draw.randrange(1, 4))]
         matching = f"WHERE id BETWEEN {low} AND {high}"
+        other = draw.choice(self.tables)
         choices = [
             *[self._insert(table, *rows)] * 4,
             f"INSERT INTO {name} (id, n, a, b) VALUES {rows[0]}",
-            *[f"UPDATE {name} SET n = {self._number(table, 'n + 1')} {matching}"] * 2,
-            f"UPDATE {name} SET n = {self._number(table, str(draw.randrange(3)))}, a = {self._reference()} {matching}",
-            f"UPDATE {name} SET n = {self._number(table, 'n')} {matching}",
-            f"UPDATE {name} SET id = {draw.randrange(KEYS)}, n = {self._number(table, 'n')} WHERE id = {low}",
-            f"UPDATE {name} SET id = {KEYS} - id, n = {self._number(table, 'n')} {matching}",
+            *[f"UPDATE {name} SET n = n + 1 {matching}"] * 2,
+            f"UPDATE {name} SET n = {draw.randrange(3)}, a = {self._reference()} {matching}",
+            f"UPDATE {name} SET n = n {matching}",
+            f"UPDATE {name} SET id = {draw.randrange(KEYS)}, n = n WHERE id = {low}",
+            f"UPDATE {name} SET id = {KEYS} - id, n = n {matching}",
+            f"UPDATE {name} AS t SET n = o.n FROM {other.name} AS o WHERE o.id = t.id",
             *[f"DELETE FROM {name} {matching}"] * 3,
             f"DELETE FROM {name} WHERE n % 2 = {draw.randrange(2)}",
+            f"DELETE FROM {name} AS t USING {other.name} AS o WHERE o.id = t.id AND o.n = t.n",
+            f"DO $$ BEGIN {self._insert(table, *rows)}; DELETE FROM {name} {matching}; {self._insert(other, self._row(other, low))}; END $$",
         ]
         if draw.random() < 0.1:
-            choices = [f"TRUNCATE {name} CASCADE"]
+            choices = [f"TRUNCATE {draw.choice([table.name, *table.partitions])} CASCADE"]
         elif draw.random() < 0.15:
-            other = draw.choice(self.tables)
             choices = [
                 f"WITH gone AS (DELETE FROM {name} {matching} RETURNING id, n) "
-                f"INSERT INTO {other.name} (id, n, b) SELECT id, {self._number(other, 'n')}, {self._reference()} FROM gone"
+                f"INSERT INTO {other.name} (id, n, b) SELECT id, n, {self._reference()} FROM gone"
                 + (" ON CONFLICT DO NOTHING" if other.has_key else ""),
-                f"WITH more AS ({self._insert(other, self._row(other, low))}) "
-                f"UPDATE {name} SET n = {self._number(table, 'n + 1')} {matching}",
+                f"WITH more AS ({self._insert(other, self._row(other, low))}) UPDATE {name} SET n = n + 1 {matching}",
+                f"WITH more AS ({self._insert(other, self._row(other, low))}), "
+                f"less AS (DELETE FROM {other.name} WHERE id = {high}) DELETE FROM {name} {matching}",
             ]
-        elif has_merge and table.kind in ("plain", "heap") and draw.random() < 0.15:
-            choices = [
-                f"MERGE INTO {name} AS t USING generate_series({low}, {high}) AS v (id) ON t.id = v.id "
-                "WHEN MATCHED AND v.id % 3 = 0 THEN DELETE "
-                f"WHEN MATCHED THEN UPDATE SET n = {self._number(table, 't.n + 1')} "
-                f"WHEN NOT MATCHED THEN INSERT (id, n, b) VALUES (v.id, {self._number(table, '0')}, {self._reference()})"
-            ]
-        return draw.choice(choices)
+        elif self._version >= 15 and table.kind not in ("parent", "child") and draw.random() < 0.15:
+            choices = [self._merge(table, low, high)]
+        statement = draw.choice(choices)
+        if draw.random() < 0.05:
+            statement += f"; SAVEPOINT undone; {draw.choice(choices)}; ROLLBACK TO undone"
+        return statement
+
+    def _merge(self, table: Table, low: int, high: int) -> str:
+        changed = "n = t.n + 1"
+        if table.partitions:
+            self.merged.add(table.name)
+            changed = self.draw.choice((changed, changed, f"n = t.n + 1, id = {KEYS} - t.id"))
+        gone = ""
+        if self._version >= 17 and self.draw.random() < 0.3:
+            gone = " WHEN NOT MATCHED BY SOURCE AND t.n % 2 = 0 THEN DELETE"
+        return (
+            f"MERGE INTO {table.name} AS t USING generate_series({low}, {high}) AS v (id) ON t.id = v.id "
+            f"WHEN MATCHED AND v.id % 3 = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET {changed} "
+            f"WHEN NOT MATCHED THEN INSERT (id, n, b) VALUES (v.id, 0, {self._reference()}){gone}"
+        )
 
     def _row(self, table: Table, key: int) -> str:
-        number = self._number(table, str(self.draw.randrange(3)))
-        return f"({key}, {number}, {self._reference()}, {self._reference()})"
+        text = f"{key}{self.draw.choice(('', '.0', '.00'))}" if table.kind == "numeric" else str(key)
+        return f"({text}, {self.draw.randrange(3)}, {self._reference()}, {self._reference()})"
 
     def _reference(self) -> str:
         return self.draw.choice(("NULL", "NULL", *map(str, range(KEYS))))
@@ -221,12 +262,17 @@ class RandomSchema:
     def _ddl(self) -> str:
         table = self.draw.choice([table for table in self.tables if table.kind != "child"])
         self._added += 1
-        return self.draw.choice(
-            (
-                f"ALTER TABLE {table.name} ADD COLUMN extra_{self._added} int DEFAULT {self._added}",
-                f"ALTER TABLE {table.name} ADD COLUMN extra_{self._added} text",
-                f"ALTER TABLE {table.name} ALTER COLUMN n TYPE bigint",
-                f"ALTER TABLE {table.name} ALTER COLUMN n TYPE int",
-                f"CREATE INDEX ON {table.name} (n)",
-            )
-        )
+        statements = [
+            f"ALTER TABLE {table.name} ADD COLUMN extra_{self._added} int DEFAULT {self._added}",
+            f"ALTER TABLE {table.name} ADD COLUMN extra_{self._added} text",
+            f"ALTER TABLE {table.name} RENAME COLUMN extra_{self._added - 1} TO extra_{self._added}",
+            f"ALTER TABLE {table.name} DROP COLUMN IF EXISTS extra_{self._added - 1}",
+            f"ALTER TABLE {table.name} ALTER COLUMN n TYPE bigint",
+            f"ALTER TABLE {table.name} ALTER COLUMN n TYPE int",
+            f"ALTER TABLE {table.name} REPLICA IDENTITY {self.draw.choice(('FULL', 'NOTHING', 'DEFAULT'))}",
+            f"CREATE INDEX ON {table.name} (n)",
+            self._trigger(),
+        ]
+        if table.kind == "range":
+            statements.append(f"CREATE TABLE {table.name}_2 PARTITION OF {table.name} FOR VALUES FROM (5) TO (7)")
+        return self.draw.choice(statements)
