@@ -1,4 +1,4 @@
-"""Settings in, the figures of docs/benchmarks.md for the user's own machine and PostgreSQL out: `python server.py bench`.
+"""Settings in, figures of the user's own machine and PostgreSQL out: `python server.py bench` (docs/benchmarks.md).
 
 It works in a database of its own on that PostgreSQL, which it makes and drops again, however it ends but by kill -9. So no
 table of the user's is touched, no journal of theirs is filled, and no server of theirs hears of it: NOTIFY and triggers

@@ -67,7 +67,7 @@ def test_its_three_commands_feed_ones_own_database(tmp_path: Path):
         done = subprocess.run([psql, *filled_in(command[1:])], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert serving[:2] == ["make", "run"]
-    flag, value = serving[2].removeprefix("ARGS=").split(" ")
+    flag, value = serving[2].removeprefix("ARGS=").split()
     with ServerProcess(tmp_path, *filled_in([flag, value]), "--port", "0") as server:
         port = server.port()
         postgres.execute(conninfo, "INSERT INTO orders VALUES (1)")
