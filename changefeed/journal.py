@@ -6,6 +6,7 @@ connection and a client's resume all read through here.
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ QUERIES = load("server.sql")
 BEYOND_XID = 1 << 63  # pg_snapshot itself takes more; the queries compare them as bigint
 VERSION = 5  # of sql/install.sql
 PROOFS_KEPT = 1_000
+PAGE_SECONDS = 0.025  # are taken at once to understand a page, and then the others have their turn
 CLIENT_READS = 2  # at once: PostgreSQL is to serve its writers, and other requests need the pool too
 
 NOTHING = Snapshot(1, 1)
@@ -291,10 +293,12 @@ class Journal:
 
     def _page(self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[Row], has_more: bool) -> Page:
         suffix = self.encode_batch(previous, batch)
-        try:
-            changes = [from_journal(row, suffix) for row in rows]
-        except Exception:  # noqa: BLE001  # whatever it is, it costs the one entry that it is of
-            changes = [_change_or_loss(row, suffix) for row in rows]
+        began, changes = time.monotonic(), []
+        for row in rows:
+            changes.append(_change_or_loss(row, suffix))
+            if time.monotonic() - began > PAGE_SECONDS:
+                has_more = has_more or len(changes) < len(rows)
+                break
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch)
 
@@ -302,7 +306,7 @@ class Journal:
 def _change_or_loss(row: Row, suffix: str) -> Change:
     try:
         return from_journal(row, suffix)
-    except Exception:
+    except Exception:  # whatever it is, it costs the one entry that it is of
         change_id, xid, at, _, schema, table, *_ = row
         logger.exception(
             "the entry %d of the journal, a change of %s.%s, cannot be understood", change_id, schema, table

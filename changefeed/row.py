@@ -48,7 +48,7 @@ class Row:
     def message(self) -> Members:
         """The members of the change itself."""
         if self._message is None:
-            self._message = members(self._change.text) or {}
+            self._message = members(self._change.text, rows=3) or {}  # the row, the old one, and what is around them
         return self._message
 
     @property

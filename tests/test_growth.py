@@ -20,7 +20,7 @@ from changefeed.conflation import Conflation
 from changefeed.cursor import NotACursor, Place, Snapshot, decode, encode
 from changefeed.echo import json_line, terminal_line
 from changefeed.filter_kinds import Kind
-from changefeed.json_text import NotJSON, _read_tokens, check, members
+from changefeed.json_text import STEPS_LIMIT, NotJSON, _read_tokens, check, members
 from changefeed.log_lines import JsonLines
 from changefeed.old_values import changed_columns
 from changefeed.payload import Payload, key_members, reduce
@@ -88,6 +88,12 @@ VALUES: dict[str, Callable[[int], str]] = {
     "arrays beside arrays": lambda n: "[" + "[[]]," * n + "[]]",
     "arrays beside arrays, deep": lambda n: "[" * 5_000 + "[" + "[[]]," * n + "[]]" + "]" * 5_000,
     "escapes, deep": lambda n: "[" * 5_000 + json.dumps('\\"' * n) + "]" * 5_000,
+    "numbers, deep": lambda n: "[" * 5_000 + "[" + "1," * n + "1]" + "]" * 5_000,
+    "members, deep": lambda n: "[" * 5_000 + "[" + '{"a":{"b":[1]},"c":1},' * n + "1]" + "]" * 5_000,
+    "a comb": lambda n: "[1," * n + "1" + "]" * n,
+    "deep arrays beside deep arrays": lambda n: "[" * 2_000 + "[[[[]]]]," * n + "1" + "]" * 2_000,
+    "rows that end deep": lambda n: "[" * 2_000 + ("[" + "1," * 100 + "[[[[1]]]]],") * (n // 50) + "1" + "]" * 2_000,
+    "openings and items": lambda n: "[" * 2_000 + "[[1,[1,{" * n,
     "members": lambda n: json.dumps({str(i): i for i in range(n)}),
     "half characters": lambda n: '["' + "\\ud800" * n + '"]',
     "digits": lambda n: "1" * n,
@@ -230,6 +236,24 @@ def steps(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(None)
     return calls
+
+
+@pytest.mark.parametrize(
+    "shape", ["a comb", "deep arrays beside deep arrays", "rows that end deep", "openings and items"]
+)
+def test_what_is_nested_deeply_is_read_in_a_bounded_number_of_steps(shape: str):
+    def reading(size: int) -> int:
+        return steps(lambda: members(row(VALUES[shape](size))))
+
+    assert max(reading(25_000), reading(50_000), reading(100_000)) < 30 * STEPS_LIMIT
+
+
+@pytest.mark.parametrize("shape", ["arrays beside arrays, deep", "numbers, deep", "escapes, deep"])
+def test_what_is_dense_within_the_deep_is_passed_over_at_once(shape: str):
+    def reading(size: int) -> int:
+        return steps(lambda: members(row(VALUES[shape](size))))
+
+    assert reading(40_000) < reading(10_000) + 100
 
 
 @pytest.mark.parametrize("read", [could_mean.__wrapped__, parse_pattern.__wrapped__])

@@ -11,6 +11,7 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed import journal
 from changefeed.cursor import Place, encode
 from changefeed.listener import ListenerState
 from changefeed.memory import Memory
@@ -52,6 +53,15 @@ class JournalTestCase(FeedTestCase):
         """The cursor of the last of the next changes."""
         page = await self.fetch_json(f"/api/changes?limit={changes}")
         return page["changes"][-1]["cursor"]
+
+
+class DearPageTest(JournalTestCase):
+    @gen_test
+    async def test_a_page_that_takes_long_to_understand_ends_early_and_the_next_goes_on(self):
+        with mock.patch.object(journal, "PAGE_SECONDS", 0.0):
+            live = await self.connect()
+            self.write("INSERT INTO orders SELECT generate_series(1, 50)")
+            self.assertEqual(await self.ids(live, 50), list(range(1, 51)))
 
 
 class ChangeTest(JournalTestCase):

@@ -55,7 +55,7 @@ def test_half_of_a_surrogate_pair_is_json_and_kept():
     assert write(found).encode() == b'{"\\ud800":"\\udfffx","a":{"b":"\\ud800"}}'
 
 
-@pytest.mark.parametrize("depth", [1, 900, *range(970, 1_000, 5), 5_000, 50_000])
+@pytest.mark.parametrize("depth", [1, 900, *range(970, 1_000, 5), 5_000, 10_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_no_nesting_is_too_deep(opening: str, closing: str, depth: int):
     value = opening * depth + "1" + closing * depth
