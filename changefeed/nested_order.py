@@ -14,7 +14,7 @@ from changefeed.database import Database, Row
 from changefeed.queries import load
 
 QUERIES = load("server.sql")
-STATES_AT_ONCE = 5_000  # entries; they come to the event loop together
+STATES_AT_ONCE = 2_000  # entries; they come to the event loop together
 LOOK_BACK_IDS = 2_000  # how far back in the journal a row that ends as it began is looked for
 INLINE_ENTRIES = 1_000  # more are put in order in a thread
 REMEMBERED_ENTRIES = 1 << 21  # that change places, in the orders of transactions which are kept; 16 bytes each

@@ -209,6 +209,20 @@ BEGIN
 END
 $function$;
 
+-- The entries of one transaction with ids between two, the lowest first. Without a sort: with the whole transaction's entries to
+-- be sorted for each piece of it, a large one would take the square of its size; and without statistics, which right after a
+-- large write there are none of, PostgreSQL thinks a sort the cheaper way.
+CREATE OR REPLACE FUNCTION changefeed.entries_of(of_xid xid8, behind bigint, before bigint, most integer)
+RETURNS SETOF changefeed.journal LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan SET jit = off
+AS $function$
+BEGIN
+    RETURN QUERY
+    SELECT j.* FROM changefeed.journal AS j
+    WHERE j.xid = of_xid AND j.id > behind AND j.id < before ORDER BY j.xid, j.id LIMIT most;
+END
+$function$;
+
 -- One text for all equal values of a key's type, where that is one of which equal values may have different texts.
 CREATE OR REPLACE FUNCTION changefeed.key_text(value json, type text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -226,7 +240,7 @@ DROP FUNCTION IF EXISTS changefeed.settled_snapshot(pg_snapshot);  -- version 4'
 DO $grant$
 BEGIN
     IF current_setting('changefeed.readers') <> '' THEN
-        EXECUTE 'GRANT EXECUTE ON FUNCTION changefeed.read TO ' || current_setting('changefeed.readers');
+        EXECUTE 'GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.entries_of, changefeed.key_text TO ' || current_setting('changefeed.readers');
     END IF;
 END
 $grant$;

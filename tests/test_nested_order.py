@@ -185,3 +185,20 @@ def test_a_trigger_s_function_is_looked_into_once_and_into_its_beginning(db: Jou
         return await all_after(await opened(db), BEGINNING)
 
     assert {change.table for change in asyncio.run(read())} == {"public.orders", f"public.{name}"}
+
+
+def test_a_large_transaction_is_read_a_piece_at_a_time_and_once(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
+    rows = 4_000
+    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", rows // 10)
+    db.run(f"INSERT INTO orders SELECT i, 'raw' FROM generate_series(1, {rows}) AS i")
+    journal = asyncio.run(opened(db))
+    db.run("BEGIN")
+    asyncio.run(journal.read(BEGINNING))
+    [(read,)] = db.run(
+        "SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_xact_user_tables "
+        "WHERE schemaname = 'changefeed' AND relname LIKE 'journal\\__'"
+    )
+    entries = 2 * rows
+    assert (
+        entries < read < 4 * entries
+    )  # once for the page, once for the order; for each piece anew it would be ten times
