@@ -10,7 +10,8 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import psycopg2
@@ -27,8 +28,9 @@ from changefeed.memory import Memory, Page
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 2.0
-# Without a page read for so long the server is not ready: what is committed now is not on its way.
-STALLED_SECONDS = 10.0
+# A read that has not come back for so long, as where somebody locks the journal, delivers nothing: the server is not
+# ready. Far more than a page of the journal takes, and with the sweep less than anybody waits for a change.
+STALLED_SECONDS = 2.0
 # With a full disk each statement may be one that could not be journaled. The clients are told of each, the log is not.
 LOSS_WARNING_SECONDS = 10.0
 # How much of the journal is in memory from the start, for clients that come back after a restart.
@@ -81,7 +83,8 @@ class Follower:
         self._reconnected = asyncio.Event()
         self._is_identified = False
         self._trouble: str | None = "the journal was not read yet"
-        self._progressed_at = time.monotonic()
+        self._is_stalled = False
+        self._reading_since = 0.0  # monotonic
         self._warned_at = float("-inf")  # of losses; monotonic
         self._owed: Gap | None = None
         self._taken: tuple[int, int] | None = None  # by retention, as of the last read: a transaction and an id
@@ -91,9 +94,8 @@ class Follower:
     @property
     def trouble(self) -> str | None:
         """Why what is committed now would not be delivered; None where it would."""
-        silent_seconds = time.monotonic() - self._progressed_at
-        if self._trouble is None and silent_seconds > STALLED_SECONDS:
-            return f"the journal was not read for {silent_seconds:.0f} s"
+        if self._trouble is None and self._is_stalled:
+            return f"the journal has not answered for {time.monotonic() - self._reading_since:.0f} s"
         return self._trouble
 
     @property
@@ -152,15 +154,16 @@ class Follower:
     async def _read_on(self) -> None:
         self._woken.clear()
         if not self._is_identified or self.memory is None:  # one may be installed at any time
-            await self._identify()
+            with self._answering():
+                await self._identify()
         if self.memory is None:
-            self._progressed_at = time.monotonic()
             return
         # What was left over of a batch is as old as that.
         began = time.time() if self.memory.edge.previous == self.memory.edge.batch else self.read_until
         while memory := self.memory:
             try:
-                page = await self._journal.read(memory.edge)
+                with self._answering():
+                    page = await self._journal.read(memory.edge)
             except LostPast:
                 await self._go_back(memory, ())
                 continue
@@ -170,7 +173,6 @@ class Follower:
             if has_taken and memory.edge != BEGINNING and losses.concern(memory.edge):
                 self._tell(RETAINED, memory, self._journal.encode(page.end))
             memory.append(page)
-            self._progressed_at = time.monotonic()
             self._moved.set()
             if page.changes:
                 self._warn_of_losses(page.changes)
@@ -258,7 +260,8 @@ class Follower:
         else:
             self._before_first(kept)
             self.memory = kept
-            self._tell_gap(gap)
+            table = next(iter(counts)) if len(counts) == 1 else None
+            self._tell_gap(replace(gap, from_cursor=self._journal.encode(kept.edge), table=table))
         self._moved.set()
 
     def _begin_anew(self, owed: Gap) -> None:
@@ -301,6 +304,25 @@ class Follower:
         if time.monotonic() >= self._warned_at + LOSS_WARNING_SECONDS:
             self._warned_at = time.monotonic()
             logger.warning("changes are missing: %s", why)
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Around what waits for the journal: it has stalled where that takes too long."""
+        self._reading_since = time.monotonic()
+        stalling = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._set_stalled, True)
+        try:
+            yield
+        finally:
+            stalling.cancel()
+            self._set_stalled(False)
+
+    def _set_stalled(self, is_stalled: bool) -> None:
+        if is_stalled is not self._is_stalled:
+            self._is_stalled = is_stalled
+            if self._trouble is None:
+                what = "has not answered for" if is_stalled else "answers again, after"
+                logger.info("the journal %s %.0f s", what, time.monotonic() - self._reading_since)
+            self._on_state()
 
     def _enter_trouble(self, error: Exception) -> None:
         before, self._trouble = self._trouble, f"the journal cannot be read: {one_line(error)}"

@@ -11,12 +11,13 @@ from changefeed.follower import UNJOURNALED
 from changefeed.gap import Gap
 from changefeed.journal import ForeignCursor
 from changefeed.subscription import BadSubscription, Subscription
-from handlers.dialects import PLAIN, PROTOCOL, Dialect
+from handlers.dialects import PLAIN, PROTOCOL, STREAM, Dialect
 from handlers.errors import ApiError, database_needed, not_a_cursor
 from handlers.feed import Feed
 from handlers.feed_query import FeedQuery
 
 JOURNAL_DEADLINE_SECONDS = 5.0
+STREAM_DEADLINE_SECONDS = 1.0  # an EventSource is told when to come back, and does so by itself
 LOST_PAST = "the cursor is of a past that PostgreSQL has lost: by a crash, a failover, or files that were put back"
 
 
@@ -35,8 +36,9 @@ async def prepare_start(feed: Feed, query: FeedQuery, dialect: Dialect) -> Start
         raise ApiError(
             400, "bad_slow", "slow=conflate needs the subprotocol changefeed.v1, which tells what is left out"
         )
+    # Who is greeted has a place from which on nothing is missed.
+    await until_journal_known(feed, STREAM_DEADLINE_SECONDS if dialect is STREAM else JOURNAL_DEADLINE_SECONDS)
     await check_subscription(feed, query.subscription, needs_keys=query.conflates)
-    await until_journal_known(feed)  # who is greeted has a place from which on nothing is missed
     if query.since is None:
         return Start(query)
     place, gap = await find_place(feed, query.since, query.subscription)
@@ -58,9 +60,9 @@ async def check_subscription(feed: Feed, subscription: Subscription, *, needs_ke
         raise ApiError(503, "database_unavailable", f"the tables cannot be looked up: {one_line(error)}") from None
 
 
-async def until_journal_known(feed: Feed) -> None:
+async def until_journal_known(feed: Feed, deadline_seconds: float | None = None) -> None:
     """Raises ApiError where the server does not know yet which journal there is: a cursor may be good or not."""
-    if not await feed.follower.until_known(JOURNAL_DEADLINE_SECONDS):
+    if not await feed.follower.until_known(JOURNAL_DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds):
         trouble = None if feed.gate.tokens.are_required else feed.not_ready_reason
         raise ApiError(503, "not_ready", f"{trouble or 'the journal is not known yet'}; try again")
 

@@ -66,10 +66,11 @@ class LostPastTestCase(JournalTestCase):
             async with self.restart():
                 yield
 
-    async def assert_told(self, socket: WebSocketClientConnection, cursor: str, new: list[int]) -> None:
-        """`cursor` is of the lost past; `new` are the ids that were committed since."""
+    async def assert_told(self, socket: WebSocketClientConnection, cursor: str, new: list[int]) -> Any:
+        """The gap. `cursor` is of the lost past; `new` are the ids that were committed since."""
         ids, gaps, _ = await self.changes(socket, new[-1])
-        self.assertTrue(any(LOST in gap["why"] for gap in gaps), gaps)
+        told = next((gap for gap in gaps if LOST in gap["why"]), None)
+        self.assertIsNotNone(told, gaps)
         self.assertEqual([number for number in ids if number in new], new)
 
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
@@ -84,6 +85,7 @@ class LostPastTestCase(JournalTestCase):
         _, gaps, later = await self.changes(resumed, 900)
         self.assertEqual(gaps, [])
         self.assertIsNone((await self.fetch_json(f"/api/changes?since={later}"))["gap"])
+        return told
 
 
 class CrashTest(LostPastTestCase):
@@ -103,7 +105,11 @@ class CrashTest(LostPastTestCase):
             self.cluster.start()
             self.assertNotEqual(self.kept(), [1, 2, 3, 4, 5, 6], "PostgreSQL lost nothing: this test tests nothing")
             self.insert(101, 102, 103, 104, 105, 106, 107)
-            await self.assert_told(socket, cursor, [101, 102, 103, 104, 105, 106, 107])
+            gap = await self.assert_told(socket, cursor, [101, 102, 103, 104, 105, 106, 107])
+        self.assertEqual(gap["table"], "public.orders")
+        self.assertLessEqual(gap["since"], gap["until"])
+        behind = await self.fetch_json(f"/api/changes?since={gap['from']}")  # from there on all is as it is now
+        self.assertEqual((behind["changes"][-1]["data"]["id"], behind["gap"]), (900, None))
         # Who has seen no more than what was kept misses nothing, and is told of nothing.
         resumed = await self.connect(f"/ws?since={good}", protocol=True)
         ids, gaps, _ = await self.changes(resumed, 107)

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,34 +88,59 @@ def settings_beside_the_example(token_file: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    assert NGINX
     folder = tmp_path_factory.mktemp("nginx")
-    cert, key = write_certificate(folder, HOST)
     db = JournalDatabase()
     db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
     tokens = folder / "tokens"
     tokens.write_text(f"{TOKEN}\n")
     flags = ("--port", "0", "--client-limit-per-address", "1", *settings_beside_the_example(tokens))
-    with ServerProcess(folder, *flags, DATABASE_URL=db.conninfo) as server, closing(db):
-        port = free_port()
-        example = CONF
-        for written, meant in (
-            ("127.0.0.1:8080", f"127.0.0.1:{server.port()}"),
-            ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-            (f"/etc/ssl/{HOST}.pem", str(cert)),
-            (f"/etc/ssl/{HOST}.key", str(key)),
-        ):
-            assert example.count(written) == 1
-            example = example.replace(written, meant)
-        (folder / "feed.conf").write_text(example)
-        (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
-        command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-        # It goes into the background when it listens.
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        try:
-            yield Site(port, trusting(cert), db)
-        finally:
-            subprocess.run([*command, "-s", "stop"], check=True)
+    with (
+        ServerProcess(folder, *flags, DATABASE_URL=db.conninfo) as server,
+        closing(db),
+        behind_nginx(folder, server.port()) as (port, tls),
+    ):
+        yield Site(port, tls, db)
+
+
+@contextmanager
+def behind_nginx(folder: Path, server_port: int) -> Iterator[tuple[int, ssl.SSLContext]]:
+    """The example, in front of this port: the port that it listens on, and whom its clients trust."""
+    assert NGINX
+    cert, key = write_certificate(folder, HOST)
+    port = free_port()
+    example = CONF
+    for written, meant in (
+        ("127.0.0.1:8080", f"127.0.0.1:{server_port}"),
+        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+        (f"/etc/ssl/{HOST}.pem", str(cert)),
+        (f"/etc/ssl/{HOST}.key", str(key)),
+    ):
+        assert example.count(written) == 1
+        example = example.replace(written, meant)
+    (folder / "feed.conf").write_text(example)
+    (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
+    command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    # It goes into the background when it listens.
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield port, trusting(cert)
+    finally:
+        subprocess.run([*command, "-s", "stop"], check=True)
+
+
+def test_while_the_server_is_away_an_event_source_is_told_when_to_come_back(tmp_path: Path):
+    with behind_nginx(tmp_path, free_port()) as (port, tls):
+        for path, status in (("/feed/events?table=orders", 200), ("/feed/api/changes", 502), ("/feed/ws", 502)):
+            asked = http.client.HTTPSConnection("127.0.0.1", port, context=tls)
+            asked.sock = tls.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname=HOST)
+            asked.request("GET", path, headers={"Accept": "text/event-stream", "Last-Event-ID": "1.abc"})
+            answer = asked.getresponse()
+            assert answer.status == status
+            if status == 200:
+                assert answer.headers["Content-Type"] == "text/event-stream"
+                assert answer.headers["Cache-Control"] == "no-store"
+                assert answer.read() == b"retry: 2000\n\n"
+            asked.close()
 
 
 def test_the_dashboard_and_its_files_are_below_the_path(site: Site):

@@ -12,6 +12,7 @@ from tornado.websocket import WebSocketClientConnection
 from changefeed.cursor import Place, Snapshot
 from changefeed.journal import Losses
 from changefeed.memory import Memory
+from handlers import feed_start
 from tests import postgres
 from tests.feed_case import message
 from tests.test_journal_feed import JournalTestCase
@@ -217,6 +218,22 @@ class GreetingTest(JournalTestCase):
         self.assertEqual(await told(socket, 1), [1])
 
 
+class StreamGreetingTest(GreetingTest):
+    """An EventSource, whose connection waits in a page for the answer, is told to come back before others are."""
+
+    @gen_test
+    async def test_nobody_is_greeted_before_the_journal_answers(self):
+        for query in ("", "?table=orders&filter=id=gt.0"):
+            answer = await self.http_client.fetch(
+                self.get_url(f"/events{query}"), headers={"Accept": "text/event-stream"}
+            )
+            self.assertIn(b"retry: ", answer.body)
+            self.assertIn(b"not_ready", answer.body)
+            self.assertNotIn(b"id: ", answer.body)
+        self.assertLess(feed_start.STREAM_DEADLINE_SECONDS, feed_start.JOURNAL_DEADLINE_SECONDS)
+        self.holder.close()
+
+
 class ReadyTest(JournalTestCase):
     """Ready means delivering."""
 
@@ -245,6 +262,23 @@ class ReadyTest(JournalTestCase):
             self.write("INSERT INTO orders VALUES (1)")
             self.write("ALTER FUNCTION changefeed.hidden RENAME TO read")
             await self.until_ready(200)
+        self.assertEqual(await told(socket, 1), [1])
+
+    @gen_test
+    async def test_a_journal_that_somebody_locks(self):
+        await self.until_ready(200)
+        socket = await self.connect(protocol=True)
+        states: list[str] = []
+        self.feed.follower._on_state = lambda: states.append(self.feed.database_state()["state"])  # type: ignore[func-returns-value]
+        holder = postgres.connect(self.conninfo)
+        holder.autocommit = False
+        holder.cursor().execute("LOCK TABLE changefeed.journal IN ACCESS EXCLUSIVE MODE")
+        with ExpectLog("changefeed.follower", "the journal (has not answered|answers again)", level=20):
+            self.assertIn("the journal has not answered", (await self.until_ready(503))["error"]["message"])
+            holder.close()
+            await self.until_ready(200)
+        self.assertEqual(states, ["lost", "listening"])
+        self.write("INSERT INTO orders VALUES (1)")
         self.assertEqual(await told(socket, 1), [1])
 
     @gen_test
