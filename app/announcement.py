@@ -1,0 +1,31 @@
+"""Tells that the server is ready: its URL, on stderr or as a line of the log, and to systemd."""
+
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+
+from changefeed import __version__
+from changefeed.log_lines import JSON
+from changefeed.service_manager import ServiceManager
+from changefeed.settings import Settings
+from changefeed.source import Source
+
+logger = logging.getLogger("server")
+
+
+def url_of(listening: Sequence[socket.socket], settings: Settings) -> str:
+    host, port = listening[0].getsockname()[:2]
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{settings.base_path}/"
+
+
+def announce(url: str, source: Source, settings: Settings, manager: ServiceManager) -> None:
+    manager.ready()
+    if settings.from_environment:
+        logger.info("settings that the environment gave: %s", ", ".join(settings.from_environment))
+    demo = f" (demo; look into its database with: {source.psql_command})" if source.is_demo else ""
+    if settings.log_format == JSON:
+        logger.info("psqlisten2websocket %s shows the changes at %s%s", __version__, url, demo)
+    else:
+        print(f"psqlisten2websocket {__version__} shows the changes at {url}{demo}", file=sys.stderr, flush=True)

@@ -1,0 +1,70 @@
+"""Runs the server until it is told to stop, in one process or several."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Sequence
+
+from app.announcement import announce, url_of
+from app.hang_up import HangUp
+from app.running import running
+from app.serve import serve
+from app.workers import run_supervisor, run_worker
+from changefeed.open_files import raise_limit
+from changefeed.processes import Parent
+from changefeed.service_manager import ServiceManager
+from changefeed.settings import Settings
+from changefeed.source import source_of
+from handlers.certificate import load_certificate
+from handlers.feed import Share
+from handlers.sampling import one_line_of
+from handlers.starting import bind
+from handlers.tokens import load_tokens
+
+logger = logging.getLogger("server")
+
+
+async def run(settings: Settings, argv: Sequence[str]) -> None:
+    """Serves until SIGINT or SIGTERM. Raises StartError, SettingsError, EmbeddedError or NeverStarted."""
+    stopping = asyncio.Event()
+    manager = ServiceManager(os.environ)
+
+    def stop() -> None:
+        manager.stopping()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    load_tokens(settings)  # what is wrong with them, or with the certificate, is said before anything is opened
+    load_certificate(settings)
+    hang_up = HangUp(stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+    files = raise_limit()
+    if parent := await Parent.find():
+        await run_worker(settings, parent, stopping, hang_up)
+        return
+    if settings.client_limit > files:
+        logger.warning(
+            "--client-limit %d is more than the %d files a process may open here; see ulimit -n",
+            settings.client_limit,
+            files,
+        )
+    if settings.alert_webhook and not settings.alert:
+        logger.warning("--alert-webhook has no effect without --alert")
+    if settings.processes > 1:
+        await run_supervisor(settings, argv, stopping, manager, hang_up)
+        return
+    listening = bind(settings.address, settings.port)
+    url, share = url_of(listening, settings), Share()
+    with source_of(settings) as source:
+        async with running(manager.keep_telling(lambda: one_line_of(share.meters))):
+            await serve(
+                settings,
+                source,
+                share,
+                stopping,
+                hang_up,
+                listen=lambda: listening,
+                ready=lambda: announce(url, source, settings, manager),
+            )

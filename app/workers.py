@@ -1,0 +1,88 @@
+"""Several processes that serve one port (`--processes`): the parent, and each worker."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.announcement import announce, url_of
+from app.hang_up import HangUp
+from app.running import running
+from app.serve import serve
+from changefeed.log_lines import log_to_stderr
+from changefeed.meters import Meters, shared_memory
+from changefeed.processes import Parent, Processes
+from changefeed.service_manager import ServiceManager
+from changefeed.settings import Settings
+from changefeed.source import Source, source_of
+from handlers.ended_sessions import PART_BYTES as ENDED_BYTES
+from handlers.ended_sessions import EndedSessions
+from handlers.feed import Share
+from handlers.sampling import one_line_of
+from handlers.starting import bind
+
+SERVER = Path(__file__).parents[1] / "server.py"
+
+
+async def run_supervisor(
+    settings: Settings, argv: Sequence[str], stopping: asyncio.Event, manager: ServiceManager, hang_up: HangUp
+) -> None:
+    """The parent of --processes, which serves nobody itself."""
+    # First without SO_REUSEPORT: a port that another server holds is refused, and not shared with it.
+    checked = bind(settings.address, settings.port)
+    url, port = url_of(checked, settings), checked[0].getsockname()[1]
+    for free in checked:
+        free.close()
+    with (
+        source_of(settings) as source,
+        shared_memory(settings.processes) as memory,
+        shared_memory(settings.processes, ENDED_BYTES) as ended_sessions,
+    ):
+        orders = {
+            "source": asdict(source),
+            "port": port,
+            "memory": memory,
+            "ended_sessions": ended_sessions,
+            "started_at": datetime.now(UTC).isoformat(),
+            "session_secret": Share().session_secret,
+        }
+        meters = Meters(1, settings.processes, memory)
+        processes = Processes(
+            (sys.executable, str(SERVER), *argv),
+            settings.processes,
+            orders=orders,
+            inherited=(memory, ended_sessions),
+            ended=meters.clear,
+        )
+        hang_up.reloads.append(processes.hang_up)
+        async with running(manager.keep_telling(lambda: one_line_of(meters))):
+            await processes.run(stopping, on_ready=lambda: announce(url, source, settings, manager))
+
+
+async def run_worker(settings: Settings, parent: Parent, stopping: asyncio.Event, hang_up: HangUp) -> None:
+    """One of the processes of --processes. It ends with its parent, however that ends."""
+    orders = parent.orders
+    number, port = orders["number"], orders["port"]
+    log_to_stderr(settings.log_format, number)
+    share = Share(
+        number,
+        settings.processes,
+        prepares=number == 1 and orders["is_first_start"],
+        others_are_ready=orders["others_are_ready"],
+        meters=Meters(number, settings.processes, orders["memory"]),
+        started_at=datetime.fromisoformat(orders["started_at"]),
+        session_secret=orders["session_secret"],
+        ended_sessions=EndedSessions(number, settings.processes, orders["ended_sessions"]),
+    )
+    await serve(
+        settings,
+        Source(**orders["source"]),
+        share,
+        stopping,
+        hang_up,
+        listen=lambda: bind(settings.address, port, is_shared=True),
+        ready=parent.say_ready,
+        parent=parent,
+    )
