@@ -5,15 +5,15 @@ everything up to `id`, was seen. So it names exactly which changes are still to 
 
 The text is `<id>.<the rest>`, hexadecimal and base64url: safe in a URL as it is. The rest is the same for all changes
 of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, what
-its holder was told of losses, the batch's witness, and a checksum, by which a text that was cut or mangled is told from
-a cursor. A cursor of a server that knew no witness has none; that server reads over the witness of ours.
+its holder was told of losses, the batch's witness and digest, and a checksum, by which a text that was cut or mangled
+is told from a cursor. A cursor of a server that knew neither has none; that server reads over those of ours.
 """
 
 import base64
 import binascii
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -63,13 +63,15 @@ class Place:
     """Exclusive: what has_passed() says yes to was seen.
 
     `losses` is not part of the position: how many lost statements, of which the journal has nothing, its holder has
-    been told of.
+    been told of. Nor is `digest`, that of all entries of the batch, 0 where it is not known: what a crash or a failover
+    takes back is what was committed last, and that need not be the newest transaction.
     """
 
     previous: Snapshot
     batch: Snapshot
     id: int
     losses: int = field(default=0, compare=False)
+    digest: int = field(default=0, compare=False)
 
     @classmethod
     def after(cls, snapshot: Snapshot) -> "Place":
@@ -90,7 +92,7 @@ class Place:
 
 
 def encode(epoch: bytes, place: Place) -> str:
-    return f"{place.id:x}.{encode_batch(epoch, place.previous, place.batch, place.losses)}"
+    return f"{place.id:x}.{encode_batch(epoch, place.previous, place.batch, place.losses, place.digest)}"
 
 
 def witness_of(xid: int, made_at: int) -> int:
@@ -98,7 +100,12 @@ def witness_of(xid: int, made_at: int) -> int:
     return zlib.crc32(f"{xid}:{made_at}".encode()) & 0xFFFFFFF or 1
 
 
-def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int = 0) -> str:
+def digest_of(entries: Iterable[Sequence[object]]) -> int:
+    """28 bits of the ids, transactions and times with which these entries begin; never 0."""
+    return zlib.crc32(repr([tuple(entry[:3]) for entry in entries]).encode()) & 0xFFFFFFF or 1
+
+
+def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int = 0, digest: int = 0) -> str:
     """What follows the point in every cursor of this batch."""
     packed = bytearray((_VERSION,)) + epoch
     for snapshot in (previous, batch):
@@ -109,7 +116,7 @@ def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int 
             _pack(packed, xid - before)
             before = xid
     if losses or batch.witness:
-        _pack(packed, losses, batch.witness)
+        _pack(packed, losses, batch.witness, *([digest] if digest else []))
     return base64.urlsafe_b64encode(packed + _checksum(packed)).rstrip(b"=").decode()
 
 
@@ -136,10 +143,10 @@ def _decode(text: str) -> tuple[bytes, Place]:
     numbers = _unpack(packed[1 + EPOCH_BYTES :])
     try:
         previous, batch = _unpack_snapshot(numbers), _unpack_snapshot(numbers)
-        losses, witness = next(numbers, 0), next(numbers, 0)
+        losses, witness, digest = next(numbers, 0), next(numbers, 0), next(numbers, 0)
     except StopIteration:
         raise NotACursor("this cursor is cut or mangled") from None
-    place = Place(previous, replace(batch, witness=witness), int(match[1], 16), losses)
+    place = Place(previous, replace(batch, witness=witness), int(match[1], 16), losses, digest)
     if place.id >= _BEYOND_ID:
         raise NotACursor("this cursor is cut or mangled")
     return packed[1 : 1 + EPOCH_BYTES], place

@@ -83,14 +83,7 @@ class Entries:
         self, version: int, previous: Snapshot, batch: Snapshot | None, after: int | None
     ) -> tuple[list[Row], Standing]:
         """A page of what changefeed.read() gives, as columns of JournalRow. Raises JournalReplaced."""
-        parameters: dict[str, object] = {
-            "previous": str(previous),
-            "batch": str(batch) if batch else None,
-            "after": after,
-            "row_limit": PAGE_ROWS,
-            "byte_limit": PAGE_BYTES,
-            "row_limit_bytes": self._row_limit_bytes,
-        }
+        parameters = self._page(previous, batch, after)
         try:
             with_rows = self._payload is not Payload.OFF
             rows = await self._read(version, parameters, with_rows=with_rows, with_stand_ins=False)
@@ -103,6 +96,12 @@ class Entries:
             if (size := entry[-1]) is not None:
                 self._complain(entry, _too_large(size))
         return [entry[_OF_THE_CHANGE] for entry in entries], Standing._make(last[_OF_THE_CHANGE.stop : -1])
+
+    async def stamps(self, version: int, previous: Snapshot, batch: Snapshot) -> list[Row] | None:
+        """Of each entry of the batch what digest_of() takes; None where they are more than a page."""
+        parameters = self._page(previous, batch, None)
+        *entries, last = await self._read(version, parameters, with_rows=False, with_stand_ins=True)
+        return None if Standing._make(last[_OF_THE_CHANGE.stop : -1]).has_more else entries
 
     async def arrange(self, entries: list[Row], standing: Standing, *, is_whole_batch: bool) -> Sequence[Row]:
         """The entries in the order in which their rows changed, as they may leave; fewer where they are too large."""
@@ -120,6 +119,17 @@ class Entries:
             logger.warning("changes that triggers made cannot be put in order: %s", one_line(error))
             found = entries
         return await self._keys_of(found) if self._payload is Payload.KEYS else found
+
+    def _page(self, previous: Snapshot, batch: Snapshot | None, after: int | None) -> dict[str, object]:
+        """The parameters of changefeed.read()."""
+        return {
+            "previous": str(previous),
+            "batch": str(batch) if batch else None,
+            "after": after,
+            "row_limit": PAGE_ROWS,
+            "byte_limit": PAGE_BYTES,
+            "row_limit_bytes": self._row_limit_bytes,
+        }
 
     async def _read(
         self, version: int, parameters: dict[str, object], *, with_rows: bool, with_stand_ins: bool

@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from changefeed.change import LOSS, Change, from_journal
-from changefeed.cursor import EPOCH_BYTES, NotACursor, Place, Snapshot, decode, encode, encode_batch, witness_of
+from changefeed.cursor import (
+    EPOCH_BYTES,
+    NotACursor,
+    Place,
+    Snapshot,
+    decode,
+    digest_of,
+    encode,
+    encode_batch,
+    witness_of,
+)
 from changefeed.database import Database, Row
 from changefeed.entries import ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
 from changefeed.memory import Page
@@ -102,7 +112,7 @@ class Journal:
         self.identity: str | None = None  # what the queries tell it by; None before version 5
         self._former_epoch: bytes | None = None  # of the same journal, as it is named while its version is below 5
         self._seal: Seal | None = None
-        self._proofs: OrderedDict[tuple[int, int, int], bool] = OrderedDict()
+        self._proofs: OrderedDict[tuple[int, int, int, int], bool] = OrderedDict()
 
     async def identify(self) -> bool:
         """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
@@ -179,10 +189,10 @@ class Journal:
         assert self.epoch is not None
         return encode(self.epoch, replace(place, losses=self.losses.statements))
 
-    def encode_batch(self, previous: Snapshot, batch: Snapshot) -> str:
+    def encode_batch(self, previous: Snapshot, batch: Snapshot, digest: int = 0) -> str:
         """What follows the point in the same."""
         assert self.epoch is not None
-        return encode_batch(self.epoch, previous, batch, self.losses.statements)
+        return encode_batch(self.epoch, previous, batch, self.losses.statements, digest)
 
     def seal_for(self, grants: Grants) -> Callable[[str], str]:
         """What makes cursors for who may not know how many changes there are beside his own."""
@@ -227,19 +237,30 @@ class Journal:
     async def proves(self, place: Place) -> bool:
         """Whether what somebody at the place has seen is still there, as far as its witnesses tell; a crowd asks once.
 
-        These are the newest transaction that its snapshot sees, below which no id is given out again, and the change
-        itself that the place is behind.
+        These are the newest transaction that its snapshot sees, below which no id is given out again, the change itself
+        that the place is behind, and all that came with it.
         """
         if not place.batch.witness:
             return True
-        key = place.batch.xmax, place.batch.witness, place.id
+        key = place.batch.xmax, place.batch.witness, place.id, place.digest
         if key not in self._proofs:
             asked = {"xid": str(place.batch.xmax - 1), "id": place.id}
             [(made_at, lost_xid, lost_at, has_entry)] = await self._for_clients.fetch(QUERIES["witness"], asked)
-            self._proofs[key] = has_entry and _is_witnessed(place.batch, made_at, int(lost_xid), lost_at)
+            self._proofs[key] = (
+                has_entry
+                and _is_witnessed(place.batch, made_at, int(lost_xid), lost_at)
+                and (int(lost_xid) >= place.previous.xmin or await self._has_batch(place))
+            )
             while len(self._proofs) > PROOFS_KEPT:
                 self._proofs.popitem(last=False)
         return self._proofs[key]
+
+    async def _has_batch(self, place: Place) -> bool:
+        """Whether the entries of its batch, of which retention took none, are what they were."""
+        if not place.digest:
+            return True
+        stamps = await self._entries[self._for_clients].stamps(self.version, place.previous, place.batch)
+        return stamps is None or digest_of(stamps) == place.digest
 
     def forget_proofs(self) -> None:
         """What was proven is of a past that may be lost by now."""
@@ -274,7 +295,11 @@ class Journal:
         read = replace(read, witness=self._witness(read, standing.batch_at, given))
         found = await entries.arrange(rows, standing, is_whole_batch=after is None and not standing.has_more)
         has_more = standing.has_more or len(found) < len(rows)
-        return self._page(start, previous, read, found, has_more)
+        is_whole = after is None and not has_more
+        # Where one transaction is all there is, the witness is of it.
+        is_witnessed = all(int(xid) == read.xmax - 1 for _, xid, *_ in rows)
+        digest = digest_of(rows) if read.witness and is_whole and not is_witnessed else 0
+        return self._page(start, previous, read, found, has_more, digest)
 
     def _note_losses(self, found: Losses) -> None:
         known = self.losses.statements
@@ -291,8 +316,10 @@ class Journal:
             return witness_of(xid, self.losses.at)
         return given.witness if given.xmax == read.xmax else 0
 
-    def _page(self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[Row], has_more: bool) -> Page:
-        suffix = self.encode_batch(previous, batch)
+    def _page(
+        self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[Row], has_more: bool, digest: int
+    ) -> Page:
+        suffix = self.encode_batch(previous, batch, digest)
         began, changes = time.monotonic(), []
         for row in rows:
             changes.append(_change_or_loss(row, suffix))
@@ -300,7 +327,7 @@ class Journal:
                 has_more = has_more or len(changes) < len(rows)
                 break
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
-        return Page(start, end, changes, previous, batch)
+        return Page(start, end, changes, previous, batch, digest)
 
 
 def _change_or_loss(row: Row, suffix: str) -> Change:

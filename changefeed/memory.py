@@ -33,6 +33,11 @@ class Page:
     changes: list[Change]
     previous: Snapshot
     batch: Snapshot
+    digest: int = 0  # of the batch's entries, where the page is all of it; see Place
+
+    def behind(self, change: Change) -> Place:
+        """Where somebody is who got the page up to this change of it."""
+        return Place(self.previous, self.batch, change.id, digest=self.digest)
 
 
 class Memory:
@@ -73,6 +78,14 @@ class Memory:
         while self._bytes > self._limit_bytes and len(self._pages) > 1:
             self._forget_oldest()
 
+    @property
+    def edge_proven(self) -> Place:
+        """The edge, as a place that proves most: behind the last change, where nothing was read since."""
+        last = self._pages[-1] if self._pages else None
+        if last and last.digest and last.end == self.edge and last.batch == self.edge.batch:
+            return last.behind(last.changes[-1])
+        return self.edge
+
     def page_after(self, place: Place) -> Page | None:
         """What follows `place`, without changes where that is the edge; None where memory cannot tell.
 
@@ -96,7 +109,7 @@ class Memory:
         if not place.id:
             return not place.batch.witness or self._witnesses.get(place.batch.xmax) == place.batch.witness
         pages = self._batches.get((place.previous, place.batch), ())
-        return any(page.batch.witness == place.batch.witness for page in pages)
+        return any(page.batch.witness == place.batch.witness and place.digest in (0, page.digest) for page in pages)
 
     def ends(self) -> list[Snapshot]:
         """The batches whose ends are remembered, newest first."""

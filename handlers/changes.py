@@ -87,6 +87,7 @@ class ChangesHandler(ApiHandler):
         taken: list[Change] = []
         size = looked_at = 0
         self._was_emptied = False
+        proven = place  # what names the last change proves most
         while True:
             memory = self.feed.follower.memory
             page = memory.page_after(place) if memory and place != BEGINNING else None
@@ -102,9 +103,9 @@ class ChangesHandler(ApiHandler):
                     taken.append(picked)
                     size += len(picked.text)
                 looked_at += 1
-                place = Place(page.previous, page.batch, change.id)
+                place = proven = page.behind(change)
             if not page.changes:
-                return taken, page.end, False
+                return taken, proven if proven.digest and proven.batch == page.end.batch else page.end, False
             place = page.end
             if is_bounded and time.monotonic() >= due:
                 return taken, place, True

@@ -168,7 +168,7 @@ class FeedClient:
     async def _catch_up(self, place: Place) -> None:
         follower, journal = self._feed.follower, self._feed.journal
         is_told, spent = True, 0
-        followed = follower.memory
+        followed, epoch = follower.memory, journal.epoch
         while True:
             memory = follower.memory
             if memory is None:
@@ -178,8 +178,9 @@ class FeedClient:
             if memory is not followed:
                 # Another journal, or another past of the same, which was told; goes on where the place is still good.
                 followed = memory
-                if not memory.proves(place):
+                if journal.epoch != epoch or not await self._is_proven(memory, place):
                     place = memory.edge
+                epoch = journal.epoch
             try:
                 page = await self._next_page(memory, place)
             except LostPast:
@@ -208,10 +209,17 @@ class FeedClient:
                 place = page.end
             if place == memory.edge and memory is follower.memory:
                 if not is_told or self.selection.subscription.is_bounded:
-                    self.outbox.send(self.dialect.place(str(self.selection.cursor(journal.encode(place)))))
+                    self.outbox.send(self.dialect.place(str(self.selection.cursor(journal.encode(memory.edge_proven)))))
                 break  # nothing was awaited since: no page comes in between
         self._catching_up = None
         self._go_live()
+
+    async def _is_proven(self, memory: Memory, place: Place) -> bool:
+        """Also where memory does not reach back to it."""
+        try:
+            return memory.proves(place) or await self._feed.journal.proves(place)
+        except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
+            return False
 
     async def _next_page(self, memory: Memory, place: Place) -> Page | None:
         """What follows; None where it must be waited for."""
@@ -243,4 +251,4 @@ def _slices(page: Page) -> Iterator[tuple[Sequence[Change], Place]]:
     for begin in range(0, len(page.changes), SLICE_CHANGES):
         part = page.changes[begin : begin + SLICE_CHANGES]
         is_last = begin + SLICE_CHANGES >= len(page.changes)
-        yield part, page.end if is_last else Place(page.previous, page.batch, part[-1].id)
+        yield part, page.end if is_last and not page.digest else page.behind(part[-1])

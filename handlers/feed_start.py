@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from changefeed.cursor import NotACursor, Place
 from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.entries import JournalReplaced
 from changefeed.follower import UNJOURNALED
 from changefeed.gap import Gap
 from changefeed.journal import ForeignCursor
@@ -81,7 +82,10 @@ async def find_place(feed: Feed, since: str, subscription: Subscription) -> tupl
     epoch, memory = feed.journal.epoch, feed.follower.memory
     if memory is None or not memory.proves(place):
         with database_needed("the journal cannot be read"):
-            is_proven = await feed.journal.proves(place)
+            try:
+                is_proven = await feed.journal.proves(place)
+            except JournalReplaced:
+                raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
         if feed.journal.epoch != epoch:
             return await find_place(feed, since, subscription)  # there is another journal since a moment ago
         if not is_proven:
@@ -94,7 +98,7 @@ def cursor_of(feed: Feed, start: Start) -> str | None:
     memory = feed.follower.memory
     if memory is None:
         return None
-    cursor = feed.journal.encode(start.place or memory.edge)
+    cursor = feed.journal.encode(start.place or memory.edge_proven)
     return feed.select(start.query.subscription).cursor(cursor)
 
 

@@ -40,6 +40,15 @@ def test_what_its_holder_was_told_survives_too_and_is_no_part_of_the_place(place
     assert decode(encode(EPOCH, place))[1].losses == 0
 
 
+@given(places, st.integers(1, 2**28 - 1), st.integers(1, 2**28 - 1))
+def test_so_does_what_proves_it(place: Place, witness: int, digest: int):
+    proven = replace(place, batch=replace(place.batch, witness=witness), digest=digest)
+    [_, read] = decode(encode(EPOCH, proven))
+    assert (read, read.batch.witness, read.digest) == (place, witness, digest)
+    [_, read] = decode(encode(EPOCH, replace(proven, digest=0)))  # of the version before
+    assert (read, read.batch.witness, read.digest) == (place, witness, 0)
+
+
 @given(places)
 def test_the_text_is_safe_in_a_url_as_it_is(place: Place):
     assert re.fullmatch(r"[A-Za-z0-9._~-]+", encode(EPOCH, place))

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest import mock
 
 from psycopg2.extensions import make_dsn
 from tornado.httpclient import HTTPClientError
@@ -12,6 +13,7 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.listener import ListenerState
+from changefeed.memory import Memory
 from tests import postgres
 from tests.feed_case import message
 from tests.test_journal_feed import JournalTestCase
@@ -136,6 +138,50 @@ class CrashTest(LostPastTestCase):
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         await message(resumed, "hello")
         self.assertIn("past that PostgreSQL has lost", (await message(resumed, "gap"))["why"])
+
+    @gen_test
+    async def test_a_commit_that_is_lost_though_what_was_read_with_it_is_not(self):
+        cursors = await self.read_two_at_a_time()
+        async with self.time_goes_back():
+            self.cluster.stop("immediate")
+            self.cluster.start()
+            self.assertEqual(self.kept(), [1, 101], "PostgreSQL lost nothing: this test tests nothing")
+            self.insert(102)
+        for cursor in cursors:
+            gap = (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]
+            self.assertIn("past that PostgreSQL has lost", gap["why"])
+
+    @gen_test
+    async def test_what_was_read_at_a_time_and_is_all_there_is_told_to_nobody(self):
+        cursors = await self.read_two_at_a_time()
+        async with self.restart():
+            self.cluster.stop()
+            self.cluster.start()
+        with mock.patch.object(Memory, "proves", return_value=False):  # as at another server, which read otherwise
+            for cursor in cursors:
+                self.assertIsNone((await self.fetch_json(f"/api/changes?since={cursor}"))["gap"])
+
+    async def read_two_at_a_time(self) -> list[str]:
+        """The cursors behind two changes, of which a crash takes the first."""
+        live = await self.connect(protocol=True)
+        self.insert(1)
+        _, _, before = await self.changes(live, 1)
+        older = postgres.connect(self.conninfo)
+        older.autocommit = False
+        older.cursor().execute("INSERT INTO orders VALUES (100)")
+        # The server, which runs in this loop, reads both at a time.
+        self.write("SET synchronous_commit = on; INSERT INTO orders VALUES (101)")
+        older.commit()
+        older.close()
+        ids, _, behind_both = await self.changes(live, 101)
+        self.assertEqual(ids, [100, 101])
+        caught_up = await self.connect(f"/ws?since={before}", protocol=True)
+        return [
+            behind_both,
+            (await self.changes(caught_up, 101))[2],
+            (await message(await self.connect(protocol=True), "hello"))["cursor"],
+            (await self.fetch_json(f"/api/changes?since={before}"))["cursor"],
+        ]
 
     @gen_test
     async def test_a_crash_that_took_nothing_back_is_told_to_nobody(self):
