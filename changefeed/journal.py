@@ -126,7 +126,9 @@ class Journal:
             return False
         if reason := await distrust(self._database):
             raise WrongJournal(reason)
-        await self._database.fetch(QUERIES["begin anew if restored"])
+        [(may_begin_anew,)] = await self._database.fetch(QUERIES["may begin anew"])
+        if may_begin_anew:
+            await self._database.fetch(QUERIES["begin anew if restored"])
         found = await self._database.fetch(QUERIES["identify journal"])
         if not found:
             raise WrongJournal(

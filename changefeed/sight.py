@@ -57,8 +57,9 @@ class Sight:
         if change.action == "UPDATE" and row.is_changed:
             was_seen = self._lets_through(row, row.old_value)
         if is_seen and was_seen:
-            if row.is_changed and not self._shows_change(row):
-                return None  # what changed may not be seen, and neither that something did
+            if row.old is not None and not self._shows_change(row):
+                # What changed may not be seen, and neither that something did; `omit` may have left it out already.
+                return None
             return self._show(change, row, has_old=row.is_changed), ""
         if is_seen:
             return self._show(change, row), "enter"

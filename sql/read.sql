@@ -66,6 +66,8 @@ DECLARE
     lowest xid8;
     highest xid8;
     name text;
+    names text[] := '{}';
+    schema_names text[] := '{}';
     table_names text[] := '{}';
     entries refcursor;
     entry record;
@@ -150,8 +152,10 @@ BEGIN
         END IF;
         IF entry.table_name IS DISTINCT FROM table_name OR entry.schema_name IS DISTINCT FROM schema_name THEN
             name := format('%I.%I', entry.schema_name, entry.table_name);
-            IF name <> ALL (table_names) THEN
-                table_names := table_names || name;
+            IF name <> ALL (names) THEN
+                names := names || name;
+                schema_names := schema_names || entry.schema_name;
+                table_names := table_names || entry.table_name;
             END IF;
         END IF;
         id := entry.id;
@@ -188,11 +192,12 @@ BEGIN
         SELECT array_agg(n.xid) INTO nested_xids FROM nested AS n WHERE n.xid IS NOT NULL;
     END IF;
     nested := nested_xids;
-    -- What one entry alone says is in order.
+    -- What one entry alone says is in order. Not by to_regclass(), which takes the right USAGE on the schema.
     cascaded := CASE WHEN taken > 1 OR NOT is_whole THEN ARRAY(
         SELECT format('%s.%s', n.nspname, c.relname)
-        FROM unnest(table_names) AS t (name)
-        JOIN pg_class AS c ON c.oid = to_regclass(t.name) JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        FROM unnest(schema_names, table_names) AS t (schema_name, table_name)
+        JOIN pg_namespace AS n ON n.nspname = t.schema_name
+        JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name
         WHERE EXISTS (
             SELECT FROM pg_constraint AS f
             WHERE f.conrelid = c.oid AND f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))

@@ -59,11 +59,15 @@ LIMIT 1;
 -- schema version --
 SELECT version FROM changefeed.meta;
 
+-- may begin anew --
+-- Whether this role may. Asked apart: PostgreSQL looks at the right to call a function also where it is not called.
+SELECT has_table_privilege('changefeed.journal', 'SELECT') AND has_table_privilege('changefeed.journal', 'DELETE')
+   AND has_column_privilege('changefeed.meta', 'epoch', 'UPDATE')
+   AND has_function_privilege('changefeed.begin_anew_if_restored()', 'EXECUTE');
+
 -- begin anew if restored --
--- Before the journal is identified, since that gives it another epoch. By whoever may write it.
-SELECT changefeed.begin_anew_if_restored()
-WHERE has_table_privilege('changefeed.journal', 'SELECT, DELETE') AND has_column_privilege('changefeed.meta', 'epoch', 'UPDATE')
-  AND has_function_privilege('changefeed.begin_anew_if_restored()', 'EXECUTE');
+-- Before the journal is identified, since that gives it another epoch.
+SELECT changefeed.begin_anew_if_restored();
 
 -- identify journal --
 -- Which journal this is, and of which version. A dump and restore keeps the uuid, but not the cluster's system identifier,

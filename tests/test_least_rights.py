@@ -3,7 +3,9 @@
 import json
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psycopg2
 import pytest
@@ -16,6 +18,7 @@ from changefeed.queries import read_script
 from tests import postgres
 from tests.feed_case import ORDERS, FeedTestCase, message
 from tests.journal_database import Session
+from tests.server_process import ServerProcess
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "least-rights.md").read_text("utf-8")
 ROLE = "changefeed_server"
@@ -309,3 +312,55 @@ def test_who_may_watch_a_table_has_its_partitions_watched_now_and_later(ground: 
         ("parts", '{"k":7}'),
     ]
     assert session.run("SELECT is_complete FROM changefeed.status()") == [(True,)]
+
+
+NARROW = {"tables": {"app.orders": {"columns": ["id"], "filter": ["id=lt.10"]}}}
+
+
+def asked(port: int, token: str, path: str, method: str = "GET") -> tuple[int, Any]:
+    """On a connection of its own, so by whichever process."""
+    request = Request(f"http://127.0.0.1:{port}{path}", method=method, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+@pytest.mark.parametrize("who", ["reading", "tending", "watching"])
+def test_two_processes_serve_with_each_role_beside_publications_of_all_tables(ground: Ground, who: str, tmp_path: Path):
+    ground.root.run("SET client_min_messages = error; CREATE PUBLICATION everything FOR ALL TABLES")
+    ground.app.run("ALTER TABLE app.orders REPLICA IDENTITY FULL; ALTER TABLE app.p1 REPLICA IDENTITY FULL")
+    ground.owner.run("SELECT changefeed.watch('app.orders', omit => '{secret}')")
+    (tmp_path / "tokens").write_text(f"a-token-with-all-rights\na-token-of-few-rights {json.dumps(NARROW)}\n")
+    flags = ["--port", "0", "--processes", "2", "--token-file", str(tmp_path / "tokens")]
+    if who == "watching":
+        flags += ["--watch", "app.parts"]
+    conninfo = str(make_dsn(ground.conninfo, user=ground.roles[who]))
+    with ServerProcess(tmp_path, *flags, DATABASE_URL=conninfo) as server:
+        port = server.port()
+        ground.app.run("INSERT INTO app.orders VALUES (1, 'x'), (11, 'y')")
+        ground.app.run("UPDATE app.orders SET secret = 'z'")  # which is left out
+        for _ in range(8):
+            status, page = asked(port, "a-token-of-few-rights", "/api/changes")
+            assert status == 200, page
+            assert [change["data"] for change in page["changes"]] == [{"id": 1}]
+            cursor = page["changes"][0]["cursor"]
+            for path in (f"/api/change?cursor={cursor}", f"/api/changes?since={cursor}"):
+                assert asked(port, "a-token-of-few-rights", path)[0] == 200
+            status, said = asked(port, "a-token-with-all-rights", "/api/status")
+            assert status == 200
+            assert all(table["is_complete"] for table in said["watched"])
+            assert ("parts" in [table["table"] for table in said["watched"]]) is (who == "watching")
+            assert asked(port, "a-token-of-few-rights", "/api/status")[0] == 403
+        for table in ("app.other", "changefeed.meta", "changefeed.journal_0"):
+            assert asked(port, "a-token-with-all-rights", f"/api/tables/{table}/watch", "PUT")[0] in (404, 409)
+        ground.app.run("INSERT INTO app.parts VALUES (1); DELETE FROM app.orders; TRUNCATE app.p1")
+    tending = ground.session(who)
+    if who == "reading":
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            tending.run("SELECT changefeed.retain('0 s', 0)")
+    else:
+        for _ in range(2):
+            tending.run("SELECT changefeed.retain('0 s', 0), changefeed.begin_anew_if_restored(), changefeed.refresh()")
+        assert ground.root.value("SELECT count(*) FROM changefeed.journal") == 0

@@ -150,6 +150,9 @@ def test_a_pattern_that_is_ambiguous_gives_nothing_and_limits_all_that_it_could_
 def test_an_update_of_columns_without_right_alone_is_not_told():
     assert seen(change("UPDATE", row(), '{"status": "new"}'), {"orders": {"columns": ["id"]}}) is None
     assert seen(change("UPDATE", row(), '{"status": "new", "id": 6}'), {"orders": {"columns": ["id"]}}) is not None
+    # Of one that was left out by `omit`, or of none.
+    assert seen(change("UPDATE", row(), "{}"), {"orders": {"columns": ["id"]}}) is None
+    assert seen(change("UPDATE", row(), "{}"), {"orders": {}}) is not None
 
 
 @pytest.mark.parametrize("value", [9, 1000, True])
