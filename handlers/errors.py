@@ -2,6 +2,7 @@
 
 import contextlib
 import http
+import logging
 from collections.abc import Iterator
 
 import psycopg2
@@ -9,6 +10,8 @@ from tornado.web import HTTPError
 
 from changefeed.cursor import NotACursor
 from changefeed.database import DatabaseUnavailable, one_line
+
+logger = logging.getLogger(__name__)
 
 
 class ApiError(HTTPError):
@@ -48,5 +51,10 @@ def database_needed(what_fails: str) -> Iterator[None]:
     """Answers 503 where PostgreSQL does not do within the block what is asked of it; `what_fails` is a sentence."""
     try:
         yield
-    except (DatabaseUnavailable, psycopg2.Error) as error:
+    except DatabaseUnavailable as error:
         raise ApiError(503, "database_unavailable", f"{what_fails}: {one_line(error)}") from None
+    except psycopg2.Error as error:
+        # PostgreSQL's words may name what whoever asks may not see.
+        logger.warning("%s: %s", what_fails, one_line(error))
+        told = f"{what_fails}: PostgreSQL refuses it (SQLSTATE {error.pgcode}); the server's log says why"
+        raise ApiError(503, "database_unavailable", told) from None
