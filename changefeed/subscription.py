@@ -94,7 +94,18 @@ class Subscription:
         """Whether one of these, which a change's name could mean, is asked for."""
         if not self.tables:
             return True
-        return any(not self._patterns.isdisjoint(name.covering) for name in readings)
+        named, schemas = self._parts_of_patterns
+        # First by what costs little, since a name of many dots could mean as many tables.
+        likely = [name for name in readings if name.table in named or name.schema in schemas or None in schemas]
+        return any(not self._patterns.isdisjoint(name.covering) for name in likely)
+
+    @cached_property
+    def _parts_of_patterns(self) -> tuple[frozenset[str | None], frozenset[str | None]]:
+        """The tables that are named, and the schemas of which all are asked for; None for all there are."""
+        return (
+            frozenset(pattern.table for pattern in self._patterns if pattern.table is not None),
+            frozenset(pattern.schema for pattern in self._patterns if pattern.table is None),
+        )
 
     @cached_property
     def _patterns(self) -> frozenset[Pattern]:

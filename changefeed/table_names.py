@@ -128,10 +128,13 @@ def exact(name: str) -> TableName:
 def could_mean(name: str) -> Sequence[TableName]:
     """Every table that the name could be of, as a trigger says it: with or without schema, quoted or as it is."""
     literal = TableName(None, name)
-    try:
-        readings = tuple(_readings(_split(name)))
-    except BadName:
+    if '"' not in name:
         readings = tuple(_plain_readings(name))
+    else:
+        try:
+            readings = tuple(_readings(_split(name)))
+        except BadName:
+            readings = tuple(_plain_readings(name))
     return readings if literal in readings else (*readings, literal)
 
 

@@ -54,7 +54,7 @@ BEGIN
                 changefeed.members(oid), changefeed.members(oid[]), changefeed.recorders(), changefeed.argument(bytea),
                 changefeed.watched(oid[]), changefeed.wanted_triggers(oid[], jsonb[]),
                 changefeed.has_foreign_partition(oid), changefeed.repairs(oid[], jsonb[]), changefeed.left_behind(oid[]),
-                changefeed.check_target(regclass), changefeed.warn_of_limits(regclass), changefeed.lock_wait_ms()
+                changefeed.check_target(regclass), changefeed.shown(text), changefeed.warn_of_limits(regclass), changefeed.lock_wait_ms()
             TO %s
         $grant$, reader);
     END LOOP;

@@ -84,6 +84,8 @@ CREATE SEQUENCE IF NOT EXISTS changefeed.no_lastval
 
 -- Only its currval() counts: the partitioned table that the session is truncating (see truncate.sql).
 CREATE SEQUENCE IF NOT EXISTS changefeed.truncating;
+-- Of a session, too: the script that was searched in vain for what may move rows, by the time it came (record.sql).
+CREATE SEQUENCE IF NOT EXISTS changefeed.searched;
 
 CREATE TABLE IF NOT EXISTS changefeed.journal (
     slot smallint NOT NULL,

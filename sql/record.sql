@@ -270,8 +270,10 @@ DECLARE
         WHEN is_nested THEN '"execute[[:>:]]|"[^"]*" [^ "]+ [0-9]+(' || chr(10) || '|$)'
         ELSE '[[:<:]]execute[[:>:]]'
     END;
-    -- A script of many statements is one text, which each of them would search from its beginning.
+    -- A script of many statements is one text, which each of them would search from its beginning. So it is searched once:
+    -- that it was in vain the session remembers, in a sequence that the writer has no right to.
     is_long constant boolean := octet_length(looked_at) > 10000;
+    script constant bigint := extract(epoch FROM statement_timestamp()) * 1000000;
 BEGIN
     IF current_setting('server_version_num')::integer < 150000
         OR NOT is_long AND looked_at !~* is_merge AND looked_at !~* is_unknown THEN
@@ -285,6 +287,19 @@ BEGIN
         WHERE is_source OR is_target
     ) IS NOT TRUE THEN
         RETURN false;
+    END IF;
+    IF is_long AND NOT is_nested THEN
+        BEGIN
+            IF currval('changefeed.searched') = script THEN
+                RETURN false;
+            END IF;
+        EXCEPTION WHEN object_not_in_prerequisite_state THEN
+            NULL;  -- the session has searched none
+        END;
+        IF looked_at !~* is_merge AND looked_at !~* is_unknown THEN
+            PERFORM setval('changefeed.searched', script);
+            RETURN false;
+        END IF;
     END IF;
     RETURN looked_at ~* is_unknown OR looked_at ~* is_merge AND (
         looked_at ~* 'u&"'

@@ -464,3 +464,19 @@ def test_writes_reach_a_foreign_partition_as_if_nobody_watched(db: JournalDataba
     assert db.losses == 0
     db.run("TRUNCATE part_2")
     assert db.changes()[-1] == ("D", {"id": 1, "k": 2, "note": "x"})
+
+
+def test_a_long_script_is_searched_once_for_what_may_move_rows(db: JournalDatabase):
+    db.run(
+        "CREATE TABLE moved (id int, k int) PARTITION BY LIST (k); CREATE TABLE moved_1 PARTITION OF moved FOR VALUES IN (1)"
+    )
+    db.run("CREATE TABLE moved_2 PARTITION OF moved FOR VALUES IN (2); SELECT changefeed.watch('moved')")
+    db.run("INSERT INTO moved SELECT i, 1 FROM generate_series(1, 9) AS i")
+    updates = "UPDATE moved SET id = id + 10 WHERE id = 2; UPDATE moved SET id = id - 10 WHERE id = 12;" * 150
+    db.run(f"BEGIN; UPDATE moved SET k = 2 WHERE id = 1; {updates} COMMIT")
+    assert db.losses == 0
+    assert db.value("SELECT currval('changefeed.searched')") > 1
+    if db.version >= 15:
+        merge = "MERGE INTO moved AS m USING (VALUES (3)) AS v (id) ON m.id = v.id WHEN MATCHED THEN UPDATE SET k = 2;"
+        db.run(f"BEGIN; UPDATE moved SET k = 1 WHERE id = 1; {updates} {merge} COMMIT")
+        assert db.losses > 0
