@@ -22,7 +22,7 @@ import psycopg2
 
 from benchmarks.catch_up import catch_up
 from benchmarks.servers import OURS_BY_JOURNAL
-from benchmarks.writer import Run, audited, bulk, prepare, runner, singles
+from benchmarks.writer import Run, audited, bulk, nested, prepare, runner, singles
 from changefeed.embedded import EmbeddedPostgres
 from changefeed.queries import SQL_DIR, read_script
 
@@ -52,6 +52,11 @@ def main() -> None:
         print("\n| milliseconds for an UPDATE with an audit trigger | not watched | journal |\n|---|---|---|")
         for rows, (plain, watched) in audited(run, options.rounds).items():
             print(f"| {rows:,} rows | {plain * 1e3:.2f} | {watched * 1e3:.2f} ({watched / plain:.1f}) |", flush=True)
+        print("\n| microseconds for an INSERT of one row | not watched | journal |\n|---|---|---|")
+        for kind, (plain, watched) in zip(
+            ("the client's own", "a trigger's"), nested(run, options.rounds), strict=True
+        ):
+            print(f"| {kind} | {plain:.1f} | {watched:.1f} |", flush=True)
         pgbench(server, run, options.seconds, options.rounds)
         caught_up = catch_up(OURS_BY_JOURNAL, {"DATABASE_URL": server.conninfo}, run, options.rows)
         print(f"\ncatch-up from the journal to a socket: {caught_up.per_second:,.0f} changes/s")

@@ -110,3 +110,35 @@ def audited(run: Run, rounds: int) -> dict[int, list[float]]:
                 run(f"TRUNCATE {name}, {name}_log")
                 run("TRUNCATE changefeed.journal")
     return {rows: [statistics.median(took[rows, name]) for name in ("plain", "watched")] for rows in AUDITED_ROWS}
+
+
+NESTED_STATEMENTS = 5_000
+NESTED = """
+    CREATE TABLE {name}_rows (i integer); CREATE TABLE {name}_causes (times integer);
+    CREATE FUNCTION {name}_write() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN FOR i IN 1..NEW.times LOOP INSERT INTO {name}_rows VALUES (i); END LOOP; RETURN NULL; END $$;
+    CREATE TRIGGER write AFTER INSERT ON {name}_causes FOR EACH ROW EXECUTE FUNCTION {name}_write()"""
+
+
+def nested(run: Run, rounds: int) -> tuple[list[float], list[float]]:
+    """Microseconds for an INSERT of one row, one of many in a transaction: as the client's own, and as a trigger's.
+
+    Each in a table that is not watched, and in one that is.
+    """
+    statements = {
+        "own": "DO $$ BEGIN FOR i IN 1..{times} LOOP INSERT INTO {name}_rows VALUES (i); END LOOP; END $$",
+        "trigger's": "INSERT INTO {name}_causes VALUES ({times})",
+    }
+    names = ("plain_nested", "watched_nested")
+    took: dict[tuple[str, str], list[float]] = {}
+    for name in names:
+        run(NESTED.format(name=name))
+    run("SELECT changefeed.watch('watched_nested_rows')")
+    for _ in range(rounds):
+        for kind, statement in statements.items():
+            for name in names:
+                seconds = run(statement.format(name=name, times=NESTED_STATEMENTS))
+                took.setdefault((kind, name), []).append(seconds / NESTED_STATEMENTS * 1e6)
+        run("TRUNCATE changefeed.journal")
+    own, triggers = ([statistics.median(took[kind, name]) for name in names] for kind in statements)
+    return own, triggers

@@ -72,9 +72,10 @@ class Hub:
         self, changes: Sequence[Change], cursor: str | None = None, uncounted: Sequence[Change] | None = None
     ) -> None:
         """`uncounted`: those of the changes that the tally does not hold yet, where that is not all."""
-        self.tally.count(without_losses(changes if uncounted is None else uncounted), self._clock())
+        told = without_losses(changes)
+        self.tally.count(told if uncounted is None else without_losses(uncounted), self._clock())
         self.published += len(changes)
-        self._remember(changes)
+        self._remember(told)
         for broadcast in self._broadcasts:
             broadcast(changes, cursor)
 
@@ -83,10 +84,10 @@ class Hub:
         plain = [change for change in self._recent if not change.at]
         self._recent.clear()
         self._recent_bytes = 0
-        self._remember([*changes, *plain])
+        self._remember(without_losses([*changes, *plain]))
 
     def _remember(self, changes: Sequence[Change]) -> None:
-        newest = without_losses(changes)[-RECENT_LIMIT:]
+        newest = changes[-RECENT_LIMIT:]
         self._recent.extend(newest)
         self._recent_bytes += sum([len(change.text) for change in newest])
         while len(self._recent) > RECENT_LIMIT or self._recent_bytes > RECENT_LIMIT_BYTES:
