@@ -116,7 +116,7 @@ $function$;
 
 -- Whether any of these tables has rows. Where that cannot be known now, it may.
 CREATE OR REPLACE FUNCTION changefeed.may_have_rows(members oid[])
-RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '1s' AS $function$
 BEGIN
     RETURN coalesce((SELECT bool_or(pg_relation_size(m.member::regclass) > 0) FROM unnest(members) AS m (member)), false);
 EXCEPTION WHEN lock_not_available THEN
@@ -131,7 +131,7 @@ $function$;
 CREATE OR REPLACE FUNCTION changefeed.look(since timestamptz, promised_schemas text[], promised_tables text[])
 RETURNS TABLE (schema_name text, table_name text, is_complete boolean, is_watched boolean, why text, is_over boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET jit = off
-SET lock_timeout = '1s' AS $function$
+SET lock_timeout = '10s' AS $function$
 #variable_conflict use_column
 DECLARE
     this_journal text;
