@@ -456,6 +456,7 @@ class LogicalRestoreTest(ElsewhereTestCase):
 
     @gen_test
     async def test_of_the_tables_over_those_that_are_there(self):
+        await self.feed.lookout.look()  # as it was before
         self.running.append(self.start_task(self.feed.lookout.run()))
         await self.begin()
         dump = str(self.cluster.data_dir / "socket" / "dump")
@@ -475,3 +476,46 @@ class LogicalRestoreTest(ElsewhereTestCase):
             self.run_tool("pg_restore", "--data-only", "--table", "orders", "--dbname", self.conninfo, dump)
             _, gaps, _ = await self.changes(resumed, 2)
             self.assertEqual(gaps, [])
+
+
+class MajorUpgradeTest(ElsewhereTestCase):
+    def new_database(self) -> str:
+        binaries = next((folder for folder in postgres.others() if (folder / "pg_upgrade").exists()), None)
+        if postgres.BINARIES or binaries is None:
+            self.skipTest("this takes the embedded PostgreSQL 18, and an older one to upgrade from")
+        self.cluster = postgres.start(binaries=binaries)
+        self.addCleanup(lambda: postgres.discard(self.cluster))
+        return self.another_database("shop", self.cluster)
+
+    @gen_test(timeout=90)
+    async def test_with_pg_upgrade_the_journal_is_another_one(self):
+        await self.begin()
+        old = self.cluster
+        new = EmbeddedPostgres(leftovers.new_folder(), {"fsync": "off"})
+        new._make_folders()
+        new._reach_binaries()
+        new._initdb()
+        async with self.time_goes_back():
+            old.stop()
+            postgres.run_tool(old, "pg_checksums", "--enable", "--no-sync", "--pgdata", str(old._cluster))
+            upgrade = [
+                *("/bin/sh", "-c", 'cd "$0" && exec "$@"', str(new.data_dir)),  # where it writes
+                *(str(new.binaries / "pg_upgrade"), "--username", "postgres", "--no-sync"),
+                *("--old-bindir", str(old.binaries), "--new-bindir", str(new.binaries)),
+                *("--old-datadir", str(old._cluster), "--new-datadir", str(new._cluster)),
+                *("--socketdir", str(new.data_dir / "socket")),
+            ]
+            done = new._run(upgrade)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            new.start()
+            self.addCleanup(lambda: postgres.discard(new))
+            self.conninfo = str(make_dsn(new.conninfo, dbname="shop"))
+            self.door.lead_to(self.conninfo)
+            self.door.cut()
+            await self.until_replaced()
+            self.insert(3)
+            ids, gaps, cursor = await self.changes(self.live, 3)
+            self.assertEqual((ids, gaps), ([3], []))
+        await self.assert_gap(self.at, "of another journal")
+        self.insert(4)
+        await self.assert_comes(cursor, [4])
