@@ -20,9 +20,9 @@ from changefeed.queries import load
 from changefeed.settings import Settings
 from changefeed.tally import Tally
 from changefeed.watching import Watching
-from handlers.activity import ActivitySocket
 from handlers.admission import Admission
 from handlers.change_counts import ChangeCounts
+from handlers.dashboards import Dashboards
 from handlers.deliveries import Deliveries
 from handlers.events import event_socket_of
 from handlers.feed import Feed, Share
@@ -50,13 +50,13 @@ def make_feed(
     """Nothing runs yet. Raises SettingsError where the tokens of the settings are none."""
     share = share or Share()
     has_plain_channel = not settings.no_plain_channel
-    live_clients, raw_clients = LiveClients(), RawClients()
+    live_clients, raw_clients, dashboards = LiveClients(), RawClients(), Dashboards()
     event_socket = event_socket_of(live_clients)
     tokens = load_tokens(settings)
 
     def look_again() -> None:
         live_clients.look_again()
-        ActivitySocket.look_again()
+        dashboards.look_again()
 
     database = Database(conninfo, REQUEST_CONNECTIONS)
     # The follower and the canary wait for nobody's request.
@@ -75,7 +75,7 @@ def make_feed(
     def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
         deliveries.broadcast(event_socket.broadcast(changes, cursor), changes[0].at)
 
-    broadcasts: list[Broadcast] = [broadcast, ActivitySocket.broadcast, *([echo] if echo else [])]
+    broadcasts: list[Broadcast] = [broadcast, dashboards.broadcast, *([echo] if echo else [])]
 
     def reduced(change: Change) -> Change | None:
         return reduce(change, settings.payload, catalog.key)
@@ -90,17 +90,18 @@ def make_feed(
 
     def tell_gap(gap: Gap) -> None:
         live_clients.tell_gap(gap)
-        ActivitySocket.tell_gap(gap)
+        dashboards.tell_gap(gap)
 
     def tell_state_of_database() -> None:
-        ActivitySocket.tell_database(feed)
+        dashboards.tell_database()
 
     def forget_cursors() -> None:
         live_clients.forget_cursors()
+        dashboards.forget_cursors()
         hub.recall([])
 
     def recall(memory: Memory) -> None:
-        live_clients.forget_cursors()
+        forget_cursors()
         hub.recall(memory.newest(RECENT_LIMIT))
         history.begin(memory)
 
@@ -199,5 +200,6 @@ def make_feed(
         live_clients,
         event_socket,
         raw_clients,
+        dashboards,
     )
     return feed

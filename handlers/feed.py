@@ -26,6 +26,7 @@ from changefeed.watching import Watching
 from handlers.admission import Admission
 from handlers.census import Census
 from handlers.change_counts import ChangeCounts
+from handlers.dashboards import Dashboards
 from handlers.deliveries import Deliveries
 from handlers.ended_sessions import EndedSessions
 from handlers.gate import Gate
@@ -96,17 +97,19 @@ class Feed:
     live_clients: LiveClients
     event_socket: type[WebSocketHandler]  # the class-level broadcast of this one reaches `live_clients`
     raw_clients: RawClients
+    dashboards: Dashboards
     outages: list[Outage] = field(default_factory=list)
 
     def close(self) -> None:
         """The server ends, and gives up what it made when it started."""
         self.live_clients.close()
+        self.dashboards.close()
         self.database.close()
         self.following.close()
 
     @property
     def connected(self) -> Sequence[Connected]:
-        return [*self.live_clients.connected, *self.raw_clients.connected]
+        return [*self.live_clients.connected, *self.raw_clients.connected, *self.dashboards.connected]
 
     def select(self, subscription: Subscription) -> Selection:
         """The subscription at work on the tables of this database."""

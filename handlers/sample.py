@@ -11,6 +11,7 @@ from changefeed.times import iso_of
 ROWS_IN_HELLO = 200
 ROW_LIMIT_CHARACTERS = 16 << 10
 BEGINNING_CHARACTERS = 2_000
+KEPT_CHARACTERS = 4 << 20  # of the newest rows between two messages
 HELLO_LIMIT_CHARACTERS = 256 << 10  # well below a client's outbox
 
 
@@ -55,11 +56,16 @@ class Matches:
 
     def __init__(self) -> None:
         self.count = 0
-        self._newest: deque[Change] = deque(maxlen=MOST_ROWS)
+        self._newest: deque[Change] = deque()
+        self._characters = 0
 
     def add(self, changes: Sequence[Change]) -> None:
         self.count += len(changes)
-        self._newest.extend(changes)
+        newest = changes[-MOST_ROWS:]
+        self._newest.extend(newest)
+        self._characters += sum([len(change.text) for change in newest])
+        while len(self._newest) > MOST_ROWS or (self._characters > KEPT_CHARACTERS and len(self._newest) > 1):
+            self._characters -= len(self._newest.popleft().text)
 
     def newest(self, limit: int) -> Sequence[Change]:
         return tuple(self._newest)[-limit:] if limit else ()

@@ -1,12 +1,10 @@
 """How this process stands, into the meters that all share: before an answer, and every second for the others."""
 
 import asyncio
-from collections.abc import Sequence
 
 from changefeed.meters import Meters
 from handlers import census
-from handlers.activity import ActivitySocket
-from handlers.feed import Connected, Feed
+from handlers.feed import Feed
 
 INTERVAL_SECONDS = 1.0
 OUTBOX_BYTES = "changefeed_outbox_bytes"
@@ -24,8 +22,7 @@ CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
 def sample(feed: Feed) -> None:
     meters, listener = feed.share.meters, feed.listener
     feed.change_counts.sample()
-    clients: Sequence[Connected] = [*feed.connected, *ActivitySocket.all()]
-    meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in clients))
+    meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in feed.connected))
     meters.meter(UNREAD_BYTES).set(feed.admission.unread.weight)
     meters.meter(SIGNING_IN).set(len(feed.admission.outside))
     meters.meter(LISTENER_UP).set(listener.is_ready)

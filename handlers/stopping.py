@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Sequence
 
 from tornado.httpserver import HTTPServer
 
-from handlers.activity import ActivitySocket
-from handlers.feed import Connected, Feed
+from handlers.feed import Feed
 
 DRAIN_DEADLINE_SECONDS = 5.0  # for all outboxes at once
 CLOSE_DEADLINE_SECONDS = 2.0  # for the answers to the close frames
@@ -30,7 +28,7 @@ async def stop_serving(http_server: HTTPServer, feed: Feed) -> None:
     spread = spread_seconds(len(followers) * feed.share.of)
     for follower in followers:
         follower.go_away(round(random.uniform(0, spread) * 1000))
-    everybody: Sequence[Connected] = [*feed.connected, *ActivitySocket.all()]
+    everybody = feed.connected
     busy = [asyncio.ensure_future(client.outbox.drained()) for client in everybody if client.outbox.is_busy]
     if busy:
         await asyncio.wait(busy, timeout=DRAIN_DEADLINE_SECONDS)

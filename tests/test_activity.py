@@ -8,7 +8,6 @@ from tornado.testing import gen_test
 
 from changefeed.change import parse
 from changefeed.clock import DatabaseClock
-from handlers.activity import ActivitySocket
 from handlers.sample import (
     BEGINNING_CHARACTERS,
     HELLO_LIMIT_CHARACTERS,
@@ -211,7 +210,7 @@ class ActivitySocketTest(FeedTestCase):
         await message(filtered, "error")
         self.write(BURST, [1])
         self.assertIn('"id" : 1}', rows_of(await until_rows(filtered, 1))[-1])
-        self.assertEqual(list(ActivitySocket.audiences), [])
+        self.assertEqual([dashboard.filter for dashboard in self.feed.dashboards.connected], [None, None])
 
     @gen_test
     async def test_a_cursor_that_is_none_is_told_as_a_gap_since_a_page_cannot_read_a_refusal(self):

@@ -1,10 +1,17 @@
 """Whose clients are whose: each server has its own, and gives them up when it ends."""
 
+import ast
 import asyncio
+import dataclasses
+import enum
+import importlib
+import inspect
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
 import psycopg2
@@ -28,6 +35,23 @@ from handlers.socket import TRY_AGAIN_LATER
 from tests import postgres
 from tests.access_case import AccessTestCase, token_of
 from tests.feed_case import ORDERS, FeedTestCase, message
+
+HANDLERS = Path(feed_start.__file__).parent
+IMMUTABLE = (
+    str,
+    bytes,
+    int,
+    float,
+    tuple,
+    frozenset,
+    type(None),
+    enum.Enum,
+    property,
+    cached_property,
+    classmethod,
+    staticmethod,
+    Path,
+)
 
 
 class OtherServer:
@@ -71,30 +95,37 @@ class TwoServersTest(FeedTestCase):
         self.write(ORDERS)
         self.watch()
 
-    async def assert_hears_only(self, number: int, feed: WebSocketClientConnection) -> None:
+    async def assert_hear_only(
+        self, number: int, feed: WebSocketClientConnection, dashboard: WebSocketClientConnection
+    ) -> None:
         changes = (await message(feed, "changes"))["changes"]
         self.assertEqual([change["data"]["id"] for change in changes], [number])
+        rows: list[str] = []
+        while not rows:
+            rows = (await message(dashboard, "activity"))["rows"]["changes"]
+        self.assertEqual([json.loads(row)["data"]["id"] for row in rows], [number])
 
     @gen_test
     async def test_side_by_side_each_tells_its_own_clients_and_no_others(self):
         async with OtherServer.running(self.flags) as other:
-            ours, theirs = await self.connect(protocol=True), await other.connect("/ws")
+            ours = [await self.connect("/ws", protocol=True), await self.connect("/ws/activity")]
+            theirs = [await other.connect("/ws"), await other.connect("/ws/activity")]
             raw, their_raw = await self.connect("/listen/people"), await other.connect("/listen/people")
             self.assertEqual((await message(their_raw))["type"], "hello")
             self.write("INSERT INTO orders VALUES (1)")
             self.write("NOTIFY people, 'ours'")
-            await self.assert_hears_only(1, ours)
+            await self.assert_hear_only(1, *ours)
             self.assertEqual(await raw.read_message(), "ours")
             postgres.execute(other.conninfo, "INSERT INTO orders VALUES (2)")
             postgres.execute(other.conninfo, "NOTIFY people, 'theirs'")
-            await self.assert_hears_only(2, theirs)
+            await self.assert_hear_only(2, *theirs)
             self.assertEqual(await their_raw.read_message(), "theirs")
-            self.assertEqual(len(self.feed.connected), 2)
-            self.assertEqual(len(other.feed.connected), 2)
-            for socket in (theirs, their_raw):
+            self.assertEqual(len(self.feed.connected), 3)
+            self.assertEqual(len(other.feed.connected), 3)
+            for socket in (*theirs, their_raw):
                 socket.close()
             await other.feed.admission.until_empty()
-            self.assertEqual(len(self.feed.connected), 2)
+            self.assertEqual(len(self.feed.connected), 3)
 
     @gen_test
     async def test_one_after_the_other_the_second_knows_nothing_of_the_first(self):
@@ -113,6 +144,42 @@ class TwoServersTest(FeedTestCase):
         changes = await message(ours, "changes")
         self.assertEqual([change["action"] for change in changes["changes"]], ["DELETE"])
         self.assertEqual(decode(changes["cursor"])[0].hex(), hello["epoch"])
+
+
+def mutable_attributes(owner: type) -> list[str]:
+    """The class attributes that hold something which can change, and so would be shared by all servers."""
+    found: list[str] = []
+    if issubclass(owner, enum.Enum):
+        return found
+    for name, value in vars(owner).items():
+        is_fixed = isinstance(value, IMMUTABLE) or callable(value) or inspect.isdatadescriptor(value)
+        is_frozen = dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen  # type: ignore[union-attr]
+        if not (is_fixed or is_frozen or name.startswith("__") or name == "_abc_impl"):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(HANDLERS.glob("**/*.py")), ids=lambda path: path.stem)
+def test_no_class_of_the_handlers_holds_state_of_a_server(module: Path):
+    name = ".".join(module.relative_to(HANDLERS.parent).with_suffix("").parts)
+    imported = importlib.import_module(name.removesuffix(".__init__"))
+    classes = [one for one in vars(imported).values() if inspect.isclass(one) and one.__module__ == imported.__name__]
+    assert {one.__name__: found for one in classes if (found := mutable_attributes(one))} == {}
+    # Nor is one given such state later.
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
+            assert node.value.id != "cls", f"{module.name}:{node.lineno}"
+            assert node.value.id not in {one.__name__ for one in classes}, f"{module.name}:{node.lineno}"
+
+
+class Stateful:
+    registry: ClassVar[set[int]] = set()
+    owner: ClassVar[LiveClients] = LiveClients()
+    name = "fixed"
+
+
+def test_a_registry_in_a_class_would_be_found():
+    assert mutable_attributes(Stateful) == ["registry", "owner"]
 
 
 def test_the_class_level_broadcast_reaches_the_clients_of_the_server_whose_class_it_is():
@@ -170,15 +237,14 @@ class SameOutageTest(AccessTestCase):
         cursor = (await self.ask("full", "/api/changes"))[1]["cursor"]
         memory = self.feed.follower.memory
         assert memory is not None
-        path = f"/ws?since={cursor}"
         with (
             mock.patch.object(self.feed.journal, "proves", unreachable),
             mock.patch.object(memory, "proves", return_value=False),
         ):
             with pytest.raises(HTTPClientError) as refused:
-                await self.connect(path, protocol=True, **self.headers("full"))
+                await self.connect(f"/ws?since={cursor}", protocol=True, **self.headers("full"))
             self.assertEqual(refused.value.code, 503)
-            socket = await self.connect(path, protocol=True)
+            socket = await self.connect(f"/ws?since={cursor}", protocol=True)
             await socket.write_message(json.dumps({"type": "authenticate", "token": token_of("full")}))
             while await socket.read_message() is not None:
                 pass
