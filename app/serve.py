@@ -18,10 +18,11 @@ from changefeed.processes import Parent
 from changefeed.settings import Settings, SettingsError
 from changefeed.source import Source
 from handlers.alerting import keep_alerting
-from handlers.assembly import KNOWN_DEADLINE_SECONDS, make_feed
+from handlers.assembly import make_feed
 from handlers.certificate import load_certificate
 from handlers.feed import Feed, Share
 from handlers.http_server import make_server
+from handlers.outages import KNOWN_DEADLINE_SECONDS
 from handlers.routes import make_app
 from handlers.sampling import keep_sampling
 from handlers.starting import first_contact, first_of, prepare_tables

@@ -108,6 +108,11 @@ class Follower:
         """How many transaction ids PostgreSQL has given out since the newest change that was read, as of that read."""
         return 0 if self.memory is None else max(0, self._journal.losses.present.xmax - self.memory.edge.batch.xmax)
 
+    @property
+    def edge(self) -> Place | None:
+        """Up to where the journal is published; None while there is none."""
+        return self.memory.edge if self.memory else None
+
     def wake(self) -> None:
         """Something may have come to the journal."""
         self._woken.set()
@@ -200,8 +205,7 @@ class Follower:
         if has_journal and self._known.is_set():
             # There was none a moment ago: everything in it is news.
             memory = Memory(self._journal.encode_batch, BEGINNING)
-            self._before_first(memory)
-            self.memory = memory
+            self._stand_at_edge_of(memory)
             self._journal.on_lost = self._note_lost
         elif has_journal:
             await self._remember()
@@ -222,9 +226,13 @@ class Follower:
             page = await self._journal.read(memory.edge)
             memory.append(page)
         self._journal.on_lost = self._note_lost  # what was lost before, those who come back with a cursor are told
+        self._stand_at_edge_of(memory)
+        logger.info("following the journal")
+
+    def _stand_at_edge_of(self, memory: Memory) -> None:
+        self._forget_cursors()
         self._before_first(memory)
         self.memory = memory
-        logger.info("following the journal")
 
     async def _go_back(self, memory: Memory, missing: Sequence[int]) -> None:
         """PostgreSQL has lost what it had committed. Goes on from the last batch that is still there, if any is.
@@ -258,8 +266,7 @@ class Follower:
             self._begin_anew(gap)
             await self._identify()
         else:
-            self._before_first(kept)
-            self.memory = kept
+            self._stand_at_edge_of(kept)
             table = next(iter(counts)) if len(counts) == 1 else None
             self._tell_gap(replace(gap, from_cursor=self._journal.encode(kept.edge), table=table))
         self._moved.set()

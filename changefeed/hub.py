@@ -86,6 +86,10 @@ class Hub:
         self._recent_bytes = 0
         self._remember(without_losses([*changes, *plain]))
 
+    def forget_journaled(self) -> None:
+        """Keeps none of the journal's changes: it is another one now."""
+        self.recall([])
+
     def _remember(self, changes: Sequence[Change]) -> None:
         newest = changes[-RECENT_LIMIT:]
         self._recent.extend(newest)

@@ -63,8 +63,9 @@ class Listener:
     """Listens to `channels` until it is cancelled.
 
     on_payloads(payloads_by_channel) is called with what one turn of the loop brought, of each channel in the order of
-    PostgreSQL; on_state() after each change of `state` or `reason`; on_reached() when PostgreSQL answers again after a
-    connection was lost or could not be had; on_outage(outage) when it listens again after it was lost.
+    PostgreSQL; on_listening() when it begins to listen, for the first time or again; on_state() after each change of
+    `state` or `reason`; on_reached() when PostgreSQL answers again after a connection was lost or could not be had;
+    on_outage(outage) when it listens again after it was lost.
     `send` runs a NOTIFY through the pool: send(channel, payload). `raw_channels` are those that clients want beside.
     rest() gives what to wait for before more is taken, where somebody does not keep up; PostgreSQL keeps the rest.
     """
@@ -76,6 +77,7 @@ class Listener:
         *,
         send: Callable[[str, str], Awaitable[Any]],
         on_payloads: Callable[[dict[str, list[str]]], None],
+        on_listening: Callable[[], None] = lambda: None,
         on_state: Callable[[], None] = lambda: None,
         on_reached: Callable[[], None] = lambda: None,
         on_outage: Callable[[Outage], None] = lambda outage: None,
@@ -95,6 +97,7 @@ class Listener:
         self._answering: asyncio.Future[None] | None = None  # of the statement that runs on the connection that listens
         self._send = send
         self._on_payloads = on_payloads
+        self._on_listening = on_listening
         self._on_state = on_state
         self._on_reached = on_reached
         self._on_outage = on_outage
@@ -356,5 +359,7 @@ class Listener:
     def _enter(self, state: ListenerState, reason: str | None) -> None:
         if state is not self.state:
             self.state, self.since = state, datetime.now(UTC)
+            if state is ListenerState.LISTENING:
+                self._on_listening()
         self.reason = reason
         self._on_state()

@@ -3,6 +3,7 @@
 All counts given out are absolute, never differences, so that whoever reads one twice, or misses one, is still right.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -112,6 +113,10 @@ class Tally:
 
     def set_database_ahead(self, seconds: float) -> None:
         self.database_ahead_seconds = seconds
+
+    def database_now(self) -> float:
+        """Epoch seconds by PostgreSQL's clock, as far as it is known; until then by ours."""
+        return time.time() + (self.database_ahead_seconds or 0.0)
 
     def take_touched_totals(self) -> dict[str, Counts]:
         """The totals that changed since this was last called."""

@@ -54,8 +54,8 @@ class ActivityHandler(ApiHandler):
             {
                 **counted.state(self.feed, now),
                 "step_seconds": buckets.step_seconds,
-                "buckets": counted.buckets(self.feed.whole(buckets.since(now - int(window)))),
-                "deaf": self.feed.deaf_spans(now, int(window)),
+                "buckets": counted.buckets(self.feed.counted.whole(buckets.since(now - int(window)))),
+                "deaf": self.feed.counted.deaf_spans(now, int(window)),
             }
         )
 

@@ -19,7 +19,7 @@ async def keep_alerting(feed: Feed, send: Callable[[Message], None]) -> None:
     """Checks until cancelled. A server that starts anew raises again what is so."""
     alerts = Alerts(feed.settings.alert, feed.hub.tally)
     while True:
-        if span := feed.counted_span(time.time()):
+        if span := feed.counted.span(time.time()):
             for turn in alerts.check(*span):
                 log(turn)
                 send(message_of(turn))

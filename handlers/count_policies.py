@@ -43,7 +43,9 @@ class AllCounts:
         self._has_news = False
         tally = self._feed.hub.tally
         touched = {
-            step: self._feed.whole(tally.by_step[step].take_touched()) for step in STEPS if is_coarse or step == 1
+            step: self._feed.counted.whole(tally.by_step[step].take_touched())
+            for step in STEPS
+            if is_coarse or step == 1
         }
         return {"totals": tally.take_touched_totals(), "other": tally.foreign, "buckets": _told(touched)}
 
@@ -71,7 +73,7 @@ class VisibleCounts:
         for step, begins in self._touched.items():
             if begins and (is_coarse or step == 1):
                 changed = [one for one in tally.by_step[step].since(min(begins)) if one["at"] in begins]
-                told[step] = self._counted.buckets(self._feed.whole(changed))
+                told[step] = self._counted.buckets(self._feed.counted.whole(changed))
                 begins.clear()
         return {"totals": self._counted.totals(tally.totals) if told else {}, "other": 0, "buckets": _told(told)}
 

@@ -40,15 +40,15 @@ class CountedTables:
         return {
             "now": now,
             "since": iso(self._since(feed)),
-            "has_history": feed.has_history,
+            "has_history": feed.counted.has_history,
             "totals": self.totals(tally.totals),
             "other": other,
         }
 
     def _since(self, feed: Feed) -> datetime:
         """From when on all is counted. The oldest change of all tables is not for everybody to know the time of."""
-        if self._is_everything or not feed.has_history:
-            return datetime.fromtimestamp(feed.counted_from, UTC)
+        if self._is_everything or not feed.counted.has_history:
+            return datetime.fromtimestamp(feed.counted.since, UTC)
         return feed.share.started_at - LOADED
 
     def _is_counted(self, table: str) -> bool:

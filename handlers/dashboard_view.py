@@ -55,7 +55,7 @@ class DashboardView:
         self._number = 0
         self._told_at: deque[float] = deque(maxlen=100)  # of the newest messages, the newest last
         self._counts_told_at = self._coarse_told_at = 0.0
-        self._counts_begun = self._begun()
+        self._turn = self._feed.counted.turn
 
     def enter(self, dashboard: Dashboard, now: float) -> None:
         # The others hear first what came since the last tick; it is in the newcomer's `hello` already.
@@ -90,13 +90,13 @@ class DashboardView:
         has_counts = is_coarse or (self._counts.has_news and now - self._counts_told_at >= COUNTS_SECONDS)
         if self._of or has_counts:
             self._tell_activity(now, has_counts=has_counts, is_coarse=is_coarse)
-        if self._counts_begun != (begun := self._begun()):
+        if self._turn != (turn := self._feed.counted.turn):
             # What was before has been counted, or all is counted anew: whoever is there begins as a newcomer does.
-            self._counts_begun = begun
+            self._turn = turn
             self.tell(self._hello(now))
 
     def tell_database(self) -> None:
-        self.tell(message_frame("database", **self._feed.database_state(is_full=self._is_full)))
+        self.tell(message_frame("database", **self._feed.readiness.database_state(is_full=self._is_full)))
 
     def tell_gap(self, gap: Gap) -> None:
         if within := gap_within(self._selection, gap):
@@ -120,7 +120,7 @@ class DashboardView:
         return message_frame(
             "hello",
             server={"version": __version__, "started_at": iso(self._feed.share.started_at)},
-            database=self._feed.database_state(is_full=self._is_full),
+            database=self._feed.readiness.database_state(is_full=self._is_full),
             payload=self._feed.settings.payload,
             recent=sample_texts(recent, HELLO_LIMIT_CHARACTERS),
             steps=STEPS,
@@ -176,10 +176,6 @@ class DashboardView:
     def _cursor(self) -> str | None:
         memory = self._feed.follower.memory
         return self._selection.cursor(self._feed.journal.encode(memory.edge)) if memory else None
-
-    def _begun(self) -> tuple[bool, int]:
-        """Another value each time that all is counted anew, or what was before has been counted."""
-        return self._feed.has_history, self._feed.history.turns
 
 
 def _no_rows(why: str) -> dict[str, Any]:

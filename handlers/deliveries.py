@@ -5,8 +5,9 @@ making it.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from changefeed.change import Change
 from changefeed.meters import Meters
 from handlers.census import KINDS
 
@@ -55,6 +56,16 @@ class Deliveries:
             self._feed.add(count)
             if at:
                 self._observe(max(0.0, self._clock() - at))
+
+    def counting(
+        self, deliver: Callable[[Sequence[Change], str | None], int]
+    ) -> Callable[[Sequence[Change], str | None], None]:
+        """The broadcast, which returns how many deliveries it made, with these counted."""
+
+        def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
+            self.broadcast(deliver(changes, cursor), changes[0].at)
+
+        return broadcast
 
     def hold_back(self, count: int) -> None:
         """Of the broadcast that is under way, so many were conflated and not delivered yet."""

@@ -22,7 +22,7 @@ class ReadyHandler(ApiHandler):
 
     def get(self) -> None:
         is_open = not self.feed.gate.tokens.are_required
-        if reason := self.feed.not_ready_reason:
+        if reason := self.feed.readiness.trouble:
             shown = reason if is_open else "what is committed now would not be delivered; the server's log says why"
             raise ApiError(503, "not_ready", shown)
-        self.finish({"status": "ready", "database": self.feed.database_state(is_full=is_open)})
+        self.finish({"status": "ready", "database": self.feed.readiness.database_state(is_full=is_open)})

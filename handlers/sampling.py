@@ -26,7 +26,7 @@ def sample(feed: Feed) -> None:
     meters.meter(UNREAD_BYTES).set(feed.admission.unread.weight)
     meters.meter(SIGNING_IN).set(len(feed.admission.outside))
     meters.meter(LISTENER_UP).set(listener.is_ready)
-    meters.meter(DELIVERING).set(feed.not_ready_reason is None)
+    meters.meter(DELIVERING).set(feed.readiness.trouble is None)
     meters.meter(LOST_STATEMENTS).set(feed.follower.lost_statements)
     meters.meter(BEHIND_SECONDS).set(feed.follower.behind_seconds)
     meters.meter(BEHIND_TRANSACTIONS).set(feed.follower.behind_transactions)

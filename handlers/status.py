@@ -31,7 +31,7 @@ class StatusHandler(ApiHandler):
         self.finish(
             {
                 "server": {"version": __version__, "started_at": iso(feed.share.started_at)},
-                "database": feed.database_state(is_full=self.rights.sees_everything),
+                "database": feed.readiness.database_state(is_full=self.rights.sees_everything),
                 "clients": share.census.everywhere(),
                 "process": {
                     "number": share.number,

@@ -152,7 +152,7 @@ class AlertWhileLoadingTest(HistoryCase):
     async def test_no_alert_is_raised_by_what_is_not_counted_yet(self):
         turns: list[Any] = []
         self.feed.hub.tally.set_database_ahead(0.0)
-        self.assertIsNone(self.feed.counted_span(10e9))
+        self.assertIsNone(self.feed.counted.span(10e9))
         await self.load()
         self.running.append(self.start_task(keep_alerting(self.feed, turns.append)))
         with self.assertLogs("handlers.alerting", "WARNING"):

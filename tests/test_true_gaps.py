@@ -258,7 +258,7 @@ class ReadyTest(JournalTestCase):
             self.assertIn("the journal cannot be read", (await self.until_ready(503))["error"]["message"])
             metrics = (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
             self.assertIn('changefeed_delivering{process="1"} 0.0', metrics)
-            self.assertEqual(self.feed.database_state()["state"], "lost")
+            self.assertEqual(self.feed.readiness.database_state()["state"], "lost")
             self.write("INSERT INTO orders VALUES (1)")
             self.write("ALTER FUNCTION changefeed.hidden RENAME TO read")
             await self.until_ready(200)
@@ -269,7 +269,7 @@ class ReadyTest(JournalTestCase):
         await self.until_ready(200)
         socket = await self.connect(protocol=True)
         states: list[str] = []
-        self.feed.follower._on_state = lambda: states.append(self.feed.database_state()["state"])  # type: ignore[func-returns-value]
+        self.feed.follower._on_state = lambda: states.append(self.feed.readiness.database_state()["state"])  # type: ignore[func-returns-value]
         holder = postgres.connect(self.conninfo)
         holder.autocommit = False
         holder.cursor().execute("LOCK TABLE changefeed.journal IN ACCESS EXCLUSIVE MODE")
