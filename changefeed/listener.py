@@ -4,9 +4,6 @@ One psycopg2 connection does nothing but LISTEN; the IOLoop watches its descript
 two facts: a half-open connection and a transaction pooler both accept LISTEN and deliver nothing. So the listener
 proves that it hears with a canary, a notification to itself that travels through PostgreSQL and has a deadline. It is
 LISTENING only from the first canary on, and connects anew, for ever, when one does not come back.
-
-The pool sends the canary, so that it also proves that the server can ask. Where the pool cannot, the connection
-notifies itself: whether it is deaf is not for the pool's troubles to decide.
 """
 
 import asyncio
@@ -14,7 +11,6 @@ import enum
 import logging
 import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,16 +22,16 @@ from psycopg2.extensions import Notify, connection
 from tornado.ioloop import IOLoop
 
 from changefeed.backoff import backoff
+from changefeed.canary import Canary, Deaf
 from changefeed.connection import CannotConnect, open_connection, wait_until_done
-from changefeed.database import DatabaseUnavailable, one_line
+from changefeed.database import one_line
 from changefeed.raw_channels import ChannelRefused, RawChannels
 
 logger = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_SECONDS = 5.0
-# A lost connection is noticed at the latest after one interval and one deadline: 8 s.
+# A lost connection is noticed at the latest after one interval and one deadline of the canary: 8 s.
 CANARY_INTERVAL_SECONDS = 4.0
-CANARY_DEADLINE_SECONDS = 4.0
 # How many notifications one turn of the loop hands on, so that a burst does not keep the sockets waiting.
 DRAIN_LIMIT = 2_000
 
@@ -88,14 +84,13 @@ class Listener:
         self.reason: str | None = None
         self.is_hopeless = False  # whether `reason` is one that trying again does not cure
         self.reconnects = 0
-        self.canary_seconds: float | None = None  # from sending the last one that was heard to hearing it
         self._lost_reason = ""
         self._conninfo = conninfo
         self._channels = tuple(channels)
         self.raw_channels = RawChannels(channels)
+        self.canary = Canary(send)
         self._executing = asyncio.Lock()
         self._answering: asyncio.Future[None] | None = None  # of the statement that runs on the connection that listens
-        self._send = send
         self._on_payloads = on_payloads
         self._on_listening = on_listening
         self._on_state = on_state
@@ -103,25 +98,19 @@ class Listener:
         self._on_outage = on_outage
         self._rest = rest
         self._resting: asyncio.Task[None] | None = None
-        self._canary_channel = f"changefeed_canary_{uuid.uuid4().hex}"
-        self._canary_heard: asyncio.Future[None] | None = None
-        self._canary_payload = ""
-        self._own_canary: asyncio.Task[None] | None = None
-        self._canary_error: str | None = None
         self._told_canary_error: str | None = None
         self._heard_at = 0.0  # monotonic
-        self._arrived_at = 0.0  # anything, by the loop's clock
         self._heard_time = self.since
 
     @property
     def is_ready(self) -> bool:
         """Whether what is committed now would be heard: listening, and the last canary is fresh."""
-        fresh = time.monotonic() - self._heard_at <= CANARY_INTERVAL_SECONDS + CANARY_DEADLINE_SECONDS
+        fresh = time.monotonic() - self._heard_at <= CANARY_INTERVAL_SECONDS + self.canary.deadline_seconds
         return self.state is ListenerState.LISTENING and fresh
 
     @property
     def not_ready_reason(self) -> str:
-        return self.reason or self._canary_error or "the first LISTEN is under way"
+        return self.reason or self.canary.error or "the first LISTEN is under way"
 
     async def run(self) -> None:
         """Listens and reconnects until cancelled."""
@@ -129,7 +118,7 @@ class Listener:
         while True:
             try:
                 await self._connect_and_hear()
-            except (psycopg2.Error, ListenerLost) as error:
+            except (psycopg2.Error, ListenerLost, Deaf) as error:
                 if self.state is ListenerState.LISTENING:
                     delays = backoff()
                 self.is_hopeless = isinstance(error, CannotConnect) and error.is_hopeless
@@ -159,7 +148,7 @@ class Listener:
 
     async def _listen(self, hearing: connection) -> None:
         statement = sql.SQL("; ").join(
-            sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in (*self._channels, self._canary_channel)
+            sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in (*self._channels, self.canary.channel)
         )
         try:
             async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
@@ -222,35 +211,33 @@ class Listener:
         for notification in arrived:
             payloads.setdefault(notification.channel, []).append(notification.payload)
         if payloads:
-            self._arrived_at = asyncio.get_running_loop().time()
-        for payload in payloads.pop(self._canary_channel, ()):
-            self._hear_canary(payload)
+            self.canary.note_arrival()
+        for payload in payloads.pop(self.canary.channel, ()):
+            self.canary.hear(payload)
         if payloads:
             self._on_payloads(payloads)
 
-    def _hear_canary(self, payload: str) -> None:
-        if self._canary_heard and not self._canary_heard.done() and payload == self._canary_payload:
-            self._canary_heard.set_result(None)
-
     async def _prove_hearing(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
-        """Sends canaries until one stays away or the connection breaks. Raises ListenerLost."""
+        """Sends canaries until one stays away or the connection breaks. Raises ListenerLost or Deaf."""
         delays = backoff()
         keeping: asyncio.Task[None] | None = None
-        self._executing, self._own_canary = asyncio.Lock(), None
+        self._executing = asyncio.Lock()
         try:
             while True:
-                if await self._send_canary(hearing, lost):
+                if await self.canary.fly(lambda statement: self._execute(hearing, statement), lost):
+                    self._heard()
                     delays, pause_seconds = backoff(), CANARY_INTERVAL_SECONDS
                     keeping = keeping or asyncio.create_task(self._keep_raw_channels(hearing, lost))
                 else:
+                    self._tell_canary_error()
                     pause_seconds = next(delays)
                 await asyncio.wait({lost}, timeout=pause_seconds)
                 if lost.done():
                     lost.result()
         finally:
-            for task in (keeping, self._own_canary):
-                if task:
-                    task.cancel()
+            self.canary.forget()
+            if keeping:
+                keeping.cancel()
 
     async def _execute(self, hearing: connection, statement: sql.Composable) -> None:
         """On the connection that listens: _drain takes its answer as it takes the notifications."""
@@ -268,74 +255,14 @@ class Listener:
             if not lost.done():
                 lost.set_exception(ListenerLost(f"LISTEN was not answered: {one_line(error)}"))
 
-    async def _send_canary(self, hearing: connection, lost: "asyncio.Future[None]") -> bool:
-        """True once it is heard, False when only this connection hears it. Raises ListenerLost when it stays away."""
-        self._canary_payload = uuid.uuid4().hex
-        loop = asyncio.get_running_loop()
-        self._canary_heard = heard = loop.create_future()
-        sending = asyncio.create_task(self._send_by_pool(hearing))
-        begun_at = loop.time()
-        try:
-            while not heard.done():
-                # Behind a long burst it arrives late; as long as anything arrives, the connection is not deaf.
-                left = max(begun_at, self._arrived_at) + CANARY_DEADLINE_SECONDS - loop.time()
-                done, _ = await asyncio.wait({heard, lost}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
-                if lost in done:
-                    lost.result()
-                elif not done and left <= 0:
-                    raise ListenerLost(self._silence(sending.done()))
-            self.canary_seconds = loop.time() - begun_at
-            left = begun_at + CANARY_DEADLINE_SECONDS - loop.time()
-            await asyncio.wait({sending, lost}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
-            if lost.done():
-                lost.result()
-            if not sending.done() and self._canary_error:  # else it is sent, and only the answer is late
-                if self._told_canary_error != self._canary_error:
-                    self._told_canary_error = self._canary_error
-                    logger.warning("%s", self._canary_error)
-                return False
-        finally:
-            sending.cancel()
-        self._heard()
-        return True
-
-    async def _send_by_pool(self, hearing: connection) -> None:
-        """Tries until it is sent, or until nobody waits for it any more."""
-        delays = backoff()
-        while True:
-            try:
-                await self._send(self._canary_channel, self._canary_payload)
-                return
-            except (DatabaseUnavailable, psycopg2.Error) as error:
-                self._canary_error = f"the canary could not be sent: {one_line(error)}"
-            if self._own_canary is None or self._own_canary.done():
-                self._own_canary = asyncio.create_task(self._notify_itself(hearing))
-            await asyncio.sleep(next(delays))
-
-    async def _notify_itself(self, hearing: connection) -> None:
-        statement = sql.SQL("NOTIFY {}, {}").format(
-            sql.Identifier(self._canary_channel), sql.Literal(self._canary_payload)
-        )
-        try:
-            await self._execute(hearing, statement)
-        except ChannelRefused:
-            self._hear_canary(self._canary_payload)  # PostgreSQL answers, and only takes no notification now
-        except (psycopg2.Error, TimeoutError) as error:
-            logger.debug("the listening connection could not notify itself: %s", one_line(error))  # the deadline tells
-
-    def _silence(self, was_sent: bool) -> str:
-        if not was_sent:
-            return f"PostgreSQL has not answered for {CANARY_DEADLINE_SECONDS:g} s; the connection is taken for dead"
-        return (
-            "LISTEN was accepted, but a notification sent to this very connection did not arrive within "
-            f"{CANARY_DEADLINE_SECONDS:g} s: the connection is half open, or a transaction pooler (PgBouncer with "
-            "pool_mode=transaction, Supavisor on port 6543) stands in between; point the database URL at PostgreSQL "
-            "itself or at a session pool"
-        )
+    def _tell_canary_error(self) -> None:
+        if self._told_canary_error != self.canary.error:
+            self._told_canary_error = self.canary.error
+            logger.warning("%s", self.canary.error)
 
     def _heard(self) -> None:
         previous, self._heard_at, self._heard_time = self._heard_time, time.monotonic(), datetime.now(UTC)
-        self._canary_error = self._told_canary_error = None
+        self._told_canary_error = None
         if self.state is ListenerState.LISTENING:
             return
         outage = Outage(previous, self._heard_time, self._lost_reason) if self.state is ListenerState.LOST else None

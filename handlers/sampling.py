@@ -31,8 +31,8 @@ def sample(feed: Feed) -> None:
     meters.meter(BEHIND_SECONDS).set(feed.follower.behind_seconds)
     meters.meter(BEHIND_TRANSACTIONS).set(feed.follower.behind_transactions)
     meters.meter(RECONNECTS).set(listener.reconnects)
-    if listener.canary_seconds is not None:
-        meters.meter(CANARY_SECONDS).set(listener.canary_seconds)
+    if listener.canary.round_trip_seconds is not None:
+        meters.meter(CANARY_SECONDS).set(listener.canary.round_trip_seconds)
 
 
 async def keep_sampling(feed: Feed) -> None:

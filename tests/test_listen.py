@@ -115,7 +115,7 @@ class ListenTest(ListenCase):
 
     @gen_test
     async def test_the_servers_own_channels_cannot_be_had(self):
-        for channel in ("changefeed", self.feed.listener._canary_channel):
+        for channel in ("changefeed", self.feed.listener.canary.channel):
             error = await self.refusal(channel, 403)
             self.assertEqual(error["code"], "channel_not_allowed")
             self.assertIn("the server's own", error["message"])

@@ -7,7 +7,6 @@ from unittest import mock
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed import follower, listener
-from changefeed import listener as listening
 from changefeed.database import DatabaseUnavailable
 from changefeed.listener import ListenerState
 from tests import postgres
@@ -68,17 +67,17 @@ class LateCanaryTest(FeedTestCase):
     DEADLINE_SECONDS = 0.5
 
     def prepare_database(self) -> None:
-        for name, seconds in (("CANARY_INTERVAL_SECONDS", 0.01), ("CANARY_DEADLINE_SECONDS", self.DEADLINE_SECONDS)):
-            patched = mock.patch.object(listening, name, seconds)
-            patched.start()
-            self.addCleanup(patched.stop)
+        self.feed.listener.canary.deadline_seconds = self.DEADLINE_SECONDS
+        patched = mock.patch.object(listener, "CANARY_INTERVAL_SECONDS", 0.01)
+        patched.start()
+        self.addCleanup(patched.stop)
 
     @gen_test
     async def test_a_canary_behind_a_long_burst_is_waited_for_as_long_as_anything_arrives(self):
         socket, clock = await self.connect(), asyncio.get_running_loop().time
         with (
             ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30),
-            mock.patch.object(self.feed.listener, "_hear_canary"),
+            mock.patch.object(self.feed.listener.canary, "hear"),
         ):
             begun = clock()
             while clock() < begun + 3 * self.DEADLINE_SECONDS:
@@ -91,23 +90,23 @@ class LateCanaryTest(FeedTestCase):
     @gen_test
     async def test_who_sends_a_canary_is_waited_for_also_when_it_is_heard_before(self):
         """Else its connection of the pool is closed in the middle of a query, and the next one is opened when it may be too late."""
-        send, answered = self.feed.listener._send, asyncio.Event()
+        send, answered = self.feed.listener.canary.send, asyncio.Event()
 
         async def be_answered_late(channel: str, payload: str) -> None:
             await send(channel, payload)
-            assert self.feed.listener._canary_heard
-            await asyncio.shield(self.feed.listener._canary_heard)
+            assert self.feed.listener.canary.heard
+            await asyncio.shield(self.feed.listener.canary.heard)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             answered.set()
 
-        self.feed.listener._send = be_answered_late
+        self.feed.listener.canary.send = be_answered_late
         await answered.wait()
-        self.feed.listener._send = send
+        self.feed.listener.canary.send = send
 
     @gen_test
     async def test_a_connection_that_hears_is_kept_while_the_pool_can_send_nothing(self):
-        send, canaries, third = self.feed.listener._send, set(), asyncio.Event()
+        send, canaries, third = self.feed.listener.canary.send, set(), asyncio.Event()
 
         async def fail(channel: str, payload: str) -> None:
             canaries.add(payload)
@@ -116,12 +115,12 @@ class LateCanaryTest(FeedTestCase):
             raise DatabaseUnavailable("too many clients")
 
         with ExpectLog("changefeed.listener", "the canary could not be sent: too many clients", level=30):
-            self.feed.listener._send = fail
+            self.feed.listener.canary.send = fail
             await third.wait()
             self.assertIn("too many clients", self.feed.listener.not_ready_reason)
         self.assertIs(self.feed.listener.state, ListenerState.LISTENING)
-        self.feed.listener._send = send
-        while self.feed.listener._canary_error:  # noqa: ASYNC110  # until one was sent
+        self.feed.listener.canary.send = send
+        while self.feed.listener.canary.error:  # noqa: ASYNC110  # until one was sent
             await asyncio.sleep(0)
         self.assertEqual(self.feed.listener.reconnects, 0)
 
@@ -154,15 +153,15 @@ class DeafConnectionTest(FeedTestCase):
         async def fail(channel: str, payload: str) -> None:
             raise DatabaseUnavailable("no answer within 5 s")
 
-        send = self.feed.listener._send
+        send = self.feed.listener.canary.send
         with (
             ExpectLog("changefeed.listener", "lost the LISTEN connection: PostgreSQL has not answered", level=30),
             ExpectLog("changefeed.listener", "still lost", level=30, required=False),
         ):
-            self.feed.listener._send = fail
+            self.feed.listener.canary.send = fail
             self.proxy.go_deaf()
             await self.until_state(ListenerState.LOST)
-            self.feed.listener._send = send
+            self.feed.listener.canary.send = send
             self.proxy.hear_again()
             await self.until_state(ListenerState.LISTENING)
 
@@ -207,7 +206,7 @@ class ReturnTest(FeedTestCase):
 
     @gen_test
     async def test_a_canary_that_could_not_be_sent_is_sent_again_at_once(self):
-        send, tries = self.feed.listener._send, []
+        send, tries = self.feed.listener.canary.send, []
 
         async def fail_first(channel: str, payload: str) -> None:
             tries.append(payload)
@@ -219,7 +218,7 @@ class ReturnTest(FeedTestCase):
             ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30),
             mock.patch.object(listener, "CANARY_INTERVAL_SECONDS", 3600.0),
         ):
-            self.feed.listener._send = fail_first
+            self.feed.listener.canary.send = fail_first
             self.write(BACKEND)
             await self.until_state(ListenerState.LOST)
             await self.until_state(ListenerState.LISTENING)
@@ -239,7 +238,7 @@ class PoolerTest(FeedTestCase):
             self.swallowed.set()
 
         with ExpectLog("changefeed.listener", ".*a transaction pooler", level=30):
-            self.feed.listener._send = swallow  # the canary is sent and reaches nobody
+            self.feed.listener.canary.send = swallow  # the canary is sent and reaches nobody
             await self.until_state(ListenerState.LOST)
         self.assertTrue(self.swallowed.is_set())
         self.assertIn("pool_mode=transaction", self.feed.listener.not_ready_reason)
