@@ -103,10 +103,15 @@ class IllegibleNamesTest(JournalTestCase):
         page = await self.fetch_json(f"/api/changes?since={cursor}")
         self.assertEqual([change["data"]["id"] for change in page["changes"]], [1])
         self.assertEqual(page["gap"]["table"], f"public.{self.shown}")
-        await self.feed.lookout.look()
-        self.assertIn(f"public.{self.shown}", self.feed.lookout.recording.tables)
-        with ExpectLog("changefeed.watching", "not watched: .* has no text in UTF-8", level=30):
+        with (
+            ExpectLog("changefeed.watching", "not watched: .* has no text in UTF-8", level=30),
+            # That it has another name is an entry of the journal, too.
+            ExpectLog("changefeed.journal", "the entry .* its table has a name that is no text", level=30),
+        ):
+            await self.feed.lookout.look()
             await self.feed.watching._tend_once()
+            told_of = {(await message(socket, "gap"))["table"] for _ in range(2)}
+            self.assertEqual(told_of, {"public.more", f"public.{self.shown}"})
         await self.fetch_json("/api/status")
         await self.fetch_json("/api/activity")
         await self.fetch_json("/api/tables")
