@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-KEYS = 6
 WRITTEN_LIMIT = 150  # by the triggers of a transaction
 ACTIONS = ("CASCADE", "SET NULL", "SET DEFAULT", "NO ACTION", "RESTRICT")
 # Which columns every row has; ALTER TABLE adds others in between.
@@ -37,6 +36,7 @@ class RandomSchema:
     def __init__(self, seed: str, postgres_version: int) -> None:
         self.draw = random.Random(seed)
         self._version = postgres_version
+        self.keys = self.draw.choice((3, 6))
         kinds = self.draw.choices(
             ["plain", "numeric", "heap", "list", "hash", "range", "deep", "parent"],
             [6, 1, 2, 1, 1, 1, 1, 1],
@@ -59,12 +59,12 @@ class RandomSchema:
                 yield f"CREATE VIEW {table.view} AS SELECT * FROM {table.name}"
         for table in self.tables:
             yield from self._foreign_keys(table)
-        for _ in range(self.draw.choice((0, 1, 1, 2, 2, 3, 4, 5))):
+        for _ in range(self.draw.choice((0, 1, 2, 2, 3, 3, 4, 5, 6))):
             yield self._trigger()
 
     def rows_before(self) -> Iterator[str]:
         for table in self.tables:
-            for key in self.draw.sample(range(KEYS), self.draw.choice((0, 0, 3))):
+            for key in self.draw.sample(range(self.keys), self.draw.choice((0, 0, 3))):
                 yield f"INSERT INTO {table.name} (id, n, a, b) VALUES ({key}, {self.draw.randrange(3)}, NULL, NULL)"
 
     def transactions(self, count: int) -> Iterator[list[str]]:
@@ -80,7 +80,7 @@ class RandomSchema:
     def _create(self, table: Table) -> Iterator[str]:
         draw = self.draw
         key_type = "numeric" if table.kind == "numeric" else "int"
-        columns = f"id {key_type} NOT NULL DEFAULT {draw.randrange(KEYS)}, n int DEFAULT 0, a int DEFAULT 1, b int"
+        columns = f"id {key_type} NOT NULL DEFAULT {draw.randrange(self.keys)}, n int DEFAULT 0, a int DEFAULT 1, b int"
         if table.kind != "child" and draw.random() < 0.2:
             table.generated = draw.choice(("STORED", "VIRTUAL")) if self._version >= 18 else "STORED"
             columns += f", g int GENERATED ALWAYS AS (n * 2) {table.generated}"
@@ -144,7 +144,7 @@ class RandomSchema:
         events = draw.sample(("INSERT", "UPDATE", "DELETE"), draw.choice((1, 1, 2)))
         self._triggers += 1
         name = f"{draw.choice(('aaa', 'zzz'))}_{self._triggers}"
-        row = "coalesce(NEW.id, OLD.id)" if level == "ROW" else str(draw.randrange(KEYS))
+        row = "coalesce(NEW.id, OLD.id)" if level == "ROW" else str(draw.randrange(self.keys))
         target = table if draw.random() < 0.6 else draw.choice(self.tables)
         body = self._nested_write(target, row)
         if draw.random() < 0.3:
@@ -165,7 +165,7 @@ class RandomSchema:
             if events == ["INSERT"] and draw.random() < 0.3:
                 body += "; NEW.b := NULL"
             elif draw.random() < 0.15:
-                body += f"; IF {row} = {draw.randrange(KEYS)} THEN RETURN NULL; END IF"
+                body += f"; IF {row} = {draw.randrange(self.keys)} THEN RETURN NULL; END IF"
         kind, when = "TRIGGER", f"FOR EACH {level}"
         if moment == "AFTER" and level == "ROW" and draw.random() < 0.15:
             kind, when = "CONSTRAINT TRIGGER", "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
@@ -177,7 +177,7 @@ class RandomSchema:
 
     def _nested_write(self, table: Table, row: str) -> str:
         draw = self.draw
-        other = draw.choice((row, row, f"({row} + 1) % {KEYS}", str(draw.randrange(KEYS))))
+        other = draw.choice((row, row, f"({row} + 1) % {self.keys}", str(draw.randrange(self.keys))))
         return draw.choice(
             (
                 f"UPDATE {table.name} SET n = n + 1 WHERE id = {other}",
@@ -185,6 +185,9 @@ class RandomSchema:
                 f"UPDATE {table.name} SET n = n, b = NULL WHERE id = {other}",
                 f"DELETE FROM {table.name} WHERE id = {other}",
                 f"DELETE FROM {table.name} WHERE id = {other} AND n % 2 = 0",
+                f"DELETE FROM {table.name} WHERE n = {draw.randrange(3)}",
+                f"UPDATE {table.name} SET n = (n + 1) % 3 WHERE n = {draw.randrange(3)}",
+                f"UPDATE {table.name} SET id = (id + 1) % {self.keys}, n = 0 WHERE id = {other}",
                 self._insert(table, f"({other}, {draw.randrange(3)}, NULL, NULL)"),
             )
         )
@@ -200,10 +203,10 @@ class RandomSchema:
     def _statement(self) -> str:
         draw = self.draw
         table = draw.choice(self.tables)
-        low = draw.randrange(KEYS)
+        low = draw.randrange(self.keys)
         name = draw.choice([table.name] * 6 + [table.view] * bool(table.view) + table.partitions)
-        high = low + draw.choice((0, 0, 1, 3, KEYS))
-        rows = [self._row(table, (low + offset) % KEYS) for offset in range(draw.randrange(1, 4))]
+        high = low + draw.choice((0, 0, 1, 3, self.keys))
+        rows = [self._row(table, (low + offset) % self.keys) for offset in range(draw.randrange(1, 4))]
         matching = f"WHERE id BETWEEN {low} AND {high}"
         other = draw.choice(self.tables)
         choices = [
@@ -212,8 +215,8 @@ class RandomSchema:
             *[f"UPDATE {name} SET n = n + 1 {matching}"] * 2,
             f"UPDATE {name} SET n = {draw.randrange(3)}, a = {self._reference()} {matching}",
             f"UPDATE {name} SET n = n {matching}",
-            f"UPDATE {name} SET id = {draw.randrange(KEYS)}, n = n WHERE id = {low}",
-            f"UPDATE {name} SET id = {KEYS} - id, n = n {matching}",
+            f"UPDATE {name} SET id = {draw.randrange(self.keys)}, n = n WHERE id = {low}",
+            f"UPDATE {name} SET id = {self.keys} - id, n = n {matching}",
             f"UPDATE {name} AS t SET n = o.n FROM {other.name} AS o WHERE o.id = t.id",
             *[f"DELETE FROM {name} {matching}"] * 3,
             f"DELETE FROM {name} WHERE n % 2 = {draw.randrange(2)}",
@@ -242,7 +245,7 @@ class RandomSchema:
         changed = "n = t.n + 1"
         if table.partitions:
             self.merged.add(table.name)
-            changed = self.draw.choice((changed, changed, f"n = t.n + 1, id = {KEYS} - t.id"))
+            changed = self.draw.choice((changed, changed, f"n = t.n + 1, id = {self.keys} - t.id"))
         gone = ""
         if self._version >= 17 and self.draw.random() < 0.3:
             gone = " WHEN NOT MATCHED BY SOURCE AND t.n % 2 = 0 THEN DELETE"
@@ -257,7 +260,7 @@ class RandomSchema:
         return f"({text}, {self.draw.randrange(3)}, {self._reference()}, {self._reference()})"
 
     def _reference(self) -> str:
-        return self.draw.choice(("NULL", "NULL", *map(str, range(KEYS))))
+        return self.draw.choice((*["NULL"] * self.keys, *map(str, range(self.keys))))
 
     def _ddl(self) -> str:
         table = self.draw.choice([table for table in self.tables if table.kind != "child"])
