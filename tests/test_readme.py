@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from changefeed import __version__
 from changefeed.queries import SQL_DIR
 from changefeed.settings import GROUPS, SETTINGS, Setting
 from handlers.routes import ROUTES
@@ -12,23 +13,21 @@ from handlers.routes import ROUTES
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "examples" / "README.md", *sorted(DOCS.glob("*.md"))]
-FLAGS_OF_OTHER_PROGRAMS = {
-    *("--no-deps", "--require-hashes", "--no-build-isolation", "--use-pep517"),  # pip
-    *("--seconds", "--clients", "--rounds"),  # bench and make faults
-    *(
-        "--file",
-        "--tag",
-        "--publish",
-        "--env",
-        "--read-only",
-        "--tmpfs",
-        "--cap-drop",
-        "--build",
-        "--wait",
-        "--health-cmd",
-    ),
-    *("--now", "--offline", "--exclude-schema", "--exclude-table-data"),  # systemd, pg_dump
-}
+OF_OTHER_PROGRAMS = """
+pip --no-deps --require-hashes --no-build-isolation --use-pep517
+bench --seconds --clients
+make faults --rounds
+docker --file --tag --publish --env --read-only --tmpfs --cap-drop --build --wait --health-cmd
+systemd --now --offline
+pg_dump --exclude-schema --exclude-table-data
+"""
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
+CHANGELOG_GROUPS = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+LAST_LINE = "Before this there was a program in Go: [From the original](docs/migrating.md#from-the-original).\n"
+MERGED_BADLY = (
+    "CHANGELOG.md has old lines again, which a merge by union brought back: "
+    "`git checkout main -- CHANGELOG.md`, then add your line below `## Unreleased`"
+)
 
 
 def link_targets(document: Path) -> list[tuple[Path, str]]:
@@ -36,6 +35,10 @@ def link_targets(document: Path) -> list[tuple[Path, str]]:
     links = re.findall(r"(?:\]\(|src(?:set)?=\")(?!https?:)([^)\"\s]+)[)\"]", document.read_text("utf-8"))
     parts = [link.partition("#") for link in links]
     return [((document.parent / name).resolve() if name else document, anchor) for name, _, anchor in parts]
+
+
+def flags(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
 
 
 def anchors(document: Path) -> list[str]:
@@ -70,8 +73,8 @@ def test_every_document_is_reached_by_links_from_the_readme():
     "document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=lambda path: path.name
 )
 def test_every_flag_in_a_document_is_a_setting(document: Path):
-    known = {setting.flag for setting in SETTINGS} | {"--help"} | FLAGS_OF_OTHER_PROGRAMS
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", document.read_text("utf-8"))) <= known
+    known = {setting.flag for setting in SETTINGS} | {"--help"}
+    assert flags(document.read_text("utf-8")) <= known | flags(OF_OTHER_PROGRAMS)
 
 
 @pytest.mark.parametrize("path", [route.regex.pattern.rstrip("$") for route in ROUTES])
@@ -103,7 +106,8 @@ def test_every_dependency_has_its_line(name: str):
 def test_every_file_that_the_architecture_names_is_there():
     names = re.findall(r"`([\w./-]+\.(?:py|sql))`", (DOCS / "architecture.md").read_text("utf-8"))
     assert names
-    ours = {path.name for folder in ("sql", "changefeed", "handlers") for path in (ROOT / folder).rglob("*.*")}
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in (".venv", "frontend", "tests")]
+    ours = {path.name for folder in folders for path in folder.rglob("*.*")}
     assert set(names) <= ours | {"server.py"}
 
 
@@ -128,3 +132,38 @@ def test_the_documents_are_in_plain_english(word: str):
         if document.name not in ("CHANGELOG.md", "faults.md"):  # the latter quotes the program that makes it
             prose = document.read_text("utf-8").replace("\n", " ")
             assert not re.search(rf"(?<![\w-]){word}(?![\w-])", prose, re.IGNORECASE), f"{document.name}: {word}"
+
+
+def versions() -> dict[str, str]:
+    """Each version's text by its heading, the newest first."""
+    parts = re.split(r"^## (.+)$", CHANGELOG, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def items(text: str) -> list[str]:
+    return re.findall(r"^- .*(?:\n  .*)*", text, re.MULTILINE)
+
+
+def test_nothing_comes_after_the_last_line_of_the_changelog():
+    assert CHANGELOG.endswith(LAST_LINE), MERGED_BADLY
+
+
+def test_no_item_of_the_changelog_comes_twice():
+    found = items(CHANGELOG)
+    assert len(found) == len(set(found)), MERGED_BADLY
+
+
+def test_the_newest_version_is_this_one():
+    unreleased, *released = versions()
+    assert unreleased == "Unreleased"
+    assert released[0].startswith(f"{__version__} - ")
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d", heading) for heading in released)
+
+
+def test_every_item_of_a_version_is_in_a_group_of_the_changelog():
+    for heading, text in versions().items():
+        if heading != "Unreleased":
+            before, *parts = re.split(r"^### (.+)$", text, flags=re.MULTILINE)
+            assert not items(before), f"{heading}: {MERGED_BADLY}"
+            assert parts[::2] == sorted(parts[::2], key=CHANGELOG_GROUPS.index)
+            assert all(items(group) for group in parts[1::2])
