@@ -17,13 +17,11 @@ from handlers.counted_tables import CountedTables
 from handlers.dashboard_view import DashboardView
 from handlers.dashboards import Dashboard, View
 from handlers.dialects import gap_fields, message_frame
-from handlers.errors import ApiError
+from handlers.errors import ApiError, whole_number
 from handlers.feed_query import fields_of_message, parse_query
 from handlers.feed_start import JOURNAL_DEADLINE_SECONDS, check_subscription, find_place
 from handlers.gate import Need
-from handlers.sample import (
-    PACES,
-)
+from handlers.sample import PACES
 from handlers.socket import BaseSocket
 
 SAID_LIMIT_CHARACTERS = 1_000
@@ -43,19 +41,16 @@ class ActivityHandler(ApiHandler):
         if step not in map(str, STEPS):
             raise ApiError(400, "bad_step", f"step is one of {', '.join(map(str, STEPS))}, in seconds")
         buckets = tally.by_step[int(step)]
-        window = self.get_query_argument("window", str(buckets.window_seconds))
-        if not (
-            window.isascii() and window.isdigit() and len(window) < 9 and 1 <= int(window) <= buckets.window_seconds
-        ):
-            raise ApiError(400, "bad_window", f"window is a whole number of seconds from 1 to {buckets.window_seconds}")
+        most = buckets.window_seconds
+        window = whole_number("window", self.get_query_argument("window", str(most)), 1, most, "seconds")
         now = time.time()
         counted = CountedTables(self.rights.tables, self.feed.catalog)
         self.finish(
             {
                 **counted.state(self.feed, now),
                 "step_seconds": buckets.step_seconds,
-                "buckets": counted.buckets(self.feed.counted.whole(buckets.since(now - int(window)))),
-                "deaf": self.feed.counted.deaf_spans(now, int(window)),
+                "buckets": counted.buckets(self.feed.counted.whole(buckets.since(now - window))),
+                "deaf": self.feed.counted.deaf_spans(now, window),
             }
         )
 

@@ -13,14 +13,14 @@ from changefeed.journal import BEGINNING, LostPast
 from changefeed.subscription import Selection
 from handlers.base import ApiHandler
 from handlers.dialects import gap_fields, gap_within, loss_gap
-from handlers.errors import ApiError, database_needed, no_journal
+from handlers.errors import ApiError, database_needed, no_journal, whole_number
 from handlers.feed_client import TAKEN_AWAY
 from handlers.feed_query import parse_query
 from handlers.feed_start import check_subscription, find_place, until_journal_known
 from handlers.gate import Need
 
 DEFAULT_LIMIT = 1_000
-MOST_LIMIT = 10_000
+MAX_LIMIT = 10_000
 ANSWER_LIMIT_BYTES = 4 << 20
 LOOK_LIMIT = 50_000  # changes, whether they were asked for or not
 # The same for who may not know how many there are. That it took so long he sees in any case.
@@ -38,9 +38,7 @@ class ChangesHandler(ApiHandler):
     needs = Need.TOKEN
 
     async def get(self) -> None:
-        limit = self.get_query_argument("limit", str(DEFAULT_LIMIT))
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 6 and 1 <= int(limit) <= MOST_LIMIT):
-            raise ApiError(400, "bad_limit", f"limit is a whole number from 1 to {MOST_LIMIT}")
+        limit = whole_number("limit", self.get_query_argument("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
         fields = {name: terms for name, terms in self.query_fields().items() if name not in OTHER_FIELDS}
         query = parse_query(fields, self.rights)
         await check_subscription(self.feed, query.subscription)
@@ -51,7 +49,7 @@ class ChangesHandler(ApiHandler):
         place, gap = await self._place(query.since, selection)
         try:
             with database_needed("the journal cannot be read"):
-                taken, place, has_more = await self._read(place, int(limit), selection)
+                taken, place, has_more = await self._read(place, limit, selection)
         except (JournalReplaced, LostPast):
             raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
         if self._was_emptied and gap is None:

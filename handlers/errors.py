@@ -46,6 +46,14 @@ def not_a_cursor(error: NotACursor) -> ApiError:
     return ApiError(400, "not_a_cursor", str(error))
 
 
+def whole_number(name: str, text: str, least: int, most: int, unit: str = "") -> int:
+    """What a query says of `name`. Raises ApiError where that is no whole number from `least` to `most`."""
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and least <= int(text) <= most):
+        kind = f"a whole number of {unit}" if unit else "a whole number"
+        raise ApiError(400, f"bad_{name}", f"{name} is {kind} from {least} to {most}")
+    return int(text)
+
+
 @contextlib.contextmanager
 def database_needed(what_fails: str) -> Iterator[None]:
     """Answers 503 where PostgreSQL does not do within the block what is asked of it; `what_fails` is a sentence."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from changefeed.hub import RECENT_LIMIT
 from changefeed.rights import Rights
 from changefeed.subscription import EVERYTHING, FIELDS, BadSubscription, Subscription
-from handlers.errors import ApiError
+from handlers.errors import ApiError, whole_number
 
 NAMES = (*FIELDS, "since", "replay", "slow")
 FIELDS_LIMIT = 100  # those that mean nothing included: each is compared with ours
@@ -43,7 +43,7 @@ def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights) -> FeedQuer
     return FeedQuery(
         subscription,
         _last(fields, "since") or None,
-        _replay(_last(fields, "replay") or "0"),
+        whole_number("replay", _last(fields, "replay") or "0", 0, RECENT_LIMIT),
         _slow(_last(fields, "slow") or "close") == "conflate",
     )
 
@@ -65,12 +65,6 @@ def fields_of_message(message: Mapping[str, object]) -> dict[str, list[str]]:
 
 def _last(fields: Mapping[str, Sequence[str]], name: str) -> str:
     return (fields.get(name) or [""])[-1].strip()
-
-
-def _replay(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= RECENT_LIMIT):
-        raise ApiError(400, "bad_replay", f"replay is a whole number from 0 to {RECENT_LIMIT}")
-    return int(text)
 
 
 def _slow(text: str) -> str:

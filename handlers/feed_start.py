@@ -6,7 +6,6 @@ Knows no client.
 from dataclasses import dataclass
 
 from changefeed.cursor import NotACursor, Place
-from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.entries import JournalReplaced
 from changefeed.follower import UNJOURNALED
 from changefeed.gap import Gap
@@ -52,13 +51,12 @@ async def prepare_start(feed: Feed, query: FeedQuery, dialect: Dialect) -> Start
 async def check_subscription(feed: Feed, subscription: Subscription, *, needs_keys: bool = False) -> None:
     """Raises ApiError for one that no change can ever fit."""
     try:
-        if needs_keys:
-            await feed.catalog.until_read()
-        await feed.catalog.check(subscription)
+        with database_needed("the tables cannot be looked up"):
+            if needs_keys:
+                await feed.catalog.until_read()
+            await feed.catalog.check(subscription)
     except BadSubscription as error:
         raise ApiError(400, error.code, str(error)) from None
-    except DatabaseUnavailable as error:
-        raise ApiError(503, "database_unavailable", f"the tables cannot be looked up: {one_line(error)}") from None
 
 
 async def until_journal_known(feed: Feed, deadline_seconds: float | None = None) -> None:

@@ -20,7 +20,7 @@ from handlers.api_schemas import (
     shape,
 )
 from handlers.base import ApiHandler
-from handlers.changes import DEFAULT_LIMIT, MOST_LIMIT
+from handlers.changes import DEFAULT_LIMIT, MAX_LIMIT
 from handlers.gate import COOKIE, Need
 from handlers.tokens import TOKEN_LIMIT_CHARACTERS
 
@@ -108,7 +108,7 @@ FEED_PARAMETERS = {
     "slow": _parameter("slow", "what to do when you do not keep up", {"enum": ["close"]}),
 }
 _CHANGES_PARAMETERS = [one for name, one in FEED_PARAMETERS.items() if name not in ("replay", "slow")]
-_LIMIT = {"type": "integer", "minimum": 1, "maximum": MOST_LIMIT, "default": DEFAULT_LIMIT}
+_LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
 _WINDOW = {"type": "integer", "minimum": 1, "maximum": 86400}
 _TABLE = _parameter("table", "schema.table", {"type": "string", "minLength": 1}, "path")
 

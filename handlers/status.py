@@ -2,16 +2,13 @@
 
 import os
 
-import psycopg2
-
 from changefeed import __version__
-from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
 from changefeed.rights import bound_of_any
 from changefeed.table_names import TableName
 from changefeed.times import iso
 from handlers.base import ApiHandler
-from handlers.errors import ApiError
+from handlers.errors import database_needed
 from handlers.gate import Need
 
 QUERIES = load("server.sql")
@@ -24,10 +21,8 @@ class StatusHandler(ApiHandler):
 
     async def get(self) -> None:
         feed, share = self.feed, self.feed.share
-        try:
+        with database_needed("the journal cannot be looked at"):
             journal, watched, not_watched = await self._journal(), await self._watched(), await self._not_watched()
-        except (DatabaseUnavailable, psycopg2.Error) as error:
-            raise ApiError(503, "database_unavailable", f"the journal cannot be looked at: {one_line(error)}") from None
         self.finish(
             {
                 "server": {"version": __version__, "started_at": iso(feed.share.started_at)},

@@ -5,15 +5,13 @@ import logging
 from dataclasses import fields, replace
 from typing import Any
 
-import psycopg2
-
 from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
 from changefeed.rights import Bound, bound_of_any
 from changefeed.table_names import TableName, qualified
 from changefeed.watching import EVERYTHING, CannotWatch, NoSuchTable, Refused, WatchOptions
 from handlers.base import ApiHandler
-from handlers.errors import ApiError
+from handlers.errors import ApiError, database_needed
 from handlers.gate import Need
 from handlers.http_server import BODY_LIMIT_BYTES
 
@@ -35,10 +33,8 @@ class TablesHandler(ApiHandler):
     needs = Need.TOKEN
 
     async def get(self) -> None:
-        try:
+        with database_needed("the tables cannot be listed"):
             rows = await self.feed.database.fetch(QUERIES["tables"])
-        except (DatabaseUnavailable, psycopg2.Error) as error:
-            raise ApiError(503, "database_unavailable", f"the tables cannot be listed: {one_line(error)}") from None
         self.finish(
             {
                 "tables": [
