@@ -18,7 +18,7 @@ from changefeed.legible import is_shown_only
 from changefeed.payload import Payload, shown_columns
 from changefeed.queries import load
 from changefeed.sight import SealCursor
-from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
+from changefeed.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
 from changefeed.table_names import TableName, could_mean, parse_pattern, qualified
 from changefeed.trust import distrust
 
@@ -68,7 +68,7 @@ class Catalog:
 
     async def check(self, subscription: Subscription) -> None:
         """Raises BadSubscription for what cannot be, and DatabaseUnavailable where that cannot be known."""
-        if subscription == EVERYTHING:
+        if subscription == ALL_CHANGES:
             return
         await self.until_read()
         asked_at = self._clock()

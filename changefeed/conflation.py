@@ -3,12 +3,10 @@
 What it holds is bounded by its caller, who looks at `bytes`. Knows no client.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from changefeed.change import Change
-from changefeed.row import Row
-
-KeyColumns = Callable[[str], Sequence[str]]  # a table's primary key; none where it has none
+from changefeed.row import KeyColumns, Row
 
 
 class Conflation:

@@ -25,7 +25,7 @@ QUERIES = load("server.sql")
 WITNESSED_SINCE = 5  # the version of the schema whose changefeed.read() proves places
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
 PAGE_ROWS = 2_000
-PAGE_BYTES = 256 << 10
+PAGE_LIMIT_BYTES = 256 << 10
 READ_DEADLINE_SECONDS = 60.0
 ROW_LIMIT_BYTES = 16 << 20  # of a change's row and its old values, as long as the settings do not say it
 COMPLAINTS_REMEMBERED = 10_000
@@ -111,7 +111,7 @@ class Entries:
                 nested=standing.nested or (),
                 cascaded=standing.cascaded or (),
                 is_whole_batch=is_whole_batch,
-                byte_limit=PAGE_BYTES,
+                byte_limit=PAGE_LIMIT_BYTES,
             )
         except psycopg2.Error as error:
             if not _may_be_of_an_entry(error):
@@ -127,7 +127,7 @@ class Entries:
             "batch": str(batch) if batch else None,
             "after": after,
             "row_limit": PAGE_ROWS,
-            "byte_limit": PAGE_BYTES,
+            "byte_limit": PAGE_LIMIT_BYTES,
             "row_limit_bytes": self._row_limit_bytes,
         }
 

@@ -18,7 +18,7 @@ from typing import Any
 from changefeed import filter_times
 from changefeed.row import Nested, Number
 
-Key = Callable[[Any], Any]
+ToComparable = Callable[[Any], Any]
 
 
 class Kind(enum.StrEnum):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from changefeed.filter_kinds import COMPARISONS, NO_KEY, Comparison, Key, Kind
+from changefeed.filter_kinds import COMPARISONS, NO_KEY, Comparison, Kind, ToComparable
 from changefeed.like import Like, ends_in_escape
 from changefeed.row import Number
 
@@ -44,7 +44,7 @@ class Equality:
     """That key(value of the column) is one of `values`, which an index can find."""
 
     column: str
-    key: Key
+    key: ToComparable
     values: frozenset[Any]
 
 

@@ -17,9 +17,9 @@ from changefeed.cursor import Place, Snapshot
 
 MEMORY_LIMIT_BYTES = 64 << 20
 # What Python takes beside the texts, measured. In a gentle feed each page has one change, and most of it is this.
-PAGE_BYTES = 1_000
-CHANGE_BYTES = 200
-RUNNING_BYTES = 120  # of each transaction that runs when a page is read
+PAGE_OVERHEAD_BYTES = 1_000
+CHANGE_OVERHEAD_BYTES = 200
+RUNNING_OVERHEAD_BYTES = 120  # of each transaction that runs when a page is read
 DIFFERENCES_LIMIT = 100_000  # changes
 DIFFERENCES_KEPT = 64  # also of those without any
 
@@ -219,4 +219,9 @@ def with_cursor(change: Change, suffix: str) -> Change:
 
 def _size(page: Page) -> int:
     texts = sum([getsizeof(change.text) for change in page.changes])
-    return texts + CHANGE_BYTES * len(page.changes) + PAGE_BYTES + RUNNING_BYTES * len(page.batch.xip)
+    return (
+        texts
+        + CHANGE_OVERHEAD_BYTES * len(page.changes)
+        + PAGE_OVERHEAD_BYTES
+        + RUNNING_OVERHEAD_BYTES * len(page.batch.xip)
+    )

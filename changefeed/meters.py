@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-Key = tuple[str, ...]  # the name, and what tells numbers of the same name apart
+NumberKey = tuple[str, ...]  # the name, and what tells numbers of the same name apart
 
 # A part is the bytes in use, then entries: the key's length, the key as JSON, and the number, each at a multiple of 8.
 # Only what is used of a part takes memory; the most that is used are four numbers of each table of the tally.
@@ -69,7 +69,7 @@ class Meters:
         """The number of this key, from 0 on. Raises NoRoom."""
         return self._mine.get(key) or self._make(key)
 
-    def everywhere(self) -> list[dict[Key, float]]:
+    def everywhere(self) -> list[dict[NumberKey, float]]:
         """The numbers of each process, in the order of their own."""
         return [
             {key: self._floats[index] for key, index in self._entries(number)}
@@ -82,7 +82,7 @@ class Meters:
             if not name.endswith(COUNTED):
                 self._floats[index] = 0.0
 
-    def _make(self, key: Key) -> Meter:
+    def _make(self, key: NumberKey) -> Meter:
         text = msgspec.json.encode(key)
         begin = (self._number - 1) * PART_BYTES
         used = self._sizes[begin // _WORD] or _WORD
@@ -96,7 +96,7 @@ class Meters:
         made = self._mine[key] = Meter(self._floats, (begin + behind) // _WORD - 1)
         return made
 
-    def _entries(self, number: int) -> Iterator[tuple[Key, int]]:
+    def _entries(self, number: int) -> Iterator[tuple[NumberKey, int]]:
         """Each key, and where its number stands."""
         begin = (number - 1) * PART_BYTES
         position, end = begin + _WORD, begin + self._sizes[begin // _WORD]
@@ -104,7 +104,7 @@ class Meters:
             length = self._sizes[position // _WORD]
             text = self._memory[position + _WORD : position + _WORD + length]
             position += _WORD + _padded(length) + _WORD
-            yield msgspec.json.decode(text, type=Key), position // _WORD - 1
+            yield msgspec.json.decode(text, type=NumberKey), position // _WORD - 1
 
 
 def _padded(length: int) -> int:

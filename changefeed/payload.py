@@ -5,14 +5,14 @@ nothing else.
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from msgspec import Raw
 
 from changefeed.change import Change
 from changefeed.json_text import Members, members, quoted, some, string_of, write
-from changefeed.row import Row
+from changefeed.row import KeyColumns, Row
 
 
 class Payload(enum.StrEnum):
@@ -30,7 +30,6 @@ class Payload(enum.StrEnum):
         return "the server gives out counts only, and no column (--payload off)"
 
 
-KeyColumns = Callable[[str], Sequence[str]]  # a table's primary key; none where it has none
 Value = TypeVar("Value")
 
 

@@ -3,7 +3,7 @@
 Numbers stay the text they are: a float would round them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,8 @@ from msgspec import Raw
 
 from changefeed.change import Change
 from changefeed.json_text import Members, members, string_of, text_of
+
+KeyColumns = Callable[[str], Sequence[str]]  # a table's primary key; none where it has none
 
 
 class Number(str):

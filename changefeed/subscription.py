@@ -123,7 +123,7 @@ class Subscription:
         return not filtered or any(term.column in filtered for term in (*self.filters, *bound.filters))
 
 
-EVERYTHING = Subscription()
+ALL_CHANGES = Subscription()
 
 
 class Selection:
@@ -140,7 +140,7 @@ class Selection:
 
     def pick(self, changes: Sequence[Change], rows: "Sequence[Row] | None" = None) -> Sequence[Change]:
         """Those that are asked for, as they are asked for. `rows` are the same changes', where somebody has them."""
-        if self.subscription == EVERYTHING:
+        if self.subscription == ALL_CHANGES:
             return changes
         picked = (self.pick_one(change, row) for change, row in zip(changes, rows or map(Row, changes), strict=True))
         return [change for change in picked if change is not None]

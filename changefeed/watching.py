@@ -51,7 +51,7 @@ class WatchOptions:
     hash: tuple[str, ...] = ()
 
 
-EVERYTHING = WatchOptions()
+DEFAULT_OPTIONS = WatchOptions()
 
 
 class Watching:
@@ -107,7 +107,7 @@ class Watching:
         names = {"schemas": [one.schema for one in meant], "tables": [one.table for one in meant]}
         return [TableName(*row) for row in await self._database.fetch(QUERIES["named tables"], names)]
 
-    async def watch(self, name: str, options: WatchOptions = EVERYTHING) -> bool:
+    async def watch(self, name: str, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
         """Watches the table schema.table; whether that changed anything. Raises NoSuchTable or CannotWatch."""
         table = await self._only(name)
         await self._install()

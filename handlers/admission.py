@@ -14,7 +14,7 @@ from changefeed.settings import Settings
 from handlers.census import Census
 from handlers.crowd import Crowd
 from handlers.errors import ApiError
-from handlers.pace import Pace, PacePerAddress
+from handlers.pace import RateLimiter, RateLimiterPerAddress
 from handlers.proxies import place_of
 
 REFUSED = "changefeed_clients_refused_total"
@@ -32,9 +32,9 @@ class Admission:
         self._limit = settings.client_limit
         self._limit_per_address = settings.client_limit_per_address
         self._limit_per_token = settings.client_limit_per_token
-        self._pace = Pace(settings.clients_per_second)  # of those with a token
-        self._pace_of_strangers = Pace(settings.clients_per_second)
-        self._pace_per_address = PacePerAddress(settings.clients_per_second_per_address)
+        self._pace = RateLimiter(settings.clients_per_second)  # of those with a token
+        self._pace_of_strangers = RateLimiter(settings.clients_per_second)
+        self._pace_per_address = RateLimiterPerAddress(settings.clients_per_second_per_address)
         self.outside: Crowd[Hashable] = Crowd(settings.sign_in_limit)
         self.unread: Crowd[Hashable] = Crowd(settings.unread_limit_bytes)
         self._inside = 0

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any, Generic, TypeVar
 
 from changefeed.change import Change
-from changefeed.filter_kinds import NO_KEY, Key
+from changefeed.filter_kinds import NO_KEY, ToComparable
 from changefeed.filters import Equality
 from changefeed.row import Row
-from changefeed.subscription import EVERYTHING, Selection, Subscription
+from changefeed.subscription import ALL_CHANGES, Selection, Subscription
 from handlers.dialects import Dialect
 
 Client = TypeVar("Client")
@@ -61,7 +61,7 @@ class Audiences(Generic[Client]):
         picked: dict[Audience[Client], list[Change]] = {}
         asked_for_all = 0
         for audience in self:
-            if audience.selection.subscription == EVERYTHING:
+            if audience.selection.subscription == ALL_CHANGES:
                 asked_for_all += 1
                 yield audience, changes
         if asked_for_all == len(self._all):
@@ -100,11 +100,11 @@ class _TableIndex(Generic[Client]):
         self._table = table
         self._is_exact = is_exact
         self._scanned: set[Audience[Client]] = set()
-        self._by_value: dict[tuple[str, Key], dict[Any, set[Audience[Client]]]] = {}
+        self._by_value: dict[tuple[str, ToComparable], dict[Any, set[Audience[Client]]]] = {}
         self._placed: dict[Audience[Client], Equality | None] = {}
 
     def add(self, audience: Audience[Client]) -> None:
-        if audience.selection.subscription == EVERYTHING:
+        if audience.selection.subscription == ALL_CHANGES:
             return  # gets all changes as they are, without being looked for
         selected = audience.selection.for_table(self._table, is_exact=self._is_exact)
         if selected is None:

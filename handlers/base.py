@@ -36,7 +36,7 @@ CORS_PREFLIGHT_SECONDS = 600  # how long a browser need not ask again
 class BaseHandler(RequestHandler):
     """Whoever is not let in by the gate gets no further than prepare()."""
 
-    needs: ClassVar[Need] = Need.EVERYTHING
+    needs: ClassVar[Need] = Need.ALL_RIGHTS
     # Of those codes of refusals which are told in the open socket, since a refused handshake tells a page nothing.
     told_in_socket: ClassVar[tuple[str, ...]] = ()
     is_for_clients: ClassVar[bool] = False  # who stay, and come in crowds

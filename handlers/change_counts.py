@@ -7,7 +7,7 @@ holds what the journal held at the start, which is no news, and what was taken o
 from collections.abc import Callable
 
 from changefeed.change import ACTIONS
-from changefeed.meters import Key, Meters
+from changefeed.meters import Meters, NumberKey
 from changefeed.tally import OTHER_TABLES, Tally
 
 TABLE_LIMIT_BYTES = 127  # of a schema's name, a dot and a table's; only a payload can have more
@@ -21,11 +21,11 @@ class ChangeCounts:
     def __init__(self, tally: Tally, meters: Meters) -> None:
         self._tally = tally
         self._meters = meters
-        self._offsets: dict[Key, float] = {}  # what to add to the tally's number
+        self._offsets: dict[NumberKey, float] = {}  # what to add to the tally's number
 
     def begin(self) -> None:
         """The tally was taken over from another process: from now on the numbers go on from where they stand."""
-        known: dict[Key, float] = {}
+        known: dict[NumberKey, float] = {}
         for part in self._meters.everywhere():
             for key, value in part.items():
                 if key[0] in (NAME, DROPPED):
@@ -46,8 +46,8 @@ class ChangeCounts:
             meter = self._meters.meter(*key)
             meter.set(max(meter.value, total + self._offsets.get(key, 0)))
 
-    def _totals(self) -> dict[Key, float]:
-        totals: dict[Key, float] = {
+    def _totals(self) -> dict[NumberKey, float]:
+        totals: dict[NumberKey, float] = {
             (DROPPED, "not_json"): self._tally.not_json,
             (DROPPED, "withheld"): self._tally.withheld,
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from changefeed.hub import RECENT_LIMIT
 from changefeed.rights import Rights
-from changefeed.subscription import EVERYTHING, FIELDS, BadSubscription, Subscription
+from changefeed.subscription import ALL_CHANGES, FIELDS, BadSubscription, Subscription
 from handlers.errors import ApiError, whole_number
 
 NAMES = (*FIELDS, "since", "replay", "slow")
@@ -20,7 +20,7 @@ class FeedQuery:
     `conflates`: a client that does not keep up gets the newest change of each row, instead of being closed.
     """
 
-    subscription: Subscription = EVERYTHING
+    subscription: Subscription = ALL_CHANGES
     since: str | None = None
     replay: int = 0
     conflates: bool = False

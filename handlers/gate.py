@@ -35,7 +35,9 @@ TOKEN_FIELDS = ("token", "access_token", "id_token", "jwt", "bearer", "authoriza
 PRIVATE_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa")
 # What proxies say of whom they come for. nginx says nothing by itself.
 PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
-SIGN_IN = "sign in: send the header Authorization: Bearer TOKEN, or authenticate with changefeed.v1 in the socket"
+SIGN_IN_ADVICE = (
+    "sign in: send the header Authorization: Bearer TOKEN, or authenticate with changefeed.v1 in the socket"
+)
 
 NO_RIGHTS = (
     f"your token is good, and gives no right to anything: a JSON Web Token names its rights in its claim {CLAIM}, a "
@@ -49,7 +51,7 @@ class Need(enum.Enum):
     NOTHING = "nothing"  # what it gives out is everybody's
     TOKEN = "a token"  # any: it gives out what the token's rights name
     ADMIN = "the right admin"  # and no more than the tables of the token
-    EVERYTHING = "all rights"
+    ALL_RIGHTS = "all rights"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Gate:
             return None
         identity = await self.identify(request)
         rights = identity.rights
-        if (need is Need.ADMIN and not rights.is_admin) or (need is Need.EVERYTHING and rights != ALL_RIGHTS):
+        if (need is Need.ADMIN and not rights.is_admin) or (need is Need.ALL_RIGHTS and rights != ALL_RIGHTS):
             raise ApiError(403, "no_right", f"your token gives no right to this; it takes one with {need.value}")
         self.refuse_nothing(rights)
         return identity
@@ -111,7 +113,7 @@ class Gate:
             return await self.identify_token(token.strip())
         session = self._session(request)
         if session is None:
-            raise ApiError(401, "sign_in", SIGN_IN)
+            raise ApiError(401, "sign_in", SIGN_IN_ADVICE)
         try:
             return await self._identify_session(session)
         except BadToken as error:

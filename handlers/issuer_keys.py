@@ -21,7 +21,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 logger = logging.getLogger(__name__)
 
-Key = bytes | RSAPublicKey | EllipticCurvePublicKey
+VerificationKey = bytes | RSAPublicKey | EllipticCurvePublicKey
 
 SECRET_LEAST_BYTES = 32  # RFC 7518, 3.2
 RSA_LEAST_BITS = 2048  # RFC 7518, 3.3
@@ -39,7 +39,7 @@ class KeysUnavailable(Exception):
 
 
 class IssuerKeys(Protocol):
-    async def find(self, key_id: object) -> Key | None:
+    async def find(self, key_id: object) -> VerificationKey | None:
         """The key that a token names by `key_id`, None where there is none. Raises KeysUnavailable."""
 
 
@@ -49,7 +49,7 @@ class FileKeys:
     def __init__(self, content: bytes, algorithm: str) -> None:
         self._key = _secret(content) if algorithm == "HS256" else _public_key(content, algorithm)
 
-    async def find(self, key_id: object) -> Key | None:
+    async def find(self, key_id: object) -> VerificationKey | None:
         return self._key
 
 
@@ -60,11 +60,11 @@ class KeySetUrl:
         self._url = url
         self._algorithm = algorithm
         self._clock = clock
-        self._keys: Mapping[str | None, Key] | None = None
+        self._keys: Mapping[str | None, VerificationKey] | None = None
         self._read_at = self._tried_at = float("-inf")
         self._reading = asyncio.Lock()
 
-    async def find(self, key_id: object) -> Key | None:
+    async def find(self, key_id: object) -> VerificationKey | None:
         asked_at = self._clock()
         if self._keys is None or asked_at - self._read_at > READ_AGAIN_SECONDS or self._choose(key_id) is None:
             async with self._reading:
@@ -74,7 +74,7 @@ class KeySetUrl:
             raise KeysUnavailable("the issuer's keys cannot be had now; try again")
         return self._choose(key_id)
 
-    def _choose(self, key_id: object) -> Key | None:
+    def _choose(self, key_id: object) -> VerificationKey | None:
         keys = self._keys or {}
         if key_id is None and len(keys) == 1:
             return next(iter(keys.values()))
@@ -101,11 +101,11 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def _key_set(said: Any, algorithm: str) -> dict[str | None, Key]:
+def _key_set(said: Any, algorithm: str) -> dict[str | None, VerificationKey]:
     """Raises ValueError for what is no key set; a key in it that is of no use is left out."""
     if not isinstance(said, dict) or not isinstance(said.get("keys"), list):
         raise ValueError("that is no JSON Web Key Set")
-    keys: dict[str | None, Key] = {}
+    keys: dict[str | None, VerificationKey] = {}
     for one in said["keys"]:
         if not isinstance(one, dict) or one.get("use", "sig") != "sig" or one.get("alg", algorithm) != algorithm:
             continue
@@ -116,14 +116,14 @@ def _key_set(said: Any, algorithm: str) -> dict[str | None, Key]:
     return keys
 
 
-def _secret(content: bytes) -> Key:
+def _secret(content: bytes) -> VerificationKey:
     secret = content.strip()
     if len(secret) < SECRET_LEAST_BYTES:
         raise ValueError(f"a secret for HS256 has at least {SECRET_LEAST_BYTES} bytes, as of openssl rand -hex 32")
     return secret
 
 
-def _public_key(content: bytes, algorithm: str) -> Key:
+def _public_key(content: bytes, algorithm: str) -> VerificationKey:
     if b"PRIVATE KEY" in content:
         raise ValueError("that is the issuer's private key, which is not for this server; give it the public one")
     try:
@@ -133,7 +133,7 @@ def _public_key(content: bytes, algorithm: str) -> Key:
     return _checked(key, algorithm)
 
 
-def _checked(key: object, algorithm: str) -> Key:
+def _checked(key: object, algorithm: str) -> VerificationKey:
     if algorithm == "RS256" and isinstance(key, RSAPublicKey):
         if key.key_size < RSA_LEAST_BITS:
             raise ValueError(f"an RSA key has at least {RSA_LEAST_BITS} bits")

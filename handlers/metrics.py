@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from changefeed import __version__
 from changefeed.database import DatabaseUnavailable
-from changefeed.meters import Key
+from changefeed.meters import NumberKey
 from changefeed.queries import load
 from handlers import admission, census, change_counts, deliveries, http_server, refusals, sampling
 from handlers.base import BaseHandler
@@ -25,11 +25,11 @@ QUERIES = load("server.sql")
 DATABASE_DEADLINE_SECONDS = 2.0  # a scraper waits for 10 s by default
 
 Labels = tuple[str, ...]
-Numbers = Mapping[Key, float]
+Numbers = Mapping[NumberKey, float]
 
 
 @dataclass(frozen=True)
-class Described:
+class MetricSpec:
     """A metric. `join` makes one number of those of all processes; without it each has a label `process`."""
 
     name: str
@@ -48,118 +48,118 @@ class Described:
 
 LATENCY = deliveries.LATENCY_SUM.removesuffix("_sum")
 METRICS = (
-    Described(
+    MetricSpec(
         change_counts.NAME,
         ("table", "action"),
         "Rows changed since the server started; tables beyond a thousand are counted as one.",
         max,
     ),
-    Described(census.NAME, ("kind",), "Clients connected: of the feed, dashboards, and of /listen (raw)."),
-    Described(
+    MetricSpec(census.NAME, ("kind",), "Clients connected: of the feed, dashboards, and of /listen (raw)."),
+    MetricSpec(
         deliveries.DELIVERIES, ("kind",), "Changes, or raw payloads, handed to a client: each counts once a client."
     ),
-    Described(
+    MetricSpec(
         LATENCY,
         (),
         "From when a statement ran to when its changes were handed to the last socket; one for each broadcast, of its "
         "oldest change.",
     ),
-    Described(sampling.SIGNING_IN, (), "Sockets that have not said yet who they are."),
-    Described(sampling.OUTBOX_BYTES, (), "What waits in the server for clients that do not read."),
-    Described(sampling.UNREAD_BYTES, (), "What waits of answers to requests that nobody reads."),
-    Described(
+    MetricSpec(sampling.SIGNING_IN, (), "Sockets that have not said yet who they are."),
+    MetricSpec(sampling.OUTBOX_BYTES, (), "What waits in the server for clients that do not read."),
+    MetricSpec(sampling.UNREAD_BYTES, (), "What waits of answers to requests that nobody reads."),
+    MetricSpec(
         deliveries.CLIENTS_DROPPED,
         ("kind", "reason"),
         "Clients closed: they did not read (outbox_full), raw payloads may be missing (deaf), they sent more than they "
         "may (sent_too_much).",
     ),
-    Described(
+    MetricSpec(
         admission.REFUSED,
         ("reason",),
         "Clients not let in: too many came at once (pace), or from one address (address_pace); too many were there in "
         "all, from one address or with one token; or were about to authenticate (sign_in).",
     ),
-    Described(
+    MetricSpec(
         refusals.REFUSED,
         ("reason",),
         "Requests and sockets with a token that lets nobody in: it is none of ours (bad_token), has expired "
         "(token_expired), or gives no right (no_rights).",
     ),
-    Described(
+    MetricSpec(
         http_server.CLOSED,
         ("reason",),
         "Connections closed whose request did not come: in time (slow), before those of too many others (crowded), or "
         "before the files ran out (files); or whose answer was not read, before those of too many others (unread).",
     ),
-    Described(
+    MetricSpec(
         deliveries.CHANGES_DROPPED,
         ("reason",),
         "Changes that a client was not given, but a newer one of the same row (conflated).",
     ),
-    Described(
+    MetricSpec(
         change_counts.DROPPED,
         ("reason",),
         "Payloads of plain NOTIFY triggers that nobody was given (not_json, or withheld by --payload).",
         max,
     ),
-    Described(
+    MetricSpec(
         sampling.DELIVERING, ("process",), "1 while what is committed now would be delivered, as /readyz says it.", None
     ),
-    Described(sampling.LISTENER_UP, ("process",), "1 while notifications arrive.", None),
-    Described(
+    MetricSpec(sampling.LISTENER_UP, ("process",), "1 while notifications arrive.", None),
+    MetricSpec(
         sampling.BEHIND_SECONDS, ("process",), "Since when the server may not have read what was committed.", None
     ),
-    Described(
+    MetricSpec(
         sampling.BEHIND_TRANSACTIONS,
         ("process",),
         "Transaction ids that PostgreSQL has given out since the newest change that was read.",
         None,
     ),
-    Described(sampling.RECONNECTS, ("process",), "Attempts to bring the LISTEN connection back.", None),
-    Described(
+    MetricSpec(sampling.RECONNECTS, ("process",), "Attempts to bring the LISTEN connection back.", None),
+    MetricSpec(
         sampling.CANARY_SECONDS,
         ("process",),
         "The last canary, through PostgreSQL and back.",
         None,
     ),
-    Described("changefeed_journal_bytes", (), "The journal's size in the database."),
-    Described("changefeed_journal_limit_bytes", (), "--retention-bytes."),
-    Described("changefeed_journal_oldest_entry_age_seconds", (), "How far back a client can resume."),
-    Described("changefeed_journal_retention_seconds", (), "--retention-hours."),
-    Described(
+    MetricSpec("changefeed_journal_bytes", (), "The journal's size in the database."),
+    MetricSpec("changefeed_journal_limit_bytes", (), "--retention-bytes."),
+    MetricSpec("changefeed_journal_oldest_entry_age_seconds", (), "How far back a client can resume."),
+    MetricSpec("changefeed_journal_retention_seconds", (), "--retention-hours."),
+    MetricSpec(
         sampling.LOST_STATEMENTS, (), "Statements that could not be journaled or read since the server started.", max
     ),
-    Described(
+    MetricSpec(
         "changefeed_incomplete_tables",
         (),
         "Watched tables of whose changes not all are recorded, since triggers are missing or disabled.",
     ),
-    Described(
+    MetricSpec(
         "changefeed_notify_queue_usage_ratio", (), "How full PostgreSQL's queue of notifications is; at 1 NOTIFY fails."
     ),
-    Described("changefeed_client_limit", (), "--client-limit, of all processes together."),
-    Described("changefeed_processes", (), "--processes."),
-    Described("changefeed_start_time_seconds", (), "When the server started, in epoch seconds."),
-    Described("changefeed_build_info", ("version",), "1."),
+    MetricSpec("changefeed_client_limit", (), "--client-limit, of all processes together."),
+    MetricSpec("changefeed_processes", (), "--processes."),
+    MetricSpec("changefeed_start_time_seconds", (), "When the server started, in epoch seconds."),
+    MetricSpec("changefeed_build_info", ("version",), "1."),
 )
 
 
 class MetricsHandler(BaseHandler):
     """Whichever process answers answers for all of them. It counts the changes of all tables."""
 
-    needs = Need.EVERYTHING
+    needs = Need.ALL_RIGHTS
 
     async def get(self) -> None:
         sample(self.feed)
         parts = self.feed.share.meters.everywhere()
-        shown = Shown([*parts, {**_settings(self.feed), **await _database(self.feed)}])
+        shown = MetricsCollector([*parts, {**_settings(self.feed), **await _database(self.feed)}])
         encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", content_type)
         self.set_header("Cache-Control", "no-store")
         self.finish(encode(cast(Collector, shown)))
 
 
-class Shown:
+class MetricsCollector:
     """What prometheus_client wants: `parts` are the numbers of each process in their order, and last everybody's."""
 
     def __init__(self, parts: Sequence[Numbers]) -> None:
@@ -179,14 +179,14 @@ class Shown:
                 family.add_metric(labels, value)
             yield family
 
-    def _values(self, metric: Described) -> Iterator[tuple[Labels, float]]:
+    def _values(self, metric: MetricSpec) -> Iterator[tuple[Labels, float]]:
         for labels, of_processes in self._numbers.get(metric.name, {}).items():
             if metric.join:
                 yield labels, metric.join(of_processes.values())
             else:
                 yield from (((*labels, str(number)), value) for number, value in of_processes.items())
 
-    def _histogram(self, metric: Described) -> HistogramMetricFamily:
+    def _histogram(self, metric: MetricSpec) -> HistogramMetricFamily:
         counts = self._numbers[deliveries.LATENCY_BUCKET]
         counted, buckets = 0.0, []
         for bound in deliveries.LATENCY_BOUNDS_SECONDS:
@@ -196,7 +196,7 @@ class Shown:
         return HistogramMetricFamily(metric.name, metric.help, buckets, total)
 
 
-def _settings(feed: Feed) -> dict[Key, float]:
+def _settings(feed: Feed) -> dict[NumberKey, float]:
     settings, share = feed.settings, feed.share
     return {
         ("changefeed_journal_limit_bytes",): settings.retention_bytes,
@@ -209,13 +209,13 @@ def _settings(feed: Feed) -> dict[Key, float]:
     }
 
 
-async def _database(feed: Feed) -> dict[Key, float]:
+async def _database(feed: Feed) -> dict[NumberKey, float]:
     """What PostgreSQL knows; nothing while it does not answer, which changefeed_listener_up says."""
     fetch = feed.database.fetch
     try:
         async with asyncio.timeout(DATABASE_DEADLINE_SECONDS):
             [(queue_usage,)] = await fetch(QUERIES["queue usage"])
-            known: dict[Key, float] = {("changefeed_notify_queue_usage_ratio",): queue_usage}
+            known: dict[NumberKey, float] = {("changefeed_notify_queue_usage_ratio",): queue_usage}
             if feed.journal.epoch is None:
                 return known
             [(size, oldest_age_seconds, _)] = await fetch(QUERIES["journal figures"])

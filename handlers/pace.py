@@ -8,7 +8,7 @@ LONGEST_WAIT_SECONDS = 60.0
 ADDRESS_LIMIT = 10_000  # whose pace is remembered: some 3 MB
 
 
-class Pace:
+class RateLimiter:
     """A token bucket that also gives out turns: `per_second` of 0 lets everybody through."""
 
     __slots__ = ("_at", "_clock", "_left", "_per_second", "_promised")
@@ -34,19 +34,19 @@ class Pace:
         return self._promised - now
 
 
-class PacePerAddress:
-    """A Pace for each address that comes; of those that have not come for longest none is kept beyond ADDRESS_LIMIT."""
+class RateLimiterPerAddress:
+    """A RateLimiter for each address; beyond ADDRESS_LIMIT the one goes that has not come for longest."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
         self._clock = clock
-        self._paces: dict[str, Pace] = {}
+        self._paces: dict[str, RateLimiter] = {}
 
     def wait_seconds(self, address: str) -> float:
-        """As Pace has it."""
+        """As RateLimiter has it."""
         if not self._per_second:
             return 0.0
-        pace = self._paces.pop(address, None) or Pace(self._per_second, self._clock)
+        pace = self._paces.pop(address, None) or RateLimiter(self._per_second, self._clock)
         self._paces[address] = pace
         if len(self._paces) > ADDRESS_LIMIT:
             del self._paces[next(iter(self._paces))]

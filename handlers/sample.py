@@ -16,7 +16,7 @@ HELLO_LIMIT_CHARACTERS = 256 << 10  # well below a client's outbox
 
 
 @dataclass(frozen=True)
-class Pace:
+class SampleRate:
     """How many rows a page wants: what is sent at most, whatever the load of the database."""
 
     rows_per_second: int
@@ -28,11 +28,11 @@ class Pace:
         return {"rows_per_second": self.rows_per_second, "characters_per_second": self.characters_per_second}
 
 
-PACES: Mapping[str, Pace] = {
-    "50": Pace(50, 45_000, 100_000),
-    "200": Pace(200, 45_000, 100_000),
-    "1000": Pace(1_000, 250_000, HELLO_LIMIT_CHARACTERS),
-    "all": Pace(5_000, 1_000_000, HELLO_LIMIT_CHARACTERS),  # bounded like every queue here
+PACES: Mapping[str, SampleRate] = {
+    "50": SampleRate(50, 45_000, 100_000),
+    "200": SampleRate(200, 45_000, 100_000),
+    "1000": SampleRate(1_000, 250_000, HELLO_LIMIT_CHARACTERS),
+    "all": SampleRate(5_000, 1_000_000, HELLO_LIMIT_CHARACTERS),  # bounded like every queue here
 }
 USUAL_PACE = "200"
 MOST_ROWS = max(pace.rows_per_second for pace in PACES.values())
@@ -92,7 +92,7 @@ class Budget:
 class Allowance:
     """What may be sent now at one pace."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: SampleRate) -> None:
         self._rows = Budget(pace.rows_per_second, pace.rows_per_second)
         self._characters = Budget(pace.characters_per_second, pace.saved_characters)
 

@@ -9,7 +9,7 @@ from changefeed.database import DatabaseUnavailable, one_line
 from changefeed.queries import load
 from changefeed.rights import Bound, bound_of_any
 from changefeed.table_names import TableName, qualified
-from changefeed.watching import EVERYTHING, CannotWatch, NoSuchTable, Refused, WatchOptions
+from changefeed.watching import DEFAULT_OPTIONS, CannotWatch, NoSuchTable, Refused, WatchOptions
 from handlers.base import ApiHandler
 from handlers.errors import ApiError, database_needed
 from handlers.gate import Need
@@ -65,7 +65,7 @@ class WatchHandler(ApiHandler):
         said = self._said()
         try:
             name, bound = await self._find(name)
-            before = await self.feed.watching.options(name) or EVERYTHING
+            before = await self.feed.watching.options(name) or DEFAULT_OPTIONS
             options = self._options(name, bound, before, said)
             has_changed = await self.feed.watching.watch(name, options)
         except (NoSuchTable, CannotWatch, DatabaseUnavailable) as error:

@@ -100,7 +100,7 @@ def test_no_handler_goes_round_the_gate():
 
 
 def test_a_handler_that_says_nothing_gives_nothing_to_anybody_without_all_rights():
-    assert BaseHandler.needs is Need.EVERYTHING
+    assert BaseHandler.needs is Need.ALL_RIGHTS
 
 
 class WalkTest(AccessTestCase):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from changefeed.change import Change
 from changefeed.filter_kinds import Kind
-from changefeed.subscription import EVERYTHING, Selection, Subscription
+from changefeed.subscription import ALL_CHANGES, Selection, Subscription
 from handlers.audiences import Audiences
 from handlers.dialects import PLAIN, PROTOCOL
 
@@ -49,7 +49,7 @@ def changes(draw: st.DrawFn) -> Change:
 
 
 @settings(max_examples=500)
-@given(st.lists(st.one_of(st.just(EVERYTHING), subscriptions), max_size=6), st.lists(changes(), max_size=6), st.data())
+@given(st.lists(st.one_of(st.just(ALL_CHANGES), subscriptions), max_size=6), st.lists(changes(), max_size=6), st.data())
 def test_each_audience_gets_what_its_subscription_picks_and_gets_it_once(
     asked: list[Subscription], published: list[Change], data: st.DataObject
 ):

@@ -14,7 +14,7 @@ from changefeed.meters import Meters, shared_memory
 from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, UNKNOWN_LIMIT, Tally
 from handlers.change_counts import NAME, ChangeCounts
 from handlers.deliveries import Deliveries
-from handlers.metrics import METRICS, Described, Shown
+from handlers.metrics import METRICS, MetricsCollector, MetricSpec
 from tests.feed_case import ORDERS, FeedTestCase, message
 from tests.raw_client import RawClient
 
@@ -238,7 +238,7 @@ def memory() -> Iterator[int]:
 def shown(meters: Meters) -> Samples:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for metric in Shown(meters.everywhere()).collect()
+        for metric in MetricsCollector(meters.everywhere()).collect()
         for sample in metric.samples
     }
 
@@ -342,7 +342,7 @@ def test_the_number_of_tables_has_a_bound_however_they_are_named(memory: int):
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_every_metric_stands_in_the_documents_with_its_labels(metric: Described):
+def test_every_metric_stands_in_the_documents_with_its_labels(metric: MetricSpec):
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     assert f"| `{metric.name}` | {labels} |".replace("|  |", "| |") in OPERATIONS
 

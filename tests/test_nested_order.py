@@ -79,7 +79,7 @@ def test_a_page_ends_where_contents_from_elsewhere_are_too_many_bytes(
     db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(entries, "PAGE_ROWS", 20)
-    monkeypatch.setattr(entries, "PAGE_BYTES", 50_000)
+    monkeypatch.setattr(entries, "PAGE_LIMIT_BYTES", 50_000)
     db.run("INSERT INTO orders SELECT i, 'raw', repeat('x', 10000) FROM generate_series(0, 19) AS i")
 
     async def check() -> None:

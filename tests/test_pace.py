@@ -2,7 +2,7 @@
 
 import pytest
 
-from handlers.pace import ADDRESS_LIMIT, BURST_SECONDS, LONGEST_WAIT_SECONDS, Pace, PacePerAddress
+from handlers.pace import ADDRESS_LIMIT, BURST_SECONDS, LONGEST_WAIT_SECONDS, RateLimiter, RateLimiterPerAddress
 
 
 class Clock:
@@ -14,7 +14,7 @@ class Clock:
 
 def test_a_burst_is_let_through_and_then_so_many_a_second():
     clock = Clock()
-    pace = Pace(4, clock)
+    pace = RateLimiter(4, clock)
     assert [pace.wait_seconds() for _ in range(4 * BURST_SECONDS)] == [0.0] * 40
     assert pace.wait_seconds() > 0
     clock.now += 0.5
@@ -23,14 +23,14 @@ def test_a_burst_is_let_through_and_then_so_many_a_second():
 
 def test_what_nobody_used_is_kept_for_no_longer_than_a_burst():
     clock = Clock()
-    pace = Pace(4, clock)
+    pace = RateLimiter(4, clock)
     clock.now += 1_000_000
     assert sum(pace.wait_seconds() == 0 for _ in range(100)) == 40
 
 
 def test_each_of_a_crowd_is_given_a_turn_of_its_own_and_gets_in_at_it():
     clock = Clock()
-    pace = Pace(10, clock)
+    pace = RateLimiter(10, clock)
     for _ in range(10 * BURST_SECONDS):
         pace.wait_seconds()
     turns = [pace.wait_seconds() for _ in range(500)]
@@ -41,24 +41,24 @@ def test_each_of_a_crowd_is_given_a_turn_of_its_own_and_gets_in_at_it():
 
 
 def test_nobody_is_sent_away_for_longer_than_a_minute():
-    pace = Pace(1, Clock())
+    pace = RateLimiter(1, Clock())
     assert max(pace.wait_seconds() for _ in range(1_000)) == LONGEST_WAIT_SECONDS
 
 
 def test_without_a_limit_everybody_comes_in():
-    pace = Pace(0, Clock())
+    pace = RateLimiter(0, Clock())
     assert not any(pace.wait_seconds() for _ in range(10_000))
 
 
 def test_each_address_has_a_pace_of_its_own():
-    pace = PacePerAddress(1, Clock())
+    pace = RateLimiterPerAddress(1, Clock())
     assert [pace.wait_seconds("a") > 0 for _ in range(BURST_SECONDS + 1)] == [False] * BURST_SECONDS + [True]
     assert pace.wait_seconds("b") == 0
-    assert PacePerAddress(0).wait_seconds("a") == 0
+    assert RateLimiterPerAddress(0).wait_seconds("a") == 0
 
 
 def test_of_any_number_of_addresses_those_that_came_last_are_remembered():
-    pace = PacePerAddress(1, Clock())
+    pace = RateLimiterPerAddress(1, Clock())
     for number in range(2 * ADDRESS_LIMIT):
         pace.wait_seconds(str(number))
         for _ in range(BURST_SECONDS + 1):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from changefeed.change import Change
 from changefeed.filter_kinds import Kind
 from changefeed.rights import ALL_RIGHTS, EVERY_TABLE, BadRights, Bound, Grants, Rights, bound_of
-from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
+from changefeed.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
 from changefeed.table_names import TableName, could_mean
 from tests.test_subscription import change
 
@@ -49,7 +49,7 @@ def test_without_a_word_there_is_no_right():
 def test_every_table_without_limits_is_everything():
     said = {"tables": {"*": {}}, "channels": ["*"], "admin": True}
     assert Rights.parse(said) == ALL_RIGHTS
-    assert Subscription.parse({}, ALL_RIGHTS.tables) == EVERYTHING
+    assert Subscription.parse({}, ALL_RIGHTS.tables) == ALL_CHANGES
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from changefeed.change import Change
 from changefeed.filter_kinds import Kind
-from changefeed.subscription import EVERYTHING, BadSubscription, Selection, Subscription, check
+from changefeed.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
 
 ORDERS = {"id": Kind.NUMBER, "status": Kind.TEXT, "total": Kind.NUMBER}
 TABLES: Mapping[str, Mapping[str, Kind]] = {
@@ -38,7 +38,7 @@ INSERT = change("INSERT", '{"id":7,"status":"open","total":9007199254740993.10}'
 
 def test_everything_is_passed_on_as_it_is():
     changes = [INSERT, Change('{"any": "JSON"}', "", "")]
-    assert Selection(EVERYTHING, TABLES.get).pick(changes) is changes
+    assert Selection(ALL_CHANGES, TABLES.get).pick(changes) is changes
 
 
 def test_foreign_json_comes_to_those_who_asked_for_everything_only():

@@ -170,12 +170,12 @@ async def _compare(db: JournalDatabase, schema: RandomSchema, rows_before: dict[
 
 @contextlib.contextmanager
 def _short_pages(draw: random.Random) -> Iterator[None]:
-    before = entries.PAGE_ROWS, entries.PAGE_BYTES
-    entries.PAGE_ROWS, entries.PAGE_BYTES = draw.choice(((1, 99), (3, 200), (20, 400), (1000, 1 << 20)))
+    before = entries.PAGE_ROWS, entries.PAGE_LIMIT_BYTES
+    entries.PAGE_ROWS, entries.PAGE_LIMIT_BYTES = draw.choice(((1, 99), (3, 200), (20, 400), (1000, 1 << 20)))
     try:
         yield
     finally:
-        entries.PAGE_ROWS, entries.PAGE_BYTES = before
+        entries.PAGE_ROWS, entries.PAGE_LIMIT_BYTES = before
 
 
 def main() -> int:
