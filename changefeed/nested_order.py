@@ -169,10 +169,10 @@ class NestedOrder:
                     found[table, key] = state
                     break
             else:
-                if circle.began is not None:
-                    found[table, key] = circle.began
-                elif begin <= 1:
+                if begin <= 1:
                     found[table, key] = ~key  # the journal, looked at from its beginning, never heard of it
+                elif circle.began is not None:
+                    found[table, key] = circle.began
         return found
 
 

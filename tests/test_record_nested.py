@@ -233,21 +233,6 @@ def test_a_row_that_goes_as_it_came(db: JournalDatabase):
     db.assert_rebuilds("public.orders")
 
 
-@pytest.mark.parametrize("when", ["BEFORE INSERT", "AFTER DELETE"])
-def test_a_row_from_before_the_watch_that_is_replaced_by_its_equal(db: JournalDatabase, when: str):
-    """The journal never heard of it; the triggers, of one kind, say what was first."""
-    db.run(
-        "CREATE TABLE old (id int PRIMARY KEY, n int); INSERT INTO old VALUES (1, 1); SELECT changefeed.watch('old')"
-    )
-    if when == "BEFORE INSERT":
-        make_trigger(db, f"{when} ON old", "DELETE FROM old WHERE id = NEW.id; RETURN NEW;")
-        db.run("INSERT INTO old VALUES (1, 1)")
-    else:
-        make_trigger(db, f"{when} ON old", "INSERT INTO old VALUES (1, 1); RETURN NULL;")
-        db.run("DELETE FROM old")
-    assert [action for action, _ in db.changes()] == ["D", "I"]
-
-
 def test_a_row_that_goes_to_a_state_and_back_between_two_others(db: JournalDatabase):
     """What is emitted first, by the order of the statements alone, leaves a circuit over."""
     make_trigger(
