@@ -11,9 +11,10 @@ from typing import Any
 from changefeed.hub import PLAIN_CHANNEL
 from changefeed.raw_channels import NAME_LIMIT_BYTES, ChannelRefused
 from changefeed.rights import Rights
+from handlers.close_codes import CloseCode
 from handlers.errors import ApiError
 from handlers.feed import Feed
-from handlers.socket import TRY_AGAIN_LATER, BaseSocket
+from handlers.socket import BaseSocket
 
 LISTEN_DEADLINE_SECONDS = 5.0
 OUR_CHANNELS = "changefeed*"  # the journal's wake-ups and every server's canary
@@ -62,7 +63,7 @@ class ListenSocket(BaseSocket):
     def lose(self) -> None:
         """Payloads may be missing, and this client can be told so by the close of its socket only."""
         self._stop_listening()
-        self.close(TRY_AGAIN_LATER, DEAF)
+        self.close(CloseCode.TRY_AGAIN_LATER, DEAF)
 
     async def _until_heard(self, channel: str) -> None:
         try:

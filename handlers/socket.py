@@ -12,6 +12,7 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol, _WebSocketPar
 
 from handlers.admitted import AdmittedClient
 from handlers.base import BaseHandler
+from handlers.close_codes import CloseCode
 from handlers.dialects import message_frame
 from handlers.errors import ApiError, foreign_origin
 from handlers.gate import Need
@@ -24,12 +25,6 @@ logger = logging.getLogger(__name__)
 
 SUBPROTOCOL = "changefeed.v1"
 AUTHENTICATE_SECONDS = 10.0
-TRY_AGAIN_LATER = 1013  # the registered close code for a client that may come back (IANA WebSocket registry)
-GOING_AWAY = 1001
-POLICY_VIOLATION = 1008
-# Of the range for private use (RFC 6455, 7.4.2), after HTTP's 401 and 419.
-SIGN_IN = 4401
-TOKEN_EXPIRED = 4419
 
 
 class BaseSocket(WebSocketHandler, BaseHandler):
@@ -90,7 +85,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         """
         if self.speaks_protocol and error.status_code < 500:
             self.tell_error(error)
-        self.close(close_code_of(error), error.code)
+        self.close(CloseCode.of(error), error.code)
 
     def check_origin(self, origin: str) -> bool:
         if self.names_origin(origin) or super().check_origin(origin):
@@ -128,13 +123,15 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             self.refuse(self.refusal)
         elif self.speaks_protocol:
             loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(AUTHENTICATE_SECONDS, self.close, SIGN_IN, "authenticate in time")
+            self._deadline = loop.call_later(
+                AUTHENTICATE_SECONDS, self.close, CloseCode.SIGN_IN, "authenticate in time"
+            )
         else:
-            self.close(SIGN_IN, "sign in")
+            self.close(CloseCode.SIGN_IN, "sign in")
 
     def turn_away(self) -> None:
         """Makes room at once: the client is not waited for until it has closed too."""
-        self.close(TRY_AGAIN_LATER, "too many others are about to authenticate; try again later")
+        self.close(CloseCode.TRY_AGAIN_LATER, "too many others are about to authenticate; try again later")
         self.outbox.abort()
 
     async def on_message(self, message: str | bytes) -> None:
@@ -154,7 +151,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             if self.identity:
                 self.tell_error(error)
             elif read is None or read["type"] != "authenticate":
-                self.close(SIGN_IN, error.code)  # nothing is told to who does not even try
+                self.close(CloseCode.SIGN_IN, error.code)  # nothing is told to who does not even try
             else:
                 self.refuse(error)
 
@@ -199,7 +196,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def _expire(self) -> None:
         self.outbox.close()  # at once: what is sent until the client has closed too is too much
-        self.close(TOKEN_EXPIRED, "the token has expired")
+        self.close(CloseCode.TOKEN_EXPIRED, "the token has expired")
 
     def on_close(self) -> None:
         self.is_closed = True
@@ -211,7 +208,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def leave(self, reason: str) -> None:
         """Closes the socket; the client may come back elsewhere, or later."""
-        self.close(GOING_AWAY, reason)
+        self.close(CloseCode.GOING_AWAY, reason)
 
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         """As Tornado's; of compression there is none."""
@@ -229,19 +226,12 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         logger.info("closed a client that sent too much")
         self.feed.deliveries.sent_too_much(self.kind)
         self.outbox.close()
-        self.close(POLICY_VIOLATION, f"you send too much; send less, and come back in {BURST_SECONDS} s")
+        self.close(CloseCode.POLICY_VIOLATION, f"you send too much; send less, and come back in {BURST_SECONDS} s")
 
     def give_up(self) -> None:
         logger.info("closed a client that did not read")
         self.feed.deliveries.outbox_full(self.kind)
-        self.close(TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")
-
-
-def close_code_of(error: ApiError) -> int:
-    """The close code that says of a socket what the error's status says of a request."""
-    if error.status_code >= 500:
-        return TRY_AGAIN_LATER
-    return SIGN_IN if error.status_code == 401 else POLICY_VIOLATION
+        self.close(CloseCode.TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")
 
 
 def read_message(message: str | bytes, types: Sequence[str]) -> dict[str, object]:

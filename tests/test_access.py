@@ -12,9 +12,9 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from handlers import socket as sockets
 from handlers.base import BaseHandler, NotFoundHandler
+from handlers.close_codes import CloseCode
 from handlers.gate import Need
 from handlers.routes import ROUTES
-from handlers.socket import SIGN_IN, TOKEN_EXPIRED
 from tests.access_case import KINDS, RIGHTS, AccessTestCase, closing, issued, token_of
 from tests.feed_case import message
 
@@ -33,7 +33,7 @@ class Probe:
 
 
 UNAUTHORIZED: tuple[Outcome, ...] = ((401, "sign_in"), (401, "bad_token"), (401, "token_expired"))
-KNOCKING: tuple[Outcome, ...] = (SIGN_IN, 401, 401)  # a page without a token is told in the socket
+KNOCKING: tuple[Outcome, ...] = (CloseCode.SIGN_IN, 401, 401)  # a page without a token is told in the socket
 FOR_ALL: tuple[Outcome, ...] = (200,) * len(KINDS)
 NO_RIGHT = (403, "no_right")
 NO_RIGHTS = (403, "no_rights")
@@ -117,7 +117,7 @@ class WalkTest(AccessTestCase):
             socket = await self.knock(kind, probe.path)
             if isinstance(socket, int):
                 return socket
-            return (await closing(socket) or 0) if expected == SIGN_IN else OPEN
+            return (await closing(socket) or 0) if expected == CloseCode.SIGN_IN else OPEN
         if pattern == STREAM and expected == 200:
             return await self.status_of_stream(kind, probe.path)
         body = None if probe.method in ("GET", "DELETE") else ""
@@ -362,18 +362,18 @@ class AuthenticateTest(AccessTestCase):
         for one in first:
             socket = await self.socket("/ws?table=nothing")
             await socket.write_message(json.dumps(one))
-            self.assertEqual(await closing(socket), SIGN_IN, one)
+            self.assertEqual(await closing(socket), CloseCode.SIGN_IN, one)
 
     @gen_test
     async def test_the_holder_of_a_token_is_told_why_it_is_refused(self):
         for token, code, close_code, why in (
-            (token_of("wrong"), "bad_token", SIGN_IN, "Not enough segments"),
-            (token_of("expired"), "token_expired", SIGN_IN, "get a new one"),
-            (issued(RIGHTS["full"], aud="others"), "bad_token", SIGN_IN, "audience"),
-            (issued({"table": {}}), "bad_token", SIGN_IN, "the claim changefeed"),
+            (token_of("wrong"), "bad_token", CloseCode.SIGN_IN, "Not enough segments"),
+            (token_of("expired"), "token_expired", CloseCode.SIGN_IN, "get a new one"),
+            (issued(RIGHTS["full"], aud="others"), "bad_token", CloseCode.SIGN_IN, "audience"),
+            (issued({"table": {}}), "bad_token", CloseCode.SIGN_IN, "the claim changefeed"),
             (token_of("nothing"), "no_rights", 1008, "its claim changefeed"),
-            (issued(None), "bad_token", SIGN_IN, "claim changefeed"),
-            (None, "bad_token", SIGN_IN, "authenticate"),
+            (issued(None), "bad_token", CloseCode.SIGN_IN, "claim changefeed"),
+            (None, "bad_token", CloseCode.SIGN_IN, "authenticate"),
         ):
             socket = await self.socket("/ws?table=nothing")
             await self.say(socket, token)
@@ -410,7 +410,7 @@ class AuthenticateTest(AccessTestCase):
         deadline, sockets.AUTHENTICATE_SECONDS = sockets.AUTHENTICATE_SECONDS, 0.01
         try:
             socket = await self.socket()
-            self.assertEqual(await closing(socket), SIGN_IN)
+            self.assertEqual(await closing(socket), CloseCode.SIGN_IN)
         finally:
             sockets.AUTHENTICATE_SECONDS = deadline
 
@@ -439,7 +439,7 @@ class AuthenticateTest(AccessTestCase):
             socket = await self.connect(path, protocol=protocol, **headers)
             while await socket.read_message() is not None:
                 pass
-            self.assertEqual(socket.close_code, TOKEN_EXPIRED, path)
+            self.assertEqual(socket.close_code, CloseCode.TOKEN_EXPIRED, path)
 
     @gen_test
     async def test_a_stream_ends_with_its_token(self):

@@ -8,9 +8,9 @@ from tornado.testing import gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from handlers.admission import REFUSED
+from handlers.close_codes import CloseCode
 from handlers.http_server import BODY_LIMIT_BYTES, CLOSED
 from handlers.sampling import SIGNING_IN, UNREAD_BYTES, sample
-from handlers.socket import SIGN_IN, TRY_AGAIN_LATER
 from tests.access_case import AccessTestCase, closing, token_of
 from tests.feed_case import FeedTestCase, message
 from tests.raw_client import RawClient
@@ -74,7 +74,7 @@ class StrangersTest(DoorCase):
         await strangers[0].write_message(AUTHENTICATE)
         await message(strangers[0], "hello")
         await strangers[1].write_message(AUTHENTICATE)
-        self.assertEqual(await closing(strangers[1]), TRY_AGAIN_LATER)  # --client-limit
+        self.assertEqual(await closing(strangers[1]), CloseCode.TRY_AGAIN_LATER)  # --client-limit
         sample(self.feed)
         self.assertEqual(self.counted(SIGNING_IN), 1)
 
@@ -83,7 +83,7 @@ class StrangersTest(DoorCase):
         other = await self.connect(protocol=True, **{"X-Forwarded-For": "192.0.2.1"})
         many = [await self.connect(protocol=True, **{"X-Forwarded-For": "192.0.2.2"}) for _ in range(20)]
         for socket in many[:-2]:
-            self.assertEqual(await closing(socket), TRY_AGAIN_LATER)
+            self.assertEqual(await closing(socket), CloseCode.TRY_AGAIN_LATER)
         self.assertEqual(self.counted(REFUSED, "sign_in"), 18)
         await other.write_message(AUTHENTICATE)
         await message(other, "hello")
@@ -97,7 +97,7 @@ class StrangersTest(DoorCase):
             await client.connect("/ws")
             stubborn.append(client)
         for client in stubborn[:-3]:
-            self.assertEqual(await client.until_closed(), SIGN_IN)
+            self.assertEqual(await client.until_closed(), CloseCode.SIGN_IN)
         self.assertLessEqual(self.feed.admission.count, 3)
         await self.sign_in()
 

@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from changefeed.meters import shared_memory
+from handlers.close_codes import CloseCode
 from handlers.ended_sessions import KEPT, PART_BYTES, EndedSessions, Session
-from handlers.socket import TOKEN_EXPIRED
 from tests import postgres
 from tests.access_case import AccessTestCase, closing, token_of
 from tests.feed_case import message
@@ -76,7 +76,7 @@ class SignOutTest(AccessTestCase):
             waiting = len(self.feed.gate.expiries.identities)
             await self.ask("none", "/api/session", method="DELETE", headers=mine)
             self.assertEqual(len(self.feed.gate.expiries.identities), waiting - len(opened))
-            self.assertEqual(await closing(opened[0]), TOKEN_EXPIRED)
+            self.assertEqual(await closing(opened[0]), CloseCode.TOKEN_EXPIRED)
             self.assertEqual((await self.status(mine), await self.status(other)), (401, 200))
             _, said = await self.ask("none", "/api/tables", headers=mine)
             self.assertIn("the session was ended", said["error"]["message"])
@@ -131,7 +131,7 @@ def test_signing_out_in_one_process_is_signing_out_in_all(tmp_path: Path):
                     with pytest.raises(ConnectionClosed) as closed:
                         client.recv(timeout=30)
                     assert closed.value.rcvd
-                    assert closed.value.rcvd.code == TOKEN_EXPIRED
+                    assert closed.value.rcvd.code == CloseCode.TOKEN_EXPIRED
         for _ in range(12):
             with asked(port) as another:
                 another.request("GET", "/api/tables", headers=cookies)

@@ -18,9 +18,9 @@ from tornado.websocket import WebSocketClientConnection, WebSocketProtocol, WebS
 from handlers import http_server
 from handlers.admission import REFUSED
 from handlers.certificate import Certificate
+from handlers.close_codes import CloseCode
 from handlers.deliveries import CLIENTS_DROPPED
 from handlers.http_server import CLOSED
-from handlers.socket import POLICY_VIOLATION, TRY_AGAIN_LATER
 from tests.access_case import RIGHTS, AccessTestCase, closing, issued, token_of
 from tests.certificates import write_certificate
 from tests.feed_case import FeedTestCase, message
@@ -92,7 +92,7 @@ class TokenLimitTest(LimitCase, AccessTestCase):
                 answer = await self.refused(path, **self.headers("full"))
                 self.assertEqual((answer.code, json.loads(answer.body)["error"]["code"]), (503, "too_many_clients"))
         await self.connect("/ws", Authorization="Bearer for-narrow-clients")
-        self.assertEqual(await closing(await self.say(token_of("full") or "")), TRY_AGAIN_LATER)
+        self.assertEqual(await closing(await self.say(token_of("full") or "")), CloseCode.TRY_AGAIN_LATER)
         self.assertEqual(self.counted(REFUSED, "token"), 4)
         first.close()
         await first.read_message()
@@ -140,7 +140,7 @@ class TalkTest(LimitCase):
                 await client.write_message('{"type": "seen", "message": 1}')
             self.assertEqual(self.counted(CLIENTS_DROPPED, kind, "sent_too_much"), 0)
             await client.write_message('{"type": "seen", "message": 1}')
-            self.assertEqual(await self.until_closed(client), POLICY_VIOLATION, path)
+            self.assertEqual(await self.until_closed(client), CloseCode.POLICY_VIOLATION, path)
             self.assertIn("come back in 10 s", client.close_reason or "")
             self.assertEqual(self.counted(CLIENTS_DROPPED, kind, "sent_too_much"), 1)
 
@@ -150,7 +150,7 @@ class TalkTest(LimitCase):
         await client.write_message("x" * 9_000)
         self.assertEqual((await message(client, "error"))["code"], "not_json")
         await client.write_message("x" * 2_000)
-        self.assertEqual(await self.until_closed(client), POLICY_VIOLATION)
+        self.assertEqual(await self.until_closed(client), CloseCode.POLICY_VIOLATION)
 
     @gen_test
     async def test_pings_and_frames_that_make_no_message_count_too(self):
@@ -163,7 +163,7 @@ class TalkTest(LimitCase):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"".join(frames))
             said = b""
-            while struct.pack(">H", POLICY_VIOLATION) not in said:
+            while struct.pack(">H", CloseCode.POLICY_VIOLATION) not in said:
                 part = await reader.read(1000)
                 self.assertTrue(part, "closed without a word")
                 said += part

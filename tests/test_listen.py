@@ -20,7 +20,7 @@ from changefeed.connection import open_connection
 from changefeed.listener import ListenerState
 from handlers import listen
 from handlers import socket as sockets
-from handlers.socket import POLICY_VIOLATION, SIGN_IN
+from handlers.close_codes import CloseCode
 from tests import postgres
 from tests.access_case import AccessTestCase, closing, token_of
 from tests.feed_case import FeedTestCase
@@ -310,16 +310,16 @@ class AuthenticateTest(AccessTestCase):
     @gen_test
     async def test_what_is_no_token_gets_nobody_in(self):
         for first in ("hello", "{}", '{"type": "subscribe"}'):
-            self.assertEqual(await closing(await self.say("/listen/people", first)), SIGN_IN, first)
+            self.assertEqual(await closing(await self.say("/listen/people", first)), CloseCode.SIGN_IN, first)
         for kind, code in (("wrong", "bad_token"), ("expired", "token_expired")):
             client = await self.say("/listen/people", self.token(kind))
             self.assertEqual(json.loads(str(await client.read_message()))["code"], code)
-            self.assertEqual(await closing(client), SIGN_IN)
+            self.assertEqual(await closing(client), CloseCode.SIGN_IN)
 
     @gen_test
     async def test_who_says_nothing_is_closed_in_time(self):
         with mock.patch.object(sockets, "AUTHENTICATE_SECONDS", 0.01):
-            self.assertEqual(await closing(await self.say("/listen/people")), SIGN_IN)
+            self.assertEqual(await closing(await self.say("/listen/people")), CloseCode.SIGN_IN)
 
     @gen_test
     async def test_one_without_the_right_is_told_so_however_it_said_who_it_is(self):
@@ -329,11 +329,11 @@ class AuthenticateTest(AccessTestCase):
         ):
             error = json.loads(str(await client.read_message()))
             self.assertEqual((error["type"], error["code"]), ("error", "channel_not_allowed"))
-            self.assertEqual(await closing(client), POLICY_VIOLATION)
+            self.assertEqual(await closing(client), CloseCode.POLICY_VIOLATION)
 
     @gen_test
     async def test_without_the_subprotocol_all_is_as_with_pg_eventserv(self):
-        self.assertEqual(await closing(await self.connect("/listen/people")), SIGN_IN)
+        self.assertEqual(await closing(await self.connect("/listen/people")), CloseCode.SIGN_IN)
         client = await self.connect("/listen/people", **self.headers("orders"))
         self.assertIsNone(client.selected_subprotocol)
         self.write("NOTIFY people, 'first'")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import ClassVar
 from unittest import mock
 
-import psycopg2
 import pytest
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.netutil import bind_sockets
@@ -23,15 +22,16 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from changefeed.connection import complete
 from changefeed.cursor import decode
+from changefeed.database import DatabaseUnavailable
 from changefeed.queries import read_script
 from changefeed.settings_sources import load
 from handlers import feed_start
 from handlers.assembly import make_feed
+from handlers.close_codes import CloseCode
 from handlers.events import EventSocket, event_socket_of
 from handlers.http_server import make_server
 from handlers.live_clients import LiveClients
 from handlers.routes import make_app
-from handlers.socket import TRY_AGAIN_LATER
 from tests import postgres
 from tests.access_case import AccessTestCase, token_of
 from tests.feed_case import ORDERS, FeedTestCase, message
@@ -233,7 +233,7 @@ class SameOutageTest(AccessTestCase):
 
     @gen_test
     async def test_an_outage_is_503_by_header_and_1013_by_message(self):
-        unreachable = mock.AsyncMock(side_effect=psycopg2.OperationalError("connection lost"))
+        unreachable = mock.AsyncMock(side_effect=DatabaseUnavailable("no answer within 5 s"))
         cursor = (await self.ask("full", "/api/changes"))[1]["cursor"]
         memory = self.feed.follower.memory
         assert memory is not None
@@ -248,7 +248,9 @@ class SameOutageTest(AccessTestCase):
             await socket.write_message(json.dumps({"type": "authenticate", "token": token_of("full")}))
             while await socket.read_message() is not None:
                 pass
-            self.assertEqual((socket.close_code, socket.close_reason), (TRY_AGAIN_LATER, "database_unavailable"))
+            self.assertEqual(
+                (socket.close_code, socket.close_reason), (CloseCode.TRY_AGAIN_LATER, "database_unavailable")
+            )
 
     @gen_test
     async def test_a_journal_that_is_not_known_yet_is_503_by_header_and_1013_by_message(self):
@@ -261,4 +263,4 @@ class SameOutageTest(AccessTestCase):
             await socket.write_message(json.dumps({"type": "authenticate", "token": token_of("full")}))
             while await socket.read_message() is not None:
                 pass
-            self.assertEqual((socket.close_code, socket.close_reason), (TRY_AGAIN_LATER, "not_ready"))
+            self.assertEqual((socket.close_code, socket.close_reason), (CloseCode.TRY_AGAIN_LATER, "not_ready"))
