@@ -208,12 +208,14 @@ class Database:
             self._connecting = self._pool.connect()
         # Shielded: the future is everybody's, a deadline cancels only the waiting.
         await asyncio.shield(self._connecting)
+        if self._pool.closed:
+            raise DatabaseUnavailable("the server ends")
         connection = await self._acquire()
         try:
             try:
                 return await execute(connection, query, parameters)
             except psycopg2.Error as error:
-                if not (connection.closed and _is_of_connection(error)):
+                if self._pool.closed or not (connection.closed and _is_of_connection(error)):
                     raise
                 await connection.connect()
                 return await execute(connection, query, parameters)
@@ -260,6 +262,10 @@ class Database:
             connection.renew()
 
     def close(self) -> None:
+        """Ends every connection, and what runs on it."""
+        for connection in self._pool.conns.busy:
+            # momoko leaves the descriptor in the IOLoop, and libuv aborts a process that is to watch a closed one.
+            connection.abandon("the server ends")
         self._pool.close()
 
 

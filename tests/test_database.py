@@ -194,6 +194,19 @@ class DatabaseTest(DatabaseTestCase):
         with self.assertRaises(asyncio.CancelledError):
             await query
 
+    @gen_test
+    async def test_a_query_that_runs_when_the_pool_is_closed_fails_at_any_moment(self):
+        # A closed descriptor that is still in the loop makes libuv abort the process, when it had not yet been watched.
+        for turns in range(12):
+            database = Database(self.conninfo)
+            await database.fetch("SELECT 1")
+            query = self.start(database.fetch("SELECT pg_sleep(60)"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            database.close()
+            with self.assertRaises(DatabaseUnavailable):
+                await query
+
 
 class DeadlineTest(DatabaseTestCase):
     @gen_test
