@@ -259,7 +259,8 @@ class UnseenTest(AccessTestCase):
         told: dict[str, Any] = {"rows": {"changes": []}}
         while not told["rows"]["changes"]:
             told = await message(dashboard, "activity")
-            self.assertEqual((told["totals"], told["buckets"], told["other"]), ({}, {}, 0))
+            counts = told.get("totals", {}), told.get("buckets", {}), told.get("other", 0)  # not in every message
+            self.assertEqual(counts, ({}, {}, 0))
             self.assertEqual(told["rows"]["of"], len(told["rows"]["changes"]))
         self.assertEqual(json.loads(told["rows"]["changes"][0])["data"], {"id": 7, "customer_id": 42})
 

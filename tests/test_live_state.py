@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
@@ -20,15 +21,22 @@ from tornado.netutil import bind_sockets
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+from changefeed.change import parse
 from changefeed.connection import complete
 from changefeed.cursor import decode
 from changefeed.database import DatabaseUnavailable
 from changefeed.queries import read_script
 from changefeed.settings_sources import load
+from changefeed.subscription import Selection
 from handlers import feed_start
 from handlers.assembly import make_feed
 from handlers.close_codes import CloseCode
+from handlers.deliveries import Deliveries
+from handlers.dialects import PROTOCOL
 from handlers.events import EventSocket, event_socket_of
+from handlers.feed_client import FeedClient
+from handlers.feed_query import FeedQuery
+from handlers.feed_start import Start
 from handlers.http_server import make_server
 from handlers.live_clients import LiveClients
 from handlers.routes import make_app
@@ -226,6 +234,46 @@ class OtherJournalTest(FeedTestCase):
             activity = await message(dashboard, "activity")
         cursors = [json.loads(row)["cursor"] for row in activity["rows"]["changes"]]
         self.assertEqual({decode(cursor)[0].hex() for cursor in cursors}, {after})
+
+
+def test_what_a_conflating_client_was_not_sent_is_dropped_when_its_cursors_are_no_good_any_more():
+    sent: list[bytes] = []
+    outbox: Any = SimpleNamespace(is_busy=True, send=sent.append)
+    deliveries = mock.Mock(spec=Deliveries)
+    live_clients = LiveClients()
+    feed: Any = SimpleNamespace(
+        live_clients=live_clients,
+        deliveries=deliveries,
+        select=lambda subscription: Selection(subscription, lambda table: None),
+        catalog=SimpleNamespace(key=lambda table: ("id",)),
+        settings=SimpleNamespace(outbox_limit_bytes=1_000),
+    )
+    transport: Any = SimpleNamespace(outbox=outbox, leave=None, give_up=None)
+    FeedClient(feed, transport, PROTOCOL, Start(FeedQuery(conflates=True)))
+    change = parse('{"table": "orders", "action": "INSERT", "data": {"id": 1}}')
+    live_clients.broadcast([change, change], "cursor of before")
+    live_clients.forget_cursors()
+    outbox.on_drained()
+    live_clients.tell_places()
+    assert sent == []
+    deliveries.conflated.assert_called_once_with(2)
+
+
+class RestrictedDashboardTest(AccessTestCase):
+    @gen_test
+    async def test_one_that_nobody_looks_at_gets_counts_and_no_rows_whatever_its_rights(self):
+        for kind in ("full", "orders"):
+            socket = await self.knock(kind, "/ws/activity")
+            assert not isinstance(socket, int)
+            await message(socket, "hello")
+            await socket.write_message('{"type": "rows", "wanted": false}')
+            await socket.write_message("{}")
+            await message(socket, "error")  # so that it has heard the one before
+            self.write("INSERT INTO orders VALUES ((SELECT count(*) FROM orders))")
+            told = await message(socket, "activity")
+            while not told["rows"]["of"]:
+                told = await message(socket, "activity")
+            self.assertEqual(told["rows"], {"of": 1, "changes": [], "withheld": "unwanted"}, kind)
 
 
 class SameOutageTest(AccessTestCase):
