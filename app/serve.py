@@ -76,7 +76,7 @@ async def serve(
             feed.change_counts.begin()
         await stack.enter_async_context(running(feed.history.run()))
         await stack.enter_async_context(running(feed.follower.run()))
-        await stack.enter_async_context(running(feed.live_clients.keep_telling_places()))
+        await stack.enter_async_context(running(feed.live_clients.keep_advancing_cursors()))
         await stack.enter_async_context(running(keep_sampling(feed)))
         if parent:
             await stack.enter_async_context(running(feed.gate.keep_ending()))

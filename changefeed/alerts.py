@@ -72,7 +72,7 @@ def parse(text: str) -> Alert:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Transition:
     """An alert is raised, or ends. Times are epoch seconds; `since` is when it was raised.
 
     `value` is the changes per second, or for Quiet the seconds since the last one, None where none is known.
@@ -93,7 +93,7 @@ class Alerts:
             _AboveWatch(alert, tally) if isinstance(alert, Above) else _QuietWatch(alert, tally) for alert in alerts
         ]
 
-    def check(self, known_from: float, now: float) -> list[Turn]:
+    def check(self, known_from: float, now: float) -> list[Transition]:
         """What turned since the last check. Everything between the two times (epoch seconds) was counted."""
         return [turn for watch in self._watches if (turn := watch.check(known_from, now))]
 
@@ -113,17 +113,17 @@ class _Watch:
         self._raised_at: float | None = None
         self._was_so_at = 0.0
 
-    def check(self, known_from: float, now: float) -> Turn | None:
+    def check(self, known_from: float, now: float) -> Transition | None:
         self._look_for_tables()
         is_so, value = self._look(known_from, now)
         if is_so:
             self._was_so_at = now
             if self._raised_at is None:
                 self._raised_at = now
-                return Turn(self._alert, True, now, now, value)
+                return Transition(self._alert, True, now, now, value)
         elif is_so is False and self._raised_at is not None and now - self._was_so_at >= self.calm_seconds:
             since, self._raised_at = self._raised_at, None
-            return Turn(self._alert, False, since, now, value)
+            return Transition(self._alert, False, since, now, value)
         return None
 
     def _look(self, known_from: float, now: float) -> tuple[bool | None, float | None]:

@@ -63,7 +63,7 @@ class Listener:
     `state` or `reason`; on_reached() when PostgreSQL answers again after a connection was lost or could not be had;
     on_outage(outage) when it listens again after it was lost.
     `send` runs a NOTIFY through the pool: send(channel, payload). `raw_channels` are those that clients want beside.
-    rest() gives what to wait for before more is taken, where somebody does not keep up; PostgreSQL keeps the rest.
+    backpressure() gives what to wait for before more is taken, None if all keep up; PostgreSQL keeps the rest.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Listener:
         on_state: Callable[[], None] = lambda: None,
         on_reached: Callable[[], None] = lambda: None,
         on_outage: Callable[[Outage], None] = lambda outage: None,
-        rest: Callable[[], Coroutine[Any, Any, None] | None] = lambda: None,
+        backpressure: Callable[[], Coroutine[Any, Any, None] | None] = lambda: None,
     ) -> None:
         self.state = ListenerState.CONNECTING
         self.since = datetime.now(UTC)
@@ -96,7 +96,7 @@ class Listener:
         self._on_state = on_state
         self._on_reached = on_reached
         self._on_outage = on_outage
-        self._rest = rest
+        self._backpressure = backpressure
         self._resting: asyncio.Task[None] | None = None
         self._told_canary_error: str | None = None
         self._heard_at = 0.0  # monotonic
@@ -191,7 +191,7 @@ class Listener:
         arrived = notifications[:]
         notifications.clear()
         self._hand_on(arrived)
-        if arrived and not lost.done() and (rest := self._rest()):
+        if arrived and not lost.done() and (rest := self._backpressure()):
             IOLoop.current().remove_handler(self._descriptor)
             self._resting = asyncio.create_task(self._watch_after(rest, hearing, lost))
 

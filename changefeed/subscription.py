@@ -127,7 +127,7 @@ ALL_CHANGES = Subscription()
 
 
 class Selection:
-    """A subscription at work. A table's columns are looked up when its first change comes, and at look_again()."""
+    """A subscription at work. A table's columns are looked up when its first change comes, and at refresh_columns()."""
 
     def __init__(
         self, subscription: Subscription, columns: Columns, seal: SealCursor = str, meanings: Meanings = as_written
@@ -153,7 +153,7 @@ class Selection:
         """The cursor as the client may have it."""
         return self._seal(cursor) if cursor and self.subscription.is_bounded else cursor
 
-    def look_again(self) -> None:
+    def refresh_columns(self) -> None:
         self._tables.clear()
 
     def for_table(self, table: str, *, is_exact: bool) -> "TableSelection | None":

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from changefeed.alerts import Alerts, Turn
+from changefeed.alerts import Alerts, Transition
 from changefeed.times import iso_of
 from handlers.feed import Feed
 from handlers.webhook import Message
@@ -26,14 +26,14 @@ async def keep_alerting(feed: Feed, send: Callable[[Message], None]) -> None:
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
-def log(turn: Turn) -> None:
+def log(turn: Transition) -> None:
     if turn.is_raised:
         logger.warning("alert raised: %s", turn.alert)
     else:
         logger.info("alert ended: %s; it was raised at %s", turn.alert, iso_of(turn.since))
 
 
-def message_of(turn: Turn) -> Message:
+def message_of(turn: Transition) -> Message:
     return {
         "state": "raised" if turn.is_raised else "ended",
         "what": str(turn.alert),

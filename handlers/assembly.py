@@ -64,7 +64,7 @@ def make_feed(
     # What made the listener deaf may have done so to the others.
     renew = in_turn(following.renew, database.renew)
 
-    catalog = Catalog(database, in_turn(live_clients.look_again, dashboards.look_again), settings.payload)
+    catalog = Catalog(database, in_turn(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload)
     tally = Tally(time.time(), catalog.has)
     deliveries = Deliveries(share.meters, clock=tally.database_now)
     broadcasts = [deliveries.counting(event_socket.broadcast), dashboards.broadcast, *([echo] if echo else [])]
@@ -120,7 +120,7 @@ def make_feed(
         on_state=in_turn(dashboards.tell_database, on_state),
         on_reached=renew,
         on_outage=outages.tell,
-        rest=live_clients.rest,
+        backpressure=live_clients.backpressure,
     )
     return Feed(
         settings=settings,

@@ -74,10 +74,10 @@ class Audiences(Generic[Client]):
                     picked.setdefault(audience, []).append(chosen)
         yield from picked.items()
 
-    def look_again(self) -> None:
+    def refresh_columns(self) -> None:
         """The columns of some table are others than before, or known at last."""
         for audience in self._all.values():
-            audience.selection.look_again()
+            audience.selection.refresh_columns()
         self._tables.clear()
 
     def _index(self, table: str, is_journaled: bool) -> "_TableIndex[Client]":

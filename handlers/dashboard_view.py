@@ -106,10 +106,10 @@ class DashboardView:
         for dashboard in tuple(self.dashboards):
             dashboard.outbox.send(frame)
 
-    def look_again(self) -> None:
+    def refresh_columns(self) -> None:
         """The tables were read anew: their columns may be others."""
-        self._selection.look_again()
-        self._filters.look_again()
+        self._selection.refresh_columns()
+        self._filters.refresh_columns()
 
     def forget_cursors(self) -> None:
         """Shows no row of before any more."""

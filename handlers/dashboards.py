@@ -53,7 +53,7 @@ class View(Protocol):
 
     def tell_gap(self, gap: Gap) -> None: ...
 
-    def look_again(self) -> None: ...
+    def refresh_columns(self) -> None: ...
 
     def forget_cursors(self) -> None: ...
 
@@ -119,10 +119,10 @@ class Dashboards:
         for view in self._views.values():
             view.tell_gap(gap)
 
-    def look_again(self) -> None:
+    def refresh_columns(self) -> None:
         """The tables were read anew: their columns may be others."""
         for view in self._views.values():
-            view.look_again()
+            view.refresh_columns()
 
     def forget_cursors(self) -> None:
         """Sends no cursor of before any more: those are of another journal, or of a past that is lost."""

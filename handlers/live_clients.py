@@ -23,7 +23,7 @@ LEAST_PATIENCE_SECONDS = 0.01
 # How many audiences are looked through for what is gone, in one turn of the loop.
 TROUBLE_SLICE = 20
 # How far behind the cursor may stay of a client that nothing is sent to, because nothing is what it asked for.
-PLACE_INTERVAL_SECONDS = 15.0
+CURSOR_INTERVAL_SECONDS = 15.0
 
 
 class LiveClient(Protocol):
@@ -120,16 +120,16 @@ class LiveClients:
         for client in self._connected:
             client.forget_held_back()
 
-    def look_again(self) -> None:
+    def refresh_columns(self) -> None:
         """The tables were read anew: their columns may be others. Who asked for what is gone is told, once."""
-        self.audiences.look_again()
+        self.audiences.refresh_columns()
         for client in self._connected:
-            client.selection.look_again()
+            client.selection.refresh_columns()
         if self._telling_trouble:
             self._telling_trouble.cancel()
         self._telling_trouble = asyncio.ensure_future(self._tell_trouble())
 
-    def tell_places(self) -> None:
+    def advance_cursors(self) -> None:
         """Moves the cursors of those that nothing was sent to while changes went by that they did not ask for.
 
         Who may not know that some did gets another cursor each time, whether any did or not.
@@ -143,12 +143,12 @@ class LiveClients:
                 for client in tuple(audience.clients):
                     client.receive((), audience.dialect.place(shown), shown)
 
-    async def keep_telling_places(self) -> None:
+    async def keep_advancing_cursors(self) -> None:
         while True:
-            await asyncio.sleep(PLACE_INTERVAL_SECONDS)
-            self.tell_places()
+            await asyncio.sleep(CURSOR_INTERVAL_SECONDS)
+            self.advance_cursors()
 
-    def rest(self) -> Coroutine[Any, Any, None] | None:
+    def backpressure(self) -> Coroutine[Any, Any, None] | None:
         """What to wait for before more is broadcast, so that clients that read keep up; None where they do."""
         busy, connected = self._busy_since, self._connected
         patience = max(LEAST_PATIENCE_SECONDS, PATIENCE_SECONDS * len(busy) / max(1, len(connected)))
@@ -158,7 +158,7 @@ class LiveClients:
 
     async def drained(self) -> None:
         """Between the pages of a big batch."""
-        await (self.rest() or asyncio.sleep(0))
+        await (self.backpressure() or asyncio.sleep(0))
 
     async def _tell_trouble(self) -> None:
         for number, audience in enumerate(self.audiences):

@@ -321,7 +321,7 @@ class UnseenTest(AccessTestCase):
         await message(socket, "hello")
         cursors = set()
         for _ in range(2):
-            self.feed.live_clients.tell_places()
+            self.feed.live_clients.advance_cursors()
             told = await message(socket, "changes")
             self.assertEqual(told["changes"], [])
             cursors.add(told["cursor"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from changefeed.alerts import CALM_SECONDS, Above, Alert, Alerts, Quiet, Turn, parse
+from changefeed.alerts import CALM_SECONDS, Above, Alert, Alerts, Quiet, Transition, parse
 from changefeed.change import Change
 from changefeed.tally import OTHER_TABLES, TABLE_LIMIT, Tally
 
@@ -111,16 +111,16 @@ def test_a_table_that_was_quiet_for_long_enough_is_raised_and_ends_with_the_next
     tally = tally_with((939.5, 1))
     alerts = Alerts([QUIET], tally)
     assert alerts.check(0.0, 999.9) == []
-    assert alerts.check(0.0, 1000.0) == [Turn(QUIET, True, 1000.0, 1000.0, 60.0)]
+    assert alerts.check(0.0, 1000.0) == [Transition(QUIET, True, 1000.0, 1000.0, 60.0)]
     assert alerts.check(0.0, 1001.0) == []
     tally.count([Change("{}", ORDERS, "UPDATE"), Change("{}", "public.items", "INSERT")], 1001.5)
     assert alerts.check(0.0, 1002.0) == []
     tally.count([Change("{}", ORDERS, "INSERT")], 1002.5)
-    assert alerts.check(0.0, 1003.0) == [Turn(QUIET, False, 1000.0, 1003.0, 0.0)]
+    assert alerts.check(0.0, 1003.0) == [Transition(QUIET, False, 1000.0, 1003.0, 0.0)]
 
 
 def test_a_table_without_any_change_is_raised_and_its_value_is_not_known():
-    assert Alerts([QUIET], Tally(0.0)).check(0.0, 1000.0) == [Turn(QUIET, True, 1000.0, 1000.0, None)]
+    assert Alerts([QUIET], Tally(0.0)).check(0.0, 1000.0) == [Transition(QUIET, True, 1000.0, 1000.0, None)]
 
 
 def test_a_time_that_nobody_counted_raises_nothing_and_ends_nothing():
@@ -129,7 +129,7 @@ def test_a_time_that_nobody_counted_raises_nothing_and_ends_nothing():
     alerts = Alerts([MORE], tally)
     [raised] = alerts.check(0.0, 1000.0)
     assert alerts.check(1099.0, 1100.0) == []
-    assert alerts.check(1099.0, 1104.0) == [Turn(MORE, False, raised.since, 1104.0, 0.0)]
+    assert alerts.check(1099.0, 1104.0) == [Transition(MORE, False, raised.since, 1104.0, 0.0)]
 
 
 def test_a_quiet_day_is_found_in_the_minutes():

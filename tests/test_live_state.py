@@ -145,7 +145,7 @@ class TwoServersTest(FeedTestCase):
                 await first.feed.follower.until_moved()
         ours = await self.connect("/ws?table=orders&action=DELETE", protocol=True)
         hello = await message(ours, "hello")
-        self.feed.live_clients.tell_places()  # no place of the first one's
+        self.feed.live_clients.advance_cursors()  # no place of the first one's
         self.write("DELETE FROM orders WHERE id = 5")
         self.write("INSERT INTO orders VALUES (5)")
         self.write("DELETE FROM orders")
@@ -216,13 +216,13 @@ class OtherJournalTest(FeedTestCase):
             self.write(read_script("install.sql"))
             self.write("SELECT changefeed.watch('orders')")
             self.assertIn("another one than before", (await message(elsewhere, "gap"))["why"])
-        self.feed.live_clients.tell_places()
+        self.feed.live_clients.advance_cursors()
         late = await self.connect(protocol=True)
         after = (await message(late, "hello"))["epoch"]
         self.assertNotEqual(after, before)
         self.write("INSERT INTO orders VALUES (2)")
         await message(late, "changes")
-        self.feed.live_clients.tell_places()
+        self.feed.live_clients.advance_cursors()
         place = await message(elsewhere)
         self.assertEqual((place["type"], place["changes"]), ("changes", []))
         self.assertEqual(decode(place["cursor"])[0].hex(), after)
@@ -254,7 +254,7 @@ def test_what_a_conflating_client_was_not_sent_is_dropped_when_its_cursors_are_n
     live_clients.broadcast([change, change], "cursor of before")
     live_clients.forget_cursors()
     outbox.on_drained()
-    live_clients.tell_places()
+    live_clients.advance_cursors()
     assert sent == []
     deliveries.conflated.assert_called_once_with(2)
 

@@ -142,7 +142,7 @@ class SubscribeTest(SubscribeTestCase):
         hello, everything = await message(socket, "hello"), await self.connect()
         self.write("INSERT INTO orders VALUES (1)")
         change = json.loads(await everything.read_message())
-        self.feed.live_clients.tell_places()
+        self.feed.live_clients.advance_cursors()
         moved = await message(socket, "changes")
         self.assertEqual(moved["changes"], [])
         self.assertNotEqual(moved["cursor"], hello["cursor"])
