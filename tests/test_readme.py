@@ -141,7 +141,8 @@ def versions() -> dict[str, str]:
 
 
 def items(text: str) -> list[str]:
-    return re.findall(r"^- .*(?:\n  .*)*", text, re.MULTILINE)
+    """On one line each."""
+    return [" ".join(item.split()) for item in re.findall(r"^- .*(?:\n  .*)*", text, re.MULTILINE)]
 
 
 def test_nothing_comes_after_the_last_line_of_the_changelog():
