@@ -64,7 +64,11 @@ def members(text: str | Raw, *, rows: int = 1) -> Members | None:
     try:
         return _read_object(text)
     except (msgspec.DecodeError, RecursionError):
-        return _read_by_hand(text_of(text), rows)
+        whole = text_of(text)
+        if whole.lstrip()[:1] == "{":
+            return _read_by_hand(whole, rows)
+        check(whole)
+        return None
 
 
 def check(text: str) -> None:
