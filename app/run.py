@@ -10,17 +10,17 @@ from app.announcement import announce, url_of
 from app.hang_up import HangUp
 from app.running import running
 from app.serve import serve
+from app.source import source_of
+from app.starting import bind
 from app.workers import run_supervisor, run_worker
-from changefeed.open_files import raise_limit
-from changefeed.processes import Parent
-from changefeed.service_manager import ServiceManager
-from changefeed.settings import Settings
-from changefeed.source import source_of
-from handlers.certificate import load_certificate
-from handlers.feed import Share
-from handlers.sampling import one_line_of
-from handlers.starting import bind
-from handlers.tokens import load_tokens
+from handlers.access.tokens import load_tokens
+from handlers.http.certificate import load_certificate
+from handlers.http.context import Share
+from handlers.metrics.gauges import one_line_of
+from process.open_files import raise_limit
+from process.supervisor import Parent
+from process.systemd import ServiceManager
+from settings.table import Settings
 
 logger = logging.getLogger("server")
 

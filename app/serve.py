@@ -7,28 +7,28 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from app.alerting import keep_alerting
+from app.assembly import make_feed
+from app.demo import Demo
 from app.hang_up import HangUp
 from app.running import running
-from changefeed.clock import DatabaseClock
-from changefeed.database import DatabaseUnavailable
-from changefeed.demo import Demo
+from app.source import Source
+from app.starting import first_contact, first_of, prepare_tables
+from app.stopping import stop_serving
+from app.webhook import Webhook
+from changefeed.change.exposure import Payload
 from changefeed.echo import Echo
-from changefeed.payload import Payload
-from changefeed.processes import Parent
-from changefeed.settings import Settings, SettingsError
-from changefeed.source import Source
-from handlers.alerting import keep_alerting
-from handlers.assembly import make_feed
-from handlers.certificate import load_certificate
-from handlers.feed import Feed, Share
-from handlers.http_server import make_server
-from handlers.outages import KNOWN_DEADLINE_SECONDS
+from changefeed.postgres.clock_offset import DatabaseClock
+from changefeed.postgres.pool import DatabaseUnavailable
+from handlers.access.tokens import reload_tokens
+from handlers.delivery.outages import KNOWN_DEADLINE_SECONDS
+from handlers.http.certificate import load_certificate
+from handlers.http.context import Feed, Share
+from handlers.http.server import make_server
+from handlers.metrics.gauges import keep_sampling
 from handlers.routes import make_app
-from handlers.sampling import keep_sampling
-from handlers.starting import first_contact, first_of, prepare_tables
-from handlers.stopping import stop_serving
-from handlers.tokens import reload_tokens
-from handlers.webhook import Webhook
+from process.supervisor import Parent
+from settings.table import Settings, SettingsError
 
 logger = logging.getLogger("server")
 

@@ -11,17 +11,17 @@ from app.announcement import announce, url_of
 from app.hang_up import HangUp
 from app.running import running
 from app.serve import serve
-from changefeed.log_lines import log_to_stderr
-from changefeed.meters import Meters, shared_memory
-from changefeed.processes import Parent, Processes
-from changefeed.service_manager import ServiceManager
-from changefeed.settings import Settings
-from changefeed.source import Source, source_of
-from handlers.ended_sessions import PART_BYTES as ENDED_BYTES
-from handlers.ended_sessions import EndedSessions
-from handlers.feed import Share
-from handlers.sampling import one_line_of
-from handlers.starting import bind
+from app.source import Source, source_of
+from app.starting import bind
+from handlers.access.ended_sessions import PART_BYTES as ENDED_BYTES
+from handlers.access.ended_sessions import EndedSessions
+from handlers.http.context import Share
+from handlers.metrics.gauges import one_line_of
+from process.logs import log_to_stderr
+from process.shared_numbers import Meters, shared_memory
+from process.supervisor import Parent, Processes
+from process.systemd import ServiceManager
+from settings.table import Settings
 
 SERVER = Path(__file__).parents[1] / "server.py"
 

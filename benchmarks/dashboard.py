@@ -22,8 +22,8 @@ from typing import Any
 import psycopg2
 from playwright.sync_api import Browser, CDPSession, Page, expect, sync_playwright
 
-from changefeed.embedded import EmbeddedPostgres
-from changefeed.queries import read_script
+from changefeed.postgres.embedded import EmbeddedPostgres
+from changefeed.postgres.named_queries import read_script
 from tests.browser import ROOT, launch
 from tests.server_process import ServerProcess
 

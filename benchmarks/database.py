@@ -11,8 +11,8 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from benchmarks.publisher import TABLE
-from changefeed.embedded import EmbeddedPostgres
-from changefeed.queries import read_script
+from changefeed.postgres.embedded import EmbeddedPostgres
+from changefeed.postgres.named_queries import read_script
 
 # The servers are measured, not the disk: else the flush at commit would be part of every delay.
 OPTIONS = {"synchronous_commit": "off", "max_wal_size": "4GB"}

@@ -23,8 +23,8 @@ import psycopg2
 from benchmarks.catch_up import catch_up
 from benchmarks.servers import OURS_BY_JOURNAL
 from benchmarks.writer import Run, audited, bulk, nested, prepare, runner, singles
-from changefeed.embedded import EmbeddedPostgres
-from changefeed.queries import SQL_DIR, read_script
+from changefeed.postgres.embedded import EmbeddedPostgres
+from changefeed.postgres.named_queries import SQL_DIR, read_script
 
 SINGLES = 5_000
 HEAD = "no trigger | original's trigger | journal |\n|---|---|---|---|"

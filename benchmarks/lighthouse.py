@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dashboard import load, prepare
-from changefeed.embedded import EmbeddedPostgres
+from changefeed.postgres.embedded import EmbeddedPostgres
 from tests.browser import ROOT
 from tests.server_process import ServerProcess
 

@@ -1,8 +1,7 @@
 """The change feed of a PostgreSQL database, from LISTEN to broadcast. Knows nothing of HTTP or browsers.
 
-The modules stand in the order of the flow: `listener` hears PostgreSQL, `change` gives a payload its type, `hub`
-hands each change to whoever is interested, `tally` counts it. `database` is the road for queries, `embedded` and
-`demo` stand in for a database when the settings name none.
+`hub` is the middle: changes come to it from `postgres` (LISTEN) and `journal`, each a `change`; it counts them in
+`counts` and passes them on to clients by their `selection`. docs/architecture.md follows a change through all of it.
 """
 
 __version__ = "0.2.0"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import TextIO
 
-from changefeed.change import Change, without_losses
+from changefeed.change.change import Change, without_losses
 from changefeed.printable import COMMAND
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
-from changefeed.change import Change, parse, without_losses
-from changefeed.json_text import NotJSON
-from changefeed.tally import Tally
+from changefeed.change.change import Change, parse, without_losses
+from changefeed.change.json_text import NotJSON
+from changefeed.counts.tally import Tally
 
 logger = logging.getLogger(__name__)
 

@@ -6,21 +6,21 @@ import re
 from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
 
-from handlers.activity import ActivityHandler, ActivitySocket
-from handlers.base import NotFoundHandler
-from handlers.changes import ChangesHandler
-from handlers.dashboard import DIST_DIR, BasePathHandler, DashboardHandler
-from handlers.event_stream import EventStreamHandler
-from handlers.events import MESSAGE_LIMIT_BYTES, EventSocket
-from handlers.feed import Feed
-from handlers.health import HealthHandler, ReadyHandler
-from handlers.listen import ListenSocket
-from handlers.metrics import MetricsHandler
-from handlers.openapi import OpenApiHandler
-from handlers.places import ChangeHandler, PlaceHandler
-from handlers.session import SessionHandler
-from handlers.status import StatusHandler
-from handlers.tables import TablesHandler, WatchHandler
+from handlers.api.changes import ChangesHandler
+from handlers.api.health import HealthHandler, ReadyHandler
+from handlers.api.lookup import ChangeHandler, PlaceHandler
+from handlers.api.openapi import OpenApiHandler
+from handlers.api.status import StatusHandler
+from handlers.api.tables import TablesHandler, WatchHandler
+from handlers.dashboard.session import SessionHandler
+from handlers.dashboard.socket import ActivityHandler, ActivitySocket
+from handlers.dashboard.static import DIST_DIR, BasePathHandler, DashboardHandler
+from handlers.feed.raw import ListenSocket
+from handlers.feed.sse import EventStreamHandler
+from handlers.feed.websocket import MESSAGE_LIMIT_BYTES, EventSocket
+from handlers.http.base import NotFoundHandler
+from handlers.http.context import Feed
+from handlers.metrics.exposition import MetricsHandler
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@
 -- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
 --
 -- The entries of a transaction come in the order of id. Where triggers wrote, or a foreign key's action did, that is not
--- the order in which its rows changed; then whoever reads puts it right (changefeed/nested_order.py). `nested` names the
+-- the order in which its rows changed; then whoever reads puts it right (changefeed/journal/nested_order.py). `nested` names the
 -- page's transactions, by xid, in which triggers wrote, `cascaded` its tables (schema.table) into which actions may.
 DO $drop$
 BEGIN

@@ -12,7 +12,7 @@ import uvloop
 from playwright.sync_api import Browser, sync_playwright
 
 from tests import postgres
-from tests.browser import Ground, launch
+from tests.chromium import Ground, launch
 from tests.feed_case import ORDERS
 from tests.journal_database import JournalDatabase
 

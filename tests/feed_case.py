@@ -13,14 +13,14 @@ from tornado.testing import AsyncHTTPTestCase
 from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from changefeed.connection import complete
-from changefeed.listener import ListenerState
-from changefeed.queries import SQL_DIR, read_script
-from changefeed.settings_sources import load
-from handlers import live_clients
-from handlers.assembly import make_feed
-from handlers.http_server import make_server
+from app.assembly import make_feed
+from changefeed.postgres.connection import complete
+from changefeed.postgres.listener import ListenerState
+from changefeed.postgres.named_queries import SQL_DIR, read_script
+from handlers.delivery import live_clients
+from handlers.http.server import make_server
 from handlers.routes import make_app
+from settings.sources import load
 from tests import postgres
 
 START_DEADLINE_SECONDS = 30

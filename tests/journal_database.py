@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from changefeed.change import JournalRow
-from changefeed.database import Parameters, Row
-from changefeed.nested_order import NestedOrder
-from changefeed.queries import load, read_script
+from changefeed.change.change import JournalRow
+from changefeed.journal.nested_order import NestedOrder
+from changefeed.postgres.named_queries import load, read_script
+from changefeed.postgres.pool import Parameters, Row
 from tests import postgres
 
 _TEMPLATE = f"journal_{os.getpid()}"

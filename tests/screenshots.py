@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, ViewportSize, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # it is run by its path
 
-from changefeed.embedded import EmbeddedPostgres
+from changefeed.postgres.embedded import EmbeddedPostgres
 from tests import leftovers, postgres
-from tests.browser import NARROW, ROOT, WIDE, Dashboard, Ground, launch
+from tests.chromium import NARROW, ROOT, WIDE, Dashboard, Ground, launch
 from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess
 

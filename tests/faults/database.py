@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from changefeed.embedded import EmbeddedError
+from changefeed.postgres.embedded import EmbeddedError
 from tests.faults.site import Site
 from tests.oracle.faults import TERMINATE
 

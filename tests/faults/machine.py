@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2
 
-from changefeed.embedded import EmbeddedError
+from changefeed.postgres.embedded import EmbeddedError
 from tests.faults.site import FLAGS, WELL_SECONDS, Events, Protocol, Site
 from tests.oracle.ground import Start, wait
 from tests.oracle.reader import Reader

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import psutil
 
-from changefeed.queries import read_script
+from changefeed.postgres.named_queries import read_script
 from tests.oracle.ground import Ground, Start
 from tests.oracle.transports import PlainReader, ProtocolReader, StreamReader, get
 from tests.soak import load

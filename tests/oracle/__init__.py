@@ -16,5 +16,5 @@ them. A reader has nothing but the feed, applies it strictly, and must in the en
     random_schema.py   tables with triggers and foreign keys at random, and what is written to them
     random_schemas.py  many of those, without faults, on each PostgreSQL: what is told must be what happened
 
-`python -m tests.oracle --rounds 1000 --seed 7` runs it; tests/test_oracle.py is its short form.
+`python -m tests.oracle --rounds 1000 --seed 7` runs it; tests/project/test_oracle.py is its short form.
 """

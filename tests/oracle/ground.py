@@ -16,7 +16,7 @@ from typing import Any, Self
 import psycopg2
 from psycopg2.extensions import make_dsn
 
-from changefeed.embedded import EmbeddedPostgres
+from changefeed.postgres.embedded import EmbeddedPostgres
 from tests import leftovers
 from tests.postgres import connect, execute
 from tests.proxy import Proxy

@@ -20,9 +20,9 @@ from typing import Any
 
 import psycopg2
 
-from changefeed import entries
-from changefeed.cursor import Place
-from changefeed.journal import BEGINNING, Journal
+from changefeed.journal import entries
+from changefeed.journal.cursor import Place
+from changefeed.journal.journal import BEGINNING, Journal
 from tests import postgres
 from tests.journal_database import JournalDatabase
 from tests.oracle.random_schema import RandomSchema, Table

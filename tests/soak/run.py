@@ -16,7 +16,7 @@ import psutil
 from psycopg2.extensions import make_dsn
 
 from benchmarks.servers import ROOT, RunningServer, Server
-from changefeed.queries import read_script
+from changefeed.postgres.named_queries import read_script
 from tests import postgres
 from tests.oracle.faults import TERMINATE
 from tests.oracle.transports import get

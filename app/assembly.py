@@ -1,0 +1,179 @@
+"""The flow, put together: listener -> follower of the journal -> hub -> tally and clients."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec
+
+from changefeed.change.exposure import Payload, reduce
+from changefeed.counts.backfill import History
+from changefeed.counts.tally import Tally
+from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
+from changefeed.journal.follower import Follower
+from changefeed.journal.journal import Journal
+from changefeed.journal.lookout import Lookout
+from changefeed.journal.page_cache import Memory
+from changefeed.journal.watching import Watching
+from changefeed.postgres.listener import Listener
+from changefeed.postgres.named_queries import load
+from changefeed.postgres.pool import Database
+from changefeed.selection.catalog import Catalog
+from handlers.access.admission import Admission
+from handlers.access.authentication import Gate, hosts_of
+from handlers.access.refusals import Refusals
+from handlers.access.tokens import load_tokens
+from handlers.delivery.change_counts import ChangeCounts
+from handlers.delivery.counted_time import CountedTime
+from handlers.delivery.dashboards import Dashboards
+from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.live_clients import LiveClients
+from handlers.delivery.notifications import Notifications
+from handlers.delivery.outages import Outages
+from handlers.delivery.raw_clients import RawClients
+from handlers.delivery.readiness import Readiness
+from handlers.feed.websocket import event_socket_of
+from handlers.http.context import Feed, Share
+from settings.table import Settings
+
+QUERIES = load("server.sql")
+REQUEST_CONNECTIONS = 3
+FOLLOWING_CONNECTIONS = 2
+
+Arguments = ParamSpec("Arguments")
+
+
+def make_feed(
+    settings: Settings,
+    conninfo: str,
+    database_name: str,
+    on_state: Callable[[], None] = lambda: None,
+    echo: Broadcast | None = None,
+    share: Share | None = None,
+) -> Feed:
+    """Nothing runs yet. Raises SettingsError where the tokens of the settings are none."""
+    share = share or Share()
+    takes_plain = not settings.no_plain_channel
+
+    live_clients, raw_clients, dashboards = LiveClients(), RawClients(), Dashboards()
+    event_socket = event_socket_of(live_clients)
+    tell_gap = in_turn(live_clients.tell_gap, dashboards.tell_gap)
+
+    database = Database(conninfo, REQUEST_CONNECTIONS)
+    # The follower and the canary wait for nobody's request.
+    following = Database(conninfo, FOLLOWING_CONNECTIONS)
+    # What made the listener deaf may have done so to the others.
+    renew = in_turn(following.renew, database.renew)
+
+    catalog = Catalog(database, in_turn(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload)
+    tally = Tally(time.time(), catalog.has)
+    deliveries = Deliveries(share.meters, clock=tally.database_now)
+    broadcasts = [deliveries.counting(event_socket.broadcast), dashboards.broadcast, *([echo] if echo else [])]
+    reduced = partial(reduce, payload=settings.payload, key_of=catalog.key)
+    hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
+
+    change_counts = ChangeCounts(tally, share.meters)
+    journal = Journal(following, settings.payload, database, settings.row_limit_bytes)
+    history = History(database, journal, tally, apply=change_counts.leave_out)
+    follower = Follower(
+        journal,
+        publish=lambda page, cursor: hub.publish(page.changes, cursor, history.uncounted(page)),
+        before_first=in_turn(partial(recall, hub), history.begin),
+        forget_cursors=in_turn(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journaled),
+        tell_gap=tell_gap,
+        drained=live_clients.drained,
+        on_state=dashboards.tell_database,
+        on_lost_past=renew,
+    )
+    watching = Watching(
+        database,
+        settings.watch,
+        settings.retention_hours * 3600,
+        settings.retention_bytes,
+        # Nobody but this server uses an embedded database.
+        may_upgrade=settings.upgrade_schema or settings.database_url is None,
+    )
+    lookout = Lookout(
+        database,
+        catalog,
+        journal,
+        settings.watch,
+        edge=lambda: follower.edge,
+        tell_gap=tell_gap,
+        on_change=watching.tend_now,
+    )
+    outages = Outages(
+        follower,
+        hub,
+        raw_clients,
+        deliveries,
+        takes_plain=takes_plain,
+        has_plain_triggers=watching.has_plain_triggers,
+        tell_gap=tell_gap,
+    )
+    notifications = Notifications(hub, follower.wake, raw_clients, deliveries, takes_plain=takes_plain)
+    listener = Listener(
+        conninfo,
+        notifications.channels,
+        send=lambda channel, payload: following.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
+        on_payloads=notifications.hand_on,
+        on_listening=follower.reidentify,
+        on_state=in_turn(dashboards.tell_database, on_state),
+        on_reached=renew,
+        on_outage=outages.tell,
+        backpressure=live_clients.backpressure,
+    )
+    return Feed(
+        settings=settings,
+        hub=hub,
+        listener=listener,
+        journal=journal,
+        follower=follower,
+        watching=watching,
+        database=database,
+        following=following,
+        catalog=catalog,
+        lookout=lookout,
+        admission=Admission(settings, share.census, share.meters),
+        history=history,
+        database_name=database_name,
+        share=share,
+        deliveries=deliveries,
+        change_counts=change_counts,
+        gate=make_gate(settings, share),
+        live_clients=live_clients,
+        event_socket=event_socket,
+        raw_clients=raw_clients,
+        dashboards=dashboards,
+        outages=outages,
+        counted=CountedTime(hub, listener, follower, history, outages),
+        readiness=Readiness(listener, follower, database_name),
+    )
+
+
+def make_gate(settings: Settings, share: Share) -> Gate:
+    """Raises SettingsError where the tokens of the settings are none."""
+    tokens = load_tokens(settings)
+    return Gate(
+        tokens,
+        settings.session_secret or share.session_secret,
+        Refusals(share.meters),
+        share.ended_sessions,
+        settings.allow_origin,
+        hosts_of(settings),
+        is_for_here=not (tokens.are_required or settings.allow_anonymous),
+    )
+
+
+def in_turn(*calls: Callable[Arguments, object]) -> Callable[Arguments, None]:
+    """One function that calls all of these, in their order and with the same arguments."""
+
+    def call_each(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        for call in calls:
+            call(*args, **kwargs)
+
+    return call_each
+
+
+def recall(hub: Hub, memory: Memory) -> None:
+    """What an earlier server published is what newest() begins with."""
+    hub.recall(memory.newest(RECENT_LIMIT))

@@ -1,0 +1,37 @@
+"""The settings in, the database to feed from out: the user's, or an embedded one. Knows no table."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from changefeed.postgres.connection import complete, display_name
+from changefeed.postgres.embedded import EmbeddedPostgres, default_data_dir
+from settings.table import Settings
+
+
+@dataclass(frozen=True)
+class Source:
+    """The database to feed from. `psql_command` looks into the embedded one; a user's has none."""
+
+    conninfo: str
+    name: str
+    psql_command: str | None = None
+
+    @property
+    def is_demo(self) -> bool:
+        return self.psql_command is not None
+
+
+@contextlib.contextmanager
+def source_of(settings: Settings) -> Iterator[Source]:
+    """The user's database, or the embedded one for as long as the block runs. Raises EmbeddedError."""
+    if settings.database_url is not None:
+        conninfo = complete(settings.database_url)
+        yield Source(conninfo, display_name(conninfo))
+        return
+    embedded = EmbeddedPostgres(settings.data_dir or default_data_dir())
+    embedded.start()
+    try:
+        yield Source(complete(embedded.conninfo), "demo (embedded)", embedded.psql_command)
+    finally:
+        embedded.stop()

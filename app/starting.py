@@ -1,0 +1,85 @@
+"""What must be there before anybody is let in: an address, PostgreSQL, triggers. What is missing is a StartError."""
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from tornado.netutil import bind_sockets
+
+from app.demo import make_tables
+from changefeed.backoff import backoff
+from changefeed.journal.watching import CannotWatch, NoSuchTable
+from changefeed.postgres.listener import ListenerState
+from changefeed.postgres.pool import DatabaseUnavailable
+from handlers.http.context import Feed
+
+logger = logging.getLogger("handlers.starting")
+
+CORRECT_IT = "correct --database-url (user, password, database name)"
+CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
+BACKLOG = 4096  # connections that the kernel keeps until they are accepted, as when a crowd comes back
+
+
+class StartError(Exception):
+    """The server cannot start; the message is one line that says why and what to do."""
+
+
+def bind(address: str, port: int, *, is_shared: bool = False) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, address, backlog=BACKLOG, reuse_port=is_shared)
+    except UnicodeError:
+        raise StartError(f"{address!r} is no address; choose another --address, such as 127.0.0.1") from None
+    except OSError as error:
+        where = f"{address}:{port}"
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"{where} is in use; stop what listens there, or choose another --port") from None
+        raise StartError(f"cannot listen on {where} ({error.strerror}); choose another --address or --port") from None
+
+
+async def first_contact(feed: Feed, state_changed: asyncio.Event, stopping: asyncio.Event) -> bool:
+    """True when the listener listens, False when the server is to stop before. Raises StartError when it is no use."""
+    listener, wait_seconds = feed.listener, feed.settings.database_wait_seconds
+    deadline = time.monotonic() + wait_seconds
+    told = None
+    while listener.state is ListenerState.CONNECTING and not stopping.is_set():
+        left = deadline - time.monotonic()
+        if listener.reason and (listener.is_hopeless or left <= 0):
+            advice = CORRECT_IT if listener.is_hopeless else CORRECT_OR_WAIT
+            raise StartError(f"cannot use the database {feed.database_name}: {listener.reason}; {advice}")
+        if listener.reason and listener.reason != told:
+            told = listener.reason
+            logger.warning("waiting up to %g s for the database %s: %s", wait_seconds, feed.database_name, told)
+        state_changed.clear()
+        await first_of(state_changed.wait(), stopping.wait(), within_seconds=max(left, 0.05))
+    return not stopping.is_set()
+
+
+async def prepare_tables(feed: Feed, stopping: asyncio.Event, *, is_demo: bool) -> bool:
+    """True when what is to be watched is watched, False when the server is to stop before. Raises StartError."""
+    delays, complaint = backoff(), ""
+    while not stopping.is_set():
+        try:
+            await feed.watching.start()
+            if is_demo:
+                await make_tables(feed.database, feed.watching)
+            return True
+        except (NoSuchTable, CannotWatch) as error:
+            raise StartError(str(error)) from None
+        except DatabaseUnavailable as error:  # it was there a moment ago
+            if complaint != (complaint := str(error)):
+                logger.warning(
+                    "the database %s went away: %s; trying again until it is back", feed.database_name, error
+                )
+        await first_of(stopping.wait(), within_seconds=next(delays))
+    return False
+
+
+async def first_of(*waits: Coroutine[Any, Any, Any], within_seconds: float) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()

@@ -1,0 +1,126 @@
+"""A change's text in, the values of its row out, for the filters and whoever cuts columns. Knows no filter.
+
+Numbers stay the text they are: a float would round them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from changefeed.change.change import Change
+from changefeed.change.json_text import Members, members, string_of, text_of
+
+KeyColumns = Callable[[str], Sequence[str]]  # a table's primary key; none where it has none
+
+
+class Number(str):
+    """A JSON number as PostgreSQL wrote it."""
+
+    __slots__ = ()
+
+
+class Nested(str):
+    """A JSON array or object as PostgreSQL wrote it. Nothing looks into it, and it may be nested without end."""
+
+    __slots__ = ()
+
+
+class _Message(msgspec.Struct):
+    data: Members | None = None
+    old: Members | None = None
+
+
+_read = msgspec.json.Decoder(_Message).decode
+_NAMES: Mapping[str, Any] = {"null": None, "true": True, "false": False}
+
+
+class Row:
+    """Parsed when somebody looks, and once; of its values only those that somebody looks at."""
+
+    __slots__ = ("_change", "_data", "_is_parsed", "_message", "_old", "_old_values", "_values")
+
+    def __init__(self, change: Change) -> None:
+        self._change = change
+        self._is_parsed = False
+        self._message: Members | None = None
+
+    @property
+    def message(self) -> Members:
+        """The members of the change itself."""
+        if self._message is None:
+            self._message = members(self._change.text, rows=3) or {}  # the row, the old one, and what is around them
+        return self._message
+
+    @property
+    def data(self) -> Members | None:
+        """The row's columns; None where the change names no row."""
+        self._parse()
+        return self._data
+
+    @property
+    def old(self) -> Members | None:
+        """The columns that an UPDATE changed, as they were; None where that is not known."""
+        self._parse()
+        return self._old
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the change names a row at all: a TRUNCATE does not."""
+        return self.data is not None
+
+    def value(self, column: str) -> Any:
+        """What the column is now, or was before the row was deleted; null, and a column that is not there, are None."""
+        self._parse()
+        return _value(self._values, self._data, column)
+
+    def has(self, column: str) -> bool:
+        """Whether the row says anything of it, null included."""
+        return self.data is not None and column in self.data
+
+    def has_changed(self, column: str) -> bool:
+        """Whether an UPDATE has changed it, as far as is known."""
+        return self.old is not None and column in self.old
+
+    def old_value(self, column: str) -> Any:
+        """What the column was before an UPDATE."""
+        return _value(self._old_values, self._old, column) if self.has_changed(column) else self.value(column)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether anything is known of what an UPDATE has changed."""
+        return bool(self.old)
+
+    def _parse(self) -> None:
+        if self._is_parsed:
+            return
+        self._is_parsed = True
+        self._values: dict[str, Any] = {}
+        self._old_values: dict[str, Any] = {}
+        try:
+            message = _read(self._change.text)
+            self._data, self._old = message.data, message.old
+        except (msgspec.DecodeError, RecursionError):
+            self._data, self._old = self._members("data"), self._members("old")
+
+    def _members(self, name: str) -> Members | None:
+        text = self.message.get(name)
+        return members(text) if text is not None else None
+
+
+def _value(values: dict[str, Any], row: Members | None, column: str) -> Any:
+    """Of `values`, those of the row that were looked at before."""
+    if column not in values:
+        text = row.get(column) if row else None
+        values[column] = None if text is None else _decode(text)
+    return values[column]
+
+
+def _decode(text: Raw) -> Any:
+    value = text_of(text)
+    if value[0] == '"':
+        return string_of(text)
+    if value in _NAMES:
+        return _NAMES[value]
+    return Nested(value) if value[0] in "[{" else Number(value)

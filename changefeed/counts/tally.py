@@ -1,0 +1,168 @@
+"""Changes in, counts by table and action out: totals, and buckets of 1, 10 and 60 seconds. Knows no socket or clock.
+
+All counts given out are absolute, never differences, so that whoever reads one twice, or misses one, is still right.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from changefeed.change.change import ACTIONS, Change
+from changefeed.counts.buckets import NONE, Buckets, Counts
+from changefeed.counts.delays import delay_index
+
+# Beyond these bounds changes are counted under one name. Any role of the database can send a payload, and make up the
+# table in it; so such names have a bound of their own, which leaves the tables that there are what they have.
+TABLE_LIMIT = 1_000
+OTHER_TABLES = "(other tables)"
+UNKNOWN_LIMIT = 200
+UNKNOWN_TABLES = "(unknown tables)"
+STEPS = {1: 900, 10: 360, 60: 1440}  # seconds of a bucket -> how many are kept: a quarter of an hour, an hour, a day
+
+_INDEX = {action: index for index, action in enumerate(ACTIONS)}
+
+
+class Tally:
+    """Counts since `since`: in all, and by bucket (STEPS); and of each bucket how long its changes took to get here.
+
+    That is when the server started, or the oldest change of the journal that was loaded. What was notified without a
+    journal is counted since the server started in any case: nobody kept it. `is_table` says whether the database has a
+    table of a name that only payloads have told.
+    """
+
+    def __init__(self, now: float, is_table: Callable[[str], bool] = lambda table: False) -> None:
+        self.since = datetime.fromtimestamp(now, UTC)
+        self.totals: dict[str, Counts] = {}
+        self._is_table = is_table
+        self._unknown: set[str] = set()  # those of the totals that may be made up
+        self.foreign = 0
+        self.not_json = 0
+        self.withheld = 0  # payloads, see --payload
+        self.by_step = {step: Buckets(step, kept) for step, kept in STEPS.items()}
+        # Of PostgreSQL's clock, by which changes say when they were made. None: not known, so neither are delays.
+        self.database_ahead_seconds: float | None = None
+        self._touched_tables: set[str] = set()
+
+    def count(self, changes: Iterable[Change], now: float) -> None:
+        """Counts changes by the time of their statement, or else by `now` (epoch seconds), when they are published.
+
+        Where `now` is 0 they were published before, by another process.
+        """
+        for (table, action, at), count in _sums(changes).items():
+            if not table:
+                self.foreign += count
+                continue
+            # Only what the journal tells says when it happened.
+            name = self._known(table) if at else self._told(table)
+            self._add(name, _INDEX[action], count, at or now)
+            if at and now and self.database_ahead_seconds is not None:
+                index = delay_index(now + self.database_ahead_seconds - at)
+                for buckets in self.by_step.values():
+                    buckets.add_delay(now, index, count)
+
+    def load(self, step_seconds: int, at: float, table: str, action: str, count: int, first_at: float) -> None:
+        """Counts what the journal held before, as one step that begins at `at`; the coarser ones are made of the finer.
+
+        `first_at` is when the first of them happened.
+        """
+        table, index = self._known(table), _INDEX[action]
+        self.totals[table][index] += count
+        self.since = min(self.since, datetime.fromtimestamp(first_at, UTC))
+        for step, buckets in self.by_step.items():
+            if step >= step_seconds:
+                buckets.add(at, table, index, count)
+
+    def add_before(self, loaded: "Tally") -> None:
+        """Adds all that was loaded into another one, which is of no use any more then."""
+        for table, counts in loaded.totals.items():
+            known = self.totals.get(table, NONE)
+            self.totals[table] = [one + other for one, other in zip(known, counts, strict=True)]
+            self._unknown.discard(table)
+        self.since = min(self.since, loaded.since)
+        for step, buckets in self.by_step.items():
+            buckets.add_before(loaded.by_step[step])
+
+    def begin_anew(self, now: float) -> None:
+        """Forgets all counts: what they are of is gone."""
+        self.restore(Tally(now).dump())
+        self._touched_tables.clear()
+
+    def dump(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "since": self.since.timestamp(),
+            "totals": self.totals,
+            "unknown": sorted(self._unknown),
+            "foreign": self.foreign,
+            "not_json": self.not_json,
+            "withheld": self.withheld,
+            "by_step": {str(step): buckets.dump() for step, buckets in self.by_step.items()},
+        }
+
+    def restore(self, dumped: Mapping[str, Any]) -> None:
+        """Becomes what was dumped; what was counted before is forgotten."""
+        self.since = datetime.fromtimestamp(dumped["since"], UTC)
+        self.totals = dict(dumped["totals"])
+        self._unknown = set(dumped["unknown"])
+        self.foreign = dumped["foreign"]
+        self.not_json = dumped["not_json"]
+        self.withheld = dumped["withheld"]
+        for step, buckets in self.by_step.items():
+            buckets.restore(dumped["by_step"][str(step)])
+
+    def set_database_ahead(self, seconds: float) -> None:
+        self.database_ahead_seconds = seconds
+
+    def database_now(self) -> float:
+        """Epoch seconds by PostgreSQL's clock, as far as it is known; until then by ours."""
+        return time.time() + (self.database_ahead_seconds or 0.0)
+
+    def take_touched_totals(self) -> dict[str, Counts]:
+        """The totals that changed since this was last called."""
+        totals = {table: self.totals[table] for table in self._touched_tables}
+        self._touched_tables.clear()
+        return totals
+
+    def _add(self, table: str, index: int, count: int, at: float) -> None:
+        self.totals[table][index] += count
+        self._touched_tables.add(table)
+        for buckets in self.by_step.values():
+            buckets.add(at, table, index, count)
+
+    def _known(self, table: str) -> str:
+        """The name that a table is counted under."""
+        self._unknown.discard(table)
+        if table not in self.totals and len(self.totals) - len(self._unknown) >= TABLE_LIMIT:
+            table = OTHER_TABLES
+        self.totals.setdefault(table, [0] * len(ACTIONS))
+        return table
+
+    def _told(self, table: str) -> str:
+        """The same of one that a payload names."""
+        if table in self.totals:
+            return table
+        if self._is_table(table):
+            return self._known(table)
+        if len(self._unknown) >= UNKNOWN_LIMIT:
+            table = UNKNOWN_TABLES
+        self._unknown.add(table)
+        self.totals.setdefault(table, [0] * len(ACTIONS))
+        return table
+
+
+def _sums(changes: Iterable[Change]) -> dict[tuple[str, str, float], int]:
+    """How many changes of each table, action and time.
+
+    The rows of a statement are alike and follow each other, so a sum is looked up only where the next one is not.
+    """
+    sums: dict[tuple[str, str, float], int] = {}
+    table, action, at, count = "", "", 0.0, 0
+    for change in changes:
+        if change.table == table and change.action == action and change.at == at:
+            count += change.count
+        else:
+            sums[table, action, at] = sums.get((table, action, at), 0) + count
+            table, action, at, count = change.table, change.action, change.at, change.count
+    sums[table, action, at] = sums.get((table, action, at), 0) + count
+    return sums

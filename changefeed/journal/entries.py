@@ -1,0 +1,232 @@
+"""The journal's entries as they leave the database: read, put in order, and cut to what --payload lets out.
+
+An entry that cannot be read, whatever is in it, becomes a loss: it stops nobody but itself. Knows no place, no client.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psycopg2
+
+from changefeed.change.change import LOSS, JournalRow
+from changefeed.change.exposure import Payload, key_members
+from changefeed.change.json_text import NotJSON
+from changefeed.change.table_names import qualified
+from changefeed.journal.cursor import Snapshot
+from changefeed.journal.nested_order import NestedOrder
+from changefeed.postgres.legible import is_illegible, is_shown_only
+from changefeed.postgres.named_queries import load
+from changefeed.postgres.pool import Database, DatabaseUnavailable, Row, one_line
+
+logger = logging.getLogger("changefeed.journal")
+
+QUERIES = load("server.sql")
+WITNESSED_SINCE = 5  # the version of the schema whose changefeed.read() proves places
+# A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
+PAGE_ROWS = 2_000
+PAGE_LIMIT_BYTES = 256 << 10
+READ_DEADLINE_SECONDS = 60.0
+ROW_LIMIT_BYTES = 16 << 20  # of a change's row and its old values, as long as the settings do not say it
+COMPLAINTS_REMEMBERED = 10_000
+_OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read
+
+
+class JournalReplaced(Exception):
+    """The journal is not as it was identified: restored over it, installed anew, or upgraded."""
+
+
+class Standing(NamedTuple):
+    """The last row of changefeed.read(): how the journal stands. See sql/read.sql."""
+
+    nested: list[str] | None
+    cascaded: list[str] | None
+    snapshot: str
+    has_more: bool
+    lost_xid: str
+    lost_id: int
+    lost_at: int | None
+    lost_statements: int
+    proven_at: int | None
+    batch_at: int | None
+    present: str | None
+    identity: str | None
+
+
+class Unreadable(NamedTuple):
+    """What an entry holds cannot be had."""
+
+    why: str
+
+
+_Content = tuple[str | None, str | None]  # the row and the old one
+
+
+class Entries:
+    """Reads over the connections of `database`; of a change that is larger than `row_limit_bytes` only its size.
+
+    `complained` are the entries of which the log was told last, that they cannot be read.
+    """
+
+    def __init__(self, database: Database, payload: Payload, row_limit_bytes: int, complained: dict[int, None]) -> None:
+        self._database = database
+        self._payload = payload
+        self._row_limit_bytes = row_limit_bytes
+        self._complained = complained
+        self._nested_order = NestedOrder(database, row_limit_bytes if payload is not Payload.OFF else None)
+
+    def forget(self) -> None:
+        """The journal may be another one."""
+        self._nested_order.forget()
+
+    async def read(
+        self, version: int, previous: Snapshot, batch: Snapshot | None, after: int | None
+    ) -> tuple[list[Row], Standing]:
+        """A page of what changefeed.read() gives, as columns of JournalRow. Raises JournalReplaced."""
+        parameters = self._page(previous, batch, after)
+        try:
+            with_rows = self._payload is not Payload.OFF
+            rows = await self._read(version, parameters, with_rows=with_rows, with_stand_ins=False)
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            if not _may_be_of_an_entry(error):
+                raise
+            rows = await self._read_around(version, parameters)
+        *entries, last = rows
+        for entry in entries:
+            if (size := entry[-1]) is not None:
+                self._complain(entry, _too_large(size))
+        return [entry[_OF_THE_CHANGE] for entry in entries], Standing._make(last[_OF_THE_CHANGE.stop : -1])
+
+    async def stamps(self, version: int, previous: Snapshot, batch: Snapshot) -> list[Row] | None:
+        """Of each entry of the batch what digest_of() takes; None where they are more than a page."""
+        parameters = self._page(previous, batch, None)
+        *entries, last = await self._read(version, parameters, with_rows=False, with_stand_ins=True)
+        return None if Standing._make(last[_OF_THE_CHANGE.stop : -1]).has_more else entries
+
+    async def arrange(self, entries: list[Row], standing: Standing, *, is_whole_batch: bool) -> Sequence[Row]:
+        """The entries in the order in which their rows changed, as they may leave; fewer where they are too large."""
+        try:
+            found = await self._nested_order.apply(
+                entries,
+                nested=standing.nested or (),
+                cascaded=standing.cascaded or (),
+                is_whole_batch=is_whole_batch,
+                byte_limit=PAGE_LIMIT_BYTES,
+            )
+        except psycopg2.Error as error:
+            if not _may_be_of_an_entry(error):
+                raise
+            logger.warning("changes that triggers made cannot be put in order: %s", one_line(error))
+            found = entries
+        return await self._keys_of(found) if self._payload is Payload.KEYS else found
+
+    def _page(self, previous: Snapshot, batch: Snapshot | None, after: int | None) -> dict[str, object]:
+        """The parameters of changefeed.read()."""
+        return {
+            "previous": str(previous),
+            "batch": str(batch) if batch else None,
+            "after": after,
+            "row_limit": PAGE_ROWS,
+            "byte_limit": PAGE_LIMIT_BYTES,
+            "row_limit_bytes": self._row_limit_bytes,
+        }
+
+    async def _read(
+        self, version: int, parameters: dict[str, object], *, with_rows: bool, with_stand_ins: bool
+    ) -> list[Row]:
+        if version < WITNESSED_SINCE:
+            query = QUERIES["read of version 4"] if with_rows else QUERIES["read without rows of version 4"]
+        else:
+            query = QUERIES["read"] if with_rows else QUERIES["read without rows"]
+        try:
+            return await self._database.fetch(query, parameters, READ_DEADLINE_SECONDS, with_stand_ins=with_stand_ins)
+        except psycopg2.ProgrammingError:
+            # An upgrade gives changefeed.read() other columns.
+            if await self._database.fetch(QUERIES["schema version"]) != [(version,)]:
+                raise JournalReplaced from None
+            raise
+
+    async def _read_around(self, version: int, parameters: dict[str, object]) -> list[Row]:
+        """The page, in which each entry that cannot be read has become a loss: it stops nobody but itself."""
+        *entries, last = await self._read(version, parameters, with_rows=False, with_stand_ins=True)
+        with_rows = self._payload is not Payload.OFF
+        contents = await self._contents([entry[0] for entry in entries]) if with_rows else {}
+        read: list[Row] = []
+        for entry in entries:
+            change_id, xid, at, letter, schema, table, _, _, row_count, *rest = entry
+            content = contents.get(change_id, (None, None))
+            if is_shown_only(schema, table):
+                content = Unreadable("its table has a name that is no text in UTF-8")
+            if isinstance(content, Unreadable):
+                self._complain(entry, content)
+                read.append((change_id, xid, at, LOSS[0], schema, table, None, None, None, *rest))
+            else:
+                read.append((change_id, xid, at, letter, schema, table, *content, row_count, *rest))
+        return [*read, last]
+
+    async def _contents(self, ids: list[int]) -> dict[int, _Content | Unreadable]:
+        """What the entries hold, by id, or why that cannot be had: where a read fails, that is found by bisection."""
+        parameters = {"ids": ids, "row_limit_bytes": self._row_limit_bytes}
+        try:
+            rows = await self._database.fetch(QUERIES["contents"], parameters, READ_DEADLINE_SECONDS)
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            if not _may_be_of_an_entry(error):
+                raise
+            if len(ids) == 1:
+                return {ids[0]: Unreadable(one_line(error))}
+            middle = len(ids) // 2
+            return await self._contents(ids[:middle]) | await self._contents(ids[middle:])
+        return {change_id: _content(*content) for change_id, *content in rows}
+
+    def _complain(self, entry: Row, unreadable: Unreadable) -> None:
+        """Once, however many clients read it."""
+        change_id, _, _, _, schema, table, *_ = entry
+        if change_id in self._complained:
+            return
+        self._complained[change_id] = None
+        if len(self._complained) > COMPLAINTS_REMEMBERED:
+            del self._complained[next(iter(self._complained))]
+        logger.warning(
+            "the entry %d of the journal, a change of %s, cannot be read: %s; a gap stands for it",
+            change_id,
+            qualified(schema, table),
+            unreadable.why,
+        )
+
+    async def _keys_of(self, found: Sequence[Row]) -> list[Row]:
+        """The rows with nothing but their keys in them."""
+        rows = [JournalRow._make(row) for row in found]
+        tables = {(row.schema_name, row.table_name) for row in rows}
+        if not tables:
+            return []
+        schemas, names = map(list, zip(*tables, strict=True))
+        keys_known = await self._database.fetch(QUERIES["primary keys"], {"schemas": schemas, "tables": names})
+        keys = {(schema, table): key for schema, table, key in keys_known}
+
+        def reduced(row: JournalRow) -> JournalRow:
+            if row.action == LOSS[0]:
+                return row  # there is no row in it
+            key = keys.get((row.schema_name, row.table_name), ())
+            try:
+                return row._replace(data=key_members(row.data, key), old=key_members(row.old, key))
+            except NotJSON:
+                return row._replace(data=None, old=None, row_count=1)  # as from_journal()
+
+        return [reduced(row) for row in rows]
+
+
+def _content(data: str | None, old: str | None, too_large: int | None) -> _Content | Unreadable:
+    if is_shown_only(data, old):
+        return Unreadable("it has bytes that are no text in UTF-8")
+    return (data, old) if too_large is None else _too_large(too_large)
+
+
+def _too_large(size: int) -> Unreadable:
+    return Unreadable(f"it has {size:,} bytes, more than --row-limit-bytes allows")
+
+
+def _may_be_of_an_entry(error: Exception) -> bool:
+    """Whether reading less may help: bytes that are no text, too large a value, too little memory, too long a time."""
+    if isinstance(error, psycopg2.Error):
+        return is_illegible(error) or (error.pgcode or "").startswith(("22", "53", "54", "57014", "XX"))
+    return isinstance(error, DatabaseUnavailable) and error.is_late

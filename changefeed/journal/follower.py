@@ -1,0 +1,353 @@
+"""Wake-ups in, published changes out: follows the journal from where the server stands, for ever. Knows no client.
+
+A NOTIFY only wakes it; the journal is the truth. A sweep every few seconds finds what no NOTIFY announced, such as what
+was committed by a two-phase commit, or while PostgreSQL lost its queue in a crash. While one page is being published
+the next wake-ups become one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg2
+
+from changefeed.backoff import backoff
+from changefeed.change.change import Change
+from changefeed.change.gap import Gap
+from changefeed.journal.cursor import Place
+from changefeed.journal.entries import JournalReplaced
+from changefeed.journal.journal import BEGINNING, Journal, LostPast, WrongJournal
+from changefeed.journal.page_cache import Memory, Page
+from changefeed.postgres.pool import DatabaseUnavailable, one_line
+
+logger = logging.getLogger("changefeed.follower")
+
+SWEEP_SECONDS = 2.0
+# A read that has not come back for so long, as where somebody locks the journal, delivers nothing: the server is not
+# ready. Far more than a page of the journal takes, and with the sweep less than anybody waits for a change.
+STALLED_SECONDS = 2.0
+# With a full disk each statement may be one that could not be journaled. The clients are told of each, the log is not.
+LOSS_WARNING_SECONDS = 10.0
+# How much of the journal is in memory from the start, for clients that come back after a restart.
+REMEMBERED_ENTRIES = 20_000
+# Of how many of the newest changes it is looked after a lost connection whether PostgreSQL still has them.
+PROVEN_CHANGES = 1_000
+TABLES_NAMED = 5  # in a gap's text
+
+REPLACED = "the journal is another one than before: restored, or installed anew"
+RETAINED = "the server was away for longer than the journal's retention"
+UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why"
+
+
+class Follower:
+    """Publishes every page that comes to the journal: publish(page, cursor of its end).
+
+    before_first(memory) is called when it is known from where on it publishes, and again where that has become another
+    past; forget_cursors() as soon as no cursor given so far is good any more; tell_gap(gap) says what was lost;
+    on_state() that `trouble` is another; on_lost_past() that PostgreSQL has another past, perhaps since it is another
+    server, to which some connections lead and others do not yet; drained() is awaited between the pages of a big batch,
+    so that sockets keep up.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        publish: Callable[[Page, str], None],
+        before_first: Callable[[Memory], None],
+        forget_cursors: Callable[[], None],
+        tell_gap: Callable[[Gap], None],
+        drained: Callable[[], Awaitable[None]],
+        on_state: Callable[[], None] = lambda: None,
+        on_lost_past: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.memory: Memory | None = None  # None while there is no journal
+        self.lost_statements = 0  # since the start: each was told as a gap
+        self.read_until = 0.0  # epoch seconds: what was committed before is published
+        self._journal = journal
+        self._publish = publish
+        self._before_first = before_first
+        self._forget_cursors = forget_cursors
+        self._tell_gap = tell_gap
+        self._drained = drained
+        self._on_state = on_state
+        self._on_lost_past = on_lost_past
+        self._known = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._reconnected = asyncio.Event()
+        self._is_identified = False
+        self._trouble: str | None = "the journal was not read yet"
+        self._is_stalled = False
+        self._reading_since = 0.0  # monotonic
+        self._warned_at = float("-inf")  # of losses; monotonic
+        self._owed: Gap | None = None
+        self._taken: tuple[int, int] | None = None  # by retention, as of the last read: a transaction and an id
+        self._has_lost = False  # since the last read something that not even a loss stands for in the journal
+        self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
+
+    @property
+    def trouble(self) -> str | None:
+        """Why what is committed now would not be delivered; None where it would."""
+        if self._trouble is None and self._is_stalled:
+            return f"the journal has not answered for {time.monotonic() - self._reading_since:.0f} s"
+        return self._trouble
+
+    @property
+    def behind_seconds(self) -> float:
+        """How old what is published is at most: since when nothing was missing."""
+        return 0.0 if self.memory is None else max(0.0, time.time() - self.read_until)
+
+    @property
+    def behind_transactions(self) -> int:
+        """How many transaction ids PostgreSQL has given out since the newest change that was read, as of that read."""
+        return 0 if self.memory is None else max(0, self._journal.losses.present.xmax - self.memory.edge.batch.xmax)
+
+    @property
+    def edge(self) -> Place | None:
+        """Up to where the journal is published; None while there is none."""
+        return self.memory.edge if self.memory else None
+
+    def wake(self) -> None:
+        """Something may have come to the journal."""
+        self._woken.set()
+
+    def reidentify(self) -> None:
+        """PostgreSQL is back after its connection was lost: it may be another one now."""
+        self._is_identified = False
+        self._reconnected.set()
+        self.wake()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known if there is a journal, and then from where on it is published."""
+        return self._known.is_set()
+
+    async def until_known(self, deadline_seconds: float) -> bool:
+        """Waits until it is known whether there is a journal; False when the deadline was over before."""
+        await _wait(self._known, deadline_seconds)
+        return self._known.is_set()
+
+    async def until_moved(self) -> None:
+        """Returns when the next page was read, if there was anything in it or not."""
+        self._moved.clear()
+        await self._moved.wait()
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        delays = backoff()
+        while True:
+            self._reconnected.clear()
+            try:
+                await self._read_on()
+            except JournalReplaced:
+                self._is_identified = False
+            except (DatabaseUnavailable, psycopg2.Error, WrongJournal) as error:
+                self._is_identified = False
+                self._enter_trouble(error)
+                await _wait(self._reconnected, next(delays))
+            else:
+                delays = backoff()
+                self._leave_trouble()
+                await _wait(self._woken, SWEEP_SECONDS)
+
+    async def _read_on(self) -> None:
+        self._woken.clear()
+        if not self._is_identified or self.memory is None:  # one may be installed at any time
+            with self._answering():
+                await self._identify()
+        if self.memory is None:
+            return
+        # What was left over of a batch is as old as that.
+        began = time.time() if self.memory.edge.previous == self.memory.edge.batch else self.read_until
+        while memory := self.memory:
+            try:
+                with self._answering():
+                    page = await self._journal.read(memory.edge)
+            except LostPast:
+                await self._go_back(memory, ())
+                continue
+            losses = self._journal.losses
+            # What retention had taken by the last read cannot be what was still to be read after it.
+            has_taken, self._taken = (losses.xid, losses.id) != self._taken, (losses.xid, losses.id)
+            if has_taken and memory.edge != BEGINNING and losses.concern(memory.edge):
+                self._tell(RETAINED, memory, self._journal.encode(page.end))
+            memory.append(page)
+            self._moved.set()
+            if page.changes:
+                self._warn_of_losses(page.changes)
+                # Behind the last change itself, so that a cursor names one whose loss would be noticed.
+                self._publish(page, page.changes[-1].cursor or self._journal.encode(page.end))
+            await self._tell_lost(memory)
+            if page.end.previous == page.end.batch:
+                self.read_until = began
+                return
+            await self._drained()
+
+    async def _identify(self) -> None:
+        """Finds the journal, and whether it is still the one that was followed, with the past that was followed."""
+        before = self._journal.epoch
+        has_journal = await self._journal.identify()
+        if self.memory is not None and self._journal.is_named(before):
+            missing = await self._journal.missing(self.memory.newest(PROVEN_CHANGES))
+            if missing:
+                await self._go_back(self.memory, missing)
+            self._is_identified = True
+            return
+        if self.memory is not None:
+            logger.warning("the journal is another one than before; cursors from before are refused")
+            self._begin_anew(Gap(REPLACED))
+        if has_journal and self._known.is_set():
+            # There was none a moment ago: everything in it is news.
+            memory = Memory(self._journal.encode_batch, BEGINNING)
+            self._stand_at_edge_of(memory)
+            self._journal.on_lost = self._note_lost
+        elif has_journal:
+            await self._remember()
+        self._is_identified = True
+        self._known.set()
+        self._leave_trouble()
+        if self._owed:
+            # Not before it is known from where on everything is published: who reads anew now misses nothing.
+            self._tell_gap(self._owed)
+            self._owed = None
+
+    async def _remember(self) -> None:
+        """Reads the newest entries into memory; publishing begins after them."""
+        page = await self._journal.newest(REMEMBERED_ENTRIES)
+        memory = Memory(self._journal.encode_batch, page.start)
+        memory.append(page)
+        while page.end.previous != page.end.batch:
+            page = await self._journal.read(memory.edge)
+            memory.append(page)
+        self._journal.on_lost = self._note_lost  # what was lost before, those who come back with a cursor are told
+        self._stand_at_edge_of(memory)
+        logger.info("following the journal")
+
+    def _stand_at_edge_of(self, memory: Memory) -> None:
+        self._forget_cursors()
+        self._before_first(memory)
+        self.memory = memory
+
+    async def _go_back(self, memory: Memory, missing: Sequence[int]) -> None:
+        """PostgreSQL has lost what it had committed. Goes on from the last batch that is still there, if any is.
+
+        What the clients were sent since then is told as a gap, and what PostgreSQL has now instead is sent after it.
+        """
+        self._on_lost_past()
+        self._journal.forget_proofs()
+        if not missing and await self._journal.proves(memory.edge):
+            return  # it was an old connection that led to where time went on without us
+        lost = set(missing)
+        for snapshot in memory.ends():
+            kept, sent = memory.up_to(snapshot)
+            if await self._journal.proves(Place.after(snapshot)) and not lost.intersection(
+                c.id for c in kept.newest(PROVEN_CHANGES)
+            ):
+                break
+        else:
+            kept, sent = None, memory.newest(PROVEN_CHANGES)
+        counts = Counter(change.table for change in sent)
+        tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
+        why = (
+            "PostgreSQL has lost what it had committed, as by a crash with synchronous_commit = off, a failover or a "
+            f"restore of older files; of changes that were sent, up to {len(sent)} never were: {tables}"
+        )
+        self._warn(why)
+        now = datetime.now(UTC)
+        since = min((change.at for change in sent), default=now.timestamp())
+        gap = Gap(why, since=datetime.fromtimestamp(since, UTC), until=now)
+        if kept is None:
+            self._begin_anew(gap)
+            await self._identify()
+        else:
+            self._stand_at_edge_of(kept)
+            table = next(iter(counts)) if len(counts) == 1 else None
+            self._tell_gap(replace(gap, from_cursor=self._journal.encode(kept.edge), table=table))
+        self._moved.set()
+
+    def _begin_anew(self, owed: Gap) -> None:
+        """Forgets where it stood; the gap is told when it stands somewhere again."""
+        self._forget_cursors()
+        self._owed = owed
+        self.memory = self._journal.on_lost = None
+        self._known.clear()
+
+    def _note_lost(self) -> None:
+        self._has_lost = True
+
+    async def _tell_lost(self, memory: Memory) -> None:
+        """Tells at once, and again when the losing transaction is over: who reads the table before that reads it as it
+        was."""
+        if not (self._has_lost or self._losing):
+            return
+        running = await self._journal.running()
+        if self._has_lost:
+            self._has_lost, self._losing = False, self._losing | running
+            self.lost_statements += 1
+            self._tell(UNJOURNALED, memory)
+        elif not self._losing & running:
+            self._losing = frozenset()
+            self._tell(UNJOURNALED, memory)
+
+    def _warn_of_losses(self, changes: Sequence[Change]) -> None:
+        counts = Counter(change.table for change in changes if change.is_loss and not change.finding)
+        if counts:
+            self.lost_statements += counts.total()
+            tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
+            self._warn(f"statements could not be journaled or read ({tables}); PostgreSQL's log says why")
+
+    def _tell(self, why: str, memory: Memory | None, end: str | None = None) -> None:
+        self._warn(why)
+        now = datetime.now(UTC)
+        self._tell_gap(Gap(why, self._journal.encode(memory.edge) if memory else None, end, now, now))
+
+    def _warn(self, why: str) -> None:
+        if time.monotonic() >= self._warned_at + LOSS_WARNING_SECONDS:
+            self._warned_at = time.monotonic()
+            logger.warning("changes are missing: %s", why)
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Around what waits for the journal: it has stalled where that takes too long."""
+        self._reading_since = time.monotonic()
+        stalling = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._set_stalled, True)
+        try:
+            yield
+        finally:
+            stalling.cancel()
+            self._set_stalled(False)
+
+    def _set_stalled(self, is_stalled: bool) -> None:
+        if is_stalled is not self._is_stalled:
+            self._is_stalled = is_stalled
+            if self._trouble is None:
+                what = "has not answered for" if is_stalled else "answers again, after"
+                logger.info("the journal %s %.0f s", what, time.monotonic() - self._reading_since)
+            self._on_state()
+
+    def _enter_trouble(self, error: Exception) -> None:
+        before, self._trouble = self._trouble, f"the journal cannot be read: {one_line(error)}"
+        if before != self._trouble:
+            # That the database is away the listener says.
+            level = logging.INFO if isinstance(error, DatabaseUnavailable) else logging.WARNING
+            logger.log(level, "%s; trying again until it can", self._trouble)
+            self._on_state()
+
+    def _leave_trouble(self) -> None:
+        before, self._trouble = self._trouble, None
+        if before is not None:
+            if before.startswith("the journal cannot be read"):
+                logger.info("the journal can be read again")
+            self._on_state()
+
+
+async def _wait(event: asyncio.Event, most_seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(most_seconds):
+            await event.wait()

@@ -1,0 +1,352 @@
+"""A place in, the page of changes after it out, read from the journal in the database. Knows no client.
+
+The algorithm is sql/read.sql's: a batch is the difference of two snapshots. The live feed, the catch-up after a lost
+connection and a client's resume all read through here.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from changefeed.change.change import LOSS, Change, from_journal
+from changefeed.change.exposure import Payload
+from changefeed.journal.cursor import (
+    EPOCH_BYTES,
+    NotACursor,
+    Place,
+    Snapshot,
+    decode,
+    digest_of,
+    encode,
+    encode_batch,
+    witness_of,
+)
+from changefeed.journal.entries import ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
+from changefeed.journal.page_cache import Page
+from changefeed.journal.sealed_cursor import ANYBODY, MARK, Seal
+from changefeed.postgres.named_queries import load
+from changefeed.postgres.pool import Database, Row
+from changefeed.postgres.trust import distrust
+from changefeed.selection.rights import EVERY_TABLE, Grants, fingerprint
+
+logger = logging.getLogger("changefeed.journal")
+
+QUERIES = load("server.sql")
+BEYOND_XID = 1 << 63  # pg_snapshot itself takes more; the queries compare them as bigint
+VERSION = 5  # of sql/install.sql
+PROOFS_KEPT = 1_000
+PAGE_SECONDS = 0.025  # are taken at once to understand a page, and then the others have their turn
+CLIENT_READS = 2  # at once: PostgreSQL is to serve its writers, and other requests need the pool too
+
+NOTHING = Snapshot(1, 1)
+BEGINNING = Place.after(NOTHING)  # which has seen nothing
+
+
+class WrongJournal(Exception):
+    """The journal in the database is not one this server can read; the message says what to do."""
+
+
+class LostPast(Exception):
+    """The place is of a past that PostgreSQL has lost: by a crash, a failover, or files that were put back."""
+
+
+class ForeignCursor(ValueError):
+    """The cursor is of another epoch: of another database, or from before a restore or a new installation."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the journal no longer has: what retention took, up to a transaction (whose last entry was made at `at`, in
+    microseconds since 1970) and an id; and how often not even a loss could be journaled.
+
+    `present` is the snapshot by which that was read.
+    """
+
+    xid: int = 0
+    id: int = 0
+    statements: int = 0
+    at: int = 0
+    present: Snapshot = NOTHING
+
+    def concern(self, place: Place) -> bool:
+        """Whether retention took a change that somebody at `place` has not seen.
+
+        Of a transaction that still runs it took nothing: that holds a lock on what it wrote to.
+        """
+        if self.xid >= place.batch.xmax:
+            return True
+        if self.id > place.id and self.xid >= place.previous.xmax:
+            return True  # of the rest of the batch
+        ended = {xid for xid in place.previous.xip if xid <= self.xid and xid not in self.present.xip}
+        return any(xid in place.batch.xip or self.id > place.id for xid in ended)
+
+
+class Journal:
+    """The journal of one database, once identify() has found it. Of rows it gives out what `payload` says.
+
+    on_lost() is called when a read finds that statements could not be journaled of which the journal does not even have
+    the loss. That is before anybody is given a cursor which says that its holder knows.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        payload: Payload = Payload.FULL,
+        for_clients: Database | None = None,
+        row_limit_bytes: int = ROW_LIMIT_BYTES,
+    ) -> None:
+        self._database = database
+        self._for_clients = for_clients or database
+        self._reading_for_clients = asyncio.Semaphore(CLIENT_READS)
+        complained: dict[int, None] = {}
+        self._entries = {
+            road: Entries(road, payload, row_limit_bytes, complained) for road in (database, self._for_clients)
+        }
+        self.epoch: bytes | None = None
+        self.version = 0
+        self.losses = Losses()
+        self.on_lost: Callable[[], None] | None = None
+        self.identity: str | None = None  # what the queries tell it by; None before version 5
+        self._former_epoch: bytes | None = None  # of the same journal, as it is named while its version is below 5
+        self._seal: Seal | None = None
+        self._proofs: OrderedDict[tuple[int, int, int, int], bool] = OrderedDict()
+
+    async def identify(self) -> bool:
+        """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
+        before = self.epoch
+        for entries in self._entries.values():
+            entries.forget()
+        self.forget_proofs()
+        [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
+        if not has_journal:
+            self.epoch = self._former_epoch = None
+            return False
+        if reason := await distrust(self._database):
+            raise WrongJournal(reason)
+        [(may_begin_anew,)] = await self._database.fetch(QUERIES["may begin anew"])
+        if may_begin_anew:
+            await self._database.fetch(QUERIES["begin anew if restored"])
+        found = await self._database.fetch(QUERIES["identify journal"])
+        if not found:
+            raise WrongJournal(
+                "changefeed.meta is empty, as after a restore of the schema alone; run sql/install.sql as its owner"
+            )
+        [(epoch, former_epoch, identity, version, readable_from, seal_key)] = found
+        if version > VERSION and readable_from > VERSION:
+            raise WrongJournal(
+                f"the schema changefeed is of version {version}, this server knows {VERSION}; use the newer server, or "
+                "take the schema away with sql/uninstall.sql"
+            )
+        self.version = version
+        self._former_epoch = bytes.fromhex(former_epoch)[:EPOCH_BYTES]
+        if version >= WITNESSED_SINCE:
+            self.epoch, self.identity = bytes.fromhex(epoch)[:EPOCH_BYTES], identity
+        else:  # servers of that version beside this one take its cursors
+            self.epoch, self.identity = self._former_epoch, None
+        self._seal = Seal(bytes.fromhex(seal_key))
+        if not self.is_named(before):
+            self.losses = Losses()
+        return True
+
+    def is_named(self, epoch: bytes | None) -> bool:
+        """Whether this is the journal of that epoch; an upgrade gives it another one."""
+        return epoch in (self.epoch, self._former_epoch)
+
+    async def read(self, place: Place, upto: Snapshot | None = None) -> Page:
+        """The page after `place`; what begins there is the batch up to `upto`, or up to now. Updates `losses`.
+
+        A page without changes ends later than it starts: nothing changed in between. Raises LostPast where the place
+        is of a lost past, and JournalReplaced where the journal is another one than before.
+        """
+        return await self._page_after(place, upto, self._database)
+
+    async def read_for_client(self, place: Place, upto: Snapshot | None = None) -> Page:
+        """The same on connections that the follower does not need, so many at once."""
+        async with self._reading_for_clients:
+            return await self._page_after(place, upto, self._for_clients)
+
+    async def _page_after(self, place: Place, upto: Snapshot | None, database: Database) -> Page:
+        if place.previous != place.batch:
+            page = await self._fetch(database, place, place.previous, place.batch, place.id)
+            if page.changes:
+                return page
+            place = Place.after(place.batch)
+        return await self._fetch(database, place, place.batch, upto, None)
+
+    async def newest(self, entries: int) -> Page:
+        """The first page of the `entries` newest entries; they end at the end of its batch."""
+        [(xid, first_id)] = await self._database.fetch(QUERIES["start of the newest"], {"entries": entries})
+        previous = Snapshot(int(xid), int(xid))
+        if first_id is None or self.version < WITNESSED_SINCE:
+            return await self.read(Place.after(previous))
+        # What has lower ids in the batch is left out: of a large transaction that may be most of the journal.
+        page = await self._fetch(self._database, Place.after(previous), previous, None, first_id - 1)
+        return replace(page, start=Place(previous, page.batch, first_id - 1))
+
+    def encode(self, place: Place) -> str:
+        """The cursor for somebody who was told of all that could not be journaled."""
+        assert self.epoch is not None
+        return encode(self.epoch, replace(place, losses=self.losses.statements))
+
+    def encode_batch(self, previous: Snapshot, batch: Snapshot, digest: int = 0) -> str:
+        """What follows the point in the same."""
+        assert self.epoch is not None
+        return encode_batch(self.epoch, previous, batch, self.losses.statements, digest)
+
+    def seal_for(self, grants: Grants) -> Callable[[str], str]:
+        """What makes cursors for who may not know how many changes there are beside his own."""
+        holder = fingerprint(grants)
+
+        def seal(cursor: str) -> str:
+            assert self._seal is not None
+            return self._seal.seal(cursor, holder if self.version >= WITNESSED_SINCE else ANYBODY)
+
+        return seal
+
+    def decode(self, text: str, within: Grants = EVERY_TABLE) -> Place:
+        """The place that a cursor names to who has these rights. Raises NotACursor or ForeignCursor."""
+        if text.startswith(MARK):
+            return self._unseal(text, fingerprint(within))
+        epoch, place = decode(text)
+        if within != EVERY_TABLE:
+            raise ForeignCursor("the cursor was given to somebody with other rights")
+        if epoch == self.epoch or self._is_former(epoch, place):
+            return self._checked(place)
+        raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
+
+    def _unseal(self, text: str, holder: bytes) -> Place:
+        for sealed_for in (holder, ANYBODY):
+            opened = self._seal.open(text, sealed_for) if self._seal else None
+            if opened is not None:
+                epoch, place = decode(opened)
+                if self._is_former(epoch, place) or (epoch == self.epoch and sealed_for == holder):
+                    return self._checked(place)
+        raise ForeignCursor("the cursor is of another journal, or was given to somebody with other rights")
+
+    def _is_former(self, epoch: bytes, place: Place) -> bool:
+        """Whether it is of a server before version 5 of the schema."""
+        return epoch == self._former_epoch and not place.batch.witness
+
+    @staticmethod
+    def _checked(place: Place) -> Place:
+        if max(place.previous.xmax, place.batch.xmax) >= BEYOND_XID:
+            raise NotACursor("this cursor is cut or mangled")
+        return place
+
+    async def proves(self, place: Place) -> bool:
+        """Whether what somebody at the place has seen is still there, as far as its witnesses tell; a crowd asks once.
+
+        These are the newest transaction that its snapshot sees, below which no id is given out again, the change itself
+        that the place is behind, and all that came with it.
+        """
+        if not place.batch.witness:
+            return True
+        key = place.batch.xmax, place.batch.witness, place.id, place.digest
+        if key not in self._proofs:
+            asked = {"xid": str(place.batch.xmax - 1), "id": place.id}
+            [(made_at, lost_xid, lost_at, has_entry)] = await self._for_clients.fetch(QUERIES["witness"], asked)
+            self._proofs[key] = (
+                has_entry
+                and _is_witnessed(place.batch, made_at, int(lost_xid), lost_at)
+                and (int(lost_xid) >= place.previous.xmin or await self._has_batch(place))
+            )
+            while len(self._proofs) > PROOFS_KEPT:
+                self._proofs.popitem(last=False)
+        return self._proofs[key]
+
+    async def _has_batch(self, place: Place) -> bool:
+        """Whether the entries of its batch, of which retention took none, are what they were."""
+        if not place.digest:
+            return True
+        stamps = await self._entries[self._for_clients].stamps(self.version, place.previous, place.batch)
+        return stamps is None or digest_of(stamps) == place.digest
+
+    def forget_proofs(self) -> None:
+        """What was proven is of a past that may be lost by now."""
+        self._proofs.clear()
+
+    async def running(self) -> frozenset[int]:
+        """The transactions that run now and have written, by the lower 32 bits of their ids."""
+        return frozenset(xid for (xid,) in await self._database.fetch(QUERIES["running"]))
+
+    async def missing(self, changes: Sequence[Change]) -> list[int]:
+        """The ids of those of the changes, which were read before, that are neither there nor taken by retention."""
+        rows = await self._database.fetch(
+            QUERIES["missing"],
+            {"ids": [change.id for change in changes], "xids": [str(change.xid) for change in changes]},
+        )
+        return [change_id for (change_id,) in rows]
+
+    async def _fetch(
+        self, database: Database, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None
+    ) -> Page:
+        entries = self._entries[database]
+        rows, standing = await entries.read(self.version, previous, batch, after)
+        if standing.identity != self.identity:
+            raise JournalReplaced
+        lost_xid, lost_at = int(standing.lost_xid), standing.lost_at
+        given = previous if after is None or batch is None else batch
+        if given.witness and not _is_witnessed(given, standing.proven_at, lost_xid, lost_at):
+            raise LostPast
+        present = Snapshot.parse(standing.present or standing.snapshot)
+        self._note_losses(Losses(lost_xid, standing.lost_id, standing.lost_statements, lost_at or 0, present))
+        read = Snapshot.parse(standing.snapshot)
+        read = replace(read, witness=self._witness(read, standing.batch_at, given))
+        found = await entries.arrange(rows, standing, is_whole_batch=after is None and not standing.has_more)
+        has_more = standing.has_more or len(found) < len(rows)
+        is_whole = after is None and not has_more
+        # Where one transaction is all there is, the witness is of it.
+        is_witnessed = all(int(xid) == read.xmax - 1 for _, xid, *_ in rows)
+        digest = digest_of(rows) if read.witness and is_whole and not is_witnessed else 0
+        return self._page(start, previous, read, found, has_more, digest)
+
+    def _note_losses(self, found: Losses) -> None:
+        known = self.losses.statements
+        # One answer may overtake another, on another connection: what was told is not taken back.
+        self.losses = replace(found, statements=max(known, found.statements))
+        if found.statements > known and self.on_lost:
+            self.on_lost()
+
+    def _witness(self, read: Snapshot, batch_at: int | None, given: Snapshot) -> int:
+        xid = read.xmax - 1
+        if batch_at is not None:
+            return witness_of(xid, batch_at)
+        if self.losses.xid == xid and self.losses.at:
+            return witness_of(xid, self.losses.at)
+        return given.witness if given.xmax == read.xmax else 0
+
+    def _page(
+        self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[Row], has_more: bool, digest: int
+    ) -> Page:
+        suffix = self.encode_batch(previous, batch, digest)
+        began, changes = time.monotonic(), []
+        for row in rows:
+            changes.append(_change_or_loss(row, suffix))
+            if time.monotonic() - began > PAGE_SECONDS:
+                has_more = has_more or len(changes) < len(rows)
+                break
+        end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
+        return Page(start, end, changes, previous, batch, digest)
+
+
+def _change_or_loss(row: Row, suffix: str) -> Change:
+    try:
+        return from_journal(row, suffix)
+    except Exception:  # whatever it is, it costs the one entry that it is of
+        change_id, xid, at, _, schema, table, *_ = row
+        logger.exception(
+            "the entry %d of the journal, a change of %s.%s, cannot be understood", change_id, schema, table
+        )
+        return from_journal((change_id, xid, at, LOSS[0], schema, table, None, None, None), suffix)
+
+
+def _is_witnessed(snapshot: Snapshot, made_at: int | None, lost_xid: int, lost_at: int | None) -> bool:
+    xid = snapshot.xmax - 1
+    if made_at is None:
+        if lost_xid != xid or not lost_at:
+            return lost_xid >= xid  # retention took it: whether more than was seen, Losses.concern() says
+        made_at = lost_at
+    return witness_of(xid, made_at) == snapshot.witness

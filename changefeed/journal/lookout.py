@@ -1,0 +1,164 @@
+"""The schema in, every second; out, what it has become: the catalog read anew, and the gaps of tables nobody recorded.
+
+It asks, and needs no event trigger, which takes a superuser. Each process looks for itself. What was not recorded goes
+into the journal, once, whoever finds it first, and comes from there (sql/recorded.sql). What a process has filtered by
+yesterday's types it tells its own clients.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg2
+
+from changefeed.change.gap import Gap
+from changefeed.change.table_names import parse_pattern
+from changefeed.journal.cursor import Place, Snapshot
+from changefeed.journal.journal import Journal
+from changefeed.postgres.named_queries import load
+from changefeed.postgres.pool import Database, DatabaseUnavailable, one_line
+from changefeed.postgres.trust import distrust
+from changefeed.selection.catalog import Catalog
+from changefeed.selection.subscription import Subscription
+
+logger = logging.getLogger("changefeed.lookout")
+
+QUERIES = load("server.sql")
+LOOK_SECONDS = 1.0
+MOST_SECONDS = 10.0
+# A look takes at most one part in so many of the time: with 8,000 partitions and 500 tables one takes some 0.1 s.
+COST_PART = 20
+RETYPED_KEPT = 1_000  # of which who comes back is told; older ones are told as one, to everybody
+
+
+class Lookout:
+    """Tells tell_gap(gap) of what was filtered wrongly, and on_change() that the schema is another.
+
+    `patterns` are those of --watch: their tables are to be recorded from their first row on.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        catalog: Catalog,
+        journal: Journal,
+        patterns: Collection[str],
+        *,
+        edge: Callable[[], Place | None],
+        tell_gap: Callable[[Gap], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.incomplete = 0  # tables whose changes are recorded in part
+        self._database = database
+        self._catalog = catalog
+        self._journal = journal
+        named = [one for pattern in patterns for one in parse_pattern(pattern).possible if one.schema is not None]
+        self._promised = {"schemas": [one.schema for one in named], "tables": [one.table for one in named]}
+        self._edge = edge
+        self._tell_gap = tell_gap
+        self._on_change = on_change
+        self._snapshot: str | None = None
+        self._fingerprint: str | None = None
+        self._looked_at: datetime | None = None
+        self._looked_from: Place | None = None
+        self._retyped: deque[tuple[Place, Gap]] = deque()  # and what was seen then
+        self._forgotten: Place | None = None  # what was seen at the newest that is not among these any more
+        self._epoch: bytes | None = None  # of the journal that these are places of
+        self._complaint = ""
+        self._has_complained = False  # of a right that is missing
+
+    async def run(self) -> None:
+        """Looks until cancelled."""
+        while True:
+            began = time.monotonic()
+            try:
+                await self.look()
+                self._complaint = ""
+            except DatabaseUnavailable:
+                pass  # which the listener says
+            except psycopg2.Error as error:
+                if self._complaint != (complaint := one_line(error)):
+                    self._complaint = complaint
+                    logger.warning("the schema cannot be looked at: %s; trying again until it can", complaint)
+            cost = time.monotonic() - began
+            await asyncio.sleep(min(max(LOOK_SECONDS, COST_PART * cost), MOST_SECONDS))
+
+    async def look(self) -> None:
+        """Raises DatabaseUnavailable or psycopg2.Error; then the next look finds what this one did not."""
+        before, began = {"before": self._snapshot}, datetime.now(UTC)
+        [(snapshot, fingerprint)] = await self._database.fetch(QUERIES["schema fingerprint"], before)
+        if fingerprint not in (None, self._fingerprint):
+            await self._look_at_recording()
+            if self._fingerprint is not None:
+                await self._catalog.read_anew()
+                await self._tell_retyped()
+                self._on_change()
+            self._fingerprint = fingerprint
+        self._snapshot = snapshot
+        self._looked_at, self._looked_from = began, self._edge()
+
+    def missed_since(self, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
+        """The gap of somebody who was not there when it was told, and comes back with this cursor of this place."""
+        if not self._journal.is_named(self._epoch):
+            return None
+        if self._forgotten and not self._forgotten.is_within(place):
+            return Gap("filters did not find every change for a moment", from_cursor=cursor)
+        gaps = {
+            gap.table: gap
+            for told_at, gap in self._retyped
+            if gap.table and subscription.concerns(gap.table, gap.columns) and not told_at.is_within(place)
+        }
+        if not gaps:
+            return None
+        if len(gaps) == 1 and not subscription.is_bounded:
+            return replace(next(iter(gaps.values())), from_cursor=cursor, to_cursor=None)
+        why = f"filters did not find every change of {', '.join(sorted(map(str, gaps)))} for a moment"
+        return Gap(why, from_cursor=cursor, table=next(iter(gaps)) if len(gaps) == 1 else None)
+
+    async def _look_at_recording(self) -> None:
+        """What it finds comes from the journal, with a place, to all who follow it."""
+        [(may_look,)] = await self._database.fetch(QUERIES["may look"])
+        if may_look is False and not self._has_complained:
+            self._has_complained = True
+            logger.warning(
+                "tables that are not recorded are a gap to nobody: GRANT EXECUTE ON FUNCTION changefeed.look to the "
+                "server's role"
+            )
+        if not may_look or await distrust(self._database):  # which the follower says
+            self.incomplete = 0
+            return
+        rows = await self._database.fetch(QUERIES["look"], {"since": self._looked_at, **self._promised})
+        self.incomplete = sum(not is_complete for _, _, is_complete, *_ in rows)
+        for _, _, _, is_watched, why, is_over in rows:
+            if why:
+                # Who stops watching a table means to; who leaves it half recorded does not.
+                is_meant = is_over or not is_watched
+                logger.log(logging.INFO if is_meant else logging.WARNING, "changes are missing: %s", why)
+
+    async def _tell_retyped(self) -> None:
+        """Until the catalog was read, filters compared these columns as what they were before."""
+        if not (retyped := self._catalog.take_retyped()):
+            return
+        if not self._journal.is_named(self._epoch):  # of another journal's past every client is told
+            self._retyped.clear()
+            self._forgotten = None
+        self._epoch = self._journal.epoch
+        [(snapshot, _)] = await self._database.fetch(QUERIES["schema fingerprint"], {"before": None})
+        place = Place.after(Snapshot.parse(snapshot))
+        for name, columns in sorted(retyped.items()):
+            named = ", ".join(sorted(columns))
+            why = f"filters by {named} of {name}, whose type is another, did not find every change for a moment"
+            logger.info("changes are missing: %s", why)
+            begin, end = self._cursor(self._looked_from), self._cursor(self._edge())
+            gap = Gap(why, begin, end, self._looked_at, datetime.now(UTC), table=name, columns=frozenset(columns))
+            self._retyped.append((place, gap))
+            if len(self._retyped) > RETYPED_KEPT:
+                self._forgotten, _ = self._retyped.popleft()
+            self._tell_gap(gap)
+
+    def _cursor(self, place: Place | None) -> str | None:
+        return self._journal.encode(place) if place and self._journal.epoch else None

@@ -1,0 +1,199 @@
+"""Rows of the journal in the order of id in, in the order in which they changed out. Knows no client.
+
+Where triggers wrote, or a foreign key's action, ids are not the order (see chaining.py). Then a row's
+content is that of another entry of its transaction; its id, and so each cursor, stays. Every server of the database
+works out the same, from what the journal holds of the transaction, once.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+
+from changefeed.journal.chaining import Circle, Entry, Order, Transaction, state_after
+from changefeed.postgres.named_queries import load
+from changefeed.postgres.pool import Database, Row
+
+QUERIES = load("server.sql")
+STATES_AT_ONCE = 2_000  # entries; they come to the event loop together
+LOOK_BACK_IDS = 2_000  # how far back in the journal a row that ends as it began is looked for
+INLINE_ENTRIES = 1_000  # more are put in order in a thread
+REMEMBERED_ENTRIES = 1 << 21  # that change places, in the orders of transactions which are kept; 16 bytes each
+REMEMBERED_ORDERS = 10_000
+DEADLINE_SECONDS = 60.0
+_MOST = (1 << 63) - 1
+_Key = tuple[str, int]  # a row's table and the digest of its key
+
+
+class NestedOrder:
+    """Puts pages in order. Of contents of more than `row_limit_bytes` a loss is made; without it none is read."""
+
+    def __init__(self, database: Database, row_limit_bytes: int | None) -> None:
+        self._database = database
+        self._row_limit_bytes = row_limit_bytes
+        self._orders: OrderedDict[str, Order] = OrderedDict()  # by xid, the one used last at the end
+        self._remembered_entries = 0
+        self._working_out: dict[str, asyncio.Task[dict[str, Order]]] = {}
+
+    def forget(self) -> None:
+        """The database may be another one now, or have lost what was committed last: then xids come again."""
+        self._orders.clear()
+        self._working_out.clear()
+        self._remembered_entries = 0
+
+    async def apply(
+        self,
+        rows: Sequence[Row],
+        *,
+        nested: Collection[str],
+        cascaded: Collection[str],
+        is_whole_batch: bool,
+        byte_limit: int,
+    ) -> Sequence[Row]:
+        """The rows of a page, as JournalRows, with the contents that belong there.
+
+        `nested` and `cascaded` are what changefeed.read() says of it. The rows end earlier where the contents would be
+        more than some `byte_limit`, but there is one at least.
+        """
+        xids = {row[1] for row in rows}.intersection(nested)
+        if cascaded:
+            xids |= _with_cascades(rows, cascaded, is_whole_batch=is_whole_batch)
+        if not xids:
+            return rows
+        orders = await self._orders_of(xids)
+        sources = {row[0]: orders[row[1]].source(row[0]) for row in rows if row[1] in orders}
+        sources = {entry_id: source for entry_id, source in sources.items() if source != entry_id}
+        if not sources:
+            return rows
+        contents = {row[0]: row for row in rows}
+        elsewhere = [source for source in sources.values() if source not in contents]
+        if elsewhere:
+            fetched = await self._database.fetch(
+                QUERIES["entries"],
+                {"ids": elsewhere, "byte_limit": byte_limit, "row_limit_bytes": self._row_limit_bytes},
+                DEADLINE_SECONDS,
+                with_stand_ins=False,
+            )
+            contents.update((row[0], row) for row in fetched)
+            # Behind the last that came the limit was reached. What is missing before it retention has just taken.
+            last = elsewhere.index(fetched[-1][0]) if fetched else len(elsewhere) - 1
+            beyond, gone = set(elsewhere[last + 1 :]), set(elsewhere[: last + 1]) - contents.keys()
+            self._forget_orders({row[1] for row in rows if sources.get(row[0]) in gone})
+        else:
+            beyond, gone = set(), set()
+        ordered: list[Row] = []
+        for row in rows:
+            source = sources.get(row[0])
+            if source in beyond:
+                break
+            is_moved = source is not None and source not in gone
+            ordered.append((row[0], *contents[source][1:]) if is_moved else row)
+        return ordered
+
+    async def _orders_of(self, xids: set[str]) -> dict[str, Order]:
+        known = {xid: self._orders[xid] for xid in xids & self._orders.keys()}
+        for xid in known:
+            self._orders.move_to_end(xid)
+        unknown = sorted(xids - known.keys() - self._working_out.keys(), key=int)
+        if unknown:
+            task = asyncio.create_task(self._work_out(unknown))
+            task.add_done_callback(self._end)
+            self._working_out.update(dict.fromkeys(unknown, task))
+        for task in {self._working_out[xid] for xid in xids - known.keys()}:
+            # Shielded: the work is everybody's who reads that page.
+            known.update(await asyncio.shield(task))
+        return known
+
+    def _end(self, task: "asyncio.Task[dict[str, Order]]") -> None:
+        xids = [xid for xid, working in self._working_out.items() if working is task]
+        for xid in xids:
+            del self._working_out[xid]
+        if task.cancelled() or task.exception() or not xids:
+            return
+        for xid, order in task.result().items():
+            self._orders[xid] = order
+            self._remembered_entries += len(order)
+        while len(self._orders) > 1 and (
+            self._remembered_entries > REMEMBERED_ENTRIES or len(self._orders) > REMEMBERED_ORDERS
+        ):
+            self._forget_orders([next(iter(self._orders))])
+
+    def _forget_orders(self, xids: Iterable[str]) -> None:
+        for xid in xids:
+            if order := self._orders.pop(xid, None):
+                self._remembered_entries -= len(order)
+
+    async def _work_out(self, xids: Sequence[str]) -> dict[str, Order]:
+        transactions = {xid: Transaction() for xid in xids}
+        after = 0
+        while True:
+            rows = await self._states(xids, after=after)
+            for xid, *entry in rows:
+                transactions[xid].add(Entry._make(entry))
+            if len(rows) < STATES_AT_ONCE:
+                break
+            xid, after, *_ = rows[-1]
+            xids = xids[xids.index(xid) :]
+        is_short = sum(map(len, transactions.values())) <= INLINE_ENTRIES
+        circles = _circles(transactions) if is_short else await asyncio.to_thread(_circles, transactions)
+        began = {xid: await self._began(xid, rows_there) for xid, rows_there in circles.items() if rows_there}
+        return _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
+
+    async def _states(self, xids: Sequence[str], *, after: int = 0, begin: int = 0, end: int = _MOST) -> list[Row]:
+        bounds = {"after": after, "begin": begin, "end": end, "limit": STATES_AT_ONCE}
+        return await self._database.fetch(QUERIES["states"], {"xids": list(xids), **bounds}, DEADLINE_SECONDS)
+
+    async def _began(self, xid: str, circles: dict[_Key, Circle]) -> dict[_Key, int]:
+        """The states in which rows began that end as they began, as far as the journal or the triggers say.
+
+        Whoever wrote to a row before had its lock. So what they wrote is visible, and has lower ids.
+        """
+        firsts = [circle.first_id for circle in circles.values()]
+        begin, end = min(firsts) - LOOK_BACK_IDS, max(firsts)
+        bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_IDS}
+        xids = [row[0] for row in await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)]
+        before: dict[str, list[Entry]] = {}  # the newest transaction first
+        for earlier, *entry in await self._states(xids, begin=begin, end=end) if xids else ():
+            before.setdefault(earlier, []).append(Entry._make(entry))
+        found: dict[_Key, int] = {}
+        for (table, key), circle in circles.items():
+            for entries in before.values():
+                concerned = [
+                    entry
+                    for entry in entries
+                    if entry.table == table
+                    and entry.id < circle.first_id
+                    and (key in (entry.key_before, entry.key_after) or entry.before is entry.after is None)
+                ]
+                state = state_after(concerned, key)
+                if state is not None:
+                    found[table, key] = state
+                    break
+            else:
+                if begin <= 1:
+                    found[table, key] = ~key  # the journal, looked at from its beginning, never heard of it
+                elif circle.began is not None:
+                    found[table, key] = circle.began
+        return found
+
+
+def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[_Key, Circle]]:
+    return {xid: transaction.circles() for xid, transaction in transactions.items()}
+
+
+def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[_Key, int]]) -> dict[str, Order]:
+    return {xid: transaction.order(began.get(xid, {})) for xid, transaction in transactions.items()}
+
+
+def _with_cascades(rows: Sequence[Row], cascaded: Collection[str], *, is_whole_batch: bool) -> set[str]:
+    """The transactions in which a foreign key's action may have written to a row that something else wrote to too."""
+    names = set(cascaded)
+    counts: Counter[tuple[str, str]] = Counter()
+    has_changed: set[tuple[str, str]] = set()
+    for _, xid, _, action, schema, table, *_ in rows:
+        if (name := f"{schema}.{table}") in names:
+            counts[xid, name] += 1
+            if action in "UD":
+                has_changed.add((xid, name))
+    return {
+        xid for (xid, name), count in counts.items() if not is_whole_batch or (count > 1 and (xid, name) in has_changed)
+    }

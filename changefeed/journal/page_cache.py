@@ -1,0 +1,227 @@
+"""Pages of the journal in, the page after a place out, without the database: a reconnecting crowd costs it nothing.
+
+Bounded by the bytes that it takes, all told; the oldest pages go first. Knows no database and no client.
+"""
+
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from sys import getsizeof
+
+import msgspec
+
+from changefeed.change.change import Change
+from changefeed.journal.cursor import Place, Snapshot
+
+MEMORY_LIMIT_BYTES = 64 << 20
+# What Python takes beside the texts, measured. In a gentle feed each page has one change, and most of it is this.
+PAGE_OVERHEAD_BYTES = 1_000
+CHANGE_OVERHEAD_BYTES = 200
+RUNNING_OVERHEAD_BYTES = 120  # of each transaction that runs when a page is read
+DIFFERENCES_LIMIT = 100_000  # changes
+DIFFERENCES_KEPT = 64  # also of those without any
+
+
+@dataclass(slots=True)
+class Page:
+    """Changes of one batch that follow each other; whoever is at `start` and gets them is at `end`."""
+
+    start: Place
+    end: Place
+    changes: list[Change]
+    previous: Snapshot
+    batch: Snapshot
+    digest: int = 0  # of the batch's entries, where the page is all of it; see Place
+
+    def behind(self, change: Change) -> Place:
+        """Where somebody is who got the page up to this change of it."""
+        return Place(self.previous, self.batch, change.id, digest=self.digest)
+
+
+class Memory:
+    """The newest pages, each beginning where the one before it ended. `edge` is where the last one ends.
+
+    encode_batch(previous, batch) gives what follows the point in the cursors of a batch that was put together here.
+    """
+
+    def __init__(
+        self, encode_batch: Callable[[Snapshot, Snapshot], str], edge: Place, limit_bytes: int = MEMORY_LIMIT_BYTES
+    ) -> None:
+        self.edge = edge
+        self._encode_batch = encode_batch
+        self._limit_bytes = limit_bytes
+        self._oldest = edge  # everything since is in the pages
+        self._pages: deque[Page] = deque()
+        self._sizes: deque[int] = deque()  # of the same, in bytes
+        self._starting: dict[Place, Page] = {}  # the same, by where they begin
+        self._batches: dict[tuple[Snapshot, Snapshot], list[Page]] = {}
+        self._bytes = 0
+        self._witnesses = {edge.batch.xmax: edge.batch.witness}
+        self._differences: OrderedDict[tuple[Snapshot, Snapshot], list[Change]] = OrderedDict()
+
+    def append(self, page: Page) -> None:
+        """Takes the page that begins at the edge."""
+        self.edge = page.end
+        self._witnesses[page.batch.xmax] = page.batch.witness
+        if not page.changes:
+            # Nothing changed, only time went on: what was the last page's end now lies later.
+            if self._pages:
+                self._pages[-1].end = page.end
+            return
+        self._pages.append(page)
+        self._starting[page.start] = page
+        self._batches.setdefault((page.previous, page.batch), []).append(page)
+        self._sizes.append(_size(page))
+        self._bytes += self._sizes[-1]
+        while self._bytes > self._limit_bytes and len(self._pages) > 1:
+            self._forget_oldest()
+
+    @property
+    def edge_proven(self) -> Place:
+        """The edge, as a place that proves most: behind the last change, where nothing was read since."""
+        last = self._pages[-1] if self._pages else None
+        if last and last.digest and last.end == self.edge and last.batch == self.edge.batch:
+            return last.behind(last.changes[-1])
+        return self.edge
+
+    def page_after(self, place: Place) -> Page | None:
+        """What follows `place`, without changes where that is the edge; None where memory cannot tell.
+
+        It cannot where it does not reach back to `place`, and where `place` lies beyond the edge: another server of the
+        same database gave that cursor and was ahead, for as long as it takes this one to read on.
+        """
+        if place == self.edge:
+            return Page(place, place, [], place.previous, place.batch)
+        if pages := self._batches.get((place.previous, place.batch)):
+            return self._page_within(pages, place)
+        if page := self._starting.get(place):
+            return page
+        if not self._oldest.is_within(place) or not place.is_within(self.edge):
+            return None
+        return self._page_across(place)
+
+    def proves(self, place: Place) -> bool:
+        """Whether the place is of the past that is remembered here; of one that is not, the journal may know."""
+        if place == self.edge:
+            return place.batch.witness in (0, self.edge.batch.witness)
+        if not place.id:
+            return not place.batch.witness or self._witnesses.get(place.batch.xmax) == place.batch.witness
+        pages = self._batches.get((place.previous, place.batch), ())
+        return any(page.batch.witness == place.batch.witness and place.digest in (0, page.digest) for page in pages)
+
+    def ends(self) -> list[Snapshot]:
+        """The batches whose ends are remembered, newest first."""
+        ends = [page.batch for page in reversed(self._pages) if page.end.previous == page.end.batch]
+        return list(dict.fromkeys(ends))
+
+    def up_to(self, snapshot: Snapshot) -> "tuple[Memory, list[Change]]":
+        """The memory as it was at the end of this batch, which is one of ends(), and the changes that came since."""
+        kept = Memory(self._encode_batch, self._pages[0].start, self._limit_bytes)
+        dropped: list[Change] = []
+        is_beyond = False
+        for page in self._pages:
+            if is_beyond:
+                dropped += page.changes
+            else:
+                kept.append(replace(page))
+                is_beyond = page.batch == snapshot and page.end.previous == page.end.batch
+        return kept, dropped
+
+    def is_beyond_edge(self, place: Place) -> bool:
+        return not place.is_within(self.edge)
+
+    def newest(self, limit: int) -> list[Change]:
+        """The newest changes, oldest first, at most `limit`."""
+        taken: list[Change] = []
+        for page in reversed(self._pages):
+            if len(taken) >= limit:
+                break
+            taken[:0] = page.changes[len(taken) - limit :]
+        return taken
+
+    def _page_within(self, pages: list[Page], place: Place) -> Page | None:
+        """The rest of a batch that was read here."""
+        if place.id < pages[0].start.id:
+            return None  # the batch's first pages were forgotten
+        for page in pages:
+            if place == page.start:
+                return page
+            if place.id < page.changes[-1].id:
+                return replace(page, start=place, changes=[change for change in page.changes if change.id > place.id])
+        end = pages[-1].end
+        if end.previous != end.batch and place.id > end.id:
+            return None  # another server has read further in the same batch
+        return self.page_after(end)
+
+    def _page_across(self, place: Place) -> Page | None:
+        """A page for a cursor of another server, or from before a restart, whose batches began and ended elsewhere.
+
+        First the rest of its own batch, then what lies between that and the next end of a batch here. The changes are
+        of several pages here, so they come in the order of id again, with cursors of their own.
+        """
+        if place.previous != place.batch:
+            rest = [change for change in self._difference(place.previous, place.batch) if change.id > place.id]
+            if rest:
+                return Page(place, Place.after(place.batch), rest, place.previous, place.batch)
+        start = Place.after(place.batch)
+        # Ends are in the order of time: a later one sees all that an earlier one sees.
+        first = bisect_left(self._pages, True, key=lambda page: place.batch.is_within(page.end.batch))
+        beginning = self._pages[0].start if self._pages else self.edge
+        ends = chain([beginning] if first == 0 else [], (page.end for page in islice(self._pages, first, None)))
+        for end in ends:
+            if end.previous == end.batch and place.batch.is_within(end.batch):
+                changes = self._difference(place.batch, end.batch)
+                return Page(start, end, changes, place.batch, end.batch)
+        return None
+
+    def _difference(self, previous: Snapshot, batch: Snapshot) -> list[Change]:
+        """What became visible between two snapshots, as the journal itself would give it."""
+        known = self._differences.get((previous, batch))
+        if known is None:
+            suffix = self._encode_batch(previous, batch)
+            begin, end = Place.after(previous), Place.after(batch)
+            first = bisect_left(self._pages, True, key=lambda page: not page.end.is_within(begin))
+            behind = bisect_left(self._pages, True, lo=first, key=lambda page: end.is_within(page.start))
+            known = [
+                with_cursor(change, suffix)
+                for page in islice(self._pages, first, behind)
+                for change in page.changes
+                if batch.sees(change.xid) and not previous.sees(change.xid)
+            ]
+            known.sort(key=lambda change: change.id)
+            self._differences[previous, batch] = known
+            while len(self._differences) > 1 and (
+                len(self._differences) > DIFFERENCES_KEPT
+                or sum(map(len, self._differences.values())) > DIFFERENCES_LIMIT
+            ):
+                self._differences.popitem(last=False)
+        return known
+
+    def _forget_oldest(self) -> None:
+        page = self._pages.popleft()
+        del self._starting[page.start]
+        self._oldest = page.end
+        self._bytes -= self._sizes.popleft()
+        pages = self._batches[page.previous, page.batch]
+        pages.remove(page)
+        if not pages:
+            self._witnesses.pop(page.batch.xmax, None)
+            del self._batches[page.previous, page.batch]
+
+
+def with_cursor(change: Change, suffix: str) -> Change:
+    """The same change with a cursor of another batch."""
+    before, _, _ = change.text.rpartition(".")
+    return msgspec.structs.replace(change, text=f'{before}.{suffix}"}}')
+
+
+def _size(page: Page) -> int:
+    texts = sum([getsizeof(change.text) for change in page.changes])
+    return (
+        texts
+        + CHANGE_OVERHEAD_BYTES * len(page.changes)
+        + PAGE_OVERHEAD_BYTES
+        + RUNNING_OVERHEAD_BYTES * len(page.batch.xip)
+    )

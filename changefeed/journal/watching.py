@@ -1,0 +1,307 @@
+"""Which tables are journaled: installs the schema, watches what the settings name, and tends both for ever.
+
+Knows no client. The SQL is that of sql/, which works without the server too.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg2
+
+from changefeed.backoff import backoff
+from changefeed.change.table_names import BadName, Pattern, TableName, parse_pattern, qualified
+from changefeed.journal.journal import VERSION
+from changefeed.postgres.legible import is_shown_only
+from changefeed.postgres.named_queries import load, read_script
+from changefeed.postgres.pool import Database, DatabaseUnavailable, Row, one_line
+from changefeed.postgres.trust import distrust
+
+logger = logging.getLogger("changefeed.watching")
+
+QUERIES = load("server.sql")
+TEND_SECONDS = 10.0
+INSTALL_DEADLINE_SECONDS = 60.0
+
+
+NO_TEXT = "its name has no text in UTF-8, in which clients are told of it; ALTER TABLE … RENAME it first"
+
+
+class NoSuchTable(Exception):
+    """No table has this name; the message says so."""
+
+
+class CannotWatch(Exception):
+    """PostgreSQL refused, or the name is ambiguous; the message says what to do."""
+
+
+class Refused(CannotWatch):
+    """By PostgreSQL or by a function of sql/: the message may name any column, and other tables."""
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """As changefeed.watch() takes them."""
+
+    omit: tuple[str, ...] = ()
+    row_limit: int | None = None
+    strict: bool = False
+    hash: tuple[str, ...] = ()
+
+
+DEFAULT_OPTIONS = WatchOptions()
+
+
+class Watching:
+    """`patterns` are schema.table or schema.*; retention is in seconds and bytes.
+
+    A schema of an older version is upgraded where `may_upgrade`; else the server goes on with it, since servers beside
+    it may be too old to read a newer one.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        patterns: Sequence[str],
+        retention_seconds: float,
+        retention_bytes: int,
+        *,
+        may_upgrade: bool = True,
+    ) -> None:
+        self._may_upgrade = may_upgrade
+        self._is_told_to_upgrade = False
+        self._database = database
+        self._patterns = tuple(patterns)
+        self._retention = {"seconds": retention_seconds, "bytes": retention_bytes}
+        self._complaint = ""
+        self._woken = asyncio.Event()
+        self.refused: dict[str, str] = {}  # of the patterns' tables those that cannot be watched now, and why
+
+    async def start(self) -> None:
+        """Watches what the patterns name. Raises NoSuchTable or CannotWatch, this one only for a table named itself.
+
+        Upgrades an older schema where it may, whatever the patterns are, or says that there is one.
+        """
+        if await self._is_installed():
+            await self._install()
+        for pattern in self._patterns:
+            has_one = await self._watch_pattern(pattern)
+            if _is_of_one_table(pattern):
+                if not has_one:
+                    raise NoSuchTable(
+                        f"--watch {pattern}: the database has no such table; write schema.table as SQL does"
+                    )
+                if reason := self.refused.get(pattern):
+                    raise CannotWatch(reason)
+            elif not has_one:
+                logger.info("--watch %s names no table yet; one that comes is watched", pattern)
+
+    async def named(self, name: str) -> list[TableName]:
+        """The tables that the name, written as schema.table, could mean."""
+        try:
+            meant = [one for one in parse_pattern(name).possible if one.schema and one.table]
+        except BadName:
+            return []
+        names = {"schemas": [one.schema for one in meant], "tables": [one.table for one in meant]}
+        return [TableName(*row) for row in await self._database.fetch(QUERIES["named tables"], names)]
+
+    async def watch(self, name: str, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
+        """Watches the table schema.table; whether that changed anything. Raises NoSuchTable or CannotWatch."""
+        table = await self._only(name)
+        await self._install()
+        with self._refusals(name):
+            rows = await self._database.fetch(
+                QUERIES["watch"],
+                {
+                    **table._asdict(),
+                    "omit": list(options.omit),
+                    "row_limit": options.row_limit,
+                    "strict": options.strict,
+                    "hash": list(options.hash),
+                },
+            )
+        if not rows:
+            raise NoSuchTable(f"the database has no table {name}")
+        return bool(rows[0][0])
+
+    async def unwatch(self, name: str) -> bool:
+        """Ends it; whether the table was watched. Raises NoSuchTable or CannotWatch."""
+        table = await self._only(name)
+        if not await self._is_installed():
+            return False
+        with self._refusals(name):
+            rows = await self._database.fetch(QUERIES["unwatch"], table._asdict())
+        if not rows:
+            raise NoSuchTable(f"the database has no table {name}")
+        return bool(rows[0][0])
+
+    async def options(self, name: str) -> WatchOptions | None:
+        """Those with which it is watched; None where it is not."""
+        table = await self._only(name)
+        if not await self._is_installed():
+            return None
+        for schema, bare, _, omit, row_limit, strict, _, hash_ in await self._database.fetch(QUERIES["watched tables"]):
+            if (schema, bare) == table:
+                return WatchOptions(tuple(omit), row_limit, strict, tuple(hash_))
+        return None
+
+    async def not_watched(self) -> dict[TableName, str]:
+        """The tables that the patterns name and that are not watched, each with why, as far as this process knows."""
+        found = [row for pattern in self._patterns for row in await self._tables_of(pattern)]
+        return {
+            TableName(schema, table): self.refused.get(qualified(schema, table), "it will be, or the log says why not")
+            for schema, table, is_watched in found
+            if not is_watched
+        }
+
+    async def has_plain_triggers(self) -> bool:
+        """Whether a trigger that is not ours notifies. Asks until PostgreSQL answers; what it refuses counts as yes."""
+        delays = backoff()
+        while True:
+            try:
+                [(has_plain,)] = await self._database.fetch(QUERIES["has plain triggers"])
+                return bool(has_plain)
+            except DatabaseUnavailable:
+                await asyncio.sleep(next(delays))
+            except psycopg2.Error:
+                return True
+
+    def tend_now(self) -> None:
+        """The schema is another: there may be partitions or tables to watch."""
+        self._woken.set()
+
+    async def tend(self) -> None:
+        """Retention, new partitions, new tables of a pattern: again and again until cancelled."""
+        while True:
+            self._woken.clear()
+            try:
+                await self._tend_once()
+                self._complaint = ""
+            except (DatabaseUnavailable, psycopg2.Error, CannotWatch) as error:
+                if self._complaint != (complaint := one_line(error)):
+                    self._complaint = complaint
+                    logger.warning("the journal is not tended: %s", complaint)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TEND_SECONDS):
+                    await self._woken.wait()
+
+    async def _tend_once(self) -> None:
+        if await self._is_installed():
+            for (table,) in await self._database.fetch(QUERIES["refresh"]):
+                logger.info("the triggers of %s were brought up to date", table)
+            for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
+                logger.info("retention emptied partition %d of the journal", number)
+        for pattern in self._patterns:
+            await self._watch_pattern(pattern)
+
+    async def _watch_pattern(self, pattern: str) -> bool:
+        """Whether there is such a table. One that is watched keeps its options, such as what it leaves out.
+
+        One that cannot be watched keeps no other from it.
+        """
+        found = await self._tables_of(pattern)
+        if found:
+            await self._install()
+        for schema, table, is_watched in found:
+            name = qualified(schema, table)
+            try:
+                if is_shown_only(schema, table):
+                    raise CannotWatch(f"{name}: {NO_TEXT}")
+                if not is_watched and await self.watch(name):
+                    logger.info("watching %s", name)
+                self.refused.pop(name, None)
+            except NoSuchTable:  # it was dropped meanwhile
+                self.refused.pop(name, None)
+            except CannotWatch as error:
+                if name not in self.refused:
+                    logger.warning("not watched: %s", error)
+                self.refused[name] = str(error)
+        return bool(found)
+
+    async def _tables_of(self, pattern: str) -> list[Row]:
+        """Schema, name, and whether it is watched, of each."""
+        return [row for one in parse_pattern(pattern).possible for row in await self._tables_like(one)]
+
+    async def _tables_like(self, pattern: Pattern) -> list[Row]:
+        return await self._database.fetch(QUERIES["tables like"], pattern._asdict()) if pattern.schema else []
+
+    async def _only(self, name: str) -> TableName:
+        """The table that is meant. Raises NoSuchTable, or CannotWatch where the name could mean several."""
+        found = await self.named(name)
+        if not found and await self._is_shown_only(name):
+            raise CannotWatch(f"{name}: {NO_TEXT}")
+        if not found:
+            raise NoSuchTable(f"the database has no table {name}")
+        if len(found) > 1:
+            ways = " or ".join(qualified(str(schema), table) for schema, table in found)
+            raise CannotWatch(f"{name} could mean several tables; write {ways}")
+        return found[0]
+
+    async def _is_shown_only(self, name: str) -> bool:
+        """Whether it is what /api/tables shows of a table whose name is no text."""
+        with contextlib.suppress(BadName):
+            for one in parse_pattern(name).possible:
+                for schema, table, _ in await self._tables_like(Pattern(one.schema, None)):
+                    if is_shown_only(schema, table) and (schema, table) == one:
+                        return True
+        return False
+
+    async def _is_installed(self) -> bool:
+        [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
+        if has_journal and (reason := await distrust(self._database)):
+            raise CannotWatch(reason)
+        return bool(has_journal)
+
+    async def _install(self) -> None:
+        version = await self._version()
+        if version is not None and version >= VERSION:
+            return
+        if version and not self._may_upgrade:
+            if not self._is_told_to_upgrade:
+                self._is_told_to_upgrade = True
+                logger.warning(
+                    "the schema changefeed is of version %d, this server brings %d: once no older server is left, run "
+                    "psql -f sql/install.sql, or start with --upgrade-schema",
+                    version,
+                    VERSION,
+                )
+            return
+        try:
+            await self._database.fetch(read_script("install.sql"), deadline_seconds=INSTALL_DEADLINE_SECONDS)
+        except psycopg2.errors.InsufficientPrivilege as error:
+            raise CannotWatch(
+                f"the schema changefeed cannot be installed ({one_line(error)}); let the database's owner run "
+                "psql -f sql/install.sql once"
+            ) from None
+        if version:
+            logger.info("upgraded the schema changefeed from version %d to %d", version, VERSION)
+        else:
+            logger.info("installed the schema changefeed")
+
+    async def _version(self) -> int | None:
+        """Of the schema that is installed; None where none is, 0 where its table meta is empty."""
+        if not await self._is_installed():
+            return None
+        rows = await self._database.fetch(QUERIES["schema version"])
+        return int(rows[0][0]) if rows else 0
+
+    @contextlib.contextmanager
+    def _refusals(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except psycopg2.errors.LockNotAvailable:
+            raise CannotWatch(f"{name} is locked by another transaction; try again when that is done") from None
+        except psycopg2.Error as error:
+            raise Refused(f"{name}: {_without_context(error)}") from None
+
+
+def _is_of_one_table(pattern: str) -> bool:
+    return all(one.table is not None for one in parse_pattern(pattern).meant)
+
+
+def _without_context(error: psycopg2.Error) -> str:
+    """PostgreSQL's message and hint, without the lines on where in a function it was."""
+    primary, hint = error.diag.message_primary, error.diag.message_hint
+    return " ".join(filter(None, (primary, hint))) or one_line(error)

@@ -1,0 +1,292 @@
+"""A conninfo string in, notifications out, for ever. Knows no change, client or table.
+
+One psycopg2 connection does nothing but LISTEN; the IOLoop watches its descriptor. Being connected and hearing are
+two facts: a half-open connection and a transaction pooler both accept LISTEN and deliver nothing. So the listener
+proves that it hears with a canary, a notification to itself that travels through PostgreSQL and has a deadline. It is
+LISTENING only from the first canary on, and connects anew, for ever, when one does not come back.
+"""
+
+import asyncio
+import enum
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import Notify, connection
+from tornado.ioloop import IOLoop
+
+from changefeed.backoff import backoff
+from changefeed.postgres.canary import Canary, Deaf
+from changefeed.postgres.connection import CannotConnect, open_connection, wait_until_done
+from changefeed.postgres.pool import one_line
+from changefeed.postgres.raw_channels import ChannelRefused, RawChannels
+
+logger = logging.getLogger("changefeed.listener")
+
+CONNECT_DEADLINE_SECONDS = 5.0
+# A lost connection is noticed at the latest after one interval and one deadline of the canary: 8 s.
+CANARY_INTERVAL_SECONDS = 4.0
+# How many notifications one turn of the loop hands on, so that a burst does not keep the sockets waiting.
+DRAIN_LIMIT = 2_000
+
+
+class ListenerState(enum.StrEnum):
+    CONNECTING = "connecting"  # never heard anything yet
+    LISTENING = "listening"  # the last canary came back
+    LOST = "lost"  # it did, and does not any more
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A time in which notifications may have been missed, and why."""
+
+    since: datetime
+    until: datetime
+    reason: str
+
+
+class ListenerLost(Exception):
+    """The connection is gone or deaf; the message says how that was noticed."""
+
+
+class Listener:
+    """Listens to `channels` until it is cancelled.
+
+    on_payloads(payloads_by_channel) is called with what one turn of the loop brought, of each channel in the order of
+    PostgreSQL; on_listening() when it begins to listen, for the first time or again; on_state() after each change of
+    `state` or `reason`; on_reached() when PostgreSQL answers again after a connection was lost or could not be had;
+    on_outage(outage) when it listens again after it was lost.
+    `send` runs a NOTIFY through the pool: send(channel, payload). `raw_channels` are those that clients want beside.
+    backpressure() gives what to wait for before more is taken, None if all keep up; PostgreSQL keeps the rest.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        channels: Sequence[str],
+        *,
+        send: Callable[[str, str], Awaitable[Any]],
+        on_payloads: Callable[[dict[str, list[str]]], None],
+        on_listening: Callable[[], None] = lambda: None,
+        on_state: Callable[[], None] = lambda: None,
+        on_reached: Callable[[], None] = lambda: None,
+        on_outage: Callable[[Outage], None] = lambda outage: None,
+        backpressure: Callable[[], Coroutine[Any, Any, None] | None] = lambda: None,
+    ) -> None:
+        self.state = ListenerState.CONNECTING
+        self.since = datetime.now(UTC)
+        self.reason: str | None = None
+        self.is_hopeless = False  # whether `reason` is one that trying again does not cure
+        self.reconnects = 0
+        self._lost_reason = ""
+        self._conninfo = conninfo
+        self._channels = tuple(channels)
+        self.raw_channels = RawChannels(channels)
+        self.canary = Canary(send)
+        self._executing = asyncio.Lock()
+        self._answering: asyncio.Future[None] | None = None  # of the statement that runs on the connection that listens
+        self._on_payloads = on_payloads
+        self._on_listening = on_listening
+        self._on_state = on_state
+        self._on_reached = on_reached
+        self._on_outage = on_outage
+        self._backpressure = backpressure
+        self._resting: asyncio.Task[None] | None = None
+        self._told_canary_error: str | None = None
+        self._heard_at = 0.0  # monotonic
+        self._heard_time = self.since
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is committed now would be heard: listening, and the last canary is fresh."""
+        fresh = time.monotonic() - self._heard_at <= CANARY_INTERVAL_SECONDS + self.canary.deadline_seconds
+        return self.state is ListenerState.LISTENING and fresh
+
+    @property
+    def not_ready_reason(self) -> str:
+        return self.reason or self.canary.error or "the first LISTEN is under way"
+
+    async def run(self) -> None:
+        """Listens and reconnects until cancelled."""
+        delays = backoff()
+        while True:
+            try:
+                await self._connect_and_hear()
+            except (psycopg2.Error, ListenerLost, Deaf) as error:
+                if self.state is ListenerState.LISTENING:
+                    delays = backoff()
+                self.is_hopeless = isinstance(error, CannotConnect) and error.is_hopeless
+                self._lost(one_line(error))
+            await asyncio.sleep(next(delays))
+
+    async def _connect_and_hear(self) -> None:
+        hearing = await open_connection(self._conninfo, CONNECT_DEADLINE_SECONDS)
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            await self._listen(hearing)
+            if self.reconnects:
+                self._on_reached()  # before the first canary, which the pool is to send
+            # A duplicate: libpq closes its own in the middle of poll() when the connection fails, and uvloop loses the
+            # events of whatever gets the number next.
+            self._descriptor = os.dup(hearing.fileno())
+            try:
+                self._watch(hearing, lost)
+                await self._prove_hearing(hearing, lost)
+            finally:
+                if self._resting:
+                    self._resting.cancel()
+                IOLoop.current().remove_handler(self._descriptor)
+                os.close(self._descriptor)
+        finally:
+            hearing.close()
+
+    async def _listen(self, hearing: connection) -> None:
+        statement = sql.SQL("; ").join(
+            sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in (*self._channels, self.canary.channel)
+        )
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
+                with hearing.cursor() as db_cursor:
+                    db_cursor.execute(statement)
+                    await wait_until_done(hearing)
+        except TimeoutError:
+            raise ListenerLost(f"LISTEN was not answered within {CONNECT_DEADLINE_SECONDS:g} s") from None
+
+    def _watch(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+        IOLoop.current().add_handler(self._descriptor, lambda *_: self._drain(hearing, lost), IOLoop.READ)
+        self._drain(hearing, lost)  # what is in libpq's memory already makes the descriptor no more readable
+
+    async def _watch_after(
+        self, rest: Coroutine[Any, Any, None], hearing: connection, lost: "asyncio.Future[None]"
+    ) -> None:
+        await rest
+        self._resting = None
+        if not lost.done():
+            self._watch(hearing, lost)
+
+    def _drain(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+        """Takes what has arrived. Over TLS one poll() may bring one of many, so it polls until it brings nothing."""
+        if lost.done() or self._resting:
+            return
+        notifications: list[Notify] = hearing.notifies
+        try:
+            while True:
+                before = (len(notifications), hearing.isexecuting())
+                self._poll(hearing)
+                # What came with the answer to a statement is in libpq's memory until it is polled once more.
+                if (len(notifications), hearing.isexecuting()) == before:
+                    break
+                if len(notifications) >= DRAIN_LIMIT:
+                    # The rest may be in libpq's memory, where the descriptor does not show it.
+                    IOLoop.current().add_callback(self._drain, hearing, lost)
+                    break
+        except psycopg2.Error as error:
+            lost.set_exception(ListenerLost(one_line(error)))
+        arrived = notifications[:]
+        notifications.clear()
+        self._hand_on(arrived)
+        if arrived and not lost.done() and (rest := self._backpressure()):
+            IOLoop.current().remove_handler(self._descriptor)
+            self._resting = asyncio.create_task(self._watch_after(rest, hearing, lost))
+
+    def _poll(self, hearing: connection) -> None:
+        """Also takes the answer to the statement that runs, which may be that PostgreSQL refuses it."""
+        try:
+            hearing.poll()
+        except psycopg2.Error as error:
+            if hearing.closed or not error.pgcode or self._answering is None or self._answering.done():
+                raise
+            self._answering.set_exception(ChannelRefused(one_line(error)))
+        if self._answering and not self._answering.done() and not hearing.isexecuting():
+            self._answering.set_result(None)
+
+    def _hand_on(self, arrived: Iterable[Notify]) -> None:
+        payloads: dict[str, list[str]] = {}
+        for notification in arrived:
+            payloads.setdefault(notification.channel, []).append(notification.payload)
+        if payloads:
+            self.canary.note_arrival()
+        for payload in payloads.pop(self.canary.channel, ()):
+            self.canary.hear(payload)
+        if payloads:
+            self._on_payloads(payloads)
+
+    async def _prove_hearing(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+        """Sends canaries until one stays away or the connection breaks. Raises ListenerLost or Deaf."""
+        delays = backoff()
+        keeping: asyncio.Task[None] | None = None
+        self._executing = asyncio.Lock()
+        try:
+            while True:
+                if await self.canary.fly(lambda statement: self._execute(hearing, statement), lost):
+                    self._heard()
+                    delays, pause_seconds = backoff(), CANARY_INTERVAL_SECONDS
+                    keeping = keeping or asyncio.create_task(self._keep_raw_channels(hearing, lost))
+                else:
+                    self._tell_canary_error()
+                    pause_seconds = next(delays)
+                await asyncio.wait({lost}, timeout=pause_seconds)
+                if lost.done():
+                    lost.result()
+        finally:
+            self.canary.forget()
+            if keeping:
+                keeping.cancel()
+
+    async def _execute(self, hearing: connection, statement: sql.Composable) -> None:
+        """On the connection that listens: _drain takes its answer as it takes the notifications."""
+        async with self._executing:
+            self._answering = asyncio.get_running_loop().create_future()
+            db_cursor = hearing.cursor()  # psycopg2 wants it to live as long as the statement
+            db_cursor.execute(statement)
+            async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
+                await self._answering
+
+    async def _keep_raw_channels(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+        try:
+            await self.raw_channels.keep(lambda statement: self._execute(hearing, statement))
+        except (psycopg2.Error, TimeoutError) as error:
+            if not lost.done():
+                lost.set_exception(ListenerLost(f"LISTEN was not answered: {one_line(error)}"))
+
+    def _tell_canary_error(self) -> None:
+        if self._told_canary_error != self.canary.error:
+            self._told_canary_error = self.canary.error
+            logger.warning("%s", self.canary.error)
+
+    def _heard(self) -> None:
+        previous, self._heard_at, self._heard_time = self._heard_time, time.monotonic(), datetime.now(UTC)
+        self._told_canary_error = None
+        if self.state is ListenerState.LISTENING:
+            return
+        outage = Outage(previous, self._heard_time, self._lost_reason) if self.state is ListenerState.LOST else None
+        self._enter(ListenerState.LISTENING, None)
+        logger.info("listening on %s", ", ".join(self._channels))
+        if outage:
+            self._on_outage(outage)
+
+    def _lost(self, reason: str) -> None:
+        if self.state is ListenerState.LISTENING:
+            self._lost_reason = reason
+            self._enter(ListenerState.LOST, reason)
+            logger.warning("lost the LISTEN connection: %s; connecting again until it is back", reason)
+        elif self.reason != reason:
+            # Still not there. Said once for each reason, not for each try.
+            self._enter(self.state, reason)
+            if self.state is ListenerState.LOST:
+                logger.warning("still lost: %s", reason)
+        self.reconnects += 1
+
+    def _enter(self, state: ListenerState, reason: str | None) -> None:
+        if state is not self.state:
+            self.state, self.since = state, datetime.now(UTC)
+            if state is ListenerState.LISTENING:
+                self._on_listening()
+        self.reason = reason
+        self._on_state()

@@ -1,0 +1,299 @@
+"""The road for every query the server makes while it serves: SQL in, rows out, through a momoko pool.
+
+Every query has a deadline, so that a half-open connection delays and never hangs its caller. Knows no table.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import momoko
+import psycopg2
+from momoko.connection import Connection, ConnectionContainer
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+from psycopg2.extensions import connection as Psycopg
+from tornado.ioloop import IOLoop
+
+from changefeed.postgres.connection import open_connection, settings_for_each
+from changefeed.postgres.legible import fetched, is_illegible, rows_of, showing
+
+logger = logging.getLogger("changefeed.database")
+
+CONNECT_DEADLINE_SECONDS = 5.0
+QUERY_DEADLINE_SECONDS = 30.0
+
+Row = tuple[Any, ...]
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class DatabaseUnavailable(Exception):
+    """The database did not answer; the message says what was tried. `is_late`: not before the deadline."""
+
+    is_late = False
+
+
+class DeadlinePassed(DatabaseUnavailable):
+    """It did not answer in time."""
+
+    is_late = True
+
+
+class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
+    """momoko's connection, opened in our way; see changefeed.connection for what momoko's own connect lacks."""
+
+    pool: "_Pool"
+    answering: "asyncio.Future[Any] | None" = None  # of the query that was executed last
+    _begin_anew: "asyncio.Future[None] | None" = None  # of the opening that is under way
+    _before_each = ""  # what each statement begins with
+
+    def execute(self, operation: str, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+        answering: asyncio.Future[Any] = super().execute(self._before_each + operation, *args, **kwargs)
+        self.answering = answering
+        return answering
+
+    def connect(self) -> "asyncio.Future[_Connection]":
+        return asyncio.ensure_future(self._connect())
+
+    async def _connect(self) -> "_Connection":
+        self.connection = None  # which is how momoko says closed
+        try:
+            while self.connection is None:
+                self.connection = await self._open()
+        except psycopg2.Error as error:
+            # momoko only says that no connection could be had; the reason is kept for whoever asks.
+            self.pool.connect_error = one_line(error)
+            raise
+        self.fileno = self.connection.fileno()
+        self.server_version = self.connection.server_version
+        return self
+
+    async def _open(self) -> Any:
+        """None where it is to begin anew."""
+        opening = asyncio.ensure_future(self._opened())
+        self._begin_anew = asyncio.get_running_loop().create_future()
+        try:
+            waiting: set[asyncio.Future[Any]] = {opening, self._begin_anew}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            return opening.result() if opening.done() else None
+        finally:
+            self._begin_anew = None
+            opening.cancel()
+
+    async def _opened(self) -> Psycopg:
+        opened = await open_connection(self.dsn, CONNECT_DEADLINE_SECONDS)
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
+                self._before_each = await settings_for_each(opened)
+        except TimeoutError:
+            opened.close()
+            raise psycopg2.OperationalError("PostgreSQL let us in and then did not answer") from None
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def renew(self) -> None:
+        """It may be half open, or its opening may have begun with a network that did not answer."""
+        if self._begin_anew is None:
+            self.abandon("the connection is taken for dead")
+        elif not self._begin_anew.done():
+            self._begin_anew.set_result(None)
+
+    def _io_callback(self, future: "asyncio.Future[Any]", result: Any, fd: Any = None, events: Any = None) -> None:
+        """As momoko's, but the descriptor leaves the IOLoop before each poll().
+
+        libpq closes it in there when the connection fails, and uvloop loses events of whatever gets the number next.
+        """
+        self.ioloop.remove_handler(self.fileno)
+        try:
+            state = cast(Any, self.connection).poll()
+        except (psycopg2.Warning, psycopg2.Error) as error:
+            future.set_exception(error)
+            return
+        if state == POLL_OK:
+            future.set_result(result)
+        else:
+            event = {POLL_READ: IOLoop.READ, POLL_WRITE: IOLoop.WRITE}[state]
+            self.ioloop.add_handler(self.fileno, partial(self._io_callback, future, result), event)
+
+    def abandon(self, why: str) -> None:
+        """Closes it, perhaps in the middle of a query, which then fails with psycopg2.OperationalError."""
+        if self.answering and not self.answering.done():
+            self.ioloop.remove_handler(self.fileno)  # before its number is another's
+            self.answering.set_exception(psycopg2.OperationalError(why))
+            self.answering.exception()  # if nobody waits for it any more, that is no mistake
+        self.close()
+
+
+class _Connections(ConnectionContainer):  # type: ignore[misc]
+    def add_dead(self, connection: _Connection) -> None:
+        """momoko would refuse who waits as soon as one more connection cannot be had, though others come back."""
+        self.pending.discard(connection)
+        self.dead.add(connection)
+        if self.all_dead:
+            self.abort_waiting_queue(momoko.Pool.DatabaseNotAvailable())
+
+
+class _Pool(momoko.Pool):  # type: ignore[misc]
+    connect_error = "never tried"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conns = _Connections()
+
+    def putconn(self, connection: _Connection) -> None:
+        if self.closed:
+            return  # momoko has forgotten it, and would take that for a mistake
+        if connection.closed and self.conns.waiting_queue:
+            # momoko would leave it closed until the next query, and refuse who waits when it was the last.
+            self.conns.busy.remove(connection)
+            self._connect_one(connection)
+        else:
+            super().putconn(connection)
+
+    def _new_connection(self) -> Any:
+        made = _Connection(self.dsn, ioloop=self.ioloop, setsession=self.setsession)
+        made.pool = self
+        return self._connect_one(made)
+
+
+_Execute = Callable[[_Connection, str, Parameters], Awaitable[list[Row]]]
+
+
+class Database:
+    """A momoko pool of up to `size` connections, opened as they are needed and reopened when PostgreSQL was away."""
+
+    def __init__(self, conninfo: str, size: int = 4) -> None:
+        self._pool = _Pool(
+            conninfo, size=1, max_size=size, ioloop=IOLoop.current(), raise_connect_errors=False, reconnect_interval=0
+        )
+        self._connecting: asyncio.Future[Any] | None = None
+
+    async def fetch(
+        self,
+        query: str,
+        parameters: Parameters = (),
+        deadline_seconds: float = QUERY_DEADLINE_SECONDS,
+        *,
+        with_stand_ins: bool = True,
+    ) -> list[Row]:
+        """The rows of one statement ([] where it gives none).
+
+        A connection found dead is reopened and the statement run once more, so statements must bear being run twice.
+        So is one with a text in its rows that has none in UTF-8, which then arrives as a StandIn; or that fails.
+        Raises DatabaseUnavailable, or psycopg2.Error for what PostgreSQL says about the statement itself.
+        """
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                try:
+                    return await self._fetch(self._execute, query, parameters)
+                except psycopg2.Error as error:
+                    if not with_stand_ins or not is_illegible(error):
+                        raise
+                    return await self._fetch(self._show, query, parameters)
+        except TimeoutError:
+            raise DeadlinePassed(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
+        except momoko.Pool.DatabaseNotAvailable:
+            raise DatabaseUnavailable(self._pool.connect_error) from None
+        except psycopg2.Error as error:
+            if not _is_of_connection(error):
+                raise
+            raise DatabaseUnavailable(one_line(error)) from error
+
+    async def _fetch(self, execute: "_Execute", query: str, parameters: Parameters) -> list[Row]:
+        if self._connecting is None:
+            self._connecting = self._pool.connect()
+        # Shielded: the future is everybody's, a deadline cancels only the waiting.
+        await asyncio.shield(self._connecting)
+        if self._pool.closed:
+            raise DatabaseUnavailable("the server ends")
+        connection = await self._acquire()
+        try:
+            try:
+                return await execute(connection, query, parameters)
+            except psycopg2.Error as error:
+                if self._pool.closed or not (connection.closed and _is_of_connection(error)):
+                    raise
+                await connection.connect()
+                return await execute(connection, query, parameters)
+        finally:
+            self._pool.putconn(connection)
+
+    async def _acquire(self) -> _Connection:
+        getting: asyncio.Future[_Connection] = self._pool.getconn(ping=False)
+        try:
+            return await asyncio.shield(getting)
+        except asyncio.CancelledError:
+            # The deadline passed in the queue: what comes out of it for us goes straight back.
+            getting.add_done_callback(self._return_unused)
+            raise
+
+    def _return_unused(self, getting: "asyncio.Future[_Connection]") -> None:
+        if not getting.cancelled() and getting.exception() is None:
+            self._pool.putconn(getting.result())
+
+    @staticmethod
+    async def _execute(connection: _Connection, query: str, parameters: Parameters) -> list[Row]:
+        answering = connection.execute(query, parameters)
+        try:
+            db_cursor = await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            if not answering.done():
+                connection.abandon("the deadline passed")
+            raise
+        return fetched(db_cursor) if db_cursor.description else []
+
+    @classmethod
+    async def _show(cls, connection: _Connection, query: str, parameters: Parameters) -> list[Row]:
+        """What is no text in UTF-8 as a StandIn."""
+        opened = cast(Psycopg, connection.connection)
+        with opened.cursor() as db_cursor:
+            whole = db_cursor.mogrify(query, parameters or None).decode()
+        [(answer,)] = await cls._execute(connection, showing(whole), ())
+        return rows_of(answer, str(opened.get_parameter_status("server_encoding")))
+
+    def renew(self) -> None:
+        """Opens every connection anew: they may be half open. What runs on one is run once more, on the new one."""
+        conns = self._pool.conns
+        for connection in (*conns.free, *conns.busy, *conns.pending):
+            connection.renew()
+
+    def close(self) -> None:
+        """Ends every connection, and what runs on it."""
+        for connection in self._pool.conns.busy:
+            # momoko leaves the descriptor in the IOLoop, and libuv aborts a process that is to watch a closed one.
+            connection.abandon("the server ends")
+        self._pool.close()
+
+
+def _is_of_connection(error: psycopg2.Error) -> bool:
+    """Whether the connection is at fault, or a server that stops (SQLSTATE 08… and 57P…), and not the statement."""
+    if error.pgcode:
+        return error.pgcode.startswith(("08", "57P"))
+    # A plain DatabaseError is how psycopg2 says that libpq told it of no SQLSTATE.
+    return (
+        isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or type(error) is psycopg2.DatabaseError
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """A driver's message as one line that reads well, hints kept; not its details, which may show a row."""
+    text = _MARKER_LINE.sub("", _without_detail(error)).strip()
+    text = _NEW_SENTENCE.sub(r"\1. ", _NEW_PART.sub(r"\1; ", text))
+    return " ".join(text.split()).removesuffix(".") or type(error).__name__
+
+
+def _without_detail(error: BaseException) -> str:
+    if isinstance(error, psycopg2.Error) and (primary := error.diag.message_primary):
+        hint = error.diag.message_hint
+        return f"{primary}\nHINT:  {hint}" if hint else primary
+    return str(error)
+
+
+# How libpq breaks lines: what goes on is indented, and a sentence or a field such as HINT begins with a capital letter.
+_MARKER_LINE = re.compile(r"^\s*\^$\n?", re.MULTILINE)
+_NEW_SENTENCE = re.compile(r"([^\s.?!:;,])\s*\n\s*(?=[A-Z])")
+_NEW_PART = re.compile(r"([^\s.?!:;,])\s*\n(?=[^\sA-Z])")

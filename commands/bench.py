@@ -1,0 +1,273 @@
+"""Settings in, figures of the user's own machine and PostgreSQL out: `python server.py bench` (docs/benchmarks.md).
+
+It works in a database of its own on that PostgreSQL, which it makes and drops again, however it ends but by kill -9. So
+no table of the user's is touched, no journal of theirs is filled, and no server of theirs hears of it: NOTIFY and
+triggers stay within a database.
+"""
+
+import argparse
+import contextlib
+import datetime
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg2
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from benchmarks.catch_up import catch_up
+from benchmarks.crowd import CouldNot, raise_file_limit
+from benchmarks.database import Database, database
+from benchmarks.publisher import Source
+from benchmarks.scenarios import CPU, P50, P99, RATE, Ground, burst, paced
+from benchmarks.servers import ROOT, Server
+from benchmarks.writer import bulk, prepare, runner, singles
+from changefeed.postgres.connection import complete, display_name
+from changefeed.postgres.pool import one_line
+from changefeed.printable import printable
+from settings.sources import load
+from settings.table import Settings, SettingsError
+
+NAME = "changefeed_bench"
+PACES = (100, 1_000)  # changes a second
+# What is done in a second, or written in it, whatever the machine.
+BULK_ROWS, SINGLES, CATCH_UP_ROWS = 10_000, 500, 50_000
+ROUNDS = 3
+CLOCK_LOOKS = 20
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Refused(Exception):
+    """The benchmark cannot be run there; the message is one line that says why and what to do."""
+
+
+class OwnDatabase(Database):
+    """As the user's PostgreSQL is: its settings stay, and no checkpoint is asked for, which takes rights."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        libpqs = {name: value for name, value in os.environ.items() if name.startswith("PG") or name == "HOME"}
+        return {**libpqs, "DATABASE_URL": self.conninfo}
+
+    def empty(self) -> None:
+        self.execute("TRUNCATE orders")
+        self.execute("TRUNCATE changefeed.journal")
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> int:
+    """0 when it has measured, 1 when it was ended before, 2 where it is refused. Raises SettingsError."""
+    options, rest = _parser().parse_known_args(argv)
+    settings = load(rest, environ, dotenv_path)
+    for number in ENDINGS:
+        signal.signal(number, _end)
+    raise_file_limit(options.clients)
+    try:
+        with _ground(settings, options.seconds) as ground:
+            print(_table(ground, settings, options.clients))
+    except Refused as error:
+        print(f"server.py bench: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except psycopg2.Error as error:
+        print(f"server.py bench: PostgreSQL says: {printable(one_line(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("server.py bench: ended before it was done", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _end(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see python server.py bench --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python server.py bench",
+        description=f"Measures the server on this machine with your PostgreSQL, in a database {NAME} of its own, which "
+        "it makes and drops again; without --database-url with a PostgreSQL of its own.",
+        epilog="Beside these it takes the server's settings, flags, environment and .env, and measures with the "
+        "--database-url, --processes and --outbox-limit-bytes of them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--seconds", type=_between(0.001, 3600, float), default=2.0, help="how long a burst takes at least (default: 2)"
+    )
+    parser.add_argument(
+        "--clients", type=_between(1, 50_000, int), default=100, help="how many sockets are sent to (default: 100)"
+    )
+    return parser
+
+
+def _between(least: float, most: int, kind: type[float] | type[int]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if least <= (number := kind(text)) <= most:
+                return number
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {least:g} to {most}")
+
+    return parse
+
+
+@contextlib.contextmanager
+def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
+    """Raises Refused."""
+    if settings.database_url is None:
+        print("bench: measures with a PostgreSQL of its own, which ends with it", file=sys.stderr)
+        with database() as opened:
+            yield Ground(opened, seconds)
+        return
+    conninfo = complete(settings.database_url)
+    where = display_name(conninfo)
+    print(
+        f"bench: makes the database {NAME} beside {where}, writes and reads some hundred thousand rows in it, as fast "
+        "as that goes, and drops it again. No other database is touched, but all share the machine: not in its rush "
+        "hour",
+        file=sys.stderr,
+    )
+    try:
+        maker: Any = psycopg2.connect(conninfo)
+    except psycopg2.Error as error:
+        raise Refused(f"cannot reach {where}: {one_line(error)}; correct --database-url") from None
+    maker.autocommit = True
+    with contextlib.closing(maker), contextlib.ExitStack() as stack:
+        with _held(ENDINGS):  # a Ctrl-C while it is made comes when it is known how to take it away
+            _make_database(maker)
+            stack.callback(_drop_database, maker, conninfo)
+        options = f"{parse_dsn(conninfo).get('options', '')} -c search_path=public".strip()
+        opened = OwnDatabase(str(make_dsn(conninfo, dbname=NAME, options=options)))
+        stack.callback(opened.close)
+        opened.prepare()
+        yield Ground(opened, seconds)
+
+
+@contextlib.contextmanager
+def _held(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """A signal that comes in the block is delivered after it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def _make_database(maker: Any) -> None:
+    try:
+        with maker.cursor() as db_cursor:
+            db_cursor.execute(f"CREATE DATABASE {NAME} TEMPLATE template0")
+    except psycopg2.errors.DuplicateDatabase:
+        raise Refused(
+            f"there is a database {NAME}: another bench runs, or was killed; if it is nobody's, DROP DATABASE {NAME};"
+        ) from None
+    except psycopg2.errors.InsufficientPrivilege:
+        role = maker.info.user
+        raise Refused(
+            f'{role} may not make a database for it; as one who may, ALTER ROLE "{role}" CREATEDB; or name another '
+            "role in --database-url"
+        ) from None
+    except psycopg2.Error as error:
+        raise Refused(f"cannot make the database {NAME}: {one_line(error)}") from None
+
+
+def _drop_database(maker: Any, conninfo: str) -> None:
+    """Also where the connection that made it is gone."""
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)  # it is being taken away already
+    drop = f"DROP DATABASE {NAME} WITH (FORCE)"
+    try:
+        if maker.closed or not _runs(maker, drop):
+            with contextlib.closing(psycopg2.connect(conninfo)) as another:
+                another.autocommit = True
+                with another.cursor() as db_cursor:
+                    db_cursor.execute(drop)
+    except psycopg2.Error as error:
+        print(
+            f"server.py bench: it is left behind: DROP DATABASE {NAME}; ({printable(one_line(error))})", file=sys.stderr
+        )
+
+
+def _runs(connection: Any, statement: str) -> bool:
+    try:
+        with connection.cursor() as db_cursor:
+            db_cursor.execute(statement)
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def _table(ground: Ground, settings: Settings, clients: int) -> str:
+    flags = ["--processes", str(settings.processes), "--outbox-limit-bytes", str(settings.outbox_limit_bytes)]
+    flags += ["--clients-per-second-per-address", "0"]  # all of them come from one
+    command = (sys.executable, str(ROOT / "server.py"), *flags, "--port")
+    server = Server("ours", command, Source.JOURNAL)
+    to = f"to {clients:,} client{'s' if clients > 1 else ''}"
+    lines = [
+        f"| {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {platform.system()} {platform.machine()},"
+        f" {os.cpu_count()} cores, Python {platform.python_version()}, PostgreSQL {ground.database.version} | |",
+        "|---|---|",
+    ]
+
+    def row(label: str, measure: Callable[[], str]) -> None:
+        print(f"bench: {label}", file=sys.stderr, flush=True)
+        try:
+            lines.append(f"| {label} | {measure()} |")
+        except CouldNot as reason:
+            lines.append(f"| {label} | {reason} |")
+
+    def delays(per_second: int) -> str:
+        figures, _ = paced(ground, server, per_second, clients)
+        ahead_ms = _database_ahead_seconds(ground.database) * 1e3
+        return f"{figures[P50] + ahead_ms:.1f}, {figures[P99] + ahead_ms:.1f} ms"
+
+    def deliveries() -> str:
+        figures = burst(ground, server, ["/ws"] * clients)
+        return f"{RATE.show(figures[RATE])}, {CPU.show(figures[CPU])}"
+
+    for pace in PACES:
+        row(f"{pace:,} changes/s {to}, from the statement to the socket: p50, p99", partial(delays, pace))
+    row(f"a burst {to}: deliveries/s, CPU seconds per million of them", deliveries)
+    with contextlib.closing(psycopg2.connect(ground.database.conninfo)) as connection:
+        connection.autocommit = True
+        run = runner(connection)
+        prepare(run)
+        rows = max(1, round(BULK_ROWS * ground.seconds))
+        print("bench: what the journal costs a writer", file=sys.stderr, flush=True)
+        lines.append(
+            "| **what the journal costs a writer** | no trigger, the original's, the journal's (to the original's) |"
+        )
+        for action, medians in bulk(run, rows, ROUNDS).items():
+            lines.append(f"| {action} of {rows:,} rows | {_cost([1e3 * seconds for seconds in medians], 'ms')} |")
+        for action, medians in singles(run, max(1, round(SINGLES * ground.seconds)), ROUNDS).items():
+            lines.append(f"| {action} in a transaction of its own | {_cost(medians, 'µs')} |")
+        changes = max(1, round(CATCH_UP_ROWS * ground.seconds))
+        row(
+            f"catch-up of {changes:,} changes from the journal: changes/s",
+            lambda: f"{catch_up(server, ground.database.environment, run, changes).per_second:,.0f}",
+        )
+    return "\n".join(lines)
+
+
+def _cost(medians: Sequence[float], unit: str) -> str:
+    none, original, journal = medians
+    return f"{none:.0f}, {original:.0f}, {journal:.0f} {unit} ({journal / original:.2f})"
+
+
+def _database_ahead_seconds(opened: Database) -> float:
+    """How far the clock that stamps the statements is ahead of the one here: by the quickest of a few looks."""
+    looks = []
+    for _ in range(CLOCK_LOOKS):
+        asked_at = time.time()
+        [(told,)] = opened.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+        answered_at = time.time()
+        looks.append((answered_at - asked_at, told - (asked_at + answered_at) / 2))
+    return float(min(looks)[1])

@@ -1,0 +1,495 @@
+"""Settings in, findings out: what in the database, or on this machine, keeps the change feed from working well.
+
+`python server.py doctor` prints one line for each, with the command that mends it. It only looks, and changes nothing.
+"""
+
+import contextlib
+import select
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection, make_dsn, parse_dsn
+
+from changefeed.change.table_names import parse_pattern, qualified
+from changefeed.journal.journal import VERSION
+from changefeed.postgres.connection import (
+    IN_RECOVERY,
+    OPTIONS_REFUSED,
+    complete,
+    display_name,
+    local_settings,
+    without_session_options,
+)
+from changefeed.postgres.embedded import EmbeddedPostgres, default_data_dir
+from changefeed.postgres.legible import fetched, is_illegible, rows_of, showing
+from changefeed.postgres.named_queries import load
+from changefeed.postgres.pool import one_line
+from changefeed.printable import printable, sql_printable
+from process.open_files import raise_limit
+from settings.table import Settings, is_loopback
+
+QUERIES = load("doctor.sql")
+SERVER_QUERIES = load("server.sql")
+OLDEST_VERSION = 140000
+CONNECT_DEADLINE_SECONDS = 10
+QUERY_DEADLINE_MS = 10_000
+CANARY_DEADLINE_SECONDS = 4.0
+LONG_TRANSACTION_SECONDS = 300.0
+QUEUE_WARNING, QUEUE_PROBLEM = 0.05, 0.5  # of 1
+OTHER_FILES = 100  # that a process has open beside its clients' sockets
+INSTALL = 'psql -f sql/install.sql "$DATABASE_URL"'
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`mend` is a statement of SQL, which ends in a semicolon, or a command; empty where nothing is to be done."""
+
+    level: Level
+    about: str
+    says: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        mend = f"; to mend it: {sql_printable(self.mend)}" if self.mend else ""
+        return f"{self.level:<7}  {self.about}: {printable(self.says)}{mend}"
+
+
+class Patient:
+    """The database, over a connection of its own, and the settings it is to be used with."""
+
+    def __init__(self, conninfo: str, settings: Settings) -> None:
+        self.conninfo = str(make_dsn(complete(conninfo), connect_timeout=CONNECT_DEADLINE_SECONDS))
+        self.settings = settings
+        self.before_each = ""
+        self.connection = self.connect()
+        (
+            self.version,
+            self.version_text,
+            self.is_standby,
+            self.prepared_limit,
+            self.notify,
+            self.role,
+            self.database,
+        ) = self.row(QUERIES["server"])
+        is_installed, self.may_install = self.row(QUERIES["installation"])
+        # Whose code it would be that runs here with this role's rights.
+        self.distrusted = [owner for (owner,) in self.rows(SERVER_QUERIES["distrusted owner"])]
+        is_installed = is_installed and not self.distrusted
+        self.may_read, self.may_tend, self.owner = self.row(QUERIES["rights"]) if is_installed else (False, False, "")
+        self.is_installed = bool(is_installed)
+
+    def connect(self) -> connection:
+        try:
+            made: connection = psycopg2.connect(self.conninfo)
+        except psycopg2.OperationalError as error:
+            if IN_RECOVERY in str(error):  # which is a finding
+                self.conninfo = str(make_dsn(self.conninfo, target_session_attrs="any"))
+                return self.connect()
+            if OPTIONS_REFUSED not in str(error):
+                raise
+            # A pooler: its sessions are others' the next moment, so that each statement brings the settings it needs.
+            self.conninfo = without_session_options(self.conninfo)
+            made = psycopg2.connect(self.conninfo)
+            self.before_each = local_settings(made)
+        made.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
+        return made
+
+    def rows(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as db_cursor:
+            before = f"{self.before_each}SET LOCAL statement_timeout = {QUERY_DEADLINE_MS}; "
+            try:
+                db_cursor.execute(before + query, parameters or None)
+                return fetched(db_cursor)
+            except psycopg2.Error as error:
+                if not is_illegible(error):
+                    raise
+            whole = db_cursor.mogrify(query, parameters or None).decode()
+            db_cursor.execute(before + showing(whole))
+            [(answer,)] = db_cursor.fetchall()
+            return rows_of(answer, str(self.connection.info.parameter_status("server_encoding")))
+
+    def row(self, query: str) -> tuple[Any, ...]:
+        [row] = self.rows(query)
+        return row
+
+
+DESCRIPTION = (
+    "Looks at the database that the settings name, and prints each problem with the command that mends it. Changes "
+    "nothing. Exits with 0 if it finds no problem, 1 if it finds one, 2 if it cannot look at the database."
+)
+
+
+def main(settings: Settings) -> int:
+    """Prints the findings. Returns the exit code, as DESCRIPTION says."""
+    conninfo = settings.database_url or EmbeddedPostgres(settings.data_dir or default_data_dir()).conninfo
+    try:
+        patient = Patient(conninfo, settings)
+    except psycopg2.Error as error:
+        where = display_name(complete(conninfo))
+        advice = "correct --database-url" if settings.database_url else "name a database with --database-url"
+        print(f"server.py doctor: cannot look at {printable(f'{where}: {one_line(error)}')}; {advice}", file=sys.stderr)
+        return 2
+    with contextlib.closing(patient.connection):
+        findings = list(examine(patient))
+    for finding in findings:
+        print(finding)
+    return int(any(finding.level is Level.PROBLEM for finding in findings))
+
+
+def examine(patient: Patient) -> Iterator[Finding]:
+    """Every finding, the good ones too."""
+    for about, check in CHECKS.items():
+        try:
+            yield from check(patient)
+        except psycopg2.Error as error:
+            yield Finding(Level.WARNING, about, f"could not be looked at: {one_line(error)}")
+
+
+def check_version(patient: Patient) -> Iterator[Finding]:
+    if patient.version < OLDEST_VERSION:
+        yield Finding(Level.PROBLEM, "version", f"PostgreSQL {patient.version_text}; 14 is the oldest that will do")
+    else:
+        yield Finding(Level.OK, "version", f"PostgreSQL {patient.version_text}")
+
+
+def check_rights(patient: Patient) -> Iterator[Finding]:
+    role, owner = patient.role, patient.owner
+    for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
+        says = f"the event trigger {trigger} runs a function that {other} may replace, as whoever changes a table"
+        yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
+    if patient.distrusted:
+        says = f"something of the schema changefeed belongs to {patient.distrusted[0]}, whose code would run as {role}"
+        mend = "connect as the schema's owner or as a role of docs/least-rights.md; if it is somebody else's, rename it"
+        yield Finding(Level.PROBLEM, "rights", says, mend)
+        return
+    if not patient.is_installed:
+        who = (
+            "this role can install it"
+            if patient.may_install
+            else f"{role} may not install it, the database's owner may"
+        )
+        yield Finding(Level.WARNING, "rights", f"the schema changefeed is not there; {who}", INSTALL)
+        return
+    if not patient.may_read:
+        yield Finding(
+            Level.PROBLEM,
+            "rights",
+            f"{role} may not read the journal",
+            grants(QUERIES["what reads"], role),
+        )
+        return
+    if not patient.may_tend:
+        says = f"{role} may read the journal but not tend it (retention, new partitions): {owner} owns it"
+        yield Finding(Level.WARNING, "rights", says, grants(QUERIES["what tends"], role))
+    else:
+        yield Finding(Level.OK, "rights", f"{role} may read and tend the journal")
+    for other, mend in patient.rows(QUERIES["who may write"]):
+        yield Finding(Level.PROBLEM, "rights", f"{other} could write what it likes into the journal", mend)
+
+
+def check_schema(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    version, readable_from = patient.row(QUERIES["version"])
+    says = f"the schema changefeed is of version {version}, this server knows {VERSION}"
+    if version < VERSION:
+        says += "; once no older server is left, upgrade it: docs/upgrading.md"
+        yield Finding(Level.WARNING, "schema", says, INSTALL)
+    elif readable_from > VERSION:
+        yield Finding(Level.PROBLEM, "schema", f"{says} and cannot read it: use the newer server")
+    else:
+        yield Finding(Level.OK, "schema", says)
+
+
+def grants(script: str, role: str) -> str:
+    """The statements, for this role, on one line. docs/least-rights.md has them too."""
+    statements = [line for line in script.splitlines() if not line.startswith("--")]
+    return " ".join(" ".join(statements).split()).replace("changefeed_server", role)
+
+
+def check_pooler(patient: Patient) -> Iterator[Finding]:
+    """A pooler gives out process ids of its own (for cancelling), and one for transactions loses the LISTEN."""
+    if patient.is_standby:
+        return
+    [pid] = patient.row(QUERIES["backend"])
+    is_pooled = pid != patient.connection.info.backend_pid
+    if not _hears(patient):
+        says = "LISTEN is accepted, but no notification arrives: a transaction pooler stands in between"
+        yield Finding(
+            Level.PROBLEM,
+            "pooler",
+            says,
+            "point --database-url at PostgreSQL itself, or at a pool with pool_mode=session",
+        )
+    elif is_pooled:
+        says = "a pooler stands in between, and notifications pass it now; that must stay so (pool_mode=session)"
+        yield Finding(Level.WARNING, "pooler", says, "point --database-url at PostgreSQL itself")
+    else:
+        yield Finding(Level.OK, "pooler", "none in between, and a notification arrives")
+
+
+def _hears(patient: Patient) -> bool:
+    """Whether a notification to a session that listens arrives there, sent by another one."""
+    channel = f"changefeed_doctor_{uuid.uuid4().hex}"
+    listening = patient.connect()
+    try:
+        with listening.cursor() as db_cursor:
+            db_cursor.execute(f"LISTEN {channel}")
+        patient.rows("SELECT pg_notify(%(channel)s, '')", channel=channel)
+        deadline = time.monotonic() + CANARY_DEADLINE_SECONDS
+        while not listening.notifies and (left := deadline - time.monotonic()) > 0:
+            select.select([listening], [], [], left)
+            listening.poll()
+        return bool(listening.notifies)
+    finally:
+        listening.close()
+
+
+def check_triggers(patient: Patient) -> Iterator[Finding]:
+    for pattern in patient.settings.watch:
+        named = [
+            row
+            for one in parse_pattern(pattern).possible
+            if one.schema
+            for row in patient.rows(QUERIES["named tables"], schema=one.schema, table=one.table)
+        ]
+        if not named and not pattern.endswith(".*"):
+            says = f"--watch {pattern} names no table"
+            yield Finding(Level.PROBLEM, "triggers", says, "write schema.table as SQL does")
+        for schema, table, is_watched in named:
+            if not is_watched and patient.may_read:
+                says = f"{qualified(schema, table)} is not watched, though --watch {pattern} names it"
+                yield Finding(Level.WARNING, "triggers", says, "read the server's log, which says why it cannot be")
+    if not patient.may_read:
+        return
+    watched = patient.rows(QUERIES["triggers"])
+    disabled = patient.rows(QUERIES["disabled triggers"])
+    gone = patient.rows(QUERIES["gone columns"])
+    for table, column in gone:
+        says = f"the column {column} of {table} that was to be left out or hashed is gone: no change is journaled"
+        mend = f"call changefeed.watch for {table} anew, with the column's name of now"
+        yield Finding(Level.PROBLEM, "triggers", says, mend)
+    for table, trigger, _ in disabled:
+        mend = f"ALTER TABLE {table} ENABLE TRIGGER {trigger};"
+        yield Finding(Level.PROBLEM, "triggers", f"{trigger} of {table} is disabled: changes are missed", mend)
+    told = {watched_table for _, _, watched_table in disabled}
+    for table, is_complete in watched:
+        if not is_complete and table not in told:
+            says = f"some of those of {table} are missing or altered: changes are missed"
+            yield Finding(Level.PROBLEM, "triggers", says, "SELECT changefeed.refresh();")
+    if not watched:
+        mend = "SELECT changefeed.watch('schema.table');"
+        yield Finding(Level.WARNING, "triggers", "no table is watched", mend)
+    elif not disabled and not gone and all(is_complete for _, is_complete in watched):
+        yield Finding(Level.OK, "triggers", f"{len(watched)} tables are watched, with all their triggers")
+
+
+def check_row_security(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    found = patient.rows(QUERIES["tables with row security"])
+    for (table,) in found:
+        says = f"{table} has row-level security, which the feed does not apply: who may see the table is sent every row"
+        yield Finding(Level.WARNING, "policies", says, "give each token a filter for it, or unwatch the table")
+    if not found:
+        yield Finding(Level.OK, "policies", "no watched table has row-level security, which the feed would not apply")
+
+
+def check_tables(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    found = patient.rows(QUERIES["tables that lose rows untold"])
+    for table, is_unlogged in found:
+        if is_unlogged:
+            says = f"{table} is unlogged: PostgreSQL empties it after a crash, which nobody is told"
+            yield Finding(Level.WARNING, "tables", says, f"ALTER TABLE {table} SET LOGGED;")
+        else:
+            says = f"{table} is written by a subscription, whose changes fire no ordinary trigger and are missed"
+            mend = f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER …, for each of the change feed's triggers"
+            yield Finding(Level.WARNING, "tables", says, mend)
+    if not found:
+        yield Finding(Level.OK, "tables", "none that is watched is unlogged or written by a subscription")
+
+
+def check_publications(patient: Patient) -> Iterator[Finding]:
+    found = patient.rows(QUERIES["publications"])
+    for (publication,) in found:
+        says = f"{publication} publishes the journal too, so that its subscribers get each change twice"
+        yield Finding(Level.WARNING, "publications", says, "name the tables, or their schemas, in the publication")
+    if not found:
+        yield Finding(Level.OK, "publications", "none has the journal in it")
+
+
+# What the server cannot set otherwise for itself, or others' sessions need: what follows from it, and what to do.
+_CONSEQUENCES = {
+    "transaction_timeout": ("it ends reads of the server that take longer", "RESET transaction_timeout"),
+    "event_triggers": ("new partitions are not watched at once", "RESET event_triggers"),
+    "default_transaction_read_only": (
+        "the server's sessions write all the same, but whoever else calls changefeed.retain cannot",
+        "RESET default_transaction_read_only",
+    ),
+}
+
+
+def check_settings(patient: Patient) -> Iterator[Finding]:
+    found = patient.rows(QUERIES["settings"])
+    harmless = []
+    for entry, whom in found:
+        name = entry.split("=")[0]
+        if name in _CONSEQUENCES and not entry.endswith(("=0", "=off" if name != "event_triggers" else "=on")):
+            what, mend = _CONSEQUENCES[name]
+            yield Finding(Level.WARNING, "settings", f"{entry} for {whom}: {what}", f"ALTER {whom} {mend};")
+        else:
+            harmless.append(f"{entry} for {whom}")
+    if len(harmless) == len(found):
+        told = f"{', '.join(harmless)}: the server's sessions have their own" if harmless else "none is in the way"
+        yield Finding(Level.OK, "settings", told)
+
+
+def check_queue(patient: Patient) -> Iterator[Finding]:
+    [usage] = patient.row(QUERIES["notification queue"])
+    says = f"PostgreSQL's queue of notifications is {usage:.0%} full"
+    if usage < QUEUE_WARNING:
+        yield Finding(Level.OK, "queue", says)
+        return
+    oldest = patient.rows(QUERIES["oldest transaction"])
+    mend = f"SELECT pg_terminate_backend({oldest[0][1]});" if oldest else "end the sessions that LISTEN and are busy"
+    level = Level.WARNING if usage < QUEUE_PROBLEM else Level.PROBLEM
+    yield Finding(level, "queue", f"{says}, and at 100% writers fail: a session that listens is in a transaction", mend)
+
+
+def check_transactions(patient: Patient) -> Iterator[Finding]:
+    """An old one holds up the emptying of the journal, and all of PostgreSQL's cleaning up."""
+    found = False
+    for age_seconds, pid, user, state in patient.rows(QUERIES["oldest transaction"]):
+        if found := age_seconds > LONG_TRANSACTION_SECONDS:
+            says = f"the oldest is {age_seconds:.0f} s old: session {pid} of {user}, {state}"
+            yield Finding(Level.WARNING, "transactions", says, f"SELECT pg_terminate_backend({pid});")
+    for age_seconds, name in patient.rows(QUERIES["oldest prepared transaction"]):
+        if age_seconds > LONG_TRANSACTION_SECONDS:
+            found = True
+            says = f"one was prepared {age_seconds:.0f} s ago, {name}, and holds its locks until it is committed or not"
+            yield Finding(Level.WARNING, "transactions", says, f"ROLLBACK PREPARED {name};")
+    [sees_everybody] = patient.row(QUERIES["sees everybody"])
+    if not sees_everybody:
+        says = f"{patient.role} is shown its own only"
+        yield Finding(Level.WARNING, "transactions", says, f"GRANT pg_read_all_stats TO {patient.role};")
+    elif not found:
+        yield Finding(Level.OK, "transactions", f"none is older than {LONG_TRANSACTION_SECONDS:.0f} s")
+
+
+def check_replica(patient: Patient) -> Iterator[Finding]:
+    if patient.is_standby:
+        says = "this is a standby, where nobody can LISTEN"
+        yield Finding(Level.PROBLEM, "replica", says, "point --database-url at the primary")
+        return
+    found = False
+    for role, database in patient.rows(QUERIES["replica roles"]):
+        found = True
+        whom = f"ROLE {role}" + (f" IN DATABASE {database}" if database else "")
+        mend = f"ALTER DATABASE {database}" if role == "ALL" else f"ALTER {whom}"
+        says = "session_replication_role is replica there, so no trigger fires"
+        yield Finding(Level.PROBLEM, "replica", f"{whom}: {says}", f"{mend} RESET session_replication_role;")
+    [replication_role] = patient.row(QUERIES["replication role"])
+    if replication_role == "replica" and not found:
+        says = "session_replication_role is replica for all, so no trigger fires"
+        mend = "ALTER SYSTEM RESET session_replication_role; SELECT pg_reload_conf();"
+        yield Finding(Level.PROBLEM, "replica", says, mend)
+    elif not found:
+        yield Finding(Level.OK, "replica", "this is a primary, where triggers fire")
+
+
+def check_encryption(patient: Patient) -> Iterator[Finding]:
+    told = parse_dsn(patient.conninfo)
+    mode = told.get("sslmode", "prefer")
+    host = patient.connection.info.host or ""
+    yield encryption(host, bool(patient.connection.info.ssl_in_use), mode)
+
+
+def encryption(host: str, is_encrypted: bool, mode: str) -> Finding:
+    if host.startswith(("/", "@")) or not host:
+        return Finding(Level.OK, "TLS", "not needed on a Unix socket")
+    if is_loopback(host):
+        return Finding(Level.OK, "TLS", "not needed on this machine itself")
+    mend = "add sslmode=verify-full, and sslrootcert, to --database-url"
+    if not is_encrypted:
+        return Finding(Level.WARNING, "TLS", f"rows and the password go to {host} in the clear", mend)
+    if mode not in ("verify-ca", "verify-full"):
+        return Finding(Level.WARNING, "TLS", f"encrypted, but with sslmode={mode} {host} may be anybody", mend)
+    return Finding(Level.OK, "TLS", f"encrypted, and {host} is who it says")
+
+
+def check_files(patient: Patient) -> Iterator[Finding]:
+    files, clients = raise_limit(), patient.settings.client_limit
+    if files < clients + OTHER_FILES:
+        says = f"a process may open {files:.0f} files, too few for --client-limit {clients}"
+        yield Finding(Level.WARNING, "ulimit", says, f"ulimit -n {clients + OTHER_FILES}")
+    else:
+        yield Finding(Level.OK, "ulimit", f"a process may open {files:.0f} files, for --client-limit {clients}")
+
+
+def check_journal(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    size, age_seconds, losses = patient.row(QUERIES["journal"])
+    settings, hours = patient.settings, (age_seconds or 0.0) / 3600
+    says = f"{size / 1e6:.1f} MB, back to {hours:.1f} h ago"
+    if losses:
+        lost = f"{losses} statements could not be journaled; PostgreSQL's log says why"
+        yield Finding(Level.WARNING, "journal", lost, "grep changefeed in PostgreSQL's log")
+    if size > 1.5 * settings.retention_bytes or hours > 1.5 * settings.retention_hours:
+        seconds = settings.retention_hours * 3600
+        mend = f"SELECT changefeed.retain(make_interval(secs => {seconds:g}), {settings.retention_bytes});"
+        yield Finding(Level.PROBLEM, "journal", f"{says}: beyond its retention, which nobody tends", mend)
+    elif size > 0.8 * settings.retention_bytes and hours < 0.5 * settings.retention_hours:
+        mend = f"--retention-bytes {2 * settings.retention_bytes}"
+        yield Finding(Level.WARNING, "journal", f"{says}: full long before --retention-hours", mend)
+    else:
+        yield Finding(Level.OK, "journal", says)
+
+
+def check_wakeup(patient: Patient) -> Iterator[Finding]:
+    if patient.prepared_limit and patient.notify != "on":
+        says = (
+            "max_prepared_transactions is above 0, so no NOTIFY is sent and changes come up to 2 s late; where nobody "
+            "prepares transactions that write watched tables, it may be"
+        )
+        mend = f"ALTER DATABASE {patient.database} SET changefeed.notify = 'on';"
+        yield Finding(Level.WARNING, "wake-up", says, mend)
+    elif not patient.prepared_limit and patient.notify not in ("", "on"):
+        mend = f"ALTER DATABASE {patient.database} RESET changefeed.notify;"
+        yield Finding(Level.WARNING, "wake-up", "changefeed.notify is off, so changes come up to 2 s late", mend)
+    else:
+        yield Finding(Level.OK, "wake-up", "a NOTIFY tells of each change at once")
+
+
+CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
+    "version": check_version,
+    "rights": check_rights,
+    "schema": check_schema,
+    "pooler": check_pooler,
+    "triggers": check_triggers,
+    "policies": check_row_security,
+    "tables": check_tables,
+    "publications": check_publications,
+    "settings": check_settings,
+    "queue": check_queue,
+    "transactions": check_transactions,
+    "replica": check_replica,
+    "TLS": check_encryption,
+    "ulimit": check_files,
+    "journal": check_journal,
+    "wake-up": check_wakeup,
+}

@@ -1,0 +1,1 @@
+"""Who may come in, how many of them, with which rights and until when."""

@@ -1,0 +1,143 @@
+"""The keys by which an issuer's tokens are checked: from a file, or from the URL of its key set (RFC 7517).
+
+Each is taken for one algorithm, which the settings name; a key of another kind is none.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from tornado.httpclient import AsyncHTTPClient, HTTPError
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+logger = logging.getLogger("handlers.issuer_keys")
+
+VerificationKey = bytes | RSAPublicKey | EllipticCurvePublicKey
+
+SECRET_LEAST_BYTES = 32  # RFC 7518, 3.2
+RSA_LEAST_BITS = 2048  # RFC 7518, 3.3
+READ_DEADLINE_SECONDS = 5.0
+READ_AGAIN_SECONDS = 600.0  # then a key that the issuer took back is no key any more
+# For how long keys are good that could not be read again: who keeps us from the issuer must not keep a key alive.
+GOOD_SECONDS = 3600.0
+# How often the URL is asked at most, since anybody may send a token that names a key which is not there.
+READ_INTERVAL_SECONDS = 10.0
+KEY_SET_LIMIT_BYTES = 1 << 20
+
+
+class KeysUnavailable(Exception):
+    """The issuer's keys cannot be had now."""
+
+
+class IssuerKeys(Protocol):
+    async def find(self, key_id: object) -> VerificationKey | None:
+        """The key that a token names by `key_id`, None where there is none. Raises KeysUnavailable."""
+
+
+class FileKeys:
+    """The one key that a file holds: a secret, or a public key in PEM. Raises ValueError for one that is no good."""
+
+    def __init__(self, content: bytes, algorithm: str) -> None:
+        self._key = _secret(content) if algorithm == "HS256" else _public_key(content, algorithm)
+
+    async def find(self, key_id: object) -> VerificationKey | None:
+        return self._key
+
+
+class KeySetUrl:
+    """The keys of a URL, read when they are needed, and anew for a key that is not among them."""
+
+    def __init__(self, url: str, algorithm: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = url
+        self._algorithm = algorithm
+        self._clock = clock
+        self._keys: Mapping[str | None, VerificationKey] | None = None
+        self._read_at = self._tried_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def find(self, key_id: object) -> VerificationKey | None:
+        asked_at = self._clock()
+        if self._keys is None or asked_at - self._read_at > READ_AGAIN_SECONDS or self._choose(key_id) is None:
+            async with self._reading:
+                if self._clock() - self._tried_at >= READ_INTERVAL_SECONDS:
+                    await self._read()
+        if self._keys is None or self._clock() - self._read_at > GOOD_SECONDS:
+            raise KeysUnavailable("the issuer's keys cannot be had now; try again")
+        return self._choose(key_id)
+
+    def _choose(self, key_id: object) -> VerificationKey | None:
+        keys = self._keys or {}
+        if key_id is None and len(keys) == 1:
+            return next(iter(keys.values()))
+        return keys.get(key_id) if isinstance(key_id, str) else None
+
+    async def _read(self) -> None:
+        self._tried_at = self._clock()
+        client: AsyncHTTPClient = SimpleAsyncHTTPClient(force_instance=True, max_body_size=KEY_SET_LIMIT_BYTES)
+        try:
+            answer = await client.fetch(self._url, request_timeout=READ_DEADLINE_SECONDS, follow_redirects=False)
+            self._keys = _key_set(json.loads(answer.body), self._algorithm)
+            self._read_at = self._clock()
+        except (HTTPError, OSError, ValueError, RecursionError) as error:
+            # Those of before stay, for a while. Not every error has a message, and none of ours repeats the URL.
+            logger.warning("the keys of %s cannot be had: %s", _shown(self._url), str(error) or type(error).__name__)
+        finally:
+            client.close()
+
+
+def _shown(url: str) -> str:
+    """Without what may be a secret: a user, a password, a query."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _key_set(said: Any, algorithm: str) -> dict[str | None, VerificationKey]:
+    """Raises ValueError for what is no key set; a key in it that is of no use is left out."""
+    if not isinstance(said, dict) or not isinstance(said.get("keys"), list):
+        raise ValueError("that is no JSON Web Key Set")
+    keys: dict[str | None, VerificationKey] = {}
+    for one in said["keys"]:
+        if not isinstance(one, dict) or one.get("use", "sig") != "sig" or one.get("alg", algorithm) != algorithm:
+            continue
+        try:
+            keys[one.get("kid")] = _checked(jwt.PyJWK(one, algorithm).key, algorithm)
+        except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
+            continue
+    return keys
+
+
+def _secret(content: bytes) -> VerificationKey:
+    secret = content.strip()
+    if len(secret) < SECRET_LEAST_BYTES:
+        raise ValueError(f"a secret for HS256 has at least {SECRET_LEAST_BYTES} bytes, as of openssl rand -hex 32")
+    return secret
+
+
+def _public_key(content: bytes, algorithm: str) -> VerificationKey:
+    if b"PRIVATE KEY" in content:
+        raise ValueError("that is the issuer's private key, which is not for this server; give it the public one")
+    try:
+        key = load_pem_public_key(content)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("that is no public key in PEM, which begins with -----BEGIN PUBLIC KEY-----") from None
+    return _checked(key, algorithm)
+
+
+def _checked(key: object, algorithm: str) -> VerificationKey:
+    if algorithm == "RS256" and isinstance(key, RSAPublicKey):
+        if key.key_size < RSA_LEAST_BITS:
+            raise ValueError(f"an RSA key has at least {RSA_LEAST_BITS} bits")
+        return key
+    if algorithm == "ES256" and isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+        return key
+    raise ValueError(f"that is no public key for {algorithm}")

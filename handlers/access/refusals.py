@@ -1,0 +1,40 @@
+"""Tokens that let nobody in, by reason, in; one line a minute of each reason, and a counter, out. Knows no request."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from process.shared_numbers import Meters
+
+logger = logging.getLogger("handlers.refusals")
+
+REFUSED = "changefeed_tokens_refused_total"
+CODES = ("bad_token", "token_expired", "no_rights")
+INTERVAL_SECONDS = 60.0
+MESSAGE_LIMIT_CHARACTERS = 300
+
+
+@dataclass
+class _Reason:
+    count: int = 0  # since it was last logged
+    logged_at: float = float("-inf")
+
+
+class Refusals:
+    """`reason` is what tells refusals of the same code apart; there are as many as this program knows, and no more."""
+
+    def __init__(self, meters: Meters, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reasons: dict[tuple[str, str], _Reason] = {}
+        self._meters = {code: meters.meter(REFUSED, code) for code in CODES}
+
+    def tell(self, code: str, message: str, reason: str = "") -> None:
+        """`message` is what its holder is told: it holds nothing of the token."""
+        self._meters[code].add(1)
+        found = self._reasons.setdefault((code, reason), _Reason())
+        found.count += 1
+        now = self._clock()
+        if now - found.logged_at >= INTERVAL_SECONDS:
+            logger.info("refused %d with a token (%s): %s", found.count, code, message[:MESSAGE_LIMIT_CHARACTERS])
+            found.count, found.logged_at = 0, now

@@ -1,0 +1,201 @@
+"""A token in, who that is and what he may see out. Knows no request; handlers/access/authentication.py asks.
+
+There are two kinds: those that the settings name, compared in constant time, and JSON Web Tokens (RFC 7519) of an
+issuer that the settings name. Of those the algorithm is what the settings say, whatever the token says.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jwt
+
+from changefeed.selection.rights import ALL_RIGHTS, BadRights, Rights
+from handlers.access.ended_sessions import Session
+from handlers.access.jwks import FileKeys, IssuerKeys, KeySetUrl
+from settings import values
+from settings.table import Settings, SettingsError
+
+CLAIM = "changefeed"  # whose value is the rights
+TOKEN_LIMIT_CHARACTERS = 8192
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Somebody, until `expires_at` (epoch seconds; None for ever).
+
+    `holder` is whose clients are counted together: those of a token, or of all tokens of one subject (`sub`). `session`
+    is how he is known to be there, where that is by a sign-in, and no part of who he is.
+    """
+
+    rights: Rights
+    expires_at: float | None = None
+    holder: str | None = None
+    session: Session | None = field(default=None, compare=False)
+
+
+ANYBODY = Identity(ALL_RIGHTS)  # where no authentication is set
+
+
+class BadToken(Exception):
+    """The token gives nothing; `code` and the message say why, and the message nothing of the token.
+
+    `reason` tells those of the same code apart, as the message does, but is one of a few.
+    """
+
+    def __init__(self, code: str, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+
+
+class Tokens:
+    """Those of the settings (`known`: token and rights) and those of an issuer. Without either everybody is let in."""
+
+    def __init__(self, known: Iterable[tuple[str, Rights]] = (), issuer: "IssuedTokens | None" = None) -> None:
+        self._known = [(digest(token), Identity(rights, holder=digest(token))) for token, rights in known]
+        self._issuer = issuer
+
+    def take(self, fresh: "Tokens", *, with_issuer: bool) -> list[Identity]:
+        """Goes on with those of `fresh`; whose tokens are gone, or have other rights now."""
+        before, self._known = self._known, fresh._known
+        if with_issuer:
+            self._issuer = fresh._issuer
+        return [identity for known, identity in before if self.find(known) != identity]
+
+    @property
+    def are_required(self) -> bool:
+        return bool(self._known or self._issuer)
+
+    async def identify(self, token: str) -> Identity:
+        """Raises BadToken, or KeysUnavailable where that cannot be known now."""
+        if found := self.find(digest(token)):
+            return found
+        if self._issuer is None:
+            raise BadToken("bad_token", "this server knows no such token")
+        return await self._issuer.identify(token)
+
+    def find(self, token_digest: str) -> Identity | None:
+        """Whose digest it is, of the tokens of the settings. All are compared, whichever it is."""
+        found = None
+        for known, identity in self._known:
+            if hmac.compare_digest(known, token_digest):
+                found = identity
+        return found
+
+
+class IssuedTokens:
+    """JSON Web Tokens, signed with `algorithm` by one of `keys`; for `audience`, of `issuer`, where these are given."""
+
+    def __init__(
+        self, algorithm: str, keys: IssuerKeys, audience: str | None = None, issuer: str | None = None
+    ) -> None:
+        self._algorithm = algorithm
+        self._keys = keys
+        self._audience = audience
+        self._issuer = issuer
+        self._required = ["exp", *(["aud"] if audience else []), *(["iss"] if issuer else [])]
+
+    async def identify(self, token: str) -> Identity:
+        """Raises BadToken or KeysUnavailable."""
+        try:
+            if len(token) > TOKEN_LIMIT_CHARACTERS or not token.isascii():
+                raise jwt.DecodeError("it is too long, or has characters that no token has")
+            key = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
+            if key is None:
+                raise jwt.InvalidKeyError("it is signed by none of the issuer's keys")
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[self._algorithm],
+                audience=self._audience,
+                issuer=self._issuer,
+                options={"require": self._required, "verify_iat": False},  # which is no term of validity
+            )
+            subject = claims.get("sub")
+            holder = f"sub {subject}" if subject else digest(token)
+            identity = Identity(Rights.parse(claims.get(CLAIM, {})), float(claims["exp"]), holder)
+        except jwt.ExpiredSignatureError:
+            raise BadToken("token_expired", "the token has expired; get a new one") from None
+        except jwt.PyJWTError as error:
+            raise BadToken("bad_token", f"the token is refused: {error}", type(error).__name__) from None
+        except OverflowError:
+            raise BadToken("bad_token", "the token is refused: it names a time that is none", "time") from None
+        except BadRights as error:
+            raise BadToken("bad_token", f"the token is refused: its claim {CLAIM}: {error}", CLAIM) from None
+        return identity
+
+
+def digest(token: str) -> str:
+    # JSON may escape half a character, which UTF-8 cannot encode.
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def load_tokens(settings: Settings) -> Tokens:
+    """What the settings name, read from its files. Raises SettingsError."""
+    known = [(token, ALL_RIGHTS) for token in settings.token]
+    if settings.token_file:
+        known += _read_tokens(settings.token_file)
+    if len({token for token, _ in known}) < len(known):
+        raise SettingsError("a token is given twice")
+    tokens = Tokens(known, _issued_tokens(settings))
+    if tokens.are_required and settings.allow_anonymous:
+        raise SettingsError("--allow-anonymous lets everybody in, tokens do not; say one of them")
+    return tokens
+
+
+def reload_tokens(tokens: Tokens, settings: Settings) -> list[Identity]:
+    """Reads the files of the settings again; as Tokens.take(). Raises SettingsError, and then all stays as it is."""
+    # The keys of a URL are read again by themselves.
+    return tokens.take(load_tokens(settings), with_issuer=settings.jwt_key_file is not None)
+
+
+def _read_tokens(path: Path) -> list[tuple[str, Rights]]:
+    """A token on each line, and behind a space its rights as JSON; without them it may see and do everything."""
+    found = []
+    for number, line in enumerate(_read(path, "--token-file").decode("utf-8", "replace").splitlines(), 1):
+        token, _, rights = line.strip().partition(" ")
+        if not token or token.startswith("#"):
+            continue
+        where = f"--token-file {path}: line {number}"  # which is not repeated: it holds a secret
+        try:
+            values.token(token)
+        except ValueError:
+            raise SettingsError(f"{where}: there is not {values.token.expected}") from None
+        try:
+            found.append((token, Rights.parse(json.loads(rights)) if rights.strip() else ALL_RIGHTS))
+        except (ValueError, RecursionError) as error:
+            raise SettingsError(f"{where}: behind the token stand its rights as JSON: {error}") from None
+    if not found:
+        raise SettingsError(f"--token-file {path}: there is no token in it")
+    return found
+
+
+def _issued_tokens(settings: Settings) -> IssuedTokens | None:
+    algorithm, file, url = settings.jwt_algorithm, settings.jwt_key_file, settings.jwt_jwks_url
+    if algorithm is None:
+        if file or url or settings.jwt_audience or settings.jwt_issuer:
+            raise SettingsError("--jwt-algorithm is missing: HS256, RS256 or ES256, as the issuer signs")
+        return None
+    if (file is None) is (url is None):
+        raise SettingsError("--jwt-algorithm needs one of --jwt-key-file and --jwt-jwks-url")
+    if url is not None:
+        if algorithm == "HS256":
+            raise SettingsError("--jwt-algorithm HS256 has a secret, which no URL gives out; use --jwt-key-file")
+        return IssuedTokens(algorithm, KeySetUrl(url, algorithm), settings.jwt_audience, settings.jwt_issuer)
+    assert file
+    try:
+        keys = FileKeys(_read(file, "--jwt-key-file"), algorithm)
+    except ValueError as error:
+        raise SettingsError(f"--jwt-key-file {file}: {error}") from None
+    return IssuedTokens(algorithm, keys, settings.jwt_audience, settings.jwt_issuer)
+
+
+def _read(path: Path, flag: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{flag} {path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""The HTTP API: changes, places, tables, status, health, and its description."""

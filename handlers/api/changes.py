@@ -1,0 +1,110 @@
+"""A page of the journal over HTTP: /api/changes?since=…&limit=…, for whoever has no socket."""
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+
+from changefeed.change.change import Change, without_losses
+from changefeed.change.gap import Gap
+from changefeed.journal.cursor import Place
+from changefeed.journal.entries import JournalReplaced
+from changefeed.journal.journal import BEGINNING, LostPast
+from changefeed.selection.subscription import Selection
+from handlers.access.authentication import Need
+from handlers.access.errors import ApiError, database_needed, no_journal, whole_number
+from handlers.delivery.dialects import gap_fields, gap_within, loss_gap
+from handlers.feed.client import TAKEN_AWAY
+from handlers.feed.query import parse_query
+from handlers.feed.start import check_subscription, find_place, until_journal_known
+from handlers.http.base import ApiHandler
+
+DEFAULT_LIMIT = 1_000
+MAX_LIMIT = 10_000
+ANSWER_LIMIT_BYTES = 4 << 20
+LOOK_LIMIT = 50_000  # changes, whether they were asked for or not
+# The same for who may not know how many there are. That it took so long he sees in any case.
+LOOK_LIMIT_SECONDS = 2.0
+OTHER_FIELDS = ("limit", "replay", "slow")  # of which only the first means something here
+
+
+class ChangesHandler(ApiHandler):
+    """{"changes": […], "cursor": "…", "has_more": false, "gap": null}. Without `since`: from the oldest one kept.
+
+    With a subscription, as on /ws: then a page may be empty and have more behind it, when it looked at LOOK_LIMIT.
+    `has_more` says that there is another one that was asked for.
+    """
+
+    needs = Need.TOKEN
+
+    async def get(self) -> None:
+        limit = whole_number("limit", self.get_query_argument("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
+        fields = {name: terms for name, terms in self.query_fields().items() if name not in OTHER_FIELDS}
+        query = parse_query(fields, self.rights)
+        await check_subscription(self.feed, query.subscription)
+        await until_journal_known(self.feed)
+        if self.feed.follower.memory is None:
+            raise no_journal()
+        selection = self.feed.select(query.subscription)
+        place, gap = await self._place(query.since, selection)
+        try:
+            with database_needed("the journal cannot be read"):
+                taken, place, has_more = await self._read(place, limit, selection)
+        except (JournalReplaced, LostPast):
+            raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
+        if self._was_emptied and gap is None:
+            gap = gap_within(selection, Gap(TAKEN_AWAY, from_cursor=query.since))
+        changes = without_losses(taken)
+        is_bounded = selection.subscription.is_bounded
+        gaps = [gap] if gap else []
+        gaps += [loss_gap(loss, is_bounded=is_bounded) for loss in taken if loss.is_loss]
+        gap = Gap.of_all(gaps) if gaps else None
+        texts = ",".join([change.text for change in changes])
+        cursor = selection.cursor(self.feed.journal.encode(place))
+        rest = json.dumps({"cursor": cursor, "has_more": has_more, "gap": gap_fields(gap) if gap else None})
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(f'{{"changes":[{texts}],{rest[1:]}')
+
+    async def _place(self, since: str | None, selection: Selection) -> tuple[Place, Gap | None]:
+        """Where to begin, and what was lost before."""
+        if since is None:
+            return self._oldest(), None
+        place, gap = await find_place(self.feed, since, selection.subscription)
+        if place is None and gap:
+            return self._oldest(), replace(gap, why=f"{gap.why}; these changes are from the oldest one kept")
+        return place or self._oldest(), gap
+
+    def _oldest(self) -> Place:
+        """Before all that the journal has. Up to where the feed is it is one batch, which is read along the ids."""
+        memory = self.feed.follower.memory
+        return Place(BEGINNING.previous, memory.edge.batch, 0) if memory else BEGINNING
+
+    async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
+        # Neither an empty page nor one that says there is more may tell of what the client has no right to.
+        is_bounded, due = selection.subscription.is_bounded, time.monotonic() + LOOK_LIMIT_SECONDS
+        taken: list[Change] = []
+        size = looked_at = 0
+        self._was_emptied = False
+        proven = place  # what names the last change proves most
+        while True:
+            memory = self.feed.follower.memory
+            page = memory.page_after(place) if memory and place != BEGINNING else None
+            if page is None:
+                page = await self.feed.journal.read_for_client(place)
+                self._was_emptied |= place != BEGINNING and self.feed.journal.losses.concern(place)
+            for change in page.changes:
+                if looked_at >= LOOK_LIMIT and not is_bounded:
+                    return taken, place, True
+                for picked in selection.pick([change]):
+                    if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES:
+                        return taken, place, True
+                    taken.append(picked)
+                    size += len(picked.text)
+                looked_at += 1
+                place = proven = page.behind(change)
+            if not page.changes:
+                return taken, proven if proven.digest and proven.batch == page.end.batch else page.end, False
+            place = page.end
+            if is_bounded and time.monotonic() >= due:
+                return taken, place, True
+            await asyncio.sleep(0)

@@ -1,0 +1,28 @@
+"""Whether the process runs (/healthz), and whether what is committed now would be delivered (/readyz).
+
+Whoever asks is told that, since what watches a server seldom has a token; more only where no tokens are asked for.
+"""
+
+from changefeed import __version__
+from handlers.access.authentication import Need
+from handlers.access.errors import ApiError
+from handlers.http.base import ApiHandler
+
+
+class HealthHandler(ApiHandler):
+    needs = Need.NOTHING
+
+    def get(self) -> None:
+        version = {} if self.feed.gate.tokens.are_required else {"version": __version__}
+        self.finish({"status": "ok", **version})
+
+
+class ReadyHandler(ApiHandler):
+    needs = Need.NOTHING
+
+    def get(self) -> None:
+        is_open = not self.feed.gate.tokens.are_required
+        if reason := self.feed.readiness.trouble:
+            shown = reason if is_open else "what is committed now would not be delivered; the server's log says why"
+            raise ApiError(503, "not_ready", shown)
+        self.finish({"status": "ready", "database": self.feed.readiness.database_state(is_full=is_open)})

@@ -1,0 +1,92 @@
+"""One change by its cursor, and a place in the journal by a time: what a permalink and a replay begin with."""
+
+import math
+
+from changefeed.change.change import Change
+from changefeed.journal.cursor import NotACursor, Place
+from changefeed.journal.entries import JournalReplaced
+from changefeed.journal.journal import BEGINNING, ForeignCursor, LostPast
+from changefeed.postgres.named_queries import load
+from changefeed.selection.subscription import Selection, Subscription
+from handlers.access.authentication import Need
+from handlers.access.errors import ApiError, database_needed, no_journal, not_a_cursor
+from handlers.feed.start import LOST_PAST, check_subscription, until_journal_known
+from handlers.http.base import ApiHandler
+
+QUERIES = load("server.sql")
+STATEMENT_SECONDS = 120.0  # for so long a statement may be at making its entries, which all say when it began
+
+
+class _PlacesHandler(ApiHandler):
+    needs = Need.TOKEN
+
+    async def get(self) -> None:
+        await until_journal_known(self.feed)
+        if self.feed.follower.memory is None:
+            raise no_journal()
+        try:
+            with database_needed("the journal cannot be read"):
+                await self.answer()
+        except JournalReplaced:
+            raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
+        except LostPast:
+            raise ApiError(404, "foreign_cursor", LOST_PAST) from None
+
+    def selection(self) -> Selection:
+        """All that whoever asks may see."""
+        return self.feed.select(Subscription(within=self.rights.tables))
+
+    async def answer(self) -> None:
+        raise NotImplementedError
+
+
+class ChangeHandler(_PlacesHandler):
+    """The change that has this `cursor`, as it is on the wire."""
+
+    async def answer(self) -> None:
+        await check_subscription(self.feed, self.selection().subscription)  # so that the columns are known
+        change = await self._find(self.get_query_argument("cursor", ""))
+        if change is None:
+            raise ApiError(404, "aged_out", "the journal keeps this change no longer")
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(change.text)
+
+    async def _find(self, cursor: str) -> Change | None:
+        try:
+            place = self.feed.journal.decode(cursor, self.rights.tables)
+        except NotACursor as error:
+            raise not_a_cursor(error) from None
+        except ForeignCursor as error:
+            raise ApiError(404, "foreign_cursor", str(error)) from None
+        # A cursor is exclusive: the change is the first one after the place of the id below it.
+        try:
+            page = await self.feed.journal.read_for_client(Place(place.previous, place.batch, place.id - 1))
+        except (LostPast, JournalReplaced):
+            raise ApiError(
+                404, "lost", "PostgreSQL has lost this change: by a crash, a failover or a restore"
+            ) from None
+        found = [change for change in page.changes[:1] if change.id == place.id]
+        return next(iter(self.selection().pick(found)), None)
+
+
+class PlaceHandler(_PlacesHandler):
+    """{"cursor": …}: everything the journal has of the time since `at`, in epoch seconds, comes after it."""
+
+    async def answer(self) -> None:
+        at = self._seconds(self.get_query_argument("at", ""))
+        memory = self.feed.follower.memory
+        assert memory is not None
+        [(first_id,)] = await self.feed.database.fetch(QUERIES["first since"], {"at": at, "margin": STATEMENT_SECONDS})
+        edge = memory.edge
+        place = edge if first_id is None else Place(BEGINNING.previous, edge.batch, first_id - 1)
+        self.finish({"cursor": self.selection().cursor(self.feed.journal.encode(place))})
+
+    @staticmethod
+    def _seconds(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < 1e11:
+            raise ApiError(400, "bad_time", "at is a time in epoch seconds")
+        return seconds

@@ -1,0 +1,335 @@
+"""The HTTP API as OpenAPI 3.1 describes it: /api/openapi.json. Here it is written; a test holds the routes to it."""
+
+from changefeed.change.change import ACTIONS
+from changefeed.counts.tally import STEPS
+from changefeed.hub import RECENT_LIMIT
+from handlers.access.authentication import COOKIE, Need
+from handlers.access.tokens import TOKEN_LIMIT_CHARACTERS
+from handlers.api.changes import DEFAULT_LIMIT, MAX_LIMIT
+from handlers.api.schemas import (
+    COLUMNS,
+    COUNT,
+    FLAG,
+    NUMBER,
+    SCHEMAS,
+    TEXT,
+    TIME,
+    WHOLE,
+    Json,
+    list_of,
+    map_of,
+    or_null,
+    ref,
+    shape,
+)
+from handlers.http.base import ApiHandler
+
+# Paths that OpenAPI has no words for, or that are no API, and what they are.
+LEFT_OUT = {
+    "/ws": "the feed, a WebSocket; with the query of /events, and with the subprotocol changefeed.v1",
+    "/ws/activity": "what the dashboard draws, a WebSocket",
+    "/listen/{channel}": "the payloads of a NOTIFY channel, a WebSocket",
+    "/": "the dashboard",
+    "/client.js": "the module for pages; beside it its types and the dashboard's own files",
+}
+
+
+class OpenApiHandler(ApiHandler):
+    needs = Need.NOTHING
+
+    def get(self) -> None:
+        self.finish(describe(self.feed.settings.base_path))
+
+
+def describe(base_path: str) -> Json:
+    left_out = "\n".join(f"- `{path}`: {what}" for path, what in LEFT_OUT.items())
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "psqlisten2websocket",
+            "version": "1",
+            "description": "A change feed of PostgreSQL. Without tokens in its settings none is asked for. "
+            f"Not described here:\n\n{left_out}",
+        },
+        "servers": [{"url": base_path or "/"}],
+        "paths": PATHS,
+        "components": {
+            "schemas": SCHEMAS,
+            "responses": {name: _refusal(text) for name, text in REFUSALS.items()},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+            },
+        },
+    }
+
+
+REFUSALS = {
+    "BadRequest": "What is wrong with the request, and what to write instead.",
+    "SignIn": "A token is missing, bad or expired.",
+    "NoRight": "The token, or the page that asks, has no right to this.",
+    "NotFound": "There is no such thing.",
+    "Conflict": "It cannot be done as the database is.",
+    "TooLarge": "A body has at most 16 KB.",
+    "Later": "Not now; Retry-After says when to come back.",
+}
+STATUSES = {
+    "400": "BadRequest",
+    "401": "SignIn",
+    "403": "NoRight",
+    "404": "NotFound",
+    "409": "Conflict",
+    "413": "TooLarge",
+    "503": "Later",
+}
+
+
+def _refusal(description: str) -> Json:
+    found: Json = {"description": description, "content": {"application/json": {"schema": ref("Error")}}}
+    if description == REFUSALS["Later"]:
+        found["headers"] = {"Retry-After": {"description": "seconds", "required": True, "schema": WHOLE}}
+    return found
+
+
+def _parameter(name: str, description: str, schema: Json, place: str = "query") -> Json:
+    return {"name": name, "in": place, "description": description, "required": place == "path", "schema": schema}
+
+
+# What handlers/feed/query.py takes. A list is a parameter that is repeated.
+FEED_PARAMETERS = {
+    "table": _parameter("table", "orders, public.orders or sales.*", list_of(TEXT)),
+    "action": _parameter("action", "one of these actions", list_of({"enum": list(ACTIONS)})),
+    "filter": _parameter("filter", "such as status=eq.open; all must hold", list_of(TEXT)),
+    "columns": _parameter("columns", "send just these, such as id,status", list_of(TEXT)),
+    "since": _parameter("since", "a cursor, to go on after it", TEXT),
+    "replay": _parameter(
+        "replay", "begin with so many of the newest", {"type": "integer", "minimum": 0, "maximum": RECENT_LIMIT}
+    ),
+    "slow": _parameter("slow", "what to do when you do not keep up", {"enum": ["close"]}),
+}
+_CHANGES_PARAMETERS = [one for name, one in FEED_PARAMETERS.items() if name not in ("replay", "slow")]
+_LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
+_WINDOW = {"type": "integer", "minimum": 1, "maximum": 86400}
+_TABLE = _parameter("table", "schema.table", {"type": "string", "minLength": 1}, "path")
+
+
+def _operation(
+    summary: str,
+    answer: Json,
+    statuses: tuple[str, ...],
+    *,
+    parameters: list[Json] | None = None,
+    body: Json | None = None,
+    media_type: str = "application/json",
+    is_open: bool = False,
+) -> Json:
+    """`answer` is the schema of what comes with 200. Whatever is asked, 400 and 403 may be the answer: see the gate."""
+    described: Json = {
+        "summary": summary,
+        "responses": {"200": {"description": summary, "content": {media_type: {"schema": answer}}}},
+    }
+    for status in sorted({"400", "403", *statuses, *(() if is_open else ("401",))}):
+        described["responses"][status] = {"$ref": f"#/components/responses/{STATUSES[status]}"}
+    if parameters:
+        described["parameters"] = parameters
+    if body:
+        described["requestBody"] = {"content": {"application/json": {"schema": body}}}
+    described["security"] = [] if is_open else [{"token": []}, {"session": []}]
+    return described
+
+
+PATHS: Json = {
+    "/events": {
+        "get": _operation(
+            "The feed as Server-Sent Events, without end",
+            TEXT,
+            ("503",),
+            parameters=[
+                *FEED_PARAMETERS.values(),
+                _parameter("Last-Event-ID", "as since, which it wins over", TEXT, "header"),
+            ],
+            media_type="text/event-stream",
+        )
+    },
+    "/api/changes": {
+        "get": _operation(
+            "A page of the journal",
+            shape(
+                {
+                    "changes": list_of(ref("Change")),
+                    "cursor": TEXT,
+                    "has_more": FLAG,
+                    "gap": or_null(ref("Gap")),
+                }
+            ),
+            ("404", "503"),
+            parameters=[*_CHANGES_PARAMETERS, _parameter("limit", "how many changes at most", _LIMIT)],
+        )
+    },
+    "/api/change": {
+        "get": _operation(
+            "The one change that has this cursor",
+            ref("Change"),
+            ("404", "503"),
+            parameters=[_parameter("cursor", "as it stands in the change", TEXT) | {"required": True}],
+        )
+    },
+    "/api/place": {
+        "get": _operation(
+            "The cursor before everything the journal has since a time",
+            shape({"cursor": TEXT}),
+            ("404", "503"),
+            parameters=[
+                _parameter("at", "epoch seconds", NUMBER | {"minimum": 0, "exclusiveMaximum": 1e11})
+                | {"required": True}
+            ],
+        )
+    },
+    "/api/activity": {
+        "get": _operation(
+            "Counts by bucket, table and action, and delays",
+            shape(
+                {
+                    "now": NUMBER,
+                    "since": TIME,
+                    "has_history": FLAG,
+                    "totals": map_of(ref("Counts")),
+                    "other": COUNT,
+                    "step_seconds": {"enum": list(STEPS)},
+                    "buckets": list_of(
+                        shape(
+                            {"at": WHOLE, "counts": map_of(ref("Counts")), "delays": map_of(COUNT)},
+                            optional=("delays",),
+                        )
+                    ),
+                    "deaf": list_of({"type": "array", "items": or_null(NUMBER), "minItems": 2, "maxItems": 2}),
+                }
+            ),
+            (),
+            parameters=[
+                _parameter("window", "seconds; at most 900 by step 1, 3600 by 10, 86400 by 60", _WINDOW),
+                _parameter("step", "seconds", {"enum": list(STEPS), "default": min(STEPS)}),
+            ],
+        )
+    },
+    "/api/tables": {
+        "get": _operation(
+            "The tables of the database and by what they are watched",
+            shape(
+                {
+                    "tables": list_of(
+                        shape(
+                            {
+                                "schema": TEXT,
+                                "table": TEXT,
+                                "is_watched": FLAG,
+                                "watched_by": or_null(TEXT),
+                                "estimated_rows": or_null(NUMBER),
+                            }
+                        )
+                    )
+                }
+            ),
+            ("503",),
+        )
+    },
+    "/api/tables/{table}/watch": {
+        "parameters": [_TABLE],
+        "put": _operation(
+            "Watches a table, or changes how it is watched",
+            ref("Watched"),
+            ("404", "409", "413", "503"),
+            body=shape(
+                {
+                    "omit": or_null(COLUMNS),
+                    "row_limit": or_null({"type": "integer", "minimum": 1, "exclusiveMaximum": 1 << 62}),
+                    "strict": FLAG,
+                    "hash": or_null(COLUMNS),
+                },
+                optional=("omit", "row_limit", "strict", "hash"),
+            ),
+        ),
+        "delete": _operation("Watches a table no more", ref("Watched"), ("404", "409", "503")),
+    },
+    "/api/status": {
+        "get": _operation(
+            "How the feed stands",
+            shape(
+                {
+                    "server": shape({"version": TEXT, "started_at": TIME}),
+                    "database": ref("Database"),
+                    "clients": ref("Clients"),
+                    "process": shape({"number": WHOLE, "of": WHOLE, "pid": WHOLE, "clients": ref("Clients")}),
+                    "payload": {"enum": ["off", "keys", "full"]},
+                    "journal": or_null(
+                        shape(
+                            {
+                                "schema": TEXT,
+                                "epoch": TEXT,
+                                "bytes": COUNT,
+                                "oldest": or_null(TIME),
+                                "newest": or_null(TIME),
+                                "lost_statements": COUNT,
+                                "retention_hours": NUMBER,
+                                "retention_bytes": COUNT,
+                            }
+                        )
+                    ),
+                    "watched": list_of(
+                        shape(
+                            {
+                                "schema": TEXT,
+                                "table": TEXT,
+                                "is_complete": FLAG,
+                                "omit": COLUMNS,
+                                "row_limit": or_null(WHOLE),
+                                "strict": FLAG,
+                                "partitions": COUNT,
+                                "hash": COLUMNS,
+                            }
+                        )
+                    ),
+                    "not_watched": list_of(shape({"schema": TEXT, "table": TEXT, "reason": TEXT})),
+                }
+            ),
+            ("503",),
+        )
+    },
+    "/api/session": {
+        "get": _operation("Who you are", ref("Session"), ("503",), is_open=True),
+        "post": _operation(
+            "Signs in: sets a cookie that stands for the token",
+            ref("Session"),
+            ("401", "503"),
+            body={
+                "type": "object",
+                "properties": {"token": {"type": "string", "minLength": 1, "maxLength": TOKEN_LIMIT_CHARACTERS}},
+                "required": ["token"],
+            },
+            is_open=True,
+        ),
+        "delete": _operation("Signs out", ref("Session"), (), is_open=True),
+    },
+    "/api/openapi.json": {
+        "get": _operation("This description", {"type": "object"}, (), is_open=True),
+    },
+    "/healthz": {
+        "get": _operation(
+            "Whether the process runs",
+            shape({"status": {"const": "ok"}, "version": TEXT}, optional=("version",)),
+            (),
+            is_open=True,
+        )
+    },
+    "/readyz": {
+        "get": _operation(
+            "Whether what is committed now would be heard",
+            shape({"status": {"const": "ready"}, "database": ref("Database")}),
+            ("503",),
+            is_open=True,
+        )
+    },
+    "/metrics": {
+        "get": _operation("What Prometheus scrapes", TEXT, (), media_type="text/plain"),
+    },
+}

@@ -1,0 +1,80 @@
+"""How the feed stands: the journal, the watched tables, the connection to PostgreSQL, the clients."""
+
+import os
+
+from changefeed import __version__
+from changefeed.change.table_names import TableName
+from changefeed.change.times import iso
+from changefeed.postgres.named_queries import load
+from changefeed.selection.rights import bound_of_any
+from handlers.access.authentication import Need
+from handlers.access.errors import database_needed
+from handlers.http.base import ApiHandler
+
+QUERIES = load("server.sql")
+
+
+class StatusHandler(ApiHandler):
+    """What counts the changes of all tables, as the journal's size does, is for those who may see all tables."""
+
+    needs = Need.ADMIN
+
+    async def get(self) -> None:
+        feed, share = self.feed, self.feed.share
+        with database_needed("the journal cannot be looked at"):
+            journal, watched, not_watched = await self._journal(), await self._watched(), await self._not_watched()
+        self.finish(
+            {
+                "server": {"version": __version__, "started_at": iso(feed.share.started_at)},
+                "database": feed.readiness.database_state(is_full=self.rights.sees_everything),
+                "clients": share.census.everywhere(),
+                "process": {
+                    "number": share.number,
+                    "of": share.of,
+                    "pid": os.getpid(),
+                    "clients": share.census.here(),
+                },
+                "payload": self.feed.settings.payload,
+                "journal": journal,
+                "watched": watched,
+                "not_watched": not_watched,
+            }
+        )
+
+    async def _journal(self) -> dict[str, object] | None:
+        """Sizes in bytes, times in UTC; None where there is no journal."""
+        if self.feed.journal.epoch is None or not self.rights.sees_everything:
+            return None
+        [(size, oldest, newest, losses)] = await self.feed.database.fetch(QUERIES["journal status"])
+        return {
+            "schema": "changefeed",
+            "epoch": self.feed.journal.epoch.hex(),
+            "bytes": size,
+            "oldest": oldest,
+            "newest": newest,
+            "lost_statements": losses,
+            "retention_hours": self.feed.settings.retention_hours,
+            "retention_bytes": self.feed.settings.retention_bytes,
+        }
+
+    async def _not_watched(self) -> list[dict[str, object]]:
+        """What --watch names and cannot be watched."""
+        return [
+            {"schema": table.schema, "table": table.table, "reason": reason}
+            for table, reason in (await self.feed.watching.not_watched()).items()
+            if bound_of_any(self.rights.tables, (table,))
+        ]
+
+    async def _watched(self) -> list[dict[str, object]]:
+        if self.feed.journal.epoch is None:
+            return []
+        columns = ("schema", "table", "is_complete", "omit", "row_limit", "strict", "partitions", "hash")
+        rows = await self.feed.database.fetch(QUERIES["watched tables"])
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        shown = []
+        for one in found:
+            if bound := bound_of_any(self.rights.tables, (TableName(one["schema"], one["table"]),)):
+                # Columns that may not be seen are not there.
+                named = {name: [column for column in one[name] if bound.shows(column)] for name in ("omit", "hash")}
+                shown.append({**one, **named})
+        return shown

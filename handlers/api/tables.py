@@ -1,0 +1,174 @@
+"""The tables of the database, and the switch that watches each."""
+
+import json
+import logging
+from dataclasses import fields, replace
+from typing import Any
+
+from changefeed.change.table_names import TableName, qualified
+from changefeed.journal.watching import DEFAULT_OPTIONS, CannotWatch, NoSuchTable, Refused, WatchOptions
+from changefeed.postgres.named_queries import load
+from changefeed.postgres.pool import DatabaseUnavailable, one_line
+from changefeed.selection.rights import Bound, bound_of_any
+from handlers.access.authentication import Need
+from handlers.access.errors import ApiError, database_needed
+from handlers.http.base import ApiHandler
+from handlers.http.server import BODY_LIMIT_BYTES
+
+logger = logging.getLogger("handlers.tables")
+
+QUERIES = load("server.sql")
+SHAPE = (
+    'the body is {"omit": ["column", …], "row_limit": 1000, "strict": false, "hash": ["column", …]}, each of them '
+    "optional"
+)
+
+
+class TablesHandler(ApiHandler):
+    """{"tables": [{"schema", "table", "is_watched", "watched_by", "estimated_rows"}, …]}
+
+    The last is null where only some of the rows may be seen.
+    """
+
+    needs = Need.TOKEN
+
+    async def get(self) -> None:
+        with database_needed("the tables cannot be listed"):
+            rows = await self.feed.database.fetch(QUERIES["tables"])
+        self.finish(
+            {
+                "tables": [
+                    {
+                        "schema": schema,
+                        "table": table,
+                        "is_watched": watched_by is not None,
+                        "watched_by": watched_by,
+                        "estimated_rows": None if bound.filters else estimated_rows,
+                    }
+                    for schema, table, watched_by, estimated_rows in rows
+                    if (bound := bound_of_any(self.rights.tables, (TableName(schema, table),)))
+                ]
+            }
+        )
+
+
+class WatchHandler(ApiHandler):
+    """PUT watches the table that the path names, DELETE ends it.
+
+    The body of PUT is {"omit", "row_limit", "strict", "hash"}, each of them optional: what it does not say stays as it
+    is. Only with a right to everything can a column be given out that was left out or hashed before, in whichever way.
+    """
+
+    needs = Need.ADMIN
+
+    async def put(self, name: str) -> None:
+        said = self._said()
+        try:
+            name, bound = await self._find(name)
+            before = await self.feed.watching.options(name) or DEFAULT_OPTIONS
+            options = self._options(name, bound, before, said)
+            has_changed = await self.feed.watching.watch(name, options)
+        except (NoSuchTable, CannotWatch, DatabaseUnavailable) as error:
+            raise self._api_error(name, error) from None
+        self._answer(name, is_watched=True, has_changed=has_changed)
+
+    async def delete(self, name: str) -> None:
+        try:
+            name, _ = await self._find(name)
+            options = await self.feed.watching.options(name)
+            if options and (options.omit or options.hash) and not self.rights.sees_everything:
+                raise _needs_all_rights(f"{name} has columns that are left out or hashed, and would forget them")
+            has_changed = await self.feed.watching.unwatch(name)
+        except (NoSuchTable, CannotWatch, DatabaseUnavailable) as error:
+            raise self._api_error(name, error) from None
+        self._answer(name, is_watched=False, has_changed=has_changed)
+
+    async def _find(self, name: str) -> tuple[str, Bound]:
+        """The table's qualified() name, and what of it may be seen. One that may not be seen is not there."""
+        bounds = {}
+        for table in await self.feed.watching.named(name) if _can_be_name(name) else ():
+            if bound := bound_of_any(self.rights.tables, (table,)):
+                bounds[qualified(str(table.schema), table.table)] = bound
+        if not bounds:
+            raise NoSuchTable(f"the database has no table {name}")
+        if len(bounds) > 1:
+            raise ApiError(409, "ambiguous_table", f"{name} could mean several tables; write {' or '.join(bounds)}")
+        return next(iter(bounds.items()))
+
+    def _answer(self, name: str, *, is_watched: bool, has_changed: bool) -> None:
+        self.feed.follower.reidentify()  # there may be a journal now
+        self.finish({"table": name, "is_watched": is_watched, "has_changed": has_changed})
+
+    def _options(self, name: str, bound: Bound, before: WatchOptions, said: dict[str, Any]) -> WatchOptions:
+        """Of columns that may not be seen nothing is said and nothing changed."""
+        options = replace(before, **said)
+        if self.rights.sees_everything:
+            return options
+        for column in (*said.get("omit", ()), *said.get("hash", ())):
+            if not bound.shows(column):
+                raise CannotWatch(f"{name} has no column {column}")
+        hidden = [tuple(one for one in of if not bound.shows(one)) for of in (before.omit, before.hash)]
+        if "omit" in said:
+            options = replace(options, omit=(*options.omit, *hidden[0]))
+        if "hash" in said:
+            options = replace(options, hash=(*options.hash, *hidden[1]))
+        if set(before.omit) - set(options.omit) or set(before.hash) - set(options.hash) - set(options.omit):
+            raise _needs_all_rights("a column that is left out or hashed would be given out")
+        return options
+
+    def _api_error(self, name: str, error: NoSuchTable | CannotWatch | DatabaseUnavailable) -> ApiError:
+        """Why not, without a name that may not be seen."""
+        match error:
+            case NoSuchTable():
+                return ApiError(404, "no_such_table", str(error))
+            case Refused() if not self.rights.sees_everything:
+                logger.info("refused: %s", error)
+                why = "PostgreSQL refuses it; the log says why, and so does a token with a right to everything"
+                return ApiError(409, "cannot_watch", f"{name}: {why}")
+            case CannotWatch():
+                return ApiError(409, "cannot_watch", str(error))
+            case DatabaseUnavailable():
+                return ApiError(503, "database_unavailable", one_line(error))
+
+    def _said(self) -> dict[str, Any]:
+        """The options that the body names."""
+        if len(self.request.body) > BODY_LIMIT_BYTES:
+            raise ApiError(
+                413,
+                "body_too_large",
+                f"a body has at most {BODY_LIMIT_BYTES} bytes; SELECT changefeed.watch(…) takes longer lists",
+            )
+        if not self.request.body.strip():
+            return {}
+        try:
+            body = json.loads(self.request.body)
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, "not_json", f"the body is empty or a JSON object: {error}") from None
+        if not isinstance(body, dict) or not body.keys() <= {field.name for field in fields(WatchOptions)}:
+            raise ApiError(400, "bad_options", SHAPE)
+        said = dict(body)
+        for name in said.keys() & {"omit", "hash"}:
+            if not _are_names(said[name] or []):
+                raise ApiError(400, "bad_options", SHAPE)
+            said[name] = tuple(said[name] or [])
+        row_limit, strict = said.get("row_limit"), said.get("strict", False)
+        if not (row_limit is None or (type(row_limit) is int and 0 < row_limit < 1 << 62)) or not isinstance(
+            strict, bool
+        ):
+            raise ApiError(400, "bad_options", SHAPE)
+        return said
+
+
+def _needs_all_rights(why: str) -> ApiError:
+    return ApiError(
+        403, "needs_all_rights", f"{why}; that takes a token with a right to everything, or the owner in SQL"
+    )
+
+
+def _are_names(said: object) -> bool:
+    return isinstance(said, list) and all(isinstance(column, str) and _can_be_name(column) for column in said)
+
+
+def _can_be_name(text: str) -> bool:
+    """Half a surrogate pair is JSON, but no text of PostgreSQL's, and neither is one with a zero byte."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

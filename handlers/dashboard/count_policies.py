@@ -1,0 +1,82 @@
+"""Which counts a dashboard is told, and what changed of them since then: all, or those that its rights let it know."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from changefeed.change.change import Change
+from changefeed.counts.buckets import BucketMessage
+from changefeed.counts.tally import STEPS
+from handlers.dashboard.visible_counts import CountedTables
+from handlers.http.context import Feed
+
+
+class CountPolicy(Protocol):
+    """What a DashboardView asks of one."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anything was counted since the counts were last taken."""
+
+    def add(self, seen: Sequence[Change], now: float) -> None:
+        """Notes what is published, of that which the dashboards may see."""
+
+    def take(self, *, is_coarse: bool) -> dict[str, object]:
+        """What changed of the counts since they were last taken; the coarser steps only where that is asked for."""
+
+
+class AllCounts:
+    """Of all tables. The tally itself notes what changed, for the one view there is of all."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._has_news = False
+        self.take(is_coarse=True)  # what changed before is in the first `hello`
+
+    @property
+    def has_news(self) -> bool:
+        return self._has_news
+
+    def add(self, seen: Sequence[Change], now: float) -> None:
+        self._has_news = self._has_news or bool(seen)
+
+    def take(self, *, is_coarse: bool) -> dict[str, object]:
+        self._has_news = False
+        tally = self._feed.hub.tally
+        touched = {
+            step: self._feed.counted.whole(tally.by_step[step].take_touched())
+            for step in STEPS
+            if is_coarse or step == 1
+        }
+        return {"totals": tally.take_touched_totals(), "other": tally.foreign, "buckets": _told(touched)}
+
+
+class VisibleCounts:
+    """Of the tables that may be counted with certain rights; nothing that happens unseen changes what it gives."""
+
+    def __init__(self, feed: Feed, counted: CountedTables) -> None:
+        self._feed = feed
+        self._counted = counted
+        self._touched: dict[int, set[int]] = {step: set() for step in STEPS}  # when the buckets begin that changed
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self._touched[1])
+
+    def add(self, seen: Sequence[Change], now: float) -> None:
+        for change in seen:
+            for step, begins in self._touched.items():
+                begins.add(int(change.at or now) // step * step)
+
+    def take(self, *, is_coarse: bool) -> dict[str, object]:
+        tally = self._feed.hub.tally
+        told: dict[int, Sequence[BucketMessage]] = {}
+        for step, begins in self._touched.items():
+            if begins and (is_coarse or step == 1):
+                changed = [one for one in tally.by_step[step].since(min(begins)) if one["at"] in begins]
+                told[step] = self._counted.buckets(self._feed.counted.whole(changed))
+                begins.clear()
+        return {"totals": self._counted.totals(tally.totals) if told else {}, "other": 0, "buckets": _told(told)}
+
+
+def _told(touched: Mapping[int, Sequence[BucketMessage]]) -> dict[int, Sequence[BucketMessage]]:
+    return {step: buckets for step, buckets in touched.items() if buckets}

@@ -1,0 +1,77 @@
+"""The dashboard's sign-in: POST the token once, and a cookie that no script can read stands for it; DELETE ends it.
+
+Also for whoever else has the cookie: what is open by it is closed, and it lets nobody in any more.
+"""
+
+import json
+
+from handlers.access.authentication import COOKIE, HOST_COOKIE, Need
+from handlers.access.errors import ApiError
+from handlers.access.tokens import TOKEN_LIMIT_CHARACTERS, Identity
+from handlers.http.base import ApiHandler
+
+COOKIE_LIMIT_CHARACTERS = 3900  # browsers keep 4096 of name, value and attributes (RFC 6265, 6.1)
+
+
+class SessionHandler(ApiHandler):
+    """{"is_required", "is_signed_in", "is_admin", "sees_everything", "not_counted", "expires_at"}
+
+    `not_counted`: the tables, as the token names them, of which it sees some rows only. `expires_at`: epoch seconds,
+    or null.
+    """
+
+    needs = Need.NOTHING
+
+    async def get(self) -> None:
+        try:
+            identity: Identity | None = await self.feed.gate.identify(self.request)
+        except ApiError as error:
+            if error.status_code != 401:
+                raise
+            identity = None
+        self._answer(identity)
+
+    async def post(self) -> None:
+        gate = self.feed.gate
+        if not gate.tokens.are_required:
+            self._answer(await gate.identify(self.request))
+            return
+        token = self._token()
+        identity = await gate.identify_token(token)
+        gate.refuse_nothing(identity.rights)
+        session = gate.session(token)
+        if len(session) > COOKIE_LIMIT_CHARACTERS:
+            raise ApiError(400, "token_too_long", "the token is too long for a cookie, which browsers would drop")
+        is_secure, path = self.request.protocol == "https", self.feed.settings.base_path or "/"
+        name = HOST_COOKIE if is_secure and path == "/" else COOKIE
+        self.set_cookie(name, session, path=path, httponly=True, samesite="Strict", secure=is_secure)
+        self._answer(identity)
+
+    def delete(self) -> None:
+        self.feed.gate.end_session(self.request)
+        self.clear_cookie(COOKIE, path=self.feed.settings.base_path or "/")
+        self.clear_cookie(HOST_COOKIE, path="/", secure=True)
+        self._answer(None)
+
+    def _token(self) -> str:
+        try:
+            body = json.loads(self.request.body)
+        except (ValueError, RecursionError):
+            body = None
+        token = body.get("token") if isinstance(body, dict) else None
+        if not isinstance(token, str) or not 0 < len(token) <= TOKEN_LIMIT_CHARACTERS:
+            raise ApiError(400, "bad_sign_in", 'the body is {"token": "…"}')
+        return token
+
+    def _answer(self, identity: Identity | None) -> None:
+        grants = identity.rights.tables if identity else ()
+        self.finish(
+            {
+                "is_required": self.feed.gate.tokens.are_required,
+                "is_signed_in": identity is not None,
+                "is_admin": identity is not None and identity.rights.is_admin,
+                "sees_everything": identity is not None and identity.rights.sees_everything,
+                "not_counted": [grant.pattern for grant in grants if grant.filters],
+                "expires_at": identity.expires_at if identity else None,
+            }
+        )

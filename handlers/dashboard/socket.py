@@ -1,0 +1,148 @@
+"""What the dashboard draws: counts in buckets over HTTP, and the same with a sample of rows over /ws/activity.
+
+The counts are exact and absolute; only the rows are a sample, and each message says of how many.
+"""
+
+import contextlib
+import json
+import time
+
+from changefeed.change.exposure import Payload
+from changefeed.change.gap import Gap
+from changefeed.counts.tally import STEPS
+from changefeed.postgres.pool import DatabaseUnavailable
+from changefeed.selection.subscription import Subscription
+from handlers.access.authentication import Need
+from handlers.access.errors import ApiError, whole_number
+from handlers.dashboard.view import DashboardView
+from handlers.dashboard.visible_counts import CountedTables
+from handlers.delivery.dashboards import Dashboard, View
+from handlers.delivery.dialects import gap_fields, message_frame
+from handlers.delivery.row_sample import PACES
+from handlers.feed.query import fields_of_message, parse_query
+from handlers.feed.start import JOURNAL_DEADLINE_SECONDS, check_subscription, find_place
+from handlers.http.base import ApiHandler
+from handlers.http.socket import BaseSocket
+
+SAID_LIMIT_CHARACTERS = 1_000
+
+
+class ActivityHandler(ApiHandler):
+    """The last `window` seconds in buckets of `step`: {"now", "since", "step_seconds", "totals", "buckets", …}.
+
+    Without `has_history` what was before `since` is still being counted from the journal.
+    """
+
+    needs = Need.TOKEN
+
+    def get(self) -> None:
+        tally = self.feed.hub.tally
+        step = self.get_query_argument("step", "1")
+        if step not in map(str, STEPS):
+            raise ApiError(400, "bad_step", f"step is one of {', '.join(map(str, STEPS))}, in seconds")
+        buckets = tally.by_step[int(step)]
+        most = buckets.window_seconds
+        window = whole_number("window", self.get_query_argument("window", str(most)), 1, most, "seconds")
+        now = time.time()
+        counted = CountedTables(self.rights.tables, self.feed.catalog)
+        self.finish(
+            {
+                **counted.state(self.feed, now),
+                "step_seconds": buckets.step_seconds,
+                "buckets": counted.buckets(self.feed.counted.whole(buckets.since(now - window))),
+                "deaf": self.feed.counted.deaf_spans(now, window),
+            }
+        )
+
+
+class ActivitySocket(BaseSocket):
+    """A dashboard.
+
+    It may say {"type": "seen", "message": n}, the number of the newest message it drew: one that falls behind is sent
+    counts and no rows until it has caught up, since a browser's WebSocket has no other way to say that it is slow.
+    {"type": "rows", "wanted": false}, while nobody looks; with true also a `pace`, one of those that `hello` names.
+    And {"type": "filter"} with `table`, `action` and `filter` as on /ws: then the rows are a sample of what fits, and
+    `matching` says of how many; the counts stay those of all.
+    """
+
+    kind = "dashboards"
+    _gap: Gap | None = None
+    _dashboard: Dashboard | None = None  # while the socket is open, and it is known whose it is
+    _view: View | None = None
+
+    async def look(self, *args: str) -> None:
+        if not self.rights.sees_everything:
+            with contextlib.suppress(DatabaseUnavailable):  # then only what is safe without it is shown
+                await self.feed.catalog.until_read()
+        self._gap = await self._read_since(self.get_query_argument("since", None))
+
+    def entered(self) -> None:
+        feed, grants = self.feed, self.rights.tables
+        self._dashboard = Dashboard(self.outbox, self.leave)
+        self._view = feed.dashboards.enter(self._dashboard, grants, lambda: DashboardView(feed, grants))
+        if self._gap:
+            self.outbox.send(message_frame("gap", **gap_fields(self._gap)))
+
+    def on_close(self) -> None:
+        super().on_close()
+        if self._dashboard and self._view:
+            self.feed.dashboards.leave(self._dashboard, self._view)
+            self._dashboard = self._view = None
+
+    async def on_message(self, message: str | bytes) -> None:
+        """Tornado reads the next message when this one is dealt with."""
+        if self._dashboard is None:
+            return
+        match _said(message):
+            case {"type": "seen", "message": int(number)}:
+                self._dashboard.seen = number
+            case {"type": "rows", "wanted": bool(wanted), **more}:
+                self._dashboard.wants_rows = wanted
+                self._go_at(self._dashboard, more.get("pace", self._dashboard.pace))
+            case {"type": "filter", **fields}:
+                await self._filter({str(name): value for name, value in fields.items()})
+            case _:
+                advice = 'say {"type": "seen", "message": n}, {"type": "rows", "wanted": true} or {"type": "filter"}'
+                self.send_message("error", code="unknown_type", message=advice)
+
+    def _go_at(self, dashboard: Dashboard, pace: object) -> None:
+        if isinstance(pace, str) and pace in PACES:
+            dashboard.pace = pace
+        else:
+            advice = f"pace is one of {', '.join(PACES)}: rows a second, at most"
+            self.send_message("error", code="bad_pace", message=advice)
+
+    async def _filter(self, fields: dict[str, object]) -> None:
+        try:
+            query = parse_query(fields_of_message(fields), self.rights)
+            if self.feed.settings.payload is not Payload.FULL:
+                await check_subscription(self.feed, query.subscription)  # a column may be withheld
+        except ApiError as error:
+            self.tell_error(error)
+        else:
+            if self._dashboard and self._view:  # else the page is gone
+                self._view.filter(self._dashboard, query.subscription)
+
+    async def _read_since(self, since: str | None) -> Gap | None:
+        """Whether a page that comes back, and had seen everything up to a cursor, missed what nobody has any more.
+
+        Its counts are right in any case: those are absolute, and loaded from the journal. A page can't read the answer
+        to a refused handshake, so also what is no cursor of ours is told as a gap.
+        """
+        if not since:
+            return None
+        await self.feed.follower.until_known(JOURNAL_DEADLINE_SECONDS)
+        try:
+            _, gap = await find_place(self.feed, since, Subscription(within=self.rights.tables))
+        except ApiError as error:
+            return Gap(error.message, from_cursor=since)
+        return gap
+
+
+def _said(message: str | bytes) -> object:
+    if len(message) > SAID_LIMIT_CHARACTERS:
+        return None
+    try:
+        return json.loads(message)
+    except (ValueError, RecursionError):
+        return None

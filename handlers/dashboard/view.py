@@ -1,0 +1,182 @@
+"""What the dashboards of those with the same rights draw: changes in, the messages for their outboxes out.
+
+Each message is made once for all that want the same rows. Nothing here is told because of something that those rights
+do not let see: not a message, not its number, not a count. Knows no socket.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from changefeed import __version__
+from changefeed.change.change import Change
+from changefeed.change.gap import Gap
+from changefeed.change.times import iso
+from changefeed.counts.delays import LEAST_SECONDS, PER_DOUBLING
+from changefeed.counts.tally import STEPS
+from changefeed.hub import RECENT_LIMIT
+from changefeed.selection.rights import EVERY_TABLE, Grants
+from changefeed.selection.subscription import Selection, Subscription
+from handlers.dashboard.count_policies import AllCounts, CountPolicy, VisibleCounts
+from handlers.dashboard.visible_counts import CountedTables
+from handlers.delivery.audiences import Audience, Audiences
+from handlers.delivery.dashboards import Dashboard
+from handlers.delivery.dialects import PROTOCOL, gap_fields, gap_within, message_frame
+from handlers.delivery.row_sample import (
+    HELLO_LIMIT_CHARACTERS,
+    PACES,
+    ROWS_IN_HELLO,
+    Allowance,
+    Matches,
+    sample_texts,
+)
+from handlers.http.context import Feed
+
+COUNTS_SECONDS = 0.25  # counts are told that often, or by every third tick
+COARSE_SECONDS = 1.0  # buckets of more than a second; and a message that nothing happened
+BEHIND_SECONDS = 3.0  # a page that has not seen what was told that long ago gets no rows
+
+
+class DashboardView:
+    """For those who may see everything and those who may not a policy says which counts; all else is the same."""
+
+    def __init__(self, feed: Feed, grants: Grants) -> None:
+        self.dashboards: set[Dashboard] = set()
+        self._feed = feed
+        self._is_full = grants == EVERY_TABLE
+        self._selection = feed.select(Subscription(within=grants))
+        self._counted = CountedTables(grants, feed.catalog)
+        self._counts: CountPolicy = AllCounts(feed) if self._is_full else VisibleCounts(feed, self._counted)
+        self._filters: Audiences[Dashboard] = Audiences()
+        self._allowances = {name: Allowance(pace) for name, pace in PACES.items()}
+        # Since the last message: how many changes there were, and those of them for each filter, None for none.
+        self._of = 0
+        self._matches: dict[Audience[Dashboard] | None, Matches] = {}
+        self._number = 0
+        self._told_at: deque[float] = deque(maxlen=100)  # of the newest messages, the newest last
+        self._counts_told_at = self._coarse_told_at = 0.0
+        self._turn = self._feed.counted.turn
+
+    def enter(self, dashboard: Dashboard, now: float) -> None:
+        # The others hear first what came since the last tick; it is in the newcomer's `hello` already.
+        self.tick(now)
+        self.dashboards.add(dashboard)
+        dashboard.outbox.send(self._hello(now))
+
+    def discard(self, dashboard: Dashboard) -> None:
+        self.filter(dashboard, self._selection.subscription)
+        self.dashboards.discard(dashboard)
+
+    def filter(self, dashboard: Dashboard, subscription: Subscription) -> None:
+        """From now on its rows are of those that are asked for; the counts stay those of all."""
+        if dashboard.filter:
+            self._filters.leave(dashboard, dashboard.filter)
+            dashboard.filter = None
+        if subscription != self._selection.subscription:
+            dashboard.filter = self._filters.join(dashboard, PROTOCOL, self._select(subscription))
+
+    def add(self, changes: Sequence[Change], now: float) -> None:
+        """What is published, without losses."""
+        seen = self._selection.pick(changes)
+        self._of += len(seen)
+        self._counts.add(seen, now)
+        self._matches.setdefault(None, Matches()).add(seen)
+        for audience, picked in self._filters.route(changes):
+            self._matches.setdefault(audience, Matches()).add(picked)
+
+    def tick(self, now: float) -> None:
+        """Tells what happened since the last tick, or once a second that nothing did."""
+        is_coarse = now - self._coarse_told_at >= COARSE_SECONDS
+        has_counts = is_coarse or (self._counts.has_news and now - self._counts_told_at >= COUNTS_SECONDS)
+        if self._of or has_counts:
+            self._tell_activity(now, has_counts=has_counts, is_coarse=is_coarse)
+        if self._turn != (turn := self._feed.counted.turn):
+            # What was before has been counted, or all is counted anew: whoever is there begins as a newcomer does.
+            self._turn = turn
+            self.tell(self._hello(now))
+
+    def tell_database(self) -> None:
+        self.tell(message_frame("database", **self._feed.readiness.database_state(is_full=self._is_full)))
+
+    def tell_gap(self, gap: Gap) -> None:
+        if within := gap_within(self._selection, gap):
+            self.tell(message_frame("gap", **gap_fields(within)))
+
+    def tell(self, frame: bytes) -> None:
+        for dashboard in tuple(self.dashboards):
+            dashboard.outbox.send(frame)
+
+    def refresh_columns(self) -> None:
+        """The tables were read anew: their columns may be others."""
+        self._selection.refresh_columns()
+        self._filters.refresh_columns()
+
+    def forget_cursors(self) -> None:
+        """Shows no row of before any more."""
+        self._matches.clear()
+
+    def _hello(self, now: float) -> bytes:
+        recent = self._selection.pick(self._feed.hub.newest(RECENT_LIMIT))[-ROWS_IN_HELLO:]
+        return message_frame(
+            "hello",
+            server={"version": __version__, "started_at": iso(self._feed.share.started_at)},
+            database=self._feed.readiness.database_state(is_full=self._is_full),
+            payload=self._feed.settings.payload,
+            recent=sample_texts(recent, HELLO_LIMIT_CHARACTERS),
+            steps=STEPS,
+            delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
+            paces={name: pace.bounds for name, pace in PACES.items()},
+            cursor=self._cursor(),
+            **self._counted.state(self._feed, now),
+        )
+
+    def _tell_activity(self, now: float, *, has_counts: bool, is_coarse: bool) -> None:
+        self._number += 1
+        self._told_at.append(now)
+        told: dict[str, object] = {"number": self._number, "now": now, "cursor": self._cursor()}
+        if has_counts:
+            self._counts_told_at = now
+            self._coarse_told_at = now if is_coarse else self._coarse_told_at
+            told |= self._counts.take(is_coarse=is_coarse)
+        samples: dict[str, list[list[str]]] = {name: [] for name in PACES}
+        frames: dict[object, bytes] = {}
+        for dashboard in tuple(self.dashboards):
+            why, pace = self._withheld(dashboard, now), dashboard.pace
+            key = why or (dashboard.filter, pace)
+            if key not in frames:
+                rows = _no_rows(why) if why else self._rows(dashboard.filter, pace, now)
+                samples[pace].append(rows["changes"])
+                frames[key] = message_frame("activity", **told, rows={"of": self._of, **rows})
+            dashboard.outbox.send(frames[key])
+        for name, allowance in self._allowances.items():
+            allowance.spend(samples[name])
+        self._of = 0
+        self._matches.clear()
+
+    def _rows(self, audience: Audience[Dashboard] | None, pace: str, now: float) -> dict[str, Any]:
+        row_limit, limit_characters = self._allowances[pace].left(now)
+        matches = self._matches.get(audience) or Matches()
+        changes = sample_texts(matches.newest(row_limit), limit_characters)
+        return {"changes": changes} if audience is None else {"matching": matches.count, "changes": changes}
+
+    def _withheld(self, dashboard: Dashboard, now: float) -> str | None:
+        """Why this one gets no rows now: it is behind, or nobody looks; None where it gets them."""
+        if dashboard.seen is not None and dashboard.seen < self._number - 1:
+            unseen = min(self._number - dashboard.seen, len(self._told_at))
+            if now - self._told_at[-unseen] > BEHIND_SECONDS:
+                return "behind"
+        return None if dashboard.wants_rows else "unwanted"
+
+    def _select(self, subscription: Subscription) -> Selection:
+        if not self._is_full:
+            return self._feed.select(subscription)
+        # Without the columns' types a value's own decides: what the page itself compares are texts.
+        return Selection(subscription, lambda table: None)
+
+    def _cursor(self) -> str | None:
+        memory = self._feed.follower.memory
+        return self._selection.cursor(self._feed.journal.encode(memory.edge)) if memory else None
+
+
+def _no_rows(why: str) -> dict[str, Any]:
+    return {"changes": [], "withheld": why}

@@ -1,0 +1,24 @@
+"""How many clients of each kind are connected: to this process, and to all that share the port. Knows no socket."""
+
+from process.shared_numbers import Meters
+
+KINDS = ("feed", "dashboards", "raw")
+NAME = "changefeed_clients"
+
+
+class Census:
+    """Counts in `meters`."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        self._here = {kind: meters.meter(NAME, kind) for kind in KINDS}
+
+    def add(self, kind: str, count: int) -> None:
+        self._here[kind].add(count)
+
+    def here(self) -> dict[str, int]:
+        return {kind: int(meter.value) for kind, meter in self._here.items()}
+
+    def everywhere(self) -> dict[str, int]:
+        parts = self._meters.everywhere()
+        return {kind: int(sum(part.get((NAME, kind), 0) for part in parts)) for kind in KINDS}

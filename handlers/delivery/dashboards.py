@@ -1,0 +1,130 @@
+"""The dashboards of one server: changes, gaps and the state of the database in, told to each by the view of its rights.
+
+A server makes it when it starts, and gives it up when it ends. A ticker runs while there are any dashboards.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tornado.ioloop import PeriodicCallback
+
+from changefeed.change.change import Change, without_losses
+from changefeed.change.gap import Gap
+from changefeed.selection.rights import Grants
+from changefeed.selection.subscription import Subscription
+from handlers.delivery.audiences import Audience
+from handlers.delivery.outbox import Outbox
+from handlers.delivery.row_sample import USUAL_PACE
+
+TICK_SECONDS = 0.1  # so that there are at most ten messages a second, whatever the load
+
+
+@dataclass(eq=False)
+class Dashboard:
+    """One page: where its messages go, which rows it wants, and what it has seen."""
+
+    outbox: Outbox
+    leave: Callable[[str], None]  # closes the transport, for a reason that the page may read
+    pace: str = USUAL_PACE
+    wants_rows: bool = True
+    seen: int | None = None  # the number of the newest message that it drew; None: it never says
+    filter: "Audience[Dashboard] | None" = None
+
+
+class View(Protocol):
+    """What the registry asks of a view; DashboardView is the one there is."""
+
+    @property
+    def dashboards(self) -> Collection[Dashboard]: ...
+
+    def enter(self, dashboard: Dashboard, now: float) -> None: ...
+
+    def discard(self, dashboard: Dashboard) -> None: ...
+
+    def filter(self, dashboard: Dashboard, subscription: Subscription) -> None: ...
+
+    def add(self, changes: Sequence[Change], now: float) -> None: ...
+
+    def tick(self, now: float) -> None: ...
+
+    def tell_database(self) -> None: ...
+
+    def tell_gap(self, gap: Gap) -> None: ...
+
+    def refresh_columns(self) -> None: ...
+
+    def forget_cursors(self) -> None: ...
+
+
+class Dashboards:
+    """By their rights."""
+
+    def __init__(self) -> None:
+        self._views: dict[Grants, View] = {}
+        self._ticker: PeriodicCallback | None = None
+
+    @property
+    def connected(self) -> Sequence[Dashboard]:
+        return [dashboard for view in self._views.values() for dashboard in view.dashboards]
+
+    def enter(self, dashboard: Dashboard, grants: Grants, make_view: Callable[[], View]) -> View:
+        """Greets it, and tells it from now on what it may see with these rights. Returns its view, for leave().
+
+        Its view is made where no dashboard with the same rights is there.
+        """
+        view = self._views.get(grants)
+        if view is None:
+            view = self._views[grants] = make_view()
+        view.enter(dashboard, time.time())
+        if self._ticker is None:
+            self._ticker = PeriodicCallback(self.tick, TICK_SECONDS * 1000)
+            self._ticker.start()
+        return view
+
+    def leave(self, dashboard: Dashboard, view: View) -> None:
+        view.discard(dashboard)
+        self._views = {grants: view for grants, view in self._views.items() if view.dashboards}
+        if not self._views:
+            self.close()
+
+    def close(self) -> None:
+        """The server ends, or nobody is there any more."""
+        if self._ticker:
+            self._ticker.stop()
+            self._ticker = None
+
+    def tick(self) -> None:
+        now = time.time()
+        for view in tuple(self._views.values()):
+            view.tick(now)
+
+    def broadcast(self, changes: Sequence[Change], cursor: str | None) -> None:
+        """Counts what each may see, and keeps the newest of it until the next message."""
+        if not self._views:
+            return
+        left, now = without_losses(changes), time.time()
+        for loss in changes if left is not changes else ():
+            if loss.is_loss:
+                self.tell_gap(Gap.of_loss(loss))
+        for view in self._views.values():
+            view.add(left, now)
+
+    def tell_database(self) -> None:
+        for view in self._views.values():
+            view.tell_database()
+
+    def tell_gap(self, gap: Gap) -> None:
+        for view in self._views.values():
+            view.tell_gap(gap)
+
+    def refresh_columns(self) -> None:
+        """The tables were read anew: their columns may be others."""
+        for view in self._views.values():
+            view.refresh_columns()
+
+    def forget_cursors(self) -> None:
+        """Sends no cursor of before any more: those are of another journal, or of a past that is lost."""
+        for view in self._views.values():
+            view.forget_cursors()

@@ -1,0 +1,142 @@
+"""Changes and gaps in, the bytes for a client's stream out, in each of the three dialects of the feed.
+
+An encoding is made once and written to every client that speaks it. Knows no socket.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from changefeed.change.change import Change, without_losses
+from changefeed.change.gap import Gap
+from changefeed.change.times import iso
+from changefeed.selection.subscription import Selection
+from handlers.delivery.frames import text_frames
+
+MAY_BE_LOST = "changes may have been lost"  # all that who may not see everything is told of a gap
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a client is told of changes (with the cursor after the last, if they have one), of a gap, and of a place.
+
+    The place is a cursor to come back with, where nothing that the client asked for came before it; going_away says
+    that the server stops, and in how many ms to come back. What a dialect has no words for is no bytes.
+    """
+
+    changes: Callable[[Sequence[Change], str | None], bytes]
+    gap: Callable[[Gap], bytes]
+    place: Callable[[str], bytes]
+    going_away: Callable[[int], bytes]
+
+
+def message_frame(kind: str, **fields: object) -> bytes:
+    """A message of changefeed.v1 as one frame."""
+    return text_frames([json.dumps({"type": kind, **fields}, ensure_ascii=False, separators=(",", ":"))])
+
+
+def gap_fields(gap: Gap) -> dict[str, object]:
+    known = {"skipped": gap.skipped, "table": gap.table}
+    return {
+        "from": gap.from_cursor,
+        "to": gap.to_cursor,
+        "since": iso(gap.since) if gap.since else None,
+        "until": iso(gap.until) if gap.until else None,
+        "why": gap.why,
+        "what_to_do": gap.what_to_do,
+        **{name: value for name, value in known.items() if value is not None},
+    }
+
+
+def frames(dialect: Dialect, changes: Sequence[Change], cursor: str | None, *, is_bounded: bool = False) -> bytes:
+    """The changes, and each loss among them as a gap where it stands; who `is_bounded` is not told what was in it."""
+    if len(without_losses(changes)) == len(changes):
+        return dialect.changes(changes, cursor)
+    parts: list[bytes] = []
+    for is_loss, run in itertools.groupby(changes, key=lambda change: change.is_loss):
+        told = list(run)
+        if is_loss:
+            parts += [dialect.gap(loss_gap(loss, is_bounded=is_bounded)) for loss in told]
+            if told[-1].cursor:
+                parts.append(dialect.place(told[-1].cursor))
+        else:
+            parts.append(dialect.changes(told, told[-1].cursor))
+    if cursor:
+        parts.append(dialect.place(cursor))
+    return b"".join(parts)
+
+
+def gap_within(selection: Selection, gap: Gap) -> Gap | None:
+    """The gap as a client of this selection may be told of it: that there is one, but not what was in it.
+
+    None where it is of a table that the client did not ask for or may not see.
+    """
+    if gap.table and not selection.subscription.concerns(gap.table, gap.columns):
+        return None
+    if not selection.subscription.is_bounded:
+        return gap
+    begin, end = selection.cursor(gap.from_cursor), selection.cursor(gap.to_cursor)
+    return replace(gap, why=MAY_BE_LOST, from_cursor=begin, to_cursor=end)
+
+
+def loss_gap(loss: Change, *, is_bounded: bool) -> Gap:
+    """The gap that a client is told of for a loss; to who `is_bounded`, that there is one."""
+    gap = Gap.of_loss(loss)
+    return replace(gap, why=MAY_BE_LOST, skipped=None) if is_bounded else gap
+
+
+def _plain_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
+    return text_frames([change.text for change in changes])
+
+
+def _protocol_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
+    texts = ",".join([change.text for change in changes if change.table])
+    message = f'{{"type":"changes","changes":[{texts}],"cursor":{json.dumps(cursor)}}}'
+    return text_frames([message]) if texts else b""
+
+
+def _stream_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
+    # A line break stands in JSON between values only; a space says the same, and an event's data is one line.
+    return "".join([_event(change.text, change.cursor) for change in changes if not change.is_foreign]).encode()
+
+
+def _event(text: str, cursor: str | None) -> str:
+    data = text.replace("\r", " ").replace("\n", " ")
+    return f"id: {cursor}\ndata: {data}\n\n" if cursor else f"data: {data}\n\n"
+
+
+# As the original had it: one change a text frame, nothing else, ever.
+PLAIN = Dialect(_plain_changes, lambda gap: b"", lambda cursor: b"", lambda delay_ms: b"")
+# JSON messages with a type.
+PROTOCOL = Dialect(
+    _protocol_changes,
+    lambda gap: message_frame("gap", **gap_fields(gap)),
+    lambda cursor: message_frame("changes", changes=[], cursor=cursor),
+    lambda delay_ms: message_frame("going_away", reconnect_in_ms=delay_ms),
+)
+# Server-Sent Events (WHATWG HTML, 9.2), where an event without data moves the last event's id and is not dispatched.
+STREAM = Dialect(
+    _stream_changes,
+    lambda gap: f"event: gap\ndata: {json.dumps(gap_fields(gap), ensure_ascii=False)}\n\n".encode(),
+    lambda cursor: f"id: {cursor}\n\n".encode(),
+    lambda delay_ms: f"retry: {delay_ms}\n\n".encode(),
+)
+STREAM_HEARTBEAT = b":\n\n"
+
+
+def stream_head(cursor: str | None, retry_ms: int) -> bytes:
+    """How a stream begins: where (a client that is lost before its first event comes back to there), and when to
+    come back.
+    """
+    return f"{_id(cursor)}retry: {retry_ms}\n\n".encode()
+
+
+def stream_refusal(fields: Mapping[str, object], cursor: str | None, retry_ms: int) -> bytes:
+    """A stream that ends at once: why, and when to come back. `cursor` is the client's own, which it is to keep."""
+    data = json.dumps(fields, ensure_ascii=False)
+    return f"{_id(cursor)}retry: {retry_ms}\nevent: error\ndata: {data}\n\n".encode()
+
+
+def _id(cursor: str | None) -> str:
+    return f"id: {cursor}\n" if cursor else ""

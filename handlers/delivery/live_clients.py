@@ -1,0 +1,186 @@
+"""The feed's clients of one server: changes, gaps and new columns in, each told to those it concerns.
+
+A server makes it when it starts, and gives it up when it ends. Knows no transport.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any, Protocol
+
+from changefeed.change.change import Change
+from changefeed.change.gap import Gap
+from changefeed.selection.subscription import BadSubscription, Selection
+from handlers.delivery.audiences import Audience, Audiences
+from handlers.delivery.dialects import PROTOCOL, Dialect, frames, gap_within, message_frame
+from handlers.delivery.outbox import Outbox
+
+# How long the feed waits, in a burst, for clients that have not taken what they were sent: so long where all of them
+# are busy, since then it is the machine that is, and next to nothing for one among many. Who takes longer is not waited
+# for again until he has taken everything.
+PATIENCE_SECONDS = 0.5
+LEAST_PATIENCE_SECONDS = 0.01
+# How many audiences are looked through for what is gone, in one turn of the loop.
+TROUBLE_SLICE = 20
+# How far behind the cursor may stay of a client that nothing is sent to, because nothing is what it asked for.
+CURSOR_INTERVAL_SECONDS = 15.0
+
+
+class LiveClient(Protocol):
+    """What the registry asks of a client; FeedClient is the one there is."""
+
+    outbox: Outbox
+    selection: Selection
+
+    @property
+    def dialect(self) -> Dialect: ...
+
+    @property
+    def is_catching_up(self) -> bool: ...
+
+    def receive(self, changes: Sequence[Change], buffer: bytes, cursor: str | None) -> None:
+        """Takes what is broadcast to the client's audience, and the same encoded."""
+
+    def forget_held_back(self) -> None:
+        """Drops what waits to be sent conflated."""
+
+    def trouble(self) -> BadSubscription | None:
+        """Returns why nothing can fit any more what the client asked for."""
+
+    def go_away(self, delay_ms: int) -> None:
+        """Sends nothing more, but when to come back."""
+
+    def leave(self, reason: str) -> None:
+        """Closes the transport, for a reason that the client may read."""
+
+
+class LiveClients:
+    """All that follow the feed; those that have caught up are live, and get every broadcast."""
+
+    def __init__(self) -> None:
+        self.audiences: Audiences[LiveClient] = Audiences()
+        self._connected: set[LiveClient] = set()
+        self._busy_since: dict[LiveClient, float] = {}  # the live ones whose outbox is not empty; monotonic
+        self._newest_cursor: str | None = None
+        self._telling_trouble: asyncio.Task[None] | None = None
+
+    @property
+    def connected(self) -> Collection[LiveClient]:
+        return self._connected
+
+    def add(self, client: LiveClient) -> None:
+        self._connected.add(client)
+
+    def discard(self, client: LiveClient) -> None:
+        self._connected.discard(client)
+        self.has_drained(client)
+
+    def is_busy(self, client: LiveClient) -> None:
+        """The client does not take at once what it is sent."""
+        self._busy_since.setdefault(client, time.monotonic())
+
+    def has_drained(self, client: LiveClient) -> None:
+        self._busy_since.pop(client, None)
+
+    def close(self) -> None:
+        """The server ends."""
+        if self._telling_trouble:
+            self._telling_trouble.cancel()
+
+    def broadcast(self, changes: Sequence[Change], cursor: str | None) -> int:
+        """Sends the changes to every live client that asked for them: encoded once an audience, one write a client.
+
+        Returns how many deliveries that were, one being one change to one client.
+        """
+        deliveries = 0
+        for audience, picked in self.audiences.route(changes):
+            shown = audience.selection.cursor(cursor)
+            buffer = frames(audience.dialect, picked, shown, is_bounded=audience.selection.subscription.is_bounded)
+            audience.told = cursor
+            deliveries += len(picked) * len(audience.clients)
+            for client in tuple(audience.clients):
+                client.receive(picked, buffer, shown)
+        self._newest_cursor = cursor or self._newest_cursor
+        return deliveries
+
+    def tell_gap(self, gap: Gap) -> None:
+        """Tells those who can be told that changes may have been lost."""
+        for audience in self.audiences:
+            if within := gap_within(audience.selection, gap):
+                told = audience.dialect.gap(within)
+                for client in tuple(audience.clients):
+                    client.outbox.send(told)
+        for client in self._connected:
+            if client.is_catching_up and (within := gap_within(client.selection, gap)):
+                client.outbox.send(client.dialect.gap(within))
+
+    def forget_cursors(self) -> None:
+        """Sends no cursor of before any more: those are of another journal, or of a past that is lost."""
+        self._newest_cursor = None
+        for client in self._connected:
+            client.forget_held_back()
+
+    def refresh_columns(self) -> None:
+        """The tables were read anew: their columns may be others. Who asked for what is gone is told, once."""
+        self.audiences.refresh_columns()
+        for client in self._connected:
+            client.selection.refresh_columns()
+        if self._telling_trouble:
+            self._telling_trouble.cancel()
+        self._telling_trouble = asyncio.ensure_future(self._tell_trouble())
+
+    def advance_cursors(self) -> None:
+        """Moves the cursors of those that nothing was sent to while changes went by that they did not ask for.
+
+        Who may not know that some did gets another cursor each time, whether any did or not.
+        """
+        newest = self._newest_cursor
+        for audience in self.audiences:
+            if newest and (audience.told != newest or audience.selection.subscription.is_bounded):
+                audience.told = newest
+                shown = audience.selection.cursor(newest)
+                assert shown
+                for client in tuple(audience.clients):
+                    client.receive((), audience.dialect.place(shown), shown)
+
+    async def keep_advancing_cursors(self) -> None:
+        while True:
+            await asyncio.sleep(CURSOR_INTERVAL_SECONDS)
+            self.advance_cursors()
+
+    def backpressure(self) -> Coroutine[Any, Any, None] | None:
+        """What to wait for before more is broadcast, so that clients that read keep up; None where they do."""
+        busy, connected = self._busy_since, self._connected
+        patience = max(LEAST_PATIENCE_SECONDS, PATIENCE_SECONDS * len(busy) / max(1, len(connected)))
+        due = time.monotonic() - patience
+        waited_for = [client for client, since in busy.items() if since > due]
+        return _until_drained(waited_for, patience) if waited_for else None
+
+    async def drained(self) -> None:
+        """Between the pages of a big batch."""
+        await (self.backpressure() or asyncio.sleep(0))
+
+    async def _tell_trouble(self) -> None:
+        for number, audience in enumerate(self.audiences):
+            if number % TROUBLE_SLICE == 0:
+                await asyncio.sleep(0)
+            _tell_trouble_to(audience)
+
+
+def _tell_trouble_to(audience: Audience[LiveClient]) -> None:
+    client = next(iter(audience.clients), None)
+    if client is None or audience.dialect is not PROTOCOL:
+        return
+    trouble = client.trouble()
+    if trouble and trouble.code != audience.trouble:
+        told = message_frame("error", code=trouble.code, message=str(trouble))
+        for each in tuple(audience.clients):
+            each.outbox.send(told)
+    audience.trouble = trouble.code if trouble else ""
+
+
+async def _until_drained(clients: Sequence[LiveClient], patience: float) -> None:
+    waits = [asyncio.ensure_future(client.outbox.drained()) for client in clients]
+    await asyncio.wait(waits, timeout=patience)
+    for waiting in waits:
+        waiting.cancel()

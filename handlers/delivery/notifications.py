@@ -1,0 +1,37 @@
+"""The payloads of one turn of the listener in, each handed to who follows its channel."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from changefeed.hub import PLAIN_CHANNEL, Hub
+from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.raw_clients import RawClients
+
+JOURNAL_CHANNEL = "changefeed"
+
+
+class Notifications:
+    """`wake` is called when something came to the journal; `takes_plain`: whether the feed takes PLAIN_CHANNEL."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        wake: Callable[[], None],
+        raw_clients: RawClients,
+        deliveries: Deliveries,
+        *,
+        takes_plain: bool,
+    ) -> None:
+        self.channels = (PLAIN_CHANNEL, JOURNAL_CHANNEL) if takes_plain else (JOURNAL_CHANNEL,)
+        self._hub = hub
+        self._wake = wake
+        self._raw_clients = raw_clients
+        self._deliveries = deliveries
+        self._takes_plain = takes_plain
+
+    def hand_on(self, payloads: Mapping[str, Sequence[str]]) -> None:
+        # A client of /listen may hear PLAIN_CHANNEL also where the feed does not.
+        if self._takes_plain and (plain := payloads.get(PLAIN_CHANNEL)):
+            self._hub.receive(plain)
+        if JOURNAL_CHANNEL in payloads:
+            self._wake()
+        self._deliveries.raw(self._raw_clients.broadcast(payloads))

@@ -1,0 +1,62 @@
+"""Outages of the listener in; a gap to the clients, where an outage cost changes, out. The last ones are remembered."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from changefeed.change.gap import Gap
+from changefeed.hub import Hub
+from changefeed.journal.follower import Follower
+from changefeed.postgres.listener import Outage
+from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.raw_clients import RawClients
+
+KEPT = 100
+KNOWN_DEADLINE_SECONDS = 60.0  # after which a database is taken for one without a journal
+
+
+class Outages:
+    """`takes_plain`: whether the feed also takes what NOTIFY alone tells of, which nobody keeps."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        hub: Hub,
+        raw_clients: RawClients,
+        deliveries: Deliveries,
+        *,
+        takes_plain: bool,
+        has_plain_triggers: Callable[[], Awaitable[bool]],
+        tell_gap: Callable[[Gap], None],
+    ) -> None:
+        self.recent: deque[Outage] = deque(maxlen=KEPT)  # the newest last
+        self._follower = follower
+        self._hub = hub
+        self._raw_clients = raw_clients
+        self._deliveries = deliveries
+        self._takes_plain = takes_plain
+        self._has_plain_triggers = has_plain_triggers
+        self._tell_gap = tell_gap
+        self._telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
+
+    def tell(self, outage: Outage) -> None:
+        """It is over."""
+        self.recent.append(outage)
+        self._deliveries.deaf(self._raw_clients.tell_outage())
+        self._telling.add(task := asyncio.ensure_future(self._tell_loss(outage)))
+        task.add_done_callback(self._telling.discard)
+
+    def close(self) -> None:
+        """The server ends."""
+        for task in tuple(self._telling):
+            task.cancel()
+
+    async def _tell_loss(self, outage: Outage) -> None:
+        """The journal keeps what happened meanwhile; plain notifications nobody keeps."""
+        await self._follower.until_known(KNOWN_DEADLINE_SECONDS)
+        if self._follower.memory is None or await self._missed_plain():
+            why = f"the server did not hear PostgreSQL: {outage.reason}"
+            self._tell_gap(Gap(why, since=outage.since, until=outage.until))
+
+    async def _missed_plain(self) -> bool:
+        return self._takes_plain and (self._hub.has_plain_triggers or await self._has_plain_triggers())

@@ -1,0 +1,36 @@
+"""How the server stands with PostgreSQL, and whether what is committed now would be delivered. Knows no request."""
+
+from changefeed.change.times import iso
+from changefeed.journal.follower import Follower
+from changefeed.postgres.listener import Listener, ListenerState
+
+
+class Readiness:
+    """`database_name` is for people."""
+
+    def __init__(self, listener: Listener, follower: Follower, database_name: str) -> None:
+        self._listener = listener
+        self._follower = follower
+        self._database_name = database_name
+
+    @property
+    def trouble(self) -> str | None:
+        """Why what is committed now would not reach the clients; None where it would."""
+        if not self._listener.is_ready:
+            return f"the server does not hear PostgreSQL: {self._listener.not_ready_reason}"
+        return self._follower.trouble
+
+    def database_state(self, *, is_full: bool = True) -> dict[str, object]:
+        """As the activity socket and its `hello` tell it.
+
+        Where that is not for everybody, neither which database it is nor what it answers.
+        """
+        state, reason = self._listener.state, self._listener.reason
+        if state is ListenerState.LISTENING and self._follower.trouble:
+            state, reason = ListenerState.LOST, self._follower.trouble  # it hears, and delivers nothing
+        return {
+            "state": state.value,
+            "name": self._database_name if is_full else "PostgreSQL",
+            "since": iso(self._listener.since),
+            "reason": reason if is_full else "",
+        }

@@ -1,0 +1,254 @@
+"""A client that follows the feed, over whichever transport: where it begins, how it catches up, how it goes live.
+
+It is live, and gets every broadcast, as soon as it stands where the server does; until then it reads pages from memory,
+or from the journal where memory does not reach back, each as fast as it takes them. So a change comes once, and none is
+left out between the past and the present.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import psycopg2
+
+from changefeed.change.change import Change
+from changefeed.change.gap import Gap
+from changefeed.hub import RECENT_LIMIT
+from changefeed.journal.cursor import Place
+from changefeed.journal.entries import JournalReplaced
+from changefeed.journal.journal import LostPast
+from changefeed.journal.page_cache import Memory, Page
+from changefeed.postgres.pool import DatabaseUnavailable
+from changefeed.selection.conflation import Conflation
+from changefeed.selection.subscription import BadSubscription
+from handlers.delivery.audiences import Audience
+from handlers.delivery.dialects import PLAIN, Dialect, frames, gap_within
+from handlers.delivery.live_clients import LiveClient
+from handlers.delivery.outbox import Outbox
+from handlers.feed.query import FeedQuery
+from handlers.feed.start import LOST_PAST, Start
+from handlers.http.context import Feed
+
+logger = logging.getLogger("handlers.feed_client")
+
+TAKEN_AWAY = "retention took changes away that were about to be read"
+SLICE_CHANGES = 500
+# What a page costs beside its changes, in changes. In a gentle feed each has one or two: who caught up by one page a
+# turn of the loop would hardly be faster than the feed itself.
+PAGE_COST_CHANGES = 20
+CONFLATED = "nothing, if the newest state of each row is what you want; without slow=conflate every change comes"
+
+
+class Transport(Protocol):
+    """The open connection of a client, which a handler has made."""
+
+    outbox: Outbox
+
+    def leave(self, reason: str) -> None:
+        """Closes it, for a reason that the client may read."""
+
+    def give_up(self) -> None:
+        """Closes it, since the client does not keep up."""
+
+
+class FeedClient:
+    """Follows the feed on an open transport, from `start` until end()."""
+
+    def __init__(self, feed: Feed, transport: Transport, dialect: Dialect, start: Start) -> None:
+        self.dialect = dialect
+        self.outbox = transport.outbox
+        self.outbox.on_drained = self._on_drained
+        self.leave = transport.leave
+        self._give_up = transport.give_up
+        self._feed = feed
+        self._live_clients = feed.live_clients
+        self._audience: Audience[LiveClient] | None = None  # while it is live
+        self._catching_up: asyncio.Task[None] | None = None
+        self._conflation: Conflation | None = None
+        self._conflated_to: str | None = None
+        self._live_clients.add(self)
+        self._begin(start)
+
+    def subscribe_anew(self, start: Start) -> None:
+        """Another subscription. Who is still catching up, and does not ask to begin elsewhere, goes on doing so."""
+        if self._audience is None and start.place is None and not start.gap:
+            self._subscribe(start.query)
+        else:
+            self._stop_following()
+            self._begin(start)
+
+    def go_away(self, delay_ms: int) -> None:
+        """The server stops: nothing more is sent, but when to come back."""
+        self._stop_following()
+        self.outbox.send(self.dialect.going_away(delay_ms))
+
+    def end(self) -> None:
+        """The transport is closed."""
+        self._live_clients.discard(self)
+        self._stop_following()
+        self.outbox.close()
+
+    def receive(self, changes: Sequence[Change], buffer: bytes, cursor: str | None) -> None:
+        """What is broadcast to the client's audience, and the same encoded."""
+        if self._conflation is None or not self.outbox.is_busy:
+            self.outbox.send(buffer)
+            if self.outbox.is_busy:
+                self._live_clients.is_busy(self)
+            return
+        self._conflation.add(changes)
+        self._feed.deliveries.hold_back(len(changes))
+        self._conflated_to = cursor
+        if self._conflation.bytes > self._feed.settings.outbox_limit_bytes:
+            self._conflation = None
+            self._give_up()
+
+    def forget_held_back(self) -> None:
+        """Drops what waits to be sent conflated; that changes are missing is told apart."""
+        if self._conflation:
+            changes, skipped = self._conflation.take()
+            self._feed.deliveries.conflated(skipped + len(changes))
+
+    def trouble(self) -> BadSubscription | None:
+        """Returns why nothing can fit any more what it asked for."""
+        return self._feed.catalog.trouble(self.selection.subscription)
+
+    @property
+    def is_catching_up(self) -> bool:
+        return self._catching_up is not None
+
+    def _on_drained(self) -> None:
+        """The client has taken all that was sent, and may be sent what it missed, as that is now."""
+        self._live_clients.has_drained(self)
+        if self._conflation is None:
+            return
+        changes, skipped = self._conflation.take()
+        if skipped:
+            self._feed.deliveries.conflated(skipped)
+            why = f"{skipped} changes were left out for newer ones of the same rows, because the client did not keep up"
+            gap = Gap(why, to_cursor=self._conflated_to, what_to_do=CONFLATED, skipped=skipped)
+            self.outbox.send(self.dialect.gap(gap))
+        if changes:
+            self._send(changes, self._conflated_to)
+
+    def _begin(self, start: Start) -> None:
+        self._subscribe(start.query)
+        if start.gap:
+            self.outbox.send(self.dialect.gap(start.gap))
+        if start.place is not None:
+            self._catching_up = asyncio.create_task(self._catch_up_or_leave(start.place))
+            return
+        if start.query.replay:
+            newest = self.selection.pick(self._feed.hub.newest(RECENT_LIMIT))
+            self._send(newest[-start.query.replay :], None)
+        self._go_live()
+
+    def _subscribe(self, query: FeedQuery) -> None:
+        self.selection = self._feed.select(query.subscription)
+        self._conflation = Conflation(self._feed.catalog.key) if query.conflates else None
+
+    def _go_live(self) -> None:
+        self._audience = self._live_clients.audiences.join(self, self.dialect, self.selection)
+
+    def _stop_following(self) -> None:
+        if self._audience:
+            self._live_clients.audiences.leave(self, self._audience)
+            self._audience = None
+        if self._catching_up:
+            self._catching_up.cancel()
+            self._catching_up = None
+
+    async def _catch_up_or_leave(self, place: Place) -> None:
+        try:
+            await self._catch_up(place)
+        except Exception:
+            logger.exception("a client could not be brought up to date; it is closed and may come back by its cursor")
+            self.leave("the server made a mistake; come back by your cursor")
+
+    async def _catch_up(self, place: Place) -> None:
+        follower, journal = self._feed.follower, self._feed.journal
+        is_told, spent = True, 0
+        followed, epoch = follower.memory, journal.epoch
+        while True:
+            memory = follower.memory
+            if memory is None:
+                # The journal went away, which everybody live was told of.
+                self.outbox.send(self.dialect.gap(Gap("there is no journal any more")))
+                break
+            if memory is not followed:
+                # Another journal, or another past of the same, which was told; goes on where the place is still good.
+                followed = memory
+                if journal.epoch != epoch or not await self._is_proven(memory, place):
+                    place = memory.edge
+                epoch = journal.epoch
+            try:
+                page = await self._next_page(memory, place)
+            except LostPast:
+                if told := gap_within(self.selection, Gap(LOST_PAST)):
+                    self.outbox.send(self.dialect.gap(told))
+                place = memory.edge
+                continue
+            if page is None:
+                await follower.until_moved()
+                continue
+            if memory is not follower.memory:
+                continue  # the page is of a journal, or of a past, that is none any more
+            for part, end in _slices(page):
+                picked = self.selection.pick(part)
+                is_told = bool(picked)
+                self._send(picked, self.selection.cursor(journal.encode(end)))
+                place = end
+                await self.outbox.drained()
+                spent += len(part) + PAGE_COST_CHANGES
+                if spent >= SLICE_CHANGES:
+                    spent = 0
+                    await asyncio.sleep(0)  # a client that reads as fast as memory can be read is not the only one
+                if memory is not follower.memory:
+                    break
+            else:
+                place = page.end
+            if place == memory.edge and memory is follower.memory:
+                if not is_told or self.selection.subscription.is_bounded:
+                    self.outbox.send(self.dialect.place(str(self.selection.cursor(journal.encode(memory.edge_proven)))))
+                break  # nothing was awaited since: no page comes in between
+        self._catching_up = None
+        self._go_live()
+
+    async def _is_proven(self, memory: Memory, place: Place) -> bool:
+        """Also where memory does not reach back to it."""
+        try:
+            return memory.proves(place) or await self._feed.journal.proves(place)
+        except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
+            return False
+
+    async def _next_page(self, memory: Memory, place: Place) -> Page | None:
+        """What follows; None where it must be waited for."""
+        if page := memory.page_after(place):
+            return page
+        edge = memory.edge.previous
+        if memory.is_beyond_edge(place) or not place.batch.is_within(edge):
+            return None
+        try:
+            page = await self._feed.journal.read_for_client(place, upto=edge)
+        except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
+            return None  # the follower says so in the log, and moves when it is back
+        if self._feed.journal.losses.concern(place):
+            if self.dialect is PLAIN:  # which cannot be told: 410 will be the answer to its cursor
+                self.leave(TAKEN_AWAY)
+                return None
+            self.outbox.send(self.dialect.gap(Gap(TAKEN_AWAY)))
+        return page
+
+    def _send(self, changes: Sequence[Change], cursor: str | None) -> None:
+        if changes:
+            self._feed.deliveries.catch_up(len(changes))
+            is_bounded = self.selection.subscription.is_bounded
+            self.outbox.send(frames(self.dialect, changes, cursor, is_bounded=is_bounded))
+
+
+def _slices(page: Page) -> Iterator[tuple[Sequence[Change], Place]]:
+    """The changes of a page, some at a time, and where whoever gets them is then."""
+    for begin in range(0, len(page.changes), SLICE_CHANGES):
+        part = page.changes[begin : begin + SLICE_CHANGES]
+        is_last = begin + SLICE_CHANGES >= len(page.changes)
+        yield part, page.end if is_last and not page.digest else page.behind(part[-1])

@@ -1,0 +1,73 @@
+"""The query of /ws, /events and /api/changes, or the fields of a `subscribe` message, in; what is asked for out."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from changefeed.hub import RECENT_LIMIT
+from changefeed.selection.rights import Rights
+from changefeed.selection.subscription import ALL_CHANGES, FIELDS, BadSubscription, Subscription
+from handlers.access.errors import ApiError, whole_number
+
+NAMES = (*FIELDS, "since", "replay", "slow")
+FIELDS_LIMIT = 100  # those that mean nothing included: each is compared with ours
+
+
+@dataclass(frozen=True)
+class FeedQuery:
+    """`since` is a cursor's text; `replay` how many of the newest changes come first.
+
+    `conflates`: a client that does not keep up gets the newest change of each row, instead of being closed.
+    """
+
+    subscription: Subscription = ALL_CHANGES
+    since: str | None = None
+    replay: int = 0
+    conflates: bool = False
+
+
+def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights) -> FeedQuery:
+    """From texts by name, for somebody with these rights. Raises ApiError.
+
+    A name that is none of ours means nothing, unless it looks like a slip.
+    """
+    if len(fields) > FIELDS_LIMIT:
+        raise ApiError(400, "too_many_fields", f"a query has at most {FIELDS_LIMIT} fields")
+    for name in fields:
+        if name not in NAMES and (close := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.75)):
+            raise ApiError(400, "unknown_field", f"there is no field {name[:40]!r}; did you mean {close[0]}?")
+    try:
+        subscription = Subscription.parse({name: fields.get(name, ()) for name in FIELDS}, rights.tables)
+    except BadSubscription as error:
+        raise ApiError(400, error.code, str(error)) from None
+    return FeedQuery(
+        subscription,
+        _last(fields, "since") or None,
+        whole_number("replay", _last(fields, "replay") or "0", 0, RECENT_LIMIT),
+        _slow(_last(fields, "slow") or "close") == "conflate",
+    )
+
+
+def fields_of_message(message: Mapping[str, object]) -> dict[str, list[str]]:
+    """The fields of a `subscribe` message: each a text, a number or a list of texts. Raises ApiError."""
+    fields = {}
+    for name, value in message.items():
+        if name == "type" or value is None:
+            continue
+        terms = value if isinstance(value, list) else [value]
+        if name not in NAMES:
+            raise ApiError(400, "unknown_field", f"subscribe has no field {name[:40]!r}; it has {', '.join(NAMES)}")
+        if not all(isinstance(term, str) or (name == "replay" and type(term) is int) for term in terms):
+            raise ApiError(400, f"bad_{name}", f"{name} is a text or a list of texts")
+        fields[name] = [str(term) for term in terms]
+    return fields
+
+
+def _last(fields: Mapping[str, Sequence[str]], name: str) -> str:
+    return (fields.get(name) or [""])[-1].strip()
+
+
+def _slow(text: str) -> str:
+    if text not in ("close", "conflate"):
+        raise ApiError(400, "bad_slow", f"slow is close or conflate, not {text[:40]!r}")
+    return text

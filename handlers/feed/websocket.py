@@ -1,0 +1,76 @@
+"""The feed over WebSockets: /ws, plain or with the subprotocol changefeed.v1."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from changefeed import __version__
+from changefeed.change.change import Change
+from handlers.delivery.dialects import PLAIN, PROTOCOL, Dialect
+from handlers.delivery.live_clients import LiveClients
+from handlers.feed.client import FeedClient
+from handlers.feed.query import fields_of_message, parse_query
+from handlers.feed.start import Start, cursor_of, prepare_start
+from handlers.http.socket import BaseSocket
+
+MESSAGE_LIMIT_BYTES = 64 * 1024
+
+
+class EventSocket(BaseSocket):
+    """A client of the feed. Plain, it gets frames as the original had them; with changefeed.v1, typed messages."""
+
+    live_clients: ClassVar[LiveClients]  # of the server whose handler the class is: see event_socket_of()
+    knows_protocol = True
+    message_types = ("subscribe", "authenticate")
+    _start: Start
+    _client: FeedClient | None = None  # while the socket is open, and it is known whose it is
+
+    @classmethod
+    def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> int:
+        """Sends the changes to every client of the server, over whichever transport; returns how many deliveries."""
+        return cls.live_clients.broadcast(changes, cursor)
+
+    @property
+    def dialect(self) -> Dialect:
+        return PROTOCOL if self.speaks_protocol else PLAIN
+
+    async def look(self, *args: str) -> None:
+        self._start = await self._prepared(self.query_fields())
+
+    def entered(self) -> None:
+        self._say_hello(self._start)
+        self._client = FeedClient(self.feed, self, self.dialect, self._start)
+
+    def on_close(self) -> None:
+        super().on_close()
+        if self._client:
+            self._client.end()
+
+    async def heard(self, message: Mapping[str, object]) -> None:
+        start = await self._prepared(fields_of_message(message))
+        if self._client and not self.is_closed:
+            self._say_hello(start)
+            self._client.subscribe_anew(start)
+
+    async def _prepared(self, fields: Mapping[str, Sequence[str]]) -> Start:
+        return await prepare_start(self.feed, parse_query(fields, self.rights), self.dialect)
+
+    def _say_hello(self, start: Start) -> None:
+        if not self.speaks_protocol:
+            return
+        epoch = self.feed.journal.epoch
+        self.send_message(
+            "hello",
+            cursor=cursor_of(self.feed, start),
+            epoch=epoch.hex() if epoch else None,
+            server={"name": "psqlisten2websocket", "version": __version__},
+            limits={"message_bytes": MESSAGE_LIMIT_BYTES, "outbox_bytes": self.feed.settings.outbox_limit_bytes},
+        )
+
+
+def event_socket_of(clients: LiveClients) -> type[EventSocket]:
+    """The handler of one server: its broadcast reaches the clients of this server, and of no other in the process."""
+
+    class ServerEventSocket(EventSocket):
+        live_clients = clients
+
+    return ServerEventSocket

@@ -1,0 +1,118 @@
+"""What the handlers look at, in one place: the running change feed and the settings. Knows no request."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Protocol
+
+from tornado.websocket import WebSocketHandler
+
+from changefeed.counts.backfill import History
+from changefeed.hub import Hub
+from changefeed.journal.follower import Follower
+from changefeed.journal.journal import Journal
+from changefeed.journal.lookout import Lookout
+from changefeed.journal.watching import Watching
+from changefeed.postgres.listener import Listener
+from changefeed.postgres.pool import Database
+from changefeed.selection.catalog import Catalog
+from changefeed.selection.subscription import Selection, Subscription
+from handlers.access.admission import Admission
+from handlers.access.authentication import Gate
+from handlers.access.ended_sessions import EndedSessions
+from handlers.delivery.change_counts import ChangeCounts
+from handlers.delivery.client_counts import Census
+from handlers.delivery.counted_time import CountedTime
+from handlers.delivery.dashboards import Dashboards
+from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.live_clients import LiveClients
+from handlers.delivery.outages import Outages
+from handlers.delivery.outbox import Outbox
+from handlers.delivery.raw_clients import RawClients
+from handlers.delivery.readiness import Readiness
+from process.shared_numbers import Meters
+from settings.table import Settings
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process of those that share the port is; the default is the only one. `started_at` and `session_secret`
+    are the server's.
+
+    The first one does what is done once: it tends the journal, prints the echo and makes the demo. One that `prepares`
+    watches the tables of the settings before it is ready. One whose `others_are_ready` lets nobody in before it is too.
+    """
+
+    number: int = 1
+    of: int = 1
+    prepares: bool = True
+    others_are_ready: bool = False
+    meters: Meters = field(default_factory=Meters)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    session_secret: str = field(default_factory=lambda: secrets.token_hex(32))
+    ended_sessions: EndedSessions = field(default_factory=EndedSessions)
+
+    @property
+    def is_first(self) -> bool:
+        return self.number == 1
+
+    @cached_property
+    def census(self) -> Census:
+        return Census(self.meters)
+
+
+class Connected(Protocol):
+    """Whoever is connected and stays, over whichever transport."""
+
+    outbox: Outbox
+
+    def leave(self, reason: str) -> None:
+        """Closes the transport, for a reason that the client may read."""
+
+
+@dataclass
+class Feed:
+    """One server's feed. `database_name` is for people."""
+
+    settings: Settings
+    hub: Hub
+    listener: Listener
+    journal: Journal
+    follower: Follower
+    watching: Watching
+    database: Database
+    following: Database
+    catalog: Catalog
+    lookout: Lookout
+    admission: Admission
+    history: History
+    database_name: str
+    share: Share
+    deliveries: Deliveries
+    change_counts: ChangeCounts
+    gate: Gate
+    live_clients: LiveClients
+    event_socket: type[WebSocketHandler]  # the class-level broadcast of this one reaches `live_clients`
+    raw_clients: RawClients
+    dashboards: Dashboards
+    outages: Outages
+    counted: CountedTime
+    readiness: Readiness
+
+    def close(self) -> None:
+        """The server ends, and gives up what it made when it started."""
+        self.live_clients.close()
+        self.dashboards.close()
+        self.outages.close()
+        self.database.close()
+        self.following.close()
+
+    @property
+    def connected(self) -> Sequence[Connected]:
+        return [*self.live_clients.connected, *self.raw_clients.connected, *self.dashboards.connected]
+
+    def select(self, subscription: Subscription) -> Selection:
+        """The subscription at work on the tables of this database."""
+        return self.catalog.select(subscription, self.journal.seal_for(subscription.within))

@@ -1,0 +1,172 @@
+"""Connections in, requests to the application out; those whose request does not come are closed.
+
+Of Tornado's own bounds `idle_connection_timeout` is the time in which TLS is agreed and all headers have come, counted
+from the connection or from the last answer, and `body_timeout` that of the body after them. Neither bounds how many
+such connections there are at a time, nor how long an answer may wait for somebody who does not read it, nor how much
+all such answers take.
+"""
+
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import IOStream
+from tornado.web import Application
+
+from handlers.access.admission import Admission
+from handlers.access.forwarded import place_of
+from handlers.http.context import Feed
+from process.open_files import raise_limit
+from process.shared_numbers import Meter, Meters
+
+CLOSED = "changefeed_connections_closed_total"
+HEADERS_LIMIT_BYTES = 32 << 10
+BODY_LIMIT_BYTES = 16 << 10  # it is kept before anybody knows whose it is
+DISCARDED_LIMIT_BYTES = 256 << 10  # up to here a body is read all the same, so that its answer is
+SPARE_FILES = 64  # what is open beside the clients: the database's connections, files that are being read
+# TCP_USER_TIMEOUT of Linux is in milliseconds, TCP_RXT_CONNDROPTIME of macOS in seconds.
+DROP_OPTION, DROP_UNITS_PER_SECOND = (socket.TCP_USER_TIMEOUT, 1000) if sys.platform == "linux" else (0x80, 1)
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n"
+    b"Content-Type: application/json; charset=UTF-8\r\nContent-Length: 110\r\n\r\n"
+    b'{"error": {"code": "too_many_connections", "message": "the server can open no more files; come back in 10 s"}}'
+)
+
+
+class BoundedServer(HTTPServer):
+    """Keeps at most `waiting_limit` connections whose request has not come; for one more the oldest of them is closed.
+
+    So too where there are `open_limit` connections and clients, since a process that can open no file any more can
+    accept nobody: then the newcomer is told so, if there is no other to close. `clients` says how many there are.
+    """
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        self._waiting_limit: int = kwargs.pop("waiting_limit")
+        self._open_limit: float = kwargs.pop("open_limit")
+        self._clients: Callable[[], int] = kwargs.pop("clients")
+        meters: Meters = kwargs.pop("meters")
+        self._request_seconds: float = kwargs["idle_connection_timeout"]
+        # In the order in which they began to wait: each one's next request, and since when. One whose request has come
+        # meanwhile is left in it until it is looked at.
+        self._waiting: dict[object, tuple[HTTP1Connection, float]] = {}
+        self._closed = {reason: meters.meter(CLOSED, reason) for reason in ("slow", "crowded", "files")}
+        super().initialize(*args, **kwargs)
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        if self._clients() + len(self._connections) >= self._open_limit and not self._close_oldest("files"):
+            self._closed["files"].add(1)
+            with contextlib.suppress(OSError):
+                stream.socket.send(FULL)
+            stream.close()
+            return
+        give_up_who_does_not_read(stream.socket, self._request_seconds)
+        super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        self._waiting.pop(server_conn, None)
+        self._waiting[server_conn] = (cast(HTTP1Connection, request_conn), time.monotonic())
+        while len(self._waiting) > self._waiting_limit:
+            self._look_at_oldest("crowded")
+        return _BoundedBody(super().start_request(server_conn, request_conn))
+
+    def on_close(self, server_conn: object) -> None:
+        request, since = self._waiting.pop(server_conn, (None, 0.0))
+        # A timer may go off a little early, by this clock.
+        if request and not has_come(request) and time.monotonic() - since >= 0.9 * self._request_seconds:
+            self._closed["slow"].add(1)
+        super().on_close(server_conn)
+
+    def _close_oldest(self, reason: str) -> bool:
+        """False where there is none whose request has not come."""
+        while self._waiting:
+            if self._look_at_oldest(reason):
+                return True
+        return False
+
+    def _look_at_oldest(self, reason: str) -> bool:
+        """Closes it if its request has not come; it is one of `_waiting` no more."""
+        request, _ = self._waiting.pop(next(iter(self._waiting)))
+        if has_come(request):
+            return False
+        self._closed[reason].add(1)
+        request.close()
+        return True
+
+
+class _BoundedBody(HTTPMessageDelegate):
+    """Hands on a body up to one byte beyond BODY_LIMIT_BYTES, by which it is seen to be too large."""
+
+    def __init__(self, request: HTTPMessageDelegate) -> None:
+        self._request = request
+        self._left = BODY_LIMIT_BYTES + 1
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        return self._request.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        kept = chunk[: self._left]
+        self._left -= len(kept)
+        return self._request.data_received(kept) if kept else None
+
+    def finish(self) -> None:
+        self._request.finish()
+
+    def on_connection_close(self) -> None:
+        self._request.on_connection_close()
+
+
+def has_come(request: HTTP1Connection) -> bool:
+    """Whether all of it has; a test pins what is relied on in Tornado."""
+    return request._read_finished or request.stream is None
+
+
+def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, closed: Meter) -> None:
+    """After a write: what the kernel has not taken waits in the process, and counts until it has, or the end."""
+    connection = cast(HTTP1Connection, request.connection)
+    written, stream = connection._pending_write, connection.stream
+    if written is None or written.done() or stream is None:
+        return
+    unread = admission.unread
+    written.add_done_callback(lambda _: unread.discard(connection))
+    for other in unread.add(connection, place_of(request.remote_ip or ""), len(stream._write_buffer)):
+        closed.add(1)
+        cast(HTTP1Connection, other).close()
+
+
+def give_up_who_does_not_read(connection: socket.socket, seconds: float) -> None:
+    """By TCP itself: it ends when what was sent is not taken for so long (RFC 5482)."""
+    connection.setsockopt(socket.IPPROTO_TCP, DROP_OPTION, round(seconds * DROP_UNITS_PER_SECOND))
+
+
+def make_server(app: Application, feed: Feed, **options: Any) -> BoundedServer:
+    """`options` are Tornado's. Whom of the proxies to believe is handlers/access/forwarded.py's to say."""
+    settings = feed.settings
+    return BoundedServer(
+        app,
+        waiting_limit=settings.waiting_connection_limit,
+        open_limit=raise_limit() - SPARE_FILES,
+        clients=lambda: feed.admission.count,
+        meters=feed.share.meters,
+        idle_connection_timeout=settings.request_seconds,
+        body_timeout=settings.request_seconds,
+        max_header_size=HEADERS_LIMIT_BYTES,
+        max_body_size=DISCARDED_LIMIT_BYTES,
+        chunk_size=BODY_LIMIT_BYTES,
+        xheaders=False,
+        **options,
+    )

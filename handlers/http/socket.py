@@ -1,0 +1,249 @@
+"""What the WebSockets share: the origin check, the outbox, errors before the handshake, the end of a token."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+from tornado.httputil import HTTPHeaders
+from tornado.iostream import IOStream
+from tornado.websocket import WebSocketHandler, WebSocketProtocol, _WebSocketParams
+
+from handlers.access.admitted import AdmittedClient
+from handlers.access.authentication import Need
+from handlers.access.errors import ApiError, foreign_origin
+from handlers.access.frame_limit import MeteredProtocol
+from handlers.access.rate import BURST_SECONDS
+from handlers.delivery.dialects import message_frame
+from handlers.delivery.outbox import Outbox
+from handlers.http.base import BaseHandler
+from handlers.http.close_codes import CloseCode
+
+_NO_HEADERS = HTTPHeaders()
+logger = logging.getLogger("handlers.socket")
+
+SUBPROTOCOL = "changefeed.v1"
+AUTHENTICATE_SECONDS = 10.0
+
+
+class BaseSocket(WebSocketHandler, BaseHandler):
+    """A WebSocket; its `outbox` takes whole frames.
+
+    A page cannot send a header, and is not told why its handshake was refused. So a client without a token is let in as
+    far as the door. Where it offers changefeed.v1, on a socket that `knows_protocol`, its first message may
+    authenticate it, within AUTHENTICATE_SECONDS; until then it is told nothing, and afterwards also what is wrong with
+    what it asked for. Any other is closed with SIGN_IN, or refused where its token gives no right. entered() is called
+    for a client that is known only.
+    """
+
+    needs = Need.TOKEN
+    told_in_socket: ClassVar[tuple[str, ...]] = ("sign_in", "no_rights")
+    is_for_clients = True
+    outbox: Outbox
+    kind: ClassVar[str] = "feed"  # as the census counts it
+    knows_protocol: ClassVar[bool] = False
+    message_types: ClassVar[tuple[str, ...]] = ("authenticate",)
+    speaks_protocol = False
+    _admitted: AdmittedClient | None = None
+    is_closed = False
+    _deadline: asyncio.TimerHandle | None = None
+    _trouble: ApiError | None = None  # with what was asked for in the handshake
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        offered = self.request.headers.get("Sec-WebSocket-Protocol", "")
+        self.speaks_protocol = self.knows_protocol and SUBPROTOCOL in map(str.strip, offered.split(","))
+        if self.identity:
+            try:
+                await self.look(*args)
+            except ApiError as error:
+                if not self.speaks_protocol or error.status_code >= 500:
+                    raise
+                self._trouble = error
+        if self.request.headers.get("Upgrade", "").lower() != "websocket":
+            raise ApiError(400, "not_a_websocket", 'this path is a WebSocket; connect with new WebSocket("ws://…")')
+        if self.identity:
+            self.feed.admission.check(self.request.remote_ip, self.identity.holder)
+        await super().get(*args, **kwargs)
+
+    async def look(self, *args: str) -> None:
+        """Before somebody is let in: raises ApiError where what he asks for cannot be had."""
+
+    def entered(self) -> None:
+        """Called once the client is known, and let in."""
+
+    async def heard(self, message: Mapping[str, object]) -> None:
+        """One of `message_types`, of changefeed.v1, of a client that is in. Raises ApiError."""
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        return SUBPROTOCOL if self.speaks_protocol else None
+
+    def refuse(self, error: ApiError) -> None:
+        """Closes the open socket, and says why: a page cannot read what HTTP would answer.
+
+        What will pass is no error to report; of that the close code says enough.
+        """
+        if self.speaks_protocol and error.status_code < 500:
+            self.tell_error(error)
+        self.close(CloseCode.of(error), error.code)
+
+    def check_origin(self, origin: str) -> bool:
+        if self.names_origin(origin) or super().check_origin(origin):
+            return True
+        raise foreign_origin(origin)
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        if self.is_closed:
+            return  # the client was gone before its handshake was answered
+        self.set_nodelay(True)
+        # Under Tornado's write_message, which would frame anew for each client; a test pins what is relied on here.
+        stream = cast(IOStream, cast(Any, self.ws_connection).stream)
+        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up)
+        self.request.headers = self._headers = _NO_HEADERS  # a tenth of what an idle client would cost
+        if self.identity:
+            self._take_place()
+            self._begin()
+        else:
+            self._wait_outside()
+
+    def _take_place(self) -> None:
+        assert self.identity
+        self._admitted = self.admit(self.kind, self.identity, self._expire)
+
+    def _begin(self) -> None:
+        if self._trouble:
+            self.refuse(self._trouble)
+        else:
+            self.entered()
+
+    def _wait_outside(self) -> None:
+        for one in self.feed.admission.wait_outside(self, self.request.remote_ip):
+            cast(BaseSocket, one).turn_away()
+        if self.refusal and self.refusal.code != "sign_in":
+            self.refuse(self.refusal)
+        elif self.speaks_protocol:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(
+                AUTHENTICATE_SECONDS, self.close, CloseCode.SIGN_IN, "authenticate in time"
+            )
+        else:
+            self.close(CloseCode.SIGN_IN, "sign in")
+
+    def turn_away(self) -> None:
+        """Makes room at once: the client is not waited for until it has closed too."""
+        self.close(CloseCode.TRY_AGAIN_LATER, "too many others are about to authenticate; try again later")
+        self.outbox.abort()
+
+    async def on_message(self, message: str | bytes) -> None:
+        """Tornado reads the next message when this one is dealt with."""
+        if not self.speaks_protocol:
+            return
+        read = None
+        try:
+            read = read_message(message, self.message_types)
+            if read["type"] == "authenticate":
+                await self._authenticate(read)
+            elif self.identity:
+                await self.heard(read)
+            else:
+                raise ApiError(401, "sign_in", "authenticate first")
+        except ApiError as error:
+            if self.identity:
+                self.tell_error(error)
+            elif read is None or read["type"] != "authenticate":
+                self.close(CloseCode.SIGN_IN, error.code)  # nothing is told to who does not even try
+            else:
+                self.refuse(error)
+
+    async def _authenticate(self, message: Mapping[str, object]) -> None:
+        """The first time it lets somebody in; later it lets him stay for longer. Raises ApiError."""
+        token = message.get("token")
+        if not isinstance(token, str):
+            raise ApiError(401, "bad_token", 'the message is {"type": "authenticate", "token": "…"}')
+        identity = await self.feed.gate.identify_token(token)
+        self.feed.gate.refuse_nothing(identity.rights)
+        if self.identity and self.identity.rights != identity.rights:
+            raise ApiError(403, "other_rights", "this token has other rights than the one before; connect anew with it")
+        if self.ws_connection is None:
+            return  # it took too long
+        if self.identity:
+            self.identity = identity
+            if self._admitted:
+                self._admitted.renew(identity)
+            return
+        self.feed.admission.check(self.request.remote_ip, identity.holder)
+        self.identity = identity
+        self._leave_outside()
+        self._take_place()
+        try:
+            await self.look(*self.path_args)
+        except ApiError as error:
+            self._trouble = error
+        if self.ws_connection is not None:
+            self._begin()
+
+    def _leave_outside(self) -> None:
+        self.feed.admission.leave_outside(self)
+        if self._deadline:
+            self._deadline.cancel()
+
+    def tell_error(self, error: ApiError) -> None:
+        self.send_message("error", code=error.code, message=error.message)
+
+    def send_message(self, kind: str, **fields: object) -> None:
+        """One of changefeed.v1."""
+        self.outbox.send(message_frame(kind, **fields))
+
+    def _expire(self) -> None:
+        self.outbox.close()  # at once: what is sent until the client has closed too is too much
+        self.close(CloseCode.TOKEN_EXPIRED, "the token has expired")
+
+    def on_close(self) -> None:
+        self.is_closed = True
+        self._leave_outside()
+        if self._admitted:
+            self._admitted.leave()
+        if hasattr(self, "outbox"):  # else the client was gone before the socket was open
+            self.outbox.close()
+
+    def leave(self, reason: str) -> None:
+        """Closes the socket; the client may come back elsewhere, or later."""
+        self.close(CloseCode.GOING_AWAY, reason)
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """As Tornado's; of compression there is none."""
+        if self.request.headers.get("Sec-WebSocket-Version") != "13":
+            return None
+        params = _WebSocketParams(self.ping_interval, self.ping_timeout, self.max_message_size)
+        return MeteredProtocol(self, False, params)
+
+    @property
+    def may_send(self) -> tuple[int, int]:
+        settings = self.feed.settings
+        return settings.client_messages_per_second, settings.client_bytes_per_second
+
+    def stop_talking(self) -> None:
+        logger.info("closed a client that sent too much")
+        self.feed.deliveries.sent_too_much(self.kind)
+        self.outbox.close()
+        self.close(CloseCode.POLICY_VIOLATION, f"you send too much; send less, and come back in {BURST_SECONDS} s")
+
+    def give_up(self) -> None:
+        logger.info("closed a client that did not read")
+        self.feed.deliveries.outbox_full(self.kind)
+        self.close(CloseCode.TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")
+
+
+def read_message(message: str | bytes, types: Sequence[str]) -> dict[str, object]:
+    """A message of one of these types. Raises ApiError, which says why it is none."""
+    try:
+        parsed = json.loads(message)
+    except ValueError as error:
+        raise ApiError(400, "not_json", f"a message must be a JSON object with a type: {error}") from None
+    except RecursionError:
+        raise ApiError(400, "not_json", "a message must be a JSON object with a type: nested too deeply") from None
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("type"), str):
+        raise ApiError(400, "no_type", 'a message must be a JSON object with a type, as {"type": "subscribe"}')
+    if parsed["type"] not in types:
+        raise ApiError(400, "unknown_type", f"this server knows no message of type {parsed['type'][:40]!r}")
+    return parsed

@@ -1,0 +1,1 @@
+"""The text of /metrics, and the gauges that are sampled for it."""

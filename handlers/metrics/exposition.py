@@ -1,0 +1,231 @@
+"""The numbers of all processes in, Prometheus's text out: /metrics. METRICS is the one table of what there is."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import cast
+
+import psycopg2
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from changefeed import __version__
+from changefeed.postgres.named_queries import load
+from changefeed.postgres.pool import DatabaseUnavailable
+from handlers.access import admission, refusals
+from handlers.access.authentication import Need
+from handlers.delivery import change_counts, client_counts, delivery_counts
+from handlers.http import server
+from handlers.http.base import BaseHandler
+from handlers.http.context import Feed
+from handlers.metrics import gauges
+from handlers.metrics.gauges import sample
+from process.shared_numbers import NumberKey
+
+QUERIES = load("server.sql")
+DATABASE_DEADLINE_SECONDS = 2.0  # a scraper waits for 10 s by default
+
+Labels = tuple[str, ...]
+Numbers = Mapping[NumberKey, float]
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric. `join` makes one number of those of all processes; without it each has a label `process`."""
+
+    name: str
+    labels: Labels
+    help: str
+    join: Callable[[Iterable[float]], float] | None = sum
+
+    @property
+    def is_counter(self) -> bool:
+        return self.name.endswith("_total")
+
+    @property
+    def is_histogram(self) -> bool:
+        return self.name == LATENCY
+
+
+LATENCY = delivery_counts.LATENCY_SUM.removesuffix("_sum")
+METRICS = (
+    MetricSpec(
+        change_counts.NAME,
+        ("table", "action"),
+        "Rows changed since the server started; tables beyond a thousand are counted as one.",
+        max,
+    ),
+    MetricSpec(client_counts.NAME, ("kind",), "Clients connected: of the feed, dashboards, and of /listen (raw)."),
+    MetricSpec(
+        delivery_counts.DELIVERIES,
+        ("kind",),
+        "Changes, or raw payloads, handed to a client: each counts once a client.",
+    ),
+    MetricSpec(
+        LATENCY,
+        (),
+        "From when a statement ran to when its changes were handed to the last socket; one for each broadcast, of its "
+        "oldest change.",
+    ),
+    MetricSpec(gauges.SIGNING_IN, (), "Sockets that have not said yet who they are."),
+    MetricSpec(gauges.OUTBOX_BYTES, (), "What waits in the server for clients that do not read."),
+    MetricSpec(gauges.UNREAD_BYTES, (), "What waits of answers to requests that nobody reads."),
+    MetricSpec(
+        delivery_counts.CLIENTS_DROPPED,
+        ("kind", "reason"),
+        "Clients closed: they did not read (outbox_full), raw payloads may be missing (deaf), they sent more than they "
+        "may (sent_too_much).",
+    ),
+    MetricSpec(
+        admission.REFUSED,
+        ("reason",),
+        "Clients not let in: too many came at once (pace), or from one address (address_pace); too many were there in "
+        "all, from one address or with one token; or were about to authenticate (sign_in).",
+    ),
+    MetricSpec(
+        refusals.REFUSED,
+        ("reason",),
+        "Requests and sockets with a token that lets nobody in: it is none of ours (bad_token), has expired "
+        "(token_expired), or gives no right (no_rights).",
+    ),
+    MetricSpec(
+        server.CLOSED,
+        ("reason",),
+        "Connections closed whose request did not come: in time (slow), before those of too many others (crowded), or "
+        "before the files ran out (files); or whose answer was not read, before those of too many others (unread).",
+    ),
+    MetricSpec(
+        delivery_counts.CHANGES_DROPPED,
+        ("reason",),
+        "Changes that a client was not given, but a newer one of the same row (conflated).",
+    ),
+    MetricSpec(
+        change_counts.DROPPED,
+        ("reason",),
+        "Payloads of plain NOTIFY triggers that nobody was given (not_json, or withheld by --payload).",
+        max,
+    ),
+    MetricSpec(
+        gauges.DELIVERING, ("process",), "1 while what is committed now would be delivered, as /readyz says it.", None
+    ),
+    MetricSpec(gauges.LISTENER_UP, ("process",), "1 while notifications arrive.", None),
+    MetricSpec(
+        gauges.BEHIND_SECONDS, ("process",), "Since when the server may not have read what was committed.", None
+    ),
+    MetricSpec(
+        gauges.BEHIND_TRANSACTIONS,
+        ("process",),
+        "Transaction ids that PostgreSQL has given out since the newest change that was read.",
+        None,
+    ),
+    MetricSpec(gauges.RECONNECTS, ("process",), "Attempts to bring the LISTEN connection back.", None),
+    MetricSpec(
+        gauges.CANARY_SECONDS,
+        ("process",),
+        "The last canary, through PostgreSQL and back.",
+        None,
+    ),
+    MetricSpec("changefeed_journal_bytes", (), "The journal's size in the database."),
+    MetricSpec("changefeed_journal_limit_bytes", (), "--retention-bytes."),
+    MetricSpec("changefeed_journal_oldest_entry_age_seconds", (), "How far back a client can resume."),
+    MetricSpec("changefeed_journal_retention_seconds", (), "--retention-hours."),
+    MetricSpec(
+        gauges.LOST_STATEMENTS, (), "Statements that could not be journaled or read since the server started.", max
+    ),
+    MetricSpec(
+        "changefeed_incomplete_tables",
+        (),
+        "Watched tables of whose changes not all are recorded, since triggers are missing or disabled.",
+    ),
+    MetricSpec(
+        "changefeed_notify_queue_usage_ratio", (), "How full PostgreSQL's queue of notifications is; at 1 NOTIFY fails."
+    ),
+    MetricSpec("changefeed_client_limit", (), "--client-limit, of all processes together."),
+    MetricSpec("changefeed_processes", (), "--processes."),
+    MetricSpec("changefeed_start_time_seconds", (), "When the server started, in epoch seconds."),
+    MetricSpec("changefeed_build_info", ("version",), "1."),
+)
+
+
+class MetricsHandler(BaseHandler):
+    """Whichever process answers answers for all of them. It counts the changes of all tables."""
+
+    needs = Need.ALL_RIGHTS
+
+    async def get(self) -> None:
+        sample(self.feed)
+        parts = self.feed.share.meters.everywhere()
+        shown = MetricsCollector([*parts, {**_settings(self.feed), **await _database(self.feed)}])
+        encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
+        self.set_header("Content-Type", content_type)
+        self.set_header("Cache-Control", "no-store")
+        self.finish(encode(cast(Collector, shown)))
+
+
+class MetricsCollector:
+    """What prometheus_client wants: `parts` are the numbers of each process in their order, and last everybody's."""
+
+    def __init__(self, parts: Sequence[Numbers]) -> None:
+        self._numbers: dict[str, dict[Labels, dict[int, float]]] = {}  # by name, labels and process
+        for number, part in enumerate(parts, 1):
+            for (name, *labels), value in part.items():
+                self._numbers.setdefault(name, {}).setdefault(tuple(labels), {})[number] = value
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in METRICS:
+            if metric.is_histogram:
+                yield self._histogram(metric)
+                continue
+            kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for labels, value in self._values(metric):
+                family.add_metric(labels, value)
+            yield family
+
+    def _values(self, metric: MetricSpec) -> Iterator[tuple[Labels, float]]:
+        for labels, of_processes in self._numbers.get(metric.name, {}).items():
+            if metric.join:
+                yield labels, metric.join(of_processes.values())
+            else:
+                yield from (((*labels, str(number)), value) for number, value in of_processes.items())
+
+    def _histogram(self, metric: MetricSpec) -> HistogramMetricFamily:
+        counts = self._numbers[delivery_counts.LATENCY_BUCKET]
+        counted, buckets = 0.0, []
+        for bound in delivery_counts.LATENCY_BOUNDS_SECONDS:
+            counted += sum(counts[f"{bound:g}",].values())
+            buckets.append(("+Inf" if bound == inf else f"{bound:g}", counted))
+        total = sum(self._numbers[delivery_counts.LATENCY_SUM][()].values())
+        return HistogramMetricFamily(metric.name, metric.help, buckets, total)
+
+
+def _settings(feed: Feed) -> dict[NumberKey, float]:
+    settings, share = feed.settings, feed.share
+    return {
+        ("changefeed_journal_limit_bytes",): settings.retention_bytes,
+        ("changefeed_journal_retention_seconds",): settings.retention_hours * 3600,
+        ("changefeed_client_limit",): settings.client_limit * share.of,
+        ("changefeed_processes",): share.of,
+        ("changefeed_incomplete_tables",): feed.lookout.incomplete,
+        ("changefeed_start_time_seconds",): share.started_at.timestamp(),
+        ("changefeed_build_info", __version__): 1,
+    }
+
+
+async def _database(feed: Feed) -> dict[NumberKey, float]:
+    """What PostgreSQL knows; nothing while it does not answer, which changefeed_listener_up says."""
+    fetch = feed.database.fetch
+    try:
+        async with asyncio.timeout(DATABASE_DEADLINE_SECONDS):
+            [(queue_usage,)] = await fetch(QUERIES["queue usage"])
+            known: dict[NumberKey, float] = {("changefeed_notify_queue_usage_ratio",): queue_usage}
+            if feed.journal.epoch is None:
+                return known
+            [(size, oldest_age_seconds, _)] = await fetch(QUERIES["journal figures"])
+    except (DatabaseUnavailable, psycopg2.Error, TimeoutError):
+        return {}
+    known["changefeed_journal_bytes",] = size
+    known["changefeed_journal_oldest_entry_age_seconds",] = oldest_age_seconds
+    return known

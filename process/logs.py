@@ -1,0 +1,104 @@
+"""A log record in, a line out: for people, or an object of JSON for programs. Knows no change: no row is ever logged.
+
+A line tells a fact of the server's life: that it listens, or does not; what it watches; who was dropped and why. What
+others bring into it, such as the name of a table, is shown without what ends a line or commands a terminal.
+"""
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from changefeed.printable import json_printable, printable
+
+logger = logging.getLogger("changefeed.log_lines")
+
+TEXT, JSON = "text", "json"
+
+
+MESSAGE_LIMIT_CHARACTERS = 2_000
+# Those that anybody who reaches the port can make say something.
+VISITED_LOGGERS = ("tornado.", "asyncio", "handlers.socket")
+VISITED_LINES = 10
+VISITED_INTERVAL_SECONDS = 60.0
+
+
+class TextLines(logging.Formatter):
+    """A line for people. The lines of a traceback are indented, so that none of them looks like one of the log."""
+
+    def __init__(self, process: int | None = None) -> None:
+        name = "%(name)s" if process is None else f"%(name)s ({process})"
+        super().__init__(f"%(asctime)s %(levelname)s {name}: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = _cut(record.message)
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
+
+
+class JsonLines(logging.Formatter):
+    """{"at", "level", "logger", "message", "event", "pid", "process"} and, of a mistake of ours, its "traceback".
+
+    `event` is the message before its values were put in: the same for all that tell of the same. `process` is the
+    number of one of several, else null.
+    """
+
+    def __init__(self, process: int | None = None) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _cut(record.getMessage()),
+            "event": _cut(str(record.msg)),
+            "pid": os.getpid(),
+            "process": self._process,
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json_printable(json.dumps(fields, ensure_ascii=False))
+
+
+class VisitedLines(logging.Filter):
+    """Lets VISITED_LINES of those loggers through in a minute, and tells how many more there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began_at = float("-inf")
+        self._passed = self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not 0 <= record.created - self._began_at < VISITED_INTERVAL_SECONDS:
+            left_out, self._left_out = self._left_out, 0
+            self._began_at, self._passed = record.created, 0
+            if left_out:
+                logger.warning("%d lines on what clients sent were left out of the log", left_out)
+        if not record.name.startswith(VISITED_LOGGERS):
+            return True
+        if self._passed == VISITED_LINES:
+            self._left_out += 1
+            return False
+        self._passed += 1
+        return True
+
+
+def log_to_stderr(log_format: str, process: int | None = None) -> None:
+    """From now on in this format; `process` is the number of this one where there are several."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(process) if log_format == JSON else TextLines(process))
+    handler.addFilter(VisitedLines())
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+
+
+def _cut(message: str) -> str:
+    if len(message) <= MESSAGE_LIMIT_CHARACTERS:
+        return message
+    return f"{message[:MESSAGE_LIMIT_CHARACTERS]}… ({len(message)} characters)"

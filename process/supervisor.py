@@ -1,0 +1,275 @@
+"""A command and a number in, so many processes kept running out; and, in each of those, its link to their parent.
+
+The link is a socket pair of JSON lines. Its first line says what the process is to do; that it has ended says, whatever
+became of the parent, that there is nobody left to work for. Knows no HTTP and no database.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from asyncio.subprocess import Process
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from changefeed.backoff import backoff
+
+logger = logging.getLogger("changefeed.processes")
+
+VARIABLE = "CHANGEFEED_LINK"  # holds the link's descriptor: what a process knows by that it is not the parent
+STEADY_SECONDS = 30.0  # who ran for so long is started again at once
+STOP_DEADLINE_SECONDS = 15.0
+ANSWER_DEADLINE_SECONDS = 5.0
+BEAT_SECONDS = 5.0
+# A minute. Told in beats, so that a parent which was stopped itself, or starved, takes nobody for hung.
+MISSED_BEATS_LIMIT = 12
+LINE_LIMIT_BYTES = 256 << 20  # counts of a day, of a thousand tables
+
+Message = dict[str, Any]
+
+
+class NeverStarted(Exception):
+    """The first process ended before it was ready, and has said why."""
+
+
+class _Line:
+    """One end of a link."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> "_Line":
+        return cls(*await asyncio.open_unix_connection(sock=end, limit=LINE_LIMIT_BYTES))
+
+    async def read(self) -> Message | None:
+        """The next message; None where the other end is gone."""
+        with contextlib.suppress(OSError):
+            line = await self._reader.readline()
+            if line.endswith(b"\n"):
+                message: Message = json.loads(line)
+                return message
+        return None
+
+    def write(self, **message: Any) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Worker:
+    """One process, as the parent has it."""
+
+    def __init__(self, process: Process, line: _Line) -> None:
+        self.process = process
+        self.line = line
+        self.started_at = time.monotonic()
+        self.is_ready = False
+        self.missed_beats = 0
+
+
+class Processes:
+    """Runs `command` `count` times at once, and once more whenever one ends.
+
+    `orders` is what each is told, with its `number`, `is_first_start` and `others_are_ready`. ended(number) is called
+    when one is gone. The second and the others are started when the first is ready. One whose event loop stands still
+    is killed: it serves nobody, and would not end by itself.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        *,
+        orders: Mapping[str, Any],
+        inherited: Sequence[int] = (),
+        ended: Callable[[int], None] = lambda number: None,
+        beat_seconds: float = BEAT_SECONDS,
+    ) -> None:
+        self._beat_seconds = beat_seconds
+        self._command = tuple(command)
+        self._numbers = range(1, count + 1)
+        self._orders = dict(orders)
+        self._inherited = tuple(inherited)
+        self._ended = ended
+        self._workers: dict[int, Worker] = {}
+        self._ready = {number: asyncio.Event() for number in self._numbers}  # for the first time
+
+    async def run(self, stopping: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """Until `stopping`, and until all have ended then; on_ready() when all are ready. Raises NeverStarted."""
+        keeping = [asyncio.create_task(self._keep(1, stopping))]
+        beating = asyncio.create_task(self._beat())
+        try:
+            if await self._until(self._ready[1], stopping, keeping[0]):
+                keeping += [asyncio.create_task(self._keep(number, stopping)) for number in self._numbers[1:]]
+                for event in self._ready.values():
+                    await self._until(event, stopping, keeping[0])
+                if not stopping.is_set():
+                    on_ready()
+            await asyncio.wait({asyncio.create_task(stopping.wait()), *keeping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.set()
+            beating.cancel()
+            await self._stop(keeping)
+        for kept in keeping:
+            kept.result()
+
+    @staticmethod
+    async def _until(event: asyncio.Event, stopping: asyncio.Event, keeping: "asyncio.Task[None]") -> bool:
+        waits = [asyncio.create_task(event.wait()), asyncio.create_task(stopping.wait())]
+        await asyncio.wait({*waits, keeping}, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return event.is_set()
+
+    async def _keep(self, number: int, stopping: asyncio.Event) -> None:
+        delays = backoff()
+        is_first_start = True
+        while not stopping.is_set():
+            worker = await self._start(number, is_first_start)
+            if stopping.is_set():
+                worker.process.terminate()  # it was not there yet when the others were told
+            code = await self._hear(number, worker)
+            self._ended(number)
+            if stopping.is_set():
+                return
+            if number == 1 and not self._ready[1].is_set():
+                raise NeverStarted
+            is_first_start = False
+            if time.monotonic() - worker.started_at > STEADY_SECONDS:
+                delays = backoff()
+            delay = next(delays)
+            logger.warning(
+                "process %d (pid %d) ended %s; starting it again%s",
+                number,
+                worker.process.pid,
+                f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}",
+                f" in {delay:.1f} s" if delay else "",
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await stopping.wait()
+
+    async def _start(self, number: int, is_first_start: bool) -> Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env={**os.environ, VARIABLE: str(theirs.fileno())},
+                pass_fds=(theirs.fileno(), *self._inherited),
+            )
+        worker = self._workers[number] = Worker(process, await _Line.over(ours))
+        worker.line.write(
+            **self._orders,
+            number=number,
+            is_first_start=is_first_start,
+            others_are_ready=any(other.is_ready for other in self._others(number)),
+        )
+        return worker
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._beat_seconds)
+            for number, worker in self._workers.items():
+                if not worker.is_ready:  # it has no clients, and may be long in coming
+                    continue
+                if worker.missed_beats == MISSED_BEATS_LIMIT:
+                    seconds = MISSED_BEATS_LIMIT * self._beat_seconds
+                    logger.warning(
+                        "process %d (pid %d) has hung for %g s; killing it", number, worker.process.pid, seconds
+                    )
+                    worker.process.kill()
+                worker.missed_beats += 1
+                worker.line.write(kind="beat")
+
+    async def _hear(self, number: int, worker: Worker) -> int:
+        """Until it has ended; its exit code, below zero for a signal's."""
+        while message := await worker.line.read():
+            match message:
+                case {"kind": "ready"}:
+                    worker.is_ready = True
+                    self._ready[number].set()
+                case {"kind": "beat"}:
+                    worker.missed_beats = 0
+                case {"kind": "ask"}:
+                    other = next((other for other in self._others(number) if other.is_ready), None)
+                    (other or worker).line.write(kind="asked" if other else "answer", by=number, state=None)
+                case {"kind": "answer", "by": by, "state": state} if by in self._workers:
+                    self._workers[by].line.write(kind="answer", state=state)
+        worker.is_ready = False
+        code = await worker.process.wait()
+        worker.line.close()
+        del self._workers[number]
+        return code
+
+    def _others(self, number: int) -> list[Worker]:
+        return [worker for other, worker in self._workers.items() if other != number]
+
+    async def _stop(self, keeping: "list[asyncio.Task[None]]") -> None:
+        self._signal(signal.SIGTERM)
+        _, left = await asyncio.wait(keeping, timeout=STOP_DEADLINE_SECONDS)
+        if left:
+            logger.warning("%d processes did not stop within %g s and were killed", len(left), STOP_DEADLINE_SECONDS)
+            self._signal(signal.SIGKILL)
+            await asyncio.wait(left)
+
+    def hang_up(self) -> None:
+        """Lets each read its files again, but those that are about to read them first, whom a signal might end."""
+        for worker in self._workers.values():
+            if worker.is_ready:
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.send_signal(signal.SIGHUP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for worker in self._workers.values():
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.send_signal(number)
+
+
+class Parent:
+    """The parent, as one of its processes has it: `orders` are what it said first."""
+
+    def __init__(self, line: _Line, orders: Message) -> None:
+        self.orders = orders
+        self._line = line
+        self._answer: asyncio.Future[Any] | None = None
+
+    @classmethod
+    async def find(cls) -> "Parent | None":
+        """None where this process has none."""
+        descriptor = os.environ.pop(VARIABLE, None)
+        if descriptor is None:
+            return None
+        line = await _Line.over(socket.socket(fileno=int(descriptor)))
+        return cls(line, await line.read() or {})
+
+    def say_ready(self) -> None:
+        self._line.write(kind="ready")
+
+    async def ask_others(self) -> Any:
+        """What the `tell` of one that is ready gives; None where there is none, or it does not answer."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._line.write(kind="ask")
+        try:
+            async with asyncio.timeout(ANSWER_DEADLINE_SECONDS):
+                return await self._answer
+        except TimeoutError:
+            return None
+
+    async def hear(self, tell: Callable[[], Any]) -> None:
+        """Until the parent is gone."""
+        while message := await self._line.read():
+            match message:
+                case {"kind": "beat"}:
+                    self._line.write(kind="beat")
+                case {"kind": "asked", "by": by}:
+                    self._line.write(kind="answer", by=by, state=tell())
+                case {"kind": "answer", "state": state} if self._answer and not self._answer.done():
+                    self._answer.set_result(state)

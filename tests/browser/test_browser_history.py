@@ -1,0 +1,42 @@
+"""An open page through a restart of the server, in a real browser: no wrong total, and in the end what a new page shows."""
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.chromium import Dashboard, Ground
+from tests.feed_case import ORDERS
+
+BEFORE = 120_000
+# Each text of the card from now on.
+NOTE = """card => {
+  window.seen = [card.innerText];
+  new MutationObserver(() => seen.push(card.innerText)).observe(card, { subtree: true, childList: true, characterData: true });
+}"""
+
+
+def totals(page: Dashboard) -> list[str]:
+    cards = page.page.get_by_label("Changes in numbers").locator(".card p.muted").all_inner_texts()
+    return [*cards, page.table("orders").nth(4).inner_text()]
+
+
+def test_no_wrong_total_is_shown_while_what_was_before_is_counted(ground: Ground):
+    ground.allow("^WebSocket connection to .* failed: ")
+    ground.journal(ORDERS, "orders")
+    ground.write("INSERT INTO orders SELECT generate_series(1, %s)", [BEFORE])
+    old = ground.open()
+    expect(old.card("Changes")).to_contain_text("120,000 in all")
+    old.card("Changes").evaluate(NOTE)
+    ground.kill()
+    expect(old.page).to_have_title("(off) psqlisten2websocket")
+    ground.start()
+    old.wait_until_live()
+    ground.write("INSERT INTO orders VALUES (0)")
+    expect(old.card("Changes")).to_contain_text("120,001 in all")
+    seen: list[str] = old.page.evaluate("seen")
+    assert not [text for text in seen if not re.search("120,00[01] in all|counting what was before", text)]
+    new = ground.open()
+    expect(new.card("Changes")).to_contain_text("120,001 in all")
+    assert totals(old) == totals(new)
+    expect(old.table("orders").nth(4)).to_have_text("120,001")
+    assert old.chart() == new.chart()

@@ -1,0 +1,1 @@
+"""Tests of `python server.py` as a process of its own."""

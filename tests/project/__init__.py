@@ -1,0 +1,1 @@
+"""first_steps Tests of the documents, the layout, the build and the programs that measure."""

@@ -1,0 +1,270 @@
+"""The programs of examples/, each as its user runs it: against a real server, its pages in Chromium."""
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests import ROOT, leftovers, postgres
+from tests.chromium import launch
+from tests.feed_case import ORDERS
+from tests.server_process import ServerProcess, free_port
+
+EXAMPLES = ROOT / "examples"
+TIMEOUT_SECONDS = 60
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+class Follower:
+    """An example that prints a line for each change."""
+
+    def __init__(self, *command: str, **environ: str) -> None:
+        self._process = subprocess.Popen(
+            command,
+            env={"PATH": os.environ["PATH"], **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            encoding="utf-8",
+        )
+        leftovers.started(self._process)
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            self._lines.put(line)
+
+    def line(self) -> str:
+        """Waits for the next line that tells of no probe."""
+        while "probe" in (line := self._lines.get(timeout=TIMEOUT_SECONDS)):
+            pass
+        return line
+
+    def until_placed(self, write: Callable[[str], None]) -> None:
+        """Writes probes until it prints one: who is connected may not be placed yet."""
+        while self._lines.empty():
+            write("INSERT INTO orders (id, status) SELECT coalesce(min(id), 0) - 1, 'probe' FROM orders")
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # curl too
+        self._process.wait()
+        leftovers.ended(self._process)
+        self._reader.join()
+        assert self._process.stdout
+        self._process.stdout.close()
+
+
+class Orders:
+    """A watched table, and the server that is started again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.conninfo = postgres.new_database()
+        self._folder = folder
+        self._port = free_port()
+        self.write(ORDERS)
+        self._server = self._started()
+
+    def _started(self) -> ServerProcess:
+        flags = ("--database-url", self.conninfo, "--watch", "public.orders", "--port", str(self._port))
+        server = ServerProcess(self._folder, *flags, TOKEN=TOKEN)
+        server.port()
+        return server
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def restart(self) -> None:
+        self._server.kill()
+        self._server = self._started()
+
+    def write(self, statement: str) -> None:
+        postgres.execute(self.conninfo, statement)
+
+    def close(self) -> None:
+        self._server.kill()
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Iterator[Orders]:
+    orders = Orders(tmp_path)
+    yield orders
+    orders.close()
+
+
+def commands(host: str) -> dict[str, tuple[str, ...]]:
+    node = shutil.which("node", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert node, "Node is needed: make test installs it"
+    return {
+        "node": (node, str(EXAMPLES / "follow.mjs"), f"ws://{host}/ws", "orders"),
+        "curl": ("bash", str(EXAMPLES / "follow.sh"), f"http://{host}", "table=orders"),
+    }
+
+
+@pytest.mark.parametrize("program", ["node", "curl"])
+def test_a_follower_gets_each_change_once_and_in_order_though_the_server_is_killed(orders: Orders, program: str):
+    if program == "curl" and not shutil.which("curl"):
+        pytest.skip("curl is not here")
+    follower = Follower(*commands(orders.host)[program], TOKEN=TOKEN)
+    try:
+        follower.until_placed(orders.write)
+        orders.write("INSERT INTO orders SELECT generate_series(1, 3)")
+        heard = [json.loads(follower.line())["data"]["id"] for _ in range(3)]
+        orders.write("INSERT INTO orders SELECT generate_series(4, 6)")
+        orders.restart()
+        orders.write("INSERT INTO orders SELECT generate_series(7, 9)")
+        heard += [json.loads(follower.line())["data"]["id"] for _ in range(6)]
+        assert heard == list(range(1, 10))
+    finally:
+        follower.stop()
+
+
+def test_following_in_python_prints_each_change(tmp_path: Path):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, ORDERS)
+    with ServerProcess(tmp_path, "--database-url", conninfo, "--watch", "public.orders", "--port", "0") as server:
+        port = server.port()
+        follower = Follower(sys.executable, "-u", str(EXAMPLES / "follow.py"), f"ws://127.0.0.1:{port}/ws")
+        try:
+            follower.until_placed(partial(postgres.execute, conninfo))
+            postgres.execute(conninfo, "INSERT INTO orders VALUES (1, 'new', 1.10)")
+            assert "Decimal('1.10')" in follower.line()
+        finally:
+            follower.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+class Site:
+    """examples/site.py, the feed beside it, and two people who look at its pages."""
+
+    def __init__(self, browser: Browser, folder: Path) -> None:
+        self.conninfo = postgres.new_database()
+        self.complaints: list[str] = []
+        self._browser = browser
+        site_port, feed_port = free_port(), free_port()
+        self.url = f"http://localhost:{site_port}"
+        command = [sys.executable, str(EXAMPLES / "site.py"), "--feed", f"http://localhost:{feed_port}"]
+        self._process = subprocess.Popen(
+            [*command, "--database-url", self.conninfo, "--port", str(site_port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+        )
+        assert self._process.stdout
+        assert f"{self.url}/" in self._process.stdout.readline()
+        flags = ("--database-url", self.conninfo, "--watch", "examples.*", "--allow-origin", self.url)
+        self._server = ServerProcess(folder, *flags, "--port", str(feed_port))
+        self._server.port()
+
+    def open(self, path: str) -> Page:
+        page = self._browser.new_context().new_page()
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        page.goto(self.url + path)
+        return page
+
+    def write(self, statement: str) -> None:
+        postgres.execute(self.conninfo, statement)
+
+    def close(self) -> None:
+        for context in self._browser.contexts:
+            context.close()
+        self._process.kill()
+        self._process.communicate()
+        self._server.kill()
+
+
+@pytest.fixture
+def site(chromium: Browser, tmp_path: Path) -> Iterator[Site]:
+    site = Site(chromium, tmp_path)
+    yield site
+    site.close()
+    assert site.complaints == []
+
+
+def test_a_live_list_shows_what_others_write(site: Site):
+    site.write("INSERT INTO examples.tasks (title) VALUES ('from before')")
+    mine, theirs = site.open("/live-list"), site.open("/live-list")
+    for page in (mine, theirs):
+        expect(page.get_by_role("listitem")).to_have_text(["from beforeRemove"])
+        expect(page.get_by_role("status")).to_have_text("")
+    mine.get_by_label("Task").fill("<b>write</b>")
+    mine.get_by_role("button", name="Add").click()
+    expect(theirs.get_by_role("listitem")).to_have_text(["from beforeRemove", "<b>write</b>Remove"])
+    theirs.get_by_role("checkbox").first.check()
+    expect(mine.get_by_role("checkbox").first).to_be_checked()
+    site.write("UPDATE examples.tasks SET title = 'by SQL' WHERE id = 2")
+    expect(mine.get_by_role("listitem").nth(1)).to_have_text("by SQLRemove")
+    mine.get_by_role("button", name="Remove").first.click()
+    expect(theirs.get_by_role("listitem")).to_have_text(["by SQLRemove"])
+    site.write("TRUNCATE examples.tasks")
+    expect(mine.get_by_role("listitem")).to_have_count(0)
+
+
+def test_a_chat_delivers_each_message_once(site: Site):
+    site.write(
+        "INSERT INTO examples.messages (author, body) SELECT 'Ann', 'message ' || n FROM generate_series(1, 60) n"
+    )
+    ann, bob = site.open("/chat"), site.open("/chat")
+    for page in (ann, bob):
+        expect(page.get_by_role("listitem")).to_have_count(50)  # the newest
+        expect(page.get_by_role("listitem").last).to_have_text("Annmessage 60")
+    ann.get_by_label("Your name").fill("Ann")
+    ann.get_by_label("Message").fill("Hello <script>alert(1)</script>")
+    ann.get_by_role("button", name="Send").click()
+    expect(bob.get_by_role("listitem").last).to_have_text("AnnHello <script>alert(1)</script>")
+    bob.get_by_label("Your name").fill("Bob")
+    bob.get_by_label("Message").fill("Hello Ann")
+    bob.get_by_label("Message").press("Enter")
+    expect(ann.get_by_role("listitem").last).to_have_text("BobHello Ann")
+    expect(ann.get_by_role("listitem")).to_have_count(52)
+
+
+def test_a_progress_bar_follows_its_job_to_the_end_in_every_page(site: Site):
+    mine, theirs = site.open("/progress"), site.open("/progress")
+    expect(theirs.get_by_role("button")).to_be_enabled()
+    mine.get_by_role("button", name="Start a job").click()
+    for page in (mine, theirs):
+        expect(page.get_by_role("progressbar", name="Job 1")).to_have_js_property("value", 100)
+
+
+def test_the_site_refuses_what_a_foreign_page_could_send_and_what_is_no_value(site: Site):
+    def status(body: bytes, content_type: str) -> Any:
+        request = urllib.request.Request(f"{site.url}/tasks", body, {"Content-Type": content_type})
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code
+
+    assert status(b'{"title": "a form of another origin"}', "text/plain") == 415
+    assert status(b'{"title": ""}', "application/json") == 400
+    assert status(b'{"name": "no title"}', "application/json") == 400
+    assert status(b"[", "application/json") == 400
+    assert status(b'{"title": "a task"}', "application/json") == 200

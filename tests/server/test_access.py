@@ -1,0 +1,560 @@
+"""Each route with each kind of token: who is let in, and that nobody hears of what he has no right to."""
+
+import asyncio
+import json
+import re
+import time
+from typing import Any
+
+from tornado.testing import gen_test
+from tornado.web import RequestHandler
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from handlers.access.authentication import Need
+from handlers.http import socket as sockets
+from handlers.http.base import BaseHandler, NotFoundHandler
+from handlers.http.close_codes import CloseCode
+from handlers.routes import ROUTES
+from tests.access_case import KINDS, RIGHTS, AccessTestCase, closing, issued, token_of
+from tests.feed_case import message
+
+OPEN = 101
+OTHERS = 4300000001  # a customer whose number is found in nothing else
+Outcome = int | tuple[int, str]
+
+
+class Probe:
+    """One route: what each kind of token is answered, in the order of KINDS, and what it is then told."""
+
+    def __init__(self, path: str, *outcomes: Outcome, method: str = "GET") -> None:
+        self.path = path
+        self.method = method
+        self.outcomes = dict(zip(KINDS, outcomes, strict=True))
+
+
+UNAUTHORIZED: tuple[Outcome, ...] = ((401, "sign_in"), (401, "bad_token"), (401, "token_expired"))
+KNOCKING: tuple[Outcome, ...] = (CloseCode.SIGN_IN, 401, 401)  # a page without a token is told in the socket
+FOR_ALL: tuple[Outcome, ...] = (200,) * len(KINDS)
+NO_RIGHT = (403, "no_right")
+NO_RIGHTS = (403, "no_rights")
+
+# KINDS:                                        none, wrong, expired, full, narrow, admin, orders, nothing
+PROBES: dict[str, list[Probe]] = {
+    "/ws": [Probe("/ws", *KNOCKING, OPEN, OPEN, OPEN, OPEN, OPEN)],
+    "/ws/activity": [Probe("/ws/activity", *KNOCKING, OPEN, OPEN, OPEN, OPEN, OPEN)],
+    "/listen/(.+)": [
+        Probe("/listen/people", *KNOCKING, OPEN, 403, 403, OPEN, 403),
+        Probe("/listen/changefeed", *KNOCKING, 403, 403, 403, 403, 403),
+    ],
+    "/events": [Probe("/events", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/api/changes": [Probe("/api/changes", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/api/activity": [Probe("/api/activity", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/api/tables": [Probe("/api/tables", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/api/tables/(.+)/watch": [
+        Probe("/api/tables/public.orders/watch", *UNAUTHORIZED, 200, NO_RIGHT, 200, NO_RIGHT, NO_RIGHT, method="PUT"),
+        Probe(
+            "/api/tables/public.salaries/watch",
+            *(*UNAUTHORIZED, 200, NO_RIGHT, (404, "no_such_table"), NO_RIGHT, NO_RIGHT),
+            method="PUT",
+        ),
+        Probe(
+            "/api/tables/public.salaries/watch",
+            *(*UNAUTHORIZED, 200, NO_RIGHT, (404, "no_such_table"), NO_RIGHT, NO_RIGHT),
+            method="DELETE",
+        ),
+    ],
+    "/api/status": [Probe("/api/status", *UNAUTHORIZED, 200, NO_RIGHT, 200, NO_RIGHT, NO_RIGHT)],
+    "/api/change": [
+        Probe(
+            "/api/change?cursor=rubbish",
+            *(*UNAUTHORIZED, *((400, "not_a_cursor"),) * 4, NO_RIGHTS),
+        )
+    ],
+    "/api/place": [Probe("/api/place?at=1", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/metrics": [Probe("/metrics", *UNAUTHORIZED, 200, NO_RIGHT, NO_RIGHT, NO_RIGHT, NO_RIGHT)],
+    "/api/session": [Probe("/api/session", *FOR_ALL)],
+    r"/api/openapi\.json": [Probe("/api/openapi.json", *FOR_ALL)],
+    "/healthz": [Probe("/healthz", *FOR_ALL)],
+    "/readyz": [Probe("/readyz", *FOR_ALL)],
+    "/()": [Probe("/", *FOR_ALL)],
+    r"/(favicon\.svg|client\.js|client\.d\.ts|assets/.+)": [Probe("/client.js", *FOR_ALL)],
+}
+SOCKETS = ("/ws", "/ws/activity", "/listen/(.+)")
+STREAM = "/events"
+
+
+def test_every_route_is_probed_with_every_kind_of_token():
+    assert {route.regex.pattern.removesuffix("$") for route in ROUTES} == set(PROBES)
+
+
+def handler_classes() -> set[type[RequestHandler]]:
+    found = {route.handler_class for route in ROUTES} | {NotFoundHandler}
+    return {one for one in found if isinstance(one, type)}
+
+
+def test_no_handler_goes_round_the_gate():
+    for handler in handler_classes():
+        assert issubclass(handler, BaseHandler)
+        assert handler.prepare is BaseHandler.prepare, f"{handler.__name__} has a prepare() of its own"
+        assert isinstance(handler.needs, Need)
+
+
+def test_a_handler_that_says_nothing_gives_nothing_to_anybody_without_all_rights():
+    assert BaseHandler.needs is Need.ALL_RIGHTS
+
+
+class WalkTest(AccessTestCase):
+    @gen_test
+    async def test_each_kind_of_token_gets_just_what_it_has_a_right_to(self):
+        for pattern, probes in PROBES.items():
+            for probe in probes:
+                for kind, expected in probe.outcomes.items():
+                    with self.subTest(f"{probe.method} {probe.path}", token=kind):
+                        self.assertEqual(await self.outcome(pattern, probe, kind, expected), expected)
+
+    async def outcome(self, pattern: str, probe: Probe, kind: str, expected: Outcome) -> Outcome:
+        if pattern in SOCKETS:
+            socket = await self.knock(kind, probe.path)
+            if isinstance(socket, int):
+                return socket
+            return (await closing(socket) or 0) if expected == CloseCode.SIGN_IN else OPEN
+        if pattern == STREAM and expected == 200:
+            return await self.status_of_stream(kind, probe.path)
+        body = None if probe.method in ("GET", "DELETE") else ""
+        status, answer = await self.ask(kind, probe.path, method=probe.method, body=body)
+        return (status, answer["error"]["code"]) if isinstance(expected, tuple) else status
+
+    async def status_of_stream(self, kind: str, path: str) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode())
+        writer.write("".join(f"{name}: {value}\r\n" for name, value in self.headers(kind).items()).encode() + b"\r\n")
+        status = int((await reader.readline()).split()[1])
+        writer.close()
+        return status
+
+    @gen_test
+    async def test_a_refusal_says_how_to_get_in(self):
+        answer = await self.http_client.fetch(self.get_url("/api/changes"), raise_error=False)
+        self.assertEqual(answer.headers["WWW-Authenticate"], "Bearer")
+        self.assertIn("Authorization: Bearer", json.loads(answer.body)["error"]["message"])
+        for header in ("Basic dTpw", "Bearer", "Bearer  ", "the-token-of-the-settings"):
+            status, said = await self.ask("none", "/api/tables", headers={"Authorization": header})
+            self.assertEqual((status, said["error"]["code"]), (401, "bad_token"), header)
+
+    @gen_test
+    async def test_a_token_in_the_url_is_refused_on_every_route_and_not_repeated(self):
+        for probes in PROBES.values():
+            for name in ("token", "access_token", "JWT"):
+                path = f"{probes[0].path}{'&' if '?' in probes[0].path else '?'}{name}={token_of('full')}"
+                status, said = await self.ask("full", path)
+                self.assertEqual((status, said["error"]["code"]), (400, "token_in_url"), path)
+                self.assertNotIn("the-token", json.dumps(said))
+
+    @gen_test
+    async def test_who_watches_the_server_from_outside_is_not_told_what_it_serves(self):
+        self.assertEqual(await self.ask("none", "/healthz"), (200, {"status": "ok"}))
+        _, ready = await self.ask("none", "/readyz")
+        self.assertEqual((ready["database"]["name"], ready["database"]["reason"]), ("PostgreSQL", ""))
+
+
+def normal(said: Any) -> str:
+    """What is said, but the time, and a sealed cursor's text: of that only how long it is."""
+    text = re.sub(r"s\.[A-Za-z0-9_-]{40,}", lambda found: f"cursor of {len(found[0])}", json.dumps(said))
+    text = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+(Z|\+00:00)", "time", text)
+    return re.sub(r"\b\d{10}\.\d+", "now", text)
+
+
+ASKED = (
+    "/api/tables",
+    "/api/activity",
+    "/api/activity?step=60",
+    "/api/place?at=1",
+    "/api/session",
+    "/readyz",
+    "/api/changes",
+    "/api/changes?limit=1",
+    "/api/changes?table=nothing",
+    "/api/changes?filter=customer_id=gt.1&columns=id",
+)
+
+
+class UnseenTest(AccessTestCase):
+    """Salaries, and the orders of others: three orders of customer 42 are all that may be seen."""
+
+    last = 1000
+
+    def write_unseen(self) -> None:
+        self.pay(60)
+        for number in range(100, 110):
+            self.order(number, customer=OTHERS)
+        self.write(
+            "UPDATE orders SET note = 'more' WHERE customer_id = 4300000001; UPDATE salaries SET amount = 'unseen too'"
+        )
+        self.write("UPDATE orders SET note = note || '!' WHERE customer_id = 42")
+        self.write("ANALYZE orders; DELETE FROM orders WHERE customer_id = 4300000001; TRUNCATE salaries")
+
+    async def until_published(self) -> None:
+        """Until what was written is known to the server."""
+        self.last += 1
+        self.order(self.last, customer=OTHERS)
+        while not any(f'"id":{self.last},' in change.text for change in self.feed.hub.newest(10)):
+            await self.feed.follower.until_moved()
+
+    async def frames(self, path: str, count: int, *, protocol: bool = False) -> list[Any]:
+        socket = await self.knock("narrow", path, protocol=protocol)
+        assert not isinstance(socket, int)
+        said = [await message(socket) for _ in range(count)]
+        socket.close()
+        return said
+
+    async def all_told(self) -> dict[str, str]:
+        told: dict[str, Any] = {path: await self.ask("narrow", path) for path in ASKED}
+        [*_, newest] = (await self.ask("narrow", "/api/changes"))[1]["changes"]
+        told["change"] = await self.ask("narrow", f"/api/change?cursor={newest['cursor']}")
+        told["status"] = (await self.ask("admin", "/api/status"))[1]["watched"]
+        cursor, pages = "", []
+        while not pages or pages[-1]["has_more"]:
+            _, page = await self.ask("narrow", f"/api/changes?limit=2{cursor and f'&since={cursor}'}")
+            pages.append(page)
+            cursor = page["cursor"]
+        told["pages"] = pages
+        told["plain"] = await self.frames("/ws?replay=100", 3)
+        told["resumed"] = await self.frames(f"/ws?since={pages[0]['cursor']}", 1)
+        told["protocol"] = await self.frames("/ws?replay=100", 2, protocol=True)
+        told["caught up"] = await self.frames(f"/ws?since={cursor}", 2, protocol=True)
+        told["dashboard"] = await self.frames("/ws/activity", 1)
+        return {name: normal(said) for name, said in told.items()}
+
+    @gen_test(timeout=60)
+    async def test_what_is_told_is_the_same_whether_the_unseen_happened_or_not(self):
+        for number in (1, 2, 3):
+            self.order(number)
+        await self.until_published()
+        before = await self.all_told()
+        self.write_unseen()
+        await self.until_published()
+        after = await self.all_told()
+        for name, told in before.items():
+            self.assertEqual(told, after[name], name)
+            for unseen in ("salaries", "amount", "unseen", str(OTHERS)):
+                self.assertNotIn(unseen, re.sub("cursor of [0-9]+", "", told), name)
+        self.assertIn('"id": 1', before["pages"])
+
+    @gen_test(timeout=60)
+    async def test_live_only_what_may_be_seen_arrives(self):
+        plain, protocol = await self.knock("narrow", "/ws"), await self.knock("narrow", "/ws", protocol=True)
+        dashboard = await self.knock("narrow", "/ws/activity")
+        assert not isinstance(plain, int)
+        assert not isinstance(protocol, int)
+        assert not isinstance(dashboard, int)
+        await message(protocol, "hello")
+        await message(dashboard, "hello")
+        self.write_unseen()
+        self.order(7)
+        one = await message(plain)
+        self.assertEqual((one["data"], one.keys() & {"xid", "old"}), ({"id": 7, "customer_id": 42}, set()))
+        said = await message(protocol)
+        self.assertEqual([change["data"]["id"] for change in said["changes"]], [7])
+        self.assertRegex(said["cursor"], r"^s\.")
+        told: dict[str, Any] = {"rows": {"changes": []}}
+        while not told["rows"]["changes"]:
+            told = await message(dashboard, "activity")
+            counts = told.get("totals", {}), told.get("buckets", {}), told.get("other", 0)  # not in every message
+            self.assertEqual(counts, ({}, {}, 0))
+            self.assertEqual(told["rows"]["of"], len(told["rows"]["changes"]))
+        self.assertEqual(json.loads(told["rows"]["changes"][0])["data"], {"id": 7, "customer_id": 42})
+
+    @gen_test(timeout=60)
+    async def test_a_row_that_goes_to_another_customer_leaves_as_it_was(self):
+        self.order(7)
+        socket = await self.knock("narrow", "/ws")
+        assert not isinstance(socket, int)
+        self.write("UPDATE orders SET customer_id = 4300000001, id = 8, note = 'unseen too' WHERE id = 7")
+        left = await message(socket)
+        self.assertEqual((left["filter"], left["data"]), ("leave", {"id": 7, "customer_id": 42}))
+        self.write("UPDATE orders SET customer_id = 42, id = 9 WHERE id = 8")
+        entered = await message(socket)
+        self.assertEqual((entered["filter"], entered["data"]), ("enter", {"id": 9, "customer_id": 42}))
+        self.assertNotIn("old", left.keys() | entered.keys())
+
+    @gen_test
+    async def test_a_cursor_of_other_rights_begins_anew_with_a_gap(self):
+        self.order(1)
+        await self.until_published()
+        _, page = await self.ask("full", "/api/changes?limit=1")
+        _, narrow = await self.ask("narrow", f"/api/changes?since={page['cursor']}")
+        self.assertIn("other rights", narrow["gap"]["why"])
+        [change] = narrow["changes"]
+        self.assertEqual(change["data"]["id"], 1)
+        _, again = await self.ask("narrow", f"/api/changes?since={change['cursor']}")
+        self.assertEqual((again["changes"], again["gap"]), ([], None))
+        status, said = await self.ask("narrow", "/api/changes?since=1f3.rubbish")
+        self.assertEqual((status, said["error"]["code"]), (400, "not_a_cursor"))
+
+    @gen_test
+    async def test_another_s_sealed_cursor_says_no_more_than_a_made_up_one(self):
+        self.order(1)
+        self.order(2, customer=OTHERS)
+        await self.until_published()
+        _, page = await self.ask("orders", "/api/changes")
+        seen, unseen, *_ = (change["cursor"] for change in page["changes"])
+        made_up = "s." + "A" * (len(seen) - 2)
+        _, mine = await self.ask("narrow", "/api/changes")
+        self.assertEqual((await self.ask("orders", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0], 404)
+        for path in ("/api/change?cursor={}", "/api/changes?since={}", "/api/changes?limit=1&since={}"):
+            answers = {normal(await self.ask("narrow", path.format(cursor))) for cursor in (seen, unseen, made_up)}
+            self.assertEqual(len(answers), 1, answers)
+        told = [
+            normal(await self.frames(f"/ws?since={cursor}", 2, protocol=True)) for cursor in (seen, unseen, made_up)
+        ]
+        self.assertEqual(len(set(told)), 1, told)
+        self.assertIn("gap", told[0])
+        # The same rights in another token go on.
+        self.assertEqual((await self.ask("admin", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0], 200)
+
+    @gen_test
+    async def test_a_place_is_told_again_and_again_whether_anything_happened_or_not(self):
+        self.order(1)
+        await self.until_published()
+        socket = await self.knock("narrow", "/ws", protocol=True)
+        assert not isinstance(socket, int)
+        await message(socket, "hello")
+        cursors = set()
+        for _ in range(2):
+            self.feed.live_clients.advance_cursors()
+            told = await message(socket, "changes")
+            self.assertEqual(told["changes"], [])
+            cursors.add(told["cursor"])
+        self.assertEqual(len(cursors), 2)
+
+    @gen_test
+    async def test_clients_of_the_same_rights_are_one_audience(self):
+        for _ in range(2):
+            assert not isinstance(await self.knock("narrow", "/ws"), int)
+        self.assertEqual([len(audience.clients) for audience in self.feed.live_clients.audiences], [2])
+
+
+class AuthenticateTest(AccessTestCase):
+    """By the first message of changefeed.v1."""
+
+    async def socket(self, path: str = "/ws") -> WebSocketClientConnection:
+        return await self.connect(path, protocol=True)
+
+    async def say(self, socket: WebSocketClientConnection, token: str | None, **fields: Any) -> None:
+        await socket.write_message(json.dumps({"type": "authenticate", "token": token, **fields}))
+
+    @gen_test
+    async def test_nothing_is_said_before_and_the_feed_begins_after(self):
+        socket = await self.socket("/ws?table=orders")
+        self.order(1)
+        await self.say(socket, token_of("narrow"))
+        self.assertEqual((await message(socket))["type"], "hello")
+        self.order(2)
+        self.assertEqual((await message(socket, "changes"))["changes"][0]["data"], {"id": 2, "customer_id": 42})
+
+    @gen_test
+    async def test_who_is_nobody_is_told_nothing_but_to_sign_in(self):
+        first = (
+            {"type": "subscribe"},
+            {"type": "subscribe", "table": "nothing"},
+            {"type": "nothing"},
+            "no object",
+        )
+        for one in first:
+            socket = await self.socket("/ws?table=nothing")
+            await socket.write_message(json.dumps(one))
+            self.assertEqual(await closing(socket), CloseCode.SIGN_IN, one)
+
+    @gen_test
+    async def test_the_holder_of_a_token_is_told_why_it_is_refused(self):
+        for token, code, close_code, why in (
+            (token_of("wrong"), "bad_token", CloseCode.SIGN_IN, "Not enough segments"),
+            (token_of("expired"), "token_expired", CloseCode.SIGN_IN, "get a new one"),
+            (issued(RIGHTS["full"], aud="others"), "bad_token", CloseCode.SIGN_IN, "audience"),
+            (issued({"table": {}}), "bad_token", CloseCode.SIGN_IN, "the claim changefeed"),
+            (token_of("nothing"), "no_rights", 1008, "its claim changefeed"),
+            (issued(None), "bad_token", CloseCode.SIGN_IN, "claim changefeed"),
+            (None, "bad_token", CloseCode.SIGN_IN, "authenticate"),
+        ):
+            socket = await self.socket("/ws?table=nothing")
+            await self.say(socket, token)
+            said = await message(socket)
+            self.assertEqual((said["type"], said["code"]), ("error", code), token)
+            self.assertIn(why.removeprefix("the "), said["message"])
+            self.assertEqual(await closing(socket), close_code)
+            self.assertEqual(socket.close_reason, code)
+
+    @gen_test
+    async def test_a_token_without_a_right_is_told_so_on_every_road(self):
+        headers = self.headers("nothing")
+        socket = await self.connect("/ws", protocol=True, **headers)
+        said = await message(socket)
+        self.assertEqual((said["type"], said["code"]), ("error", "no_rights"))
+        self.assertEqual((await closing(socket), socket.close_reason), (1008, "no_rights"))
+        for path in ("/ws", "/ws/activity"):
+            socket = await self.connect(path, **headers)
+            self.assertEqual((await closing(socket), socket.close_reason), (1008, "no_rights"))
+        self.assertEqual(len(self.feed.live_clients.connected), 0)
+        status, said = await self.ask(
+            "none", "/api/session", method="POST", body=json.dumps({"token": token_of("nothing")})
+        )
+        self.assertEqual((status, said["error"]["code"]), NO_RIGHTS)
+
+    @gen_test
+    async def test_a_token_with_any_right_is_not(self):
+        for rights in ({"channels": ["people"]}, {"admin": True}, {"tables": {"public.no_such": {}}}):
+            status, _ = await self.ask("none", "/api/changes", headers={"Authorization": f"Bearer {issued(rights)}"})
+            self.assertEqual(status, 200)
+
+    @gen_test
+    async def test_who_says_nothing_is_closed_in_time(self):
+        deadline, sockets.AUTHENTICATE_SECONDS = sockets.AUTHENTICATE_SECONDS, 0.01
+        try:
+            socket = await self.socket()
+            self.assertEqual(await closing(socket), CloseCode.SIGN_IN)
+        finally:
+            sockets.AUTHENTICATE_SECONDS = deadline
+
+    @gen_test
+    async def test_a_subscription_that_cannot_be_is_refused_after(self):
+        socket = await self.socket("/ws?table=salaries")
+        await self.say(socket, token_of("narrow"))
+        self.assertEqual((await message(socket, "error"))["code"], "unknown_table")
+        self.assertEqual(await closing(socket), 1008)
+
+    @gen_test
+    async def test_a_new_token_of_the_same_rights_lets_a_client_stay(self):
+        socket = await self.socket()
+        await self.say(socket, issued(RIGHTS["narrow"], 2))
+        await message(socket, "hello")
+        await self.say(socket, issued(RIGHTS["narrow"], 3600))
+        await self.say(socket, issued(RIGHTS["full"]))
+        self.assertEqual((await message(socket, "error"))["code"], "other_rights")
+        [identity] = self.feed.gate.expiries.identities
+        self.assertGreater(identity.expires_at or 0, time.time() + 1800)
+
+    @gen_test
+    async def test_a_socket_ends_with_its_token(self):
+        for path, protocol in (("/ws", True), ("/ws", False), ("/ws/activity", False), ("/listen/people", False)):
+            headers = {"Authorization": f"Bearer {issued(RIGHTS['full'], 1.5)}"}
+            socket = await self.connect(path, protocol=protocol, **headers)
+            while await socket.read_message() is not None:
+                pass
+            self.assertEqual(socket.close_code, CloseCode.TOKEN_EXPIRED, path)
+
+    @gen_test
+    async def test_a_stream_ends_with_its_token(self):
+        headers = {"Authorization": f"Bearer {issued(RIGHTS['full'], 1.5)}"}
+        answer = await self.http_client.fetch(self.get_url("/events"), headers=headers, request_timeout=0)
+        self.assertEqual(answer.code, 200)
+
+
+class SessionTest(AccessTestCase):
+    """The dashboard's sign-in."""
+
+    async def sign_in(self, token: str, **headers: str) -> tuple[int, Any, str]:
+        answer = await self.http_client.fetch(
+            self.get_url("/api/session"),
+            method="POST",
+            body=json.dumps({"token": token}),
+            headers=headers,
+            raise_error=False,
+        )
+        return answer.code, json.loads(answer.body), answer.headers.get("Set-Cookie", "")
+
+    @gen_test
+    async def test_a_cookie_that_no_script_can_read_stands_for_the_token(self):
+        for kind in ("full", "narrow"):
+            status, said, cookie = await self.sign_in(token_of(kind) or "")
+            self.assertEqual((status, said["is_signed_in"], said["sees_everything"]), (200, True, kind == "full"))
+            self.assertEqual(said["not_counted"], [] if kind == "full" else ["public.orders"])
+            for attribute in ("HttpOnly", "SameSite=Strict", "Path=/"):
+                self.assertIn(attribute, cookie)
+            self.assertNotIn("the-token-of-the-settings", cookie)
+            cookies = {"Cookie": cookie.partition(";")[0]}
+            self.assertEqual((await self.ask("none", "/api/tables", headers=cookies))[0], 200)
+            among_others = {"Cookie": f'a="\\"; b;{cookies["Cookie"]} ;changefeed_session_2=x'}
+            self.assertEqual((await self.ask("none", "/api/tables", headers=among_others))[0], 200)
+            _, state = await self.ask("none", "/api/session", headers=cookies)
+            self.assertEqual(state, said)
+            socket = await self.connect("/ws/activity", **cookies)
+            self.assertEqual((await message(socket))["type"], "hello")
+
+    @gen_test
+    async def test_what_is_no_token_opens_no_session(self):
+        for kind, code in (("wrong", "bad_token"), ("expired", "token_expired")):
+            status, said, cookie = await self.sign_in(token_of(kind) or "")
+            self.assertEqual((status, said["error"]["code"], cookie), (401, code, ""))
+        for body in ("", "[]", '{"token": 1}', '{"token": ""}', "[" * 100_000):
+            status, said = await self.ask("none", "/api/session", method="POST", body=body)
+            self.assertEqual((status, said["error"]["code"]), (400, "bad_sign_in"))
+
+    @gen_test
+    async def test_a_session_ends(self):
+        _, _, cookie = await self.sign_in(token_of("full") or "")
+        status, said = await self.ask(
+            "none", "/api/session", method="DELETE", headers={"Cookie": cookie.partition(";")[0]}
+        )
+        self.assertEqual((status, said["is_signed_in"]), (200, False))
+        # The token is taken out of the settings.
+        self.feed.gate.tokens._known.clear()
+        status, said = await self.ask("none", "/api/tables", headers={"Cookie": cookie.partition(";")[0]})
+        self.assertEqual((status, said["error"]["code"]), (401, "sign_in"))
+
+    @gen_test
+    async def test_a_cookie_that_was_forged_is_none(self):
+        _, _, cookie = await self.sign_in(token_of("full") or "")
+        value = cookie.partition(";")[0]
+        for forged in (
+            value[:-1] + ("0" if value[-1] != "0" else "1"),
+            "changefeed_session=x",
+            "changefeed_session=;;",
+        ):
+            status, said = await self.ask("none", "/api/tables", headers={"Cookie": forged})
+            self.assertEqual((status, said["error"]["code"]), (401, "sign_in"), forged)
+
+    @gen_test
+    async def test_a_cookie_counts_for_pages_of_this_server_only(self):
+        _, _, cookie = await self.sign_in(token_of("full") or "")
+        cookies = {"Cookie": cookie.partition(";")[0]}
+        own = f"http://127.0.0.1:{self.get_http_port()}"
+        for origin, expected in (({"Origin": own}, 200), ({"Origin": "http://127.0.0.1:1"}, 401)):
+            self.assertEqual((await self.ask("none", "/api/tables", headers={**cookies, **origin}))[0], expected)
+        for site, expected in (("same-origin", 200), ("none", 200), ("same-site", 401), ("cross-site", 401)):
+            headers = {**cookies, "Sec-Fetch-Site": site}
+            self.assertEqual((await self.ask("none", "/api/tables", headers=headers))[0], expected, site)
+
+    @gen_test
+    async def test_a_page_of_another_origin_changes_nothing(self):
+        _, _, cookie = await self.sign_in(token_of("full") or "")
+        path = "/api/tables/public.orders/watch"
+        foreign = ({"Origin": "https://evil.example.com"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"})
+        for headers in foreign:
+            for one in (headers, {**headers, "Cookie": cookie.partition(";")[0]}):
+                status, said = await self.ask("none", path, method="DELETE", headers=one)
+                self.assertEqual((status, said["error"]["code"]), (403, "foreign_origin"), one)
+            status, said, _ = await self.sign_in(token_of("full") or "", **headers)
+            self.assertEqual((status, said["error"]["code"]), (403, "foreign_origin"), headers)
+            status, _ = await self.ask("full", path, method="PUT", body="", headers=headers)
+            self.assertEqual(status, 200)  # a token in the header is no browser's doing
+
+
+class OpenTest(AccessTestCase):
+    """Without any token in the settings."""
+
+    def get_app(self) -> Any:
+        super().get_app()
+        return self.without_tokens()
+
+    def without_tokens(self) -> Any:
+        type(self).flags = ()
+        return super(AccessTestCase, self).get_app()
+
+    @gen_test
+    async def test_everybody_has_all_rights_and_no_session(self):
+        self.assertEqual((await self.ask("none", "/api/status"))[0], 200)
+        _, state = await self.ask("none", "/api/session", method="POST", body="")
+        self.assertEqual((state["is_required"], state["is_admin"], state["sees_everything"]), (False, True, True))
+        socket = await websocket_connect(f"ws://127.0.0.1:{self.get_http_port()}/ws/activity")
+        self.sockets.append(socket)
+        self.assertEqual((await message(socket))["type"], "hello")

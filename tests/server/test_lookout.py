@@ -1,0 +1,378 @@
+"""A running server and DDL: types that change, tables that go, come and are swapped, triggers that are switched off."""
+
+import asyncio
+import json
+from typing import Any
+
+from tornado.testing import ExpectLog, gen_test
+from tornado.websocket import WebSocketClientConnection
+
+from changefeed.journal.lookout import Lookout
+from tests.access_case import AccessTestCase, issued
+from tests.feed_case import ORDERS, FeedTestCase, message
+
+
+class LookoutCase(FeedTestCase):
+    __test__ = False
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.write("CREATE TABLE items (id int)")
+        self.write("CREATE TABLE parted (id int, v text) PARTITION BY RANGE (id)")
+        self.write("CREATE TABLE part_1 PARTITION OF parted FOR VALUES FROM (0) TO (10)")
+        for table in ("orders", "items", "parted"):
+            self.watch(f"public.{table}")
+
+    async def look(self) -> None:
+        await self.feed.lookout.look()
+
+    async def cursor(self) -> str:
+        """That of the newest change."""
+        self.write("INSERT INTO items VALUES (1)")
+        await self.until_published(1)
+        return str((await self.fetch_json("/api/changes"))["cursor"])
+
+    async def until_published(self, changes: int) -> None:
+        """Losses count like changes."""
+        while self.feed.hub.published < changes:
+            await self.feed.follower.until_moved()
+
+    async def subscribed(self, query: str = "") -> WebSocketClientConnection:
+        await self.look()
+        socket = await self.connect(f"/ws{query}", protocol=True)
+        await message(socket, "hello")
+        return socket
+
+
+class GapTest(LookoutCase):
+    __test__ = True
+
+    async def gap_of(self, ddl: str, table: str, level: int = 20) -> Any:
+        """The one gap that is told when `ddl` was run, to those who asked for the table, and to no other."""
+        socket, other = await self.subscribed(f"?table=public.{table}"), await self.subscribed("?table=items")
+        self.write(ddl)
+        with ExpectLog("changefeed.lookout", "changes are missing", level=level):
+            await self.look()
+        gap = await message(socket)
+        self.assertEqual((gap["type"], gap["table"]), ("gap", f"public.{table}"))
+        self.write("INSERT INTO items VALUES (1)")
+        self.assertEqual((await message(other))["type"], "changes")
+        return gap
+
+    @gen_test
+    async def test_one_that_is_unwatched_is_told_at_once_and_when_it_is_watched_again(self):
+        gap = await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
+        self.assertIn("not watched any more", gap["why"])
+        self.assertIn("until it is watched again", gap["what_to_do"])
+        gap = await self.gap_of("SELECT changefeed.watch('orders')", "orders")
+        self.assertIn("watched again", gap["why"])
+
+    @gen_test
+    async def test_one_that_is_dropped_and_made_anew(self):
+        await self.gap_of("DROP TABLE orders", "orders")
+
+    @gen_test
+    async def test_one_that_another_takes_the_place_of(self):
+        swap = "CREATE TABLE new (LIKE orders); SELECT changefeed.watch('new'); ALTER TABLE orders RENAME TO old"
+        self.assertIn("another", (await self.gap_of(f"{swap}; ALTER TABLE new RENAME TO orders", "orders"))["why"])
+
+    @gen_test
+    async def test_one_whose_triggers_are_disabled(self):
+        await self.gap_of("ALTER TABLE orders DISABLE TRIGGER USER", "orders", 30)
+        self.assertEqual(self.feed.lookout.incomplete, 1)
+        await self.gap_of("ALTER TABLE orders ENABLE TRIGGER USER", "orders")
+        self.assertEqual(self.feed.lookout.incomplete, 0)
+
+    @gen_test
+    async def test_one_whose_triggers_were_disabled_between_two_looks(self):
+        await self.gap_of("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL", "orders")
+
+    @gen_test
+    async def test_one_of_which_a_partitions_triggers_were_disabled_between_two_looks(self):
+        off, on = "ALTER TABLE part_1 DISABLE TRIGGER USER", "ALTER TABLE part_1 ENABLE TRIGGER USER"
+        await self.gap_of(f"{off}; INSERT INTO part_1 VALUES (1, 'x'); {on}", "parted")
+
+    @gen_test
+    async def test_one_of_which_a_partition_was_away_between_two_looks(self):
+        away, back = "DETACH PARTITION part_1", "ATTACH PARTITION part_1 FOR VALUES FROM (0) TO (10)"
+        write = "INSERT INTO part_1 VALUES (1, 'x')"
+        await self.gap_of(f"ALTER TABLE parted {away}; {write}; ALTER TABLE parted {back}", "parted")
+
+    @gen_test
+    async def test_one_that_loses_a_partition(self):
+        await self.gap_of("ALTER TABLE parted DETACH PARTITION part_1", "parted")
+
+    @gen_test
+    async def test_one_that_loses_a_partition_for_good(self):
+        await self.gap_of("DROP TABLE part_1", "parted")
+
+    @gen_test
+    async def test_one_to_which_a_filled_table_is_attached(self):
+        fill = "CREATE TABLE part_2 (LIKE parted); INSERT INTO part_2 VALUES (11, 'x')"
+        attach = "ALTER TABLE parted ATTACH PARTITION part_2 FOR VALUES FROM (10) TO (20)"
+        gap = await self.gap_of(f"{fill}; {attach}", "parted")
+        self.assertIn("attached", gap["why"])
+
+    @gen_test
+    async def test_one_whose_new_partition_has_no_triggers(self):
+        self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
+        make = "CREATE TABLE part_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)"
+        self.assertIn("a new partition", (await self.gap_of(make, "parted", 30))["why"])
+        self.assertIn("again", (await self.gap_of("SELECT changefeed.refresh()", "parted"))["why"])
+        repaired = make.replace("part_2", "part_3").replace("(10) TO (20)", "(20) TO (30)")
+        await self.gap_of(f"{repaired}; SELECT changefeed.refresh()", "parted")
+
+    @gen_test
+    async def test_what_takes_nothing_away_is_told_to_nobody(self):
+        socket = await self.subscribed()
+        for ddl in (
+            "CREATE TABLE part_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)",
+            "SELECT changefeed.watch('orders', row_limit => 100)",
+            "SELECT changefeed.watch('parted', row_limit => 100)",
+            "ALTER TABLE orders ADD more text",
+            "CREATE TABLE later (id int); SELECT changefeed.watch('later')",
+            "CREATE INDEX ON orders (status); TRUNCATE later; ANALYZE; VACUUM orders; VACUUM FULL orders",
+            "ALTER TABLE orders ALTER total TYPE text; ALTER TABLE orders DROP more; ALTER TABLE orders SET (fillfactor = 50)",
+            "ALTER TABLE orders ADD CHECK (id > 0); ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CLUSTER orders USING orders_pkey",
+            "ALTER TABLE orders OWNER TO pg_monitor; GRANT SELECT ON orders TO PUBLIC; GRANT USAGE ON SCHEMA public TO PUBLIC",
+            "ALTER TABLE orders ENABLE TRIGGER changefeed_update",
+            "ALTER TABLE orders ENABLE ALWAYS TRIGGER changefeed_insert; COMMENT ON TABLE orders IS 'all of them'",
+            "CREATE TABLE child (FOREIGN KEY (id) REFERENCES orders) INHERITS (orders); VACUUM FULL pg_trigger; VACUUM FULL pg_type",
+            "SELECT changefeed.refresh(); VACUUM FREEZE",
+        ):
+            for statement in ddl.split("; "):
+                self.write(statement)
+            await self.look()
+        self.write("INSERT INTO later VALUES (1)")
+        told = await message(socket)
+        while not told["changes"] or told["changes"][-1]["action"] != "INSERT":
+            told = await message(socket, told["type"])
+            self.assertEqual(told["type"], "changes")
+
+    @gen_test
+    async def test_one_whose_triggers_are_off_for_one_transaction(self):
+        await self.gap_of(
+            "BEGIN; ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1); "
+            "ALTER TABLE orders ENABLE TRIGGER USER; COMMIT",
+            "orders",
+        )
+
+    @gen_test
+    async def test_one_that_has_another_name_for_one_transaction(self):
+        away, back = "ALTER TABLE orders RENAME TO old", "ALTER TABLE old RENAME TO orders"
+        gap = await self.gap_of(f"BEGIN; {away}; INSERT INTO old VALUES (1); {back}; COMMIT", "orders")
+        self.assertIn("another name", gap["why"])
+
+    @gen_test
+    async def test_one_that_is_in_another_schema_between_two_looks(self):
+        self.write("CREATE SCHEMA other")
+        away, back = "ALTER TABLE orders SET SCHEMA other", "ALTER TABLE other.orders SET SCHEMA public"
+        gap = await self.gap_of(f"{away}; INSERT INTO other.orders VALUES (1); {back}", "orders")
+        self.assertIn("another name", gap["why"])
+
+    @gen_test
+    async def test_who_was_away_is_told_when_he_comes_back_and_never_again(self):
+        await self.look()
+        cursor = await self.cursor()
+        self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
+        with ExpectLog("changefeed.lookout", "changes are missing", level=20):
+            await self.look()
+        await self.until_published(2)
+        told = await self.fetch_json(f"/api/changes?table=orders&since={cursor}")
+        gap = told["gap"]
+        self.assertEqual((gap["table"], told["changes"]), ("public.orders", []))
+        self.assertLess(gap["since"], gap["until"])
+        self.assertIsNone((await self.fetch_json(f"/api/changes?table=items&since={cursor}"))["gap"])
+        # Without any change in between.
+        for known in (gap["to"], told["cursor"]):
+            self.assertIsNone((await self.fetch_json(f"/api/changes?table=orders&since={known}"))["gap"])
+
+    @gen_test
+    async def test_gaps_of_several_tables_on_one_page_are_of_no_single_table(self):
+        await self.look()
+        cursor = await self.cursor()
+        for table in ("orders", "parted"):
+            self.write(f"ALTER TABLE {table} DISABLE TRIGGER USER; ALTER TABLE {table} ENABLE TRIGGER USER")
+            with ExpectLog("changefeed.lookout", "changes are missing", level=20):
+                await self.look()
+        await self.until_published(3)
+        gap = (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]
+        self.assertNotIn("table", gap)
+        self.assertIn("public.orders was not", gap["why"])
+        self.assertIn("public.parted was not", gap["why"])
+        gap = (await self.fetch_json(f"/api/changes?table=parted&since={cursor}"))["gap"]
+        self.assertEqual(gap["table"], "public.parted")
+
+    @gen_test
+    async def test_it_is_no_statement_that_could_not_be_journaled(self):
+        await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
+        self.assertEqual(self.feed.follower.lost_statements, 0)
+        self.assertEqual((await self.fetch_json("/api/status"))["journal"]["lost_statements"], 0)
+
+
+class SeveralServersTest(LookoutCase):
+    """Servers that look at one database, at once and after one another."""
+
+    __test__ = True
+
+    def another(self) -> Lookout:
+        return Lookout(
+            self.feed.database,
+            self.feed.catalog,
+            self.feed.journal,
+            (),
+            edge=lambda: None,
+            tell_gap=lambda gap: self.fail(str(gap)),
+            on_change=lambda: None,
+        )
+
+    @gen_test
+    async def test_a_gap_is_written_by_one_of_them(self):
+        lookouts = [self.another() for _ in range(3)]
+        await asyncio.gather(*(lookout.look() for lookout in lookouts))
+        socket = await self.subscribed("?table=orders")
+        self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
+        with ExpectLog("changefeed.lookout", "changes are missing", level=20):
+            await asyncio.gather(*(lookout.look() for lookout in lookouts), self.look())
+        self.write("INSERT INTO orders VALUES (1)")
+        told = [await message(socket)]
+        while not told[-1].get("changes"):
+            told.append(await message(socket))
+        self.assertEqual([one["type"] for one in told].count("gap"), 1)
+        self.assertEqual(self.losses(), ["orders"])
+
+    @gen_test
+    async def test_what_was_done_while_none_ran_is_told_by_the_next_to_who_comes_back(self):
+        await self.another().look()  # and ends
+        cursor = await self.cursor()
+        self.write("ALTER TABLE orders DISABLE TRIGGER ALL; INSERT INTO orders VALUES (1)")
+        self.write("ALTER TABLE orders ENABLE TRIGGER ALL; ALTER TABLE items ADD more int; ANALYZE")
+        self.write("CREATE TABLE later (id int); SELECT changefeed.watch('later')")
+        with ExpectLog("changefeed.lookout", "changes are missing: public.orders", level=20):
+            await self.look()
+        self.assertEqual(self.losses(), ["orders"])
+        await self.until_published(2)
+        for _ in range(2):  # whoever gives it, a server that saw it told or one that did not
+            gap = (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]
+            self.assertEqual(gap["table"], "public.orders")
+            await self.another().look()
+
+    @gen_test
+    async def test_a_journal_that_begins_anew_tells_nobody_of_what_was_before(self):
+        await self.look()
+        self.write("UPDATE changefeed.meta SET epoch = gen_random_uuid()")
+        self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
+        await self.look()
+        self.assertEqual(self.losses(), [])
+
+    def losses(self) -> list[str]:
+        return [table for (table,) in self.write("SELECT table_name FROM changefeed.journal WHERE action = 'L'")]
+
+
+class PatternTest(LookoutCase):
+    __test__ = True
+    flags = ("--watch", "public.*")
+
+    @gen_test
+    async def test_rows_written_before_a_new_table_was_watched_are_a_gap(self):
+        socket = await self.subscribed()
+        self.write("CREATE TABLE later (id int); CREATE TABLE empty (id int); INSERT INTO later VALUES (1)")
+        await self.look()
+        with ExpectLog("changefeed.watching", "watching", level=20):
+            await self.feed.watching._tend_once()
+        with ExpectLog("changefeed.lookout", ".*public.later before it was watched", level=20):
+            await self.look()
+        self.assertEqual((await message(socket, "gap"))["table"], "public.later")
+        self.write("INSERT INTO empty VALUES (1)")
+        self.assertEqual((await message(socket))["type"], "changes")
+
+    @gen_test
+    async def test_a_partition_that_comes_from_a_watched_table_to_one_that_is_not_tells_of_nothing(self):
+        self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
+        self.write("CREATE SCHEMA other; CREATE TABLE other.q (LIKE parted) PARTITION BY RANGE (id)")
+        self.write("ALTER TABLE parted DETACH PARTITION part_1")
+        self.write("ALTER TABLE other.q ATTACH PARTITION part_1 FOR VALUES FROM (0) TO (10)")
+        await self.feed.watching._tend_once()
+        socket = await self.subscribed()
+        self.write("INSERT INTO part_1 VALUES (1); INSERT INTO other.q VALUES (2); INSERT INTO items VALUES (3)")
+        self.assertEqual([change["table"] for change in (await message(socket))["changes"]], ["items"])
+
+
+class ColumnsTest(LookoutCase):
+    __test__ = True
+
+    @gen_test
+    async def test_a_filter_compares_as_the_column_does_now(self):
+        self.write("ALTER TABLE orders ADD qty text")
+        socket = await self.subscribed("?table=orders&filter=qty=gt.10")
+        unfiltered, other = (
+            await self.subscribed("?table=orders"),
+            await self.subscribed("?filter=id=gt.0&table=orders"),
+        )
+        self.write("ALTER TABLE orders ALTER qty TYPE int USING qty::int")
+        with ExpectLog("changefeed.lookout", "changes are missing.*qty of public.orders", level=20):
+            await self.look()
+        self.assertEqual((await message(socket, "gap"))["table"], "public.orders")
+        self.write("INSERT INTO orders (id, qty) VALUES (1, 9), (2, 100)")
+        [change] = (await message(socket, "changes"))["changes"]
+        self.assertEqual(change["data"]["id"], 2)
+        for one in (unfiltered, other):
+            self.assertEqual((await message(one))["type"], "changes")
+        page = await self.fetch_json("/api/changes?table=orders&filter=qty=gt.10")
+        self.assertEqual([change["data"]["id"] for change in page["changes"]], [2])
+
+    @gen_test
+    async def test_who_asked_for_a_column_that_is_gone_is_told_once(self):
+        named = await self.subscribed("?table=orders&columns=status")
+        filtered = await self.subscribed("?table=orders&filter=status=eq.open")
+        whole = await self.subscribed("?table=orders")
+        self.write("ALTER TABLE orders RENAME status TO state")
+        await self.look()
+        for socket in (named, filtered):
+            told = await message(socket)
+            self.assertEqual((told["type"], told["code"]), ("error", "unknown_column"))
+            self.assertIn("it has id, state, total", told["message"])
+        self.write("ALTER TABLE orders ADD more text")
+        await self.look()
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertEqual((await message(whole))["type"], "changes")
+        self.assertEqual((await message(named))["type"], "changes")
+
+
+class RightsTest(AccessTestCase):
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("CREATE TABLE levels (id int, level text)")
+        self.watch("public.levels")
+
+    @gen_test
+    async def test_a_right_whose_column_changed_its_type_gives_nothing_before_it_is_known(self):
+        await self.feed.lookout.look()
+        rights = {"tables": {"public.levels": {"filter": ["level=lt.50"]}, "public.orders": {}}}
+        socket = await self.connect("/ws", Authorization=f"Bearer {issued(rights)}")
+        self.write("INSERT INTO levels VALUES (1, '3')")  # a number is not compared with texts: nothing is sent
+        self.order(6)
+        self.assertEqual((await message(socket))["table"], "orders")
+        self.write("ALTER TABLE levels ALTER level TYPE int USING level::int")
+        self.write("INSERT INTO levels VALUES (2, 1000), (3, 9)")  # as texts, 1000 is less than 50, and 9 is not
+        self.order(7)
+        self.assertEqual((await message(socket))["table"], "orders")
+        with ExpectLog("changefeed.lookout", "changes are missing.*level of public.levels", level=20):
+            await self.feed.lookout.look()
+        self.write("INSERT INTO levels VALUES (4, 1000), (5, 9)")
+        self.assertEqual((await message(socket))["data"]["id"], 5)
+
+    @gen_test
+    async def test_a_gap_of_a_table_is_told_to_those_only_who_may_see_it(self):
+        await self.feed.lookout.look()
+        socket = await self.connect("/ws", protocol=True, **self.headers("narrow"))
+        await message(socket, "hello")
+        for table in ("salaries", "orders"):
+            self.write(f"ALTER TABLE {table} DISABLE TRIGGER ALL; ALTER TABLE {table} ENABLE TRIGGER ALL")
+            with ExpectLog("changefeed.lookout", "changes are missing", level=20):
+                await self.feed.lookout.look()
+        gap = await message(socket)
+        self.assertEqual(
+            (gap["type"], gap["table"], gap["why"]), ("gap", "public.orders", "changes may have been lost")
+        )
+        self.assertNotIn("salaries", json.dumps(gap))

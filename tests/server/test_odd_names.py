@@ -1,0 +1,239 @@
+"""Tables with dots and quotes in their names, on every road through the server: each is itself and no other."""
+
+import json
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from tornado.testing import ExpectLog, gen_test
+
+from changefeed.journal.watching import CannotWatch, NoSuchTable, Watching
+from settings.sources import load
+from tests.access_case import AccessTestCase, issued
+from tests.feed_case import FeedTestCase, message
+
+EU = '"sales"."eu.orders"'
+OTHER = '"sales.eu".orders'
+MAKE = f"""
+    CREATE SCHEMA "sales"; CREATE SCHEMA "sales.eu"; CREATE SCHEMA "Odd Schema"; CREATE SCHEMA "a,b";
+    CREATE TABLE {EU} (id int); CREATE TABLE {OTHER} (id int); CREATE TABLE public."Odd ""Name" (id int);
+    CREATE TABLE "Odd Schema".t (id int); CREATE TABLE "Odd Schema"."*" (id int); CREATE TABLE "a,b".c (id int)
+"""
+
+
+def path_of(name: str) -> str:
+    return f"/api/tables/{urllib.parse.quote(name, safe='')}/watch"
+
+
+class OddNamesTest(FeedTestCase):
+    flags = ("--watch", 'public."Odd ""Name"', "--watch", '"Odd Schema".*')
+
+    def prepare_database(self) -> None:
+        self.write(MAKE)
+
+    async def watched(self) -> set[tuple[str, str]]:
+        return set(self.write("SELECT schema_name, table_name FROM changefeed.status()"))
+
+    @gen_test
+    async def test_what_the_settings_name_as_sql_does_is_watched(self):
+        await self.feed.watching.start()
+        self.assertEqual(await self.watched(), {("public", 'Odd "Name'), ("Odd Schema", "t"), ("Odd Schema", "*")})
+
+    def test_a_comma_within_quotes_divides_no_names_in_the_environment(self):
+        settings = load((), {"WATCH": '"a,b".c,public.orders'}, Path("/nonexistent"))
+        self.assertEqual(settings.watch, ("a,b.c", "public.orders"))
+
+    @gen_test
+    async def test_the_switch_takes_a_name_in_quotes_and_ends_no_other_table(self):
+        for name in ('sales."eu.orders"', '"sales.eu".orders'):
+            said = await self.fetch_json(path_of(name), method="PUT", body="")
+            self.assertEqual((said["table"], said["has_changed"]), (name, True))
+        await self.fetch_json(path_of('"sales"."eu.orders"'), method="DELETE")
+        self.assertEqual(await self.watched(), {("sales.eu", "orders")})
+
+    @gen_test
+    async def test_an_ambiguous_name_changes_nothing_and_is_told_how_to_be_written(self):
+        for method, body in (("PUT", ""), ("DELETE", None)):
+            said = await self.fetch_json(path_of("sales.eu.orders"), 409, method=method, body=body)
+            self.assertEqual(said["error"]["code"], "ambiguous_table")
+            self.assertIn('sales."eu.orders" or "sales.eu".orders', said["error"]["message"])
+        with self.assertRaisesRegex(CannotWatch, "could mean several tables"):
+            await self.feed.watching.watch("sales.eu.orders")
+        self.write(f"DROP TABLE {OTHER}")
+        said = await self.fetch_json(path_of("sales.eu.orders"), method="PUT", body="")
+        self.assertEqual(said["table"], 'sales."eu.orders"')
+
+    @gen_test
+    async def test_each_is_asked_for_and_counted_by_itself(self):
+        self.watch(EU)
+        self.watch(OTHER)
+        socket = await self.connect(f"/ws?table={urllib.parse.quote(EU)}", protocol=True)
+        await message(socket, "hello")
+        self.write(f"INSERT INTO {OTHER} VALUES (1); INSERT INTO {EU} VALUES (2)")
+        [change] = (await message(socket, "changes"))["changes"]
+        self.assertEqual((change["schema"], change["table"], change["data"]), ("sales", "eu.orders", {"id": 2}))
+        totals = (await self.fetch_json("/api/activity"))["totals"]
+        self.assertEqual(totals.keys(), {'sales."eu.orders"', '"sales.eu".orders'})
+
+
+class NoTableTest(FeedTestCase):
+    @gen_test
+    async def test_a_name_that_could_mean_tables_that_are_not_there_is_refused(self):
+        watching = Watching(self.feed.database, ("a.b.c",), 1.0, 1)
+        with self.assertRaisesRegex(NoSuchTable, "--watch a.b.c: the database has no such table"):
+            await watching.start()
+
+
+class OddRightsTest(AccessTestCase):
+    more_flags = ("--payload", "full")
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write(
+            "CREATE SCHEMA hr; CREATE TABLE hr.salaries (id int, amount int); INSERT INTO hr.salaries VALUES (1, 5)"
+        )
+        self.write('CREATE TABLE hr."pay.roll" (id int, amount int)')
+        self.watch('hr."pay.roll"')
+        self.watch_with_notify("hr.salaries")
+
+    async def told(self, tables: dict[str, Any]) -> list[Any]:
+        """What is told of one change of each table of hr, and of one that may be seen."""
+        rights = {"tables": {**tables, "public.orders": {}}}
+        socket = await self.connect("/ws", Authorization=f"Bearer {issued(rights)}")
+        self.write('UPDATE hr.salaries SET amount = amount + 1; INSERT INTO hr."pay.roll" VALUES (1, 555)')
+        self.last = getattr(self, "last", 0) + 1
+        self.order(self.last)
+        found: list[Any] = []
+        while not found or found[-1]["table"] != "orders":
+            found.append(await message(socket))
+        return sorted([one["table"], one["data"]] for one in found[:-1])
+
+    @gen_test
+    async def test_a_limit_holds_for_bare_and_for_dotted_names(self):
+        only_ids = [["pay.roll", {"id": 1}], ["salaries", {"id": 1}]]
+        self.assertEqual(await self.told({"*": {}, "hr.*": {"columns": ["id"]}}), only_ids)
+        self.assertEqual(await self.told({"hr.*": {"columns": ["id"]}}), [only_ids[0]])  # public.salaries, too
+        self.write("DROP TABLE salaries")
+        await self.feed.catalog.read_anew()
+        self.assertEqual(await self.told({"hr.*": {"columns": ["id"]}}), only_ids)
+
+
+class OneCannotBeWatchedTest(FeedTestCase):
+    flags = ("--watch", "public.*")
+
+    def prepare_database(self) -> None:
+        self.write("CREATE TABLE aaa (id int); CREATE TABLE zzz (id int)")
+        self.watch("public.zzz")
+        self.write("SELECT changefeed.unwatch('zzz')")
+        # What another role's table does to a server without a right to it, to whoever asks.
+        self.write(
+            "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN IF EXISTS (SELECT FROM "
+            "pg_event_trigger_ddl_commands() AS c WHERE c.object_identity LIKE '%public.aaa') "
+            "THEN RAISE EXCEPTION 'aaa is not yours'; END IF; END $$;"
+            "CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION refuse()"
+        )
+
+    @gen_test
+    async def test_it_keeps_no_other_from_it_and_is_told_once(self):
+        with ExpectLog("changefeed.watching", "not watched: public.aaa: aaa is not yours"):
+            await self.feed.watching.start()
+        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("zzz",)])
+        await self.feed.watching._tend_once()  # and conftest.py fails a test that logs a warning
+        said = (await self.fetch_json("/api/status"))["not_watched"]
+        self.assertEqual(said, [{"schema": "public", "table": "aaa", "reason": "public.aaa: aaa is not yours"}])
+        self.write("DROP EVENT TRIGGER refuse")
+        await self.feed.watching._tend_once()
+        self.assertEqual((await self.fetch_json("/api/status"))["not_watched"], [])
+
+    @gen_test
+    async def test_one_that_the_settings_name_itself_is_an_error(self):
+        watching = Watching(self.feed.database, ("public.*", "public.aaa"), 1.0, 1)
+        with ExpectLog("changefeed.watching", "not watched"), self.assertRaisesRegex(CannotWatch, "aaa is not yours"):
+            await watching.start()
+
+
+class OptionsTest(AccessTestCase):
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("CREATE TABLE people (id int, customer_id int, ssn text, phone text)")
+        self.watch("public.people", ", omit => '{ssn}', hash => '{phone}', row_limit => 9, strict => true")
+        self.write("CREATE TABLE plain (id int)")
+
+    async def put(self, rights: Any, said: Any, method: str = "PUT", table: str = "public.people") -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {issued(rights)}"}
+        body = None if method == "DELETE" else "" if said is None else json.dumps(said)
+        answer = await self.http_client.fetch(
+            self.get_url(path_of(table)), raise_error=False, method=method, headers=headers, body=body
+        )
+        return answer.code, json.loads(answer.body).get("error", {}).get("message", "")
+
+    def options(self) -> list[Any]:
+        return list(
+            self.write("SELECT omit, hash, row_limit, strict FROM changefeed.status() WHERE table_name = 'people'")
+        )
+
+    @gen_test
+    async def test_what_a_put_does_not_name_stays(self):
+        full = {"tables": {"*": {}}, "channels": ["*"], "admin": True}
+        for said in (None, {}):
+            self.assertEqual((await self.put(full, said))[0], 200)
+            self.assertEqual(self.options(), [(["ssn"], ["phone"], 9, True)])
+        self.assertEqual((await self.put(full, {"row_limit": None, "strict": False}))[0], 200)
+        self.assertEqual(self.options(), [(["ssn"], ["phone"], None, False)])
+        self.assertEqual((await self.put(full, {"omit": []}))[0], 200)
+        self.assertEqual(self.options(), [([], ["phone"], None, False)])
+
+    @gen_test
+    async def test_an_admin_of_some_tables_gives_out_no_column_that_was_kept_back(self):
+        some = {"tables": {"public.people": {}, "public.plain": {}}, "admin": True}
+        for said in ({"omit": []}, {"hash": []}, {"omit": [], "hash": ["ssn", "phone"]}):
+            status, reason = await self.put(some, said)
+            self.assertEqual(status, 403, said)
+            self.assertIn("would be given out", reason)
+        self.assertEqual((await self.put(some, None, "DELETE"))[0], 403)
+        self.assertEqual(self.options(), [(["ssn"], ["phone"], 9, True)])
+        self.assertEqual((await self.put(some, {"omit": ["ssn", "phone"], "hash": []}))[0], 200)
+        self.assertEqual(self.options(), [(["ssn", "phone"], [], 9, True)])
+        for method in ("PUT", "DELETE"):
+            self.assertEqual((await self.put(some, None, method, "public.plain"))[0], 200)
+
+    @gen_test
+    async def test_an_admin_of_some_columns_learns_no_name_of_another(self):
+        bounded = {"tables": {"public.people": {"columns": ["id"]}}, "admin": True}
+        for option in ("omit", "hash"):
+            for column in ("ssn", "phone", "customer_id", "nosuch"):
+                told = await self.put(bounded, {option: [column]})
+                self.assertEqual(told, (409, f"public.people has no column {column}"))
+        self.assertEqual((await self.put(bounded, {"omit": ["id"], "hash": []}))[0], 200)
+        self.assertEqual(self.options(), [(["id", "ssn"], ["phone"], 9, True)])
+        headers = {"Authorization": f"Bearer {issued(bounded)}"}
+        [status] = (await self.fetch_json("/api/status", headers=headers))["watched"]
+        self.assertEqual((status["omit"], status["hash"]), (["id"], []))
+
+    @gen_test
+    async def test_nor_by_a_refusal_of_postgresql(self):
+        bounded = {"tables": {"public.people": {"columns": ["id"]}, "public.part": {}}, "admin": True}
+        self.write("CREATE TABLE whole (id int) PARTITION BY LIST (id)")
+        self.write("CREATE TABLE part PARTITION OF whole DEFAULT")
+        self.write("ALTER TABLE people RENAME ssn TO number")
+        for table, hidden in (("people", "ssn"), ("part", "whole")):
+            status, reason = await self.put({"tables": {"*": {}}, "admin": True}, {}, table=f"public.{table}")
+            self.assertEqual((status, hidden in reason), (409, True))
+            status, reason = await self.put(bounded, {}, table=f"public.{table}")
+            self.assertEqual((status, hidden in reason), (409, False))
+            self.assertIn("the log says why", reason)
+
+
+class ErrorsTest(AccessTestCase):
+    @gen_test
+    async def test_nothing_but_the_message_of_an_error_of_the_database_is_told(self):
+        self.write(
+            "CREATE OR REPLACE FUNCTION changefeed.status() RETURNS TABLE (schema_name text, table_name text, is_complete "
+            "boolean, omit text[], row_limit bigint, strict boolean, partitions bigint, hash text[]) LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE 'no' USING DETAIL = 'a secret row', HINT = 'ask'; END $$"
+        )
+        for path in ("/api/changes?table=nosuch", "/api/status", "/api/changes?table=orders"):
+            status, said = await self.ask("full", path)
+            self.assertEqual(status, 503, said)
+            for secret in ("DETAIL", "a secret row", "CONTEXT", "PL/pgSQL"):
+                self.assertNotIn(secret, said["error"]["message"])

@@ -1,0 +1,293 @@
+"""Gaps that are true: one for each loss, when it is certain, with its table; and none to who misses nothing."""
+
+import asyncio
+import json
+from typing import Any
+from unittest import mock
+
+from tornado.httpclient import HTTPClientError
+from tornado.testing import ExpectLog, gen_test
+from tornado.websocket import WebSocketClientConnection
+
+from changefeed.journal.cursor import Place, Snapshot
+from changefeed.journal.journal import Losses
+from changefeed.journal.page_cache import Memory
+from handlers.feed import start
+from tests import postgres
+from tests.feed_case import message
+from tests.server.test_journal_feed import JournalTestCase
+
+
+async def told(socket: WebSocketClientConnection, upto: int) -> list[Any]:
+    """Ids of rows and whole gaps, in their order, up to the row of this id."""
+    seen: list[Any] = []
+    while upto not in seen:
+        said = await message(socket)
+        if said["type"] == "gap":
+            seen.append(said)
+        seen += [change["data"]["id"] for change in said.get("changes", ())]
+    return seen
+
+
+class UnreadableEntryTest(JournalTestCase):
+    """Bytes that are no text in the client's encoding cost the one change that they are in."""
+
+    encoding, hostile = "SQL_ASCII", r"E'caf\351 \377'"
+
+    def new_database(self) -> str:
+        name = f"bytes_{self.encoding.lower()}_{id(self)}"
+        postgres.execute(
+            postgres.cluster().conninfo,
+            f"CREATE DATABASE {name} ENCODING '{self.encoding}' LOCALE 'C' TEMPLATE template0"
+            + (" LOCALE_PROVIDER libc" if postgres.major_version() >= 15 else ""),
+        )
+        return postgres.conninfo_of(name)
+
+    @gen_test
+    async def test_it_is_told_as_a_gap_of_its_table_where_it_stands(self):
+        live = await self.connect(protocol=True)
+        cursor = (await message(live, "hello"))["cursor"]
+        filtered = await self.connect("/ws?filter=id=gt.0&columns=id", protocol=True)
+        with (
+            ExpectLog("changefeed.journal", "the entry .* cannot be read", level=30),
+            ExpectLog("changefeed.follower", "changes are missing", level=30),
+        ):
+            self.write("INSERT INTO orders VALUES (1, 'before')")
+            self.write(f"INSERT INTO orders VALUES (2, {self.hostile})")
+            self.write("INSERT INTO orders VALUES (3, 'after')")
+            for socket in (live, filtered):
+                first, gap, last = await told(socket, 3)
+                self.assertEqual((first, gap["table"], last), (1, "public.orders", 3))
+            resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+            first, gap, last = await told(resumed, 3)
+            self.assertEqual((first, gap["table"], last), (1, "public.orders", 3))
+            behind = await self.connect(f"/ws?since={gap['to']}", protocol=True)
+            self.assertEqual(await told(behind, 3), [3])
+            page = await self.fetch_json(f"/api/changes?since={cursor}")
+            self.assertEqual([change["data"]["id"] for change in page["changes"]], [1, 3])
+            self.assertEqual(page["gap"]["table"], "public.orders")
+        await self.fetch_json("/readyz")
+
+
+class UntranslatableEntryTest(UnreadableEntryTest):
+    encoding, hostile = "WIN1252", r"E'hole \201'"
+
+
+class LargeRowTest(JournalTestCase):
+    """A row beyond --row-limit-bytes is told as a gap, and not read."""
+
+    flags = ("--row-limit-bytes", "100000")
+
+    @gen_test
+    async def test_it_is_told_as_a_gap_of_its_table_where_it_stands(self):
+        live = await self.connect(protocol=True)
+        cursor = (await message(live, "hello"))["cursor"]
+        with (
+            ExpectLog("changefeed.journal", "the entry .* it has 100,0.. bytes, more than --row-limit-bytes", level=30),
+            ExpectLog("changefeed.journal", "the entry .* it has 180,... bytes, more than --row-limit-bytes", level=30),
+            ExpectLog("changefeed.follower", "changes are missing", level=30),
+        ):
+            self.write("INSERT INTO orders VALUES (1, repeat('x', 90000))")
+            self.write("INSERT INTO orders VALUES (2, repeat('x', 100000))")
+            self.write("UPDATE orders SET total = 1 WHERE id = 1")  # which holds the row twice
+            self.write("INSERT INTO orders VALUES (3, repeat('x', 90000))")
+            told_live = await told(live, 3)
+            self.assertEqual(
+                [one if one in (1, 3) else one["table"] for one in told_live], [1, *["public.orders"] * 2, 3]
+            )
+            resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
+            self.assertEqual(len(await told(resumed, 3)), 4)
+            behind = await self.connect(f"/ws?since={told_live[1]['to']}", protocol=True)
+            self.assertEqual(len(await told(behind, 3)), 2)
+            with mock.patch.object(Memory, "page_after", return_value=None):
+                page = await self.fetch_json(f"/api/changes?since={cursor}")
+            self.assertEqual([change["data"]["id"] for change in page["changes"]], [1, 3])
+            self.assertEqual(page["gap"]["table"], "public.orders")
+
+    @gen_test
+    async def test_it_is_a_gap_too_where_triggers_wrote_it(self):
+        self.write(
+            "CREATE TABLE notes (id int PRIMARY KEY, note text); SELECT changefeed.watch('notes');"
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE notes SET note = 'short'; RETURN NULL; END $$;"
+            "CREATE TRIGGER note AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION note()"
+        )
+        live = await self.connect(protocol=True)
+        with (
+            ExpectLog("changefeed.journal", "the entry .* it has 200,... bytes", level=30),
+            ExpectLog("changefeed.follower", "changes are missing", level=30),
+        ):
+            self.write("INSERT INTO notes VALUES (1, repeat('x', 200000))")
+            self.write("INSERT INTO orders VALUES (2)")
+            self.assertEqual(
+                [one if one == 2 else one["table"] for one in await told(live, 2)], ["public.notes"] * 2 + [2]
+            )
+
+
+class LosingTransactionTest(JournalTestCase):
+    @gen_test
+    async def test_a_loss_is_told_again_when_its_transaction_is_over(self):
+        socket = await self.connect(protocol=True)
+        self.write("INSERT INTO orders VALUES (1)")
+        await message(socket, "changes")
+        self.hide_journal()
+        losing = postgres.connect(self.conninfo)
+        losing.autocommit = False
+        with ExpectLog("changefeed.follower", "changes are missing", level=30):
+            losing.cursor().execute("UPDATE orders SET status = 'new'")
+            await message(socket, "gap")  # whoever reads the table now reads what was before
+            self.show_journal()
+            losing.commit()
+            losing.close()
+            self.assertIn("could not be journaled", (await message(socket, "gap"))["why"])
+
+    @gen_test
+    async def test_what_retention_takes_before_it_is_read_is_a_gap_of_the_page_too(self):
+        self.write("INSERT INTO orders SELECT generate_series(1, 30000)")
+        while self.feed.hub.published < 30000:
+            await self.feed.follower.until_moved()
+        page = await self.fetch_json("/api/changes?limit=1")
+        # In a thread: the server's own reads, which keep a partition from being emptied, are to come to their end.
+        while await asyncio.to_thread(self.write, "SELECT count(*) FROM changefeed.journal") != [(0,)]:
+            await asyncio.to_thread(self.write, "SELECT changefeed.retain('0 s', 0)")
+        # Where memory does not reach back, and what the server knows of losses is as old as its last read.
+        with mock.patch.object(Memory, "page_after", return_value=None):
+            page = await self.fetch_json(f"/api/changes?since={page['cursor']}")
+        self.assertIsNotNone(page["gap"])
+
+    @gen_test
+    async def test_a_transaction_open_for_long_gives_nobody_a_gap_while_retention_works(self):
+        open_for_long = postgres.connect(self.conninfo)
+        open_for_long.autocommit = False
+        open_for_long.cursor().execute("SELECT pg_current_xact_id()")
+        socket = await self.connect(protocol=True)
+        for number in range(1, 40):
+            self.write("INSERT INTO orders VALUES (%s, repeat('x', 10000))", [number])
+            self.assertEqual(await told(socket, number), [number])
+            self.write("SELECT changefeed.retain('100 years', 40000)")
+        fresh = (await message(await self.connect(protocol=True), "hello"))["cursor"]
+        plain = await self.connect(f"/ws?since={fresh}")
+        self.write("INSERT INTO orders VALUES (50)")
+        self.assertEqual(json.loads(str(await plain.read_message()))["data"]["id"], 50)
+        self.assertIsNone((await self.fetch_json(f"/api/changes?since={fresh}"))["gap"])
+        open_for_long.close()
+
+    def test_what_retention_took_concerns_who_has_not_seen_it(self):
+        def place(xmin: int, xmax: int, *running: int) -> Place:
+            return Place.after(Snapshot(xmin, xmax, frozenset(running)))
+
+        nobody = Snapshot(100, 100)
+        cases = [
+            (place(50, 50), Losses(49, 9, present=nobody), False),
+            (place(50, 50), Losses(50, 9, present=nobody), True),
+            (place(10, 50, 10), Losses(49, 9, present=Snapshot(10, 100, frozenset({10}))), False),  # it still runs
+            (place(10, 50, 10), Losses(49, 9, present=nobody), True),  # it is over, and may have been taken
+            (place(10, 50, 10), Losses(9, 9, present=nobody), False),  # nothing as new was taken
+        ]
+        for at, losses, concerned in cases:
+            self.assertEqual(losses.concern(at), concerned, (at, losses))
+        within = Place(Snapshot(40, 40), Snapshot(50, 50), 7)
+        self.assertFalse(Losses(45, 7, present=nobody).concern(within))
+        self.assertTrue(Losses(45, 8, present=nobody).concern(within))
+
+
+class GreetingTest(JournalTestCase):
+    """Whoever is greeted has a place; until there is one nobody is."""
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.holder = postgres.connect(self.conninfo)
+        self.holder.autocommit = False
+        self.holder.cursor().execute("LOCK TABLE changefeed.meta IN ACCESS EXCLUSIVE MODE")
+
+    async def _following(self) -> None:
+        """The journal does not answer yet."""
+
+    @gen_test
+    async def test_nobody_is_greeted_before_the_journal_answers(self):
+        connecting = asyncio.ensure_future(self.connect(protocol=True))
+        await self.fetch_json("/readyz", 503)
+        with self.assertRaises(HTTPClientError) as refused:
+            await connecting
+        self.assertEqual(refused.exception.code, 503)
+        connecting = asyncio.ensure_future(self.connect(protocol=True))
+        await asyncio.sleep(0)
+        self.holder.close()
+        socket = await connecting
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertIsNotNone((await message(socket, "hello"))["cursor"])
+        self.assertEqual(await told(socket, 1), [1])
+
+
+class StreamGreetingTest(GreetingTest):
+    """An EventSource, whose connection waits in a page for the answer, is told to come back before others are."""
+
+    @gen_test
+    async def test_nobody_is_greeted_before_the_journal_answers(self):
+        for query in ("", "?table=orders&filter=id=gt.0"):
+            answer = await self.http_client.fetch(
+                self.get_url(f"/events{query}"), headers={"Accept": "text/event-stream"}
+            )
+            self.assertIn(b"retry: ", answer.body)
+            self.assertIn(b"not_ready", answer.body)
+            self.assertNotIn(b"id: ", answer.body)
+        self.assertLess(start.STREAM_DEADLINE_SECONDS, start.JOURNAL_DEADLINE_SECONDS)
+        self.holder.close()
+
+
+class ReadyTest(JournalTestCase):
+    """Ready means delivering."""
+
+    async def until_ready(self, status: int) -> Any:
+        """The answer of /readyz once it is this one; each wait ends with the next read of the journal."""
+        while True:
+            response = await self.http_client.fetch(self.get_url("/readyz"), raise_error=False)
+            if response.code == status:
+                return json.loads(response.body)
+            self.feed.follower.wake()
+
+    @gen_test
+    async def test_a_journal_that_cannot_be_read_and_can_be_again(self):
+        await self.until_ready(200)
+        socket = await self.connect(protocol=True)
+        with (
+            ExpectLog("changefeed.follower", "the journal cannot be read", level=30),
+            ExpectLog("changefeed.follower", "the journal can be read again", level=20),
+        ):
+            self.write("ALTER FUNCTION changefeed.read RENAME TO hidden")
+            self.feed.follower.wake()
+            self.assertIn("the journal cannot be read", (await self.until_ready(503))["error"]["message"])
+            metrics = (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
+            self.assertIn('changefeed_delivering{process="1"} 0.0', metrics)
+            self.assertEqual(self.feed.readiness.database_state()["state"], "lost")
+            self.write("INSERT INTO orders VALUES (1)")
+            self.write("ALTER FUNCTION changefeed.hidden RENAME TO read")
+            await self.until_ready(200)
+        self.assertEqual(await told(socket, 1), [1])
+
+    @gen_test
+    async def test_a_journal_that_somebody_locks(self):
+        await self.until_ready(200)
+        socket = await self.connect(protocol=True)
+        states: list[str] = []
+        self.feed.follower._on_state = lambda: states.append(self.feed.readiness.database_state()["state"])  # type: ignore[func-returns-value]
+        holder = postgres.connect(self.conninfo)
+        holder.autocommit = False
+        holder.cursor().execute("LOCK TABLE changefeed.journal IN ACCESS EXCLUSIVE MODE")
+        with ExpectLog("changefeed.follower", "the journal (has not answered|answers again)", level=20):
+            self.assertIn("the journal has not answered", (await self.until_ready(503))["error"]["message"])
+            holder.close()
+            await self.until_ready(200)
+        self.assertEqual(states, ["lost", "listening"])
+        self.write("INSERT INTO orders VALUES (1)")
+        self.assertEqual(await told(socket, 1), [1])
+
+    @gen_test
+    async def test_a_schema_that_this_server_is_too_old_for(self):
+        await self.until_ready(200)
+        self.write("UPDATE changefeed.meta SET version = 99, readable_from = 6")
+        with ExpectLog("changefeed.follower", ".*of version 99, this server knows", level=30):
+            self.feed.follower.reidentify()
+            self.assertIn("use the newer server", (await self.until_ready(503))["error"]["message"])
+        self.write("UPDATE changefeed.meta SET readable_from = 5")  # newer, and still to be read by this one
+        self.feed.follower.reidentify()
+        await self.until_ready(200)

@@ -1,0 +1,81 @@
+"""What --watch names is watched, also what comes later; and what somebody has watched otherwise stays as it is."""
+
+from unittest import mock
+
+from tornado.testing import ExpectLog, gen_test
+
+from changefeed.journal.watching import NoSuchTable, Watching, WatchOptions
+from tests.feed_case import ORDERS, FeedTestCase
+
+
+class WatchingTest(FeedTestCase):
+    flags = ("--watch", "public.*")
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+
+    @gen_test
+    async def test_a_table_that_comes_later_is_watched(self):
+        with ExpectLog("changefeed.watching", "watching public.orders", level=20):
+            await self.feed.watching.start()
+        self.write("CREATE TABLE later (id int)")
+        with ExpectLog("changefeed.watching", "watching public.later", level=20):
+            await self.feed.watching._tend_once()
+        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("later",), ("orders",)])
+
+    @gen_test
+    async def test_what_is_left_out_or_hashed_stays_so(self):
+        options = WatchOptions(omit=("total",), row_limit=7, strict=True, hash=("status",))
+        await self.feed.watching.watch("public.orders", options)
+        await self.feed.watching.start()
+        await self.feed.watching._tend_once()
+        status = self.write("SELECT omit, row_limit, strict, hash FROM changefeed.status()")
+        self.assertEqual(status, [(["total"], 7, True, ["status"])])
+
+    @gen_test
+    async def test_an_older_schema_is_brought_up_to_date(self):
+        self.watch()
+        self.write("UPDATE changefeed.meta SET version = 1")
+        await self.feed.watching.start()
+        self.assertNotEqual(self.write("SELECT version FROM changefeed.meta"), [(1,)])
+
+    @gen_test
+    async def test_a_schema_that_was_restored_alone_gets_what_it_lacks(self):
+        self.watch()
+        self.write("DELETE FROM changefeed.meta")
+        await self.feed.watching.start()
+        self.assertEqual(self.write("SELECT count(*) FROM changefeed.meta"), [(1,)])
+
+
+class EmptyDatabaseTest(FeedTestCase):
+    flags = ("--watch", "public.*")
+
+    @gen_test
+    async def test_the_first_table_that_comes_is_watched(self):
+        await self.feed.watching.start()
+        await self.feed.watching._tend_once()
+        self.write(ORDERS)
+        with ExpectLog("changefeed.watching", "watching public.orders", level=20):
+            await self.feed.watching._tend_once()
+        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("orders",)])
+
+    @gen_test
+    async def test_one_that_is_dropped_before_it_is_watched_is_no_mistake(self):
+        self.write(ORDERS)
+        watching = self.feed.watching
+
+        async def too_late(name: str) -> bool:
+            self.write("DROP TABLE orders")
+            return await Watching.watch(watching, name)
+
+        with mock.patch.object(watching, "watch", too_late):
+            await watching._tend_once()
+
+
+class NoTableTest(FeedTestCase):
+    flags = ("--watch", "public.orders")
+
+    @gen_test
+    async def test_a_name_of_no_table_is_refused(self):
+        with self.assertRaisesRegex(NoSuchTable, "--watch public.orders: the database has no such table"):
+            await self.feed.watching.start()

@@ -1,0 +1,57 @@
+"""PostgreSQL forgets in a crash what was rolled back lately, and gives those transactions' ids out again."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from changefeed.postgres.embedded import EmbeddedPostgres
+from changefeed.postgres.named_queries import read_script
+from tests import postgres
+from tests.postgres import connect, execute
+
+READ = "SELECT data, snapshot FROM changefeed.read(%s, NULL, NULL, 100, 100000)"
+
+
+@pytest.fixture
+def cluster() -> Iterator[EmbeddedPostgres]:
+    """One that may be crashed, and that writes to disk only what was committed."""
+    made = postgres.start(wal_writer_delay="10s")
+    yield made
+    postgres.discard(made)
+
+
+def test_what_could_not_be_journaled_is_no_more_after_a_crash(cluster: EmbeddedPostgres) -> None:
+    execute(cluster.conninfo, read_script("install.sql"))
+    execute(cluster.conninfo, "CREATE TABLE orders (id int)")
+    execute(cluster.conninfo, "SELECT changefeed.watch('orders')")
+    execute(cluster.conninfo, "ALTER TABLE changefeed.journal ADD CHECK (false) NOT VALID")
+    execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
+    execute(cluster.conninfo, "INSERT INTO orders VALUES (2)")
+    assert execute(cluster.conninfo, "SELECT last_value FROM changefeed.losses") == [(2,)]
+    cluster.stop("immediate")
+    cluster.start()
+    assert execute(cluster.conninfo, "SELECT last_value, is_called FROM changefeed.losses") == [(2, True)]
+
+
+def test_a_change_whose_transaction_id_was_that_of_one_rolled_back_before_the_crash_is_read(
+    cluster: EmbeddedPostgres,
+) -> None:
+    execute(cluster.conninfo, read_script("install.sql"))
+    execute(cluster.conninfo, "CREATE TABLE orders (id int)")
+    execute(cluster.conninfo, "SELECT changefeed.watch('orders')")
+    execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
+    undone = connect(cluster.conninfo)
+    undone.autocommit = False
+    db_cursor = undone.cursor()
+    db_cursor.execute("INSERT INTO orders VALUES (2)")
+    db_cursor.execute("SELECT pg_current_xact_id()::text")
+    [(undone_xid,)] = db_cursor.fetchall()
+    undone.rollback()
+    *_, (_, place) = execute(cluster.conninfo, READ, ("1:1:",))
+
+    cluster.stop("immediate")
+    cluster.start()
+    [(xid,)] = execute(cluster.conninfo, "INSERT INTO orders VALUES (3) RETURNING pg_current_xact_id()::text")
+
+    assert xid == undone_xid, "PostgreSQL did not give the id out again: this test tests nothing"
+    assert [data for data, _ in execute(cluster.conninfo, READ, (place,))][:-1] == ['{"id":3}']

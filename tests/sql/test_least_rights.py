@@ -1,0 +1,366 @@
+"""The server with a role that has exactly what docs/least-rights.md grants, and what that role may not."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
+from tornado.testing import ExpectLog, gen_test
+
+from changefeed.postgres.named_queries import read_script
+from commands import doctor
+from commands.doctor import Finding, Level, Patient
+from tests import ROOT, postgres
+from tests.feed_case import ORDERS, FeedTestCase, message
+from tests.journal_database import Session
+from tests.server_process import ServerProcess
+
+DOCUMENT = (ROOT / "docs" / "least-rights.md").read_text("utf-8")
+ROLE = "changefeed_server"
+# The role itself; reading; tending; for the doctor; watching.
+MAKE, READ, TEND, SEE, WATCH = re.findall(r"^```sql\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+
+
+def test_the_doctor_asks_for_what_the_document_has():
+    for name, block in (("what reads", READ), ("what tends", TEND)):
+        assert doctor.grants(doctor.QUERIES[name], ROLE) == " ".join(block.split())
+
+
+class LeastRightsCase(FeedTestCase):
+    __test__ = False
+    granted: ClassVar[tuple[str, ...]] = (READ, TEND, SEE)
+
+    def server_conninfo(self) -> str:
+        self.role = f"server_{parse_dsn(self.conninfo)['dbname']}"
+        self.write(self.of_role(MAKE))
+        return str(make_dsn(self.conninfo, user=self.role))
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.write("CREATE TABLE parts (k int, phone text) PARTITION BY LIST (k)")
+        self.write("CREATE TABLE part PARTITION OF parts DEFAULT")
+        self.watch()
+        self.watch("public.parts", ", hash => '{phone}'")
+        for block in self.granted:
+            self.write(self.of_role(block))
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.write(f"DROP OWNED BY {self.role}; DROP ROLE {self.role}")
+
+    def of_role(self, block: str) -> str:
+        self.assertIn(ROLE, block)
+        return block.replace(ROLE, self.role)
+
+    def findings(self) -> dict[str, Finding]:
+        patient = Patient(str(make_dsn(self.conninfo, user=self.role)), self.feed.settings)
+        try:
+            return {finding.about: finding for finding in doctor.examine(patient)}
+        finally:
+            patient.connection.close()
+
+
+class FollowingTest(LeastRightsCase):
+    __test__ = True
+    flags = ("--retention-hours", "0.000001", "--client-limit", "100")
+
+    @gen_test
+    async def test_it_feeds_and_resumes(self):
+        socket = await self.connect()
+        self.write("INSERT INTO orders VALUES (1, 'new'); INSERT INTO part VALUES (1, '110'); UPDATE orders SET id = 2")
+        got = [json.loads(await socket.read_message()) for _ in range(3)]
+        self.assertEqual([change["table"] for change in got], ["orders", "parts", "orders"])
+        self.assertEqual(len(got[1]["data"]["phone"]), 64)
+        resumed = await self.connect(f"/ws?since={got[0]['cursor']}&filter=id=gte.2")
+        self.assertEqual(json.loads(await resumed.read_message())["data"]["id"], 2)
+        self.assertEqual(len((await self.fetch_json("/api/changes"))["changes"]), 3)
+
+    @gen_test
+    async def test_it_tells_how_the_journal_and_the_tables_stand(self):
+        status = await self.fetch_json("/api/status")
+        self.assertEqual([table["table"] for table in status["watched"]], ["orders", "parts"])
+        self.assertTrue(all(table["is_complete"] for table in status["watched"]))
+        self.assertGreater(status["journal"]["bytes"], 0)
+        tables = (await self.fetch_json("/api/tables"))["tables"]
+        self.assertEqual(
+            [(table["table"], table["watched_by"]) for table in tables], [("orders", "journal"), ("parts", "journal")]
+        )
+        self.assertEqual((await self.http_client.fetch(self.get_url("/metrics"))).code, 200)
+
+    @gen_test
+    async def test_it_tends_the_journal(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        self.write("CREATE TABLE part_7 PARTITION OF parts FOR VALUES IN (7); INSERT INTO part_7 VALUES (7)")
+        self.write("DROP TRIGGER changefeed_delete ON orders")
+        with ExpectLog("changefeed.watching", "retention emptied partition 0 of the journal", level=20):
+            for _ in range(2):  # the first ends the partition that is written
+                await self.feed.watching._tend_once()
+        self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+
+    @gen_test
+    async def test_a_new_partition_that_it_may_not_watch_is_a_gap_and_counted(self):
+        self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")  # as where no superuser installed
+        self.write(f"REVOKE EXECUTE ON FUNCTION changefeed.refresh(oid[]) FROM {self.role}")
+        await self.feed.lookout.look()
+        socket = await self.connect("/ws?table=parts", protocol=True)
+        await message(socket, "hello")
+        self.write("CREATE TABLE part_7 PARTITION OF parts FOR VALUES IN (7)")
+        with ExpectLog("changefeed.lookout", ".*public.parts.*triggers of a new partition are missing"):
+            await self.feed.lookout.look()
+        gap = await message(socket)
+        self.assertEqual((gap["type"], gap["table"]), ("gap", "public.parts"))
+        self.write("INSERT INTO part_7 VALUES (7)")
+        await self.feed.lookout.look()  # which says it once
+        metrics = (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
+        self.assertIn("changefeed_incomplete_tables 1.0", metrics)
+        self.write("SELECT changefeed.refresh()")
+        with ExpectLog("changefeed.lookout", ".*recorded again", level=20):
+            await self.feed.lookout.look()
+        self.assertIn("recorded again", (await message(socket, "gap"))["why"])
+
+    @gen_test
+    async def test_it_begins_a_restored_journal_anew(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        before = self.write("SELECT epoch FROM changefeed.meta")
+        self.write("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
+        await self.feed.journal.identify()
+        self.assertNotEqual(self.write("SELECT epoch FROM changefeed.meta"), before)
+        self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+
+    def test_the_doctor_agrees(self):
+        self.assertEqual(
+            {about: finding.level for about, finding in self.findings().items()}, dict.fromkeys(doctor.CHECKS, Level.OK)
+        )
+        self.write(f"REVOKE TRUNCATE ON changefeed.journal_3 FROM {self.role}")
+        rights = self.findings()["rights"]
+        self.assertEqual(rights.level, Level.WARNING)
+        self.write(rights.mend)
+        self.assertEqual(self.findings()["rights"].level, Level.OK)
+
+    def test_it_may_do_no_more(self):
+        for statement in (
+            "SELECT * FROM orders",
+            "SELECT * FROM changefeed_secret.secret",
+            "SELECT changefeed.hash('parts', 'phone', '110')",
+            "SELECT changefeed.watch('orders')",
+            "SELECT changefeed.unwatch('orders')",
+            "INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name) VALUES (0, now(), 'T', 's', 't')",
+            "UPDATE changefeed.journal SET data = NULL",
+            "UPDATE changefeed.meta SET version = 9",
+            "CREATE TABLE changefeed.mine ()",
+            "SELECT changefeed.record()",
+        ):
+            with self.subTest(statement), self.assertRaises(psycopg2.errors.InsufficientPrivilege):
+                postgres.execute(str(make_dsn(self.conninfo, user=self.role)), statement)
+
+    @gen_test
+    async def test_it_is_refused_to_watch_with_a_reason(self):
+        answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="PUT", body="")
+        self.assertEqual(answer["error"]["code"], "cannot_watch")
+        self.assertIn("permission denied for function watch", answer["error"]["message"])
+
+
+class WatchingTest(LeastRightsCase):
+    __test__ = True
+    granted = (READ, TEND, WATCH)
+    flags = ("--watch", "public.orders")
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("SELECT changefeed.unwatch('orders')")
+
+    @gen_test
+    async def test_it_watches_what_it_was_granted_and_nothing_else(self):
+        with ExpectLog("changefeed.watching", "watching public.orders", level=20):
+            await self.feed.watching.start()
+        await self.feed.watching.start()  # and again, which changes nothing
+        socket = await self.connect()
+        self.write("INSERT INTO orders VALUES (1); TRUNCATE orders")
+        self.assertEqual([json.loads(await socket.read_message())["action"] for _ in range(2)], ["INSERT", "TRUNCATE"])
+        path = "/api/tables/public.orders/watch"
+        changed = await self.fetch_json(path, method="PUT", body='{"hash": ["status"], "strict": true}')
+        self.assertTrue(changed["has_changed"])
+        await self.feed.watching._tend_once()
+        self.write("INSERT INTO orders VALUES (2, 'open')")
+        self.assertEqual(len(json.loads(await socket.read_message())["data"]["status"]), 64)
+        self.assertEqual(self.findings()["triggers"].level, Level.OK)
+        self.write("CREATE TABLE other (id int)")
+        answer = await self.fetch_json("/api/tables/public.other/watch", 409, method="PUT", body="")
+        self.assertIn("permission denied for table other", answer["error"]["message"])
+        await self.fetch_json(path, 409, method="DELETE")
+
+
+class Ground:
+    """A database in which `owner` installed the schema, and somebody's tables; roles with the document's blocks."""
+
+    def __init__(self, *, is_superuser: bool) -> None:
+        self.conninfo = postgres.new_database()
+        name = parse_dsn(self.conninfo)["dbname"]
+        self.root = Session(self.conninfo)
+        self.roles = {who: f"{who}_{name}" for who in ("owner", "reading", "tending", "watching", "app")}
+        for role in self.roles.values():
+            self.root.run(f"CREATE ROLE {role} LOGIN")
+        self.root.run(f"GRANT CREATE ON DATABASE {name} TO {self.roles['owner']}")
+        self.root.run(f"CREATE SCHEMA app AUTHORIZATION {self.roles['app']}")
+        for who in ("reading", "tending", "watching"):  # as on PostgreSQL 14
+            self.root.run(f"GRANT CREATE ON SCHEMA public TO {self.roles[who]}")
+        if is_superuser:
+            self.root.run(f"ALTER ROLE {self.roles['owner']} SUPERUSER")
+        self.owner = self.session("owner")
+        self.owner.run(read_script("install.sql"))
+        self.app = self.session("app")
+        self.app.run("CREATE TABLE app.orders (id int, secret text); CREATE TABLE app.other (id int)")
+        self.app.run(
+            "CREATE TABLE app.parts (k int) PARTITION BY LIST (k); CREATE TABLE app.p1 PARTITION OF app.parts DEFAULT"
+        )
+        self.app.run(f"GRANT USAGE ON SCHEMA app TO {self.roles['watching']}, {self.roles['owner']}")
+        self.app.run(f"GRANT TRIGGER ON app.orders, app.parts, app.p1 TO {self.roles['owner']}")
+        for who, blocks in {"reading": [READ], "tending": [READ, TEND], "watching": [READ, TEND, WATCH]}.items():
+            for block in blocks:
+                self.owner.run(block.split("GRANT TRIGGER")[0].replace(ROLE, self.roles[who]))
+        self.app.run(f"GRANT TRIGGER ON app.orders, app.parts TO {self.roles['watching']}")
+
+    def session(self, who: str) -> Session:
+        return Session(str(make_dsn(self.conninfo, user=self.roles[who])))
+
+
+@pytest.fixture(params=[True, False], ids=["a superuser's", "an owner's"])
+def ground(request: pytest.FixtureRequest) -> Ground:
+    return Ground(is_superuser=request.param)
+
+
+ROAD_TO_THE_OWNER = (
+    "CREATE TEMP TABLE t (a int)",
+    "CREATE FUNCTION pg_temp.pwn() RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
+    "IF current_user <> session_user THEN RAISE EXCEPTION 'ran as %', current_user; END IF; RETURN 1; END $$",
+    "CREATE TEMP VIEW new_rows AS SELECT pg_temp.pwn() AS a",
+    "CREATE TEMP VIEW old_rows AS SELECT pg_temp.pwn() AS a",
+)
+RECORDERS = ("record", "record_strict", "read_truncated", "record_truncated")
+
+
+@pytest.mark.parametrize("who", ["reading", "tending", "watching"])
+def test_no_role_can_put_a_recording_function_on_a_table_of_its_own(ground: Ground, who: str):
+    session = ground.session(who)
+    for statement in ROAD_TO_THE_OWNER:
+        session.run(statement)
+    for function in RECORDERS:
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            session.run(
+                f"CREATE TRIGGER x AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION changefeed.{function}()"
+            )
+
+
+@pytest.mark.parametrize("who", ["reading", "tending", "watching"])
+def test_no_role_gets_at_more_than_it_was_granted(ground: Ground, who: str):
+    session = ground.session(who)
+    for statement in (
+        "SELECT * FROM app.orders",
+        "SELECT changefeed.watch('app.other')",
+        "SELECT changefeed.grant_request('app.other')",
+        "SELECT changefeed.grant_request('app.orders')",
+        "SELECT changefeed.try_to_apply('app.other'::regclass, '{}', 1)",
+        "SELECT changefeed.refresh_tables(NULL)",
+        "SELECT changefeed.set_secret('0123456789abcdef')",
+        "SELECT * FROM changefeed_secret.secret",
+        "INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name) VALUES (0, now(), 'T', 's', 't')",
+        "CREATE FUNCTION changefeed.watch(oid) RETURNS text LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TRIGGER x BEFORE DELETE ON changefeed.journal EXECUTE FUNCTION changefeed.request()",
+        "ALTER TABLE changefeed.meta ADD x int",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            session.run(statement)
+
+
+def test_a_request_of_one_s_own_opens_nothing_that_watch_refuses(ground: Ground):
+    session = ground.session("watching")
+    session.run("CREATE TEMP TABLE t (a int); CREATE TABLE public.mine (a int) PARTITION BY LIST (a)")
+    session.run("CREATE TABLE public.part PARTITION OF public.mine DEFAULT; CREATE UNLOGGED TABLE public.fast (a int)")
+    for table in ("pg_temp.t", "public.part", "public.fast"):
+        session.run(
+            f"CREATE TRIGGER changefeed_insert AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{{}}')"
+        )
+        with pytest.raises(psycopg2.errors.WrongObjectType):
+            session.run(f"SELECT changefeed.grant_request('{table}')")
+
+
+def test_somebody_else_s_request_changes_no_option(ground: Ground):
+    session = ground.session("watching")
+    session.run(
+        "CREATE TRIGGER aaa AFTER INSERT ON app.orders FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{}')"
+    )
+    assert session.value("SELECT changefeed.watch('app.orders', omit => '{secret}')") is True
+    assert session.value("SELECT changefeed.watch('app.orders', omit => '{secret}')") is False
+    ground.app.run("INSERT INTO app.orders VALUES (1, 'x')")
+    assert session.run("SELECT data::text FROM changefeed.journal") == [('{"id":1}',)]
+
+
+def test_who_may_watch_a_table_has_its_partitions_watched_now_and_later(ground: Ground):
+    session = ground.session("watching")
+    assert session.value("SELECT changefeed.watch('app.parts')") is True
+    ground.app.run("CREATE TABLE app.p7 PARTITION OF app.parts FOR VALUES IN (7)")
+    ground.app.run(f"GRANT TRIGGER ON app.p7 TO {ground.roles['owner']}")
+    ground.session("tending").run("SELECT changefeed.refresh()")
+    ground.app.run("INSERT INTO app.p1 VALUES (1); INSERT INTO app.p7 VALUES (7)")
+    assert session.run("SELECT table_name, data::text FROM changefeed.journal ORDER BY id") == [
+        ("parts", '{"k":1}'),
+        ("parts", '{"k":7}'),
+    ]
+    assert session.run("SELECT is_complete FROM changefeed.status()") == [(True,)]
+
+
+NARROW = {"tables": {"app.orders": {"columns": ["id"], "filter": ["id=lt.10"]}}}
+
+
+def asked(port: int, token: str, path: str, method: str = "GET") -> tuple[int, Any]:
+    """On a connection of its own, so by whichever process."""
+    request = Request(f"http://127.0.0.1:{port}{path}", method=method, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+@pytest.mark.parametrize("who", ["reading", "tending", "watching"])
+def test_two_processes_serve_with_each_role_beside_publications_of_all_tables(ground: Ground, who: str, tmp_path: Path):
+    ground.root.run("SET client_min_messages = error; CREATE PUBLICATION everything FOR ALL TABLES")
+    ground.app.run("ALTER TABLE app.orders REPLICA IDENTITY FULL; ALTER TABLE app.p1 REPLICA IDENTITY FULL")
+    ground.owner.run("SELECT changefeed.watch('app.orders', omit => '{secret}')")
+    (tmp_path / "tokens").write_text(f"a-token-with-all-rights\na-token-of-few-rights {json.dumps(NARROW)}\n")
+    flags = ["--port", "0", "--processes", "2", "--token-file", str(tmp_path / "tokens")]
+    if who == "watching":
+        flags += ["--watch", "app.parts"]
+    conninfo = str(make_dsn(ground.conninfo, user=ground.roles[who]))
+    with ServerProcess(tmp_path, *flags, DATABASE_URL=conninfo) as server:
+        port = server.port()
+        ground.app.run("INSERT INTO app.orders VALUES (1, 'x'), (11, 'y')")
+        ground.app.run("UPDATE app.orders SET secret = 'z'")  # which is left out
+        for _ in range(8):
+            status, page = asked(port, "a-token-of-few-rights", "/api/changes")
+            assert status == 200, page
+            assert [change["data"] for change in page["changes"]] == [{"id": 1}]
+            cursor = page["changes"][0]["cursor"]
+            for path in (f"/api/change?cursor={cursor}", f"/api/changes?since={cursor}"):
+                assert asked(port, "a-token-of-few-rights", path)[0] == 200
+            status, said = asked(port, "a-token-with-all-rights", "/api/status")
+            assert status == 200
+            assert all(table["is_complete"] for table in said["watched"])
+            assert ("parts" in [table["table"] for table in said["watched"]]) is (who == "watching")
+            assert asked(port, "a-token-of-few-rights", "/api/status")[0] == 403
+        for table in ("app.other", "changefeed.meta", "changefeed.journal_0"):
+            assert asked(port, "a-token-with-all-rights", f"/api/tables/{table}/watch", "PUT")[0] in (404, 409)
+        ground.app.run("INSERT INTO app.parts VALUES (1); DELETE FROM app.orders; TRUNCATE app.p1")
+    tending = ground.session(who)
+    if who == "reading":
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            tending.run("SELECT changefeed.retain('0 s', 0)")
+    else:
+        for _ in range(2):
+            tending.run("SELECT changefeed.retain('0 s', 0), changefeed.begin_anew_if_restored(), changefeed.refresh()")
+        assert ground.root.value("SELECT count(*) FROM changefeed.journal") == 0

@@ -1,0 +1,138 @@
+"""Signing out ends the session on the server: for whoever else has the cookie, and in every process."""
+
+import contextlib
+import http.client
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tornado.testing import gen_test
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from handlers.access.ended_sessions import KEPT, PART_BYTES, EndedSessions, Session
+from handlers.http.close_codes import CloseCode
+from process.shared_numbers import shared_memory
+from tests import postgres
+from tests.access_case import AccessTestCase, closing, token_of
+from tests.feed_case import message
+from tests.server_process import ServerProcess
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def session(number: int) -> Session:
+    return Session(f"{number:016x}", 1000.0 + number)
+
+
+def test_one_that_was_ended_is_ended_in_every_process():
+    with shared_memory(3, PART_BYTES) as descriptor:
+        one, two, three = (EndedSessions(number, 3, descriptor) for number in (1, 2, 3))
+        one.end(session(1))
+        two.end(session(2))
+        for each in (one, two, three):
+            assert [each.has(session(number)) for number in (0, 1, 2, 3)] == [False, True, True, False]
+            assert not each.news()
+        again = EndedSessions(1, 3, descriptor)  # the process was started again
+        again.end(session(3))
+        assert [three.has(session(number)) for number in (1, 2, 3, 4)] == [True, True, True, False]
+
+
+def test_however_many_were_ended_none_comes_back_and_little_is_kept():
+    ended = EndedSessions()
+    for number in range(3 * KEPT):
+        ended.end(session(number))
+    assert all(ended.has(session(number)) for number in range(3 * KEPT))
+    assert not ended.has(session(3 * KEPT))
+    assert len(ended._ended) <= 2 * KEPT
+    slowly = EndedSessions()
+    for number in range(5 * KEPT):
+        slowly.end(session(number))
+        slowly.news()
+    assert all(slowly.has(session(number)) for number in range(5 * KEPT))
+    assert len(slowly._ended) <= 2 * KEPT
+
+
+class SignOutTest(AccessTestCase):
+    async def sign_in(self, kind: str = "full") -> dict[str, str]:
+        answer = await self.http_client.fetch(
+            self.get_url("/api/session"), method="POST", body=json.dumps({"token": token_of(kind)})
+        )
+        return {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+
+    async def status(self, cookies: dict[str, str]) -> int:
+        return (await self.ask("none", "/api/tables", headers=cookies))[0]
+
+    @gen_test
+    async def test_a_cookie_lets_nobody_in_once_it_was_signed_out_of(self):
+        for kind in ("full", "narrow", "orders"):
+            mine, other = await self.sign_in(kind), await self.sign_in(kind)
+            self.assertNotEqual(mine, other)
+            opened = [await self.connect(path, **mine) for path in ("/ws", "/ws/activity")]
+            kept = await self.connect("/ws/activity", **other)
+            for socket in (opened[1], kept):
+                await message(socket, "hello")
+            waiting = len(self.feed.gate.expiries.identities)
+            await self.ask("none", "/api/session", method="DELETE", headers=mine)
+            self.assertEqual(len(self.feed.gate.expiries.identities), waiting - len(opened))
+            self.assertEqual(await closing(opened[0]), CloseCode.TOKEN_EXPIRED)
+            self.assertEqual((await self.status(mine), await self.status(other)), (401, 200))
+            _, said = await self.ask("none", "/api/tables", headers=mine)
+            self.assertIn("the session was ended", said["error"]["message"])
+            status, said = await self.ask("none", "/api/session", headers=mine)
+            self.assertEqual((status, said["is_signed_in"]), (200, False))
+            refused = await self.connect("/ws", **mine)
+            self.assertIsNone(await refused.read_message())
+            ended = list(self.feed.gate.ended._seen)
+            await self.ask("none", "/api/session", method="DELETE", headers=mine)  # once more does nothing
+            self.assertFalse(self.feed.gate.ended.news())
+            self.assertEqual(self.feed.gate.ended._seen, ended)
+            self.assertEqual(await self.status(other), 200)
+
+    @gen_test
+    async def test_nobody_else_ends_a_session(self):
+        mine = await self.sign_in()
+        for headers in (
+            {},
+            {"Cookie": mine["Cookie"][:-1] + ("0" if mine["Cookie"][-1] != "0" else "1")},
+            {**mine, "Origin": "https://evil.example.com"},
+            {**mine, "Sec-Fetch-Site": "cross-site"},
+        ):
+            await self.ask("none", "/api/session", method="DELETE", headers=headers)
+            self.assertEqual(await self.status(mine), 200)
+
+
+@contextlib.contextmanager
+def asked(port: int) -> Iterator[http.client.HTTPConnection]:
+    """A connection, which one of the processes holds."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    yield connection
+    connection.close()
+
+
+def test_signing_out_in_one_process_is_signing_out_in_all(tmp_path: Path):
+    flags = ("--port", "0", "--processes", "3", "--token", TOKEN)
+    with ServerProcess(tmp_path, *flags, DATABASE_URL=postgres.new_database()) as server:
+        port = server.port()
+        with asked(port) as connection:
+            connection.request("POST", "/api/session", json.dumps({"token": TOKEN}))
+            answer = connection.getresponse()
+            cookies = {"Cookie": str(answer.headers["Set-Cookie"]).partition(";")[0]}
+            answer.read()
+            with contextlib.ExitStack() as stack:
+                clients = [
+                    stack.enter_context(connect(f"ws://127.0.0.1:{port}/ws", proxy=None, additional_headers=cookies))
+                    for _ in range(12)
+                ]
+                connection.request("DELETE", "/api/session", headers=cookies)
+                assert connection.getresponse().status == 200
+                for client in clients:
+                    with pytest.raises(ConnectionClosed) as closed:
+                        client.recv(timeout=30)
+                    assert closed.value.rcvd
+                    assert closed.value.rcvd.code == CloseCode.TOKEN_EXPIRED
+        for _ in range(12):
+            with asked(port) as another:
+                another.request("GET", "/api/tables", headers=cookies)
+                assert another.getresponse().status == 401

@@ -1,0 +1,67 @@
+"""So many a second: the clock is an argument, so that these are facts."""
+
+import pytest
+
+from handlers.access.rate import ADDRESS_LIMIT, BURST_SECONDS, LONGEST_WAIT_SECONDS, RateLimiter, RateLimiterPerAddress
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_burst_is_let_through_and_then_so_many_a_second():
+    clock = Clock()
+    pace = RateLimiter(4, clock)
+    assert [pace.wait_seconds() for _ in range(4 * BURST_SECONDS)] == [0.0] * 40
+    assert pace.wait_seconds() > 0
+    clock.now += 0.5
+    assert [pace.wait_seconds() > 0 for _ in range(3)] == [False, False, True]
+
+
+def test_what_nobody_used_is_kept_for_no_longer_than_a_burst():
+    clock = Clock()
+    pace = RateLimiter(4, clock)
+    clock.now += 1_000_000
+    assert sum(pace.wait_seconds() == 0 for _ in range(100)) == 40
+
+
+def test_each_of_a_crowd_is_given_a_turn_of_its_own_and_gets_in_at_it():
+    clock = Clock()
+    pace = RateLimiter(10, clock)
+    for _ in range(10 * BURST_SECONDS):
+        pace.wait_seconds()
+    turns = [pace.wait_seconds() for _ in range(500)]
+    assert turns == pytest.approx([number / 10 for number in range(1, 501)])
+    for turn in turns:
+        clock.now = 1000.0 + turn + 0.001
+        assert pace.wait_seconds() == 0
+
+
+def test_nobody_is_sent_away_for_longer_than_a_minute():
+    pace = RateLimiter(1, Clock())
+    assert max(pace.wait_seconds() for _ in range(1_000)) == LONGEST_WAIT_SECONDS
+
+
+def test_without_a_limit_everybody_comes_in():
+    pace = RateLimiter(0, Clock())
+    assert not any(pace.wait_seconds() for _ in range(10_000))
+
+
+def test_each_address_has_a_pace_of_its_own():
+    pace = RateLimiterPerAddress(1, Clock())
+    assert [pace.wait_seconds("a") > 0 for _ in range(BURST_SECONDS + 1)] == [False] * BURST_SECONDS + [True]
+    assert pace.wait_seconds("b") == 0
+    assert RateLimiterPerAddress(0).wait_seconds("a") == 0
+
+
+def test_of_any_number_of_addresses_those_that_came_last_are_remembered():
+    pace = RateLimiterPerAddress(1, Clock())
+    for number in range(2 * ADDRESS_LIMIT):
+        pace.wait_seconds(str(number))
+        for _ in range(BURST_SECONDS + 1):
+            pace.wait_seconds("busy") if number % 1000 == 0 else None
+    assert pace.wait_seconds("busy") > 0
+    assert len(pace._paces) == ADDRESS_LIMIT

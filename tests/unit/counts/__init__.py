@@ -1,0 +1,1 @@
+"""Tests of the modules of counts/, each by itself."""

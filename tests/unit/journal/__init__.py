@@ -1,0 +1,1 @@
+"""Tests of the modules of journal/, each by itself."""

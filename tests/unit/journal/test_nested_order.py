@@ -1,0 +1,204 @@
+"""The journal's reader where triggers wrote: pages, cursors and contents, through changefeed.journal itself."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from changefeed.change.change import Change
+from changefeed.change.exposure import Payload
+from changefeed.journal import entries, nested_order
+from changefeed.journal.cursor import Place
+from changefeed.journal.journal import BEGINNING, Journal
+from tests.journal_database import JournalDatabase
+
+COOK = """CREATE FUNCTION cook() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.status = 'raw' THEN UPDATE orders SET status = 'cooked' WHERE id = NEW.id; END IF; RETURN NULL; END $$;
+    CREATE TRIGGER cook AFTER INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION cook()"""
+
+
+@pytest.fixture(autouse=True)
+def orders(db: JournalDatabase) -> None:
+    db.run("CREATE TABLE orders (id int PRIMARY KEY, status text, note text); SELECT changefeed.watch('orders')")
+    db.run(COOK)
+
+
+async def opened(db: JournalDatabase, payload: Payload = Payload.FULL) -> Journal:
+    journal = Journal(db, payload)
+    assert await journal.identify()
+    return journal
+
+
+async def all_after(journal: Journal, place: Place, pages: list[int] | None = None) -> list[Change]:
+    changes: list[Change] = []
+    while True:
+        page = await journal.read(place)
+        changes += page.changes
+        if pages is not None:
+            pages.append(len(page.changes))
+        place = page.end
+        if place.previous == place.batch:
+            return changes
+
+
+def parsed(changes: list[Change]) -> list[tuple[str, int, str]]:
+    found = [json.loads(change.text) for change in changes]
+    return [(change["action"], change["data"]["id"], change["data"]["status"]) for change in found]
+
+
+def of_each_row(count: int) -> list[list[tuple[str, int, str]]]:
+    return [[("INSERT", row, "raw"), ("UPDATE", row, "cooked")] for row in range(count)]
+
+
+def by_row(changes: list[Change], count: int) -> list[list[tuple[str, int, str]]]:
+    return [[change for change in parsed(changes) if change[1] == row] for row in range(count)]
+
+
+@pytest.mark.parametrize("page_rows", [1, 2, 7, 1000])
+def test_the_pages_of_a_transaction_from_wherever_one_goes_on(
+    db: JournalDatabase, page_rows: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(entries, "PAGE_ROWS", page_rows)
+    db.run("INSERT INTO orders SELECT i, 'raw' FROM generate_series(0, 9) AS i")
+
+    async def check() -> None:
+        journal = await opened(db)
+        changes = await all_after(journal, BEGINNING)
+        assert by_row(changes, 10) == of_each_row(10)
+        assert [change.id for change in changes] == sorted(change.id for change in changes)
+        for seen, change in enumerate(changes, 1):
+            another = await opened(db)
+            place = another.decode(change.cursor or "")
+            assert [c.text for c in await all_after(another, place)] == [c.text for c in changes[seen:]]
+
+    asyncio.run(check())
+
+
+def test_a_page_ends_where_contents_from_elsewhere_are_too_many_bytes(
+    db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(entries, "PAGE_ROWS", 20)
+    monkeypatch.setattr(entries, "PAGE_LIMIT_BYTES", 50_000)
+    db.run("INSERT INTO orders SELECT i, 'raw', repeat('x', 10000) FROM generate_series(0, 19) AS i")
+
+    async def check() -> None:
+        pages: list[int] = []
+        changes = await all_after(await opened(db), BEGINNING, pages)
+        assert by_row(changes, 20) == of_each_row(20)
+        assert max(pages) < 12
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("payload", "data"), [(Payload.KEYS, [{"id": 1}] * 2), (Payload.OFF, [None] * 2)], ids=["keys", "off"]
+)
+def test_what_of_a_row_may_leave_is_no_matter_to_its_order(db: JournalDatabase, payload: Payload, data: list[Any]):
+    db.run("INSERT INTO orders VALUES (1, 'raw')")
+
+    async def check() -> None:
+        changes = [json.loads(change.text) for change in await all_after(await opened(db, payload), BEGINNING)]
+        assert [change["action"] for change in changes] == ["INSERT", "UPDATE"]
+        assert [change["data"] for change in changes] == data
+
+    asyncio.run(check())
+
+
+def test_an_order_is_worked_out_once(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(entries, "PAGE_ROWS", 5)
+    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", 7)
+    monkeypatch.setattr(nested_order, "INLINE_ENTRIES", 10)
+    db.run("INSERT INTO orders SELECT i, 'raw' FROM generate_series(0, 20) AS i")
+    asked: list[str] = []
+    fetch = db.fetch
+
+    async def counting(query: str, *args: Any, **options: Any) -> Any:
+        asked.append(query)
+        await asyncio.sleep(0)
+        return await fetch(query, *args, **options)
+
+    monkeypatch.setattr(db, "fetch", counting)
+
+    async def check() -> None:
+        journal = await opened(db)
+        for changes in await asyncio.gather(*(all_after(journal, BEGINNING) for _ in range(3))):
+            assert by_row(changes, 21) == of_each_row(21)
+        assert asked.count(nested_order.QUERIES["states"]) == 42 // 7 + 1
+
+    asyncio.run(check())
+
+
+def test_what_retention_takes_meanwhile_ends_nothing(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(entries, "PAGE_ROWS", 2)
+    db.run("INSERT INTO orders SELECT i, 'raw' FROM generate_series(0, 3) AS i")
+
+    async def check() -> None:
+        journal = await opened(db)
+        page = await journal.read(BEGINNING)
+        db.run("DELETE FROM changefeed.journal WHERE id IN (SELECT id FROM changefeed.journal ORDER BY id LIMIT 3)")
+        assert len(await all_after(journal, page.end)) == 5
+
+    asyncio.run(check())
+
+
+def test_many_transactions_on_a_page_are_asked_for_at_once(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nested_order, "REMEMBERED_ORDERS", 3)
+    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", 7)
+    for row in range(30):
+        db.run("INSERT INTO orders VALUES (%s, 'raw')", row)
+
+    async def check() -> None:
+        changes = await all_after(await opened(db), BEGINNING)
+        assert by_row(changes, 30) == of_each_row(30)
+
+    asyncio.run(check())
+
+
+def test_a_transaction_of_which_triggers_wrote_on_another_page_only(
+    db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(entries, "PAGE_ROWS", 2)
+    db.run("BEGIN; INSERT INTO orders VALUES (0, 'x'), (1, 'x'), (2, 'x'), (3, 'x')")
+    db.run("UPDATE orders SET status = 'raw' WHERE id = 3; UPDATE orders SET status = 'done'; COMMIT")
+
+    async def check() -> None:
+        changes = await all_after(await opened(db), BEGINNING)
+        assert [status for _, row, status in parsed(changes) if row == 3] == ["x", "raw", "cooked", "done"]
+
+    asyncio.run(check())
+
+
+def test_a_trigger_s_function_is_looked_into_once_and_into_its_beginning(db: JournalDatabase):
+    name = "b" + 62 * "a"  # which takes longest to be searched for in what follows
+    db.run(f"CREATE TABLE {name} (id int) PARTITION BY LIST (id)")
+    for number in range(40):
+        db.run(f"CREATE TABLE part_{number} PARTITION OF {name} FOR VALUES IN ({number})")
+    db.run("""DO $do$ BEGIN
+        EXECUTE format('CREATE FUNCTION long() RETURNS trigger LANGUAGE plpgsql AS %L',
+            'BEGIN IF NEW.id = 0 THEN INSERT INTO orders VALUES (1); END IF; RETURN NULL; END --' || repeat('a', 20000000));
+    END $do$""")
+    db.run(f"CREATE TRIGGER long AFTER INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION long()")
+    db.run(f"SELECT changefeed.watch('{name}'); INSERT INTO {name} VALUES (0); SET statement_timeout = '10s'")
+
+    async def read() -> list[Change]:
+        return await all_after(await opened(db), BEGINNING)
+
+    assert {change.table for change in asyncio.run(read())} == {"public.orders", f"public.{name}"}
+
+
+def test_a_large_transaction_is_read_a_piece_at_a_time_and_once(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
+    rows = 4_000
+    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", rows // 10)
+    db.run(f"INSERT INTO orders SELECT i, 'raw' FROM generate_series(1, {rows}) AS i")
+    journal = asyncio.run(opened(db))
+    db.run("BEGIN")
+    asyncio.run(journal.read(BEGINNING))
+    [(read,)] = db.run(
+        "SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_xact_user_tables "
+        "WHERE schemaname = 'changefeed' AND relname LIKE 'journal\\__'"
+    )
+    entries = 2 * rows
+    assert (
+        entries < read < 4 * entries
+    )  # once for the page, once for the order; for each piece anew it would be ten times

@@ -1,0 +1,373 @@
+"""What is relied on in momoko: a pool in which queries run in parallel, and which outlives whatever happens to it."""
+
+import asyncio
+import socket
+from typing import Any
+from unittest import mock
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
+from tornado.testing import AsyncTestCase, gen_test
+
+from changefeed.postgres import pool
+from changefeed.postgres.connection import complete, without_session_options
+from changefeed.postgres.pool import Database, DatabaseUnavailable, one_line
+from tests import postgres
+from tests.proxy import Proxy
+
+SIZE = 4
+# Waits until the test, which holds the lock, lets it go.
+BLOCKED = "SELECT %s FROM pg_advisory_xact_lock_shared(1)"
+BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pool' AND datname = current_database()"
+WAITING = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid IN ({BACKENDS})"
+KILL = f"SELECT count(pg_terminate_backend(pid, 10000)) FROM ({BACKENDS}) AS backends"
+
+
+class DatabaseTestCase(AsyncTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.conninfo = postgres.new_database()
+        self.database = self.make_database(self.conninfo)
+        self._holder = postgres.connect(self.conninfo)
+
+    def make_database(self, conninfo: str, size: int = SIZE) -> Database:
+        made = Database(str(make_dsn(conninfo, application_name="pool")), size)
+        self.addCleanup(made.close)
+        return made
+
+    def tearDown(self) -> None:
+        self._holder.close()
+        super().tearDown()
+
+    def hold(self) -> None:
+        self._holder.cursor().execute("SELECT pg_advisory_lock(1)")
+
+    def let_go(self) -> None:
+        self._holder.cursor().execute("SELECT pg_advisory_unlock(1)")
+
+    def start(self, work: Any) -> "asyncio.Task[Any]":
+        return asyncio.ensure_future(work)
+
+    async def until(self, statement: str, expected: int) -> None:
+        """Until the first value of `statement` is what is expected."""
+        while (await asyncio.to_thread(postgres.execute, self.conninfo, statement))[0][0] != expected:
+            pass
+
+    async def use_all(self, database: Database) -> None:
+        """Every connection of the pool runs a query while all the others do."""
+        self.hold()
+        queries = [self.start(database.fetch(BLOCKED, [number])) for number in range(SIZE)]
+        await self.until(WAITING, SIZE)
+        self.let_go()
+        self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(SIZE)])
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (
+            "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n"
+            "\tbefore or while processing the request.\n",
+            "server closed the connection unexpectedly. This probably means the server terminated abnormally before or "
+            "while processing the request",
+        ),
+        (
+            "FATAL:  terminating connection due to administrator command\nserver closed the connection unexpectedly\n",
+            "FATAL: terminating connection due to administrator command; server closed the connection unexpectedly",
+        ),
+        (
+            "Connection refused\n\tIs the server running on that host?\nconnection to server at port 1 failed: timeout\n",
+            "Connection refused. Is the server running on that host? connection to server at port 1 failed: timeout",
+        ),
+        (
+            'relation "a" does not exist\nLINE 1: SELECT * FROM a\n                      ^\nHINT:  Look.\n',
+            'relation "a" does not exist. LINE 1: SELECT * FROM a. HINT: Look',
+        ),
+        ("", "OperationalError"),
+    ],
+)
+def test_a_message_of_several_lines_reads_well_as_one(told: str, line: str):
+    assert one_line(psycopg2.OperationalError(told)) == line
+
+
+class DatabaseTest(DatabaseTestCase):
+    @gen_test
+    async def test_rows_are_tuples_and_a_statement_without_any_gives_an_empty_list(self):
+        fetch = self.database.fetch
+        self.assertEqual(await fetch("CREATE TABLE public.t (n numeric, s text)"), [])
+        self.assertEqual(await fetch("INSERT INTO public.t VALUES (1.10, %(s)s), (2, '%%')", {"s": "ä%"}), [])
+        self.assertEqual(
+            await fetch("SELECT n::text, s FROM public.t WHERE s LIKE '%' ORDER BY n"), [("1.10", "ä%"), ("2", "%")]
+        )
+        self.assertEqual(await fetch("SELECT s FROM public.t WHERE n > 5"), [])
+
+    @gen_test
+    async def test_as_many_queries_as_the_pool_is_large_run_at_the_same_time(self):
+        await self.use_all(self.database)
+
+    @gen_test
+    async def test_more_queries_than_connections_all_get_their_turn(self):
+        self.hold()
+        queries = [self.start(self.database.fetch(BLOCKED, [number])) for number in range(5 * SIZE)]
+        await self.until(WAITING, SIZE)
+        self.let_go()
+        self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(5 * SIZE)])
+        self.assertEqual(len(postgres.execute(self.conninfo, BACKENDS)), SIZE)
+
+    @gen_test
+    async def test_who_came_first_is_served_first(self):
+        database, done = self.make_database(self.conninfo, 1), []
+
+        async def query(number: int) -> None:
+            await database.fetch("SELECT 1")
+            done.append(number)
+
+        await asyncio.gather(*(query(number) for number in range(5)))
+        self.assertEqual(done, [0, 1, 2, 3, 4])
+
+    @gen_test
+    async def test_an_error_of_sql_is_the_callers_and_the_connection_stays(self):
+        [(before,)] = await self.database.fetch("SELECT pg_backend_pid()")
+        for _ in range(SIZE + 1):
+            with self.assertRaises(psycopg2.errors.DivisionByZero):
+                await self.database.fetch("SELECT 1 / 0")
+            with self.assertRaises(psycopg2.errors.SyntaxError):
+                await self.database.fetch("SELEC")
+            with self.assertRaises(psycopg2.errors.QueryCanceled):
+                await self.database.fetch("DO $$BEGIN PERFORM pg_cancel_backend(pg_backend_pid()), pg_sleep(60); END$$")
+        self.assertEqual(await self.database.fetch("SELECT pg_backend_pid()"), [(before,)])
+        await self.use_all(self.database)
+
+    @gen_test
+    async def test_a_query_whose_parameters_do_not_fit_leaves_its_connection_usable(self):
+        for _ in range(SIZE + 1):
+            with self.assertRaises(KeyError):
+                await self.database.fetch("SELECT %(missing)s", {"other": 1})
+            with self.assertRaises(psycopg2.ProgrammingError):
+                await self.database.fetch("SELECT %s", [object()])
+        await self.use_all(self.database)
+
+    @gen_test
+    async def test_killed_backends_are_replaced_and_no_caller_sees_it(self):
+        await self.use_all(self.database)
+        self.assertEqual(postgres.execute(self.conninfo, KILL), [(SIZE,)])
+        await self.use_all(self.database)
+
+    @gen_test
+    async def test_a_query_whose_backend_is_killed_is_run_once_more(self):
+        self.hold()
+        query = self.start(self.database.fetch(BLOCKED, ["done"]))
+        await self.until(WAITING, 1)
+        killed = postgres.execute(self.conninfo, BACKENDS)
+        postgres.execute(self.conninfo, KILL)
+        await self.until(WAITING, 1)
+        self.let_go()
+        self.assertEqual(await query, [("done",)])
+        self.assertFalse({*killed} & {*postgres.execute(self.conninfo, BACKENDS)})
+
+    @gen_test
+    async def test_what_an_error_says_of_a_stopped_postgresql_is_handed_on_until_it_is_back(self):
+        await self.use_all(self.database)
+        self._holder.close()
+        postgres.cluster().stop()
+        try:
+            answers = await asyncio.gather(
+                *(self.database.fetch("SELECT 1") for _ in range(2 * SIZE)), return_exceptions=True
+            )
+            for answer in answers:
+                self.assertIsInstance(answer, DatabaseUnavailable)
+                self.assertRegex(str(answer), "^connection to server on socket .* failed: .*Is the server running")
+        finally:
+            postgres.cluster().start()
+        self._holder = postgres.connect(self.conninfo)
+        await self.use_all(self.database)
+
+    @gen_test
+    async def test_a_query_that_runs_when_the_pool_is_closed_may_still_be_cancelled(self):
+        self.hold()
+        database = Database(str(make_dsn(self.conninfo, application_name="pool")))
+        query = self.start(database.fetch(BLOCKED, [1]))
+        await self.until(WAITING, 1)
+        database.close()
+        query.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await query
+
+    @gen_test
+    async def test_a_query_that_runs_when_the_pool_is_closed_fails_at_any_moment(self):
+        # A closed descriptor that is still in the loop makes libuv abort the process, when it had not yet been watched.
+        for turns in range(12):
+            database = Database(self.conninfo)
+            await database.fetch("SELECT 1")
+            query = self.start(database.fetch("SELECT pg_sleep(60)"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            database.close()
+            with self.assertRaises(DatabaseUnavailable):
+                await query
+
+
+class DeadlineTest(DatabaseTestCase):
+    @gen_test
+    async def test_a_query_past_its_deadline_is_given_up_and_its_connection_replaced(self):
+        await self.use_all(self.database)
+        before = set(postgres.execute(self.conninfo, BACKENDS))
+        self.hold()
+        for _ in range(2 * SIZE + 1):
+            with self.assertRaisesRegex(DatabaseUnavailable, "did not answer within 0.05 s"):
+                await self.database.fetch(BLOCKED, [1], deadline_seconds=0.05)
+        self.let_go()
+        await self.use_all(self.database)
+        await self.until(f"SELECT count(*) FROM ({BACKENDS}) AS backends", SIZE)
+        self.assertNotEqual(set(postgres.execute(self.conninfo, BACKENDS)), before)
+
+    @gen_test
+    async def test_who_waits_gets_its_turn_when_all_before_it_are_given_up(self):
+        for size in (1, SIZE):
+            database = self.make_database(self.conninfo, size)
+            self.hold()
+            given_up = [self.start(database.fetch(BLOCKED, [1])) for _ in range(size)]
+            await self.until(WAITING, size)
+            waiting = [self.start(database.fetch("SELECT 2")) for _ in range(size + 1)]
+            for query in given_up:
+                query.cancel()
+            self.assertEqual(await asyncio.gather(*waiting), [[(2,)]] * (size + 1))
+            self.let_go()
+
+    @gen_test
+    async def test_who_passes_its_deadline_while_it_waits_takes_no_connection_along(self):
+        database = self.make_database(self.conninfo, 1)
+        self.hold()
+        first = self.start(database.fetch(BLOCKED, ["first"]))
+        await self.until(WAITING, 1)
+        for _ in range(3):
+            with self.assertRaises(DatabaseUnavailable):
+                await database.fetch("SELECT 2", deadline_seconds=0.01)
+        self.let_go()
+        self.assertEqual(await first, [("first",)])
+        self.assertEqual(await database.fetch("SELECT 3"), [(3,)])
+        self.assertEqual(len(postgres.execute(self.conninfo, BACKENDS)), 1)
+
+
+class LimitedRoleTest(DatabaseTestCase):
+    @gen_test
+    async def test_a_role_that_may_open_fewer_connections_than_the_pool_is_large_serves_every_query(self):
+        role = parse_dsn(self.conninfo)["dbname"]
+        postgres.execute(self.conninfo, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1")
+        self.addCleanup(postgres.execute, postgres.cluster().conninfo, f"DROP ROLE {role}")
+        database = self.make_database(str(make_dsn(self.conninfo, user=role)))
+        self.hold()
+        queries = [self.start(database.fetch(BLOCKED, [number])) for number in range(SIZE)]
+        await self.until(WAITING, 1)
+        connections = database._pool.conns
+        while not connections.dead or connections.pending:  # noqa: ASYNC110  # until the role is refused a second one
+            await asyncio.sleep(0)
+        self.let_go()
+        self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(SIZE)])
+
+
+class ConnectTest(DatabaseTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.proxy = Proxy(self.conninfo)
+        self.io_loop.run_sync(self.proxy.start)
+
+    def tearDown(self) -> None:
+        self.io_loop.run_sync(self.proxy.close)
+        super().tearDown()
+
+    @gen_test
+    async def test_a_host_whose_first_address_refuses_is_reached_at_its_next(self):
+        with socket.socket() as refusing:
+            refusing.bind(("127.0.0.1", 0))  # and does not listen
+            ports = f"{refusing.getsockname()[1]},{parse_dsn(self.proxy.conninfo)['port']}"
+            both = make_dsn(self.proxy.conninfo, host="a,b", hostaddr="127.0.0.1,127.0.0.1", port=ports)
+            await self.use_all(self.make_database(str(both)))
+
+    @gen_test
+    async def test_a_server_that_accepts_and_says_nothing_is_unavailable_after_the_deadline(self):
+        database = self.make_database(self.proxy.conninfo)
+        self.proxy.go_deaf()
+        with mock.patch.object(pool, "CONNECT_DEADLINE_SECONDS", 0.1):
+            for _ in range(2):
+                with self.assertRaisesRegex(DatabaseUnavailable, "no answer from .* within 0.1 s"):
+                    await database.fetch("SELECT 1")
+        self.proxy.hear_again()
+        self.assertEqual(await database.fetch("SELECT 1"), [(1,)])
+        await self.use_all(database)
+
+    @gen_test
+    async def test_connections_that_went_deaf_are_replaced(self):
+        database = self.make_database(self.proxy.conninfo)
+        await self.use_all(database)
+        self.proxy.go_deaf()
+        answers = await asyncio.gather(
+            *(database.fetch("SELECT 1", deadline_seconds=0.1) for _ in range(2 * SIZE)), return_exceptions=True
+        )
+        self.assertTrue(all(isinstance(answer, DatabaseUnavailable) for answer in answers), answers)
+        self.proxy.hear_again()
+        await self.use_all(database)
+
+    @gen_test
+    async def test_a_connection_whose_opening_got_no_answer_is_opened_anew_when_the_network_is_back(self):
+        database = self.make_database(self.proxy.conninfo)
+        self.proxy.go_deaf()
+        with mock.patch.object(pool, "CONNECT_DEADLINE_SECONDS", 3600.0):
+            queries = [self.start(database.fetch("SELECT %s", [number])) for number in range(2 * SIZE)]
+            await self.proxy.swallowed.wait()
+            self.proxy.hear_again()
+            database.renew()
+            self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(2 * SIZE)])
+            await self.use_all(database)  # none is left that is still being opened
+
+
+class SessionSettingsTest(DatabaseTestCase):
+    """What the server's statements depend on is the server's to set."""
+
+    HOSTILE = (
+        "search_path = public, pg_catalog",
+        "statement_timeout = '1ms'",
+        "lock_timeout = '1ms'",
+        "default_transaction_isolation = serializable",
+        "default_transaction_read_only = on",
+        "timezone = 'Asia/Kolkata'",
+        "datestyle = 'SQL, DMY'",
+        "standard_conforming_strings = off",
+        "quote_all_identifiers = on",
+    )
+    SEEN = (
+        "SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('statement_timeout'), "
+        "pg_catalog.current_setting('transaction_isolation'), pg_catalog.current_setting('transaction_read_only'), "
+        "pg_catalog.current_setting('TimeZone'), pg_catalog.current_setting('standard_conforming_strings'), "
+        "pg_catalog.current_setting('quote_all_identifiers')"
+    )
+
+    def hostile(self) -> str:
+        name = parse_dsn(self.conninfo)["dbname"]
+        for setting in self.HOSTILE:
+            postgres.execute(postgres.cluster().conninfo, f"ALTER DATABASE {name} SET {setting}")
+        return complete(self.conninfo)
+
+    async def assert_settled(self, conninfo: str) -> None:
+        [(search_path, *others)] = await self.make_database(conninfo).fetch(self.SEEN)
+        self.assertEqual(search_path.replace(" ", "").replace(chr(34), ""), "pg_catalog,pg_temp")
+        self.assertEqual(others, ["0", "read committed", "off", "UTC", "on", "off"])
+
+    @gen_test
+    async def test_the_settings_of_the_database_do_not_reach_the_servers_sessions(self):
+        await self.assert_settled(self.hostile())
+
+    @gen_test
+    async def test_nor_do_they_through_a_pooler_that_lets_no_options_through(self):
+        await self.assert_settled(without_session_options(self.hostile()))
+
+    @gen_test
+    async def test_no_function_planted_in_public_is_called_instead_of_pg_catalogs_own(self):
+        postgres.execute(
+            self.conninfo,
+            "CREATE FUNCTION public.concat_ws(text, uuid, bigint) RETURNS text LANGUAGE sql AS $$SELECT 'planted'$$",
+        )
+        for conninfo in (complete(self.conninfo), without_session_options(complete(self.conninfo))):
+            [(text,)] = await self.make_database(conninfo).fetch("SELECT concat_ws('-', NULL::uuid, 7::bigint)")
+            self.assertEqual(text, "7")
