@@ -116,7 +116,7 @@ WITH entry AS MATERIALIZED (
 ), named AS MATERIALIZED (
     SELECT t.schema_name, t.table_name,
         key_of_table.names AS key, key_of_table.types AS key_types,
-        triggers.is_followed, triggers.sure_rows,
+        triggers.is_followed,
         EXISTS (
             SELECT FROM pg_constraint AS f
             WHERE f.conrelid = c.oid AND f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))
@@ -148,16 +148,9 @@ WITH entry AS MATERIALIZED (
         SELECT
             coalesce(
                 bool_or(t.is_after) AND (bool_or(t.is_after AND f.names_it) OR NOT bool_or(NOT t.is_after AND f.names_it)), false
-            ),
-            -- For a statement of up to so many rows that is no guess: a BEFORE trigger for a row comes behind the rows before it.
-            CASE
-                WHEN bool_and(t.is_after) IS NOT FALSE THEN 1000000000
-                WHEN bool_or(t.is_after) OR bool_or(t.is_for_row) AND (c.relhassubclass AND c.relkind <> 'p' OR EXISTS (SELECT FROM ancestor)) THEN 0
-                WHEN bool_or(t.is_for_row) THEN 1
-                ELSE 1000000000
-            END
+            )
         FROM (
-            SELECT DISTINCT t.tgtype & 2 = 0 AS is_after, t.tgtype & 1 > 0 AS is_for_row, t.tgfoid
+            SELECT DISTINCT t.tgtype & 2 = 0 AS is_after, t.tgfoid
             FROM (
                 SELECT m, false FROM changefeed.members(c.oid) AS m UNION ALL SELECT a.oid, true FROM ancestor AS a
             ) AS m (member, is_ancestor)
@@ -168,16 +161,16 @@ WITH entry AS MATERIALIZED (
                 SELECT strpos(left(p.prosrc, 100000) COLLATE "C", c.relname::text) > 0 AS names_it OFFSET 0
             ) AS f
         WHERE p.pronamespace <> 'changefeed'::regnamespace
-    ) AS triggers (is_followed, sure_rows)
+    ) AS triggers (is_followed)
 ), whole AS (
     SELECT e.number, e.xid, e.id, e.at, e.depth, e.action, e.schema_name, e.table_name, n.key, n.key_types, n.is_cascaded,
-        n.is_followed, n.sure_rows, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
+        n.is_followed, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
         CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END AS row_before,
         CASE WHEN e.action IN ('I', 'U') THEN e.data END AS row_after
     FROM entry AS e JOIN named AS n USING (schema_name, table_name)
 )
 SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
-       w.depth > 1 OR w.is_cascaded, CASE WHEN w.is_cascaded THEN 0 ELSE w.sure_rows END, w.schema_name || '.' || w.table_name,
+       w.depth > 1 OR w.is_cascaded, w.schema_name || '.' || w.table_name,
        (SELECT hashtextextended(string_agg(c.name, ',' ORDER BY c.name), 0)
         FROM json_object_keys(coalesce(w.row_after, w.row_before)) AS c (name)),
        hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),

@@ -123,19 +123,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     )
     SELECT
         a.root, a.member, a.level,
-        CASE WHEN w.is_of_rows AND a.is_rowwise THEN '!' || w.name ELSE w.name END,
+        CASE WHEN w.is_of_rows AND a.is_rowwise THEN '!' || substr(w.name, 2) ELSE w.name END,
         w.type + CASE WHEN w.is_of_rows AND a.is_rowwise THEN 1 ELSE 0 END,  -- 1: for each row
         coalesce(w.function, a.recorder),
         CASE WHEN a.argument <> '{}' THEN a.argument::text END,
         CASE WHEN NOT a.is_rowwise THEN w.old_table END,
         CASE WHEN NOT a.is_rowwise THEN w.new_table END
     FROM arguments AS a,
-    -- Triggers fire in the order of their names; ! comes before others, such as those that write the row again. The type is a
-    -- sum: 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
+    -- Triggers fire in the order of their names. ~ comes after others: so what a statement's triggers wrote stands before it,
+    -- and is not taken for what the next statement's did. For each row, ! comes before others, which may write the row again.
+    -- The type is a sum: 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
     (VALUES
-        ('changefeed_insert', 4, true, NULL::regprocedure, NULL, 'new_rows'),
-        ('changefeed_update', 16, true, NULL, 'old_rows', 'new_rows'),
-        ('changefeed_delete', 8, true, NULL, 'old_rows', NULL),
+        ('~changefeed_insert', 4, true, NULL::regprocedure, NULL, 'new_rows'),
+        ('~changefeed_update', 16, true, NULL, 'old_rows', 'new_rows'),
+        ('~changefeed_delete', 8, true, NULL, 'old_rows', NULL),
         ('changefeed_never', 1 + 2 + 4, false, 'changefeed.never()', NULL, NULL),
         -- What others write when this fires comes after the TRUNCATE, which states of rows alone would not tell.
         ('!changefeed_truncate', 32, false, NULL, NULL, NULL),
@@ -169,7 +170,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
     WITH ours AS (
         SELECT m.root, m.member, m.level, t.* FROM changefeed.members(roots) AS m JOIN pg_trigger AS t ON t.tgrelid = m.member
         WHERE t.tgfoid IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace)
-          AND (t.tgfoid <> 'changefeed.request()'::regprocedure OR t.tgname ~ '^!?changefeed_insert$')
+          AND (t.tgfoid <> 'changefeed.request()'::regprocedure OR t.tgname ~ '^[!~]?changefeed_insert$')
           AND t.tgparentid = 0 AND NOT t.tgisinternal
     ), wanted AS (
         SELECT w.*, coalesce(convert_to(w.argument, getdatabaseencoding()) || decode('00', 'hex'), '') AS tgargs
@@ -285,7 +286,7 @@ DECLARE
     asked jsonb;
 BEGIN
     SELECT changefeed.argument(t.tgargs) INTO asked FROM pg_trigger AS t
-    WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure AND t.tgname ~ '^!?changefeed_insert$';
+    WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure AND t.tgname ~ '^[!~]?changefeed_insert$';
     IF asked IS NULL THEN
         RAISE EXCEPTION 'nobody asked for % to be watched', target
             USING ERRCODE = 'insufficient_privilege', HINT = 'Call changefeed.watch.';

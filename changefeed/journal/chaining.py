@@ -40,7 +40,6 @@ class Entry(NamedTuple):
     depth: int
     is_followed: bool  # what stands before it, AFTER triggers of its statement may have written
     may_have_moved: bool  # a trigger or a foreign key's action may have written it
-    sure_rows: int  # up to so many rows of its statement, the triggers' kinds leave no doubt of what was before what
     table: str
     columns: int | None  # digest of their names
     before: int | None  # digests of the row's states
@@ -67,13 +66,6 @@ class Edge(NamedTuple):
         if state == self.before or state == ~self.key_before:
             return self.key_before
         return self.key_after if state in (self.after, ~self.key_after) else NOTHING
-
-
-class Circle(NamedTuple):
-    """What is to be known of a row that ends as it began."""
-
-    first_id: int  # of its entries
-    began: int | None  # the state in which it did, where the triggers' kinds leave no doubt
 
 
 class Order:
@@ -123,7 +115,7 @@ class Transaction:
     def add(self, entry: Entry) -> None:
         number = len(self._ids)
         self._ids.append(entry.id)
-        for column, digest in zip(self._states, entry[9:], strict=True):
+        for column, digest in zip(self._states, entry[8:], strict=True):
             column.append(NOTHING if digest is None else digest or 1)
         self._preferred.add(number, entry)
         run = self._open_runs.get(entry.table)
@@ -138,20 +130,17 @@ class Transaction:
         run.numbers.append(number)
         run.may_have_moved |= entry.may_have_moved
 
-    def circles(self) -> dict[tuple[str, int], Circle]:
-        """The rows, by table and key, that end as they began.
+    def circles(self) -> dict[tuple[str, int], int]:
+        """The rows, by table and key, that end as they began, each with the id of its first entry.
 
         But for those of which an earlier part of the transaction says how they began.
         """
-        found: dict[tuple[str, int], Circle] = {}
+        found: dict[tuple[str, int], int] = {}
         for run, began, numbers, edges in self._parts({}):
             if only_walk(edges) is None:
                 for key, steps in _Walk(edges).circles.items():
                     if key not in began:
-                        is_sure = all(self._preferred.is_sure(numbers[place]) for place, _, _ in steps)
-                        preferred = min((edges[place].rank, before) for place, before, _ in steps)[1]
-                        circle = Circle(self._ids[numbers[steps[0][0]]], preferred if is_sure else None)
-                        found.setdefault((run.table, key), circle)
+                        found.setdefault((run.table, key), self._ids[numbers[steps[0][0]]])
         return found
 
     def order(self, began: Mapping[tuple[str, int], int]) -> Order:
@@ -252,24 +241,17 @@ class _PreferredOrder:
 
     def __init__(self) -> None:
         self._next = array("q")
-        self._is_sure = bytearray()
         self._segments: list[tuple[int, int, int]] = []  # depth, first and last; deeper ones are nearer to the end
         self._statement: _Statement | None = None  # the one being taken
 
     def add(self, number: int, entry: Entry) -> None:
         self._next.append(-1)
-        self._is_sure.append(entry.sure_rows > 0)
         if self._statement and self._statement.takes(entry):
             self._next[self._statement.last] = number
-            if entry.sure_rows == 1:
-                self._is_sure[self._statement.last] = self._is_sure[number] = False
             self._statement.last = number
         else:
             self._end_statement()
             self._statement = _Statement(number, entry)
-
-    def is_sure(self, number: int) -> bool:
-        return bool(self._is_sure[number])
 
     def ranks(self, count: int) -> "array[int]":
         self._end_statement()

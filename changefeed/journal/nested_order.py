@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
-from changefeed.journal.chaining import Circle, Entry, Order, Transaction, state_after
+from changefeed.journal.chaining import Entry, Order, Transaction, state_after
 from changefeed.postgres.named_queries import load
 from changefeed.postgres.pool import Database, Row
 
@@ -142,26 +142,25 @@ class NestedOrder:
         bounds = {"after": after, "begin": begin, "end": end, "limit": STATES_AT_ONCE}
         return await self._database.fetch(QUERIES["states"], {"xids": list(xids), **bounds}, DEADLINE_SECONDS)
 
-    async def _began(self, xid: str, circles: dict[_Key, Circle]) -> dict[_Key, int]:
-        """The states in which rows began that end as they began, as far as the journal or the triggers say.
+    async def _began(self, xid: str, circles: dict[_Key, int]) -> dict[_Key, int]:
+        """The states in which rows began that end as they began, as far as the journal says; of each its first id.
 
         Whoever wrote to a row before had its lock. So what they wrote is visible, and has lower ids.
         """
-        firsts = [circle.first_id for circle in circles.values()]
-        begin, end = min(firsts) - LOOK_BACK_IDS, max(firsts)
+        begin, end = min(circles.values()) - LOOK_BACK_IDS, max(circles.values())
         bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_IDS}
         xids = [row[0] for row in await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)]
         before: dict[str, list[Entry]] = {}  # the newest transaction first
         for earlier, *entry in await self._states(xids, begin=begin, end=end) if xids else ():
             before.setdefault(earlier, []).append(Entry._make(entry))
         found: dict[_Key, int] = {}
-        for (table, key), circle in circles.items():
+        for (table, key), first_id in circles.items():
             for entries in before.values():
                 concerned = [
                     entry
                     for entry in entries
                     if entry.table == table
-                    and entry.id < circle.first_id
+                    and entry.id < first_id
                     and (key in (entry.key_before, entry.key_after) or entry.before is entry.after is None)
                 ]
                 state = state_after(concerned, key)
@@ -171,12 +170,10 @@ class NestedOrder:
             else:
                 if begin <= 1:
                     found[table, key] = ~key  # the journal, looked at from its beginning, never heard of it
-                elif circle.began is not None:
-                    found[table, key] = circle.began
         return found
 
 
-def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[_Key, Circle]]:
+def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[_Key, int]]:
     return {xid: transaction.circles() for xid, transaction in transactions.items()}
 
 

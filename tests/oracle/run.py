@@ -91,7 +91,7 @@ class Oracle:
 
     async def _until_watched(self) -> None:
         deadline = time.monotonic() + 30
-        statement = "SELECT count(*) FROM pg_trigger WHERE tgname = 'changefeed_insert' AND tgparentid = 0"
+        statement = "SELECT count(*) FROM pg_trigger WHERE tgname = '~changefeed_insert' AND tgparentid = 0"
         while self.ground.query(statement) < [(len(TABLES),)]:
             for server in self.ground.servers:
                 server.check()

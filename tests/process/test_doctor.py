@@ -64,12 +64,12 @@ def test_where_all_is_well_each_line_is_ok_and_the_exit_code_0(watched: JournalD
 
 
 def test_a_problem_is_exit_code_1_and_its_line_says_what_mends_it(watched: JournalDatabase):
-    watched.run("ALTER TABLE orders DISABLE TRIGGER changefeed_update")
+    watched.run('ALTER TABLE orders DISABLE TRIGGER "~changefeed_update"')
     answer = run(watched.conninfo)
     assert answer.returncode == 1
     assert (
-        "problem  triggers: changefeed_update of public.orders is disabled: changes are missed; "
-        "to mend it: ALTER TABLE public.orders ENABLE TRIGGER changefeed_update;\n" in answer.stdout
+        'problem  triggers: "~changefeed_update" of public.orders is disabled: changes are missed; '
+        'to mend it: ALTER TABLE public.orders ENABLE TRIGGER "~changefeed_update";\n' in answer.stdout
     )
 
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_looked_at_is_exit_code_2_and_shows_no_password():
 
 
 def test_it_changes_nothing(watched: JournalDatabase):
-    watched.run("DROP TRIGGER changefeed_update ON orders; INSERT INTO orders VALUES (1)")
+    watched.run('DROP TRIGGER "~changefeed_update" ON orders; INSERT INTO orders VALUES (1)')
     tables = ("pg_trigger", "pg_class", "pg_proc")
     look = " UNION ALL ".join(f"SELECT '{table}', oid::text, xmin::text FROM {table}" for table in tables)
     before = set(watched.run(look))
@@ -102,13 +102,13 @@ def test_an_old_postgresql_is_refused(watched: JournalDatabase):
     "name",
     ["x\x1b[2J\x1b]0;pwned\x07\nok       all: is well\u202e", "a'); DROP TABLE orders; --", 'a"\x9bb\\c', "a\tb"],
 )
-@pytest.mark.parametrize("trigger", ["changefeed_insert", "changefeed_update"])
+@pytest.mark.parametrize("trigger", ["~changefeed_insert", "~changefeed_update"])
 def test_a_table_s_name_commands_neither_the_terminal_nor_who_pastes_what_mends_it(
     name: str, trigger: str, watched: JournalDatabase
 ):
     quoted = watched.value("SELECT quote_ident(%s)", name)
     watched.run(f"CREATE TABLE {quoted} (id int); SELECT changefeed.watch(%s)", quoted)
-    watched.run(f"DROP TRIGGER {trigger} ON {quoted}")
+    watched.run(f'DROP TRIGGER "{trigger}" ON {quoted}')
     answer = run(watched.conninfo)
     [line] = [line for line in answer.stdout.split("\n") if line.startswith("problem")]
     assert len(answer.stdout.split("\n")) == len(doctor.CHECKS) + 1
@@ -255,10 +255,10 @@ def test_a_few_files_are_too_few_for_many_clients(watched: JournalDatabase):
 @pytest.mark.parametrize(
     "harm",
     [
-        "ALTER TABLE orders DISABLE TRIGGER changefeed_insert",
-        "ALTER TABLE orders ENABLE REPLICA TRIGGER changefeed_delete",
-        "DROP TRIGGER changefeed_update ON orders",
-        "DROP TRIGGER changefeed_insert ON orders",
+        'ALTER TABLE orders DISABLE TRIGGER "~changefeed_insert"',
+        'ALTER TABLE orders ENABLE REPLICA TRIGGER "~changefeed_delete"',
+        'DROP TRIGGER "~changefeed_update" ON orders',
+        'DROP TRIGGER "~changefeed_insert" ON orders',
         'CREATE OR REPLACE TRIGGER "!changefeed_truncate" AFTER TRUNCATE ON orders EXECUTE FUNCTION changefeed.read_truncated()',
     ],
 )
@@ -274,9 +274,9 @@ def test_triggers_that_do_not_do_what_they_ought_to_are_mended(harm: str, watche
 def test_a_partitions_disabled_trigger_is_told_as_its_own(db: JournalDatabase):
     db.run('CREATE TABLE "Parts" (k int) PARTITION BY LIST (k)')
     db.run('CREATE TABLE one PARTITION OF "Parts" FOR VALUES IN (1)')
-    db.run("""SELECT changefeed.watch('"Parts"'); ALTER TABLE one DISABLE TRIGGER changefeed_insert""")
+    db.run('SELECT changefeed.watch(\'"Parts"\'); ALTER TABLE one DISABLE TRIGGER "~changefeed_insert"')
     found = only("triggers", db.conninfo)
-    assert (found.level, found.mend) == (PROBLEM, "ALTER TABLE public.one ENABLE TRIGGER changefeed_insert;")
+    assert (found.level, found.mend) == (PROBLEM, 'ALTER TABLE public.one ENABLE TRIGGER "~changefeed_insert";')
     db.run(found.mend)
     assert only("triggers", db.conninfo).level is OK
 

@@ -150,7 +150,7 @@ def test_doctor_shows_what_it_finds(encoding: str):
     run(conninfo, "ALTER TABLE t RENAME TO %I", HOSTILE[encoding])
     run(conninfo, "ALTER TABLE %I RENAME note TO gone", HOSTILE[encoding])
     run(conninfo, "ALTER TABLE %I ENABLE ROW LEVEL SECURITY", HOSTILE[encoding])
-    run(conninfo, "ALTER TABLE %I DISABLE TRIGGER changefeed_update", HOSTILE[encoding])
+    run(conninfo, 'ALTER TABLE %I DISABLE TRIGGER "~changefeed_update"', HOSTILE[encoding])
     run(conninfo, "CREATE PUBLICATION %I FOR TABLES IN SCHEMA changefeed", HOSTILE[encoding])
     said = [str(finding) for finding in findings(conninfo, "--watch", "public.*")]
     for about in ("is gone: no change is journaled", "is disabled", "has row-level security", "publishes the journal"):

@@ -135,8 +135,8 @@ class GapTest(LookoutCase):
             "ALTER TABLE orders ALTER total TYPE text; ALTER TABLE orders DROP more; ALTER TABLE orders SET (fillfactor = 50)",
             "ALTER TABLE orders ADD CHECK (id > 0); ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CLUSTER orders USING orders_pkey",
             "ALTER TABLE orders OWNER TO pg_monitor; GRANT SELECT ON orders TO PUBLIC; GRANT USAGE ON SCHEMA public TO PUBLIC",
-            "ALTER TABLE orders ENABLE TRIGGER changefeed_update",
-            "ALTER TABLE orders ENABLE ALWAYS TRIGGER changefeed_insert; COMMENT ON TABLE orders IS 'all of them'",
+            'ALTER TABLE orders ENABLE TRIGGER "~changefeed_update"',
+            "ALTER TABLE orders ENABLE ALWAYS TRIGGER \"~changefeed_insert\"; COMMENT ON TABLE orders IS 'all of them'",
             "CREATE TABLE child (FOREIGN KEY (id) REFERENCES orders) INHERITS (orders); VACUUM FULL pg_trigger; VACUUM FULL pg_type",
             "SELECT changefeed.refresh(); VACUUM FREEZE",
         ):

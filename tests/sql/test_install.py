@@ -80,7 +80,7 @@ def test_a_second_install_changes_nothing(db: JournalDatabase):
 
 def test_an_install_over_changed_triggers_mends_them(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders', row_limit => 7)")
-    db.run("DROP TRIGGER changefeed_update ON orders")
+    db.run('DROP TRIGGER "~changefeed_update" ON orders')
     db.run("CREATE OR REPLACE FUNCTION changefeed.mark() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE; END'")
     db.run(read_script("install.sql"))
     db.run("INSERT INTO orders VALUES (1); UPDATE orders SET id = 2")
@@ -189,7 +189,7 @@ def test_an_upgrade_serves_the_triggers_of_before_and_brings_them_up_to_date(db:
     db.run("SELECT changefeed.watch('parts'); UPDATE changefeed.meta SET version = 1")
     epoch = db.value("SELECT epoch FROM changefeed.meta")
     db.run(
-        "CREATE OR REPLACE TRIGGER changefeed_update AFTER UPDATE ON parts REFERENCING OLD TABLE AS old_rows "
+        'CREATE OR REPLACE TRIGGER "~changefeed_update" AFTER UPDATE ON parts REFERENCING OLD TABLE AS old_rows '
         "NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed.record('{\"moves\": true}')"
     )
     db.run("INSERT INTO parts VALUES (1), (2); UPDATE parts SET k = 3 WHERE k = 1")

@@ -96,7 +96,7 @@ class FollowingTest(LeastRightsCase):
     async def test_it_tends_the_journal(self):
         self.write("INSERT INTO orders VALUES (1)")
         self.write("CREATE TABLE part_7 PARTITION OF parts FOR VALUES IN (7); INSERT INTO part_7 VALUES (7)")
-        self.write("DROP TRIGGER changefeed_delete ON orders")
+        self.write('DROP TRIGGER "~changefeed_delete" ON orders')
         with ExpectLog("changefeed.watching", "retention emptied partition 0 of the journal", level=20):
             for _ in range(2):  # the first ends the partition that is written
                 await self.feed.watching._tend_once()
@@ -283,7 +283,7 @@ def test_a_request_of_one_s_own_opens_nothing_that_watch_refuses(ground: Ground)
     session.run("CREATE TABLE public.part PARTITION OF public.mine DEFAULT; CREATE UNLOGGED TABLE public.fast (a int)")
     for table in ("pg_temp.t", "public.part", "public.fast"):
         session.run(
-            f"CREATE TRIGGER changefeed_insert AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{{}}')"
+            f"CREATE TRIGGER \"~changefeed_insert\" AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{{}}')"
         )
         with pytest.raises(psycopg2.errors.WrongObjectType):
             session.run(f"SELECT changefeed.grant_request('{table}')")

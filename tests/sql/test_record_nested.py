@@ -41,6 +41,16 @@ def test_triggers_within_triggers_within_triggers(db: JournalDatabase):
     db.assert_rebuilds("public.orders")
 
 
+@pytest.mark.parametrize("name", ["a", "zz"])
+def test_what_a_statement_s_triggers_wrote_is_not_taken_for_the_next_one_s(db: JournalDatabase, name: str):
+    """Nothing but the order of the statements tells: the row, which has no key, ends as it began."""
+    db.run("CREATE TABLE heap (n int); SELECT changefeed.watch('heap'); INSERT INTO heap VALUES (0)")
+    db.run(FUNCTION.format(name, "UPDATE heap SET n = 1 WHERE n = 0; RETURN NULL;"))
+    db.run(f"CREATE TRIGGER {name} AFTER INSERT ON heap FOR EACH STATEMENT EXECUTE FUNCTION {name}()")
+    db.run("BEGIN; INSERT INTO heap VALUES (7); UPDATE heap SET n = 0 WHERE n = 1; COMMIT")
+    assert [row["n"] for action, row in db.changes() if action == "U"] == [1, 0]
+
+
 def test_what_a_before_trigger_makes_room_for_comes_before(db: JournalDatabase):
     make_trigger(db, "BEFORE INSERT ON orders", "DELETE FROM orders WHERE id = NEW.id; RETURN NEW;")
     db.run("BEGIN; INSERT INTO orders VALUES (1, 'a'); INSERT INTO orders VALUES (1, 'b'), (2, 'c'); COMMIT")

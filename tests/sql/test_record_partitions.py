@@ -296,7 +296,7 @@ def test_a_foreign_partition_is_left_out(db: JournalDatabase):
 
 
 def test_ddl_on_other_tables_does_not_look_at_what_is_watched(db: JournalDatabase):
-    db.run("ALTER TABLE part_2 DISABLE TRIGGER changefeed_insert; DROP TRIGGER changefeed_delete ON part_2")
+    db.run('ALTER TABLE part_2 DISABLE TRIGGER "~changefeed_insert"; DROP TRIGGER "~changefeed_delete" ON part_2')
     holder = db.session()
     holder.run("BEGIN; LOCK TABLE parts, part_2 IN ACCESS EXCLUSIVE MODE")
     db.run("SET statement_timeout = '2s'")

@@ -198,7 +198,7 @@ def test_nobody_but_the_owner_may_use_anything_of_the_schema(db: JournalDatabase
     "drift",
     [
         'DROP TRIGGER "!changefeed_truncate" ON orders',
-        "CREATE OR REPLACE TRIGGER changefeed_insert AFTER INSERT ON orders REFERENCING NEW TABLE AS other "
+        'CREATE OR REPLACE TRIGGER "~changefeed_insert" AFTER INSERT ON orders REFERENCING NEW TABLE AS other '
         "FOR EACH STATEMENT EXECUTE FUNCTION changefeed.record()",
         "CREATE TRIGGER changefeed_old BEFORE INSERT ON orders EXECUTE FUNCTION changefeed.read_truncated()",
     ],
@@ -226,7 +226,7 @@ def test_one_table_in_use_does_not_keep_refresh_from_the_others(db: JournalDatab
     db.run("CREATE TABLE others (id int); SELECT changefeed.watch('orders'), changefeed.watch('others')")
     db.run("ALTER FUNCTION changefeed.apply SET lock_timeout = '10ms'")
     for table in ("orders", "others"):
-        db.run(f"DROP TRIGGER changefeed_delete ON {table}")
+        db.run(f'DROP TRIGGER "~changefeed_delete" ON {table}')
     busy.run("BEGIN; INSERT INTO orders VALUES (1)")
     assert db.run("SELECT split_part(refresh, '.', -1) FROM changefeed.refresh()") == [("others",)]
     assert len(db.warnings) == 1
@@ -236,12 +236,16 @@ def test_one_table_in_use_does_not_keep_refresh_from_the_others(db: JournalDatab
 def test_a_trigger_that_only_has_a_name_of_ours_is_nobody_s_watch(db: JournalDatabase):
     db.run("CREATE TABLE theirs (id int); SELECT changefeed.watch('orders')")
     db.run("CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
-    db.run("CREATE TRIGGER changefeed_insert AFTER INSERT ON theirs FOR EACH ROW EXECUTE FUNCTION theirs('not json')")
+    db.run(
+        "CREATE TRIGGER \"~changefeed_insert\" AFTER INSERT ON theirs FOR EACH ROW EXECUTE FUNCTION theirs('not json')"
+    )
     assert db.run("SELECT table_name, is_complete FROM changefeed.status()") == [("orders", True)]
     assert db.run("SELECT changefeed.refresh()") == []
     db.run("ALTER TABLE theirs ADD more int")
     assert db.warnings == []
-    with pytest.raises(psycopg2.errors.DuplicateObject, match="theirs has a trigger changefeed_insert that is none of"):
+    with pytest.raises(
+        psycopg2.errors.DuplicateObject, match='theirs has a trigger "~changefeed_insert" that is none of'
+    ):
         db.run("SELECT changefeed.watch('theirs')")
 
 
@@ -249,11 +253,11 @@ def test_a_trigger_that_only_has_a_name_of_ours_is_nobody_s_watch(db: JournalDat
 def test_options_that_cannot_be_read_are_told_of_that_table_alone(db: JournalDatabase, argument: str):
     db.run("CREATE TABLE odd (id int); SELECT changefeed.watch('orders'), changefeed.watch('odd')")
     db.run(
-        "CREATE OR REPLACE TRIGGER changefeed_insert AFTER INSERT ON odd REFERENCING NEW TABLE AS new_rows "
+        'CREATE OR REPLACE TRIGGER "~changefeed_insert" AFTER INSERT ON odd REFERENCING NEW TABLE AS new_rows '
         "FOR EACH STATEMENT EXECUTE FUNCTION changefeed.record(%s)",
         argument,
     )
-    db.run("DROP TRIGGER changefeed_delete ON orders")
+    db.run('DROP TRIGGER "~changefeed_delete" ON orders')
     assert db.run("SELECT changefeed.refresh()") == [("public.orders",)]
     assert [warning for warning in db.warnings if "the options of public.odd cannot be read" in warning]
     assert db.run("SELECT table_name, is_complete FROM changefeed.status()") == [("odd", False), ("orders", True)]
@@ -265,7 +269,7 @@ def test_many_tables_in_use_hold_refresh_up_no_longer_than_one(db: JournalDataba
     holder = db.session()
     for number in range(12):
         db.run(f"CREATE TABLE t{number} (id int); SELECT changefeed.watch('t{number}')")
-        db.run(f"DROP TRIGGER changefeed_delete ON t{number}")
+        db.run(f'DROP TRIGGER "~changefeed_delete" ON t{number}')
     holder.run("BEGIN; " + "; ".join(f"INSERT INTO t{number} VALUES (1)" for number in range(12)))
     db.run("SET deadlock_timeout = '100ms'")  # the wait for all of them follows from it
     db.run("SET statement_timeout = '5s'; SELECT changefeed.refresh()")

@@ -87,7 +87,7 @@ def test_whatever_is_preferred_the_states_decide(draw: random.Random):
 def entry(number: int, depth: int, before: int, after: int, table: str = "t", columns: int = 1, **more: bool) -> Entry:
     flags = {"is_followed": False, "may_have_moved": True, **more}
     return Entry(
-        number, number, "U", depth, flags["is_followed"], flags["may_have_moved"], 0, table, columns, before or None, after or None,
+        number, number, "U", depth, flags["is_followed"], flags["may_have_moved"], table, columns, before or None, after or None,
         1 if before else None, 1 if after else None,
     )  # fmt: skip
 
