@@ -14,7 +14,7 @@ SCHEMAS = 30
 
 @pytest.mark.parametrize("number", range(SCHEMAS))
 def test_what_is_told_of_a_random_schema_is_what_happened(number: int):
-    assert check(f"{SEED}-{number}") >= 0
+    check(f"{SEED}-{number}")
 
 
 @pytest.mark.parametrize("binaries", postgres.others(), ids=str)
