@@ -55,11 +55,12 @@ const follow = (options: Options = {}, url?: string) =>
     browser(),
   );
 
-beforeEach(() => {
+beforeEach(async () => {
   clock = new FakeClock();
   page = new EventTarget();
   [sockets, urls, heard, gaps, states, reported] = [[], [], [], [], [], []];
   feed = follow();
+  await Promise.resolve(); // its first state
 });
 
 // -- where it connects to
@@ -88,8 +89,23 @@ test('the subscription stands in the query, once for each value, at every attemp
   expect([...new URL(urls[2]!).searchParams]).toEqual([...query, ['since', 'c0']]);
 });
 
-test('a URL that is none is refused at once', () => {
+test('an invalid URL is refused at once', () => {
   expect(() => follow({}, 'http://')).toThrow(TypeError);
+});
+
+test('an unknown option is refused at once, and named', () => {
+  const misspelt = { tabel: 'orders', onchange: () => {} } as Options;
+  expect(() => connect(misspelt)).toThrow(TypeError);
+  expect(() => follow(misspelt)).toThrow('unknown option tabel, onchange; connect takes table, action, filter, columns,');
+  expect(sockets).toHaveLength(1);
+});
+
+test('every option there is may be given', () => {
+  const all: Required<Options> = {
+    table: 't', action: 'INSERT', filter: 'a=eq.1', columns: 'a', since: null, token: 'x',
+    onChange: () => {}, onGap: () => {}, onState: () => {}, parse: JSON.parse,
+  };
+  expect(() => follow(all)).not.toThrow();
 });
 
 // -- it goes on after what was delivered
@@ -250,11 +266,54 @@ test('it tries at once, then ever more slowly, for ever', () => {
   expect(waits().at(-1)).toBe(1);
 });
 
-test('the states come as they change; the first is no news', () => {
+const stateNames = () => states.map((state) => state.state);
+
+test('the states come as they change, the first once the page has its feed', async () => {
   hello('c0');
   cut();
   hello('c0');
-  expect(states.map((state) => state.state)).toEqual(['open', 'waiting', 'connecting', 'open']);
+  expect(stateNames()).toEqual(['connecting', 'open', 'waiting', 'connecting', 'open']);
+  states = [];
+  follow();
+  expect(states).toEqual([]);
+  await Promise.resolve();
+  expect(states).toEqual([{ state: 'connecting' }]);
+});
+
+test('a feed that is closed at once has no state', async () => {
+  states = [];
+  follow().close();
+  await Promise.resolve();
+  expect(states).toEqual([]);
+});
+
+test('a refused subscription is never open: attempts grow, and the state has the reason', () => {
+  const refuse = (message: string) => {
+    say('error', { code: 'unknown_table', message });
+    last().hangUp(1008, 'unknown_table');
+  };
+  refuse('there is no table ordres');
+  clock.pass(0);
+  refuse('there is no table ordres');
+  expect(waits()).toEqual([1, 2]);
+  expect(states.at(-1)).toMatchObject({
+    state: 'waiting', code: 1008, reason: 'there is no table ordres', retryAt: clock.now() + 300,
+  });
+  expect(stateNames()).not.toContain('open');
+  expect(reported).toEqual([new Error('changefeed: unknown_table: there is no table ordres')]); // once
+  clock.pass(300);
+  last().hangUp(); // now the server is away
+  expect(states.at(-1)).toMatchObject({ attempts: 3, code: 1006, reason: '' });
+  clock.pass(DELAY_LIMIT_MS);
+  hello('c0');
+  expect(states.at(-1)).toEqual({ state: 'open' });
+  expect(gaps).toEqual([]);
+});
+
+test("without an error of the server's, the reason is that of the close", () => {
+  hello('c0');
+  last().hangUp(1013, 'the outbox is full');
+  expect(states.at(-1)).toMatchObject({ attempts: 1, code: 1013, reason: 'the outbox is full' });
 });
 
 test('a server that goes away says when to come back, once', () => {
@@ -287,7 +346,7 @@ test('it has no connection while the page is left, and goes on when it is back',
   hello('c1');
   changes('c2');
   expect(heard).toEqual(['c1', 'c2']);
-  expect(states.map((state) => state.state)).toEqual(['open', 'connecting', 'open']);
+  expect(states.map((state) => state.state)).toEqual(['connecting', 'open', 'connecting', 'open']);
 });
 
 test('so it does when it was left while it waited for its next attempt, or before it was greeted', () => {
@@ -365,14 +424,15 @@ test('messages are parsed by whoever keeps every digit', () => {
   expect(states.at(-1)).toMatchObject({ retryAt: clock.now() + 50 });
 });
 
-test('a cursor that is none is told as a gap, and the feed begins anew', () => {
+test('an invalid cursor is a gap that explains it, and the feed begins now', () => {
   follow({ since: 'from elsewhere' });
   say('error', { code: 'not_a_cursor', message: 'that is no cursor' });
+  expect(states.at(-1)?.state).not.toBe('open');
   cut();
   hello('c0');
   changes('c1');
   expect(sinceOf(urls.at(-1))).toBe(null);
-  expect(heard).toEqual(['gap: that is no cursor', 'c1']);
+  expect(heard).toEqual(['gap: the feed cannot continue after the cursor given: that is no cursor', 'c1']);
   expect(reported).toEqual([new Error('changefeed: not_a_cursor: that is no cursor')]);
 });
 

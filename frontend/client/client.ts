@@ -40,12 +40,20 @@ export interface Gap {
 
 export type State =
   | { readonly state: 'connecting' }
+  /** The server has accepted the subscription. */
   | { readonly state: 'open' }
   /**
-   * `retryAt`: epoch milliseconds. `attempts`: how many in a row came to nothing, or 1 for a connection lost.
-   * `code`: with which it was closed. 4401: the server takes no such token; 4419: that has expired; 1006: not a word.
+   * The connection was lost or refused. `retryAt`: epoch milliseconds. `attempts`: failures in a row, so 1 for a
+   * connection that was open. `code`: its close code, such as 1008: the subscription is refused; 4401: the token is not
+   * accepted; 4419: it has expired; 1006: no answer. `reason`: what the server said, '' if nothing.
    */
-  | { readonly state: 'waiting'; readonly retryAt: number; readonly attempts: number; readonly code: number };
+  | {
+      readonly state: 'waiting';
+      readonly retryAt: number;
+      readonly attempts: number;
+      readonly code: number;
+      readonly reason: string;
+    };
 
 export interface Options {
   /** `orders`, `public.orders`, `sales.*`; one or a list, as with the next three. Without it, every table. */
@@ -63,7 +71,7 @@ export interface Options {
   readonly onChange?: (change: Change) => void;
   /** Called before the changes behind the gap. */
   readonly onGap?: (gap: Gap) => void;
-  /** Called when the state changes; it begins as `connecting`. */
+  /** Called when the state changes. The first is `connecting`, right after `connect` has returned. */
   readonly onState?: (state: State) => void;
   /** Instead of JSON.parse, which rounds numbers beyond 2^53. */
   readonly parse?: (text: string) => any;
@@ -88,6 +96,7 @@ export interface Browser {
 }
 
 const SUBSCRIPTION = ['table', 'action', 'filter', 'columns'] as const;
+const OPTIONS: readonly string[] = [...SUBSCRIPTION, 'since', 'token', 'onChange', 'onGap', 'onState', 'parse'];
 const READ_AGAIN = 'read the tables you follow once more; the feed goes on from here';
 
 const BROWSER: Browser = {
@@ -110,7 +119,7 @@ const BROWSER: Browser = {
  *
  * A lost connection is made anew, for ever, and goes on after the last change that was delivered: each comes once, in
  * order. Where that can't be kept, onGap says so. While the page is left, which the Back button may bring back as it was,
- * it has no connection. Raises SyntaxError or TypeError for a URL that is none.
+ * it has no connection. Throws SyntaxError or TypeError for an invalid URL, TypeError for an unknown option.
  */
 export function connect(options: Options): Feed;
 export function connect(url: string | URL | undefined, options?: Options): Feed;
@@ -118,8 +127,10 @@ export function connect(url: string | URL | undefined, options?: Options): Feed;
 export function connect(url: string | URL | undefined, options: Options, browser: Browser): Feed;
 export function connect(first: string | URL | Options | undefined, second: Options = {}, browser = BROWSER): Feed {
   const isUrl = typeof first === 'string' || first instanceof URL || first === undefined;
-  const address = addressOf(isUrl ? (first ?? '/ws') : '/ws', isUrl ? second : first, browser);
-  const { onChange, onGap, onState, parse = JSON.parse, since, token } = isUrl ? second : first;
+  const options = isUrl ? second : first;
+  checkNames(options);
+  const address = addressOf(isUrl ? (first ?? '/ws') : '/ws', options, browser);
+  const { onChange, onGap, onState, parse = JSON.parse, since, token } = options;
 
   let cursor = since ?? address.searchParams.get('since');
   // Where the server goes on. Right after hello that may be elsewhere than it was asked to; then a gap follows. Until
@@ -130,6 +141,8 @@ export function connect(first: string | URL | Options | undefined, second: Optio
   let isOpen = false;
   let lostAt: number | null = null;
   let attempts = 0;
+  let refusal = ''; // why the server is about to close this connection
+  let reported = '';
   let isClosed = false;
 
   const call = <T>(callback: ((value: T) => void) | undefined, value: T) => {
@@ -178,6 +191,10 @@ export function connect(first: string | URL | Options | undefined, second: Optio
     }
     switch (message.type) {
       case 'hello':
+        // Only now: a server that refuses the subscription says so, instead of this.
+        isOpen = true;
+        attempts = 0;
+        call(onState, { state: 'open' });
         if (lostAt !== null && (cursor === null || hasUnjournaled)) {
           tellGap('the connection was lost, and what is not journaled is not sent later', lostAt);
         }
@@ -203,11 +220,15 @@ export function connect(first: string | URL | Options | undefined, second: Optio
         return socket.expectClose(Number(message.reconnect_in_ms));
       case 'error':
         if (message.code === 'not_a_cursor') {
-          tellGap(message.message, browser.clock.now());
+          tellGap(`the feed cannot continue after the cursor given: ${message.message}`, browser.clock.now());
           cursor = null;
-          isOpen = false; // so that losing the connection, which comes next, is not told once more
+          lostAt = null; // so that the same loss is not reported again
         }
-        return browser.report(new Error(`changefeed: ${message.code}: ${message.message}`));
+        refusal = message.message;
+        // Each further attempt is refused in the same words.
+        if (reported !== refusal) browser.report(new Error(`changefeed: ${message.code}: ${refusal}`));
+        reported = refusal;
+        return;
       // Other types are of later versions, for those who ask for them.
     }
   };
@@ -228,15 +249,14 @@ export function connect(first: string | URL | Options | undefined, second: Optio
       switch (connection.state) {
         case 'waiting':
           hasLost();
-          return call(onState, { ...connection, attempts });
-        case 'open':
-          isOpen = true;
-          attempts = 0;
-          return call(onState, connection);
+          return call(onState, { ...connection, attempts, reason: refusal || connection.reason });
         case 'connecting':
-          // The first time this is no news, and would come before the page has its feed.
+          refusal = '';
+          // The first time, the page has its feed a moment later.
           if (attempts > 0) call(onState, connection);
+          else queueMicrotask(() => call(onState, connection));
           return;
+        case 'open': // the server has spoken; `hello` says that the feed is open
         case 'closed':
           return;
         default:
@@ -273,6 +293,11 @@ export function connect(first: string | URL | Options | undefined, second: Optio
       socket.close();
     },
   };
+}
+
+function checkNames(options: Options): void {
+  const unknown = Object.keys(options).filter((name) => !OPTIONS.includes(name));
+  if (unknown.length) throw new TypeError(`unknown option ${unknown.join(', ')}; connect takes ${OPTIONS.join(', ')}`);
 }
 
 function addressOf(url: string | URL, options: Options, browser: Browser): URL {

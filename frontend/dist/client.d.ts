@@ -34,18 +34,22 @@ export interface Gap {
 }
 export type State = {
     readonly state: 'connecting';
-} | {
+}
+/** The server has accepted the subscription. */
+ | {
     readonly state: 'open';
 }
 /**
- * `retryAt`: epoch milliseconds. `attempts`: how many in a row came to nothing, or 1 for a connection lost.
- * `code`: with which it was closed. 4401: the server takes no such token; 4419: that has expired; 1006: not a word.
+ * The connection was lost or refused. `retryAt`: epoch milliseconds. `attempts`: failures in a row, so 1 for a
+ * connection that was open. `code`: its close code, such as 1008: the subscription is refused; 4401: the token is not
+ * accepted; 4419: it has expired; 1006: no answer. `reason`: what the server said, '' if nothing.
  */
  | {
     readonly state: 'waiting';
     readonly retryAt: number;
     readonly attempts: number;
     readonly code: number;
+    readonly reason: string;
 };
 export interface Options {
     /** `orders`, `public.orders`, `sales.*`; one or a list, as with the next three. Without it, every table. */
@@ -63,7 +67,7 @@ export interface Options {
     readonly onChange?: (change: Change) => void;
     /** Called before the changes behind the gap. */
     readonly onGap?: (gap: Gap) => void;
-    /** Called when the state changes; it begins as `connecting`. */
+    /** Called when the state changes. The first is `connecting`, right after `connect` has returned. */
     readonly onState?: (state: State) => void;
     /** Instead of JSON.parse, which rounds numbers beyond 2^53. */
     readonly parse?: (text: string) => any;
@@ -79,7 +83,7 @@ export interface Feed {
  *
  * A lost connection is made anew, for ever, and goes on after the last change that was delivered: each comes once, in
  * order. Where that can't be kept, onGap says so. While the page is left, which the Back button may bring back as it was,
- * it has no connection. Raises SyntaxError or TypeError for a URL that is none.
+ * it has no connection. Throws SyntaxError or TypeError for an invalid URL, TypeError for an unknown option.
  */
 export declare function connect(options: Options): Feed;
 export declare function connect(url: string | URL | undefined, options?: Options): Feed;

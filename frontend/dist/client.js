@@ -38,7 +38,7 @@ var ReconnectingSocket = class {
 		const socket = this.#options.open();
 		this.#socket = socket;
 		socket.onmessage = (event) => this.#heard(event.data);
-		socket.onclose = ({ code }) => this.#lost(code);
+		socket.onclose = ({ code, reason }) => this.#lost(code, reason);
 		this.#giveUpAfter(ANSWER_LIMIT_MS);
 		this.#enter({ state: "connecting" });
 	}
@@ -59,7 +59,7 @@ var ReconnectingSocket = class {
 		}
 		if (this.#socket !== null) this.#options.onText(String(data));
 	}
-	#lost(code) {
+	#lost(code, reason) {
 		this.#leaveSocket();
 		const now = this.#options.clock.now();
 		if (now - this.#openedAt >= 5e3) this.#delays = backoff(this.#options.random);
@@ -70,12 +70,13 @@ var ReconnectingSocket = class {
 		this.#enter({
 			state: "waiting",
 			retryAt: now + delay,
-			code
+			code,
+			reason
 		});
 	}
 	#giveUpAfter(ms) {
 		this.#cancelTimer();
-		if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost(NO_CLOSE));
+		if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost(NO_CLOSE, ""));
 	}
 	#leaveSocket() {
 		this.#cancelTimer();
@@ -98,6 +99,15 @@ var SUBSCRIPTION = [
 	"filter",
 	"columns"
 ];
+var OPTIONS = [
+	...SUBSCRIPTION,
+	"since",
+	"token",
+	"onChange",
+	"onGap",
+	"onState",
+	"parse"
+];
 var READ_AGAIN = "read the tables you follow once more; the feed goes on from here";
 var BROWSER = {
 	page: globalThis.location?.href,
@@ -115,14 +125,18 @@ var BROWSER = {
 };
 function connect(first, second = {}, browser = BROWSER) {
 	const isUrl = typeof first === "string" || first instanceof URL || first === void 0;
-	const address = addressOf(isUrl ? first ?? "/ws" : "/ws", isUrl ? second : first, browser);
-	const { onChange, onGap, onState, parse = JSON.parse, since, token } = isUrl ? second : first;
+	const options = isUrl ? second : first;
+	checkNames(options);
+	const address = addressOf(isUrl ? first ?? "/ws" : "/ws", options, browser);
+	const { onChange, onGap, onState, parse = JSON.parse, since, token } = options;
 	let cursor = since ?? address.searchParams.get("since");
 	let begin = null;
 	let hasUnjournaled = false;
 	let isOpen = false;
 	let lostAt = null;
 	let attempts = 0;
+	let refusal = "";
+	let reported = "";
 	let isClosed = false;
 	const call = (callback, value) => {
 		if (isClosed) return;
@@ -167,6 +181,9 @@ function connect(first, second = {}, browser = BROWSER) {
 		}
 		switch (message.type) {
 			case "hello":
+				isOpen = true;
+				attempts = 0;
+				call(onState, { state: "open" });
 				if (lostAt !== null && (cursor === null || hasUnjournaled)) tellGap("the connection was lost, and what is not journaled is not sent later", lostAt);
 				begin = message.cursor;
 				cursor ??= begin;
@@ -188,11 +205,14 @@ function connect(first, second = {}, browser = BROWSER) {
 			case "going_away": return socket.expectClose(Number(message.reconnect_in_ms));
 			case "error":
 				if (message.code === "not_a_cursor") {
-					tellGap(message.message, browser.clock.now());
+					tellGap(`the feed cannot continue after the cursor given: ${message.message}`, browser.clock.now());
 					cursor = null;
-					isOpen = false;
+					lostAt = null;
 				}
-				return browser.report(/* @__PURE__ */ new Error(`changefeed: ${message.code}: ${message.message}`));
+				refusal = message.message;
+				if (reported !== refusal) browser.report(/* @__PURE__ */ new Error(`changefeed: ${message.code}: ${refusal}`));
+				reported = refusal;
+				return;
 		}
 	};
 	const socket = new ReconnectingSocket({
@@ -212,15 +232,15 @@ function connect(first, second = {}, browser = BROWSER) {
 					hasLost();
 					return call(onState, {
 						...connection,
-						attempts
+						attempts,
+						reason: refusal || connection.reason
 					});
-				case "open":
-					isOpen = true;
-					attempts = 0;
-					return call(onState, connection);
 				case "connecting":
+					refusal = "";
 					if (attempts > 0) call(onState, connection);
+					else queueMicrotask(() => call(onState, connection));
 					return;
+				case "open":
 				case "closed": return;
 				default: return assertNever(connection);
 			}
@@ -251,6 +271,10 @@ function connect(first, second = {}, browser = BROWSER) {
 			socket.close();
 		}
 	};
+}
+function checkNames(options) {
+	const unknown = Object.keys(options).filter((name) => !OPTIONS.includes(name));
+	if (unknown.length) throw new TypeError(`unknown option ${unknown.join(", ")}; connect takes ${OPTIONS.join(", ")}`);
 }
 function addressOf(url, options, browser) {
 	const address = new URL(url, browser.page);

@@ -95,6 +95,25 @@ def test_it_begins_after_a_cursor_that_was_kept(orders: Ground):
     assert page.evaluate("heard") == [1, 2, 3]  # closed
 
 
+def test_a_table_that_does_not_exist_is_a_growing_number_of_attempts_with_the_reason(orders: Ground):
+    orders.allow("changefeed: unknown_table")
+    page = orders.open().page
+    states = page.evaluate(
+        """async () => {
+          const { connect } = await import('/client.js');
+          const states = [];
+          return new Promise(resolve => {
+            const feed = connect({ table: 'ordres', onState: state => {
+              states.push(state);
+              if (state.attempts === 3) { feed.close(); resolve(states); }
+            } });
+          });
+        }"""
+    )
+    assert [state["state"] for state in states] == ["connecting", "waiting"] * 3
+    assert all("ordres" in state["reason"] and state["code"] == 1008 for state in states[1::2])
+
+
 def test_its_types_are_given_out_as_a_text(orders: Ground):
     page = orders.open().page
     got = page.evaluate(

@@ -48,6 +48,12 @@ def test_scripts_and_styles_keep_within_their_budgets():
     assert 0 < sum(size for name, size in sizes.items() if name.endswith(".css")) <= STYLE_BUDGET_BYTES, sizes
 
 
+def test_the_client_is_as_small_as_the_documents_say():
+    size = len(gzip.compress((DIST / "client.js").read_bytes())) / 1024
+    for document in ("README.md", "docs/guide.md"):
+        assert f" of {size:.1f} KB (gzip)" in (ROOT / document).read_text("utf-8"), f"{document}: {size:.1f} KB"
+
+
 class Page(HTMLParser):
     """The links of a page, and what of it the Content-Security-Policy would refuse."""
 

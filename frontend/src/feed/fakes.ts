@@ -12,8 +12,8 @@ export class FakeSocket implements WebSocketLike {
     this.onmessage?.({ data: text } as MessageEvent);
   }
 
-  hangUp(code = 1006): void {
-    this.onclose?.({ code } as CloseEvent);
+  hangUp(code = 1006, reason = ''): void {
+    this.onclose?.({ code, reason } as CloseEvent);
   }
 
   send(text: string): void {

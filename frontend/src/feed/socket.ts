@@ -5,8 +5,8 @@ import { backoff } from './backoff';
 export type Connection =
   | { readonly state: 'connecting' }
   | { readonly state: 'open' }
-  /** `retryAt`: in milliseconds of the clock that was given. `code`: with which the last one was closed. */
-  | { readonly state: 'waiting'; readonly retryAt: number; readonly code: number }
+  /** `retryAt`: in milliseconds of the clock that was given. `code` and `reason`: with which the last one was closed. */
+  | { readonly state: 'waiting'; readonly retryAt: number; readonly code: number; readonly reason: string }
   /** Closed by the page itself; nothing follows. */
   | { readonly state: 'closed' };
 
@@ -68,7 +68,7 @@ export class ReconnectingSocket {
     this.#socket = socket;
     // Open is when the server has spoken: a proxy that accepts and then hangs up is no connection.
     socket.onmessage = (event) => this.#heard(event.data);
-    socket.onclose = ({ code }) => this.#lost(code);
+    socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#giveUpAfter(ANSWER_LIMIT_MS);
     this.#enter({ state: 'connecting' });
   }
@@ -93,7 +93,7 @@ export class ReconnectingSocket {
     if (this.#socket !== null) this.#options.onText(String(data)); // onConnection may have closed it
   }
 
-  #lost(code: number): void {
+  #lost(code: number, reason: string): void {
     this.#leaveSocket();
     const now = this.#options.clock.now();
     if (now - this.#openedAt >= STEADY_MS) this.#delays = backoff(this.#options.random);
@@ -101,12 +101,12 @@ export class ReconnectingSocket {
     const delay = this.#announcedDelayMs ?? this.#delays.next().value;
     this.#announcedDelayMs = null;
     this.#cancelTimer = this.#options.clock.after(delay, () => this.connect());
-    this.#enter({ state: 'waiting', retryAt: now + delay, code });
+    this.#enter({ state: 'waiting', retryAt: now + delay, code, reason });
   }
 
   #giveUpAfter(ms: number): void {
     this.#cancelTimer();
-    if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost(NO_CLOSE));
+    if (ms < Infinity) this.#cancelTimer = this.#options.clock.after(ms, () => this.#lost(NO_CLOSE, ''));
   }
 
   #leaveSocket(): void {

@@ -122,7 +122,7 @@ test('while the browser is away time goes on, unknown; the history fills it in',
   apply(state, hello(), AT);
   history(NOW, 1000);
   apply(state, activity(2002), AT + 2000);
-  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006 });
+  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006, reason: '' });
   expect(inserts(2000, 2004, AT + 5500)).toEqual([0, 0, null, null, null]);
   setConnection(state, { state: 'open' });
   apply(state, hello({ now: 2006 }), AT + 6000);
@@ -153,7 +153,7 @@ test('the time a restarted server was down stays unknown, what was counted befor
   apply(state, hello(), AT);
   history(NOW, 1000, [], [[1997, 1998]]);
   apply(state, activity(2001, { buckets: [bucket(2000, totals('orders', 6, 0, 0, 0))] }), AT);
-  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006 });
+  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006, reason: '' });
   setConnection(state, { state: 'open' });
   apply(state, hello({ now: 2006, since: 2004, totals: totals('orders', 1, 0, 0, 0) }), AT);
   history(2006, 2004);
@@ -168,7 +168,7 @@ test('with a journal the time a restarted server was down is filled in, and its 
   const rows = { of: 6, changes: [insert(6)] };
   apply(state, activity(2001, { totals: totals('orders', 6, 0, 0, 0), buckets: [second], rows, cursor: 'c6' }), AT);
   expect(state.server?.cursor).toBe('c6');
-  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006 });
+  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006, reason: '' });
   expect(inserts(1999, 2004, AT + 5500)).toEqual([0, 6, null, null, null, null]);
   setConnection(state, { state: 'open' });
   // Its successor counts from the oldest change on; while it was down there were three more.
@@ -230,7 +230,7 @@ test('the tail says of how many it is a sample', () => {
 
 test('after a reconnect rows come once, and those that were missed are counted', () => {
   apply(state, hello({ totals: totals('orders', 10, 0, 0, 0), recent: [insert(1)] }), AT);
-  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006 });
+  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006, reason: '' });
   setConnection(state, { state: 'open' });
   apply(state, hello({ totals: totals('orders', 12, 0, 0, 0), recent: [insert(1), insert(2), insert(3)] }), AT);
   expect(state.rows.missed).toBe(0);
@@ -239,7 +239,7 @@ test('after a reconnect rows come once, and those that were missed are counted',
 
 test('what happened while the page was away is told where it is missing', () => {
   apply(state, hello({ totals: totals('orders', 10, 0, 0, 0), recent: [insert(1)] }), AT);
-  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006 });
+  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006, reason: '' });
   setConnection(state, { state: 'open' });
   apply(state, hello({ totals: totals('orders', 17, 0, 0, 0), recent: [insert(7), insert(8)] }), AT + 61_000);
   const [from, to] = [AT, AT + 61_000].map((at) => new Date(at).toISOString().slice(11, 19));
@@ -332,7 +332,7 @@ test('a gap is told', () => {
 });
 
 test('the status counts down to the next attempt', () => {
-  setConnection(state, { state: 'waiting', retryAt: AT + 2_100, code: 1006 });
+  setConnection(state, { state: 'waiting', retryAt: AT + 2_100, code: 1006, reason: '' });
   expect(statusOf(state, AT)).toMatchObject({ connection: 'waiting', retryInSeconds: 3 });
   expect(statusOf(state, AT + 9_000).retryInSeconds).toBe(0);
 });
@@ -342,7 +342,7 @@ test('the title says first what is off', () => {
   expect(titleOf(state)).toBe('psqlisten2websocket');
   apply(state, { type: 'database', ...LOST }, AT);
   expect(titleOf(state)).toBe('(database off) psqlisten2websocket');
-  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006 });
+  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006, reason: '' });
   expect(titleOf(state)).toBe('(off) psqlisten2websocket');
 });
 
@@ -460,7 +460,7 @@ const paged = (): State => {
   setConnection(state, { state: 'open' });
   apply(state, hello({ totals: totals('metrics', 3_000_000, 0, 0, 0), cursor: 'c1' }), AT);
   applyHistory(state, { now: NOW, since: 1000, stepSeconds: 1, buckets: [bucket(1990, totals('metrics', 8, 0, 0, 0))], deaf: [] });
-  setConnection(state, { state: 'waiting', retryAt: AT + 1000, code: 1001 });
+  setConnection(state, { state: 'waiting', retryAt: AT + 1000, code: 1001, reason: '' });
   setConnection(state, { state: 'open' });
   return state;
 };

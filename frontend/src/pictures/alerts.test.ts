@@ -35,7 +35,7 @@ test('a table that was quiet for long enough is raised, and not where nobody cou
 
 test('without a connection nothing is raised', () => {
   const state = stateWith(900, 'public.orders', 1, 0, 0, 0);
-  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006 });
+  setConnection(state, { state: 'waiting', retryAt: 0, code: 1006, reason: '' });
   expect(raised(state, QUIET)).toBe(0);
 });
 
