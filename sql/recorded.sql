@@ -28,7 +28,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
                bit_or(t.tgtype::int) FILTER (WHERE t.tgenabled IN ('O', 'A')) & 60 AS recorded,
                sum(hash_record_extended(ROW(t.oid), 0)) FILTER (WHERE t.tgtype::int & 28 > 0) AS triggers,
                sum(hash_record_extended(ROW(t.oid, t.tgname, t.tgtype, t.tgenabled, t.tgfoid, t.tgargs), 0)) AS definition,
-               sum(hash_record_extended(ROW(t.oid, t.xmin), 0)) AS written
+               sum(hash_record_extended(ROW(t.oid, t.xmin), 0)) AS written,
+               bool_or(t.tgtype::int & 1 > 0) AS is_by_row
         FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = 'changefeed'::regnamespace
         WHERE t.tgtype::int & 2 = 0
         GROUP BY t.tgrelid
@@ -46,6 +47,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
         'is_complete', bool_and(coalesce(o.recorded, 0) = 60),
         'name', hash_record_extended(ROW(y.typname, y.typnamespace, y.typowner, y.typacl::text), 0)::text,
         'name_written', y.xmin::text,
+        'is_by_row', bool_or(o.is_by_row) FILTER (WHERE m.member = m.root),
         'members', jsonb_object_agg(m.member::bigint::text, jsonb_build_object(
             'entered', m.entered, 'is_attached', m.is_attached,
             'triggers', o.triggers::text, 'definition', o.definition::text, 'written', o.written::text
@@ -65,6 +67,11 @@ CREATE OR REPLACE FUNCTION changefeed.missed(name text, before jsonb, now jsonb,
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     was_complete constant boolean := (before ->> 'is_complete')::boolean;
+    -- So that what is made has its triggers from its first moment on, if it has them at all.
+    is_watched_from_ddl constant boolean := EXISTS (
+        SELECT FROM pg_event_trigger AS e
+        WHERE e.evtfoid = 'changefeed.refresh_after_ddl()'::regprocedure AND e.evtenabled IN ('O', 'A')
+    );
     has_lost boolean;
     has_new boolean;
     has_attached boolean;
@@ -102,13 +109,12 @@ BEGIN
         why := format('a partition of %s was detached and attached again, and not recorded meanwhile', name);
     ELSIF was_off THEN
         why := format('%s was not watched for a moment', name);
+    ELSIF NOT is_watched_from_ddl AND before -> 'is_by_row' = 'false' AND now -> 'is_by_row' = 'true' THEN
+        -- Triggers for a statement tell of the rows of children too.
+        why := format('what was written by way of %s to a table that inherits from it was told as its own for a moment', name);
     ELSIF has_attached THEN
         why := format('a partition was attached to %s: its rows are in it now', name);
-    ELSIF has_new AND NOT EXISTS (
-        -- With it a new partition has its triggers from its first moment on, if it has them at all.
-        SELECT FROM pg_event_trigger AS e
-        WHERE e.evtfoid = 'changefeed.refresh_after_ddl()'::regprocedure AND e.evtenabled IN ('O', 'A')
-    ) THEN
+    ELSIF has_new AND NOT is_watched_from_ddl THEN
         why := format('what was written to a new partition of %s in its first moment is not recorded', name);
     END IF;
 END

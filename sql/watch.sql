@@ -175,8 +175,16 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
     ), wanted AS (
         SELECT w.*, coalesce(convert_to(w.argument, getdatabaseencoding()) || decode('00', 'hex'), '') AS tgargs
         FROM changefeed.wanted_triggers(roots, options) AS w
+    ), renamed AS (
+        SELECT DISTINCT ON (w.member, w.name) w.member, w.name, t.tgname
+        FROM wanted AS w JOIN ours AS t ON t.member = w.member AND ltrim(t.tgname, '!~') = ltrim(w.name, '!~')
+        WHERE NOT EXISTS (SELECT FROM ours AS o WHERE o.member = w.member AND o.tgname = w.name)
+          AND t.tgfoid = ANY (changefeed.recorders()) AND t.tgconstraint = 0
     )
     SELECT coalesce(w.root, t.root), CASE
+        -- One that stays but for its name keeps its oid, by which a look knows that it never ceased to record.
+        WHEN w.name IS NULL AND n.name IS NOT NULL
+            THEN format('ALTER TRIGGER %I ON %s RENAME TO %I', t.tgname, t.member::regclass, n.name)
         WHEN w.name IS NULL THEN format('DROP TRIGGER %I ON %s', t.tgname, t.member::regclass)
         ELSE format(
             'CREATE OR REPLACE TRIGGER %I %s %s ON %s %s FOR EACH %s EXECUTE FUNCTION %s(%s)',
@@ -198,6 +206,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
         )
     END
     FROM wanted AS w FULL JOIN ours AS t ON t.member = w.member AND t.tgname = w.name
+    LEFT JOIN renamed AS n ON n.member = t.member AND n.tgname = t.tgname
     WHERE w.name IS NULL OR t.tgname IS NULL
        OR (t.tgtype, t.tgfoid, t.tgargs, t.tgattr::text, t.tgconstraint)
            IS DISTINCT FROM (w.type::smallint, w.function, w.tgargs, '', 0::oid)

@@ -78,6 +78,31 @@ def test_without_an_event_trigger_a_new_partition_had_a_moment_without_triggers(
     assert "in its first moment" in look(db)["parted"]
 
 
+def test_what_replaces_triggers_in_one_transaction_misses_nothing(db: JournalDatabase):
+    db.run("CREATE TABLE child () INHERITS (orders)")
+    assert look(db) == {}
+    db.run("DROP TABLE child; SELECT changefeed.refresh()")
+    assert look(db) == {}
+    db.run("CREATE TABLE child (id int); ALTER TABLE child INHERIT orders")
+    assert look(db) == {}
+    db.run("ALTER TABLE child NO INHERIT orders; SELECT changefeed.refresh()")
+    assert look(db) == {}
+    for name in ("!changefeed_insert", "changefeed_insert"):  # as earlier versions named it
+        for rename in (f'ALTER TRIGGER "~changefeed_insert" ON orders RENAME TO "{name}"', "SELECT changefeed.refresh()"):
+            db.run(rename)
+            assert look(db) == {}
+    db.run("INSERT INTO orders VALUES (1)")
+    assert db.run("SELECT action, data FROM changefeed.journal") == [("I", {"id": 1})]
+
+
+def test_without_an_event_trigger_a_childs_rows_were_told_as_the_tables_own(db: JournalDatabase):
+    db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE child () INHERITS (orders)")
+    db.run("INSERT INTO child VALUES (1); UPDATE orders SET id = 2; SELECT changefeed.refresh()")
+    assert "as its own" in look(db)["orders"]
+    db.run("CREATE TABLE another () INHERITS (orders); DROP TABLE child; SELECT changefeed.refresh()")
+    assert look(db) == {}
+
+
 def test_what_was_missed_is_missed_since_the_last_look_of_whoever(db: JournalDatabase):
     db.run("SELECT changefeed.unwatch('orders')")
     db.run("SELECT changefeed.look(NULL, '{}', '{}')")
