@@ -472,7 +472,7 @@ kinds (type, kind) AS (
            ('pg_catalog.timestamp', 'timestamp'), ('pg_catalog.timestamptz', 'timestamptz'),
            ('pg_catalog.interval', 'interval'), ('pg_catalog.text', 'text'), ('pg_catalog.varchar', 'text'),
            ('pg_catalog.name', 'text'), ('pg_catalog.bpchar', 'padded'), ('pg_catalog.inet', 'inet'),
-           ('pg_catalog.cidr', 'inet'), ('pg_catalog.macaddr', 'macaddr'), ('pg_catalog.macaddr8', 'macaddr8'),
+           ('pg_catalog.cidr', 'cidr'), ('pg_catalog.macaddr', 'macaddr'), ('pg_catalog.macaddr8', 'macaddr8'),
            ('pg_catalog."bit"', 'bit'), ('pg_catalog.varbit', 'bit'), ('pg_catalog.json', 'nothing'),
            ('pg_catalog.jsonb', 'nothing')
 )

@@ -38,7 +38,8 @@ class Kind(enum.StrEnum):
     TEXT = "text"
     PADDED = "padded"  # character(n), whose blanks at the end do not count
     ENUM = "enum"
-    INET = "inet"  # and cidr
+    INET = "inet"
+    CIDR = "cidr"
     MACADDR = "macaddr"
     MACADDR8 = "macaddr8"
     BIT = "bit"  # and varbit
@@ -156,6 +157,13 @@ def _inet(text: str) -> tuple[int, int, int, int]:
     return address.version, int(address.network.network_address), address.network.prefixlen, int(address.ip)
 
 
+def _cidr(text: str) -> tuple[int, int, int, int]:
+    version, network, length, host = _inet(text)
+    if host != network:
+        raise ValueError("bits to the right of the mask are set")
+    return version, network, length, host
+
+
 def _hexadecimal(pattern: str) -> Callable[[str], str]:
     """The digits alone, where the text is like `pattern`, in which X is such a digit."""
     match = re.compile(pattern.replace("X", "[0-9a-fA-F]")).fullmatch
@@ -206,6 +214,7 @@ COMPARISONS = {
     Kind.PADDED: Comparison(lambda text: text.rstrip(" "), has_like=True),
     Kind.ENUM: Comparison(str, is_ordered=False),
     Kind.INET: Comparison(_inet, "an address, such as 10.0.0.1 or 10.0.0.0/8"),
+    Kind.CIDR: Comparison(_cidr, "a network, such as 10.0.0.0/8, with no bit set to the right of its mask"),
     Kind.MACADDR: Comparison(
         _hexadecimal(r"XX(:XX){5}|XX(-XX){5}|X{6}[:-]X{6}|XXXX([.-]XXXX){2}|X{12}"),
         "an address, such as 08:00:2b:01:02:03",

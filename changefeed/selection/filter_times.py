@@ -52,8 +52,7 @@ def read_timestamp(text: str, *, is_exact: bool = False) -> Instant:
     if (infinite := _infinity(text)) is not None:
         return infinite
     found = _groups(_as_instant(text), is_exact)
-    at = _day(found) * _DAY + (_clock(found) if found["hour"] else 0)
-    return _within(at, _FIRST_DAY * _DAY, _END_OF_TIMESTAMPS * _DAY)
+    return _moment(found, 0)
 
 
 def read_timestamptz(text: str, *, is_exact: bool = False) -> Instant:
@@ -61,8 +60,7 @@ def read_timestamptz(text: str, *, is_exact: bool = False) -> Instant:
     if (infinite := _infinity(text)) is not None:
         return infinite
     found = _groups(_as_instant(text), is_exact, has_zone=True)
-    at = _day(found) * _DAY + (_clock(found) - _offset(found) if found["hour"] else 0)
-    return _within(at, _FIRST_DAY * _DAY, _END_OF_TIMESTAMPS * _DAY)
+    return _moment(found, _offset(found))
 
 
 def read_time(text: str, *, is_exact: bool = False) -> int:
@@ -118,6 +116,13 @@ def _day(found: Groups) -> int:
         year = 1 - year
     # The calendar repeats every 400 years, which are 146,097 days.
     return date(year % 400 + 400, int(found["month"]), int(found["day"])).toordinal() + (year // 400 - 1) * 146_097
+
+
+def _moment(found: Groups, offset: int) -> int:
+    day, clock = _day(found), _clock(found) if found["hour"] else 0
+    # PostgreSQL has one moment more, which timestamp(0) rounds 294276-12-31 23:59:59.5 to, and writes it so.
+    is_rounded = day == _END_OF_TIMESTAMPS and bool(found["hour"]) and (clock, offset) == (0, 0)
+    return _within(day * _DAY + clock - offset, _FIRST_DAY * _DAY, _END_OF_TIMESTAMPS * _DAY + is_rounded)
 
 
 def _clock(found: Groups) -> int:

@@ -88,7 +88,10 @@ def test_what_replaces_triggers_in_one_transaction_misses_nothing(db: JournalDat
     db.run("ALTER TABLE child NO INHERIT orders; SELECT changefeed.refresh()")
     assert look(db) == {}
     for name in ("!changefeed_insert", "changefeed_insert"):  # as earlier versions named it
-        for rename in (f'ALTER TRIGGER "~changefeed_insert" ON orders RENAME TO "{name}"', "SELECT changefeed.refresh()"):
+        for rename in (
+            f'ALTER TRIGGER "~changefeed_insert" ON orders RENAME TO "{name}"',
+            "SELECT changefeed.refresh()",
+        ):
             db.run(rename)
             assert look(db) == {}
     db.run("INSERT INTO orders VALUES (1)")
