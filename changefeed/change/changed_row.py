@@ -3,8 +3,8 @@
 Numbers stay the text they are: a float would round them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -12,6 +12,7 @@ from msgspec import Raw
 from changefeed.change.change import Change
 from changefeed.change.json_text import Members, members, string_of, text_of
 
+T = TypeVar("T")
 KeyColumns = Callable[[str], Sequence[str]]  # a table's primary key; none where it has none
 
 
@@ -27,6 +28,22 @@ class Nested(str):
     __slots__ = ()
 
 
+class Cell:
+    """A column's value, and what it compares like: worked out once for all who ask, since a filter may ask often."""
+
+    __slots__ = ("_keys", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self._keys: dict[Callable[[Any], Any], Any] = {}
+
+    def key(self, read: Callable[[Any], Any]) -> Any:
+        """read(value)."""
+        if read not in self._keys:
+            self._keys[read] = read(self.value)
+        return self._keys[read]
+
+
 class _Message(msgspec.Struct):
     data: Members | None = None
     old: Members | None = None
@@ -39,12 +56,20 @@ _NAMES: Mapping[str, Any] = {"null": None, "true": True, "false": False}
 class Row:
     """Parsed when somebody looks, and once; of its values only those that somebody looks at."""
 
-    __slots__ = ("_change", "_data", "_is_parsed", "_message", "_old", "_old_values", "_values")
+    __slots__ = ("_cells", "_change", "_data", "_is_parsed", "_message", "_old", "_old_cells", "_worked_out")
 
     def __init__(self, change: Change) -> None:
         self._change = change
         self._is_parsed = False
         self._message: Members | None = None
+        self._worked_out: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, work: Callable[[], T]) -> T:
+        """work(), which gives the same of this row for whoever has the same key."""
+        if key not in self._worked_out:
+            self._worked_out[key] = work()
+        found: T = self._worked_out[key]
+        return found
 
     @property
     def message(self) -> Members:
@@ -72,8 +97,12 @@ class Row:
 
     def value(self, column: str) -> Any:
         """What the column is now, or was before the row was deleted; null, and a column that is not there, are None."""
+        return self.cell(column).value
+
+    def cell(self, column: str) -> Cell:
+        """The same, for who compares it."""
         self._parse()
-        return _value(self._values, self._data, column)
+        return _cell(self._cells, self._data, column)
 
     def has(self, column: str) -> bool:
         """Whether the row says anything of it, null included."""
@@ -85,7 +114,11 @@ class Row:
 
     def old_value(self, column: str) -> Any:
         """What the column was before an UPDATE."""
-        return _value(self._old_values, self._old, column) if self.has_changed(column) else self.value(column)
+        return self.old_cell(column).value
+
+    def old_cell(self, column: str) -> Cell:
+        """The same, for who compares it."""
+        return _cell(self._old_cells, self._old, column) if self.has_changed(column) else self.cell(column)
 
     @property
     def is_changed(self) -> bool:
@@ -96,8 +129,8 @@ class Row:
         if self._is_parsed:
             return
         self._is_parsed = True
-        self._values: dict[str, Any] = {}
-        self._old_values: dict[str, Any] = {}
+        self._cells: dict[str, Cell] = {}
+        self._old_cells: dict[str, Cell] = {}
         try:
             message = _read(self._change.text)
             self._data, self._old = message.data, message.old
@@ -109,12 +142,12 @@ class Row:
         return members(text) if text is not None else None
 
 
-def _value(values: dict[str, Any], row: Members | None, column: str) -> Any:
-    """Of `values`, those of the row that were looked at before."""
-    if column not in values:
+def _cell(cells: dict[str, Cell], row: Members | None, column: str) -> Cell:
+    """Of `cells`, those of the row that were looked at before."""
+    if column not in cells:
         text = row.get(column) if row else None
-        values[column] = None if text is None else _decode(text)
-    return values[column]
+        cells[column] = Cell(None if text is None else _decode(text))
+    return cells[column]
 
 
 def _decode(text: Raw) -> Any:

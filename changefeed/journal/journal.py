@@ -197,14 +197,13 @@ class Journal:
         return encode_batch(self.epoch, previous, batch, self.losses.statements, digest)
 
     def seal_for(self, grants: Grants) -> Callable[[str], str]:
-        """What makes cursors for who may not know how many changes there are beside his own."""
-        holder = fingerprint(grants)
+        """What makes cursors for who may not know how many changes there are beside his own. Equal for equal rights."""
+        return _Sealing(self, fingerprint(grants))
 
-        def seal(cursor: str) -> str:
-            assert self._seal is not None
-            return self._seal.seal(cursor, holder if self.version >= WITNESSED_SINCE else ANYBODY)
-
-        return seal
+    def seal(self, cursor: str, holder: bytes) -> str:
+        """The cursor for who has the rights with this fingerprint."""
+        assert self._seal is not None
+        return self._seal.seal(cursor, holder if self.version >= WITNESSED_SINCE else ANYBODY)
 
     def decode(self, text: str, within: Grants = EVERY_TABLE) -> Place:
         """The place that a cursor names to who has these rights. Raises NotACursor or ForeignCursor."""
@@ -330,6 +329,15 @@ class Journal:
                 break
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch, digest)
+
+
+@dataclass(frozen=True)
+class _Sealing:
+    journal: Journal
+    holder: bytes
+
+    def __call__(self, cursor: str) -> str:
+        return self.journal.seal(cursor, self.holder)
 
 
 def _change_or_loss(row: Row, suffix: str) -> Change:

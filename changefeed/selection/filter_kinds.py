@@ -10,6 +10,7 @@ import ipaddress
 import math
 import re
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -52,6 +53,11 @@ class Kind(enum.StrEnum):
 NO_KEY = (ValueError, ArithmeticError)
 
 
+OPERAND_LIMIT_CHARACTERS = 50_000
+# More than any value has that PostgreSQL writes, except texts and bytes. What is longer is of another type.
+_LONGEST = 200_000
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """How the values of one kind compare. What reads them raises one of NO_KEY."""
@@ -62,16 +68,20 @@ class Comparison:
     read_value: Callable[[Any], Any] | None = None  # where a value has another form than an operand
     is_ordered: bool = True
     has_like: bool = False
+    longest: int = _LONGEST  # characters of a value
 
     def fits(self, value: Any) -> bool:
         """Whether a value, as Row has it, can be of this kind. It cannot where the column's type was changed since."""
         return type(value) in self.json_types
 
     def key(self, value: Any) -> Any:
-        """Of a value as Row has it. Null has none."""
-        if not self.fits(value):
-            raise ValueError("null, or of another type")
-        return (self.read_value or self.read_operand)(value)
+        """Of a value as Row has it; None where it has none, as null."""
+        if not self.fits(value) or (isinstance(value, str) and len(value) > self.longest):
+            return None
+        try:
+            return (self.read_value or self.read_operand)(value)
+        except NO_KEY:
+            return None
 
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,6})?)\s*", re.ASCII | re.IGNORECASE)
@@ -177,12 +187,18 @@ def _hexadecimal(pattern: str) -> Callable[[str], str]:
 
 
 _SEPARATORS = str.maketrans("", "", ":-.{}")
+_bytes = _hexadecimal(r"\\x(XX)*")
 
 
 def _bits(text: str) -> str:
     if text.strip("01"):
         raise ValueError("no bits")
     return text
+
+
+def _beginning(read: Callable[[str], str]) -> Callable[[str], str]:
+    """`read`, for a value of any length: behind the longest operand's there is nothing that a comparison looks at."""
+    return lambda text: read(text[: OPERAND_LIMIT_CHARACTERS + 2])  # an even number, as the digits of bytes are
 
 
 def _refuse(text: str) -> Any:
@@ -210,8 +226,8 @@ COMPARISONS = {
     ),
     Kind.INTERVAL: Comparison(filter_times.read_interval, "an interval, such as 1 year 2 mons 3 days 04:05:06"),
     Kind.UUID: Comparison(_hexadecimal(r"XXXX(-?XXXX){7}|\{XXXX(-?XXXX){7}\}"), "a uuid"),
-    Kind.TEXT: Comparison(str, has_like=True),
-    Kind.PADDED: Comparison(lambda text: text.rstrip(" "), has_like=True),
+    Kind.TEXT: Comparison(str, has_like=True, longest=sys.maxsize),
+    Kind.PADDED: Comparison(lambda text: text.rstrip(" "), has_like=True, longest=sys.maxsize),
     Kind.ENUM: Comparison(str, is_ordered=False),
     Kind.INET: Comparison(_inet, "an address, such as 10.0.0.1 or 10.0.0.0/8"),
     Kind.CIDR: Comparison(_cidr, "a network, such as 10.0.0.0/8, with no bit set to the right of its mask"),
@@ -222,8 +238,10 @@ COMPARISONS = {
     Kind.MACADDR8: Comparison(
         _hexadecimal("XX(:XX){7}|XX(-XX){7}|X{16}"), "an address, such as 08:00:2b:01:02:03:04:05"
     ),
-    Kind.BIT: Comparison(_bits, "bits, such as 0101"),
-    Kind.BYTEA: Comparison(_hexadecimal(r"\\x(XX)*"), r"bytes in hexadecimal, such as \xdeadbeef"),
+    Kind.BIT: Comparison(_bits, "bits, such as 0101", read_value=_beginning(_bits), longest=sys.maxsize),
+    Kind.BYTEA: Comparison(
+        _bytes, r"bytes in hexadecimal, such as \xdeadbeef", read_value=_beginning(_bytes), longest=sys.maxsize
+    ),
     Kind.NULL_ONLY: Comparison(_refuse, json_types=_ANY_JSON),
     Kind.NOTHING: Comparison(_refuse, json_types=_ANY_JSON),
 }

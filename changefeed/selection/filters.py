@@ -8,17 +8,24 @@ feed's texts exactly as PostgreSQL tells it is refused.
 import operator
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from changefeed.change.changed_row import Number
-from changefeed.selection.filter_kinds import COMPARISONS, NO_KEY, Comparison, Kind, ToComparable
+from changefeed.change.changed_row import Cell, Number
+from changefeed.selection.filter_kinds import (
+    COMPARISONS,
+    NO_KEY,
+    OPERAND_LIMIT_CHARACTERS,
+    Comparison,
+    Kind,
+    ToComparable,
+)
 from changefeed.selection.like import Like, ends_in_escape
 
-FILTER_LIMIT_CHARACTERS = 50_000
+FILTER_LIMIT_CHARACTERS = OPERAND_LIMIT_CHARACTERS
 VALUES_LIMIT = 1_000  # in one list
 
-Test = Callable[[Any], bool]
+Test = Callable[[Cell], bool]
 
 
 class BadFilter(ValueError):
@@ -27,13 +34,18 @@ class BadFilter(ValueError):
 
 @dataclass(frozen=True)
 class Filter:
-    """`column=operator.operand`, or `column=not.operator.operand`."""
+    """`column=operator.operand`, or `column=not.operator.operand`.
+
+    Its operand is read once for each kind of column, however often its test is made: a change of the schema makes all.
+    """
 
     column: str
     operator: str
     operand: str
     is_negated: bool = False
     values: tuple[str, ...] = field(default=(), compare=False)  # the operand, or each one of the list of `in`
+    reach: int | None = field(default=None, compare=False)  # the length of a text that `like` searches; None is any
+    _made: "dict[Kind | None, _Made | BadFilter]" = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.column}={'not.' * self.is_negated}{self.operator}.{self.operand}"
@@ -46,6 +58,12 @@ class Equality:
     column: str
     key: ToComparable
     values: frozenset[Any]
+
+
+@dataclass(frozen=True)
+class _Made:
+    test: Test
+    equality: Equality | None = None
 
 
 def parse_filter(text: str) -> Filter:
@@ -75,30 +93,51 @@ def make_test(asked: Filter, kind: Kind | None) -> Test:
     A value that does not fit `kind` passes no test, negated or not: the column's type was changed since. Without a
     kind, as for a table that only a trigger of the user's tells of, the value's own JSON type decides.
     """
-    if kind is not None:
-        return _test(asked, kind)
-    if asked.operator == "is":
-        wanted = _IS[asked.operand.lower()]
-        return lambda value: (value is wanted) is not asked.is_negated
-    by_type = {
-        Number: _test_if_fitting(asked, Kind.NUMBER),
-        bool: _test_if_fitting(asked, Kind.BOOLEAN),
-        str: _test_if_fitting(asked, Kind.TEXT),
-    }
-    return lambda value: (test := by_type.get(type(value))) is not None and test(value)
+    return _make(asked, kind).test
 
 
 def equality(asked: Filter, kind: Kind | None) -> Equality | None:
     """The filter as one, where it is one and make_test() took it."""
-    if asked.operator not in ("eq", "in") or asked.is_negated or kind is None:
-        return None
-    comparison = COMPARISONS[kind]
-    return Equality(asked.column, comparison.key, frozenset(map(comparison.read_operand, asked.values)))
+    return _make(asked, kind).equality
 
 
 def like_cost(filters: Iterable[Filter]) -> int:
     """How many characters all their patterns may compare at each place of a text, beyond a search in linear time."""
     return sum(Like(term.operand).cost for term in filters if term.operator == "like")
+
+
+def within_reach(filters: Iterable[Filter], characters: int) -> set[Filter]:
+    """The same, of which all together compare so many characters of a text, however long that is and they many.
+
+    A text that is too long for that is not searched, and counts as one that fits.
+    """
+    patterns = {term: Like(term.operand) for term in filters if term.operator == "like"}
+    cost = sum(max(1, like.cost) for like in patterns.values() if like.is_search)
+    return {replace(term, reach=characters // cost) if cost and term in patterns else term for term in filters}
+
+
+def _make(asked: Filter, kind: Kind | None) -> _Made:
+    if kind not in asked._made:
+        try:
+            asked._made[kind] = _of_kind(asked, kind) if kind is not None else _Made(_of_any_kind(asked))
+        except BadFilter as error:
+            asked._made[kind] = error
+    made = asked._made[kind]
+    if isinstance(made, BadFilter):
+        raise BadFilter(str(made))
+    return made
+
+
+def _of_any_kind(asked: Filter) -> Test:
+    if asked.operator == "is":
+        wanted = _IS[asked.operand.lower()]
+        return lambda cell: (cell.value is wanted) is not asked.is_negated
+    by_type = {
+        Number: _test_if_fitting(asked, Kind.NUMBER),
+        bool: _test_if_fitting(asked, Kind.BOOLEAN),
+        str: _test_if_fitting(asked, Kind.TEXT),
+    }
+    return lambda cell: (test := by_type.get(type(cell.value))) is not None and test(cell)
 
 
 def _column(text: str) -> tuple[str, str]:
@@ -135,12 +174,12 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 def _test_if_fitting(asked: Filter, kind: Kind) -> Test | None:
     try:
-        return _test(asked, kind)
+        return make_test(asked, kind)
     except BadFilter:
         return None
 
 
-def _test(asked: Filter, kind: Kind) -> Test:
+def _of_kind(asked: Filter, kind: Kind) -> _Made:
     comparison = COMPARISONS[kind]
     if kind is Kind.NOTHING:
         raise BadFilter(
@@ -148,56 +187,62 @@ def _test(asked: Filter, kind: Kind) -> Test:
             "generated column, such as doc ->> 'status'"
         )
     if asked.operator == "is":
-        return _is(asked, kind, comparison)
+        return _Made(_is(asked, kind, comparison))
     if kind is Kind.NULL_ONLY:
         raise BadFilter(
             f"{_shown(asked)}: a column of this type or collation knows only is.null, since only PostgreSQL can "
             "compare it; filter by a generated column, such as lower(email)"
         )
-    passes = _like_test(asked, comparison) if asked.operator == "like" else _compare(asked, comparison)
-
-    def test(value: Any) -> bool:
-        try:
-            return passes(value) is not asked.is_negated
-        except NO_KEY:
-            return False
-
-    return test
+    return _Made(_like(asked, comparison)) if asked.operator == "like" else _compare(asked, comparison)
 
 
 def _is(asked: Filter, kind: Kind, comparison: Comparison) -> Test:
     wanted = _IS[asked.operand.lower()]
     if wanted is not None and kind is not Kind.BOOLEAN:
         raise BadFilter(f"{_shown(asked)}: is.{asked.operand.lower()} is for booleans")
-    return lambda value: (value is None or comparison.fits(value)) and (value is wanted) is not asked.is_negated
 
-
-def _like_test(asked: Filter, comparison: Comparison) -> Test:
-    if not comparison.has_like:
-        raise BadFilter(f"{_shown(asked)}: like is for texts")
-    like = Like(asked.operand)
-
-    def test(value: Any) -> bool:
-        if not comparison.fits(value):
-            raise ValueError("null, or of another type")
-        return like(value)
+    def test(cell: Cell) -> bool:
+        return (cell.value is None or comparison.fits(cell.value)) and (cell.value is wanted) is not asked.is_negated
 
     return test
 
 
-def _compare(asked: Filter, comparison: Comparison) -> Test:
+def _like(asked: Filter, comparison: Comparison) -> Test:
+    if not comparison.has_like:
+        raise BadFilter(f"{_shown(asked)}: like is for texts")
+    like = Like(asked.operand)
+
+    def test(cell: Cell) -> bool:
+        if not comparison.fits(cell.value):
+            return False
+        fits = like(cell.value, asked.reach)
+        return fits is None or fits is not asked.is_negated
+
+    return test
+
+
+def _compare(asked: Filter, comparison: Comparison) -> _Made:
     if asked.operator not in ("eq", "neq", "in") and not comparison.is_ordered:
         raise BadFilter(f"{_shown(asked)}: a column of this type knows only eq, neq, in and is")
-    key = comparison.key
+    read = comparison.key
     try:
         operands = [comparison.read_operand(value) for value in asked.values]
     except NO_KEY:
         raise BadFilter(f"{_shown(asked)}: the column wants {comparison.expected}") from None
-    if asked.operator == "in":
-        wanted = frozenset(operands)
-        return lambda value: key(value) in wanted
-    compare, [operand] = _COMPARE[asked.operator], operands
-    return lambda value: compare(key(value), operand)
+    compare: Callable[[Any, Any], bool] = _COMPARE.get(asked.operator, _is_one_of)
+    operand = frozenset(operands) if asked.operator == "in" else operands[0]
+    is_negated = asked.is_negated
+
+    def test(cell: Cell) -> bool:
+        key = cell.key(read)
+        return key is not None and compare(key, operand) is not is_negated
+
+    is_equality = asked.operator in ("eq", "in") and not is_negated
+    return _Made(test, Equality(asked.column, read, frozenset(operands)) if is_equality else None)
+
+
+def _is_one_of(key: Any, keys: frozenset[Any]) -> bool:
+    return key in keys
 
 
 def _shown(asked: Filter | str) -> str:

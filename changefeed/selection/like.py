@@ -2,7 +2,8 @@
 
 `*` is any text too, as PostgREST has it; a backslash takes the next character as it is. A test takes linear time: what
 stands between two stars is looked for from the left, and what comes after it from there on. Only a `_` between other
-characters takes a regular expression, whose time is the text's length times the piece's: whoever asks bounds `cost`.
+characters takes a regular expression, whose time is the text's length times the piece's: whoever asks bounds `cost`,
+and says how long a text is worth it.
 """
 
 import re
@@ -69,19 +70,24 @@ class Like:
         self._last = others.pop() if others else None
         self._middle = [piece for piece in others if piece.length]
         self.cost = sum(piece.cost for piece in self._middle)
+        self.is_search = bool(self._middle)
 
-    def __call__(self, text: str) -> bool:
+    def __call__(self, text: str, reach: int | None = None) -> bool | None:
+        """None is undecided: a text that is longer than `reach` is compared at its ends, and not searched."""
         if not self._first.is_at(text, 0):
             return False
         if self._last is None:
             return len(text) == self._first.length
-        begin = self._first.length
+        begin, last_begin = self._first.length, len(text) - self._last.length
+        if begin > last_begin or not self._last.is_at(text, last_begin):
+            return False
+        if self._middle and reach is not None and len(text) > reach:
+            return None
         for piece in self._middle:
             begin = piece.end_after(text, begin)
-            if begin > len(text):
+            if begin > last_begin:
                 return False
-        last_begin = len(text) - self._last.length
-        return begin <= last_begin and self._last.is_at(text, last_begin)
+        return True
 
 
 def _expression(character: str | None) -> str:

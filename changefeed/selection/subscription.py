@@ -7,13 +7,12 @@ its rows: `"filter": "enter"` or `"leave"`.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from changefeed.change.change import ACTIONS, Change
-from changefeed.change.changed_row import Row
+from changefeed.change.changed_row import Cell, Row
 from changefeed.change.exposure import Payload
 from changefeed.change.json_text import some, write
 from changefeed.change.table_names import (
@@ -28,7 +27,7 @@ from changefeed.change.table_names import (
     split_list,
 )
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.filters import BadFilter, Filter, equality, like_cost, make_test, parse_filter
+from changefeed.selection.filters import BadFilter, Filter, equality, like_cost, make_test, parse_filter, within_reach
 from changefeed.selection.rights import EVERY_TABLE, Grants, bound_of_any, visible
 from changefeed.selection.visibility import SealCursor, Sight, sight_of
 
@@ -37,6 +36,8 @@ TERMS_LIMIT = 100  # of each field
 FILTERS_LIMIT_CHARACTERS = 100_000  # of all filters together
 PATTERNS_LIMIT_CHARACTERS = 1_000  # of all patterns of like together
 LIKE_COST_LIMIT = 50  # of all patterns of like together
+LIKE_REACH_CHARACTERS = 65_536  # of a text, that all patterns of like together compare
+VALUES_LIMIT = 1_000  # of all filters together
 KEPT_TABLES_LIMIT = 10_000  # a trigger of the user's may name any number, none of them a table
 
 # The columns of a table and what they compare like; None for a table that the database does not know.
@@ -207,12 +208,11 @@ class TableSelection:
             seen = self._sight.see(change, row)
             if seen is None:
                 return None
-            change, passage = seen
-            row = Row(change)
+            change, passage, row = seen
         if self._tests and row.is_known:
-            holds = held = self._holds(row.value)
+            holds = held = self._holds(row.cell)
             if change.action == "UPDATE" and row.is_changed:
-                held = self._holds(row.old_value)
+                held = self._holds(row.old_cell)
             if not holds and not held:
                 return None
             if holds is not held:
@@ -221,8 +221,8 @@ class TableSelection:
             change = with_columns(change, row, self._columns)
         return with_passage(change, passage) if passage else change
 
-    def _holds(self, value: Callable[[str], Any]) -> bool:
-        return all(test(value(column)) for column, test in self._tests)
+    def _holds(self, cell: Callable[[str], Cell]) -> bool:
+        return all(test(cell(column)) for column, test in self._tests)
 
 
 def with_passage(change: Change, passage: str) -> Change:
@@ -245,6 +245,8 @@ def _filters(texts: Sequence[str]) -> set[Filter]:
     if sum(map(len, texts)) > FILTERS_LIMIT_CHARACTERS:
         raise BadFilter(f"the filters have at most {FILTERS_LIMIT_CHARACTERS} characters together")
     filters = {parse_filter(text) for text in texts}
+    if sum(len(term.values) for term in filters) > VALUES_LIMIT:
+        raise BadFilter(f"the filters have at most {VALUES_LIMIT} values together")
     patterns = [term for term in filters if term.operator == "like"]
     if sum(len(term.operand) for term in patterns) > PATTERNS_LIMIT_CHARACTERS:
         raise BadFilter(f"the patterns of like have at most {PATTERNS_LIMIT_CHARACTERS} characters together")
@@ -253,7 +255,7 @@ def _filters(texts: Sequence[str]) -> set[Filter]:
             f"the patterns of like have at most {LIKE_COST_LIMIT} characters together in pieces with a _ within; "
             "* and % cost nothing"
         )
-    return filters
+    return within_reach(filters, LIKE_REACH_CHARACTERS)
 
 
 def _table(text: str) -> str:

@@ -6,13 +6,12 @@ as it was, and nothing of the new one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from changefeed.change.change import Change
-from changefeed.change.changed_row import Row
+from changefeed.change.changed_row import Cell, Row
 from changefeed.change.json_text import Members, some, write
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filters import Equality, Filter, equality, make_test
@@ -41,21 +40,30 @@ class Sight:
 
     def __init__(self, bound: Bound, terms: Sequence[tuple[Filter, Kind | None]], seal: SealCursor) -> None:
         self._seal = seal
+        self._key = bound, tuple(kind for _, kind in terms), seal
         self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
         self._has_limits = bool(terms) or bound.columns is not None
         self._columns = bound.columns
         self.equality: Equality | None = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
-    def see(self, change: Change, row: Row) -> tuple[Change, str] | None:
-        """The change as it is seen, and "enter" or "leave" where it takes the row into or out of sight."""
+    def see(self, change: Change, row: Row) -> tuple[Change, str, Row] | None:
+        """The change as it is seen, "enter" or "leave" where it takes the row into or out of sight, and what is seen of
+        the row: the same for all who have the same rights."""
+        return row.once(self._key, lambda: self._see_row(change, row))
+
+    def _see_row(self, change: Change, row: Row) -> tuple[Change, str, Row] | None:
+        seen = self._see(change, row)
+        return (*seen, Row(seen[0])) if seen else None
+
+    def _see(self, change: Change, row: Row) -> tuple[Change, str] | None:
         if not change.id and not self._has_limits:
             return change, ""  # as a trigger of the user's says it
         if not row.is_known:
             # In the journal that is a TRUNCATE, or a statement of many rows. A trigger's may be anything.
             return (self._show(change, row), "") if change.id else None
-        is_seen = was_seen = self._lets_through(row, row.value)
+        is_seen = was_seen = self._lets_through(row, row.cell)
         if change.action == "UPDATE" and row.is_changed:
-            was_seen = self._lets_through(row, row.old_value)
+            was_seen = self._lets_through(row, row.old_cell)
         if is_seen and was_seen:
             if row.old is not None and not self._shows_change(row):
                 # What changed may not be seen, and neither that something did; `omit` may have left it out already.
@@ -65,9 +73,9 @@ class Sight:
             return self._show(change, row), "enter"
         return (self._show(change, row, as_before=True), "leave") if was_seen else None
 
-    def _lets_through(self, row: Row, value: Callable[[str], Any]) -> bool:
+    def _lets_through(self, row: Row, cell: Callable[[str], Cell]) -> bool:
         # A column that is not there is no null: it may have been renamed since the filter was made.
-        return all(row.has(column) and test(value(column)) for column, test in self._tests)
+        return all(row.has(column) and test(cell(column)) for column, test in self._tests)
 
     def _shows_change(self, row: Row) -> bool:
         return self._columns is None or any(map(row.has_changed, self._columns))

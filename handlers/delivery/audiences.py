@@ -3,13 +3,12 @@
 Clients with the same subscription in the same dialect are one audience: what they get is picked and encoded once.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any, Generic, TypeVar
 
 from changefeed.change.change import Change
 from changefeed.change.changed_row import Row
-from changefeed.selection.filter_kinds import NO_KEY, ToComparable
+from changefeed.selection.filter_kinds import ToComparable
 from changefeed.selection.filters import Equality
 from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription
 from handlers.delivery.dialects import Dialect
@@ -136,11 +135,9 @@ class _TableIndex(Generic[Client]):
             return self._placed
         found = set(self._scanned)
         for (column, key), by_value in self._by_value.items():
-            for value in (
-                (row.value(column), row.old_value(column)) if row.has_changed(column) else (row.value(column),)
-            ):
-                with contextlib.suppress(*NO_KEY):
-                    found |= by_value.get(key(value), _NOBODY)
+            found |= by_value.get(row.cell(column).key(key), _NOBODY)
+            if row.has_changed(column):
+                found |= by_value.get(row.old_cell(column).key(key), _NOBODY)
         return found
 
 
