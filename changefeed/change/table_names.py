@@ -4,6 +4,7 @@ A part with a dot, a star or a double quote in it stands in double quotes, with 
 `sales."eu.orders"` and `"sales.eu".orders` are two tables, and `sales.eu.orders` could mean either.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -127,20 +128,13 @@ def exact(name: str) -> TableName:
 @lru_cache(maxsize=1024)
 def could_mean(name: str) -> Sequence[TableName]:
     """Every table that the name could be of, as a trigger says it: with or without schema, quoted or as it is."""
-    literal = TableName(None, name)
-    if '"' not in name:
-        readings = tuple(_plain_readings(name))
-    else:
-        try:
-            readings = tuple(_readings(_split(name)))
-        except BadName:
-            readings = tuple(_plain_readings(name))
-    return readings if literal in readings else (*readings, literal)
+    # What reads as a name in quotes may be one that has these quotes in it.
+    return tuple(dict.fromkeys((*_quoted_readings(name), *_plain_readings(name), TableName(None, name))))
 
 
 def as_written(name: str) -> Sequence[TableName]:
     """What a name of a change means where no database is asked: schema.table, else whatever it could mean."""
-    readings = could_mean(name)
+    readings = _quoted_readings(name) or could_mean(name)
     with_schema = [one for one in readings if one.schema is not None]
     return with_schema if len(with_schema) == 1 else readings
 
@@ -194,6 +188,14 @@ def _readings(parts: Sequence[Part]) -> Iterator[TableName]:
     whole = _joined(parts)
     if whole is not None and _may_be(whole):
         yield TableName(None, whole)
+
+
+def _quoted_readings(name: str) -> Sequence[TableName]:
+    """Those where a part stands in quotes; none where they are not set as those of a name are."""
+    if '"' in name:
+        with contextlib.suppress(BadName):
+            return tuple(_readings(_split(name)))
+    return ()
 
 
 def _plain_readings(name: str) -> Iterator[TableName]:

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from changefeed.change.table_names import (
@@ -53,8 +53,10 @@ def test_every_part_may_be_quoted(schema: str, table: str):
 
 
 @given(PARTS, PARTS)
+@example('\\."', '\\"')  # which reads as a quoted name, too
+@example("public", '"orders"')
 def test_a_name_without_quotes_could_mean_the_table_it_is_of(schema: str, table: str):
-    assert TableName(schema, table) in could_mean(f"{schema}.{table}") or '"' in (schema[0], table[0])
+    assert TableName(schema, table) in could_mean(f"{schema}.{table}")
     assert TableName(None, table) in could_mean(table)
 
 
