@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,13 @@ def base_backup(of: EmbeddedPostgres, *flags: str, **options: str) -> EmbeddedPo
     into = ("--pgdata", str(made._cluster), "--checkpoint", "fast", "--no-sync")
     run_tool(of, "pg_basebackup", *into, "--host", str(of.data_dir / "socket"), "--username", "postgres", *flags)
     return made
+
+
+def pause_wal_writer(of: EmbeddedPostgres) -> int:
+    """Nothing is flushed from now on but by a commit that waits for it; of the process, to be continued or killed, the id."""
+    [(process,)] = execute(of.conninfo, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+    os.kill(process, signal.SIGSTOP)
+    return int(process)
 
 
 def discard(started: EmbeddedPostgres) -> None:

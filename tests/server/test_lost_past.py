@@ -1,7 +1,9 @@
 """PostgreSQL goes back in time: nobody is left in silence, and nothing that is committed afterwards is passed over."""
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
@@ -91,7 +93,22 @@ class LostPastTestCase(JournalTestCase):
 
 
 class CrashTest(LostPastTestCase):
-    options = {"wal_writer_delay": "10s", "synchronous_commit": "off", "autovacuum": "off"}  # noqa: RUF012
+    options = {"synchronous_commit": "off", "autovacuum": "off"}  # noqa: RUF012
+
+    def new_database(self) -> str:
+        conninfo = super().new_database()
+        self.wal_writer = postgres.pause_wal_writer(self.cluster)  # however long it takes until the crash
+        self.addCleanup(self.tell_wal_writer, signal.SIGCONT)
+        return conninfo
+
+    def tell_wal_writer(self, what: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.wal_writer, what)
+
+    def crash(self) -> None:
+        self.tell_wal_writer(signal.SIGKILL)  # which would heed nothing else
+        self.cluster.stop("immediate")
+        self.cluster.start()
 
     @gen_test
     async def test_after_a_crash_with_synchronous_commit_off(self):
@@ -103,8 +120,7 @@ class CrashTest(LostPastTestCase):
         ids, gaps, cursor = await self.changes(socket, 6)
         self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6], []))
         async with self.time_goes_back():
-            self.cluster.stop("immediate")
-            self.cluster.start()
+            self.crash()
             self.assertNotEqual(self.kept(), [1, 2, 3, 4, 5, 6], "PostgreSQL lost nothing: this test tests nothing")
             self.insert(101, 102, 103, 104, 105, 106, 107)
             gap = await self.assert_told(socket, cursor, [101, 102, 103, 104, 105, 106, 107])
@@ -132,8 +148,7 @@ class CrashTest(LostPastTestCase):
         _, _, cursor = await self.changes(live, 100)
         live.close()
         async with self.time_goes_back():
-            self.cluster.stop("immediate")
-            self.cluster.start()
+            self.crash()
             self.assertEqual(self.kept(), [1, 101], "PostgreSQL lost nothing: this test tests nothing")
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         await message(resumed, "hello")
@@ -143,8 +158,7 @@ class CrashTest(LostPastTestCase):
     async def test_a_commit_that_is_lost_though_what_was_read_with_it_is_not(self):
         cursors = await self.read_two_at_a_time()
         async with self.time_goes_back():
-            self.cluster.stop("immediate")
-            self.cluster.start()
+            self.crash()
             self.assertEqual(self.kept(), [1, 101], "PostgreSQL lost nothing: this test tests nothing")
             self.insert(102)
         for cursor in cursors:
@@ -155,6 +169,7 @@ class CrashTest(LostPastTestCase):
     async def test_what_was_read_at_a_time_and_is_all_there_is_told_to_nobody(self):
         cursors = await self.read_two_at_a_time()
         async with self.restart():
+            self.tell_wal_writer(signal.SIGCONT)
             self.cluster.stop()
             self.cluster.start()
         with mock.patch.object(Memory, "proves", return_value=False):  # as at another server, which read otherwise
@@ -190,8 +205,7 @@ class CrashTest(LostPastTestCase):
         self.write("SET synchronous_commit = on; CREATE TABLE flushed ()")
         _, _, cursor = await self.changes(socket, 2)
         async with self.restart():
-            self.cluster.stop("immediate")
-            self.cluster.start()
+            self.crash()
             self.insert(3)
             self.assertEqual((await self.changes(socket, 3))[:2], ([3], []))
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
