@@ -82,9 +82,8 @@ GRANT USAGE ON SEQUENCE changefeed.lastval TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS changefeed.no_lastval
     MINVALUE -9223372036854775808 START -9223372036854775808 MAXVALUE -9200000000000000000 CACHE 1000 CYCLE;
 
--- Only its currval() counts: the partitioned table that the session is truncating (see truncate.sql).
-CREATE SEQUENCE IF NOT EXISTS changefeed.truncating;
--- Of a session, too: the script that was searched in vain for what may move rows, by the time it came (record.sql).
+-- Only its currval() counts, which is the session's: the script that was searched in vain for what may move rows, by the time
+-- it came (record.sql).
 CREATE SEQUENCE IF NOT EXISTS changefeed.searched;
 
 CREATE TABLE IF NOT EXISTS changefeed.journal (

@@ -4,14 +4,63 @@
 --
 -- Two triggers BEFORE it. The first runs as whoever truncates: planning a query may run code of the table's owner, such as
 -- an index's expression. It hands the rows over, in a transaction-local setting, to the second, which journals them as the
--- journal's owner. Nobody else's code runs between the two, and the first always sets it; so a writer cannot set it instead.
--- Whether a root is being truncated, the first one takes from a setting too, and the second looks it up in a sequence's
--- currval(): the session keeps it, and none but the journal's owner may change it. The table's owner may part the two, or set
--- another trigger between them: so the second takes nothing unless the first ran right before it, and nothing but what that
--- one hands over.
+-- journal's owner. Anybody may set a setting. So it is taken only where no other code can have run between the two
+-- (was_handed_over); else the second tells a loss.
+--
+-- What the statement has dealt with already is in a table that none but the journal's owner has a right to. The first trigger
+-- has it from another setting, which saves it from reading rows in vain; where somebody else set that, the second misses
+-- the rows, and tells a loss.
 
--- Hands over {"rows": [...]} or {"count": n}, {"error": "..."}, {"root": oid} where that one is truncated, {"apart": true} where its
--- partitions are to be journaled one by one, or nothing. Columns to hash are their texts in there, which this role may read
+-- The tables that a TRUNCATE under way has dealt with, together with their partitions; one row for each transaction. A rollback
+-- takes it back, as it does the TRUNCATE. A row is found by its place, which the session keeps in the sequence's currval(): a
+-- search would make concurrent transactions at SERIALIZABLE fail.
+CREATE UNLOGGED TABLE IF NOT EXISTS changefeed.truncation (
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    tables oid[] NOT NULL
+);
+CREATE SEQUENCE IF NOT EXISTS changefeed.truncating;
+
+CREATE OR REPLACE FUNCTION changefeed.truncated_so_far()
+RETURNS oid[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    place bigint;
+BEGIN
+    BEGIN
+        place := currval('changefeed.truncating');
+    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+        RETURN '{}';  -- the session has truncated none
+    END;
+    RETURN coalesce((
+        SELECT t.tables FROM changefeed.truncation AS t
+        WHERE t.ctid = format('(%s,%s)', place >> 16, place & 65535)::tid AND t.xid = pg_current_xact_id()
+    ), '{}');
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.set_truncated_so_far(tables oid[])
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_variable
+DECLARE
+    place bigint;
+    parts text[];
+BEGIN
+    BEGIN
+        place := currval('changefeed.truncating');
+        DELETE FROM changefeed.truncation AS t
+        WHERE t.ctid = format('(%s,%s)', place >> 16, place & 65535)::tid AND t.xid = pg_current_xact_id();
+    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+        NULL;
+    END;
+    IF cardinality(tables) > 0 THEN
+        INSERT INTO changefeed.truncation AS t (tables) VALUES (tables)
+        RETURNING string_to_array(trim('()' FROM t.ctid::text), ',') INTO parts;
+        PERFORM setval('changefeed.truncating', (parts[1]::bigint << 16) + parts[2]::bigint);
+    END IF;
+    PERFORM set_config('changefeed.truncating', array_to_string(tables, ','), true);
+END
+$function$;
+
+-- Hands over {"rows": [...]} or {"count": n}, {"error": "..."}, {"dealt_with": true} where the rows are not asked for, or {"count": 0}. Columns to hash are their texts in there, which this role may read
 -- anyway, and are hashed as the owner.
 CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET row_security = off
@@ -19,8 +68,7 @@ SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' S
 SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off
 SET array_nulls = on SET standard_conforming_strings = on AS $function$
 DECLARE
-    root text := current_setting('changefeed.truncating', true);
-    before text[] := string_to_array(nullif(current_setting('changefeed.truncated_before', true), ''), ',');
+    before text[] := string_to_array(nullif(current_setting('changefeed.truncating', true), ''), ',');
     options json := coalesce(TG_ARGV[0], '{}')::json;
     row_limit bigint := coalesce((options ->> 'limit')::bigint, 10000);
     omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
@@ -33,16 +81,13 @@ BEGIN
     IF pg_partition_root(TG_RELID) = TG_RELID THEN
         RETURN NULL;
     ELSIF EXISTS (
-        SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid <> TG_RELID AND a.relid::oid::text = root
+        SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid <> TG_RELID AND a.relid::oid::text = ANY (before)
+        UNION ALL
+        SELECT FROM pg_partition_tree(TG_RELID) AS t WHERE t.relid <> TG_RELID AND t.relid::oid::text = ANY (before)
     ) THEN
-        PERFORM set_config('changefeed.truncated', json_build_object('root', root)::text, true);
-        RETURN NULL;
-    ELSIF EXISTS (SELECT FROM pg_partition_tree(TG_RELID) AS t WHERE t.relid::oid::text = ANY (before)) THEN
-        -- The statement named a partition of it before it, whose rows are journaled; the others are on their own too.
-        PERFORM set_config('changefeed.truncated', '{"apart": true}', true);
+        PERFORM set_config('changefeed.truncated', '{"dealt_with": true}', true);
         RETURN NULL;
     END IF;
-    PERFORM set_config('changefeed.truncated_before', array_to_string(before || TG_RELID::text, ','), true);
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         -- TRUNCATE takes away rows that came after the transaction's snapshot, which no query of it can see, and some that
         -- the snapshot still shows were deleted, and journaled so, before.
@@ -79,7 +124,7 @@ BEGIN
             columns, TG_RELID::regclass
         ) INTO found_rows;
     END IF;
-    PERFORM set_config('changefeed.truncated', found_rows, true);
+    PERFORM set_config('changefeed.truncated', coalesce(found_rows, '{"count": 0}'), true);
     RETURN NULL;
 EXCEPTION WHEN transaction_rollback THEN
     RAISE;  -- a serialization failure or a deadlock is between writers
@@ -122,17 +167,58 @@ BEGIN
 END
 $function$;
 
--- Whether the trigger that fired right before this one, on a TRUNCATE of this table, is the one that hands over.
+-- Whether a row, by its xmin, was written by this transaction, or by a savepoint's within it.
+CREATE OR REPLACE FUNCTION changefeed.is_of_this_transaction(xmin xid)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    mine constant bigint := pg_current_xact_id()::text::bigint;
+    further constant bigint := (xmin::text::bigint - mine) & 4294967295;  -- an xmin has 32 bits
+BEGIN
+    RETURN pg_xact_status((mine + further)::text::xid8) = 'in progress';
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN false;  -- it would be one of the future, so it is one of the past
+END
+$function$;
+
+-- Whether the trigger that fired right before this one, on a TRUNCATE of this table, is the one that hands over; so that no
+-- code of others can have run between the two. That is what the catalog says of now. PostgreSQL fires the triggers that there
+-- were when the statement began: one of them may have replaced or renamed itself since, but drop none while the table is
+-- truncated. So a table that has other triggers must have none that this transaction has changed. Nor may it be at an
+-- isolation level where the catalog is seen as it once was.
 CREATE OR REPLACE FUNCTION changefeed.was_handed_over(target oid, trigger_name name)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    RETURN coalesce((
+    RETURN current_setting('transaction_isolation') NOT IN ('repeatable read', 'serializable') AND coalesce((
         SELECT t.tgfoid = 'changefeed.read_truncated()'::regprocedure AND t.tgqual IS NULL
         FROM pg_trigger AS t
-        WHERE t.tgrelid = target AND t.tgtype = 2 + 32 AND t.tgname < trigger_name
+        WHERE t.tgrelid = target AND t.tgtype & (2 + 32) = 2 + 32  -- BEFORE TRUNCATE, and whatever else it is for
+          AND t.tgname < trigger_name
           AND t.tgenabled IN ('A', CASE current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
         ORDER BY t.tgname DESC LIMIT 1
-    ), false);
+    ), false) AND NOT (
+        EXISTS (
+            SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+            WHERE t.tgrelid = target AND NOT t.tgisinternal AND (
+                p.pronamespace <> 'changefeed'::regnamespace OR p.proname = 'request'  -- which anybody may be let use
+            )
+        ) AND EXISTS (
+            SELECT FROM pg_trigger AS t
+            WHERE t.tgrelid = target AND NOT t.tgisinternal AND changefeed.is_of_this_transaction(t.xmin)
+        )
+    );
+END
+$function$;
+
+-- Whether the trigger fires that says when the TRUNCATE is over.
+CREATE OR REPLACE FUNCTION changefeed.is_told_the_end(target oid)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM pg_trigger AS t
+        WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.record_truncated()'::regprocedure AND t.tgtype = 32
+          AND t.tgqual IS NULL
+          AND t.tgenabled IN ('A', CASE current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
+    );
 END
 $function$;
 
@@ -142,7 +228,7 @@ RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 BEGIN
     RETURN CASE
         WHEN json_typeof(truncated) <> 'object' OR (truncated -> 'rows' IS NULL) = (truncated -> 'count' IS NULL) THEN false
-        WHEN truncated -> 'count' IS NOT NULL THEN (truncated ->> 'count')::bigint BETWEEN 1 AND 9007199254740991
+        WHEN truncated -> 'count' IS NOT NULL THEN (truncated ->> 'count')::bigint BETWEEN 0 AND 9007199254740991
         WHEN json_typeof(truncated -> 'rows') <> 'array' THEN false
         ELSE NOT EXISTS (
             SELECT FROM json_array_elements(truncated -> 'rows') AS r (data) WHERE json_typeof(r.data) <> 'object'
@@ -151,20 +237,26 @@ BEGIN
 END
 $function$;
 
--- Journals what was handed over; and keeps in mind, until it is over, that this table is truncated with its partitions.
+-- Journals what was handed over; and keeps in mind, until it is over, that this table is dealt with, and its partitions are.
 CREATE OR REPLACE FUNCTION changefeed.record_truncated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
     truncated json;
-    root bigint;
+    before oid[];
     writers_lastval bigint;
     reason text;
 BEGIN
     IF TG_WHEN = 'AFTER' THEN
-        PERFORM set_config('changefeed.truncated_before', '', true);
-        IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = TG_RELID AND c.relkind = 'p') THEN
-            PERFORM setval('changefeed.truncating', 1), set_config('changefeed.truncating', '', true);
-        END IF;
+        BEGIN
+            before := changefeed.truncated_so_far();
+            IF TG_RELID = ANY (before) THEN
+                PERFORM changefeed.set_truncated_so_far(array_remove(before, TG_RELID));
+            END IF;
+        EXCEPTION WHEN transaction_rollback THEN
+            RAISE;
+        WHEN OTHERS THEN
+            NULL;  -- somebody dropped one of these; the next TRUNCATE is told as a loss
+        END;
         RETURN NULL;
     END IF;
     BEGIN
@@ -175,29 +267,30 @@ BEGIN
     BEGIN
         truncated := nullif(current_setting('changefeed.truncated', true), '')::json;
         PERFORM set_config('changefeed.truncated', '', true);
-        IF NOT changefeed.was_handed_over(TG_RELID, TG_NAME) THEN
-            RAISE EXCEPTION 'the trigger changefeed_truncating is not the one right before %; enable it, let none be between',
-                quote_ident(TG_NAME);
-        END IF;
-        root := (truncated ->> 'root')::bigint;
-        IF root IS NOT NULL THEN
-            IF currval('changefeed.truncating') <> root THEN
-                RAISE EXCEPTION 'changefeed.truncating is not a setting of yours';
-            END IF;
+        before := changefeed.truncated_so_far();
+        IF pg_partition_root(TG_RELID) <> TG_RELID AND EXISTS (
+            SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid <> TG_RELID AND a.relid = ANY (before)
+            UNION ALL
+            -- The statement named a partition of it first, whose rows are journaled; the others are on their own too.
+            SELECT FROM pg_partition_tree(TG_RELID) AS t WHERE t.relid <> TG_RELID AND t.relid = ANY (before)
+        ) THEN
             RETURN NULL;
-        ELSIF truncated ->> 'apart' IS NOT NULL THEN
+        ELSIF NOT changefeed.is_told_the_end(TG_RELID) THEN
+            RAISE EXCEPTION 'the trigger changefeed_truncated does not fire; enable it';
+        ELSIF pg_partition_root(TG_RELID) = TG_RELID THEN
+            PERFORM changefeed.set_truncated_so_far(before || TG_RELID);
             RETURN NULL;
-        END IF;
-        IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = TG_RELID AND c.relkind = 'p') THEN
-            PERFORM setval('changefeed.truncating', TG_RELID::bigint),
-                set_config('changefeed.truncating', TG_RELID::text, true);
-        END IF;
-        IF truncated ->> 'error' IS NOT NULL THEN
+        ELSIF truncated ->> 'error' IS NOT NULL THEN
             RAISE EXCEPTION '%', truncated ->> 'error';
-        ELSIF truncated IS NULL THEN
-            RETURN NULL;
+        ELSIF NOT changefeed.was_handed_over(TG_RELID, TG_NAME) THEN
+            RAISE EXCEPTION 'the trigger changefeed_truncating is not the one right before %; enable it, let none be between, change none of this table in the same transaction',
+                quote_ident(TG_NAME);
         ELSIF NOT changefeed.is_handed_over(truncated) THEN
-            RAISE EXCEPTION 'changefeed.truncated is not a setting of yours';
+            RAISE EXCEPTION 'changefeed.truncated or changefeed.truncating is not a setting of yours';
+        END IF;
+        PERFORM changefeed.set_truncated_so_far(before || TG_RELID);
+        IF (truncated ->> 'count')::bigint = 0 THEN
+            RETURN NULL;
         END IF;
         INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, row_count)
         SELECT s.last_value, clock_timestamp(), 'D', n.nspname, c.relname, r.data, (truncated ->> 'count')::bigint
