@@ -13,8 +13,9 @@ from changefeed.counts.buckets import NONE, Buckets, Counts
 from changefeed.counts.delays import delay_index
 
 # Beyond these bounds changes are counted under one name. Any role of the database can send a payload, and make up the
-# table in it; so such names have a bound of their own, which leaves the tables that there are what they have.
-TABLE_LIMIT = 1_000
+# table in it, or make the table. So names that the journal has not told have bounds of their own, which leave the
+# tables that it tells of what they have.
+TABLE_LIMIT = 1_000  # of the journal's, and again of those that only payloads name
 OTHER_TABLES = "(other tables)"
 UNKNOWN_LIMIT = 200
 UNKNOWN_TABLES = "(unknown tables)"
@@ -35,7 +36,9 @@ class Tally:
         self.since = datetime.fromtimestamp(now, UTC)
         self.totals: dict[str, Counts] = {}
         self._is_table = is_table
-        self._unknown: set[str] = set()  # those of the totals that may be made up
+        # Those of the totals that only payloads have told: of tables that there are, and of those that may be made up.
+        self._heard: set[str] = set()
+        self._unknown: set[str] = set()
         self.foreign = 0
         self.not_json = 0
         self.withheld = 0  # payloads, see --payload
@@ -78,6 +81,7 @@ class Tally:
         for table, counts in loaded.totals.items():
             known = self.totals.get(table, NONE)
             self.totals[table] = [one + other for one, other in zip(known, counts, strict=True)]
+            self._heard.discard(table)
             self._unknown.discard(table)
         self.since = min(self.since, loaded.since)
         for step, buckets in self.by_step.items():
@@ -93,6 +97,7 @@ class Tally:
         return {
             "since": self.since.timestamp(),
             "totals": self.totals,
+            "heard": sorted(self._heard),
             "unknown": sorted(self._unknown),
             "foreign": self.foreign,
             "not_json": self.not_json,
@@ -104,6 +109,7 @@ class Tally:
         """Becomes what was dumped; what was counted before is forgotten."""
         self.since = datetime.fromtimestamp(dumped["since"], UTC)
         self.totals = dict(dumped["totals"])
+        self._heard = set(dumped["heard"])
         self._unknown = set(dumped["unknown"])
         self.foreign = dumped["foreign"]
         self.not_json = dumped["not_json"]
@@ -131,9 +137,10 @@ class Tally:
             buckets.add(at, table, index, count)
 
     def _known(self, table: str) -> str:
-        """The name that a table is counted under."""
+        """The name that a table of the journal is counted under."""
+        self._heard.discard(table)
         self._unknown.discard(table)
-        if table not in self.totals and len(self.totals) - len(self._unknown) >= TABLE_LIMIT:
+        if table not in self.totals and len(self.totals) - len(self._heard) - len(self._unknown) >= TABLE_LIMIT:
             table = OTHER_TABLES
         self.totals.setdefault(table, [0] * len(ACTIONS))
         return table
@@ -143,10 +150,10 @@ class Tally:
         if table in self.totals:
             return table
         if self._is_table(table):
-            return self._known(table)
-        if len(self._unknown) >= UNKNOWN_LIMIT:
-            table = UNKNOWN_TABLES
-        self._unknown.add(table)
+            names, table = self._heard, table if len(self._heard) < TABLE_LIMIT else OTHER_TABLES
+        else:
+            names, table = self._unknown, table if len(self._unknown) < UNKNOWN_LIMIT else UNKNOWN_TABLES
+        names.add(table)
         self.totals.setdefault(table, [0] * len(ACTIONS))
         return table
 

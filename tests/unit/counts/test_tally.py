@@ -193,6 +193,22 @@ def test_made_up_names_hide_no_table_that_there_is():
     assert len(tally.totals) == UNKNOWN_LIMIT + 1 + TABLE_LIMIT
 
 
+def test_tables_that_only_payloads_name_hide_none_of_the_journal():
+    tally = Tally(1000.0, is_table=lambda table: table.startswith("mine."))
+    for number in range(TABLE_LIMIT + 5):
+        tally.count(changes(f"mine.table{number}", INSERT), 1000.0)
+    assert tally.totals[OTHER_TABLES] == [5, 0, 0, 0]
+    other = Tally(1000.0)
+    other.restore(json.loads(json.dumps(tally.dump())))
+    for one in (tally, other):
+        for number in range(TABLE_LIMIT - 1):
+            one.count(journaled(f"public.table{number}"), 1000.0)
+        one.count(journaled("mine.table1"), 1000.0)
+        assert one.totals[f"public.table{TABLE_LIMIT - 2}"] == [1, 0, 0, 0]
+        assert one.totals["mine.table1"] == [2, 0, 0, 0]
+        assert one.totals[OTHER_TABLES] == [5, 0, 0, 0]
+
+
 def test_a_table_that_a_payload_told_first_is_one_that_there_is_once_the_journal_tells_of_it():
     tally, other = Tally(1000.0), Tally(1000.0)
     for number in range(UNKNOWN_LIMIT):
