@@ -54,7 +54,11 @@ def make_feed(
     share = share or Share()
     takes_plain = not settings.no_plain_channel
 
-    live_clients, raw_clients, dashboards = LiveClients(), RawClients(), Dashboards()
+    def is_known(table: str) -> bool:
+        return catalog.may_mean_some(table)  # which is made below
+
+    live_clients = LiveClients(is_known)
+    raw_clients, dashboards = RawClients(), Dashboards()
     event_socket = event_socket_of(live_clients)
     tell_gap = in_turn(live_clients.tell_gap, dashboards.tell_gap)
 

@@ -7,7 +7,7 @@ reconnecting crowd costs one read.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import psycopg2
@@ -139,6 +139,11 @@ class Catalog:
             self._catching_up = asyncio.create_task(self._read_again())
         return self._full_name(table) in self.tables.columns
 
+    def may_mean_some(self, table: str) -> bool:
+        """Whether a name, as a trigger of the user's gives it, may be a table's; if there is none, it is looked for."""
+        self.columns(table)
+        return any(self._found(table))
+
     def key(self, table: str) -> tuple[str, ...]:
         """The primary key's columns; none where there is no key, or no such table. One not known is looked for."""
         self.columns(table)
@@ -146,13 +151,14 @@ class Catalog:
 
     def meanings(self, table: str) -> Collection[TableName]:
         """The tables that the name could be of, as a trigger of the user's gives it; of no table, what it says."""
-        known = {
-            found
-            for name in could_mean(table)
-            for found in (self.tables.bare.get(name.table, ()) if name.schema is None else (name,))
-            if found in self.tables.bare.get(found.table, ())
-        }
-        return known or could_mean(table)
+        return set(self._found(table)) or could_mean(table)
+
+    def _found(self, table: str) -> Iterator[TableName]:
+        """Those of them that there are."""
+        for name in could_mean(table):
+            for found in self.tables.bare.get(name.table, ()) if name.schema is None else (name,):
+                if found in self.tables.bare.get(found.table, ()):
+                    yield found
 
     def _full_name(self, table: str) -> str:
         if table in self.tables.columns:

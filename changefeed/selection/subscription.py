@@ -38,7 +38,7 @@ PATTERNS_LIMIT_CHARACTERS = 1_000  # of all patterns of like together
 LIKE_COST_LIMIT = 50  # of all patterns of like together
 LIKE_REACH_CHARACTERS = 65_536  # of a text, that all patterns of like together compare
 VALUES_LIMIT = 1_000  # of all filters together
-KEPT_TABLES_LIMIT = 10_000  # a trigger of the user's may name any number, none of them a table
+KEPT_TABLES_LIMIT = 1_000  # a trigger of the user's may name any number, none of them a table
 
 # The columns of a table and what they compare like; None for a table that the database does not know.
 Columns = Callable[[str], Mapping[str, Kind] | None]
@@ -111,6 +111,11 @@ class Subscription:
     @cached_property
     def _patterns(self) -> frozenset[Pattern]:
         return frozenset(pattern for term in self.tables for pattern in parse_pattern(term).meant)
+
+    @property
+    def patterns(self) -> frozenset[Pattern]:
+        """What it, and the right to it, name."""
+        return self._patterns.union(*(parse_pattern(grant.pattern).possible for grant in self.within))
 
     def concerns(self, table: str, filtered: frozenset[str] = frozenset()) -> bool:
         """Whether anything of the table, by its qualified() name, is asked for and may be seen.

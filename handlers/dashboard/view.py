@@ -47,7 +47,7 @@ class DashboardView:
         self._selection = feed.select(Subscription(within=grants))
         self._counted = CountedTables(grants, feed.catalog)
         self._counts: CountPolicy = AllCounts(feed) if self._is_full else VisibleCounts(feed, self._counted)
-        self._filters: Audiences[Dashboard] = Audiences()
+        self._filters: Audiences[Dashboard] = Audiences(feed.catalog.may_mean_some)
         self._allowances = {name: Allowance(pace) for name, pace in PACES.items()}
         # Since the last message: how many changes there were, and those of them for each filter, None for none.
         self._of = 0

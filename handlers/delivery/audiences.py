@@ -3,15 +3,23 @@
 Clients with the same subscription in the same dialect are one audience: what they get is picked and encoded once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
+from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
 from changefeed.change.change import Change
 from changefeed.change.changed_row import Row
+from changefeed.change.table_names import Pattern, TableName, could_mean
 from changefeed.selection.filter_kinds import ToComparable
-from changefeed.selection.filters import Equality
-from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription
+from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription, TableSelection
 from handlers.delivery.dialects import Dialect
+
+# Any role of the database can make up names of tables, as many as it likes. So no more is kept of names than this, and
+# what no table has is told apart only as far as the clients' subscriptions do.
+TABLES_LIMIT = 1_000
+UNKNOWN_LIMIT = 100
+LEFT_LIMIT = 100  # audiences that an index may hold though they have left; or as many as it has
 
 Client = TypeVar("Client")
 
@@ -19,7 +27,8 @@ Client = TypeVar("Client")
 class Audience(Generic[Client]):
     """`told` is the cursor its clients were last given; `trouble` the code of why nothing can fit any more."""
 
-    def __init__(self, dialect: Dialect, selection: Selection) -> None:
+    def __init__(self, number: int, dialect: Dialect, selection: Selection) -> None:
+        self.number = number  # they rise in the order in which audiences come
         self.dialect = dialect
         self.selection = selection
         self.clients: set[Client] = set()
@@ -28,11 +37,20 @@ class Audience(Generic[Client]):
 
 
 class Audiences(Generic[Client]):
-    """Every audience that has a client."""
+    """Every audience that has a client.
 
-    def __init__(self) -> None:
+    `is_known` says whether a name, as a trigger of the user's gives it, may be that of a table there is. Who comes is
+    put into a table's index when that is used next, so that it costs the same however many tables there are.
+    """
+
+    def __init__(self, is_known: Callable[[str], bool] = lambda table: True) -> None:
+        self._is_known = is_known
         self._all: dict[tuple[Dialect, Subscription], Audience[Client]] = {}
-        self._tables: dict[tuple[str, bool], _TableIndex[Client]] = {}
+        self._newest = 0  # number of an audience
+        self._left = 0  # how many audiences ever did
+        self._tables: OrderedDict[Hashable, _TableIndex[Client]] = OrderedDict()
+        self._unknown: OrderedDict[Hashable, _TableIndex[Client]] = OrderedDict()
+        self._patterns = _Patterns()
 
     def __iter__(self) -> Iterator[Audience[Client]]:
         return iter(tuple(self._all.values()))
@@ -42,18 +60,22 @@ class Audiences(Generic[Client]):
         subscription = selection.subscription
         audience = self._all.get((dialect, subscription))
         if audience is None:
-            audience = self._all[dialect, subscription] = Audience(dialect, selection)
-            for index in self._tables.values():
-                index.add(audience)
+            self._newest += 1
+            audience = self._all[dialect, subscription] = Audience(self._newest, dialect, selection)
+            if self._patterns.add(subscription.patterns):
+                self._unknown.clear()
         audience.clients.add(client)
         return audience
 
     def leave(self, client: Client, audience: Audience[Client]) -> None:
         audience.clients.discard(client)
-        if not audience.clients:
-            self._all.pop((audience.dialect, audience.selection.subscription), None)
-            for index in self._tables.values():
-                index.discard(audience)
+        subscription = audience.selection.subscription
+        if not audience.clients and self._all.pop((audience.dialect, subscription), None) is not None:
+            self._left += 1
+            self._patterns.discard(subscription.patterns)
+            for kept in (self._tables, self._unknown):
+                if kept and next(iter(kept.values())).is_stale(self._left):
+                    kept.popitem(last=False)
 
     def route(self, changes: Sequence[Change]) -> Iterator[tuple[Audience[Client], Sequence[Change]]]:
         """Each audience that gets something, and what; a change is parsed if some filter asks for it, and once."""
@@ -66,9 +88,11 @@ class Audiences(Generic[Client]):
         if asked_for_all == len(self._all):
             return
         for change in changes:
+            if not change.table:
+                continue
             row = Row(change)
-            for audience in self._index(change.table, change.is_journaled).concerned(row):
-                chosen = audience.selection.pick_one(change, row)
+            for audience, selected in self._index(change.table, change.is_journaled).concerned(row):
+                chosen = selected.pick(change, row)
                 if chosen is not None:
                     picked.setdefault(audience, []).append(chosen)
         yield from picked.items()
@@ -78,29 +102,85 @@ class Audiences(Generic[Client]):
         for audience in self._all.values():
             audience.selection.refresh_columns()
         self._tables.clear()
+        self._unknown.clear()
 
     def _index(self, table: str, is_journaled: bool) -> "_TableIndex[Client]":
-        index = self._tables.get((table, is_journaled))
-        if index is None:
-            index = self._tables[table, is_journaled] = _TableIndex(table, is_exact=is_journaled)
-            for audience in self._all.values():
-                index.add(audience)
+        key: Hashable = (table, is_journaled)
+        kept, limit = self._tables, TABLES_LIMIT
+        if key not in kept and not is_journaled and not self._is_known(table):
+            kept, limit, key = self._unknown, UNKNOWN_LIMIT, self._patterns.tell_apart(table)
+        index = kept.get(key)
+        if index is None or index.is_stale(self._left):
+            index = kept[key] = _TableIndex(table, is_exact=is_journaled, left=self._left)
+        kept.move_to_end(key)
+        if len(kept) > limit:
+            kept.popitem(last=False)
+        for audience in takewhile(lambda each: each.number > index.newest, reversed(self._all.values())):
+            index.add(audience)
+        index.newest = self._newest
         return index
 
 
+class _Patterns:
+    """What the subscriptions and rights of all audiences name."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Pattern] = Counter()
+        self._of_table: dict[str, set[Pattern]] = {}
+
+    def add(self, patterns: Iterable[Pattern]) -> bool:
+        """Returns whether any is new."""
+        is_any_new = False
+        for pattern in patterns:
+            is_any_new |= pattern not in self._counts
+            self._counts[pattern] += 1
+            if pattern.table is not None:
+                self._of_table.setdefault(pattern.table, set()).add(pattern)
+        return is_any_new
+
+    def discard(self, patterns: Iterable[Pattern]) -> None:
+        for pattern in patterns:
+            self._counts[pattern] -= 1
+            if self._counts[pattern]:
+                continue
+            del self._counts[pattern]
+            if pattern.table is not None:
+                self._of_table[pattern.table].discard(pattern)
+                if not self._of_table[pattern.table]:
+                    del self._of_table[pattern.table]
+
+    def tell_apart(self, name: str) -> Hashable:
+        """The same for all names that no subscription treats differently, as long as no table has them."""
+        readings = could_mean(name)
+        return sum(one.schema is not None for one in readings) == 1, frozenset(map(self._concerned, readings))
+
+    def _concerned(self, reading: TableName) -> tuple[bool, frozenset[Pattern]]:
+        found = {pattern for pattern in self._of_table.get(reading.table, ()) if pattern.may_cover(reading)}
+        if reading.schema is not None:
+            found |= {Pattern(reading.schema, None)} & self._counts.keys()
+        return reading.schema is None, frozenset(found)
+
+
 class _TableIndex(Generic[Client]):
-    """The audiences that one table's changes may be for.
+    """The audiences that one table's changes may be for; or those of all names that are treated alike.
 
     One that asks for certain values of a column is found by the values a change has, so that a thousand clients may
-    each follow a customer of their own at little more than the cost of one.
+    each follow a customer of their own at little more than the cost of one. Those that have left are not taken out, but
+    go with the index, which is made anew where they may be too many.
     """
 
-    def __init__(self, table: str, *, is_exact: bool) -> None:
+    def __init__(self, table: str, *, is_exact: bool, left: int) -> None:
+        self.newest = 0  # the number of the last audience that was looked at
         self._table = table
         self._is_exact = is_exact
+        self._left = left
         self._scanned: set[Audience[Client]] = set()
         self._by_value: dict[tuple[str, ToComparable], dict[Any, set[Audience[Client]]]] = {}
-        self._placed: dict[Audience[Client], Equality | None] = {}
+        self._placed: dict[Audience[Client], TableSelection] = {}
+
+    def is_stale(self, left: int) -> bool:
+        """Whether many of its audiences may have left; `left` is how many ever did."""
+        return left - self._left > max(LEFT_LIMIT, len(self._placed))
 
     def add(self, audience: Audience[Client]) -> None:
         if audience.selection.subscription == ALL_CHANGES:
@@ -108,7 +188,8 @@ class _TableIndex(Generic[Client]):
         selected = audience.selection.for_table(self._table, is_exact=self._is_exact)
         if selected is None:
             return
-        self._placed[audience] = equality = selected.equality
+        self._placed[audience] = selected
+        equality = selected.equality
         if equality is None:
             self._scanned.add(audience)
             return
@@ -116,19 +197,11 @@ class _TableIndex(Generic[Client]):
         for value in equality.values:
             by_value.setdefault(value, set()).add(audience)
 
-    def discard(self, audience: Audience[Client]) -> None:
-        equality = self._placed.pop(audience, None)
-        if equality is None:
-            self._scanned.discard(audience)
-            return
-        by_value = self._by_value[equality.column, equality.key]
-        for value in equality.values:
-            by_value[value].discard(audience)
-            if not by_value[value]:
-                del by_value[value]
+    def concerned(self, row: Row) -> Iterator[tuple[Audience[Client], TableSelection]]:
+        """At least those that the change is for, and what of the table each asks for."""
+        return ((audience, self._placed[audience]) for audience in self._candidates(row) if audience.clients)
 
-    def concerned(self, row: Row) -> Iterable[Audience[Client]]:
-        """At least those that the change is for."""
+    def _candidates(self, row: Row) -> Iterable[Audience[Client]]:
         if not self._by_value:
             return self._scanned
         if not row.is_known:

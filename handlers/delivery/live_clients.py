@@ -5,7 +5,7 @@ A server makes it when it starts, and gives it up when it ends. Knows no transpo
 
 import asyncio
 import time
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
 from changefeed.change.change import Change
@@ -55,10 +55,13 @@ class LiveClient(Protocol):
 
 
 class LiveClients:
-    """All that follow the feed; those that have caught up are live, and get every broadcast."""
+    """All that follow the feed; those that have caught up are live, and get every broadcast.
 
-    def __init__(self) -> None:
-        self.audiences: Audiences[LiveClient] = Audiences()
+    `is_known` is Audiences'.
+    """
+
+    def __init__(self, is_known: Callable[[str], bool] = lambda table: True) -> None:
+        self.audiences: Audiences[LiveClient] = Audiences(is_known)
         self._connected: set[LiveClient] = set()
         self._busy_since: dict[LiveClient, float] = {}  # the live ones whose outbox is not empty; monotonic
         self._newest_cursor: str | None = None

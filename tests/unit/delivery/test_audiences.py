@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changefeed.change.change import Change
 from changefeed.selection.filter_kinds import Kind
+from changefeed.selection.rights import EVERY_TABLE, Grant
 from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription
+from handlers.delivery import audiences as audiences_module
 from handlers.delivery.audiences import Audiences
 from handlers.delivery.dialects import PLAIN, PROTOCOL
 
@@ -27,9 +30,11 @@ FILTERS = (
     "n=is.null",
     "t=like.x*",
 )
+rights = st.sampled_from([EVERY_TABLE, EVERY_TABLE, (Grant("public.*"),), (Grant("a"), Grant("made.*"))])
 subscriptions = st.builds(
-    lambda **fields: Subscription.parse(fields),
-    table=st.lists(st.sampled_from(["a", "public.b", "public.*", "c"]), max_size=2),
+    lambda within, **fields: Subscription.parse(fields, within),
+    rights,
+    table=st.lists(st.sampled_from(["a", "public.b", "public.*", "c", "made.*", "made.up"]), max_size=2),
     action=st.lists(st.sampled_from(["INSERT", "UPDATE", "TRUNCATE"]), max_size=2),
     filter=st.lists(st.sampled_from(FILTERS), max_size=2),
     columns=st.lists(st.just("n"), max_size=1),
@@ -40,12 +45,14 @@ rows = st.fixed_dictionaries({"n": values, "t": values})
 
 @st.composite
 def changes(draw: st.DrawFn) -> Change:
-    table = draw(st.sampled_from(["public.a", "public.a", "public.b", "c", ""]))
+    told = ["public.a", "public.b", "c", "", "a", "made.up", "made.up.too", "public.none", '"a"', "none", "n" * 200]
+    table = draw(st.sampled_from(["public.a", *told]))
+    is_journaled = table in TABLES and draw(st.booleans())
     action = draw(st.sampled_from(["INSERT", "UPDATE", "UPDATE", "DELETE", "TRUNCATE"]))
     data = None if action == "TRUNCATE" else draw(rows)
     old = {"old": draw(st.dictionaries(st.sampled_from("nt"), values))} if action == "UPDATE" else {}
     text = json.dumps({"table": table, "action": action, "data": data, **old, "cursor": "1.x"})
-    return Change(text, table, action if table else "", 1, 1)
+    return Change(text, table, action if table else "", 1, 1 if is_journaled else 0)
 
 
 @settings(max_examples=500)
@@ -53,7 +60,15 @@ def changes(draw: st.DrawFn) -> Change:
 def test_each_audience_gets_what_its_subscription_picks_and_gets_it_once(
     asked: list[Subscription], published: list[Change], data: st.DataObject
 ):
-    audiences: Audiences[int] = Audiences()
+    limit = data.draw(st.sampled_from([1, 1000]))
+    with mock.patch.multiple(audiences_module, TABLES_LIMIT=limit, UNKNOWN_LIMIT=limit, LEFT_LIMIT=limit):
+        assert_each_gets_what_it_asked_for(asked, published, data)
+
+
+def assert_each_gets_what_it_asked_for(asked: list[Subscription], published: list[Change], data: st.DataObject) -> None:
+    audiences: Audiences[int] = Audiences(
+        data.draw(st.sampled_from([lambda table: True, lambda table: table in TABLES]))
+    )
     joined = {}
     for client, subscription in enumerate(asked):
         dialect = data.draw(st.sampled_from([PLAIN, PROTOCOL]))
@@ -71,3 +86,64 @@ def test_each_audience_gets_what_its_subscription_picks_and_gets_it_once(
         for audience in set(joined.values())
     }
     assert dict(routed) == {audience: texts for audience, texts in expected.items() if texts}
+
+
+class Lookups:
+    """Counts how often a table's columns were asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, table: str) -> Mapping[str, Kind] | None:
+        self.count += 1
+        return TABLES.get(table)
+
+
+def of_tables(names: list[str], *, is_journaled: bool = False) -> list[Change]:
+    return [Change(f'{{"table": "{name}"}}', name, "INSERT", 1, 1 if is_journaled else 0) for name in names]
+
+
+def join(audiences: Audiences[int], clients: range, columns: Lookups) -> None:
+    for client in clients:
+        subscription = Subscription.parse({"table": ["public.*", "made.*"], "filter": [f"n=eq.{client}"]})
+        audiences.join(client, PROTOCOL, Selection(subscription, columns))
+
+
+def test_any_number_of_names_that_no_table_has_are_looked_up_as_one():
+    columns = Lookups()
+    audiences: Audiences[int] = Audiences(lambda table: table in TABLES)
+    join(audiences, range(20), columns)
+    for number in range(300):
+        list(audiences.route(of_tables([f"{number}", f"made.{number}", f"a.b.{number}", f"{number}" + "x" * 7_800])))
+    assert columns.count <= 3 * 20
+    before = columns.count
+    join(audiences, range(20, 30), columns)
+    assert columns.count == before  # who comes is looked up for what changes next
+    list(audiences.route(of_tables(["made.1"])))
+    assert columns.count == before + 10
+
+
+def test_no_more_tables_are_kept_than_the_limit_and_those_in_use_are(monkeypatch):
+    monkeypatch.setattr(audiences_module, "TABLES_LIMIT", 10)
+    columns = Lookups()
+    audiences: Audiences[int] = Audiences()
+    join(audiences, range(1), columns)
+    for number in range(100):
+        list(audiences.route(of_tables(["public.a", f"public.made{number}"], is_journaled=True)))
+    assert columns.count == 101
+    assert len(audiences._tables) == 10
+
+
+def test_those_that_left_are_given_up_by_indexes_that_nothing_comes_for(monkeypatch):
+    monkeypatch.setattr(audiences_module, "LEFT_LIMIT", 10)
+    columns = Lookups()
+    audiences: Audiences[int] = Audiences()
+    for round_ in range(10):
+        joined = [
+            audiences.join(client, PROTOCOL, Selection(Subscription.parse({"filter": [f"n=eq.{client}"]}), columns))
+            for client in range(5)
+        ]
+        list(audiences.route(of_tables([f"public.made{round_}"], is_journaled=True)))
+        for client, audience in enumerate(joined):
+            audiences.leave(client, audience)
+    assert len(audiences._tables) <= 4
