@@ -1,4 +1,4 @@
-"""Starts the server, or one of its commands: `python server.py --help`."""
+"""Starts the server, or one of its commands: `.venv/bin/python server.py --help`."""
 
 import logging
 import os

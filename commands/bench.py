@@ -1,4 +1,4 @@
-"""Settings in, figures of the user's own machine and PostgreSQL out: `python server.py bench` (docs/benchmarks.md).
+"""Settings in, figures of the user's own machine and PostgreSQL out: the command `bench` (docs/benchmarks.md).
 
 It works in a database of its own on that PostgreSQL, which it makes and drops again, however it ends but by kill -9. So
 no table of the user's is touched, no journal of theirs is filled, and no server of theirs hears of it: NOTIFY and
@@ -88,12 +88,12 @@ def _end(*_: object) -> NoReturn:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; see python server.py bench --help")
+        raise SettingsError(f"{message}; see .venv/bin/python server.py bench --help")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python server.py bench",
+        prog=".venv/bin/python server.py bench",
         description=f"Measures the server on this machine with your PostgreSQL, in a database {NAME} of its own, which "
         "it makes and drops again; without --database-url with a PostgreSQL of its own.",
         epilog="Beside these it takes the server's settings, flags, environment and .env, and measures with the "

@@ -1,6 +1,6 @@
 """Settings in, findings out: what in the database, or on this machine, keeps the change feed from working well.
 
-`python server.py doctor` prints one line for each, with the command that mends it. It only looks, and changes nothing.
+The command `doctor` prints one line for each, with the command that fixes it. It only looks, and changes nothing.
 """
 
 import contextlib

@@ -3,6 +3,11 @@
 //     node examples/follow.mjs ws://localhost:8080/ws orders
 import { connect } from "../frontend/dist/client.js";
 
+if (!globalThis.WebSocket) {
+  console.error(`Node 22 or newer is needed, and this is ${process.version}`);
+  process.exit(1);
+}
+
 const [url = "ws://localhost:8080/ws", table] = process.argv.slice(2);
 
 const feed = connect(url, {
@@ -11,7 +16,10 @@ const feed = connect(url, {
   parse: (text) => JSON.parse(text), // rounds numbers beyond 2^53; parse of the package lossless-json keeps them
   onChange: (change) => console.log(JSON.stringify(change)),
   onGap: (gap) => console.error(`changes may be missing: ${gap.why}; ${gap.what_to_do}`),
-  onState: ({ state, attempts }) => console.error(attempts > 1 ? `${state}, attempt ${attempts}` : state),
+  onState: ({ state, attempts, reason, code }) => {
+    console.error([state, attempts > 1 && `attempt ${attempts}`, reason].filter(Boolean).join(", "));
+    if (code === 1008 || code === 4401) process.exit(1); // the server does not accept the table, or the token
+  },
 });
 
 process.on("SIGINT", () => feed.close());

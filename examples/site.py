@@ -2,12 +2,13 @@
 
 It never speaks to the feed. It commits; the feed delivers the change to every open page.
 
-    python examples/site.py --database-url postgresql://localhost/shop
+    .venv/bin/python examples/site.py --database-url postgresql://localhost/shop
 """
 
 import argparse
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,8 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-from psycopg2.extras import RealDictCursor
+try:
+    import psycopg2
+    from psycopg2.extras import RealDictCursor
+except ImportError:
+    sys.exit("the package psycopg2 is needed: use .venv/bin/python, which `make run` installs")
 
 FOLDER = Path(__file__).parent
 PAGES = {"/": "index.html", "/live-list": "live-list.html", "/chat": "chat.html", "/progress": "progress.html"}
@@ -121,8 +125,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to serve on (default: 8000)")
     arguments = parser.parse_args()
     database = Database(arguments.database_url)
-    database.run((FOLDER / "tables.sql").read_text("utf-8"))
-    server = ThreadingHTTPServer(("127.0.0.1", arguments.port), make_handler(database, arguments.feed))
+    try:
+        database.run((FOLDER / "tables.sql").read_text("utf-8"))
+    except psycopg2.Error as error:
+        sys.exit(f"the tables of the examples cannot be created (--database-url): {' '.join(str(error).split())}")
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", arguments.port), make_handler(database, arguments.feed))
+    except OSError as error:
+        sys.exit(f"--port {arguments.port}: {error}")
     print(f"The examples are at http://localhost:{server.server_address[1]}/", flush=True)
     try:
         server.serve_forever()

@@ -45,8 +45,8 @@ ORIGINAL_VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD"
 _DESCRIPTION = "Feeds the changes of a PostgreSQL database to WebSocket clients and a live dashboard."
 _COMMANDS = """\
 commands:
-  doctor    look at the database and say what to mend: python server.py doctor --help
-  bench     measure on this machine, with this PostgreSQL: python server.py bench --help
+  doctor    look at the database and say what to mend: .venv/bin/python server.py doctor --help
+  bench     measure on this machine, with this PostgreSQL: .venv/bin/python server.py bench --help
 """
 _SOURCES = """\
 Each setting is also an environment variable (--demo-rate is DEMO_RATE) and a line of
@@ -56,7 +56,7 @@ environment, the environment over .env. Repeatable flags are lists with commas t
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; see python server.py --help")
+        raise SettingsError(f"{message}; see .venv/bin/python server.py --help")
 
     def parse_flags(self, argv: Sequence[str]) -> dict[str, Any]:
         namespace, unknown = self.parse_known_args(argv)
@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(command: str, description: str) -> _Parser:
     parser = _Parser(
-        prog=f"python server.py {command}".rstrip(),
+        prog=f".venv/bin/python server.py {command}".rstrip(),
         usage=f"%(prog)s {'' if command else '[doctor | bench] '}[SETTING ...]",
         description=description or _DESCRIPTION,
         epilog=_SOURCES if command else f"{_COMMANDS}\n{_SOURCES}",
@@ -222,7 +222,7 @@ def _read_dotenv(path: Path) -> dict[str, str]:
             raise SettingsError(f"{path.name}: line {original.line} is not of the form NAME=value")
         if name is not None and value is not None:
             if name not in known:
-                hint = _did_you_mean(name, sorted(known)) or "; see python server.py --help for the names"
+                hint = _did_you_mean(name, sorted(known)) or "; see .venv/bin/python server.py --help for the names"
                 raise SettingsError(f"{path.name}: {name} is not a setting{hint}")
             found[name] = value
     return found

@@ -239,7 +239,8 @@ DATABASE = (
         values.directory,
         None,
         "DIR",
-        "folder of the embedded PostgreSQL's data (default: the user's cache)",
+        "folder of the embedded PostgreSQL's data (default: ~/.cache/psqlisten2websocket; on macOS in "
+        "~/Library/Caches; for root in /var/cache)",
     ),
     Setting(
         "demo_rate",

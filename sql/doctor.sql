@@ -1,4 +1,4 @@
--- What `python server.py doctor` asks. Everything is only read.
+-- What `.venv/bin/python server.py doctor` asks. Everything is only read.
 
 -- server --
 SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),

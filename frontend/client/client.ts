@@ -142,7 +142,6 @@ export function connect(first: string | URL | Options | undefined, second: Optio
   let lostAt: number | null = null;
   let attempts = 0;
   let refusal = ''; // why the server is about to close this connection
-  let reported = '';
   let isClosed = false;
 
   const call = <T>(callback: ((value: T) => void) | undefined, value: T) => {
@@ -225,9 +224,8 @@ export function connect(first: string | URL | Options | undefined, second: Optio
           lostAt = null; // so that the same loss is not reported again
         }
         refusal = message.message;
-        // Each further attempt is refused in the same words.
-        if (reported !== refusal) browser.report(new Error(`changefeed: ${message.code}: ${refusal}`));
-        reported = refusal;
+        // Else onState gets it, when the server has closed the connection.
+        if (isOpen || !onState) browser.report(new Error(`changefeed: ${message.code}: ${refusal}`));
         return;
       // Other types are of later versions, for those who ask for them.
     }

@@ -136,7 +136,6 @@ function connect(first, second = {}, browser = BROWSER) {
 	let lostAt = null;
 	let attempts = 0;
 	let refusal = "";
-	let reported = "";
 	let isClosed = false;
 	const call = (callback, value) => {
 		if (isClosed) return;
@@ -210,8 +209,7 @@ function connect(first, second = {}, browser = BROWSER) {
 					lostAt = null;
 				}
 				refusal = message.message;
-				if (reported !== refusal) browser.report(/* @__PURE__ */ new Error(`changefeed: ${message.code}: ${refusal}`));
-				reported = refusal;
+				if (isOpen || !onState) browser.report(/* @__PURE__ */ new Error(`changefeed: ${message.code}: ${refusal}`));
 				return;
 		}
 	};

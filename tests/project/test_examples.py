@@ -151,6 +151,50 @@ def test_following_in_python_prints_each_change(tmp_path: Path):
             follower.stop()
 
 
+def refusal(*command: str, **environ: str) -> str:
+    """The only line that a program prints before it gives up."""
+    done = subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    line, *states = reversed(done.stderr.splitlines())
+    assert set(states) <= {"connecting"}, done.stderr
+    return line
+
+
+def test_a_follower_of_what_is_not_there_says_so_in_one_line_and_ends(orders: Orders):
+    node, curl = commands(orders.host).values()
+    python = (sys.executable, str(EXAMPLES / "follow.py"))
+    assert "ordres" in refusal(*node[:-1], "ordres", TOKEN=TOKEN)
+    assert "token" in refusal(*node, TOKEN="wrong")
+    assert "ordres" in refusal(*python, f"ws://{orders.host}/ws?table=ordres", TOKEN=TOKEN)
+    assert "token" in refusal(*python, f"ws://{orders.host}/ws", TOKEN="wrong")
+    assert "404" in refusal(*python, f"ws://{orders.host}/nowhere")
+    assert "localhost:8080" in refusal(*python, "localhost:8080")
+    if shutil.which("curl"):
+        assert "ordres" in refusal(*curl[:-1], "table=ordres", TOKEN=TOKEN)
+        assert "sign in" in refusal(*curl)
+        assert "not" in refusal(*curl[:-2], f"http://{orders.host}/nowhere", TOKEN=TOKEN)
+
+
+def test_a_program_without_what_it_needs_says_so_in_one_line(tmp_path: Path):
+    node, *_ = commands("127.0.0.1:1")["node"]
+    assert "Node 22" in refusal(node, "--no-experimental-websocket", str(EXAMPLES / "follow.mjs"))
+    bare = (sys.executable, "-S")  # without installed packages
+    assert "pip install websockets" in refusal(*bare, str(EXAMPLES / "follow.py"))
+    assert ".venv/bin/python" in refusal(*bare, str(EXAMPLES / "site.py"))
+    site = (sys.executable, str(EXAMPLES / "site.py"), "--database-url")
+    assert "--database-url" in refusal(*site, f"host={tmp_path}")
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, "CREATE ROLE visitor LOGIN")
+    assert "permission denied" in refusal(*site, f"{conninfo} user=visitor")
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:

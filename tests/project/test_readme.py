@@ -134,6 +134,14 @@ def test_the_documents_are_in_plain_english(word: str):
             assert not re.search(rf"(?<![\w-]){word}(?![\w-])", prose, re.IGNORECASE), f"{document.name}: {word}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_each_command_names_its_python_and_its_database(document: Path):
+    if document.name != "CHANGELOG.md":
+        text = document.read_text("utf-8")
+        assert not re.search(r"(?<![/\w])python (server|examples/\w+)\.py", text)  # the system's lacks the packages
+        assert not re.search(r"psql -f sql/uninstall\.sql(?! \"\$DATABASE_URL\")", text)
+
+
 def versions() -> dict[str, str]:
     """Each version's text by its heading, the newest first."""
     parts = re.split(r"^## (.+)$", CHANGELOG, flags=re.MULTILINE)[1:]

@@ -176,7 +176,7 @@ def test_quotes_comments_export_and_windows_line_ends_are_understood(dotenv: Pat
 @pytest.mark.parametrize(("name", "meant"), [("DATABSE_URL", "DATABASE_URL"), ("DEMORATE", "DEMO_RATE"), ("host", "")])
 def test_an_unknown_name_in_the_file_is_refused_and_a_known_one_suggested(name: str, meant: str, dotenv: Path):
     dotenv.write_text(f"{name}=hunter2\n")
-    hint = f"did you mean {meant}?" if meant else "see python server.py --help"
+    hint = f"did you mean {meant}?" if meant else "see .venv/bin/python server.py --help"
     with pytest.raises(SettingsError, match=rf"^\.env: {name} is not a setting; {hint}"):
         load([], {}, dotenv)
 
@@ -210,7 +210,7 @@ def test_a_command_has_a_help_of_its_own(dotenv: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         load(["--help"], {}, dotenv, command="doctor", description="Looks at the database.")
     assert capsys.readouterr().out.startswith(
-        "usage: python server.py doctor [SETTING ...]\n\nLooks at the database.\n"
+        "usage: .venv/bin/python server.py doctor [SETTING ...]\n\nLooks at the database.\n"
     )
 
 
@@ -233,7 +233,7 @@ def test_errors_are_whole_without_docstrings():
     [
         (["--databse-url=x"], "--databse-url is not a setting; did you mean --database-url?"),
         (["--data"], "--data is not a setting; did you mean"),
-        (["--zzz", "x"], "--zzz is not a setting; see python server.py --help"),
+        (["--zzz", "x"], "--zzz is not a setting; see .venv/bin/python server.py --help"),
         (["x"], "there is a value without its flag"),
         (["--port"], "expected one argument"),
         (["--echo=yes"], "--echo"),
