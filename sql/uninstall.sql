@@ -10,7 +10,7 @@ DO $uninstall$
 DECLARE
     -- As in watch.sql: writers of the watched tables wait for no longer than this, and between two attempts they go on.
     wait_ms constant integer := (
-        SELECT least(100, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
+        SELECT least(8, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
     );
     deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
 BEGIN
@@ -26,7 +26,7 @@ BEGIN
                     HINT = 'Nothing was changed. Try again when the transactions that hold it are over.';
             END IF;
         END;
-        PERFORM pg_sleep(wait_ms * (1 + random()) / 1000);
+        PERFORM pg_sleep(wait_ms * (4 + 4 * random()) / 1000);
     END LOOP;
 END
 $uninstall$;

@@ -67,7 +67,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     FROM recording AS r
 $function$;
 
--- The triggers that tables and their partitions ought to have: each with its columns of pg_trigger. A table that inherits, or
 -- Whether rows of a partitioned table may be elsewhere, in a foreign table.
 CREATE OR REPLACE FUNCTION changefeed.has_foreign_partition(root oid)
 RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -77,6 +76,7 @@ RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fu
     )
 $function$;
 
+-- The triggers that tables and their partitions ought to have: each with its columns of pg_trigger. A table that inherits, or
 -- is inherited from, gets triggers for each row: those for a statement would not tell which of the tables a row is in.
 DROP FUNCTION IF EXISTS changefeed.wanted_triggers(regclass, jsonb);  -- version 4's
 CREATE OR REPLACE FUNCTION changefeed.wanted_triggers(roots oid[], options jsonb[])
@@ -84,7 +84,10 @@ RETURNS TABLE (
     root oid, member oid, level integer, name name, type integer, function oid, argument text, old_table name, new_table name
 )
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    WITH facts AS (
+    WITH asked AS MATERIALIZED (
+        SELECT o.root, o.options, changefeed.has_foreign_partition(o.root) AS has_foreign_partition
+        FROM unnest(roots, options) AS o (root, options) WHERE o.options IS NOT NULL
+    ), facts AS (
         SELECT
             m.*,
             o.options,
@@ -92,7 +95,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
             c.relkind = 'p' AS is_partitioned,
             CASE
                 -- PostgreSQL refuses transition tables, and so the write, where it reaches a foreign partition.
-                WHEN c.relispartition OR c.relkind = 'p' THEN changefeed.has_foreign_partition(m.root)
+                WHEN c.relispartition OR c.relkind = 'p' THEN o.has_foreign_partition
                 ELSE EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
                     OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid)
             END AS is_rowwise,
@@ -108,7 +111,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
                 WHERE a.attrelid = m.root AND a.attnum > 0 AND NOT a.attisdropped
             ) AS is_in_another_order
         FROM changefeed.members(roots) AS m JOIN pg_class AS c ON c.oid = m.member
-        JOIN unnest(roots, options) AS o (root, options) ON o.root = m.root AND o.options IS NOT NULL
+        JOIN asked AS o ON o.root = m.root
     ), arguments AS (
         SELECT *,
             (options - 'strict')
@@ -164,7 +167,8 @@ END
 $function$;
 
 -- What makes the triggers of tables and their partitions what they ought to be; where a table's options are null, what takes
--- them away. Each with the table to be locked for it, in the order in which writers lock them: the root first.
+-- them away. What locks each table comes first, in the order in which writers lock them, the root before its partitions: a lock
+-- that cannot be had is known before triggers were made in vain, for which writers waited.
 CREATE OR REPLACE FUNCTION changefeed.repairs(roots oid[], options jsonb[])
 RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH ours AS (
@@ -212,25 +216,30 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
            IS DISTINCT FROM (w.type::smallint, w.function, w.tgargs, '', 0::oid)
        OR t.tgoldtable IS DISTINCT FROM w.old_table OR t.tgnewtable IS DISTINCT FROM w.new_table
        OR (t.tgqual IS NOT NULL) <> (w.function = 'changefeed.never()'::regprocedure)
-    ORDER BY coalesce(w.level, t.level), coalesce(w.member, t.member), w.name IS NOT NULL
+    ORDER BY
+        -- To drop or rename one needs a stronger lock than to make one.
+        row_number() OVER (PARTITION BY coalesce(w.member, t.member) ORDER BY w.name IS NOT NULL) > 1,
+        coalesce(w.level, t.level), coalesce(w.member, t.member), w.name IS NOT NULL
 $function$;
 
--- How long to wait for one lock, in milliseconds: writers queue up behind whoever waits, and one that holds another lock of
--- ours would be ended by PostgreSQL's search for deadlocks, after deadlock_timeout.
+-- How long one attempt waits for locks at most, in milliseconds: writers queue up behind whoever waits. It is less than a
+-- lock_timeout that writers have, and less than the deadlock_timeout after which PostgreSQL would end a writer who holds what is
+-- waited for, and waits for what is held here.
 CREATE OR REPLACE FUNCTION changefeed.lock_wait_ms()
 RETURNS integer LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT least(100, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
+    SELECT least(8, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
 $function$;
 
 -- Makes the triggers of a table and its partitions what they ought to be, or drops them where `options` is null. True where
 -- that changed anything. A table that is as it ought to be is not locked. Fails with lock_not_available, and changes nothing,
--- where a lock cannot be had within `wait_ms`.
+-- where its locks cannot be had within `wait_ms`, all together.
 CREATE OR REPLACE FUNCTION changefeed.try_to_apply(target oid, options jsonb, wait_ms integer)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
 DECLARE
     squatter name;
+    statements text[];
     statement text;
-    has_changed boolean := false;
+    due timestamptz;
 BEGIN
     SELECT t.tgname INTO squatter
     FROM changefeed.wanted_triggers(ARRAY[target], ARRAY[options]) AS w JOIN pg_trigger AS t ON t.tgrelid = w.member AND t.tgname = w.name
@@ -239,12 +248,15 @@ BEGIN
         RAISE EXCEPTION '% has a trigger % that is none of the change feed''s', target::regclass, quote_ident(squatter)
             USING ERRCODE = 'duplicate_object', HINT = 'Give that trigger another name.';
     END IF;
-    PERFORM set_config('lock_timeout', wait_ms::text, true);
-    FOR statement IN SELECT r.statement FROM changefeed.repairs(ARRAY[target], ARRAY[options]) AS r LOOP
+    statements := ARRAY(SELECT r.statement FROM changefeed.repairs(ARRAY[target], ARRAY[options]) AS r);
+    due := clock_timestamp() + wait_ms * interval '1 millisecond';  -- from here on writers may wait
+    FOREACH statement IN ARRAY statements LOOP
+        PERFORM set_config(
+            'lock_timeout', greatest(extract(epoch FROM due - clock_timestamp()) * 1000, 1)::integer::text, true
+        );
         EXECUTE statement;
-        has_changed := true;
     END LOOP;
-    RETURN has_changed;
+    RETURN statements <> '{}';
 END
 $function$;
 
@@ -309,8 +321,8 @@ BEGIN
 END
 $function$;
 
--- The same, again and again for as long as this function's lock_timeout says. Between two attempts nothing is locked, so that
--- a writer who waits for one table and holds another goes on.
+-- The same, again and again for as long as this function's lock_timeout says, all together. Between two attempts nothing is
+-- locked, so that writers go on, for several times as long as the attempt may have kept them waiting.
 --
 -- Whoever may not call the recording functions but has the right TRIGGER on the table asks by a trigger that does nothing,
 -- which PostgreSQL lets nobody else make; the schema's owner then makes the real ones.
@@ -318,7 +330,8 @@ CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off SET lock_timeout = '3s' AS $function$
 DECLARE
     patience constant text := current_setting('lock_timeout');
-    wait_ms constant integer := changefeed.lock_wait_ms();
+    wait_ms integer := 1;  -- the first attempt finds a table that nobody uses
+    pause interval;
     deadline constant timestamptz := clock_timestamp() + (
         SELECT s.setting::integer * interval '1 millisecond' FROM pg_settings AS s WHERE s.name = 'lock_timeout'
     );
@@ -339,14 +352,16 @@ BEGIN
             );
             RETURN changefeed.grant_request(target);
         EXCEPTION WHEN lock_not_available THEN
-            IF clock_timestamp() > deadline THEN
+            pause := wait_ms * (4 + 4 * random()) * interval '1 millisecond';
+            IF clock_timestamp() + pause > deadline THEN
                 RAISE EXCEPTION 'the triggers of % could not be %: it, or a partition of it, was in use for %',
                     target, CASE WHEN options IS NULL THEN 'dropped' ELSE 'changed' END, patience
                     USING ERRCODE = 'lock_not_available',
                     HINT = 'Nothing was changed. Try again when the transactions that hold it are over.';
             END IF;
         END;
-        PERFORM pg_sleep(wait_ms * (1 + random()) / 1000);
+        PERFORM pg_sleep(extract(epoch FROM pause));
+        wait_ms := least(2 * wait_ms, changefeed.lock_wait_ms());
     END LOOP;
 END
 $function$;
@@ -488,12 +503,12 @@ RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $
 $function$;
 
 -- Brings what was watched before up to date: partitions and children that came since, a newer version of this file.
--- Returns the tables that needed it. One that cannot be changed now does not keep the others from it. Waits for locks, and
--- works on while it holds some, for no longer than half a deadlock_timeout; what is left is for the next call.
+-- Returns the tables that needed it. One that cannot be changed now does not keep the others from it. Writers of
+-- what it has changed wait until it ends: so it works on only for a moment then, and what is left is for the next call.
 CREATE OR REPLACE FUNCTION changefeed.refresh_tables(targets oid[])
 RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off AS $function$
 DECLARE
-    patience_ms double precision := 2 * changefeed.lock_wait_ms();
+    patience_ms double precision := 10 * changefeed.lock_wait_ms();
     started_at timestamptz;
     changing_since timestamptz;
     tended record;
@@ -510,7 +525,7 @@ BEGIN
         UNION ALL
         SELECT l.target, NULL, false FROM changefeed.left_behind(targets) AS l (target)
     LOOP
-        IF clock_timestamp() > changing_since + patience_ms * interval '1 millisecond' THEN
+        IF clock_timestamp() > changing_since + 3 * changefeed.lock_wait_ms() * interval '1 millisecond' THEN
             RAISE NOTICE 'changefeed: not all tables were looked at; call changefeed.refresh() again';
             RETURN;
         END IF;
@@ -521,7 +536,8 @@ BEGIN
                     'the options of %s cannot be read; call changefeed.watch for it again', tended.target::regclass
                 ));
             ELSIF changefeed.try_to_apply(
-                tended.target, tended.options, greatest(least(patience_ms, changefeed.lock_wait_ms()), 1)::integer
+                tended.target, tended.options,
+                CASE WHEN changing_since IS NULL THEN greatest(least(patience_ms, changefeed.lock_wait_ms()), 1) ELSE 1 END::integer
             ) THEN
                 changing_since := coalesce(changing_since, started_at);
                 RETURN NEXT tended.target::regclass::text;

@@ -189,8 +189,12 @@ class Watching:
 
     async def _tend_once(self) -> None:
         if await self._is_installed():
-            for (table,) in await self._database.fetch(QUERIES["refresh"]):
-                logger.info("the triggers of %s were brought up to date", table)
+            refreshed: set[str] = set()
+            # A few tables at a time, so that their writers wait for a moment only.
+            while found := {table for (table,) in await self._database.fetch(QUERIES["refresh"])} - refreshed:
+                refreshed |= found
+                for table in sorted(found):
+                    logger.info("the triggers of %s were brought up to date", table)
             for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
                 logger.info("retention emptied partition %d of the journal", number)
         for pattern in self._patterns:

@@ -1,8 +1,10 @@
 """watch, unwatch, status: what they make, change and refuse; and that they wait for nobody without need."""
 
+import contextlib
 import itertools
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
@@ -297,6 +299,86 @@ def test_watching_partitions_ends_no_writer_by_a_deadlock(db: JournalDatabase):
     watching.join()
     assert done == [True]
     assert status(db, "p")["is_complete"] is True
+
+
+@contextlib.contextmanager
+def written_meanwhile(writers: list[Session], transaction: list[str]) -> Iterator[list[str | None]]:
+    """The writers repeat the transaction until the end; gives the codes of those that failed."""
+    codes: list[str | None] = []
+    is_over = threading.Event()
+
+    def write(writer: Session) -> None:
+        while not is_over.is_set():
+            try:
+                for statement in ("BEGIN", *transaction, "COMMIT"):
+                    writer.run(statement)
+            except psycopg2.Error as error:
+                codes.append(error.pgcode)
+                writer.run("ROLLBACK")
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in writers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield codes
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_no_writer_fails_by_its_lock_timeout_while_a_lock_is_tried_for(db: JournalDatabase, busy: Session):
+    busy.run("COMMIT; INSERT INTO orders VALUES (1); BEGIN; UPDATE orders SET status = 'x' WHERE id = 1")
+    writer = db.session()
+    writer.run("SET lock_timeout = '90ms'")
+    with written_meanwhile([writer], ["UPDATE orders SET status = 'y' WHERE id = 0"]) as codes:
+        with pytest.raises(psycopg2.errors.LockNotAvailable):
+            db.run("SELECT changefeed.watch('orders')")
+        busy.run("COMMIT")
+        db.run("SELECT changefeed.watch('orders')")
+        busy.run("BEGIN; UPDATE orders SET status = 'x' WHERE id = 1")
+        with pytest.raises(psycopg2.errors.LockNotAvailable):
+            db.run("SELECT changefeed.unwatch('orders')")
+    assert codes == []
+
+
+def test_no_writer_is_ended_by_its_own_deadlock_timeout(db: JournalDatabase):
+    db.run("CREATE TABLE p (id int, k int) PARTITION BY LIST (k)")
+    for k in range(8):
+        db.run(f"CREATE TABLE p_{k} PARTITION OF p FOR VALUES IN ({k}); INSERT INTO p VALUES ({k}, {k})")
+    writers = [db.session() for _ in range(3)]
+    for writer in writers:
+        writer.run("SET deadlock_timeout = '25ms'")
+    against_the_order = [f"UPDATE p_{k} SET id = id" for k in (7, 3, 0)]
+    with written_meanwhile(writers, against_the_order) as codes:
+        for call in ("watch('p')", "watch('p', row_limit => 5)", "unwatch('p')") * 2:
+            with contextlib.suppress(psycopg2.errors.LockNotAvailable):
+                db.run(f"SELECT changefeed.{call}")
+    assert codes == []
+
+
+def test_a_partitioned_table_is_watched_while_it_is_written(db: JournalDatabase):
+    db.run("CREATE TABLE p (id int, k int) PARTITION BY LIST (k)")
+    for k in range(30):
+        db.run(f"CREATE TABLE p_{k} PARTITION OF p FOR VALUES IN ({k}); INSERT INTO p VALUES ({k}, {k})")
+    with written_meanwhile([db.session() for _ in range(4)], ["UPDATE p SET id = id WHERE k = 7"]) as codes:
+        assert db.value("SELECT changefeed.watch('p')") is True
+        assert db.value("SELECT changefeed.watch('p', row_limit => 5)") is True
+        assert db.value("SELECT changefeed.unwatch('p')") is True
+    assert codes == []
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_all_partitions_are_locked_before_more_is_done_to_any(db: JournalDatabase, is_watched: bool):
+    db.run("CREATE TABLE p (id int, k int) PARTITION BY LIST (k)")
+    tables = ["p", *(f"p_{k}" for k in range(12))]
+    for k in range(12):
+        db.run(f"CREATE TABLE p_{k} PARTITION OF p FOR VALUES IN ({k})")
+    if is_watched:
+        db.run("SELECT changefeed.watch('p')")
+    options = None if is_watched else "{}"
+    steps = db.run("SELECT statement FROM changefeed.repairs(ARRAY['p'::regclass]::oid[], ARRAY[%s::jsonb])", options)
+    assert [step.split(" ON ")[1].split()[0].removeprefix("public.") for (step,) in steps[: len(tables)]] == tables
 
 
 def test_a_partitioned_table_in_use_is_left_as_it_was(db: JournalDatabase):
