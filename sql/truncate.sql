@@ -16,24 +16,54 @@
 -- search would make concurrent transactions at SERIALIZABLE fail.
 CREATE UNLOGGED TABLE IF NOT EXISTS changefeed.truncation (
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    tables oid[] NOT NULL
+    tables oid[] NOT NULL,
+    last_id bigint NOT NULL  -- of the journal, when this was written
 );
 CREATE SEQUENCE IF NOT EXISTS changefeed.truncating;
 
 CREATE OR REPLACE FUNCTION changefeed.truncated_so_far()
-RETURNS oid[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS changefeed.truncation LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     place bigint;
+    found changefeed.truncation;
 BEGIN
-    BEGIN
-        place := currval('changefeed.truncating');
-    EXCEPTION WHEN object_not_in_prerequisite_state THEN
-        RETURN '{}';  -- the session has truncated none
-    END;
-    RETURN coalesce((
-        SELECT t.tables FROM changefeed.truncation AS t
-        WHERE t.ctid = format('(%s,%s)', place >> 16, place & 65535)::tid AND t.xid = pg_current_xact_id()
-    ), '{}');
+    place := currval('changefeed.truncating');
+    SELECT * INTO found FROM changefeed.truncation AS t
+    WHERE t.ctid = format('(%s,%s)', place >> 16, place & 65535)::tid AND t.xid = pg_current_xact_id();
+    found.tables := coalesce(found.tables, '{}');
+    RETURN found;
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+    found.tables := '{}';  -- the session has truncated none
+    RETURN found;
+END
+$function$;
+
+-- The last id of the journal that this session has drawn.
+CREATE OR REPLACE FUNCTION changefeed.last_id()
+RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN currval('changefeed.journal_id');
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+    RETURN 0;
+END
+$function$;
+
+-- Tells a loss where other triggers have written to the partitioned table since its rows were journaled as deleted, and before
+-- they were gone: what they wrote is gone as well, and what they deleted is journaled twice.
+CREATE OR REPLACE FUNCTION changefeed.tell_of_writes_since(truncated changefeed.truncation, target oid)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF changefeed.last_id() = truncated.last_id THEN
+        RETURN;
+    END IF;
+    INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
+    SELECT coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', n.nspname, c.relname
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = pg_partition_root(target) AND EXISTS (
+        SELECT FROM changefeed.journal AS j
+        WHERE j.xid = pg_current_xact_id() AND j.id > truncated.last_id
+          AND j.schema_name = n.nspname AND j.table_name = c.relname
+    );
 END
 $function$;
 
@@ -52,7 +82,7 @@ BEGIN
         NULL;
     END;
     IF cardinality(tables) > 0 THEN
-        INSERT INTO changefeed.truncation AS t (tables) VALUES (tables)
+        INSERT INTO changefeed.truncation AS t (tables, last_id) VALUES (tables, changefeed.last_id())
         RETURNING string_to_array(trim('()' FROM t.ctid::text), ',') INTO parts;
         PERFORM setval('changefeed.truncating', (parts[1]::bigint << 16) + parts[2]::bigint);
     END IF;
@@ -242,15 +272,24 @@ CREATE OR REPLACE FUNCTION changefeed.record_truncated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
     truncated json;
-    before oid[];
+    before changefeed.truncation;
     writers_lastval bigint;
     reason text;
 BEGIN
+    BEGIN
+        writers_lastval := lastval();
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
     IF TG_WHEN = 'AFTER' THEN
         BEGIN
             before := changefeed.truncated_so_far();
-            IF TG_RELID = ANY (before) THEN
-                PERFORM changefeed.set_truncated_so_far(array_remove(before, TG_RELID));
+            IF TG_RELID = ANY (before.tables) THEN
+                IF pg_partition_root(TG_RELID) <> TG_RELID THEN
+                    PERFORM changefeed.tell_of_writes_since(before, TG_RELID);
+                    PERFORM changefeed.put_back_lastval(writers_lastval);
+                END IF;
+                PERFORM changefeed.set_truncated_so_far(array_remove(before.tables, TG_RELID));
             END IF;
         EXCEPTION WHEN transaction_rollback THEN
             RAISE;
@@ -260,25 +299,20 @@ BEGIN
         RETURN NULL;
     END IF;
     BEGIN
-        writers_lastval := lastval();
-    EXCEPTION WHEN OTHERS THEN
-        NULL;
-    END;
-    BEGIN
         truncated := nullif(current_setting('changefeed.truncated', true), '')::json;
         PERFORM set_config('changefeed.truncated', '', true);
         before := changefeed.truncated_so_far();
         IF pg_partition_root(TG_RELID) <> TG_RELID AND EXISTS (
-            SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid <> TG_RELID AND a.relid = ANY (before)
+            SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid <> TG_RELID AND a.relid = ANY (before.tables)
             UNION ALL
             -- The statement named a partition of it first, whose rows are journaled; the others are on their own too.
-            SELECT FROM pg_partition_tree(TG_RELID) AS t WHERE t.relid <> TG_RELID AND t.relid = ANY (before)
+            SELECT FROM pg_partition_tree(TG_RELID) AS t WHERE t.relid <> TG_RELID AND t.relid = ANY (before.tables)
         ) THEN
             RETURN NULL;
         ELSIF NOT changefeed.is_told_the_end(TG_RELID) THEN
             RAISE EXCEPTION 'the trigger changefeed_truncated does not fire; enable it';
         ELSIF pg_partition_root(TG_RELID) = TG_RELID THEN
-            PERFORM changefeed.set_truncated_so_far(before || TG_RELID);
+            PERFORM changefeed.set_truncated_so_far(before.tables || TG_RELID);
             RETURN NULL;
         ELSIF truncated ->> 'error' IS NOT NULL THEN
             RAISE EXCEPTION '%', truncated ->> 'error';
@@ -288,16 +322,16 @@ BEGIN
         ELSIF NOT changefeed.is_handed_over(truncated) THEN
             RAISE EXCEPTION 'changefeed.truncated or changefeed.truncating is not a setting of yours';
         END IF;
-        PERFORM changefeed.set_truncated_so_far(before || TG_RELID);
-        IF (truncated ->> 'count')::bigint = 0 THEN
-            RETURN NULL;
+        IF before.tables <> '{}' THEN
+            PERFORM changefeed.tell_of_writes_since(before, TG_RELID);
         END IF;
         INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, row_count)
         SELECT s.last_value, clock_timestamp(), 'D', n.nspname, c.relname, r.data, (truncated ->> 'count')::bigint
         FROM changefeed.slot AS s, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
             (SELECT changefeed.hash_rows(TG_RELID, truncated -> 'rows', coalesce(TG_ARGV[0], '{}')::json) AS data
-             UNION ALL SELECT NULL WHERE truncated ->> 'count' IS NOT NULL) AS r
+             UNION ALL SELECT NULL WHERE (truncated ->> 'count')::bigint > 0) AS r
         WHERE c.oid = pg_partition_root(TG_RELID);
+        PERFORM changefeed.set_truncated_so_far(before.tables || TG_RELID);
     EXCEPTION WHEN transaction_rollback THEN
         RAISE;
     WHEN OTHERS THEN

@@ -305,6 +305,27 @@ def test_whoever_disables_the_last_trigger_hides_no_truncate(db: JournalDatabase
     assert db.losses == 2
 
 
+@pytest.mark.parametrize("write", ["INSERT INTO part_2 VALUES (99, 2)", "DELETE FROM parts"])
+@pytest.mark.parametrize("table", ["part_2", "mine"])
+def test_what_is_written_before_the_rows_are_gone_is_told_as_a_loss(db: JournalDatabase, table: str, write: str):
+    db.run("CREATE TABLE mine (); INSERT INTO parts VALUES (2, 2)")
+    db.run(f"CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {write}; RETURN NULL; END $$")
+    db.run(f"CREATE TRIGGER z BEFORE TRUNCATE ON {table} EXECUTE FUNCTION act()")
+    db.run("TRUNCATE part_2, mine")
+    assert db.losses == 1
+
+
+def test_what_is_written_to_other_tables_meanwhile_is_no_loss(db: JournalDatabase):
+    db.run("CREATE TABLE audit (id int); SELECT changefeed.watch('audit'); INSERT INTO parts VALUES (2, 2), (3, 3)")
+    db.run(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO audit VALUES (1); RETURN NULL; END'"
+    )
+    db.run("CREATE TRIGGER z BEFORE TRUNCATE ON part_2 EXECUTE FUNCTION note()")
+    db.run("BEGIN; TRUNCATE part_2, part_3; INSERT INTO parts VALUES (22, 2); TRUNCATE part_2; COMMIT")
+    assert (ids(db, "D"), db.losses) == ([2, 3, 22], 0)
+
+
 def test_truncates_of_concurrent_serializable_transactions_do_not_fail(db: JournalDatabase):
     db.run(
         "CREATE TABLE others (id int, k int) PARTITION BY LIST (k); CREATE TABLE other_1 PARTITION OF others DEFAULT"
