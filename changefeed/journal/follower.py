@@ -27,6 +27,10 @@ from changefeed.postgres.pool import DatabaseUnavailable, one_line
 
 logger = logging.getLogger("changefeed.follower")
 
+# A page is published in slices that take about so long. The first of each is short: nobody knows what it will cost.
+TURN_SECONDS = 0.02
+FIRST_SLICE_CHANGES = 16
+SLICE_GROWTH = 8  # at most, from one slice to the next
 SWEEP_SECONDS = 2.0
 # A read that has not come back for so long, as where somebody locks the journal, delivers nothing: the server is not
 # ready. Far more than a page of the journal takes, and with the sweep less than anybody waits for a change.
@@ -177,17 +181,31 @@ class Follower:
             has_taken, self._taken = (losses.xid, losses.id) != self._taken, (losses.xid, losses.id)
             if has_taken and memory.edge != BEGINNING and losses.concern(memory.edge):
                 self._tell(RETAINED, memory, self._journal.encode(page.end))
-            memory.append(page)
-            self._moved.set()
-            if page.changes:
-                self._warn_of_losses(page.changes)
-                # Behind the last change itself, so that a cursor names one whose loss would be noticed.
-                self._publish(page, page.changes[-1].cursor or self._journal.encode(page.end))
+            self._warn_of_losses(page.changes)
+            await self._take(page, memory)
             await self._tell_lost(memory)
             if page.end.previous == page.end.batch:
                 self.read_until = began
                 return
             await self._drained()
+
+    async def _take(self, page: Page, memory: Memory) -> None:
+        """Publishes the page in slices, between which everybody else has a turn. Each has the length that would take
+        TURN_SECONDS if it took as long as the one before: what the clients ask for decides."""
+        rest: Page | None = page
+        count = FIRST_SLICE_CHANGES
+        while rest:
+            part, rest = rest.split(count)
+            memory.append(part)
+            self._moved.set()
+            began = time.monotonic()
+            if part.changes:
+                # Behind the last change itself, so that a cursor names one whose loss would be noticed.
+                self._publish(part, part.changes[-1].cursor or self._journal.encode(part.end))
+            if rest:
+                pace = TURN_SECONDS / max(time.monotonic() - began, TURN_SECONDS / SLICE_GROWTH)
+                count = max(1, int(count * pace))
+                await self._drained()
 
     async def _identify(self) -> None:
         """Finds the journal, and whether it is still the one that was followed, with the past that was followed."""

@@ -39,6 +39,16 @@ class Page:
         """Where somebody is who got the page up to this change of it."""
         return Place(self.previous, self.batch, change.id, digest=self.digest)
 
+    def split(self, count: int) -> "tuple[Page, Page | None]":
+        """The page of the first so many changes, and of the rest if there is any."""
+        if count >= len(self.changes):
+            return self, None
+        middle = self.behind(self.changes[count - 1])
+        return (
+            replace(self, end=middle, changes=self.changes[:count]),
+            replace(self, start=middle, changes=self.changes[count:]),
+        )
+
 
 class Memory:
     """The newest pages, each beginning where the one before it ended. `edge` is where the last one ends.

@@ -22,6 +22,7 @@ from handlers.http.base import ApiHandler
 DEFAULT_LIMIT = 1_000
 MAX_LIMIT = 10_000
 ANSWER_LIMIT_BYTES = 4 << 20
+SLICE_CHANGES = 500  # that are looked at before everybody else has a turn
 LOOK_LIMIT = 50_000  # changes, whether they were asked for or not
 # The same for who may not know how many there are. That it took so long he sees in any case.
 LOOK_LIMIT_SECONDS = 2.0
@@ -102,6 +103,8 @@ class ChangesHandler(ApiHandler):
                     size += len(picked.text)
                 looked_at += 1
                 place = proven = page.behind(change)
+                if looked_at % SLICE_CHANGES == 0:
+                    await asyncio.sleep(0)
             if not page.changes:
                 return taken, proven if proven.digest and proven.batch == page.end.batch else page.end, False
             place = page.end

@@ -12,7 +12,7 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.change.times import iso
-from changefeed.journal import journal
+from changefeed.journal import follower, journal
 from changefeed.journal.cursor import Place, encode
 from changefeed.journal.page_cache import Memory
 from changefeed.postgres.listener import ListenerState
@@ -62,6 +62,27 @@ class DearPageTest(JournalTestCase):
             live = await self.connect()
             self.write("INSERT INTO orders SELECT generate_series(1, 50)")
             self.assertEqual(await self.ids(live, 50), list(range(1, 51)))
+
+    @gen_test
+    async def test_others_have_a_turn_between_the_slices_of_a_page_and_each_cursor_leads_on(self):
+        published = set()
+
+        async def take_turns() -> None:
+            while True:
+                published.add(self.feed.hub.published)
+                await asyncio.sleep(0)
+
+        with mock.patch.object(follower, "TURN_SECONDS", 0.0):
+            live = await self.connect()
+            others = asyncio.ensure_future(take_turns())
+            self.write("INSERT INTO orders SELECT generate_series(1, 50)")
+            told = [json.loads(await live.read_message()) for _ in range(50)]
+            others.cancel()
+        self.assertEqual([change["data"]["id"] for change in told], list(range(1, 51)))
+        self.assertGreater(len(published), 50 - follower.FIRST_SLICE_CHANGES)
+        for change in told[::7]:
+            back = await self.connect(f"/ws?since={change['cursor']}")
+            self.assertEqual(await self.ids(back, 50 - change["data"]["id"]), list(range(change["data"]["id"] + 1, 51)))
 
 
 class ChangeTest(JournalTestCase):

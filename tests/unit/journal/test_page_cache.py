@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from unittest import mock
@@ -62,6 +63,26 @@ def fill(history: History, steps: int = 30, size: int = 3) -> tuple[Memory, list
         for page in history.pages(snapshots[-2], snapshots[-1], size):
             memory.append(page)
     return memory, snapshots
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_page_that_is_split_is_remembered_as_the_whole_one_is(seed: int):
+    history = History(seed)
+    snapshots = [history.go_on()]
+    whole, split = (Memory(ENCODE_BATCH, Place.after(snapshots[0])) for _ in range(2))
+    for _ in range(30):
+        snapshots.append(history.go_on())
+        for page in history.pages(snapshots[-2], snapshots[-1], 5):
+            rest: Page | None = replace(page, changes=[*page.changes])
+            while rest:
+                part, rest = rest.split(2)
+                split.append(part)
+            whole.append(page)
+    places = [page.behind(change) for page in whole._pages for change in page.changes]
+    assert split.edge == whole.edge
+    assert split.ends() == whole.ends()
+    for place in [*places, *map(Place.after, snapshots)]:
+        assert read_all(split, place) == read_all(whole, place)
 
 
 def read_all(memory: Memory, place: Place) -> list[int]:
