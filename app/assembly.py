@@ -101,6 +101,7 @@ def make_feed(
         catalog,
         journal,
         settings.watch,
+        mend=watching.mend,
         edge=lambda: follower.edge,
         tell_gap=tell_gap,
         on_change=watching.tend_now,

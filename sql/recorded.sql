@@ -61,6 +61,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
     GROUP BY n.nspname, c.relname, c.oid, y.oid, y.typname, y.typnamespace, y.typowner, y.typacl::text, y.xmin
 $function$;
 
+-- Whether a table never had a row that others could see: its file has no page, and is the one that it began with, which neither
+-- VACUUM nor ANALYZE came to. False where that cannot be known: it is gone, or locked.
+CREATE OR REPLACE FUNCTION changefeed.was_never_written(member oid)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '1s' AS $function$
+BEGIN
+    RETURN coalesce((
+        SELECT c.relkind = 'p'
+            OR c.reltuples = -1 AND pg_relation_filenode(c.oid::regclass) = c.oid AND pg_relation_size(c.oid::regclass) = 0
+        FROM pg_class AS c WHERE c.oid = member
+    ), false);
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$function$;
+
 -- Why changes of a table are missing that was watched at both looks; null where none are. `is_over`: what comes from now on
 -- is recorded.
 CREATE OR REPLACE FUNCTION changefeed.missed(name text, before jsonb, now jsonb, OUT why text, OUT is_over boolean)
@@ -83,8 +98,9 @@ BEGIN
         why := format('%s is another table than before', name);
         RETURN;
     END IF;
-    SELECT bool_or(n.one IS NULL), bool_or(b.one IS NULL), bool_or(b.one IS NULL AND (n.one ->> 'is_attached')::boolean),
-           bool_or(b.one ->> 'entered' <> n.one ->> 'entered'),
+    SELECT bool_or(n.one IS NULL AND NOT is_void), bool_or(b.one IS NULL AND NOT is_void),
+           bool_or(b.one IS NULL AND NOT is_void AND (n.one ->> 'is_attached')::boolean),
+           bool_or(b.one ->> 'entered' <> n.one ->> 'entered' AND NOT is_void),
            bool_or(b.one IS NOT NULL AND n.one IS NOT NULL AND (
                b.one ->> 'triggers' IS DISTINCT FROM n.one ->> 'triggers'
                OR b.one ->> 'definition' IS NOT DISTINCT FROM n.one ->> 'definition'
@@ -92,7 +108,11 @@ BEGIN
            ))
     INTO has_lost, has_new, has_attached, was_away, was_off
     FROM jsonb_each(before -> 'members') AS b (member, one)
-    FULL JOIN jsonb_each(now -> 'members') AS n (member, one) USING (member);
+    FULL JOIN jsonb_each(now -> 'members') AS n (member, one) USING (member)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN b.one ->> 'entered' IS DISTINCT FROM n.one ->> 'entered'
+            THEN changefeed.was_never_written(member::oid) END IS TRUE AS is_void
+    ) AS v;
     IF NOT (now ->> 'is_complete')::boolean THEN
         IF was_complete OR has_new THEN
             why := format('not all changes of %s are recorded: triggers of %s are missing', name,

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -38,6 +38,8 @@ RETYPED_KEPT = 1_000  # of which who comes back is told; older ones are told as 
 class Lookout:
     """Tells tell_gap(gap) of what was filtered wrongly, and on_change() that the schema is another.
 
+    mend() makes the triggers that new partitions lack, before they are missed: it knows of what is empty then.
+
     `patterns` are those of --watch: their tables are to be recorded from their first row on.
     """
 
@@ -48,6 +50,7 @@ class Lookout:
         journal: Journal,
         patterns: Collection[str],
         *,
+        mend: Callable[[], Awaitable[None]],
         edge: Callable[[], Place | None],
         tell_gap: Callable[[Gap], None],
         on_change: Callable[[], None],
@@ -58,6 +61,7 @@ class Lookout:
         self._journal = journal
         named = [one for pattern in patterns for one in parse_pattern(pattern).possible if one.schema is not None]
         self._promised = {"schemas": [one.schema for one in named], "tables": [one.table for one in named]}
+        self._mend = mend
         self._edge = edge
         self._tell_gap = tell_gap
         self._on_change = on_change
@@ -131,6 +135,7 @@ class Lookout:
         if not may_look or await distrust(self._database):  # which the follower says
             self.incomplete = 0
             return
+        await self._mend()
         rows = await self._database.fetch(QUERIES["look"], {"since": self._looked_at, **self._promised})
         self.incomplete = sum(not is_complete for _, _, is_complete, *_ in rows)
         for _, _, _, is_watched, why, is_over in rows:

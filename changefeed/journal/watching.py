@@ -187,14 +187,23 @@ class Watching:
                 async with asyncio.timeout(TEND_SECONDS):
                     await self._woken.wait()
 
+    async def mend(self) -> None:
+        """Makes the triggers that are missing, as those of new partitions. What is in the way of it, tend() says."""
+        with contextlib.suppress(psycopg2.Error, CannotWatch):
+            if await self._is_installed():
+                await self._refresh()
+
+    async def _refresh(self) -> None:
+        refreshed: set[str] = set()
+        # A few tables at a time, so that their writers wait for a moment only.
+        while found := {table for (table,) in await self._database.fetch(QUERIES["refresh"])} - refreshed:
+            refreshed |= found
+            for table in sorted(found):
+                logger.info("the triggers of %s were brought up to date", table)
+
     async def _tend_once(self) -> None:
         if await self._is_installed():
-            refreshed: set[str] = set()
-            # A few tables at a time, so that their writers wait for a moment only.
-            while found := {table for (table,) in await self._database.fetch(QUERIES["refresh"])} - refreshed:
-                refreshed |= found
-                for table in sorted(found):
-                    logger.info("the triggers of %s were brought up to date", table)
+            await self._refresh()
             for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
                 logger.info("retention emptied partition %d of the journal", number)
         for pattern in self._patterns:

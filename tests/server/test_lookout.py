@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.journal.lookout import Lookout
+from tests import postgres
 from tests.access_case import AccessTestCase, issued
 from tests.feed_case import ORDERS, FeedTestCase, message
 
@@ -32,6 +34,9 @@ class LookoutCase(FeedTestCase):
         await self.until_published(1)
         return str((await self.fetch_json("/api/changes"))["cursor"])
 
+    def losses(self) -> list[str]:
+        return [table for (table,) in self.write("SELECT table_name FROM changefeed.journal WHERE action = 'L'")]
+
     async def until_published(self, changes: int) -> None:
         """Losses count like changes."""
         while self.feed.hub.published < changes:
@@ -47,10 +52,10 @@ class LookoutCase(FeedTestCase):
 class GapTest(LookoutCase):
     __test__ = True
 
-    async def gap_of(self, ddl: str, table: str, level: int = 20) -> Any:
+    async def gap_of(self, ddl: str | Callable[[], object], table: str, level: int = 20) -> Any:
         """The one gap that is told when `ddl` was run, to those who asked for the table, and to no other."""
         socket, other = await self.subscribed(f"?table=public.{table}"), await self.subscribed("?table=items")
-        self.write(ddl)
+        self.write(ddl) if isinstance(ddl, str) else ddl()
         with ExpectLog("changefeed.lookout", "changes are missing", level=level):
             await self.look()
         gap = await message(socket)
@@ -100,6 +105,8 @@ class GapTest(LookoutCase):
 
     @gen_test
     async def test_one_that_loses_a_partition(self):
+        self.write("INSERT INTO parted VALUES (1, 'x')")
+        await self.until_published(1)
         await self.gap_of("ALTER TABLE parted DETACH PARTITION part_1", "parted")
 
     @gen_test
@@ -114,18 +121,39 @@ class GapTest(LookoutCase):
         self.assertIn("attached", gap["why"])
 
     @gen_test
-    async def test_one_whose_new_partition_has_no_triggers(self):
+    async def test_one_whose_new_partition_cannot_have_triggers_yet(self):
         self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
         make = "CREATE TABLE part_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)"
-        self.assertIn("a new partition", (await self.gap_of(make, "parted", 30))["why"])
+        writer = postgres.connect(self.conninfo)
+        self.addCleanup(writer.close)
+
+        def make_and_write() -> None:
+            self.write(make)
+            writer.cursor().execute("BEGIN; INSERT INTO part_2 VALUES (11, 'x')")  # which locks it
+
+        self.assertIn("a new partition", (await self.gap_of(make_and_write, "parted", 30))["why"])
+        writer.cursor().execute("COMMIT")
         self.assertIn("again", (await self.gap_of("SELECT changefeed.refresh()", "parted"))["why"])
-        repaired = make.replace("part_2", "part_3").replace("(10) TO (20)", "(20) TO (30)")
-        await self.gap_of(f"{repaired}; SELECT changefeed.refresh()", "parted")
+
+    @gen_test
+    async def test_one_whose_new_partition_had_a_row_before_it_had_triggers(self):
+        self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
+        make = "CREATE TABLE part_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)"
+        gap = await self.gap_of(f"{make}; INSERT INTO part_2 VALUES (11, 'x')", "parted")  # and no other
+        self.assertIn("in its first moment", gap["why"])
+        await self.look()
+        self.assertEqual(self.losses(), ["parted"])
 
     @gen_test
     async def test_what_takes_nothing_away_is_told_to_nobody(self):
+        self.write("CREATE TABLE empty (LIKE parted)")
         socket = await self.subscribed()
         for ddl in (
+            "ALTER TABLE parted ATTACH PARTITION empty FOR VALUES FROM (30) TO (40)",
+            "ALTER TABLE parted DETACH PARTITION empty",
+            "CREATE TABLE first_child () INHERITS (orders)",
+            "DROP TABLE first_child",
+            "SELECT changefeed.refresh()",
             "CREATE TABLE part_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)",
             "SELECT changefeed.watch('orders', row_limit => 100)",
             "SELECT changefeed.watch('parted', row_limit => 100)",
@@ -148,6 +176,18 @@ class GapTest(LookoutCase):
         while not told["changes"] or told["changes"][-1]["action"] != "INSERT":
             told = await message(socket, told["type"])
             self.assertEqual(told["type"], "changes")
+
+    @gen_test
+    async def test_a_partition_a_day_is_told_to_nobody_without_an_event_trigger_either(self):
+        self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
+        socket = await self.subscribed()
+        for day in range(1, 4):
+            self.write(f"CREATE TABLE day_{day} PARTITION OF parted FOR VALUES FROM ({day}0) TO ({day}9)")
+            await self.look()
+            self.write(f"INSERT INTO parted VALUES ({day}1, 'x')")
+            told = await message(socket)
+            self.assertEqual([change["data"]["id"] for change in told["changes"]], [day * 10 + 1])
+        self.assertEqual(self.losses(), [])
 
     @gen_test
     async def test_one_whose_triggers_are_off_for_one_transaction(self):
@@ -221,6 +261,7 @@ class SeveralServersTest(LookoutCase):
             self.feed.catalog,
             self.feed.journal,
             (),
+            mend=self.feed.watching.mend,
             edge=lambda: None,
             tell_gap=lambda gap: self.fail(str(gap)),
             on_change=lambda: None,
@@ -264,9 +305,6 @@ class SeveralServersTest(LookoutCase):
         self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
         await self.look()
         self.assertEqual(self.losses(), [])
-
-    def losses(self) -> list[str]:
-        return [table for (table,) in self.write("SELECT table_name FROM changefeed.journal WHERE action = 'L'")]
 
 
 class PatternTest(LookoutCase):

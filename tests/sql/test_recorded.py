@@ -74,7 +74,7 @@ def test_without_an_event_trigger_a_new_partition_had_a_moment_without_triggers(
     db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1)")
     assert look(db) == {}
     db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2)")
-    db.run("SELECT changefeed.refresh()")
+    db.run("INSERT INTO parted VALUES (2); SELECT changefeed.refresh()")
     assert "in its first moment" in look(db)["parted"]
 
 
@@ -104,6 +104,44 @@ def test_without_an_event_trigger_a_childs_rows_were_told_as_the_tables_own(db: 
     assert "as its own" in look(db)["orders"]
     db.run("CREATE TABLE another () INHERITS (orders); DROP TABLE child; SELECT changefeed.refresh()")
     assert look(db) == {}
+
+
+@pytest.mark.parametrize("is_watched_from_ddl", [True, False])
+def test_a_partition_without_a_row_takes_nothing_away_and_brings_nothing(
+    db: JournalDatabase, is_watched_from_ddl: bool
+):
+    if not is_watched_from_ddl:
+        db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    db.run("CREATE TABLE empty (id int); CREATE TABLE deep (id int) PARTITION BY LIST (id)")
+    db.run("CREATE TABLE deep_3 PARTITION OF deep FOR VALUES IN (3)")
+    for ddl in (
+        "ALTER TABLE parted ATTACH PARTITION empty FOR VALUES IN (1)",
+        "CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2)",
+        "ALTER TABLE parted ATTACH PARTITION deep FOR VALUES IN (3)",
+        "ALTER TABLE parted DETACH PARTITION empty; ALTER TABLE parted ATTACH PARTITION empty FOR VALUES IN (1)",
+        "ALTER TABLE parted DETACH PARTITION empty",
+        "ALTER TABLE parted DETACH PARTITION deep",
+        "CREATE TABLE part_4 PARTITION OF parted FOR VALUES IN (4); DROP TABLE part_4",
+    ):
+        db.run(f"{ddl}; SELECT changefeed.refresh()")
+        assert look(db) == {}, ddl
+    db.run("DROP TABLE part_2")  # of which nobody knows any more
+    assert "detached or dropped" in look(db)["parted"]
+
+
+def test_a_partition_that_had_rows_takes_them_away_and_brings_them(db: JournalDatabase):
+    for table in ("kept", "deleted", "vacuumed", "truncated"):
+        db.run(f"CREATE TABLE {table} (id int); INSERT INTO {table} VALUES (1)")
+        db.run(f"ALTER TABLE parted ATTACH PARTITION {table} FOR VALUES IN (1)")
+        assert "attached" in look(db)["parted"]
+        db.run(f"ALTER TABLE parted DETACH PARTITION {table}")
+        for emptied in {
+            "deleted": ["DELETE FROM deleted"],
+            "truncated": ["TRUNCATE truncated"],
+            "vacuumed": ["DELETE FROM vacuumed", "VACUUM (TRUNCATE) vacuumed"],
+        }.get(table, ()):
+            db.run(emptied)
+        assert "detached" in look(db)["parted"], table
 
 
 def test_what_was_missed_is_missed_since_the_last_look_of_whoever(db: JournalDatabase):
