@@ -96,15 +96,15 @@ def _parser() -> argparse.ArgumentParser:
         prog=".venv/bin/python server.py bench",
         description=f"Measures the server on this machine with your PostgreSQL, in a database {NAME} of its own, which "
         "it makes and drops again; without --database-url with a PostgreSQL of its own.",
-        epilog="Beside these it takes the server's settings, flags, environment and .env, and measures with the "
-        "--database-url, --processes and --outbox-limit-bytes of them.",
+        epilog="It also takes the server's settings (flags, environment, .env), and measures with the "
+        "--database-url, --processes and --outbox-limit-bytes.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--seconds", type=_between(0.001, 3600, float), default=2.0, help="how long a burst takes at least (default: 2)"
+        "--seconds", type=_between(0.001, 3600, float), default=2.0, help="minimum duration of a burst (default: 2)"
     )
     parser.add_argument(
-        "--clients", type=_between(1, 50_000, int), default=100, help="how many sockets are sent to (default: 100)"
+        "--clients", type=_between(1, 50_000, int), default=100, help="number of sockets to send to (default: 100)"
     )
     return parser
 
@@ -130,9 +130,9 @@ def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
     conninfo = complete(settings.database_url)
     where = display_name(conninfo)
     print(
-        f"bench: makes the database {NAME} beside {where}, writes and reads some hundred thousand rows in it, as fast "
-        "as that goes, and drops it again. No other database is touched, but all share the machine: not in its rush "
-        "hour",
+        f"bench: creates the database {NAME} next to {where}, writes and reads some hundred thousand rows in it, "
+        "as fast as that goes, and drops it again. No other database is touched, but all share the machine: do not run "
+        "it at a busy hour",
         file=sys.stderr,
     )
     try:

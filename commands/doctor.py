@@ -62,7 +62,7 @@ class Finding:
     mend: str = ""
 
     def __str__(self) -> str:
-        mend = f"; to mend it: {sql_printable(self.mend)}" if self.mend else ""
+        mend = f"; fix: {sql_printable(self.mend)}" if self.mend else ""
         return f"{self.level:<7}  {self.about}: {printable(self.says)}{mend}"
 
 
@@ -126,7 +126,7 @@ class Patient:
 
 
 DESCRIPTION = (
-    "Looks at the database that the settings name, and prints each problem with the command that mends it. Changes "
+    "Looks at the database that the settings name, and prints each problem with the command that fixes it. Changes "
     "nothing. Exits with 0 if it finds no problem, 1 if it finds one, 2 if it cannot look at the database."
 )
 
@@ -279,7 +279,7 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
     gone = patient.rows(QUERIES["gone columns"])
     for table, column in gone:
         says = f"the column {column} of {table} that was to be left out or hashed is gone: no change is journaled"
-        mend = f"call changefeed.watch for {table} anew, with the column's name of now"
+        mend = f"call changefeed.watch for {table} again, with the column's present name"
         yield Finding(Level.PROBLEM, "triggers", says, mend)
     for table, trigger, _ in disabled:
         mend = f"ALTER TABLE {table} ENABLE TRIGGER {trigger};"
@@ -313,7 +313,7 @@ def check_tables(patient: Patient) -> Iterator[Finding]:
     found = patient.rows(QUERIES["tables that lose rows untold"])
     for table, is_unlogged in found:
         if is_unlogged:
-            says = f"{table} is unlogged: PostgreSQL empties it after a crash, which nobody is told"
+            says = f"{table} is unlogged: PostgreSQL empties it after a crash, without a change in the feed"
             yield Finding(Level.WARNING, "tables", says, f"ALTER TABLE {table} SET LOGGED;")
         else:
             says = f"{table} is written by a subscription, whose changes fire no ordinary trigger and are missed"

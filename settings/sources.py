@@ -45,7 +45,7 @@ ORIGINAL_VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD"
 _DESCRIPTION = "Feeds the changes of a PostgreSQL database to WebSocket clients and a live dashboard."
 _COMMANDS = """\
 commands:
-  doctor    look at the database and say what to mend: .venv/bin/python server.py doctor --help
+  doctor    examine the database and say what to fix: .venv/bin/python server.py doctor --help
   bench     measure on this machine, with this PostgreSQL: .venv/bin/python server.py bench --help
 """
 _SOURCES = """\

@@ -43,7 +43,7 @@ REMEMBERED_ENTRIES = 20_000
 PROVEN_CHANGES = 1_000
 TABLES_NAMED = 5  # in a gap's text
 
-REPLACED = "the journal is another one than before: restored, or installed anew"
+REPLACED = "the journal is another one than before: restored, or installed again"
 RETAINED = "the server was away for longer than the journal's retention"
 UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why"
 

@@ -216,7 +216,7 @@ class EmbeddedPostgres:
         if done.returncode != 0:
             raise EmbeddedError(
                 f"the embedded PostgreSQL did not {action}: {_last_line(done.stderr or done.stdout)} ({self._log} says "
-                "more); to begin anew, delete that folder"
+                "more); to start over, delete that folder"
             )
 
     def _run(self, command: list[str]) -> "subprocess.CompletedProcess[str]":

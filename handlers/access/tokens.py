@@ -123,7 +123,7 @@ class IssuedTokens:
         except jwt.PyJWTError as error:
             raise BadToken("bad_token", f"the token is refused: {error}", type(error).__name__) from None
         except OverflowError:
-            raise BadToken("bad_token", "the token is refused: it names a time that is none", "time") from None
+            raise BadToken("bad_token", "the token is refused: it has an invalid time", "time") from None
         except BadRights as error:
             raise BadToken("bad_token", f"the token is refused: its claim {CLAIM}: {error}", CLAIM) from None
         return identity

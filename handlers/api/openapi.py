@@ -30,7 +30,7 @@ LEFT_OUT = {
     "/ws/activity": "what the dashboard draws, a WebSocket",
     "/listen/{channel}": "the payloads of a NOTIFY channel, a WebSocket",
     "/": "the dashboard",
-    "/client.js": "the module for pages; beside it its types and the dashboard's own files",
+    "/client.js": "the module for pages; its types and the dashboard's files are next to it",
 }
 
 
@@ -103,7 +103,9 @@ FEED_PARAMETERS = {
     "columns": _parameter("columns", "send just these, such as id,status", list_of(TEXT)),
     "since": _parameter("since", "a cursor, to go on after it", TEXT),
     "replay": _parameter(
-        "replay", "begin with so many of the newest", {"type": "integer", "minimum": 0, "maximum": RECENT_LIMIT}
+        "replay",
+        "begin with this many of the newest changes",
+        {"type": "integer", "minimum": 0, "maximum": RECENT_LIMIT},
     ),
     "slow": _parameter("slow", "what to do when you do not keep up", {"enum": ["close"]}),
 }

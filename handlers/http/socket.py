@@ -163,7 +163,9 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         identity = await self.feed.gate.identify_token(token)
         self.feed.gate.refuse_nothing(identity.rights)
         if self.identity and self.identity.rights != identity.rights:
-            raise ApiError(403, "other_rights", "this token has other rights than the one before; connect anew with it")
+            raise ApiError(
+                403, "other_rights", "this token has other rights than the one before; open a new connection with it"
+            )
         if self.ws_connection is None:
             return  # it took too long
         if self.identity:

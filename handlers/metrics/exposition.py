@@ -54,24 +54,23 @@ METRICS = (
     MetricSpec(
         change_counts.NAME,
         ("table", "action"),
-        "Rows changed since the server started; tables beyond a thousand are counted as one.",
+        "Rows changed since the server started; tables beyond 1,000 are counted as one.",
         max,
     ),
     MetricSpec(client_counts.NAME, ("kind",), "Clients connected: of the feed, dashboards, and of /listen (raw)."),
     MetricSpec(
         delivery_counts.DELIVERIES,
         ("kind",),
-        "Changes, or raw payloads, handed to a client: each counts once a client.",
+        "Changes, or raw payloads, handed to a client: counted once per client.",
     ),
     MetricSpec(
         LATENCY,
         (),
-        "From when a statement ran to when its changes were handed to the last socket; one for each broadcast, of its "
-        "oldest change.",
+        "Time from a statement to the handover of its changes to the last socket; per broadcast, of its oldest change.",
     ),
-    MetricSpec(gauges.SIGNING_IN, (), "Sockets that have not said yet who they are."),
-    MetricSpec(gauges.OUTBOX_BYTES, (), "What waits in the server for clients that do not read."),
-    MetricSpec(gauges.UNREAD_BYTES, (), "What waits of answers to requests that nobody reads."),
+    MetricSpec(gauges.SIGNING_IN, (), "Sockets that have not authenticated yet."),
+    MetricSpec(gauges.OUTBOX_BYTES, (), "Bytes that wait for clients that do not read."),
+    MetricSpec(gauges.UNREAD_BYTES, (), "Bytes of answers to requests that nobody reads."),
     MetricSpec(
         delivery_counts.CLIENTS_DROPPED,
         ("kind", "reason"),
@@ -81,30 +80,30 @@ METRICS = (
     MetricSpec(
         admission.REFUSED,
         ("reason",),
-        "Clients not let in: too many came at once (pace), or from one address (address_pace); too many were there in "
-        "all, from one address or with one token; or were about to authenticate (sign_in).",
+        "Clients refused: too many new ones per second (pace), or from one address (address_pace); too many at the "
+        "same time in all, from one address or with one token; too many that had not authenticated (sign_in).",
     ),
     MetricSpec(
         refusals.REFUSED,
         ("reason",),
-        "Requests and sockets with a token that lets nobody in: it is none of ours (bad_token), has expired "
-        "(token_expired), or gives no right (no_rights).",
+        "Requests and sockets refused because of their token: unknown (bad_token), expired (token_expired), or without "
+        "any right (no_rights).",
     ),
     MetricSpec(
         server.CLOSED,
         ("reason",),
-        "Connections closed whose request did not come: in time (slow), before those of too many others (crowded), or "
-        "before the files ran out (files); or whose answer was not read, before those of too many others (unread).",
+        "Connections closed: no request in time (slow), too many without a request (crowded), too few open files "
+        "(files), too many answers that were not read (unread).",
     ),
     MetricSpec(
         delivery_counts.CHANGES_DROPPED,
         ("reason",),
-        "Changes that a client was not given, but a newer one of the same row (conflated).",
+        "Changes not sent to a client because a newer one of the same row replaced them (conflated).",
     ),
     MetricSpec(
         change_counts.DROPPED,
         ("reason",),
-        "Payloads of plain NOTIFY triggers that nobody was given (not_json, or withheld by --payload).",
+        "Payloads of plain NOTIFY triggers that were sent to no client (not_json, or withheld by --payload).",
         max,
     ),
     MetricSpec(
@@ -120,11 +119,11 @@ METRICS = (
         "Transaction ids that PostgreSQL has given out since the newest change that was read.",
         None,
     ),
-    MetricSpec(gauges.RECONNECTS, ("process",), "Attempts to bring the LISTEN connection back.", None),
+    MetricSpec(gauges.RECONNECTS, ("process",), "Attempts to restore the LISTEN connection.", None),
     MetricSpec(
         gauges.CANARY_SECONDS,
         ("process",),
-        "The last canary, through PostgreSQL and back.",
+        "Round trip of the last notification that the server sent to itself.",
         None,
     ),
     MetricSpec("changefeed_journal_bytes", (), "The journal's size in the database."),
@@ -137,7 +136,7 @@ METRICS = (
     MetricSpec(
         "changefeed_incomplete_tables",
         (),
-        "Watched tables of whose changes not all are recorded, since triggers are missing or disabled.",
+        "Watched tables with missing or disabled triggers, so that not all of their changes are recorded.",
     ),
     MetricSpec(
         "changefeed_notify_queue_usage_ratio", (), "How full PostgreSQL's queue of notifications is; at 1 NOTIFY fails."

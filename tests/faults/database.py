@@ -59,7 +59,7 @@ async def network_cut(site: Site) -> float:
 
 
 async def network_deaf(site: Site) -> float:
-    """For 10 s the network takes every byte between the two and delivers none; nobody is told."""
+    """For 10 s the network takes every byte between the two and delivers none; neither side gets an error."""
     site.server.line.go_deaf()
     await asyncio.sleep(DEAF_SECONDS)
     site.server.line.hear_again()

@@ -155,7 +155,7 @@ class FullJournal(FullDisk):
 
 
 async def disk_full(site: Site) -> float:
-    """The disk of all of PostgreSQL's data is full, until a statement fails of it; then there is room again."""
+    """The disk of all of PostgreSQL's data is full, until a statement fails because of it; then there is room again."""
     assert isinstance(site, FullDisk)
     with site.filled():
         with contextlib.suppress(psycopg2.Error):

@@ -8,7 +8,7 @@ from tests.faults import clients, database, machine
 from tests.faults.site import Site
 
 NOTHING = "nothing"
-TOLD = "what could not be journaled; a gap is told"
+TOLD = "what could not be journaled; clients get a gap"
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ OF_THE_DATABASE = (
     Fault(database.postgres_stopped_at_once, "the same"),
     Fault(database.postgres_restarted, "the same; the clients stay connected"),
     Fault(database.backend_killed, "the same"),
-    Fault(database.connections_terminated, "opened anew at once; what ran on them is run once more"),
+    Fault(database.connections_terminated, "opened again at once; the statements that ran on them run again"),
     Fault(database.network_cut, "the same"),
-    Fault(database.network_deaf, "the listener hears no canary, is taken for deaf within 8 s, and connects anew"),
+    Fault(database.network_deaf, "the listener gets no canary, counts as deaf within 8 s, and connects again"),
     Fault(database.server_killed, "the clients come back by their cursors"),
-    Fault(database.server_stopped, "the clients are told, and come back by their cursors"),
+    Fault(database.server_stopped, "the clients get `going_away`, and resume with their cursors"),
     Fault(database.server_frozen, "the changes wait in the journal"),
 )
 # Their seconds are those of the latest change meanwhile.

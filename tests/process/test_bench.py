@@ -49,7 +49,7 @@ def test_every_figure_is_there_and_nothing_is_left_behind(tmp_path: Path, connin
 @pytest.mark.parametrize(
     ("where", "number"),
     [
-        ("makes the database", signal.SIGINT),
+        ("creates the database", signal.SIGINT),
         ("bench: 100 changes/s", signal.SIGINT),
         ("bench: 100 changes/s", signal.SIGTERM),
         ("bench: 100 changes/s", signal.SIGHUP),

@@ -69,7 +69,7 @@ def test_a_problem_is_exit_code_1_and_its_line_says_what_mends_it(watched: Journ
     assert answer.returncode == 1
     assert (
         'problem  triggers: "~changefeed_update" of public.orders is disabled: changes are missed; '
-        'to mend it: ALTER TABLE public.orders ENABLE TRIGGER "~changefeed_update";\n' in answer.stdout
+        'fix: ALTER TABLE public.orders ENABLE TRIGGER "~changefeed_update";\n' in answer.stdout
     )
 
 
@@ -113,7 +113,7 @@ def test_a_table_s_name_commands_neither_the_terminal_nor_who_pastes_what_mends_
     [line] = [line for line in answer.stdout.split("\n") if line.startswith("problem")]
     assert len(answer.stdout.split("\n")) == len(doctor.CHECKS) + 1
     assert line.isprintable()
-    postgres.execute(watched.conninfo, line.partition("to mend it: ")[2].replace("%", "%%"))
+    postgres.execute(watched.conninfo, line.partition("fix: ")[2].replace("%", "%%"))
     assert "problem" not in run(watched.conninfo, "--client-limit", "100").stdout
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from changefeed import __version__
 from changefeed.postgres.named_queries import SQL_DIR
+from handlers.metrics.exposition import METRICS
 from handlers.routes import ROUTES
 from settings.table import GROUPS, SETTINGS, Setting
 from tests import ROOT
@@ -123,10 +124,17 @@ def test_the_readme_is_of_one_page():
 
 
 # Words of a private dialect, and plain English for them: CONTRIBUTING.md, "Style".
-@pytest.mark.parametrize(
-    "word",
-    ["anew", "comes of", "is told", "are told", "so many", "what is left", "his", "he"],
-)
+PRIVATE_WORDS = ["anew", "comes of", "is told", "are told", "so many", "what is left", "his", "he"]
+
+
+@pytest.mark.parametrize("word", PRIVATE_WORDS)
+def test_the_help_is_in_plain_english(word: str):
+    helps = {setting.flag: setting.help for setting in SETTINGS} | {metric.name: metric.help for metric in METRICS}
+    for name, text in helps.items():
+        assert not re.search(rf"(?<![\w-]){word}(?![\w-])", text, re.IGNORECASE), f"{name}: {word}"
+
+
+@pytest.mark.parametrize("word", PRIVATE_WORDS)
 def test_the_documents_are_in_plain_english(word: str):
     for document in DOCUMENTS:
         if document.name not in ("CHANGELOG.md", "faults.md"):  # the latter quotes the program that makes it
