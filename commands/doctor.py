@@ -17,6 +17,7 @@ import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection, make_dsn, parse_dsn
 
 from changefeed.change.table_names import parse_pattern, qualified
+from changefeed.journal.installation import parts, some_of
 from changefeed.journal.journal import VERSION
 from changefeed.postgres.connection import (
     IN_RECOVERY,
@@ -54,16 +55,18 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """`mend` is a statement of SQL, which ends in a semicolon, or a command; empty where nothing is to be done."""
+    """`mend` is SQL, which ends in a semicolon, a command or a setting; `advice` is for where none of these does."""
 
     level: Level
     about: str
     says: str
     mend: str = ""
+    advice: str = ""
 
     def __str__(self) -> str:
         mend = f"; fix: {sql_printable(self.mend)}" if self.mend else ""
-        return f"{self.level:<7}  {self.about}: {printable(self.says)}{mend}"
+        advice = f"; what to do: {printable(self.advice)}" if self.advice else ""
+        return f"{self.level:<7}  {self.about}: {printable(self.says)}{mend}{advice}"
 
 
 class Patient:
@@ -126,8 +129,9 @@ class Patient:
 
 
 DESCRIPTION = (
-    "Looks at the database that the settings name, and prints each problem with the command that fixes it. Changes "
-    "nothing. Exits with 0 if it finds no problem, 1 if it finds one, 2 if it cannot look at the database."
+    "Looks at the database that the settings name, and prints each problem with what fixes it: SQL, a command, a "
+    "setting or advice. Changes nothing. Exits with 0 if it finds no problem, 1 if it finds one, 2 if it cannot look "
+    "at the database."
 )
 
 
@@ -171,8 +175,10 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
     if patient.distrusted:
         says = f"something of the schema changefeed belongs to {patient.distrusted[0]}, whose code would run as {role}"
-        mend = "connect as the schema's owner or as a role of docs/least-rights.md; if it is somebody else's, rename it"
-        yield Finding(Level.PROBLEM, "rights", says, mend)
+        advice = (
+            "connect as the schema's owner or as a role of docs/least-rights.md; if it is somebody else's, rename it"
+        )
+        yield Finding(Level.PROBLEM, "rights", says, advice=advice)
         return
     if not patient.is_installed:
         who = (
@@ -209,6 +215,11 @@ def check_schema(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "schema", says, INSTALL)
     elif readable_from > VERSION:
         yield Finding(Level.PROBLEM, "schema", f"{says} and cannot read it: use the newer server")
+    elif version == VERSION and (
+        differing := [part for (part,) in patient.rows(SERVER_QUERIES["schema differs"], **parts())]
+    ):
+        says = f"the schema changefeed is of version {version}, but in an earlier state of it ({some_of(differing)})"
+        yield Finding(Level.PROBLEM, "schema", says, INSTALL)
     else:
         yield Finding(Level.OK, "schema", says)
 
@@ -231,11 +242,11 @@ def check_pooler(patient: Patient) -> Iterator[Finding]:
             Level.PROBLEM,
             "pooler",
             says,
-            "point --database-url at PostgreSQL itself, or at a pool with pool_mode=session",
+            advice="point --database-url at PostgreSQL itself, or at a pool with pool_mode=session",
         )
     elif is_pooled:
         says = "a pooler stands in between, and notifications pass it now; that must stay so (pool_mode=session)"
-        yield Finding(Level.WARNING, "pooler", says, "point --database-url at PostgreSQL itself")
+        yield Finding(Level.WARNING, "pooler", says, advice="point --database-url at PostgreSQL itself")
     else:
         yield Finding(Level.OK, "pooler", "none in between, and a notification arrives")
 
@@ -267,11 +278,13 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
         ]
         if not named and not pattern.endswith(".*"):
             says = f"--watch {pattern} names no table"
-            yield Finding(Level.PROBLEM, "triggers", says, "write schema.table as SQL does")
+            yield Finding(Level.PROBLEM, "triggers", says, advice="make the table, or write schema.table as SQL does")
         for schema, table, is_watched in named:
             if not is_watched and patient.may_read:
                 says = f"{qualified(schema, table)} is not watched, though --watch {pattern} names it"
-                yield Finding(Level.WARNING, "triggers", says, "read the server's log, which says why it cannot be")
+                yield Finding(
+                    Level.WARNING, "triggers", says, advice="read the server's log, which says why it cannot be"
+                )
     if not patient.may_read:
         return
     watched = patient.rows(QUERIES["triggers"])
@@ -279,8 +292,8 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
     gone = patient.rows(QUERIES["gone columns"])
     for table, column in gone:
         says = f"the column {column} of {table} that was to be left out or hashed is gone: no change is journaled"
-        mend = f"call changefeed.watch for {table} again, with the column's present name"
-        yield Finding(Level.PROBLEM, "triggers", says, mend)
+        advice = f"call changefeed.watch for {table} again, with the column's present name"
+        yield Finding(Level.PROBLEM, "triggers", says, advice=advice)
     for table, trigger, _ in disabled:
         mend = f"ALTER TABLE {table} ENABLE TRIGGER {trigger};"
         yield Finding(Level.PROBLEM, "triggers", f"{trigger} of {table} is disabled: changes are missed", mend)
@@ -302,7 +315,7 @@ def check_row_security(patient: Patient) -> Iterator[Finding]:
     found = patient.rows(QUERIES["tables with row security"])
     for (table,) in found:
         says = f"{table} has row-level security, which the feed does not apply: who may see the table is sent every row"
-        yield Finding(Level.WARNING, "policies", says, "give each token a filter for it, or unwatch the table")
+        yield Finding(Level.WARNING, "policies", says, advice="give each token a filter for it, or unwatch the table")
     if not found:
         yield Finding(Level.OK, "policies", "no watched table has row-level security, which the feed would not apply")
 
@@ -311,13 +324,12 @@ def check_tables(patient: Patient) -> Iterator[Finding]:
     if not patient.may_read:
         return
     found = patient.rows(QUERIES["tables that lose rows untold"])
-    for table, is_unlogged in found:
+    for table, is_unlogged, mend in found:
         if is_unlogged:
             says = f"{table} is unlogged: PostgreSQL empties it after a crash, without a change in the feed"
             yield Finding(Level.WARNING, "tables", says, f"ALTER TABLE {table} SET LOGGED;")
         else:
             says = f"{table} is written by a subscription, whose changes fire no ordinary trigger and are missed"
-            mend = f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER …, for each of the change feed's triggers"
             yield Finding(Level.WARNING, "tables", says, mend)
     if not found:
         yield Finding(Level.OK, "tables", "none that is watched is unlogged or written by a subscription")
@@ -327,7 +339,9 @@ def check_publications(patient: Patient) -> Iterator[Finding]:
     found = patient.rows(QUERIES["publications"])
     for (publication,) in found:
         says = f"{publication} publishes the journal too, so that its subscribers get each change twice"
-        yield Finding(Level.WARNING, "publications", says, "name the tables, or their schemas, in the publication")
+        yield Finding(
+            Level.WARNING, "publications", says, advice="name the tables, or their schemas, in the publication"
+        )
     if not found:
         yield Finding(Level.OK, "publications", "none has the journal in it")
 
@@ -365,9 +379,12 @@ def check_queue(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "queue", says)
         return
     oldest = patient.rows(QUERIES["oldest transaction"])
-    mend = f"SELECT pg_terminate_backend({oldest[0][1]});" if oldest else "end the sessions that LISTEN and are busy"
+    mend = f"SELECT pg_terminate_backend({oldest[0][1]});" if oldest else ""
+    advice = "" if oldest else "end the sessions that LISTEN and are busy"
     level = Level.WARNING if usage < QUEUE_PROBLEM else Level.PROBLEM
-    yield Finding(level, "queue", f"{says}, and at 100% writers fail: a session that listens is in a transaction", mend)
+    yield Finding(
+        level, "queue", f"{says}, and at 100% writers fail: a session that listens is in a transaction", mend, advice
+    )
 
 
 def check_transactions(patient: Patient) -> Iterator[Finding]:
@@ -393,7 +410,7 @@ def check_transactions(patient: Patient) -> Iterator[Finding]:
 def check_replica(patient: Patient) -> Iterator[Finding]:
     if patient.is_standby:
         says = "this is a standby, where nobody can LISTEN"
-        yield Finding(Level.PROBLEM, "replica", says, "point --database-url at the primary")
+        yield Finding(Level.PROBLEM, "replica", says, advice="point --database-url at the primary")
         return
     found = False
     for role, database in patient.rows(QUERIES["replica roles"]):
@@ -423,11 +440,11 @@ def encryption(host: str, is_encrypted: bool, mode: str) -> Finding:
         return Finding(Level.OK, "TLS", "not needed on a Unix socket")
     if is_loopback(host):
         return Finding(Level.OK, "TLS", "not needed on this machine itself")
-    mend = "add sslmode=verify-full, and sslrootcert, to --database-url"
+    advice = "add sslmode=verify-full, and sslrootcert, to --database-url"
     if not is_encrypted:
-        return Finding(Level.WARNING, "TLS", f"rows and the password go to {host} in the clear", mend)
+        return Finding(Level.WARNING, "TLS", f"rows and the password go to {host} in the clear", advice=advice)
     if mode not in ("verify-ca", "verify-full"):
-        return Finding(Level.WARNING, "TLS", f"encrypted, but with sslmode={mode} {host} may be anybody", mend)
+        return Finding(Level.WARNING, "TLS", f"encrypted, but with sslmode={mode} {host} may be anybody", advice=advice)
     return Finding(Level.OK, "TLS", f"encrypted, and {host} is who it says")
 
 
@@ -448,7 +465,7 @@ def check_journal(patient: Patient) -> Iterator[Finding]:
     says = f"{size / 1e6:.1f} MB, back to {hours:.1f} h ago"
     if losses:
         lost = f"{losses} statements could not be journaled; PostgreSQL's log says why"
-        yield Finding(Level.WARNING, "journal", lost, "grep changefeed in PostgreSQL's log")
+        yield Finding(Level.WARNING, "journal", lost, advice="look for changefeed in PostgreSQL's log")
     if size > 1.5 * settings.retention_bytes or hours > 1.5 * settings.retention_hours:
         seconds = settings.retention_hours * 3600
         mend = f"SELECT changefeed.retain(make_interval(secs => {seconds:g}), {settings.retention_bytes});"

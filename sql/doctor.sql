@@ -15,7 +15,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_class AS c
            WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')
-             AND c.relname NOT IN ('recorded', 'truncation')
+             AND c.relname NOT IN ('recorded', 'truncation', 'began_empty')
              AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
                      ELSE has_table_privilege(c.oid, 'SELECT') END
        )
@@ -149,7 +149,11 @@ ORDER BY 1;
 
 -- tables that lose rows untold --
 -- Watched tables, or partitions of such, that are unlogged; and those that a subscription writes, whose triggers do not fire.
-SELECT format('%I.%I', n.nspname, c.relname), c.relpersistence = 'u'
+SELECT format('%I.%I', n.nspname, c.relname), c.relpersistence = 'u', (
+    SELECT string_agg(format('ALTER TABLE %I.%I ENABLE ALWAYS TRIGGER %I;', n.nspname, c.relname, t.tgname), ' ' ORDER BY t.tgname)
+    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE t.tgrelid = c.oid AND p.pronamespace = 'changefeed'::regnamespace AND t.tgenabled <> 'A'
+)
 FROM changefeed.status() AS s
 JOIN pg_namespace AS m ON m.nspname = s.schema_name
 JOIN pg_class AS root ON root.relnamespace = m.oid AND root.relname = s.table_name,

@@ -17,6 +17,39 @@ CREATE TABLE IF NOT EXISTS changefeed.recorded (
     PRIMARY KEY (schema_name, table_name)
 );
 
+-- The tables, and the partitions of `root`, that had no rows when their triggers were made: of them nothing is missing. Written
+-- in that very transaction, whose locks keep writers away; a look comes later, when there may be rows that are recorded.
+CREATE TABLE IF NOT EXISTS changefeed.began_empty (
+    root oid NOT NULL,
+    member oid NOT NULL,
+    entered text NOT NULL,  -- which time it is that it is a partition, as below
+    PRIMARY KEY (root, member)
+);
+
+-- The members of a table that no trigger of ours records as such: not yet, or under another root or none.
+CREATE OR REPLACE FUNCTION changefeed.unrecorded(target oid)
+RETURNS oid[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT coalesce(array_agg(c.oid), '{}')
+    FROM changefeed.members(ARRAY[target]) AS m JOIN pg_class AS c ON c.oid = m.member
+    WHERE NOT EXISTS (
+        SELECT FROM pg_trigger AS t
+        WHERE t.tgrelid = c.oid AND t.tgfoid = ANY (changefeed.recorders())
+          AND (position('"root": true'::bytea IN t.tgargs) > 0) = c.relispartition
+    )
+$function$;
+
+-- Keeps which of these members have no rows. Their triggers were made by this transaction, so nobody writes to them now.
+CREATE OR REPLACE FUNCTION changefeed.note_empty(target oid, members oid[])
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    DELETE FROM changefeed.began_empty AS b WHERE b.root = target AND b.member = ANY (members);
+    INSERT INTO changefeed.began_empty (root, member, entered)
+    SELECT target, c.oid, coalesce((SELECT i.xmin::text FROM pg_inherits AS i WHERE i.inhrelid = c.oid AND c.relispartition), '')
+    FROM pg_class AS c
+    WHERE c.oid = ANY (members) AND (c.relkind = 'p' OR pg_relation_size(c.oid::regclass) = 0);
+END
+$function$;
+
 -- Each watched table as it is now. Its members are itself and its partitions, by oid. One is complete whose triggers of ours,
 -- after the statement or the row, are for INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32). One that was made as a
 -- partition, and not attached, entered pg_inherits by the command that made it: 3 steps after its columns.
@@ -111,7 +144,10 @@ BEGIN
     FULL JOIN jsonb_each(now -> 'members') AS n (member, one) USING (member)
     CROSS JOIN LATERAL (
         SELECT CASE WHEN b.one ->> 'entered' IS DISTINCT FROM n.one ->> 'entered'
-            THEN changefeed.was_never_written(member::oid) END IS TRUE AS is_void
+            THEN changefeed.was_never_written(member::oid) OR EXISTS (
+                SELECT FROM changefeed.began_empty AS e
+                WHERE e.root = (now ->> 'oid')::oid AND e.member = n.member::oid AND e.entered = n.one ->> 'entered'
+            ) END IS TRUE AS is_void
     ) AS v;
     IF NOT (now ->> 'is_complete')::boolean THEN
         IF was_complete OR has_new THEN
@@ -162,6 +198,7 @@ SET lock_timeout = '10s' AS $function$
 DECLARE
     this_journal text;
     is_first boolean;
+    became text;
     one record;
 BEGIN
     -- One at a time, since what one writes the next is to see. By a lock that takes a right on the table: an advisory one
@@ -185,9 +222,20 @@ BEGIN
         is_complete := coalesce((one.now ->> 'is_complete')::boolean, true);
         is_watched := one.now IS NOT NULL;
         why := NULL;
+        became := NULL;
         is_over := true;
         IF one.now IS NULL THEN
-            why := format('%s is not watched any more', one.name);
+            SELECT CASE
+                WHEN c.oid IS NULL THEN 'dropped'
+                WHEN (n.nspname, c.relname) <> (schema_name, table_name) THEN 'renamed'
+            END INTO became
+            FROM (SELECT) AS _ LEFT JOIN pg_class AS c ON c.oid = (one.before ->> 'oid')::oid
+            LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
+            why := one.name || CASE became
+                WHEN 'dropped' THEN ' was dropped'
+                WHEN 'renamed' THEN ' has another name now, or is in another schema'  -- which not everybody may know
+                ELSE ' is not watched any more'
+            END;
             is_over := false;
         ELSIF one.before IS NOT NULL THEN
             SELECT m.why, m.is_over INTO why, is_over FROM changefeed.missed(one.name, one.before, one.now) AS m;
@@ -196,19 +244,27 @@ BEGIN
         ELSIF NOT is_first AND EXISTS (
             SELECT FROM unnest(promised_schemas, promised_tables) AS p (schema_name, table_name)
             WHERE p.schema_name = one.schema_name AND coalesce(p.table_name, one.table_name) = one.table_name
-        ) AND changefeed.may_have_rows(ARRAY(SELECT k::oid FROM jsonb_object_keys(one.now -> 'members') AS k)) THEN
+        ) AND changefeed.may_have_rows(ARRAY(
+            SELECT m.member::oid FROM jsonb_each(one.now -> 'members') AS m (member, state)
+            WHERE NOT EXISTS (
+                SELECT FROM changefeed.began_empty AS e
+                WHERE e.root = (one.now ->> 'oid')::oid AND e.member = m.member::oid AND e.entered = m.state ->> 'entered'
+            )
+        )) THEN
             why := format('what was written to %s before it was watched is not recorded', one.name);
         END IF;
         IF one.before IS DISTINCT FROM one.now THEN
             INSERT INTO changefeed.recorded AS r (schema_name, table_name, journal, seen_at, state)
             VALUES (one.schema_name, one.table_name, this_journal, clock_timestamp(), one.now)
             ON CONFLICT ON CONSTRAINT recorded_pkey DO UPDATE SET seen_at = excluded.seen_at, state = excluded.state;
+            DELETE FROM changefeed.began_empty AS e USING jsonb_each(one.now -> 'members') AS m (member, state)
+            WHERE e.root = (one.now ->> 'oid')::oid AND e.member = m.member::oid AND e.entered = m.state ->> 'entered';
         END IF;
         IF why IS NOT NULL THEN
             INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
             VALUES (
                 coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', one.schema_name, one.table_name,
-                json_build_object('why', why, 'is_over', is_over, 'since', extract(epoch FROM one.seen_at))
+                json_build_object('why', why, 'is_over', is_over, 'became', became, 'since', extract(epoch FROM one.seen_at))
             );
             IF pg_notification_queue_usage() < 0.5 THEN
                 PERFORM pg_notify('changefeed', '');
@@ -218,5 +274,8 @@ BEGIN
             RETURN NEXT;
         END IF;
     END LOOP;
+    DELETE FROM changefeed.began_empty AS e WHERE NOT EXISTS (
+        SELECT FROM pg_class AS c WHERE c.oid = e.root AND NOT c.relispartition
+    );
 END
 $function$;

@@ -59,6 +59,21 @@ LIMIT 1;
 -- schema version --
 SELECT version FROM changefeed.meta;
 
+-- schema differs --
+-- Of what this server's sql/install.sql makes, what is not there as it makes it (see changefeed/journal/installation.py).
+SELECT f.name || '()' FROM unnest(%(functions)s::text[], %(digests)s::text[]) AS f (name, digest)
+WHERE NOT EXISTS (
+    SELECT FROM pg_proc AS p
+    WHERE p.pronamespace = to_regnamespace('changefeed') AND p.proname = f.name AND md5(p.prosrc) = f.digest
+)
+UNION
+SELECT r.name || '.' || r.column_name FROM unnest(%(relations)s::text[], %(columns)s::text[]) AS r (name, column_name)
+WHERE NOT EXISTS (
+    SELECT FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = r.column_name AND NOT a.attisdropped
+    WHERE c.relnamespace = to_regnamespace('changefeed') AND c.relname = r.name
+)
+ORDER BY 1;
+
 -- may begin anew --
 -- Whether this role may. Asked apart: PostgreSQL looks at the right to call a function also where it is not called.
 SELECT has_table_privilege('changefeed.journal', 'SELECT') AND has_table_privilege('changefeed.journal', 'DELETE')

@@ -240,6 +240,7 @@ DECLARE
     statements text[];
     statement text;
     due timestamptz;
+    unrecorded oid[];
 BEGIN
     SELECT t.tgname INTO squatter
     FROM changefeed.wanted_triggers(ARRAY[target], ARRAY[options]) AS w JOIN pg_trigger AS t ON t.tgrelid = w.member AND t.tgname = w.name
@@ -247,6 +248,9 @@ BEGIN
     IF squatter IS NOT NULL THEN
         RAISE EXCEPTION '% has a trigger % that is none of the change feed''s', target::regclass, quote_ident(squatter)
             USING ERRCODE = 'duplicate_object', HINT = 'Give that trigger another name.';
+    END IF;
+    IF options IS NOT NULL THEN
+        unrecorded := changefeed.unrecorded(target);
     END IF;
     statements := ARRAY(SELECT r.statement FROM changefeed.repairs(ARRAY[target], ARRAY[options]) AS r);
     due := clock_timestamp() + wait_ms * interval '1 millisecond';  -- from here on writers may wait
@@ -256,6 +260,9 @@ BEGIN
         );
         EXECUTE statement;
     END LOOP;
+    IF unrecorded <> '{}' AND statements <> '{}' THEN
+        PERFORM changefeed.note_empty(target, unrecorded);
+    END IF;
     RETURN statements <> '{}';
 END
 $function$;
@@ -274,13 +281,22 @@ BEGIN
     IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION '% is not a table', target
             USING ERRCODE = 'wrong_object_type', HINT = 'Watch the tables it takes its rows from.';
+    ELSIF EXISTS (
+        SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.oid = target AND (n.nspname IN ('pg_catalog', 'information_schema') OR n.nspname ~ '^pg_toast')
+    ) THEN
+        RAISE EXCEPTION '% is a table of PostgreSQL itself, which has no triggers', target
+            USING ERRCODE = 'wrong_object_type', HINT = 'Watch tables of your own.';
     ELSIF persistence = 't' THEN
         RAISE EXCEPTION '% is a temporary table', target USING ERRCODE = 'wrong_object_type';
     ELSIF is_partition THEN
         RAISE EXCEPTION '% is a partition', target USING ERRCODE = 'wrong_object_type',
             HINT = format('Watch %s, whose partitions are watched with it.', pg_partition_root(target));
-    ELSIF (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = target) = 'changefeed'::regnamespace THEN
-        RAISE EXCEPTION '% belongs to the change feed itself', target USING ERRCODE = 'wrong_object_type';
+    ELSIF (SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = target) = ANY (
+        ARRAY[to_regnamespace('changefeed'), to_regnamespace('changefeed_secret')]::oid[]
+    ) THEN
+        RAISE EXCEPTION '% belongs to the change feed itself', target
+            USING ERRCODE = 'wrong_object_type', HINT = 'Watch tables of your own.';
     ELSIF persistence = 'u' AND NOT EXISTS (SELECT FROM changefeed.watched(ARRAY[target]::oid[])) THEN
         RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, which nobody would be told', target
             USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED first.', target);

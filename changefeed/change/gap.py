@@ -10,6 +10,11 @@ from changefeed.change.change import Change
 READ_AGAIN = "read the tables you follow once more; the feed goes on from here"
 WHY_LIMIT_CHARACTERS = 2_000  # of one that stands for many
 READ_ELSEWHERE = "read the table itself until it is watched again, which another gap tells"
+# By what became of a table that is not watched any more.
+LEFT = {
+    "dropped": "forget the table's rows; another gap tells when a table of its name is watched again",
+    "renamed": "follow the table under its new name; another gap tells when a table of the old one is watched again",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Gap:
         if loss.finding:
             found = json.loads(loss.finding)
             since = datetime.fromtimestamp(found["since"], UTC) if found["since"] else None
-            what_to_do = READ_AGAIN if found["is_over"] else READ_ELSEWHERE
+            what_to_do = READ_AGAIN if found["is_over"] else LEFT.get(found.get("became"), READ_ELSEWHERE)
             return cls(found["why"], None, loss.cursor, since, at, what_to_do, table=loss.table)
         why = f"a statement on {loss.table} could not be journaled, or not be read; PostgreSQL's log says why"
         skipped = loss.count if loss.count > 1 else None

@@ -1,6 +1,7 @@
 """`python server.py doctor`: each finding seen on a real PostgreSQL, and gone when its own command was run."""
 
 import asyncio
+import re
 import resource
 import subprocess
 import sys
@@ -34,7 +35,10 @@ def settings(conninfo: str, *flags: str) -> Settings:
 def findings(conninfo: str, *flags: str) -> list[Finding]:
     patient = Patient(conninfo, settings(conninfo, *flags))
     try:
-        return list(doctor.examine(patient))
+        found = list(doctor.examine(patient))
+        for one in found:  # what mends it can be pasted: SQL, a command or a setting
+            assert re.fullmatch(r"|[A-Z]+ .*;|(psql|ulimit) -.*|--[a-z-]+ .*", one.mend, re.DOTALL), one
+        return found
     finally:
         patient.connection.close()
 
@@ -176,6 +180,24 @@ def test_the_schema_is_of_another_version(version: int, readable_from: int, leve
     assert f"version {version}, this server knows {VERSION}" in found.says
 
 
+EARLIER_STATES = [
+    "ALTER FUNCTION changefeed.read RENAME TO read_as_it_was",
+    "ALTER TABLE changefeed.meta DROP COLUMN readable_from",
+    "DROP TABLE changefeed.began_empty",
+    "DROP SEQUENCE changefeed.lost_at",
+    "CREATE OR REPLACE FUNCTION changefeed.recorders() RETURNS oid[] LANGUAGE sql AS 'SELECT NULL::oid[]'",
+]
+
+
+@pytest.mark.parametrize("harm", EARLIER_STATES)
+def test_a_schema_of_this_version_but_of_an_earlier_state_is_a_problem(harm: str, watched: JournalDatabase):
+    watched.run(harm)
+    found = only("schema", watched.conninfo)
+    assert (found.level, found.mend) == (PROBLEM, doctor.INSTALL)
+    watched.run(read_script("install.sql"))
+    assert only("schema", watched.conninfo).level == OK
+
+
 # -- the way to PostgreSQL
 
 
@@ -220,7 +242,7 @@ def test_a_pooler_in_between_is_known(
 
     found = asyncio.run(look())
     assert found.level is level
-    assert "--database-url" in found.mend
+    assert "--database-url" in found.advice
 
 
 @pytest.mark.parametrize(

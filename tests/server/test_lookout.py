@@ -77,6 +77,18 @@ class GapTest(LookoutCase):
         await self.gap_of("DROP TABLE orders", "orders")
 
     @gen_test
+    async def test_one_that_is_dropped(self):
+        gap = await self.gap_of("DROP TABLE orders", "orders")
+        self.assertIn("public.orders was dropped", gap["why"])
+        self.assertIn("forget the table's rows", gap["what_to_do"])
+
+    @gen_test
+    async def test_one_that_gets_another_name(self):
+        gap = await self.gap_of("ALTER TABLE orders RENAME TO old", "orders")
+        self.assertIn("another name now", gap["why"])
+        self.assertIn("under its new name", gap["what_to_do"])
+
+    @gen_test
     async def test_one_that_another_takes_the_place_of(self):
         swap = "CREATE TABLE new (LIKE orders); SELECT changefeed.watch('new'); ALTER TABLE orders RENAME TO old"
         self.assertIn("another", (await self.gap_of(f"{swap}; ALTER TABLE new RENAME TO orders", "orders"))["why"])
@@ -323,6 +335,36 @@ class PatternTest(LookoutCase):
         self.assertEqual((await message(socket, "gap"))["table"], "public.later")
         self.write("INSERT INTO empty VALUES (1)")
         self.assertEqual((await message(socket))["type"], "changes")
+
+    @gen_test
+    async def test_what_was_empty_when_it_was_watched_has_no_gap_however_soon_it_has_rows(self):
+        self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
+        socket = await self.subscribed()
+        attach = "ALTER TABLE parted ATTACH PARTITION"
+        for make, table, row in (
+            ("CREATE TABLE one (id int)", "one", 1),
+            ("CREATE TABLE two (id int) PARTITION BY LIST (id); CREATE TABLE p PARTITION OF two DEFAULT", "two", 1),
+            ("CREATE TABLE part_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)", "part_2", 11),
+            (f"CREATE TABLE part_3 (LIKE parted); {attach} part_3 FOR VALUES FROM (20) TO (30)", "part_3", 21),
+            (
+                "CREATE TABLE part_4 (LIKE parted); SELECT changefeed.watch('part_4'); "
+                f"{attach} part_4 FOR VALUES FROM (30) TO (40)",
+                "part_4",
+                31,
+            ),
+        ):
+            with self.subTest(make):
+                self.write(make)
+                await self.feed.watching._tend_once()
+                self.write(f"INSERT INTO {table} VALUES ({row})")
+                if table in ("one", "two"):
+                    self.write(f"SELECT changefeed.watch('{table}', row_limit => 10)")  # which changes its triggers
+                await self.look()
+                told = await message(socket)
+                while not told.get("changes", told):
+                    told = await message(socket)
+                self.assertEqual((told["type"], told["changes"][0]["action"]), ("changes", "INSERT"))
+        self.assertEqual(self.write("SELECT * FROM changefeed.began_empty"), [])
 
     @gen_test
     async def test_a_partition_that_comes_from_a_watched_table_to_one_that_is_not_tells_of_nothing(self):
