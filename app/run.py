@@ -13,6 +13,7 @@ from app.serve import serve
 from app.source import source_of
 from app.starting import bind
 from app.workers import run_supervisor, run_worker
+from changefeed.hub import PLAIN_CHANNEL
 from handlers.access.tokens import load_tokens
 from handlers.http.certificate import load_certificate
 from handlers.http.context import Share
@@ -49,6 +50,12 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
             "--client-limit %d is more than the %d files a process may open here; see ulimit -n",
             settings.client_limit,
             files,
+        )
+    if PLAIN_CHANNEL in settings.channels and settings.asks_for_tokens:
+        logger.warning(
+            "--channels %s tells of rows of any table: /listen/%s takes a token with a right to every table",
+            PLAIN_CHANNEL,
+            PLAIN_CHANNEL,
         )
     if settings.alert_webhook and not settings.alert:
         logger.warning("--alert-webhook has no effect without --alert")

@@ -61,6 +61,8 @@ async def serve(
         stack.push_async_callback(stop_serving, http_server, feed)
         if not share.others_are_ready:
             http_server.add_sockets(listen())
+        if share.is_first:
+            await stack.enter_async_context(running(feed.gate.tokens.prepare()))
         if parent:
             await stack.enter_async_context(running(follow_parent(parent, feed, stopping)))
         await stack.enter_async_context(running(feed.listener.run()))

@@ -8,19 +8,23 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+import psycopg2
 from tornado.netutil import bind_sockets
 
 from app.demo import make_tables
 from changefeed.backoff import backoff
 from changefeed.journal.watching import CannotWatch, NoSuchTable
 from changefeed.postgres.listener import ListenerState
-from changefeed.postgres.pool import DatabaseUnavailable
+from changefeed.postgres.pool import DatabaseUnavailable, one_line
 from handlers.http.context import Feed
 
 logger = logging.getLogger("handlers.starting")
 
 CORRECT_IT = "correct --database-url (user, password, database name)"
 CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
+ASK_DOCTOR = (
+    "run server.py doctor, which says what to do, and see docs/least-rights.md for the rights of the server's role"
+)
 BACKLOG = 4096  # connections that the kernel keeps until they are accepted, as when a crowd comes back
 
 
@@ -66,9 +70,12 @@ async def prepare_tables(feed: Feed, stopping: asyncio.Event, *, is_demo: bool) 
             await feed.watching.start()
             if is_demo:
                 await make_tables(feed.database, feed.watching)
+            await feed.watching.say_if_no_journal()
             return True
         except (NoSuchTable, CannotWatch) as error:
             raise StartError(str(error)) from None
+        except psycopg2.Error as error:
+            raise StartError(f"the database {feed.database_name} refuses: {one_line(error)}; {ASK_DOCTOR}") from None
         except DatabaseUnavailable as error:  # it was there a moment ago
             if complaint != (complaint := str(error)):
                 logger.warning(

@@ -173,10 +173,10 @@ def _check_closed(settings: Settings) -> None:
         way_in = f"--base-path {settings.base_path}"
     else:
         return
-    where = "" if way_in.startswith("--address") else "behind a proxy, as with "
+    reached = "it" if way_in.startswith("--address") else "the proxy that this is for"
     raise SettingsError(
-        f"{where}{way_in} would show the database's rows to everybody who can reach it; ask for tokens (--token, "
-        "--token-file, --jwt-algorithm), or say --allow-anonymous if that is what you want"
+        f"with {way_in} the server would show the database's rows to everybody who can reach {reached}; ask for tokens "
+        "(--token, --token-file, --jwt-algorithm), or say --allow-anonymous if that is what you want"
     )
 
 

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from changefeed.change.table_names import canonical, parse_pattern
+from changefeed.postgres.raw_channels import OUR_CHANNELS
 
 Choice = TypeVar("Choice", bound=str)
 Value = TypeVar("Value")
@@ -75,8 +77,10 @@ def pattern(text: str) -> str:
     return canonical(text.strip())
 
 
-@expects("a channel's name, or a pattern of * and ? for the names of several")
+@expects(f"a channel's name, or a pattern of * and ? for several; those of {OUR_CHANNELS} are the server's own")
 def channels(text: str) -> str:
+    if fnmatchcase(text, OUR_CHANNELS):
+        raise ValueError
     return words(text)
 
 

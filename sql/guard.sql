@@ -13,6 +13,13 @@ BEGIN
                 EXECUTE format('CREATE SCHEMA %I', schema_name);
             EXCEPTION WHEN duplicate_schema OR unique_violation THEN
                 NULL;  -- another install that went on at the same time has made it
+            WHEN insufficient_privilege THEN
+                RAISE EXCEPTION '% may not make the schema % in the database %',
+                    quote_ident(current_user), schema_name, quote_ident(current_database())
+                    USING ERRCODE = 'insufficient_privilege', HINT = format(
+                        'Run this as the owner of the database, or let that one GRANT CREATE ON DATABASE %I TO %I;',
+                        current_database(), current_user
+                    );
             END;
         END IF;
         SELECT r.rolname AS name, r.rolsuper AND me.rolsuper AS is_peer INTO owner

@@ -5,6 +5,7 @@
 --
 -- The server runs the same file when it is told to watch a table. sql/uninstall.sql takes everything away again.
 
+\set QUIET on
 -- What is refused ends it: no later statement may run in a schema that is somebody else's.
 \set ON_ERROR_STOP on
 -- Whatever the session's settings are: nothing of what others made is picked up, and the transaction may write and sees what
@@ -85,7 +86,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
 SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
-SELECT changefeed.refresh();
+DO $refresh$ BEGIN PERFORM changefeed.refresh(); END $refresh$;
 -- Version 4's, when no trigger calls them any more.
 DO $version_4$
 BEGIN
@@ -155,3 +156,5 @@ BEGIN
 END
 $partitions$;
 COMMIT;
+\set QUIET off
+\echo 'installed, schema version 5; next: SELECT changefeed.watch(''public.orders'');'

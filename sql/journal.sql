@@ -153,4 +153,4 @@ BEGIN
     RETURN true;
 END
 $function$;
-SELECT changefeed.begin_anew_if_restored();
+DO $restored$ BEGIN PERFORM changefeed.begin_anew_if_restored(); END $restored$;

@@ -1,4 +1,5 @@
 -- Takes away every trigger of the change feed, the journal and all functions. Cursors from before are refused later.
+\set QUIET on
 -- What is refused ends it: no later statement may run in a schema that is somebody else's.
 \set ON_ERROR_STOP on
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
@@ -31,3 +32,5 @@ BEGIN
 END
 $uninstall$;
 COMMIT;
+\set QUIET off
+\echo 'uninstalled: no table is watched any more. A server that runs goes on without a journal, and installs nothing'

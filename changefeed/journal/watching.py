@@ -13,6 +13,7 @@ import psycopg2
 
 from changefeed.backoff import backoff
 from changefeed.change.table_names import BadName, Pattern, TableName, parse_pattern, qualified
+from changefeed.journal.installation import parts, some_of
 from changefeed.journal.journal import VERSION
 from changefeed.postgres.legible import is_shown_only
 from changefeed.postgres.named_queries import load, read_script
@@ -58,7 +59,8 @@ class Watching:
     """`patterns` are schema.table or schema.*; retention is in seconds and bytes.
 
     A schema of an older version is upgraded where `may_upgrade`; else the server goes on with it, since servers beside
-    it may be too old to read a newer one.
+    it may be too old to read a newer one. One that was there and was taken away is not put back, but by a new start and
+    by who asks for a table.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class Watching:
         self._database = database
         self._patterns = tuple(patterns)
         self._retention = {"seconds": retention_seconds, "bytes": retention_bytes}
+        self._has_seen_schema = False
+        self._is_told_of_no_schema = False
         self._complaint = ""
         self._woken = asyncio.Event()
         self.refused: dict[str, str] = {}  # of the patterns' tables those that cannot be watched now, and why
@@ -86,6 +90,7 @@ class Watching:
         """
         if await self._is_installed():
             await self._install()
+            await self._complete()
         for pattern in self._patterns:
             has_one = await self._watch_pattern(pattern)
             if _is_of_one_table(pattern):
@@ -98,6 +103,14 @@ class Watching:
             elif not has_one:
                 logger.info("--watch %s names no table yet; one that comes is watched", pattern)
 
+    async def say_if_no_journal(self) -> None:
+        """At a start, since all that is to be seen then is what triggers of the user's notify of."""
+        if not await self._is_installed():
+            logger.info(
+                "no table is journaled yet, as the schema changefeed is not installed: start with --watch "
+                "schema.table, or run psql -f sql/install.sql and SELECT changefeed.watch('schema.table')"
+            )
+
     async def named(self, name: str) -> list[TableName]:
         """The tables that the name, written as schema.table, could mean."""
         try:
@@ -108,10 +121,16 @@ class Watching:
         return [TableName(*row) for row in await self._database.fetch(QUERIES["named tables"], names)]
 
     async def watch(self, name: str, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
-        """Watches the table schema.table; whether that changed anything. Raises NoSuchTable or CannotWatch."""
+        """Watches the table schema.table; whether that changed anything. Raises NoSuchTable or CannotWatch.
+
+        Installs the schema where it is not there.
+        """
         table = await self._only(name)
         await self._install()
-        with self._refusals(name):
+        return await self._watch(name, table, options)
+
+    async def _watch(self, name: str, table: TableName, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
+        with self._refusals(name, "watching it takes the right TRIGGER on the table"):
             rows = await self._database.fetch(
                 QUERIES["watch"],
                 {
@@ -131,7 +150,7 @@ class Watching:
         table = await self._only(name)
         if not await self._is_installed():
             return False
-        with self._refusals(name):
+        with self._refusals(name, "unwatching it takes the table's owner"):
             rows = await self._database.fetch(QUERIES["unwatch"], table._asdict())
         if not rows:
             raise NoSuchTable(f"the database has no table {name}")
@@ -215,6 +234,8 @@ class Watching:
         One that cannot be watched keeps no other from it.
         """
         found = await self._tables_of(pattern)
+        if found and await self._was_uninstalled():
+            return True
         if found:
             await self._install()
         for schema, table, is_watched in found:
@@ -222,7 +243,7 @@ class Watching:
             try:
                 if is_shown_only(schema, table):
                     raise CannotWatch(f"{name}: {NO_TEXT}")
-                if not is_watched and await self.watch(name):
+                if not is_watched and await self._watch(name, TableName(schema, table)):
                     logger.info("watching %s", name)
                 self.refused.pop(name, None)
             except NoSuchTable:  # it was dropped meanwhile
@@ -265,7 +286,20 @@ class Watching:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if has_journal and (reason := await distrust(self._database)):
             raise CannotWatch(reason)
+        self._has_seen_schema = self._has_seen_schema or bool(has_journal)
         return bool(has_journal)
+
+    async def _was_uninstalled(self) -> bool:
+        if await self._is_installed() or not self._has_seen_schema:
+            self._is_told_of_no_schema = False
+            return False
+        if not self._is_told_of_no_schema:
+            self._is_told_of_no_schema = True
+            logger.warning(
+                "the schema changefeed was taken away, as sql/uninstall.sql does: no table is watched any more. To "
+                "watch again what --watch names, run psql -f sql/install.sql, or start the server anew"
+            )
+        return True
 
     async def _install(self) -> None:
         version = await self._version()
@@ -281,6 +315,29 @@ class Watching:
                     VERSION,
                 )
             return
+        await self._run_install()
+        if version:
+            logger.info("upgraded the schema changefeed from version %d to %d", version, VERSION)
+        else:
+            logger.info("installed the schema changefeed")
+
+    async def _complete(self) -> None:
+        """A schema of this version may be in an earlier state of it. Looked at once, at the start."""
+        if await self._version() != VERSION:
+            return
+        differing = [part for (part,) in await self._database.fetch(QUERIES["schema differs"], parts())]
+        if differing and self._may_upgrade:
+            await self._run_install()
+            logger.info("brought the schema changefeed up to date: %s", some_of(differing))
+        elif differing:
+            logger.warning(
+                "the schema changefeed is of version %d, but in an earlier state of it (%s): run psql -f "
+                "sql/install.sql again, or start with --upgrade-schema",
+                VERSION,
+                some_of(differing),
+            )
+
+    async def _run_install(self) -> None:
         try:
             await self._database.fetch(read_script("install.sql"), deadline_seconds=INSTALL_DEADLINE_SECONDS)
         except psycopg2.errors.InsufficientPrivilege as error:
@@ -288,10 +345,7 @@ class Watching:
                 f"the schema changefeed cannot be installed ({one_line(error)}); let the database's owner run "
                 "psql -f sql/install.sql once"
             ) from None
-        if version:
-            logger.info("upgraded the schema changefeed from version %d to %d", version, VERSION)
-        else:
-            logger.info("installed the schema changefeed")
+        self._has_seen_schema = True
 
     async def _version(self) -> int | None:
         """Of the schema that is installed; None where none is, 0 where its table meta is empty."""
@@ -301,9 +355,13 @@ class Watching:
         return int(rows[0][0]) if rows else 0
 
     @contextlib.contextmanager
-    def _refusals(self, name: str) -> Iterator[None]:
+    def _refusals(self, name: str, needed: str) -> Iterator[None]:
         try:
             yield
+        except psycopg2.errors.InsufficientPrivilege as error:
+            raise Refused(
+                f"{name}: {_without_context(error)}; {needed}, and the rights of docs/least-rights.md"
+            ) from None
         except psycopg2.errors.LockNotAvailable:
             raise CannotWatch(f"{name} is locked by another transaction; try again when that is done") from None
         except psycopg2.Error as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SQL_DIR = Path(__file__).parents[2] / "sql"
 _INCLUDE = re.compile(r"^\\ir (?P<file>\S+)$", re.MULTILINE)
-_SETTING = re.compile(r"^\\set .*\n", re.MULTILINE)  # psql's own
+_SETTING = re.compile(r"^\\(?:set|echo) .*\n", re.MULTILINE)  # psql's own
 _NAME = re.compile(r"^-- (?P<name>[a-z0-9 ]+) --$", re.MULTILINE)
 
 

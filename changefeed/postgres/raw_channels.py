@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
+OUR_CHANNELS = "changefeed*"  # the journal's wake-ups and every server's canary
 NAME_LIMIT_BYTES = 63  # a longer one PostgreSQL cuts in LISTEN, and refuses in pg_notify() (NAMEDATALEN)
 
 Run = Callable[[sql.Composable], Awaitable[None]]

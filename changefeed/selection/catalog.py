@@ -6,6 +6,7 @@ reconnecting crowd costs one read.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from changefeed.postgres.trust import distrust
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
 from changefeed.selection.visibility import SealCursor
+
+logger = logging.getLogger("changefeed.catalog")
 
 QUERIES = load("server.sql")
 # How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
@@ -65,6 +68,7 @@ class Catalog:
         self._catching_up: asyncio.Task[None] | None = None
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
+        self._complaint = ""
 
     async def check(self, subscription: Subscription) -> None:
         """Raises BadSubscription for what cannot be, and DatabaseUnavailable where that cannot be known."""
@@ -176,7 +180,11 @@ class Catalog:
             try:
                 await self._read()
             except psycopg2.Error as error:
-                raise DatabaseUnavailable(one_line(error)) from error
+                if self._complaint != (complaint := one_line(error)):
+                    self._complaint = complaint
+                    logger.warning("the tables cannot be read: %s; trying again for whoever asks", complaint)
+                raise DatabaseUnavailable("the tables cannot be read") from error
+            self._complaint = ""
             self._read_at = began
             self._on_read()
 

@@ -60,7 +60,11 @@ def database_needed(what_fails: str) -> Iterator[None]:
     try:
         yield
     except DatabaseUnavailable as error:
-        raise ApiError(503, "database_unavailable", f"{what_fails}: {one_line(error)}") from None
+        why = str(error)
+        if not error.is_late:  # what libpq or PostgreSQL says names hosts, roles and perhaps more
+            logger.info("%s: %s", what_fails, why)
+            why = "PostgreSQL cannot be reached; the server's log says why"
+        raise ApiError(503, "database_unavailable", f"{what_fails}: {why}") from None
     except psycopg2.Error as error:
         # PostgreSQL's words may name what whoever asks may not see.
         logger.warning("%s: %s", what_fails, one_line(error))

@@ -39,6 +39,8 @@ class KeysUnavailable(Exception):
 
 
 class IssuerKeys(Protocol):
+    async def prepare(self) -> None: ...
+
     async def find(self, key_id: object) -> VerificationKey | None:
         """The key that a token names by `key_id`, None where there is none. Raises KeysUnavailable."""
 
@@ -48,6 +50,9 @@ class FileKeys:
 
     def __init__(self, content: bytes, algorithm: str) -> None:
         self._key = _secret(content) if algorithm == "HS256" else _public_key(content, algorithm)
+
+    async def prepare(self) -> None:
+        """They are there."""
 
     async def find(self, key_id: object) -> VerificationKey | None:
         return self._key
@@ -63,6 +68,13 @@ class KeySetUrl:
         self._keys: Mapping[str | None, VerificationKey] | None = None
         self._read_at = self._tried_at = float("-inf")
         self._reading = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """Reads them before anybody needs them, so that the log says at the start where they cannot be had."""
+        async with self._reading:
+            await self._read()
+            if self._keys is None:
+                self._tried_at = float("-inf")  # the first token tries again at once
 
     async def find(self, key_id: object) -> VerificationKey | None:
         asked_at = self._clock()

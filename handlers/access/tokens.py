@@ -70,6 +70,11 @@ class Tokens:
     def are_required(self) -> bool:
         return bool(self._known or self._issuer)
 
+    async def prepare(self) -> None:
+        """Reads the issuer's keys; the log says where they cannot be had."""
+        if self._issuer:
+            await self._issuer.prepare()
+
     async def identify(self, token: str) -> Identity:
         """Raises BadToken, or KeysUnavailable where that cannot be known now."""
         if found := self.find(digest(token)):
@@ -98,6 +103,9 @@ class IssuedTokens:
         self._audience = audience
         self._issuer = issuer
         self._required = ["exp", *(["aud"] if audience else []), *(["iss"] if issuer else [])]
+
+    async def prepare(self) -> None:
+        await self._keys.prepare()
 
     async def identify(self, token: str) -> Identity:
         """Raises BadToken or KeysUnavailable."""

@@ -10,7 +10,7 @@ from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import BEGINNING, LostPast
-from changefeed.selection.subscription import Selection
+from changefeed.selection.subscription import FIELDS, Selection
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, database_needed, no_journal, whole_number
 from handlers.delivery.dialects import gap_fields, gap_within, loss_gap
@@ -26,7 +26,7 @@ SLICE_CHANGES = 500  # that are looked at before everybody else has a turn
 LOOK_LIMIT = 50_000  # changes, whether they were asked for or not
 # The same for who may not know how many there are. That it took so long he sees in any case.
 LOOK_LIMIT_SECONDS = 2.0
-OTHER_FIELDS = ("limit", "replay", "slow")  # of which only the first means something here
+NAMES = (*FIELDS, "since", "limit")
 
 
 class ChangesHandler(ApiHandler):
@@ -40,8 +40,7 @@ class ChangesHandler(ApiHandler):
 
     async def get(self) -> None:
         limit = whole_number("limit", self.get_query_argument("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
-        fields = {name: terms for name, terms in self.query_fields().items() if name not in OTHER_FIELDS}
-        query = parse_query(fields, self.rights)
+        query = parse_query(self.query_fields(), self.rights, NAMES)
         await check_subscription(self.feed, query.subscription)
         await until_journal_known(self.feed)
         if self.feed.follower.memory is None:

@@ -149,6 +149,7 @@ PATHS: Json = {
             parameters=[
                 *FEED_PARAMETERS.values(),
                 _parameter("Last-Event-ID", "as since, which it wins over", TEXT, "header"),
+                _parameter("lastEventId", "the same, for an EventSource made anew, which can set no header", TEXT),
             ],
             media_type="text/event-stream",
         )

@@ -8,7 +8,6 @@ from typing import Any
 from changefeed.change.table_names import TableName, qualified
 from changefeed.journal.watching import DEFAULT_OPTIONS, CannotWatch, NoSuchTable, Refused, WatchOptions
 from changefeed.postgres.named_queries import load
-from changefeed.postgres.pool import DatabaseUnavailable, one_line
 from changefeed.selection.rights import Bound, bound_of_any
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, database_needed
@@ -64,23 +63,25 @@ class WatchHandler(ApiHandler):
     async def put(self, name: str) -> None:
         said = self._said()
         try:
-            name, bound = await self._find(name)
-            before = await self.feed.watching.options(name) or DEFAULT_OPTIONS
-            options = self._options(name, bound, before, said)
-            has_changed = await self.feed.watching.watch(name, options)
-        except (NoSuchTable, CannotWatch, DatabaseUnavailable) as error:
-            raise self._api_error(name, error) from None
+            with database_needed("the table cannot be watched"):
+                name, bound = await self._find(name)
+                before = await self.feed.watching.options(name) or DEFAULT_OPTIONS
+                options = self._options(name, bound, before, said)
+                has_changed = await self.feed.watching.watch(name, options)
+        except (NoSuchTable, CannotWatch) as error:
+            raise self._api_error(name, error, "cannot_watch") from None
         self._answer(name, is_watched=True, has_changed=has_changed)
 
     async def delete(self, name: str) -> None:
         try:
-            name, _ = await self._find(name)
-            options = await self.feed.watching.options(name)
-            if options and (options.omit or options.hash) and not self.rights.sees_everything:
-                raise _needs_all_rights(f"{name} has columns that are left out or hashed, and would forget them")
-            has_changed = await self.feed.watching.unwatch(name)
-        except (NoSuchTable, CannotWatch, DatabaseUnavailable) as error:
-            raise self._api_error(name, error) from None
+            with database_needed("the table cannot be unwatched"):
+                name, _ = await self._find(name)
+                options = await self.feed.watching.options(name)
+                if options and (options.omit or options.hash) and not self.rights.sees_everything:
+                    raise _needs_all_rights(f"{name} has columns that are left out or hashed, and would forget them")
+                has_changed = await self.feed.watching.unwatch(name)
+        except (NoSuchTable, CannotWatch) as error:
+            raise self._api_error(name, error, "cannot_unwatch") from None
         self._answer(name, is_watched=False, has_changed=has_changed)
 
     async def _find(self, name: str) -> tuple[str, Bound]:
@@ -116,7 +117,7 @@ class WatchHandler(ApiHandler):
             raise _needs_all_rights("a column that is left out or hashed would be given out")
         return options
 
-    def _api_error(self, name: str, error: NoSuchTable | CannotWatch | DatabaseUnavailable) -> ApiError:
+    def _api_error(self, name: str, error: NoSuchTable | CannotWatch, code: str) -> ApiError:
         """Why not, without a name that may not be seen."""
         match error:
             case NoSuchTable():
@@ -124,11 +125,9 @@ class WatchHandler(ApiHandler):
             case Refused() if not self.rights.sees_everything:
                 logger.info("refused: %s", error)
                 why = "PostgreSQL refuses it; the log says why, and so does a token with a right to everything"
-                return ApiError(409, "cannot_watch", f"{name}: {why}")
+                return ApiError(409, code, f"{name}: {why}")
             case CannotWatch():
-                return ApiError(409, "cannot_watch", str(error))
-            case DatabaseUnavailable():
-                return ApiError(503, "database_unavailable", one_line(error))
+                return ApiError(409, code, str(error))
 
     def _said(self) -> dict[str, Any]:
         """The options that the body names."""

@@ -1,7 +1,7 @@
 """The query of /ws, /events and /api/changes, or the fields of a `subscribe` message, in; what is asked for out."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from changefeed.hub import RECENT_LIMIT
@@ -10,6 +10,8 @@ from changefeed.selection.subscription import ALL_CHANGES, FIELDS, BadSubscripti
 from handlers.access.errors import ApiError, whole_number
 
 NAMES = (*FIELDS, "since", "replay", "slow")
+# Fields that only some routes have; what a route has not is refused, since whoever says it counts on it.
+ELSEWHERE = {"limit": "/api/changes has it", "replay": "/ws and /events have it", "slow": "/ws has it"}
 FIELDS_LIMIT = 100  # those that mean nothing included: each is compared with ours
 
 
@@ -26,15 +28,17 @@ class FeedQuery:
     conflates: bool = False
 
 
-def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights) -> FeedQuery:
-    """From texts by name, for somebody with these rights. Raises ApiError.
+def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights, names: Collection[str] = NAMES) -> FeedQuery:
+    """From texts by name, for somebody with these rights, where a route has `names`. Raises ApiError.
 
-    A name that is none of ours means nothing, unless it looks like a slip.
+    A name that is none of ours means nothing, unless it looks like a slip, or is another route's.
     """
     if len(fields) > FIELDS_LIMIT:
         raise ApiError(400, "too_many_fields", f"a query has at most {FIELDS_LIMIT} fields")
     for name in fields:
-        if name not in NAMES and (close := difflib.get_close_matches(name, NAMES, n=1, cutoff=0.75)):
+        if name in ELSEWHERE and name not in names:
+            raise ApiError(400, "unknown_field", f"there is no field {name!r} here; {ELSEWHERE[name]}")
+        if name not in names and (close := difflib.get_close_matches(name, names, n=1, cutoff=0.75)):
             raise ApiError(400, "unknown_field", f"there is no field {name[:40]!r}; did you mean {close[0]}?")
     try:
         subscription = Subscription.parse({name: fields.get(name, ()) for name in FIELDS}, rights.tables)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from changefeed.hub import PLAIN_CHANNEL
-from changefeed.postgres.raw_channels import NAME_LIMIT_BYTES, ChannelRefused
+from changefeed.postgres.raw_channels import NAME_LIMIT_BYTES, OUR_CHANNELS, ChannelRefused
 from changefeed.selection.rights import Rights
 from handlers.access.errors import ApiError
 from handlers.http.close_codes import CloseCode
@@ -17,7 +17,6 @@ from handlers.http.context import Feed
 from handlers.http.socket import BaseSocket
 
 LISTEN_DEADLINE_SECONDS = 5.0
-OUR_CHANNELS = "changefeed*"  # the journal's wake-ups and every server's canary
 DEAF = "payloads may be missing: the server did not hear PostgreSQL for a while"
 
 

@@ -62,8 +62,7 @@ async def check_subscription(feed: Feed, subscription: Subscription, *, needs_ke
 async def until_journal_known(feed: Feed, deadline_seconds: float | None = None) -> None:
     """Raises ApiError where the server does not know yet which journal there is: a cursor may be good or not."""
     if not await feed.follower.until_known(JOURNAL_DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds):
-        trouble = None if feed.gate.tokens.are_required else feed.readiness.trouble
-        raise ApiError(503, "not_ready", f"{trouble or 'the journal is not known yet'}; try again")
+        raise ApiError(503, "not_ready", "the journal is not known yet, and the server's log says why; try again")
 
 
 async def find_place(feed: Feed, since: str, subscription: Subscription) -> tuple[Place | None, Gap | None]:

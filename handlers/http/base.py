@@ -162,9 +162,9 @@ class BaseHandler(RequestHandler):
 
 
 _ADVICE = {
-    403: "the server does not give this out; the README lists what there is",
-    404: "there is nothing at this path; the README lists what there is",
-    405: "this path does not know that method; the README lists what there is",
+    403: "the server does not give this out; docs/http-api.md lists what there is",
+    404: "there is nothing at this path; docs/http-api.md lists what there is",
+    405: "this path does not know that method; docs/http-api.md lists what there is",
     500: "the server made a mistake; its log says more",
 }
 

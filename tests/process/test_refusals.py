@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from changefeed.postgres.named_queries import read_script
 from tests import leftovers, postgres
 from tests.server_process import ServerProcess
 
@@ -134,3 +135,28 @@ def test_a_database_that_does_not_answer_in_the_time_it_is_given(folder: Path):
     assert "Connection refused" in said
     assert "is PostgreSQL running" in said
     assert "or wait longer with --database-wait-seconds" in said
+
+
+@pytest.mark.parametrize("flags", [(), ("--watch", "public.*"), ("--payload", "keys")])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        "SELECT",  # nothing was granted
+        "GRANT USAGE ON SCHEMA changefeed TO {role}",
+        "GRANT USAGE ON SCHEMA changefeed TO {role}; GRANT SELECT ON changefeed.meta TO {role}; "
+        "ALTER TABLE changefeed.meta DROP COLUMN version",
+    ],
+)
+def test_a_role_without_the_rights(folder: Path, lacking: str, flags: tuple[str, ...]):
+    conninfo = postgres.new_database()
+    role = f"weak_{parse_dsn(conninfo)['dbname']}"
+    postgres.execute(conninfo, f"CREATE TABLE orders (id int); CREATE ROLE {role} LOGIN")
+    postgres.execute(conninfo, read_script("install.sql"))
+    postgres.execute(conninfo, lacking.format(role=role))
+    with ServerProcess(folder, "--port", "0", *flags, DATABASE_URL=str(make_dsn(conninfo, user=role))) as server:
+        code, _, said = server.ended()
+    *logged, why = said.splitlines()
+    assert (code, [line for line in logged if " INFO " not in line]) == (2, []), said
+    assert re.match(r"server\.py: the database .* refuses: .*; run server\.py doctor, .*docs/least-rights\.md", why), (
+        said
+    )

@@ -232,8 +232,13 @@ class ErrorsTest(AccessTestCase):
             "boolean, omit text[], row_limit bigint, strict boolean, partitions bigint, hash text[]) LANGUAGE plpgsql AS "
             "$$ BEGIN RAISE 'no' USING DETAIL = 'a secret row', HINT = 'ask'; END $$"
         )
-        for path in ("/api/changes?table=nosuch", "/api/status", "/api/changes?table=orders"):
-            status, said = await self.ask("full", path)
+        for path, logger in (
+            ("/api/changes?table=nosuch", "changefeed.catalog"),
+            ("/api/status", "handlers.errors"),
+            ("/api/changes?table=orders", None),  # which the catalog has said
+        ):
+            with ExpectLog(logger or "changefeed", "the .* cannot be .*: no. HINT: ask", required=bool(logger)):
+                status, said = await self.ask("full", path)
             self.assertEqual(status, 503, said)
-            for secret in ("DETAIL", "a secret row", "CONTEXT", "PL/pgSQL"):
+            for secret in ("HINT", "ask", "DETAIL", "a secret row", "CONTEXT", "PL/pgSQL"):
                 self.assertNotIn(secret, said["error"]["message"])

@@ -181,6 +181,7 @@ class RefusedSubscriptionTest(SubscribeTestCase):
         ("table=orders&filter=id=eq.seven", "bad_filter"),
         ("action=UPSERT", "bad_action"),
         ("tabel=orders", "unknown_field"),
+        ("limit=3", "unknown_field"),
         ("&".join(f"{number}=" for number in range(101)), "too_many_fields"),
         ("slow=down", "bad_slow"),
         ("replay=-1", "bad_replay"),
@@ -195,6 +196,13 @@ class RefusedSubscriptionTest(SubscribeTestCase):
             self.assertEqual(refused.exception.code, 400)
             self.assertEqual(json.loads(refused.exception.response.body)["error"]["code"], code)  # type: ignore[union-attr]
             self.assertEqual((await self.fetch_json(f"/events?{query}", 400))["error"]["code"], code)
+
+    @gen_test
+    async def test_a_page_of_the_journal_has_no_field_of_a_stream(self):
+        for query, where in (("replay=3", "/ws and /events have it"), ("slow=conflate", "/ws has it")):
+            error = (await self.fetch_json(f"/api/changes?{query}", 400))["error"]
+            self.assertEqual(error["code"], "unknown_field")
+            self.assertIn(where, error["message"])
 
     @gen_test
     async def test_a_page_is_told_in_the_socket(self):

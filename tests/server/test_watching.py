@@ -4,7 +4,9 @@ from unittest import mock
 
 from tornado.testing import ExpectLog, gen_test
 
+from changefeed.change.table_names import TableName
 from changefeed.journal.watching import NoSuchTable, Watching, WatchOptions
+from changefeed.postgres.named_queries import read_script
 from tests.feed_case import ORDERS, FeedTestCase
 
 
@@ -46,6 +48,35 @@ class WatchingTest(FeedTestCase):
         await self.feed.watching.start()
         self.assertEqual(self.write("SELECT count(*) FROM changefeed.meta"), [(1,)])
 
+    @gen_test
+    async def test_a_schema_that_is_taken_away_comes_back_only_where_somebody_asks_for_it(self):
+        await self.feed.watching.start()
+        self.write(read_script("uninstall.sql"))
+        with ExpectLog("changefeed.watching", ".*was taken away.*psql -f sql/install.sql, or start the server anew"):
+            await self.feed.watching._tend_once()
+        await self.feed.watching._tend_once()  # which says nothing more: conftest.py fails a test that logs a warning
+        self.assertEqual(self.write("SELECT to_regnamespace('changefeed')"), [(None,)])
+        self.assertEqual(self.write("SELECT tgname FROM pg_trigger WHERE tgrelid = 'orders'::regclass"), [])
+        self.write(read_script("install.sql"))
+        await self.feed.watching._tend_once()
+        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("orders",)])
+        self.write(read_script("uninstall.sql"))
+        await self.feed.watching.watch("public.orders")
+        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("orders",)])
+
+    @gen_test
+    async def test_a_schema_in_an_earlier_state_is_told_of_and_brought_up_to_date_where_that_is_wanted(self):
+        self.watch()
+        self.write("ALTER TABLE changefeed.meta DROP COLUMN readable_from")
+        careful = Watching(self.feed.database, (), 1.0, 1, may_upgrade=False)
+        with ExpectLog(
+            "changefeed.watching", r".*earlier state of it \(meta.readable_from\): run psql -f sql/install.sql again"
+        ):
+            await careful.start()
+        with ExpectLog("changefeed.watching", "brought the schema changefeed up to date", level=20):
+            await Watching(self.feed.database, (), 1.0, 1).start()
+        await careful.start()
+
 
 class EmptyDatabaseTest(FeedTestCase):
     flags = ("--watch", "public.*")
@@ -64,11 +95,11 @@ class EmptyDatabaseTest(FeedTestCase):
         self.write(ORDERS)
         watching = self.feed.watching
 
-        async def too_late(name: str) -> bool:
+        async def too_late(name: str, table: TableName) -> bool:
             self.write("DROP TABLE orders")
-            return await Watching.watch(watching, name)
+            return await Watching._watch(watching, name, table)
 
-        with mock.patch.object(watching, "watch", too_late):
+        with mock.patch.object(watching, "_watch", too_late):
             await watching._tend_once()
 
 

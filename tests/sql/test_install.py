@@ -95,13 +95,33 @@ def test_psql_runs_the_same_file():
     if program is None:
         pytest.skip("there is no psql here")
     done = subprocess.run(
-        [program, "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "-d", conninfo, "-f", SQL_DIR / "install.sql"],
+        [program, "--no-psqlrc", "-d", conninfo, "-f", SQL_DIR / "install.sql"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = f"installed, schema version {VERSION}; next: SELECT changefeed.watch('public.orders');\n"
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", said)
+    assert postgres.execute(conninfo, "SELECT count(*) FROM changefeed.meta") == [(1,)]
+    done = subprocess.run(
+        [program, "--no-psqlrc", "-d", conninfo, "-f", SQL_DIR / "uninstall.sql"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert postgres.execute(conninfo, "SELECT count(*) FROM changefeed.meta") == [(1,)]
+    assert done.stdout.startswith("uninstalled: ")
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_role_that_may_not_install_is_told_who_may(empty: Session):
+    database = parse_dsn(empty.connection.dsn)["dbname"]
+    empty.run(f"CREATE ROLE weak_{database} LOGIN")
+    weak = Session(str(make_dsn(empty.connection.dsn, user=f"weak_{database}")))
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege) as raised:
+        install(weak)
+    assert f"GRANT CREATE ON DATABASE {database} TO weak_{database};" in (raised.value.diag.message_hint or "")
+    weak.connection.close()
 
 
 def test_two_installs_at_once_both_succeed(empty: Session):

@@ -163,6 +163,10 @@ class FollowingTest(LeastRightsCase):
         answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="PUT", body="")
         self.assertEqual(answer["error"]["code"], "cannot_watch")
         self.assertIn("permission denied for function watch", answer["error"]["message"])
+        self.assertIn("takes the right TRIGGER on the table", answer["error"]["message"])
+        answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="DELETE")
+        self.assertEqual(answer["error"]["code"], "cannot_unwatch")
+        self.assertIn("takes the table's owner", answer["error"]["message"])
 
 
 class WatchingTest(LeastRightsCase):

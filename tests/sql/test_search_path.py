@@ -226,7 +226,7 @@ class HostileTest(FeedTestCase):
             "/api/tables",
             "/api/activity",
             "/api/changes",
-            "/api/changes?table=orders&replay=5",
+            "/api/changes?table=orders",
         ):
             await self.http_client.fetch(self.get_url(path), raise_error=False)
         await self.fetch_json("/api/changes?table=nosuch", 400)

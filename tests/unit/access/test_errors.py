@@ -4,6 +4,7 @@ import psycopg2
 import pytest
 from tornado.testing import ExpectLog
 
+from changefeed.postgres.pool import DatabaseUnavailable, DeadlinePassed
 from handlers.access.errors import ApiError, database_needed
 
 
@@ -15,4 +16,18 @@ def test_what_postgresql_says_of_names_is_for_the_log():
     ):
         raise psycopg2.errors.InsufficientPrivilege("permission denied for schema payroll")
     assert told.value.message.startswith("the journal cannot be read: PostgreSQL refuses it")
+    assert "payroll" not in told.value.message
+
+
+@pytest.mark.parametrize(
+    ("error", "told_why"),
+    [
+        (DatabaseUnavailable('connection to server at "db.payroll", port 5432 failed'), "PostgreSQL cannot be reached"),
+        (DeadlinePassed("PostgreSQL did not answer within 30 s"), "PostgreSQL did not answer within 30 s"),
+    ],
+)
+def test_where_postgresql_is_and_who_asks_it_is_for_the_log(error: DatabaseUnavailable, told_why: str):
+    with pytest.raises(ApiError) as told, database_needed("the journal cannot be read"):
+        raise error
+    assert told_why in told.value.message
     assert "payroll" not in told.value.message

@@ -399,3 +399,14 @@ def test_the_secrets_of_the_issuer_s_url_are_not_logged(loop: asyncio.Runner, ca
 
     loop.run(run())
     assert "hunter2" not in caplog.text
+
+
+def test_keys_that_cannot_be_had_are_told_at_the_start_and_tried_again_by_the_first_token(loop: asyncio.Runner):
+    async def run() -> None:
+        keys = KeySetUrl("http://127.0.0.1:1/keys", "RS256")
+        with ExpectLog("handlers.issuer_keys", "the keys of http://127.0.0.1:1/keys cannot be had"):
+            await keys.prepare()
+        with ExpectLog("handlers.issuer_keys", "the keys of"), pytest.raises(KeysUnavailable):
+            await keys.find("one")
+
+    loop.run(run())

@@ -54,7 +54,7 @@ SAMPLES = {
     "watch": ("public.orders", "sales.*", "orders"),
     "payload": ("keys", "off", "some"),
     "row_limit_bytes": ("1024", "1073741824", "1023"),
-    "channels": ("people", "chat_*", " "),
+    "channels": ("people", "chat_*", "changefeed*"),
     "no_plain_channel": ("yes", "no", "some"),
     "upgrade_schema": ("yes", "no", "some"),
     "retention_hours": ("0.5", "48", "0"),
