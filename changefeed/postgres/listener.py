@@ -33,7 +33,7 @@ CONNECT_DEADLINE_SECONDS = 5.0
 # A lost connection is noticed at the latest after one interval and one deadline of the canary: 8 s.
 CANARY_INTERVAL_SECONDS = 4.0
 # How many notifications one turn of the loop hands on, so that a burst does not keep the sockets waiting.
-DRAIN_LIMIT = 1_000
+DRAIN_LIMIT = 200
 
 
 class ListenerState(enum.StrEnum):
@@ -176,20 +176,19 @@ class Listener:
             return
         notifications: list[Notify] = hearing.notifies
         try:
-            while True:
+            while len(notifications) < DRAIN_LIMIT:
                 before = (len(notifications), hearing.isexecuting())
                 self._poll(hearing)
                 # What came with the answer to a statement is in libpq's memory until it is polled once more.
                 if (len(notifications), hearing.isexecuting()) == before:
                     break
-                if len(notifications) >= DRAIN_LIMIT:
-                    # The rest may be in libpq's memory, where the descriptor does not show it.
-                    IOLoop.current().add_callback(self._drain, hearing, lost)
-                    break
+            else:
+                # The rest is here, or in libpq's memory, where the descriptor does not show it.
+                IOLoop.current().add_callback(self._drain, hearing, lost)
         except psycopg2.Error as error:
             lost.set_exception(ListenerLost(one_line(error)))
-        arrived = notifications[:]
-        notifications.clear()
+        arrived = notifications[:] if lost.done() else notifications[:DRAIN_LIMIT]
+        del notifications[: len(arrived)]
         self._hand_on(arrived)
         if arrived and not lost.done() and (rest := self._backpressure()):
             IOLoop.current().remove_handler(self._descriptor)

@@ -74,6 +74,21 @@ class LateCanaryTest(FeedTestCase):
         self.addCleanup(patched.stop)
 
     @gen_test
+    async def test_one_turn_hands_on_no_more_than_its_share_of_a_burst(self):
+        turns: list[int] = []
+        hand_on = self.feed.listener._on_payloads
+        self.feed.listener._on_payloads = lambda payloads: (
+            turns.append(sum(map(len, payloads.values()))),
+            hand_on(payloads),
+        )
+        socket = await self.connect()
+        self.write(
+            """SELECT pg_notify('events', '{"table": "t", "data": {"id": ' || n || '}}') FROM generate_series(1, 1000) n"""
+        )
+        self.assertEqual([(await message(socket))["data"]["id"] for _ in range(1000)], list(range(1, 1001)))
+        self.assertLessEqual(max(turns), listener.DRAIN_LIMIT)
+
+    @gen_test
     async def test_a_canary_behind_a_long_burst_is_waited_for_as_long_as_anything_arrives(self):
         socket, clock = await self.connect(), asyncio.get_running_loop().time
         with (
