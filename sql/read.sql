@@ -19,9 +19,9 @@
 -- it was when the place was given. `batch_at` is the same for the place behind this batch. Both are microseconds since 1970.
 -- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
 --
--- The entries of a transaction come in the order of id. Where triggers wrote, or a foreign key's action did, that is not
--- the order in which its rows changed; then whoever reads puts it right (changefeed/journal/nested_order.py). `nested` names the
--- page's transactions, by xid, in which triggers wrote, `cascaded` its tables (schema.table) into which actions may.
+-- The entries of a transaction come in the order of id. That is not always the order in which its rows changed; then whoever
+-- reads puts it right (changefeed/journal/nested_order.py). `nested` names the page's transactions, by xid, in which triggers
+-- wrote; transactions that have entries on other pages, changefeed.mixed() must be asked about.
 DO $drop$
 BEGIN
     -- What a function returns cannot be changed. Who was let read before is let read again, below.
@@ -31,6 +31,7 @@ BEGIN
         WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname = 'read' AND a.grantee NOT IN (0, p.proowner)
     ), ''), true);
     DROP FUNCTION IF EXISTS changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint);
+    DROP FUNCTION IF EXISTS changefeed.entries_of(xid8, bigint, bigint, integer);
 END
 $drop$;
 CREATE FUNCTION changefeed.read(
@@ -39,7 +40,7 @@ CREATE FUNCTION changefeed.read(
     id bigint, xid text, at text, action text, schema_name text, table_name text, data text, old text, row_count bigint,
     snapshot text, has_more boolean, lost_xid text, lost_id bigint, lost_at bigint, losses bigint,
     proven_at bigint, batch_at bigint, present text, identity text,
-    nested text[], cascaded text[]
+    nested text[]
 )
 -- Without seqscan the plan does not depend on statistics, which right after a rotation there are none of; so it can be made
 -- once a connection, and planning is most of what a short read costs. Before PostgreSQL 18 such a plan seems so dear that
@@ -59,16 +60,9 @@ DECLARE
     running xid8[] := ARRAY(SELECT pg_snapshot_xip(previous));
     taken integer := 0;
     taken_bytes bigint := 0;
-    is_whole boolean := after IS NULL;  -- whether the page is the whole batch
     nested_xids xid8[] := '{}';
     of_xid xid8;
     made_at timestamptz;
-    lowest xid8;
-    highest xid8;
-    name text;
-    names text[] := '{}';
-    schema_names text[] := '{}';
-    table_names text[] := '{}';
     entries refcursor;
     entry record;
 BEGIN
@@ -138,25 +132,14 @@ BEGIN
     WHILE entry.id IS NOT NULL LOOP
         IF taken >= row_limit OR taken_bytes >= byte_limit THEN
             has_more := true;
-            is_whole := false;
             EXIT;
         END IF;
         IF entry.xid IS DISTINCT FROM of_xid THEN
             of_xid := entry.xid;
-            lowest := least(lowest, of_xid);
-            highest := greatest(highest, of_xid);
             xid := of_xid;
         END IF;
         IF entry.depth > 1 AND entry.xid <> ALL (nested_xids) THEN
             nested_xids := nested_xids || entry.xid;
-        END IF;
-        IF entry.table_name IS DISTINCT FROM table_name OR entry.schema_name IS DISTINCT FROM schema_name THEN
-            name := format('%I.%I', entry.schema_name, entry.table_name);
-            IF name <> ALL (names) THEN
-                names := names || name;
-                schema_names := schema_names || entry.schema_name;
-                table_names := table_names || entry.table_name;
-            END IF;
         END IF;
         id := entry.id;
         IF entry.at IS DISTINCT FROM made_at THEN
@@ -177,32 +160,7 @@ BEGIN
     CLOSE entries;
     SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     INTO id, xid, at, action, schema_name, table_name, data, old, row_count;
-    IF NOT is_whole THEN
-        -- A transaction's nested entries may be on other pages. From one such transaction to the next in the index.
-        WITH RECURSIVE nested (xid) AS (
-            (SELECT j.xid FROM changefeed.journal AS j
-             WHERE j.depth > 1 AND j.xid >= lowest AND j.xid <= highest ORDER BY j.xid LIMIT 1)
-            UNION ALL
-            SELECT (
-                SELECT j.xid FROM changefeed.journal AS j
-                WHERE j.depth > 1 AND j.xid > n.xid AND j.xid <= highest ORDER BY j.xid LIMIT 1
-            )
-            FROM nested AS n WHERE n.xid IS NOT NULL
-        )
-        SELECT array_agg(n.xid) INTO nested_xids FROM nested AS n WHERE n.xid IS NOT NULL;
-    END IF;
     nested := nested_xids;
-    -- What one entry alone says is in order. Not by to_regclass(), which takes the right USAGE on the schema.
-    cascaded := CASE WHEN taken > 1 OR NOT is_whole THEN ARRAY(
-        SELECT format('%s.%s', n.nspname, c.relname)
-        FROM unnest(schema_names, table_names) AS t (schema_name, table_name)
-        JOIN pg_namespace AS n ON n.nspname = t.schema_name
-        JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name
-        WHERE EXISTS (
-            SELECT FROM pg_constraint AS f
-            WHERE f.conrelid = c.oid AND f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))
-        )
-    ) ELSE '{}' END;
     snapshot := batch;
     present := pg_current_snapshot();
     SELECT concat_ws(' ', m.epoch, 'changefeed.journal'::regclass::oid) INTO identity FROM changefeed.meta AS m;
@@ -217,14 +175,39 @@ $function$;
 -- The entries of one transaction with ids between two, the lowest first. Without a sort: with the whole transaction's entries to
 -- be sorted for each piece of it, a large one would take the square of its size; and without statistics, which right after a
 -- large write there are none of, PostgreSQL thinks a sort the cheaper way.
-CREATE OR REPLACE FUNCTION changefeed.entries_of(of_xid xid8, behind bigint, before bigint, most integer)
-RETURNS SETOF changefeed.journal LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- `command` is the number of the transaction's command that wrote the entry.
+CREATE FUNCTION changefeed.entries_of(of_xid xid8, behind bigint, before bigint, most integer)
+RETURNS TABLE (
+    id bigint, xid xid8, at timestamptz, command bigint, depth smallint, action "char", schema_name text, table_name text,
+    data json, old json
+) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan SET jit = off
+AS $function$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT j.id, j.xid, j.at, j.cmin::text::bigint, j.depth, j.action, j.schema_name, j.table_name, j.data, j.old
+    FROM changefeed.journal AS j
+    WHERE j.xid = of_xid AND j.id > behind AND j.id < before ORDER BY j.xid, j.id LIMIT most;
+END
+$function$;
+
+-- Which of these transactions have entries that may have to be put in order. Rows in it nobody need look at.
+CREATE OR REPLACE FUNCTION changefeed.mixed(xids xid8[])
+RETURNS SETOF xid8 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
 AS $function$
 BEGIN
     RETURN QUERY
-    SELECT j.* FROM changefeed.journal AS j
-    WHERE j.xid = of_xid AND j.id > behind AND j.id < before ORDER BY j.xid, j.id LIMIT most;
+    SELECT DISTINCT m.xid
+    FROM (
+        SELECT j.xid FROM changefeed.journal AS j WHERE j.xid = ANY (xids)
+        GROUP BY j.xid, j.schema_name, j.table_name
+        HAVING bool_or(j.depth > 1) OR (
+            bool_or(j.action IN ('D', 'U')) AND bool_or(j.action IN ('I', 'U'))
+            AND (min(j.at) < max(j.at) OR min(j.action::text) < max(j.action::text))
+        )
+    ) AS m;
 END
 $function$;
 
@@ -245,7 +228,7 @@ DROP FUNCTION IF EXISTS changefeed.settled_snapshot(pg_snapshot);  -- version 4'
 DO $grant$
 BEGIN
     IF current_setting('changefeed.readers') <> '' THEN
-        EXECUTE 'GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.entries_of, changefeed.key_text TO ' || current_setting('changefeed.readers');
+        EXECUTE 'GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.entries_of, changefeed.mixed, changefeed.key_text TO ' || current_setting('changefeed.readers');
     END IF;
 END
 $grant$;

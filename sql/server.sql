@@ -102,7 +102,7 @@ WHERE d.datname = current_database();
 SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
        CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
        CASE WHEN s.too_large IS NULL THEN row_count END,
-       nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity,
+       nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity,
        s.too_large
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s),
     LATERAL (SELECT coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0)) AS b (bytes),
@@ -111,7 +111,7 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 -- read without rows --
 -- The same for --payload off: of a row nothing is read. (A loss has none, but perhaps a reason.)
 SELECT id, xid, at, action, schema_name, table_name, CASE action WHEN 'L' THEN data END, NULL, row_count,
-       nested, cascaded, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, NULL
+       nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- states --
@@ -122,7 +122,7 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 WITH entry AS MATERIALIZED (
     SELECT j.*, asked.number
     FROM unnest(%(xids)s::text[]::xid8[]) WITH ORDINALITY AS asked (xid, number) CROSS JOIN LATERAL (
-        SELECT o.id, o.xid, o.at, o.depth, o.action, o.schema_name, o.table_name, o.data, o.old
+        SELECT o.id, o.xid, o.at, o.command, o.depth, o.action, o.schema_name, o.table_name, o.data, o.old
         FROM changefeed.entries_of(
             asked.xid, greatest(CASE asked.number WHEN 1 THEN %(after)s ELSE 0 END, %(begin)s - 1), %(end)s, %(limit)s
         ) AS o
@@ -131,11 +131,7 @@ WITH entry AS MATERIALIZED (
 ), named AS MATERIALIZED (
     SELECT t.schema_name, t.table_name,
         key_of_table.names AS key, key_of_table.types AS key_types,
-        triggers.is_followed,
-        EXISTS (
-            SELECT FROM pg_constraint AS f
-            WHERE f.conrelid = c.oid AND f.contype = 'f' AND (f.confupdtype IN ('c', 'n', 'd') OR f.confdeltype IN ('c', 'n', 'd'))
-        ) AS is_cascaded
+        triggers.is_followed
     FROM (SELECT DISTINCT schema_name, table_name FROM entry) AS t
     LEFT JOIN pg_namespace AS n ON n.nspname = t.schema_name
     LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name, LATERAL (
@@ -178,14 +174,14 @@ WITH entry AS MATERIALIZED (
         WHERE p.pronamespace <> 'changefeed'::regnamespace
     ) AS triggers (is_followed)
 ), whole AS (
-    SELECT e.number, e.xid, e.id, e.at, e.depth, e.action, e.schema_name, e.table_name, n.key, n.key_types, n.is_cascaded,
+    SELECT e.number, e.xid, e.id, e.at, e.command, e.depth, e.action, e.schema_name, e.table_name, n.key, n.key_types,
         n.is_followed, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
         CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END AS row_before,
         CASE WHEN e.action IN ('I', 'U') THEN e.data END AS row_after
     FROM entry AS e JOIN named AS n USING (schema_name, table_name)
 )
 SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
-       w.depth > 1 OR w.is_cascaded, w.schema_name || '.' || w.table_name,
+       w.command, w.schema_name || '.' || w.table_name,
        (SELECT hashtextextended(string_agg(c.name, ',' ORDER BY c.name), 0)
         FROM json_object_keys(coalesce(w.row_after, w.row_before)) AS c (name)),
        hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),
@@ -203,6 +199,11 @@ SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action
        END
 FROM whole AS w
 ORDER BY w.number, w.id;
+
+-- mixed --
+-- Which of the transactions %(xids)s must be put in order: those in which triggers wrote; and those in which the calls of two
+-- triggers wrote entries of one table, that take rows away and that bring some.
+SELECT m.xid::text FROM changefeed.mixed(%(xids)s::text[]::xid8[]) AS m (xid);
 
 -- transactions before --
 -- Those that wrote the entries with ids from %(begin)s to %(end)s, but for %(xid)s, the newest first. At most %(limit)s
@@ -239,14 +240,14 @@ ORDER BY number;
 SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
        CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
        CASE WHEN s.too_large IS NULL THEN row_count END,
-       NULL, NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, s.too_large
+       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, s.too_large
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s),
     LATERAL (SELECT coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0)) AS b (bytes),
     LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large);
 
 -- read without rows of version 4 --
 SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
-       NULL, NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL
+       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- contents --

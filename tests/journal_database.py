@@ -93,9 +93,9 @@ class JournalDatabase(Session):
         limits = {"row_limit": 1 << 30, "byte_limit": 1 << 60, "row_limit_bytes": 1 << 30}
         page = {"previous": "1:1:", "batch": None, "after": None, **limits}
         *rows, last = await self.fetch(load("server.sql")["read"], page)
-        rows, (_, nested, cascaded, *_) = [row[:9] for row in rows], last[8:-1]
+        rows, (_, nested, *_) = [row[:9] for row in rows], last[8:-1]
         return await NestedOrder(self, row_limit_bytes=1 << 30).apply(
-            rows, nested=nested, cascaded=cascaded, is_whole_batch=True, byte_limit=1 << 60
+            rows, nested=nested or (), is_whole_batch=True, byte_limit=1 << 60
         )
 
     async def fetch(

@@ -1,9 +1,10 @@
 """The entries of one transaction in, the order in which its rows really changed out. Knows no database.
 
 The journal is written by triggers for statements, which fire in an order of their own: what a row trigger, a BEFORE
-trigger or a foreign key's action wrote stands before or after the statement that caused it, by rules that differ from
-case to case. But each entry holds whole rows. So the entries of one table are edges between the states of its rows: an
-INSERT leads from nothing to a state, an UPDATE from one to another, a DELETE to nothing. The order is a walk along all.
+trigger, a foreign key's action or a writing CTE wrote stands before or after the statement that caused it, by rules
+that differ from case to case. But each entry holds whole rows. So the entries of one table are edges between the states
+of its rows: an INSERT leads from nothing to a state, an UPDATE from one to another, a DELETE to nothing. The order is a
+walk along all.
 
 Only entries of the same row need it. A component is what is linked by an equal primary key, or by an equal state where
 there is none. Its entries change places among themselves and with no other. So the transaction keeps the ids it has,
@@ -39,7 +40,7 @@ class Entry(NamedTuple):
     action: str
     depth: int
     is_followed: bool  # what stands before it, AFTER triggers of its statement may have written
-    may_have_moved: bool  # a trigger or a foreign key's action may have written it
+    command: int  # number of the transaction's command that wrote the entry itself
     table: str
     columns: int | None  # digest of their names
     before: int | None  # digests of the row's states
@@ -75,6 +76,10 @@ class Order:
         self._ids = ids  # ascending
         self._sources = sources
 
+    @classmethod
+    def as_recorded(cls) -> "Order":
+        return cls(array("q"), array("q"))
+
     def __len__(self) -> int:
         """How many entries change places."""
         return len(self._ids)
@@ -87,7 +92,11 @@ class Order:
 def state_after(entries: Iterable[Entry], key: int) -> int | None:
     """The state in which one transaction's entries left the row of a key, ~key for none; None where they do not say."""
     balance: Counter[int] = Counter()
+    columns: int | None = None
     for entry in entries:
+        if entry.columns != columns:
+            balance.clear()  # how it was written before DDL, it is not written now
+            columns = entry.columns
         if entry.before is None and entry.after is None:
             balance.clear()
             if entry.action == "T":
@@ -105,6 +114,7 @@ class Transaction:
     def __init__(self) -> None:
         self._ids = array("q")
         self._states = (array("q"), array("q"), array("q"), array("q"))  # before, after, key before, key after
+        self._statements = _Statements()
         self._preferred = _PreferredOrder()
         self._open_runs: dict[str, _Run] = {}  # by table
         self._runs: list[_Run] = []
@@ -118,6 +128,7 @@ class Transaction:
         for column, digest in zip(self._states, entry[8:], strict=True):
             column.append(NOTHING if digest is None else digest or 1)
         self._preferred.add(number, entry)
+        is_joined = self._statements.add(entry)
         run = self._open_runs.get(entry.table)
         if entry.before is None and entry.after is None:
             self._open_runs[entry.table] = _Run(entry.table, follows_truncate=entry.action == "T")
@@ -128,7 +139,9 @@ class Transaction:
             run.columns = entry.columns
             self._runs.append(run)
         run.numbers.append(number)
-        run.may_have_moved |= entry.may_have_moved
+        run.is_nested |= entry.depth > 1
+        run.has_keys |= bool(entry.key_before or entry.key_after)
+        run.is_joined |= is_joined
 
     def circles(self) -> dict[tuple[str, int], int]:
         """The rows, by table and key, that end as they began, each with the id of its first entry.
@@ -137,7 +150,7 @@ class Transaction:
         """
         found: dict[tuple[str, int], int] = {}
         for run, began, numbers, edges in self._parts({}):
-            if only_walk(edges) is None:
+            if only_walk(edges) is None and (run.is_nested or _by_rank(edges) != list(range(len(edges)))):
                 for key, steps in _Walk(edges).circles.items():
                     if key not in began:
                         found.setdefault((run.table, key), self._ids[numbers[steps[0][0]]])
@@ -146,8 +159,9 @@ class Transaction:
     def order(self, began: Mapping[tuple[str, int], int]) -> Order:
         """`began` says of circles() the state in which the row began, where that is known."""
         ids, sources = self._ids, array("q", self._ids)
-        for _, began_here, numbers, edges in self._parts(began):
-            for number, place in zip(numbers, walk(edges, began_here), strict=True):
+        for run, began_here, numbers, edges in self._parts(began):
+            places = walk(edges, began_here) if run.is_nested else settled(edges, began_here)
+            for number, place in zip(numbers, places, strict=True):
                 sources[number] = ids[numbers[place]]
         moved = [number for number in range(len(ids)) if ids[number] != sources[number]]
         return Order(array("q", (ids[number] for number in moved)), array("q", (sources[number] for number in moved)))
@@ -156,7 +170,7 @@ class Transaction:
         self, began: Mapping[tuple[str, int], int]
     ) -> "Iterator[tuple[_Run, Mapping[int, int], list[int], list[Edge]]]":
         """Each component with its run, and the states in which the run's rows began, by key, as far as known."""
-        ranks = self._preferred.ranks(len(self._ids))
+        preferred = self._preferred.ranks(len(self._ids))
         before, after, key_before, key_after = self._states
         of_table: dict[str, dict[int, int]] = defaultdict(dict)
         for (table, key), state in began.items():
@@ -167,8 +181,9 @@ class Transaction:
             if run.was_emptied:
                 for key in {key for column in (key_before, key_after) for key in map(column.__getitem__, run.numbers)}:
                     of_table[run.table].setdefault(key, ~key)
-            if run.may_have_moved:
-                for numbers in self._components(run.numbers):
+            if run.is_nested or run.has_keys or run.is_joined:
+                ranks = preferred if run.is_nested else self._statements.ranks
+                for numbers in self._components(run):
                     yield (
                         run,
                         of_table[run.table],
@@ -191,8 +206,9 @@ class Transaction:
             balance.update((edge.key_of(state), state) for state in _given_by(edge))
         return {key: state for (key, state), count in balance.items() if key and count > 0}
 
-    def _components(self, numbers: "array[int]") -> Iterator[list[int]]:
+    def _components(self, run: "_Run") -> Iterator[list[int]]:
         """Of the entries of a run those that are linked, where there are two at least."""
+        numbers, is_one_statement_linked = run.numbers, run.is_joined and not (run.has_keys or run.is_nested)
         parents = array("q", range(len(numbers)))
 
         def root_of(place: int) -> int:
@@ -203,7 +219,10 @@ class Transaction:
         first_with: dict[int, int] = {}
         for place, number in enumerate(numbers):
             before, after, key_before, key_after = (column[number] for column in self._states)
-            for link in {key_before or before, key_after or after} - {NOTHING}:
+            links = {key_before or before, key_after or after} - {NOTHING}
+            if is_one_statement_linked:
+                links.add(~self._statements.number(number))
+            for link in links:
                 first, second = root_of(first_with.setdefault(link, place)), root_of(place)
                 parents[max(first, second)] = min(first, second)
         del first_with
@@ -228,12 +247,50 @@ class _Run:
         self.table = table
         self.columns: int | None = None  # those of its first entry, as of all
         self.numbers = array("q")
-        self.may_have_moved = False
+        self.is_nested = False  # triggers wrote some of them
+        self.has_keys = False
+        self.is_joined = False  # more than one call of a trigger may have been for one statement
         self.follows_truncate = follows_truncate
         self.was_emptied: bool = follows_truncate or (goes_on_after is not None and goes_on_after.was_emptied)
         self.is_gone_on_after = False
         if goes_on_after:
             goes_on_after.is_gone_on_after = True
+
+
+class _Statements:
+    """Which calls were for one statement, as a writing CTE's are, as far as the commands tell.
+
+    A statement that writes is a command, and so is each INSERT into the journal. So between two calls of which the
+    second is for another statement there are two at least. Within one statement's calls there is one; and two before
+    those of an UPDATE of several rows, for which record.sql tries in vain what serves for one row.
+    """
+
+    def __init__(self) -> None:
+        self.ranks = array("q")  # by statement, then by action: within a statement each row goes before another comes
+        self._number = 0
+        self._last: Entry | None = None
+        self._may_be_joined = False  # by the call's next entry
+
+    def number(self, number: int) -> int:
+        return self.ranks[number] // (len(ACTIONS) + 1)
+
+    def add(self, entry: Entry) -> bool:
+        """Whether the entry joins its call to the one before."""
+        last, self._last = self._last, entry
+        is_joined = False
+        if last is None or (entry.call, entry.action, entry.table) != (last.call, last.action, last.table):
+            is_near = last is not None and entry.depth == last.depth
+            steps = entry.command - last.command if last else 0
+            is_joined = is_near and steps == 1
+            self._may_be_joined = is_near and steps == 2 and entry.action == "U"
+            self._number += not is_joined
+        elif self._may_be_joined:
+            self._may_be_joined = False
+            is_joined = True
+            self._number -= 1
+            self.ranks[-1] -= len(ACTIONS) + 1
+        self.ranks.append(self._number * (len(ACTIONS) + 1) + ACTIONS.find(entry.action) + 1)
+        return is_joined
 
 
 class _PreferredOrder:
@@ -323,6 +380,59 @@ def walk(edges: Sequence[Edge], began: Mapping[int, int] = MappingProxyType({}))
         part = _Walk(edges[begin:end], began).find() if len(parts) > 1 else None
         order.extend(range(begin, end) if part is None else (begin + place for place in part))
     return order
+
+
+def settled(edges: Sequence[Edge], began: Mapping[int, int]) -> Sequence[int]:
+    """The same where no trigger wrote: there the order of id is right, but for what one statement wrote.
+
+    A writing CTE that is not read to its end is recorded behind what reads it, and of several foreign keys' actions
+    any may be recorded first. So another order is looked for only where the states do not allow these.
+    """
+    for order in (_by_rank(edges), range(len(edges))):
+        if _replays(edges, order, began):
+            return order
+    return walk(edges, began)
+
+
+def _by_rank(edges: Sequence[Edge]) -> list[int]:
+    return sorted(range(len(edges)), key=lambda place: edges[place].rank)
+
+
+def _replays(edges: Sequence[Edge], order: Iterable[int], began: Mapping[int, int]) -> bool:
+    """Whether each edge takes what the ones before it left.
+
+    Of rows without a key several may be equal. That no more were there before than must have been is sure to be right
+    for whoever counts them.
+    """
+    here: dict[int, int] = {}  # by key
+    equal = Counter(edge.before for edge in edges if not edge.key_before)
+    equal.subtract(edge.after for edge in edges if not edge.key_after)
+    for place in order:
+        edge = edges[place]
+        for state in _taken_by(edge):
+            if key := edge.key_of(state):
+                if key not in here and key in began and not _may_begin(edges, key, began[key], state):
+                    return False
+                if here.setdefault(key, state) != state:
+                    return False
+            elif state:
+                if equal[state] < 1:
+                    return False
+                equal[state] -= 1
+        for state in _given_by(edge):
+            if key := edge.key_of(state):
+                here[key] = state
+            else:
+                equal[state] += 1
+    return True
+
+
+def _may_begin(edges: Sequence[Edge], key: int, began: int, state: int) -> bool:
+    """Whether a row can be in `state` that began as the journal says. Before DDL it was written in another way."""
+    if began == state:
+        return True
+    is_of_now = any(began in (edge.before, edge.after) for edge in edges)
+    return not is_of_now and ~key not in (began, state)
 
 
 def only_walk(edges: Sequence[Edge]) -> Sequence[int] | None:

@@ -40,7 +40,6 @@ class Standing(NamedTuple):
     """The last row of changefeed.read(): how the journal stands. See sql/read.sql."""
 
     nested: list[str] | None
-    cascaded: list[str] | None
     snapshot: str
     has_more: bool
     lost_xid: str
@@ -105,11 +104,12 @@ class Entries:
 
     async def arrange(self, entries: list[Row], standing: Standing, *, is_whole_batch: bool) -> Sequence[Row]:
         """The entries in the order in which their rows changed, as they may leave; fewer where they are too large."""
+        if standing.nested is None:
+            return entries  # a schema of version 4 says too little
         try:
             found = await self._nested_order.apply(
                 entries,
-                nested=standing.nested or (),
-                cascaded=standing.cascaded or (),
+                nested=standing.nested,
                 is_whole_batch=is_whole_batch,
                 byte_limit=PAGE_LIMIT_BYTES,
             )

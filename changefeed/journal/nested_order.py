@@ -1,12 +1,12 @@
 """Rows of the journal in the order of id in, in the order in which they changed out. Knows no client.
 
-Where triggers wrote, or a foreign key's action, ids are not the order (see chaining.py). Then a row's
+Where triggers wrote, a foreign key's actions or a writing CTE, ids may not be the order (see chaining.py). Then a row's
 content is that of another entry of its transaction; its id, and so each cursor, stays. Every server of the database
 works out the same, from what the journal holds of the transaction, once.
 """
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
 from changefeed.journal.chaining import Entry, Order, Transaction, state_after
@@ -21,6 +21,7 @@ REMEMBERED_ENTRIES = 1 << 21  # that change places, in the orders of transaction
 REMEMBERED_ORDERS = 10_000
 DEADLINE_SECONDS = 60.0
 _MOST = (1 << 63) - 1
+_TAKING, _BRINGING = frozenset("UDL"), frozenset("IUL")
 _Key = tuple[str, int]  # a row's table and the digest of its key
 
 
@@ -45,21 +46,20 @@ class NestedOrder:
         rows: Sequence[Row],
         *,
         nested: Collection[str],
-        cascaded: Collection[str],
         is_whole_batch: bool,
         byte_limit: int,
     ) -> Sequence[Row]:
         """The rows of a page, as JournalRows, with the contents that belong there.
 
-        `nested` and `cascaded` are what changefeed.read() says of it. The rows end earlier where the contents would be
-        more than some `byte_limit`, but there is one at least.
+        `nested` is what changefeed.read() says of it. The rows end earlier where the contents would be more than some
+        `byte_limit`, but there is one at least.
         """
-        xids = {row[1] for row in rows}.intersection(nested)
-        if cascaded:
-            xids |= _with_cascades(rows, cascaded, is_whole_batch=is_whole_batch)
+        mixed = _mixed(rows).union(nested)
+        # Of a part of a batch each transaction may have entries on other pages.
+        xids = mixed if is_whole_batch else {row[1] for row in rows}
         if not xids:
             return rows
-        orders = await self._orders_of(xids)
+        orders = await self._orders_of(xids, mixed)
         sources = {row[0]: orders[row[1]].source(row[0]) for row in rows if row[1] in orders}
         sources = {entry_id: source for entry_id, source in sources.items() if source != entry_id}
         if not sources:
@@ -89,13 +89,14 @@ class NestedOrder:
             ordered.append((row[0], *contents[source][1:]) if is_moved else row)
         return ordered
 
-    async def _orders_of(self, xids: set[str]) -> dict[str, Order]:
+    async def _orders_of(self, xids: set[str], mixed: set[str]) -> dict[str, Order]:
+        """Of transactions, of which `mixed` are known to be, and others may."""
         known = {xid: self._orders[xid] for xid in xids & self._orders.keys()}
         for xid in known:
             self._orders.move_to_end(xid)
         unknown = sorted(xids - known.keys() - self._working_out.keys(), key=int)
         if unknown:
-            task = asyncio.create_task(self._work_out(unknown))
+            task = asyncio.create_task(self._work_out(unknown, mixed))
             task.add_done_callback(self._end)
             self._working_out.update(dict.fromkeys(unknown, task))
         for task in {self._working_out[xid] for xid in xids - known.keys()}:
@@ -122,10 +123,15 @@ class NestedOrder:
             if order := self._orders.pop(xid, None):
                 self._remembered_entries -= len(order)
 
-    async def _work_out(self, xids: Sequence[str]) -> dict[str, Order]:
+    async def _work_out(self, xids: Sequence[str], mixed: set[str]) -> dict[str, Order]:
+        if unsure := [xid for xid in xids if xid not in mixed]:
+            found = await self._database.fetch(QUERIES["mixed"], {"xids": unsure}, DEADLINE_SECONDS)
+            mixed = mixed.union(xid for (xid,) in found)
+        as_recorded = {xid: Order.as_recorded() for xid in unsure if xid not in mixed}
+        xids = [xid for xid in xids if xid in mixed]
         transactions = {xid: Transaction() for xid in xids}
         after = 0
-        while True:
+        while xids:
             rows = await self._states(xids, after=after)
             for xid, *entry in rows:
                 transactions[xid].add(Entry._make(entry))
@@ -136,7 +142,8 @@ class NestedOrder:
         is_short = sum(map(len, transactions.values())) <= INLINE_ENTRIES
         circles = _circles(transactions) if is_short else await asyncio.to_thread(_circles, transactions)
         began = {xid: await self._began(xid, rows_there) for xid, rows_there in circles.items() if rows_there}
-        return _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
+        orders = _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
+        return as_recorded | orders
 
     async def _states(self, xids: Sequence[str], *, after: int = 0, begin: int = 0, end: int = _MOST) -> list[Row]:
         bounds = {"after": after, "begin": begin, "end": end, "limit": STATES_AT_ONCE}
@@ -181,16 +188,15 @@ def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[_Key, 
     return {xid: transaction.order(began.get(xid, {})) for xid, transaction in transactions.items()}
 
 
-def _with_cascades(rows: Sequence[Row], cascaded: Collection[str], *, is_whole_batch: bool) -> set[str]:
-    """The transactions in which a foreign key's action may have written to a row that something else wrote to too."""
-    names = set(cascaded)
-    counts: Counter[tuple[str, str]] = Counter()
-    has_changed: set[tuple[str, str]] = set()
-    for _, xid, _, action, schema, table, *_ in rows:
-        if (name := f"{schema}.{table}") in names:
-            counts[xid, name] += 1
-            if action in "UD":
-                has_changed.add((xid, name))
-    return {
-        xid for (xid, name), count in counts.items() if not is_whole_batch or (count > 1 and (xid, name) in has_changed)
-    }
+def _mixed(rows: Sequence[Row]) -> set[str]:
+    """The transactions in which two calls of triggers wrote of one table, that took rows away and brought some.
+
+    As changefeed.mixed() says it. What a loss stands for may have done either.
+    """
+    calls: dict[tuple[str, str, str], tuple[str, str]] = {}  # the first of each transaction and table
+    done: dict[tuple[str, str, str], set[str]] = {}  # the actions, where there were more
+    for _, xid, at, action, schema, table, *_ in rows:
+        call = calls.setdefault((xid, schema, table), (at, action))
+        if call != (at, action):
+            done.setdefault((xid, schema, table), {call[1]}).add(action)
+    return {xid for (xid, _, _), actions in done.items() if actions & _TAKING and actions & _BRINGING}

@@ -129,8 +129,9 @@ class RandomSchema:
                 target = draw.choice([*keyed, *(table for _ in range(2) if table.has_key)])
                 table.parents[column] = target.name
                 deferred = draw.choice(("", "", " DEFERRABLE INITIALLY DEFERRED"))
+                on = draw.choice([table.name] * 3 + table.partitions)
                 yield (
-                    f"ALTER TABLE {table.name} ADD FOREIGN KEY ({column}) REFERENCES {target.name} "
+                    f"ALTER TABLE {on} ADD CONSTRAINT {column}_key FOREIGN KEY ({column}) REFERENCES {target.name} "
                     f"ON DELETE {draw.choice(ACTIONS)} ON UPDATE {draw.choice(ACTIONS)}{deferred}"
                 )
 
@@ -230,6 +231,11 @@ class RandomSchema:
                 f"WITH gone AS (DELETE FROM {name} {matching} RETURNING id, n) "
                 f"INSERT INTO {other.name} (id, n, b) SELECT id, n, {self._reference()} FROM gone"
                 + (" ON CONFLICT DO NOTHING" if other.has_key else ""),
+                # Not read to its end: it goes on when what reads it is done.
+                f"WITH gone AS (DELETE FROM {name} {matching} RETURNING id, n) "
+                f"INSERT INTO {table.name} (id, n, b) SELECT id, {draw.choice(('n', 'n + 1'))}, NULL FROM gone LIMIT 1",
+                f"WITH moved AS (UPDATE {name} SET id = id + {self.keys} {matching} RETURNING id, n) "
+                f"INSERT INTO {table.name} (id, n, b) SELECT id - {self.keys}, {draw.choice(('n', 'n + 1'))}, NULL FROM moved LIMIT 1",
                 f"WITH more AS ({self._insert(other, self._row(other, low))}) UPDATE {name} SET n = n + 1 {matching}",
                 f"WITH more AS ({self._insert(other, self._row(other, low))}), "
                 f"less AS (DELETE FROM {other.name} WHERE id = {high}) DELETE FROM {name} {matching}",
@@ -274,6 +280,11 @@ class RandomSchema:
             f"ALTER TABLE {table.name} ALTER COLUMN n TYPE int",
             f"ALTER TABLE {table.name} REPLICA IDENTITY {self.draw.choice(('FULL', 'NOTHING', 'DEFAULT'))}",
             f"CREATE INDEX ON {table.name} (n)",
+            *(
+                f"ALTER TABLE {on} DROP CONSTRAINT IF EXISTS {column}_key"
+                for on in (table.name, *table.partitions)
+                for column in "ab"
+            ),
             self._trigger(),
         ]
         if table.kind == "range":

@@ -84,10 +84,19 @@ def test_whatever_is_preferred_the_states_decide(draw: random.Random):
             assert is_strict([state for state in at_start if state[0] == key], own, has_key=True)
 
 
-def entry(number: int, depth: int, before: int, after: int, table: str = "t", columns: int = 1, **more: bool) -> Entry:
-    flags = {"is_followed": False, "may_have_moved": True, **more}
+def entry(
+    number: int,
+    depth: int,
+    before: int,
+    after: int,
+    table: str = "t",
+    columns: int = 1,
+    *,
+    is_followed: bool = False,
+    command: int = 0,
+) -> Entry:
     return Entry(
-        number, number, "U", depth, flags["is_followed"], flags["may_have_moved"], table, columns, before or None, after or None,
+        number, number, "U", depth, is_followed, command or number * 3, table, columns, before or None, after or None,
         1 if before else None, 1 if after else None,
     )  # fmt: skip
 
@@ -111,8 +120,8 @@ def test_statements_within_statements_begin_before_what_they_caused():
     assert sources(*entries)[:3] == [3, 2, 1]
 
 
-@pytest.mark.parametrize("cut", [entry(2, 1, 0, 0), entry(2, 1, 0, 0, may_have_moved=False)])
-def test_nothing_passes_what_holds_no_row(cut: Entry):
+def test_nothing_passes_what_holds_no_row():
+    cut = entry(2, 1, 0, 0)
     first, last = entry(1, 2, 7, 8), entry(3, 1, 0, 7, is_followed=True)
     assert sources(first, last) == [3, 1]
     assert sources(first, cut, last) == [1, 2, 3]
@@ -141,10 +150,30 @@ def test_after_a_truncate_no_row_is_there():
         )
 
 
-def test_where_nothing_nested_was_written_the_ids_are_the_order():
-    assert sources(
-        entry(1, 1, 7, 8, may_have_moved=False), entry(2, 1, 0, 7, may_have_moved=False, is_followed=True)
-    ) == [1, 2]
+def keyless(*entries: Entry) -> list[Entry]:
+    return [each._replace(key_before=None, key_after=None) for each in entries]
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, [2, 1]), (2, [1, 2])])
+def test_of_plain_entries_without_a_key_only_those_of_one_statement_change_places(steps: int, expected: list[int]):
+    entries = keyless(entry(1, 1, 7, 8, command=1), entry(2, 1, 6, 7, command=1 + steps))
+    assert sources(*entries) == expected
+
+
+def test_a_row_that_ends_as_it_began_goes_before_it_comes_in_one_statement_alone():
+    came, went = entry(1, 1, 0, 7, command=1)._replace(action="I"), entry(2, 1, 7, 0)._replace(action="D")
+    assert sources(came, went._replace(command=2)) == [2, 1]
+    assert sources(came, went._replace(command=3)) == [1, 2]
+
+
+def test_an_update_of_several_rows_is_a_command_more():
+    came, went = (
+        entry(1, 1, 0, 7, command=1)._replace(action="I"),
+        entry(2, 1, 7, 9, command=3)._replace(key_before=1, key_after=2),
+    )
+    another = entry(3, 1, 5, 6, command=3)._replace(call=2, key_before=3, key_after=4)
+    assert sources(came, went, another) == [2, 1, 3]
+    assert sources(came, went, another._replace(call=3)) == [1, 2, 3]
 
 
 def test_rows_whose_columns_change_in_between_are_two_walks():

@@ -1,0 +1,113 @@
+"""Order where no trigger wrote: of what one statement did to a row, what was done first is first in the journal."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.journal_database import JournalDatabase
+
+DELETING = "WITH d AS (DELETE FROM t WHERE id IN (4, 5) RETURNING *) "
+MOVING = "WITH u AS (UPDATE t SET id = id + 1000 WHERE id IN (4, 5) RETURNING *) "
+STATEMENTS = [
+    DELETING + "INSERT INTO t SELECT id, v + 10 FROM d LIMIT 1",
+    DELETING + "INSERT INTO t SELECT id, v FROM d LIMIT 1",
+    DELETING + "INSERT INTO t SELECT 4, 14 WHERE EXISTS (SELECT FROM d)",
+    DELETING + "UPDATE t SET id = 4 FROM (SELECT FROM d LIMIT 1) AS d WHERE id = 6",
+    MOVING + "INSERT INTO t SELECT 4, 1 FROM u LIMIT 1",
+    MOVING + "INSERT INTO t SELECT id - 1000, v FROM u LIMIT 1",
+]
+
+
+@pytest.fixture(autouse=True)
+def t(db: JournalDatabase) -> None:
+    db.run("CREATE TABLE t (id int PRIMARY KEY, v int); SELECT changefeed.watch('t')")
+
+
+def assert_keys_are_free(db: JournalDatabase, rows_there: str = "t") -> None:
+    """By the key in the column id alone: who keeps rows by it has those of the table in the end."""
+    rows: dict[Any, Any] = {}
+    for entry, (action, row) in zip(db.entries(), db.changes(), strict=True):
+        before = row if action == "D" else json.loads(entry.old) if entry.old else None
+        if before:
+            assert rows.pop(before["id"]) == before
+        if action != "D":
+            assert row["id"] not in rows
+            rows[row["id"]] = row
+    assert rows == {row["id"]: row for (row,) in db.run(f"SELECT row_to_json(t.*) FROM {rows_there} AS t")}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+@pytest.mark.parametrize("is_in_function", [False, True])
+@pytest.mark.parametrize("options", ["", ", strict => true", ", hash => '{v}'"])
+def test_a_writing_cte_that_is_not_read_to_its_end(
+    db: JournalDatabase, statement: str, is_in_function: bool, options: str
+):
+    db.run(f"SELECT changefeed.watch('t'{options})")
+    db.run("INSERT INTO t VALUES (4, 4), (5, 5), (6, 6), (7, 7)")
+    if is_in_function:
+        db.run(f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN {statement}; END $$; SELECT f()")
+    else:
+        db.run(statement)
+    assert_keys_are_free(
+        db, "(SELECT id, changefeed.hash('t', 'v', v::text) AS v FROM t)" if "hash" in options else "t"
+    )
+
+
+@pytest.mark.parametrize("statement", [statement for statement in STATEMENTS if "v FROM" not in statement])
+def test_a_writing_cte_of_a_table_without_a_key(db: JournalDatabase, statement: str):
+    db.run("INSERT INTO t VALUES (4, 4), (5, 5), (6, 6), (7, 7)")
+    db.run(statement)
+    db.run("ALTER TABLE t DROP CONSTRAINT t_pkey")
+    assert_keys_are_free(db)
+
+
+def test_plain_statements_keep_their_order(db: JournalDatabase):
+    """Whatever they did, and whether or not the row ends as it began."""
+    db.run("INSERT INTO t VALUES (1, 1), (2, 2); CREATE TABLE u (id int); SELECT changefeed.watch('u')")
+    db.run("INSERT INTO u VALUES (1), (2)")
+    db.forget()
+    db.run("BEGIN; DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (1, 5); UPDATE t SET v = 1 WHERE id = 1; COMMIT")
+    db.run("BEGIN; UPDATE t SET v = 3 WHERE id = 2; UPDATE t SET v = 2 WHERE id = 2; COMMIT")
+    db.run("BEGIN; INSERT INTO t VALUES (3, 3); DELETE FROM t WHERE id = 3; INSERT INTO t VALUES (3, 3); COMMIT")
+    db.run(
+        "BEGIN; UPDATE u SET id = 3 WHERE id = 2; UPDATE u SET id = 2 WHERE id = 1; DELETE FROM u WHERE id = 3; COMMIT"
+    )
+    assert [(action, row.get("v", row["id"])) for action, row in db.changes()] == [
+        ("D", 1), ("I", 5), ("U", 1), ("U", 3), ("U", 2), ("I", 3), ("D", 3), ("I", 3), ("U", 3), ("U", 2), ("D", 3)
+    ]  # fmt: skip
+
+
+REFERENCES = "ADD CONSTRAINT f{0} FOREIGN KEY (p{0}) REFERENCES par ON DELETE {1}"
+PARTITIONS = "CREATE TABLE r (id int PRIMARY KEY, p1 int, p2 int) PARTITION BY RANGE (id); CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100)"
+CHILDREN = "CREATE TABLE r (id int PRIMARY KEY, p1 int, p2 int); CREATE TABLE r1 (PRIMARY KEY (id)) INHERITS (r)"
+
+
+@pytest.mark.parametrize(("tables", "table"), [(PARTITIONS, "r"), (CHILDREN, "r1")])
+@pytest.mark.parametrize("since", ["", "ALTER TABLE r1 DROP CONSTRAINT f1, DROP CONSTRAINT f2"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_foreign_keys_of_a_partition_or_a_child(db: JournalDatabase, tables: str, table: str, since: str, rows: int):
+    db.run(f"CREATE TABLE par (id int PRIMARY KEY); {tables}")
+    db.run(f"ALTER TABLE r1 {REFERENCES.format(2, 'CASCADE')}; ALTER TABLE r1 {REFERENCES.format(1, 'SET NULL')}")
+    db.run(f"SELECT changefeed.watch('r'), changefeed.watch('{table}'); INSERT INTO par VALUES (1), (2)")
+    db.run(f"INSERT INTO {table} SELECT i, 1, 2 FROM generate_series(1, {rows}) AS i")
+    db.run("DELETE FROM par WHERE id IN (1, 2)")
+    db.run(since or "SELECT")
+    assert [action for action, _ in db.changes(f"public.{table}")] == ["I"] * rows + ["U"] * rows + ["D"] * rows
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_foreign_keys_of_a_table_without_a_key(db: JournalDatabase, rows: int):
+    db.run("CREATE TABLE par (id int PRIMARY KEY); CREATE TABLE r (p1 int, p2 int); SELECT changefeed.watch('r')")
+    db.run(f"ALTER TABLE r {REFERENCES.format(2, 'CASCADE')}; ALTER TABLE r {REFERENCES.format(1, 'SET NULL')}")
+    db.run("INSERT INTO par VALUES (1), (2)")
+    db.run(f"INSERT INTO r SELECT 1, 2 FROM generate_series(1, {rows}) AS i; DELETE FROM par WHERE id IN (1, 2)")
+    db.run("ALTER TABLE r DROP CONSTRAINT f1, DROP CONSTRAINT f2")
+    db.assert_rebuilds("public.r")
+
+
+def test_a_row_without_a_key_that_comes_and_goes_with_its_parent_in_one_statement(db: JournalDatabase):
+    db.run("CREATE TABLE par (id int PRIMARY KEY); CREATE TABLE r (p1 int); SELECT changefeed.watch('r')")
+    db.run(f"ALTER TABLE r {REFERENCES.format(1, 'CASCADE')}; INSERT INTO par VALUES (1)")
+    db.run("WITH i AS (INSERT INTO r VALUES (1)) DELETE FROM par")
+    db.assert_rebuilds("public.r")
