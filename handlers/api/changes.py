@@ -89,7 +89,7 @@ class ChangesHandler(ApiHandler):
         while True:
             memory = self.feed.follower.memory
             page = memory.page_after(place) if memory and place != BEGINNING else None
-            if page is None:
+            if is_read := page is None:
                 page = await self.feed.journal.read_for_client(place)
                 self._was_emptied |= place != BEGINNING and self.feed.journal.losses.concern(place)
             for change in page.changes:
@@ -104,7 +104,7 @@ class ChangesHandler(ApiHandler):
                 place = proven = page.behind(change)
                 if looked_at % SLICE_CHANGES == 0:
                     await asyncio.sleep(0)
-            if not page.changes:
+            if not page.changes and (is_read or page.end == place):
                 return taken, proven if proven.digest and proven.batch == page.end.batch else page.end, False
             place = page.end
             if is_bounded and time.monotonic() >= due:

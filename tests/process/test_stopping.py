@@ -155,7 +155,7 @@ def test_a_crowd_may_knock_at_once():
 def test_as_many_files_may_be_open_as_the_system_lets():
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     program = (
-        "import resource; from changefeed.open_files import raise_limit;"
+        "import resource; from process.open_files import raise_limit;"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (200, {hard}));"
         "print(raise_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))"
     )

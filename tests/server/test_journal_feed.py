@@ -179,6 +179,20 @@ class ResumeTest(JournalTestCase):
         self.assertEqual(behind["changes"], [])
 
     @gen_test
+    async def test_a_cursor_of_a_batch_that_ends_where_a_page_in_memory_ends_leads_on(self):
+        before = self.feed.follower.memory.edge
+        socket = await self.connect()
+        for row in (1, 2):  # two pages in memory, and one batch for whoever reads the journal from the beginning
+            self.write(f"INSERT INTO orders VALUES ({row})")
+            assert await self.ids(socket, 1) == [row]
+        batch = await self.feed.journal.read(before, upto=self.feed.follower.memory.edge.batch)
+        cursor = self.feed.journal.encode(batch.behind(batch.changes[-1]))
+        self.write("INSERT INTO orders VALUES (3)")
+        assert await self.ids(socket, 1) == [3]
+        page = await self.fetch_json(f"/api/changes?since={cursor}")
+        assert [change["data"]["id"] for change in page["changes"]] == [3]
+
+    @gen_test
     async def test_replay_gives_the_last_ones_first(self):
         live = await self.connect()
         self.write("INSERT INTO orders SELECT generate_series(1, 5)")

@@ -40,11 +40,11 @@ from handlers.http.close_codes import CloseCode
 from handlers.http.server import make_server
 from handlers.routes import make_app
 from settings.sources import load
-from tests import postgres
+from tests import ROOT, postgres
 from tests.access_case import AccessTestCase, token_of
 from tests.feed_case import ORDERS, FeedTestCase, message
 
-HANDLERS = Path(start.__file__).parent
+HANDLERS = ROOT / "handlers"
 IMMUTABLE = (
     str,
     bytes,
