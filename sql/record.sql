@@ -190,7 +190,7 @@ DECLARE
                             current_setting('max_prepared_transactions'), current_setting('lock_timeout'),
                             current_setting('statement_timeout'), current_setting('transaction_timeout', true),
                             ' ', current_setting('changefeed.notify', true)
-                        ) IN ('000 ', '0000 ') THEN pg_notification_queue_usage() < 0.5
+                        ) IN ('000 ', '0000 ') THEN pg_notification_queue_usage() < 0.05
                         ELSE changefeed.may_notify()
                     END;
                 END IF;
@@ -326,7 +326,8 @@ END
 $function$;
 
 -- Whether the transaction may end with a NOTIFY. It only wakes the server, which looks every few seconds anyway, but
--- PostgreSQL may fail a COMMIT for it: while the queue of notifications is full; and, because those who notify commit one
+-- PostgreSQL may fail a COMMIT for it: while the queue of notifications is full, which nobody knows before the COMMIT (so one
+-- that is not read quickly is left alone long before); and, because those who notify commit one
 -- after another, when one before it takes longer (for a standby, say) than this session waits for locks or statements.
 -- Nor can such a transaction be prepared for a two-phase commit: where that is switched on, changefeed.notify decides.
 CREATE OR REPLACE FUNCTION changefeed.may_notify()
@@ -344,7 +345,7 @@ BEGIN
             ) >= CASE current_setting('synchronous_standby_names') WHEN '' THEN '2 s'::interval ELSE '10 s' END,
             true
         )
-        AND pg_notification_queue_usage() < 0.5;
+        AND pg_notification_queue_usage() < 0.05;
 END
 $function$;
 

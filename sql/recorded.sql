@@ -266,7 +266,7 @@ BEGIN
                 coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', one.schema_name, one.table_name,
                 json_build_object('why', why, 'is_over', is_over, 'became', became, 'since', extract(epoch FROM one.seen_at))
             );
-            IF pg_notification_queue_usage() < 0.5 THEN
+            IF pg_notification_queue_usage() < 0.05 THEN
                 PERFORM pg_notify('changefeed', '');
             END IF;
         END IF;

@@ -77,6 +77,21 @@ def test_a_full_queue_of_notifications_fails_no_write(small_queue: EmbeddedPostg
     writer.connection.close()
 
 
+def test_a_queue_that_others_fill_before_the_commit_fails_no_write(small_queue: EmbeddedPostgres):
+    stuck, writer, other = (Session(small_queue.conninfo) for _ in range(3))
+    stuck.run("LISTEN x")
+    stuck.run("BEGIN; SELECT 1")
+    while other.value("SELECT pg_notification_queue_usage()") < 0.2:
+        other.run("SELECT pg_notify('x', n || repeat('.', 7000)) FROM generate_series(1, 5) AS n")
+    writer.run("BEGIN; INSERT INTO a VALUES (1)")
+    with pytest.raises(psycopg2.errors.ProgramLimitExceeded):
+        fill_queue(other)
+    writer.run("COMMIT")
+    assert other.value("SELECT count(*) FROM changefeed.journal") == 1
+    for session in (stuck, writer, other):
+        session.connection.close()
+
+
 @pytest.mark.parametrize(
     ("setting", "is_woken"),
     [
