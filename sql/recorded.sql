@@ -62,7 +62,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
                sum(hash_record_extended(ROW(t.oid), 0)) FILTER (WHERE t.tgtype::int & 28 > 0) AS triggers,
                sum(hash_record_extended(ROW(t.oid, t.tgname, t.tgtype, t.tgenabled, t.tgfoid, t.tgargs), 0)) AS definition,
                sum(hash_record_extended(ROW(t.oid, t.xmin), 0)) AS written,
-               bool_or(t.tgtype::int & 1 > 0) AS is_by_row
+               bool_or(t.tgtype::int & 1 > 0) AS is_by_row,
+               bool_or(position('"dynamic"'::bytea IN t.tgargs) > 0) AS is_dynamic
         FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = 'changefeed'::regnamespace
         WHERE t.tgtype::int & 2 = 0
         GROUP BY t.tgrelid
@@ -81,6 +82,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
         'name', hash_record_extended(ROW(y.typname, y.typnamespace, y.typowner, y.typacl::text), 0)::text,
         'name_written', y.xmin::text,
         'is_by_row', bool_or(o.is_by_row) FILTER (WHERE m.member = m.root),
+        'is_dynamic', bool_and(coalesce(o.is_dynamic, false)),
+        'has_virtual', EXISTS (
+            SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
+        ),
+        -- For unlogged tables: a crash, which empties them, also begins the statistics anew.
+        'unlogged_since', CASE WHEN bool_or(p.relpersistence = 'u') THEN (
+            SELECT extract(epoch FROM b.stats_reset) FROM pg_stat_bgwriter AS b
+        ) END,
         'members', jsonb_object_agg(m.member::bigint::text, jsonb_build_object(
             'entered', m.entered, 'is_attached', m.is_attached,
             'triggers', o.triggers::text, 'definition', o.definition::text, 'written', o.written::text
@@ -88,6 +97,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
     )
     FROM members AS m
     JOIN pg_class AS c ON c.oid = m.root
+    JOIN pg_class AS p ON p.oid = m.member
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_type AS y ON y.oid = c.reltype
     LEFT JOIN ours AS o ON o.member = m.member
@@ -120,6 +130,9 @@ DECLARE
         SELECT FROM pg_event_trigger AS e
         WHERE e.evtfoid = 'changefeed.refresh_after_ddl()'::regprocedure AND e.evtenabled IN ('O', 'A')
     );
+    -- Whether virtual columns are told as null: triggers that look up no columns find no values of these in the rows.
+    was_null constant boolean := before -> 'has_virtual' = 'true' AND before -> 'is_dynamic' = 'false';
+    is_null constant boolean := now -> 'has_virtual' = 'true' AND now -> 'is_dynamic' = 'false';
     has_lost boolean;
     has_new boolean;
     has_attached boolean;
@@ -163,6 +176,15 @@ BEGIN
         why := format('a partition of %s was detached or dropped: its rows are not in it any more', name);
     ELSIF was_away THEN
         why := format('a partition of %s was detached and attached again, and not recorded meanwhile', name);
+    ELSIF before ->> 'unlogged_since' <> now ->> 'unlogged_since' THEN
+        why := format('%s, or a partition of it, is unlogged: PostgreSQL may have emptied it after a crash', name);
+    ELSIF is_null AND NOT was_null THEN
+        why := format('virtual generated columns of %s are told as null', name);
+        is_over := false;
+    ELSIF NOT is_null AND (
+        was_null OR NOT is_watched_from_ddl AND before -> 'is_dynamic' = 'false' AND now -> 'has_virtual' = 'true'
+    ) THEN
+        why := format('virtual generated columns of %s were told as null for a moment', name);
     ELSIF was_off THEN
         why := format('%s was not watched for a moment', name);
     ELSIF NOT is_watched_from_ddl AND before -> 'is_by_row' = 'false' AND now -> 'is_by_row' = 'true' THEN

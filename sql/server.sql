@@ -423,7 +423,7 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
     ' ',
     (SELECT sum(hash_record_extended(ROW(oid, nspname), 0)) FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%%temp\_%%'),
     (
-        SELECT sum(hash_record_extended(ROW(oid, relname, relnamespace, relispartition), 0)) FROM pg_class
+        SELECT sum(hash_record_extended(ROW(oid, relname, relnamespace, relispartition, relpersistence), 0)) FROM pg_class
         WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND oid >= 16384
     ),
     (
@@ -447,7 +447,8 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
         FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid AND c.relpersistence <> 't' AND NOT c.relispartition
         WHERE i.indisprimary
     ),
-    (SELECT sum(hash_record_extended(ROW(oid, evtenabled), 0)) FROM pg_event_trigger)
+    (SELECT sum(hash_record_extended(ROW(oid, evtenabled), 0)) FROM pg_event_trigger),
+    (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)  -- another one after a crash, which empties unlogged tables
 ) END
 FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 

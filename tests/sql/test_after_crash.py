@@ -33,6 +33,32 @@ def test_what_could_not_be_journaled_is_no_more_after_a_crash(cluster: EmbeddedP
     assert execute(cluster.conninfo, "SELECT last_value, is_called FROM changefeed.losses") == [(2, True)]
 
 
+def test_of_unlogged_tables_alone_a_crash_is_a_gap(cluster: EmbeddedPostgres) -> None:
+    look = "SELECT table_name, why FROM changefeed.look(now(), '{}', '{}') WHERE why IS NOT NULL ORDER BY 1"
+    execute(cluster.conninfo, read_script("install.sql"))
+    execute(cluster.conninfo, "CREATE TABLE orders (id int)")
+    execute(cluster.conninfo, "CREATE TABLE parted (id int) PARTITION BY LIST (id)")
+    execute(cluster.conninfo, "CREATE TABLE part PARTITION OF parted FOR VALUES IN (1)")
+    execute(cluster.conninfo, "SELECT changefeed.watch('orders'), changefeed.watch('parted')")
+    execute(cluster.conninfo, "ALTER TABLE part SET UNLOGGED")
+    execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
+    execute(cluster.conninfo, "INSERT INTO parted VALUES (1)")
+    assert execute(cluster.conninfo, look) == []
+    for mode in ("fast", "immediate"):
+        cluster.stop(mode)
+        cluster.start()
+        gaps = execute(cluster.conninfo, look)
+        assert execute(cluster.conninfo, look) == []
+        if mode == "fast":
+            assert gaps == []
+        else:
+            [(table, why)] = gaps
+            assert table == "parted"
+            assert "emptied it after a crash" in why
+    assert execute(cluster.conninfo, "SELECT count(*) FROM orders") == [(1,)]
+    assert execute(cluster.conninfo, "SELECT count(*) FROM parted") == [(0,)]
+
+
 def test_a_change_whose_transaction_id_was_that_of_one_rolled_back_before_the_crash_is_read(
     cluster: EmbeddedPostgres,
 ) -> None:

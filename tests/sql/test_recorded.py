@@ -145,6 +145,35 @@ def test_a_partition_that_had_rows_takes_them_away_and_brings_them(db: JournalDa
         assert "detached" in look(db)["parted"], table
 
 
+@pytest.mark.parametrize("with_event_trigger", [True, False])
+def test_a_virtual_column_is_told_as_null_until_the_triggers_know_it(db: JournalDatabase, with_event_trigger: bool):
+    if db.version < 18:
+        pytest.skip("PostgreSQL 18 brought virtual generated columns")
+    if not with_event_trigger:
+        db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    db.run("ALTER TABLE orders ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL; INSERT INTO orders VALUES (1)")
+    if with_event_trigger:
+        assert db.changes("public.orders") == [("I", {"id": 1, "twice": 2})]
+    else:
+        assert "told as null" in look(db)["orders"]
+        assert look(db) == {}
+    db.run("SELECT changefeed.refresh()")
+    assert ("orders" in look(db)) is not with_event_trigger
+    db.run("ALTER TABLE orders ADD thrice int GENERATED ALWAYS AS (id * 3) VIRTUAL; INSERT INTO orders VALUES (2)")
+    assert db.changes("public.orders")[-1] == ("I", {"id": 2, "twice": 4, "thrice": 6})
+    assert look(db) == {}
+
+
+def test_a_virtual_column_that_no_look_saw_without_its_triggers_was_null_for_a_moment(db: JournalDatabase):
+    if db.version < 18:
+        pytest.skip("PostgreSQL 18 brought virtual generated columns")
+    db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    db.run("ALTER TABLE orders ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL; INSERT INTO orders VALUES (1)")
+    db.run("SELECT changefeed.refresh()")
+    assert "were told as null for a moment" in look(db)["orders"]
+    assert look(db) == {}
+
+
 def test_what_was_missed_is_missed_since_the_last_look_of_whoever(db: JournalDatabase):
     db.run("SELECT changefeed.unwatch('orders')")
     db.run("SELECT changefeed.look(NULL, '{}', '{}')")
