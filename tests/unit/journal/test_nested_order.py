@@ -169,6 +169,22 @@ def test_a_transaction_of_which_triggers_wrote_on_another_page_only(
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("payload", [Payload.FULL, Payload.OFF])
+def test_a_statement_whose_calls_are_on_different_pages(
+    db: JournalDatabase, payload: Payload, monkeypatch: pytest.MonkeyPatch
+):
+    """On each page alone rows only come, or only go."""
+    monkeypatch.setattr(entries, "PAGE_ROWS", 1)
+    db.run("INSERT INTO orders VALUES (4, 'x')")
+    db.run("WITH gone AS (DELETE FROM orders RETURNING id) INSERT INTO orders SELECT id, 'y' FROM gone LIMIT 1")
+
+    async def check() -> None:
+        changes = await all_after(await opened(db, payload), BEGINNING)
+        assert [json.loads(change.text)["action"] for change in changes] == ["INSERT", "DELETE", "INSERT"]
+
+    asyncio.run(check())
+
+
 def test_a_trigger_s_function_is_looked_into_once_and_into_its_beginning(db: JournalDatabase):
     name = "b" + 62 * "a"  # which takes longest to be searched for in what follows
     db.run(f"CREATE TABLE {name} (id int) PARTITION BY LIST (id)")
