@@ -135,6 +135,7 @@ DECLARE
     is_null constant boolean := now -> 'has_virtual' = 'true' AND now -> 'is_dynamic' = 'false';
     has_lost boolean;
     has_new boolean;
+    has_filled boolean;  -- a new one with rows that may not be recorded
     has_attached boolean;
     was_away boolean;
     was_off boolean;
@@ -144,7 +145,7 @@ BEGIN
         why := format('%s is another table than before', name);
         RETURN;
     END IF;
-    SELECT bool_or(n.one IS NULL AND NOT is_void), bool_or(b.one IS NULL AND NOT is_void),
+    SELECT bool_or(n.one IS NULL AND NOT is_void), bool_or(b.one IS NULL), bool_or(b.one IS NULL AND NOT is_void),
            bool_or(b.one IS NULL AND NOT is_void AND (n.one ->> 'is_attached')::boolean),
            bool_or(b.one ->> 'entered' <> n.one ->> 'entered' AND NOT is_void),
            bool_or(b.one IS NOT NULL AND n.one IS NOT NULL AND (
@@ -152,7 +153,7 @@ BEGIN
                OR b.one ->> 'definition' IS NOT DISTINCT FROM n.one ->> 'definition'
                   AND b.one ->> 'written' IS DISTINCT FROM n.one ->> 'written'
            ))
-    INTO has_lost, has_new, has_attached, was_away, was_off
+    INTO has_lost, has_new, has_filled, has_attached, was_away, was_off
     FROM jsonb_each(before -> 'members') AS b (member, one)
     FULL JOIN jsonb_each(now -> 'members') AS n (member, one) USING (member)
     CROSS JOIN LATERAL (
@@ -192,7 +193,7 @@ BEGIN
         why := format('what was written by way of %s to a table that inherits from it was told as its own for a moment', name);
     ELSIF has_attached THEN
         why := format('a partition was attached to %s: its rows are in it now', name);
-    ELSIF has_new AND NOT is_watched_from_ddl THEN
+    ELSIF has_filled AND NOT is_watched_from_ddl THEN
         why := format('what was written to a new partition of %s in its first moment is not recorded', name);
     END IF;
 END

@@ -507,7 +507,7 @@ def test_what_postgresql_rounds_to_the_end_is_compared_as_it_writes_it(database:
     )
     kind, value = Kind(type_name.partition("(")[0]), as_row_has_it(written)
     for operand in (shown, value):
-        assert make_test(parse_filter(f"c=eq.{operand}"), kind)(value)
+        assert make_test(parse_filter(f"c=eq.{operand}"), kind)(Cell(value))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
