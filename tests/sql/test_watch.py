@@ -332,7 +332,7 @@ def written_meanwhile(writers: list[Session], transaction: list[str]) -> Iterato
 def test_no_writer_fails_by_its_lock_timeout_while_a_lock_is_tried_for(db: JournalDatabase, busy: Session):
     busy.run("COMMIT; INSERT INTO orders VALUES (1); BEGIN; UPDATE orders SET status = 'x' WHERE id = 1")
     writer = db.session()
-    writer.run("SET lock_timeout = '90ms'")
+    writer.run("SET lock_timeout = '200ms'")
     with written_meanwhile([writer], ["UPDATE orders SET status = 'y' WHERE id = 0"]) as codes:
         with pytest.raises(psycopg2.errors.LockNotAvailable):
             db.run("SELECT changefeed.watch('orders')")
@@ -350,7 +350,7 @@ def test_no_writer_is_ended_by_its_own_deadlock_timeout(db: JournalDatabase):
         db.run(f"CREATE TABLE p_{k} PARTITION OF p FOR VALUES IN ({k}); INSERT INTO p VALUES ({k}, {k})")
     writers = [db.session() for _ in range(3)]
     for writer in writers:
-        writer.run("SET deadlock_timeout = '25ms'")
+        writer.run("SET deadlock_timeout = '200ms'")
     against_the_order = [f"UPDATE p_{k} SET id = id" for k in (7, 3, 0)]
     with written_meanwhile(writers, against_the_order) as codes:
         for call in ("watch('p')", "watch('p', row_limit => 5)", "unwatch('p')") * 2:
