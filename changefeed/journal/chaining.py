@@ -371,7 +371,8 @@ def walk(edges: Sequence[Edge], began: Mapping[int, int] = MappingProxyType({}))
     """
     found = only_walk(edges)
     if found is None:
-        found = _Walk(edges, began).find()
+        preferred = _by_rank(edges)
+        found = preferred if _replays(edges, preferred, began) else _Walk(edges, began).find()
     if found is not None:
         return found
     order: list[int] = []
@@ -441,8 +442,8 @@ def only_walk(edges: Sequence[Edge]) -> Sequence[int] | None:
     entered = {edge.after for edge in edges}
     if leaving.keys() == {NOTHING} or entered == {NOTHING}:
         return range(len(edges))
-    if (NOTHING in leaving or NOTHING in entered) and any(edge.changes_key for edge in edges):
-        return None
+    if any(edge.changes_key for edge in edges):
+        return None  # the states of one row may have to wait for another row to give a key free
     starts = leaving.keys() - entered
     if len(leaving) < len(edges) or len(entered) < len(edges) or len(starts) != 1:
         return None

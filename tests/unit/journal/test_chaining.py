@@ -1,5 +1,6 @@
 """Histories of rows in any order in, an order in which they can have happened out."""
 
+import itertools
 import random
 from collections import Counter
 
@@ -69,6 +70,24 @@ def test_whatever_the_ids_are_the_walk_is_strict(draw: random.Random, has_key: b
     ids = draw.sample(range(len(changes)), len(changes))
     found = walk([edge(changes[rank], rank, has_key=has_key) for rank in ids], began)
     assert is_strict(at_start, [changes[ids[place]] for place in found], has_key=has_key)
+
+
+@pytest.mark.parametrize(
+    ("at_start", "changes"),
+    [
+        ([(0, 0), (1, 0)], [((0, 0), (2, 0)), ((1, 0), (0, 0))]),
+        ([(0, 1), (1, 0)], [((0, 1), (0, 0)), ((1, 0), (2, 4)), ((0, 0), (0, 3)), ((0, 3), (1, 0))]),
+        (
+            [(0, 1)],
+            [((0, 1), None), (None, (0, 0)), ((0, 0), (1, 1)), ((1, 1), None), (None, (0, 0)), ((0, 0), (0, 0))],
+        ),
+    ],
+)
+def test_a_key_that_another_row_takes_is_free_first(at_start: list[State], changes: list[Change]):
+    began = {key + 1000: ~(key + 1000) for key in range(3)} | {key + 1000: digest((key, n)) for key, n in at_start}
+    for ids in itertools.permutations(range(len(changes))):
+        found = walk([edge(changes[rank], rank, has_key=True) for rank in ids], began)
+        assert is_strict(at_start, [changes[ids[place]] for place in found], has_key=True)
 
 
 @settings(deadline=None, max_examples=500)
