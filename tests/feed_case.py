@@ -136,8 +136,8 @@ class FeedTestCase(AsyncHTTPTestCase):
 
     async def fetch_json(self, path: str, status: int = 200, **options: Any) -> Any:
         response = await self.http_client.fetch(self.get_url(path), raise_error=False, **options)
-        self.assertEqual(response.code, status, response.body)
-        self.assertIn("application/json", response.headers["Content-Type"])
+        assert response.code == status, response.body
+        assert "application/json" in response.headers["Content-Type"]
         return json.loads(response.body)
 
 

@@ -52,8 +52,8 @@ class TLSTest(AccessTestCase, AsyncHTTPSTestCase):
         got: list[int] = []
         while len(got) < 301:
             got += [change["data"]["id"] for change in (await message(reader, "changes"))["changes"]]
-        self.assertEqual(got, list(range(1, 302)))
-        self.assertEqual([(await message(plain))["data"]["id"] for _ in range(301)], got)
+        assert got == list(range(1, 302))
+        assert [(await message(plain))["data"]["id"] for _ in range(301)] == got
 
     @gen_test
     async def test_a_stream_arrives_too(self):
@@ -88,7 +88,7 @@ class TLSTest(AccessTestCase, AsyncHTTPSTestCase):
             body=json.dumps({"token": token_of("full")}),
             validate_cert=False,
         )
-        self.assertIn("Secure", answer.headers["Set-Cookie"])
+        assert "Secure" in answer.headers["Set-Cookie"]
 
 
 # -- the files

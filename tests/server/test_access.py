@@ -110,7 +110,7 @@ class WalkTest(AccessTestCase):
             for probe in probes:
                 for kind, expected in probe.outcomes.items():
                     with self.subTest(f"{probe.method} {probe.path}", token=kind):
-                        self.assertEqual(await self.outcome(pattern, probe, kind, expected), expected)
+                        assert await self.outcome(pattern, probe, kind, expected) == expected
 
     async def outcome(self, pattern: str, probe: Probe, kind: str, expected: Outcome) -> Outcome:
         if pattern in SOCKETS:
@@ -135,11 +135,11 @@ class WalkTest(AccessTestCase):
     @gen_test
     async def test_a_refusal_says_how_to_get_in(self):
         answer = await self.http_client.fetch(self.get_url("/api/changes"), raise_error=False)
-        self.assertEqual(answer.headers["WWW-Authenticate"], "Bearer")
-        self.assertIn("Authorization: Bearer", json.loads(answer.body)["error"]["message"])
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert "Authorization: Bearer" in json.loads(answer.body)["error"]["message"]
         for header in ("Basic dTpw", "Bearer", "Bearer  ", "the-token-of-the-settings"):
             status, said = await self.ask("none", "/api/tables", headers={"Authorization": header})
-            self.assertEqual((status, said["error"]["code"]), (401, "bad_token"), header)
+            assert (status, said["error"]["code"]) == (401, "bad_token"), header
 
     @gen_test
     async def test_a_token_in_the_url_is_refused_on_every_route_and_not_repeated(self):
@@ -147,14 +147,14 @@ class WalkTest(AccessTestCase):
             for name in ("token", "access_token", "JWT"):
                 path = f"{probes[0].path}{'&' if '?' in probes[0].path else '?'}{name}={token_of('full')}"
                 status, said = await self.ask("full", path)
-                self.assertEqual((status, said["error"]["code"]), (400, "token_in_url"), path)
-                self.assertNotIn("the-token", json.dumps(said))
+                assert (status, said["error"]["code"]) == (400, "token_in_url"), path
+                assert "the-token" not in json.dumps(said)
 
     @gen_test
     async def test_who_watches_the_server_from_outside_is_not_told_what_it_serves(self):
-        self.assertEqual(await self.ask("none", "/healthz"), (200, {"status": "ok"}))
+        assert await self.ask("none", "/healthz") == (200, {"status": "ok"})
         _, ready = await self.ask("none", "/readyz")
-        self.assertEqual((ready["database"]["name"], ready["database"]["reason"]), ("PostgreSQL", ""))
+        assert (ready["database"]["name"], ready["database"]["reason"]) == ("PostgreSQL", "")
 
 
 def normal(said: Any) -> str:
@@ -235,10 +235,10 @@ class UnseenTest(AccessTestCase):
         await self.until_published()
         after = await self.all_told()
         for name, told in before.items():
-            self.assertEqual(told, after[name], name)
+            assert told == after[name], name
             for unseen in ("salaries", "amount", "unseen", str(OTHERS)):
-                self.assertNotIn(unseen, re.sub("cursor of [0-9]+", "", told), name)
-        self.assertIn('"id": 1', before["pages"])
+                assert unseen not in re.sub("cursor of [0-9]+", "", told), name
+        assert '"id": 1' in before["pages"]
 
     @gen_test(timeout=60)
     async def test_live_only_what_may_be_seen_arrives(self):
@@ -252,17 +252,17 @@ class UnseenTest(AccessTestCase):
         self.write_unseen()
         self.order(7)
         one = await message(plain)
-        self.assertEqual((one["data"], one.keys() & {"xid", "old"}), ({"id": 7, "customer_id": 42}, set()))
+        assert (one["data"], one.keys() & {"xid", "old"}) == ({"id": 7, "customer_id": 42}, set())
         said = await message(protocol)
-        self.assertEqual([change["data"]["id"] for change in said["changes"]], [7])
-        self.assertRegex(said["cursor"], r"^s\.")
+        assert [change["data"]["id"] for change in said["changes"]] == [7]
+        assert re.search(r"^s\.", said["cursor"])
         told: dict[str, Any] = {"rows": {"changes": []}}
         while not told["rows"]["changes"]:
             told = await message(dashboard, "activity")
             counts = told.get("totals", {}), told.get("buckets", {}), told.get("other", 0)  # not in every message
-            self.assertEqual(counts, ({}, {}, 0))
-            self.assertEqual(told["rows"]["of"], len(told["rows"]["changes"]))
-        self.assertEqual(json.loads(told["rows"]["changes"][0])["data"], {"id": 7, "customer_id": 42})
+            assert counts == ({}, {}, 0)
+            assert told["rows"]["of"] == len(told["rows"]["changes"])
+        assert json.loads(told["rows"]["changes"][0])["data"] == {"id": 7, "customer_id": 42}
 
     @gen_test(timeout=60)
     async def test_a_row_that_goes_to_another_customer_leaves_as_it_was(self):
@@ -271,11 +271,11 @@ class UnseenTest(AccessTestCase):
         assert not isinstance(socket, int)
         self.write("UPDATE orders SET customer_id = 4300000001, id = 8, note = 'unseen too' WHERE id = 7")
         left = await message(socket)
-        self.assertEqual((left["filter"], left["data"]), ("leave", {"id": 7, "customer_id": 42}))
+        assert (left["filter"], left["data"]) == ("leave", {"id": 7, "customer_id": 42})
         self.write("UPDATE orders SET customer_id = 42, id = 9 WHERE id = 8")
         entered = await message(socket)
-        self.assertEqual((entered["filter"], entered["data"]), ("enter", {"id": 9, "customer_id": 42}))
-        self.assertNotIn("old", left.keys() | entered.keys())
+        assert (entered["filter"], entered["data"]) == ("enter", {"id": 9, "customer_id": 42})
+        assert "old" not in left.keys() | entered.keys()
 
     @gen_test
     async def test_a_cursor_of_other_rights_begins_anew_with_a_gap(self):
@@ -283,13 +283,13 @@ class UnseenTest(AccessTestCase):
         await self.until_published()
         _, page = await self.ask("full", "/api/changes?limit=1")
         _, narrow = await self.ask("narrow", f"/api/changes?since={page['cursor']}")
-        self.assertIn("other rights", narrow["gap"]["why"])
+        assert "other rights" in narrow["gap"]["why"]
         [change] = narrow["changes"]
-        self.assertEqual(change["data"]["id"], 1)
+        assert change["data"]["id"] == 1
         _, again = await self.ask("narrow", f"/api/changes?since={change['cursor']}")
-        self.assertEqual((again["changes"], again["gap"]), ([], None))
+        assert (again["changes"], again["gap"]) == ([], None)
         status, said = await self.ask("narrow", "/api/changes?since=1f3.rubbish")
-        self.assertEqual((status, said["error"]["code"]), (400, "not_a_cursor"))
+        assert (status, said["error"]["code"]) == (400, "not_a_cursor")
 
     @gen_test
     async def test_another_s_sealed_cursor_says_no_more_than_a_made_up_one(self):
@@ -300,17 +300,17 @@ class UnseenTest(AccessTestCase):
         seen, unseen, *_ = (change["cursor"] for change in page["changes"])
         made_up = "s." + "A" * (len(seen) - 2)
         _, mine = await self.ask("narrow", "/api/changes")
-        self.assertEqual((await self.ask("orders", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0], 404)
+        assert (await self.ask("orders", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0] == 404
         for path in ("/api/change?cursor={}", "/api/changes?since={}", "/api/changes?limit=1&since={}"):
             answers = {normal(await self.ask("narrow", path.format(cursor))) for cursor in (seen, unseen, made_up)}
-            self.assertEqual(len(answers), 1, answers)
+            assert len(answers) == 1, answers
         told = [
             normal(await self.frames(f"/ws?since={cursor}", 2, protocol=True)) for cursor in (seen, unseen, made_up)
         ]
-        self.assertEqual(len(set(told)), 1, told)
-        self.assertIn("gap", told[0])
+        assert len(set(told)) == 1, told
+        assert "gap" in told[0]
         # The same rights in another token go on.
-        self.assertEqual((await self.ask("admin", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0], 200)
+        assert (await self.ask("admin", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0] == 200
 
     @gen_test
     async def test_a_place_is_told_again_and_again_whether_anything_happened_or_not(self):
@@ -323,15 +323,15 @@ class UnseenTest(AccessTestCase):
         for _ in range(2):
             self.feed.live_clients.advance_cursors()
             told = await message(socket, "changes")
-            self.assertEqual(told["changes"], [])
+            assert told["changes"] == []
             cursors.add(told["cursor"])
-        self.assertEqual(len(cursors), 2)
+        assert len(cursors) == 2
 
     @gen_test
     async def test_clients_of_the_same_rights_are_one_audience(self):
         for _ in range(2):
             assert not isinstance(await self.knock("narrow", "/ws"), int)
-        self.assertEqual([len(audience.clients) for audience in self.feed.live_clients.audiences], [2])
+        assert [len(audience.clients) for audience in self.feed.live_clients.audiences] == [2]
 
 
 class AuthenticateTest(AccessTestCase):
@@ -348,9 +348,9 @@ class AuthenticateTest(AccessTestCase):
         socket = await self.socket("/ws?table=orders")
         self.order(1)
         await self.say(socket, token_of("narrow"))
-        self.assertEqual((await message(socket))["type"], "hello")
+        assert (await message(socket))["type"] == "hello"
         self.order(2)
-        self.assertEqual((await message(socket, "changes"))["changes"][0]["data"], {"id": 2, "customer_id": 42})
+        assert (await message(socket, "changes"))["changes"][0]["data"] == {"id": 2, "customer_id": 42}
 
     @gen_test
     async def test_who_is_nobody_is_told_nothing_but_to_sign_in(self):
@@ -363,7 +363,7 @@ class AuthenticateTest(AccessTestCase):
         for one in first:
             socket = await self.socket("/ws?table=nothing")
             await socket.write_message(json.dumps(one))
-            self.assertEqual(await closing(socket), CloseCode.SIGN_IN, one)
+            assert await closing(socket) == CloseCode.SIGN_IN, one
 
     @gen_test
     async def test_the_holder_of_a_token_is_told_why_it_is_refused(self):
@@ -379,39 +379,39 @@ class AuthenticateTest(AccessTestCase):
             socket = await self.socket("/ws?table=nothing")
             await self.say(socket, token)
             said = await message(socket)
-            self.assertEqual((said["type"], said["code"]), ("error", code), token)
-            self.assertIn(why.removeprefix("the "), said["message"])
-            self.assertEqual(await closing(socket), close_code)
-            self.assertEqual(socket.close_reason, code)
+            assert (said["type"], said["code"]) == ("error", code), token
+            assert why.removeprefix("the ") in said["message"]
+            assert await closing(socket) == close_code
+            assert socket.close_reason == code
 
     @gen_test
     async def test_a_token_without_a_right_is_told_so_on_every_road(self):
         headers = self.headers("nothing")
         socket = await self.connect("/ws", protocol=True, **headers)
         said = await message(socket)
-        self.assertEqual((said["type"], said["code"]), ("error", "no_rights"))
-        self.assertEqual((await closing(socket), socket.close_reason), (1008, "no_rights"))
+        assert (said["type"], said["code"]) == ("error", "no_rights")
+        assert (await closing(socket), socket.close_reason) == (1008, "no_rights")
         for path in ("/ws", "/ws/activity"):
             socket = await self.connect(path, **headers)
-            self.assertEqual((await closing(socket), socket.close_reason), (1008, "no_rights"))
-        self.assertEqual(len(self.feed.live_clients.connected), 0)
+            assert (await closing(socket), socket.close_reason) == (1008, "no_rights")
+        assert len(self.feed.live_clients.connected) == 0
         status, said = await self.ask(
             "none", "/api/session", method="POST", body=json.dumps({"token": token_of("nothing")})
         )
-        self.assertEqual((status, said["error"]["code"]), NO_RIGHTS)
+        assert (status, said["error"]["code"]) == NO_RIGHTS
 
     @gen_test
     async def test_a_token_with_any_right_is_not(self):
         for rights in ({"channels": ["people"]}, {"admin": True}, {"tables": {"public.no_such": {}}}):
             status, _ = await self.ask("none", "/api/changes", headers={"Authorization": f"Bearer {issued(rights)}"})
-            self.assertEqual(status, 200)
+            assert status == 200
 
     @gen_test
     async def test_who_says_nothing_is_closed_in_time(self):
         deadline, sockets.AUTHENTICATE_SECONDS = sockets.AUTHENTICATE_SECONDS, 0.01
         try:
             socket = await self.socket()
-            self.assertEqual(await closing(socket), CloseCode.SIGN_IN)
+            assert await closing(socket) == CloseCode.SIGN_IN
         finally:
             sockets.AUTHENTICATE_SECONDS = deadline
 
@@ -419,8 +419,8 @@ class AuthenticateTest(AccessTestCase):
     async def test_a_subscription_that_cannot_be_is_refused_after(self):
         socket = await self.socket("/ws?table=salaries")
         await self.say(socket, token_of("narrow"))
-        self.assertEqual((await message(socket, "error"))["code"], "unknown_table")
-        self.assertEqual(await closing(socket), 1008)
+        assert (await message(socket, "error"))["code"] == "unknown_table"
+        assert await closing(socket) == 1008
 
     @gen_test
     async def test_a_new_token_of_the_same_rights_lets_a_client_stay(self):
@@ -429,9 +429,9 @@ class AuthenticateTest(AccessTestCase):
         await message(socket, "hello")
         await self.say(socket, issued(RIGHTS["narrow"], 3600))
         await self.say(socket, issued(RIGHTS["full"]))
-        self.assertEqual((await message(socket, "error"))["code"], "other_rights")
+        assert (await message(socket, "error"))["code"] == "other_rights"
         [identity] = self.feed.gate.expiries.identities
-        self.assertGreater(identity.expires_at or 0, time.time() + 1800)
+        assert (identity.expires_at or 0) > time.time() + 1800
 
     @gen_test
     async def test_a_socket_ends_with_its_token(self):
@@ -440,13 +440,13 @@ class AuthenticateTest(AccessTestCase):
             socket = await self.connect(path, protocol=protocol, **headers)
             while await socket.read_message() is not None:
                 pass
-            self.assertEqual(socket.close_code, CloseCode.TOKEN_EXPIRED, path)
+            assert socket.close_code == CloseCode.TOKEN_EXPIRED, path
 
     @gen_test
     async def test_a_stream_ends_with_its_token(self):
         headers = {"Authorization": f"Bearer {issued(RIGHTS['full'], 1.5)}"}
         answer = await self.http_client.fetch(self.get_url("/events"), headers=headers, request_timeout=0)
-        self.assertEqual(answer.code, 200)
+        assert answer.code == 200
 
 
 class SessionTest(AccessTestCase):
@@ -466,28 +466,28 @@ class SessionTest(AccessTestCase):
     async def test_a_cookie_that_no_script_can_read_stands_for_the_token(self):
         for kind in ("full", "narrow"):
             status, said, cookie = await self.sign_in(token_of(kind) or "")
-            self.assertEqual((status, said["is_signed_in"], said["sees_everything"]), (200, True, kind == "full"))
-            self.assertEqual(said["not_counted"], [] if kind == "full" else ["public.orders"])
+            assert (status, said["is_signed_in"], said["sees_everything"]) == (200, True, kind == "full")
+            assert said["not_counted"] == ([] if kind == "full" else ["public.orders"])
             for attribute in ("HttpOnly", "SameSite=Strict", "Path=/"):
-                self.assertIn(attribute, cookie)
-            self.assertNotIn("the-token-of-the-settings", cookie)
+                assert attribute in cookie
+            assert "the-token-of-the-settings" not in cookie
             cookies = {"Cookie": cookie.partition(";")[0]}
-            self.assertEqual((await self.ask("none", "/api/tables", headers=cookies))[0], 200)
+            assert (await self.ask("none", "/api/tables", headers=cookies))[0] == 200
             among_others = {"Cookie": f'a="\\"; b;{cookies["Cookie"]} ;changefeed_session_2=x'}
-            self.assertEqual((await self.ask("none", "/api/tables", headers=among_others))[0], 200)
+            assert (await self.ask("none", "/api/tables", headers=among_others))[0] == 200
             _, state = await self.ask("none", "/api/session", headers=cookies)
-            self.assertEqual(state, said)
+            assert state == said
             socket = await self.connect("/ws/activity", **cookies)
-            self.assertEqual((await message(socket))["type"], "hello")
+            assert (await message(socket))["type"] == "hello"
 
     @gen_test
     async def test_what_is_no_token_opens_no_session(self):
         for kind, code in (("wrong", "bad_token"), ("expired", "token_expired")):
             status, said, cookie = await self.sign_in(token_of(kind) or "")
-            self.assertEqual((status, said["error"]["code"], cookie), (401, code, ""))
+            assert (status, said["error"]["code"], cookie) == (401, code, "")
         for body in ("", "[]", '{"token": 1}', '{"token": ""}', "[" * 100_000):
             status, said = await self.ask("none", "/api/session", method="POST", body=body)
-            self.assertEqual((status, said["error"]["code"]), (400, "bad_sign_in"))
+            assert (status, said["error"]["code"]) == (400, "bad_sign_in")
 
     @gen_test
     async def test_a_session_ends(self):
@@ -495,11 +495,11 @@ class SessionTest(AccessTestCase):
         status, said = await self.ask(
             "none", "/api/session", method="DELETE", headers={"Cookie": cookie.partition(";")[0]}
         )
-        self.assertEqual((status, said["is_signed_in"]), (200, False))
+        assert (status, said["is_signed_in"]) == (200, False)
         # The token is taken out of the settings.
         self.feed.gate.tokens._known.clear()
         status, said = await self.ask("none", "/api/tables", headers={"Cookie": cookie.partition(";")[0]})
-        self.assertEqual((status, said["error"]["code"]), (401, "sign_in"))
+        assert (status, said["error"]["code"]) == (401, "sign_in")
 
     @gen_test
     async def test_a_cookie_that_was_forged_is_none(self):
@@ -511,7 +511,7 @@ class SessionTest(AccessTestCase):
             "changefeed_session=;;",
         ):
             status, said = await self.ask("none", "/api/tables", headers={"Cookie": forged})
-            self.assertEqual((status, said["error"]["code"]), (401, "sign_in"), forged)
+            assert (status, said["error"]["code"]) == (401, "sign_in"), forged
 
     @gen_test
     async def test_a_cookie_counts_for_pages_of_this_server_only(self):
@@ -519,10 +519,10 @@ class SessionTest(AccessTestCase):
         cookies = {"Cookie": cookie.partition(";")[0]}
         own = f"http://127.0.0.1:{self.get_http_port()}"
         for origin, expected in (({"Origin": own}, 200), ({"Origin": "http://127.0.0.1:1"}, 401)):
-            self.assertEqual((await self.ask("none", "/api/tables", headers={**cookies, **origin}))[0], expected)
+            assert (await self.ask("none", "/api/tables", headers={**cookies, **origin}))[0] == expected
         for site, expected in (("same-origin", 200), ("none", 200), ("same-site", 401), ("cross-site", 401)):
             headers = {**cookies, "Sec-Fetch-Site": site}
-            self.assertEqual((await self.ask("none", "/api/tables", headers=headers))[0], expected, site)
+            assert (await self.ask("none", "/api/tables", headers=headers))[0] == expected, site
 
     @gen_test
     async def test_a_page_of_another_origin_changes_nothing(self):
@@ -532,11 +532,11 @@ class SessionTest(AccessTestCase):
         for headers in foreign:
             for one in (headers, {**headers, "Cookie": cookie.partition(";")[0]}):
                 status, said = await self.ask("none", path, method="DELETE", headers=one)
-                self.assertEqual((status, said["error"]["code"]), (403, "foreign_origin"), one)
+                assert (status, said["error"]["code"]) == (403, "foreign_origin"), one
             status, said, _ = await self.sign_in(token_of("full") or "", **headers)
-            self.assertEqual((status, said["error"]["code"]), (403, "foreign_origin"), headers)
+            assert (status, said["error"]["code"]) == (403, "foreign_origin"), headers
             status, _ = await self.ask("full", path, method="PUT", body="", headers=headers)
-            self.assertEqual(status, 200)  # a token in the header is no browser's doing
+            assert status == 200  # a token in the header is no browser's doing
 
 
 class OpenTest(AccessTestCase):
@@ -552,9 +552,9 @@ class OpenTest(AccessTestCase):
 
     @gen_test
     async def test_everybody_has_all_rights_and_no_session(self):
-        self.assertEqual((await self.ask("none", "/api/status"))[0], 200)
+        assert (await self.ask("none", "/api/status"))[0] == 200
         _, state = await self.ask("none", "/api/session", method="POST", body="")
-        self.assertEqual((state["is_required"], state["is_admin"], state["sees_everything"]), (False, True, True))
+        assert (state["is_required"], state["is_admin"], state["sees_everything"]) == (False, True, True)
         socket = await websocket_connect(f"ws://127.0.0.1:{self.get_http_port()}/ws/activity")
         self.sockets.append(socket)
-        self.assertEqual((await message(socket))["type"], "hello")
+        assert (await message(socket))["type"] == "hello"

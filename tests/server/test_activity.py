@@ -58,10 +58,10 @@ class ActivitySocketTest(FeedTestCase):
         while await plain.read_message() != '["last"]':  # it may have been there before the burst was heard
             pass
         hello = await message(await self.connect("/ws/activity"))
-        self.assertEqual(hello["type"], "hello")
-        self.assertEqual(hello["totals"], {"orders": [ROWS_IN_HELLO + 10, 0, 0, 0]})
-        self.assertEqual((len(hello["recent"]), hello["recent"][-1]), (ROWS_IN_HELLO, '["last"]'))
-        self.assertEqual((hello["database"]["state"], hello["database"]["name"]), ("listening", "test"))
+        assert hello["type"] == "hello"
+        assert hello["totals"] == {"orders": [ROWS_IN_HELLO + 10, 0, 0, 0]}
+        assert (len(hello["recent"]), hello["recent"][-1]) == (ROWS_IN_HELLO, '["last"]')
+        assert (hello["database"]["state"], hello["database"]["name"]) == ("listening", "test")
 
     @gen_test
     async def test_when_nothing_happens_a_message_says_so(self):
@@ -69,9 +69,9 @@ class ActivitySocketTest(FeedTestCase):
         hello = await message(socket, "hello")
         idle = [await message(socket, "activity") for _ in range(2)]
         for activity in idle:
-            self.assertEqual(activity["rows"], {"of": 0, "changes": []})
-            self.assertEqual((activity["totals"], activity["buckets"]), ({}, {}))
-        self.assertLess(hello["now"], idle[-1]["now"])
+            assert activity["rows"] == {"of": 0, "changes": []}
+            assert (activity["totals"], activity["buckets"]) == ({}, {})
+        assert hello["now"] < idle[-1]["now"]
 
     @gen_test
     async def test_a_burst_is_told_whole_in_counts_and_sampled_in_rows(self):
@@ -79,37 +79,35 @@ class ActivitySocketTest(FeedTestCase):
         self.write(BURST, [5_000])
         for socket in sockets:
             told = await until_rows(socket, 5_000)
-            self.assertEqual(sum(activity["rows"]["of"] for activity in told), 5_000)
-            self.assertEqual(told[-1]["totals"], {"orders": [5_000, 0, 0, 0]})
-            self.assertTrue(
-                all(len(activity["rows"]["changes"]) <= PACES[USUAL_PACE].rows_per_second for activity in told)
-            )
-            self.assertIn('"id" : 5000}', rows_of(told)[-1])
+            assert sum(activity["rows"]["of"] for activity in told) == 5000
+            assert told[-1]["totals"] == {"orders": [5000, 0, 0, 0]}
+            assert all(len(activity["rows"]["changes"]) <= PACES[USUAL_PACE].rows_per_second for activity in told)
+            assert '"id" : 5000}' in rows_of(told)[-1]
             buckets = [bucket for activity in told for bucket in activity.get("buckets", {}).get("1", [])]
             newest = {bucket["at"]: bucket for bucket in buckets}
-            self.assertEqual(summed([*newest.values()]), {"orders": [5_000, 0, 0, 0]})
+            assert summed([*newest.values()]) == {"orders": [5000, 0, 0, 0]}
         history = await self.fetch_json("/api/activity")
-        self.assertEqual(history["totals"], {"orders": [5_000, 0, 0, 0]})
-        self.assertEqual(summed(history["buckets"]), history["totals"])
+        assert history["totals"] == {"orders": [5000, 0, 0, 0]}
+        assert summed(history["buckets"]) == history["totals"]
 
     @gen_test
     async def test_a_page_chooses_how_many_rows_it_wants_within_bounds(self):
         few, many, usual = [await self.connect("/ws/activity") for _ in range(3)]
         hello = await message(few, "hello")
-        self.assertEqual({name: of["rows_per_second"] for name, of in hello["paces"].items()}, ROWS_BY_PACE)
+        assert {name: of["rows_per_second"] for name, of in hello["paces"].items()} == ROWS_BY_PACE
         for socket, pace in ((few, "50"), (many, "all")):
             await socket.write_message(json.dumps({"type": "rows", "wanted": True, "pace": pace}))
             await socket.write_message(json.dumps({"type": "rows", "wanted": True, "pace": "fast"}))
-            self.assertEqual((await message(socket, "error"))["code"], "bad_pace")
+            assert (await message(socket, "error"))["code"] == "bad_pace"
         self.write(BURST, [700])
         shown = {}
         for name, socket in (("50", few), ("200", usual), ("all", many)):
             told = await until_rows(socket, 700)
-            self.assertEqual(told[-1]["totals"], {"orders": [700, 0, 0, 0]})
+            assert told[-1]["totals"] == {"orders": [700, 0, 0, 0]}
             shown[name] = len(rows_of(told))
-        self.assertLess(shown["50"], 700)
-        self.assertLess(shown["200"], 700)
-        self.assertEqual(shown["all"], 700)
+        assert shown["50"] < 700
+        assert shown["200"] < 700
+        assert shown["all"] == 700
 
     @gen_test
     async def test_there_are_at_most_ten_messages_a_second_however_often_something_happens(self):
@@ -119,15 +117,15 @@ class ActivitySocketTest(FeedTestCase):
             self.write(BURST, [10])
             stamps.append((await message(socket, "activity"))["now"])
         # Twenty tenths of a second lie between them; a busy machine may send the first of them late.
-        self.assertGreater(stamps[-1] - stamps[0], 1.5)
+        assert stamps[-1] - stamps[0] > 1.5
 
     @gen_test
     async def test_foreign_json_is_a_row_but_of_no_table(self):
         socket = await self.connect("/ws/activity")
         self.write("SELECT pg_notify('events', '[1]'), pg_notify('events', '[2]')")
         told = await until_rows(socket, 2)
-        self.assertEqual((told[-1]["other"], told[-1]["totals"], told[-1]["buckets"]), (2, {}, {}))
-        self.assertEqual(rows_of(told), ["[1]", "[2]"])
+        assert (told[-1]["other"], told[-1]["totals"], told[-1]["buckets"]) == (2, {}, {})
+        assert rows_of(told) == ["[1]", "[2]"]
 
     @gen_test
     async def test_a_table_whose_name_no_utf8_can_say_breaks_no_dashboard(self):
@@ -135,15 +133,15 @@ class ActivitySocketTest(FeedTestCase):
         payload = r'{"table": "\ud800", "action": "INSERT"}'
         self.write("SELECT pg_notify('events', %s)", [payload])
         told = await until_rows(socket, 1)
-        self.assertEqual((rows_of(told), told[-1]["totals"]), ([payload], {}))
-        self.assertEqual((await message(await self.connect("/ws/activity")))["recent"], [payload])
+        assert (rows_of(told), told[-1]["totals"]) == ([payload], {})
+        assert (await message(await self.connect("/ws/activity")))["recent"] == [payload]
 
     @gen_test
     async def test_what_a_dashboard_should_not_say_is_answered_with_an_error(self):
         socket = await self.connect("/ws/activity")
         for said in ('{"type": "subscribe"}', "x", '{"type": "seen", "message": "1"}', "[" * 2_000, '"' + "x" * 2_000):
             await socket.write_message(said)
-            self.assertEqual((await message(socket, "error"))["code"], "unknown_type", said[:20])
+            assert (await message(socket, "error"))["code"] == "unknown_type", said[:20]
 
     @gen_test
     async def test_coarse_buckets_are_told_too_and_sum_up(self):
@@ -153,9 +151,9 @@ class ActivitySocketTest(FeedTestCase):
         while told.keys() < {"1", "10", "60"}:
             told |= (await message(socket, "activity")).get("buckets", {})
         for step in ("10", "60"):
-            self.assertEqual(summed(told[step]), {"orders": [7, 0, 0, 0]})
+            assert summed(told[step]) == {"orders": [7, 0, 0, 0]}
             answer = await self.fetch_json(f"/api/activity?step={step}")
-            self.assertEqual(answer["buckets"], told[step])
+            assert answer["buckets"] == told[step]
 
     @gen_test
     async def test_a_page_that_nobody_looks_at_gets_counts_and_no_rows(self):
@@ -165,13 +163,13 @@ class ActivitySocketTest(FeedTestCase):
         await message(socket, "error")  # so that it has heard the one before
         self.write(BURST, [3])
         told = await until_rows(socket, 3)
-        self.assertEqual((rows_of(told), told[-1]["totals"]), ([], {"orders": [3, 0, 0, 0]}))
-        self.assertIn("unwanted", [activity["rows"].get("withheld") for activity in told])
+        assert (rows_of(told), told[-1]["totals"]) == ([], {"orders": [3, 0, 0, 0]})
+        assert "unwanted" in [activity["rows"].get("withheld") for activity in told]
         await socket.write_message('{"type": "rows", "wanted": true}')
         await socket.write_message("{}")
         await message(socket, "error")
         self.write(BURST, [1])
-        self.assertEqual(len(rows_of(await until_rows(socket, 1))), 1)
+        assert len(rows_of(await until_rows(socket, 1))) == 1
 
     @gen_test
     async def test_a_page_that_falls_behind_gets_no_rows_until_it_has_caught_up(self):
@@ -182,13 +180,13 @@ class ActivitySocketTest(FeedTestCase):
             told = await message(slow, "activity")
             if told["rows"].get("withheld"):
                 break
-        self.assertEqual((told["rows"]["withheld"], told["rows"]["changes"]), ("behind", []))
-        self.assertTrue(rows_of(await until_rows(other, 1)))
+        assert (told["rows"]["withheld"], told["rows"]["changes"]) == ("behind", [])
+        assert rows_of(await until_rows(other, 1))
         while told["rows"].get("withheld") or not told["rows"]["of"]:
             await slow.write_message(f'{{"type": "seen", "message": {told["number"]}}}')
             self.write(BURST, [1])
             told = await message(slow, "activity")
-        self.assertEqual(len(told["rows"]["changes"]), told["rows"]["of"])
+        assert len(told["rows"]["changes"]) == told["rows"]["of"]
 
     @gen_test
     async def test_rows_that_are_filtered_are_a_sample_of_what_fits_and_the_counts_are_of_all(self):
@@ -199,26 +197,26 @@ class ActivitySocketTest(FeedTestCase):
         self.write(BURST, [3_000])
         told = await until_rows(filtered, 3_000)
         [row] = rows_of(told)
-        self.assertEqual(json.loads(row)["data"], {"id": 17})
-        self.assertEqual(sum(activity["rows"]["matching"] for activity in told), 1)
-        self.assertEqual(told[-1]["totals"], {"orders": [3_000, 0, 0, 0]})
-        self.assertNotIn("matching", (await message(other, "activity"))["rows"])
+        assert json.loads(row)["data"] == {"id": 17}
+        assert sum(activity["rows"]["matching"] for activity in told) == 1
+        assert told[-1]["totals"] == {"orders": [3000, 0, 0, 0]}
+        assert "matching" not in (await message(other, "activity"))["rows"]
         await filtered.write_message('{"type": "filter", "filter": ["id"]}')
-        self.assertEqual((await message(filtered, "error"))["code"], "bad_filter")
+        assert (await message(filtered, "error"))["code"] == "bad_filter"
         await filtered.write_message('{"type": "filter"}')
         await filtered.write_message("{}")
         await message(filtered, "error")
         self.write(BURST, [1])
-        self.assertIn('"id" : 1}', rows_of(await until_rows(filtered, 1))[-1])
-        self.assertEqual([dashboard.filter for dashboard in self.feed.dashboards.connected], [None, None])
+        assert '"id" : 1}' in rows_of(await until_rows(filtered, 1))[-1]
+        assert [dashboard.filter for dashboard in self.feed.dashboards.connected] == [None, None]
 
     @gen_test
     async def test_a_cursor_that_is_none_is_told_as_a_gap_since_a_page_cannot_read_a_refusal(self):
         socket = await self.connect("/ws/activity?since=x")
-        self.assertEqual((await message(socket))["type"], "hello")
+        assert (await message(socket))["type"] == "hello"
         gap = await message(socket)
-        self.assertEqual((gap["type"], gap["from"]), ("gap", "x"))
-        self.assertIn("a cursor looks like", gap["why"])
+        assert (gap["type"], gap["from"]) == ("gap", "x")
+        assert "a cursor looks like" in gap["why"]
 
 
 class JournaledActivityTest(FeedTestCase):
@@ -232,12 +230,12 @@ class JournaledActivityTest(FeedTestCase):
         self.write("INSERT INTO orders VALUES (1, repeat('x', %s)), (2, 'short')", [ROW_LIMIT_CHARACTERS])
         cut, short = rows_of(await until_rows(socket, 2))
         said = json.loads(cut)
-        self.assertEqual((said["name"], said["action"]), ("public.orders", "INSERT"))
-        self.assertEqual(len(said["cut"]["beginning"]), BEGINNING_CHARACTERS)
+        assert (said["name"], said["action"]) == ("public.orders", "INSERT")
+        assert len(said["cut"]["beginning"]) == BEGINNING_CHARACTERS
         whole = await self.fetch_json(f"/api/change?cursor={said['cursor']}")
-        self.assertEqual(whole["data"], {"id": 1, "status": "x" * ROW_LIMIT_CHARACTERS, "total": None})
-        self.assertEqual((whole["cursor"], whole["at"][:23]), (said["cursor"], said["at"][:23]))
-        self.assertEqual(json.loads(short)["data"]["status"], "short")
+        assert whole["data"] == {"id": 1, "status": "x" * ROW_LIMIT_CHARACTERS, "total": None}
+        assert (whole["cursor"], whole["at"][:23]) == (said["cursor"], said["at"][:23])
+        assert json.loads(short)["data"]["status"] == "short"
 
     @gen_test
     async def test_a_newcomer_is_sent_no_more_than_some_rows_hold(self):
@@ -245,20 +243,20 @@ class JournaledActivityTest(FeedTestCase):
         self.write("INSERT INTO orders SELECT generate_series(1, 100), repeat('x', 15000)")
         await until_rows(early, 100)
         recent = (await message(await self.connect("/ws/activity"), "hello"))["recent"]
-        self.assertLess(sum(map(len, recent)), HELLO_LIMIT_CHARACTERS)
-        self.assertEqual(json.loads(recent[-1])["data"]["id"], 100)
+        assert sum(map(len, recent)) < HELLO_LIMIT_CHARACTERS
+        assert json.loads(recent[-1])["data"]["id"] == 100
 
     @gen_test
     async def test_a_change_is_found_by_its_cursor_and_no_other(self):
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
         changes = (await self.fetch_json("/api/changes"))["changes"]
         for change in changes:
-            self.assertEqual(await self.fetch_json(f"/api/change?cursor={change['cursor']}"), change)
+            assert await self.fetch_json(f"/api/change?cursor={change['cursor']}") == change
         number, _, batch = changes[-1]["cursor"].partition(".")
         beyond = f"{int(number, 16) + 1:x}.{batch}"
         for cursor, status, code in ((beyond, 404, "aged_out"), ("x", 400, "not_a_cursor"), ("", 400, "not_a_cursor")):
             answer = await self.fetch_json(f"/api/change?cursor={cursor}", status)
-            self.assertEqual(answer["error"]["code"], code)
+            assert answer["error"]["code"] == code
 
     @gen_test
     async def test_a_place_by_time_has_what_came_since_after_it(self):
@@ -269,14 +267,14 @@ class JournaledActivityTest(FeedTestCase):
         for at, expected in ((0, [1, 2, 3]), (between, [2, 3]), (between + 1e6, [])):
             cursor = (await self.fetch_json(f"/api/place?at={at!r}"))["cursor"]
             changes = (await self.fetch_json(f"/api/changes?since={cursor}"))["changes"]
-            self.assertEqual([change["data"]["id"] for change in changes], expected)
+            assert [change["data"]["id"] for change in changes] == expected
         for at in ("", "x", "nan", "-1", "1e99"):
-            self.assertEqual((await self.fetch_json(f"/api/place?at={at}", 400))["error"]["code"], "bad_time")
+            assert (await self.fetch_json(f"/api/place?at={at}", 400))["error"]["code"] == "bad_time"
 
     @gen_test
     async def test_delays_are_reckoned_by_the_clock_of_the_database(self):
         await DatabaseClock(self.feed.database, self.feed.hub.tally.set_database_ahead).compare()
-        self.assertLess(abs(self.feed.hub.tally.database_ahead_seconds or 9), 1)
+        assert abs(self.feed.hub.tally.database_ahead_seconds or 9) < 1
         socket = await self.connect("/ws/activity")
         hello = await message(socket, "hello")
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
@@ -285,10 +283,10 @@ class JournaledActivityTest(FeedTestCase):
             for bucket in (await until_rows(socket, 3))[-1]["buckets"]["1"]
             if "delays" in bucket  # it ends in another second than the one in which it began, now and then
         ]
-        self.assertEqual(sum(delays.values()), 3)
+        assert sum(delays.values()) == 3
         [place] = delays
         upper = hello["delays"]["least_seconds"] * 2 ** (int(place) / hello["delays"]["per_doubling"])
-        self.assertLess(upper, 30)
+        assert upper < 30
 
 
 class ActivityTest(FeedTestCase):
@@ -303,12 +301,12 @@ class ActivityTest(FeedTestCase):
         for _ in range(9):
             await socket.read_message()
         answer = await self.fetch_json("/api/activity")
-        self.assertEqual(answer["totals"], {"orders": [5, 3, 1, 0]})
-        self.assertEqual(summed(answer["buckets"]), answer["totals"])
+        assert answer["totals"] == {"orders": [5, 3, 1, 0]}
+        assert summed(answer["buckets"]) == answer["totals"]
         begins = [bucket["at"] for bucket in answer["buckets"]]
-        self.assertEqual(begins, sorted(begins))
-        self.assertLessEqual(begins[-1], answer["now"])
-        self.assertEqual(answer["deaf"], [])
+        assert begins == sorted(begins)
+        assert begins[-1] <= answer["now"]
+        assert answer["deaf"] == []
 
     @gen_test
     async def test_a_window_leaves_older_buckets_out_and_the_totals_whole(self):
@@ -318,15 +316,15 @@ class ActivityTest(FeedTestCase):
             self.feed.hub.tally.count([change], now - seconds_ago)
         for window, inserts in ((1, 0), (50, 1), (150, 2)):
             answer = await self.fetch_json(f"/api/activity?window={window}")
-            self.assertEqual(summed(answer["buckets"]).get("orders", [0])[0], inserts, window)
-            self.assertEqual(answer["totals"], {"orders": [2, 0, 0, 0]})
+            assert summed(answer["buckets"]).get("orders", [0])[0] == inserts, window
+            assert answer["totals"] == {"orders": [2, 0, 0, 0]}
 
     @gen_test
     async def test_a_window_that_is_no_number_of_seconds_is_refused(self):
         for window in ("", "0", "-1", "1.5", "x", "1e2", "%D9%A3", "999999999", "9" * 5_000):
             error = (await self.fetch_json(f"/api/activity?window={window}", 400))["error"]
-            self.assertEqual(error["code"], "bad_window", window[:20])
-            self.assertIn("whole number of seconds", error["message"])
+            assert error["code"] == "bad_window", window[:20]
+            assert "whole number of seconds" in error["message"]
 
 
 def test_a_budget_bounds_what_is_sent_and_saves_some_for_a_burst():

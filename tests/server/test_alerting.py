@@ -20,18 +20,18 @@ class PlainTest(FeedTestCase):
     @gen_test
     async def test_what_was_not_heard_is_not_counted(self):
         now = time.time()
-        self.assertEqual(self.feed.counted.span(now), (self.feed.hub.tally.since.timestamp(), now))
+        assert self.feed.counted.span(now) == (self.feed.hub.tally.since.timestamp(), now)
         with ExpectLog("changefeed.listener", "lost the LISTEN connection"):
             self.write(TERMINATE)
             await self.until_state(ListenerState.LOST)
-        self.assertIsNone(self.feed.counted.span(time.time()))
+        assert self.feed.counted.span(time.time()) is None
         await self.until_state(ListenerState.LISTENING)
         while not self.feed.outages.recent:
             self.state_changed.clear()
             await self.state_changed.wait()
         span = self.feed.counted.span(time.time())
         assert span
-        self.assertEqual(span[0], self.feed.outages.recent[0].until.timestamp())
+        assert span[0] == self.feed.outages.recent[0].until.timestamp()
 
 
 class JournalTest(FeedTestCase):
@@ -45,15 +45,15 @@ class JournalTest(FeedTestCase):
 
     @gen_test
     async def test_everything_up_to_the_last_reading_is_counted_by_the_clock_of_the_database(self):
-        self.assertIsNone(self.feed.counted.span(time.time()))  # how far that clock is ahead isn't known yet
+        assert self.feed.counted.span(time.time()) is None  # how far that clock is ahead isn't known yet
         self.feed.hub.tally.set_database_ahead(-10.0)
         self.write("INSERT INTO orders VALUES (1)")
         written_at = time.time()
         await self.until_read(written_at)
         span = self.feed.counted.span(time.time())
         assert span
-        self.assertEqual(span[1], self.feed.follower.read_until - 10.0)
-        self.assertEqual(self.feed.hub.tally.totals["public.orders"][0], 1)
+        assert span[1] == self.feed.follower.read_until - 10.0
+        assert self.feed.hub.tally.totals["public.orders"][0] == 1
 
     @gen_test
     async def test_without_the_listener_the_journal_is_read_and_counted_all_the_same(self):
@@ -64,4 +64,4 @@ class JournalTest(FeedTestCase):
         await self.until_read(time.time())
         span = self.feed.counted.span(time.time())
         assert span
-        self.assertEqual(span, (self.feed.hub.tally.since.timestamp(), self.feed.follower.read_until))
+        assert span == (self.feed.hub.tally.since.timestamp(), self.feed.follower.read_until)

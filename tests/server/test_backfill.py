@@ -55,31 +55,31 @@ class LoadingTest(HistoryCase):
     async def test_until_it_is_counted_nothing_is_told_of_it_and_then_old_pages_are_as_new_ones(self):
         old = await self.connect("/ws/activity")
         hello = await message(old, "hello")
-        self.assertEqual((hello["has_history"], hello["totals"], hello["cursor"] is None), (False, {}, False))
-        self.assertGreater(hello["since"], hello["server"]["started_at"])
+        assert (hello["has_history"], hello["totals"], hello["cursor"] is None) == (False, {}, False)
+        assert hello["since"] > hello["server"]["started_at"]
         self.write(INSERT, (BEFORE + 1, BEFORE + 5))
         while "orders" not in str((told := await message(old, "activity")).get("totals")):
             pass
-        self.assertEqual(told["totals"], {"public.orders": [5, 0, 0, 0]})
+        assert told["totals"] == {"public.orders": [5, 0, 0, 0]}
         for step in STEPS:
             answer = await self.fetch_json(f"/api/activity?step={step}")
-            self.assertFalse(answer["has_history"])
+            assert not answer["has_history"]
             since = datetime.fromisoformat(answer["since"]).timestamp()
-            self.assertTrue(all(bucket["at"] >= since for bucket in answer["buckets"]))  # none is there in part
+            assert all(bucket["at"] >= since for bucket in answer["buckets"])  # none is there in part
         await self.load()
         again = await message(old, "hello")
         new = await message(await self.connect("/ws/activity"), "hello")
-        self.assertEqual(counts(again), counts(new))
-        self.assertEqual((new["has_history"], new["totals"]), (True, {"public.orders": [BEFORE + 5, 0, 0, 0]}))
+        assert counts(again) == counts(new)
+        assert (new["has_history"], new["totals"]) == (True, {"public.orders": [BEFORE + 5, 0, 0, 0]})
         totals, _, seconds, tens, minutes = await self.activity()
-        self.assertEqual(minutes, totals)
-        self.assertEqual(seconds, {"public.orders": [300 + 5, 0, 0, 0]})  # of the last quarter of an hour
-        self.assertEqual(tens, {"public.orders": [900 + 5, 0, 0, 0]})  # and the last hour
+        assert minutes == totals
+        assert seconds == {"public.orders": [300 + 5, 0, 0, 0]}  # of the last quarter of an hour
+        assert tens == {"public.orders": [900 + 5, 0, 0, 0]}  # and the last hour
         # What was loaded is no news for those who were there: their new hello said it, and they ask for the charts.
         self.write(INSERT, (BEFORE + 6, BEFORE + 6))
         while "60" not in (buckets := (await message(old, "activity")).get("buckets", {})):
             pass
-        self.assertLess(len(buckets["60"]), 3)
+        assert len(buckets["60"]) < 3
 
     @gen_test
     async def test_parts_of_any_size_with_lost_connections_in_between_count_each_change_once(self):
@@ -91,8 +91,8 @@ class LoadingTest(HistoryCase):
                 cut += len(self.write(pids, ["%counted AS%"])) if cut < 3 else 0
                 await asyncio.sleep(0)
         totals, _, seconds, tens, minutes = await self.activity()
-        self.assertEqual(totals, {"public.orders": [BEFORE, 0, 0, 0]})
-        self.assertEqual((seconds, tens, minutes), tuple({"public.orders": [n, 0, 0, 0]} for n in (300, 900, BEFORE)))
+        assert totals == {"public.orders": [BEFORE, 0, 0, 0]}
+        assert (seconds, tens, minutes) == tuple({"public.orders": [n, 0, 0, 0]} for n in (300, 900, BEFORE))
 
     @gen_test
     async def test_a_journal_that_takes_its_place_meanwhile_is_counted_alone(self):
@@ -106,7 +106,7 @@ class LoadingTest(HistoryCase):
             while (await self.fetch_json("/api/activity"))["totals"] != {"public.orders": [7, 0, 0, 0]}:
                 await message(old)
         totals, *_, minutes = await self.activity()
-        self.assertEqual((totals, minutes), ({"public.orders": [7, 0, 0, 0]},) * 2)
+        assert (totals, minutes) == ({"public.orders": [7, 0, 0, 0]},) * 2
 
     @gen_test
     async def test_who_takes_over_before_it_is_counted_counts_it_itself(self):
@@ -123,11 +123,11 @@ class LoadingTest(HistoryCase):
         await other.history.until_loaded()
         while other.hub.tally.totals["public.orders"] != [BEFORE + 8, 0, 0, 0]:
             await other.follower.until_moved()
-        self.assertEqual(other.hub.tally.totals, self.feed.hub.tally.totals)
-        self.assertEqual(other.hub.tally.since, self.feed.hub.tally.since)
+        assert other.hub.tally.totals == self.feed.hub.tally.totals
+        assert other.hub.tally.since == self.feed.hub.tally.since
         for step in STEPS:
             theirs, ours = (feed.hub.tally.by_step[step].since(0) for feed in (other, self.feed))
-            self.assertEqual([of["counts"] for of in theirs], [of["counts"] for of in ours])
+            assert [of["counts"] for of in theirs] == [of["counts"] for of in ours]
         other.database.close()
         other.following.close()
 
@@ -142,8 +142,8 @@ class LoadingTest(HistoryCase):
             await self.feed.follower.until_moved()
         before = await counted()
         await self.load()
-        self.assertEqual(await counted(), before)
-        self.assertTrue(before.endswith(" 5.0"), before)
+        assert await counted() == before
+        assert before.endswith(" 5.0"), before
 
 
 class AlertWhileLoadingTest(HistoryCase):
@@ -153,19 +153,19 @@ class AlertWhileLoadingTest(HistoryCase):
     async def test_no_alert_is_raised_by_what_is_not_counted_yet(self):
         turns: list[Any] = []
         self.feed.hub.tally.set_database_ahead(0.0)
-        self.assertIsNone(self.feed.counted.span(10e9))
+        assert self.feed.counted.span(10000000000.0) is None
         await self.load()
         self.running.append(self.start_task(keep_alerting(self.feed, turns.append)))
         with self.assertLogs("handlers.alerting", "WARNING"):
             while len(turns) < 2:
                 await self.feed.follower.until_moved()
-        self.assertEqual({turn["state"] for turn in turns}, {"raised"})
+        assert {turn["state"] for turn in turns} == {"raised"}
 
 
 class NoJournalTest(FeedTestCase):
     @gen_test
     async def test_without_a_journal_there_is_nothing_to_count(self):
-        self.assertTrue((await message(await self.connect("/ws/activity"), "hello"))["has_history"])
+        assert (await message(await self.connect("/ws/activity"), "hello"))["has_history"]
 
 
 class LargeTransactionTest(FeedTestCase):
@@ -185,8 +185,8 @@ class LargeTransactionTest(FeedTestCase):
         memory = self.feed.follower.memory
         assert memory
         newest = memory.newest(BEFORE)
-        self.assertEqual([json.loads(change.text)["data"]["id"] for change in newest], [*range(1991, 2001)])
-        self.assertTrue(memory.edge.batch.witness)
+        assert [json.loads(change.text)["data"]["id"] for change in newest] == [*range(1991, 2001)]
+        assert memory.edge.batch.witness
         self.write(INSERT, (2 * BEFORE + 1, 2 * BEFORE + 2))
         while not self.feed.hub.published:
             await self.feed.follower.until_moved()
@@ -194,5 +194,6 @@ class LargeTransactionTest(FeedTestCase):
             begins = await self.fetch_json(f"/api/changes?limit={kept or 1}")
             since = f"&since={begins['cursor']}" if kept else ""
             found = await self.fetch_json(f"/api/changes?limit=10000{since}")
-            self.assertEqual([change["data"]["id"] for change in found["changes"]], [*expected])
-            self.assertFalse(found["has_more"] or found["gap"])
+            assert [change["data"]["id"] for change in found["changes"]] == [*expected]
+            assert not (found["has_more"])
+            assert not (found["gap"])

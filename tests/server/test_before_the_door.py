@@ -39,27 +39,27 @@ class PaceOfStrangersTest(DoorCase):
     async def test_a_flood_without_a_token_refuses_nobody_who_has_one(self):
         for kind in ("none", "wrong", "expired"):
             answers = [await self.ask(kind, "/events", headers={"X-Forwarded-For": kind}) for _ in range(12)]
-            self.assertEqual([status for status, _ in answers[-2:]], [503, 503], kind)
-            self.assertEqual(answers[-1][1]["error"]["code"], "too_many_at_once")
+            assert [status for status, _ in answers[-2:]] == [503, 503], kind
+            assert answers[-1][1]["error"]["code"] == "too_many_at_once"
         for _ in range(10):
-            self.assertNotIsInstance(await self.knock("full", "/ws"), int)
+            assert not isinstance(await self.knock("full", "/ws"), int)
 
     @gen_test
     async def test_a_flood_from_one_address_leaves_the_others_their_pace(self):
         for number in range(12):
             status = (await self.ask("none", "/events", headers={"X-Forwarded-For": f"2001:db8::{number}"}))[0]
-        self.assertEqual(status, 503)
-        self.assertEqual(self.counted(REFUSED, "address_pace"), 2)
+        assert status == 503
+        assert self.counted(REFUSED, "address_pace") == 2
         for address in ("2001:db8:0:1::1", "192.0.2.1"):
             status, _ = await self.ask("none", "/events", headers={"X-Forwarded-For": address})
-            self.assertEqual(status, 401, address)
+            assert status == 401, address
 
     @gen_test
     async def test_those_of_many_addresses_have_a_pace_of_their_own_together(self):
         answers = [await self.ask("none", "/events", headers={"X-Forwarded-For": f"192.0.2.{n}"}) for n in range(22)]
-        self.assertEqual(answers[-1][0], 503)
-        self.assertEqual(self.counted(REFUSED, "pace"), 2)
-        self.assertNotIsInstance(await self.knock("full", "/ws"), int)
+        assert answers[-1][0] == 503
+        assert self.counted(REFUSED, "pace") == 2
+        assert not isinstance(await self.knock("full", "/ws"), int)
 
 
 class StrangersTest(DoorCase):
@@ -69,22 +69,22 @@ class StrangersTest(DoorCase):
     async def test_sockets_that_are_about_to_sign_in_take_no_place_of_those_that_are_in(self):
         strangers = [await self.connect(protocol=True) for _ in range(3)]
         sample(self.feed)
-        self.assertEqual(self.counted(SIGNING_IN), 3)
+        assert self.counted(SIGNING_IN) == 3
         await self.connect("/ws", **self.headers("full"))
         await strangers[0].write_message(AUTHENTICATE)
         await message(strangers[0], "hello")
         await strangers[1].write_message(AUTHENTICATE)
-        self.assertEqual(await closing(strangers[1]), CloseCode.TRY_AGAIN_LATER)  # --client-limit
+        assert await closing(strangers[1]) == CloseCode.TRY_AGAIN_LATER  # --client-limit
         sample(self.feed)
-        self.assertEqual(self.counted(SIGNING_IN), 1)
+        assert self.counted(SIGNING_IN) == 1
 
     @gen_test
     async def test_for_one_more_the_oldest_goes_of_the_address_that_has_most(self):
         other = await self.connect(protocol=True, **{"X-Forwarded-For": "192.0.2.1"})
         many = [await self.connect(protocol=True, **{"X-Forwarded-For": "192.0.2.2"}) for _ in range(20)]
         for socket in many[:-2]:
-            self.assertEqual(await closing(socket), CloseCode.TRY_AGAIN_LATER)
-        self.assertEqual(self.counted(REFUSED, "sign_in"), 18)
+            assert await closing(socket) == CloseCode.TRY_AGAIN_LATER
+        assert self.counted(REFUSED, "sign_in") == 18
         await other.write_message(AUTHENTICATE)
         await message(other, "hello")
 
@@ -97,8 +97,8 @@ class StrangersTest(DoorCase):
             await client.connect("/ws")
             stubborn.append(client)
         for client in stubborn[:-3]:
-            self.assertEqual(await client.until_closed(), CloseCode.SIGN_IN)
-        self.assertLessEqual(self.feed.admission.count, 3)
+            assert await client.until_closed() == CloseCode.SIGN_IN
+        assert self.feed.admission.count <= 3
         await self.sign_in()
 
 
@@ -111,10 +111,10 @@ class BodyTest(DoorCase):
             ("[" * 200_000, 400),
             ('{"token": "' + "x" * 20_000, 400),
         ):
-            self.assertEqual((await self.ask("none", "/api/session", method="POST", body=body))[0], status)
+            assert (await self.ask("none", "/api/session", method="POST", body=body))[0] == status
         columns = json.dumps({"omit": ["a" * 60] * 500})
         status, said = await self.ask("full", "/api/tables/public.orders/watch", method="PUT", body=columns)
-        self.assertEqual((status, said["error"]["code"]), (413, "body_too_large"))
+        assert (status, said["error"]["code"]) == (413, "body_too_large")
 
     @gen_test
     async def test_bodies_that_never_end_are_not_kept(self):
@@ -136,7 +136,7 @@ class BodyTest(DoorCase):
             while sum(kept) <= BODY_LIMIT_BYTES:
                 await self.ask("none", "/healthz")
             await self.ask("none", "/healthz")
-            self.assertEqual(sum(kept), BODY_LIMIT_BYTES + 1)
+            assert sum(kept) == BODY_LIMIT_BYTES + 1
             kept.clear()
 
 
@@ -160,15 +160,15 @@ class UnreadTest(FeedTestCase):
             await client.send(b"GET /api/changes HTTP/1.1\r\nHost: localhost\r\n\r\n")
             clients.append(client)
             await client.read(1)  # so that it is its turn, and its answer waits
-            self.assertLessEqual(self.feed.admission.unread.weight, 8 << 20)
+            assert self.feed.admission.unread.weight <= 8 << 20
         sample(self.feed)
-        self.assertGreater(meters.meter(UNREAD_BYTES).value, 2 << 20)
+        assert meters.meter(UNREAD_BYTES).value > 2 << 20
         said = b""
         while part := await clients[0].read():
             said += part
-        self.assertLess(len(said), 3_000_000)  # cut short
+        assert len(said) < 3000000  # cut short
         page = await self.fetch_json("/api/changes", headers={"Accept-Encoding": "identity"})
-        self.assertEqual(len(page["changes"]), 30)
+        assert len(page["changes"]) == 30
         for client in clients:
             client.abort()
         while self.feed.admission.unread.weight:  # noqa: ASYNC110  # nobody tells

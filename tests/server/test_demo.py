@@ -41,10 +41,10 @@ class DemoTest(AsyncTestCase):
     async def test_making_the_table_again_keeps_its_rows_and_one_trigger(self):
         await Demo(self.database, 1.0)._insert()
         await make_tables(self.database, self.watching)
-        self.assertEqual(await self.database.fetch(COUNT), [(1,)])
+        assert await self.database.fetch(COUNT) == [(1,)]
         watched = "SELECT table_name, is_complete FROM changefeed.status()"
-        self.assertEqual(await self.database.fetch(watched), [(table, True) for table in sorted(demo.TABLES)])
-        self.assertEqual(await self.database.fetch("SELECT count(*) FROM public.portal_termine"), [(12,)])
+        assert await self.database.fetch(watched) == [(table, True) for table in sorted(demo.TABLES)]
+        assert await self.database.fetch("SELECT count(*) FROM public.portal_termine") == [(12,)]
 
     @gen_test
     async def test_every_table_lives_and_none_grows_without_end(self):
@@ -54,23 +54,20 @@ class DemoTest(AsyncTestCase):
         journaled = (
             "SELECT table_name, array_agg(DISTINCT action::text ORDER BY action::text) FROM {} GROUP BY 1 ORDER BY 1"
         )
-        self.assertEqual(
-            await self.database.fetch(journaled.format("changefeed.journal")),
-            [
-                ("portal_eventrequests", ["D", "I", "U"]),
-                ("portal_sessions", ["D", "I", "U"]),
-                ("portal_termine", ["I", "U"]),
-                ("portal_tickets", ["D", "I", "U"]),
-            ],
-        )
+        assert await self.database.fetch(journaled.format("changefeed.journal")) == [
+            ("portal_eventrequests", ["D", "I", "U"]),
+            ("portal_sessions", ["D", "I", "U"]),
+            ("portal_termine", ["I", "U"]),
+            ("portal_tickets", ["D", "I", "U"]),
+        ]
         bounds = {"portal_tickets": 12 * 36, "portal_sessions": 60, "portal_termine": 12}
         for table, most in bounds.items():
             [(rows,)] = await self.database.fetch(f"SELECT count(*) FROM public.{table}")
-            self.assertTrue(0 < rows <= most, (table, rows))
+            assert 0 < rows <= most, (table, rows)
         seats = (
             "SELECT sum(seats - seats_left) = (SELECT count(*) FROM public.portal_tickets) FROM public.portal_termine"
         )
-        self.assertEqual(await self.database.fetch(seats), [(True,)])
+        assert await self.database.fetch(seats) == [(True,)]
 
     @gen_test
     async def test_an_update_or_delete_finds_nothing_in_an_empty_table_and_one_of_the_rows_in_another(self):
@@ -81,9 +78,9 @@ class DemoTest(AsyncTestCase):
                     await Demo(self.database, 1.0)._insert()
                 await self.database.fetch(demo.QUERIES["update demo request"], {"place": place, "ev_type": 9})
                 changed = await self.database.fetch(COUNT + " WHERE ev_type = 9")
-                self.assertEqual(changed, [(min(rows, 1),)], (rows, place))
+                assert changed == [(min(rows, 1),)], (rows, place)
                 await self.database.fetch(demo.QUERIES["delete demo request"], {"place": place})
-                self.assertEqual(await self.database.fetch(COUNT), [(max(rows - 1, 0),)], (rows, place))
+                assert await self.database.fetch(COUNT) == [(max(rows - 1, 0),)], (rows, place)
 
     @gen_test
     async def test_the_oldest_rows_go_when_there_are_too_many(self):
@@ -97,8 +94,8 @@ class DemoTest(AsyncTestCase):
         [(rows, newest)] = await self.database.fetch(
             "SELECT count(*), count(*) FILTER (WHERE url <> 'old') FROM public.portal_eventrequests"
         )
-        self.assertLessEqual(rows, demo.KEPT_ROWS + 1)
-        self.assertEqual(newest, 2)
+        assert rows <= demo.KEPT_ROWS + 1
+        assert newest == 2
 
     @gen_test
     async def test_it_goes_on_after_its_database_was_away(self):
@@ -120,7 +117,7 @@ class DemoTest(AsyncTestCase):
             with self.noticing() as logs:
                 postgres.execute(self.conninfo, "ALTER TABLE public.portal_eventrequests RENAME TO hidden")
                 await self.until_it_noticed(logs)
-            self.assertIn('relation "public.portal_eventrequests" does not exist', logs.output[0])
+            assert 'relation "public.portal_eventrequests" does not exist' in logs.output[0]
             [(before,)] = postgres.execute(self.conninfo, "SELECT coalesce(max(id), 0) FROM hidden")
             postgres.execute(self.conninfo, "ALTER TABLE hidden RENAME TO portal_eventrequests")
             await self.until_rows_beyond(before)
@@ -136,7 +133,7 @@ class DemoTest(AsyncTestCase):
         finally:
             writing.cancel()
             [ended] = await asyncio.gather(writing, return_exceptions=True)
-        self.assertIsInstance(ended, asyncio.CancelledError)
+        assert isinstance(ended, asyncio.CancelledError)
 
     def noticing(self) -> Any:
         return self.assertLogs("changefeed.demo", "INFO")
@@ -144,7 +141,7 @@ class DemoTest(AsyncTestCase):
     async def until_it_noticed(self, logs: Any) -> None:
         while not logs.output:  # noqa: ASYNC110  # nothing else tells of it
             await asyncio.sleep(0)
-        self.assertIn("the demo cannot write", logs.output[0])
+        assert "the demo cannot write" in logs.output[0]
 
     async def until_rows_beyond(self, last_id: int) -> None:
         beyond = f"{COUNT} WHERE id > {last_id}"

@@ -65,7 +65,7 @@ class SocketsTest(FeedTestCase):
         said: list[Any] = []
         while True:
             text = await client.read_message()
-            self.assertIsNotNone(text, f"closed with {client.close_code}")
+            assert text is not None, f"closed with {client.close_code}"
             one = json.loads(text or "")
             if one["type"] == "error" and f"'probe-{self.probes}'" in one["message"]:
                 return said
@@ -89,9 +89,9 @@ class SocketsTest(FeedTestCase):
                 return  # no text frame can hold it
             await client.write_message(said, binary=isinstance(said, bytes))
             kinds = {one["type"] for one in await self.answers(client)}
-            self.assertTrue(kinds <= {"hello", "error", "changes"}, kinds)
+            assert kinds <= {"hello", "error", "changes"}, kinds
             if b"authenticate" not in (said if isinstance(said, bytes) else said.encode()):
-                self.assertTrue(kinds, "no answer")
+                assert kinds, "no answer"
 
         self.run_now(run())
 
@@ -149,6 +149,6 @@ class SocketsTest(FeedTestCase):
             self.write("SELECT pg_notify('events', %s), pg_notify('events', %s)", (payload, told))
             plain, *_ = self.sockets
             while (text := await plain.read_message()) != told:
-                self.assertEqual(text, payload)
+                assert text == payload
 
         self.run_now(run())

@@ -22,8 +22,8 @@ class HostTest(FeedTestCase):
         for path in ("/", "/api/tables", "/healthz", "/ws"):
             for host in ("evil.example.com", "evil.example.com:8080", "localhost.example.com", "127.0.0.1.example.com"):
                 said = await self.fetch_json(path, 403, headers={"Host": host})
-                self.assertEqual(said["error"]["code"], "foreign_host", host)
-                self.assertIn("--allow-host", said["error"]["message"])
+                assert said["error"]["code"] == "foreign_host", host
+                assert "--allow-host" in said["error"]["message"]
 
     @gen_test
     async def test_its_own_names_and_those_of_the_settings_do(self):
@@ -51,8 +51,8 @@ class AnonymousHostTest(FeedTestCase):
         for path in ("/", "/api/changes", "/healthz", "/ws", "/api/session"):
             for host in PUBLIC_NAMES:
                 said = await self.fetch_json(path, 403, headers={"Host": host})
-                self.assertEqual(said["error"]["code"], "foreign_host", host)
-                self.assertIn(f"--allow-host {host}", said["error"]["message"])
+                assert said["error"]["code"] == "foreign_host", host
+                assert f"--allow-host {host}" in said["error"]["message"]
 
     @gen_test
     async def test_addresses_and_names_of_ones_own_network_need_not(self):
@@ -82,8 +82,8 @@ class OpenHereTest(FeedTestCase):
         for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"):
             for path in ("/api/changes", "/api/session", "/ws", "/"):
                 said = await self.fetch_json(path, 403, headers={header: "192.0.2.1"})
-                self.assertEqual(said["error"]["code"], "proxied", header)
-                self.assertIn("--allow-anonymous", said["error"]["message"])
+                assert said["error"]["code"] == "proxied", header
+                assert "--allow-anonymous" in said["error"]["message"]
 
     @gen_test
     async def test_an_origin_that_may_connect_is_no_name_of_the_server(self):
@@ -109,24 +109,24 @@ class BasePathTest(AccessTestCase):
     @gen_test
     async def test_every_route_is_below_the_path_and_nowhere_else(self):
         for path in ("/healthz", "/client.js", "/api/session", "/"):
-            self.assertEqual((await self.ask("none", f"/a/feed{path}"))[0], 200, path)
-            self.assertEqual((await self.ask("none", path))[0], 404, path)
-        self.assertEqual((await self.ask("none", "/aXfeed/healthz"))[0], 404)
+            assert (await self.ask("none", f"/a/feed{path}"))[0] == 200, path
+            assert (await self.ask("none", path))[0] == 404, path
+        assert (await self.ask("none", "/aXfeed/healthz"))[0] == 404
         socket = await self.knock("full", "/a/feed/ws/activity")
         assert not isinstance(socket, int)
-        self.assertEqual((await message(socket))["type"], "hello")
+        assert (await message(socket))["type"] == "hello"
 
     @gen_test
     async def test_without_the_slash_it_leads_to_the_dashboard(self):
         answer = await self.http_client.fetch(self.get_url("/a/feed"), follow_redirects=False, raise_error=False)
-        self.assertEqual((answer.code, answer.headers["Location"]), (301, "/a/feed/"))
+        assert (answer.code, answer.headers["Location"]) == (301, "/a/feed/")
 
     @gen_test
     async def test_the_cookie_is_for_the_path_only(self):
         answer = await self.http_client.fetch(
             self.get_url("/a/feed/api/session"), method="POST", body=json.dumps({"token": token_of("full")})
         )
-        self.assertIn("Path=/a/feed;", answer.headers["Set-Cookie"] + ";")
+        assert "Path=/a/feed;" in answer.headers["Set-Cookie"] + ";"
 
 
 class ProxyTest(AccessTestCase):
@@ -138,7 +138,7 @@ class ProxyTest(AccessTestCase):
         for address in ("192.0.2.1", "192.0.2.2"):
             await self.connect("/ws", **headers, **{"X-Forwarded-For": f"10.9.9.9, {address}"})
         status, said = await self.ask("full", "/events", headers={"X-Forwarded-For": "192.0.2.2"})
-        self.assertEqual((status, said["error"]["code"]), (503, "too_many_clients"))
+        assert (status, said["error"]["code"]) == (503, "too_many_clients")
 
     @gen_test
     async def test_a_cookie_is_for_tls_only_where_the_page_came_by_it(self):
@@ -150,10 +150,10 @@ class ProxyTest(AccessTestCase):
                 headers={"X-Forwarded-Proto": scheme},
             )
             cookie = answer.headers["Set-Cookie"]
-            self.assertEqual("Secure" in cookie, is_secure, scheme)
+            assert ("Secure" in cookie) == is_secure, scheme
             # No other host can set it, where a browser would let none: by TLS, for all paths.
-            self.assertEqual(cookie.startswith("__Host-changefeed_session="), is_secure, scheme)
-            self.assertEqual((await self.ask("none", "/api/tables", headers={"Cookie": cookie.split(";")[0]}))[0], 200)
+            assert cookie.startswith("__Host-changefeed_session=") == is_secure, scheme
+            assert (await self.ask("none", "/api/tables", headers={"Cookie": cookie.split(";")[0]}))[0] == 200
 
     @gen_test
     async def test_the_cookie_of_this_host_alone_comes_before_one_that_others_can_set(self):
@@ -168,15 +168,13 @@ class ProxyTest(AccessTestCase):
             (f"changefeed_session=forged; {ours}", 200),
             ("changefeed_session=x", 401),
         ):
-            self.assertEqual((await self.ask("none", "/api/tables", headers={"Cookie": cookies}))[0], status, cookies)
+            assert (await self.ask("none", "/api/tables", headers={"Cookie": cookies}))[0] == status, cookies
         gone = await self.http_client.fetch(
             self.get_url("/api/session"), method="DELETE", headers={"Cookie": ours, **secure}
         )
         cleared = gone.headers.get_list("Set-Cookie")
-        self.assertEqual(
-            [cookie.split("=")[0] for cookie in cleared], ["changefeed_session", "__Host-changefeed_session"]
-        )
-        self.assertIn("Secure", cleared[1])
+        assert [cookie.split("=")[0] for cookie in cleared] == ["changefeed_session", "__Host-changefeed_session"]
+        assert "Secure" in cleared[1]
 
 
 class NoProxyTest(AccessTestCase):
@@ -186,4 +184,4 @@ class NoProxyTest(AccessTestCase):
     async def test_nobody_else_is_believed(self):
         await self.connect("/ws", **self.headers("full"), **{"X-Forwarded-For": "192.0.2.1"})
         status, _ = await self.ask("full", "/events", headers={"X-Forwarded-For": "192.0.2.2"})
-        self.assertEqual(status, 503)
+        assert status == 503

@@ -64,23 +64,22 @@ class IllegibleNamesTest(JournalTestCase):
         self.odd("CREATE TRIGGER %I AFTER INSERT ON %I FOR EACH ROW EXECUTE FUNCTION %I()")
         with ExpectLog("changefeed.watching", "not watched: .*", level=30):
             await self.feed.watching.start()
-        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("café",), ("more",), ("orders",)])
-        self.assertEqual(set(self.feed.watching.refused), {f"public.{self.shown}", "public.columns"})
-        self.assertIn("has no text in UTF-8", self.feed.watching.refused["public.columns"])
-        self.assertEqual(len(await self.feed.watching.not_watched()), 2)
+        assert self.write("SELECT table_name FROM changefeed.status()") == [("café",), ("more",), ("orders",)]
+        assert set(self.feed.watching.refused) == {f"public.{self.shown}", "public.columns"}
+        assert "has no text in UTF-8" in self.feed.watching.refused["public.columns"]
+        assert len(await self.feed.watching.not_watched()) == 2
         await self.feed.lookout.look()
         self.odd("ALTER TABLE %I ADD more int")
         await self.feed.lookout.look()
         tables = (await self.fetch_json("/api/tables"))["tables"]
-        self.assertEqual(
-            {(one["schema"], one["table"]) for one in tables},
-            {("public", name) for name in ("café", "columns", "more", "orders", self.shown)} | {(self.shown, "t")},
-        )
+        assert {(one["schema"], one["table"]) for one in tables} == {
+            ("public", name) for name in ("café", "columns", "more", "orders", self.shown)
+        } | {(self.shown, "t")}
         await self.fetch_json("/api/changes?table=public.orders&filter=id=gt.0")
         await self.fetch_json("/api/status")
-        with self.assertRaisesRegex(CannotWatch, "has no text in UTF-8"):
+        with pytest.raises(CannotWatch, match="has no text in UTF-8"):
             await self.feed.watching.watch(f"public.{self.shown}")
-        with self.assertRaises(NoSuchTable):
+        with pytest.raises(NoSuchTable):
             await self.feed.watching.watch("public.nothing")
 
     @gen_test
@@ -98,11 +97,11 @@ class IllegibleNamesTest(JournalTestCase):
             self.odd("INSERT INTO %I VALUES (7)")
             self.write("INSERT INTO orders VALUES (1)")
             gap, row = await told(socket, 1)
-            self.assertEqual((gap["table"], row), (f"public.{self.shown}", 1))
-        self.assertEqual(len(await told(await self.connect(f"/ws?since={cursor}", protocol=True), 1)), 2)
+            assert (gap["table"], row) == (f"public.{self.shown}", 1)
+        assert len(await told(await self.connect(f"/ws?since={cursor}", protocol=True), 1)) == 2
         page = await self.fetch_json(f"/api/changes?since={cursor}")
-        self.assertEqual([change["data"]["id"] for change in page["changes"]], [1])
-        self.assertEqual(page["gap"]["table"], f"public.{self.shown}")
+        assert [change["data"]["id"] for change in page["changes"]] == [1]
+        assert page["gap"]["table"] == f"public.{self.shown}"
         with (
             ExpectLog("changefeed.watching", "not watched: .* has no text in UTF-8", level=30),
             # That it has another name is an entry of the journal, too.
@@ -111,7 +110,7 @@ class IllegibleNamesTest(JournalTestCase):
             await self.feed.lookout.look()
             await self.feed.watching._tend_once()
             told_of = {(await message(socket, "gap"))["table"] for _ in range(2)}
-            self.assertEqual(told_of, {"public.more", f"public.{self.shown}"})
+            assert told_of == {"public.more", f"public.{self.shown}"}
         await self.fetch_json("/api/status")
         await self.fetch_json("/api/activity")
         await self.fetch_json("/api/tables")
@@ -132,9 +131,7 @@ class IllegibleNamesTest(JournalTestCase):
                 await told(await self.connect(f"/ws?since={cursor}", protocol=True), 1)
                 await self.fetch_json(f"/api/changes?since={cursor}")
         reasons = [re.sub(r".*cannot be read: (.*); a gap.*", r"\1", line) for line in logged.output]
-        self.assertEqual(
-            reasons, ["it has bytes that are no text in UTF-8", "its table has a name that is no text in UTF-8"]
-        )
+        assert reasons == ["it has bytes that are no text in UTF-8", "its table has a name that is no text in UTF-8"]
 
 
 class UntranslatableNamesTest(IllegibleNamesTest):

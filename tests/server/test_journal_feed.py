@@ -7,6 +7,7 @@ from socket import IPPROTO_TCP
 from typing import Any
 from unittest import mock
 
+import pytest
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
@@ -61,7 +62,7 @@ class DearPageTest(JournalTestCase):
         with mock.patch.object(journal, "PAGE_SECONDS", 0.0):
             live = await self.connect()
             self.write("INSERT INTO orders SELECT generate_series(1, 50)")
-            self.assertEqual(await self.ids(live, 50), list(range(1, 51)))
+            assert await self.ids(live, 50) == list(range(1, 51))
 
     @gen_test
     async def test_others_have_a_turn_between_the_slices_of_a_page_and_each_cursor_leads_on(self):
@@ -78,11 +79,11 @@ class DearPageTest(JournalTestCase):
             self.write("INSERT INTO orders SELECT generate_series(1, 50)")
             told = [json.loads(await live.read_message()) for _ in range(50)]
             others.cancel()
-        self.assertEqual([change["data"]["id"] for change in told], list(range(1, 51)))
-        self.assertGreater(len(published), 50 - follower.FIRST_SLICE_CHANGES)
+        assert [change["data"]["id"] for change in told] == list(range(1, 51))
+        assert len(published) > 50 - follower.FIRST_SLICE_CHANGES
         for change in told[::7]:
             back = await self.connect(f"/ws?since={change['cursor']}")
-            self.assertEqual(await self.ids(back, 50 - change["data"]["id"]), list(range(change["data"]["id"] + 1, 51)))
+            assert await self.ids(back, 50 - change["data"]["id"]) == list(range(change["data"]["id"] + 1, 51))
 
 
 class ChangeTest(JournalTestCase):
@@ -94,17 +95,17 @@ class ChangeTest(JournalTestCase):
         self.write("DELETE FROM orders")
         self.write("TRUNCATE orders")
         texts = [await socket.read_message() for _ in range(4)]
-        self.assertIn('"data": {"id":9007199254740993,"status":"new","total":1.10}, "schema": "public", "at"', texts[0])
-        self.assertIn('"old": {"id": 9007199254740993, "status": "new"}', texts[1])
+        assert '"data": {"id":9007199254740993,"status":"new","total":1.10}, "schema": "public", "at"' in texts[0]
+        assert '"old": {"id": 9007199254740993, "status": "new"}' in texts[1]
         changes = [json.loads(text) for text in texts]
-        self.assertEqual([list(change)[:3] for change in changes], [["table", "action", "data"]] * 4)
-        self.assertEqual([change["action"] for change in changes], ["INSERT", "UPDATE", "DELETE", "TRUNCATE"])
-        self.assertEqual(changes[2]["data"], {"id": 5, "status": "paid", "total": 1.1})
-        self.assertIsNone(changes[3]["data"])
-        self.assertEqual({change["table"] for change in changes}, {"orders"})
-        self.assertTrue(all("old" not in change for change in changes if change["action"] != "UPDATE"))
-        self.assertTrue(all(change["at"].endswith("+00:00") for change in changes))
-        self.assertLess(changes[0]["xid"], changes[3]["xid"])
+        assert [list(change)[:3] for change in changes] == [["table", "action", "data"]] * 4
+        assert [change["action"] for change in changes] == ["INSERT", "UPDATE", "DELETE", "TRUNCATE"]
+        assert changes[2]["data"] == {"id": 5, "status": "paid", "total": 1.1}
+        assert changes[3]["data"] is None
+        assert {change["table"] for change in changes} == {"orders"}
+        assert all("old" not in change for change in changes if change["action"] != "UPDATE")
+        assert all(change["at"].endswith("+00:00") for change in changes)
+        assert changes[0]["xid"] < changes[3]["xid"]
 
     @gen_test
     async def test_a_statement_beyond_its_row_limit_is_one_change_that_counts(self):
@@ -112,8 +113,8 @@ class ChangeTest(JournalTestCase):
         socket = await self.connect()
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
         change = await message(socket)
-        self.assertEqual((change["action"], change["data"], change["count"]), ("INSERT", None, 3))
-        self.assertEqual((await self.fetch_json("/api/activity"))["totals"], {"public.orders": [3, 0, 0, 0]})
+        assert (change["action"], change["data"], change["count"]) == ("INSERT", None, 3)
+        assert (await self.fetch_json("/api/activity"))["totals"] == {"public.orders": [3, 0, 0, 0]}
 
     @gen_test
     async def test_a_big_statement_arrives_whole_at_every_socket(self):
@@ -127,7 +128,7 @@ class ChangeTest(JournalTestCase):
             return got
 
         for got in await asyncio.gather(self.ids(sockets[0], 20_000), self.ids(sockets[1], 20_000), typed()):
-            self.assertEqual(got, list(range(1, 20_001)))
+            assert got == list(range(1, 20001))
 
     @gen_test
     async def test_what_no_notify_announces_the_sweep_finds(self):
@@ -136,7 +137,7 @@ class ChangeTest(JournalTestCase):
             "INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data) "
             "VALUES (0, now(), 'I', 'public', 'orders', '{\"id\":7}')"
         )
-        self.assertEqual(await self.ids(socket, 1), [7])
+        assert await self.ids(socket, 1) == [7]
 
 
 class ResumeTest(JournalTestCase):
@@ -145,14 +146,14 @@ class ResumeTest(JournalTestCase):
         self.write("INSERT INTO orders SELECT generate_series(1, 5)")
         self.write("UPDATE orders SET total = 1 WHERE id IN (2, 4)")
         page = await self.fetch_json("/api/changes")
-        self.assertEqual([change["data"]["id"] for change in page["changes"]], [1, 2, 3, 4, 5, 2, 4])
+        assert [change["data"]["id"] for change in page["changes"]] == [1, 2, 3, 4, 5, 2, 4]
         for place, change in enumerate(page["changes"]):
             behind = await self.fetch_json(f"/api/changes?since={change['cursor']}")
-            self.assertEqual(behind["changes"], page["changes"][place + 1 :])
-            self.assertEqual((behind["gap"], behind["has_more"]), (None, False))
+            assert behind["changes"] == page["changes"][place + 1 :]
+            assert (behind["gap"], behind["has_more"]) == (None, False)
             if place < 6:
                 socket = await self.connect(f"/ws?since={change['cursor']}")
-                self.assertEqual(await self.ids(socket, 6 - place), [1, 2, 3, 4, 5, 2, 4][place + 1 :])
+                assert await self.ids(socket, 6 - place) == [1, 2, 3, 4, 5, 2, 4][place + 1 :]
 
     @gen_test
     async def test_the_past_and_the_present_join_without_a_seam(self):
@@ -162,21 +163,21 @@ class ResumeTest(JournalTestCase):
         for number in range(3001, 3031):
             self.write("INSERT INTO orders VALUES (%s)", [number])
         for socket in sockets:
-            self.assertEqual(await self.ids(socket, 3020), list(range(11, 3031)))
+            assert await self.ids(socket, 3020) == list(range(11, 3031))
 
     @gen_test
     async def test_the_cursor_of_hello_leads_to_what_comes_next(self):
         first = await self.connect(protocol=True)
         hello = await message(first, "hello")
-        self.assertEqual(len(hello["epoch"]), 12)
+        assert len(hello["epoch"]) == 12
         first.close()
         self.write("INSERT INTO orders VALUES (2), (3)")
         again = await self.connect(f"/ws?since={hello['cursor']}", protocol=True)
-        self.assertEqual((await message(again, "hello"))["cursor"], hello["cursor"])
+        assert (await message(again, "hello"))["cursor"] == hello["cursor"]
         changes = await message(again, "changes")
-        self.assertEqual([change["data"]["id"] for change in changes["changes"]], [2, 3])
+        assert [change["data"]["id"] for change in changes["changes"]] == [2, 3]
         behind = await self.fetch_json(f"/api/changes?since={changes['cursor']}")
-        self.assertEqual(behind["changes"], [])
+        assert behind["changes"] == []
 
     @gen_test
     async def test_a_cursor_of_a_batch_that_ends_where_a_page_in_memory_ends_leads_on(self):
@@ -199,7 +200,7 @@ class ResumeTest(JournalTestCase):
         await self.ids(live, 5)
         socket = await self.connect("/ws?replay=2")
         self.write("INSERT INTO orders VALUES (6)")
-        self.assertEqual(await self.ids(socket, 3), [4, 5, 6])
+        assert await self.ids(socket, 3) == [4, 5, 6]
 
     @gen_test
     async def test_a_text_that_is_no_cursor_is_refused_on_every_route(self):
@@ -207,10 +208,10 @@ class ResumeTest(JournalTestCase):
             headers = {"Upgrade": "websocket", "Connection": "Upgrade"} if path.startswith("/ws") else {}
             for since in ("x", "1.AAAA", "1" * 5000):
                 error = (await self.fetch_json(f"{path}?since={since}", 400, headers=headers))["error"]
-                self.assertEqual(error["code"], "not_a_cursor")
+                assert error["code"] == "not_a_cursor"
         for path in ("/ws?replay=x", "/ws?replay=-1", "/events?replay=1000000"):
             headers = {"Upgrade": "websocket", "Connection": "Upgrade"} if path.startswith("/ws") else {}
-            self.assertEqual((await self.fetch_json(path, 400, headers=headers))["error"]["code"], "bad_replay")
+            assert (await self.fetch_json(path, 400, headers=headers))["error"]["code"] == "bad_replay"
 
     @gen_test
     async def test_a_cursor_of_another_journal_is_told_as_a_gap(self):
@@ -220,14 +221,14 @@ class ResumeTest(JournalTestCase):
         with ExpectLog("changefeed.follower", "the journal is another one", level=30):
             self.write("UPDATE changefeed.meta SET epoch = gen_random_uuid()")
             self.feed.follower.reidentify()
-            self.assertIn("another one", (await message(live, "gap"))["why"])
+            assert "another one" in (await message(live, "gap"))["why"]
         page = await self.fetch_json(f"/api/changes?since={cursor}")
-        self.assertIn("another journal", page["gap"]["why"])
+        assert "another journal" in page["gap"]["why"]
         again = await self.connect(f"/ws?since={cursor}", protocol=True)
-        self.assertEqual((await message(again, "gap"))["from"], cursor)
-        with self.assertRaises(HTTPClientError) as refused:
+        assert (await message(again, "gap"))["from"] == cursor
+        with pytest.raises(HTTPClientError) as refused:
             await self.connect(f"/ws?since={cursor}")
-        self.assertEqual(refused.exception.code, 410)
+        assert refused.value.code == 410
 
     @gen_test
     async def test_a_restored_journal_begins_anew_before_it_is_read(self):
@@ -238,10 +239,10 @@ class ResumeTest(JournalTestCase):
             # As after a restore into a younger cluster.
             self.write("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
             self.feed.follower.reidentify()
-            self.assertIn("another one", (await message(live, "gap"))["why"])
+            assert "another one" in (await message(live, "gap"))["why"]
         self.write("INSERT INTO orders VALUES (2)")
         page = await self.fetch_json("/api/changes")
-        self.assertEqual([change["data"]["id"] for change in page["changes"]], [2])
+        assert [change["data"]["id"] for change in page["changes"]] == [2]
 
     @gen_test
     async def test_a_cursor_from_before_what_retention_took_is_told_as_a_gap(self):
@@ -254,9 +255,9 @@ class ResumeTest(JournalTestCase):
         while await self.ids(live, 1) != [5]:
             pass
         page = await self.fetch_json(f"/api/changes?since={cursors[0]}")
-        self.assertIn("older than what the journal keeps", page["gap"]["why"])
+        assert "older than what the journal keeps" in page["gap"]["why"]
         page = await self.fetch_json(f"/api/changes?since={cursors[2]}")
-        self.assertEqual((page["gap"], [change["data"]["id"] for change in page["changes"]]), (None, [4, 5]))
+        assert (page["gap"], [change["data"]["id"] for change in page["changes"]]) == (None, [4, 5])
 
 
 class OutageTest(JournalTestCase):
@@ -269,11 +270,11 @@ class OutageTest(JournalTestCase):
             await self.until_state(ListenerState.LOST)
             await self.until_state(ListenerState.LISTENING)
         self.write("INSERT INTO orders VALUES (2)")
-        self.assertEqual(await self.ids(plain, 2), [1, 2])
+        assert await self.ids(plain, 2) == [1, 2]
         kinds: list[Any] = [await message(protocol)]
         while sum(len(told.get("changes", ())) for told in kinds) < 2:
             kinds.append(await message(protocol))
-        self.assertEqual({told["type"] for told in kinds}, {"hello", "changes"})
+        assert {told["type"] for told in kinds} == {"hello", "changes"}
 
     @gen_test
     async def test_each_statement_that_could_not_be_journaled_is_told_as_a_gap_and_the_first_is_logged(self):
@@ -282,9 +283,9 @@ class OutageTest(JournalTestCase):
         with ExpectLog("changefeed.follower", "changes are missing: some statements", level=30) as expected:
             for number in (1, 2, 3):
                 self.write("INSERT INTO orders VALUES (%s)", [number])
-                self.assertIn("could not be journaled", (await message(protocol, "gap"))["why"])
-        self.assertEqual(expected.matched, 1)
-        self.assertEqual(self.write("SELECT count(*) FROM orders"), [(3,)])
+                assert "could not be journaled" in (await message(protocol, "gap"))["why"]
+        assert expected.matched == 1
+        assert self.write("SELECT count(*) FROM orders") == [(3,)]
 
     @gen_test
     async def test_who_was_away_when_a_statement_could_not_be_journaled_is_told_when_he_is_back(self):
@@ -300,15 +301,15 @@ class OutageTest(JournalTestCase):
         await message(protocol, "changes")
 
         back = await self.connect(f"/ws?since={before}", protocol=True)
-        self.assertIn("could not be journaled", (await message(back, "gap"))["why"])
-        self.assertEqual((await message(back, "changes"))["changes"][0]["data"]["id"], 3)
-        self.assertIn("could not be journaled", (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"])
-        with self.assertRaises(HTTPClientError) as refused:
+        assert "could not be journaled" in (await message(back, "gap"))["why"]
+        assert (await message(back, "changes"))["changes"][0]["data"]["id"] == 3
+        assert "could not be journaled" in (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"]
+        with pytest.raises(HTTPClientError) as refused:
             await self.connect(f"/ws?since={before}")
-        self.assertEqual(refused.exception.code, 410)
+        assert refused.value.code == 410
         self.write("INSERT INTO orders VALUES (4)")
         behind = (await message(protocol, "changes"))["cursor"]
-        self.assertIsNone((await self.fetch_json(f"/api/changes?since={behind}"))["gap"])
+        assert (await self.fetch_json(f"/api/changes?since={behind}"))["gap"] is None
 
     @gen_test
     async def test_who_catches_up_when_a_statement_cannot_be_journaled_is_told_too(self):
@@ -325,7 +326,7 @@ class OutageTest(JournalTestCase):
             self.hide_journal()
             with ExpectLog("changefeed.follower", "changes are missing", level=30):
                 self.write("INSERT INTO orders VALUES (2)")
-                self.assertIn("could not be journaled", (await message(back, "gap"))["why"])
+                assert "could not be journaled" in (await message(back, "gap"))["why"]
 
 
 class LostBeforeTest(JournalTestCase):
@@ -348,23 +349,23 @@ class LostBeforeTest(JournalTestCase):
     async def test_who_comes_back_after_a_restart_is_told_once(self):
         cursor = await self.cursor_after(2)
         before = self.uninformed(cursor)
-        self.assertIn("could not be journaled", (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"])
+        assert "could not be journaled" in (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"]
         dashboard = await self.connect(f"/ws/activity?since={before}")
-        self.assertIn("could not be journaled", (await message(dashboard, "gap"))["why"])
-        with self.assertRaises(HTTPClientError) as refused:
+        assert "could not be journaled" in (await message(dashboard, "gap"))["why"]
+        with pytest.raises(HTTPClientError) as refused:
             await self.connect(f"/ws?since={before}")
-        self.assertEqual(refused.exception.code, 410)
+        assert refused.value.code == 410
 
         back = await self.connect(f"/ws?since={before}", protocol=True)
         told = (await message(back, "hello"))["cursor"]
-        self.assertIn("could not be journaled", (await message(back, "gap"))["why"])
-        self.assertIsNone((await self.fetch_json(f"/api/changes?since={told}"))["gap"])
+        assert "could not be journaled" in (await message(back, "gap"))["why"]
+        assert (await self.fetch_json(f"/api/changes?since={told}"))["gap"] is None
         await self.connect(f"/ws?since={told}")
 
     @gen_test
     async def test_who_comes_for_the_first_time_is_told_of_nothing(self):
         page = await self.fetch_json("/api/changes")
-        self.assertEqual(([change["data"]["id"] for change in page["changes"]], page["gap"]), ([1, 3], None))
+        assert ([change["data"]["id"] for change in page["changes"]], page["gap"]) == ([1, 3], None)
 
 
 class RestartTest(JournalTestCase):
@@ -377,20 +378,20 @@ class RestartTest(JournalTestCase):
     @gen_test
     async def test_counts_and_newest_rows_of_before_are_there(self):
         activity = await self.fetch_json("/api/activity")
-        self.assertEqual(activity["totals"], {"public.orders": [100, 10, 0, 0]})
-        self.assertEqual(sum(bucket["counts"]["public.orders"][0] for bucket in activity["buckets"]), 100)
+        assert activity["totals"] == {"public.orders": [100, 10, 0, 0]}
+        assert sum(bucket["counts"]["public.orders"][0] for bucket in activity["buckets"]) == 100
         [(first_at,)] = self.write("SELECT min(at) FROM changefeed.journal")
-        self.assertEqual(activity["since"], iso(first_at))
+        assert activity["since"] == iso(first_at)
         minutes = await self.fetch_json("/api/activity?step=60&window=86400")
-        self.assertEqual(sum(bucket["counts"]["public.orders"][1] for bucket in minutes["buckets"]), 10)
+        assert sum(bucket["counts"]["public.orders"][1] for bucket in minutes["buckets"]) == 10
         dashboard = await self.connect("/ws/activity")
-        self.assertEqual(len((await message(dashboard, "hello"))["recent"]), 110)
+        assert len((await message(dashboard, "hello"))["recent"]) == 110
 
     @gen_test
     async def test_a_cursor_of_before_goes_on_from_memory(self):
         page = await self.fetch_json("/api/changes?limit=30")
         socket = await self.connect(f"/ws?since={page['cursor']}")
-        self.assertEqual((await self.ids(socket, 80))[:70], list(range(31, 101)))
+        assert (await self.ids(socket, 80))[:70] == list(range(31, 101))
 
     @gen_test
     async def test_what_memory_no_longer_holds_comes_from_the_journal(self):
@@ -403,11 +404,11 @@ class RestartTest(JournalTestCase):
         self.write("INSERT INTO orders VALUES (102)")
         while await self.ids(live, 1) != [102]:
             pass
-        self.assertIsNone(memory.page_after(self.feed.journal.decode(cursor)))
+        assert memory.page_after(self.feed.journal.decode(cursor)) is None
         socket = await self.connect(f"/ws?since={cursor}")
-        self.assertEqual((await self.ids(socket, 82))[:70], list(range(31, 101)))
+        assert (await self.ids(socket, 82))[:70] == list(range(31, 101))
         self.write("INSERT INTO orders VALUES (103)")
-        self.assertEqual(await self.ids(socket, 1), [103])
+        assert await self.ids(socket, 1) == [103]
 
 
 class CatchUpTest(JournalTestCase):
@@ -419,9 +420,9 @@ class CatchUpTest(JournalTestCase):
             cursors.append(json.loads(await live.read_message())["cursor"])
         with mock.patch.object(asyncio, "sleep", wraps=asyncio.sleep) as slept:
             socket = await self.connect(f"/ws?since={cursors[0]}")
-            self.assertEqual(await self.ids(socket, pages - 1), list(range(1, pages)))
+            assert await self.ids(socket, pages - 1) == list(range(1, pages))
         turns = [call for call in slept.call_args_list if call.args == (0,)]
-        self.assertLess(len(turns), pages // 4)
+        assert len(turns) < pages // 4
 
 
 class EventStreamTest(JournalTestCase):
@@ -431,8 +432,8 @@ class EventStreamTest(JournalTestCase):
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.get_http_port()}\r\n{lines}\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        self.assertIn("200 OK", head)
-        self.assertIn("Content-Type: text/event-stream", head)
+        assert "200 OK" in head
+        assert "Content-Type: text/event-stream" in head
         events: list[dict[str, str]] = []
         while len(events) < count:
             block = (await reader.readuntil(b"\n\n")).decode().strip()
@@ -448,16 +449,16 @@ class EventStreamTest(JournalTestCase):
         page = await self.fetch_json("/api/changes")
         since = page["changes"][0]["cursor"]
         events = await self.stream(f"/events?since={since}", 3)
-        self.assertEqual([json.loads(event["data"]) for event in events], page["changes"][1:])
-        self.assertEqual([event["id"] for event in events], [change["cursor"] for change in page["changes"][1:]])
+        assert [json.loads(event["data"]) for event in events] == page["changes"][1:]
+        assert [event["id"] for event in events] == [change["cursor"] for change in page["changes"][1:]]
         again = await self.stream("/events", 1, {"Last-Event-ID": events[1]["id"]})
-        self.assertEqual(json.loads(again[0]["data"])["data"]["id"], 4)
+        assert json.loads(again[0]["data"])["data"]["id"] == 4
 
     @gen_test
     async def test_a_cursor_of_elsewhere_is_an_event_gap(self):
         foreign = self.feed.journal.encode(self.feed.follower.memory.edge)  # type: ignore[union-attr]
         self.feed.journal.epoch = b"others"
-        self.assertEqual((await self.stream(f"/events?since={foreign}", 1))[0]["event"], "gap")
+        assert (await self.stream(f"/events?since={foreign}", 1))[0]["event"] == "gap"
 
     @gen_test
     async def test_a_stream_whose_heartbeats_nobody_acknowledges_is_ended_by_tcp(self):
@@ -466,7 +467,7 @@ class EventStreamTest(JournalTestCase):
         await reader.readuntil(b"\r\n\r\n")
         [client] = self.feed.live_clients.connected
         limit = client.outbox._stream.socket.getsockopt(IPPROTO_TCP, DROP_OPTION)
-        self.assertEqual(limit, GIVE_UP_SECONDS * DROP_UNITS_PER_SECOND)
+        assert limit == GIVE_UP_SECONDS * DROP_UNITS_PER_SECOND
         writer.close()
 
     @gen_test
@@ -488,15 +489,15 @@ class EventStreamTest(JournalTestCase):
             writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await left.wait()
             await asyncio.sleep(0)
-        self.assertFalse(self.feed.live_clients.connected)
-        self.assertEqual(self.feed.admission.count, 0)
+        assert not self.feed.live_clients.connected
+        assert self.feed.admission.count == 0
 
     @gen_test
     async def test_a_stream_that_its_client_left_is_forgotten(self):
         self.write("INSERT INTO orders VALUES (1)")
         await self.stream("/events?replay=1", 1)
         await self.feed.admission.until_empty()
-        self.assertFalse(self.feed.live_clients.connected)
+        assert not self.feed.live_clients.connected
 
 
 class WatchRouteTest(FeedTestCase):
@@ -507,20 +508,20 @@ class WatchRouteTest(FeedTestCase):
     @gen_test
     async def test_a_table_is_watched_and_unwatched_over_http(self):
         answer = await self.fetch_json("/api/tables/public.orders/watch", method="PUT", body="")
-        self.assertEqual(answer, {"table": "public.orders", "is_watched": True, "has_changed": True})
+        assert answer == {"table": "public.orders", "is_watched": True, "has_changed": True}
         again = await self.fetch_json("/api/tables/public.orders/watch", method="PUT", body="{}")
-        self.assertFalse(again["has_changed"])
+        assert not again["has_changed"]
         await self.until_following()
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertEqual((await message(socket))["data"]["id"], 1)
+        assert (await message(socket))["data"]["id"] == 1
         listed = {table["table"]: table for table in (await self.fetch_json("/api/tables"))["tables"]}
-        self.assertEqual((listed["orders"]["is_watched"], listed["orders"]["watched_by"]), (True, "journal"))
+        assert (listed["orders"]["is_watched"], listed["orders"]["watched_by"]) == (True, "journal")
         status = await self.fetch_json("/api/status")
-        self.assertEqual([table["table"] for table in status["watched"]], ["orders"])
-        self.assertGreater(status["journal"]["bytes"], 0)
+        assert [table["table"] for table in status["watched"]] == ["orders"]
+        assert status["journal"]["bytes"] > 0
         gone = await self.fetch_json("/api/tables/public.orders/watch", method="DELETE")
-        self.assertEqual((gone["is_watched"], gone["has_changed"]), (False, True))
+        assert (gone["is_watched"], gone["has_changed"]) == (False, True)
 
     async def until_following(self) -> None:
         while self.feed.follower.memory is None:
@@ -531,12 +532,12 @@ class WatchRouteTest(FeedTestCase):
     async def test_options_and_odd_names_are_understood(self):
         path = "/api/tables/a.b.Odd%20N%C3%A4me/watch"
         body = json.dumps({"omit": ["id"], "row_limit": 5, "strict": True})
-        self.assertTrue((await self.fetch_json(path, method="PUT", body=body))["has_changed"])
-        self.assertEqual(self.write("SELECT omit, row_limit, strict FROM changefeed.status()"), [(["id"], 5, True)])
-        self.assertTrue((await self.fetch_json(path, method="PUT", body='{"omit": [], "hash": ["id"]}'))["has_changed"])
+        assert (await self.fetch_json(path, method="PUT", body=body))["has_changed"]
+        assert self.write("SELECT omit, row_limit, strict FROM changefeed.status()") == [(["id"], 5, True)]
+        assert (await self.fetch_json(path, method="PUT", body='{"omit": [], "hash": ["id"]}'))["has_changed"]
         await self.until_following()
         [watched] = (await self.fetch_json("/api/status"))["watched"]
-        self.assertEqual((watched["omit"], watched["hash"]), ([], ["id"]))
+        assert (watched["omit"], watched["hash"]) == ([], ["id"])
 
     @gen_test
     async def test_what_cannot_be_watched_says_why(self):
@@ -556,20 +557,19 @@ class WatchRouteTest(FeedTestCase):
         ):
             path = f"/api/tables/{name}/watch"
             error = (await self.fetch_json(path, status, method="PUT", body=body))["error"]
-            self.assertEqual(error["code"], code, body)
-        self.assertEqual(
-            (await self.fetch_json("/api/tables/public.nix/watch", 404, method="DELETE"))["error"]["code"],
-            "no_such_table",
-        )
+            assert error["code"] == code, body
+        assert (await self.fetch_json("/api/tables/public.nix/watch", 404, method="DELETE"))["error"][
+            "code"
+        ] == "no_such_table"
 
     @gen_test
     async def test_a_page_of_another_origin_changes_nothing(self):
         path = "/api/tables/public.orders/watch"
         headers = {"Origin": "http://evil.example.com"}
         error = (await self.fetch_json(path, 403, method="PUT", body="", headers=headers))["error"]
-        self.assertEqual(error["code"], "foreign_origin")
+        assert error["code"] == "foreign_origin"
 
     @gen_test
     async def test_without_a_journal_there_are_no_changes_to_page_through(self):
-        self.assertEqual((await self.fetch_json("/api/changes", 404))["error"]["code"], "no_journal")
-        self.assertIsNone((await self.fetch_json("/api/status"))["journal"])
+        assert (await self.fetch_json("/api/changes", 404))["error"]["code"] == "no_journal"
+        assert (await self.fetch_json("/api/status"))["journal"] is None

@@ -55,15 +55,15 @@ class PaceTest(LimitCase):
         for _ in range(10):
             await self.connect()
         answers = [await self.refused("/ws/activity") for _ in range(3)]
-        self.assertEqual([answer.code for answer in answers], [503] * 3)
+        assert [answer.code for answer in answers] == [503] * 3
         waits = [int(answer.headers["Retry-After"]) for answer in answers]
-        self.assertEqual(waits, sorted(waits))
-        self.assertLess(waits[0], waits[-1])
+        assert waits == sorted(waits)
+        assert waits[0] < waits[-1]
         error = json.loads(answers[0].body)["error"]
-        self.assertEqual(error["code"], "too_many_at_once")
-        self.assertIn(f"come back in {waits[0]} s", error["message"])
-        self.assertEqual((await self.fetch_json("/events", 503))["error"]["code"], "too_many_at_once")
-        self.assertEqual(self.counted(REFUSED, "pace"), 4)
+        assert error["code"] == "too_many_at_once"
+        assert f"come back in {waits[0]} s" in error["message"]
+        assert (await self.fetch_json("/events", 503))["error"]["code"] == "too_many_at_once"
+        assert self.counted(REFUSED, "pace") == 4
 
     @gen_test
     async def test_what_is_no_client_is_let_through(self):
@@ -87,13 +87,13 @@ class TokenLimitTest(LimitCase, AccessTestCase):
         for path in ("/ws/activity", "/listen/people", "/events"):
             status, said = await self.ask("full", path)
             if path == "/events":
-                self.assertEqual((status, said["error"]["code"]), (503, "too_many_clients"))
+                assert (status, said["error"]["code"]) == (503, "too_many_clients")
             else:
                 answer = await self.refused(path, **self.headers("full"))
-                self.assertEqual((answer.code, json.loads(answer.body)["error"]["code"]), (503, "too_many_clients"))
+                assert (answer.code, json.loads(answer.body)["error"]["code"]) == (503, "too_many_clients")
         await self.connect("/ws", Authorization="Bearer for-narrow-clients")
-        self.assertEqual(await closing(await self.say(token_of("full") or "")), CloseCode.TRY_AGAIN_LATER)
-        self.assertEqual(self.counted(REFUSED, "token"), 4)
+        assert await closing(await self.say(token_of("full") or "")) == CloseCode.TRY_AGAIN_LATER
+        assert self.counted(REFUSED, "token") == 4
         first.close()
         await first.read_message()
         await message(await self.say(token_of("full") or ""), "hello")
@@ -104,12 +104,12 @@ class TokenLimitTest(LimitCase, AccessTestCase):
             token = issued(RIGHTS["full"], 3600 + number, sub="anna")
             await self.connect("/ws", Authorization=f"Bearer {token}")
         anna = issued(RIGHTS["full"], 4000, sub="anna")
-        self.assertEqual((await self.refused(Authorization=f"Bearer {anna}")).code, 503)
+        assert (await self.refused(Authorization=f"Bearer {anna}")).code == 503
         await self.connect("/ws", Authorization=f"Bearer {issued(RIGHTS['full'], 4000, sub='bert')}")
         nameless = issued(RIGHTS["full"], 4001)
         for _ in range(2):
             await self.connect("/ws", Authorization=f"Bearer {nameless}")
-        self.assertEqual((await self.refused(Authorization=f"Bearer {nameless}")).code, 503)
+        assert (await self.refused(Authorization=f"Bearer {nameless}")).code == 503
         await self.connect("/ws", Authorization=f"Bearer {issued(RIGHTS['full'], 4002)}")
 
     @gen_test
@@ -138,19 +138,19 @@ class TalkTest(LimitCase):
             client = await self.connect(path, protocol=protocol)
             for _ in range(20):
                 await client.write_message('{"type": "seen", "message": 1}')
-            self.assertEqual(self.counted(CLIENTS_DROPPED, kind, "sent_too_much"), 0)
+            assert self.counted(CLIENTS_DROPPED, kind, "sent_too_much") == 0
             await client.write_message('{"type": "seen", "message": 1}')
-            self.assertEqual(await self.until_closed(client), CloseCode.POLICY_VIOLATION, path)
-            self.assertIn("come back in 10 s", client.close_reason or "")
-            self.assertEqual(self.counted(CLIENTS_DROPPED, kind, "sent_too_much"), 1)
+            assert await self.until_closed(client) == CloseCode.POLICY_VIOLATION, path
+            assert "come back in 10 s" in (client.close_reason or "")
+            assert self.counted(CLIENTS_DROPPED, kind, "sent_too_much") == 1
 
     @gen_test
     async def test_who_sends_too_many_bytes_is_closed(self):
         client = await self.connect(protocol=True)
         await client.write_message("x" * 9_000)
-        self.assertEqual((await message(client, "error"))["code"], "not_json")
+        assert (await message(client, "error"))["code"] == "not_json"
         await client.write_message("x" * 2_000)
-        self.assertEqual(await self.until_closed(client), CloseCode.POLICY_VIOLATION)
+        assert await self.until_closed(client) == CloseCode.POLICY_VIOLATION
 
     @gen_test
     async def test_pings_and_frames_that_make_no_message_count_too(self):
@@ -165,7 +165,7 @@ class TalkTest(LimitCase):
             said = b""
             while struct.pack(">H", CloseCode.POLICY_VIOLATION) not in said:
                 part = await reader.read(1000)
-                self.assertTrue(part, "closed without a word")
+                assert part, "closed without a word"
                 said += part
 
 
@@ -204,13 +204,13 @@ class SlowRequestTest(LimitCase):
             (slow_body + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
         ):
             before = self.counted(CLOSED, "slow")
-            self.assertEqual(await self.until_gone(sent, more), b"", sent)
+            assert await self.until_gone(sent, more) == b"", sent
             await self.until_counted(before + 1)
 
     @gen_test
     async def test_one_that_asks_no_more_is_closed(self):
         said = await self.until_gone(GET + b"\r\n", b"")
-        self.assertIn(b"HTTP/1.1 200", said)
+        assert b"HTTP/1.1 200" in said
         await self.until_counted(1)
 
     @gen_test
@@ -220,7 +220,7 @@ class SlowRequestTest(LimitCase):
         await self.until_gone(b"", b"")
         await self.until_counted(1)
         await client.write_message("{")
-        self.assertEqual((await message(client, "error"))["code"], "not_json")
+        assert (await message(client, "error"))["code"] == "not_json"
 
 
 class SlowHandshakeTest(SlowRequestTest, AsyncHTTPSTestCase):
@@ -277,7 +277,7 @@ class BigRequestTest(LimitCase):
         ):
             reader, _ = await self.open(sent)
             with contextlib.suppress(ConnectionError):
-                self.assertNotIn(b" 200 ", await reader.read())
+                assert b" 200 " not in await reader.read()
 
 
 def test_tornado_has_what_is_relied_on_below_its_interface():
@@ -304,17 +304,17 @@ class CrowdedTest(LimitCase):
     async def test_the_one_that_waits_longest_makes_place_and_who_asks_is_served(self):
         idle = [await self.open() for _ in range(3)]
         asked, _ = await self.open(GET + b"\r\n")
-        self.assertIn(b"200", await asked.readline())
-        self.assertEqual(await idle[0][0].read(), b"")
-        self.assertEqual(self.counted(CLOSED, "crowded"), 1)
+        assert b"200" in await asked.readline()
+        assert await idle[0][0].read() == b""
+        assert self.counted(CLOSED, "crowded") == 1
         client = await self.connect(protocol=True)
         await message(client, "hello")
         for _ in range(20):
             await self.open()
-        self.assertIn(b"200", (await self.fetch_raw(GET + b"\r\n")))
+        assert b"200" in await self.fetch_raw(GET + b"\r\n")
         await client.write_message("{")
-        self.assertEqual((await message(client, "error"))["code"], "not_json")
-        self.assertEqual(await idle[2][0].read(), b"")
+        assert (await message(client, "error"))["code"] == "not_json"
+        assert await idle[2][0].read() == b""
 
     @gen_test
     async def test_before_the_files_run_out_one_that_waits_makes_place_and_else_the_newcomer_is_told(self):
@@ -322,12 +322,12 @@ class CrowdedTest(LimitCase):
         self.http_server._open_limit = 3
         idle, _ = await self.open()
         await self.open()
-        self.assertEqual(await idle.read(), b"")
+        assert await idle.read() == b""
         clients.append(await self.connect())
         said = await (await self.open())[0].read()
-        self.assertTrue(said.startswith(b"HTTP/1.1 503 "), said)
-        self.assertIn("come back in 10 s", json.loads(said.partition(b"\r\n\r\n")[2])["error"]["message"])
-        self.assertEqual(self.counted(CLOSED, "files"), 3)
+        assert said.startswith(b"HTTP/1.1 503 "), said
+        assert "come back in 10 s" in json.loads(said.partition(b"\r\n\r\n")[2])["error"]["message"]
+        assert self.counted(CLOSED, "files") == 3
 
     async def fetch_raw(self, sent: bytes) -> bytes:
         reader, _ = await self.open(sent)

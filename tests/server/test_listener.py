@@ -27,16 +27,16 @@ class ListenerTest(FeedTestCase):
         plain, protocol = await self.connect(), await self.connect(protocol=True)
         dashboard = await self.connect("/ws/activity")
         with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
-            self.assertEqual(self.write(BACKEND), [(True,)])
+            assert self.write(BACKEND) == [(True,)]
             gap = await message(protocol, "gap")
-        self.assertIn("server closed the connection", gap["why"])
-        self.assertLess(gap["since"], gap["until"])
-        self.assertEqual((await message(dashboard, "database"))["state"], "lost")
-        self.assertEqual((await message(dashboard, "database"))["state"], "listening")
-        self.assertEqual((await message(dashboard, "gap"))["why"], gap["why"])
+        assert "server closed the connection" in gap["why"]
+        assert gap["since"] < gap["until"]
+        assert (await message(dashboard, "database"))["state"] == "lost"
+        assert (await message(dashboard, "database"))["state"] == "listening"
+        assert (await message(dashboard, "gap"))["why"] == gap["why"]
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertEqual((await message(plain))["data"]["id"], 1)
-        self.assertEqual((await message(protocol, "changes"))["changes"][0]["data"]["id"], 1)
+        assert (await message(plain))["data"]["id"] == 1
+        assert (await message(protocol, "changes"))["changes"][0]["data"]["id"] == 1
 
     @gen_test
     async def test_a_stop_and_start_of_postgresql_is_survived_and_said(self):
@@ -47,21 +47,21 @@ class ListenerTest(FeedTestCase):
             postgres.cluster().stop()
             await self.until_state(ListenerState.LOST)
             error = (await self.fetch_json("/readyz", 503))["error"]
-            self.assertEqual(error["code"], "not_ready")
-            self.assertEqual((await self.fetch_json("/api/tables", 503))["error"]["code"], "database_unavailable")
-            self.assertEqual((await self.fetch_json("/healthz"))["status"], "ok")
-            self.assertEqual((await self.fetch_json("/api/activity"))["deaf"][-1][1], None)
+            assert error["code"] == "not_ready"
+            assert (await self.fetch_json("/api/tables", 503))["error"]["code"] == "database_unavailable"
+            assert (await self.fetch_json("/healthz"))["status"] == "ok"
+            assert (await self.fetch_json("/api/activity"))["deaf"][-1][1] is None
             postgres.cluster().start()
             await self.until_state(ListenerState.LISTENING)
         await self.fetch_json("/readyz")
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertEqual((await message(socket))["data"]["id"], 1)
+        assert (await message(socket))["data"]["id"] == 1
 
     @gen_test
     async def test_names_of_channels_are_quoted_and_a_burst_arrives_whole(self):
         socket = await self.connect()
         self.write("SELECT pg_notify('events', i::text) FROM generate_series(1, 12000) i")
-        self.assertEqual([int(await socket.read_message()) for _ in range(12_000)], list(range(1, 12_001)))
+        assert [int(await socket.read_message()) for _ in range(12000)] == list(range(1, 12001))
 
 
 class LateCanaryTest(FeedTestCase):
@@ -85,8 +85,8 @@ class LateCanaryTest(FeedTestCase):
         self.write(
             """SELECT pg_notify('events', '{"table": "t", "data": {"id": ' || n || '}}') FROM generate_series(1, 1000) n"""
         )
-        self.assertEqual([(await message(socket))["data"]["id"] for _ in range(1000)], list(range(1, 1001)))
-        self.assertLessEqual(max(turns), listener.DRAIN_LIMIT)
+        assert [(await message(socket))["data"]["id"] for _ in range(1000)] == list(range(1, 1001))
+        assert max(turns) <= listener.DRAIN_LIMIT
 
     @gen_test
     async def test_a_canary_behind_a_long_burst_is_waited_for_as_long_as_anything_arrives(self):
@@ -98,8 +98,8 @@ class LateCanaryTest(FeedTestCase):
             begun = clock()
             while clock() < begun + 3 * self.DEADLINE_SECONDS:
                 self.write("NOTIFY events, '1'")
-                self.assertEqual(await socket.read_message(), "1")
-                self.assertIs(self.feed.listener.state, ListenerState.LISTENING)
+                assert await socket.read_message() == "1"
+                assert self.feed.listener.state is ListenerState.LISTENING
             await self.until_state(ListenerState.LOST)
         await self.until_state(ListenerState.LISTENING)
 
@@ -133,12 +133,12 @@ class LateCanaryTest(FeedTestCase):
         with ExpectLog("changefeed.listener", "the canary could not be sent: too many clients", level=30):
             self.feed.listener.canary.send = fail
             await third.wait()
-            self.assertIn("too many clients", self.feed.listener.not_ready_reason)
-        self.assertIs(self.feed.listener.state, ListenerState.LISTENING)
+            assert "too many clients" in self.feed.listener.not_ready_reason
+        assert self.feed.listener.state is ListenerState.LISTENING
         self.feed.listener.canary.send = send
         while self.feed.listener.canary.error:  # noqa: ASYNC110  # until one was sent
             await asyncio.sleep(0)
-        self.assertEqual(self.feed.listener.reconnects, 0)
+        assert self.feed.listener.reconnects == 0
 
 
 class DeafConnectionTest(FeedTestCase):
@@ -159,9 +159,9 @@ class DeafConnectionTest(FeedTestCase):
         ):
             self.proxy.go_deaf()
             await self.until_state(ListenerState.LOST)
-            self.assertIn("has not answered", (await self.fetch_json("/readyz", 503))["error"]["message"])
+            assert "has not answered" in (await self.fetch_json("/readyz", 503))["error"]["message"]
             self.proxy.hear_again()
-            self.assertIn("has not answered", (await message(protocol, "gap"))["why"])
+            assert "has not answered" in (await message(protocol, "gap"))["why"]
         await self.until_state(ListenerState.LISTENING)
 
     @gen_test
@@ -218,7 +218,7 @@ class ReturnTest(FeedTestCase):
             postgres.cluster().start()
             socket = await self.connect()
             self.write("INSERT INTO orders VALUES (1)")
-            self.assertEqual((await message(socket))["data"]["id"], 1)
+            assert (await message(socket))["data"]["id"] == 1
 
     @gen_test
     async def test_a_canary_that_could_not_be_sent_is_sent_again_at_once(self):
@@ -238,7 +238,7 @@ class ReturnTest(FeedTestCase):
             self.write(BACKEND)
             await self.until_state(ListenerState.LOST)
             await self.until_state(ListenerState.LISTENING)
-        self.assertEqual(len(tries), 2)
+        assert len(tries) == 2
 
 
 class PoolerTest(FeedTestCase):
@@ -256,5 +256,5 @@ class PoolerTest(FeedTestCase):
         with ExpectLog("changefeed.listener", ".*a transaction pooler", level=30):
             self.feed.listener.canary.send = swallow  # the canary is sent and reaches nobody
             await self.until_state(ListenerState.LOST)
-        self.assertTrue(self.swallowed.is_set())
-        self.assertIn("pool_mode=transaction", self.feed.listener.not_ready_reason)
+        assert self.swallowed.is_set()
+        assert "pool_mode=transaction" in self.feed.listener.not_ready_reason

@@ -107,11 +107,11 @@ class TwoServersTest(FeedTestCase):
         self, number: int, feed: WebSocketClientConnection, dashboard: WebSocketClientConnection
     ) -> None:
         changes = (await message(feed, "changes"))["changes"]
-        self.assertEqual([change["data"]["id"] for change in changes], [number])
+        assert [change["data"]["id"] for change in changes] == [number]
         rows: list[str] = []
         while not rows:
             rows = (await message(dashboard, "activity"))["rows"]["changes"]
-        self.assertEqual([json.loads(row)["data"]["id"] for row in rows], [number])
+        assert [json.loads(row)["data"]["id"] for row in rows] == [number]
 
     @gen_test
     async def test_side_by_side_each_tells_its_own_clients_and_no_others(self):
@@ -119,21 +119,21 @@ class TwoServersTest(FeedTestCase):
             ours = [await self.connect("/ws", protocol=True), await self.connect("/ws/activity")]
             theirs = [await other.connect("/ws"), await other.connect("/ws/activity")]
             raw, their_raw = await self.connect("/listen/people"), await other.connect("/listen/people")
-            self.assertEqual((await message(their_raw))["type"], "hello")
+            assert (await message(their_raw))["type"] == "hello"
             self.write("INSERT INTO orders VALUES (1)")
             self.write("NOTIFY people, 'ours'")
             await self.assert_hear_only(1, *ours)
-            self.assertEqual(await raw.read_message(), "ours")
+            assert await raw.read_message() == "ours"
             postgres.execute(other.conninfo, "INSERT INTO orders VALUES (2)")
             postgres.execute(other.conninfo, "NOTIFY people, 'theirs'")
             await self.assert_hear_only(2, *theirs)
-            self.assertEqual(await their_raw.read_message(), "theirs")
-            self.assertEqual(len(self.feed.connected), 3)
-            self.assertEqual(len(other.feed.connected), 3)
+            assert await their_raw.read_message() == "theirs"
+            assert len(self.feed.connected) == 3
+            assert len(other.feed.connected) == 3
             for socket in (*theirs, their_raw):
                 socket.close()
             await other.feed.admission.until_empty()
-            self.assertEqual(len(self.feed.connected), 3)
+            assert len(self.feed.connected) == 3
 
     @gen_test
     async def test_one_after_the_other_the_second_knows_nothing_of_the_first(self):
@@ -150,8 +150,8 @@ class TwoServersTest(FeedTestCase):
         self.write("INSERT INTO orders VALUES (5)")
         self.write("DELETE FROM orders")
         changes = await message(ours, "changes")
-        self.assertEqual([change["action"] for change in changes["changes"]], ["DELETE"])
-        self.assertEqual(decode(changes["cursor"])[0].hex(), hello["epoch"])
+        assert [change["action"] for change in changes["changes"]] == ["DELETE"]
+        assert decode(changes["cursor"])[0].hex() == hello["epoch"]
 
 
 def mutable_attributes(owner: type) -> list[str]:
@@ -215,25 +215,25 @@ class OtherJournalTest(FeedTestCase):
             self.write(read_script("uninstall.sql"))
             self.write(read_script("install.sql"))
             self.write("SELECT changefeed.watch('orders')")
-            self.assertIn("another one than before", (await message(elsewhere, "gap"))["why"])
+            assert "another one than before" in (await message(elsewhere, "gap"))["why"]
         self.feed.live_clients.advance_cursors()
         late = await self.connect(protocol=True)
         after = (await message(late, "hello"))["epoch"]
-        self.assertNotEqual(after, before)
+        assert after != before
         self.write("INSERT INTO orders VALUES (2)")
         await message(late, "changes")
         self.feed.live_clients.advance_cursors()
         place = await message(elsewhere)
-        self.assertEqual((place["type"], place["changes"]), ("changes", []))
-        self.assertEqual(decode(place["cursor"])[0].hex(), after)
+        assert (place["type"], place["changes"]) == ("changes", [])
+        assert decode(place["cursor"])[0].hex() == after
         while (await message(dashboard))["type"] != "gap":
             pass
         activity = await message(dashboard, "activity")
         while not activity["rows"]["changes"]:
-            self.assertIn(activity["cursor"] and decode(activity["cursor"])[0].hex(), (None, after))
+            assert (activity["cursor"] and decode(activity["cursor"])[0].hex()) in (None, after)
             activity = await message(dashboard, "activity")
         cursors = [json.loads(row)["cursor"] for row in activity["rows"]["changes"]]
-        self.assertEqual({decode(cursor)[0].hex() for cursor in cursors}, {after})
+        assert {decode(cursor)[0].hex() for cursor in cursors} == {after}
 
 
 def test_what_a_conflating_client_was_not_sent_is_dropped_when_its_cursors_are_no_good_any_more():
@@ -273,7 +273,7 @@ class RestrictedDashboardTest(AccessTestCase):
             told = await message(socket, "activity")
             while not told["rows"]["of"]:
                 told = await message(socket, "activity")
-            self.assertEqual(told["rows"], {"of": 1, "changes": [], "withheld": "unwanted"}, kind)
+            assert told["rows"] == {"of": 1, "changes": [], "withheld": "unwanted"}, kind
 
 
 class SameOutageTest(AccessTestCase):
@@ -291,14 +291,12 @@ class SameOutageTest(AccessTestCase):
         ):
             with pytest.raises(HTTPClientError) as refused:
                 await self.connect(f"/ws?since={cursor}", protocol=True, **self.headers("full"))
-            self.assertEqual(refused.value.code, 503)
+            assert refused.value.code == 503
             socket = await self.connect(f"/ws?since={cursor}", protocol=True)
             await socket.write_message(json.dumps({"type": "authenticate", "token": token_of("full")}))
             while await socket.read_message() is not None:
                 pass
-            self.assertEqual(
-                (socket.close_code, socket.close_reason), (CloseCode.TRY_AGAIN_LATER, "database_unavailable")
-            )
+            assert (socket.close_code, socket.close_reason) == (CloseCode.TRY_AGAIN_LATER, "database_unavailable")
 
     @gen_test
     async def test_a_journal_that_is_not_known_yet_is_503_by_header_and_1013_by_message(self):
@@ -306,9 +304,9 @@ class SameOutageTest(AccessTestCase):
         with mock.patch.object(start, "JOURNAL_DEADLINE_SECONDS", 0.01):
             with pytest.raises(HTTPClientError) as refused:
                 await self.connect(protocol=True, **self.headers("full"))
-            self.assertEqual(refused.value.code, 503)
+            assert refused.value.code == 503
             socket = await self.connect(protocol=True)
             await socket.write_message(json.dumps({"type": "authenticate", "token": token_of("full")}))
             while await socket.read_message() is not None:
                 pass
-            self.assertEqual((socket.close_code, socket.close_reason), (CloseCode.TRY_AGAIN_LATER, "not_ready"))
+            assert (socket.close_code, socket.close_reason) == (CloseCode.TRY_AGAIN_LATER, "not_ready")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
 
+import pytest
 from psycopg2.extensions import make_dsn
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
@@ -74,21 +75,21 @@ class LostPastTestCase(JournalTestCase):
         """The gap. `cursor` is of the lost past; `new` are the ids that were committed since."""
         ids, gaps, _ = await self.changes(socket, new[-1])
         told = next((gap for gap in gaps if LOST in gap["why"]), None)
-        self.assertIsNotNone(told, gaps)
-        self.assertEqual([number for number in ids if number in new], new)
+        assert told is not None, gaps
+        assert [number for number in ids if number in new] == new
 
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         await message(resumed, "hello")
-        self.assertIn("past that PostgreSQL has lost", (await message(resumed, "gap"))["why"])
-        self.assertIn("past that PostgreSQL", (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]["why"])
-        self.assertEqual((await self.fetch_json(f"/api/change?cursor={cursor}", 404))["error"]["code"], "lost")
-        with self.assertRaises(HTTPClientError) as refused:
+        assert "past that PostgreSQL has lost" in (await message(resumed, "gap"))["why"]
+        assert "past that PostgreSQL" in (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]["why"]
+        assert (await self.fetch_json(f"/api/change?cursor={cursor}", 404))["error"]["code"] == "lost"
+        with pytest.raises(HTTPClientError) as refused:
             await self.connect(f"/ws?since={cursor}")
-        self.assertEqual(refused.exception.code, 410)
+        assert refused.value.code == 410
         self.insert(900)
         _, gaps, later = await self.changes(resumed, 900)
-        self.assertEqual(gaps, [])
-        self.assertIsNone((await self.fetch_json(f"/api/changes?since={later}"))["gap"])
+        assert gaps == []
+        assert (await self.fetch_json(f"/api/changes?since={later}"))["gap"] is None
         return told
 
 
@@ -118,20 +119,20 @@ class CrashTest(LostPastTestCase):
         _, _, good = await self.changes(socket, 1)
         self.insert(2, 3, 4, 5, 6)
         ids, gaps, cursor = await self.changes(socket, 6)
-        self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6], []))
+        assert (ids, gaps) == ([2, 3, 4, 5, 6], [])
         async with self.time_goes_back():
             self.crash()
-            self.assertNotEqual(self.kept(), [1, 2, 3, 4, 5, 6], "PostgreSQL lost nothing: this test tests nothing")
+            assert self.kept() != [1, 2, 3, 4, 5, 6], "PostgreSQL lost nothing: this test tests nothing"
             self.insert(101, 102, 103, 104, 105, 106, 107)
             gap = await self.assert_told(socket, cursor, [101, 102, 103, 104, 105, 106, 107])
-        self.assertEqual(gap["table"], "public.orders")
-        self.assertLessEqual(gap["since"], gap["until"])
+        assert gap["table"] == "public.orders"
+        assert gap["since"] <= gap["until"]
         behind = await self.fetch_json(f"/api/changes?since={gap['from']}")  # from there on all is as it is now
-        self.assertEqual((behind["changes"][-1]["data"]["id"], behind["gap"]), (900, None))
+        assert (behind["changes"][-1]["data"]["id"], behind["gap"]) == (900, None)
         # Who has seen no more than what was kept misses nothing, and is told of nothing.
         resumed = await self.connect(f"/ws?since={good}", protocol=True)
         ids, gaps, _ = await self.changes(resumed, 107)
-        self.assertEqual((gaps, ids[-7:]), ([], [101, 102, 103, 104, 105, 106, 107]))
+        assert (gaps, ids[-7:]) == ([], [101, 102, 103, 104, 105, 106, 107])
 
     @gen_test
     async def test_a_commit_that_is_lost_though_a_newer_transaction_is_not(self):
@@ -149,21 +150,21 @@ class CrashTest(LostPastTestCase):
         live.close()
         async with self.time_goes_back():
             self.crash()
-            self.assertEqual(self.kept(), [1, 101], "PostgreSQL lost nothing: this test tests nothing")
+            assert self.kept() == [1, 101], "PostgreSQL lost nothing: this test tests nothing"
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         await message(resumed, "hello")
-        self.assertIn("past that PostgreSQL has lost", (await message(resumed, "gap"))["why"])
+        assert "past that PostgreSQL has lost" in (await message(resumed, "gap"))["why"]
 
     @gen_test
     async def test_a_commit_that_is_lost_though_what_was_read_with_it_is_not(self):
         cursors = await self.read_two_at_a_time()
         async with self.time_goes_back():
             self.crash()
-            self.assertEqual(self.kept(), [1, 101], "PostgreSQL lost nothing: this test tests nothing")
+            assert self.kept() == [1, 101], "PostgreSQL lost nothing: this test tests nothing"
             self.insert(102)
         for cursor in cursors:
             gap = (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]
-            self.assertIn("past that PostgreSQL has lost", gap["why"])
+            assert "past that PostgreSQL has lost" in gap["why"]
 
     @gen_test
     async def test_what_was_read_at_a_time_and_is_all_there_is_told_to_nobody(self):
@@ -174,7 +175,7 @@ class CrashTest(LostPastTestCase):
             self.cluster.start()
         with mock.patch.object(Memory, "proves", return_value=False):  # as at another server, which read otherwise
             for cursor in cursors:
-                self.assertIsNone((await self.fetch_json(f"/api/changes?since={cursor}"))["gap"])
+                assert (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"] is None
 
     async def read_two_at_a_time(self) -> list[str]:
         """The cursors behind two changes, of which a crash takes the first."""
@@ -189,7 +190,7 @@ class CrashTest(LostPastTestCase):
         older.commit()
         older.close()
         ids, _, behind_both = await self.changes(live, 101)
-        self.assertEqual(ids, [100, 101])
+        assert ids == [100, 101]
         caught_up = await self.connect(f"/ws?since={before}", protocol=True)
         return [
             behind_both,
@@ -207,9 +208,9 @@ class CrashTest(LostPastTestCase):
         async with self.restart():
             self.crash()
             self.insert(3)
-            self.assertEqual((await self.changes(socket, 3))[:2], ([3], []))
+            assert (await self.changes(socket, 3))[:2] == ([3], [])
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
-        self.assertEqual((await self.changes(resumed, 3))[:2], ([3], []))
+        assert (await self.changes(resumed, 3))[:2] == ([3], [])
 
 
 class FilesPutBackTest(LostPastTestCase):
@@ -238,7 +239,7 @@ class FilesPutBackTest(LostPastTestCase):
             self.copy_files()
             self.insert(2, 3, 4, 5, 6, 7)
             ids, gaps, cursor = await self.changes(socket, 7)
-            self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6, 7], []))
+            assert (ids, gaps) == ([2, 3, 4, 5, 6, 7], [])
         async with self.time_goes_back():
             self.put_back()
             self.insert(102, 103, 104, 105, 106, 107, 108)
@@ -255,26 +256,26 @@ class FilesPutBackTest(LostPastTestCase):
             _, _, cursor = await self.changes(socket, 3)
             self.empty_journal()
         quiet = await self.connect(f"/ws?since={cursor}", protocol=True)
-        self.assertEqual((await message(quiet))["type"], "hello")
+        assert (await message(quiet))["type"] == "hello"
         self.insert(4)
-        self.assertEqual((await self.changes(quiet, 4))[:2], ([4], []), "a fresh cursor of an empty journal is good")
+        assert (await self.changes(quiet, 4))[:2] == ([4], []), "a fresh cursor of an empty journal is good"
         self.empty_journal()
         async with self.time_goes_back():
             self.put_back()
             self.insert(102, 103)
             self.empty_journal()
             self.insert(104)
-            self.assertIn(LOST, (await message(socket, "gap"))["why"])
+            assert LOST in (await message(socket, "gap"))["why"]
             self.insert(105)
-            self.assertEqual((await self.changes(socket, 105))[1], [])
+            assert (await self.changes(socket, 105))[1] == []
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         await message(resumed, "hello")
-        self.assertEqual((await message(resumed))["type"], "gap")
+        assert (await message(resumed))["type"] == "gap"
 
     def empty_journal(self) -> None:
         for _ in range(3):
             self.write("SELECT changefeed.retain('0 s', 0)")
-        self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+        assert self.write("SELECT count(*) FROM changefeed.journal") == [(0,)]
 
 
 class PromotionTest(LostPastTestCase):
@@ -310,18 +311,18 @@ class PromotionTest(LostPastTestCase):
             pass
         self.insert(2, 3, 4, 5, 6, 7)
         ids, gaps, cursor = await self.changes(socket, 7)
-        self.assertEqual((ids, gaps), ([2, 3, 4, 5, 6, 7], []))
+        assert (ids, gaps) == ([2, 3, 4, 5, 6, 7], [])
         async with self.time_goes_back():
             self.cluster.stop("immediate")
             postgres.execute(standby, "SELECT pg_promote()")
             self.conninfo = standby
-            self.assertEqual(self.kept(), [1])
+            assert self.kept() == [1]
             new = [101, 102, 103, 104, 105, 106, 107]
             self.insert(*new)
             await self.assert_told(socket, cursor, new)
         resumed = await self.connect(f"/ws?since={good}", protocol=True)
         ids, gaps, _ = await self.changes(resumed, 107)
-        self.assertEqual((gaps, ids[-7:]), ([], new))
+        assert (gaps, ids[-7:]) == ([], new)
 
 
 class RestoredOverTest(LostPastTestCase):
@@ -350,13 +351,13 @@ class RestoredOverTest(LostPastTestCase):
                 self.conninfo,
                 dump,
             )
-            self.assertEqual(self.kept(), [1])
-            self.assertIn("another one than before", (await message(socket, "gap"))["why"])
+            assert self.kept() == [1]
+            assert "another one than before" in (await message(socket, "gap"))["why"]
             self.insert(6)
             await self.changes(socket, 6)
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         await message(resumed, "hello")
-        self.assertIn("of another journal", (await message(resumed, "gap"))["why"])
+        assert "of another journal" in (await message(resumed, "gap"))["why"]
 
 
 class YoungerClusterTest(JournalTestCase):
@@ -369,7 +370,7 @@ class YoungerClusterTest(JournalTestCase):
     async def test_an_empty_journal_from_an_older_cluster_begins_anew(self):
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertEqual(await self.ids(socket, 1), [1])
+        assert await self.ids(socket, 1) == [1]
 
 
 class SchemaAloneTest(JournalTestCase):
@@ -381,4 +382,4 @@ class SchemaAloneTest(JournalTestCase):
     async def test_a_journal_whose_schema_alone_was_restored_begins_anew(self):
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertEqual(await self.ids(socket, 1), [1])
+        assert await self.ids(socket, 1) == [1]

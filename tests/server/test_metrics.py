@@ -49,19 +49,19 @@ class MetricsTest(FeedTestCase):
     @gen_test
     async def test_it_is_prometheus_text_and_every_metric_is_described(self):
         answer = await self.http_client.fetch(self.get_url("/metrics"))
-        self.assertRegex(answer.headers["Content-Type"], r"^text/plain; version=0\.0\.4")
-        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        assert re.search(r"^text/plain; version=0\.0\.4", answer.headers["Content-Type"])
+        assert answer.headers["Cache-Control"] == "no-store"
         described = re.findall(r"^# HELP (\w+) (.+)$", answer.body.decode(), re.MULTILINE)
-        self.assertEqual(described, [(metric.name, metric.help) for metric in METRICS])
+        assert described == [(metric.name, metric.help) for metric in METRICS]
         names = {name for name, _ in parse(answer.body.decode())}
-        self.assertGreaterEqual(names, {m.name for m in METRICS if not m.is_histogram} - {NAME})
+        assert names >= {m.name for m in METRICS if not m.is_histogram} - {NAME}
 
     @gen_test
     async def test_a_scraper_that_asks_for_openmetrics_gets_it(self):
         headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
         answer = await self.http_client.fetch(self.get_url("/metrics"), headers=headers)
-        self.assertIn("application/openmetrics-text; version=1.0.0", answer.headers["Content-Type"])
-        self.assertTrue(answer.body.endswith(b"# EOF\n"))
+        assert "application/openmetrics-text; version=1.0.0" in answer.headers["Content-Type"]
+        assert answer.body.endswith(b"# EOF\n")
 
     @gen_test
     async def test_changes_clients_and_deliveries_are_counted(self):
@@ -75,14 +75,14 @@ class MetricsTest(FeedTestCase):
         for _ in range(3):
             await clients[0].read_message()
         samples = await self.samples()
-        self.assertEqual(value(samples, "changes_total", table="public.orders", action="INSERT"), 5)
-        self.assertEqual(value(samples, "changes_total", table="public.orders", action="UPDATE"), 3)
-        self.assertEqual(value(samples, "clients", kind="feed"), 2)
-        self.assertEqual(value(samples, "clients", kind="dashboards"), 1)
-        self.assertEqual(value(samples, "deliveries_total", kind="feed"), 13)
-        self.assertEqual(value(samples, "latency_seconds_count"), 2)
-        self.assertEqual(value(samples, "latency_seconds_bucket", le="+Inf"), 2)
-        self.assertGreater(value(samples, "latency_seconds_sum"), 0)
+        assert value(samples, "changes_total", table="public.orders", action="INSERT") == 5
+        assert value(samples, "changes_total", table="public.orders", action="UPDATE") == 3
+        assert value(samples, "clients", kind="feed") == 2
+        assert value(samples, "clients", kind="dashboards") == 1
+        assert value(samples, "deliveries_total", kind="feed") == 13
+        assert value(samples, "latency_seconds_count") == 2
+        assert value(samples, "latency_seconds_bucket", le="+Inf") == 2
+        assert value(samples, "latency_seconds_sum") > 0
 
     @gen_test
     async def test_a_latency_is_by_the_clock_of_postgresql(self):
@@ -90,7 +90,7 @@ class MetricsTest(FeedTestCase):
         self.feed.hub.tally.set_database_ahead(500.0)  # ours is behind, so it took longer than ours says
         self.write("INSERT INTO orders VALUES (1)")
         await client.read_message()
-        self.assertGreater(value(await self.samples(), "latency_seconds_sum"), 500)
+        assert value(await self.samples(), "latency_seconds_sum") > 500
 
     @gen_test
     async def test_what_nobody_gets_is_no_delivery(self):
@@ -99,8 +99,8 @@ class MetricsTest(FeedTestCase):
         self.write("INSERT INTO orders VALUES (2, 'paid')")
         await client.read_message()
         samples = await self.samples()
-        self.assertEqual(value(samples, "deliveries_total", kind="feed"), 1)
-        self.assertEqual(value(samples, "latency_seconds_count"), 1)
+        assert value(samples, "deliveries_total", kind="feed") == 1
+        assert value(samples, "latency_seconds_count") == 1
 
     @gen_test
     async def test_what_a_client_catches_up_with_is_counted_and_has_no_latency(self):
@@ -112,8 +112,8 @@ class MetricsTest(FeedTestCase):
         for _ in range(4):
             await late.read_message()
         samples = await self.samples()
-        self.assertEqual(value(samples, "deliveries_total", kind="feed"), 8)
-        self.assertEqual(value(samples, "latency_seconds_count"), 1)
+        assert value(samples, "deliveries_total", kind="feed") == 8
+        assert value(samples, "latency_seconds_count") == 1
 
     @gen_test
     async def test_raw_payloads_and_those_that_are_no_json_are_counted(self):
@@ -125,32 +125,32 @@ class MetricsTest(FeedTestCase):
             self.write("NOTIFY events, '[1]'")
             await feed.read_message()
         samples = await self.samples()
-        self.assertEqual(value(samples, "deliveries_total", kind="raw"), 1)
-        self.assertEqual(value(samples, "payloads_dropped_total", reason="not_json"), 1)
+        assert value(samples, "deliveries_total", kind="raw") == 1
+        assert value(samples, "payloads_dropped_total", reason="not_json") == 1
 
     @gen_test
     async def test_the_journal_the_queue_and_the_listener_are_shown(self):
         self.write("INSERT INTO orders VALUES (1)")
         samples = await self.samples()
         [(size,)] = self.write("SELECT bytes FROM changefeed.journal_status()")
-        self.assertEqual(value(samples, "journal_bytes"), size)
-        self.assertGreater(value(samples, "journal_oldest_entry_age_seconds"), 0)
-        self.assertEqual(value(samples, "journal_limit_bytes"), 1 << 30)
-        self.assertEqual(value(samples, "journal_retention_seconds"), 24 * 3600)
-        self.assertEqual(value(samples, "journal_lost_statements_total"), 0)
-        self.assertEqual(value(samples, "incomplete_tables"), 0)
-        self.assertEqual(value(samples, "notify_queue_usage_ratio"), 0)
-        self.assertEqual(value(samples, "listener_up", process="1"), 1)
-        self.assertEqual(value(samples, "listener_reconnects_total", process="1"), 0)
-        self.assertGreater(value(samples, "canary_round_trip_seconds", process="1"), 0)
-        self.assertEqual(value(samples, "client_limit"), 7)
+        assert value(samples, "journal_bytes") == size
+        assert value(samples, "journal_oldest_entry_age_seconds") > 0
+        assert value(samples, "journal_limit_bytes") == 1 << 30
+        assert value(samples, "journal_retention_seconds") == 24 * 3600
+        assert value(samples, "journal_lost_statements_total") == 0
+        assert value(samples, "incomplete_tables") == 0
+        assert value(samples, "notify_queue_usage_ratio") == 0
+        assert value(samples, "listener_up", process="1") == 1
+        assert value(samples, "listener_reconnects_total", process="1") == 0
+        assert value(samples, "canary_round_trip_seconds", process="1") > 0
+        assert value(samples, "client_limit") == 7
 
     @gen_test
     async def test_while_the_database_refuses_the_rest_is_shown(self):
         self.write("ALTER FUNCTION changefeed.journal_status() RENAME TO something_else")
         samples = await self.samples()
-        self.assertEqual(value(samples, "processes"), 1)
-        self.assertNotIn(("changefeed_journal_bytes", frozenset()), samples)
+        assert value(samples, "processes") == 1
+        assert ("changefeed_journal_bytes", frozenset()) not in samples
 
 
 class HistoryTest(FeedTestCase):
@@ -166,8 +166,8 @@ class HistoryTest(FeedTestCase):
         await client.read_message()
         answer = await self.http_client.fetch(self.get_url("/metrics"))
         samples = parse(answer.body.decode())
-        self.assertEqual(value(samples, "changes_total", table="public.orders", action="INSERT"), 1)
-        self.assertEqual(sum(self.feed.hub.tally.totals["public.orders"]), 10)
+        assert value(samples, "changes_total", table="public.orders", action="INSERT") == 1
+        assert sum(self.feed.hub.tally.totals["public.orders"]) == 10
 
 
 class SlowTest(FeedTestCase):
@@ -187,7 +187,7 @@ class SlowTest(FeedTestCase):
         await stuck.connect("/ws")
         other = await self.connect(protocol=True)
         samples = await self.samples()
-        self.assertEqual(value(samples, "clients_dropped_total", kind="feed", reason="outbox_full"), 0)
+        assert value(samples, "clients_dropped_total", kind="feed", reason="outbox_full") == 0
         waiting = set()
         written = 0
         while not value(samples, "clients_dropped_total", kind="feed", reason="outbox_full"):
@@ -196,8 +196,8 @@ class SlowTest(FeedTestCase):
             await message(other, "changes")
             samples = await self.samples()
             waiting.add(value(samples, "outbox_bytes"))
-        self.assertGreater(max(waiting), 20_000)
-        self.assertEqual(value(samples, "outbox_bytes"), 0)
+        assert max(waiting) > 20000
+        assert value(samples, "outbox_bytes") == 0
         async for _ in stuck.frames():
             pass
 
@@ -220,9 +220,9 @@ class SlowTest(FeedTestCase):
             if got + skipped == seen:
                 break
         samples = await self.samples()
-        self.assertEqual(value(samples, "changes_dropped_total", reason="conflated"), skipped)
-        self.assertEqual(value(samples, "deliveries_total", kind="feed"), seen + got)
-        self.assertGreater(skipped, 0)
+        assert value(samples, "changes_dropped_total", reason="conflated") == skipped
+        assert value(samples, "deliveries_total", kind="feed") == seen + got
+        assert skipped > 0
 
 
 # -- the numbers of several processes

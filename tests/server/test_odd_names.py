@@ -5,6 +5,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed.journal.watching import CannotWatch, NoSuchTable, Watching
@@ -37,31 +38,31 @@ class OddNamesTest(FeedTestCase):
     @gen_test
     async def test_what_the_settings_name_as_sql_does_is_watched(self):
         await self.feed.watching.start()
-        self.assertEqual(await self.watched(), {("public", 'Odd "Name'), ("Odd Schema", "t"), ("Odd Schema", "*")})
+        assert await self.watched() == {("public", 'Odd "Name'), ("Odd Schema", "t"), ("Odd Schema", "*")}
 
     def test_a_comma_within_quotes_divides_no_names_in_the_environment(self):
         settings = load((), {"WATCH": '"a,b".c,public.orders'}, Path("/nonexistent"))
-        self.assertEqual(settings.watch, ("a,b.c", "public.orders"))
+        assert settings.watch == ("a,b.c", "public.orders")
 
     @gen_test
     async def test_the_switch_takes_a_name_in_quotes_and_ends_no_other_table(self):
         for name in ('sales."eu.orders"', '"sales.eu".orders'):
             said = await self.fetch_json(path_of(name), method="PUT", body="")
-            self.assertEqual((said["table"], said["has_changed"]), (name, True))
+            assert (said["table"], said["has_changed"]) == (name, True)
         await self.fetch_json(path_of('"sales"."eu.orders"'), method="DELETE")
-        self.assertEqual(await self.watched(), {("sales.eu", "orders")})
+        assert await self.watched() == {("sales.eu", "orders")}
 
     @gen_test
     async def test_an_ambiguous_name_changes_nothing_and_is_told_how_to_be_written(self):
         for method, body in (("PUT", ""), ("DELETE", None)):
             said = await self.fetch_json(path_of("sales.eu.orders"), 409, method=method, body=body)
-            self.assertEqual(said["error"]["code"], "ambiguous_table")
-            self.assertIn('sales."eu.orders" or "sales.eu".orders', said["error"]["message"])
-        with self.assertRaisesRegex(CannotWatch, "could mean several tables"):
+            assert said["error"]["code"] == "ambiguous_table"
+            assert 'sales."eu.orders" or "sales.eu".orders' in said["error"]["message"]
+        with pytest.raises(CannotWatch, match="could mean several tables"):
             await self.feed.watching.watch("sales.eu.orders")
         self.write(f"DROP TABLE {OTHER}")
         said = await self.fetch_json(path_of("sales.eu.orders"), method="PUT", body="")
-        self.assertEqual(said["table"], 'sales."eu.orders"')
+        assert said["table"] == 'sales."eu.orders"'
 
     @gen_test
     async def test_each_is_asked_for_and_counted_by_itself(self):
@@ -71,16 +72,16 @@ class OddNamesTest(FeedTestCase):
         await message(socket, "hello")
         self.write(f"INSERT INTO {OTHER} VALUES (1); INSERT INTO {EU} VALUES (2)")
         [change] = (await message(socket, "changes"))["changes"]
-        self.assertEqual((change["schema"], change["table"], change["data"]), ("sales", "eu.orders", {"id": 2}))
+        assert (change["schema"], change["table"], change["data"]) == ("sales", "eu.orders", {"id": 2})
         totals = (await self.fetch_json("/api/activity"))["totals"]
-        self.assertEqual(totals.keys(), {'sales."eu.orders"', '"sales.eu".orders'})
+        assert totals.keys() == {'sales."eu.orders"', '"sales.eu".orders'}
 
 
 class NoTableTest(FeedTestCase):
     @gen_test
     async def test_a_name_that_could_mean_tables_that_are_not_there_is_refused(self):
         watching = Watching(self.feed.database, ("a.b.c",), 1.0, 1)
-        with self.assertRaisesRegex(NoSuchTable, "--watch a.b.c: the database has no such table"):
+        with pytest.raises(NoSuchTable, match=r"--watch a.b.c: the database has no such table"):
             await watching.start()
 
 
@@ -111,11 +112,11 @@ class OddRightsTest(AccessTestCase):
     @gen_test
     async def test_a_limit_holds_for_bare_and_for_dotted_names(self):
         only_ids = [["pay.roll", {"id": 1}], ["salaries", {"id": 1}]]
-        self.assertEqual(await self.told({"*": {}, "hr.*": {"columns": ["id"]}}), only_ids)
-        self.assertEqual(await self.told({"hr.*": {"columns": ["id"]}}), [only_ids[0]])  # public.salaries, too
+        assert await self.told({"*": {}, "hr.*": {"columns": ["id"]}}) == only_ids
+        assert await self.told({"hr.*": {"columns": ["id"]}}) == [only_ids[0]]  # public.salaries, too
         self.write("DROP TABLE salaries")
         await self.feed.catalog.read_anew()
-        self.assertEqual(await self.told({"hr.*": {"columns": ["id"]}}), only_ids)
+        assert await self.told({"hr.*": {"columns": ["id"]}}) == only_ids
 
 
 class OneCannotBeWatchedTest(FeedTestCase):
@@ -137,18 +138,18 @@ class OneCannotBeWatchedTest(FeedTestCase):
     async def test_it_keeps_no_other_from_it_and_is_told_once(self):
         with ExpectLog("changefeed.watching", "not watched: public.aaa: aaa is not yours"):
             await self.feed.watching.start()
-        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("zzz",)])
+        assert self.write("SELECT table_name FROM changefeed.status()") == [("zzz",)]
         await self.feed.watching._tend_once()  # and conftest.py fails a test that logs a warning
         said = (await self.fetch_json("/api/status"))["not_watched"]
-        self.assertEqual(said, [{"schema": "public", "table": "aaa", "reason": "public.aaa: aaa is not yours"}])
+        assert said == [{"schema": "public", "table": "aaa", "reason": "public.aaa: aaa is not yours"}]
         self.write("DROP EVENT TRIGGER refuse")
         await self.feed.watching._tend_once()
-        self.assertEqual((await self.fetch_json("/api/status"))["not_watched"], [])
+        assert (await self.fetch_json("/api/status"))["not_watched"] == []
 
     @gen_test
     async def test_one_that_the_settings_name_itself_is_an_error(self):
         watching = Watching(self.feed.database, ("public.*", "public.aaa"), 1.0, 1)
-        with ExpectLog("changefeed.watching", "not watched"), self.assertRaisesRegex(CannotWatch, "aaa is not yours"):
+        with ExpectLog("changefeed.watching", "not watched"), pytest.raises(CannotWatch, match="aaa is not yours"):
             await watching.start()
 
 
@@ -176,26 +177,26 @@ class OptionsTest(AccessTestCase):
     async def test_what_a_put_does_not_name_stays(self):
         full = {"tables": {"*": {}}, "channels": ["*"], "admin": True}
         for said in (None, {}):
-            self.assertEqual((await self.put(full, said))[0], 200)
-            self.assertEqual(self.options(), [(["ssn"], ["phone"], 9, True)])
-        self.assertEqual((await self.put(full, {"row_limit": None, "strict": False}))[0], 200)
-        self.assertEqual(self.options(), [(["ssn"], ["phone"], None, False)])
-        self.assertEqual((await self.put(full, {"omit": []}))[0], 200)
-        self.assertEqual(self.options(), [([], ["phone"], None, False)])
+            assert (await self.put(full, said))[0] == 200
+            assert self.options() == [(["ssn"], ["phone"], 9, True)]
+        assert (await self.put(full, {"row_limit": None, "strict": False}))[0] == 200
+        assert self.options() == [(["ssn"], ["phone"], None, False)]
+        assert (await self.put(full, {"omit": []}))[0] == 200
+        assert self.options() == [([], ["phone"], None, False)]
 
     @gen_test
     async def test_an_admin_of_some_tables_gives_out_no_column_that_was_kept_back(self):
         some = {"tables": {"public.people": {}, "public.plain": {}}, "admin": True}
         for said in ({"omit": []}, {"hash": []}, {"omit": [], "hash": ["ssn", "phone"]}):
             status, reason = await self.put(some, said)
-            self.assertEqual(status, 403, said)
-            self.assertIn("would be given out", reason)
-        self.assertEqual((await self.put(some, None, "DELETE"))[0], 403)
-        self.assertEqual(self.options(), [(["ssn"], ["phone"], 9, True)])
-        self.assertEqual((await self.put(some, {"omit": ["ssn", "phone"], "hash": []}))[0], 200)
-        self.assertEqual(self.options(), [(["ssn", "phone"], [], 9, True)])
+            assert status == 403, said
+            assert "would be given out" in reason
+        assert (await self.put(some, None, "DELETE"))[0] == 403
+        assert self.options() == [(["ssn"], ["phone"], 9, True)]
+        assert (await self.put(some, {"omit": ["ssn", "phone"], "hash": []}))[0] == 200
+        assert self.options() == [(["ssn", "phone"], [], 9, True)]
         for method in ("PUT", "DELETE"):
-            self.assertEqual((await self.put(some, None, method, "public.plain"))[0], 200)
+            assert (await self.put(some, None, method, "public.plain"))[0] == 200
 
     @gen_test
     async def test_an_admin_of_some_columns_learns_no_name_of_another(self):
@@ -203,12 +204,12 @@ class OptionsTest(AccessTestCase):
         for option in ("omit", "hash"):
             for column in ("ssn", "phone", "customer_id", "nosuch"):
                 told = await self.put(bounded, {option: [column]})
-                self.assertEqual(told, (409, f"public.people has no column {column}"))
-        self.assertEqual((await self.put(bounded, {"omit": ["id"], "hash": []}))[0], 200)
-        self.assertEqual(self.options(), [(["id", "ssn"], ["phone"], 9, True)])
+                assert told == (409, f"public.people has no column {column}")
+        assert (await self.put(bounded, {"omit": ["id"], "hash": []}))[0] == 200
+        assert self.options() == [(["id", "ssn"], ["phone"], 9, True)]
         headers = {"Authorization": f"Bearer {issued(bounded)}"}
         [status] = (await self.fetch_json("/api/status", headers=headers))["watched"]
-        self.assertEqual((status["omit"], status["hash"]), (["id"], []))
+        assert (status["omit"], status["hash"]) == (["id"], [])
 
     @gen_test
     async def test_nor_by_a_refusal_of_postgresql(self):
@@ -218,10 +219,10 @@ class OptionsTest(AccessTestCase):
         self.write("ALTER TABLE people RENAME ssn TO number")
         for table, hidden in (("people", "ssn"), ("part", "whole")):
             status, reason = await self.put({"tables": {"*": {}}, "admin": True}, {}, table=f"public.{table}")
-            self.assertEqual((status, hidden in reason), (409, True))
+            assert (status, hidden in reason) == (409, True)
             status, reason = await self.put(bounded, {}, table=f"public.{table}")
-            self.assertEqual((status, hidden in reason), (409, False))
-            self.assertIn("the log says why", reason)
+            assert (status, hidden in reason) == (409, False)
+            assert "the log says why" in reason
 
 
 class ErrorsTest(AccessTestCase):
@@ -239,6 +240,6 @@ class ErrorsTest(AccessTestCase):
         ):
             with ExpectLog(logger or "changefeed", "the .* cannot be .*: no. HINT: ask", required=bool(logger)):
                 status, said = await self.ask("full", path)
-            self.assertEqual(status, 503, said)
+            assert status == 503, said
             for secret in ("HINT", "ask", "DETAIL", "a secret row", "CONTEXT", "PL/pgSQL"):
-                self.assertNotIn(secret, said["error"]["message"])
+                assert secret not in said["error"]["message"]

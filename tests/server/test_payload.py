@@ -129,15 +129,15 @@ class WalkTestCase(PayloadCase):
     @gen_test(timeout=60)
     async def test_the_secret_of_a_row_is_on_no_route(self):
         said = await self.all_that_is_said()
-        self.assertEqual(SECRET not in said, self.hides)
-        self.assertEqual(str(KEY) in said, self.feed.settings.payload is not Payload.OFF)
-        self.assertEqual(str(KEY + 102) in said, self.feed.settings.payload is not Payload.OFF)
+        assert (SECRET not in said) == self.hides
+        assert (str(KEY) in said) == (self.feed.settings.payload is not Payload.OFF)
+        assert (str(KEY + 102) in said) == (self.feed.settings.payload is not Payload.OFF)
 
     @gen_test
     async def test_status_and_the_dashboard_are_told_what_is_sent(self):
-        self.assertEqual((await self.fetch_json("/api/status"))["payload"], self.feed.settings.payload)
+        assert (await self.fetch_json("/api/status"))["payload"] == self.feed.settings.payload
         hello = await message(await self.connect("/ws/activity"), "hello")
-        self.assertEqual(hello["payload"], self.feed.settings.payload)
+        assert hello["payload"] == self.feed.settings.payload
 
     @gen_test
     async def test_everything_is_counted(self):
@@ -145,8 +145,8 @@ class WalkTestCase(PayloadCase):
         self.write_rows(KEY + 100)
         self.write("INSERT INTO done VALUES (1)")
         await self.until_done(socket)
-        self.assertEqual(self.feed.hub.tally.totals["public.orders"], [2, 2, 2, 0])
-        self.assertEqual(self.feed.hub.tally.totals["plain"], [1, 1, 1, 0])
+        assert self.feed.hub.tally.totals["public.orders"] == [2, 2, 2, 0]
+        assert self.feed.hub.tally.totals["plain"] == [1, 1, 1, 0]
 
 
 class FullTest(WalkTestCase):
@@ -165,10 +165,10 @@ class KeysTest(WalkTestCase):
         self.write("INSERT INTO orders VALUES (1, 'x'); UPDATE orders SET note = 'y'; UPDATE orders SET id = 2")
         self.write("INSERT INTO keyless VALUES ('x'); TRUNCATE keyless")
         got = [json.loads(await socket.read_message()) for _ in range(5)]
-        self.assertEqual([change["data"] for change in got], [{"id": 1}, {"id": 1}, {"id": 2}, {}, None])
-        self.assertEqual([change.get("old") for change in got], [None, {}, {"id": 1}, None, None])
+        assert [change["data"] for change in got] == [{"id": 1}, {"id": 1}, {"id": 2}, {}, None]
+        assert [change.get("old") for change in got] == [None, {}, {"id": 1}, None, None]
         self.write("INSERT INTO plain VALUES (3, 'x')")
-        self.assertEqual(await socket.read_message(), '{"table": "plain", "action": "INSERT", "data": {"id":3}}')
+        assert await socket.read_message() == '{"table": "plain", "action": "INSERT", "data": {"id":3}}'
 
     @gen_test
     async def test_a_key_of_several_columns_and_one_made_meanwhile_are_the_key_of_now(self):
@@ -177,31 +177,31 @@ class KeysTest(WalkTestCase):
         self.watch("public.parts")
         socket = await self.connect()
         self.write("INSERT INTO part VALUES (1, 'ä', 'c')")
-        self.assertEqual(json.loads(await socket.read_message())["data"], {"a": 1, "b": "ä"})
+        assert json.loads(await socket.read_message())["data"] == {"a": 1, "b": "ä"}
         self.write("ALTER TABLE parts DROP CONSTRAINT parts_pkey; INSERT INTO parts VALUES (2, 'b', 'c')")
-        self.assertEqual(json.loads(await socket.read_message())["data"], {})
+        assert json.loads(await socket.read_message())["data"] == {}
 
     @gen_test
     async def test_a_withheld_column_cannot_be_asked_for(self):
         for query in ("table=orders&filter=note=eq.x", "filter=note=is.null", "columns=note", "filter=nix=eq.1"):
             for path in ("/api/changes", "/events"):
                 error = (await self.fetch_json(f"{path}?{query}", 400))["error"]
-                self.assertEqual(error["code"], "withheld_column", query)
-                self.assertIn("--payload keys", error["message"])
+                assert error["code"] == "withheld_column", query
+                assert "--payload keys" in error["message"]
         socket = await self.connect("/ws?filter=id=eq.7&columns=id")
         self.write("INSERT INTO orders VALUES (6, 'x'), (7, 'y')")
-        self.assertEqual(json.loads(await socket.read_message())["data"], {"id": 7})
+        assert json.loads(await socket.read_message())["data"] == {"id": 7}
 
     @gen_test
     async def test_a_dashboard_is_told_so_too(self):
         dashboard = await self.connect("/ws/activity")
         dashboard.write_message(json.dumps({"type": "filter", "filter": ["note=eq.x"]}))
-        self.assertEqual((await message(dashboard, "error"))["code"], "withheld_column")
+        assert (await message(dashboard, "error"))["code"] == "withheld_column"
         dashboard.write_message(json.dumps({"type": "filter", "filter": ["id=eq.7"]}))
         self.write("INSERT INTO orders VALUES (7, 'y')")
         while not (rows := (await message(dashboard, "activity")).get("rows", {})).get("matching"):
             pass
-        self.assertEqual(json.loads(rows["changes"][0])["data"], {"id": 7})
+        assert json.loads(rows["changes"][0])["data"] == {"id": 7}
 
 
 class OffTest(WalkTestCase):
@@ -214,25 +214,25 @@ class OffTest(WalkTestCase):
         self.write("INSERT INTO orders VALUES (1, 'x'); UPDATE orders SET id = 2")
         for action in ("INSERT", "UPDATE"):
             change = json.loads(await socket.read_message())
-            self.assertEqual((change["table"], change["action"], change["data"]), ("orders", action, None))
-            self.assertEqual(change.keys(), {"table", "action", "data", "schema", "at", "xid", "cursor"})
+            assert (change["table"], change["action"], change["data"]) == ("orders", action, None)
+            assert change.keys() == {"table", "action", "data", "schema", "at", "xid", "cursor"}
         self.write("INSERT INTO plain VALUES (3, 'x')")
-        self.assertEqual(await socket.read_message(), '{"table": "plain", "action": "INSERT", "data": null}')
+        assert await socket.read_message() == '{"table": "plain", "action": "INSERT", "data": null}'
 
     @gen_test
     async def test_no_column_can_be_asked_for(self):
         for query in ("filter=id=eq.1", "columns=id"):
-            with self.assertRaises(HTTPClientError) as refusal:
+            with pytest.raises(HTTPClientError) as refusal:
                 await self.connect(f"/ws?{query}")
-            self.assertEqual(refusal.exception.code, 400)
+            assert refusal.value.code == 400
             socket = await self.connect(f"/ws?{query}", protocol=True)
-            self.assertEqual((await message(socket, "error"))["code"], "withheld_column")
+            assert (await message(socket, "error"))["code"] == "withheld_column"
         socket = await self.connect("/ws", protocol=True)
         socket.write_message('{"type": "subscribe", "filter": ["id=eq.1"]}')
-        self.assertIn("--payload off", (await message(socket, "error"))["message"])
+        assert "--payload off" in (await message(socket, "error"))["message"]
         dashboard = await self.connect("/ws/activity")
         dashboard.write_message('{"type": "filter", "filter": ["note=eq.x"]}')
-        self.assertEqual((await message(dashboard, "error"))["code"], "withheld_column")
+        assert (await message(dashboard, "error"))["code"] == "withheld_column"
 
     @gen_test
     async def test_a_payload_of_another_shape_is_withheld_and_counted(self):
@@ -241,10 +241,10 @@ class OffTest(WalkTestCase):
             for payload in ('["a secret"]', '{"table": 1, "data": "a secret"}', '"a secret"'):
                 self.write("SELECT pg_notify('events', %s)", (payload,))
             self.write("INSERT INTO plain VALUES (3, 'x')")
-            self.assertEqual(json.loads(await socket.read_message())["table"], "plain")
-        self.assertEqual((self.feed.hub.tally.withheld, self.feed.hub.tally.foreign), (3, 0))
+            assert json.loads(await socket.read_message())["table"] == "plain"
+        assert (self.feed.hub.tally.withheld, self.feed.hub.tally.foreign) == (3, 0)
         metrics = (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
-        self.assertIn('changefeed_payloads_dropped_total{reason="withheld"} 3.0', metrics)
+        assert 'changefeed_payloads_dropped_total{reason="withheld"} 3.0' in metrics
 
 
 class RightsTestCase(AccessTestCase):
@@ -264,20 +264,21 @@ class RightsTestCase(AccessTestCase):
         self.pay()
         for action in ("INSERT", "UPDATE", "TRUNCATE"):
             change = json.loads(await orders.read_message())
-            self.assertEqual((change["action"], "unseen" in str(change)), (action, False))
+            assert (change["action"], "unseen" in str(change)) == (action, False)
         for kind, count in (("narrow", 0), ("orders", 3)):
             status, answer = await self.ask(kind, "/api/changes")
-            self.assertEqual((status, len(answer["changes"])), (200, count))
+            assert (status, len(answer["changes"])) == (200, count)
         hello = await message(dashboard, "hello")
-        self.assertEqual((hello["recent"], hello["totals"], hello["payload"]), ([], {}, self.feed.settings.payload))
-        self.assertEqual((await message(dashboard, "activity"))["rows"], {"of": 0, "changes": []})
+        assert (hello["recent"], hello["totals"], hello["payload"]) == ([], {}, self.feed.settings.payload)
+        assert (await message(dashboard, "activity"))["rows"] == {"of": 0, "changes": []}
         narrow.close()
-        self.assertIsNone(await narrow.read_message())
+        assert await narrow.read_message() is None
 
     @gen_test
     async def test_who_may_not_see_a_column_is_told_the_same_of_one_that_is_there_and_one_that_is_not(self):
         answers = [await self.ask("orders", f"/api/changes?filter={column}=eq.1") for column in ("note", "nix_")]
-        self.assertEqual(*[str(answer).replace("nix_", "note") for answer in answers])
+        there, not_there = (str(answer).replace("nix_", "note") for answer in answers)
+        assert there == not_there
 
 
 class KeysRightsTest(RightsTestCase):

@@ -45,14 +45,14 @@ class PlainTest(FeedTestCase):
         self.write("INSERT INTO hidden VALUES (1)")
         self.write("INSERT INTO plain VALUES (1)")
         seen = [json.loads(await client.read_message() or "")["table"] for _ in range(len(made_up) + 2)]
-        self.assertEqual(set(seen[-2:]), {"hidden", "plain"})
+        assert set(seen[-2:]) == {"hidden", "plain"}
         totals = self.feed.hub.tally.totals
-        self.assertEqual((totals["public.hidden"][0], totals["plain"][0]), (1, 1))
-        self.assertIn(UNKNOWN_TABLES, totals)
+        assert (totals["public.hidden"][0], totals["plain"][0]) == (1, 1)
+        assert UNKNOWN_TABLES in totals
         for path in ("/api/activity?window=900&step=1",):
             said = json.dumps(await self.fetch_json(path))
-            self.assertIn('"public.hidden"', said)
-            self.assertIn('"plain"', said)
+            assert '"public.hidden"' in said
+            assert '"plain"' in said
 
     @gen_test
     async def test_payloads_of_any_depth_cost_no_other_of_their_turn(self):
@@ -67,9 +67,9 @@ class PlainTest(FeedTestCase):
             texts: list[str] = []
             while "DELETE" not in (text := str(await client.read_message())):
                 texts.append(text)
-            self.assertEqual(sum('"open"' in text for text in texts), len(depths))
+            assert sum('"open"' in text for text in texts) == len(depths)
             if client is not clients[0]:
-                self.assertEqual([text.count("[") for text in texts if '"open"' not in text], list(depths))
+                assert [text.count("[") for text in texts if '"open"' not in text] == list(depths)
 
 
 class SwitchedOffTest(FeedTestCase):
@@ -82,15 +82,15 @@ class SwitchedOffTest(FeedTestCase):
     @gen_test
     async def test_it_is_not_listened_to_and_changes_nothing(self):
         sessions = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
-        self.assertEqual(self.write(f"SELECT {sessions} AND query LIKE '%LISTEN \"events\"%'"), [])
+        assert self.write(f"SELECT {sessions} AND query LIKE '%LISTEN \"events\"%'") == []
         client = await self.connect()
         raw = await self.connect("/listen/events")
         self.write("SELECT pg_notify('events', %s)", [INNOCENT])
-        self.assertEqual(await raw.read_message(), INNOCENT)  # on the wire it is what its client asked for
+        assert await raw.read_message() == INNOCENT  # on the wire it is what its client asked for
         self.write("INSERT INTO orders VALUES (7, 'open', 1)")
-        self.assertEqual(json.loads(await client.read_message() or "")["data"]["id"], 7)
-        self.assertEqual(set(self.feed.hub.tally.totals), {"public.orders"})
-        self.assertFalse(self.feed.hub.has_plain_triggers)
+        assert json.loads(await client.read_message() or "")["data"]["id"] == 7
+        assert set(self.feed.hub.tally.totals) == {"public.orders"}
+        assert not self.feed.hub.has_plain_triggers
 
 
 class RawTest(AccessTestCase):
@@ -101,12 +101,12 @@ class RawTest(AccessTestCase):
         for tables in ({"public.orders": {}}, {"*": {"columns": ["id"]}}, {"*": {}, "hr.*": {"columns": ["id"]}}, {}):
             token = issued({"tables": tables, "channels": ["*"]})
             said = await self.fetch_json("/listen/events", 403, headers={"Authorization": f"Bearer {token}"})
-            self.assertEqual(said["error"]["code"], "channel_not_allowed")
-        self.assertEqual(self.feed.raw_clients.connected, [])
+            assert said["error"]["code"] == "channel_not_allowed"
+        assert self.feed.raw_clients.connected == []
         everything = issued({"tables": {"*": {}}, "channels": ["events"]})
         raw = await self.connect("/listen/events", Authorization=f"Bearer {everything}")
         self.write("SELECT pg_notify('events', '[1]')")
-        self.assertEqual(await raw.read_message(), "[1]")
+        assert await raw.read_message() == "[1]"
 
 
 @pytest.mark.parametrize(

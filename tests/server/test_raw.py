@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import quote
 
+import pytest
 from psycopg2.extensions import make_dsn
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
@@ -54,33 +55,33 @@ class ListenTest(ListenCase):
         self.notify("people", *payloads)
         self.notify("pets", "cat")
         for client in clients:
-            self.assertEqual([await client.read_message() for _ in payloads], payloads)
-        self.assertEqual(await other.read_message(), "cat")
+            assert [await client.read_message() for _ in payloads] == payloads
+        assert await other.read_message() == "cat"
 
     @gen_test
     async def test_a_channel_is_heard_from_the_moment_its_handshake_is_answered(self):
         for number in range(50):
             client = await self.listen(f"fresh {number}")
             self.notify(f"fresh {number}", "first")
-            self.assertEqual(await client.read_message(), "first")
+            assert await client.read_message() == "first"
 
     @gen_test
     async def test_a_name_may_have_any_case_and_any_letters(self):
         for channel in ("People", "people", 'a "quoted" one', "a/b?c#d%20e", "größe ☃", "x" * 63, "; SELECT 1"):
             client = await self.listen(channel)
             self.notify(channel, channel)
-            self.assertEqual(await client.read_message(), channel)
+            assert await client.read_message() == channel
 
     @gen_test
     async def test_the_channel_of_the_feed_itself_can_be_had_raw_and_the_feed_keeps_it(self):
         raw, feed = await self.listen("events"), await self.connect()
         self.notify("events", "[1]")
-        self.assertEqual(await raw.read_message(), "[1]")
+        assert await raw.read_message() == "[1]"
         raw.close()
         while "events" in self.feed.raw_clients.channels:
             await self.fetch_json("/healthz")
         self.notify("events", "[2]")
-        self.assertEqual([await feed.read_message(), await feed.read_message()], ["[1]", "[2]"])
+        assert [await feed.read_message(), await feed.read_message()] == ["[1]", "[2]"]
 
     @gen_test
     async def test_when_the_last_client_has_gone_the_channel_is_not_listened_to_any_more(self):
@@ -90,40 +91,40 @@ class ListenTest(ListenCase):
         stays = await self.listen("stays")
         first, last = await self.listen("goes"), await self.listen("goes")
         first.close()
-        self.assertIsNone(await first.read_message())
+        assert await first.read_message() is None
         self.notify("goes", "one is left")
-        self.assertEqual(await last.read_message(), "one is left")
+        assert await last.read_message() == "one is left"
         last.close()
-        self.assertIsNone(await last.read_message())
+        assert await last.read_message() is None
         is_heard = True
         while is_heard:  # until PostgreSQL has answered UNLISTEN
             arrived.clear()
             self.notify("goes", "nobody is left")
             self.notify("stays", "here")
-            self.assertEqual(await stays.read_message(), "here")
+            assert await stays.read_message() == "here"
             is_heard = "goes" in arrived
         back = await self.listen("goes")
         self.notify("goes", "back again")
-        self.assertEqual(await back.read_message(), "back again")
+        assert await back.read_message() == "back again"
 
     @gen_test
     async def test_what_a_client_says_and_asks_means_nothing(self):
         client = await self.connect("/listen/people?since=1f3.AbCd&table=nothing&filter=x")
         await client.write_message("hello?")
         self.notify("people", "hello")
-        self.assertEqual(await client.read_message(), "hello")
+        assert await client.read_message() == "hello"
 
     @gen_test
     async def test_the_servers_own_channels_cannot_be_had(self):
         for channel in ("changefeed", self.feed.listener.canary.channel):
             error = await self.refusal(channel, 403)
-            self.assertEqual(error["code"], "channel_not_allowed")
-            self.assertIn("the server's own", error["message"])
+            assert error["code"] == "channel_not_allowed"
+            assert "the server's own" in error["message"]
 
     @gen_test
     async def test_a_name_that_postgresql_would_cut_is_refused(self):
         for channel in ("x" * 64, "ä" * 32, "x\0y"):
-            self.assertEqual((await self.refusal(channel, 400))["code"], "bad_channel")
+            assert (await self.refusal(channel, 400))["code"] == "bad_channel"
 
     @gen_test
     async def test_no_notification_of_the_feed_is_missed_while_channels_come_and_go(self):
@@ -139,8 +140,8 @@ class ListenTest(ListenCase):
         sent = await writing
         writer.close()
         got = [int(await feed.read_message()) for _ in range(sent)]
-        self.assertEqual(got, list(range(sent)))
-        self.assertEqual(self.feed.listener.reconnects, 0)
+        assert got == list(range(sent))
+        assert self.feed.listener.reconnects == 0
 
     @staticmethod
     def notify_until(stopping: threading.Event, writer: Any) -> int:
@@ -161,11 +162,11 @@ class OutageTest(ListenCase):
         client = await self.listen("people")
         with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
             self.write(BACKEND)
-            self.assertIsNone(await client.read_message())
-        self.assertEqual((client.close_code, client.close_reason), (1013, raw.DEAF))
+            assert await client.read_message() is None
+        assert (client.close_code, client.close_reason) == (1013, raw.DEAF)
         again = await self.listen("people")
         self.notify("people", "here I am")
-        self.assertEqual(await again.read_message(), "here I am")
+        assert await again.read_message() == "here I am"
 
     @gen_test
     async def test_a_client_that_comes_in_an_outage_is_let_in_after_it(self):
@@ -173,13 +174,13 @@ class OutageTest(ListenCase):
             postgres.cluster().stop()
             await self.until_state(ListenerState.LOST)
             with mock.patch.object(raw, "LISTEN_DEADLINE_SECONDS", 0.1):
-                self.assertEqual((await self.refusal("people", 503))["code"], "not_ready")
+                assert (await self.refusal("people", 503))["code"] == "not_ready"
             with mock.patch.object(raw, "LISTEN_DEADLINE_SECONDS", 25):
                 coming = asyncio.ensure_future(self.listen("people"))
                 postgres.cluster().start()
                 client = await coming
         self.notify("people", "here I am")
-        self.assertEqual(await client.read_message(), "here I am")
+        assert await client.read_message() == "here I am"
 
 
 class AnswerTest(ListenCase):
@@ -208,7 +209,7 @@ class AnswerTest(ListenCase):
         while self.readable_bytes() == answer_bytes:
             pass
         await entering
-        self.assertEqual(await heard, {"people": ["first"]})
+        assert await heard == {"people": ["first"]}
         self.feed.listener.raw_channels.leave("people")
 
     def readable_bytes(self) -> int:
@@ -229,12 +230,12 @@ class RefusedByPostgreSQLTest(ListenCase):
     async def test_a_channel_that_postgresql_refuses_costs_the_others_nothing(self):
         feed, good = await self.connect(), await self.listen("größe")
         error = await self.refusal("☃", 400)
-        self.assertEqual(error["code"], "bad_channel")
-        self.assertIn("has no equivalent in encoding", error["message"])
+        assert error["code"] == "bad_channel"
+        assert "has no equivalent in encoding" in error["message"]
         self.notify("events", "[1]")
         self.notify("größe", "still here")
-        self.assertEqual([await feed.read_message(), await good.read_message()], ["[1]", "still here"])
-        self.assertEqual(self.feed.listener.reconnects, 0)
+        assert [await feed.read_message(), await good.read_message()] == ["[1]", "still here"]
+        assert self.feed.listener.reconnects == 0
 
 
 class ClosedByDefaultTest(ListenCase):
@@ -243,8 +244,8 @@ class ClosedByDefaultTest(ListenCase):
     @gen_test
     async def test_without_the_setting_no_channel_is_open_and_the_refusal_names_the_setting(self):
         error = await self.refusal("people", 403)
-        self.assertEqual(error["code"], "channel_not_allowed")
-        self.assertIn("--channels", error["message"])
+        assert error["code"] == "channel_not_allowed"
+        assert "--channels" in error["message"]
 
 
 class PatternsTest(ListenCase):
@@ -261,15 +262,15 @@ class PatternsTest(ListenCase):
     async def test_the_limits_of_clients_hold_here_too(self):
         for _ in range(2):
             await self.listen("chat_1")
-        with self.assertRaises(HTTPClientError) as refused:
+        with pytest.raises(HTTPClientError) as refused:
             await self.listen("chat_1")
-        self.assertEqual(refused.exception.code, 503)
+        assert refused.value.code == 503
 
     @gen_test
     async def test_a_page_from_a_file_is_let_in_by_the_setting(self):
         client = await self.listen("chat_1", Origin="null")
         self.notify("chat_1", "hello")
-        self.assertEqual(await client.read_message(), "hello")
+        assert await client.read_message() == "hello"
 
 
 class AuthenticateTest(AccessTestCase):
@@ -277,7 +278,7 @@ class AuthenticateTest(AccessTestCase):
 
     async def say(self, path: str, *messages: str) -> WebSocketClientConnection:
         client = await self.connect(path, protocol=True)
-        self.assertEqual(client.selected_subprotocol, "changefeed.v1")
+        assert client.selected_subprotocol == "changefeed.v1"
         for one in messages:
             await client.write_message(one)
         return client
@@ -290,12 +291,12 @@ class AuthenticateTest(AccessTestCase):
     async def test_a_token_by_message_lets_in_and_payloads_come_as_they_are(self):
         for kind in ("full", "orders"):
             client = await self.say("/listen/people", self.token(kind))
-            self.assertEqual(json.loads(str(await client.read_message())), {"type": "hello", "channel": "people"})
+            assert json.loads(str(await client.read_message())) == {"type": "hello", "channel": "people"}
             self.write("NOTIFY people, 'first'")
-            self.assertEqual(await client.read_message(), "first")
+            assert await client.read_message() == "first"
             await client.write_message("means nothing")
             self.write('NOTIFY people, \'{"type": "hello"}\'')
-            self.assertEqual(await client.read_message(), '{"type": "hello"}')
+            assert await client.read_message() == '{"type": "hello"}'
 
     @gen_test
     async def test_before_it_nothing_is_sent(self):
@@ -303,23 +304,23 @@ class AuthenticateTest(AccessTestCase):
         self.write("NOTIFY people, 'before'")
         await self.ask("none", "/healthz")
         await client.write_message(self.token("full"))
-        self.assertEqual(json.loads(str(await client.read_message()))["type"], "hello")
+        assert json.loads(str(await client.read_message()))["type"] == "hello"
         self.write("NOTIFY people, 'after'")
-        self.assertEqual(await client.read_message(), "after")
+        assert await client.read_message() == "after"
 
     @gen_test
     async def test_what_is_no_token_gets_nobody_in(self):
         for first in ("hello", "{}", '{"type": "subscribe"}'):
-            self.assertEqual(await closing(await self.say("/listen/people", first)), CloseCode.SIGN_IN, first)
+            assert await closing(await self.say("/listen/people", first)) == CloseCode.SIGN_IN, first
         for kind, code in (("wrong", "bad_token"), ("expired", "token_expired")):
             client = await self.say("/listen/people", self.token(kind))
-            self.assertEqual(json.loads(str(await client.read_message()))["code"], code)
-            self.assertEqual(await closing(client), CloseCode.SIGN_IN)
+            assert json.loads(str(await client.read_message()))["code"] == code
+            assert await closing(client) == CloseCode.SIGN_IN
 
     @gen_test
     async def test_who_says_nothing_is_closed_in_time(self):
         with mock.patch.object(sockets, "AUTHENTICATE_SECONDS", 0.01):
-            self.assertEqual(await closing(await self.say("/listen/people")), CloseCode.SIGN_IN)
+            assert await closing(await self.say("/listen/people")) == CloseCode.SIGN_IN
 
     @gen_test
     async def test_one_without_the_right_is_told_so_however_it_said_who_it_is(self):
@@ -328,16 +329,16 @@ class AuthenticateTest(AccessTestCase):
             await self.connect("/listen/people", protocol=True, **self.headers("narrow")),
         ):
             error = json.loads(str(await client.read_message()))
-            self.assertEqual((error["type"], error["code"]), ("error", "channel_not_allowed"))
-            self.assertEqual(await closing(client), CloseCode.POLICY_VIOLATION)
+            assert (error["type"], error["code"]) == ("error", "channel_not_allowed")
+            assert await closing(client) == CloseCode.POLICY_VIOLATION
 
     @gen_test
     async def test_without_the_subprotocol_all_is_as_with_pg_eventserv(self):
-        self.assertEqual(await closing(await self.connect("/listen/people")), CloseCode.SIGN_IN)
+        assert await closing(await self.connect("/listen/people")) == CloseCode.SIGN_IN
         client = await self.connect("/listen/people", **self.headers("orders"))
-        self.assertIsNone(client.selected_subprotocol)
+        assert client.selected_subprotocol is None
         self.write("NOTIFY people, 'first'")
-        self.assertEqual(await client.read_message(), "first")
+        assert await client.read_message() == "first"
 
     @gen_test
     async def test_one_that_goes_while_its_channel_is_asked_for_leaves_nothing_behind(self):
@@ -347,4 +348,4 @@ class AuthenticateTest(AccessTestCase):
             await client.read_message()
         while self.feed.admission.count or self.feed.raw_clients.channels:
             await self.ask("none", "/healthz")
-        self.assertEqual(self.feed.listener.raw_channels._wanted, {})
+        assert self.feed.listener.raw_channels._wanted == {}

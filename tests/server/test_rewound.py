@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import AsyncIterator
 
 import psycopg2
+import pytest
 from psycopg2.extensions import make_dsn
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
@@ -44,9 +45,9 @@ class RewoundTestCase(LostPastTestCase, StreamCase):
         """What will be lost."""
         self.insert(3, 4, 5, 6, 7, 8)
         ids, gaps, self.after = await self.changes(self.live, 8)
-        self.assertEqual((ids, gaps), ([3, 4, 5, 6, 7, 8], []))
-        self.assertEqual(await self.of_stream(self.stream, 8), ([1, 2, 3, 4, 5, 6, 7, 8], []))
-        self.assertEqual(await self.ids(self.plain, 8), [1, 2, 3, 4, 5, 6, 7, 8])
+        assert (ids, gaps) == ([3, 4, 5, 6, 7, 8], [])
+        assert await self.of_stream(self.stream, 8) == ([1, 2, 3, 4, 5, 6, 7, 8], [])
+        assert await self.ids(self.plain, 8) == [1, 2, 3, 4, 5, 6, 7, 8]
 
     async def of_stream(self, stream: Stream, upto: int) -> tuple[list[int], list[str]]:
         """The rows' ids up to this one, and why there were gaps."""
@@ -64,39 +65,39 @@ class RewoundTestCase(LostPastTestCase, StreamCase):
 
     async def assert_live_are_told(self) -> None:
         ids, gaps, _ = await self.changes(self.live, NEW[-1])
-        self.assertEqual([number for number in ids if number in NEW], NEW)
-        self.assertEqual([LOST in gap["why"] for gap in gaps], [True], gaps)
+        assert [number for number in ids if number in NEW] == NEW
+        assert [LOST in gap["why"] for gap in gaps] == [True], gaps
         ids, told = await self.of_stream(self.stream, NEW[-1])
-        self.assertEqual([number for number in ids if number in NEW], NEW)
-        self.assertTrue(any(LOST in why for why in told), told)
+        assert [number for number in ids if number in NEW] == NEW
+        assert any(LOST in why for why in told), told
         seen: list[int] = []
         while NEW[-1] not in seen:
             seen += await self.ids(self.plain, 1)
-        self.assertEqual([number for number in seen if number in NEW], NEW)
+        assert [number for number in seen if number in NEW] == NEW
 
     async def assert_comes(self, cursor: str, expected: list[int]) -> None:
         """To everybody who comes back with it, and no gap."""
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
-        self.assertEqual((await self.changes(resumed, expected[-1]))[:2], (expected, []))
+        assert (await self.changes(resumed, expected[-1]))[:2] == (expected, [])
         stream = await self.ask("/events", Last_Event_ID=cursor)
-        self.assertEqual(await self.of_stream(stream, expected[-1]), (expected, []))
+        assert await self.of_stream(stream, expected[-1]) == (expected, [])
         plain = await self.connect(f"/ws?since={cursor}")
-        self.assertEqual(await self.ids(plain, len(expected)), expected)
+        assert await self.ids(plain, len(expected)) == expected
         page = await self.fetch_json(f"/api/changes?since={cursor}")
-        self.assertEqual([change["data"]["id"] for change in page["changes"]], expected)
-        self.assertIsNone(page["gap"])
+        assert [change["data"]["id"] for change in page["changes"]] == expected
+        assert page["gap"] is None
 
     async def assert_gap(self, cursor: str, why: str = "past that PostgreSQL has lost") -> None:
         """To everybody who comes back with it."""
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         await message(resumed, "hello")
-        self.assertIn(why, (await message(resumed))["why"])
+        assert why in (await message(resumed))["why"]
         stream = await self.ask("/events", Last_Event_ID=cursor)
-        self.assertIn(why, await stream.until("event: gap"))
-        with self.assertRaises(HTTPClientError) as refused:
+        assert why in await stream.until("event: gap")
+        with pytest.raises(HTTPClientError) as refused:
             await self.connect(f"/ws?since={cursor}")
-        self.assertEqual(refused.exception.code, 410)
-        self.assertIn(why, (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]["why"])
+        assert refused.value.code == 410
+        assert why in (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]["why"]
 
     async def assert_told(self) -> None:  # type: ignore[override]
         await self.assert_live_are_told()
@@ -120,10 +121,10 @@ class RewoundTestCase(LostPastTestCase, StreamCase):
                 answer = await self.http_client.fetch(f"http://127.0.0.1:{port}/api/changes?since={cursor}")
                 page = json.loads(answer.body)
                 if expected:
-                    self.assertEqual([change["data"]["id"] for change in page["changes"]], expected)
-                    self.assertIsNone(page["gap"])
+                    assert [change["data"]["id"] for change in page["changes"]] == expected
+                    assert page["gap"] is None
                 else:
-                    self.assertIn("past that PostgreSQL has lost", page["gap"]["why"])
+                    assert "past that PostgreSQL has lost" in page["gap"]["why"]
 
 
 class SnapshotOfVolumeTest(RewoundTestCase):
@@ -205,7 +206,7 @@ class PointInTimeTest(RewoundTestCase):
             self.cluster.start()
             while self.write("SELECT pg_get_wal_replay_pause_state()") != [("paused",)]:
                 pass
-            self.assertEqual(self.kept(), [1, 2])
+            assert self.kept() == [1, 2]
             self.write("SELECT pg_wal_replay_resume()")
             while self.write("SELECT pg_is_in_recovery()") != [(False,)]:
                 pass
@@ -277,7 +278,7 @@ class FailoverTest(StandbyTestCase):
             await self.until(lambda: "standby" in (self.feed.listener.reason or ""), self.state_changed)
             postgres.execute(self.standby.conninfo, "SELECT pg_promote()")
             self.insert(*NEW)
-            self.assertEqual((await self.changes(self.live, NEW[-1]))[:2], (NEW, []))
+            assert (await self.changes(self.live, NEW[-1]))[:2] == (NEW, [])
         await self.assert_comes(self.after, NEW)
         await self.assert_comes(self.at, [3, 4, 5, 6, 7, 8, *NEW])
 
@@ -310,7 +311,7 @@ class SplitBrainTest(StandbyTestCase):
             postgres.execute(old.conninfo, "SELECT pg_promote()")
             self.lead_to(old)
             self.insert(109)
-            self.assertEqual((await self.changes(live, 109))[:2], ([109], []))
+            assert (await self.changes(live, 109))[:2] == ([109], [])
         await self.assert_comes(self.at, [*NEW, 109])
         await self.assert_gap(self.after)
 
@@ -330,7 +331,7 @@ class SplitBrainTest(StandbyTestCase):
             postgres.execute(self.cluster.conninfo, of_reads + " AND pid <> pg_backend_pid()")
             await self.assert_told()
             self.insert(109)
-            self.assertEqual((await self.changes(self.live, 109))[:2], ([109], []))
+            assert (await self.changes(self.live, 109))[:2] == ([109], [])
 
 
 class ElsewhereTestCase(RewoundTestCase):
@@ -413,7 +414,7 @@ class CopyOfDatabaseTest(ElsewhereTestCase):
             # Who is told reads the tables anew; what comes after that is sent.
             await self.until_replaced()
             self.insert(9)
-            self.assertEqual((await self.changes(self.live, 9))[:2], ([9], []))
+            assert (await self.changes(self.live, 9))[:2] == ([9], [])
         await self.assert_gap(self.after, "of another journal")
 
 
@@ -444,15 +445,15 @@ class LogicalRestoreTest(ElsewhereTestCase):
             self.run_tool("pg_restore", "--dbname", target, *flags, source)
             with self.subTest(number):
                 async with self.shop_becomes(name, of):
-                    self.assertEqual(self.kept(), expected)
+                    assert self.kept() == expected
                     await self.until_replaced()
                     self.insert(first)
                     ids, gaps, cursor = await self.changes(self.live, first)
-                    self.assertEqual((ids, gaps), ([first], []))
+                    assert (ids, gaps) == ([first], [])
                 await self.assert_gap(self.after, "of another journal")
                 self.insert(first + 1)
                 await self.assert_comes(cursor, [first + 1])
-                self.assertEqual((await self.changes(self.live, first + 1))[:2], ([first + 1], []))
+                assert (await self.changes(self.live, first + 1))[:2] == ([first + 1], [])
 
     @gen_test
     async def test_of_the_tables_over_those_that_are_there(self):
@@ -464,18 +465,18 @@ class LogicalRestoreTest(ElsewhereTestCase):
         await self.go_on()
         self.run_tool("pg_restore", "--clean", "--table", "orders", "--dbname", self.conninfo, dump)
         with ExpectLog("changefeed.lookout", ".*", level=30, required=False):
-            self.assertEqual((await message(self.live, "gap"))["table"], "public.orders")
+            assert (await message(self.live, "gap"))["table"] == "public.orders"
             self.write(read_script("install.sql"))
             self.watch()
             self.insert(20)
             await self.changes(self.live, 20)
             resumed = await self.connect(f"/ws?since={self.after}", protocol=True)
             await message(resumed, "hello")
-            self.assertEqual((await message(resumed, "gap"))["table"], "public.orders")
+            assert (await message(resumed, "gap"))["table"] == "public.orders"
             self.write("TRUNCATE orders")
             self.run_tool("pg_restore", "--data-only", "--table", "orders", "--dbname", self.conninfo, dump)
             _, gaps, _ = await self.changes(resumed, 2)
-            self.assertEqual(gaps, [])
+            assert gaps == []
 
 
 class MajorUpgradeTest(ElsewhereTestCase):
@@ -506,7 +507,7 @@ class MajorUpgradeTest(ElsewhereTestCase):
                 *("--socketdir", str(new.data_dir / "socket")),
             ]
             done = new._run(upgrade)
-            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            assert done.returncode == 0, done.stdout + done.stderr
             new.start()
             self.addCleanup(lambda: postgres.discard(new))
             self.conninfo = str(make_dsn(new.conninfo, dbname="shop"))
@@ -515,7 +516,7 @@ class MajorUpgradeTest(ElsewhereTestCase):
             await self.until_replaced()
             self.insert(3)
             ids, gaps, cursor = await self.changes(self.live, 3)
-            self.assertEqual((ids, gaps), ([3], []))
+            assert (ids, gaps) == ([3], [])
         await self.assert_gap(self.at, "of another journal")
         self.insert(4)
         await self.assert_comes(cursor, [4])

@@ -100,11 +100,11 @@ class SettingsCase(FeedTestCase):
         feed = self.feed
         await feed.watching.start()
         self.start_tending()
-        self.assertEqual(await feed.watching.not_watched(), {})
+        assert await feed.watching.not_watched() == {}
         while self.feed.follower.memory is None:
             await feed.follower.until_moved()
         client = await self.connect(protocol=True)
-        self.assertIsNotNone((await message(client, "hello"))["cursor"])
+        assert (await message(client, "hello"))["cursor"] is not None
         for statement in (
             INSERT,
             "UPDATE public.orders SET id = 2",
@@ -114,38 +114,33 @@ class SettingsCase(FeedTestCase):
         ):
             self.run_sql(statement)
         got = await self.next_changes(client, 5)
-        self.assertEqual(
-            [(change["table"], change["action"], change["data"]) for change in got],
-            [
-                ("orders", "INSERT", ROW),
-                ("orders", "UPDATE", ROW | {"id": 2}),
-                ("orders", "DELETE", ROW | {"id": 2}),
-                ("orders", "TRUNCATE", None),
-                ("parts", "INSERT", {"k": 1, "note": None}),
-            ],
-        )
-        self.assertEqual(got[1]["old"], {"id": 1})
+        assert [(change["table"], change["action"], change["data"]) for change in got] == [
+            ("orders", "INSERT", ROW),
+            ("orders", "UPDATE", ROW | {"id": 2}),
+            ("orders", "DELETE", ROW | {"id": 2}),
+            ("orders", "TRUNCATE", None),
+            ("parts", "INSERT", {"k": 1, "note": None}),
+        ]
+        assert got[1]["old"] == {"id": 1}
         page = await self.fetch_json("/api/changes")
-        self.assertEqual((len(page["changes"]), page["gap"]), (5, None))
-        self.assertTrue(
-            all(table["watched_by"] == "journal" for table in (await self.fetch_json("/api/tables"))["tables"])
-        )
-        self.assertEqual((await self.fetch_json("/readyz"))["status"], "ready")
+        assert (len(page["changes"]), page["gap"]) == (5, None)
+        assert all(table["watched_by"] == "journal" for table in (await self.fetch_json("/api/tables"))["tables"])
+        assert (await self.fetch_json("/readyz"))["status"] == "ready"
 
         self.run_sql(read_script("install.sql"))
         self.run_sql("CREATE TABLE public.part_2 PARTITION OF public.parts FOR VALUES IN (2)")
         self.run_sql("SELECT changefeed.refresh()")
         self.run_sql("INSERT INTO public.part_2 VALUES (2)")
-        self.assertEqual([one["data"] for one in await self.next_changes(client, 1)], [{"k": 2, "note": None}])
+        assert [one["data"] for one in await self.next_changes(client, 1)] == [{"k": 2, "note": None}]
         complete = self.run_sql("SELECT table_name, is_complete FROM changefeed.status() ORDER BY 1")
-        self.assertEqual(complete, [("orders", True), ("parts", True)])
-        self.assertEqual(await feed.database.fetch("SELECT is_complete FROM changefeed.status()"), [(True,), (True,)])
+        assert complete == [("orders", True), ("parts", True)]
+        assert await feed.database.fetch("SELECT is_complete FROM changefeed.status()") == [(True,), (True,)]
         self.run_sql("SELECT changefeed.retain('1 day', 100000000)")
         [(losses,)] = self.run_sql("SELECT losses FROM changefeed.journal_status()")
-        self.assertEqual((losses, self.warnings()), (0, []))
-        self.assertTrue(await feed.watching.unwatch("public.orders"))
+        assert (losses, self.warnings()) == (0, [])
+        assert await feed.watching.unwatch("public.orders")
         self.run_sql("SELECT changefeed.unwatch('public.parts')")
-        self.assertEqual(self.run_sql("SELECT FROM changefeed.status()"), [])
+        assert self.run_sql("SELECT FROM changefeed.status()") == []
 
     def start_tending(self) -> None:
         self.running.append(self.start_task(self.feed.watching.tend()))
@@ -192,8 +187,8 @@ class TimeoutsTest(SettingsCase):
         # A session that began with the server's is ended by now, or is after this.
         select.select([self.idle], [], [])
         self.idle.close()
-        self.assertEqual(self.feed.listener.reconnects, 0)
-        self.assertEqual((await self.fetch_json("/readyz"))["status"], "ready")
+        assert self.feed.listener.reconnects == 0
+        assert (await self.fetch_json("/readyz"))["status"] == "ready"
 
 
 class ReadOnlyTest(SettingsCase):
@@ -360,4 +355,4 @@ class ReplicationRoleTest(SettingsCase):
         self.run_sql("SELECT changefeed.watch('public.orders')")
         before = self.run_sql("SELECT count(*) FROM changefeed.journal")
         self.write(INSERT)  # in a session of its own, with the database's settings
-        self.assertEqual(self.run_sql("SELECT count(*) FROM changefeed.journal"), before)
+        assert self.run_sql("SELECT count(*) FROM changefeed.journal") == before

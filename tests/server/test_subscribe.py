@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from tornado.httpclient import HTTPClientError
 from tornado.testing import gen_test
 from tornado.websocket import WebSocketClientConnection
@@ -43,7 +44,7 @@ class SubscribeTest(SubscribeTestCase):
         self.write("DELETE FROM items")
         for path, expected in by_path.items():
             changes = [json.loads(await sockets[path].read_message()) for _ in expected]
-            self.assertEqual([f"{change['table']} {change['data']['id']}" for change in changes], expected, path)
+            assert [f"{change['table']} {change['data']['id']}" for change in changes] == expected, path
 
     @gen_test
     async def test_what_stands_at_the_end_of_a_filter_is_part_of_it(self):
@@ -52,10 +53,10 @@ class SubscribeTest(SubscribeTestCase):
         }
         self.write("INSERT INTO orders VALUES (1, 'x'), (2, 'x '), (3, E'x\\x01'), (4, E'x\\n')")
         for number, socket in enumerate(sockets.values(), start=1):
-            self.assertEqual(json.loads(await socket.read_message())["data"]["id"], number)
+            assert json.loads(await socket.read_message())["data"]["id"] == number
         self.write("TRUNCATE orders")  # and each got no more than that
         for socket in sockets.values():
-            self.assertEqual(json.loads(await socket.read_message())["action"], "TRUNCATE")
+            assert json.loads(await socket.read_message())["action"] == "TRUNCATE"
 
     @gen_test
     async def test_a_filter_of_a_hashed_column_compares_with_the_hash(self):
@@ -64,9 +65,9 @@ class SubscribeTest(SubscribeTestCase):
         by_hash = await self.connect(f"/ws?table=items&filter=id=eq.{hashed}")
         by_value = await self.connect("/ws?table=items&filter=id=eq.2")
         self.write("INSERT INTO items VALUES (1, 'x'), (2, 'y')")
-        self.assertEqual(json.loads(await by_hash.read_message())["data"]["id"], hashed)
+        assert json.loads(await by_hash.read_message())["data"]["id"] == hashed
         self.write("TRUNCATE items")
-        self.assertEqual(json.loads(await by_value.read_message())["action"], "TRUNCATE")
+        assert json.loads(await by_value.read_message())["action"] == "TRUNCATE"
 
     @gen_test
     async def test_who_asked_for_everything_gets_each_change_once_beside_who_asked_for_less(self):
@@ -74,7 +75,7 @@ class SubscribeTest(SubscribeTestCase):
         for number in range(1, 4):
             self.write("INSERT INTO orders VALUES (%s)", [number])
             for socket in (everything, less):
-                self.assertEqual(json.loads(await socket.read_message())["data"]["id"], number)
+                assert json.loads(await socket.read_message())["data"]["id"] == number
 
     @gen_test
     async def test_an_update_enters_and_leaves_a_filter(self):
@@ -83,8 +84,8 @@ class SubscribeTest(SubscribeTestCase):
         for status in ("open", "open", "paid"):
             self.write("UPDATE orders SET status = %s, total = coalesce(total, 0) + 1", [status])
         changes = [json.loads(await socket.read_message()) for _ in range(3)]
-        self.assertEqual([change.get("filter") for change in changes], ["enter", None, "leave"])
-        self.assertEqual([(change["data"], change["old"]) for change in changes], [({"id": 1}, {})] * 3)
+        assert [change.get("filter") for change in changes] == ["enter", None, "leave"]
+        assert [(change["data"], change["old"]) for change in changes] == [({"id": 1}, {})] * 3
 
     @gen_test
     async def test_a_filter_by_value_finds_a_row_by_what_it_was(self):
@@ -93,8 +94,8 @@ class SubscribeTest(SubscribeTestCase):
         self.write("UPDATE orders SET total = 2")
         self.write("TRUNCATE orders")
         _, left, truncated = [json.loads(await socket.read_message()) for _ in range(3)]
-        self.assertEqual((left["filter"], left["old"]), ("leave", {"total": 1.0}))
-        self.assertEqual(truncated["action"], "TRUNCATE")
+        assert (left["filter"], left["old"]) == ("leave", {"total": 1.0})
+        assert truncated["action"] == "TRUNCATE"
 
     @gen_test
     async def test_a_subscription_is_replaced_on_the_open_socket(self):
@@ -105,11 +106,11 @@ class SubscribeTest(SubscribeTestCase):
         self.write("INSERT INTO items VALUES (1)")
         self.write("INSERT INTO orders VALUES (1), (2)")
         [change] = await self.rows(socket, 1)
-        self.assertEqual((change["table"], change["data"]), ("orders", {"id": 2}))
+        assert (change["table"], change["data"]) == ("orders", {"id": 2})
         await socket.write_message('{"type": "subscribe"}')
         await message(socket, "hello")
         self.write("INSERT INTO items VALUES (2)")
-        self.assertEqual((await self.rows(socket, 1))[0]["table"], "items")
+        assert (await self.rows(socket, 1))[0]["table"] == "items"
 
     @gen_test
     async def test_what_is_caught_up_with_is_what_was_asked_for(self):
@@ -117,14 +118,14 @@ class SubscribeTest(SubscribeTestCase):
         first = await self.fetch_json("/api/changes?limit=1")
         path = f"?since={first['cursor']}&filter=id=in.(1,2,1400)"
         page = await self.fetch_json(f"/api/changes{path}")
-        self.assertEqual([change["data"]["id"] for change in page["changes"]], [2, 1400])
-        self.assertFalse(page["has_more"])
+        assert [change["data"]["id"] for change in page["changes"]] == [2, 1400]
+        assert not page["has_more"]
         socket = await self.connect(f"/ws{path}", protocol=True)
-        self.assertEqual(await self.rows(socket, 2), page["changes"])
+        assert await self.rows(socket, 2) == page["changes"]
         await socket.write_message(
             json.dumps({"type": "subscribe", "since": page["changes"][0]["cursor"], "action": "INSERT"})
         )
-        self.assertEqual([change["data"]["id"] for change in await self.rows(socket, 1498)], list(range(3, 1501)))
+        assert [change["data"]["id"] for change in await self.rows(socket, 1498)] == list(range(3, 1501))
 
     @gen_test
     async def test_a_replay_is_of_what_was_asked_for(self):
@@ -134,7 +135,7 @@ class SubscribeTest(SubscribeTestCase):
         self.write("INSERT INTO items VALUES (1)")
         await live.read_message()
         socket = await self.connect("/ws?table=orders&replay=2", protocol=True)
-        self.assertEqual([change["data"]["id"] for change in await self.rows(socket, 2)], [8, 9])
+        assert [change["data"]["id"] for change in await self.rows(socket, 2)] == [8, 9]
 
     @gen_test
     async def test_the_cursor_moves_on_where_nothing_happens_that_was_asked_for(self):
@@ -144,10 +145,10 @@ class SubscribeTest(SubscribeTestCase):
         change = json.loads(await everything.read_message())
         self.feed.live_clients.advance_cursors()
         moved = await message(socket, "changes")
-        self.assertEqual(moved["changes"], [])
-        self.assertNotEqual(moved["cursor"], hello["cursor"])
+        assert moved["changes"] == []
+        assert moved["cursor"] != hello["cursor"]
         after = await self.fetch_json(f"/api/changes?since={moved['cursor']}")
-        self.assertEqual((after["changes"], change["data"]["id"]), ([], 1))
+        assert (after["changes"], change["data"]["id"]) == ([], 1)
 
     @gen_test
     async def test_a_table_made_a_moment_ago_can_be_asked_for(self):
@@ -156,7 +157,7 @@ class SubscribeTest(SubscribeTestCase):
         self.watch("public.fresh")
         socket = await self.connect("/ws?table=fresh&filter=state=eq.on")
         self.write("INSERT INTO fresh VALUES (1, 'off'), (2, 'on')")
-        self.assertEqual(json.loads(await socket.read_message())["data"]["id"], 2)
+        assert json.loads(await socket.read_message())["data"]["id"] == 2
 
     @gen_test
     async def test_times_of_a_table_that_is_new_compare_as_times(self):
@@ -169,7 +170,7 @@ class SubscribeTest(SubscribeTestCase):
         while "fresh" not in str(self.feed.catalog.tables.columns):
             await self.fetch_json("/healthz")
         self.write("INSERT INTO fresh VALUES (2, '2026-01-01 01:00+01')")
-        self.assertEqual(json.loads(await socket.read_message())["data"]["id"], 2)
+        assert json.loads(await socket.read_message())["data"]["id"] == 2
 
 
 class RefusedSubscriptionTest(SubscribeTestCase):
@@ -191,26 +192,26 @@ class RefusedSubscriptionTest(SubscribeTestCase):
     @gen_test
     async def test_a_bad_query_is_a_400_that_says_which_field(self):
         for query, code in self.BAD:
-            with self.assertRaises(HTTPClientError) as refused:
+            with pytest.raises(HTTPClientError) as refused:
                 await self.connect(f"/ws?{query}")
-            self.assertEqual(refused.exception.code, 400)
-            self.assertEqual(json.loads(refused.exception.response.body)["error"]["code"], code)  # type: ignore[union-attr]
-            self.assertEqual((await self.fetch_json(f"/events?{query}", 400))["error"]["code"], code)
+            assert refused.value.code == 400
+            assert json.loads(refused.value.response.body)["error"]["code"] == code  # type: ignore[union-attr]
+            assert (await self.fetch_json(f"/events?{query}", 400))["error"]["code"] == code
 
     @gen_test
     async def test_a_page_of_the_journal_has_no_field_of_a_stream(self):
         for query, where in (("replay=3", "/ws and /events have it"), ("slow=conflate", "/ws has it")):
             error = (await self.fetch_json(f"/api/changes?{query}", 400))["error"]
-            self.assertEqual(error["code"], "unknown_field")
-            self.assertIn(where, error["message"])
+            assert error["code"] == "unknown_field"
+            assert where in error["message"]
 
     @gen_test
     async def test_a_page_is_told_in_the_socket(self):
         for query, code in self.BAD:
             socket = await self.connect(f"/ws?{query}", protocol=True)
-            self.assertEqual((await message(socket))["code"], code)
-            self.assertIsNone(await socket.read_message())
-            self.assertEqual((socket.close_code, socket.close_reason), (1008, code))
+            assert (await message(socket))["code"] == code
+            assert await socket.read_message() is None
+            assert (socket.close_code, socket.close_reason) == (1008, code)
 
     @gen_test
     async def test_a_bad_subscribe_changes_nothing(self):
@@ -223,10 +224,10 @@ class RefusedSubscriptionTest(SubscribeTestCase):
             ({"since": "nonsense"}, "not_a_cursor"),
         ):
             await socket.write_message(json.dumps({"type": "subscribe", **fields}))
-            self.assertEqual((await message(socket, "error"))["code"], code)
+            assert (await message(socket, "error"))["code"] == code
         self.write("INSERT INTO items VALUES (1)")
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertEqual((await self.rows(socket, 1))[0]["table"], "orders")
+        assert (await self.rows(socket, 1))[0]["table"] == "orders"
 
 
 class LimitTest(FeedTestCase):
@@ -236,11 +237,11 @@ class LimitTest(FeedTestCase):
     async def test_one_too_many_is_told_to_come_back_and_a_place_is_free_again(self):
         first, _ = [await self.connect() for _ in range(2)]
         for path in ("/ws", "/ws/activity"):
-            with self.assertRaises(HTTPClientError) as refused:
+            with pytest.raises(HTTPClientError) as refused:
                 await self.connect(path)
-            self.assertEqual(refused.exception.code, 503)
-            self.assertTrue(2 <= int(refused.exception.response.headers["Retry-After"]) <= 10)  # type: ignore[union-attr]
-        self.assertEqual((await self.fetch_json("/events", 503))["error"]["code"], "too_many_clients")
+            assert refused.value.code == 503
+            assert 2 <= int(refused.value.response.headers["Retry-After"]) <= 10  # type: ignore[union-attr]
+        assert (await self.fetch_json("/events", 503))["error"]["code"] == "too_many_clients"
         first.close()
         await first.read_message()
         await self.connect()

@@ -13,7 +13,7 @@ class TablesTest(FeedTestCase):
     async def tables(self) -> dict[tuple[str, str], dict[str, Any]]:
         listed = (await self.fetch_json("/api/tables"))["tables"]
         for table in listed:
-            self.assertLessEqual({"schema", "table", "is_watched", "estimated_rows"}, table.keys())
+            assert {"schema", "table", "is_watched", "estimated_rows"} <= table.keys()
         return {(table["schema"], table["table"]): table for table in listed}
 
     @gen_test
@@ -23,15 +23,15 @@ class TablesTest(FeedTestCase):
             quoted = name.replace('"', '""').replace("%", "%%")
             self.write(f'CREATE SCHEMA "{quoted}"; CREATE TABLE "{quoted}"."{quoted}" ()', [])
         listed = await self.tables()
-        self.assertEqual(set(listed), {(name, name) for name in names})
-        self.assertEqual(list(listed), sorted(listed))
+        assert set(listed) == {(name, name) for name in names}
+        assert list(listed) == sorted(listed)
 
     @gen_test
     async def test_a_partitioned_table_stands_for_its_partitions(self):
         self.write("CREATE TABLE parted (id int) PARTITION BY RANGE (id)")
         self.write("CREATE TABLE part_1 PARTITION OF parted FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id)")
         self.write("CREATE TABLE part_1_1 PARTITION OF part_1 FOR VALUES FROM (0) TO (5)")
-        self.assertEqual(set(await self.tables()), {("public", "parted")})
+        assert set(await self.tables()) == {("public", "parted")}
 
     @gen_test
     async def test_only_tables_that_keep_rows_of_the_users_are_listed(self):
@@ -43,15 +43,15 @@ class TablesTest(FeedTestCase):
         holder = postgres.connect(self.conninfo)
         self.addCleanup(holder.close)
         holder.cursor().execute("CREATE TEMPORARY TABLE passing ()")
-        self.assertEqual(set(await self.tables()), {("public", "orders"), ("public", "unlogged")})
+        assert set(await self.tables()) == {("public", "orders"), ("public", "unlogged")}
 
     @gen_test
     async def test_the_number_of_rows_is_what_the_last_analyze_found(self):
         self.write(ORDERS)
-        self.assertIsNone((await self.tables())["public", "orders"]["estimated_rows"])
+        assert (await self.tables())["public", "orders"]["estimated_rows"] is None
         self.write("INSERT INTO orders SELECT generate_series(1, 1234)")
         self.write("ANALYZE orders")
-        self.assertEqual((await self.tables())["public", "orders"]["estimated_rows"], 1234)
+        assert (await self.tables())["public", "orders"]["estimated_rows"] == 1234
 
     @gen_test(timeout=30)
     async def test_a_long_function_of_many_triggers_is_looked_at_once_and_in_part(self):
@@ -64,7 +64,7 @@ class TablesTest(FeedTestCase):
             END LOOP;
         END $do$""")
         listed = await self.tables()
-        self.assertEqual({table["is_watched"] for table in listed.values()}, {True})
+        assert {table["is_watched"] for table in listed.values()} == {True}
 
     @gen_test
     async def test_a_table_is_watched_while_the_originals_trigger_is_on_it(self):
@@ -73,16 +73,16 @@ class TablesTest(FeedTestCase):
 
         self.write(ORDERS)
         self.write("CREATE TABLE other (id int REFERENCES orders)")  # with triggers, but not ours
-        self.assertFalse(await is_watched())
+        assert not await is_watched()
         self.watch_with_notify()
-        self.assertTrue(await is_watched())
-        self.assertFalse((await self.tables())["public", "other"]["is_watched"])
+        assert await is_watched()
+        assert not (await self.tables())["public", "other"]["is_watched"]
         self.write("ALTER TABLE orders DISABLE TRIGGER notify_event")
-        self.assertFalse(await is_watched())
+        assert not await is_watched()
         self.write("ALTER TABLE orders ENABLE TRIGGER notify_event")
-        self.assertTrue(await is_watched())
+        assert await is_watched()
         self.write("DROP TRIGGER notify_event ON orders")
-        self.assertFalse(await is_watched())
+        assert not await is_watched()
 
 
 class OtherRoleTest(FeedTestCase):
@@ -100,4 +100,4 @@ class OtherRoleTest(FeedTestCase):
         self.write("CREATE TABLE mine (); CREATE TABLE secret (); CREATE SCHEMA closed CREATE TABLE closed.shut ()")
         self.write(f"GRANT SELECT ON mine, closed.shut TO {self.role}")
         listed = (await self.fetch_json("/api/tables"))["tables"]
-        self.assertEqual([(table["schema"], table["table"]) for table in listed], [("public", "mine")])
+        assert [(table["schema"], table["table"]) for table in listed] == [("public", "mine")]

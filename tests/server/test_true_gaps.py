@@ -5,6 +5,7 @@ import json
 from typing import Any
 from unittest import mock
 
+import pytest
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
@@ -57,15 +58,15 @@ class UnreadableEntryTest(JournalTestCase):
             self.write("INSERT INTO orders VALUES (3, 'after')")
             for socket in (live, filtered):
                 first, gap, last = await told(socket, 3)
-                self.assertEqual((first, gap["table"], last), (1, "public.orders", 3))
+                assert (first, gap["table"], last) == (1, "public.orders", 3)
             resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
             first, gap, last = await told(resumed, 3)
-            self.assertEqual((first, gap["table"], last), (1, "public.orders", 3))
+            assert (first, gap["table"], last) == (1, "public.orders", 3)
             behind = await self.connect(f"/ws?since={gap['to']}", protocol=True)
-            self.assertEqual(await told(behind, 3), [3])
+            assert await told(behind, 3) == [3]
             page = await self.fetch_json(f"/api/changes?since={cursor}")
-            self.assertEqual([change["data"]["id"] for change in page["changes"]], [1, 3])
-            self.assertEqual(page["gap"]["table"], "public.orders")
+            assert [change["data"]["id"] for change in page["changes"]] == [1, 3]
+            assert page["gap"]["table"] == "public.orders"
         await self.fetch_json("/readyz")
 
 
@@ -92,17 +93,15 @@ class LargeRowTest(JournalTestCase):
             self.write("UPDATE orders SET total = 1 WHERE id = 1")  # which holds the row twice
             self.write("INSERT INTO orders VALUES (3, repeat('x', 90000))")
             told_live = await told(live, 3)
-            self.assertEqual(
-                [one if one in (1, 3) else one["table"] for one in told_live], [1, *["public.orders"] * 2, 3]
-            )
+            assert [one if one in (1, 3) else one["table"] for one in told_live] == [1, *(["public.orders"] * 2), 3]
             resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
-            self.assertEqual(len(await told(resumed, 3)), 4)
+            assert len(await told(resumed, 3)) == 4
             behind = await self.connect(f"/ws?since={told_live[1]['to']}", protocol=True)
-            self.assertEqual(len(await told(behind, 3)), 2)
+            assert len(await told(behind, 3)) == 2
             with mock.patch.object(Memory, "page_after", return_value=None):
                 page = await self.fetch_json(f"/api/changes?since={cursor}")
-            self.assertEqual([change["data"]["id"] for change in page["changes"]], [1, 3])
-            self.assertEqual(page["gap"]["table"], "public.orders")
+            assert [change["data"]["id"] for change in page["changes"]] == [1, 3]
+            assert page["gap"]["table"] == "public.orders"
 
     @gen_test
     async def test_it_is_a_gap_too_where_triggers_wrote_it(self):
@@ -118,9 +117,7 @@ class LargeRowTest(JournalTestCase):
         ):
             self.write("INSERT INTO notes VALUES (1, repeat('x', 200000))")
             self.write("INSERT INTO orders VALUES (2)")
-            self.assertEqual(
-                [one if one == 2 else one["table"] for one in await told(live, 2)], ["public.notes"] * 2 + [2]
-            )
+            assert [one if one == 2 else one["table"] for one in await told(live, 2)] == ["public.notes"] * 2 + [2]
 
 
 class LosingTransactionTest(JournalTestCase):
@@ -138,7 +135,7 @@ class LosingTransactionTest(JournalTestCase):
             self.show_journal()
             losing.commit()
             losing.close()
-            self.assertIn("could not be journaled", (await message(socket, "gap"))["why"])
+            assert "could not be journaled" in (await message(socket, "gap"))["why"]
 
     @gen_test
     async def test_what_retention_takes_before_it_is_read_is_a_gap_of_the_page_too(self):
@@ -152,7 +149,7 @@ class LosingTransactionTest(JournalTestCase):
         # Where memory does not reach back, and what the server knows of losses is as old as its last read.
         with mock.patch.object(Memory, "page_after", return_value=None):
             page = await self.fetch_json(f"/api/changes?since={page['cursor']}")
-        self.assertIsNotNone(page["gap"])
+        assert page["gap"] is not None
 
     @gen_test
     async def test_a_transaction_open_for_long_gives_nobody_a_gap_while_retention_works(self):
@@ -162,13 +159,13 @@ class LosingTransactionTest(JournalTestCase):
         socket = await self.connect(protocol=True)
         for number in range(1, 40):
             self.write("INSERT INTO orders VALUES (%s, repeat('x', 10000))", [number])
-            self.assertEqual(await told(socket, number), [number])
+            assert await told(socket, number) == [number]
             self.write("SELECT changefeed.retain('100 years', 40000)")
         fresh = (await message(await self.connect(protocol=True), "hello"))["cursor"]
         plain = await self.connect(f"/ws?since={fresh}")
         self.write("INSERT INTO orders VALUES (50)")
-        self.assertEqual(json.loads(str(await plain.read_message()))["data"]["id"], 50)
-        self.assertIsNone((await self.fetch_json(f"/api/changes?since={fresh}"))["gap"])
+        assert json.loads(str(await plain.read_message()))["data"]["id"] == 50
+        assert (await self.fetch_json(f"/api/changes?since={fresh}"))["gap"] is None
         open_for_long.close()
 
     def test_what_retention_took_concerns_who_has_not_seen_it(self):
@@ -184,10 +181,10 @@ class LosingTransactionTest(JournalTestCase):
             (place(10, 50, 10), Losses(9, 9, present=nobody), False),  # nothing as new was taken
         ]
         for at, losses, concerned in cases:
-            self.assertEqual(losses.concern(at), concerned, (at, losses))
+            assert losses.concern(at) == concerned, (at, losses)
         within = Place(Snapshot(40, 40), Snapshot(50, 50), 7)
-        self.assertFalse(Losses(45, 7, present=nobody).concern(within))
-        self.assertTrue(Losses(45, 8, present=nobody).concern(within))
+        assert not Losses(45, 7, present=nobody).concern(within)
+        assert Losses(45, 8, present=nobody).concern(within)
 
 
 class GreetingTest(JournalTestCase):
@@ -206,16 +203,16 @@ class GreetingTest(JournalTestCase):
     async def test_nobody_is_greeted_before_the_journal_answers(self):
         connecting = asyncio.ensure_future(self.connect(protocol=True))
         await self.fetch_json("/readyz", 503)
-        with self.assertRaises(HTTPClientError) as refused:
+        with pytest.raises(HTTPClientError) as refused:
             await connecting
-        self.assertEqual(refused.exception.code, 503)
+        assert refused.value.code == 503
         connecting = asyncio.ensure_future(self.connect(protocol=True))
         await asyncio.sleep(0)
         self.holder.close()
         socket = await connecting
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertIsNotNone((await message(socket, "hello"))["cursor"])
-        self.assertEqual(await told(socket, 1), [1])
+        assert (await message(socket, "hello"))["cursor"] is not None
+        assert await told(socket, 1) == [1]
 
 
 class StreamGreetingTest(GreetingTest):
@@ -227,10 +224,10 @@ class StreamGreetingTest(GreetingTest):
             answer = await self.http_client.fetch(
                 self.get_url(f"/events{query}"), headers={"Accept": "text/event-stream"}
             )
-            self.assertIn(b"retry: ", answer.body)
-            self.assertIn(b"not_ready", answer.body)
-            self.assertNotIn(b"id: ", answer.body)
-        self.assertLess(start.STREAM_DEADLINE_SECONDS, start.JOURNAL_DEADLINE_SECONDS)
+            assert b"retry: " in answer.body
+            assert b"not_ready" in answer.body
+            assert b"id: " not in answer.body
+        assert start.STREAM_DEADLINE_SECONDS < start.JOURNAL_DEADLINE_SECONDS
         self.holder.close()
 
 
@@ -255,14 +252,14 @@ class ReadyTest(JournalTestCase):
         ):
             self.write("ALTER FUNCTION changefeed.read RENAME TO hidden")
             self.feed.follower.wake()
-            self.assertIn("the journal cannot be read", (await self.until_ready(503))["error"]["message"])
+            assert "the journal cannot be read" in (await self.until_ready(503))["error"]["message"]
             metrics = (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
-            self.assertIn('changefeed_delivering{process="1"} 0.0', metrics)
-            self.assertEqual(self.feed.readiness.database_state()["state"], "lost")
+            assert 'changefeed_delivering{process="1"} 0.0' in metrics
+            assert self.feed.readiness.database_state()["state"] == "lost"
             self.write("INSERT INTO orders VALUES (1)")
             self.write("ALTER FUNCTION changefeed.hidden RENAME TO read")
             await self.until_ready(200)
-        self.assertEqual(await told(socket, 1), [1])
+        assert await told(socket, 1) == [1]
 
     @gen_test
     async def test_a_journal_that_somebody_locks(self):
@@ -274,12 +271,12 @@ class ReadyTest(JournalTestCase):
         holder.autocommit = False
         holder.cursor().execute("LOCK TABLE changefeed.journal IN ACCESS EXCLUSIVE MODE")
         with ExpectLog("changefeed.follower", "the journal (has not answered|answers again)", level=20):
-            self.assertIn("the journal has not answered", (await self.until_ready(503))["error"]["message"])
+            assert "the journal has not answered" in (await self.until_ready(503))["error"]["message"]
             holder.close()
             await self.until_ready(200)
-        self.assertEqual(states, ["lost", "listening"])
+        assert states == ["lost", "listening"]
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertEqual(await told(socket, 1), [1])
+        assert await told(socket, 1) == [1]
 
     @gen_test
     async def test_a_schema_that_this_server_is_too_old_for(self):
@@ -287,7 +284,7 @@ class ReadyTest(JournalTestCase):
         self.write("UPDATE changefeed.meta SET version = 99, readable_from = 6")
         with ExpectLog("changefeed.follower", ".*of version 99, this server knows", level=30):
             self.feed.follower.reidentify()
-            self.assertIn("use the newer server", (await self.until_ready(503))["error"]["message"])
+            assert "use the newer server" in (await self.until_ready(503))["error"]["message"]
         self.write("UPDATE changefeed.meta SET readable_from = 5")  # newer, and still to be read by this one
         self.feed.follower.reidentify()
         await self.until_ready(200)

@@ -90,25 +90,25 @@ class ValuesTest(AccessTestCase):
         for (path, headers), texts in zip(everyone, heard, strict=True):
             # The bounded are not told of the UPDATE of what they may not see.
             per_value = 1 if "INSERT" in path else 3 if headers is bounded else 4
-            self.assertEqual(len(texts), per_value * (LAST - 1) + 1, path)
+            assert len(texts) == per_value * (LAST - 1) + 1, path
         # Whole, to the byte: the first one's UPDATE tells the old value.
-        self.assertIn('"old": {"doc": ' + "[" * DEPTH + "]" * DEPTH + "}", heard[0][2])
-        self.assertIn('"doc":' + "[" * DEPTH + "]" * DEPTH, heard[2][0])
+        assert '"old": {"doc": ' + "[" * DEPTH + "]" * DEPTH + "}" in heard[0][2]
+        assert '"doc":' + "[" * DEPTH + "]" * DEPTH in heard[2][0]
         for (path, headers), texts in zip(everyone, heard, strict=True):
             if headers is not bounded:
                 again = await self.connect(f"{path}{'&' if '?' in path else '?'}since={start}", **headers)
-                self.assertEqual(await texts_until(again, LAST), texts, path)
+                assert await texts_until(again, LAST) == texts, path
             replaying = await self.connect(f"{path}{'&' if '?' in path else '?'}replay=10", **headers)
             replayed = await texts_until(replaying, LAST)  # fewer, where ten are more than is in memory
-            self.assertEqual(without_cursors(replayed), without_cursors(texts)[-len(replayed) :])
+            assert without_cursors(replayed) == without_cursors(texts)[-len(replayed) :]
             page = await self.http_client.fetch(
                 self.get_url("/api/changes" + path.removeprefix("/ws")), headers=headers, decompress_response=True
             )
-            self.assertIn('"changes":[{', page.body.decode())
+            assert '"changes":[{' in page.body.decode()
         cursor = heard[0][0].rpartition('"cursor": "')[2].removesuffix('"}')
         permalink = self.get_url(f"/api/change?cursor={cursor}")
         found = await self.http_client.fetch(permalink, headers=self.headers("full"))
-        self.assertEqual(found.body.decode(), heard[0][0])
+        assert found.body.decode() == heard[0][0]
 
 
 class KeysTest(FeedTestCase):
@@ -124,5 +124,5 @@ class KeysTest(FeedTestCase):
         reading = asyncio.ensure_future(texts_until(client, LAST))
         await asyncio.to_thread(write_all, self)
         rows: list[Any] = [json.loads(text)["data"] for text in await reading]
-        self.assertEqual([row["id"] for row in rows], [*(id for id in range(1, LAST) for _ in range(4)), LAST])
-        self.assertEqual({len(row) for row in rows}, {1})
+        assert [row["id"] for row in rows] == [*(id for id in range(1, LAST) for _ in range(4)), LAST]
+        assert {len(row) for row in rows} == {1}

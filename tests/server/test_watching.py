@@ -2,6 +2,7 @@
 
 from unittest import mock
 
+import pytest
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed.change.table_names import TableName
@@ -23,7 +24,7 @@ class WatchingTest(FeedTestCase):
         self.write("CREATE TABLE later (id int)")
         with ExpectLog("changefeed.watching", "watching public.later", level=20):
             await self.feed.watching._tend_once()
-        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("later",), ("orders",)])
+        assert self.write("SELECT table_name FROM changefeed.status()") == [("later",), ("orders",)]
 
     @gen_test
     async def test_what_is_left_out_or_hashed_stays_so(self):
@@ -32,21 +33,21 @@ class WatchingTest(FeedTestCase):
         await self.feed.watching.start()
         await self.feed.watching._tend_once()
         status = self.write("SELECT omit, row_limit, strict, hash FROM changefeed.status()")
-        self.assertEqual(status, [(["total"], 7, True, ["status"])])
+        assert status == [(["total"], 7, True, ["status"])]
 
     @gen_test
     async def test_an_older_schema_is_brought_up_to_date(self):
         self.watch()
         self.write("UPDATE changefeed.meta SET version = 1")
         await self.feed.watching.start()
-        self.assertNotEqual(self.write("SELECT version FROM changefeed.meta"), [(1,)])
+        assert self.write("SELECT version FROM changefeed.meta") != [(1,)]
 
     @gen_test
     async def test_a_schema_that_was_restored_alone_gets_what_it_lacks(self):
         self.watch()
         self.write("DELETE FROM changefeed.meta")
         await self.feed.watching.start()
-        self.assertEqual(self.write("SELECT count(*) FROM changefeed.meta"), [(1,)])
+        assert self.write("SELECT count(*) FROM changefeed.meta") == [(1,)]
 
     @gen_test
     async def test_a_schema_that_is_taken_away_comes_back_only_where_somebody_asks_for_it(self):
@@ -55,14 +56,14 @@ class WatchingTest(FeedTestCase):
         with ExpectLog("changefeed.watching", ".*was taken away.*psql -f sql/install.sql, or start the server anew"):
             await self.feed.watching._tend_once()
         await self.feed.watching._tend_once()  # which says nothing more: conftest.py fails a test that logs a warning
-        self.assertEqual(self.write("SELECT to_regnamespace('changefeed')"), [(None,)])
-        self.assertEqual(self.write("SELECT tgname FROM pg_trigger WHERE tgrelid = 'orders'::regclass"), [])
+        assert self.write("SELECT to_regnamespace('changefeed')") == [(None,)]
+        assert self.write("SELECT tgname FROM pg_trigger WHERE tgrelid = 'orders'::regclass") == []
         self.write(read_script("install.sql"))
         await self.feed.watching._tend_once()
-        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("orders",)])
+        assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
         self.write(read_script("uninstall.sql"))
         await self.feed.watching.watch("public.orders")
-        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("orders",)])
+        assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
 
     @gen_test
     async def test_a_schema_in_an_earlier_state_is_told_of_and_brought_up_to_date_where_that_is_wanted(self):
@@ -88,7 +89,7 @@ class EmptyDatabaseTest(FeedTestCase):
         self.write(ORDERS)
         with ExpectLog("changefeed.watching", "watching public.orders", level=20):
             await self.feed.watching._tend_once()
-        self.assertEqual(self.write("SELECT table_name FROM changefeed.status()"), [("orders",)])
+        assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
 
     @gen_test
     async def test_one_that_is_dropped_before_it_is_watched_is_no_mistake(self):
@@ -108,5 +109,5 @@ class NoTableTest(FeedTestCase):
 
     @gen_test
     async def test_a_name_of_no_table_is_refused(self):
-        with self.assertRaisesRegex(NoSuchTable, "--watch public.orders: the database has no such table"):
+        with pytest.raises(NoSuchTable, match=r"--watch public.orders: the database has no such table"):
             await self.feed.watching.start()

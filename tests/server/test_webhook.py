@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -95,7 +96,7 @@ class WebhookTest(AsyncHTTPTestCase):
             yield hook
             task.cancel()
             await asyncio.wait([task])
-        self.assertFalse([line for line in self.said.lines if TOKEN in line[1]])
+        assert not [line for line in self.said.lines if TOKEN in line[1]]
 
     @gen_test
     async def test_messages_come_in_their_order_each_once(self):
@@ -103,8 +104,8 @@ class WebhookTest(AsyncHTTPTestCase):
             for number in range(3):
                 hook.send(message(number))
             await self.said.until("alert 2")
-        self.assertEqual(self.answered, [(204, f"alert {number}") for number in range(3)])
-        self.assertEqual(self.said.warnings, [])
+        assert self.answered == [(204, f"alert {number}") for number in range(3)]
+        assert self.said.warnings == []
 
     @gen_test
     async def test_a_trouble_that_passes_is_tried_again_and_logged_once(self):
@@ -112,9 +113,9 @@ class WebhookTest(AsyncHTTPTestCase):
         async with self.running() as hook:
             hook.send(message(1))
             await self.said.until("told")
-        self.assertEqual(self.answered, [(code, "alert 1") for code in (503, 503, 429, 204)])
+        assert self.answered == [(code, "alert 1") for code in (503, 503, 429, 204)]
         where = f"the webhook at 127.0.0.1:{self.get_http_port()}"
-        self.assertEqual(self.said.warnings, [f"{where}: HTTP {code}; trying again" for code in (503, 429)])
+        assert self.said.warnings == [f"{where}: HTTP {code}; trying again" for code in (503, 429)]
 
     @gen_test
     async def test_a_refusal_and_a_redirect_are_final_and_the_next_message_comes(self):
@@ -123,12 +124,11 @@ class WebhookTest(AsyncHTTPTestCase):
             for number in range(3):
                 hook.send(message(number))
             await self.said.until("told")
-        self.assertEqual(self.answered, [(404, "alert 0"), (302, "alert 1"), (204, "alert 2")])
+        assert self.answered == [(404, "alert 0"), (302, "alert 1"), (204, "alert 2")]
         where = f"the webhook at 127.0.0.1:{self.get_http_port()}"
-        self.assertEqual(
-            self.said.warnings,
-            [f"{where} refused with HTTP {code}, for good: raised: alert {n}" for n, code in enumerate((404, 302))],
-        )
+        assert self.said.warnings == [
+            f"{where} refused with HTTP {code}, for good: raised: alert {n}" for n, code in enumerate((404, 302))
+        ]
 
     @gen_test
     async def test_when_too_many_wait_the_oldest_is_given_up_and_named(self):
@@ -142,9 +142,9 @@ class WebhookTest(AsyncHTTPTestCase):
             await self.said.until(
                 f"told the webhook at 127.0.0.1:{self.get_http_port()}: raised: alert {QUEUE_LIMIT + 1}"
             )
-        self.assertEqual(self.answered, [(204, f"alert {number}") for number in (0, *range(2, QUEUE_LIMIT + 2))])
+        assert self.answered == [(204, f"alert {number}") for number in (0, *range(2, QUEUE_LIMIT + 2))]
         [warning] = self.said.warnings
-        self.assertRegex(warning, rf"^{QUEUE_LIMIT} messages wait .* the oldest is given up: raised: alert 1$")
+        assert re.search(rf"^{QUEUE_LIMIT} messages wait .* the oldest is given up: raised: alert 1$", warning)
 
     @gen_test
     async def test_nobody_there_is_tried_again_and_what_was_not_told_is_named_at_the_end(self):
@@ -155,13 +155,10 @@ class WebhookTest(AsyncHTTPTestCase):
             hook.send(message(2))
             await self.said.until("trying again")
         where = f"the webhook at 127.0.0.1:{port}"
-        self.assertEqual(
-            self.said.warnings,
-            [
-                f"{where}: no answer (ConnectionRefusedError); trying again",
-                *(f"stopped before {where} was told: raised: alert {number}" for number in (1, 2)),
-            ],
-        )
+        assert self.said.warnings == [
+            f"{where}: no answer (ConnectionRefusedError); trying again",
+            *(f"stopped before {where} was told: raised: alert {number}" for number in (1, 2)),
+        ]
 
     @gen_test
     async def test_who_never_answers_is_given_up_after_a_while_and_the_next_message_comes(self):
@@ -176,8 +173,8 @@ class WebhookTest(AsyncHTTPTestCase):
                 patch.undo()
                 self.may_answer.set()
                 await self.said.until("told")
-        self.assertIn("no answer (HTTPTimeoutError); trying again", self.said.warnings[0])
-        self.assertEqual(self.answered[-1], (204, "alert 2"))
+        assert "no answer (HTTPTimeoutError); trying again" in self.said.warnings[0]
+        assert self.answered[-1] == (204, "alert 2")
 
 
 # -- the whole server

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 
@@ -23,7 +24,7 @@ class PlainSocketTest(FeedTestCase):
         self.write("DELETE FROM orders")
         deleted = updated.replace("UPDATE", "DELETE")
         for socket in sockets:
-            self.assertEqual([await socket.read_message() for _ in range(3)], [inserted, updated, deleted])
+            assert [await socket.read_message() for _ in range(3)] == [inserted, updated, deleted]
 
     def payload(self, action: str, table: str) -> str:
         """What to_json gives for the only row of `table`, as the trigger puts it."""
@@ -40,9 +41,9 @@ class PlainSocketTest(FeedTestCase):
         socket = await self.connect()
         self.write("INSERT INTO portal_eventrequests VALUES (74036, 'https://example.com/x')")
         parsed = json.loads(await socket.read_message())
-        self.assertEqual((parsed["data"]["id"], parsed["data"]["url"]), (74036, "https://example.com/x"))
-        self.assertEqual(list(parsed), ["table", "action", "data"])
-        self.assertIsNone(socket.selected_subprotocol)
+        assert (parsed["data"]["id"], parsed["data"]["url"]) == (74036, "https://example.com/x")
+        assert list(parsed) == ["table", "action", "data"]
+        assert socket.selected_subprotocol is None
 
     @gen_test
     async def test_foreign_json_passes_and_what_is_not_json_does_not(self):
@@ -50,9 +51,9 @@ class PlainSocketTest(FeedTestCase):
         with ExpectLog("changefeed.hub", "a payload on channel events is not JSON", level=30):
             for payload in ("not json", '{"hello": 1}', "{", "[1, 2]"):
                 self.write("SELECT pg_notify('events', %s)", [payload])
-            self.assertEqual(await socket.read_message(), '{"hello": 1}')
-            self.assertEqual(await socket.read_message(), "[1, 2]")
-        self.assertEqual((self.feed.hub.tally.not_json, self.feed.hub.tally.foreign), (2, 2))
+            assert await socket.read_message() == '{"hello": 1}'
+            assert await socket.read_message() == "[1, 2]"
+        assert (self.feed.hub.tally.not_json, self.feed.hub.tally.foreign) == (2, 2)
 
     @gen_test
     async def test_what_a_plain_client_says_is_not_answered(self):
@@ -61,16 +62,16 @@ class PlainSocketTest(FeedTestCase):
         socket = await self.connect()
         await socket.write_message("hello?")
         self.write("INSERT INTO orders VALUES (1)")
-        self.assertEqual((await message(socket))["action"], "INSERT")
+        assert (await message(socket))["action"] == "INSERT"
 
     @gen_test
     async def test_a_page_of_another_origin_is_refused(self):
         with (
             ExpectLog("tornado.access", "403", level=30, required=False),
-            self.assertRaises(HTTPClientError) as refused,
+            pytest.raises(HTTPClientError) as refused,
         ):
             await self.connect(Origin="http://evil.example.com")
-        self.assertEqual(refused.exception.code, 403)
+        assert refused.value.code == 403
 
 
 class AllowedOriginTest(FeedTestCase):
@@ -87,14 +88,14 @@ class ProtocolSocketTest(FeedTestCase):
         self.write(ORDERS)
         self.watch_with_notify()
         socket = await self.connect(protocol=True)
-        self.assertEqual(socket.selected_subprotocol, "changefeed.v1")
+        assert socket.selected_subprotocol == "changefeed.v1"
         hello = await message(socket)
-        self.assertEqual((hello["type"], hello["server"]["version"]), ("hello", __version__))
+        assert (hello["type"], hello["server"]["version"]) == ("hello", __version__)
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
         changes = []
         while len(changes) < 3:
             changes += (await message(socket, "changes"))["changes"]
-        self.assertEqual([change["data"]["id"] for change in changes], [1, 2, 3])
+        assert [change["data"]["id"] for change in changes] == [1, 2, 3]
 
     @gen_test
     async def test_a_bad_message_gets_an_error_and_keeps_the_socket(self):
@@ -107,12 +108,12 @@ class ProtocolSocketTest(FeedTestCase):
             ('{"type": "nonsense"}', "unknown_type"),
         ):
             await socket.write_message(sent)
-            self.assertEqual((await message(socket, "error"))["code"], code)
+            assert (await message(socket, "error"))["code"] == code
 
     @gen_test
     async def test_a_message_beyond_the_limit_closes_the_socket(self):
         socket = await self.connect(protocol=True)
         await message(socket, "hello")
         await socket.write_message("x" * 70_000)
-        self.assertIsNone(await socket.read_message())
-        self.assertEqual(socket.close_code, 1009)
+        assert await socket.read_message() is None
+        assert socket.close_code == 1009

@@ -67,21 +67,22 @@ class EncodingCase(FeedTestCase):
         changes: list[Any] = []
         while len(changes) < 5:
             changes += (await message(client, "changes"))["changes"]
-        self.assertEqual({change["table"] for change in changes}, {self.table})
-        self.assertEqual(
-            [(change["action"], change["data"][self.column]) for change in changes[:3]],
-            [("INSERT", self.word), ("UPDATE", self.word * 2), ("INSERT", self.word)],
-        )
-        self.assertEqual([change["action"] for change in changes[3:]], ["DELETE", "DELETE"])
-        self.assertEqual(
-            self.write("SELECT table_name, is_complete, partitions FROM changefeed.status()"), [(self.table, True, 2)]
-        )
-        self.assertEqual(self.write("SELECT changefeed.refresh()"), [])
-        self.assertEqual(self.write("SELECT losses FROM changefeed.journal_status()"), [(0,)])
+        assert {change["table"] for change in changes} == {self.table}
+        assert [(change["action"], change["data"][self.column]) for change in changes[:3]] == [
+            ("INSERT", self.word),
+            ("UPDATE", self.word * 2),
+            ("INSERT", self.word),
+        ]
+        assert [change["action"] for change in changes[3:]] == ["DELETE", "DELETE"]
+        assert self.write("SELECT table_name, is_complete, partitions FROM changefeed.status()") == [
+            (self.table, True, 2)
+        ]
+        assert self.write("SELECT changefeed.refresh()") == []
+        assert self.write("SELECT losses FROM changefeed.journal_status()") == [(0,)]
         page = await self.fetch_json(f"/api/changes?table={name}")
-        self.assertEqual(len(page["changes"]), 5)
+        assert len(page["changes"]) == 5
         await self.fetch_json(path, method="DELETE")
-        self.assertEqual(self.write("SELECT FROM changefeed.status()"), [])
+        assert self.write("SELECT FROM changefeed.status()") == []
 
 
 class TurkishTest(EncodingCase):

@@ -54,7 +54,7 @@ class LeastRightsCase(FeedTestCase):
         self.write(f"DROP OWNED BY {self.role}; DROP ROLE {self.role}")
 
     def of_role(self, block: str) -> str:
-        self.assertIn(ROLE, block)
+        assert ROLE in block
         return block.replace(ROLE, self.role)
 
     def findings(self) -> dict[str, Finding]:
@@ -74,23 +74,24 @@ class FollowingTest(LeastRightsCase):
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1, 'new'); INSERT INTO part VALUES (1, '110'); UPDATE orders SET id = 2")
         got = [json.loads(await socket.read_message()) for _ in range(3)]
-        self.assertEqual([change["table"] for change in got], ["orders", "parts", "orders"])
-        self.assertEqual(len(got[1]["data"]["phone"]), 64)
+        assert [change["table"] for change in got] == ["orders", "parts", "orders"]
+        assert len(got[1]["data"]["phone"]) == 64
         resumed = await self.connect(f"/ws?since={got[0]['cursor']}&filter=id=gte.2")
-        self.assertEqual(json.loads(await resumed.read_message())["data"]["id"], 2)
-        self.assertEqual(len((await self.fetch_json("/api/changes"))["changes"]), 3)
+        assert json.loads(await resumed.read_message())["data"]["id"] == 2
+        assert len((await self.fetch_json("/api/changes"))["changes"]) == 3
 
     @gen_test
     async def test_it_tells_how_the_journal_and_the_tables_stand(self):
         status = await self.fetch_json("/api/status")
-        self.assertEqual([table["table"] for table in status["watched"]], ["orders", "parts"])
-        self.assertTrue(all(table["is_complete"] for table in status["watched"]))
-        self.assertGreater(status["journal"]["bytes"], 0)
+        assert [table["table"] for table in status["watched"]] == ["orders", "parts"]
+        assert all(table["is_complete"] for table in status["watched"])
+        assert status["journal"]["bytes"] > 0
         tables = (await self.fetch_json("/api/tables"))["tables"]
-        self.assertEqual(
-            [(table["table"], table["watched_by"]) for table in tables], [("orders", "journal"), ("parts", "journal")]
-        )
-        self.assertEqual((await self.http_client.fetch(self.get_url("/metrics"))).code, 200)
+        assert [(table["table"], table["watched_by"]) for table in tables] == [
+            ("orders", "journal"),
+            ("parts", "journal"),
+        ]
+        assert (await self.http_client.fetch(self.get_url("/metrics"))).code == 200
 
     @gen_test
     async def test_it_tends_the_journal(self):
@@ -100,7 +101,7 @@ class FollowingTest(LeastRightsCase):
         with ExpectLog("changefeed.watching", "retention emptied partition 0 of the journal", level=20):
             for _ in range(2):  # the first ends the partition that is written
                 await self.feed.watching._tend_once()
-        self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+        assert self.write("SELECT count(*) FROM changefeed.journal") == [(0,)]
 
     @gen_test
     async def test_a_new_partition_that_it_may_not_watch_is_a_gap_and_counted(self):
@@ -113,15 +114,15 @@ class FollowingTest(LeastRightsCase):
         with ExpectLog("changefeed.lookout", ".*public.parts.*triggers of a new partition are missing"):
             await self.feed.lookout.look()
         gap = await message(socket)
-        self.assertEqual((gap["type"], gap["table"]), ("gap", "public.parts"))
+        assert (gap["type"], gap["table"]) == ("gap", "public.parts")
         self.write("INSERT INTO part_7 VALUES (7)")
         await self.feed.lookout.look()  # which says it once
         metrics = (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
-        self.assertIn("changefeed_incomplete_tables 1.0", metrics)
+        assert "changefeed_incomplete_tables 1.0" in metrics
         self.write("SELECT changefeed.refresh()")
         with ExpectLog("changefeed.lookout", ".*recorded again", level=20):
             await self.feed.lookout.look()
-        self.assertIn("recorded again", (await message(socket, "gap"))["why"])
+        assert "recorded again" in (await message(socket, "gap"))["why"]
 
     @gen_test
     async def test_it_begins_a_restored_journal_anew(self):
@@ -129,18 +130,18 @@ class FollowingTest(LeastRightsCase):
         before = self.write("SELECT epoch FROM changefeed.meta")
         self.write("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
         await self.feed.journal.identify()
-        self.assertNotEqual(self.write("SELECT epoch FROM changefeed.meta"), before)
-        self.assertEqual(self.write("SELECT count(*) FROM changefeed.journal"), [(0,)])
+        assert self.write("SELECT epoch FROM changefeed.meta") != before
+        assert self.write("SELECT count(*) FROM changefeed.journal") == [(0,)]
 
     def test_the_doctor_agrees(self):
-        self.assertEqual(
-            {about: finding.level for about, finding in self.findings().items()}, dict.fromkeys(doctor.CHECKS, Level.OK)
+        assert {about: finding.level for about, finding in self.findings().items()} == dict.fromkeys(
+            doctor.CHECKS, Level.OK
         )
         self.write(f"REVOKE TRUNCATE ON changefeed.journal_3 FROM {self.role}")
         rights = self.findings()["rights"]
-        self.assertEqual(rights.level, Level.WARNING)
+        assert rights.level == Level.WARNING
         self.write(rights.mend)
-        self.assertEqual(self.findings()["rights"].level, Level.OK)
+        assert self.findings()["rights"].level == Level.OK
 
     def test_it_may_do_no_more(self):
         for statement in (
@@ -155,18 +156,18 @@ class FollowingTest(LeastRightsCase):
             "CREATE TABLE changefeed.mine ()",
             "SELECT changefeed.record()",
         ):
-            with self.subTest(statement), self.assertRaises(psycopg2.errors.InsufficientPrivilege):
+            with self.subTest(statement), pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 postgres.execute(str(make_dsn(self.conninfo, user=self.role)), statement)
 
     @gen_test
     async def test_it_is_refused_to_watch_with_a_reason(self):
         answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="PUT", body="")
-        self.assertEqual(answer["error"]["code"], "cannot_watch")
-        self.assertIn("permission denied for function watch", answer["error"]["message"])
-        self.assertIn("takes the right TRIGGER on the table", answer["error"]["message"])
+        assert answer["error"]["code"] == "cannot_watch"
+        assert "permission denied for function watch" in answer["error"]["message"]
+        assert "takes the right TRIGGER on the table" in answer["error"]["message"]
         answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="DELETE")
-        self.assertEqual(answer["error"]["code"], "cannot_unwatch")
-        self.assertIn("takes the table's owner", answer["error"]["message"])
+        assert answer["error"]["code"] == "cannot_unwatch"
+        assert "takes the table's owner" in answer["error"]["message"]
 
 
 class WatchingTest(LeastRightsCase):
@@ -185,17 +186,17 @@ class WatchingTest(LeastRightsCase):
         await self.feed.watching.start()  # and again, which changes nothing
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1); TRUNCATE orders")
-        self.assertEqual([json.loads(await socket.read_message())["action"] for _ in range(2)], ["INSERT", "TRUNCATE"])
+        assert [json.loads(await socket.read_message())["action"] for _ in range(2)] == ["INSERT", "TRUNCATE"]
         path = "/api/tables/public.orders/watch"
         changed = await self.fetch_json(path, method="PUT", body='{"hash": ["status"], "strict": true}')
-        self.assertTrue(changed["has_changed"])
+        assert changed["has_changed"]
         await self.feed.watching._tend_once()
         self.write("INSERT INTO orders VALUES (2, 'open')")
-        self.assertEqual(len(json.loads(await socket.read_message())["data"]["status"]), 64)
-        self.assertEqual(self.findings()["triggers"].level, Level.OK)
+        assert len(json.loads(await socket.read_message())["data"]["status"]) == 64
+        assert self.findings()["triggers"].level == Level.OK
         self.write("CREATE TABLE other (id int)")
         answer = await self.fetch_json("/api/tables/public.other/watch", 409, method="PUT", body="")
-        self.assertIn("permission denied for table other", answer["error"]["message"])
+        assert "permission denied for table other" in answer["error"]["message"]
         await self.fetch_json(path, 409, method="DELETE")
 
 

@@ -68,27 +68,27 @@ class SignOutTest(AccessTestCase):
     async def test_a_cookie_lets_nobody_in_once_it_was_signed_out_of(self):
         for kind in ("full", "narrow", "orders"):
             mine, other = await self.sign_in(kind), await self.sign_in(kind)
-            self.assertNotEqual(mine, other)
+            assert mine != other
             opened = [await self.connect(path, **mine) for path in ("/ws", "/ws/activity")]
             kept = await self.connect("/ws/activity", **other)
             for socket in (opened[1], kept):
                 await message(socket, "hello")
             waiting = len(self.feed.gate.expiries.identities)
             await self.ask("none", "/api/session", method="DELETE", headers=mine)
-            self.assertEqual(len(self.feed.gate.expiries.identities), waiting - len(opened))
-            self.assertEqual(await closing(opened[0]), CloseCode.TOKEN_EXPIRED)
-            self.assertEqual((await self.status(mine), await self.status(other)), (401, 200))
+            assert len(self.feed.gate.expiries.identities) == waiting - len(opened)
+            assert await closing(opened[0]) == CloseCode.TOKEN_EXPIRED
+            assert (await self.status(mine), await self.status(other)) == (401, 200)
             _, said = await self.ask("none", "/api/tables", headers=mine)
-            self.assertIn("the session was ended", said["error"]["message"])
+            assert "the session was ended" in said["error"]["message"]
             status, said = await self.ask("none", "/api/session", headers=mine)
-            self.assertEqual((status, said["is_signed_in"]), (200, False))
+            assert (status, said["is_signed_in"]) == (200, False)
             refused = await self.connect("/ws", **mine)
-            self.assertIsNone(await refused.read_message())
+            assert await refused.read_message() is None
             ended = list(self.feed.gate.ended._seen)
             await self.ask("none", "/api/session", method="DELETE", headers=mine)  # once more does nothing
-            self.assertFalse(self.feed.gate.ended.news())
-            self.assertEqual(self.feed.gate.ended._seen, ended)
-            self.assertEqual(await self.status(other), 200)
+            assert not self.feed.gate.ended.news()
+            assert self.feed.gate.ended._seen == ended
+            assert await self.status(other) == 200
 
     @gen_test
     async def test_nobody_else_ends_a_session(self):
@@ -100,7 +100,7 @@ class SignOutTest(AccessTestCase):
             {**mine, "Sec-Fetch-Site": "cross-site"},
         ):
             await self.ask("none", "/api/session", method="DELETE", headers=headers)
-            self.assertEqual(await self.status(mine), 200)
+            assert await self.status(mine) == 200
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import sys
 import threading
 from unittest import mock
@@ -100,26 +101,24 @@ class OpenConnectionTest(AsyncTestCase):
         proxy = Proxy(postgres.cluster().conninfo)
         await proxy.start()
         proxy.go_deaf()
-        with self.assertRaisesRegex(psycopg2.OperationalError, "no answer from postgres@127.0.0.1"):
+        with pytest.raises(psycopg2.OperationalError, match=r"no answer from postgres@127.0.0.1"):
             await open_connection(proxy.conninfo, deadline_seconds=0.2)
         await proxy.close()
 
     @gen_test
     async def test_a_refusal_is_known_by_its_sqlstate_and_shown_without(self):
-        with self.assertRaises(CannotConnect) as refused:
+        with pytest.raises(CannotConnect) as refused:
             await open_connection(str(make_dsn(postgres.cluster().conninfo, dbname="nix")), deadline_seconds=60)
-        self.assertTrue(refused.exception.is_hopeless)
-        self.assertRegex(str(refused.exception), r'FATAL:  database "nix" does not exist\n$')
+        assert refused.value.is_hopeless
+        assert re.search(r'FATAL:  database "nix" does not exist\n$', str(refused.value))
 
     @gen_test
     async def test_errors_on_an_open_connection_are_worded_as_ever(self):
         opened = await open_connection(postgres.cluster().conninfo, deadline_seconds=60)
-        with (
-            self.assertRaisesRegex(psycopg2.errors.DivisionByZero, "^division by zero\n$"),
-            opened.cursor() as db_cursor,
-        ):
+        with opened.cursor() as db_cursor:
             db_cursor.execute("SELECT 1 / 0")
-            await wait_until_done(opened)
+            with pytest.raises(psycopg2.errors.DivisionByZero, match=r"^division by zero\n$"):
+                await wait_until_done(opened)
         opened.close()
 
     @gen_test
@@ -137,8 +136,8 @@ class OpenConnectionTest(AsyncTestCase):
             finally:
                 sys.setprofile(None)
         [notification] = opened.notifies
-        self.assertEqual((notification.channel, notification.payload), ("späti", "grüße, 世界"))
-        self.assertEqual([path for path in called if "encodings" in path], [])
+        assert (notification.channel, notification.payload) == ("späti", "grüße, 世界")
+        assert [path for path in called if "encodings" in path] == []
 
     @gen_test
     async def test_who_is_cancelled_leaves_no_error_behind_that_nobody_asks_for(self):
@@ -152,7 +151,7 @@ class OpenConnectionTest(AsyncTestCase):
             opening = asyncio.ensure_future(open_connection("", deadline_seconds=60))
             await asyncio.sleep(0)
             opening.cancel()
-            with self.assertRaises(asyncio.CancelledError):
+            with pytest.raises(asyncio.CancelledError):
                 await opening
             may_start.set()
             await asyncio.get_running_loop().shutdown_default_executor()
@@ -170,7 +169,7 @@ class OpenConnectionTest(AsyncTestCase):
             return started[0]
 
         with mock.patch.object(connecting, "_start", look_a_slow_name_up):
-            with self.assertRaisesRegex(psycopg2.OperationalError, "no answer"):
+            with pytest.raises(psycopg2.OperationalError, match="no answer"):
                 await open_connection(postgres.cluster().conninfo, deadline_seconds=0.01)
             may_start.set()
             while not (started and started[0].closed):  # noqa: ASYNC110  # psycopg2 tells nobody

@@ -1,6 +1,7 @@
 """What is relied on in momoko: a pool in which queries run in parallel, and which outlives whatever happens to it."""
 
 import asyncio
+import re
 import socket
 from typing import Any
 from unittest import mock
@@ -60,7 +61,7 @@ class DatabaseTestCase(AsyncTestCase):
         queries = [self.start(database.fetch(BLOCKED, [number])) for number in range(SIZE)]
         await self.until(WAITING, SIZE)
         self.let_go()
-        self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(SIZE)])
+        assert await asyncio.gather(*queries) == [[(number,)] for number in range(SIZE)]
 
 
 @pytest.mark.parametrize(
@@ -95,12 +96,13 @@ class DatabaseTest(DatabaseTestCase):
     @gen_test
     async def test_rows_are_tuples_and_a_statement_without_any_gives_an_empty_list(self):
         fetch = self.database.fetch
-        self.assertEqual(await fetch("CREATE TABLE public.t (n numeric, s text)"), [])
-        self.assertEqual(await fetch("INSERT INTO public.t VALUES (1.10, %(s)s), (2, '%%')", {"s": "ä%"}), [])
-        self.assertEqual(
-            await fetch("SELECT n::text, s FROM public.t WHERE s LIKE '%' ORDER BY n"), [("1.10", "ä%"), ("2", "%")]
-        )
-        self.assertEqual(await fetch("SELECT s FROM public.t WHERE n > 5"), [])
+        assert await fetch("CREATE TABLE public.t (n numeric, s text)") == []
+        assert await fetch("INSERT INTO public.t VALUES (1.10, %(s)s), (2, '%%')", {"s": "ä%"}) == []
+        assert await fetch("SELECT n::text, s FROM public.t WHERE s LIKE '%' ORDER BY n") == [
+            ("1.10", "ä%"),
+            ("2", "%"),
+        ]
+        assert await fetch("SELECT s FROM public.t WHERE n > 5") == []
 
     @gen_test
     async def test_as_many_queries_as_the_pool_is_large_run_at_the_same_time(self):
@@ -112,8 +114,8 @@ class DatabaseTest(DatabaseTestCase):
         queries = [self.start(self.database.fetch(BLOCKED, [number])) for number in range(5 * SIZE)]
         await self.until(WAITING, SIZE)
         self.let_go()
-        self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(5 * SIZE)])
-        self.assertEqual(len(postgres.execute(self.conninfo, BACKENDS)), SIZE)
+        assert await asyncio.gather(*queries) == [[(number,)] for number in range(5 * SIZE)]
+        assert len(postgres.execute(self.conninfo, BACKENDS)) == SIZE
 
     @gen_test
     async def test_who_came_first_is_served_first(self):
@@ -124,34 +126,34 @@ class DatabaseTest(DatabaseTestCase):
             done.append(number)
 
         await asyncio.gather(*(query(number) for number in range(5)))
-        self.assertEqual(done, [0, 1, 2, 3, 4])
+        assert done == [0, 1, 2, 3, 4]
 
     @gen_test
     async def test_an_error_of_sql_is_the_callers_and_the_connection_stays(self):
         [(before,)] = await self.database.fetch("SELECT pg_backend_pid()")
         for _ in range(SIZE + 1):
-            with self.assertRaises(psycopg2.errors.DivisionByZero):
+            with pytest.raises(psycopg2.errors.DivisionByZero):
                 await self.database.fetch("SELECT 1 / 0")
-            with self.assertRaises(psycopg2.errors.SyntaxError):
+            with pytest.raises(psycopg2.errors.SyntaxError):
                 await self.database.fetch("SELEC")
-            with self.assertRaises(psycopg2.errors.QueryCanceled):
+            with pytest.raises(psycopg2.errors.QueryCanceled):
                 await self.database.fetch("DO $$BEGIN PERFORM pg_cancel_backend(pg_backend_pid()), pg_sleep(60); END$$")
-        self.assertEqual(await self.database.fetch("SELECT pg_backend_pid()"), [(before,)])
+        assert await self.database.fetch("SELECT pg_backend_pid()") == [(before,)]
         await self.use_all(self.database)
 
     @gen_test
     async def test_a_query_whose_parameters_do_not_fit_leaves_its_connection_usable(self):
         for _ in range(SIZE + 1):
-            with self.assertRaises(KeyError):
+            with pytest.raises(KeyError):
                 await self.database.fetch("SELECT %(missing)s", {"other": 1})
-            with self.assertRaises(psycopg2.ProgrammingError):
+            with pytest.raises(psycopg2.ProgrammingError):
                 await self.database.fetch("SELECT %s", [object()])
         await self.use_all(self.database)
 
     @gen_test
     async def test_killed_backends_are_replaced_and_no_caller_sees_it(self):
         await self.use_all(self.database)
-        self.assertEqual(postgres.execute(self.conninfo, KILL), [(SIZE,)])
+        assert postgres.execute(self.conninfo, KILL) == [(SIZE,)]
         await self.use_all(self.database)
 
     @gen_test
@@ -163,8 +165,8 @@ class DatabaseTest(DatabaseTestCase):
         postgres.execute(self.conninfo, KILL)
         await self.until(WAITING, 1)
         self.let_go()
-        self.assertEqual(await query, [("done",)])
-        self.assertFalse({*killed} & {*postgres.execute(self.conninfo, BACKENDS)})
+        assert await query == [("done",)]
+        assert not {*killed} & {*postgres.execute(self.conninfo, BACKENDS)}
 
     @gen_test
     async def test_what_an_error_says_of_a_stopped_postgresql_is_handed_on_until_it_is_back(self):
@@ -176,8 +178,8 @@ class DatabaseTest(DatabaseTestCase):
                 *(self.database.fetch("SELECT 1") for _ in range(2 * SIZE)), return_exceptions=True
             )
             for answer in answers:
-                self.assertIsInstance(answer, DatabaseUnavailable)
-                self.assertRegex(str(answer), "^connection to server on socket .* failed: .*Is the server running")
+                assert isinstance(answer, DatabaseUnavailable)
+                assert re.search("^connection to server on socket .* failed: .*Is the server running", str(answer))
         finally:
             postgres.cluster().start()
         self._holder = postgres.connect(self.conninfo)
@@ -191,7 +193,7 @@ class DatabaseTest(DatabaseTestCase):
         await self.until(WAITING, 1)
         database.close()
         query.cancel()
-        with self.assertRaises(asyncio.CancelledError):
+        with pytest.raises(asyncio.CancelledError):
             await query
 
     @gen_test
@@ -204,7 +206,7 @@ class DatabaseTest(DatabaseTestCase):
             for _ in range(turns):
                 await asyncio.sleep(0)
             database.close()
-            with self.assertRaises(DatabaseUnavailable):
+            with pytest.raises(DatabaseUnavailable):
                 await query
 
 
@@ -215,12 +217,12 @@ class DeadlineTest(DatabaseTestCase):
         before = set(postgres.execute(self.conninfo, BACKENDS))
         self.hold()
         for _ in range(2 * SIZE + 1):
-            with self.assertRaisesRegex(DatabaseUnavailable, "did not answer within 0.05 s"):
+            with pytest.raises(DatabaseUnavailable, match=r"did not answer within 0.05 s"):
                 await self.database.fetch(BLOCKED, [1], deadline_seconds=0.05)
         self.let_go()
         await self.use_all(self.database)
         await self.until(f"SELECT count(*) FROM ({BACKENDS}) AS backends", SIZE)
-        self.assertNotEqual(set(postgres.execute(self.conninfo, BACKENDS)), before)
+        assert set(postgres.execute(self.conninfo, BACKENDS)) != before
 
     @gen_test
     async def test_who_waits_gets_its_turn_when_all_before_it_are_given_up(self):
@@ -232,7 +234,7 @@ class DeadlineTest(DatabaseTestCase):
             waiting = [self.start(database.fetch("SELECT 2")) for _ in range(size + 1)]
             for query in given_up:
                 query.cancel()
-            self.assertEqual(await asyncio.gather(*waiting), [[(2,)]] * (size + 1))
+            assert await asyncio.gather(*waiting) == [[(2,)]] * (size + 1)
             self.let_go()
 
     @gen_test
@@ -242,12 +244,12 @@ class DeadlineTest(DatabaseTestCase):
         first = self.start(database.fetch(BLOCKED, ["first"]))
         await self.until(WAITING, 1)
         for _ in range(3):
-            with self.assertRaises(DatabaseUnavailable):
+            with pytest.raises(DatabaseUnavailable):
                 await database.fetch("SELECT 2", deadline_seconds=0.01)
         self.let_go()
-        self.assertEqual(await first, [("first",)])
-        self.assertEqual(await database.fetch("SELECT 3"), [(3,)])
-        self.assertEqual(len(postgres.execute(self.conninfo, BACKENDS)), 1)
+        assert await first == [("first",)]
+        assert await database.fetch("SELECT 3") == [(3,)]
+        assert len(postgres.execute(self.conninfo, BACKENDS)) == 1
 
 
 class LimitedRoleTest(DatabaseTestCase):
@@ -264,7 +266,7 @@ class LimitedRoleTest(DatabaseTestCase):
         while not connections.dead or connections.pending:  # noqa: ASYNC110  # until the role is refused a second one
             await asyncio.sleep(0)
         self.let_go()
-        self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(SIZE)])
+        assert await asyncio.gather(*queries) == [[(number,)] for number in range(SIZE)]
 
 
 class ConnectTest(DatabaseTestCase):
@@ -291,10 +293,10 @@ class ConnectTest(DatabaseTestCase):
         self.proxy.go_deaf()
         with mock.patch.object(pool, "CONNECT_DEADLINE_SECONDS", 0.1):
             for _ in range(2):
-                with self.assertRaisesRegex(DatabaseUnavailable, "no answer from .* within 0.1 s"):
+                with pytest.raises(DatabaseUnavailable, match=r"no answer from .* within 0.1 s"):
                     await database.fetch("SELECT 1")
         self.proxy.hear_again()
-        self.assertEqual(await database.fetch("SELECT 1"), [(1,)])
+        assert await database.fetch("SELECT 1") == [(1,)]
         await self.use_all(database)
 
     @gen_test
@@ -305,7 +307,7 @@ class ConnectTest(DatabaseTestCase):
         answers = await asyncio.gather(
             *(database.fetch("SELECT 1", deadline_seconds=0.1) for _ in range(2 * SIZE)), return_exceptions=True
         )
-        self.assertTrue(all(isinstance(answer, DatabaseUnavailable) for answer in answers), answers)
+        assert all(isinstance(answer, DatabaseUnavailable) for answer in answers), answers
         self.proxy.hear_again()
         await self.use_all(database)
 
@@ -318,7 +320,7 @@ class ConnectTest(DatabaseTestCase):
             await self.proxy.swallowed.wait()
             self.proxy.hear_again()
             database.renew()
-            self.assertEqual(await asyncio.gather(*queries), [[(number,)] for number in range(2 * SIZE)])
+            assert await asyncio.gather(*queries) == [[(number,)] for number in range(2 * SIZE)]
             await self.use_all(database)  # none is left that is still being opened
 
 
@@ -351,8 +353,8 @@ class SessionSettingsTest(DatabaseTestCase):
 
     async def assert_settled(self, conninfo: str) -> None:
         [(search_path, *others)] = await self.make_database(conninfo).fetch(self.SEEN)
-        self.assertEqual(search_path.replace(" ", "").replace(chr(34), ""), "pg_catalog,pg_temp")
-        self.assertEqual(others, ["0", "read committed", "off", "UTC", "on", "off"])
+        assert search_path.replace(" ", "").replace(chr(34), "") == "pg_catalog,pg_temp"
+        assert others == ["0", "read committed", "off", "UTC", "on", "off"]
 
     @gen_test
     async def test_the_settings_of_the_database_do_not_reach_the_servers_sessions(self):
@@ -370,4 +372,4 @@ class SessionSettingsTest(DatabaseTestCase):
         )
         for conninfo in (complete(self.conninfo), without_session_options(complete(self.conninfo))):
             [(text,)] = await self.make_database(conninfo).fetch("SELECT concat_ws('-', NULL::uuid, 7::bigint)")
-            self.assertEqual(text, "7")
+            assert text == "7"
