@@ -15,7 +15,7 @@ from changefeed.printable import printable
 from commands import doctor
 from process.logs import JSON, TEXT, log_to_stderr
 from process.supervisor import NeverStarted
-from settings.sources import load as load_settings
+from settings.sources import load_settings
 from settings.table import SettingsError
 
 logger = logging.getLogger("server")

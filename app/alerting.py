@@ -8,14 +8,14 @@ from collections.abc import Callable
 from app.webhook import Message
 from changefeed.change.times import iso_of
 from changefeed.counts.alerts import Alerts, Transition
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.alerting")
 
 INTERVAL_SECONDS = 1.0
 
 
-async def keep_alerting(feed: Feed, send: Callable[[Message], None]) -> None:
+async def keep_alerting(feed: ServerContext, send: Callable[[Message], None]) -> None:
     """Checks until cancelled. A server that starts anew raises again what is so."""
     alerts = Alerts(feed.settings.alert, feed.hub.tally)
     while True:

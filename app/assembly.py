@@ -6,20 +6,20 @@ from functools import partial
 from typing import ParamSpec
 
 from changefeed.change.exposure import Payload, reduce
-from changefeed.counts.backfill import History
+from changefeed.counts.backfill import CountsBackfill
 from changefeed.counts.tally import Tally
 from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
 from changefeed.journal.follower import Follower
 from changefeed.journal.journal import Journal
 from changefeed.journal.lookout import Lookout
-from changefeed.journal.page_cache import Memory
+from changefeed.journal.page_cache import PageCache
 from changefeed.journal.watching import Watching
 from changefeed.postgres.listener import Listener
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database
 from changefeed.selection.catalog import Catalog
 from handlers.access.admission import Admission
-from handlers.access.authentication import Gate, hosts_of
+from handlers.access.authentication import Authenticator, hosts_of
 from handlers.access.refusals import Refusals
 from handlers.access.tokens import load_tokens
 from handlers.delivery.change_counts import ChangeCounts
@@ -32,10 +32,10 @@ from handlers.delivery.outages import Outages
 from handlers.delivery.raw_clients import RawClients
 from handlers.delivery.readiness import Readiness
 from handlers.feed.websocket import event_socket_of
-from handlers.http.context import Feed, Share
+from handlers.http.context import ProcessSlot, ServerContext
 from settings.table import Settings
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 REQUEST_CONNECTIONS = 3
 FOLLOWING_CONNECTIONS = 2
 
@@ -48,10 +48,10 @@ def make_feed(
     database_name: str,
     on_state: Callable[[], None] = lambda: None,
     echo: Broadcast | None = None,
-    share: Share | None = None,
-) -> Feed:
+    share: ProcessSlot | None = None,
+) -> ServerContext:
     """Nothing runs yet. Raises SettingsError where the tokens of the settings are none."""
-    share = share or Share()
+    share = share or ProcessSlot()
     takes_plain = not settings.no_plain_channel
 
     def is_known(table: str) -> bool:
@@ -77,7 +77,7 @@ def make_feed(
 
     change_counts = ChangeCounts(tally, share.meters)
     journal = Journal(following, settings.payload, database, settings.row_limit_bytes)
-    history = History(database, journal, tally, apply=change_counts.leave_out)
+    history = CountsBackfill(database, journal, tally, apply=change_counts.leave_out)
     follower = Follower(
         journal,
         publish=lambda page, cursor: hub.publish(page.changes, cursor, history.uncounted(page)),
@@ -127,7 +127,7 @@ def make_feed(
         on_outage=outages.tell,
         backpressure=live_clients.backpressure,
     )
-    return Feed(
+    return ServerContext(
         settings=settings,
         hub=hub,
         listener=listener,
@@ -155,10 +155,10 @@ def make_feed(
     )
 
 
-def make_gate(settings: Settings, share: Share) -> Gate:
+def make_gate(settings: Settings, share: ProcessSlot) -> Authenticator:
     """Raises SettingsError where the tokens of the settings are none."""
     tokens = load_tokens(settings)
-    return Gate(
+    return Authenticator(
         tokens,
         settings.session_secret or share.session_secret,
         Refusals(share.meters),
@@ -179,6 +179,6 @@ def in_turn(*calls: Callable[Arguments, object]) -> Callable[Arguments, None]:
     return call_each
 
 
-def recall(hub: Hub, memory: Memory) -> None:
+def recall(hub: Hub, memory: PageCache) -> None:
     """What an earlier server published is what newest() begins with."""
     hub.recall(memory.newest(RECENT_LIMIT))

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 import psycopg2
 
 from changefeed.journal.watching import Watching
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, one_line
 
 logger = logging.getLogger("changefeed.demo")
 
-QUERIES = load("demo.sql")
+QUERIES = load_queries("demo.sql")
 KEPT_ROWS = 500
 PAUSE_AFTER_ERROR_SECONDS = 2.0
 

@@ -16,10 +16,10 @@ from app.workers import run_supervisor, run_worker
 from changefeed.hub import PLAIN_CHANNEL
 from handlers.access.tokens import load_tokens
 from handlers.http.certificate import load_certificate
-from handlers.http.context import Share
+from handlers.http.context import ProcessSlot
 from handlers.metrics.gauges import one_line_of
 from process.open_files import raise_limit
-from process.supervisor import Parent
+from process.supervisor import SupervisorLink
 from process.systemd import ServiceManager
 from settings.table import Settings
 
@@ -42,7 +42,7 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     hang_up = HangUp(stop)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     files = raise_limit()
-    if parent := await Parent.find():
+    if parent := await SupervisorLink.find():
         await run_worker(settings, parent, stopping, hang_up)
         return
     if settings.client_limit > files:
@@ -63,7 +63,7 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
         await run_supervisor(settings, argv, stopping, manager, hang_up)
         return
     listening = bind(settings.address, settings.port)
-    url, share = url_of(listening, settings), Share()
+    url, share = url_of(listening, settings), ProcessSlot()
     with source_of(settings) as source:
         async with running(manager.keep_telling(lambda: one_line_of(share.meters))):
             await serve(

@@ -23,11 +23,11 @@ from changefeed.postgres.pool import DatabaseUnavailable
 from handlers.access.tokens import reload_tokens
 from handlers.delivery.outages import KNOWN_DEADLINE_SECONDS
 from handlers.http.certificate import load_certificate
-from handlers.http.context import Feed, Share
+from handlers.http.context import ProcessSlot, ServerContext
 from handlers.http.server import make_server
 from handlers.metrics.gauges import keep_sampling
 from handlers.routes import make_app
-from process.supervisor import Parent
+from process.supervisor import SupervisorLink
 from settings.table import Settings, SettingsError
 
 logger = logging.getLogger("server")
@@ -36,13 +36,13 @@ logger = logging.getLogger("server")
 async def serve(
     settings: Settings,
     source: Source,
-    share: Share,
+    share: ProcessSlot,
     stopping: asyncio.Event,
     hang_up: HangUp,
     *,
     listen: Callable[[], list[socket.socket]],
     ready: Callable[[], None],
-    parent: Parent | None = None,
+    parent: SupervisorLink | None = None,
 ) -> None:
     """Until `stopping`; ready() is called when what is committed is heard. Raises StartError."""
     state_changed = asyncio.Event()
@@ -101,7 +101,7 @@ async def serve(
         logger.info("stopping; %d clients are connected", sum(share.census.here().values()))
 
 
-def reload_tokens_of(feed: Feed) -> None:
+def reload_tokens_of(feed: ServerContext) -> None:
     """What is open by a token that is gone, or has other rights now, is closed as if it had expired."""
     try:
         gone = reload_tokens(feed.gate.tokens, feed.settings)
@@ -112,7 +112,7 @@ def reload_tokens_of(feed: Feed) -> None:
     logger.info("reloaded the tokens; %d are gone, or have other rights", len(gone))
 
 
-async def alerting(feed: Feed) -> None:
+async def alerting(feed: ServerContext) -> None:
     if feed.settings.alert_webhook is None:
         await keep_alerting(feed, send=lambda _: None)
         return
@@ -121,7 +121,7 @@ async def alerting(feed: Feed) -> None:
         await keep_alerting(feed, webhook.send)
 
 
-async def follow_parent(parent: Parent, feed: Feed, stopping: asyncio.Event) -> None:
+async def follow_parent(parent: SupervisorLink, feed: ServerContext, stopping: asyncio.Event) -> None:
     def hand_over() -> dict[str, Any]:
         feed.change_counts.sample()  # the other goes on from these
         return feed.history.hand_over(feed.follower.memory)

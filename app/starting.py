@@ -16,7 +16,7 @@ from changefeed.backoff import backoff
 from changefeed.journal.watching import CannotWatch, NoSuchTable
 from changefeed.postgres.listener import ListenerState
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.starting")
 
@@ -44,7 +44,7 @@ def bind(address: str, port: int, *, is_shared: bool = False) -> list[socket.soc
         raise StartError(f"cannot listen on {where} ({error.strerror}); choose another --address or --port") from None
 
 
-async def first_contact(feed: Feed, state_changed: asyncio.Event, stopping: asyncio.Event) -> bool:
+async def first_contact(feed: ServerContext, state_changed: asyncio.Event, stopping: asyncio.Event) -> bool:
     """True when the listener listens, False when the server is to stop before. Raises StartError when it is no use."""
     listener, wait_seconds = feed.listener, feed.settings.database_wait_seconds
     deadline = time.monotonic() + wait_seconds
@@ -62,7 +62,7 @@ async def first_contact(feed: Feed, state_changed: asyncio.Event, stopping: asyn
     return not stopping.is_set()
 
 
-async def prepare_tables(feed: Feed, stopping: asyncio.Event, *, is_demo: bool) -> bool:
+async def prepare_tables(feed: ServerContext, stopping: asyncio.Event, *, is_demo: bool) -> bool:
     """True when what is to be watched is watched, False when the server is to stop before. Raises StartError."""
     delays, complaint = backoff(), ""
     while not stopping.is_set():

@@ -6,7 +6,7 @@ import random
 
 from tornado.httpserver import HTTPServer
 
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 
 DRAIN_DEADLINE_SECONDS = 5.0  # for all outboxes at once
 CLOSE_DEADLINE_SECONDS = 2.0  # for the answers to the close frames
@@ -20,7 +20,7 @@ def spread_seconds(clients: int) -> float:
     return max(LEAST_SPREAD_SECONDS, clients / RETURNS_PER_SECOND)
 
 
-async def stop_serving(http_server: HTTPServer, feed: Feed) -> None:
+async def stop_serving(http_server: HTTPServer, feed: ServerContext) -> None:
     """Lets nobody in any more, tells everybody when to come back, and closes what is open."""
     http_server.stop()
     followers = tuple(feed.live_clients.connected)

@@ -15,11 +15,11 @@ from app.source import Source, source_of
 from app.starting import bind
 from handlers.access.ended_sessions import PART_BYTES as ENDED_BYTES
 from handlers.access.ended_sessions import EndedSessions
-from handlers.http.context import Share
+from handlers.http.context import ProcessSlot
 from handlers.metrics.gauges import one_line_of
 from process.logs import log_to_stderr
-from process.shared_numbers import Meters, shared_memory
-from process.supervisor import Parent, Processes
+from process.shared_numbers import SharedNumbers, shared_memory
+from process.supervisor import Supervisor, SupervisorLink
 from process.systemd import ServiceManager
 from settings.table import Settings
 
@@ -46,10 +46,10 @@ async def run_supervisor(
             "memory": memory,
             "ended_sessions": ended_sessions,
             "started_at": datetime.now(UTC).isoformat(),
-            "session_secret": Share().session_secret,
+            "session_secret": ProcessSlot().session_secret,
         }
-        meters = Meters(1, settings.processes, memory)
-        processes = Processes(
+        meters = SharedNumbers(1, settings.processes, memory)
+        processes = Supervisor(
             (sys.executable, str(SERVER), *argv),
             settings.processes,
             orders=orders,
@@ -61,17 +61,17 @@ async def run_supervisor(
             await processes.run(stopping, on_ready=lambda: announce(url, source, settings, manager))
 
 
-async def run_worker(settings: Settings, parent: Parent, stopping: asyncio.Event, hang_up: HangUp) -> None:
+async def run_worker(settings: Settings, parent: SupervisorLink, stopping: asyncio.Event, hang_up: HangUp) -> None:
     """One of the processes of --processes. It ends with its parent, however that ends."""
     orders = parent.orders
     number, port = orders["number"], orders["port"]
     log_to_stderr(settings.log_format, number)
-    share = Share(
+    share = ProcessSlot(
         number,
         settings.processes,
         prepares=number == 1 and orders["is_first_start"],
         others_are_ready=orders["others_are_ready"],
-        meters=Meters(number, settings.processes, orders["memory"]),
+        meters=SharedNumbers(number, settings.processes, orders["memory"]),
         started_at=datetime.fromisoformat(orders["started_at"]),
         session_secret=orders["session_secret"],
         ended_sessions=EndedSessions(number, settings.processes, orders["ended_sessions"]),

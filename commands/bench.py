@@ -31,7 +31,7 @@ from benchmarks.writer import bulk, prepare, runner, singles
 from changefeed.postgres.connection import complete, display_name
 from changefeed.postgres.pool import one_line
 from changefeed.printable import printable
-from settings.sources import load
+from settings.sources import load_settings
 from settings.table import Settings, SettingsError
 
 NAME = "changefeed_bench"
@@ -63,7 +63,7 @@ class OwnDatabase(Database):
 def main(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> int:
     """0 when it has measured, 1 when it was ended before, 2 where it is refused. Raises SettingsError."""
     options, rest = _parser().parse_known_args(argv)
-    settings = load(rest, environ, dotenv_path)
+    settings = load_settings(rest, environ, dotenv_path)
     for number in ENDINGS:
         signal.signal(number, _end)
     raise_file_limit(options.clients)

@@ -29,14 +29,14 @@ from changefeed.postgres.connection import (
 )
 from changefeed.postgres.embedded import EmbeddedPostgres, default_data_dir
 from changefeed.postgres.legible import fetched, is_illegible, rows_of, showing
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import one_line
 from changefeed.printable import printable, sql_printable
 from process.open_files import raise_limit
 from settings.table import Settings, is_loopback
 
-QUERIES = load("doctor.sql")
-SERVER_QUERIES = load("server.sql")
+QUERIES = load_queries("doctor.sql")
+SERVER_QUERIES = load_queries("server.sql")
 OLDEST_VERSION = 140000
 CONNECT_DEADLINE_SECONDS = 10
 QUERY_DEADLINE_MS = 10_000

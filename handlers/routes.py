@@ -19,7 +19,7 @@ from handlers.feed.raw import ListenSocket
 from handlers.feed.sse import EventStreamHandler
 from handlers.feed.websocket import MESSAGE_LIMIT_BYTES, EventSocket
 from handlers.http.base import NotFoundHandler
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 from handlers.metrics.exposition import MetricsHandler
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ ROUTES = (
 )
 
 
-def make_app(feed: Feed) -> Application:
+def make_app(feed: ServerContext) -> Application:
     return Application(
         routes_of(feed),
         default_handler_class=NotFoundHandler,
@@ -61,7 +61,7 @@ def make_app(feed: Feed) -> Application:
     )
 
 
-def routes_of(feed: Feed) -> list[URLSpec]:
+def routes_of(feed: ServerContext) -> list[URLSpec]:
     """The routes of one server, each below its path; without a slash behind, that path leads to the dashboard.
 
     /ws is for the class of the server whose broadcast reaches its clients.

@@ -33,7 +33,7 @@ def shared_memory(processes: int, part_bytes: int = PART_BYTES) -> Iterator[int]
         yield file.fileno()
 
 
-class Meter:
+class SharedNumber:
     """One number of this process."""
 
     __slots__ = ("_index", "_words")
@@ -53,7 +53,7 @@ class Meter:
         return self._words[self._index]
 
 
-class Meters:
+class SharedNumbers:
     """`number` is this process's, from 1; `descriptor` is shared_memory()'s where there are others."""
 
     def __init__(self, number: int = 1, processes: int = 1, descriptor: int | None = None) -> None:
@@ -63,9 +63,9 @@ class Meters:
         self._number = number
         self._processes = processes
         # A process that is started again goes on with the numbers of the one before it.
-        self._mine = {key: Meter(self._floats, index) for key, index in self._entries(number)}
+        self._mine = {key: SharedNumber(self._floats, index) for key, index in self._entries(number)}
 
-    def meter(self, *key: str) -> Meter:
+    def meter(self, *key: str) -> SharedNumber:
         """The number of this key, from 0 on. Raises NoRoom."""
         return self._mine.get(key) or self._make(key)
 
@@ -82,7 +82,7 @@ class Meters:
             if not name.endswith(COUNTED):
                 self._floats[index] = 0.0
 
-    def _make(self, key: NumberKey) -> Meter:
+    def _make(self, key: NumberKey) -> SharedNumber:
         text = msgspec.json.encode(key)
         begin = (self._number - 1) * PART_BYTES
         used = self._sizes[begin // _WORD] or _WORD
@@ -93,7 +93,7 @@ class Meters:
         self._sizes[position // _WORD] = len(text)
         self._memory[position + _WORD : position + _WORD + len(text)] = text
         self._sizes[begin // _WORD] = behind  # last: from now on others read it
-        made = self._mine[key] = Meter(self._floats, (begin + behind) // _WORD - 1)
+        made = self._mine[key] = SharedNumber(self._floats, (begin + behind) // _WORD - 1)
         return made
 
     def _entries(self, number: int) -> Iterator[tuple[NumberKey, int]]:

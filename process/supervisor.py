@@ -75,7 +75,7 @@ class Worker:
         self.missed_beats = 0
 
 
-class Processes:
+class Supervisor:
     """Runs `command` `count` times at once, and once more whenever one ends.
 
     `orders` is what each is told, with its `number`, `is_first_start` and `others_are_ready`. ended(number) is called
@@ -233,7 +233,7 @@ class Processes:
                 worker.process.send_signal(number)
 
 
-class Parent:
+class SupervisorLink:
     """The parent, as one of its processes has it: `orders` are what it said first."""
 
     def __init__(self, line: _Line, orders: Message) -> None:
@@ -242,7 +242,7 @@ class Parent:
         self._answer: asyncio.Future[Any] | None = None
 
     @classmethod
-    async def find(cls) -> "Parent | None":
+    async def find(cls) -> "SupervisorLink | None":
         """None where this process has none."""
         descriptor = os.environ.pop(VARIABLE, None)
         if descriptor is None:

@@ -109,7 +109,7 @@ class _Help(argparse.HelpFormatter):
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
-def load(
+def load_settings(
     argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path, *, command: str = "", description: str = ""
 ) -> Settings:
     """Loads the settings from the command line, the environment and a .env file. Raises SettingsError.

@@ -20,7 +20,7 @@ from changefeed.postgres.named_queries import SQL_DIR, read_script
 from handlers.delivery import live_clients
 from handlers.http.server import make_server
 from handlers.routes import make_app
-from settings.sources import load
+from settings.sources import load_settings
 from tests import postgres
 
 START_DEADLINE_SECONDS = 30
@@ -48,7 +48,7 @@ class FeedTestCase(AsyncHTTPTestCase):
     def get_app(self) -> Application:
         self.conninfo = self.new_database()
         self.state_changed = asyncio.Event()
-        settings = load(self.flags, {}, Path("/nonexistent"))
+        settings = load_settings(self.flags, {}, Path("/nonexistent"))
         self.feed = make_feed(settings, complete(self.server_conninfo()), "test", self.state_changed.set)
         return make_app(self.feed)
 

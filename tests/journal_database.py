@@ -12,8 +12,8 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed.change.change import JournalRow
 from changefeed.journal.nested_order import NestedOrder
-from changefeed.postgres.named_queries import load, read_script
-from changefeed.postgres.pool import Parameters, Row
+from changefeed.postgres.named_queries import load_queries, read_script
+from changefeed.postgres.pool import DbRow, Parameters
 from tests import postgres
 
 _TEMPLATE = f"journal_{os.getpid()}"
@@ -88,11 +88,11 @@ class JournalDatabase(Session):
         entries = [Entry(r.action, f"{r.schema_name}.{r.table_name}", r.data, r.old, r.row_count) for r in rows]
         return [entry for entry in entries if entry.action != "L" and table in (None, entry.table)]
 
-    async def _read_all(self) -> Sequence[Row]:
+    async def _read_all(self) -> Sequence[DbRow]:
         """All rows of the journal, as the server reads them."""
         limits = {"row_limit": 1 << 30, "byte_limit": 1 << 60, "row_limit_bytes": 1 << 30}
         page = {"previous": "1:1:", "batch": None, "after": None, **limits}
-        *rows, last = await self.fetch(load("server.sql")["read"], page)
+        *rows, last = await self.fetch(load_queries("server.sql")["read"], page)
         rows, (_, nested, *_) = [row[:9] for row in rows], last[8:-1]
         return await NestedOrder(self, row_limit_bytes=1 << 30).apply(
             rows, nested=nested or (), is_whole_batch=True, byte_limit=1 << 60
@@ -100,7 +100,7 @@ class JournalDatabase(Session):
 
     async def fetch(
         self, query: str, parameters: Parameters = (), deadline_seconds: float = 0, *, with_stand_ins: bool = True
-    ) -> list[Row]:
+    ) -> list[DbRow]:
         """As changefeed.database.Database does it, but on this connection."""
         with self.connection.cursor() as db_cursor:
             db_cursor.execute(query, parameters or None)

@@ -53,7 +53,7 @@ _read = msgspec.json.Decoder(_Message).decode
 _NAMES: Mapping[str, Any] = {"null": None, "true": True, "false": False}
 
 
-class Row:
+class ChangedRow:
     """Parsed when somebody looks, and once; of its values only those that somebody looks at."""
 
     __slots__ = ("_cells", "_change", "_data", "_is_parsed", "_message", "_old", "_old_cells", "_worked_out")

@@ -11,7 +11,7 @@ from typing import TypeVar
 from msgspec import Raw
 
 from changefeed.change.change import Change
-from changefeed.change.changed_row import KeyColumns, Row
+from changefeed.change.changed_row import ChangedRow, KeyColumns
 from changefeed.change.json_text import Members, members, quoted, some, string_of, write
 
 
@@ -61,7 +61,7 @@ def reduce(change: Change, payload: Payload, key_of: KeyColumns) -> Change | Non
         return change
     if change.is_foreign:
         return None
-    row = Row(change)
+    row = ChangedRow(change)
     parts: dict[str, str | Raw] = {
         "table": row.message["table"],
         "action": quoted(change.action),

@@ -19,13 +19,13 @@ from changefeed.change.table_names import qualified
 from changefeed.counts.tally import STEPS, Tally
 from changefeed.journal.cursor import NotACursor, Place, Snapshot
 from changefeed.journal.journal import NOTHING, ForeignCursor, Journal
-from changefeed.journal.page_cache import Memory, Page
-from changefeed.postgres.named_queries import load
-from changefeed.postgres.pool import Database, DatabaseUnavailable, Row, one_line
+from changefeed.journal.page_cache import Page, PageCache
+from changefeed.postgres.named_queries import load_queries
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 
 logger = logging.getLogger("changefeed.history")
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 PART_ENTRIES = 50_000  # are counted by PostgreSQL at once, in some 0.1 s
 LEAST_PART_ENTRIES = 100
 REST = 0.25  # of the time that a part took, before the next one: clients wait for the same database
@@ -34,7 +34,7 @@ LONG_AGO_SECONDS = 86_400  # the step of what is older than the charts, and is n
 SLICE_ROWS = 500  # are added in one turn of the loop
 
 
-class History:
+class CountsBackfill:
     """Fills `tally` with what was before what is published, which is counted as it is published.
 
     begin() is called when it is known from where on that is. run() then reads the rest from the journal, the newest
@@ -73,7 +73,7 @@ class History:
     async def until_loaded(self) -> None:
         await self._loaded.wait()
 
-    def hand_over(self, memory: Memory | None) -> dict[str, Any]:
+    def hand_over(self, memory: PageCache | None) -> dict[str, Any]:
         """The counts of this process, whose place in the journal is the edge of `memory`; for JSON."""
         return {
             "tally": self._tally.dump(),
@@ -91,7 +91,7 @@ class History:
         self._cursor = state["cursor"]
         self._uncounted = state["uncounted"]
 
-    def begin(self, memory: Memory) -> None:
+    def begin(self, memory: PageCache) -> None:
         """What comes after the edge of `memory` is published; it holds at least what came since a hand-over.
 
         Once more where the journal, or its past, is another one than before: then all is counted anew.
@@ -182,7 +182,7 @@ class History:
         return {"seconds_from": begins[1], "tens_from": begins[10], "minutes_from": begins[60]}
 
 
-def _add(loaded: Tally, rows: Sequence[Row]) -> None:
+def _add(loaded: Tally, rows: Sequence[DbRow]) -> None:
     for step_seconds, at, schema, table, letter, count, first_at in rows:
         loaded.load(step_seconds, at, qualified(schema, table), BY_LETTER[letter], count, first_at)
 

@@ -16,12 +16,12 @@ from changefeed.change.table_names import qualified
 from changefeed.journal.cursor import Snapshot
 from changefeed.journal.nested_order import NestedOrder
 from changefeed.postgres.legible import is_illegible, is_shown_only
-from changefeed.postgres.named_queries import load
-from changefeed.postgres.pool import Database, DatabaseUnavailable, Row, one_line
+from changefeed.postgres.named_queries import load_queries
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 
 logger = logging.getLogger("changefeed.journal")
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 WITNESSED_SINCE = 5  # the version of the schema whose changefeed.read() proves places
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
 PAGE_ROWS = 2_000
@@ -80,7 +80,7 @@ class Entries:
 
     async def read(
         self, version: int, previous: Snapshot, batch: Snapshot | None, after: int | None
-    ) -> tuple[list[Row], Standing]:
+    ) -> tuple[list[DbRow], Standing]:
         """A page of what changefeed.read() gives, as columns of JournalRow. Raises JournalReplaced."""
         parameters = self._page(previous, batch, after)
         try:
@@ -96,13 +96,13 @@ class Entries:
                 self._complain(entry, _too_large(size))
         return [entry[_OF_THE_CHANGE] for entry in entries], Standing._make(last[_OF_THE_CHANGE.stop : -1])
 
-    async def stamps(self, version: int, previous: Snapshot, batch: Snapshot) -> list[Row] | None:
+    async def stamps(self, version: int, previous: Snapshot, batch: Snapshot) -> list[DbRow] | None:
         """Of each entry of the batch what digest_of() takes; None where they are more than a page."""
         parameters = self._page(previous, batch, None)
         *entries, last = await self._read(version, parameters, with_rows=False, with_stand_ins=True)
         return None if Standing._make(last[_OF_THE_CHANGE.stop : -1]).has_more else entries
 
-    async def arrange(self, entries: list[Row], standing: Standing, *, is_whole_batch: bool) -> Sequence[Row]:
+    async def arrange(self, entries: list[DbRow], standing: Standing, *, is_whole_batch: bool) -> Sequence[DbRow]:
         """The entries in the order in which their rows changed, as they may leave; fewer where they are too large."""
         if standing.nested is None:
             return entries  # a schema of version 4 says too little
@@ -133,7 +133,7 @@ class Entries:
 
     async def _read(
         self, version: int, parameters: dict[str, object], *, with_rows: bool, with_stand_ins: bool
-    ) -> list[Row]:
+    ) -> list[DbRow]:
         if version < WITNESSED_SINCE:
             query = QUERIES["read of version 4"] if with_rows else QUERIES["read without rows of version 4"]
         else:
@@ -146,12 +146,12 @@ class Entries:
                 raise JournalReplaced from None
             raise
 
-    async def _read_around(self, version: int, parameters: dict[str, object]) -> list[Row]:
+    async def _read_around(self, version: int, parameters: dict[str, object]) -> list[DbRow]:
         """The page, in which each entry that cannot be read has become a loss: it stops nobody but itself."""
         *entries, last = await self._read(version, parameters, with_rows=False, with_stand_ins=True)
         with_rows = self._payload is not Payload.OFF
         contents = await self._contents([entry[0] for entry in entries]) if with_rows else {}
-        read: list[Row] = []
+        read: list[DbRow] = []
         for entry in entries:
             change_id, xid, at, letter, schema, table, _, _, row_count, *rest = entry
             content = contents.get(change_id, (None, None))
@@ -178,7 +178,7 @@ class Entries:
             return await self._contents(ids[:middle]) | await self._contents(ids[middle:])
         return {change_id: _content(*content) for change_id, *content in rows}
 
-    def _complain(self, entry: Row, unreadable: Unreadable) -> None:
+    def _complain(self, entry: DbRow, unreadable: Unreadable) -> None:
         """Once, however many clients read it."""
         change_id, _, _, _, schema, table, *_ = entry
         if change_id in self._complained:
@@ -193,7 +193,7 @@ class Entries:
             unreadable.why,
         )
 
-    async def _keys_of(self, found: Sequence[Row]) -> list[Row]:
+    async def _keys_of(self, found: Sequence[DbRow]) -> list[DbRow]:
         """The rows with nothing but their keys in them."""
         rows = [JournalRow._make(row) for row in found]
         tables = {(row.schema_name, row.table_name) for row in rows}

@@ -22,7 +22,7 @@ from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import BEGINNING, Journal, LostPast, WrongJournal
-from changefeed.journal.page_cache import Memory, Page
+from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
 
 logger = logging.getLogger("changefeed.follower")
@@ -63,14 +63,14 @@ class Follower:
         journal: Journal,
         *,
         publish: Callable[[Page, str], None],
-        before_first: Callable[[Memory], None],
+        before_first: Callable[[PageCache], None],
         forget_cursors: Callable[[], None],
         tell_gap: Callable[[Gap], None],
         drained: Callable[[], Awaitable[None]],
         on_state: Callable[[], None] = lambda: None,
         on_lost_past: Callable[[], None] = lambda: None,
     ) -> None:
-        self.memory: Memory | None = None  # None while there is no journal
+        self.memory: PageCache | None = None  # None while there is no journal
         self.lost_statements = 0  # since the start: each was told as a gap
         self.read_until = 0.0  # epoch seconds: what was committed before is published
         self._journal = journal
@@ -189,7 +189,7 @@ class Follower:
                 return
             await self._drained()
 
-    async def _take(self, page: Page, memory: Memory) -> None:
+    async def _take(self, page: Page, memory: PageCache) -> None:
         """Publishes the page in slices, between which everybody else has a turn. Each has the length that would take
         TURN_SECONDS if it took as long as the one before: what the clients ask for decides."""
         rest: Page | None = page
@@ -222,7 +222,7 @@ class Follower:
             self._begin_anew(Gap(REPLACED))
         if has_journal and self._known.is_set():
             # There was none a moment ago: everything in it is news.
-            memory = Memory(self._journal.encode_batch, BEGINNING)
+            memory = PageCache(self._journal.encode_batch, BEGINNING)
             self._stand_at_edge_of(memory)
             self._journal.on_lost = self._note_lost
         elif has_journal:
@@ -238,7 +238,7 @@ class Follower:
     async def _remember(self) -> None:
         """Reads the newest entries into memory; publishing begins after them."""
         page = await self._journal.newest(REMEMBERED_ENTRIES)
-        memory = Memory(self._journal.encode_batch, page.start)
+        memory = PageCache(self._journal.encode_batch, page.start)
         memory.append(page)
         while page.end.previous != page.end.batch:
             page = await self._journal.read(memory.edge)
@@ -247,12 +247,12 @@ class Follower:
         self._stand_at_edge_of(memory)
         logger.info("following the journal")
 
-    def _stand_at_edge_of(self, memory: Memory) -> None:
+    def _stand_at_edge_of(self, memory: PageCache) -> None:
         self._forget_cursors()
         self._before_first(memory)
         self.memory = memory
 
-    async def _go_back(self, memory: Memory, missing: Sequence[int]) -> None:
+    async def _go_back(self, memory: PageCache, missing: Sequence[int]) -> None:
         """PostgreSQL has lost what it had committed. Goes on from the last batch that is still there, if any is.
 
         What the clients were sent since then is told as a gap, and what PostgreSQL has now instead is sent after it.
@@ -299,7 +299,7 @@ class Follower:
     def _note_lost(self) -> None:
         self._has_lost = True
 
-    async def _tell_lost(self, memory: Memory) -> None:
+    async def _tell_lost(self, memory: PageCache) -> None:
         """Tells at once, and again when the losing transaction is over: who reads the table before that reads it as it
         was."""
         if not (self._has_lost or self._losing):
@@ -320,7 +320,7 @@ class Follower:
             tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
             self._warn(f"statements could not be journaled or read ({tables}); PostgreSQL's log says why")
 
-    def _tell(self, why: str, memory: Memory | None, end: str | None = None) -> None:
+    def _tell(self, why: str, memory: PageCache | None, end: str | None = None) -> None:
         self._warn(why)
         now = datetime.now(UTC)
         self._tell_gap(Gap(why, self._journal.encode(memory.edge) if memory else None, end, now, now))

@@ -27,14 +27,14 @@ from changefeed.journal.cursor import (
 from changefeed.journal.entries import ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
 from changefeed.journal.page_cache import Page
 from changefeed.journal.sealed_cursor import ANYBODY, MARK, Seal
-from changefeed.postgres.named_queries import load
-from changefeed.postgres.pool import Database, Row
+from changefeed.postgres.named_queries import load_queries
+from changefeed.postgres.pool import Database, DbRow
 from changefeed.postgres.trust import distrust
 from changefeed.selection.rights import EVERY_TABLE, Grants, fingerprint
 
 logger = logging.getLogger("changefeed.journal")
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 BEYOND_XID = 1 << 63  # pg_snapshot itself takes more; the queries compare them as bigint
 VERSION = 5  # of sql/install.sql
 PROOFS_KEPT = 1_000
@@ -318,7 +318,7 @@ class Journal:
         return given.witness if given.xmax == read.xmax else 0
 
     def _page(
-        self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[Row], has_more: bool, digest: int
+        self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[DbRow], has_more: bool, digest: int
     ) -> Page:
         suffix = self.encode_batch(previous, batch, digest)
         began, changes = time.monotonic(), []
@@ -340,7 +340,7 @@ class _Sealing:
         return self.journal.seal(cursor, self.holder)
 
 
-def _change_or_loss(row: Row, suffix: str) -> Change:
+def _change_or_loss(row: DbRow, suffix: str) -> Change:
     try:
         return from_journal(row, suffix)
     except Exception:  # whatever it is, it costs the one entry that it is of

@@ -19,7 +19,7 @@ from changefeed.change.gap import Gap
 from changefeed.change.table_names import parse_pattern
 from changefeed.journal.cursor import Place, Snapshot
 from changefeed.journal.journal import Journal
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, one_line
 from changefeed.postgres.trust import distrust
 from changefeed.selection.catalog import Catalog
@@ -27,7 +27,7 @@ from changefeed.selection.subscription import Subscription
 
 logger = logging.getLogger("changefeed.lookout")
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 LOOK_SECONDS = 1.0
 MOST_SECONDS = 10.0
 # A look takes at most one part in so many of the time: with 8,000 partitions and 500 tables one takes some 0.1 s.

@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
 from changefeed.journal.chaining import Entry, Order, Transaction, state_after
-from changefeed.postgres.named_queries import load
-from changefeed.postgres.pool import Database, Row
+from changefeed.postgres.named_queries import load_queries
+from changefeed.postgres.pool import Database, DbRow
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 STATES_AT_ONCE = 2_000  # entries; they come to the event loop together
 LOOK_BACK_IDS = 2_000  # how far back in the journal a row that ends as it began is looked for
 INLINE_ENTRIES = 1_000  # more are put in order in a thread
@@ -43,12 +43,12 @@ class NestedOrder:
 
     async def apply(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[DbRow],
         *,
         nested: Collection[str],
         is_whole_batch: bool,
         byte_limit: int,
-    ) -> Sequence[Row]:
+    ) -> Sequence[DbRow]:
         """The rows of a page, as JournalRows, with the contents that belong there.
 
         `nested` is what changefeed.read() says of it. The rows end earlier where the contents would be more than some
@@ -80,7 +80,7 @@ class NestedOrder:
             self._forget_orders({row[1] for row in rows if sources.get(row[0]) in gone})
         else:
             beyond, gone = set(), set()
-        ordered: list[Row] = []
+        ordered: list[DbRow] = []
         for row in rows:
             source = sources.get(row[0])
             if source in beyond:
@@ -145,7 +145,7 @@ class NestedOrder:
         orders = _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
         return as_recorded | orders
 
-    async def _states(self, xids: Sequence[str], *, after: int = 0, begin: int = 0, end: int = _MOST) -> list[Row]:
+    async def _states(self, xids: Sequence[str], *, after: int = 0, begin: int = 0, end: int = _MOST) -> list[DbRow]:
         bounds = {"after": after, "begin": begin, "end": end, "limit": STATES_AT_ONCE}
         return await self._database.fetch(QUERIES["states"], {"xids": list(xids), **bounds}, DEADLINE_SECONDS)
 
@@ -188,7 +188,7 @@ def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[_Key, 
     return {xid: transaction.order(began.get(xid, {})) for xid, transaction in transactions.items()}
 
 
-def _mixed(rows: Sequence[Row]) -> set[str]:
+def _mixed(rows: Sequence[DbRow]) -> set[str]:
     """The transactions in which two calls of triggers wrote of one table, that took rows away and brought some.
 
     As changefeed.mixed() says it. What a loss stands for may have done either.

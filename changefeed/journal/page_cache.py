@@ -50,7 +50,7 @@ class Page:
         )
 
 
-class Memory:
+class PageCache:
     """The newest pages, each beginning where the one before it ended. `edge` is where the last one ends.
 
     encode_batch(previous, batch) gives what follows the point in the cursors of a batch that was put together here.
@@ -126,9 +126,9 @@ class Memory:
         ends = [page.batch for page in reversed(self._pages) if page.end.previous == page.end.batch]
         return list(dict.fromkeys(ends))
 
-    def up_to(self, snapshot: Snapshot) -> "tuple[Memory, list[Change]]":
+    def up_to(self, snapshot: Snapshot) -> "tuple[PageCache, list[Change]]":
         """The memory as it was at the end of this batch, which is one of ends(), and the changes that came since."""
-        kept = Memory(self._encode_batch, self._pages[0].start, self._limit_bytes)
+        kept = PageCache(self._encode_batch, self._pages[0].start, self._limit_bytes)
         dropped: list[Change] = []
         is_beyond = False
         for page in self._pages:

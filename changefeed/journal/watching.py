@@ -16,13 +16,13 @@ from changefeed.change.table_names import BadName, Pattern, TableName, parse_pat
 from changefeed.journal.installation import parts, some_of
 from changefeed.journal.journal import VERSION
 from changefeed.postgres.legible import is_shown_only
-from changefeed.postgres.named_queries import load, read_script
-from changefeed.postgres.pool import Database, DatabaseUnavailable, Row, one_line
+from changefeed.postgres.named_queries import load_queries, read_script
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.postgres.trust import distrust
 
 logger = logging.getLogger("changefeed.watching")
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 TEND_SECONDS = 10.0
 INSTALL_DEADLINE_SECONDS = 60.0
 
@@ -254,11 +254,11 @@ class Watching:
                 self.refused[name] = str(error)
         return bool(found)
 
-    async def _tables_of(self, pattern: str) -> list[Row]:
+    async def _tables_of(self, pattern: str) -> list[DbRow]:
         """Schema, name, and whether it is watched, of each."""
         return [row for one in parse_pattern(pattern).possible for row in await self._tables_like(one)]
 
-    async def _tables_like(self, pattern: Pattern) -> list[Row]:
+    async def _tables_like(self, pattern: Pattern) -> list[DbRow]:
         return await self._database.fetch(QUERIES["tables like"], pattern._asdict()) if pattern.schema else []
 
     async def _only(self, name: str) -> TableName:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import psycopg2
 
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 QUESTIONS = 4
 INTERVAL_SECONDS = 60.0
 PAUSE_AFTER_ERROR_SECONDS = 2.0

@@ -19,7 +19,7 @@ def read_script(file_name: str, folder: Path = SQL_DIR) -> str:
     return _INCLUDE.sub(lambda match: read_script(match["file"], folder), text)
 
 
-def load(file_name: str) -> dict[str, str]:
+def load_queries(file_name: str) -> dict[str, str]:
     """The statements of sql/`file_name`. Raises ValueError for a name that stands twice."""
     _, *parts = _NAME.split((SQL_DIR / file_name).read_text("utf-8"))
     names, statements = parts[::2], [statement.strip() for statement in parts[1::2]]

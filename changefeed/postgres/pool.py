@@ -25,7 +25,7 @@ logger = logging.getLogger("changefeed.database")
 CONNECT_DEADLINE_SECONDS = 5.0
 QUERY_DEADLINE_SECONDS = 30.0
 
-Row = tuple[Any, ...]
+DbRow = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 
@@ -160,7 +160,7 @@ class _Pool(momoko.Pool):  # type: ignore[misc]
         return self._connect_one(made)
 
 
-_Execute = Callable[[_Connection, str, Parameters], Awaitable[list[Row]]]
+_Execute = Callable[[_Connection, str, Parameters], Awaitable[list[DbRow]]]
 
 
 class Database:
@@ -179,7 +179,7 @@ class Database:
         deadline_seconds: float = QUERY_DEADLINE_SECONDS,
         *,
         with_stand_ins: bool = True,
-    ) -> list[Row]:
+    ) -> list[DbRow]:
         """The rows of one statement ([] where it gives none).
 
         A connection found dead is reopened and the statement run once more, so statements must bear being run twice.
@@ -203,7 +203,7 @@ class Database:
                 raise
             raise DatabaseUnavailable(one_line(error)) from error
 
-    async def _fetch(self, execute: "_Execute", query: str, parameters: Parameters) -> list[Row]:
+    async def _fetch(self, execute: "_Execute", query: str, parameters: Parameters) -> list[DbRow]:
         if self._connecting is None:
             self._connecting = self._pool.connect()
         # Shielded: the future is everybody's, a deadline cancels only the waiting.
@@ -236,7 +236,7 @@ class Database:
             self._pool.putconn(getting.result())
 
     @staticmethod
-    async def _execute(connection: _Connection, query: str, parameters: Parameters) -> list[Row]:
+    async def _execute(connection: _Connection, query: str, parameters: Parameters) -> list[DbRow]:
         answering = connection.execute(query, parameters)
         try:
             db_cursor = await asyncio.shield(answering)
@@ -247,7 +247,7 @@ class Database:
         return fetched(db_cursor) if db_cursor.description else []
 
     @classmethod
-    async def _show(cls, connection: _Connection, query: str, parameters: Parameters) -> list[Row]:
+    async def _show(cls, connection: _Connection, query: str, parameters: Parameters) -> list[DbRow]:
         """What is no text in UTF-8 as a StandIn."""
         opened = cast(Psycopg, connection.connection)
         with opened.cursor() as db_cursor:

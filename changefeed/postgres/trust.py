@@ -1,9 +1,9 @@
 """Whose code would run: the functions of the schema changefeed run with the rights of whoever calls them."""
 
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 
 
 async def distrust(database: Database) -> str | None:

@@ -16,8 +16,8 @@ import psycopg2
 from changefeed.change.exposure import Payload, shown_columns
 from changefeed.change.table_names import TableName, could_mean, parse_pattern, qualified
 from changefeed.postgres.legible import is_shown_only
-from changefeed.postgres.named_queries import load
-from changefeed.postgres.pool import Database, DatabaseUnavailable, Row, one_line
+from changefeed.postgres.named_queries import load_queries
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.postgres.trust import distrust
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
@@ -25,7 +25,7 @@ from changefeed.selection.visibility import SealCursor
 
 logger = logging.getLogger("changefeed.catalog")
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 # How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
 READ_INTERVAL_SECONDS = 0.25
 MISSED_LIMIT = 1_000  # names that a trigger of the user's may give, and that are no tables
@@ -208,7 +208,9 @@ class Catalog:
         self.tables = found
 
 
-async def tables_of(rows: Iterable[Row], watched: Iterable[Row], others: Iterable[Row], payload: Payload) -> Tables:
+async def tables_of(
+    rows: Iterable[DbRow], watched: Iterable[DbRow], others: Iterable[DbRow], payload: Payload
+) -> Tables:
     """From what the database answers; there may be so much that everything else has its turn in between."""
     omitted = {qualified(schema, table): set(omit) for schema, table, _, omit, *_ in watched}
     hashed = {qualified(schema, table): set(hash_) for schema, table, *_, hash_ in watched}

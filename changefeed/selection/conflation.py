@@ -6,7 +6,7 @@ What it holds is bounded by its caller, who looks at `bytes`. Knows no client.
 from collections.abc import Iterator, Sequence
 
 from changefeed.change.change import Change
-from changefeed.change.changed_row import KeyColumns, Row
+from changefeed.change.changed_row import ChangedRow, KeyColumns
 
 
 class Conflation:
@@ -48,7 +48,7 @@ class Conflation:
 
     def _keys(self, change: Change) -> Iterator[tuple[object, ...]]:
         """The row, under its key as it is and as it was; without a key, or without a row, nothing is the same."""
-        row = Row(change)
+        row = ChangedRow(change)
         columns = self._key_columns(change.table)
         key = [row.value(column) for column in columns]
         if not columns or None in key:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from changefeed.change.change import ACTIONS, Change
-from changefeed.change.changed_row import Cell, Row
+from changefeed.change.changed_row import Cell, ChangedRow
 from changefeed.change.exposure import Payload
 from changefeed.change.json_text import some, write
 from changefeed.change.table_names import (
@@ -29,7 +29,7 @@ from changefeed.change.table_names import (
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filters import BadFilter, Filter, equality, like_cost, make_test, parse_filter, within_reach
 from changefeed.selection.rights import EVERY_TABLE, Grants, bound_of_any, visible
-from changefeed.selection.visibility import SealCursor, Sight, sight_of
+from changefeed.selection.visibility import SealCursor, TableVisibility, visibility_of
 
 FIELDS = ("table", "action", "filter", "columns")
 TERMS_LIMIT = 100  # of each field
@@ -144,14 +144,16 @@ class Selection:
         self._meanings = meanings
         self._tables: dict[tuple[str, bool], TableSelection | None] = {}
 
-    def pick(self, changes: Sequence[Change], rows: "Sequence[Row] | None" = None) -> Sequence[Change]:
+    def pick(self, changes: Sequence[Change], rows: "Sequence[ChangedRow] | None" = None) -> Sequence[Change]:
         """Those that are asked for, as they are asked for. `rows` are the same changes', where somebody has them."""
         if self.subscription == ALL_CHANGES:
             return changes
-        picked = (self.pick_one(change, row) for change, row in zip(changes, rows or map(Row, changes), strict=True))
+        picked = (
+            self.pick_one(change, row) for change, row in zip(changes, rows or map(ChangedRow, changes), strict=True)
+        )
         return [change for change in picked if change is not None]
 
-    def pick_one(self, change: Change, row: Row) -> Change | None:
+    def pick_one(self, change: Change, row: ChangedRow) -> Change | None:
         selected = self.for_table(change.table, is_exact=change.is_journaled)
         return selected.pick(change, row) if selected else None
 
@@ -183,7 +185,7 @@ class Selection:
             if not bound.shows(term.column) or (columns is not None and term.column not in columns):
                 return None  # of several tables, one that has no such column
         terms = [(term, columns[term.column] if columns else None) for term in asked.filters]
-        sight = sight_of(bound, columns, self._seal) if asked.is_bounded else None
+        sight = visibility_of(bound, columns, self._seal) if asked.is_bounded else None
         if asked.is_bounded and sight is None:
             return None
         try:
@@ -196,7 +198,7 @@ class TableSelection:
     """The changes of one table that are asked for."""
 
     def __init__(
-        self, asked: Subscription, terms: Sequence[tuple[Filter, Kind | None]], sight: Sight | None = None
+        self, asked: Subscription, terms: Sequence[tuple[Filter, Kind | None]], sight: TableVisibility | None = None
     ) -> None:
         self._sight = sight  # None where everything is seen
         self._actions = frozenset(asked.actions or ACTIONS)
@@ -205,7 +207,7 @@ class TableSelection:
         bounding = sight.equality if sight else None
         self.equality = bounding or next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
-    def pick(self, change: Change, row: Row) -> Change | None:
+    def pick(self, change: Change, row: ChangedRow) -> Change | None:
         if change.action not in self._actions and not change.is_loss:
             return None
         passage = ""
@@ -236,7 +238,7 @@ def with_passage(change: Change, passage: str) -> Change:
     return msgspec.structs.replace(change, text=f'{change.text[:at]}, "filter": "{passage}"{change.text[at:]}')
 
 
-def with_columns(change: Change, row: Row, columns: frozenset[str]) -> Change:
+def with_columns(change: Change, row: ChangedRow, columns: frozenset[str]) -> Change:
     """The change with just these columns in `data` and `old`, every value byte for byte. `row` is the change's."""
     parts: dict[str, str | Raw] = {**row.message}
     for name, found in (("data", row.data), ("old", row.old)):

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from changefeed.change.change import Change
-from changefeed.change.changed_row import Cell, Row
+from changefeed.change.changed_row import Cell, ChangedRow
 from changefeed.change.json_text import Members, some, write
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filters import Equality, Filter, equality, make_test
@@ -23,7 +23,7 @@ _SHOWN = frozenset({"table", "action", "data", "schema", "old", "at", "count", "
 SealCursor = Callable[[str], str]
 
 
-def sight_of(bound: Bound, columns: Mapping[str, Kind] | None, seal: SealCursor) -> "Sight | None":
+def visibility_of(bound: Bound, columns: Mapping[str, Kind] | None, seal: SealCursor) -> "TableVisibility | None":
     """None where nothing of the table can be shown. Without `columns`, of a table not known yet, only equality is safe:
 
     whatever type the column turns out to have, an equal text is an equal value.
@@ -32,10 +32,10 @@ def sight_of(bound: Bound, columns: Mapping[str, Kind] | None, seal: SealCursor)
         return None
     if columns is None and any(term.is_negated or term.operator not in ("eq", "in") for term in bound.filters):
         return None
-    return Sight(bound, [(term, columns[term.column] if columns else None) for term in bound.filters], seal)
+    return TableVisibility(bound, [(term, columns[term.column] if columns else None) for term in bound.filters], seal)
 
 
-class Sight:
+class TableVisibility:
     """What may be seen of one table's changes."""
 
     def __init__(self, bound: Bound, terms: Sequence[tuple[Filter, Kind | None]], seal: SealCursor) -> None:
@@ -46,16 +46,16 @@ class Sight:
         self._columns = bound.columns
         self.equality: Equality | None = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
-    def see(self, change: Change, row: Row) -> tuple[Change, str, Row] | None:
+    def see(self, change: Change, row: ChangedRow) -> tuple[Change, str, ChangedRow] | None:
         """The change as it is seen, "enter" or "leave" where it takes the row into or out of sight, and what is seen of
         the row: the same for all who have the same rights."""
         return row.once(self._key, lambda: self._see_row(change, row))
 
-    def _see_row(self, change: Change, row: Row) -> tuple[Change, str, Row] | None:
+    def _see_row(self, change: Change, row: ChangedRow) -> tuple[Change, str, ChangedRow] | None:
         seen = self._see(change, row)
-        return (*seen, Row(seen[0])) if seen else None
+        return (*seen, ChangedRow(seen[0])) if seen else None
 
-    def _see(self, change: Change, row: Row) -> tuple[Change, str] | None:
+    def _see(self, change: Change, row: ChangedRow) -> tuple[Change, str] | None:
         if not change.id and not self._has_limits:
             return change, ""  # as a trigger of the user's says it
         if not row.is_known:
@@ -73,14 +73,14 @@ class Sight:
             return self._show(change, row), "enter"
         return (self._show(change, row, as_before=True), "leave") if was_seen else None
 
-    def _lets_through(self, row: Row, cell: Callable[[str], Cell]) -> bool:
+    def _lets_through(self, row: ChangedRow, cell: Callable[[str], Cell]) -> bool:
         # A column that is not there is no null: it may have been renamed since the filter was made.
         return all(row.has(column) and test(cell(column)) for column, test in self._tests)
 
-    def _shows_change(self, row: Row) -> bool:
+    def _shows_change(self, row: ChangedRow) -> bool:
         return self._columns is None or any(map(row.has_changed, self._columns))
 
-    def _show(self, change: Change, row: Row, *, as_before: bool = False, has_old: bool = False) -> Change:
+    def _show(self, change: Change, row: ChangedRow, *, as_before: bool = False, has_old: bool = False) -> Change:
         parts: dict[str, str | Raw] = {**some(row.message, _SHOWN)}
         if not has_old:
             parts.pop("old", None)

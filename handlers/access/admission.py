@@ -13,8 +13,8 @@ from handlers.access.crowd import Crowd
 from handlers.access.errors import ApiError
 from handlers.access.forwarded import place_of
 from handlers.access.rate import RateLimiter, RateLimiterPerAddress
-from handlers.delivery.client_counts import Census
-from process.shared_numbers import Meters
+from handlers.delivery.client_counts import ClientCounts
+from process.shared_numbers import SharedNumbers
 from settings.table import Settings
 
 REFUSED = "changefeed_clients_refused_total"
@@ -28,7 +28,7 @@ class Admission:
     nobody has read yet. An IPv6 address stands for its /64.
     """
 
-    def __init__(self, settings: Settings, census: Census, meters: Meters) -> None:
+    def __init__(self, settings: Settings, census: ClientCounts, meters: SharedNumbers) -> None:
         self._limit = settings.client_limit
         self._limit_per_address = settings.client_limit_per_address
         self._limit_per_token = settings.client_limit_per_token

@@ -66,7 +66,7 @@ class Hosts:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Authenticator:
     """`secret` signs the sessions of the dashboard; `allowed_origins` are the settings'.
 
     `hosts` are the names by which the server may be asked for, None for any: a name that somebody else let point to

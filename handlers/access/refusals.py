@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from process.shared_numbers import Meters
+from process.shared_numbers import SharedNumbers
 
 logger = logging.getLogger("handlers.refusals")
 
@@ -24,7 +24,7 @@ class _Reason:
 class Refusals:
     """`reason` is what tells refusals of the same code apart; there are as many as this program knows, and no more."""
 
-    def __init__(self, meters: Meters, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, meters: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._reasons: dict[tuple[str, str], _Reason] = {}
         self._meters = {code: meters.meter(REFUSED, code) for code in CODES}

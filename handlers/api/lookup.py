@@ -6,14 +6,14 @@ from changefeed.change.change import Change
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import BEGINNING, ForeignCursor, LostPast
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.selection.subscription import Selection, Subscription
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, database_needed, no_journal, not_a_cursor
 from handlers.feed.start import LOST_PAST, check_subscription, until_journal_known
 from handlers.http.base import ApiHandler
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 STATEMENT_SECONDS = 120.0  # for so long a statement may be at making its entries, which all say when it began
 
 

@@ -5,13 +5,13 @@ import os
 from changefeed import __version__
 from changefeed.change.table_names import TableName
 from changefeed.change.times import iso
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.selection.rights import bound_of_any
 from handlers.access.authentication import Need
 from handlers.access.errors import database_needed
 from handlers.http.base import ApiHandler
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 
 
 class StatusHandler(ApiHandler):

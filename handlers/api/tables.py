@@ -7,7 +7,7 @@ from typing import Any
 
 from changefeed.change.table_names import TableName, qualified
 from changefeed.journal.watching import DEFAULT_OPTIONS, CannotWatch, NoSuchTable, Refused, WatchOptions
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.selection.rights import Bound, bound_of_any
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, database_needed
@@ -16,7 +16,7 @@ from handlers.http.server import BODY_LIMIT_BYTES
 
 logger = logging.getLogger("handlers.tables")
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 SHAPE = (
     'the body is {"omit": ["column", …], "row_limit": 1000, "strict": false, "hash": ["column", …]}, each of them '
     "optional"

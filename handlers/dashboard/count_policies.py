@@ -7,7 +7,7 @@ from changefeed.change.change import Change
 from changefeed.counts.buckets import BucketMessage
 from changefeed.counts.tally import STEPS
 from handlers.dashboard.visible_counts import CountedTables
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 
 
 class CountPolicy(Protocol):
@@ -27,7 +27,7 @@ class CountPolicy(Protocol):
 class AllCounts:
     """Of all tables. The tally itself notes what changed, for the one view there is of all."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: ServerContext) -> None:
         self._feed = feed
         self._has_news = False
         self.take(is_coarse=True)  # what changed before is in the first `hello`
@@ -53,7 +53,7 @@ class AllCounts:
 class VisibleCounts:
     """Of the tables that may be counted with certain rights; nothing that happens unseen changes what it gives."""
 
-    def __init__(self, feed: Feed, counted: CountedTables) -> None:
+    def __init__(self, feed: ServerContext, counted: CountedTables) -> None:
         self._feed = feed
         self._counted = counted
         self._touched: dict[int, set[int]] = {step: set() for step in STEPS}  # when the buckets begin that changed

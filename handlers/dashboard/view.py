@@ -30,7 +30,7 @@ from handlers.delivery.row_sample import (
     Matches,
     sample_texts,
 )
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 
 COUNTS_SECONDS = 0.25  # counts are told that often, or by every third tick
 COARSE_SECONDS = 1.0  # buckets of more than a second; and a message that nothing happened
@@ -40,7 +40,7 @@ BEHIND_SECONDS = 3.0  # a page that has not seen what was told that long ago get
 class DashboardView:
     """For those who may see everything and those who may not a policy says which counts; all else is the same."""
 
-    def __init__(self, feed: Feed, grants: Grants) -> None:
+    def __init__(self, feed: ServerContext, grants: Grants) -> None:
         self.dashboards: set[Dashboard] = set()
         self._feed = feed
         self._is_full = grants == EVERY_TABLE

@@ -8,7 +8,7 @@ from changefeed.counts.buckets import BucketMessage, Counts
 from changefeed.counts.tally import OTHER_TABLES, UNKNOWN_TABLES
 from changefeed.selection.catalog import Catalog
 from changefeed.selection.rights import EVERY_TABLE, Grants, bound_of_any
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 
 LOADED = timedelta(days=1)  # what is counted from the journal at the start
 
@@ -34,7 +34,7 @@ class CountedTables:
             {"at": bucket["at"], "counts": counts} for bucket in buckets if (counts := self.totals(bucket["counts"]))
         ]
 
-    def state(self, feed: Feed, now: float) -> dict[str, object]:
+    def state(self, feed: ServerContext, now: float) -> dict[str, object]:
         tally = feed.hub.tally
         other = tally.foreign if self._is_everything else 0
         return {
@@ -45,7 +45,7 @@ class CountedTables:
             "other": other,
         }
 
-    def _since(self, feed: Feed) -> datetime:
+    def _since(self, feed: ServerContext) -> datetime:
         """From when on all is counted. The oldest change of all tables is not for everybody to know the time of."""
         if self._is_everything or not feed.counted.has_history:
             return datetime.fromtimestamp(feed.counted.since, UTC)

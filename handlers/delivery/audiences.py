@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
 from changefeed.change.change import Change
-from changefeed.change.changed_row import Row
+from changefeed.change.changed_row import ChangedRow
 from changefeed.change.table_names import Pattern, TableName, could_mean
 from changefeed.selection.filter_kinds import ToComparable
 from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription, TableSelection
@@ -90,7 +90,7 @@ class Audiences(Generic[Client]):
         for change in changes:
             if not change.table:
                 continue
-            row = Row(change)
+            row = ChangedRow(change)
             for audience, selected in self._index(change.table, change.is_journaled).concerned(row):
                 chosen = selected.pick(change, row)
                 if chosen is not None:
@@ -197,11 +197,11 @@ class _TableIndex(Generic[Client]):
         for value in equality.values:
             by_value.setdefault(value, set()).add(audience)
 
-    def concerned(self, row: Row) -> Iterator[tuple[Audience[Client], TableSelection]]:
+    def concerned(self, row: ChangedRow) -> Iterator[tuple[Audience[Client], TableSelection]]:
         """At least those that the change is for, and what of the table each asks for."""
         return ((audience, self._placed[audience]) for audience in self._candidates(row) if audience.clients)
 
-    def _candidates(self, row: Row) -> Iterable[Audience[Client]]:
+    def _candidates(self, row: ChangedRow) -> Iterable[Audience[Client]]:
         if not self._by_value:
             return self._scanned
         if not row.is_known:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from changefeed.change.change import ACTIONS
 from changefeed.counts.tally import OTHER_TABLES, Tally
-from process.shared_numbers import Meters, NumberKey
+from process.shared_numbers import NumberKey, SharedNumbers
 
 TABLE_LIMIT_BYTES = 127  # of a schema's name, a dot and a table's; only a payload can have more
 NAME = "changefeed_changes_total"
@@ -18,7 +18,7 @@ DROPPED = "changefeed_payloads_dropped_total"
 class ChangeCounts:
     """Writes into `meters`, by table and action."""
 
-    def __init__(self, tally: Tally, meters: Meters) -> None:
+    def __init__(self, tally: Tally, meters: SharedNumbers) -> None:
         self._tally = tally
         self._meters = meters
         self._offsets: dict[NumberKey, float] = {}  # what to add to the tally's number

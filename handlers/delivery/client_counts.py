@@ -1,15 +1,15 @@
 """How many clients of each kind are connected: to this process, and to all that share the port. Knows no socket."""
 
-from process.shared_numbers import Meters
+from process.shared_numbers import SharedNumbers
 
 KINDS = ("feed", "dashboards", "raw")
 NAME = "changefeed_clients"
 
 
-class Census:
+class ClientCounts:
     """Counts in `meters`."""
 
-    def __init__(self, meters: Meters) -> None:
+    def __init__(self, meters: SharedNumbers) -> None:
         self._meters = meters
         self._here = {kind: meters.meter(NAME, kind) for kind in KINDS}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from changefeed.counts.backfill import History
+from changefeed.counts.backfill import CountsBackfill
 from changefeed.counts.buckets import BucketMessage
 from changefeed.hub import Hub
 from changefeed.journal.follower import Follower
@@ -13,7 +13,9 @@ from handlers.delivery.outages import Outages
 class CountedTime:
     """Of the tally of one server."""
 
-    def __init__(self, hub: Hub, listener: Listener, follower: Follower, history: History, outages: Outages) -> None:
+    def __init__(
+        self, hub: Hub, listener: Listener, follower: Follower, history: CountsBackfill, outages: Outages
+    ) -> None:
         self._hub = hub
         self._listener = listener
         self._follower = follower

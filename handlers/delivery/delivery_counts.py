@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from changefeed.change.change import Change
 from handlers.delivery.client_counts import KINDS
-from process.shared_numbers import Meters
+from process.shared_numbers import SharedNumbers
 
 LATENCY_BOUNDS_SECONDS = (
     0.001,
@@ -37,7 +37,7 @@ LATENCY_BUCKET, LATENCY_SUM = "changefeed_latency_seconds_bucket", "changefeed_l
 class Deliveries:
     """Of one process. A delivery is one change, or payload, handed to one client's outbox. `clock` is PostgreSQL's."""
 
-    def __init__(self, meters: Meters, clock: Callable[[], float]) -> None:
+    def __init__(self, meters: SharedNumbers, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._held_back = 0
         self._feed = meters.meter(DELIVERIES, "feed")

@@ -18,7 +18,7 @@ from changefeed.hub import RECENT_LIMIT
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import LostPast
-from changefeed.journal.page_cache import Memory, Page
+from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.selection.conflation import Conflation
 from changefeed.selection.subscription import BadSubscription
@@ -28,7 +28,7 @@ from handlers.delivery.live_clients import LiveClient
 from handlers.delivery.outbox import Outbox
 from handlers.feed.query import FeedQuery
 from handlers.feed.start import LOST_PAST, Start
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.feed_client")
 
@@ -55,7 +55,7 @@ class Transport(Protocol):
 class FeedClient:
     """Follows the feed on an open transport, from `start` until end()."""
 
-    def __init__(self, feed: Feed, transport: Transport, dialect: Dialect, start: Start) -> None:
+    def __init__(self, feed: ServerContext, transport: Transport, dialect: Dialect, start: Start) -> None:
         self.dialect = dialect
         self.outbox = transport.outbox
         self.outbox.on_drained = self._on_drained
@@ -214,14 +214,14 @@ class FeedClient:
         self._catching_up = None
         self._go_live()
 
-    async def _is_proven(self, memory: Memory, place: Place) -> bool:
+    async def _is_proven(self, memory: PageCache, place: Place) -> bool:
         """Also where memory does not reach back to it."""
         try:
             return memory.proves(place) or await self._feed.journal.proves(place)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return False
 
-    async def _next_page(self, memory: Memory, place: Place) -> Page | None:
+    async def _next_page(self, memory: PageCache, place: Place) -> Page | None:
         """What follows; None where it must be waited for."""
         if page := memory.page_after(place):
             return page

@@ -13,7 +13,7 @@ from changefeed.postgres.raw_channels import NAME_LIMIT_BYTES, OUR_CHANNELS, Cha
 from changefeed.selection.rights import Rights
 from handlers.access.errors import ApiError
 from handlers.http.close_codes import CloseCode
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 from handlers.http.socket import BaseSocket
 
 LISTEN_DEADLINE_SECONDS = 5.0
@@ -81,7 +81,7 @@ class ListenSocket(BaseSocket):
         self.feed.raw_clients.discard(channel, self)
 
 
-def check(feed: Feed, rights: Rights, channel: str) -> None:
+def check(feed: ServerContext, rights: Rights, channel: str) -> None:
     """Raises ApiError for a channel that cannot be had."""
     if len(channel.encode()) > NAME_LIMIT_BYTES or "\0" in channel:
         raise ApiError(400, "bad_channel", f"a channel's name has at most {NAME_LIMIT_BYTES} bytes, none of them zero")

@@ -14,7 +14,7 @@ from changefeed.selection.subscription import BadSubscription, Subscription
 from handlers.access.errors import ApiError, database_needed, not_a_cursor
 from handlers.delivery.dialects import PLAIN, PROTOCOL, STREAM, Dialect
 from handlers.feed.query import FeedQuery
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
 STREAM_DEADLINE_SECONDS = 1.0  # an EventSource is told when to come back, and does so by itself
@@ -30,7 +30,7 @@ class Start:
     gap: Gap | None = None
 
 
-async def prepare_start(feed: Feed, query: FeedQuery, dialect: Dialect) -> Start:
+async def prepare_start(feed: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
     """Raises ApiError where that cannot be had."""
     if query.conflates and dialect is not PROTOCOL:
         raise ApiError(
@@ -48,7 +48,7 @@ async def prepare_start(feed: Feed, query: FeedQuery, dialect: Dialect) -> Start
     return Start(query, place, gap)
 
 
-async def check_subscription(feed: Feed, subscription: Subscription, *, needs_keys: bool = False) -> None:
+async def check_subscription(feed: ServerContext, subscription: Subscription, *, needs_keys: bool = False) -> None:
     """Raises ApiError for one that no change can ever fit."""
     try:
         with database_needed("the tables cannot be looked up"):
@@ -59,13 +59,13 @@ async def check_subscription(feed: Feed, subscription: Subscription, *, needs_ke
         raise ApiError(400, error.code, str(error)) from None
 
 
-async def until_journal_known(feed: Feed, deadline_seconds: float | None = None) -> None:
+async def until_journal_known(feed: ServerContext, deadline_seconds: float | None = None) -> None:
     """Raises ApiError where the server does not know yet which journal there is: a cursor may be good or not."""
     if not await feed.follower.until_known(JOURNAL_DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds):
         raise ApiError(503, "not_ready", "the journal is not known yet, and the server's log says why; try again")
 
 
-async def find_place(feed: Feed, since: str, subscription: Subscription) -> tuple[Place | None, Gap | None]:
+async def find_place(feed: ServerContext, since: str, subscription: Subscription) -> tuple[Place | None, Gap | None]:
     """The place that a cursor names, and what whoever holds it has missed for good. No place: he begins anew.
 
     Raises ApiError for what is no cursor, and where it cannot be known yet what has become of it.
@@ -90,7 +90,7 @@ async def find_place(feed: Feed, since: str, subscription: Subscription) -> tupl
     return place, _missed_since(feed, place, since, subscription)
 
 
-def cursor_of(feed: Feed, start: Start) -> str | None:
+def cursor_of(feed: ServerContext, start: Start) -> str | None:
     """Where the client begins, None where there is no journal."""
     memory = feed.follower.memory
     if memory is None:
@@ -99,7 +99,7 @@ def cursor_of(feed: Feed, start: Start) -> str | None:
     return feed.select(start.query.subscription).cursor(cursor)
 
 
-def _missed_since(feed: Feed, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
+def _missed_since(feed: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """What somebody who comes back with this cursor, which names the place, cannot be given any more."""
     if feed.journal.losses.concern(place):
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor)

@@ -14,7 +14,7 @@ from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, foreign_origin
 from handlers.access.forwarded import believe_proxies
 from handlers.access.tokens import Identity
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 from handlers.http.server import CLOSED, bound_what_is_unread
 
 # The dashboard brings all it needs; nothing is loaded from elsewhere, nothing may frame it. A style-src of 'self'
@@ -44,8 +44,8 @@ class BaseHandler(RequestHandler):
     refusal: ApiError | None = None  # which is still to be told
 
     @property
-    def feed(self) -> Feed:
-        return cast(Feed, self.settings["feed"])
+    def feed(self) -> ServerContext:
+        return cast(ServerContext, self.settings["feed"])
 
     @property
     def rights(self) -> Rights:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tornado.websocket import WebSocketHandler
 
-from changefeed.counts.backfill import History
+from changefeed.counts.backfill import CountsBackfill
 from changefeed.hub import Hub
 from changefeed.journal.follower import Follower
 from changefeed.journal.journal import Journal
@@ -20,10 +20,10 @@ from changefeed.postgres.pool import Database
 from changefeed.selection.catalog import Catalog
 from changefeed.selection.subscription import Selection, Subscription
 from handlers.access.admission import Admission
-from handlers.access.authentication import Gate
+from handlers.access.authentication import Authenticator
 from handlers.access.ended_sessions import EndedSessions
 from handlers.delivery.change_counts import ChangeCounts
-from handlers.delivery.client_counts import Census
+from handlers.delivery.client_counts import ClientCounts
 from handlers.delivery.counted_time import CountedTime
 from handlers.delivery.dashboards import Dashboards
 from handlers.delivery.delivery_counts import Deliveries
@@ -32,12 +32,12 @@ from handlers.delivery.outages import Outages
 from handlers.delivery.outbox import Outbox
 from handlers.delivery.raw_clients import RawClients
 from handlers.delivery.readiness import Readiness
-from process.shared_numbers import Meters
+from process.shared_numbers import SharedNumbers
 from settings.table import Settings
 
 
 @dataclass(frozen=True)
-class Share:
+class ProcessSlot:
     """What one process of those that share the port is; the default is the only one. `started_at` and `session_secret`
     are the server's.
 
@@ -49,7 +49,7 @@ class Share:
     of: int = 1
     prepares: bool = True
     others_are_ready: bool = False
-    meters: Meters = field(default_factory=Meters)
+    meters: SharedNumbers = field(default_factory=SharedNumbers)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     session_secret: str = field(default_factory=lambda: secrets.token_hex(32))
     ended_sessions: EndedSessions = field(default_factory=EndedSessions)
@@ -59,8 +59,8 @@ class Share:
         return self.number == 1
 
     @cached_property
-    def census(self) -> Census:
-        return Census(self.meters)
+    def census(self) -> ClientCounts:
+        return ClientCounts(self.meters)
 
 
 class Connected(Protocol):
@@ -73,7 +73,7 @@ class Connected(Protocol):
 
 
 @dataclass
-class Feed:
+class ServerContext:
     """One server's feed. `database_name` is for people."""
 
     settings: Settings
@@ -87,12 +87,12 @@ class Feed:
     catalog: Catalog
     lookout: Lookout
     admission: Admission
-    history: History
+    history: CountsBackfill
     database_name: str
-    share: Share
+    share: ProcessSlot
     deliveries: Deliveries
     change_counts: ChangeCounts
-    gate: Gate
+    gate: Authenticator
     live_clients: LiveClients
     event_socket: type[WebSocketHandler]  # the class-level broadcast of this one reaches `live_clients`
     raw_clients: RawClients

@@ -28,9 +28,9 @@ from tornado.web import Application
 
 from handlers.access.admission import Admission
 from handlers.access.forwarded import place_of
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 from process.open_files import raise_limit
-from process.shared_numbers import Meter, Meters
+from process.shared_numbers import SharedNumber, SharedNumbers
 
 CLOSED = "changefeed_connections_closed_total"
 HEADERS_LIMIT_BYTES = 32 << 10
@@ -57,7 +57,7 @@ class BoundedServer(HTTPServer):
         self._waiting_limit: int = kwargs.pop("waiting_limit")
         self._open_limit: float = kwargs.pop("open_limit")
         self._clients: Callable[[], int] = kwargs.pop("clients")
-        meters: Meters = kwargs.pop("meters")
+        meters: SharedNumbers = kwargs.pop("meters")
         self._request_seconds: float = kwargs["idle_connection_timeout"]
         # In the order in which they began to wait: each one's next request, and since when. One whose request has come
         # meanwhile is left in it until it is looked at.
@@ -135,7 +135,7 @@ def has_come(request: HTTP1Connection) -> bool:
     return request._read_finished or request.stream is None
 
 
-def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, closed: Meter) -> None:
+def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, closed: SharedNumber) -> None:
     """After a write: what the kernel has not taken waits in the process, and counts until it has, or the end."""
     connection = cast(HTTP1Connection, request.connection)
     written, stream = connection._pending_write, connection.stream
@@ -153,7 +153,7 @@ def give_up_who_does_not_read(connection: socket.socket, seconds: float) -> None
     connection.setsockopt(socket.IPPROTO_TCP, DROP_OPTION, round(seconds * DROP_UNITS_PER_SECOND))
 
 
-def make_server(app: Application, feed: Feed, **options: Any) -> BoundedServer:
+def make_server(app: Application, feed: ServerContext, **options: Any) -> BoundedServer:
     """`options` are Tornado's. Whom of the proxies to believe is handlers/access/forwarded.py's to say."""
     settings = feed.settings
     return BoundedServer(

@@ -12,19 +12,19 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from changefeed import __version__
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import DatabaseUnavailable
 from handlers.access import admission, refusals
 from handlers.access.authentication import Need
 from handlers.delivery import change_counts, client_counts, delivery_counts
 from handlers.http import server
 from handlers.http.base import BaseHandler
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 from handlers.metrics import gauges
 from handlers.metrics.gauges import sample
 from process.shared_numbers import NumberKey
 
-QUERIES = load("server.sql")
+QUERIES = load_queries("server.sql")
 DATABASE_DEADLINE_SECONDS = 2.0  # a scraper waits for 10 s by default
 
 Labels = tuple[str, ...]
@@ -200,7 +200,7 @@ class MetricsCollector:
         return HistogramMetricFamily(metric.name, metric.help, buckets, total)
 
 
-def _settings(feed: Feed) -> dict[NumberKey, float]:
+def _settings(feed: ServerContext) -> dict[NumberKey, float]:
     settings, share = feed.settings, feed.share
     return {
         ("changefeed_journal_limit_bytes",): settings.retention_bytes,
@@ -213,7 +213,7 @@ def _settings(feed: Feed) -> dict[NumberKey, float]:
     }
 
 
-async def _database(feed: Feed) -> dict[NumberKey, float]:
+async def _database(feed: ServerContext) -> dict[NumberKey, float]:
     """What PostgreSQL knows; nothing while it does not answer, which changefeed_listener_up says."""
     fetch = feed.database.fetch
     try:

@@ -3,8 +3,8 @@
 import asyncio
 
 from handlers.delivery import client_counts
-from handlers.http.context import Feed
-from process.shared_numbers import Meters
+from handlers.http.context import ServerContext
+from process.shared_numbers import SharedNumbers
 
 INTERVAL_SECONDS = 1.0
 OUTBOX_BYTES = "changefeed_outbox_bytes"
@@ -19,7 +19,7 @@ RECONNECTS = "changefeed_listener_reconnects_total"
 CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
 
 
-def sample(feed: Feed) -> None:
+def sample(feed: ServerContext) -> None:
     meters, listener = feed.share.meters, feed.listener
     feed.change_counts.sample()
     meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in feed.connected))
@@ -35,13 +35,13 @@ def sample(feed: Feed) -> None:
         meters.meter(CANARY_SECONDS).set(listener.canary.round_trip_seconds)
 
 
-async def keep_sampling(feed: Feed) -> None:
+async def keep_sampling(feed: ServerContext) -> None:
     while True:
         sample(feed)
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
-def one_line_of(meters: Meters) -> str:
+def one_line_of(meters: SharedNumbers) -> str:
     """How all processes stand."""
     parts = meters.everywhere()
     clients = sum(value for part in parts for (name, *_), value in part.items() if name == client_counts.NAME)

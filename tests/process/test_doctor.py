@@ -18,7 +18,7 @@ from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import read_script
 from commands import doctor
 from commands.doctor import Finding, Level, Patient
-from settings.sources import load
+from settings.sources import load_settings
 from settings.table import Settings
 from tests import postgres
 from tests.journal_database import JournalDatabase
@@ -29,7 +29,7 @@ OK, WARNING, PROBLEM = Level.OK, Level.WARNING, Level.PROBLEM
 
 
 def settings(conninfo: str, *flags: str) -> Settings:
-    return load(["--database-url", conninfo, "--client-limit", "100", *flags], {}, Path("/nonexistent"))
+    return load_settings(["--database-url", conninfo, "--client-limit", "100", *flags], {}, Path("/nonexistent"))
 
 
 def findings(conninfo: str, *flags: str) -> list[Finding]:

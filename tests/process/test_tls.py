@@ -17,7 +17,7 @@ from tornado.websocket import websocket_connect
 
 from handlers.http import certificate
 from handlers.http.certificate import Certificate, load_certificate
-from settings.sources import load
+from settings.sources import load_settings
 from settings.table import SettingsError
 from tests.access_case import AccessTestCase, token_of
 from tests.certificates import trusting, write_certificate
@@ -175,7 +175,7 @@ def test_what_is_no_certificate_is_refused_in_one_line(tmp_path: Path, flags: tu
     write_certificate(tmp_path)
     given = [flag if flag.startswith("--") else str(tmp_path / flag) for flag in flags]
     with pytest.raises(SettingsError, match=said) as refused:
-        load_certificate(load(given, {}, Path("/nonexistent")))
+        load_certificate(load_settings(given, {}, Path("/nonexistent")))
     assert "\n" not in str(refused.value)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from handlers.metrics.exposition import LATENCY, METRICS
-from settings.sources import LIBPQ_VARIABLES, load
+from settings.sources import LIBPQ_VARIABLES, load_settings
 from settings.table import SETTINGS, SettingsError
 from tests import ROOT, postgres
 from tests.server_process import ServerProcess
@@ -158,8 +158,11 @@ def test_what_builds_a_package_is_pinned_and_hashed_wherever_it_is_installed():
 def test_the_container_is_not_root_and_asks_for_tokens():
     assert re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE) == ["10001"]
     with pytest.raises(SettingsError, match="--token"):
-        load((), ENVIRONMENT, Path("/nonexistent"))
-    assert load((), {**ENVIRONMENT, "TOKEN": "0123456789abcdef0123456789abcdef"}, Path("/nonexistent")).port == 8080
+        load_settings((), ENVIRONMENT, Path("/nonexistent"))
+    assert (
+        load_settings((), {**ENVIRONMENT, "TOKEN": "0123456789abcdef0123456789abcdef"}, Path("/nonexistent")).port
+        == 8080
+    )
 
 
 def test_every_variable_that_a_container_is_given_is_a_setting():

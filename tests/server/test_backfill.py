@@ -16,8 +16,8 @@ from changefeed.counts.tally import STEPS
 from changefeed.journal import follower
 from changefeed.postgres.connection import complete
 from changefeed.postgres.named_queries import read_script
-from handlers.http.context import Feed
-from settings.sources import load
+from handlers.http.context import ServerContext
+from settings.sources import load_settings
 from tests.feed_case import ORDERS, FeedTestCase, message
 from tests.server.test_activity import summed
 
@@ -115,7 +115,9 @@ class LoadingTest(HistoryCase):
             await self.feed.follower.until_moved()
         state = json.loads(json.dumps(self.feed.history.hand_over(self.feed.follower.memory)))
         self.write(INSERT, (BEFORE + 6, BEFORE + 8))
-        other: Feed = make_feed(load(self.flags, {}, Path("/nonexistent")), complete(self.conninfo), "other")
+        other: ServerContext = make_feed(
+            load_settings(self.flags, {}, Path("/nonexistent")), complete(self.conninfo), "other"
+        )
         other.history.take_over(state)
         other.change_counts.begin()
         self.running += [self.start_task(work.run()) for work in (other.follower, other.history)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from tornado.testing import gen_test
 
 from handlers.access.authentication import Hosts, hosts_of
-from settings.sources import load
+from settings.sources import load_settings
 from tests.access_case import AccessTestCase, token_of
 from tests.feed_case import FeedTestCase, message
 
@@ -93,7 +93,7 @@ class OpenHereTest(FeedTestCase):
 def test_where_tokens_are_asked_for_beyond_loopback_a_name_counts_where_names_are_set():
     def hosts(*flags: str) -> Hosts | None:
         tokens = ("--token", "0123456789abcdef")
-        return hosts_of(load(("--address", "192.0.2.1", *tokens, *flags), {}, Path("/nonexistent")))
+        return hosts_of(load_settings(("--address", "192.0.2.1", *tokens, *flags), {}, Path("/nonexistent")))
 
     assert hosts() is None
     named = hosts("--allow-host", "feed.example.com")

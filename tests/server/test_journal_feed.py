@@ -15,7 +15,7 @@ from tornado.websocket import WebSocketClientConnection
 from changefeed.change.times import iso
 from changefeed.journal import follower, journal
 from changefeed.journal.cursor import Place, encode
-from changefeed.journal.page_cache import Memory
+from changefeed.journal.page_cache import PageCache
 from changefeed.postgres.listener import ListenerState
 from handlers.delivery.dialects import Dialect
 from handlers.feed import sse
@@ -23,7 +23,7 @@ from handlers.feed.client import FeedClient
 from handlers.feed.query import FeedQuery
 from handlers.feed.sse import GIVE_UP_SECONDS
 from handlers.feed.start import Start
-from handlers.http.context import Feed
+from handlers.http.context import ServerContext
 from handlers.http.server import DROP_OPTION, DROP_UNITS_PER_SECOND
 from tests.feed_case import ORDERS, FeedTestCase, message
 
@@ -317,7 +317,7 @@ class OutageTest(JournalTestCase):
         self.write("INSERT INTO orders VALUES (1)")
         cursor = (await message(protocol, "changes"))["cursor"]
 
-        async def wait(client: FeedClient, memory: Memory, place: Place) -> None:
+        async def wait(client: FeedClient, memory: PageCache, place: Place) -> None:
             await asyncio.Event().wait()
 
         with mock.patch.object(FeedClient, "_next_page", wait):
@@ -474,7 +474,7 @@ class EventStreamTest(JournalTestCase):
     async def test_a_stream_whose_client_is_gone_before_its_start_is_found_is_no_mistake(self):
         left = asyncio.Event()
 
-        async def prepare_start(feed: Feed, query: FeedQuery, dialect: Dialect) -> Start:
+        async def prepare_start(feed: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
             writer.close()
             await closed.wait()
             left.set()

@@ -39,7 +39,7 @@ from handlers.feed.websocket import EventSocket, event_socket_of
 from handlers.http.close_codes import CloseCode
 from handlers.http.server import make_server
 from handlers.routes import make_app
-from settings.sources import load
+from settings.sources import load_settings
 from tests import ROOT, postgres
 from tests.access_case import AccessTestCase, token_of
 from tests.feed_case import ORDERS, FeedTestCase, message
@@ -67,7 +67,7 @@ class OtherServer:
 
     def __init__(self, conninfo: str, flags: tuple[str, ...]) -> None:
         self.conninfo = conninfo
-        self.feed = make_feed(load(flags, {}, Path("/nonexistent")), complete(conninfo), "other")
+        self.feed = make_feed(load_settings(flags, {}, Path("/nonexistent")), complete(conninfo), "other")
         self._http_server = make_server(make_app(self.feed), self.feed)
         sockets = bind_sockets(0, "127.0.0.1")
         self.port = sockets[0].getsockname()[1]

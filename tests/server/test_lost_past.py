@@ -15,7 +15,7 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
-from changefeed.journal.page_cache import Memory
+from changefeed.journal.page_cache import PageCache
 from changefeed.postgres.listener import ListenerState
 from tests import postgres
 from tests.feed_case import message
@@ -173,7 +173,7 @@ class CrashTest(LostPastTestCase):
             self.tell_wal_writer(signal.SIGCONT)
             self.cluster.stop()
             self.cluster.start()
-        with mock.patch.object(Memory, "proves", return_value=False):  # as at another server, which read otherwise
+        with mock.patch.object(PageCache, "proves", return_value=False):  # as at another server, which read otherwise
             for cursor in cursors:
                 assert (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"] is None
 

@@ -13,7 +13,7 @@ from changefeed.counts.tally import OTHER_TABLES, TABLE_LIMIT, UNKNOWN_LIMIT, Ta
 from handlers.delivery.change_counts import NAME, ChangeCounts
 from handlers.delivery.delivery_counts import Deliveries
 from handlers.metrics.exposition import METRICS, MetricsCollector, MetricSpec
-from process.shared_numbers import Meters, shared_memory
+from process.shared_numbers import SharedNumbers, shared_memory
 from tests import ROOT
 from tests.feed_case import ORDERS, FeedTestCase, message
 from tests.raw_client import RawClient
@@ -234,7 +234,7 @@ def memory() -> Iterator[int]:
         yield descriptor
 
 
-def shown(meters: Meters) -> Samples:
+def shown(meters: SharedNumbers) -> Samples:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for metric in MetricsCollector(meters.everywhere()).collect()
@@ -246,7 +246,7 @@ class Process:
     """What counts in one of two processes."""
 
     def __init__(self, number: int, memory: int) -> None:
-        self.meters = Meters(number, 2, memory)
+        self.meters = SharedNumbers(number, 2, memory)
         self.deliveries = Deliveries(self.meters, clock=lambda: 100.0)
         self.tally = Tally(0)
         self.counts = ChangeCounts(self.tally, self.meters)

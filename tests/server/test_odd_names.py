@@ -9,7 +9,7 @@ import pytest
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed.journal.watching import CannotWatch, NoSuchTable, Watching
-from settings.sources import load
+from settings.sources import load_settings
 from tests.access_case import AccessTestCase, issued
 from tests.feed_case import FeedTestCase, message
 
@@ -41,7 +41,7 @@ class OddNamesTest(FeedTestCase):
         assert await self.watched() == {("public", 'Odd "Name'), ("Odd Schema", "t"), ("Odd Schema", "*")}
 
     def test_a_comma_within_quotes_divides_no_names_in_the_environment(self):
-        settings = load((), {"WATCH": '"a,b".c,public.orders'}, Path("/nonexistent"))
+        settings = load_settings((), {"WATCH": '"a,b".c,public.orders'}, Path("/nonexistent"))
         assert settings.watch == ("a,b.c", "public.orders")
 
     @gen_test

@@ -16,7 +16,7 @@ from changefeed.change.exposure import Payload, reduce
 from changefeed.echo import json_line, terminal_line
 from changefeed.postgres.connection import complete
 from handlers.routes import ROUTES, make_app
-from settings.sources import load
+from settings.sources import load_settings
 from settings.table import SettingsError
 from tests import postgres
 from tests.access_case import AccessTestCase
@@ -47,7 +47,7 @@ class PayloadCase(FeedTestCase):
         self.conninfo = postgres.new_database()
         self.state_changed = asyncio.Event()
         self.echoed: list[str] = []
-        settings = load(self.flags, {}, Path("/nonexistent"))
+        settings = load_settings(self.flags, {}, Path("/nonexistent"))
         self.feed = make_feed(settings, complete(self.conninfo), "test", self.state_changed.set, self.echo)
         return make_app(self.feed)
 
@@ -299,8 +299,8 @@ def test_every_route_is_looked_at():
 @pytest.mark.parametrize("payload", ["keys", "off"])
 def test_raw_channels_would_go_around_it(payload: str):
     with pytest.raises(SettingsError, match=f"--channels gives out payloads as they are, .* --payload {payload}"):
-        load(["--payload", payload, "--channels", "chat"], {}, Path("/nonexistent"))
-    assert load(["--payload", "full", "--channels", "chat"], {}, Path("/nonexistent")).payload is Payload.FULL
+        load_settings(["--payload", payload, "--channels", "chat"], {}, Path("/nonexistent"))
+    assert load_settings(["--payload", "full", "--channels", "chat"], {}, Path("/nonexistent")).payload is Payload.FULL
 
 
 PAYLOADS = [

@@ -12,7 +12,7 @@ from tornado.websocket import WebSocketClientConnection
 
 from changefeed.journal.cursor import Place, Snapshot
 from changefeed.journal.journal import Losses
-from changefeed.journal.page_cache import Memory
+from changefeed.journal.page_cache import PageCache
 from handlers.feed import start
 from tests import postgres
 from tests.feed_case import message
@@ -98,7 +98,7 @@ class LargeRowTest(JournalTestCase):
             assert len(await told(resumed, 3)) == 4
             behind = await self.connect(f"/ws?since={told_live[1]['to']}", protocol=True)
             assert len(await told(behind, 3)) == 2
-            with mock.patch.object(Memory, "page_after", return_value=None):
+            with mock.patch.object(PageCache, "page_after", return_value=None):
                 page = await self.fetch_json(f"/api/changes?since={cursor}")
             assert [change["data"]["id"] for change in page["changes"]] == [1, 3]
             assert page["gap"]["table"] == "public.orders"
@@ -147,7 +147,7 @@ class LosingTransactionTest(JournalTestCase):
         while await asyncio.to_thread(self.write, "SELECT count(*) FROM changefeed.journal") != [(0,)]:
             await asyncio.to_thread(self.write, "SELECT changefeed.retain('0 s', 0)")
         # Where memory does not reach back, and what the server knows of losses is as old as its last read.
-        with mock.patch.object(Memory, "page_after", return_value=None):
+        with mock.patch.object(PageCache, "page_after", return_value=None):
             page = await self.fetch_json(f"/api/changes?since={page['cursor']}")
         assert page["gap"] is not None
 

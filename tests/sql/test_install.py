@@ -12,7 +12,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed.journal.journal import VERSION
-from changefeed.postgres.named_queries import SQL_DIR, load, read_script
+from changefeed.postgres.named_queries import SQL_DIR, load_queries, read_script
 from tests import postgres
 from tests.journal_database import JournalDatabase, Session
 
@@ -235,7 +235,7 @@ def test_an_upgrade_from_version_2_leaves_one_watch_and_tells_of_hashes(db: Jour
         "omit text[], row_limit bigint, strict boolean, partitions bigint) LANGUAGE plpgsql AS 'BEGIN END'"
     )
     before = db.run("SELECT oid, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'orders'::regclass ORDER BY 1")
-    assert db.run(load("server.sql")["watched tables"]) == []  # the server asks the older one too
+    assert db.run(load_queries("server.sql")["watched tables"]) == []  # the server asks the older one too
     db.run(read_script("install.sql"))
     assert db.run("SELECT omit, hash, is_complete FROM changefeed.status()") == [(["secret"], [], True)]
     assert before == db.run(
@@ -485,7 +485,9 @@ def test_an_upgrade_takes_version_4_s_marks_away_and_keeps_who_may_read(db: Jour
             f"ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.mark()"
         )
     page = {"previous": "1:1:", "batch": None, "after": None, "row_limit": 9, "byte_limit": 9, "row_limit_bytes": 9}
-    [old] = asyncio.run(db.fetch(load("server.sql")["read of version 4"], page))  # the server asks the older one too
+    [old] = asyncio.run(
+        db.fetch(load_queries("server.sql")["read of version 4"], page)
+    )  # the server asks the older one too
     assert old[0] == 7
     assert old[9:11] == (None, None)
     db.run("INSERT INTO orders VALUES (1, 1)")

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from changefeed.postgres.named_queries import load
+from changefeed.postgres.named_queries import load_queries
 from tests.journal_database import JournalDatabase
 
 
@@ -373,7 +373,7 @@ def test_counts_that_no_trigger_of_ours_wrote_can_be_added_up(db: JournalDatabas
     db.run("UPDATE changefeed.journal SET data = NULL, row_count = %s WHERE action = 'D'", count)
     bounds = {"seconds_from": 0, "tens_from": 0, "minutes_from": 0, "below": 1 << 60, "limit": 100}
     snapshot = db.value("SELECT pg_current_snapshot()")
-    rows = asyncio.run(db.fetch(load("server.sql")["activity"], {**bounds, "snapshot": snapshot}))
+    rows = asyncio.run(db.fetch(load_queries("server.sql")["activity"], {**bounds, "snapshot": snapshot}))
     deleted = sum(count for *_, action, count, _ in rows if action == "D")
     assert deleted == (2**53 - 1 if count > 0 else 0)
 

@@ -9,7 +9,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 from tornado.testing import gen_test
 
-from changefeed.postgres.named_queries import SQL_DIR, load, read_script
+from changefeed.postgres.named_queries import SQL_DIR, load_queries, read_script
 from commands import doctor
 from commands.doctor import Level, Patient
 from tests import postgres
@@ -119,7 +119,7 @@ def test_every_name_of_ours_in_a_statement_that_the_server_sends_is_qualified(db
     functions = {
         name for (name,) in db.run("SELECT proname FROM pg_proc WHERE pronamespace = 'changefeed'::regnamespace")
     }
-    for name, statement in load(file_name).items():
+    for name, statement in load_queries(file_name).items():
         text = re.sub(r"--.*|'[^']*'", "", statement)
         for word in re.findall(r"\b(?:FROM|JOIN|INTO|UPDATE|TABLE|REFERENCES|TRUNCATE)\s+(\w+)\b(?!\s*[.(])", text):
             assert word not in relations, f"{file_name}, {name}: {word}"

@@ -18,7 +18,7 @@ from handlers.delivery.notifications import JOURNAL_CHANNEL, Notifications
 from handlers.delivery.outages import KEPT, Outages
 from handlers.delivery.raw_clients import RawClients
 from handlers.delivery.readiness import Readiness
-from process.shared_numbers import Meters
+from process.shared_numbers import SharedNumbers
 
 MOMENT = datetime(2026, 11, 28, tzinfo=UTC)
 OUTAGE = Outage(MOMENT, MOMENT, "the connection broke")
@@ -44,7 +44,7 @@ class Ground:
     """The parts of a server without a connection. `memory` is the follower's: None without a journal."""
 
     def __init__(self, *, takes_plain: bool = True, memory: object = None, has_plain_triggers: bool = False) -> None:
-        self.meters = Meters()
+        self.meters = SharedNumbers()
         self.deliveries = Deliveries(self.meters, clock=lambda: 0.0)
         self.published: list[str] = []
         self.hub = Hub(Tally(0.0), [lambda changes, cursor: self.published.extend(change.text for change in changes)])

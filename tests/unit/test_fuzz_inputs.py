@@ -30,15 +30,15 @@ from changefeed.journal.sealed_cursor import ANYBODY, Seal
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.rights import EVERY_TABLE, Rights
 from changefeed.selection.subscription import BadSubscription, Selection, Subscription
-from handlers.access.authentication import COOKIE, Gate
+from handlers.access.authentication import COOKIE, Authenticator
 from handlers.access.ended_sessions import EndedSessions
 from handlers.access.errors import ApiError
 from handlers.access.forwarded import believe_proxies
 from handlers.access.refusals import Refusals
 from handlers.access.tokens import BadToken, Tokens, load_tokens
 from handlers.feed.query import FeedQuery, fields_of_message, parse_query
-from process.shared_numbers import Meters
-from settings.sources import load
+from process.shared_numbers import SharedNumbers
+from settings.sources import load_settings
 from settings.table import SETTINGS, SettingsError
 
 settings.register_profile(
@@ -105,7 +105,7 @@ def given_settings(draw: st.DrawFn) -> tuple[list[str], dict[str, str]]:
 def load_or_say(argv: list[str], environ: dict[str, str], dotenv: Path = NOWHERE) -> str:
     """What is said where they are none."""
     try:
-        loaded = load(argv, environ, dotenv)
+        loaded = load_settings(argv, environ, dotenv)
         load_tokens(loaded)
     except SettingsError as error:
         return str(error)
@@ -366,7 +366,7 @@ def request(headers: dict[str, str]) -> HTTPServerRequest:
 
 
 HEADER_VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60)
-TRUSTED = load(["--trusted-proxies", "127.0.0.0/8", "--allow-anonymous"], {}, NOWHERE).trusted_proxies
+TRUSTED = load_settings(["--trusted-proxies", "127.0.0.0/8", "--allow-anonymous"], {}, NOWHERE).trusted_proxies
 
 
 @fuzz
@@ -388,7 +388,9 @@ def test_whatever_a_proxy_says_the_client_has_an_address_and_a_scheme(forwarded_
 @example("Bearer " + "a." * 5_000, True)
 @example(f"{COOKIE}=2|1:0|10:1700000000|18:{COOKIE}|4:e30=|abc", False)
 def test_any_authorization_and_any_cookie_are_answered_with_401(value: str, is_header: bool):
-    gate = Gate(Tokens([("the-token-of-the-settings", Rights())]), "secret", Refusals(Meters()), EndedSessions())
+    gate = Authenticator(
+        Tokens([("the-token-of-the-settings", Rights())]), "secret", Refusals(SharedNumbers()), EndedSessions()
+    )
     headers = {"Authorization": value} if is_header else {"Cookie": f"{COOKIE}={value}"}
     try:
         asyncio.run(gate.identify(request(headers)))
@@ -404,7 +406,7 @@ def test_any_authorization_and_any_cookie_are_answered_with_401(value: str, is_h
 @example("\ud800")
 @example("a." * 5_000)
 def test_any_text_is_no_token(token: str):
-    tokens = load_tokens(load(["--token", "the-token-of-the-settings"], {}, NOWHERE))
+    tokens = load_tokens(load_settings(["--token", "the-token-of-the-settings"], {}, NOWHERE))
     try:
         asyncio.run(tokens.identify(token))
     except BadToken as error:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from changefeed.change.change import Change, from_journal, parse
-from changefeed.change.changed_row import Row
+from changefeed.change.changed_row import ChangedRow
 from changefeed.change.exposure import Payload, key_members, reduce
 from changefeed.change.json_text import STEPS_LIMIT, NotJSON, _read_tokens, check, members
 from changefeed.change.old_values import changed_columns
@@ -134,7 +134,7 @@ READERS_OF_VALUES: dict[str, tuple[Callable[[str], object], Read]] = {
     "parse": (lambda value: f'{{"table": "t", "action": "INSERT", "data": {row(value)}}}', parse),
     "a foreign payload": (str, parse),
     "reduce": (change, lambda given: reduce(given, Payload.KEYS, lambda table: ("id",))),
-    "a row's value": (change, lambda given: Row(given).value("doc")),
+    "a row's value": (change, lambda given: ChangedRow(given).value("doc")),
     "filter": (change, select(filter=["doc=not.is.null"])),
     "columns": (change, select(columns=["doc"])),
     "rights to columns": (change, select({"columns": ["id", "doc"]})),

@@ -10,16 +10,16 @@ from handlers.access.admitted import AdmittedClient
 from handlers.access.errors import ApiError
 from handlers.access.expiry import Expiries
 from handlers.access.tokens import ANYBODY, Identity
-from handlers.delivery.client_counts import Census
+from handlers.delivery.client_counts import ClientCounts
 from handlers.http.close_codes import CloseCode
-from process.shared_numbers import Meters
-from settings.sources import load
+from process.shared_numbers import SharedNumbers
+from settings.sources import load_settings
 
 
 class Door:
     def __init__(self) -> None:
-        meters = Meters()
-        self.admission = Admission(load((), {}, Path("/nonexistent")), Census(meters), meters)
+        meters = SharedNumbers()
+        self.admission = Admission(load_settings((), {}, Path("/nonexistent")), ClientCounts(meters), meters)
         self.expiries = Expiries()
         self.expired: list[Identity] = []
         self.has_expired = asyncio.Event()

@@ -7,7 +7,7 @@ from tornado.testing import gen_test
 
 from handlers.access import refusals
 from handlers.access.refusals import INTERVAL_SECONDS, REFUSED, Refusals
-from process.shared_numbers import Meters
+from process.shared_numbers import SharedNumbers
 from tests.access_case import RIGHTS, AccessTestCase, issued, token_of
 
 
@@ -19,7 +19,7 @@ class Clock:
 
 
 def test_a_reason_is_logged_once_a_minute_with_how_many_there_were(caplog: pytest.LogCaptureFixture):
-    clock, meters = Clock(), Meters()
+    clock, meters = Clock(), SharedNumbers()
     told = Refusals(meters, clock)
     with caplog.at_level(logging.INFO):
         for _ in range(1000):

@@ -22,7 +22,7 @@ from changefeed.selection.rights import ALL_RIGHTS, Rights
 from handlers.access import jwks
 from handlers.access.jwks import KeySetUrl, KeysUnavailable
 from handlers.access.tokens import BadToken, Identity, Tokens, digest, load_tokens
-from settings.sources import load
+from settings.sources import load_settings
 from settings.table import SettingsError
 
 SECRET = "a secret of the issuer, of at least 32 bytes"
@@ -52,7 +52,7 @@ class Given:
         return str(path)
 
     def load(self, *flags: str) -> Tokens:
-        return load_tokens(load(flags, {}, self._folder / ".env"))
+        return load_tokens(load_settings(flags, {}, self._folder / ".env"))
 
     def issued(self, algorithm: str, key: bytes | str, *flags: str) -> Tokens:
         return self.load("--jwt-algorithm", algorithm, "--jwt-key-file", self.file("key", key), *flags)

@@ -11,7 +11,7 @@ import pytest
 
 from changefeed.change.change import Change
 from changefeed.journal.cursor import Place, Snapshot, encode_batch
-from changefeed.journal.page_cache import Memory, Page, with_cursor
+from changefeed.journal.page_cache import Page, PageCache, with_cursor
 
 EPOCH = b"abcdef"
 ENCODE_BATCH = partial(encode_batch, EPOCH)
@@ -55,9 +55,9 @@ class History:
         return pages or [Page(start, Place.after(batch), [], previous, batch)]
 
 
-def fill(history: History, steps: int = 30, size: int = 3) -> tuple[Memory, list[Snapshot]]:
+def fill(history: History, steps: int = 30, size: int = 3) -> tuple[PageCache, list[Snapshot]]:
     snapshots = [history.go_on()]
-    memory = Memory(ENCODE_BATCH, Place.after(snapshots[0]))
+    memory = PageCache(ENCODE_BATCH, Place.after(snapshots[0]))
     for _ in range(steps):
         snapshots.append(history.go_on())
         for page in history.pages(snapshots[-2], snapshots[-1], size):
@@ -69,7 +69,7 @@ def fill(history: History, steps: int = 30, size: int = 3) -> tuple[Memory, list
 def test_a_page_that_is_split_is_remembered_as_the_whole_one_is(seed: int):
     history = History(seed)
     snapshots = [history.go_on()]
-    whole, split = (Memory(ENCODE_BATCH, Place.after(snapshots[0])) for _ in range(2))
+    whole, split = (PageCache(ENCODE_BATCH, Place.after(snapshots[0])) for _ in range(2))
     for _ in range(30):
         snapshots.append(history.go_on())
         for page in history.pages(snapshots[-2], snapshots[-1], 5):
@@ -85,7 +85,7 @@ def test_a_page_that_is_split_is_remembered_as_the_whole_one_is(seed: int):
         assert read_all(split, place) == read_all(whole, place)
 
 
-def read_all(memory: Memory, place: Place) -> list[int]:
+def read_all(memory: PageCache, place: Place) -> list[int]:
     ids: list[int] = []
     while place != memory.edge:
         page = memory.page_after(place)
@@ -96,7 +96,7 @@ def read_all(memory: Memory, place: Place) -> list[int]:
     return ids
 
 
-def unseen(history: History, memory: Memory, place: Place) -> set[int]:
+def unseen(history: History, memory: PageCache, place: Place) -> set[int]:
     seen_at_the_end = memory.edge.batch
     return {i for xid, i in history.rows if seen_at_the_end.sees(xid) and not place.has_passed(xid, i)}
 
@@ -149,7 +149,7 @@ def test_from_a_place_of_another_server_too_and_its_cursors_lead_on(seed: int):
 def test_what_it_does_not_reach_back_to_it_does_not_pretend_to_know():
     history = History(1)
     memory, snapshots = fill(history)
-    small = Memory(ENCODE_BATCH, Place.after(snapshots[0]), limit_bytes=200)
+    small = PageCache(ENCODE_BATCH, Place.after(snapshots[0]), limit_bytes=200)
     for previous, batch in pairwise(snapshots):
         for page in history.pages(previous, batch, 3):
             small.append(page)
@@ -187,7 +187,7 @@ def test_memory_that_read_a_batch_in_part_knows_nothing_of_what_another_server_r
     history = History(0)
     history.rows = [(11, change_id) for change_id in range(1, 10)]
     first, second, third = history.pages(before, after, 3)
-    memory = Memory(ENCODE_BATCH, Place.after(before))
+    memory = PageCache(ENCODE_BATCH, Place.after(before))
     memory.append(first)
 
     assert memory.page_after(second.end) is None
@@ -212,7 +212,7 @@ def test_what_it_takes_is_what_it_counts(changes: int, running: int):
     """Not the texts alone: in a gentle feed those are the least of it."""
     tracemalloc.start()
     try:
-        memory, place = Memory(ENCODE_BATCH, Place.after(Snapshot(1, 1))), Snapshot(1, 1)
+        memory, place = PageCache(ENCODE_BATCH, Place.after(Snapshot(1, 1))), Snapshot(1, 1)
         for number in range(2000 // changes):
             batch = Snapshot(
                 10**6 * number, 10**6 * number + 500, frozenset(range(10**6 * number, 10**6 * number + running))

@@ -26,24 +26,27 @@ def test_a_statement_is_what_stands_between_its_name_and_the_next(sql_file: Path
     sql_file.write_text(
         "-- About all.\n\n-- first --\n-- Purpose.\nSELECT 'ä';\n\n-- the 2nd --\nSELECT 2 -- two --\n;\n"
     )
-    assert named_queries.load("some.sql") == {"first": "-- Purpose.\nSELECT 'ä';", "the 2nd": "SELECT 2 -- two --\n;"}
+    assert named_queries.load_queries("some.sql") == {
+        "first": "-- Purpose.\nSELECT 'ä';",
+        "the 2nd": "SELECT 2 -- two --\n;",
+    }
 
 
 def test_a_name_that_stands_twice_is_refused(sql_file: Path):
     sql_file.write_text("-- one --\nSELECT 1;\n-- one --\nSELECT 2;\n")
     with pytest.raises(ValueError, match="twice"):
-        named_queries.load("some.sql")
+        named_queries.load_queries("some.sql")
 
 
 def names_asked_for(module: Path) -> Iterator[tuple[str, str]]:
-    """(file, name) for each NAME["statement"] of a module that says NAME = load("file.sql")."""
+    """(file, name) for each NAME["statement"] of a module that says NAME = load_queries("file.sql")."""
     tree = ast.parse(module.read_text("utf-8"))
     files = {}
     for node in ast.walk(tree):
         match node:
             case ast.Assign(
                 targets=[ast.Name(id=variable)],
-                value=ast.Call(func=ast.Name(id="load"), args=[ast.Constant(value=str(file))]),
+                value=ast.Call(func=ast.Name(id="load_queries"), args=[ast.Constant(value=str(file))]),
             ):
                 files[variable] = file
     for node in ast.walk(tree):
@@ -56,4 +59,4 @@ def test_the_code_asks_for_every_statement_there_is_and_for_no_other():
     asked = {pair for module in MODULES for pair in names_asked_for(module)}
     files = {file for file, _ in asked}
     assert "server.sql" in files
-    assert asked == {(file, name) for file in files for name in named_queries.load(file)}
+    assert asked == {(file, name) for file in files for name in named_queries.load_queries(file)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tornado.testing import AsyncTestCase, ExpectLog, gen_test
 
-from process.supervisor import MISSED_BEATS_LIMIT, Processes
+from process.supervisor import MISSED_BEATS_LIMIT, Supervisor
 from process.systemd import ServiceManager
 from tests import postgres
 from tests.server_process import ServerProcess
@@ -150,7 +150,7 @@ class ProcessesCase(AsyncTestCase):
     async def test_a_process_that_hangs_is_killed_and_started_again_and_one_that_answers_is_not_killed(self) -> None:
         ended: asyncio.Queue[int] = asyncio.Queue()
         stopping, beat_seconds = asyncio.Event(), 0.1
-        processes = Processes(
+        processes = Supervisor(
             (sys.executable, "-c", WORKER),
             1,
             orders={"seconds": 2 * MISSED_BEATS_LIMIT * beat_seconds},

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from changefeed.change.change import Change
-from changefeed.change.changed_row import Cell, Number, Row
+from changefeed.change.changed_row import Cell, ChangedRow, Number
 from changefeed.selection.filter_kinds import COMPARISONS, Kind
 from changefeed.selection.filters import FILTER_LIMIT_CHARACTERS, BadFilter, make_test, parse_filter
 from changefeed.selection.like import Like
@@ -213,9 +213,10 @@ def test_a_value_is_read_once_however_many_filters_are_on_it(kind: Kind):
     few, many = selection(filters[:1], kind), selection(filters, kind)
     change = insert(c=VALUES[kind])
     for one in (few, many):
-        one.pick_one(change, Row(change))  # makes the tests
+        one.pick_one(change, ChangedRow(change))  # makes the tests
     assert (
-        steps(lambda: many.pick_one(change, Row(change))) < steps(lambda: few.pick_one(change, Row(change))) + read + 30
+        steps(lambda: many.pick_one(change, ChangedRow(change)))
+        < steps(lambda: few.pick_one(change, ChangedRow(change))) + read + 30
     )
 
 
@@ -224,8 +225,8 @@ def test_a_value_is_read_once_for_all_who_filter_by_it(limits: object):
     change = insert(c="10.0.0.255", d="10.0.0.1")
     audiences = [selection([f"c=neq.10.0.0.{n}"], Kind.INET, limits) for n in range(MANY)]
     for audience in audiences:
-        assert audience.pick_one(change, Row(change))
-    row = Row(change)
+        assert audience.pick_one(change, ChangedRow(change))
+    row = ChangedRow(change)
     first = steps(lambda: audiences[0].pick_one(change, row))
     others = steps(lambda: [audience.pick_one(change, row) for audience in audiences[1:]])
     assert others < first * (MANY - 1) / 2

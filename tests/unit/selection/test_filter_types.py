@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changefeed.change.change import Change
-from changefeed.change.changed_row import Cell, Row
-from changefeed.postgres.named_queries import load
+from changefeed.change.changed_row import Cell, ChangedRow
+from changefeed.postgres.named_queries import load_queries
 from changefeed.selection.filter_kinds import COMPARISONS, Kind
 from changefeed.selection.filters import BadFilter, equality, make_test, parse_filter
 from tests import postgres
@@ -411,14 +411,14 @@ def kinds(database: Session) -> dict[str, Kind]:
     """By type, as the server reads them from a table with a column of each."""
     names = [*(case.type_name for case in CASES), *NULL_ONLY, *NOTHING, DOMAIN_OF_ENUM]
     database.run(f"CREATE TABLE everything ({', '.join(f'c{n} {name}' for n, name in enumerate(names))})")
-    [(*_, columns, kinds, _)] = database.run(load("server.sql")["columns"])
+    [(*_, columns, kinds, _)] = database.run(load_queries("server.sql")["columns"])
     of_column = dict(zip(columns, kinds, strict=True))
     return {name: Kind(of_column[f"c{n}"]) for n, name in enumerate(names)}
 
 
 def as_row_has_it(text: str | None) -> Any:
     change = Change(f'{{"data": {{"c": {text or "null"}}}}}', "", "")
-    return Row(change).value("c")
+    return ChangedRow(change).value("c")
 
 
 def quoted(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from changefeed import __version__
-from settings.sources import load
+from settings.sources import load_settings
 from settings.table import GROUPS, SETTINGS, Setting, Settings, SettingsError
 from tests.server_process import SERVER
 
@@ -88,7 +88,7 @@ class Given:
             dotenv.write_text(f"{setting.dotenv_variable or setting.variable}='{texts['.env']}'\n")
 
     def load(self) -> Settings:
-        return load(self.argv, self.environ, self.dotenv)
+        return load_settings(self.argv, self.environ, self.dotenv)
 
 
 def value(setting: Setting, text: str) -> Any:
@@ -101,7 +101,7 @@ def test_every_setting_has_its_samples_here():
 
 @each_setting
 def test_without_any_source_a_setting_has_its_default(setting: Setting, dotenv: Path):
-    assert getattr(load([], {}, dotenv), setting.name) == setting.default
+    assert getattr(load_settings([], {}, dotenv), setting.name) == setting.default
 
 
 @each_setting
@@ -124,7 +124,7 @@ def test_an_empty_variable_is_not_given(setting: Setting, dotenv: Path):
 )
 def test_an_empty_flag_is_refused(setting: Setting, dotenv: Path):
     with pytest.raises(SettingsError, match=rf"^{setting.flag}: "):
-        load([setting.flag, ""], {}, dotenv)
+        load_settings([setting.flag, ""], {}, dotenv)
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,13 @@ def test_a_bad_value_is_refused_in_one_line_that_names_its_source(setting: Setti
 @pytest.mark.parametrize("text", ["", "1.5", "-1", "8o", "9" * 5000, "٣x"])
 def test_a_port_is_a_whole_number(text: str, dotenv: Path):
     with pytest.raises(SettingsError, match="a whole number from 0 to 65535"):
-        load(["--port", text], {}, dotenv)
+        load_settings(["--port", text], {}, dotenv)
 
 
 def test_a_repeatable_setting_is_a_list_with_commas_where_it_cannot_be_repeated(dotenv: Path):
     both = ("https://a.example.com", "https://b.example.com")
-    assert load(["--allow-origin", both[0], "--allow-origin", both[1]], {}, dotenv).allow_origin == both
-    assert load([], {"ALLOW_ORIGIN": ", ".join(both)}, dotenv).allow_origin == both
+    assert load_settings(["--allow-origin", both[0], "--allow-origin", both[1]], {}, dotenv).allow_origin == both
+    assert load_settings([], {"ALLOW_ORIGIN": ", ".join(both)}, dotenv).allow_origin == both
 
 
 # -- the file
@@ -169,7 +169,7 @@ def test_quotes_comments_export_and_windows_line_ends_are_understood(dotenv: Pat
     dotenv.write_bytes(
         b"\xef\xbb\xbf# ours\r\nexport HTTP_PORT=81 # http\r\nDATABASE_URL='postgresql://u:p%23$a@h/d'\r\n"
     )
-    settings = load([], {}, dotenv)
+    settings = load_settings([], {}, dotenv)
     assert (settings.port, settings.database_url) == (81, "postgresql://u:p%23$a@h/d")
 
 
@@ -178,20 +178,20 @@ def test_an_unknown_name_in_the_file_is_refused_and_a_known_one_suggested(name: 
     dotenv.write_text(f"{name}=hunter2\n")
     hint = f"did you mean {meant}?" if meant else "see .venv/bin/python server.py --help"
     with pytest.raises(SettingsError, match=rf"^\.env: {name} is not a setting; {hint}"):
-        load([], {}, dotenv)
+        load_settings([], {}, dotenv)
 
 
 def test_a_file_in_another_encoding_is_refused(dotenv: Path):
     dotenv.write_bytes("DBNAME=Käse\n".encode("latin-1"))
     with pytest.raises(SettingsError, match=r"^\.env cannot be read: "):
-        load([], {}, dotenv)
+        load_settings([], {}, dotenv)
 
 
 def test_what_the_environment_gave_is_known_by_name(dotenv: Path):
     environ = {"TOKEN": "0123456789abcdef", "WATCH": "public.*", "CHANNELS": "", "PORT": "81", "SHELL": "/bin/sh"}
-    assert load(["--port", "82"], environ, dotenv).from_environment == ("WATCH", "TOKEN")
+    assert load_settings(["--port", "82"], environ, dotenv).from_environment == ("WATCH", "TOKEN")
     dotenv.write_text("WATCH=public.orders\n")
-    assert load([], {}, dotenv).from_environment == ()
+    assert load_settings([], {}, dotenv).from_environment == ()
 
 
 # -- help
@@ -199,7 +199,7 @@ def test_what_the_environment_gave_is_known_by_name(dotenv: Path):
 
 def test_the_help_shows_every_setting_in_a_group_and_the_commands(dotenv: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        load(["--help"], {}, dotenv)
+        load_settings(["--help"], {}, dotenv)
     shown = capsys.readouterr().out
     titles = [shown.index(f"\n{title}:\n") for title in (*GROUPS, "commands")]
     assert titles == sorted(titles)
@@ -208,7 +208,7 @@ def test_the_help_shows_every_setting_in_a_group_and_the_commands(dotenv: Path, 
 
 def test_a_command_has_a_help_of_its_own(dotenv: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        load(["--help"], {}, dotenv, command="doctor", description="Looks at the database.")
+        load_settings(["--help"], {}, dotenv, command="doctor", description="Looks at the database.")
     assert capsys.readouterr().out.startswith(
         "usage: .venv/bin/python server.py doctor [SETTING ...]\n\nLooks at the database.\n"
     )
@@ -219,7 +219,7 @@ def test_a_command_has_a_help_of_its_own(dotenv: Path, capsys: pytest.CaptureFix
 
 def test_a_bad_value_of_a_repeatable_flag_is_shown_as_it_was_typed(dotenv: Path):
     with pytest.raises(SettingsError, match=r"^--watch: 'orders' is not schema\.table"):
-        load(["--watch", "public.items", "--watch", "orders"], {}, dotenv)
+        load_settings(["--watch", "public.items", "--watch", "orders"], {}, dotenv)
 
 
 def test_errors_are_whole_without_docstrings():
@@ -241,14 +241,14 @@ def test_errors_are_whole_without_docstrings():
 )
 def test_a_slip_in_the_flags_is_named(argv: list[str], said: str, dotenv: Path):
     with pytest.raises(SettingsError) as refused:
-        load(argv, {}, dotenv)
+        load_settings(argv, {}, dotenv)
     assert said in str(refused.value)
 
 
 def test_a_line_of_the_file_that_names_nothing_is_refused_by_its_number(dotenv: Path):
     dotenv.write_text("# ours\nHTTP_PORT=81\nDATABASE_URL\n")
     with pytest.raises(SettingsError, match=r"^\.env: line 3 is not of the form NAME=value"):
-        load([], {}, dotenv)
+        load_settings([], {}, dotenv)
 
 
 # -- what is shown to whom
@@ -259,8 +259,8 @@ def test_a_line_of_the_file_that_names_nothing_is_refused_by_its_number(dotenv: 
 )
 def test_an_address_beyond_loopback_needs_allow_anonymous(address: str, dotenv: Path):
     with pytest.raises(SettingsError, match="--allow-anonymous"):
-        load(["--address", address], {}, dotenv)
-    assert load(["--address", address, "--allow-anonymous"], {}, dotenv).address == address
+        load_settings(["--address", address], {}, dotenv)
+    assert load_settings(["--address", address, "--allow-anonymous"], {}, dotenv).address == address
 
 
 @pytest.mark.parametrize(
@@ -273,40 +273,40 @@ def test_an_address_beyond_loopback_needs_allow_anonymous(address: str, dotenv: 
 def test_a_proxy_in_front_needs_tokens_or_allow_anonymous(flag: str, dotenv: Path):
     name, _, text = flag.partition("=")
     with pytest.raises(SettingsError, match=r"ask for tokens .*say --allow-anonymous") as refused:
-        load([flag], {}, dotenv)
+        load_settings([flag], {}, dotenv)
     assert f"{name} {text}" in str(refused.value)
     with pytest.raises(SettingsError):
-        load([], {name[2:].upper().replace("-", "_"): text}, dotenv)
-    load([flag, "--allow-anonymous"], {}, dotenv)
-    load([flag, "--token=0123456789abcdef"], {}, dotenv)
+        load_settings([], {name[2:].upper().replace("-", "_"): text}, dotenv)
+    load_settings([flag, "--allow-anonymous"], {}, dotenv)
+    load_settings([flag, "--token=0123456789abcdef"], {}, dotenv)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "[::1]", "shop.localhost"])
 def test_a_name_that_leads_to_this_machine_needs_no_leave(host: str, dotenv: Path):
-    assert load(["--allow-host", host], {}, dotenv).allow_host == (host,)
+    assert load_settings(["--allow-host", host], {}, dotenv).allow_host == (host,)
 
 
 @pytest.mark.parametrize("flag", ["--token=0123456789abcdef", "--token-file=/one", "--jwt-algorithm=RS256"])
 def test_an_address_beyond_loopback_is_served_to_who_has_a_token(flag: str, dotenv: Path):
-    assert load(["--address", "0.0.0.0", flag], {}, dotenv).asks_for_tokens
+    assert load_settings(["--address", "0.0.0.0", flag], {}, dotenv).asks_for_tokens
 
 
 @pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.is_secret], ids=lambda one: one.name)
 def test_a_secret_is_not_repeated(setting: Setting, dotenv: Path):
     with pytest.raises(SettingsError, match="the value given is not") as refused:
-        load([setting.flag, "hunter2/"], {}, dotenv)
+        load_settings([setting.flag, "hunter2/"], {}, dotenv)
     assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_a_loopback_address_needs_no_leave(address: str, dotenv: Path):
-    assert load(["--address", address], {}, dotenv).address == address
+    assert load_settings(["--address", address], {}, dotenv).address == address
 
 
 @pytest.mark.parametrize("flag", ["--database-url", "--alert-webhook"])
 def test_what_may_hold_a_password_is_not_repeated(flag: str, dotenv: Path):
     with pytest.raises(SettingsError) as refused:
-        load([flag, "x://hunter2/hunter2@hunter2"], {}, dotenv)
+        load_settings([flag, "x://hunter2/hunter2@hunter2"], {}, dotenv)
     assert "hunter2" not in str(refused.value)
 
 
@@ -320,7 +320,7 @@ def test_what_may_hold_a_password_is_not_repeated(flag: str, dotenv: Path):
 )
 def test_a_url_of_another_program_is_told_how_to_write_it(url: str, said: str, dotenv: Path):
     with pytest.raises(SettingsError, match=r"^--database-url: ") as refused:
-        load(["--database-url", url], {}, dotenv)
+        load_settings(["--database-url", url], {}, dotenv)
     assert said in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
@@ -333,7 +333,7 @@ def test_help_names_every_setting_and_its_default(
 ):
     monkeypatch.setenv("COLUMNS", "1000")  # or lines are broken at hyphens
     with pytest.raises(SystemExit) as ended:
-        load(["--help"], {}, dotenv)
+        load_settings(["--help"], {}, dotenv)
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     for setting in SETTINGS:
@@ -345,5 +345,5 @@ def test_help_names_every_setting_and_its_default(
 
 def test_version_is_the_programs(dotenv: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        load(["--version"], {}, dotenv)
+        load_settings(["--version"], {}, dotenv)
     assert capsys.readouterr().out == f"psqlisten2websocket {__version__}\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from settings.sources import LIBPQ_VARIABLES, load
+from settings.sources import LIBPQ_VARIABLES, load_settings
 from settings.table import SettingsError
 from settings.values import BadValue, conninfo
 
@@ -20,7 +20,7 @@ def database_of(
     dotenv: Path, in_file: str = "", environ: Mapping[str, str] | None = None, argv: Sequence[str] = ()
 ) -> dict[str, str] | None:
     dotenv.write_text(in_file)
-    conninfo = load(argv, environ or {}, dotenv).database_url
+    conninfo = load_settings(argv, environ or {}, dotenv).database_url
     return None if conninfo is None else parse_dsn(conninfo)
 
 
@@ -45,7 +45,7 @@ def test_a_variable_that_names_no_database_makes_none(variable: str, dotenv: Pat
 def test_the_originals_names_in_the_file_name_the_database(dotenv: Path):
     in_file = "HOST=db.example.com\nPORT=5433\nUSER=me\nPASSWORD=se$cret#1\nDBNAME=shop\n"
     dotenv.write_text(in_file)
-    settings = load([], {}, dotenv)
+    settings = load_settings([], {}, dotenv)
     assert parse_dsn(settings.database_url or "") == {
         "host": "db.example.com",
         "port": "5433",
@@ -58,13 +58,13 @@ def test_the_originals_names_in_the_file_name_the_database(dotenv: Path):
 
 def test_the_originals_names_mean_nothing_in_the_environment(dotenv: Path):
     environ = {"HOST": "db.example.com", "USER": "me", "PASSWORD": "secret", "DBNAME": "shop"}
-    assert load([], environ, dotenv) == load([], {}, dotenv)
+    assert load_settings([], environ, dotenv) == load_settings([], {}, dotenv)
 
 
 def test_port_is_the_servers_in_the_environment_and_the_databases_in_the_file(dotenv: Path):
     dotenv.write_text("PORT=5433\nHTTP_PORT=8082\n")
-    assert load([], {"PORT": "8081", "HTTP_PORT": "8083"}, dotenv).port == 8081
-    assert load([], {"HTTP_PORT": "8083"}, dotenv).port == 8082
+    assert load_settings([], {"PORT": "8081", "HTTP_PORT": "8083"}, dotenv).port == 8081
+    assert load_settings([], {"HTTP_PORT": "8083"}, dotenv).port == 8082
     assert database_of(dotenv, "PORT=5433\n", {"PORT": "8081"}) == {"port": "5433"}
 
 
@@ -115,7 +115,7 @@ def test_what_a_url_leaves_open_libpqs_variables_in_the_file_say(
     ],
 )
 def test_what_libpq_understands_is_taken_as_it_is(url: str, dotenv: Path):
-    assert load(["--database-url", f" {url}\n"], {}, dotenv).database_url == url
+    assert load_settings(["--database-url", f" {url}\n"], {}, dotenv).database_url == url
 
 
 SECRET = "postgresql://me:hunter2@db.example.com:port/shop"
@@ -148,7 +148,7 @@ def test_a_slip_beside_a_password_is_refused_in_one_line_without_it(
 ):
     dotenv.write_text(in_file)
     with pytest.raises(SettingsError) as refused:
-        load(argv, environ, dotenv)
+        load_settings(argv, environ, dotenv)
     assert "hunter2" not in str(refused.value)
     assert "\n" not in str(refused.value)
 
