@@ -25,16 +25,16 @@ CREATE OR REPLACE FUNCTION changefeed.truncated_so_far()
 RETURNS changefeed.truncation LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     place bigint;
-    found changefeed.truncation;
+    known changefeed.truncation;
 BEGIN
     place := currval('changefeed.truncating');
-    SELECT * INTO found FROM changefeed.truncation AS t
+    SELECT * INTO known FROM changefeed.truncation AS t
     WHERE t.ctid = format('(%s,%s)', place >> 16, place & 65535)::tid AND t.xid = pg_current_xact_id();
-    found.tables := coalesce(found.tables, '{}');
-    RETURN found;
+    known.tables := coalesce(known.tables, '{}');
+    RETURN known;
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
-    found.tables := '{}';  -- the session has truncated none
-    RETURN found;
+    known.tables := '{}';  -- the session has truncated none
+    RETURN known;
 END
 $function$;
 

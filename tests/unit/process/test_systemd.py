@@ -133,9 +133,9 @@ def test_where_nobody_hears_it_the_server_goes_on(name: str):
 
 WORKER = """
 import asyncio, time
-from process.supervisor import Parent
+from process.supervisor import SupervisorLink
 async def work():
-    parent = await Parent.find()
+    parent = await SupervisorLink.find()
     parent.say_ready()
     if parent.orders["is_first_start"]:
         time.sleep(3600)
