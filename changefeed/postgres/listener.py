@@ -33,7 +33,7 @@ CONNECT_DEADLINE_SECONDS = 5.0
 # A lost connection is noticed at the latest after one interval and one deadline of the canary: 8 s.
 CANARY_INTERVAL_SECONDS = 4.0
 # How many notifications one turn of the loop hands on, so that a burst does not keep the sockets waiting.
-DRAIN_LIMIT = 200
+DRAIN_LIMIT = 1_000
 
 
 class ListenerState(enum.StrEnum):
