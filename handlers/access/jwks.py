@@ -59,7 +59,10 @@ class FileKeys:
 
 
 class KeySetUrl:
-    """The keys of a URL, read when they are needed, and anew for a key that is not among them."""
+    """The keys of a URL, read when they are needed, and anew for a key that is not among them.
+
+    Who names a key that is known does not wait for the issuer: old keys are read again beside it.
+    """
 
     def __init__(self, url: str, algorithm: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
@@ -68,6 +71,7 @@ class KeySetUrl:
         self._keys: Mapping[str | None, VerificationKey] | None = None
         self._read_at = self._tried_at = float("-inf")
         self._reading = asyncio.Lock()
+        self._reading_again: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
         """Reads them before anybody needs them, so that the log says at the start where they cannot be had."""
@@ -77,14 +81,21 @@ class KeySetUrl:
                 self._tried_at = float("-inf")  # the first token tries again at once
 
     async def find(self, key_id: object) -> VerificationKey | None:
-        asked_at = self._clock()
-        if self._keys is None or asked_at - self._read_at > READ_AGAIN_SECONDS or self._choose(key_id) is None:
-            async with self._reading:
-                if self._clock() - self._tried_at >= READ_INTERVAL_SECONDS:
-                    await self._read()
+        key = self._choose(key_id)
+        age = self._clock() - self._read_at
+        if key is None or age > GOOD_SECONDS:
+            await self._read_in_turn()
+        elif age > READ_AGAIN_SECONDS and (self._reading_again is None or self._reading_again.done()):
+            self._reading_again = asyncio.create_task(self._read_in_turn())
         if self._keys is None or self._clock() - self._read_at > GOOD_SECONDS:
             raise KeysUnavailable("the issuer's keys cannot be had now; try again")
         return self._choose(key_id)
+
+    async def _read_in_turn(self) -> None:
+        """Reads them, unless somebody else just did or tried to."""
+        async with self._reading:
+            if self._clock() - self._tried_at >= READ_INTERVAL_SECONDS:
+                await self._read()
 
     def _choose(self, key_id: object) -> VerificationKey | None:
         keys = self._keys or {}

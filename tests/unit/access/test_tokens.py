@@ -245,12 +245,16 @@ def test_what_is_no_token_at_all_is_refused(given: Given, token: str):
 
 
 class KeySet(RequestHandler):
+    """Answers while the event `answers` is set."""
+
     keys: ClassVar[list[dict[str, Any]]] = []
+    answers = asyncio.Event()
     asked = 0
     status = 200
 
-    def get(self) -> None:
+    async def get(self) -> None:
         KeySet.asked += 1
+        await self.answers.wait()
         self.set_status(self.status)
         self.finish({"keys": self.keys})
 
@@ -265,7 +269,8 @@ class Issuer:
 
     def __init__(self) -> None:
         self.now = 0.0
-        KeySet.keys, KeySet.asked, KeySet.status = [], 0, 200
+        KeySet.keys, KeySet.asked, KeySet.status, KeySet.answers = [], 0, 200, asyncio.Event()
+        KeySet.answers.set()
 
     async def __aenter__(self) -> "Issuer":
         socket, port = bind_unused_port()
@@ -325,7 +330,31 @@ def test_a_key_that_the_issuer_took_back_is_none_any_more(loop: asyncio.Runner):
             assert await issuer.keys.find("one")
             KeySet.keys = []
             issuer.now += jwks.READ_AGAIN_SECONDS + 1
+            assert await issuer.keys.find("one")  # meanwhile they are read again
+            assert await issuer.keys.find("two") is None  # which waits for that
             assert await issuer.keys.find("one") is None
+            assert KeySet.asked == 2
+
+    loop.run(run())
+
+
+def test_who_names_a_known_key_does_not_wait_for_an_issuer_that_hangs(loop: asyncio.Runner):
+    async def run() -> None:
+        async with Issuer() as issuer:
+            KeySet.keys = [jwk(RSA, "one")]
+            assert await issuer.keys.find("one")
+            KeySet.answers.clear()
+            issuer.now += jwks.READ_AGAIN_SECONDS + 1
+            while KeySet.asked < 2:
+                assert await issuer.keys.find("one")
+                await asyncio.sleep(0)
+            assert await issuer.keys.find("one")
+            stranger = asyncio.create_task(issuer.keys.find("two"))
+            assert await issuer.keys.find("one")
+            assert not stranger.done()
+            KeySet.answers.set()
+            assert await stranger is None
+            assert KeySet.asked == 2
 
     loop.run(run())
 
@@ -364,8 +393,10 @@ def test_an_issuer_that_does_not_answer_is_told_and_its_keys_of_before_stay(loop
             assert await issuer.keys.find("one")
             KeySet.status = 500
             issuer.now += jwks.READ_AGAIN_SECONDS + 1
-            with ExpectLog("handlers.issuer_keys", "the keys of .* cannot be had: HTTP 500", level=30):
-                assert await issuer.keys.find("one")
+            with ExpectLog("handlers.issuer_keys", "the keys of .* cannot be had: HTTP 500", level=30) as told:
+                while not told.matched:
+                    assert await issuer.keys.find("one")
+                    await asyncio.sleep(0)
 
     loop.run(run())
 
@@ -379,7 +410,7 @@ def test_keys_that_cannot_be_read_again_are_not_good_for_ever(loop: asyncio.Runn
             with ExpectLog("handlers.issuer_keys", "the keys of .* cannot be had: HTTP 500"):
                 issuer.now += jwks.GOOD_SECONDS
                 assert await issuer.keys.find("one")
-                issuer.now += 1
+                issuer.now += jwks.READ_INTERVAL_SECONDS
                 with pytest.raises(KeysUnavailable):
                     await issuer.keys.find("one")
             KeySet.status = 200
