@@ -22,7 +22,11 @@ SET LOCAL client_min_messages = warning;
 \ir values.sql
 \ir record.sql
 \ir truncate.sql
+\ir watched.sql
+\ir wanted_triggers.sql
+\ir apply_triggers.sql
 \ir watch.sql
+\ir refresh.sql
 \ir read.sql
 \ir recorded.sql
 \ir retention.sql

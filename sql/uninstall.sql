@@ -9,7 +9,7 @@ SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 DO $uninstall$
 DECLARE
-    -- As in watch.sql: writers of the watched tables wait for no longer than this, and between two attempts they go on.
+    -- As in apply_triggers.sql: writers of the watched tables wait no longer than this, and go on between two attempts.
     wait_ms constant integer := (
         SELECT least(8, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
     );

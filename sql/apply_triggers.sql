@@ -1,0 +1,112 @@
+-- Makes, changes and drops triggers without keeping writers waiting: in short attempts, with pauses in which writers go on.
+
+-- How long one attempt waits for locks at most, in milliseconds: writers queue up behind whoever waits. It is less than a
+-- lock_timeout that writers have, and less than the deadlock_timeout after which PostgreSQL would end a writer who holds what is
+-- waited for, and waits for what is held here.
+CREATE OR REPLACE FUNCTION changefeed.lock_wait_ms()
+RETURNS integer LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT least(8, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
+$function$;
+
+-- Makes the triggers of a table and its partitions what they ought to be, or drops them where `options` is null. True where
+-- that changed anything. A table that is as it ought to be is not locked. Fails with lock_not_available, and changes nothing,
+-- where its locks cannot be had within `wait_ms`, all together.
+CREATE OR REPLACE FUNCTION changefeed.try_to_apply(target oid, options jsonb, wait_ms integer)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
+DECLARE
+    squatter name;
+    statements text[];
+    statement text;
+    due timestamptz;
+    unrecorded oid[];
+BEGIN
+    SELECT t.tgname INTO squatter
+    FROM changefeed.wanted_triggers(ARRAY[target], ARRAY[options]) AS w JOIN pg_trigger AS t ON t.tgrelid = w.member AND t.tgname = w.name
+    WHERE t.tgfoid NOT IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace);
+    IF squatter IS NOT NULL THEN
+        RAISE EXCEPTION '% has a trigger % that is none of the change feed''s', target::regclass, quote_ident(squatter)
+            USING ERRCODE = 'duplicate_object', HINT = 'Give that trigger another name.';
+    END IF;
+    IF options IS NOT NULL THEN
+        unrecorded := changefeed.unrecorded(target);
+    END IF;
+    statements := ARRAY(SELECT r.statement FROM changefeed.repairs(ARRAY[target], ARRAY[options]) AS r);
+    due := clock_timestamp() + wait_ms * interval '1 millisecond';  -- from here on writers may wait
+    FOREACH statement IN ARRAY statements LOOP
+        PERFORM set_config(
+            'lock_timeout', greatest(extract(epoch FROM due - clock_timestamp()) * 1000, 1)::integer::text, true
+        );
+        EXECUTE statement;
+    END LOOP;
+    IF unrecorded <> '{}' AND statements <> '{}' THEN
+        PERFORM changefeed.note_empty(target, unrecorded);
+    END IF;
+    RETURN statements <> '{}';
+END
+$function$;
+
+-- Makes, as the schema's owner, the triggers of a table for which that was asked. One attempt.
+CREATE OR REPLACE FUNCTION changefeed.grant_request(target regclass)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    asked jsonb;
+BEGIN
+    SELECT changefeed.argument(t.tgargs) INTO asked FROM pg_trigger AS t
+    WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure AND t.tgname ~ '^[!~]?changefeed_insert$';
+    IF asked IS NULL THEN
+        RAISE EXCEPTION 'nobody asked for % to be watched', target
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Call changefeed.watch.';
+    END IF;
+    PERFORM changefeed.check_target(target);
+    RETURN changefeed.try_to_apply(
+        target,
+        (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(asked) WHERE key IN ('omit', 'hash', 'limit', 'strict')),
+        changefeed.lock_wait_ms()
+    );
+END
+$function$;
+
+-- Makes or drops the triggers of a table, in as many attempts as fit into this function's lock_timeout. Between two attempts
+-- nothing is locked, so that writers go on, for several times as long as the attempt may have kept them waiting.
+--
+-- Whoever may not call the recording functions but has the right TRIGGER on the table asks by a trigger that does nothing,
+-- which PostgreSQL lets nobody else make; the schema's owner then makes the real ones.
+CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off SET lock_timeout = '3s' AS $function$
+DECLARE
+    patience constant text := current_setting('lock_timeout');
+    wait_ms integer := 1;  -- the first attempt finds a table that nobody uses
+    pause interval;
+    deadline constant timestamptz := clock_timestamp() + (
+        SELECT s.setting::integer * interval '1 millisecond' FROM pg_settings AS s WHERE s.name = 'lock_timeout'
+    );
+BEGIN
+    LOOP
+        BEGIN
+            IF options IS NULL OR has_function_privilege('changefeed.record()', 'EXECUTE') THEN
+                RETURN changefeed.try_to_apply(target, options, wait_ms);
+            END IF;
+            PERFORM set_config('lock_timeout', wait_ms::text, true);
+            EXECUTE format(
+                'CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request(%L)',
+                (
+                    SELECT w.name FROM changefeed.wanted_triggers(ARRAY[target]::oid[], ARRAY[options]) AS w
+                    WHERE w.member = target AND w.type & 4 > 0
+                ),
+                target, options
+            );
+            RETURN changefeed.grant_request(target);
+        EXCEPTION WHEN lock_not_available THEN
+            pause := wait_ms * (4 + 4 * random()) * interval '1 millisecond';
+            IF clock_timestamp() + pause > deadline THEN
+                RAISE EXCEPTION 'the triggers of % could not be %: it, or a partition of it, was in use for %',
+                    target, CASE WHEN options IS NULL THEN 'dropped' ELSE 'changed' END, patience
+                    USING ERRCODE = 'lock_not_available',
+                    HINT = 'Nothing was changed. Try again when the transactions that hold it are over.';
+            END IF;
+        END;
+        PERFORM pg_sleep(extract(epoch FROM pause));
+        wait_ms := least(2 * wait_ms, changefeed.lock_wait_ms());
+    END LOOP;
+END
+$function$;
