@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from changefeed.change.json_text import NotJSON, check, half_character, members, string_of
-from changefeed.change.old_values import changed_columns
+from changefeed.change.json_text import NotJSON, changed_columns, check, half_character, members, string_of
 from changefeed.change.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")

@@ -110,6 +110,15 @@ def write(found: Mapping[str, str | Raw], *, space: str = "") -> str:
     return "{" + f",{space}".join([f"{quoted(key)}:{space}{text_of(value)}" for key, value in found.items()]) + "}"
 
 
+def changed_columns(old_row: str, new_row: str) -> str:
+    """A JSON object of the old row's members that the new row has otherwise, or not at all. Raises NotJSON."""
+    if old_row == new_row:
+        check(new_row)
+        return "{}"
+    old, new = members(old_row) or {}, members(new_row) or {}
+    return write({key: value for key, value in old.items() if new.get(key) != value}, space=" ")
+
+
 def _read_by_hand(text: str, rows: int) -> Members | None:
     if len(text) > rows * LIMIT_CHARACTERS:
         raise NotJSON(_TOO_MUCH)

@@ -1,15 +1,16 @@
 """Rows of the journal in the order of id in, in the order in which they changed out. Knows no client.
 
-Where triggers wrote, a foreign key's actions or a writing CTE, ids may not be the order (see chaining.py). Then a row's
-content is that of another entry of its transaction; its id, and so each cursor, stays. Every server of the database
-works out the same, from what the journal holds of the transaction, once.
+Where triggers, a foreign key's actions or a writing CTE wrote, ids may not be the order (see transaction_order.py).
+Then a row's content is that of another entry of its transaction; its id, and so each cursor, stays. Every server of the
+database works out the same, from what the journal holds of the transaction, once.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
-from changefeed.journal.chaining import Entry, Order, Transaction, state_after
+from changefeed.journal.row_states import Entry, state_after
+from changefeed.journal.transaction_order import Order, Transaction
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DbRow
 

@@ -17,8 +17,7 @@ import pytest
 from changefeed.change.change import Change, from_journal, parse
 from changefeed.change.changed_row import ChangedRow
 from changefeed.change.exposure import Payload, key_members, reduce
-from changefeed.change.json_text import STEPS_LIMIT, NotJSON, _read_tokens, check, members
-from changefeed.change.old_values import changed_columns
+from changefeed.change.json_text import STEPS_LIMIT, NotJSON, _read_tokens, changed_columns, check, members
 from changefeed.change.table_names import TableName, as_written, could_mean, parse_pattern, qualified
 from changefeed.echo import json_line, terminal_line
 from changefeed.journal.cursor import NotACursor, Place, Snapshot, decode, encode

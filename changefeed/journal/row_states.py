@@ -1,0 +1,84 @@
+"""What an entry of the journal says of its row: the states before and after it, as digests. Knows no order.
+
+States are known by digests of 64 bits.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+NOTHING = 0  # the state before an INSERT and after a DELETE, and the key of a row that has none
+
+
+class Entry(NamedTuple):
+    """What an entry of the journal says of its row."""
+
+    id: int
+    call: int  # of the trigger that wrote it: when that was
+    action: str
+    depth: int
+    is_followed: bool  # what stands before it, AFTER triggers of its statement may have written
+    command: int  # number of the transaction's command that wrote the entry itself
+    table: str
+    columns: int | None  # digest of their names
+    before: int | None  # digests of the row's states
+    after: int | None
+    key_before: int | None  # and of its key in them
+    key_after: int | None
+
+
+class Edge(NamedTuple):
+    """An entry within its component; `rank` is its place in the preferred order."""
+
+    before: int
+    after: int
+    key_before: int
+    key_after: int
+    rank: int
+
+    @property
+    def changes_key(self) -> bool:
+        return NOTHING not in (self.key_before, self.key_after) and self.key_before != self.key_after
+
+    def key_of(self, state: int) -> int:
+        """The key whose row is in `state`, before or after this entry; ~key is the state in which it is not there."""
+        if state == self.before or state == ~self.key_before:
+            return self.key_before
+        return self.key_after if state in (self.after, ~self.key_after) else NOTHING
+
+    @property
+    def takes(self) -> tuple[int, ...]:
+        """The states that rows must be in for it to happen, and are no longer in afterwards."""
+        if not self.before:
+            return (~self.key_after if self.key_after else NOTHING,)
+        if self.changes_key:
+            return self.before, ~self.key_after
+        return (self.before,)
+
+    @property
+    def gives(self) -> tuple[int, ...]:
+        """The states that rows are in afterwards."""
+        if not self.after:
+            return (~self.key_before if self.key_before else NOTHING,)
+        if self.changes_key:
+            return self.after, ~self.key_before
+        return (self.after,)
+
+
+def state_after(entries: Iterable[Entry], key: int) -> int | None:
+    """The state in which one transaction's entries left the row of a key, ~key for none; None where they do not say."""
+    balance: Counter[int] = Counter()
+    columns: int | None = None
+    for entry in entries:
+        if entry.columns != columns:
+            balance.clear()  # how it was written before DDL, it is not written now
+            columns = entry.columns
+        if entry.before is None and entry.after is None:
+            balance.clear()
+            if entry.action == "T":
+                balance[~key] = 1
+            continue
+        if entry.key_before != entry.key_after or entry.before != entry.after:
+            balance[(entry.before or 1) if entry.key_before == key else ~key] -= 1
+            balance[(entry.after or 1) if entry.key_after == key else ~key] += 1
+    return next((state for state, count in balance.items() if count > 0), None)

@@ -1,0 +1,117 @@
+"""Entries in the order of id in, the statements that wrote them out. Knows no states of rows.
+
+PostgreSQL calls the triggers of a statement when it ends. So the ids give the order in which statements end, and say
+that of their beginnings only together with the depth of the triggers that wrote.
+"""
+
+from array import array
+
+from changefeed.journal.row_states import Entry
+
+ACTIONS = "DUI"  # in the order in which the triggers of one statement are called
+
+
+class Statements:
+    """Which calls were for one statement, as a writing CTE's are, as far as the commands tell.
+
+    A statement that writes is a command, and so is each INSERT into the journal. So between two calls of which the
+    second is for another statement there are two at least. Within one statement's calls there is one; and two before
+    those of an UPDATE of several rows, for which record.sql tries in vain what serves for one row.
+    """
+
+    def __init__(self) -> None:
+        self.ranks = array("q")  # by statement, then by action: within a statement each row goes before another comes
+        self._number = 0
+        self._last: Entry | None = None
+        self._may_be_joined = False  # by the call's next entry
+
+    def number(self, number: int) -> int:
+        return self.ranks[number] // (len(ACTIONS) + 1)
+
+    def add(self, entry: Entry) -> bool:
+        """Whether the entry joins its call to the one before."""
+        last, self._last = self._last, entry
+        is_joined = False
+        if last is None or (entry.call, entry.action, entry.table) != (last.call, last.action, last.table):
+            is_near = last is not None and entry.depth == last.depth
+            steps = entry.command - last.command if last else 0
+            is_joined = is_near and steps == 1
+            self._may_be_joined = is_near and steps == 2 and entry.action == "U"
+            self._number += not is_joined
+        elif self._may_be_joined:
+            self._may_be_joined = False
+            is_joined = True
+            self._number -= 1
+            self.ranks[-1] -= len(ACTIONS) + 1
+        self.ranks.append(self._number * (len(ACTIONS) + 1) + ACTIONS.find(entry.action) + 1)
+        return is_joined
+
+
+class PreferredOrder:
+    """From the order in which statements end, which is that of the ids, to the one in which they begin."""
+
+    def __init__(self) -> None:
+        self._next = array("q")
+        self._segments: list[tuple[int, int, int]] = []  # depth, first and last; deeper ones are nearer to the end
+        self._statement: _Statement | None = None  # the one being taken
+
+    def add(self, number: int, entry: Entry) -> None:
+        self._next.append(-1)
+        if self._statement and self._statement.takes(entry):
+            self._next[self._statement.last] = number
+            self._statement.last = number
+        else:
+            self._end_statement()
+            self._statement = _Statement(number, entry)
+
+    def ranks(self, count: int) -> "array[int]":
+        self._end_statement()
+        ranks, rank = array("q", bytes(8 * count)), 0
+        for _, first, _ in self._segments:
+            number = first
+            while number >= 0:
+                ranks[number], rank, number = rank, rank + 1, self._next[number]
+        return ranks
+
+    def _end_statement(self) -> None:
+        if self._statement is None:
+            return
+        depth, first, last = self._statement.depth, self._statement.first, self._statement.last
+        if self._statement.is_followed:
+            end = last
+            while self._segments and self._segments[-1][0] > depth:
+                _, nested_first, nested_last = self._segments.pop()
+                # Each deeper segment goes between the statement and what was taken from behind it.
+                self._next[nested_last], self._next[end] = self._next[end], nested_first
+                last = last if last != end else nested_last
+        else:
+            while self._segments and self._segments[-1][0] > depth:
+                _, nested_first, nested_last = self._segments.pop()
+                self._next[nested_last], first = first, nested_first
+        if self._segments and self._segments[-1][0] == depth:
+            _, before_first, before_last = self._segments.pop()
+            self._next[before_last], first = first, before_first
+        self._segments.append((depth, first, last))
+        self._statement = None
+
+
+class _Statement:
+    """Entries that follow each other. An upsert or a MERGE writes a table's in a call for each action: D, U, I."""
+
+    def __init__(self, number: int, entry: Entry) -> None:
+        self.depth = entry.depth
+        self.first = self.last = number
+        self.is_followed = entry.is_followed
+        self._table = entry.table
+        self._call = entry.call
+        self._action = entry.action
+
+    def takes(self, entry: Entry) -> bool:
+        if (entry.depth, entry.table) != (self.depth, self._table):
+            return False
+        if entry.call != self._call:
+            if ACTIONS.find(entry.action) <= ACTIONS.find(self._action):
+                return False
+            self._call, self._action = entry.call, entry.action
+        self.is_followed |= entry.is_followed
+        return True
