@@ -22,7 +22,7 @@ logger = logging.getLogger("server")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit code: 0 after SIGINT or SIGTERM, 2 when it could not start; for `doctor` and `bench` see there."""
+    """Returns the exit code: 0 after SIGINT or SIGTERM, 2 if the server could not start, or the code of a command."""
     log_format = TEXT
     try:
         if argv[:1] == ["doctor"]:
@@ -30,14 +30,14 @@ def main(argv: Sequence[str]) -> int:
                 load_settings(argv[1:], os.environ, Path(".env"), command="doctor", description=doctor.DESCRIPTION)
             )
         if argv[:1] == ["bench"]:
-            from commands import bench  # the server itself needs none of it
+            from commands import bench  # imported here, as the server needs none of it
 
             return bench.main(argv[1:], os.environ, Path(".env"))
         settings = load_settings(argv, os.environ, Path(".env"))
         log_to_stderr(log_format := settings.log_format)
         uvloop.run(run(settings, argv))
     except NeverStarted:
-        return 2  # the process has said why
+        return 2  # the process has logged why
     except (SettingsError, StartError, EmbeddedError) as error:
         if log_format == JSON:
             logger.error("%s", error)

@@ -1,1 +1,1 @@
-"""The composition: puts the rooms together into a running server, starts it and stops it. Only server.py imports it."""
+"""The composition: connects the other rooms to a running server, starts it and stops it. Only server.py imports it."""

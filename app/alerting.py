@@ -1,4 +1,4 @@
-"""The feed's counts in; a log line, and a message for the webhook, for each alert that is raised or ends, out."""
+"""Checks the alerts every second; logs each that is raised or ends, and sends it to the webhook."""
 
 import asyncio
 import logging
@@ -15,31 +15,31 @@ logger = logging.getLogger("handlers.alerting")
 INTERVAL_SECONDS = 1.0
 
 
-async def keep_alerting(feed: ServerContext, send: Callable[[Message], None]) -> None:
-    """Checks until cancelled. A server that starts anew raises again what is so."""
-    alerts = Alerts(feed.settings.alert, feed.hub.tally)
+async def keep_alerting(context: ServerContext, send: Callable[[Message], None]) -> None:
+    """Checks until cancelled. After a restart, an alert whose condition still holds is raised again."""
+    alerts = Alerts(context.settings.alert, context.hub.tally)
     while True:
-        if span := feed.counted.span(time.time()):
-            for turn in alerts.check(*span):
-                log(turn)
-                send(message_of(turn))
+        if span := context.counted.span(time.time()):
+            for transition in alerts.check(*span):
+                log(transition)
+                send(message_of(transition))
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
-def log(turn: Transition) -> None:
-    if turn.is_raised:
-        logger.warning("alert raised: %s", turn.alert)
+def log(transition: Transition) -> None:
+    if transition.is_raised:
+        logger.warning("alert raised: %s", transition.alert)
     else:
-        logger.info("alert ended: %s; it was raised at %s", turn.alert, iso_of(turn.since))
+        logger.info("alert ended: %s; it was raised at %s", transition.alert, iso_of(transition.since))
 
 
-def message_of(turn: Transition) -> Message:
+def message_of(transition: Transition) -> Message:
     return {
-        "state": "raised" if turn.is_raised else "ended",
-        "what": str(turn.alert),
-        "table": turn.alert.table,
-        "action": turn.alert.action,
-        "value": None if turn.value is None else round(turn.value, 3),
-        "since": iso_of(turn.since),
-        "now": iso_of(turn.now),
+        "state": "raised" if transition.is_raised else "ended",
+        "what": str(transition.alert),
+        "table": transition.alert.table,
+        "action": transition.alert.action,
+        "value": None if transition.value is None else round(transition.value, 3),
+        "since": iso_of(transition.since),
+        "now": iso_of(transition.now),
     }

@@ -1,4 +1,4 @@
-"""Tells that the server is ready: its URL, on stderr or as a line of the log, and to systemd."""
+"""Announces that the server is ready: prints or logs its URL, and notifies systemd."""
 
 import logging
 import socket
@@ -23,7 +23,7 @@ def url_of(listening: Sequence[socket.socket], settings: Settings) -> str:
 def announce(url: str, source: Source, settings: Settings, manager: ServiceManager) -> None:
     manager.ready()
     if settings.from_environment:
-        logger.info("settings that the environment gave: %s", ", ".join(settings.from_environment))
+        logger.info("settings from the environment: %s", ", ".join(settings.from_environment))
     demo = f" (demo; look into its database with: {source.psql_command})" if source.is_demo else ""
     if settings.log_format == JSON:
         logger.info("psqlisten2websocket %s shows the changes at %s%s", __version__, url, demo)

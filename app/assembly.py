@@ -1,4 +1,4 @@
-"""The flow, put together: listener -> follower of the journal -> hub -> tally and clients."""
+"""Builds a server's objects and connects them: listener -> follower of the journal -> hub -> tally and clients."""
 
 import time
 from collections.abc import Callable
@@ -42,20 +42,20 @@ FOLLOWING_CONNECTIONS = 2
 Arguments = ParamSpec("Arguments")
 
 
-def make_feed(
+def make_context(
     settings: Settings,
     conninfo: str,
     database_name: str,
     on_state: Callable[[], None] = lambda: None,
     echo: Broadcast | None = None,
-    share: ProcessSlot | None = None,
+    slot: ProcessSlot | None = None,
 ) -> ServerContext:
-    """Nothing runs yet. Raises SettingsError where the tokens of the settings are none."""
-    share = share or ProcessSlot()
+    """Builds everything and starts nothing. Raises SettingsError if the settings' tokens are invalid."""
+    slot = slot or ProcessSlot()
     takes_plain = not settings.no_plain_channel
 
     def is_known(table: str) -> bool:
-        return catalog.may_mean_some(table)  # which is made below
+        return catalog.may_mean_some(table)  # built below
 
     live_clients = LiveClients(is_known)
     raw_clients, dashboards = RawClients(), Dashboards()
@@ -63,25 +63,25 @@ def make_feed(
     tell_gap = in_turn(live_clients.tell_gap, dashboards.tell_gap)
 
     database = Database(conninfo, REQUEST_CONNECTIONS)
-    # The follower and the canary wait for nobody's request.
+    # Connections of their own, so that the follower and the canary never wait for a request.
     following = Database(conninfo, FOLLOWING_CONNECTIONS)
-    # What made the listener deaf may have done so to the others.
+    # What broke the listener's connection may have broken these too.
     renew = in_turn(following.renew, database.renew)
 
     catalog = Catalog(database, in_turn(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload)
     tally = Tally(time.time(), catalog.has)
-    deliveries = Deliveries(share.meters, clock=tally.database_now)
+    deliveries = Deliveries(slot.meters, clock=tally.database_now)
     broadcasts = [deliveries.counting(event_socket.broadcast), dashboards.broadcast, *([echo] if echo else [])]
     reduced = partial(reduce, payload=settings.payload, key_of=catalog.key)
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
 
-    change_counts = ChangeCounts(tally, share.meters)
+    change_counts = ChangeCounts(tally, slot.meters)
     journal = Journal(following, settings.payload, database, settings.row_limit_bytes)
-    history = CountsBackfill(database, journal, tally, apply=change_counts.leave_out)
+    backfill = CountsBackfill(database, journal, tally, apply=change_counts.leave_out)
     follower = Follower(
         journal,
-        publish=lambda page, cursor: hub.publish(page.changes, cursor, history.uncounted(page)),
-        before_first=in_turn(partial(recall, hub), history.begin),
+        publish=lambda page, cursor: hub.publish(page.changes, cursor, backfill.uncounted(page)),
+        before_first=in_turn(partial(recall, hub), backfill.begin),
         forget_cursors=in_turn(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journaled),
         tell_gap=tell_gap,
         drained=live_clients.drained,
@@ -104,7 +104,7 @@ def make_feed(
         mend=watching.mend,
         edge=lambda: follower.edge,
         tell_gap=tell_gap,
-        on_change=watching.tend_now,
+        on_change=watching.maintain_now,
     )
     outages = Outages(
         follower,
@@ -138,31 +138,31 @@ def make_feed(
         following=following,
         catalog=catalog,
         lookout=lookout,
-        admission=Admission(settings, share.census, share.meters),
-        history=history,
+        admission=Admission(settings, slot.client_counts, slot.meters),
+        backfill=backfill,
         database_name=database_name,
-        share=share,
+        slot=slot,
         deliveries=deliveries,
         change_counts=change_counts,
-        gate=make_gate(settings, share),
+        authenticator=make_authenticator(settings, slot),
         live_clients=live_clients,
         event_socket=event_socket,
         raw_clients=raw_clients,
         dashboards=dashboards,
         outages=outages,
-        counted=CountedTime(hub, listener, follower, history, outages),
+        counted=CountedTime(hub, listener, follower, backfill, outages),
         readiness=Readiness(listener, follower, database_name),
     )
 
 
-def make_gate(settings: Settings, share: ProcessSlot) -> Authenticator:
-    """Raises SettingsError where the tokens of the settings are none."""
+def make_authenticator(settings: Settings, slot: ProcessSlot) -> Authenticator:
+    """Raises SettingsError if the settings' tokens are invalid."""
     tokens = load_tokens(settings)
     return Authenticator(
         tokens,
-        settings.session_secret or share.session_secret,
-        Refusals(share.meters),
-        share.ended_sessions,
+        settings.session_secret or slot.session_secret,
+        Refusals(slot.meters),
+        slot.ended_sessions,
         settings.allow_origin,
         hosts_of(settings),
         is_for_here=not (tokens.are_required or settings.allow_anonymous),
@@ -170,7 +170,7 @@ def make_gate(settings: Settings, share: ProcessSlot) -> Authenticator:
 
 
 def in_turn(*calls: Callable[Arguments, object]) -> Callable[Arguments, None]:
-    """One function that calls all of these, in their order and with the same arguments."""
+    """Returns a function that calls all of these, in order and with the same arguments."""
 
     def call_each(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         for call in calls:
@@ -180,5 +180,5 @@ def in_turn(*calls: Callable[Arguments, object]) -> Callable[Arguments, None]:
 
 
 def recall(hub: Hub, memory: PageCache) -> None:
-    """What an earlier server published is what newest() begins with."""
+    """Fills newest() with the journal's latest changes, which an earlier server published."""
     hub.recall(memory.newest(RECENT_LIMIT))

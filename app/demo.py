@@ -1,4 +1,4 @@
-"""A database in, gentle and varied changes in the tables of a box office out, until cancelled. Knows no clients."""
+"""Writes a gentle, varied stream of changes to the tables of a box office, until cancelled. Knows no clients."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ _SITES = ("stadtwerke", "opernhaus", "messe", "bibliothek", "volkshochschule", "
 
 
 async def make_tables(database: Database, watching: Watching) -> None:
-    """The demo's tables, watched, where they are not there yet."""
+    """Creates, watches and fills the demo's tables, unless they exist."""
     await database.fetch(QUERIES["make demo tables"])
     for table in TABLES:
         await watching.watch(f"public.{table}")
@@ -34,7 +34,7 @@ async def make_tables(database: Database, watching: Watching) -> None:
 
 
 class Demo:
-    """Writes `rate_per_second` changes on average, in lulls and bursts."""
+    """Writes `rate_per_second` changes a second on average, in lulls and bursts."""
 
     def __init__(self, database: Database, rate_per_second: float, dice: random.Random | None = None) -> None:
         self._database = database
@@ -48,7 +48,7 @@ class Demo:
                 await asyncio.sleep(self._dice.expovariate(self._rate * mood(time.time())))
                 await self._one_write()
                 complaint = ""
-            except (DatabaseUnavailable, psycopg2.Error) as error:  # such as when somebody dropped its table
+            except (DatabaseUnavailable, psycopg2.Error) as error:  # for example because somebody dropped its table
                 if complaint != (complaint := one_line(error)):
                     logger.info("the demo cannot write: %s; trying again until it can", complaint)
                 await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
@@ -88,7 +88,7 @@ class Demo:
         await self._database.fetch(QUERIES["delete demo request"], {"place": self._dice.random()})
 
     async def _sell(self) -> None:
-        # Squared, so that some dates are wanted more than others, and sold out now and then.
+        # Squared, so that some dates are in more demand than others, and sell out now and then.
         place = 11 / 12 * self._dice.random() ** 2
         await self._database.fetch(
             QUERIES["sell demo ticket"], {"place": place, "user_hash_id": self._dice.randrange(1, 400)}
@@ -111,7 +111,7 @@ class Demo:
 
 
 def mood(at: float) -> float:
-    """A factor about 1 that drifts between lull (0.2) and bustle (1.8) within a minute or so, with short bursts."""
+    """A factor around 1: it drifts between 0.2 and 1.8 within a minute or so, times 4 in short bursts."""
     drift = 1 + 0.5 * math.sin(at / 11) + 0.3 * math.sin(at / 3.7)
     burst = 4.0 if at % 47 < 2.5 else 1.0
     return drift * burst

@@ -1,13 +1,13 @@
-"""What SIGHUP does: read files again, or stop when the terminal is closed."""
+"""Handles SIGHUP: reloads files, or stops the server when its terminal was closed."""
 
 import os
 from collections.abc import Callable
 
 
 class HangUp:
-    """What SIGHUP does: the files of the settings are read again, by `reloads`.
+    """Calls each of `reloads`, which read the settings' files again.
 
-    It also comes when the terminal is closed that the server was started from: then the server ends.
+    The kernel also sends SIGHUP when the terminal is closed that the server was started from. Then the server stops.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:

@@ -37,7 +37,7 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    load_tokens(settings)  # what is wrong with them, or with the certificate, is said before anything is opened
+    load_tokens(settings)  # reports faulty tokens, or a faulty certificate, before anything is opened
     load_certificate(settings)
     hang_up = HangUp(stop)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
@@ -53,7 +53,7 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
         )
     if PLAIN_CHANNEL in settings.channels and settings.asks_for_tokens:
         logger.warning(
-            "--channels %s tells of rows of any table: /listen/%s takes a token with a right to every table",
+            "--channels %s carries rows of any table: /listen/%s requires a token with a right to every table",
             PLAIN_CHANNEL,
             PLAIN_CHANNEL,
         )
@@ -63,13 +63,13 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
         await run_supervisor(settings, argv, stopping, manager, hang_up)
         return
     listening = bind(settings.address, settings.port)
-    url, share = url_of(listening, settings), ProcessSlot()
+    url, slot = url_of(listening, settings), ProcessSlot()
     with source_of(settings) as source:
-        async with running(manager.keep_telling(lambda: one_line_of(share.meters))):
+        async with running(manager.keep_telling(lambda: one_line_of(slot.meters))):
             await serve(
                 settings,
                 source,
-                share,
+                slot,
                 stopping,
                 hang_up,
                 listen=lambda: listening,

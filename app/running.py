@@ -1,4 +1,4 @@
-"""Runs a coroutine beside a block, and ends the block with an error should it end by one."""
+"""Runs a coroutine in the background of a block; if the coroutine fails, the block ends with its error."""
 
 import asyncio
 import contextlib
@@ -7,15 +7,15 @@ from typing import Any
 
 
 @contextlib.asynccontextmanager
-async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs `work` beside the block. It ends with the block; should it end before, by a mistake, the server ends too."""
-    trouble = None
+async def running(background: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs `background` as long as the block runs. If it fails before, the block is cancelled and the error raised."""
+    failure = None
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(work)
+        task = group.create_task(background)
         try:
             yield
         except Exception as error:  # noqa: BLE001  # raised below, where the TaskGroup does not wrap it
-            trouble = error
+            failure = error
         task.cancel()
-    if trouble:
-        raise trouble
+    if failure:
+        raise failure

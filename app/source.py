@@ -1,4 +1,4 @@
-"""The settings in, the database to feed from out: the user's, or an embedded one. Knows no table."""
+"""Finds the database to follow: the one in the settings, or an embedded one that it starts. Knows no table."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from settings.table import Settings
 
 @dataclass(frozen=True)
 class Source:
-    """The database to feed from. `psql_command` looks into the embedded one; a user's has none."""
+    """The database to follow. Only the embedded one has a `psql_command`, which opens it in psql."""
 
     conninfo: str
     name: str
@@ -24,7 +24,7 @@ class Source:
 
 @contextlib.contextmanager
 def source_of(settings: Settings) -> Iterator[Source]:
-    """The user's database, or the embedded one for as long as the block runs. Raises EmbeddedError."""
+    """The user's database, or the embedded one, which runs as long as the block does. Raises EmbeddedError."""
     if settings.database_url is not None:
         conninfo = complete(settings.database_url)
         yield Source(conninfo, display_name(conninfo))

@@ -1,4 +1,4 @@
-"""What must be there before anybody is let in: an address, PostgreSQL, triggers. What is missing is a StartError."""
+"""Gets what the server needs before it accepts clients: an address, PostgreSQL, triggers. Else raises StartError."""
 
 import asyncio
 import errno
@@ -25,7 +25,7 @@ CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait 
 ASK_DOCTOR = (
     "run server.py doctor, which says what to do, and see docs/least-rights.md for the rights of the server's role"
 )
-BACKLOG = 4096  # connections that the kernel keeps until they are accepted, as when a crowd comes back
+BACKLOG = 4096  # connections that the kernel holds until they are accepted, as when a crowd reconnects
 
 
 class StartError(Exception):
@@ -36,7 +36,7 @@ def bind(address: str, port: int, *, is_shared: bool = False) -> list[socket.soc
     try:
         return bind_sockets(port, address, backlog=BACKLOG, reuse_port=is_shared)
     except UnicodeError:
-        raise StartError(f"{address!r} is no address; choose another --address, such as 127.0.0.1") from None
+        raise StartError(f"{address!r} is not an address; choose another --address, such as 127.0.0.1") from None
     except OSError as error:
         where = f"{address}:{port}"
         if error.errno == errno.EADDRINUSE:
@@ -44,42 +44,42 @@ def bind(address: str, port: int, *, is_shared: bool = False) -> list[socket.soc
         raise StartError(f"cannot listen on {where} ({error.strerror}); choose another --address or --port") from None
 
 
-async def first_contact(feed: ServerContext, state_changed: asyncio.Event, stopping: asyncio.Event) -> bool:
-    """True when the listener listens, False when the server is to stop before. Raises StartError when it is no use."""
-    listener, wait_seconds = feed.listener, feed.settings.database_wait_seconds
+async def first_contact(context: ServerContext, state_changed: asyncio.Event, stopping: asyncio.Event) -> bool:
+    """True once the listener is connected, False if the server is to stop before. Raises StartError if it cannot be."""
+    listener, wait_seconds = context.listener, context.settings.database_wait_seconds
     deadline = time.monotonic() + wait_seconds
     told = None
     while listener.state is ListenerState.CONNECTING and not stopping.is_set():
         left = deadline - time.monotonic()
         if listener.reason and (listener.is_hopeless or left <= 0):
             advice = CORRECT_IT if listener.is_hopeless else CORRECT_OR_WAIT
-            raise StartError(f"cannot use the database {feed.database_name}: {listener.reason}; {advice}")
+            raise StartError(f"cannot use the database {context.database_name}: {listener.reason}; {advice}")
         if listener.reason and listener.reason != told:
             told = listener.reason
-            logger.warning("waiting up to %g s for the database %s: %s", wait_seconds, feed.database_name, told)
+            logger.warning("waiting up to %g s for the database %s: %s", wait_seconds, context.database_name, told)
         state_changed.clear()
         await first_of(state_changed.wait(), stopping.wait(), within_seconds=max(left, 0.05))
     return not stopping.is_set()
 
 
-async def prepare_tables(feed: ServerContext, stopping: asyncio.Event, *, is_demo: bool) -> bool:
-    """True when what is to be watched is watched, False when the server is to stop before. Raises StartError."""
+async def prepare_tables(context: ServerContext, stopping: asyncio.Event, *, is_demo: bool) -> bool:
+    """True once the tables of --watch are watched, False if the server is to stop before. Raises StartError."""
     delays, complaint = backoff(), ""
     while not stopping.is_set():
         try:
-            await feed.watching.start()
+            await context.watching.start()
             if is_demo:
-                await make_tables(feed.database, feed.watching)
-            await feed.watching.say_if_no_journal()
+                await make_tables(context.database, context.watching)
+            await context.watching.say_if_no_journal()
             return True
         except (NoSuchTable, CannotWatch) as error:
             raise StartError(str(error)) from None
         except psycopg2.Error as error:
-            raise StartError(f"the database {feed.database_name} refuses: {one_line(error)}; {ASK_DOCTOR}") from None
-        except DatabaseUnavailable as error:  # it was there a moment ago
+            raise StartError(f"the database {context.database_name} refuses: {one_line(error)}; {ASK_DOCTOR}") from None
+        except DatabaseUnavailable as error:  # it was available a moment ago
             if complaint != (complaint := str(error)):
                 logger.warning(
-                    "the database %s went away: %s; trying again until it is back", feed.database_name, error
+                    "the database %s went away: %s; trying again until it is back", context.database_name, error
                 )
         await first_of(stopping.wait(), within_seconds=next(delays))
     return False

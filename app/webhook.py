@@ -1,6 +1,6 @@
-"""Messages in, POST requests to one URL out: in their order, each tried until it is taken or too old.
+"""Posts messages to one URL, in order, and retries each until it is accepted or too old.
 
-Whoever sends never waits. Only the host of the URL is logged: the rest may hold a token.
+send() never waits. Only the URL's host is logged: the rest may hold a token.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ DEADLINE_SECONDS = 10.0  # of one request
 GIVE_UP_SECONDS = 3600.0
 MOST_PAUSE_SECONDS = 30.0
 ANSWER_LIMIT_BYTES = 1 << 20
-WORTH_ANOTHER_TRY = (408, 425, 429)  # and every 5xx; other refusals no waiting cures
+WORTH_ANOTHER_TRY = (408, 425, 429)  # and every 5xx; waiting does not help against other refusals
 
 Message = dict[str, object]
 
 
 class Refused(Exception):
-    """The webhook's answer to this message will not change; the text is the answer."""
+    """The webhook will not accept this message later either; the text is its answer."""
 
 
-class NotTaken(Exception):
-    """It may be taken later; the text is the trouble."""
+class NotAccepted(Exception):
+    """The webhook may accept the message later; the text is the reason."""
 
 
 class Webhook:
-    """At most QUEUE_LIMIT messages wait; when one more comes, the oldest is given up, and the log says so."""
+    """Holds at most QUEUE_LIMIT waiting messages; beyond that it drops the oldest and logs it."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -49,7 +49,7 @@ class Webhook:
         if len(self._waiting) > QUEUE_LIMIT:
             oldest = self._waiting.popleft()
             logger.warning(
-                "%d messages wait for the webhook at %s; the oldest is given up: %s",
+                "%d messages wait for the webhook at %s; dropped the oldest: %s",
                 QUEUE_LIMIT,
                 self._host,
                 _short(oldest),
@@ -70,7 +70,7 @@ class Webhook:
         finally:
             client.close()
             for message in (*filter(None, [self._under_way]), *self._waiting):
-                logger.warning("stopped before the webhook at %s was told: %s", self._host, _short(message))
+                logger.warning("stopped before the webhook at %s accepted: %s", self._host, _short(message))
 
     async def _deliver(self, client: AsyncHTTPClient, message: Message) -> None:
         delays, complaint = backoff(1.0, MOST_PAUSE_SECONDS), ""
@@ -79,19 +79,21 @@ class Webhook:
                 while True:
                     try:
                         await self._post(client, message)
-                        logger.info("told the webhook at %s: %s", self._host, _short(message))
+                        logger.info("sent to the webhook at %s: %s", self._host, _short(message))
                         return
-                    except NotTaken as trouble:
-                        if complaint != (complaint := str(trouble)):
+                    except NotAccepted as reason:
+                        if complaint != (complaint := str(reason)):
                             logger.warning("the webhook at %s: %s; trying again", self._host, complaint)
                     await asyncio.sleep(next(delays))
         except Refused as refusal:
-            logger.warning("the webhook at %s refused with %s, for good: %s", self._host, refusal, _short(message))
+            logger.warning(
+                "the webhook at %s refused with %s, which is final: %s", self._host, refusal, _short(message)
+            )
         except TimeoutError:
-            logger.warning("the webhook at %s: given up after %g s: %s", self._host, GIVE_UP_SECONDS, _short(message))
+            logger.warning("the webhook at %s: gave up after %g s: %s", self._host, GIVE_UP_SECONDS, _short(message))
 
     async def _post(self, client: AsyncHTTPClient, message: Message) -> None:
-        """Raises NotTaken or Refused."""
+        """Raises NotAccepted or Refused."""
         request = HTTPRequest(
             self._url,
             "POST",
@@ -105,10 +107,10 @@ class Webhook:
         try:
             answer = await client.fetch(request, raise_error=False)
         except (HTTPClientError, OSError, ValueError) as error:
-            # Tornado's own: a deadline, an answer that is none. Not all of them say the URL, some would.
-            raise NotTaken(f"no answer ({type(error).__name__})") from None
+            # Tornado's errors: a deadline, a malformed answer. Their texts are not shown: some contain the URL.
+            raise NotAccepted(f"no answer ({type(error).__name__})") from None
         if answer.code >= 500 or answer.code in WORTH_ANOTHER_TRY:
-            raise NotTaken(f"HTTP {answer.code}")
+            raise NotAccepted(f"HTTP {answer.code}")
         if not 200 <= answer.code < 300:
             raise Refused(f"HTTP {answer.code}")
 

@@ -1,4 +1,4 @@
-"""Several processes that serve one port (`--processes`): the parent, and each worker."""
+"""Several processes that serve one port (`--processes`): the parent and its workers."""
 
 import asyncio
 import sys
@@ -29,8 +29,8 @@ SERVER = Path(__file__).parents[1] / "server.py"
 async def run_supervisor(
     settings: Settings, argv: Sequence[str], stopping: asyncio.Event, manager: ServiceManager, hang_up: HangUp
 ) -> None:
-    """The parent of --processes, which serves nobody itself."""
-    # First without SO_REUSEPORT: a port that another server holds is refused, and not shared with it.
+    """The parent process of --processes, which serves no client itself."""
+    # First without SO_REUSEPORT: so a port that another server holds is refused rather than shared with it.
     checked = bind(settings.address, settings.port)
     url, port = url_of(checked, settings), checked[0].getsockname()[1]
     for free in checked:
@@ -49,24 +49,24 @@ async def run_supervisor(
             "session_secret": ProcessSlot().session_secret,
         }
         meters = SharedNumbers(1, settings.processes, memory)
-        processes = Supervisor(
+        supervisor = Supervisor(
             (sys.executable, str(SERVER), *argv),
             settings.processes,
             orders=orders,
             inherited=(memory, ended_sessions),
             ended=meters.clear,
         )
-        hang_up.reloads.append(processes.hang_up)
+        hang_up.reloads.append(supervisor.hang_up)
         async with running(manager.keep_telling(lambda: one_line_of(meters))):
-            await processes.run(stopping, on_ready=lambda: announce(url, source, settings, manager))
+            await supervisor.run(stopping, on_ready=lambda: announce(url, source, settings, manager))
 
 
 async def run_worker(settings: Settings, parent: SupervisorLink, stopping: asyncio.Event, hang_up: HangUp) -> None:
-    """One of the processes of --processes. It ends with its parent, however that ends."""
+    """One of the processes of --processes. It ends when its parent ends, for whatever reason."""
     orders = parent.orders
     number, port = orders["number"], orders["port"]
     log_to_stderr(settings.log_format, number)
-    share = ProcessSlot(
+    slot = ProcessSlot(
         number,
         settings.processes,
         prepares=number == 1 and orders["is_first_start"],
@@ -79,7 +79,7 @@ async def run_worker(settings: Settings, parent: SupervisorLink, stopping: async
     await serve(
         settings,
         Source(**orders["source"]),
-        share,
+        slot,
         stopping,
         hang_up,
         listen=lambda: bind(settings.address, port, is_shared=True),

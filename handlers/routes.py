@@ -48,11 +48,11 @@ ROUTES = (
 )
 
 
-def make_app(feed: ServerContext) -> Application:
+def make_app(context: ServerContext) -> Application:
     return Application(
-        routes_of(feed),
+        routes_of(context),
         default_handler_class=NotFoundHandler,
-        feed=feed,
+        context=context,
         websocket_max_message_size=MESSAGE_LIMIT_BYTES,
         websocket_ping_interval=PING_SECONDS,
         websocket_ping_timeout=PING_SECONDS,
@@ -61,13 +61,13 @@ def make_app(feed: ServerContext) -> Application:
     )
 
 
-def routes_of(feed: ServerContext) -> list[URLSpec]:
+def routes_of(context: ServerContext) -> list[URLSpec]:
     """The routes of one server, each below its path; without a slash behind, that path leads to the dashboard.
 
     /ws is for the class of the server whose broadcast reaches its clients.
     """
-    before = re.escape(feed.settings.base_path)
-    own = {EventSocket: feed.event_socket}
+    before = re.escape(context.settings.base_path)
+    own = {EventSocket: context.event_socket}
     routes = [
         URLSpec(before + route.regex.pattern, own.get(route.handler_class, route.handler_class), route.kwargs)
         for route in ROUTES

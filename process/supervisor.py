@@ -36,7 +36,7 @@ class NeverStarted(Exception):
     """The first process ended before it was ready, and has said why."""
 
 
-class _Line:
+class _Link:
     """One end of a link."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -44,7 +44,7 @@ class _Line:
         self._writer = writer
 
     @classmethod
-    async def over(cls, end: socket.socket) -> "_Line":
+    async def over(cls, end: socket.socket) -> "_Link":
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LINE_LIMIT_BYTES))
 
     async def read(self) -> Message | None:
@@ -67,9 +67,9 @@ class _Line:
 class Worker:
     """One process, as the parent has it."""
 
-    def __init__(self, process: Process, line: _Line) -> None:
+    def __init__(self, process: Process, link: _Link) -> None:
         self.process = process
-        self.line = line
+        self.link = link
         self.started_at = time.monotonic()
         self.is_ready = False
         self.missed_beats = 0
@@ -165,8 +165,8 @@ class Supervisor:
                 env={**os.environ, VARIABLE: str(theirs.fileno())},
                 pass_fds=(theirs.fileno(), *self._inherited),
             )
-        worker = self._workers[number] = Worker(process, await _Line.over(ours))
-        worker.line.write(
+        worker = self._workers[number] = Worker(process, await _Link.over(ours))
+        worker.link.write(
             **self._orders,
             number=number,
             is_first_start=is_first_start,
@@ -187,11 +187,11 @@ class Supervisor:
                     )
                     worker.process.kill()
                 worker.missed_beats += 1
-                worker.line.write(kind="beat")
+                worker.link.write(kind="beat")
 
     async def _hear(self, number: int, worker: Worker) -> int:
         """Until it has ended; its exit code, below zero for a signal's."""
-        while message := await worker.line.read():
+        while message := await worker.link.read():
             match message:
                 case {"kind": "ready"}:
                     worker.is_ready = True
@@ -200,12 +200,12 @@ class Supervisor:
                     worker.missed_beats = 0
                 case {"kind": "ask"}:
                     other = next((other for other in self._others(number) if other.is_ready), None)
-                    (other or worker).line.write(kind="asked" if other else "answer", by=number, state=None)
+                    (other or worker).link.write(kind="asked" if other else "answer", by=number, state=None)
                 case {"kind": "answer", "by": by, "state": state} if by in self._workers:
-                    self._workers[by].line.write(kind="answer", state=state)
+                    self._workers[by].link.write(kind="answer", state=state)
         worker.is_ready = False
         code = await worker.process.wait()
-        worker.line.close()
+        worker.link.close()
         del self._workers[number]
         return code
 
@@ -236,9 +236,9 @@ class Supervisor:
 class SupervisorLink:
     """The parent, as one of its processes has it: `orders` are what it said first."""
 
-    def __init__(self, line: _Line, orders: Message) -> None:
+    def __init__(self, link: _Link, orders: Message) -> None:
         self.orders = orders
-        self._line = line
+        self._link = link
         self._answer: asyncio.Future[Any] | None = None
 
     @classmethod
@@ -247,16 +247,16 @@ class SupervisorLink:
         descriptor = os.environ.pop(VARIABLE, None)
         if descriptor is None:
             return None
-        line = await _Line.over(socket.socket(fileno=int(descriptor)))
-        return cls(line, await line.read() or {})
+        link = await _Link.over(socket.socket(fileno=int(descriptor)))
+        return cls(link, await link.read() or {})
 
     def say_ready(self) -> None:
-        self._line.write(kind="ready")
+        self._link.write(kind="ready")
 
     async def ask_others(self) -> Any:
         """What the `tell` of one that is ready gives; None where there is none, or it does not answer."""
         self._answer = asyncio.get_running_loop().create_future()
-        self._line.write(kind="ask")
+        self._link.write(kind="ask")
         try:
             async with asyncio.timeout(ANSWER_DEADLINE_SECONDS):
                 return await self._answer
@@ -265,11 +265,11 @@ class SupervisorLink:
 
     async def hear(self, tell: Callable[[], Any]) -> None:
         """Until the parent is gone."""
-        while message := await self._line.read():
+        while message := await self._link.read():
             match message:
                 case {"kind": "beat"}:
-                    self._line.write(kind="beat")
+                    self._link.write(kind="beat")
                 case {"kind": "asked", "by": by}:
-                    self._line.write(kind="answer", by=by, state=tell())
+                    self._link.write(kind="answer", by=by, state=tell())
                 case {"kind": "answer", "state": state} if self._answer and not self._answer.done():
                     self._answer.set_result(state)

@@ -13,7 +13,7 @@ from tornado.testing import AsyncHTTPTestCase
 from tornado.web import Application
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from app.assembly import make_feed
+from app.assembly import make_context
 from changefeed.postgres.connection import complete
 from changefeed.postgres.listener import ListenerState
 from changefeed.postgres.named_queries import SQL_DIR, read_script
@@ -34,7 +34,7 @@ class FeedTestCase(AsyncHTTPTestCase):
     # The clients read in the server's own process here: on a busy machine that takes longer than it does elsewhere. Less
     # than a canary's deadline, which nobody hears of while one that does not read at all is waited for.
     patience_seconds: ClassVar[float] = 3.0
-    # Without it what was before is never counted, unless the test starts feed.history.run() itself.
+    # Without it what was before is never counted, unless the test starts feed.backfill.run() itself.
     loads_history: ClassVar[bool] = True
 
     def new_database(self) -> str:
@@ -49,7 +49,7 @@ class FeedTestCase(AsyncHTTPTestCase):
         self.conninfo = self.new_database()
         self.state_changed = asyncio.Event()
         settings = load_settings(self.flags, {}, Path("/nonexistent"))
-        self.feed = make_feed(settings, complete(self.server_conninfo()), "test", self.state_changed.set)
+        self.feed = make_context(settings, complete(self.server_conninfo()), "test", self.state_changed.set)
         return make_app(self.feed)
 
     def get_http_server(self) -> HTTPServer:
@@ -62,7 +62,7 @@ class FeedTestCase(AsyncHTTPTestCase):
         super().setUp()
         self.sockets: list[WebSocketClientConnection] = []
         self.prepare_database()
-        works = [self.feed.listener, self.feed.follower, *([self.feed.history] if self.loads_history else [])]
+        works = [self.feed.listener, self.feed.follower, *([self.feed.backfill] if self.loads_history else [])]
         self.running = [self.start_task(work.run()) for work in works]
         self.io_loop.run_sync(self._until_following, timeout=START_DEADLINE_SECONDS)
 
@@ -88,7 +88,7 @@ class FeedTestCase(AsyncHTTPTestCase):
         await self.until_state(ListenerState.LISTENING)
         await self.feed.follower.until_known(30)
         if self.loads_history:
-            await self.feed.history.until_loaded()
+            await self.feed.backfill.until_loaded()
 
     async def _settle(self) -> None:
         ended = await asyncio.gather(*self.running, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Which tables are journaled: installs the schema, watches what the settings name, and tends both for ever.
+"""Which tables are journaled: installs the schema, watches what the settings name, and keeps both in order.
 
 Knows no client. The SQL is that of sql/, which works without the server too.
 """
@@ -23,7 +23,7 @@ from changefeed.postgres.trust import distrust
 logger = logging.getLogger("changefeed.watching")
 
 QUERIES = load_queries("server.sql")
-TEND_SECONDS = 10.0
+MAINTAIN_SECONDS = 10.0
 INSTALL_DEADLINE_SECONDS = 60.0
 
 
@@ -187,27 +187,27 @@ class Watching:
             except psycopg2.Error:
                 return True
 
-    def tend_now(self) -> None:
+    def maintain_now(self) -> None:
         """The schema is another: there may be partitions or tables to watch."""
         self._woken.set()
 
-    async def tend(self) -> None:
+    async def maintain(self) -> None:
         """Retention, new partitions, new tables of a pattern: again and again until cancelled."""
         while True:
             self._woken.clear()
             try:
-                await self._tend_once()
+                await self._maintain_once()
                 self._complaint = ""
             except (DatabaseUnavailable, psycopg2.Error, CannotWatch) as error:
                 if self._complaint != (complaint := one_line(error)):
                     self._complaint = complaint
-                    logger.warning("the journal is not tended: %s", complaint)
+                    logger.warning("the journal is not maintained: %s", complaint)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TEND_SECONDS):
+                async with asyncio.timeout(MAINTAIN_SECONDS):
                     await self._woken.wait()
 
     async def mend(self) -> None:
-        """Makes the triggers that are missing, as those of new partitions. What is in the way of it, tend() says."""
+        """Makes the triggers that are missing, as those of new partitions. maintain() reports what prevents it."""
         with contextlib.suppress(psycopg2.Error, CannotWatch):
             if await self._is_installed():
                 await self._refresh()
@@ -220,7 +220,7 @@ class Watching:
             for table in sorted(found):
                 logger.info("the triggers of %s were brought up to date", table)
 
-    async def _tend_once(self) -> None:
+    async def _maintain_once(self) -> None:
         if await self._is_installed():
             await self._refresh()
             for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):

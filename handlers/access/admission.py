@@ -28,7 +28,7 @@ class Admission:
     nobody has read yet. An IPv6 address stands for its /64.
     """
 
-    def __init__(self, settings: Settings, census: ClientCounts, meters: SharedNumbers) -> None:
+    def __init__(self, settings: Settings, client_counts: ClientCounts, meters: SharedNumbers) -> None:
         self._limit = settings.client_limit
         self._limit_per_address = settings.client_limit_per_address
         self._limit_per_token = settings.client_limit_per_token
@@ -40,7 +40,7 @@ class Admission:
         self._inside = 0
         self._addresses: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
-        self._census = census
+        self._client_counts = client_counts
         self._refused = {reason: meters.meter(REFUSED, reason) for reason in REASONS}
         self._left = asyncio.Event()
 
@@ -49,7 +49,7 @@ class Admission:
         """Those who stay, also before the door."""
         return self._inside + len(self.outside)
 
-    def knock(self, address: str | None, token: str | None = None) -> None:
+    def check_rate(self, address: str | None, token: str | None = None) -> None:
         """Somebody comes; `token` stands for the one that he has shown. Raises ApiError for one of too many at once."""
         if token:
             self._wait("pace", self._pace.wait_seconds())
@@ -91,14 +91,14 @@ class Admission:
     def enter(self, address: str | None, kind: str, token: str | None = None) -> None:
         """After check(), as leave() with the same."""
         self._inside += 1
-        self._census.add(kind, 1)
+        self._client_counts.add(kind, 1)
         self._addresses[place_of(address or "")] += 1
         if token:
             self._tokens[token] += 1
 
     def leave(self, address: str | None, kind: str, token: str | None = None) -> None:
         self._inside -= 1
-        self._census.add(kind, -1)
+        self._client_counts.add(kind, -1)
         self._left.set()
         _take_one(self._addresses, place_of(address or ""))
         if token:

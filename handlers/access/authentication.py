@@ -83,7 +83,7 @@ class Authenticator:
     is_for_here: bool = False
     expiries: Expiries = field(default_factory=Expiries)  # of what is open by the identities it has given
 
-    async def admit(self, request: HTTPServerRequest, need: Need) -> Identity | None:
+    async def authenticate(self, request: HTTPServerRequest, need: Need) -> Identity | None:
         """Who it is; None where nothing is needed. Raises ApiError for who is not let in."""
         self._refuse_foreign_host(request)
         self._refuse_proxied(request)

@@ -12,7 +12,7 @@ from tornado.httputil import HTTPServerRequest
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def believe_proxies(request: HTTPServerRequest, trusted: Sequence[Network]) -> None:
+def apply_forwarded_headers(request: HTTPServerRequest, trusted: Sequence[Network]) -> None:
     """Puts the client's address and scheme into the request, where a trusted proxy says them."""
     peer = request.remote_ip or ""
     if not trusted or not is_trusted(peer, trusted):

@@ -41,11 +41,11 @@ class ChangesHandler(ApiHandler):
     async def get(self) -> None:
         limit = whole_number("limit", self.get_query_argument("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
         query = parse_query(self.query_fields(), self.rights, NAMES)
-        await check_subscription(self.feed, query.subscription)
-        await until_journal_known(self.feed)
-        if self.feed.follower.memory is None:
+        await check_subscription(self.context, query.subscription)
+        await until_journal_known(self.context)
+        if self.context.follower.memory is None:
             raise no_journal()
-        selection = self.feed.select(query.subscription)
+        selection = self.context.select(query.subscription)
         place, gap = await self._place(query.since, selection)
         try:
             with database_needed("the journal cannot be read"):
@@ -60,7 +60,7 @@ class ChangesHandler(ApiHandler):
         gaps += [loss_gap(loss, is_bounded=is_bounded) for loss in taken if loss.is_loss]
         gap = Gap.of_all(gaps) if gaps else None
         texts = ",".join([change.text for change in changes])
-        cursor = selection.cursor(self.feed.journal.encode(place))
+        cursor = selection.cursor(self.context.journal.encode(place))
         rest = json.dumps({"cursor": cursor, "has_more": has_more, "gap": gap_fields(gap) if gap else None})
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.finish(f'{{"changes":[{texts}],{rest[1:]}')
@@ -69,14 +69,14 @@ class ChangesHandler(ApiHandler):
         """Where to begin, and what was lost before."""
         if since is None:
             return self._oldest(), None
-        place, gap = await find_place(self.feed, since, selection.subscription)
+        place, gap = await find_place(self.context, since, selection.subscription)
         if place is None and gap:
             return self._oldest(), replace(gap, why=f"{gap.why}; these changes are from the oldest one kept")
         return place or self._oldest(), gap
 
     def _oldest(self) -> Place:
         """Before all that the journal has. Up to where the feed is it is one batch, which is read along the ids."""
-        memory = self.feed.follower.memory
+        memory = self.context.follower.memory
         return Place(BEGINNING.previous, memory.edge.batch, 0) if memory else BEGINNING
 
     async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
@@ -87,11 +87,11 @@ class ChangesHandler(ApiHandler):
         self._was_emptied = False
         proven = place  # what names the last change proves most
         while True:
-            memory = self.feed.follower.memory
+            memory = self.context.follower.memory
             page = memory.page_after(place) if memory and place != BEGINNING else None
             if is_read := page is None:
-                page = await self.feed.journal.read_for_client(place)
-                self._was_emptied |= place != BEGINNING and self.feed.journal.losses.concern(place)
+                page = await self.context.journal.read_for_client(place)
+                self._was_emptied |= place != BEGINNING and self.context.journal.losses.concern(place)
             for change in page.changes:
                 if looked_at >= LOOK_LIMIT and not is_bounded:
                     return taken, place, True

@@ -13,7 +13,7 @@ class HealthHandler(ApiHandler):
     needs = Need.NOTHING
 
     def get(self) -> None:
-        version = {} if self.feed.gate.tokens.are_required else {"version": __version__}
+        version = {} if self.context.authenticator.tokens.are_required else {"version": __version__}
         self.finish({"status": "ok", **version})
 
 
@@ -21,8 +21,8 @@ class ReadyHandler(ApiHandler):
     needs = Need.NOTHING
 
     def get(self) -> None:
-        is_open = not self.feed.gate.tokens.are_required
-        if reason := self.feed.readiness.trouble:
+        is_open = not self.context.authenticator.tokens.are_required
+        if reason := self.context.readiness.trouble:
             shown = reason if is_open else "what is committed now would not be delivered; the server's log says why"
             raise ApiError(503, "not_ready", shown)
-        self.finish({"status": "ready", "database": self.feed.readiness.database_state(is_full=is_open)})
+        self.finish({"status": "ready", "database": self.context.readiness.database_state(is_full=is_open)})

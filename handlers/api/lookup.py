@@ -21,8 +21,8 @@ class _PlacesHandler(ApiHandler):
     needs = Need.TOKEN
 
     async def get(self) -> None:
-        await until_journal_known(self.feed)
-        if self.feed.follower.memory is None:
+        await until_journal_known(self.context)
+        if self.context.follower.memory is None:
             raise no_journal()
         try:
             with database_needed("the journal cannot be read"):
@@ -34,7 +34,7 @@ class _PlacesHandler(ApiHandler):
 
     def selection(self) -> Selection:
         """All that whoever asks may see."""
-        return self.feed.select(Subscription(within=self.rights.tables))
+        return self.context.select(Subscription(within=self.rights.tables))
 
     async def answer(self) -> None:
         raise NotImplementedError
@@ -44,7 +44,7 @@ class ChangeHandler(_PlacesHandler):
     """The change that has this `cursor`, as it is on the wire."""
 
     async def answer(self) -> None:
-        await check_subscription(self.feed, self.selection().subscription)  # so that the columns are known
+        await check_subscription(self.context, self.selection().subscription)  # so that the columns are known
         change = await self._find(self.get_query_argument("cursor", ""))
         if change is None:
             raise ApiError(404, "aged_out", "the journal keeps this change no longer")
@@ -53,14 +53,14 @@ class ChangeHandler(_PlacesHandler):
 
     async def _find(self, cursor: str) -> Change | None:
         try:
-            place = self.feed.journal.decode(cursor, self.rights.tables)
+            place = self.context.journal.decode(cursor, self.rights.tables)
         except NotACursor as error:
             raise not_a_cursor(error) from None
         except ForeignCursor as error:
             raise ApiError(404, "foreign_cursor", str(error)) from None
         # A cursor is exclusive: the change is the first one after the place of the id below it.
         try:
-            page = await self.feed.journal.read_for_client(Place(place.previous, place.batch, place.id - 1))
+            page = await self.context.journal.read_for_client(Place(place.previous, place.batch, place.id - 1))
         except (LostPast, JournalReplaced):
             raise ApiError(
                 404, "lost", "PostgreSQL has lost this change: by a crash, a failover or a restore"
@@ -74,12 +74,14 @@ class PlaceHandler(_PlacesHandler):
 
     async def answer(self) -> None:
         at = self._seconds(self.get_query_argument("at", ""))
-        memory = self.feed.follower.memory
+        memory = self.context.follower.memory
         assert memory is not None
-        [(first_id,)] = await self.feed.database.fetch(QUERIES["first since"], {"at": at, "margin": STATEMENT_SECONDS})
+        [(first_id,)] = await self.context.database.fetch(
+            QUERIES["first since"], {"at": at, "margin": STATEMENT_SECONDS}
+        )
         edge = memory.edge
         place = edge if first_id is None else Place(BEGINNING.previous, edge.batch, first_id - 1)
-        self.finish({"cursor": self.selection().cursor(self.feed.journal.encode(place))})
+        self.finish({"cursor": self.selection().cursor(self.context.journal.encode(place))})
 
     @staticmethod
     def _seconds(text: str) -> float:

@@ -38,7 +38,7 @@ class OpenApiHandler(ApiHandler):
     needs = Need.NOTHING
 
     def get(self) -> None:
-        self.finish(describe(self.feed.settings.base_path))
+        self.finish(describe(self.context.settings.base_path))
 
 
 def describe(base_path: str) -> Json:

@@ -20,21 +20,21 @@ class StatusHandler(ApiHandler):
     needs = Need.ADMIN
 
     async def get(self) -> None:
-        feed, share = self.feed, self.feed.share
+        context, slot = self.context, self.context.slot
         with database_needed("the journal cannot be looked at"):
             journal, watched, not_watched = await self._journal(), await self._watched(), await self._not_watched()
         self.finish(
             {
-                "server": {"version": __version__, "started_at": iso(feed.share.started_at)},
-                "database": feed.readiness.database_state(is_full=self.rights.sees_everything),
-                "clients": share.census.everywhere(),
+                "server": {"version": __version__, "started_at": iso(context.slot.started_at)},
+                "database": context.readiness.database_state(is_full=self.rights.sees_everything),
+                "clients": slot.client_counts.everywhere(),
                 "process": {
-                    "number": share.number,
-                    "of": share.of,
+                    "number": slot.number,
+                    "of": slot.of,
                     "pid": os.getpid(),
-                    "clients": share.census.here(),
+                    "clients": slot.client_counts.here(),
                 },
-                "payload": self.feed.settings.payload,
+                "payload": self.context.settings.payload,
                 "journal": journal,
                 "watched": watched,
                 "not_watched": not_watched,
@@ -43,33 +43,33 @@ class StatusHandler(ApiHandler):
 
     async def _journal(self) -> dict[str, object] | None:
         """Sizes in bytes, times in UTC; None where there is no journal."""
-        if self.feed.journal.epoch is None or not self.rights.sees_everything:
+        if self.context.journal.epoch is None or not self.rights.sees_everything:
             return None
-        [(size, oldest, newest, losses)] = await self.feed.database.fetch(QUERIES["journal status"])
+        [(size, oldest, newest, losses)] = await self.context.database.fetch(QUERIES["journal status"])
         return {
             "schema": "changefeed",
-            "epoch": self.feed.journal.epoch.hex(),
+            "epoch": self.context.journal.epoch.hex(),
             "bytes": size,
             "oldest": oldest,
             "newest": newest,
             "lost_statements": losses,
-            "retention_hours": self.feed.settings.retention_hours,
-            "retention_bytes": self.feed.settings.retention_bytes,
+            "retention_hours": self.context.settings.retention_hours,
+            "retention_bytes": self.context.settings.retention_bytes,
         }
 
     async def _not_watched(self) -> list[dict[str, object]]:
         """What --watch names and cannot be watched."""
         return [
             {"schema": table.schema, "table": table.table, "reason": reason}
-            for table, reason in (await self.feed.watching.not_watched()).items()
+            for table, reason in (await self.context.watching.not_watched()).items()
             if bound_of_any(self.rights.tables, (table,))
         ]
 
     async def _watched(self) -> list[dict[str, object]]:
-        if self.feed.journal.epoch is None:
+        if self.context.journal.epoch is None:
             return []
         columns = ("schema", "table", "is_complete", "omit", "row_limit", "strict", "partitions", "hash")
-        rows = await self.feed.database.fetch(QUERIES["watched tables"])
+        rows = await self.context.database.fetch(QUERIES["watched tables"])
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         shown = []
         for one in found:

@@ -33,7 +33,7 @@ class TablesHandler(ApiHandler):
 
     async def get(self) -> None:
         with database_needed("the tables cannot be listed"):
-            rows = await self.feed.database.fetch(QUERIES["tables"])
+            rows = await self.context.database.fetch(QUERIES["tables"])
         self.finish(
             {
                 "tables": [
@@ -65,9 +65,9 @@ class WatchHandler(ApiHandler):
         try:
             with database_needed("the table cannot be watched"):
                 name, bound = await self._find(name)
-                before = await self.feed.watching.options(name) or DEFAULT_OPTIONS
+                before = await self.context.watching.options(name) or DEFAULT_OPTIONS
                 options = self._options(name, bound, before, said)
-                has_changed = await self.feed.watching.watch(name, options)
+                has_changed = await self.context.watching.watch(name, options)
         except (NoSuchTable, CannotWatch) as error:
             raise self._api_error(name, error, "cannot_watch") from None
         self._answer(name, is_watched=True, has_changed=has_changed)
@@ -76,10 +76,10 @@ class WatchHandler(ApiHandler):
         try:
             with database_needed("the table cannot be unwatched"):
                 name, _ = await self._find(name)
-                options = await self.feed.watching.options(name)
+                options = await self.context.watching.options(name)
                 if options and (options.omit or options.hash) and not self.rights.sees_everything:
                     raise _needs_all_rights(f"{name} has columns that are left out or hashed, and would forget them")
-                has_changed = await self.feed.watching.unwatch(name)
+                has_changed = await self.context.watching.unwatch(name)
         except (NoSuchTable, CannotWatch) as error:
             raise self._api_error(name, error, "cannot_unwatch") from None
         self._answer(name, is_watched=False, has_changed=has_changed)
@@ -87,7 +87,7 @@ class WatchHandler(ApiHandler):
     async def _find(self, name: str) -> tuple[str, Bound]:
         """The table's qualified() name, and what of it may be seen. One that may not be seen is not there."""
         bounds = {}
-        for table in await self.feed.watching.named(name) if _can_be_name(name) else ():
+        for table in await self.context.watching.named(name) if _can_be_name(name) else ():
             if bound := bound_of_any(self.rights.tables, (table,)):
                 bounds[qualified(str(table.schema), table.table)] = bound
         if not bounds:
@@ -97,7 +97,7 @@ class WatchHandler(ApiHandler):
         return next(iter(bounds.items()))
 
     def _answer(self, name: str, *, is_watched: bool, has_changed: bool) -> None:
-        self.feed.follower.reidentify()  # there may be a journal now
+        self.context.follower.reidentify()  # there may be a journal now
         self.finish({"table": name, "is_watched": is_watched, "has_changed": has_changed})
 
     def _options(self, name: str, bound: Bound, before: WatchOptions, said: dict[str, Any]) -> WatchOptions:

@@ -27,8 +27,8 @@ class CountPolicy(Protocol):
 class AllCounts:
     """Of all tables. The tally itself notes what changed, for the one view there is of all."""
 
-    def __init__(self, feed: ServerContext) -> None:
-        self._feed = feed
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
         self._has_news = False
         self.take(is_coarse=True)  # what changed before is in the first `hello`
 
@@ -41,9 +41,9 @@ class AllCounts:
 
     def take(self, *, is_coarse: bool) -> dict[str, object]:
         self._has_news = False
-        tally = self._feed.hub.tally
+        tally = self._context.hub.tally
         touched = {
-            step: self._feed.counted.whole(tally.by_step[step].take_touched())
+            step: self._context.counted.whole(tally.by_step[step].take_touched())
             for step in STEPS
             if is_coarse or step == 1
         }
@@ -53,8 +53,8 @@ class AllCounts:
 class VisibleCounts:
     """Of the tables that may be counted with certain rights; nothing that happens unseen changes what it gives."""
 
-    def __init__(self, feed: ServerContext, counted: CountedTables) -> None:
-        self._feed = feed
+    def __init__(self, context: ServerContext, counted: CountedTables) -> None:
+        self._context = context
         self._counted = counted
         self._touched: dict[int, set[int]] = {step: set() for step in STEPS}  # when the buckets begin that changed
 
@@ -68,12 +68,12 @@ class VisibleCounts:
                 begins.add(int(change.at or now) // step * step)
 
     def take(self, *, is_coarse: bool) -> dict[str, object]:
-        tally = self._feed.hub.tally
+        tally = self._context.hub.tally
         told: dict[int, Sequence[BucketMessage]] = {}
         for step, begins in self._touched.items():
             if begins and (is_coarse or step == 1):
                 changed = [one for one in tally.by_step[step].since(min(begins)) if one["at"] in begins]
-                told[step] = self._counted.buckets(self._feed.counted.whole(changed))
+                told[step] = self._counted.buckets(self._context.counted.whole(changed))
                 begins.clear()
         return {"totals": self._counted.totals(tally.totals) if told else {}, "other": 0, "buckets": _told(told)}
 

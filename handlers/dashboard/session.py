@@ -24,7 +24,7 @@ class SessionHandler(ApiHandler):
 
     async def get(self) -> None:
         try:
-            identity: Identity | None = await self.feed.gate.identify(self.request)
+            identity: Identity | None = await self.context.authenticator.identify(self.request)
         except ApiError as error:
             if error.status_code != 401:
                 raise
@@ -32,24 +32,24 @@ class SessionHandler(ApiHandler):
         self._answer(identity)
 
     async def post(self) -> None:
-        gate = self.feed.gate
-        if not gate.tokens.are_required:
-            self._answer(await gate.identify(self.request))
+        authenticator = self.context.authenticator
+        if not authenticator.tokens.are_required:
+            self._answer(await authenticator.identify(self.request))
             return
         token = self._token()
-        identity = await gate.identify_token(token)
-        gate.refuse_nothing(identity.rights)
-        session = gate.session(token)
+        identity = await authenticator.identify_token(token)
+        authenticator.refuse_nothing(identity.rights)
+        session = authenticator.session(token)
         if len(session) > COOKIE_LIMIT_CHARACTERS:
             raise ApiError(400, "token_too_long", "the token is too long for a cookie, which browsers would drop")
-        is_secure, path = self.request.protocol == "https", self.feed.settings.base_path or "/"
+        is_secure, path = self.request.protocol == "https", self.context.settings.base_path or "/"
         name = HOST_COOKIE if is_secure and path == "/" else COOKIE
         self.set_cookie(name, session, path=path, httponly=True, samesite="Strict", secure=is_secure)
         self._answer(identity)
 
     def delete(self) -> None:
-        self.feed.gate.end_session(self.request)
-        self.clear_cookie(COOKIE, path=self.feed.settings.base_path or "/")
+        self.context.authenticator.end_session(self.request)
+        self.clear_cookie(COOKIE, path=self.context.settings.base_path or "/")
         self.clear_cookie(HOST_COOKIE, path="/", secure=True)
         self._answer(None)
 
@@ -67,7 +67,7 @@ class SessionHandler(ApiHandler):
         grants = identity.rights.tables if identity else ()
         self.finish(
             {
-                "is_required": self.feed.gate.tokens.are_required,
+                "is_required": self.context.authenticator.tokens.are_required,
                 "is_signed_in": identity is not None,
                 "is_admin": identity is not None and identity.rights.is_admin,
                 "sees_everything": identity is not None and identity.rights.sees_everything,

@@ -36,7 +36,7 @@ class ActivityHandler(ApiHandler):
     needs = Need.TOKEN
 
     def get(self) -> None:
-        tally = self.feed.hub.tally
+        tally = self.context.hub.tally
         step = self.get_query_argument("step", "1")
         if step not in map(str, STEPS):
             raise ApiError(400, "bad_step", f"step is one of {', '.join(map(str, STEPS))}, in seconds")
@@ -44,13 +44,13 @@ class ActivityHandler(ApiHandler):
         most = buckets.window_seconds
         window = whole_number("window", self.get_query_argument("window", str(most)), 1, most, "seconds")
         now = time.time()
-        counted = CountedTables(self.rights.tables, self.feed.catalog)
+        counted = CountedTables(self.rights.tables, self.context.catalog)
         self.finish(
             {
-                **counted.state(self.feed, now),
+                **counted.state(self.context, now),
                 "step_seconds": buckets.step_seconds,
-                "buckets": counted.buckets(self.feed.counted.whole(buckets.since(now - window))),
-                "deaf": self.feed.counted.deaf_spans(now, window),
+                "buckets": counted.buckets(self.context.counted.whole(buckets.since(now - window))),
+                "deaf": self.context.counted.deaf_spans(now, window),
             }
         )
 
@@ -73,20 +73,20 @@ class ActivitySocket(BaseSocket):
     async def look(self, *args: str) -> None:
         if not self.rights.sees_everything:
             with contextlib.suppress(DatabaseUnavailable):  # then only what is safe without it is shown
-                await self.feed.catalog.until_read()
+                await self.context.catalog.until_read()
         self._gap = await self._read_since(self.get_query_argument("since", None))
 
     def entered(self) -> None:
-        feed, grants = self.feed, self.rights.tables
+        context, grants = self.context, self.rights.tables
         self._dashboard = Dashboard(self.outbox, self.leave)
-        self._view = feed.dashboards.enter(self._dashboard, grants, lambda: DashboardView(feed, grants))
+        self._view = context.dashboards.enter(self._dashboard, grants, lambda: DashboardView(context, grants))
         if self._gap:
             self.outbox.send(message_frame("gap", **gap_fields(self._gap)))
 
     def on_close(self) -> None:
         super().on_close()
         if self._dashboard and self._view:
-            self.feed.dashboards.leave(self._dashboard, self._view)
+            self.context.dashboards.leave(self._dashboard, self._view)
             self._dashboard = self._view = None
 
     async def on_message(self, message: str | bytes) -> None:
@@ -115,8 +115,8 @@ class ActivitySocket(BaseSocket):
     async def _filter(self, fields: dict[str, object]) -> None:
         try:
             query = parse_query(fields_of_message(fields), self.rights)
-            if self.feed.settings.payload is not Payload.FULL:
-                await check_subscription(self.feed, query.subscription)  # a column may be withheld
+            if self.context.settings.payload is not Payload.FULL:
+                await check_subscription(self.context, query.subscription)  # a column may be withheld
         except ApiError as error:
             self.tell_error(error)
         else:
@@ -131,9 +131,9 @@ class ActivitySocket(BaseSocket):
         """
         if not since:
             return None
-        await self.feed.follower.until_known(JOURNAL_DEADLINE_SECONDS)
+        await self.context.follower.until_known(JOURNAL_DEADLINE_SECONDS)
         try:
-            _, gap = await find_place(self.feed, since, Subscription(within=self.rights.tables))
+            _, gap = await find_place(self.context, since, Subscription(within=self.rights.tables))
         except ApiError as error:
             return Gap(error.message, from_cursor=since)
         return gap

@@ -14,7 +14,7 @@ class BasePathHandler(BaseHandler):
     needs = Need.NOTHING
 
     def get(self) -> None:
-        self.redirect(f"{self.feed.settings.base_path}/", permanent=True)
+        self.redirect(f"{self.context.settings.base_path}/", permanent=True)
 
 
 class DashboardHandler(StaticFileHandler, BaseHandler):

@@ -40,14 +40,14 @@ BEHIND_SECONDS = 3.0  # a page that has not seen what was told that long ago get
 class DashboardView:
     """For those who may see everything and those who may not a policy says which counts; all else is the same."""
 
-    def __init__(self, feed: ServerContext, grants: Grants) -> None:
+    def __init__(self, context: ServerContext, grants: Grants) -> None:
         self.dashboards: set[Dashboard] = set()
-        self._feed = feed
+        self._context = context
         self._is_full = grants == EVERY_TABLE
-        self._selection = feed.select(Subscription(within=grants))
-        self._counted = CountedTables(grants, feed.catalog)
-        self._counts: CountPolicy = AllCounts(feed) if self._is_full else VisibleCounts(feed, self._counted)
-        self._filters: Audiences[Dashboard] = Audiences(feed.catalog.may_mean_some)
+        self._selection = context.select(Subscription(within=grants))
+        self._counted = CountedTables(grants, context.catalog)
+        self._counts: CountPolicy = AllCounts(context) if self._is_full else VisibleCounts(context, self._counted)
+        self._filters: Audiences[Dashboard] = Audiences(context.catalog.may_mean_some)
         self._allowances = {name: Allowance(pace) for name, pace in PACES.items()}
         # Since the last message: how many changes there were, and those of them for each filter, None for none.
         self._of = 0
@@ -55,7 +55,7 @@ class DashboardView:
         self._number = 0
         self._told_at: deque[float] = deque(maxlen=100)  # of the newest messages, the newest last
         self._counts_told_at = self._coarse_told_at = 0.0
-        self._turn = self._feed.counted.turn
+        self._turn = self._context.counted.turn
 
     def enter(self, dashboard: Dashboard, now: float) -> None:
         # The others hear first what came since the last tick; it is in the newcomer's `hello` already.
@@ -90,13 +90,13 @@ class DashboardView:
         has_counts = is_coarse or (self._counts.has_news and now - self._counts_told_at >= COUNTS_SECONDS)
         if self._of or has_counts:
             self._tell_activity(now, has_counts=has_counts, is_coarse=is_coarse)
-        if self._turn != (turn := self._feed.counted.turn):
+        if self._turn != (turn := self._context.counted.turn):
             # What was before has been counted, or all is counted anew: whoever is there begins as a newcomer does.
             self._turn = turn
             self.tell(self._hello(now))
 
     def tell_database(self) -> None:
-        self.tell(message_frame("database", **self._feed.readiness.database_state(is_full=self._is_full)))
+        self.tell(message_frame("database", **self._context.readiness.database_state(is_full=self._is_full)))
 
     def tell_gap(self, gap: Gap) -> None:
         if within := gap_within(self._selection, gap):
@@ -116,18 +116,18 @@ class DashboardView:
         self._matches.clear()
 
     def _hello(self, now: float) -> bytes:
-        recent = self._selection.pick(self._feed.hub.newest(RECENT_LIMIT))[-ROWS_IN_HELLO:]
+        recent = self._selection.pick(self._context.hub.newest(RECENT_LIMIT))[-ROWS_IN_HELLO:]
         return message_frame(
             "hello",
-            server={"version": __version__, "started_at": iso(self._feed.share.started_at)},
-            database=self._feed.readiness.database_state(is_full=self._is_full),
-            payload=self._feed.settings.payload,
+            server={"version": __version__, "started_at": iso(self._context.slot.started_at)},
+            database=self._context.readiness.database_state(is_full=self._is_full),
+            payload=self._context.settings.payload,
             recent=sample_texts(recent, HELLO_LIMIT_CHARACTERS),
             steps=STEPS,
             delays={"least_seconds": LEAST_SECONDS, "per_doubling": PER_DOUBLING},
             paces={name: pace.bounds for name, pace in PACES.items()},
             cursor=self._cursor(),
-            **self._counted.state(self._feed, now),
+            **self._counted.state(self._context, now),
         )
 
     def _tell_activity(self, now: float, *, has_counts: bool, is_coarse: bool) -> None:
@@ -169,13 +169,13 @@ class DashboardView:
 
     def _select(self, subscription: Subscription) -> Selection:
         if not self._is_full:
-            return self._feed.select(subscription)
+            return self._context.select(subscription)
         # Without the columns' types a value's own decides: what the page itself compares are texts.
         return Selection(subscription, lambda table: None)
 
     def _cursor(self) -> str | None:
-        memory = self._feed.follower.memory
-        return self._selection.cursor(self._feed.journal.encode(memory.edge)) if memory else None
+        memory = self._context.follower.memory
+        return self._selection.cursor(self._context.journal.encode(memory.edge)) if memory else None
 
 
 def _no_rows(why: str) -> dict[str, Any]:

@@ -34,22 +34,22 @@ class CountedTables:
             {"at": bucket["at"], "counts": counts} for bucket in buckets if (counts := self.totals(bucket["counts"]))
         ]
 
-    def state(self, feed: ServerContext, now: float) -> dict[str, object]:
-        tally = feed.hub.tally
+    def state(self, context: ServerContext, now: float) -> dict[str, object]:
+        tally = context.hub.tally
         other = tally.foreign if self._is_everything else 0
         return {
             "now": now,
-            "since": iso(self._since(feed)),
-            "has_history": feed.counted.has_history,
+            "since": iso(self._since(context)),
+            "has_history": context.counted.has_history,
             "totals": self.totals(tally.totals),
             "other": other,
         }
 
-    def _since(self, feed: ServerContext) -> datetime:
+    def _since(self, context: ServerContext) -> datetime:
         """From when on all is counted. The oldest change of all tables is not for everybody to know the time of."""
-        if self._is_everything or not feed.counted.has_history:
-            return datetime.fromtimestamp(feed.counted.since, UTC)
-        return feed.share.started_at - LOADED
+        if self._is_everything or not context.counted.has_history:
+            return datetime.fromtimestamp(context.counted.since, UTC)
+        return context.slot.started_at - LOADED
 
     def _is_counted(self, table: str) -> bool:
         bound = bound_of_any(self._grants, self._catalog.meanings(table))

@@ -14,29 +14,29 @@ class CountedTime:
     """Of the tally of one server."""
 
     def __init__(
-        self, hub: Hub, listener: Listener, follower: Follower, history: CountsBackfill, outages: Outages
+        self, hub: Hub, listener: Listener, follower: Follower, backfill: CountsBackfill, outages: Outages
     ) -> None:
         self._hub = hub
         self._listener = listener
         self._follower = follower
-        self._history = history
+        self._backfill = backfill
         self._outages = outages
 
     @property
     def has_history(self) -> bool:
         """Whether what the journal held before is counted; without a journal, there is nothing to count."""
-        return self._follower.is_known and (self._follower.memory is None or self._history.is_loaded)
+        return self._follower.is_known and (self._follower.memory is None or self._backfill.is_loaded)
 
     @property
     def since(self) -> float:
         """Epoch seconds: from then on all is counted."""
         since = self._hub.tally.since.timestamp()
-        return since if self.has_history else max(since, self._history.counting_since or 0.0)
+        return since if self.has_history else max(since, self._backfill.counting_since or 0.0)
 
     @property
     def turn(self) -> tuple[bool, int]:
         """Another value each time that all is counted anew, or what was before has been counted."""
-        return self.has_history, self._history.turns
+        return self.has_history, self._backfill.turns
 
     def whole(self, buckets: Sequence[BucketMessage]) -> Sequence[BucketMessage]:
         """Those that are not counted in part only, as long as what was before is still to be."""

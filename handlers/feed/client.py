@@ -55,14 +55,14 @@ class Transport(Protocol):
 class FeedClient:
     """Follows the feed on an open transport, from `start` until end()."""
 
-    def __init__(self, feed: ServerContext, transport: Transport, dialect: Dialect, start: Start) -> None:
+    def __init__(self, context: ServerContext, transport: Transport, dialect: Dialect, start: Start) -> None:
         self.dialect = dialect
         self.outbox = transport.outbox
         self.outbox.on_drained = self._on_drained
         self.leave = transport.leave
         self._give_up = transport.give_up
-        self._feed = feed
-        self._live_clients = feed.live_clients
+        self._context = context
+        self._live_clients = context.live_clients
         self._audience: Audience[LiveClient] | None = None  # while it is live
         self._catching_up: asyncio.Task[None] | None = None
         self._conflation: Conflation | None = None
@@ -97,9 +97,9 @@ class FeedClient:
                 self._live_clients.is_busy(self)
             return
         self._conflation.add(changes)
-        self._feed.deliveries.hold_back(len(changes))
+        self._context.deliveries.hold_back(len(changes))
         self._conflated_to = cursor
-        if self._conflation.bytes > self._feed.settings.outbox_limit_bytes:
+        if self._conflation.bytes > self._context.settings.outbox_limit_bytes:
             self._conflation = None
             self._give_up()
 
@@ -107,11 +107,11 @@ class FeedClient:
         """Drops what waits to be sent conflated; that changes are missing is told apart."""
         if self._conflation:
             changes, skipped = self._conflation.take()
-            self._feed.deliveries.conflated(skipped + len(changes))
+            self._context.deliveries.conflated(skipped + len(changes))
 
     def trouble(self) -> BadSubscription | None:
         """Returns why nothing can fit any more what it asked for."""
-        return self._feed.catalog.trouble(self.selection.subscription)
+        return self._context.catalog.trouble(self.selection.subscription)
 
     @property
     def is_catching_up(self) -> bool:
@@ -124,7 +124,7 @@ class FeedClient:
             return
         changes, skipped = self._conflation.take()
         if skipped:
-            self._feed.deliveries.conflated(skipped)
+            self._context.deliveries.conflated(skipped)
             why = f"{skipped} changes were left out for newer ones of the same rows, because the client did not keep up"
             gap = Gap(why, to_cursor=self._conflated_to, what_to_do=CONFLATED, skipped=skipped)
             self.outbox.send(self.dialect.gap(gap))
@@ -139,13 +139,13 @@ class FeedClient:
             self._catching_up = asyncio.create_task(self._catch_up_or_leave(start.place))
             return
         if start.query.replay:
-            newest = self.selection.pick(self._feed.hub.newest(RECENT_LIMIT))
+            newest = self.selection.pick(self._context.hub.newest(RECENT_LIMIT))
             self._send(newest[-start.query.replay :], None)
         self._go_live()
 
     def _subscribe(self, query: FeedQuery) -> None:
-        self.selection = self._feed.select(query.subscription)
-        self._conflation = Conflation(self._feed.catalog.key) if query.conflates else None
+        self.selection = self._context.select(query.subscription)
+        self._conflation = Conflation(self._context.catalog.key) if query.conflates else None
 
     def _go_live(self) -> None:
         self._audience = self._live_clients.audiences.join(self, self.dialect, self.selection)
@@ -166,7 +166,7 @@ class FeedClient:
             self.leave("the server made a mistake; come back by your cursor")
 
     async def _catch_up(self, place: Place) -> None:
-        follower, journal = self._feed.follower, self._feed.journal
+        follower, journal = self._context.follower, self._context.journal
         is_told, spent = True, 0
         followed, epoch = follower.memory, journal.epoch
         while True:
@@ -217,7 +217,7 @@ class FeedClient:
     async def _is_proven(self, memory: PageCache, place: Place) -> bool:
         """Also where memory does not reach back to it."""
         try:
-            return memory.proves(place) or await self._feed.journal.proves(place)
+            return memory.proves(place) or await self._context.journal.proves(place)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return False
 
@@ -229,10 +229,10 @@ class FeedClient:
         if memory.is_beyond_edge(place) or not place.batch.is_within(edge):
             return None
         try:
-            page = await self._feed.journal.read_for_client(place, upto=edge)
+            page = await self._context.journal.read_for_client(place, upto=edge)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower says so in the log, and moves when it is back
-        if self._feed.journal.losses.concern(place):
+        if self._context.journal.losses.concern(place):
             if self.dialect is PLAIN:  # which cannot be told: 410 will be the answer to its cursor
                 self.leave(TAKEN_AWAY)
                 return None
@@ -241,7 +241,7 @@ class FeedClient:
 
     def _send(self, changes: Sequence[Change], cursor: str | None) -> None:
         if changes:
-            self._feed.deliveries.catch_up(len(changes))
+            self._context.deliveries.catch_up(len(changes))
             is_bounded = self.selection.subscription.is_bounded
             self.outbox.send(frames(self.dialect, changes, cursor, is_bounded=is_bounded))
 

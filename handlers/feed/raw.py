@@ -40,7 +40,7 @@ class ListenSocket(BaseSocket):
 
     async def look(self, *args: str) -> None:
         [channel] = args
-        check(self.feed, self.rights, channel)
+        check(self.context, self.rights, channel)
         self._channel = channel
         await self._until_heard(channel)
 
@@ -48,7 +48,7 @@ class ListenSocket(BaseSocket):
         assert self._channel is not None
         if self.speaks_protocol:
             self.send_message("hello", channel=self._channel)
-        self.feed.raw_clients.add(self._channel, self)
+        self.context.raw_clients.add(self._channel, self)
 
     def on_close(self) -> None:
         super().on_close()
@@ -67,7 +67,7 @@ class ListenSocket(BaseSocket):
     async def _until_heard(self, channel: str) -> None:
         try:
             async with asyncio.timeout(LISTEN_DEADLINE_SECONDS):
-                await self.feed.listener.raw_channels.enter(channel)
+                await self.context.listener.raw_channels.enter(channel)
         except TimeoutError:
             raise ApiError(503, "not_ready", "the server does not hear PostgreSQL just now; try again") from None
         except ChannelRefused as error:
@@ -77,11 +77,11 @@ class ListenSocket(BaseSocket):
         channel, self._channel = self._channel, None
         if channel is None:
             return
-        self.feed.listener.raw_channels.leave(channel)
-        self.feed.raw_clients.discard(channel, self)
+        self.context.listener.raw_channels.leave(channel)
+        self.context.raw_clients.discard(channel, self)
 
 
-def check(feed: ServerContext, rights: Rights, channel: str) -> None:
+def check(context: ServerContext, rights: Rights, channel: str) -> None:
     """Raises ApiError for a channel that cannot be had."""
     if len(channel.encode()) > NAME_LIMIT_BYTES or "\0" in channel:
         raise ApiError(400, "bad_channel", f"a channel's name has at most {NAME_LIMIT_BYTES} bytes, none of them zero")
@@ -93,7 +93,7 @@ def check(feed: ServerContext, rights: Rights, channel: str) -> None:
             "channel_not_allowed",
             f"channel {channel} tells of rows of any table: it takes a token that sees all; follow yours with /ws",
         )
-    if not (_matches(channel, feed.settings.channels) and _matches(channel, rights.channels)):
+    if not (_matches(channel, context.settings.channels) and _matches(channel, rights.channels)):
         raise ApiError(
             403,
             "channel_not_allowed",

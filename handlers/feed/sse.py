@@ -12,7 +12,7 @@ from handlers.feed.client import FeedClient
 from handlers.feed.query import parse_query
 from handlers.feed.start import Start, cursor_of, prepare_start
 from handlers.http.base import RETRY_AFTER_SECONDS, BaseHandler
-from handlers.http.server import give_up_who_does_not_read
+from handlers.http.server import set_tcp_user_timeout
 
 COMMENT_INTERVAL_SECONDS = 15.0
 # An event stream has no pong: who takes no heartbeat is gone 45 s after he fell silent.
@@ -38,20 +38,20 @@ class EventStreamHandler(BaseHandler):
         fields = self.query_fields()
         last = self._last_event_id()
         query = parse_query({**fields, "since": [last]} if last else fields, self.rights)
-        start = await prepare_start(self.feed, query, STREAM)
+        start = await prepare_start(self.context, query, STREAM)
         assert self.identity
-        self.feed.admission.check(self.request.remote_ip, self.identity.holder)
+        self.context.admission.check(self.request.remote_ip, self.identity.holder)
         self._stream = stream = self.detach()
         if stream.closed():
             return  # the client was gone before its start was found
         closed = asyncio.Event()
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)
-        give_up_who_does_not_read(stream.socket, GIVE_UP_SECONDS)
-        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up)
+        set_tcp_user_timeout(stream.socket, GIVE_UP_SECONDS)
+        self.outbox = Outbox(stream, self.context.settings.outbox_limit_bytes, self.give_up)
         admitted = self.admit("feed", self.identity, stream.close)  # who comes back then is told by a 401
         self.outbox.send(self._head(start))
-        client = FeedClient(self.feed, self, STREAM, start)
+        client = FeedClient(self.context, self, STREAM, start)
         try:
             while not closed.is_set():
                 try:
@@ -68,7 +68,7 @@ class EventStreamHandler(BaseHandler):
         self._stream.close()
 
     def give_up(self) -> None:
-        self.feed.deliveries.outbox_full("feed")
+        self.context.deliveries.outbox_full("feed")
         self._stream.close()
 
     def answer_error(self, error: ApiError) -> None:
@@ -110,5 +110,5 @@ class EventStreamHandler(BaseHandler):
         self._set_stream_headers()
         self.set_header("Connection", "close")
         headers = "".join(f"{name}: {value}\r\n" for name, value in self._headers.get_all())
-        cursor = start.query.since if start.gap else cursor_of(self.feed, start)
+        cursor = start.query.since if start.gap else cursor_of(self.context, start)
         return f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode() + stream_head(cursor, random.randint(*RETRY_MS))

@@ -30,79 +30,81 @@ class Start:
     gap: Gap | None = None
 
 
-async def prepare_start(feed: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
+async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
     """Raises ApiError where that cannot be had."""
     if query.conflates and dialect is not PROTOCOL:
         raise ApiError(
             400, "bad_slow", "slow=conflate needs the subprotocol changefeed.v1, which tells what is left out"
         )
     # Who is greeted has a place from which on nothing is missed.
-    await until_journal_known(feed, STREAM_DEADLINE_SECONDS if dialect is STREAM else JOURNAL_DEADLINE_SECONDS)
-    await check_subscription(feed, query.subscription, needs_keys=query.conflates)
+    await until_journal_known(context, STREAM_DEADLINE_SECONDS if dialect is STREAM else JOURNAL_DEADLINE_SECONDS)
+    await check_subscription(context, query.subscription, needs_keys=query.conflates)
     if query.since is None:
         return Start(query)
-    place, gap = await find_place(feed, query.since, query.subscription)
+    place, gap = await find_place(context, query.since, query.subscription)
     if gap and dialect is PLAIN:
         why = f"{gap.why}; connect without since, or with changefeed.v1 to be told in the socket"
         raise ApiError(410, "gap", why)
     return Start(query, place, gap)
 
 
-async def check_subscription(feed: ServerContext, subscription: Subscription, *, needs_keys: bool = False) -> None:
+async def check_subscription(context: ServerContext, subscription: Subscription, *, needs_keys: bool = False) -> None:
     """Raises ApiError for one that no change can ever fit."""
     try:
         with database_needed("the tables cannot be looked up"):
             if needs_keys:
-                await feed.catalog.until_read()
-            await feed.catalog.check(subscription)
+                await context.catalog.until_read()
+            await context.catalog.check(subscription)
     except BadSubscription as error:
         raise ApiError(400, error.code, str(error)) from None
 
 
-async def until_journal_known(feed: ServerContext, deadline_seconds: float | None = None) -> None:
+async def until_journal_known(context: ServerContext, deadline_seconds: float | None = None) -> None:
     """Raises ApiError where the server does not know yet which journal there is: a cursor may be good or not."""
-    if not await feed.follower.until_known(JOURNAL_DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds):
+    if not await context.follower.until_known(
+        JOURNAL_DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds
+    ):
         raise ApiError(503, "not_ready", "the journal is not known yet, and the server's log says why; try again")
 
 
-async def find_place(feed: ServerContext, since: str, subscription: Subscription) -> tuple[Place | None, Gap | None]:
+async def find_place(context: ServerContext, since: str, subscription: Subscription) -> tuple[Place | None, Gap | None]:
     """The place that a cursor names, and what whoever holds it has missed for good. No place: he begins anew.
 
     Raises ApiError for what is no cursor, and where it cannot be known yet what has become of it.
     """
     try:
-        place = feed.journal.decode(since, subscription.within)
+        place = context.journal.decode(since, subscription.within)
     except NotACursor as error:
         raise not_a_cursor(error) from None
     except ForeignCursor as error:
         return None, Gap(str(error), from_cursor=since)
-    epoch, memory = feed.journal.epoch, feed.follower.memory
+    epoch, memory = context.journal.epoch, context.follower.memory
     if memory is None or not memory.proves(place):
         with database_needed("the journal cannot be read"):
             try:
-                is_proven = await feed.journal.proves(place)
+                is_proven = await context.journal.proves(place)
             except JournalReplaced:
                 raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
-        if feed.journal.epoch != epoch:
-            return await find_place(feed, since, subscription)  # there is another journal since a moment ago
+        if context.journal.epoch != epoch:
+            return await find_place(context, since, subscription)  # there is another journal since a moment ago
         if not is_proven:
             return None, Gap(LOST_PAST, from_cursor=since)
-    return place, _missed_since(feed, place, since, subscription)
+    return place, _missed_since(context, place, since, subscription)
 
 
-def cursor_of(feed: ServerContext, start: Start) -> str | None:
+def cursor_of(context: ServerContext, start: Start) -> str | None:
     """Where the client begins, None where there is no journal."""
-    memory = feed.follower.memory
+    memory = context.follower.memory
     if memory is None:
         return None
-    cursor = feed.journal.encode(start.place or memory.edge_proven)
-    return feed.select(start.query.subscription).cursor(cursor)
+    cursor = context.journal.encode(start.place or memory.edge_proven)
+    return context.select(start.query.subscription).cursor(cursor)
 
 
-def _missed_since(feed: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
+def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """What somebody who comes back with this cursor, which names the place, cannot be given any more."""
-    if feed.journal.losses.concern(place):
+    if context.journal.losses.concern(place):
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor)
-    if place.losses < feed.journal.losses.statements:
+    if place.losses < context.journal.losses.statements:
         return Gap(UNJOURNALED, from_cursor=cursor)
-    return feed.lookout.missed_since(place, cursor, subscription)
+    return context.lookout.missed_since(place, cursor, subscription)

@@ -38,7 +38,7 @@ class EventSocket(BaseSocket):
 
     def entered(self) -> None:
         self._say_hello(self._start)
-        self._client = FeedClient(self.feed, self, self.dialect, self._start)
+        self._client = FeedClient(self.context, self, self.dialect, self._start)
 
     def on_close(self) -> None:
         super().on_close()
@@ -52,18 +52,18 @@ class EventSocket(BaseSocket):
             self._client.subscribe_anew(start)
 
     async def _prepared(self, fields: Mapping[str, Sequence[str]]) -> Start:
-        return await prepare_start(self.feed, parse_query(fields, self.rights), self.dialect)
+        return await prepare_start(self.context, parse_query(fields, self.rights), self.dialect)
 
     def _say_hello(self, start: Start) -> None:
         if not self.speaks_protocol:
             return
-        epoch = self.feed.journal.epoch
+        epoch = self.context.journal.epoch
         self.send_message(
             "hello",
-            cursor=cursor_of(self.feed, start),
+            cursor=cursor_of(self.context, start),
             epoch=epoch.hex() if epoch else None,
             server={"name": "psqlisten2websocket", "version": __version__},
-            limits={"message_bytes": MESSAGE_LIMIT_BYTES, "outbox_bytes": self.feed.settings.outbox_limit_bytes},
+            limits={"message_bytes": MESSAGE_LIMIT_BYTES, "outbox_bytes": self.context.settings.outbox_limit_bytes},
         )
 
 

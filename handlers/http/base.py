@@ -12,7 +12,7 @@ from changefeed.selection.rights import Rights
 from handlers.access.admitted import AdmittedClient
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, foreign_origin
-from handlers.access.forwarded import believe_proxies
+from handlers.access.forwarded import apply_forwarded_headers
 from handlers.access.tokens import Identity
 from handlers.http.context import ServerContext
 from handlers.http.server import CLOSED, bound_what_is_unread
@@ -44,8 +44,8 @@ class BaseHandler(RequestHandler):
     refusal: ApiError | None = None  # which is still to be told
 
     @property
-    def feed(self) -> ServerContext:
-        return cast(ServerContext, self.settings["feed"])
+    def context(self) -> ServerContext:
+        return cast(ServerContext, self.settings["context"])
 
     @property
     def rights(self) -> Rights:
@@ -55,24 +55,27 @@ class BaseHandler(RequestHandler):
     @final
     async def prepare(self) -> None:
         self.prepare_answer()
-        believe_proxies(self.request, self.feed.settings.trusted_proxies)
+        apply_forwarded_headers(self.request, self.context.settings.trusted_proxies)
         if self.is_preflight:
-            await self.feed.gate.admit(self.request, Need.NOTHING)  # it carries no token, whatever follows it
+            # It carries no token, whatever follows it.
+            await self.context.authenticator.authenticate(self.request, Need.NOTHING)
             self._answer_preflight()
             return
         try:
-            self.identity = await self.feed.gate.admit(self.request, self.needs)
+            self.identity = await self.context.authenticator.authenticate(self.request, self.needs)
         except ApiError as error:
             self.refusal = error
         if self.is_for_clients:
-            self.feed.admission.knock(self.request.remote_ip, self.identity.holder if self.identity else None)
+            self.context.admission.check_rate(self.request.remote_ip, self.identity.holder if self.identity else None)
         if self.refusal and self.refusal.code not in self.told_in_socket:
             raise self.refusal
 
     def admit(self, kind: str, identity: Identity, on_expired: Callable[[], None]) -> AdmittedClient:
         """Takes a place among the clients of this kind, after Admission.check()."""
         address = self.request.remote_ip
-        return AdmittedClient(self.feed.admission, self.feed.gate.expiries, address, kind, identity, on_expired)
+        return AdmittedClient(
+            self.context.admission, self.context.authenticator.expiries, address, kind, identity, on_expired
+        )
 
     def prepare_answer(self) -> None:
         """What holds of the answer, whoever asks."""
@@ -83,10 +86,10 @@ class BaseHandler(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")  # of requests without CORS
-        if self.feed.settings.tls_cert and self.request.host_name != "localhost":
+        if self.context.settings.tls_cert and self.request.host_name != "localhost":
             # Of localhost it would be said to whatever else a developer runs there, on any port.
             self.set_header("Strict-Transport-Security", f"max-age={HSTS_SECONDS}")
-        if self.feed.settings.allow_origin:
+        if self.context.settings.allow_origin:
             self.set_header("Vary", "Origin")  # also where none was sent: a cache may be asked by a page next
         origin = self.request.headers.get("Origin", "")
         if origin and self.names_origin(origin):
@@ -126,7 +129,7 @@ class BaseHandler(RequestHandler):
 
     def names_origin(self, origin: str) -> bool:
         """Whether the settings let pages of this origin in."""
-        allowed = self.feed.settings.allow_origin
+        allowed = self.context.settings.allow_origin
         return "*" in allowed or origin.lower() in allowed
 
     def log_exception(self, *raised: Any) -> None:
@@ -137,7 +140,7 @@ class BaseHandler(RequestHandler):
     @final
     def flush(self, include_footers: bool = False) -> "Future[None]":
         written = super().flush(include_footers)
-        bound_what_is_unread(self.request, self.feed.admission, self.feed.share.meters.meter(CLOSED, "unread"))
+        bound_what_is_unread(self.request, self.context.admission, self.context.slot.meters.meter(CLOSED, "unread"))
         return written
 
     @final

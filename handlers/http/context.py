@@ -38,11 +38,11 @@ from settings.table import Settings
 
 @dataclass(frozen=True)
 class ProcessSlot:
-    """What one process of those that share the port is; the default is the only one. `started_at` and `session_secret`
-    are the server's.
+    """The role of one process among those that share the port; the default is a server of one process.
 
-    The first one does what is done once: it tends the journal, prints the echo and makes the demo. One that `prepares`
-    watches the tables of the settings before it is ready. One whose `others_are_ready` lets nobody in before it is too.
+    The first one does what is done once: it maintains the journal, prints the echo and makes the demo. One that
+    `prepares` watches the tables of the settings before it is ready. One whose `others_are_ready` accepts no connection
+    before it is ready too. `started_at` and `session_secret` are the same in all processes.
     """
 
     number: int = 1
@@ -59,7 +59,7 @@ class ProcessSlot:
         return self.number == 1
 
     @cached_property
-    def census(self) -> ClientCounts:
+    def client_counts(self) -> ClientCounts:
         return ClientCounts(self.meters)
 
 
@@ -87,12 +87,12 @@ class ServerContext:
     catalog: Catalog
     lookout: Lookout
     admission: Admission
-    history: CountsBackfill
+    backfill: CountsBackfill
     database_name: str
-    share: ProcessSlot
+    slot: ProcessSlot
     deliveries: Deliveries
     change_counts: ChangeCounts
-    gate: Authenticator
+    authenticator: Authenticator
     live_clients: LiveClients
     event_socket: type[WebSocketHandler]  # the class-level broadcast of this one reaches `live_clients`
     raw_clients: RawClients

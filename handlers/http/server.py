@@ -72,7 +72,7 @@ class BoundedServer(HTTPServer):
                 stream.socket.send(FULL)
             stream.close()
             return
-        give_up_who_does_not_read(stream.socket, self._request_seconds)
+        set_tcp_user_timeout(stream.socket, self._request_seconds)
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -148,20 +148,20 @@ def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, close
         cast(HTTP1Connection, other).close()
 
 
-def give_up_who_does_not_read(connection: socket.socket, seconds: float) -> None:
+def set_tcp_user_timeout(connection: socket.socket, seconds: float) -> None:
     """By TCP itself: it ends when what was sent is not taken for so long (RFC 5482)."""
     connection.setsockopt(socket.IPPROTO_TCP, DROP_OPTION, round(seconds * DROP_UNITS_PER_SECOND))
 
 
-def make_server(app: Application, feed: ServerContext, **options: Any) -> BoundedServer:
+def make_server(app: Application, context: ServerContext, **options: Any) -> BoundedServer:
     """`options` are Tornado's. Whom of the proxies to believe is handlers/access/forwarded.py's to say."""
-    settings = feed.settings
+    settings = context.settings
     return BoundedServer(
         app,
         waiting_limit=settings.waiting_connection_limit,
         open_limit=raise_limit() - SPARE_FILES,
-        clients=lambda: feed.admission.count,
-        meters=feed.share.meters,
+        clients=lambda: context.admission.count,
+        meters=context.slot.meters,
         idle_connection_timeout=settings.request_seconds,
         body_timeout=settings.request_seconds,
         max_header_size=HEADERS_LIMIT_BYTES,

@@ -63,7 +63,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise ApiError(400, "not_a_websocket", 'this path is a WebSocket; connect with new WebSocket("ws://…")')
         if self.identity:
-            self.feed.admission.check(self.request.remote_ip, self.identity.holder)
+            self.context.admission.check(self.request.remote_ip, self.identity.holder)
         await super().get(*args, **kwargs)
 
     async def look(self, *args: str) -> None:
@@ -98,7 +98,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         self.set_nodelay(True)
         # Under Tornado's write_message, which would frame anew for each client; a test pins what is relied on here.
         stream = cast(IOStream, cast(Any, self.ws_connection).stream)
-        self.outbox = Outbox(stream, self.feed.settings.outbox_limit_bytes, self.give_up)
+        self.outbox = Outbox(stream, self.context.settings.outbox_limit_bytes, self.give_up)
         self.request.headers = self._headers = _NO_HEADERS  # a tenth of what an idle client would cost
         if self.identity:
             self._take_place()
@@ -117,7 +117,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             self.entered()
 
     def _wait_outside(self) -> None:
-        for one in self.feed.admission.wait_outside(self, self.request.remote_ip):
+        for one in self.context.admission.wait_outside(self, self.request.remote_ip):
             cast(BaseSocket, one).turn_away()
         if self.refusal and self.refusal.code != "sign_in":
             self.refuse(self.refusal)
@@ -160,8 +160,8 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         token = message.get("token")
         if not isinstance(token, str):
             raise ApiError(401, "bad_token", 'the message is {"type": "authenticate", "token": "…"}')
-        identity = await self.feed.gate.identify_token(token)
-        self.feed.gate.refuse_nothing(identity.rights)
+        identity = await self.context.authenticator.identify_token(token)
+        self.context.authenticator.refuse_nothing(identity.rights)
         if self.identity and self.identity.rights != identity.rights:
             raise ApiError(
                 403, "other_rights", "this token has other rights than the one before; open a new connection with it"
@@ -173,7 +173,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             if self._admitted:
                 self._admitted.renew(identity)
             return
-        self.feed.admission.check(self.request.remote_ip, identity.holder)
+        self.context.admission.check(self.request.remote_ip, identity.holder)
         self.identity = identity
         self._leave_outside()
         self._take_place()
@@ -185,7 +185,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             self._begin()
 
     def _leave_outside(self) -> None:
-        self.feed.admission.leave_outside(self)
+        self.context.admission.leave_outside(self)
         if self._deadline:
             self._deadline.cancel()
 
@@ -221,18 +221,18 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     @property
     def may_send(self) -> tuple[int, int]:
-        settings = self.feed.settings
+        settings = self.context.settings
         return settings.client_messages_per_second, settings.client_bytes_per_second
 
     def stop_talking(self) -> None:
         logger.info("closed a client that sent too much")
-        self.feed.deliveries.sent_too_much(self.kind)
+        self.context.deliveries.sent_too_much(self.kind)
         self.outbox.close()
         self.close(CloseCode.POLICY_VIOLATION, f"you send too much; send less, and come back in {BURST_SECONDS} s")
 
     def give_up(self) -> None:
         logger.info("closed a client that did not read")
-        self.feed.deliveries.outbox_full(self.kind)
+        self.context.deliveries.outbox_full(self.kind)
         self.close(CloseCode.TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")
 
 

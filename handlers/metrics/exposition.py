@@ -154,9 +154,9 @@ class MetricsHandler(BaseHandler):
     needs = Need.ALL_RIGHTS
 
     async def get(self) -> None:
-        sample(self.feed)
-        parts = self.feed.share.meters.everywhere()
-        shown = MetricsCollector([*parts, {**_settings(self.feed), **await _database(self.feed)}])
+        sample(self.context)
+        parts = self.context.slot.meters.everywhere()
+        shown = MetricsCollector([*parts, {**_settings(self.context), **await _database(self.context)}])
         encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", content_type)
         self.set_header("Cache-Control", "no-store")
@@ -200,27 +200,27 @@ class MetricsCollector:
         return HistogramMetricFamily(metric.name, metric.help, buckets, total)
 
 
-def _settings(feed: ServerContext) -> dict[NumberKey, float]:
-    settings, share = feed.settings, feed.share
+def _settings(context: ServerContext) -> dict[NumberKey, float]:
+    settings, slot = context.settings, context.slot
     return {
         ("changefeed_journal_limit_bytes",): settings.retention_bytes,
         ("changefeed_journal_retention_seconds",): settings.retention_hours * 3600,
-        ("changefeed_client_limit",): settings.client_limit * share.of,
-        ("changefeed_processes",): share.of,
-        ("changefeed_incomplete_tables",): feed.lookout.incomplete,
-        ("changefeed_start_time_seconds",): share.started_at.timestamp(),
+        ("changefeed_client_limit",): settings.client_limit * slot.of,
+        ("changefeed_processes",): slot.of,
+        ("changefeed_incomplete_tables",): context.lookout.incomplete,
+        ("changefeed_start_time_seconds",): slot.started_at.timestamp(),
         ("changefeed_build_info", __version__): 1,
     }
 
 
-async def _database(feed: ServerContext) -> dict[NumberKey, float]:
+async def _database(context: ServerContext) -> dict[NumberKey, float]:
     """What PostgreSQL knows; nothing while it does not answer, which changefeed_listener_up says."""
-    fetch = feed.database.fetch
+    fetch = context.database.fetch
     try:
         async with asyncio.timeout(DATABASE_DEADLINE_SECONDS):
             [(queue_usage,)] = await fetch(QUERIES["queue usage"])
             known: dict[NumberKey, float] = {("changefeed_notify_queue_usage_ratio",): queue_usage}
-            if feed.journal.epoch is None:
+            if context.journal.epoch is None:
                 return known
             [(size, oldest_age_seconds, _)] = await fetch(QUERIES["journal figures"])
     except (DatabaseUnavailable, psycopg2.Error, TimeoutError):

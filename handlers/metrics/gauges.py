@@ -19,25 +19,25 @@ RECONNECTS = "changefeed_listener_reconnects_total"
 CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
 
 
-def sample(feed: ServerContext) -> None:
-    meters, listener = feed.share.meters, feed.listener
-    feed.change_counts.sample()
-    meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in feed.connected))
-    meters.meter(UNREAD_BYTES).set(feed.admission.unread.weight)
-    meters.meter(SIGNING_IN).set(len(feed.admission.outside))
+def sample(context: ServerContext) -> None:
+    meters, listener = context.slot.meters, context.listener
+    context.change_counts.sample()
+    meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in context.connected))
+    meters.meter(UNREAD_BYTES).set(context.admission.unread.weight)
+    meters.meter(SIGNING_IN).set(len(context.admission.outside))
     meters.meter(LISTENER_UP).set(listener.is_ready)
-    meters.meter(DELIVERING).set(feed.readiness.trouble is None)
-    meters.meter(LOST_STATEMENTS).set(feed.follower.lost_statements)
-    meters.meter(BEHIND_SECONDS).set(feed.follower.behind_seconds)
-    meters.meter(BEHIND_TRANSACTIONS).set(feed.follower.behind_transactions)
+    meters.meter(DELIVERING).set(context.readiness.trouble is None)
+    meters.meter(LOST_STATEMENTS).set(context.follower.lost_statements)
+    meters.meter(BEHIND_SECONDS).set(context.follower.behind_seconds)
+    meters.meter(BEHIND_TRANSACTIONS).set(context.follower.behind_transactions)
     meters.meter(RECONNECTS).set(listener.reconnects)
     if listener.canary.round_trip_seconds is not None:
         meters.meter(CANARY_SECONDS).set(listener.canary.round_trip_seconds)
 
 
-async def keep_sampling(feed: ServerContext) -> None:
+async def keep_sampling(context: ServerContext) -> None:
     while True:
-        sample(feed)
+        sample(context)
         await asyncio.sleep(INTERVAL_SECONDS)
 
 

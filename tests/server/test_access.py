@@ -430,7 +430,7 @@ class AuthenticateTest(AccessTestCase):
         await self.say(socket, issued(RIGHTS["narrow"], 3600))
         await self.say(socket, issued(RIGHTS["full"]))
         assert (await message(socket, "error"))["code"] == "other_rights"
-        [identity] = self.feed.gate.expiries.identities
+        [identity] = self.feed.authenticator.expiries.identities
         assert (identity.expires_at or 0) > time.time() + 1800
 
     @gen_test
@@ -497,7 +497,7 @@ class SessionTest(AccessTestCase):
         )
         assert (status, said["is_signed_in"]) == (200, False)
         # The token is taken out of the settings.
-        self.feed.gate.tokens._known.clear()
+        self.feed.authenticator.tokens._known.clear()
         status, said = await self.ask("none", "/api/tables", headers={"Cookie": cookie.partition(";")[0]})
         assert (status, said["error"]["code"]) == (401, "sign_in")
 

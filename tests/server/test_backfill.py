@@ -10,7 +10,7 @@ from unittest import mock
 from tornado.testing import ExpectLog, gen_test
 
 from app.alerting import keep_alerting
-from app.assembly import make_feed
+from app.assembly import make_context
 from changefeed.counts import backfill
 from changefeed.counts.tally import STEPS
 from changefeed.journal import follower
@@ -37,8 +37,8 @@ class HistoryCase(FeedTestCase):
         self.write("UPDATE changefeed.journal SET at = at - (id %% 10) * interval '7 min'", ())
 
     def load(self) -> "asyncio.Future[None]":
-        self.running.append(self.start_task(self.feed.history.run()))
-        return asyncio.ensure_future(self.feed.history.until_loaded())
+        self.running.append(self.start_task(self.feed.backfill.run()))
+        return asyncio.ensure_future(self.feed.backfill.until_loaded())
 
     async def activity(self) -> list[Any]:
         """Totals, `since`, and the counts of each step."""
@@ -113,16 +113,16 @@ class LoadingTest(HistoryCase):
         self.write(INSERT, (BEFORE + 1, BEFORE + 5))
         while not self.feed.hub.published:
             await self.feed.follower.until_moved()
-        state = json.loads(json.dumps(self.feed.history.hand_over(self.feed.follower.memory)))
+        state = json.loads(json.dumps(self.feed.backfill.hand_over(self.feed.follower.memory)))
         self.write(INSERT, (BEFORE + 6, BEFORE + 8))
-        other: ServerContext = make_feed(
+        other: ServerContext = make_context(
             load_settings(self.flags, {}, Path("/nonexistent")), complete(self.conninfo), "other"
         )
-        other.history.take_over(state)
+        other.backfill.take_over(state)
         other.change_counts.begin()
-        self.running += [self.start_task(work.run()) for work in (other.follower, other.history)]
+        self.running += [self.start_task(work.run()) for work in (other.follower, other.backfill)]
         await asyncio.gather(other.follower.until_known(30), self.load())
-        await other.history.until_loaded()
+        await other.backfill.until_loaded()
         while other.hub.tally.totals["public.orders"] != [BEFORE + 8, 0, 0, 0]:
             await other.follower.until_moved()
         assert other.hub.tally.totals == self.feed.hub.tally.totals

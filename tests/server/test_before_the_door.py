@@ -20,7 +20,7 @@ AUTHENTICATE = json.dumps({"type": "authenticate", "token": token_of("full")})
 
 class DoorCase(AccessTestCase):
     def counted(self, name: str, *labels: str) -> float:
-        return self.feed.share.meters.meter(name, *labels).value
+        return self.feed.slot.meters.meter(name, *labels).value
 
     async def sign_in(self) -> WebSocketClientConnection:
         socket = await self.connect(protocol=True)
@@ -150,7 +150,7 @@ class UnreadTest(FeedTestCase):
 
     @gen_test
     async def test_answers_that_nobody_reads_are_bounded_together_and_the_oldest_are_closed(self):
-        meters = self.feed.share.meters
+        meters = self.feed.slot.meters
         closed = meters.meter(CLOSED, "unread")
         clients: list[Any] = []
         while closed.value < 3:

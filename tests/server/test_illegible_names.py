@@ -108,7 +108,7 @@ class IllegibleNamesTest(JournalTestCase):
             ExpectLog("changefeed.journal", "the entry .* its table has a name that is no text", level=30),
         ):
             await self.feed.lookout.look()
-            await self.feed.watching._tend_once()
+            await self.feed.watching._maintain_once()
             told_of = {(await message(socket, "gap"))["table"] for _ in range(2)}
             assert told_of == {"public.more", f"public.{self.shown}"}
         await self.fetch_json("/api/status")

@@ -30,7 +30,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 class LimitCase(FeedTestCase):
     def counted(self, name: str, *labels: str) -> float:
-        return self.feed.share.meters.meter(name, *labels).value
+        return self.feed.slot.meters.meter(name, *labels).value
 
     async def open(self, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())

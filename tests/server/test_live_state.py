@@ -21,7 +21,7 @@ from tornado.netutil import bind_sockets
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from app.assembly import make_feed
+from app.assembly import make_context
 from changefeed.change.change import parse
 from changefeed.journal.cursor import decode
 from changefeed.postgres.connection import complete
@@ -67,7 +67,7 @@ class OtherServer:
 
     def __init__(self, conninfo: str, flags: tuple[str, ...]) -> None:
         self.conninfo = conninfo
-        self.feed = make_feed(load_settings(flags, {}, Path("/nonexistent")), complete(conninfo), "other")
+        self.feed = make_context(load_settings(flags, {}, Path("/nonexistent")), complete(conninfo), "other")
         self._http_server = make_server(make_app(self.feed), self.feed)
         sockets = bind_sockets(0, "127.0.0.1")
         self.port = sockets[0].getsockname()[1]

@@ -329,7 +329,7 @@ class PatternTest(LookoutCase):
         self.write("CREATE TABLE later (id int); CREATE TABLE empty (id int); INSERT INTO later VALUES (1)")
         await self.look()
         with ExpectLog("changefeed.watching", "watching", level=20):
-            await self.feed.watching._tend_once()
+            await self.feed.watching._maintain_once()
         with ExpectLog("changefeed.lookout", ".*public.later before it was watched", level=20):
             await self.look()
         assert (await message(socket, "gap"))["table"] == "public.later"
@@ -355,7 +355,7 @@ class PatternTest(LookoutCase):
         ):
             with self.subTest(make):
                 self.write(make)
-                await self.feed.watching._tend_once()
+                await self.feed.watching._maintain_once()
                 self.write(f"INSERT INTO {table} VALUES ({row})")
                 if table in ("one", "two"):
                     self.write(f"SELECT changefeed.watch('{table}', row_limit => 10)")  # which changes its triggers
@@ -372,7 +372,7 @@ class PatternTest(LookoutCase):
         self.write("CREATE SCHEMA other; CREATE TABLE other.q (LIKE parted) PARTITION BY RANGE (id)")
         self.write("ALTER TABLE parted DETACH PARTITION part_1")
         self.write("ALTER TABLE other.q ATTACH PARTITION part_1 FOR VALUES FROM (0) TO (10)")
-        await self.feed.watching._tend_once()
+        await self.feed.watching._maintain_once()
         socket = await self.subscribed()
         self.write("INSERT INTO part_1 VALUES (1); INSERT INTO other.q VALUES (2); INSERT INTO items VALUES (3)")
         assert [change["table"] for change in (await message(socket))["changes"]] == ["items"]

@@ -139,11 +139,11 @@ class OneCannotBeWatchedTest(FeedTestCase):
         with ExpectLog("changefeed.watching", "not watched: public.aaa: aaa is not yours"):
             await self.feed.watching.start()
         assert self.write("SELECT table_name FROM changefeed.status()") == [("zzz",)]
-        await self.feed.watching._tend_once()  # and conftest.py fails a test that logs a warning
+        await self.feed.watching._maintain_once()  # and conftest.py fails a test that logs a warning
         said = (await self.fetch_json("/api/status"))["not_watched"]
         assert said == [{"schema": "public", "table": "aaa", "reason": "public.aaa: aaa is not yours"}]
         self.write("DROP EVENT TRIGGER refuse")
-        await self.feed.watching._tend_once()
+        await self.feed.watching._maintain_once()
         assert (await self.fetch_json("/api/status"))["not_watched"] == []
 
     @gen_test

@@ -10,7 +10,7 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.web import Application
 
-from app.assembly import make_feed
+from app.assembly import make_context
 from changefeed.change.change import Change, parse
 from changefeed.change.exposure import Payload, reduce
 from changefeed.echo import json_line, terminal_line
@@ -48,7 +48,7 @@ class PayloadCase(FeedTestCase):
         self.state_changed = asyncio.Event()
         self.echoed: list[str] = []
         settings = load_settings(self.flags, {}, Path("/nonexistent"))
-        self.feed = make_feed(settings, complete(self.conninfo), "test", self.state_changed.set, self.echo)
+        self.feed = make_context(settings, complete(self.conninfo), "test", self.state_changed.set, self.echo)
         return make_app(self.feed)
 
     def echo(self, changes: Any, cursor: str | None) -> None:

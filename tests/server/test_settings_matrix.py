@@ -143,7 +143,7 @@ class SettingsCase(FeedTestCase):
         assert self.run_sql("SELECT FROM changefeed.status()") == []
 
     def start_tending(self) -> None:
-        self.running.append(self.start_task(self.feed.watching.tend()))
+        self.running.append(self.start_task(self.feed.watching.maintain()))
 
     @staticmethod
     async def next_changes(client: Any, count: int) -> list[Any]:

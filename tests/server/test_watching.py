@@ -23,7 +23,7 @@ class WatchingTest(FeedTestCase):
             await self.feed.watching.start()
         self.write("CREATE TABLE later (id int)")
         with ExpectLog("changefeed.watching", "watching public.later", level=20):
-            await self.feed.watching._tend_once()
+            await self.feed.watching._maintain_once()
         assert self.write("SELECT table_name FROM changefeed.status()") == [("later",), ("orders",)]
 
     @gen_test
@@ -31,7 +31,7 @@ class WatchingTest(FeedTestCase):
         options = WatchOptions(omit=("total",), row_limit=7, strict=True, hash=("status",))
         await self.feed.watching.watch("public.orders", options)
         await self.feed.watching.start()
-        await self.feed.watching._tend_once()
+        await self.feed.watching._maintain_once()
         status = self.write("SELECT omit, row_limit, strict, hash FROM changefeed.status()")
         assert status == [(["total"], 7, True, ["status"])]
 
@@ -54,12 +54,14 @@ class WatchingTest(FeedTestCase):
         await self.feed.watching.start()
         self.write(read_script("uninstall.sql"))
         with ExpectLog("changefeed.watching", ".*was taken away.*psql -f sql/install.sql, or start the server anew"):
-            await self.feed.watching._tend_once()
-        await self.feed.watching._tend_once()  # which says nothing more: conftest.py fails a test that logs a warning
+            await self.feed.watching._maintain_once()
+        await (
+            self.feed.watching._maintain_once()
+        )  # which says nothing more: conftest.py fails a test that logs a warning
         assert self.write("SELECT to_regnamespace('changefeed')") == [(None,)]
         assert self.write("SELECT tgname FROM pg_trigger WHERE tgrelid = 'orders'::regclass") == []
         self.write(read_script("install.sql"))
-        await self.feed.watching._tend_once()
+        await self.feed.watching._maintain_once()
         assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
         self.write(read_script("uninstall.sql"))
         await self.feed.watching.watch("public.orders")
@@ -85,10 +87,10 @@ class EmptyDatabaseTest(FeedTestCase):
     @gen_test
     async def test_the_first_table_that_comes_is_watched(self):
         await self.feed.watching.start()
-        await self.feed.watching._tend_once()
+        await self.feed.watching._maintain_once()
         self.write(ORDERS)
         with ExpectLog("changefeed.watching", "watching public.orders", level=20):
-            await self.feed.watching._tend_once()
+            await self.feed.watching._maintain_once()
         assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
 
     @gen_test
@@ -101,7 +103,7 @@ class EmptyDatabaseTest(FeedTestCase):
             return await Watching._watch(watching, name, table)
 
         with mock.patch.object(watching, "_watch", too_late):
-            await watching._tend_once()
+            await watching._maintain_once()
 
 
 class NoTableTest(FeedTestCase):

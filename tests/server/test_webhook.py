@@ -112,7 +112,7 @@ class WebhookTest(AsyncHTTPTestCase):
         self.answers = [503, 503, 429]
         async with self.running() as hook:
             hook.send(message(1))
-            await self.said.until("told")
+            await self.said.until("sent to")
         assert self.answered == [(code, "alert 1") for code in (503, 503, 429, 204)]
         where = f"the webhook at 127.0.0.1:{self.get_http_port()}"
         assert self.said.warnings == [f"{where}: HTTP {code}; trying again" for code in (503, 429)]
@@ -123,11 +123,11 @@ class WebhookTest(AsyncHTTPTestCase):
         async with self.running() as hook:
             for number in range(3):
                 hook.send(message(number))
-            await self.said.until("told")
+            await self.said.until("sent to")
         assert self.answered == [(404, "alert 0"), (302, "alert 1"), (204, "alert 2")]
         where = f"the webhook at 127.0.0.1:{self.get_http_port()}"
         assert self.said.warnings == [
-            f"{where} refused with HTTP {code}, for good: raised: alert {n}" for n, code in enumerate((404, 302))
+            f"{where} refused with HTTP {code}, which is final: raised: alert {n}" for n, code in enumerate((404, 302))
         ]
 
     @gen_test
@@ -140,11 +140,11 @@ class WebhookTest(AsyncHTTPTestCase):
                 hook.send(message(number))
             self.may_answer.set()
             await self.said.until(
-                f"told the webhook at 127.0.0.1:{self.get_http_port()}: raised: alert {QUEUE_LIMIT + 1}"
+                f"sent to the webhook at 127.0.0.1:{self.get_http_port()}: raised: alert {QUEUE_LIMIT + 1}"
             )
         assert self.answered == [(204, f"alert {number}") for number in (0, *range(2, QUEUE_LIMIT + 2))]
         [warning] = self.said.warnings
-        assert re.search(rf"^{QUEUE_LIMIT} messages wait .* the oldest is given up: raised: alert 1$", warning)
+        assert re.search(rf"^{QUEUE_LIMIT} messages wait .* dropped the oldest: raised: alert 1$", warning)
 
     @gen_test
     async def test_nobody_there_is_tried_again_and_what_was_not_told_is_named_at_the_end(self):
@@ -157,7 +157,7 @@ class WebhookTest(AsyncHTTPTestCase):
         where = f"the webhook at 127.0.0.1:{port}"
         assert self.said.warnings == [
             f"{where}: no answer (ConnectionRefusedError); trying again",
-            *(f"stopped before {where} was told: raised: alert {number}" for number in (1, 2)),
+            *(f"stopped before {where} accepted: raised: alert {number}" for number in (1, 2)),
         ]
 
     @gen_test
@@ -169,10 +169,10 @@ class WebhookTest(AsyncHTTPTestCase):
             async with self.running() as hook:
                 hook.send(message(1))
                 hook.send(message(2))
-                await self.said.until("given up after 0.2 s: raised: alert 1")
+                await self.said.until("gave up after 0.2 s: raised: alert 1")
                 patch.undo()
                 self.may_answer.set()
-                await self.said.until("told")
+                await self.said.until("sent to")
         assert "no answer (HTTPTimeoutError); trying again" in self.said.warnings[0]
         assert self.answered[-1] == (204, "alert 2")
 
@@ -242,6 +242,6 @@ def test_the_server_tells_once_that_an_alert_is_raised_and_that_it_ends(processe
         code, said = server.stop()
     assert code == 0
     assert f"alert ended: {QUIET}" in said
-    assert f"told the webhook at {urlsplit(url).netloc}: ended: {QUIET}" in said
+    assert f"sent to the webhook at {urlsplit(url).netloc}: ended: {QUIET}" in said
     assert TOKEN not in said
     assert "a secret" not in said

@@ -100,7 +100,7 @@ class FollowingTest(LeastRightsCase):
         self.write('DROP TRIGGER "~changefeed_delete" ON orders')
         with ExpectLog("changefeed.watching", "retention emptied partition 0 of the journal", level=20):
             for _ in range(2):  # the first ends the partition that is written
-                await self.feed.watching._tend_once()
+                await self.feed.watching._maintain_once()
         assert self.write("SELECT count(*) FROM changefeed.journal") == [(0,)]
 
     @gen_test
@@ -190,7 +190,7 @@ class WatchingTest(LeastRightsCase):
         path = "/api/tables/public.orders/watch"
         changed = await self.fetch_json(path, method="PUT", body='{"hash": ["status"], "strict": true}')
         assert changed["has_changed"]
-        await self.feed.watching._tend_once()
+        await self.feed.watching._maintain_once()
         self.write("INSERT INTO orders VALUES (2, 'open')")
         assert len(json.loads(await socket.read_message())["data"]["status"]) == 64
         assert self.findings()["triggers"].level == Level.OK

@@ -216,7 +216,7 @@ class HostileTest(FeedTestCase):
     @gen_test
     async def test_the_server_and_the_doctor_run_nothing_of_theirs(self):
         await self.feed.watching.start()
-        await self.feed.watching._tend_once()
+        await self.feed.watching._maintain_once()
         await self.feed.journal.identify()
         socket = await self.connect("/ws?filter=id=gte.1")
         self.write("INSERT INTO orders VALUES (1, 'new'); UPDATE orders SET total = 1")

@@ -33,7 +33,7 @@ from changefeed.selection.subscription import BadSubscription, Selection, Subscr
 from handlers.access.authentication import COOKIE, Authenticator
 from handlers.access.ended_sessions import EndedSessions
 from handlers.access.errors import ApiError
-from handlers.access.forwarded import believe_proxies
+from handlers.access.forwarded import apply_forwarded_headers
 from handlers.access.refusals import Refusals
 from handlers.access.tokens import BadToken, Tokens, load_tokens
 from handlers.feed.query import FeedQuery, fields_of_message, parse_query
@@ -378,7 +378,7 @@ TRUSTED = load_settings(["--trusted-proxies", "127.0.0.0/8", "--allow-anonymous"
 @example("fe80::1%eth0, ::ffff:127.0.0.1", "HTTPS ")
 def test_whatever_a_proxy_says_the_client_has_an_address_and_a_scheme(forwarded_for: str, scheme: str):
     asked = request({"X-Forwarded-For": forwarded_for, "X-Forwarded-Proto": scheme})
-    believe_proxies(asked, TRUSTED)
+    apply_forwarded_headers(asked, TRUSTED)
     assert asked.remote_ip
     assert asked.protocol in ("http", "https")
 

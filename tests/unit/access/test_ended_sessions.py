@@ -73,9 +73,9 @@ class SignOutTest(AccessTestCase):
             kept = await self.connect("/ws/activity", **other)
             for socket in (opened[1], kept):
                 await message(socket, "hello")
-            waiting = len(self.feed.gate.expiries.identities)
+            waiting = len(self.feed.authenticator.expiries.identities)
             await self.ask("none", "/api/session", method="DELETE", headers=mine)
-            assert len(self.feed.gate.expiries.identities) == waiting - len(opened)
+            assert len(self.feed.authenticator.expiries.identities) == waiting - len(opened)
             assert await closing(opened[0]) == CloseCode.TOKEN_EXPIRED
             assert (await self.status(mine), await self.status(other)) == (401, 200)
             _, said = await self.ask("none", "/api/tables", headers=mine)
@@ -84,10 +84,10 @@ class SignOutTest(AccessTestCase):
             assert (status, said["is_signed_in"]) == (200, False)
             refused = await self.connect("/ws", **mine)
             assert await refused.read_message() is None
-            ended = list(self.feed.gate.ended._seen)
+            ended = list(self.feed.authenticator.ended._seen)
             await self.ask("none", "/api/session", method="DELETE", headers=mine)  # once more does nothing
-            assert not self.feed.gate.ended.news()
-            assert self.feed.gate.ended._seen == ended
+            assert not self.feed.authenticator.ended.news()
+            assert self.feed.authenticator.ended._seen == ended
             assert await self.status(other) == 200
 
     @gen_test

@@ -52,7 +52,7 @@ class RefusedTest(AccessTestCase):
         text = "\n".join(logged.output)
         for code, refused in tokens.items():
             assert f"({code})" in text
-            assert self.feed.share.meters.meter(REFUSED, code).value == len(refused)
+            assert self.feed.slot.meters.meter(REFUSED, code).value == len(refused)
             for token in refused:
                 assert (token or "") not in text
         for why in ("audience", "Not enough segments", "claim changefeed", "has expired"):

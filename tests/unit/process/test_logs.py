@@ -211,6 +211,6 @@ def test_the_name_of_a_table_forges_no_line(tmp_path: Path):
 def test_what_the_environment_gave_is_named_and_not_repeated(tmp_path: Path):
     token = "hunter2-hunter2-hunter2"
     with ServerProcess(tmp_path, "--port", "0", DATABASE_URL=postgres.new_database(), TOKEN=token) as server:
-        told = server.until_said(r"settings that the environment gave: .*$")[0]
+        told = server.until_said(r"settings from the environment: .*$")[0]
         assert told.endswith(": DATABASE_URL, TOKEN")
         assert token not in server.stop()[1]
