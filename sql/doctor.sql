@@ -15,13 +15,13 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_class AS c
            WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')
-             AND c.relname NOT IN ('recorded', 'truncation', 'began_empty')
+             AND c.relname NOT IN ('recorded', 'truncation', 'began_empty', 'taken', 'rotated')
              AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
                      ELSE has_table_privilege(c.oid, 'SELECT') END
        )
        AND NOT EXISTS (
            SELECT FROM pg_proc AS p
-           WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'look')
+           WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'what_was_taken', 'look')
              AND NOT has_function_privilege(p.oid, 'EXECUTE')
        ),
        pg_has_role(n.nspowner, 'USAGE') OR NOT EXISTS (
@@ -38,7 +38,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_proc AS p
            WHERE p.pronamespace = n.oid
-             AND p.proname IN ('retain', 'empty_partition', 'begin_anew_if_restored', 'refresh')
+             AND p.proname IN ('retain', 'empty_partition', 'note_rotation', 'note_taken', 'begin_anew_if_restored', 'refresh')
              AND NOT has_function_privilege(p.oid, 'EXECUTE')
        ),
        n.nspowner::regrole::text
@@ -76,7 +76,7 @@ GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
 GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO changefeed_server;
-GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.look, changefeed.entries_of, changefeed.mixed, changefeed.key_text,
+GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed.look, changefeed.entries_of, changefeed.mixed, changefeed.key_text,
     changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(), changefeed.has_entries(integer),
     changefeed.oldest_entry(integer), changefeed.newest_entry(integer), changefeed.members(oid), changefeed.members(oid[]),
     changefeed.recorders(), changefeed.argument(bytea), changefeed.watched(oid[]),
@@ -91,7 +91,8 @@ GRANT DELETE ON changefeed.journal TO changefeed_server;
 GRANT TRUNCATE ON changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
 GRANT UPDATE ON SEQUENCE changefeed.slot, changefeed.lost_xid, changefeed.lost_at, changefeed.lost_id TO changefeed_server;
-GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changefeed.begin_anew_if_restored,
+GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changefeed.note_rotation,
+    changefeed.note_taken, changefeed.begin_anew_if_restored,
     changefeed.refresh(), changefeed.refresh(oid[]) TO changefeed_server;
 
 -- version --

@@ -54,7 +54,7 @@ BEGIN
     LOOP
         EXECUTE format($grant$
             GRANT EXECUTE ON FUNCTION
-                changefeed.look(timestamptz, text[], text[]), changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(),
+                changefeed.what_was_taken(), changefeed.look(timestamptz, text[], text[]), changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(),
                 changefeed.has_entries(integer), changefeed.oldest_entry(integer), changefeed.newest_entry(integer),
                 changefeed.members(oid), changefeed.members(oid[]), changefeed.recorders(), changefeed.argument(bytea),
                 changefeed.watched(oid[]), changefeed.wanted_triggers(oid[], jsonb[]),
@@ -62,6 +62,12 @@ BEGIN
                 changefeed.check_target(regclass), changefeed.shown(text), changefeed.warn_of_limits(regclass), changefeed.lock_wait_ms()
             TO %s
         $grant$, reader);
+    END LOOP;
+    FOR reader IN
+        SELECT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a
+        WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname = 'retain' AND a.grantee <> p.proowner
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION changefeed.note_rotation, changefeed.note_taken TO %s', reader);
     END LOOP;
 END
 $readers$;

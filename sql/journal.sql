@@ -127,6 +127,30 @@ BEGIN
     EXECUTE format('ALTER TABLE changefeed.journal_%s REPLICA IDENTITY FULL', slot);
 END
 $function$;
+-- What retention took, as far as it says whether somebody has read it: one row. Of each transaction that `snapshot` does not see,
+-- `ids` has, where `xids` has the transaction, the highest id that was taken; what is not there lost nothing. Of those that
+-- it sees anything may have been taken. See retention.sql, which writes it, and changefeed/journal/losses.py.
+CREATE TABLE IF NOT EXISTS changefeed.taken (
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    epoch uuid NOT NULL,
+    number bigint NOT NULL,  -- how often it was written
+    snapshot pg_snapshot NOT NULL,
+    xids bigint[] NOT NULL,  -- the newest first
+    ids bigint[] NOT NULL
+);
+-- What was over when a partition was written the last time, before the next one was.
+CREATE TABLE IF NOT EXISTS changefeed.rotated (
+    slot integer PRIMARY KEY,
+    snapshot pg_snapshot NOT NULL
+);
+
+-- The snapshot that sees all transactions below `xmax` but the `running` ones.
+CREATE OR REPLACE FUNCTION changefeed.snapshot_below(xmax bigint, running bigint[])
+RETURNS pg_snapshot LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT format('%s:%s:%s', coalesce(min(r.xid), xmax), xmax, string_agg(r.xid::text, ',' ORDER BY r.xid))::pg_snapshot
+    FROM (SELECT DISTINCT u.xid FROM unnest(running) AS u (xid) WHERE u.xid < snapshot_below.xmax) AS r
+$function$;
+
 -- After a dump and restore into a younger cluster the journal holds transactions that this cluster has yet to come to, or
 -- says so of what retention took; each would appear as a new change, or as a gap, on the day it does. Such a journal begins
 -- anew, and so does one whose schema alone was restored. Returns whether it did. (Deleted, not truncated: that waits for
@@ -154,3 +178,9 @@ BEGIN
 END
 $function$;
 DO $restored$ BEGIN PERFORM changefeed.begin_anew_if_restored(); END $restored$;
+
+-- Of what version 4 took nothing more is known than how far that went, and that no running transaction has lost anything.
+INSERT INTO changefeed.taken (epoch, number, snapshot, xids, ids)
+SELECT m.epoch, 1, changefeed.snapshot_below(x.last_value + 1, ARRAY(SELECT r::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS r)), '{}', '{}'
+FROM changefeed.meta AS m, changefeed.lost_xid AS x WHERE x.last_value > 0
+ON CONFLICT (is_only) DO NOTHING;

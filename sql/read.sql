@@ -17,6 +17,7 @@
 -- had an entry of (see below). If that very entry is there now, no id below it is ever given out again. So
 -- `proven_at` is when the entry in front of the place was made, null where there is none: the reader compares it with what
 -- it was when the place was given. `batch_at` is the same for the place behind this batch. Both are microseconds since 1970.
+-- `taken` is the number of what_was_taken(), as it is by now: what retention takes meanwhile is in it.
 -- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
 --
 -- The entries of a transaction come in the order of id. That is not always the order in which its rows changed; then whoever
@@ -39,7 +40,7 @@ CREATE FUNCTION changefeed.read(
 ) RETURNS TABLE (
     id bigint, xid text, at text, action text, schema_name text, table_name text, data text, old text, row_count bigint,
     snapshot text, has_more boolean, lost_xid text, lost_id bigint, lost_at bigint, losses bigint,
-    proven_at bigint, batch_at bigint, present text, identity text,
+    proven_at bigint, batch_at bigint, present text, identity text, taken bigint,
     nested text[]
 )
 -- Without seqscan the plan does not depend on statistics, which right after a rotation there are none of; so it can be made
@@ -58,8 +59,8 @@ DECLARE
     batch_xmax bigint;
     known_id bigint;  -- of the last entry in front of the place
     running xid8[] := ARRAY(SELECT pg_snapshot_xip(previous));
-    taken integer := 0;
-    taken_bytes bigint := 0;
+    given integer := 0;
+    given_bytes bigint := 0;
     nested_xids xid8[] := '{}';
     of_xid xid8;
     made_at timestamptz;
@@ -130,7 +131,7 @@ BEGIN
     END IF;
     FETCH entries INTO entry;
     WHILE entry.id IS NOT NULL LOOP
-        IF taken >= row_limit OR taken_bytes >= byte_limit THEN
+        IF given >= row_limit OR given_bytes >= byte_limit THEN
             has_more := true;
             EXIT;
         END IF;
@@ -152,8 +153,8 @@ BEGIN
         data := entry.data;
         old := entry.old;
         row_count := entry.row_count;
-        taken := taken + 1;
-        taken_bytes := taken_bytes + coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0);
+        given := given + 1;
+        given_bytes := given_bytes + coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0);
         RETURN NEXT;
         FETCH entries INTO entry;
     END LOOP;
@@ -167,6 +168,7 @@ BEGIN
     -- After the entries: what was truncated meanwhile is in it.
     SELECT x.last_value, i.last_value, t.last_value INTO lost_xid, lost_id, lost_at
     FROM changefeed.lost_xid AS x, changefeed.lost_id AS i, changefeed.lost_at AS t;
+    SELECT t.number INTO taken FROM changefeed.what_was_taken() AS t;
     SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO losses FROM changefeed.losses;
     RETURN NEXT;
 END

@@ -15,6 +15,10 @@ DECLARE
     is_full boolean;
     in_use integer;
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'retention must see what others have committed meanwhile'
+            USING ERRCODE = 'active_sql_transaction', HINT = 'Call it in a transaction of isolation level READ COMMITTED.';
+    END IF;
     -- One at a time; a server that finds another at it has nothing to do. By a lock that takes a right on the journal: an
     -- advisory one could be held by anybody. Where the journal is past its bounds nobody is at it, but somebody in the way.
     BEGIN
@@ -62,6 +66,7 @@ BEGIN
             RETURN NEXT following;
         END IF;
         PERFORM setval('changefeed.slot', following);
+        PERFORM changefeed.note_rotation(written);
     END IF;
 END
 $function$;
@@ -102,12 +107,89 @@ BEGIN
 END
 $function$;
 
+-- Both write as the schema's owner, so that who may call retain() needs no right to write what they keep.
+CREATE OR REPLACE FUNCTION changefeed.note_rotation(slot integer)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
+BEGIN
+    INSERT INTO changefeed.rotated AS r (slot, snapshot) VALUES (note_rotation.slot, pg_current_snapshot())
+    ON CONFLICT ON CONSTRAINT rotated_pkey DO UPDATE SET snapshot = excluded.snapshot;
+END
+$function$;
+
+-- Keeps, of the partition that is about to be emptied, what tells who has read all of it from who has not: the last id of each
+-- of the newest 1,000 transactions that were taken, and of those that still ran when the next partition came to be written.
+-- Of an older one that was over by then only those have not read all who have read nothing since long before.
+CREATE OR REPLACE FUNCTION changefeed.note_taken(slot integer)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET enable_seqscan = off
+SET jit = off AS $function$
+DECLARE
+    newest constant integer := 1000;
+    before changefeed.taken;
+    ended pg_snapshot;
+    running bigint[];
+    known_from bigint;  -- from there on each is known
+    xids bigint[];
+    ids bigint[];
+BEGIN
+    SELECT t.* INTO before FROM changefeed.taken AS t JOIN changefeed.meta AS m ON m.epoch = t.epoch;
+    IF before.number IS NULL THEN
+        SELECT true, m.epoch, coalesce((SELECT t.number FROM changefeed.taken AS t), 0), '1:1:', '{}', '{}' INTO before FROM changefeed.meta AS m;
+    END IF;
+    SELECT r.snapshot INTO ended FROM changefeed.rotated AS r WHERE r.slot = note_taken.slot;
+    ended := coalesce(ended, pg_current_snapshot());
+    running := ARRAY(
+        SELECT r.xid
+        FROM (
+            SELECT x::text::bigint FROM pg_snapshot_xip(ended) AS x UNION SELECT x::text::bigint FROM pg_snapshot_xip(before.snapshot) AS x
+        ) AS r (xid)
+        WHERE NOT pg_visible_in_snapshot(r.xid::text::xid8, ended) AND NOT pg_visible_in_snapshot(r.xid::text::xid8, before.snapshot)
+    );
+    EXECUTE format(
+        'WITH RECURSIVE newest (xid, id) AS ('
+        '    (SELECT j.xid, j.id FROM changefeed.journal_%1$s AS j ORDER BY j.xid DESC, j.id DESC LIMIT 1)'
+        '    UNION ALL'
+        '    SELECT o.xid, o.id FROM newest AS n CROSS JOIN LATERAL ('
+        '        SELECT j.xid, j.id FROM changefeed.journal_%1$s AS j WHERE j.xid < n.xid ORDER BY j.xid DESC, j.id DESC LIMIT 1'
+        '    ) AS o'
+        '), of_each (xid, id) AS ('
+        '    (SELECT n.xid::text::bigint, n.id FROM newest AS n LIMIT $1)'
+        '    UNION ALL'
+        '    SELECT r.xid, l.id FROM unnest($2) AS r (xid) CROSS JOIN LATERAL ('
+        '        SELECT j.id FROM changefeed.journal_%1$s AS j WHERE j.xid = r.xid::text::xid8 ORDER BY j.id DESC LIMIT 1'
+        '    ) AS l'
+        '    UNION ALL'
+        '    SELECT * FROM unnest($3, $4)'
+        ')'
+        'SELECT array_agg(e.xid ORDER BY e.xid DESC), array_agg(e.id ORDER BY e.xid DESC)'
+        'FROM (SELECT o.xid, max(o.id) AS id FROM of_each AS o GROUP BY o.xid) AS e', slot
+    ) INTO xids, ids USING newest, running, before.xids, before.ids;
+    known_from := greatest(pg_snapshot_xmax(before.snapshot)::text::bigint, xids[newest]);
+    INSERT INTO changefeed.taken AS t (epoch, number, snapshot, xids, ids)
+    SELECT before.epoch, before.number + 1, changefeed.snapshot_below(known_from, running),
+           coalesce(array_agg(e.xid ORDER BY e.xid DESC), '{}'), coalesce(array_agg(e.id ORDER BY e.xid DESC), '{}')
+    FROM unnest(xids, ids) AS e (xid, id) WHERE e.xid >= known_from OR e.xid = ANY (running)
+    ON CONFLICT ON CONSTRAINT taken_pkey DO UPDATE
+    SET epoch = excluded.epoch, number = excluded.number, snapshot = excluded.snapshot, xids = excluded.xids, ids = excluded.ids;
+END
+$function$;
+
+-- What is kept of it, by now and not as of the caller's snapshot: a reader finds a partition empty that was emptied since. So it
+-- is VOLATILE. As the schema's owner, so that who may read the journal needs no right on the table.
+CREATE OR REPLACE FUNCTION changefeed.what_was_taken()
+RETURNS TABLE (number bigint, snapshot pg_snapshot, xids bigint[], ids bigint[])
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN QUERY SELECT t.number, t.snapshot, t.xids, t.ids FROM changefeed.taken AS t JOIN changefeed.meta AS m ON m.epoch = t.epoch;
+END
+$function$;
+
 -- Truncates one partition, remembering the newest transaction and id in it, so that a cursor from before them is told of a
 -- gap. False when somebody still writes to it.
 CREATE OR REPLACE FUNCTION changefeed.empty_partition(slot integer)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 BEGIN
     EXECUTE format('LOCK TABLE changefeed.journal_%s IN ACCESS EXCLUSIVE MODE', slot);
+    PERFORM changefeed.note_taken(slot);
     -- Not max(xid): PostgreSQL 14 has none for xid8.
     EXECUTE format(
         'SELECT setval(''changefeed.lost_at'', (extract(epoch FROM e.at) * 1000000)::bigint),'

@@ -102,7 +102,7 @@ WHERE d.datname = current_database();
 SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
        CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
        CASE WHEN s.too_large IS NULL THEN row_count END,
-       nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity,
+       nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, taken,
        s.too_large
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s),
     LATERAL (SELECT coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0)) AS b (bytes),
@@ -111,7 +111,7 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 -- read without rows --
 -- The same for --payload off: of a row nothing is read. (A loss has none, but perhaps a reason.)
 SELECT id, xid, at, action, schema_name, table_name, CASE action WHEN 'L' THEN data END, NULL, row_count,
-       nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, NULL
+       nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, taken, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- states --
@@ -240,14 +240,14 @@ ORDER BY number;
 SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
        CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
        CASE WHEN s.too_large IS NULL THEN row_count END,
-       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, s.too_large
+       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL, s.too_large
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s),
     LATERAL (SELECT coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0)) AS b (bytes),
     LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large);
 
 -- read without rows of version 4 --
 SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
-       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL
+       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- contents --
@@ -257,6 +257,10 @@ FROM changefeed.journal AS j,
     LATERAL (SELECT coalesce(octet_length(j.data::text), 0) + coalesce(octet_length(j.old::text), 0)) AS b (bytes),
     LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large)
 WHERE j.id = ANY (%(ids)s::bigint[]);
+
+-- what was taken --
+-- By retention: see sql/retention.sql.
+SELECT number, snapshot::text, xids, ids FROM changefeed.what_was_taken();
 
 -- witness --
 -- When the last entry of the transaction %(xid)s was made; the newest that retention took, and when that was made; and

@@ -17,8 +17,8 @@ from changefeed.backoff import backoff
 from changefeed.change.change import BY_LETTER, Change
 from changefeed.change.table_names import qualified
 from changefeed.counts.tally import STEPS, Tally
-from changefeed.journal.cursor import NotACursor, Place, Snapshot
-from changefeed.journal.journal import NOTHING, ForeignCursor, Journal
+from changefeed.journal.cursor import NOTHING, NotACursor, Place, Snapshot
+from changefeed.journal.journal import ForeignCursor, Journal
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line

@@ -58,6 +58,9 @@ class Snapshot:
         return self.xmax <= other.xmax and all(xid in self.xip for xid in other.xip if xid < self.xmax)
 
 
+NOTHING = Snapshot(1, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Exclusive: what has_passed() says yes to was seen.

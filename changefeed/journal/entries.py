@@ -50,6 +50,7 @@ class Standing(NamedTuple):
     batch_at: int | None
     present: str | None
     identity: str | None
+    taken: int | None
 
 
 class Unreadable(NamedTuple):

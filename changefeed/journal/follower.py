@@ -91,7 +91,7 @@ class Follower:
         self._reading_since = 0.0  # monotonic
         self._warned_at = float("-inf")  # of losses; monotonic
         self._owed: Gap | None = None
-        self._taken: tuple[int, int] | None = None  # by retention, as of the last read: a transaction and an id
+        self._taken: tuple[int, int, int] | None = None  # by retention, as of the last read
         self._has_lost = False  # since the last read something that not even a loss stands for in the journal
         self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
 
@@ -178,7 +178,8 @@ class Follower:
                 continue
             losses = self._journal.losses
             # What retention had taken by the last read cannot be what was still to be read after it.
-            has_taken, self._taken = (losses.xid, losses.id) != self._taken, (losses.xid, losses.id)
+            taken = losses.xid, losses.id, losses.taken.number
+            has_taken, self._taken = taken != self._taken, taken
             if has_taken and memory.edge != BEGINNING and losses.concern(memory.edge):
                 self._tell(RETAINED, memory, self._journal.encode(page.end))
             self._warn_of_losses(page.changes)

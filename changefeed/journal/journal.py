@@ -15,6 +15,7 @@ from changefeed.change.change import LOSS, Change, from_journal
 from changefeed.change.exposure import Payload
 from changefeed.journal.cursor import (
     EPOCH_BYTES,
+    NOTHING,
     NotACursor,
     Place,
     Snapshot,
@@ -25,6 +26,7 @@ from changefeed.journal.cursor import (
     witness_of,
 )
 from changefeed.journal.entries import ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
+from changefeed.journal.losses import Losses, Taken
 from changefeed.journal.page_cache import Page
 from changefeed.journal.sealed_cursor import ANYBODY, MARK, Seal
 from changefeed.postgres.named_queries import load_queries
@@ -41,7 +43,6 @@ PROOFS_KEPT = 1_000
 PAGE_SECONDS = 0.025  # are taken at once to understand a page, and then the others have their turn
 CLIENT_READS = 2  # at once: PostgreSQL is to serve its writers, and other requests need the pool too
 
-NOTHING = Snapshot(1, 1)
 BEGINNING = Place.after(NOTHING)  # which has seen nothing
 
 
@@ -55,33 +56,6 @@ class LostPast(Exception):
 
 class ForeignCursor(ValueError):
     """The cursor is of another epoch: of another database, or from before a restore or a new installation."""
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What the journal no longer has: what retention took, up to a transaction (whose last entry was made at `at`, in
-    microseconds since 1970) and an id; and how often not even a loss could be journaled.
-
-    `present` is the snapshot by which that was read.
-    """
-
-    xid: int = 0
-    id: int = 0
-    statements: int = 0
-    at: int = 0
-    present: Snapshot = NOTHING
-
-    def concern(self, place: Place) -> bool:
-        """Whether retention took a change that somebody at `place` has not seen.
-
-        Of a transaction that still runs it took nothing: that holds a lock on what it wrote to.
-        """
-        if self.xid >= place.batch.xmax:
-            return True
-        if self.id > place.id and self.xid >= place.previous.xmax:
-            return True  # of the rest of the batch
-        ended = {xid for xid in place.previous.xip if xid <= self.xid and xid not in self.present.xip}
-        return any(xid in place.batch.xip or self.id > place.id for xid in ended)
 
 
 class Journal:
@@ -291,7 +265,8 @@ class Journal:
         if given.witness and not _is_witnessed(given, standing.proven_at, lost_xid, lost_at):
             raise LostPast
         present = Snapshot.parse(standing.present or standing.snapshot)
-        self._note_losses(Losses(lost_xid, standing.lost_id, standing.lost_statements, lost_at or 0, present))
+        taken = await self._what_was_taken(standing.taken, lost_xid, present)
+        self._note_losses(Losses(lost_xid, standing.lost_id, standing.lost_statements, lost_at or 0, present, taken))
         read = Snapshot.parse(standing.snapshot)
         read = replace(read, witness=self._witness(read, standing.batch_at, given))
         found = await entries.arrange(rows, standing, is_whole_batch=after is None and not standing.has_more)
@@ -302,10 +277,22 @@ class Journal:
         digest = digest_of(rows) if read.witness and is_whole and not is_witnessed else 0
         return self._page(start, previous, read, found, has_more, digest)
 
+    async def _what_was_taken(self, number: int | None, lost_xid: int, present: Snapshot) -> Taken:
+        """By retention, as of a read that found that number and that newest transaction."""
+        known = self.losses.taken
+        if number is not None and (number != known.number or not known.includes(lost_xid)):
+            for found, snapshot, xids, ids in await self._database.fetch(QUERIES["what was taken"]):
+                known = Taken(found, Snapshot.parse(snapshot), dict(zip(xids, ids, strict=True)))
+        if number is not None and known.includes(lost_xid):
+            return known
+        # A schema of version 4 keeps no more than that; nor does another while it is at it.
+        return Taken.unnoted(lost_xid, present)
+
     def _note_losses(self, found: Losses) -> None:
         known = self.losses.statements
         # One answer may overtake another, on another connection: what was told is not taken back.
-        self.losses = replace(found, statements=max(known, found.statements))
+        taken = max(found.taken, self.losses.taken, key=lambda taken: taken.number)
+        self.losses = replace(found, statements=max(known, found.statements), taken=taken)
         if found.statements > known and self.on_lost:
             self.on_lost()
 

@@ -1,0 +1,177 @@
+"""Who is told that retention took something he has not read: whoever misses any of it, and nobody else."""
+
+import asyncio
+import random
+import threading
+
+import pytest
+
+from changefeed.journal.cursor import Place, Snapshot
+from changefeed.journal.journal import BEGINNING, Journal
+from changefeed.journal.losses import Losses, Taken
+from tests.journal_database import JournalDatabase, Session
+
+ENTRIES = "SELECT xid::text::bigint, id FROM changefeed.journal"
+
+
+@pytest.fixture(autouse=True)
+def orders(db: JournalDatabase) -> None:
+    db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+
+
+class History:
+    """What was written, read and taken by and by, in a database; each place that a reader has come to."""
+
+    def __init__(self, db: JournalDatabase) -> None:
+        self.db = db
+        self.journal = Journal(db)
+        assert asyncio.run(self.journal.identify())
+        self.places: list[Place] = []
+        self.taken: set[tuple[int, int]] = set()
+        self.edge = BEGINNING
+
+    def read(self) -> None:
+        """Up to now. Each change has a place behind it, and so has each page."""
+
+        async def read_on() -> None:
+            while True:
+                page = await self.journal.read(self.edge)
+                self.places += [page.behind(change) for change in page.changes]
+                self.edge = page.end
+                if self.edge.previous == self.edge.batch:
+                    self.places.append(self.edge)
+                    return
+
+        asyncio.run(read_on())
+
+    def retain(self) -> None:
+        """Empties what can be, and goes on to the next partition."""
+        before = set(self.db.run(ENTRIES))
+        self.db.run("SELECT changefeed.retain('0 s', 0)")
+        self.taken |= before - set(self.db.run(ENTRIES))
+
+    def missed(self, place: Place) -> bool:
+        return any(not place.has_passed(xid, entry_id) for xid, entry_id in self.taken)
+
+    def live(self, draw: random.Random, steps: int) -> None:
+        writers = [self.db.session() for _ in range(4)]
+        open_ones: set[Session] = set()
+        for _ in range(steps):
+            writer = draw.choice(writers)
+            match draw.choice(("write", "write", "write", "begin", "end", "end", "read", "read", "retain")):
+                case "write":
+                    writer.run("INSERT INTO orders SELECT generate_series(1, %s)", draw.choice((1, 1, 3)))
+                case "begin" if writer not in open_ones:
+                    writer.run("BEGIN; SELECT pg_current_xact_id()")
+                    open_ones.add(writer)
+                case "end" if writer in open_ones:
+                    writer.run(draw.choice(("COMMIT", "COMMIT", "ROLLBACK")))
+                    open_ones.remove(writer)
+                case "read":
+                    self.read()
+                case "retain":
+                    self.retain()
+        for writer in open_ones:
+            writer.run("COMMIT")
+        self.retain()
+        asyncio.run(self.journal.read(self.edge))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_random_transactions_exactly_who_misses_something_is_told(db: JournalDatabase, seed: int):
+    history = History(db)
+    history.live(random.Random(seed), 150)
+    assert history.taken
+    wrong = [place for place in history.places if history.journal.losses.concern(place) != history.missed(place)]
+    assert not wrong, (history.journal.losses, wrong[:3])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_who_misses_something_is_not_told_where_little_is_kept_of_it(db: JournalDatabase, seed: int):
+    [(source,)] = db.run("SELECT pg_get_functiondef('changefeed.note_taken'::regproc)")
+    assert "integer := 1000;" in source
+    db.run(source.replace("integer := 1000;", "integer := 2;"))
+    history = History(db)
+    history.live(random.Random(seed), 150)
+    losses = history.journal.losses
+    assert any(history.missed(place) for place in history.places)
+    assert [place for place in history.places if history.missed(place) and not losses.concern(place)] == []
+    assert len(losses.taken.ids) < 10
+
+
+def test_a_transaction_that_was_open_while_newer_ones_were_taken_and_then_ended_costs_nobody_a_gap(db: JournalDatabase):
+    history = History(db)
+    old = db.session()
+    old.run("BEGIN; SELECT pg_current_xact_id()")
+    for _ in range(3):
+        db.run("INSERT INTO orders VALUES (1)")
+        history.retain()
+    history.read()
+    db.run("INSERT INTO orders VALUES (2)")
+    history.read()
+    old.run("COMMIT")
+    history.retain()
+    asyncio.run(history.journal.read(history.edge))
+    assert history.taken
+    assert not history.journal.losses.concern(history.edge)
+
+
+def test_what_is_taken_in_the_moment_in_which_it_is_committed_is_told_though_newer_ones_were_taken_before(
+    db: JournalDatabase,
+):
+    """Retention waits for the lock that the writer holds, and has it before any reader."""
+    history = History(db)
+    old = db.session()
+    old.run("BEGIN; INSERT INTO orders VALUES (1)")
+    for number in range(9):
+        db.run("INSERT INTO orders VALUES (%s)", number)
+        history.read()
+        history.retain()
+    before = history.journal.losses
+    old.run("COMMIT")
+    history.retain()
+    asyncio.run(history.journal.read(history.edge))
+    after = history.journal.losses
+    assert (after.xid, after.id) == (before.xid, before.id)
+    assert after.taken.number > before.taken.number
+    assert after.concern(history.edge)
+
+
+def test_who_reads_in_the_moment_of_the_emptying_is_told_of_it(db: JournalDatabase):
+    """A page whose statement has begun before waits for the partition, and finds it empty."""
+    db.run("INSERT INTO orders VALUES (1)")
+    db.run("SELECT changefeed.retain('0 s', 0)")
+    emptier, reader = db.session(), db.session()
+    emptier.run("BEGIN; SELECT changefeed.empty_partition(0)")
+    page: list[tuple[int, int]] = []
+    reading = threading.Thread(
+        target=lambda: page.extend(
+            reader.run("SELECT taken, lost_id FROM changefeed.read('1:1:', NULL, NULL, 9, 9999) WHERE id IS NULL")
+        )
+    )
+    reading.start()
+    pid = reader.connection.get_backend_pid()
+    while not db.value("SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND NOT granted)", pid):
+        pass
+    emptier.run("COMMIT")
+    reading.join()
+    assert page == [(1, 1)]
+
+
+def test_of_a_schema_that_keeps_less_whoever_may_miss_something_is_told():
+    def place(xmin: int, xmax: int, *running: int) -> Place:
+        return Place.after(Snapshot(xmin, xmax, frozenset(running)))
+
+    nobody = Snapshot(100, 100)
+    cases = [
+        (place(50, 50), 49, nobody, False),
+        (place(50, 50), 50, nobody, True),
+        (place(10, 50, 10), 49, Snapshot(10, 100, frozenset({10})), False),  # it still runs
+        (place(10, 50, 10), 49, nobody, True),  # it is over, and may have been taken
+        (place(10, 50, 10), 9, nobody, False),  # nothing as new was taken
+    ]
+    for at, xid, present, concerned in cases:
+        assert Losses(xid, 9, taken=Taken.unnoted(xid, present)).concern(at) == concerned, (at, xid, present)
+    within = Place(Snapshot(40, 40), Snapshot(50, 50), 7)
+    assert not Losses(45, 7, taken=Taken.unnoted(45, nobody)).concern(within)
+    assert Losses(45, 8, taken=Taken.unnoted(45, nobody)).concern(within)
