@@ -18,6 +18,7 @@ from changefeed.postgres.listener import Listener
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database
 from changefeed.selection.catalog import Catalog
+from changefeed.turns import TurnSize
 from handlers.access.admission import Admission
 from handlers.access.authentication import Authenticator, hosts_of
 from handlers.access.refusals import Refusals
@@ -57,7 +58,8 @@ def make_context(
     def is_known(table: str) -> bool:
         return catalog.may_mean_some(table)  # built below
 
-    live_clients = LiveClients(is_known)
+    turn = TurnSize()
+    live_clients = LiveClients(is_known, turn)
     raw_clients, dashboards = RawClients(), Dashboards()
     event_socket = event_socket_of(live_clients)
     tell_gap = in_turn(live_clients.tell_gap, dashboards.tell_gap)
@@ -81,6 +83,8 @@ def make_context(
     follower = Follower(
         journal,
         publish=lambda page, cursor: hub.publish(page.changes, cursor, backfill.uncounted(page)),
+        fitting=live_clients.fitting,
+        turn=turn,
         before_first=in_turn(partial(recall, hub), backfill.begin),
         forget_cursors=in_turn(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journaled),
         tell_gap=tell_gap,

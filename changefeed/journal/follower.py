@@ -24,13 +24,10 @@ from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import BEGINNING, Journal, LostPast, WrongJournal
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
+from changefeed.turns import TurnSize
 
 logger = logging.getLogger("changefeed.follower")
 
-# A page is published in slices that take about so long. The first of each is short: nobody knows what it will cost.
-TURN_SECONDS = 0.02
-FIRST_SLICE_CHANGES = 16
-SLICE_GROWTH = 8  # at most, from one slice to the next
 SWEEP_SECONDS = 2.0
 # A read that has not come back for so long, as where somebody locks the journal, delivers nothing: the server is not
 # ready. Far more than a page of the journal takes, and with the sweep less than anybody waits for a change.
@@ -51,6 +48,8 @@ UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why
 class Follower:
     """Publishes every page that comes to the journal: publish(page, cursor of its end).
 
+    fitting(changes) says how many of them, from the first on, one turn of the loop has time for: so many are published
+    next. `turn` is told what that took.
     before_first(memory) is called when it is known from where on it publishes, and again where that has become another
     past; forget_cursors() as soon as no cursor given so far is good any more; tell_gap(gap) says what was lost;
     on_state() that `trouble` is another; on_lost_past() that PostgreSQL has another past, perhaps since it is another
@@ -63,6 +62,8 @@ class Follower:
         journal: Journal,
         *,
         publish: Callable[[Page, str], None],
+        fitting: Callable[[Sequence[Change]], int],
+        turn: TurnSize,
         before_first: Callable[[PageCache], None],
         forget_cursors: Callable[[], None],
         tell_gap: Callable[[Gap], None],
@@ -75,6 +76,8 @@ class Follower:
         self.read_until = 0.0  # epoch seconds: what was committed before is published
         self._journal = journal
         self._publish = publish
+        self._fitting = fitting
+        self._turn = turn
         self._before_first = before_first
         self._forget_cursors = forget_cursors
         self._tell_gap = tell_gap
@@ -191,21 +194,18 @@ class Follower:
             await self._drained()
 
     async def _take(self, page: Page, memory: PageCache) -> None:
-        """Publishes the page in slices, between which everybody else has a turn. Each has the length that would take
-        TURN_SECONDS if it took as long as the one before: what the clients ask for decides."""
+        """Publishes the page in slices, between which everybody else has a turn."""
         rest: Page | None = page
-        count = FIRST_SLICE_CHANGES
         while rest:
-            part, rest = rest.split(count)
+            self._turn.begin()
+            part, rest = rest.split(self._fitting(rest.changes)) if rest.changes else (rest, None)
             memory.append(part)
             self._moved.set()
-            began = time.monotonic()
             if part.changes:
                 # Behind the last change itself, so that a cursor names one whose loss would be noticed.
                 self._publish(part, part.changes[-1].cursor or self._journal.encode(part.end))
+                self._turn.end(len(part.changes))
             if rest:
-                pace = TURN_SECONDS / max(time.monotonic() - began, TURN_SECONDS / SLICE_GROWTH)
-                count = max(1, int(count * pace))
                 await self._drained()
 
     async def _identify(self) -> None:

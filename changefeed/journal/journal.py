@@ -308,10 +308,10 @@ class Journal:
         self, start: Place, previous: Snapshot, batch: Snapshot, rows: Sequence[DbRow], has_more: bool, digest: int
     ) -> Page:
         suffix = self.encode_batch(previous, batch, digest)
-        began, changes = time.monotonic(), []
+        deadline, changes = time.monotonic() + PAGE_SECONDS, list[Change]()
         for row in rows:
             changes.append(_change_or_loss(row, suffix))
-            if time.monotonic() - began > PAGE_SECONDS:
+            if time.monotonic() > deadline:
                 has_more = has_more or len(changes) < len(rows)
                 break
         end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)

@@ -8,6 +8,8 @@ database works out the same, from what the journal holds of the transaction, onc
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from changefeed.journal.row_states import Entry, state_after
 from changefeed.journal.transaction_order import Order, Transaction
@@ -23,6 +25,7 @@ REMEMBERED_ORDERS = 10_000
 DEADLINE_SECONDS = 60.0
 _MOST = (1 << 63) - 1
 _TAKING, _BRINGING = frozenset("UDL"), frozenset("IUL")
+_CALL = itemgetter(1, 2, 3, 4, 5)  # of a JournalRow: its transaction, and what one call of a trigger has in common
 _Key = tuple[str, int]  # a row's table and the digest of its key
 
 
@@ -60,7 +63,9 @@ class NestedOrder:
         xids = mixed if is_whole_batch else {row[1] for row in rows}
         if not xids:
             return rows
-        orders = await self._orders_of(xids, mixed)
+        orders = {xid: order for xid, order in (await self._orders_of(xids, mixed)).items() if len(order)}
+        if not orders:
+            return rows
         sources = {row[0]: orders[row[1]].source(row[0]) for row in rows if row[1] in orders}
         sources = {entry_id: source for entry_id, source in sources.items() if source != entry_id}
         if not sources:
@@ -194,9 +199,12 @@ def _mixed(rows: Sequence[DbRow]) -> set[str]:
 
     As changefeed.mixed() says it. What a loss stands for may have done either.
     """
+    actions = {row[3] for row in rows}
+    if not (actions & _TAKING and actions & _BRINGING):
+        return set()
     calls: dict[tuple[str, str, str], tuple[str, str]] = {}  # the first of each transaction and table
     done: dict[tuple[str, str, str], set[str]] = {}  # the actions, where there were more
-    for _, xid, at, action, schema, table, *_ in rows:
+    for (xid, at, action, schema, table), _ in groupby(rows, key=_CALL):  # most are one call's, one after another
         call = calls.setdefault((xid, schema, table), (at, action))
         if call != (at, action):
             done.setdefault((xid, schema, table), {call[1]}).add(action)

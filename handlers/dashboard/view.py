@@ -81,7 +81,7 @@ class DashboardView:
         self._of += len(seen)
         self._counts.add(seen, now)
         self._matches.setdefault(None, Matches()).add(seen)
-        for audience, picked in self._filters.route(changes):
+        for audience, picked in self._filters.route(changes).picked:
             self._matches.setdefault(audience, Matches()).add(picked)
 
     def tick(self, now: float) -> None:

@@ -3,8 +3,11 @@
 Clients with the same subscription in the same dialect are one audience: what they get is picked and encoded once.
 """
 
+import math
+import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +37,14 @@ class Audience(Generic[Client]):
         self.clients: set[Client] = set()
         self.told: str | None = None
         self.trouble = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed(Generic[Client]):
+    """Some changes, and what of them each audience gets, of those that get any."""
+
+    changes: Sequence[Change]
+    picked: Collection[tuple[Audience[Client], Sequence[Change]]]
 
 
 class Audiences(Generic[Client]):
@@ -77,25 +88,27 @@ class Audiences(Generic[Client]):
                 if kept and next(iter(kept.values())).is_stale(self._left):
                     kept.popitem(last=False)
 
-    def route(self, changes: Sequence[Change]) -> Iterator[tuple[Audience[Client], Sequence[Change]]]:
-        """Each audience that gets something, and what; a change is parsed if some filter asks for it, and once."""
+    def route(self, changes: Sequence[Change], seconds: float = math.inf) -> Routed[Client]:
+        """What each audience gets; where it takes too long to find that out, of the first changes, of one at least.
+
+        A change is parsed if some filter asks for it, and once.
+        """
+        for_all = [each for each in self._all.values() if each.selection.subscription == ALL_CHANGES]
+        if len(for_all) == len(self._all):
+            return Routed(changes, [(audience, changes) for audience in for_all])
         picked: dict[Audience[Client], list[Change]] = {}
-        asked_for_all = 0
-        for audience in self:
-            if audience.selection.subscription == ALL_CHANGES:
-                asked_for_all += 1
-                yield audience, changes
-        if asked_for_all == len(self._all):
-            return
-        for change in changes:
-            if not change.table:
-                continue
-            row = ChangedRow(change)
-            for audience, selected in self._index(change.table, change.is_journaled).concerned(row):
-                chosen = selected.pick(change, row)
-                if chosen is not None:
-                    picked.setdefault(audience, []).append(chosen)
-        yield from picked.items()
+        deadline = time.monotonic() + seconds
+        for number, change in enumerate(changes, 1):
+            if change.table:
+                row = ChangedRow(change)
+                for audience, selected in self._index(change.table, change.is_journaled).concerned(row):
+                    chosen = selected.pick(change, row)
+                    if chosen is not None:
+                        picked.setdefault(audience, []).append(chosen)
+            if time.monotonic() > deadline:
+                changes = changes[:number]
+                break
+        return Routed(changes, [*((audience, changes) for audience in for_all), *picked.items()])
 
     def refresh_columns(self) -> None:
         """The columns of some table are others than before, or known at last."""

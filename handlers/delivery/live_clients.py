@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from changefeed.change.change import Change
 from changefeed.change.gap import Gap
 from changefeed.selection.subscription import BadSubscription, Selection
-from handlers.delivery.audiences import Audience, Audiences
+from changefeed.turns import TURN_SECONDS, TurnSize
+from handlers.delivery.audiences import Audience, Audiences, Routed
 from handlers.delivery.dialects import PROTOCOL, Dialect, frames, gap_within, message_frame
 from handlers.delivery.outbox import Outbox
 
@@ -20,6 +21,8 @@ from handlers.delivery.outbox import Outbox
 # for again until he has taken everything.
 PATIENCE_SECONDS = 0.5
 LEAST_PATIENCE_SECONDS = 0.01
+# Finding out whom changes are for takes no more of a turn of the loop; the rest is for encoding them.
+ROUTING_SECONDS = TURN_SECONDS / 2
 # How many audiences are looked through for what is gone, in one turn of the loop.
 TROUBLE_SLICE = 20
 # How far behind the cursor may stay of a client that nothing is sent to, because nothing is what it asked for.
@@ -38,8 +41,11 @@ class LiveClient(Protocol):
     @property
     def is_catching_up(self) -> bool: ...
 
-    def receive(self, changes: Sequence[Change], buffer: bytes, cursor: str | None) -> None:
-        """Takes what is broadcast to the client's audience, and the same encoded."""
+    def receive(self, buffer: bytes) -> bool:
+        """Takes what is broadcast to the client's audience, encoded; False where it is to be held back."""
+
+    def hold_back(self, changes: Sequence[Change], cursor: str | None) -> None:
+        """Takes what is broadcast to the client's audience until its outbox is empty, to be sent conflated."""
 
     def forget_held_back(self) -> None:
         """Drops what waits to be sent conflated."""
@@ -57,14 +63,16 @@ class LiveClient(Protocol):
 class LiveClients:
     """All that follow the feed; those that have caught up are live, and get every broadcast.
 
-    `is_known` is Audiences'.
+    `is_known` is Audiences'. `turn` says how many changes may be asked to be broadcast() at once.
     """
 
-    def __init__(self, is_known: Callable[[str], bool] = lambda table: True) -> None:
+    def __init__(self, is_known: Callable[[str], bool] = lambda table: True, turn: TurnSize | None = None) -> None:
         self.audiences: Audiences[LiveClient] = Audiences(is_known)
         self._connected: set[LiveClient] = set()
         self._busy_since: dict[LiveClient, float] = {}  # the live ones whose outbox is not empty; monotonic
         self._newest_cursor: str | None = None
+        self._turn = turn or TurnSize()
+        self._routed: Routed[LiveClient] | None = None  # what is to be broadcast next
         self._telling_trouble: asyncio.Task[None] | None = None
 
     @property
@@ -90,19 +98,29 @@ class LiveClients:
         if self._telling_trouble:
             self._telling_trouble.cancel()
 
+    def fitting(self, changes: Sequence[Change]) -> int:
+        """How many of the changes, from the first on, are to be broadcast next, so that others have their turn soon."""
+        self._routed = self.audiences.route(changes[: self._turn.count], ROUTING_SECONDS)
+        return len(self._routed.changes)
+
     def broadcast(self, changes: Sequence[Change], cursor: str | None) -> int:
         """Sends the changes to every live client that asked for them: encoded once an audience, one write a client.
 
         Returns how many deliveries that were, one being one change to one client.
         """
+        routed, self._routed = self._routed, None
+        if routed is None or routed.changes != changes:
+            routed = self.audiences.route(changes)
         deliveries = 0
-        for audience, picked in self.audiences.route(changes):
+        for audience, picked in routed.picked:
             shown = audience.selection.cursor(cursor)
             buffer = frames(audience.dialect, picked, shown, is_bounded=audience.selection.subscription.is_bounded)
             audience.told = cursor
             deliveries += len(picked) * len(audience.clients)
-            for client in tuple(audience.clients):
-                client.receive(picked, buffer, shown)
+            with self._turn.left_out():
+                holding_back = [client for client in tuple(audience.clients) if not client.receive(buffer)]
+            for client in holding_back:
+                client.hold_back(picked, shown)
         self._newest_cursor = cursor or self._newest_cursor
         return deliveries
 
@@ -144,7 +162,8 @@ class LiveClients:
                 shown = audience.selection.cursor(newest)
                 assert shown
                 for client in tuple(audience.clients):
-                    client.receive((), audience.dialect.place(shown), shown)
+                    if not client.receive(audience.dialect.place(shown)):
+                        client.hold_back((), shown)
 
     async def keep_advancing_cursors(self) -> None:
         while True:

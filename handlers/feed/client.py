@@ -89,13 +89,18 @@ class FeedClient:
         self._stop_following()
         self.outbox.close()
 
-    def receive(self, changes: Sequence[Change], buffer: bytes, cursor: str | None) -> None:
-        """What is broadcast to the client's audience, and the same encoded."""
-        if self._conflation is None or not self.outbox.is_busy:
-            self.outbox.send(buffer)
-            if self.outbox.is_busy:
-                self._live_clients.is_busy(self)
-            return
+    def receive(self, buffer: bytes) -> bool:
+        """What is broadcast to the client's audience, encoded; False where it is to be held back."""
+        if self._conflation is not None and self.outbox.is_busy:
+            return False
+        self.outbox.send(buffer)
+        if self.outbox.is_busy:
+            self._live_clients.is_busy(self)
+        return True
+
+    def hold_back(self, changes: Sequence[Change], cursor: str | None) -> None:
+        """What is broadcast to the client's audience, to be sent conflated when the outbox is empty."""
+        assert self._conflation is not None
         self._conflation.add(changes)
         self._context.deliveries.hold_back(len(changes))
         self._conflated_to = cursor

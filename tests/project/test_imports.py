@@ -32,6 +32,7 @@ ROOMS = (
     "changefeed.postgres",
     "changefeed.change",
     "changefeed.backoff",
+    "changefeed.turns",
     "changefeed.printable",
 )
 # Packages without imports of their own: their __init__ says what is in them, and the version.

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from socket import IPPROTO_TCP
 from typing import Any
@@ -12,11 +13,14 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed import turns
+from changefeed.change.change import Change
 from changefeed.change.times import iso
-from changefeed.journal import follower, journal
+from changefeed.journal import journal
 from changefeed.journal.cursor import Place, encode
 from changefeed.journal.page_cache import PageCache
 from changefeed.postgres.listener import ListenerState
+from handlers.delivery import live_clients
 from handlers.delivery.dialects import Dialect
 from handlers.feed import sse
 from handlers.feed.client import FeedClient
@@ -73,17 +77,37 @@ class DearPageTest(JournalTestCase):
                 published.add(self.feed.hub.published)
                 await asyncio.sleep(0)
 
-        with mock.patch.object(follower, "TURN_SECONDS", 0.0):
+        with mock.patch.object(turns, "TURN_SECONDS", 0.0):
             live = await self.connect()
             others = asyncio.ensure_future(take_turns())
             self.write("INSERT INTO orders SELECT generate_series(1, 50)")
             told = [json.loads(await live.read_message()) for _ in range(50)]
             others.cancel()
         assert [change["data"]["id"] for change in told] == list(range(1, 51))
-        assert len(published) > 50 - follower.FIRST_SLICE_CHANGES
+        assert len(published) > 50 - turns.FIRST_COUNT
         for change in told[::7]:
             back = await self.connect(f"/ws?since={change['cursor']}")
             assert await self.ids(back, 50 - change["data"]["id"]) == list(range(change["data"]["id"] + 1, 51))
+
+    @gen_test
+    async def test_what_takes_long_to_route_is_cut_before_anything_of_it_is_published(self):
+        published: list[int] = []
+        publish = self.feed.hub.publish
+
+        def publish_and_count(changes: Sequence[Change], *args: Any) -> None:
+            published.append(len(changes))
+            publish(changes, *args)
+
+        with (
+            mock.patch.object(live_clients, "ROUTING_SECONDS", 0.0),
+            mock.patch.object(self.feed.hub, "publish", publish_and_count),
+        ):
+            everything = await self.connect()
+            some = await self.connect("/ws?table=orders&filter=id=gt.40")
+            self.write("INSERT INTO orders SELECT generate_series(1, 50)")
+            assert await self.ids(some, 10) == list(range(41, 51))
+            assert await self.ids(everything, 50) == list(range(1, 51))
+        assert published == [1] * 50
 
 
 class ChangeTest(JournalTestCase):

@@ -1,0 +1,90 @@
+"""How much one turn of the loop takes on: what the last one took, and nothing that is the same for any number."""
+
+import pytest
+
+from changefeed import turns
+from changefeed.change.change import Change
+from changefeed.selection.subscription import ALL_CHANGES, Selection
+from changefeed.turns import FIRST_COUNT, GROWTH, TurnSize
+from handlers.delivery.dialects import PLAIN, Dialect
+from handlers.delivery.live_clients import LiveClient, LiveClients
+from handlers.delivery.outbox import Outbox
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 1.0)
+    return Clock()
+
+
+@pytest.fixture
+def turn(clock: Clock) -> TurnSize:
+    return TurnSize(clock)
+
+
+def take(turn: TurnSize, clock: Clock, count: int, seconds: float) -> None:
+    turn.begin()
+    clock.now += seconds
+    turn.end(count)
+
+
+def test_the_next_turn_lasts_as_long_as_one_should_if_each_thing_costs_the_same(turn: TurnSize, clock: Clock):
+    take(turn, clock, 16, 1 / 4)
+    assert turn.count == 64
+    take(turn, clock, 64, 1.0)
+    assert turn.count == 64
+    take(turn, clock, 64, 4.0)
+    assert turn.count == 16
+
+
+def test_it_grows_step_by_step_and_never_to_nothing(turn: TurnSize, clock: Clock):
+    take(turn, clock, FIRST_COUNT, 0.0)
+    assert turn.count == FIRST_COUNT * GROWTH
+    take(turn, clock, FIRST_COUNT * GROWTH, 1e6)
+    assert turn.count == 1
+
+
+def test_what_it_was_is_not_forgotten_for_a_turn_that_had_less_to_do(turn: TurnSize, clock: Clock):
+    take(turn, clock, 16, 1 / 4)
+    take(turn, clock, 1, 1 / 64)
+    assert turn.count == 64
+
+
+def test_writing_to_each_client_is_left_out_since_shorter_turns_would_only_write_more_often(
+    turn: TurnSize, clock: Clock
+):
+    class SlowClient:
+        outbox: Outbox
+        selection = Selection(ALL_CHANGES, lambda table: None)
+        dialect: Dialect = PLAIN
+        is_catching_up = False
+        received = 0
+
+        def receive(self, buffer: bytes) -> bool:
+            clock.now += 1.0
+            self.received += 1
+            return True
+
+    clients = LiveClients(turn=turn)
+    joined = [SlowClient() for _ in range(100)]
+    for client in joined:
+        live: LiveClient = client  # type: ignore[assignment]
+        clients.audiences.join(live, PLAIN, client.selection)
+    changes = [Change("{}", "public.orders", "INSERT")] * 2_000
+    writes = 0
+    while changes:
+        turn.begin()
+        count = clients.fitting(changes)
+        clients.broadcast(changes[:count], None)
+        turn.end(count)
+        changes, writes = changes[count:], writes + 1
+    assert [client.received for client in joined] == [writes] * 100
+    assert writes <= 4
