@@ -1,4 +1,4 @@
-"""What turns of the event loop took in, how much the next one is to take on out. Knows no work and no loop."""
+"""What turns of the event loop took in; how much the next one is to take on, and how soon, out. Knows no loop."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -37,3 +37,20 @@ class TurnSize:
         most = self.count * GROWTH
         fitting = most if seconds * most <= TURN_SECONDS * count else int(TURN_SECONDS * count / seconds)
         self.count = max(1, fitting)
+
+
+class Floor:
+    """At least `seconds` lie between one beginning and the next. Who begins seldom never waits."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._began = float("-inf")
+
+    def begin(self) -> None:
+        self._began = self._clock()
+
+    @property
+    def left_seconds(self) -> float:
+        """How long to wait before the next begins."""
+        return max(0.0, self._began + self.seconds - self._clock())

@@ -1,8 +1,8 @@
 """Wake-ups in, published changes out: follows the journal from where the server stands, for ever. Knows no client.
 
 A NOTIFY only wakes it; the journal is the truth. A sweep every few seconds finds what no NOTIFY announced, such as what
-was committed by a two-phase commit, or while PostgreSQL lost its queue in a crash. While one page is being published
-the next wake-ups become one.
+was committed by a two-phase commit, or while PostgreSQL lost its queue in a crash. While one page is being published,
+and for a few milliseconds after a read began, the next wake-ups become one.
 """
 
 import asyncio
@@ -24,11 +24,14 @@ from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import BEGINNING, Journal, LostPast, WrongJournal
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
-from changefeed.turns import TurnSize
+from changefeed.turns import Floor, TurnSize
 
 logger = logging.getLogger("changefeed.follower")
 
 SWEEP_SECONDS = 2.0
+# From one read of what is new to the next. So many commits are one read, and what reading costs PostgreSQL does not
+# grow with them. A commit after a lull is read at once.
+READ_FLOOR_SECONDS = 0.004
 # A read that has not come back for so long, as where somebody locks the journal, delivers nothing: the server is not
 # ready. Far more than a page of the journal takes, and with the sweep less than anybody waits for a change.
 STALLED_SECONDS = 2.0
@@ -84,6 +87,7 @@ class Follower:
         self._drained = drained
         self._on_state = on_state
         self._on_lost_past = on_lost_past
+        self._floor = Floor(READ_FLOOR_SECONDS)
         self._known = asyncio.Event()
         self._woken = asyncio.Event()
         self._moved = asyncio.Event()
@@ -162,8 +166,10 @@ class Follower:
                 delays = backoff()
                 self._leave_trouble()
                 await _wait(self._woken, SWEEP_SECONDS)
+                await asyncio.sleep(self._floor.left_seconds)
 
     async def _read_on(self) -> None:
+        self._floor.begin()
         self._woken.clear()
         if not self._is_identified or self.memory is None:  # one may be installed at any time
             with self._answering():

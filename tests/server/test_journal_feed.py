@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from socket import IPPROTO_TCP
+from time import monotonic
 from typing import Any
 from unittest import mock
 
@@ -18,7 +19,7 @@ from changefeed.change.change import Change
 from changefeed.change.times import iso
 from changefeed.journal import journal
 from changefeed.journal.cursor import Place, encode
-from changefeed.journal.page_cache import PageCache
+from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.listener import ListenerState
 from handlers.delivery import live_clients
 from handlers.delivery.dialects import Dialect
@@ -108,6 +109,29 @@ class DearPageTest(JournalTestCase):
             assert await self.ids(some, 10) == list(range(41, 51))
             assert await self.ids(everything, 50) == list(range(1, 51))
         assert published == [1] * 50
+
+
+class FloorTest(JournalTestCase):
+    @gen_test
+    async def test_many_commits_are_few_reads_and_the_first_one_is_read_at_once(self):
+        reads = 0
+        read = self.feed.journal.read
+
+        async def read_and_count(place: Place) -> Page:
+            nonlocal reads
+            reads += 1
+            return await read(place)
+
+        live = await self.connect()
+        began, self.feed.follower._floor.seconds = monotonic(), 0.5
+        with mock.patch.object(self.feed.journal, "read", read_and_count):
+            for number in range(100):
+                self.write("INSERT INTO orders VALUES (%s)", [number])
+                await asyncio.sleep(0)  # the server is told of each
+                if number == 0:
+                    assert await self.ids(live, 1) == [0]
+            assert await self.ids(live, 99) == list(range(1, 100))
+            assert reads <= 2 + (monotonic() - began) / 0.5
 
 
 class ChangeTest(JournalTestCase):

@@ -1,11 +1,11 @@
-"""How much one turn of the loop takes on: what the last one took, and nothing that is the same for any number."""
+"""How much one turn of the loop takes on, by what the last one took; and how soon the next one may begin."""
 
 import pytest
 
 from changefeed import turns
 from changefeed.change.change import Change
 from changefeed.selection.subscription import ALL_CHANGES, Selection
-from changefeed.turns import FIRST_COUNT, GROWTH, TurnSize
+from changefeed.turns import FIRST_COUNT, GROWTH, Floor, TurnSize
 from handlers.delivery.dialects import PLAIN, Dialect
 from handlers.delivery.live_clients import LiveClient, LiveClients
 from handlers.delivery.outbox import Outbox
@@ -88,3 +88,14 @@ def test_writing_to_each_client_is_left_out_since_shorter_turns_would_only_write
         changes, writes = changes[count:], writes + 1
     assert [client.received for client in joined] == [writes] * 100
     assert writes <= 4
+
+
+def test_who_begins_again_at_once_waits_and_who_begins_later_does_not(clock: Clock):
+    floor = Floor(4.0, clock)
+    assert floor.left_seconds == 0.0
+    floor.begin()
+    assert floor.left_seconds == 4.0
+    clock.now += 3.0
+    assert floor.left_seconds == 1.0
+    clock.now += 100.0
+    assert floor.left_seconds == 0.0
