@@ -28,6 +28,7 @@ SET LOCAL client_min_messages = warning;
 \ir watch.sql
 \ir refresh.sql
 \ir read.sql
+\ir cursor.sql
 \ir recorded.sql
 \ir retention.sql
 
@@ -38,6 +39,7 @@ COMMENT ON FUNCTION changefeed.set_secret(bytea) IS 'carry over the secret of ha
 COMMENT ON FUNCTION changefeed.unwatch(regclass) IS 'end that; what was journaled stays';
 COMMENT ON FUNCTION changefeed.status() IS 'the watched tables, their options, and whether their triggers are as they ought to be';
 COMMENT ON FUNCTION changefeed.refresh() IS 'bring partitions that came since up to date';
+COMMENT ON FUNCTION changefeed.cursor() IS 'the place of this transaction in the feed: the changes after the rows that it reads';
 COMMENT ON FUNCTION changefeed.retain(interval, bigint) IS 'empty the partitions of the journal that are past either';
 COMMENT ON FUNCTION changefeed.journal_status() IS 'the journal''s size in bytes, oldest and newest entry, losses';
 COMMENT ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) IS 'the changes after a place; see sql/read.sql';

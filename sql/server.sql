@@ -87,13 +87,17 @@ SELECT changefeed.begin_anew_if_restored();
 -- identify journal --
 -- Which journal this is, and of which version. A dump and restore keeps the uuid, but not the cluster's system identifier,
 -- the database's oid or, over the same database, the journal's own. Files that are put back keep all of these: then the
--- places themselves are no longer proven (sql/read.sql). The second is what servers before version 5 called it. Last, a
--- key of 32 bytes that follows from what nobody is told, for sealing the cursors of those who may not see every table.
+-- places themselves are no longer proven (sql/read.sql). The second is what servers before version 5 called it. Last, two
+-- keys of 32 bytes that follow from what nobody is told: for sealing the cursors of those who may not see every table, and
+-- for what changefeed.cursor() signs (sql/cursor.sql).
 SELECT md5(concat_ws(' ', m.epoch, c.system_identifier, d.oid, 'changefeed.journal'::regclass::oid)),
        md5(concat_ws(' ', m.epoch, c.system_identifier, p.timeline_id, d.oid)),
        concat_ws(' ', m.epoch, 'changefeed.journal'::regclass::oid),
        m.version, coalesce((to_jsonb(m) ->> 'readable_from')::integer, m.version),
-       encode(sha256(convert_to('seal cursors ' || m.epoch, 'UTF8')), 'hex')
+       encode(sha256(convert_to('seal cursors ' || m.epoch, 'UTF8')), 'hex'),
+       encode(sha256(convert_to(
+           concat_ws(' ', 'sign cursors', m.epoch, c.system_identifier, d.oid, 'changefeed.journal'::regclass::oid), 'UTF8'
+       )), 'hex')
 FROM changefeed.meta AS m, pg_control_system() AS c, pg_control_checkpoint() AS p, pg_database AS d
 WHERE d.datname = current_database();
 

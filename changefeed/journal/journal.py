@@ -28,7 +28,10 @@ from changefeed.journal.cursor import (
 from changefeed.journal.entries import ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
 from changefeed.journal.losses import Losses, Taken
 from changefeed.journal.page_cache import Page
-from changefeed.journal.sealed_cursor import ANYBODY, MARK, Seal
+from changefeed.journal.sealed_cursor import ANYBODY, Seal
+from changefeed.journal.sealed_cursor import MARK as SEALED
+from changefeed.journal.signed_cursor import MARK as SIGNED
+from changefeed.journal.signed_cursor import Signature
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DbRow
 from changefeed.postgres.trust import distrust
@@ -86,6 +89,7 @@ class Journal:
         self.identity: str | None = None  # what the queries tell it by; None before version 5
         self._former_epoch: bytes | None = None  # of the same journal, as it is named while its version is below 5
         self._seal: Seal | None = None
+        self._signature: Signature | None = None
         self._proofs: OrderedDict[tuple[int, int, int, int], bool] = OrderedDict()
 
     async def identify(self) -> bool:
@@ -108,7 +112,7 @@ class Journal:
             raise WrongJournal(
                 "changefeed.meta is empty, as after a restore of the schema alone; run sql/install.sql as its owner"
             )
-        [(epoch, former_epoch, identity, version, readable_from, seal_key)] = found
+        [(epoch, former_epoch, identity, version, readable_from, seal_key, sign_key)] = found
         if version > VERSION and readable_from > VERSION:
             raise WrongJournal(
                 f"the schema changefeed is of version {version}, this server knows {VERSION}; use the newer server, or "
@@ -120,7 +124,7 @@ class Journal:
             self.epoch, self.identity = bytes.fromhex(epoch)[:EPOCH_BYTES], identity
         else:  # servers of that version beside this one take its cursors
             self.epoch, self.identity = self._former_epoch, None
-        self._seal = Seal(bytes.fromhex(seal_key))
+        self._seal, self._signature = Seal(bytes.fromhex(seal_key)), Signature(bytes.fromhex(sign_key))
         if not self.is_named(before):
             self.losses = Losses()
         return True
@@ -181,8 +185,10 @@ class Journal:
 
     def decode(self, text: str, within: Grants = EVERY_TABLE) -> Place:
         """The place that a cursor names to who has these rights. Raises NotACursor or ForeignCursor."""
-        if text.startswith(MARK):
+        if text.startswith(SEALED):
             return self._unseal(text, fingerprint(within))
+        if text.startswith(SIGNED):
+            return self._signed(text)
         epoch, place = decode(text)
         if within != EVERY_TABLE:
             raise ForeignCursor("the cursor was given to somebody with other rights")
@@ -198,6 +204,12 @@ class Journal:
                 if self._is_former(epoch, place) or (epoch == self.epoch and sealed_for == holder):
                     return self._checked(place)
         raise ForeignCursor("the cursor is of another journal, or was given to somebody with other rights")
+
+    def _signed(self, text: str) -> Place:
+        place = self._signature.place(text) if self._signature else None
+        if place is None:
+            raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
+        return self._checked(place)
 
     def _is_former(self, epoch: bytes, place: Place) -> bool:
         """Whether it is of a server before version 5 of the schema."""

@@ -22,13 +22,39 @@ from tests.server_process import ServerProcess
 
 DOCUMENT = (ROOT / "docs" / "least-rights.md").read_text("utf-8")
 ROLE = "changefeed_server"
-# The role itself; reading; tending; for the doctor; watching.
-MAKE, READ, TEND, SEE, WATCH = re.findall(r"^```sql\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+# The role itself; reading; tending; for the doctor; watching; a back end's.
+MAKE, READ, TEND, SEE, WATCH, BACKEND = re.findall(r"^```sql\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
 
 
 def test_the_doctor_asks_for_what_the_document_has():
     for name, block in (("what reads", READ), ("what tends", TEND)):
         assert doctor.grants(doctor.QUERIES[name], ROLE) == " ".join(block.split())
+
+
+def test_a_back_end_gets_the_cursor_of_its_rows_and_nothing_else_of_ours():
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, read_script("install.sql"))
+    role = f"backend_{parse_dsn(conninfo)['dbname']}"
+    postgres.execute(conninfo, f"CREATE ROLE {role} LOGIN")
+    begin = "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    backend = postgres.connect(str(make_dsn(conninfo, user=role)))
+    with backend.cursor() as db_cursor:
+        db_cursor.execute(begin)
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            db_cursor.execute("SELECT changefeed.cursor()")
+        postgres.execute(conninfo, BACKEND.replace("backend", role))
+        db_cursor.execute(begin)
+        db_cursor.execute("SELECT changefeed.cursor()")
+        for forbidden in (
+            "SELECT * FROM changefeed.meta",
+            "SELECT * FROM changefeed.journal",
+            "SELECT changefeed.status()",
+        ):
+            db_cursor.execute(begin)
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                db_cursor.execute(forbidden)
+    backend.close()
+    postgres.execute(conninfo, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 class LeastRightsCase(FeedTestCase):

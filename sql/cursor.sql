@@ -1,0 +1,73 @@
+-- The place of a transaction in the feed, for who reads rows and then wants the changes after exactly these:
+--
+--     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+--     SELECT changefeed.cursor();
+--     SELECT ... FROM orders;
+--     COMMIT;
+--
+-- and then the feed with since=<that cursor>. Everything that this snapshot sees is in the rows, everything else comes.
+--
+-- Owned by the journal's owner and run as that, so that a back end needs no right but EXECUTE on it. What it gives is signed
+-- with a key that follows from the journal's epoch, since whoever gets it may have rights to some tables only: a server takes
+-- it from him, but no other cursor that was not given to him (changefeed/journal/signed_cursor.py reads it).
+CREATE OR REPLACE FUNCTION changefeed.cursor()
+RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off AS $function$
+DECLARE
+    snapshot pg_snapshot;
+    seen_xmax bigint;
+    newest bigint;  -- the newest transaction that the journal has an entry of, or had
+    newest_at bigint := 0;  -- when its last entry was made, in microseconds since 1970
+    lost_xid bigint;
+    xmax bigint;
+    place text;
+    key bytea;
+    signed bytea;
+BEGIN
+    IF pg_is_in_recovery() THEN
+        -- There pg_current_snapshot() names no running transaction, so changes would be lost.
+        RAISE EXCEPTION 'a standby cannot tell the place of its snapshot in the feed'
+            USING ERRCODE = 'feature_not_supported', HINT = 'Read the rows and the cursor on the primary.';
+    END IF;
+    IF current_setting('transaction_isolation') NOT IN ('repeatable read', 'serializable') THEN
+        RAISE EXCEPTION 'each statement of this transaction sees another state, so no cursor fits them all'
+            USING ERRCODE = 'active_sql_transaction', HINT = 'Begin with: BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY';
+    END IF;
+    IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        RAISE EXCEPTION 'this transaction has written, so its rows hold changes that come again after the cursor'
+            USING ERRCODE = 'active_sql_transaction', HINT = 'Read the rows and the cursor in a transaction that does not write.';
+    END IF;
+    snapshot := pg_current_snapshot();
+    seen_xmax := pg_snapshot_xmax(snapshot)::text::bigint;
+    SELECT j.xid::text::bigint, (extract(epoch FROM j.at) * 1000000)::bigint INTO newest, newest_at
+    FROM changefeed.journal AS j ORDER BY j.xid DESC, j.id DESC LIMIT 1;
+    SELECT l.last_value INTO lost_xid FROM changefeed.lost_xid AS l;
+    IF newest IS NULL OR lost_xid > newest THEN
+        newest := lost_xid;
+        SELECT l.last_value INTO newest_at FROM changefeed.lost_at AS l;
+    END IF;
+    -- As in changefeed.read: what lies beyond the newest entry would be no place to come back to.
+    xmax := greatest(least(newest + 1, seen_xmax), 1);
+    IF xmax <> newest + 1 THEN
+        newest_at := 0;
+    END IF;
+    SELECT format(
+        '%s:%s:%s %s %s', coalesce(min(r.xid), xmax), xmax, string_agg(r.xid::text, ',' ORDER BY r.xid), newest_at,
+        (SELECT CASE WHEN l.is_called THEN l.last_value ELSE 0 END FROM changefeed.losses AS l)
+    ) INTO place
+    FROM (SELECT x::text::bigint AS xid FROM pg_snapshot_xip(snapshot) AS x) AS r WHERE r.xid < xmax;
+    SELECT sha256(convert_to(
+        concat_ws(' ', 'sign cursors', m.epoch, c.system_identifier, d.oid, 'changefeed.journal'::regclass::oid), 'UTF8'
+    )) INTO key
+    FROM changefeed.meta AS m, pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database();
+    IF key IS NULL THEN
+        RAISE EXCEPTION 'changefeed.meta is empty, as after a restore of the schema alone'
+            USING HINT = 'Run sql/install.sql as its owner.';
+    END IF;
+    -- Twice, since nobody who has one text and its hash can make the hash of a longer text then.
+    signed := sha256(key || sha256(key || convert_to(place, 'UTF8')));
+    RETURN 'q.' || translate(
+        encode(substr(signed, 1, 16) || convert_to(place, 'UTF8'), 'base64'), E'+/=\n', '-_'
+    );
+END
+$function$;
