@@ -186,10 +186,11 @@ class Follower:
                 await self._go_back(memory, ())
                 continue
             losses = self._journal.losses
-            # What retention had taken by the last read cannot be what was still to be read after it.
-            taken = losses.xid, losses.id, losses.taken.number
-            has_taken, self._taken = taken != self._taken, taken
-            if has_taken and memory.edge != BEGINNING and losses.concern(memory.edge):
+            # What retention had taken by the last read, or before this began, cannot be what was still to be read then.
+            taken = self._taken_by_now()
+            has_taken = self._taken not in (None, taken)
+            self._taken = taken
+            if has_taken and losses.concern(memory.edge):
                 self._tell(RETAINED, memory, self._journal.encode(page.end))
             self._warn_of_losses(page.changes)
             await self._take(page, memory)
@@ -234,6 +235,7 @@ class Follower:
             self._journal.on_lost = self._note_lost
         elif has_journal:
             await self._remember()
+            self._taken = self._taken_by_now()
         self._is_identified = True
         self._known.set()
         self._leave_trouble()
@@ -300,8 +302,12 @@ class Follower:
         """Forgets where it stood; the gap is told when it stands somewhere again."""
         self._forget_cursors()
         self._owed = owed
-        self.memory = self._journal.on_lost = None
+        self.memory = self._journal.on_lost = self._taken = None
         self._known.clear()
+
+    def _taken_by_now(self) -> tuple[int, int, int]:
+        losses = self._journal.losses
+        return losses.xid, losses.id, losses.taken.number
 
     def _note_lost(self) -> None:
         self._has_lost = True

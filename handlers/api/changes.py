@@ -49,7 +49,7 @@ class ChangesHandler(ApiHandler):
         place, gap = await self._place(query.since, selection)
         try:
             with database_needed("the journal cannot be read"):
-                taken, place, has_more = await self._read(place, limit, selection)
+                taken, place, has_more = await self._read(place, limit, selection, is_oldest=query.since is None)
         except (JournalReplaced, LostPast):
             raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
         if self._was_emptied and gap is None:
@@ -79,7 +79,13 @@ class ChangesHandler(ApiHandler):
         memory = self.context.follower.memory
         return Place(BEGINNING.previous, memory.edge.batch, 0) if memory else BEGINNING
 
-    async def _read(self, place: Place, limit: int, selection: Selection) -> tuple[list[Change], Place, bool]:
+    async def _read(
+        self, place: Place, limit: int, selection: Selection, *, is_oldest: bool
+    ) -> tuple[list[Change], Place, bool]:
+        """The changes, the place behind them, and whether there are more.
+
+        Who begins with the oldest one kept misses nothing of what retention took before.
+        """
         # Neither an empty page nor one that says there is more may tell of what the client has no right to.
         is_bounded, due = selection.subscription.is_bounded, time.monotonic() + LOOK_LIMIT_SECONDS
         taken: list[Change] = []
@@ -91,7 +97,8 @@ class ChangesHandler(ApiHandler):
             page = memory.page_after(place) if memory and place != BEGINNING else None
             if is_read := page is None:
                 page = await self.context.journal.read_for_client(place)
-                self._was_emptied |= place != BEGINNING and self.context.journal.losses.concern(place)
+                self._was_emptied |= not is_oldest and self.context.journal.losses.concern(place)
+            is_oldest = False
             for change in page.changes:
                 if looked_at >= LOOK_LIMIT and not is_bounded:
                     return taken, place, True

@@ -183,6 +183,12 @@ class TakenTest(CursorTestCase):
             assert page["gap"]["from"] == cursor
             assert [change["data"]["id"] for change in page["changes"]] == [3]
 
+    @gen_test
+    async def test_who_begins_with_the_oldest_change_is_told_of_no_gap(self):
+        page = await self.fetch_json("/api/changes")
+        assert [change["data"]["id"] for change in page["changes"]] == [3]
+        assert page["gap"] is None
+
 
 class RightsTest(AccessTestCase):
     """A back end gives it to a page whose token sees some rows only."""
