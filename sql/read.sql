@@ -21,7 +21,7 @@
 -- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
 --
 -- The entries of a transaction come in the order of id. That is not always the order in which its rows changed; then whoever
--- reads puts it right (changefeed/journal/nested_order.py). `nested` names the page's transactions, by xid, in which triggers
+-- reads puts it right (changefeed/ordering/nested_order.py). `nested` names the page's transactions, by xid, in which triggers
 -- wrote; transactions that have entries on other pages, changefeed.mixed() must be asked about.
 DO $drop$
 BEGIN

@@ -120,7 +120,7 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 
 -- states --
 -- What the entries of the transactions %(xids)s say of their rows, for the order in which those changed (see
--- changefeed/journal/transaction_order.py): the digests of its columns' names, and of it and its primary key before and after.
+-- changefeed/ordering/transaction_order.py): the digests of its columns' names, and of it and its primary key before and after.
 -- At most %(limit)s entries, transaction by transaction, of the first behind the id %(after)s, of all from %(begin)s on and
 -- before %(end)s. The key is the primary key as it is now, where all of it is journaled; so are the triggers.
 WITH entry AS MATERIALIZED (

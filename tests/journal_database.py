@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed.change.change import JournalRow
-from changefeed.journal.nested_order import NestedOrder
+from changefeed.ordering.nested_order import NestedOrder
 from changefeed.postgres.named_queries import load_queries, read_script
 from changefeed.postgres.pool import DbRow, Parameters
 from tests import postgres

@@ -14,7 +14,7 @@ from changefeed.change.exposure import Payload, key_members
 from changefeed.change.json_text import NotJSON
 from changefeed.change.table_names import qualified
 from changefeed.journal.cursor import Snapshot
-from changefeed.journal.nested_order import NestedOrder
+from changefeed.ordering.nested_order import NestedOrder
 from changefeed.postgres.legible import is_illegible, is_shown_only
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line

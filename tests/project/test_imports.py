@@ -28,6 +28,7 @@ ROOMS = (
     "changefeed.echo",
     "changefeed.counts",
     "changefeed.journal",
+    "changefeed.ordering",
     "changefeed.selection",
     "changefeed.postgres",
     "changefeed.change",

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from changefeed.journal.row_states import Entry, state_after
-from changefeed.journal.transaction_order import Order, Transaction
+from changefeed.ordering.row_states import Entry, state_after
+from changefeed.ordering.transaction_order import Order, Transaction
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DbRow
 

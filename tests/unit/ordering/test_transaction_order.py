@@ -2,8 +2,8 @@
 
 import pytest
 
-from changefeed.journal.row_states import Entry
-from changefeed.journal.transaction_order import Transaction
+from changefeed.ordering.row_states import Entry
+from changefeed.ordering.transaction_order import Transaction
 
 
 def entry(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from changefeed.journal.row_states import Edge
-from changefeed.journal.state_walk import walk
+from changefeed.ordering.row_states import Edge
+from changefeed.ordering.state_walk import walk
 
 State = tuple[int, int]  # key and value
 Change = tuple[State | None, State | None]

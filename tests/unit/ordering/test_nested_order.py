@@ -8,9 +8,10 @@ import pytest
 
 from changefeed.change.change import Change
 from changefeed.change.exposure import Payload
-from changefeed.journal import entries, nested_order
+from changefeed.journal import entries
 from changefeed.journal.cursor import Place
 from changefeed.journal.journal import BEGINNING, Journal
+from changefeed.ordering import nested_order
 from tests.journal_database import JournalDatabase
 
 COOK = """CREATE FUNCTION cook() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

@@ -6,7 +6,7 @@ that of their beginnings only together with the depth of the triggers that wrote
 
 from array import array
 
-from changefeed.journal.row_states import Entry
+from changefeed.ordering.row_states import Entry
 
 ACTIONS = "DUI"  # in the order in which the triggers of one statement are called
 

@@ -20,9 +20,9 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
-from changefeed.journal.row_states import NOTHING, Edge, Entry
-from changefeed.journal.state_walk import circles, is_by_rank, settled, walk
-from changefeed.journal.statement_order import PreferredOrder, Statements
+from changefeed.ordering.row_states import NOTHING, Edge, Entry
+from changefeed.ordering.state_walk import circles, is_by_rank, settled, walk
+from changefeed.ordering.statement_order import PreferredOrder, Statements
 
 
 class Order:

@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from types import MappingProxyType
 
-from changefeed.journal.row_states import NOTHING, Edge
+from changefeed.ordering.row_states import NOTHING, Edge
 
 
 def walk(edges: Sequence[Edge], began: Mapping[int, int] = MappingProxyType({})) -> Sequence[int]:
