@@ -19,6 +19,8 @@ DECLARE
     statement text;
     due timestamptz;
     unrecorded oid[];
+    members oid[];
+    written text[];
 BEGIN
     SELECT t.tgname INTO squatter
     FROM changefeed.wanted_triggers(ARRAY[target], ARRAY[options]) AS w JOIN pg_trigger AS t ON t.tgrelid = w.member AND t.tgname = w.name
@@ -31,6 +33,9 @@ BEGIN
         unrecorded := changefeed.unrecorded(target);
     END IF;
     statements := ARRAY(SELECT r.statement FROM changefeed.repairs(ARRAY[target], ARRAY[options]) AS r);
+    IF statements <> '{}' AND options IS NOT NULL THEN
+        SELECT array_agg(w.member), array_agg(w.written) INTO members, written FROM changefeed.written_triggers(target) AS w;
+    END IF;
     due := clock_timestamp() + wait_ms * interval '1 millisecond';  -- from here on writers may wait
     FOREACH statement IN ARRAY statements LOOP
         PERFORM set_config(
@@ -38,6 +43,9 @@ BEGIN
         );
         EXECUTE statement;
     END LOOP;
+    IF options IS NOT NULL THEN
+        PERFORM changefeed.note_remade(target, members, written);
+    END IF;
     IF unrecorded <> '{}' AND statements <> '{}' THEN
         PERFORM changefeed.note_empty(target, unrecorded);
     END IF;

@@ -14,6 +14,8 @@ CREATE TABLE IF NOT EXISTS changefeed.recorded (
     journal text NOT NULL,         -- which one: of a journal that begins anew nobody has a place to be told by
     seen_at timestamptz NOT NULL,
     state jsonb,                   -- null for one that is not watched any more
+    empty oid[],                   -- those of its members that never had a row before `snapshot`
+    snapshot pg_snapshot,
     PRIMARY KEY (schema_name, table_name)
 );
 
@@ -25,6 +27,17 @@ CREATE TABLE IF NOT EXISTS changefeed.began_empty (
     entered text NOT NULL,  -- which time it is that it is a partition, as below
     PRIMARY KEY (root, member)
 );
+
+-- That our triggers of a member were written anew by us, and what was last seen of them is what they were before: by
+-- CREATE OR REPLACE, under a lock, so nothing was missed. `before` and `after` are digests, as in recorded_now().
+CREATE TABLE IF NOT EXISTS changefeed.remade (
+    member oid PRIMARY KEY,
+    before text NOT NULL,
+    after text NOT NULL
+);
+
+-- Whose last_value is another whenever a partition began empty: one that is gone before anybody has looked leaves nothing else.
+CREATE SEQUENCE IF NOT EXISTS changefeed.began;
 
 -- The members of a table that no trigger of ours records as such: not yet, or under another root or none.
 CREATE OR REPLACE FUNCTION changefeed.unrecorded(target oid)
@@ -47,7 +60,31 @@ BEGIN
     SELECT target, c.oid, coalesce((SELECT i.xmin::text FROM pg_inherits AS i WHERE i.inhrelid = c.oid AND c.relispartition), '')
     FROM pg_class AS c
     WHERE c.oid = ANY (members) AND (c.relkind = 'p' OR pg_relation_size(c.oid::regclass) = 0);
+    IF FOUND THEN
+        PERFORM nextval('changefeed.began');
+    END IF;
 END
+$function$;
+
+-- A digest of the rows of pg_trigger that are ours, of each member of a table.
+CREATE OR REPLACE FUNCTION changefeed.written_triggers(target oid)
+RETURNS TABLE (member oid, written text) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+    SELECT t.tgrelid, sum(hash_record_extended(ROW(t.oid, t.xmin), 0))::text
+    FROM changefeed.members(ARRAY[target]) AS m
+    JOIN pg_trigger AS t ON t.tgrelid = m.member AND t.tgtype::int & 2 = 0
+    JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = 'changefeed'::regnamespace
+    GROUP BY t.tgrelid
+$function$;
+
+-- Keeps that we wrote triggers of `target` anew, which were `before` by written_triggers().
+CREATE OR REPLACE FUNCTION changefeed.note_remade(target oid, members oid[], before text[])
+RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
+    INSERT INTO changefeed.remade AS r (member, before, after)
+    SELECT b.member, b.written, n.written
+    FROM unnest(members, before) AS b (member, written) JOIN changefeed.written_triggers(target) AS n USING (member)
+    WHERE b.written <> n.written
+    ON CONFLICT (member) DO UPDATE
+    SET before = CASE r.after WHEN excluded.before THEN r.before ELSE excluded.before END, after = excluded.after
 $function$;
 
 -- Each watched table as it is now. Its members are itself and its partitions, by oid. One is complete whose triggers of ours,
@@ -104,26 +141,45 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
     GROUP BY n.nspname, c.relname, c.oid, y.oid, y.typname, y.typnamespace, y.typowner, y.typacl::text, y.xmin
 $function$;
 
--- Whether a table never had a row that others could see: its file has no page, and is the one that it began with, which neither
--- VACUUM nor ANALYZE came to. False where that cannot be known: it is gone, or locked.
-CREATE OR REPLACE FUNCTION changefeed.was_never_written(member oid)
-RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '1s' AS $function$
+-- Those of the tables that never had a row that others could see: whose file has no page, and is the one that it began with,
+-- which neither VACUUM nor ANALYZE came to. None where that cannot be known, as one of them is locked.
+CREATE OR REPLACE FUNCTION changefeed.never_written(members oid[])
+RETURNS oid[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '1s' AS $function$
 BEGIN
-    RETURN coalesce((
-        SELECT c.relkind = 'p'
+    RETURN ARRAY(
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.oid = ANY (members) AND (
+            c.relkind = 'p'
             OR c.reltuples = -1 AND pg_relation_filenode(c.oid::regclass) = c.oid AND pg_relation_size(c.oid::regclass) = 0
-        FROM pg_class AS c WHERE c.oid = member
-    ), false);
+        )
+    );
 EXCEPTION WHEN lock_not_available THEN
-    RETURN false;
+    RETURN '{}';
 END
 $function$;
 
+-- Whether the journal has, or had, an entry that brings rows to a table and that the snapshot does not see. Of very many
+-- entries it may.
+CREATE OR REPLACE FUNCTION changefeed.has_brought_rows(of_schema text, of_table text, since pg_snapshot)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $function$
+    SELECT (SELECT x.last_value FROM changefeed.lost_xid AS x) >= pg_snapshot_xmin(since)::text::bigint
+        OR count(*) = 100000 OR coalesce(bool_or(j.is_it), false)
+    FROM (
+        SELECT j.schema_name = of_schema AND j.table_name = of_table AND j.action IN ('I', 'U') AS is_it
+        FROM changefeed.journal AS j
+        WHERE j.xid >= pg_snapshot_xmin(since) AND NOT pg_visible_in_snapshot(j.xid, since) LIMIT 100000
+    ) AS j
+$function$;
+
 -- Why changes of a table are missing that was watched at both looks; null where none are. `is_over`: what comes from now on
--- is recorded.
-CREATE OR REPLACE FUNCTION changefeed.missed(name text, before jsonb, now jsonb, OUT why text, OUT is_over boolean)
+-- is recorded. `gone` are members that came and went since the one before; `was_empty`, `since`: see changefeed.recorded.
+CREATE OR REPLACE FUNCTION changefeed.missed(
+    of_schema text, of_table text, before jsonb, now jsonb, gone oid[], was_empty oid[], since pg_snapshot,
+    OUT why text, OUT is_over boolean
+)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
+    name constant text := format('%I.%I', of_schema, of_table);
     was_complete constant boolean := (before ->> 'is_complete')::boolean;
     -- So that what is made has its triggers from its first moment on, if it has them at all.
     is_watched_from_ddl constant boolean := EXISTS (
@@ -134,6 +190,7 @@ DECLARE
     was_null constant boolean := before -> 'has_virtual' = 'true' AND before -> 'is_dynamic' = 'false';
     is_null constant boolean := now -> 'has_virtual' = 'true' AND now -> 'is_dynamic' = 'false';
     has_lost boolean;
+    has_gone boolean;  -- one that no look saw
     has_new boolean;
     has_filled boolean;  -- a new one with rows that may not be recorded
     has_attached boolean;
@@ -145,20 +202,34 @@ BEGIN
         why := format('%s is another table than before', name);
         RETURN;
     END IF;
-    SELECT bool_or(n.one IS NULL AND NOT is_void), bool_or(b.one IS NULL), bool_or(b.one IS NULL AND NOT is_void),
+    -- What is dropped cannot be looked at any more. It took nothing away if no row had come since it was seen to be empty.
+    IF (cardinality(gone) > 0 OR EXISTS (
+        SELECT FROM unnest(was_empty) AS e (member) WHERE NOT now -> 'members' ? e.member::bigint::text
+    )) AND NOT changefeed.has_brought_rows(of_schema, of_table, since) THEN
+        gone := gone || was_empty;
+        has_gone := false;
+    ELSE
+        has_gone := cardinality(gone) > 0;
+        gone := '{}';
+    END IF;
+    SELECT bool_or(n.one IS NULL AND NOT is_void AND member::oid <> ALL (gone)), bool_or(b.one IS NULL), bool_or(b.one IS NULL AND NOT is_void),
            bool_or(b.one IS NULL AND NOT is_void AND (n.one ->> 'is_attached')::boolean),
            bool_or(b.one ->> 'entered' <> n.one ->> 'entered' AND NOT is_void),
            bool_or(b.one IS NOT NULL AND n.one IS NOT NULL AND (
                b.one ->> 'triggers' IS DISTINCT FROM n.one ->> 'triggers'
                OR b.one ->> 'definition' IS NOT DISTINCT FROM n.one ->> 'definition'
                   AND b.one ->> 'written' IS DISTINCT FROM n.one ->> 'written'
+                  AND NOT (is_watched_from_ddl AND EXISTS (
+                      SELECT FROM changefeed.remade AS r
+                      WHERE r.member = n.member::oid AND r.before = b.one ->> 'written' AND r.after = n.one ->> 'written'
+                  ))
            ))
     INTO has_lost, has_new, has_filled, has_attached, was_away, was_off
     FROM jsonb_each(before -> 'members') AS b (member, one)
     FULL JOIN jsonb_each(now -> 'members') AS n (member, one) USING (member)
     CROSS JOIN LATERAL (
         SELECT CASE WHEN b.one ->> 'entered' IS DISTINCT FROM n.one ->> 'entered'
-            THEN changefeed.was_never_written(member::oid) OR EXISTS (
+            THEN member::oid = ANY (changefeed.never_written(ARRAY[member::oid])) OR EXISTS (
                 SELECT FROM changefeed.began_empty AS e
                 WHERE e.root = (now ->> 'oid')::oid AND e.member = n.member::oid AND e.entered = n.one ->> 'entered'
             ) END IS TRUE AS is_void
@@ -173,7 +244,7 @@ BEGIN
         why := format('all changes of %s are recorded again, and were not for a while', name);
     ELSIF before -> 'name' = now -> 'name' AND before -> 'name_written' <> now -> 'name_written' THEN
         why := format('%s had another name for a moment, and what was written to it meanwhile was told under that', name);
-    ELSIF has_lost THEN
+    ELSIF has_lost OR has_gone THEN
         why := format('a partition of %s was detached or dropped: its rows are not in it any more', name);
     ELSIF was_away THEN
         why := format('a partition of %s was detached and attached again, and not recorded meanwhile', name);
@@ -222,6 +293,8 @@ DECLARE
     this_journal text;
     is_first boolean;
     became text;
+    gone oid[];
+    present pg_snapshot;
     one record;
 BEGIN
     -- One at a time, since what one writes the next is to see. By a lock that takes a right on the table: an advisory one
@@ -235,9 +308,12 @@ BEGIN
     is_first := since IS NULL AND NOT EXISTS (SELECT FROM changefeed.recorded);
     FOR one IN
         SELECT schema_name, table_name, format('%I.%I', schema_name, table_name) AS name, b.state AS before, n.state AS now,
-               b.journal IS NOT NULL AS is_known, greatest(since, b.seen_at) AS seen_at
+               b.empty AS was_empty, b.snapshot, b.journal IS NOT NULL AS is_known, greatest(since, b.seen_at) AS seen_at
         FROM changefeed.recorded AS b FULL JOIN changefeed.recorded_now() AS n USING (schema_name, table_name)
-        WHERE b.state IS DISTINCT FROM n.state OR NOT (n.state ->> 'is_complete')::boolean
+        WHERE b.state IS DISTINCT FROM n.state OR NOT (n.state ->> 'is_complete')::boolean OR EXISTS (
+            SELECT FROM changefeed.began_empty AS e
+            WHERE e.root = (n.state ->> 'oid')::oid AND NOT n.state -> 'members' ? e.member::bigint::text
+        )
         ORDER BY schema_name, table_name
     LOOP
         schema_name := one.schema_name;
@@ -247,6 +323,11 @@ BEGIN
         why := NULL;
         became := NULL;
         is_over := true;
+        present := pg_current_snapshot();
+        gone := ARRAY(
+            SELECT e.member FROM changefeed.began_empty AS e
+            WHERE e.root = (one.now ->> 'oid')::oid AND NOT one.now -> 'members' ? e.member::bigint::text
+        );
         IF one.now IS NULL THEN
             SELECT CASE
                 WHEN c.oid IS NULL THEN 'dropped'
@@ -261,7 +342,8 @@ BEGIN
             END;
             is_over := false;
         ELSIF one.before IS NOT NULL THEN
-            SELECT m.why, m.is_over INTO why, is_over FROM changefeed.missed(one.name, one.before, one.now) AS m;
+            SELECT m.why, m.is_over INTO why, is_over
+            FROM changefeed.missed(schema_name, table_name, one.before, one.now, gone, one.was_empty, one.snapshot) AS m;
         ELSIF one.is_known THEN
             why := format('%s is watched again, and was not for a while', one.name);
         ELSIF NOT is_first AND EXISTS (
@@ -276,12 +358,20 @@ BEGIN
         )) THEN
             why := format('what was written to %s before it was watched is not recorded', one.name);
         END IF;
-        IF one.before IS DISTINCT FROM one.now THEN
-            INSERT INTO changefeed.recorded AS r (schema_name, table_name, journal, seen_at, state)
-            VALUES (one.schema_name, one.table_name, this_journal, clock_timestamp(), one.now)
-            ON CONFLICT ON CONSTRAINT recorded_pkey DO UPDATE SET seen_at = excluded.seen_at, state = excluded.state;
+        IF one.before IS DISTINCT FROM one.now OR gone <> '{}' THEN
+            INSERT INTO changefeed.recorded AS r (schema_name, table_name, journal, seen_at, state, empty, snapshot)
+            VALUES (
+                one.schema_name, one.table_name, this_journal, clock_timestamp(), one.now,
+                changefeed.never_written(ARRAY(SELECT m.member::oid FROM jsonb_object_keys(one.now -> 'members') AS m (member))),
+                present
+            )
+            ON CONFLICT ON CONSTRAINT recorded_pkey DO UPDATE
+            SET seen_at = excluded.seen_at, state = excluded.state, empty = excluded.empty, snapshot = excluded.snapshot;
             DELETE FROM changefeed.began_empty AS e USING jsonb_each(one.now -> 'members') AS m (member, state)
             WHERE e.root = (one.now ->> 'oid')::oid AND e.member = m.member::oid AND e.entered = m.state ->> 'entered';
+            DELETE FROM changefeed.began_empty AS e WHERE e.root = (one.now ->> 'oid')::oid AND e.member = ANY (gone);
+            DELETE FROM changefeed.remade AS r USING jsonb_each(one.now -> 'members') AS m (member, state)
+            WHERE r.member = m.member::oid AND r.after = m.state ->> 'written';
         END IF;
         IF why IS NOT NULL THEN
             INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
@@ -300,5 +390,6 @@ BEGIN
     DELETE FROM changefeed.began_empty AS e WHERE NOT EXISTS (
         SELECT FROM pg_class AS c WHERE c.oid = e.root AND NOT c.relispartition
     );
+    DELETE FROM changefeed.remade AS r WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = r.member);
 END
 $function$;

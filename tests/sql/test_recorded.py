@@ -126,8 +126,52 @@ def test_a_partition_without_a_row_takes_nothing_away_and_brings_nothing(
     ):
         db.run(f"{ddl}; SELECT changefeed.refresh()")
         assert look(db) == {}, ddl
-    db.run("DROP TABLE part_2")  # of which nobody knows any more
+    db.run("DROP TABLE part_2")  # at which nobody can look any more; but no row came to any partition
+    assert look(db) == {}
+    db.run("CREATE TABLE part_5 PARTITION OF parted FOR VALUES IN (5); SELECT changefeed.refresh()")
+    assert look(db) == {}
+    db.run("INSERT INTO parted VALUES (5); DROP TABLE part_5")
     assert "detached or dropped" in look(db)["parted"]
+
+
+def test_what_retention_took_meanwhile_may_have_been_a_row_of_a_dropped_partition(db: JournalDatabase):
+    db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1)")
+    assert look(db) == {}
+    db.run("INSERT INTO parted VALUES (1)")
+    for _ in range(2):
+        db.run("SELECT changefeed.retain('0 s', 0)")
+    assert db.changes() == []
+    db.run("DROP TABLE part_1")
+    assert "detached or dropped" in look(db)["parted"]
+
+
+@pytest.mark.parametrize("last", ["DROP TABLE part_1", "ALTER TABLE parted DETACH PARTITION part_1"])
+def test_a_partition_that_came_and_went_with_rows_takes_them_away(db: JournalDatabase, last: str):
+    before = db.value("SELECT pg_sequence_last_value('changefeed.began')")
+    db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1); INSERT INTO parted VALUES (1)")
+    db.run(last)
+    assert db.value("SELECT pg_sequence_last_value('changefeed.began')") > (before or 0)  # by which a server knows to look
+    assert "detached or dropped" in look(db)["parted"]
+    assert look(db) == {}
+    db.run("CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2); DROP TABLE part_2")
+    assert look(db) == {}
+
+
+def test_a_child_that_came_and_went_costs_nobody_a_gap_and_hides_none(db: JournalDatabase):
+    come_and_go = "CREATE TABLE child () INHERITS (orders); DROP TABLE child; SELECT changefeed.refresh()"
+    for _ in range(2):
+        db.run(come_and_go)
+        db.run(come_and_go)
+        assert look(db) == {}
+    db.run("ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1); ALTER TABLE orders ENABLE TRIGGER USER")
+    db.run(come_and_go)
+    assert "not watched for a moment" in look(db)["orders"]
+    db.run(come_and_go)
+    db.run("ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1); ALTER TABLE orders ENABLE TRIGGER USER")
+    assert "not watched for a moment" in look(db)["orders"]
+    db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE child () INHERITS (orders)")
+    db.run("INSERT INTO child VALUES (1); SELECT changefeed.refresh(); DROP TABLE child; SELECT changefeed.refresh()")
+    assert "orders" in look(db)  # which was told as its own
 
 
 def test_a_partition_that_had_rows_takes_them_away_and_brings_them(db: JournalDatabase):
