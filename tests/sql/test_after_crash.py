@@ -1,6 +1,9 @@
 """PostgreSQL forgets in a crash what was rolled back lately, and gives those transactions' ids out again."""
 
-from collections.abc import Iterator
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,12 +18,29 @@ READ = "SELECT data, snapshot FROM changefeed.read(%s, NULL, NULL, 100, 100000)"
 @pytest.fixture
 def cluster() -> Iterator[EmbeddedPostgres]:
     """One that may be crashed, and that writes to disk only what was committed."""
-    made = postgres.start(wal_writer_delay="10s")
+    made = postgres.start()
     yield made
     postgres.discard(made)
 
 
-def test_what_could_not_be_journaled_is_no_more_after_a_crash(cluster: EmbeddedPostgres) -> None:
+@pytest.fixture
+def crash(cluster: EmbeddedPostgres) -> Iterator[Callable[[], None]]:
+    """Until it is called, nothing reaches the disk but what a commit waits for, however long that takes."""
+    wal_writer = postgres.pause_wal_writer(cluster)
+
+    def crash() -> None:
+        os.kill(wal_writer, signal.SIGKILL)  # which would heed nothing else
+        cluster.stop("immediate")
+        cluster.start()
+
+    yield crash
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(wal_writer, signal.SIGKILL)
+
+
+def test_what_could_not_be_journaled_is_no_more_after_a_crash(
+    cluster: EmbeddedPostgres, crash: Callable[[], None]
+) -> None:
     execute(cluster.conninfo, read_script("install.sql"))
     execute(cluster.conninfo, "CREATE TABLE orders (id int)")
     execute(cluster.conninfo, "SELECT changefeed.watch('orders')")
@@ -28,8 +48,7 @@ def test_what_could_not_be_journaled_is_no_more_after_a_crash(cluster: EmbeddedP
     execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
     execute(cluster.conninfo, "INSERT INTO orders VALUES (2)")
     assert execute(cluster.conninfo, "SELECT last_value FROM changefeed.losses") == [(2,)]
-    cluster.stop("immediate")
-    cluster.start()
+    crash()
     assert execute(cluster.conninfo, "SELECT last_value, is_called FROM changefeed.losses") == [(2, True)]
 
 
@@ -60,7 +79,7 @@ def test_of_unlogged_tables_alone_a_crash_is_a_gap(cluster: EmbeddedPostgres) ->
 
 
 def test_a_change_whose_transaction_id_was_that_of_one_rolled_back_before_the_crash_is_read(
-    cluster: EmbeddedPostgres,
+    cluster: EmbeddedPostgres, crash: Callable[[], None]
 ) -> None:
     execute(cluster.conninfo, read_script("install.sql"))
     execute(cluster.conninfo, "CREATE TABLE orders (id int)")
@@ -75,8 +94,7 @@ def test_a_change_whose_transaction_id_was_that_of_one_rolled_back_before_the_cr
     undone.rollback()
     *_, (_, place) = execute(cluster.conninfo, READ, ("1:1:",))
 
-    cluster.stop("immediate")
-    cluster.start()
+    crash()
     [(xid,)] = execute(cluster.conninfo, "INSERT INTO orders VALUES (3) RETURNING pg_current_xact_id()::text")
 
     assert xid == undone_xid, "PostgreSQL did not give the id out again: this test tests nothing"

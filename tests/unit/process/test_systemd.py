@@ -17,11 +17,12 @@ from tests import postgres
 from tests.server_process import ServerProcess
 
 WATCHDOG_USEC = "100000"
-# Blocks the main thread and no other: a watchdog that is fed from a thread would live on.
+# Blocks the main thread and no other: a watchdog that is fed from a thread would live on. Not by print(): a signal that comes
+# while a line is logged would find the stream in use, and the line be said without a hang.
 HANGS_AT_SIGUSR1 = """
-import signal, sys, time
+import os, signal, time
 def hang(*_):
-    print("hangs", file=sys.stderr, flush=True)
+    os.write(2, b"hangs\\n")
     time.sleep(3600)
 signal.signal(signal.SIGUSR1, hang)
 """
