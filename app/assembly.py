@@ -99,6 +99,8 @@ def make_context(
         settings.retention_bytes,
         # Nobody but this server uses an embedded database.
         may_upgrade=settings.upgrade_schema or settings.database_url is None,
+        has_been_seen=slot.has_seen_schema,
+        on_taken_away=dashboards.tell_database,
     )
     lookout = Lookout(
         database,
@@ -155,7 +157,7 @@ def make_context(
         dashboards=dashboards,
         outages=outages,
         counted=CountedTime(hub, listener, follower, backfill, outages),
-        readiness=Readiness(listener, follower, database_name),
+        readiness=Readiness(listener, follower, watching, database_name),
     )
 
 

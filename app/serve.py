@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from app.alerting import keep_alerting
@@ -64,6 +65,7 @@ async def serve(
         if slot.is_first:
             await stack.enter_async_context(running(context.authenticator.tokens.prepare()))
         if parent:
+            context.watching.on_seen = partial(parent.remember, has_seen_schema=True)
             await stack.enter_async_context(running(follow_parent(parent, context, stopping)))
         await stack.enter_async_context(running(context.listener.run()))
         if not await first_contact(context, state_changed, stopping):

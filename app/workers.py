@@ -75,6 +75,7 @@ async def run_worker(settings: Settings, parent: SupervisorLink, stopping: async
         started_at=datetime.fromisoformat(orders["started_at"]),
         session_secret=orders["session_secret"],
         ended_sessions=EndedSessions(number, settings.processes, orders["ended_sessions"]),
+        has_seen_schema=orders.get("has_seen_schema", False),
     )
     await serve(
         settings,

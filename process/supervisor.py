@@ -198,6 +198,8 @@ class Supervisor:
                     self._ready[number].set()
                 case {"kind": "beat"}:
                     worker.missed_beats = 0
+                case {"kind": "remember", "facts": facts}:
+                    self._orders |= facts
                 case {"kind": "ask"}:
                     other = next((other for other in self._others(number) if other.is_ready), None)
                     (other or worker).link.write(kind="asked" if other else "answer", by=number, state=None)
@@ -252,6 +254,10 @@ class SupervisorLink:
 
     def say_ready(self) -> None:
         self._link.write(kind="ready")
+
+    def remember(self, **facts: Any) -> None:
+        """Lets every process that is started from now on be told so."""
+        self._link.write(kind="remember", facts=facts)
 
     async def ask_others(self) -> Any:
         """What the `tell` of one that is ready gives; None where there is none, or it does not answer."""

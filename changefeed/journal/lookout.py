@@ -132,6 +132,8 @@ class Lookout:
                 "tables that are not recorded are a gap to nobody: GRANT EXECUTE ON FUNCTION changefeed.look to the "
                 "server's role"
             )
+        if may_look is None:
+            await self._mend()  # which notes that it is not there
         if not may_look or await distrust(self._database):  # which the follower says
             self.incomplete = 0
             return

@@ -6,7 +6,7 @@ Knows no client. The SQL is that of sql/, which works without the server too.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg2
@@ -60,7 +60,8 @@ class Watching:
 
     A schema of an older version is upgraded where `may_upgrade`; else the server goes on with it, since servers beside
     it may be too old to read a newer one. One that was there and was taken away is not put back, but by a new start and
-    by who asks for a table.
+    by who asks for a table. A process that replaces another is told whether the schema `has_been_seen`. on_seen() tells
+    that it was, and on_taken_away() that `is_taken_away` is another.
     """
 
     def __init__(
@@ -71,13 +72,18 @@ class Watching:
         retention_bytes: int,
         *,
         may_upgrade: bool = True,
+        has_been_seen: bool = False,
+        on_taken_away: Callable[[], None] = lambda: None,
     ) -> None:
         self._may_upgrade = may_upgrade
         self._is_told_to_upgrade = False
         self._database = database
         self._patterns = tuple(patterns)
         self._retention = {"seconds": retention_seconds, "bytes": retention_bytes}
-        self._has_seen_schema = False
+        self._has_seen_schema = has_been_seen
+        self._on_taken_away = on_taken_away
+        self.on_seen: Callable[[], None] = lambda: None
+        self.is_taken_away = False  # while --watch names tables
         self._is_told_of_no_schema = False
         self._complaint = ""
         self._woken = asyncio.Event()
@@ -286,8 +292,16 @@ class Watching:
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
         if has_journal and (reason := await distrust(self._database)):
             raise CannotWatch(reason)
-        self._has_seen_schema = self._has_seen_schema or bool(has_journal)
+        self._note_schema(is_there=bool(has_journal))
         return bool(has_journal)
+
+    def _note_schema(self, *, is_there: bool) -> None:
+        if is_there and not self._has_seen_schema:
+            self._has_seen_schema = True
+            self.on_seen()
+        before, self.is_taken_away = self.is_taken_away, bool(self._patterns) and self._has_seen_schema and not is_there
+        if before is not self.is_taken_away:
+            self._on_taken_away()
 
     async def _was_uninstalled(self) -> bool:
         if await self._is_installed() or not self._has_seen_schema:
@@ -345,7 +359,7 @@ class Watching:
                 f"the schema changefeed cannot be installed ({one_line(error)}); let the database's owner run "
                 "psql -f sql/install.sql once"
             ) from None
-        self._has_seen_schema = True
+        self._note_schema(is_there=True)
 
     async def _version(self) -> int | None:
         """Of the schema that is installed; None where none is, 0 where its table meta is empty."""

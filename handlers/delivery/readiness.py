@@ -2,15 +2,17 @@
 
 from changefeed.change.times import iso
 from changefeed.journal.follower import Follower
+from changefeed.journal.watching import Watching
 from changefeed.postgres.listener import Listener, ListenerState
 
 
 class Readiness:
     """`database_name` is for people."""
 
-    def __init__(self, listener: Listener, follower: Follower, database_name: str) -> None:
+    def __init__(self, listener: Listener, follower: Follower, watching: Watching, database_name: str) -> None:
         self._listener = listener
         self._follower = follower
+        self._watching = watching
         self._database_name = database_name
 
     @property
@@ -18,7 +20,7 @@ class Readiness:
         """Why what is committed now would not reach the clients; None where it would."""
         if not self._listener.is_ready:
             return f"the server does not hear PostgreSQL: {self._listener.not_ready_reason}"
-        return self._follower.trouble
+        return self._trouble_of_journal
 
     def database_state(self, *, is_full: bool = True) -> dict[str, object]:
         """As the activity socket and its `hello` tell it.
@@ -26,11 +28,17 @@ class Readiness:
         Where that is not for everybody, neither which database it is nor what it answers.
         """
         state, reason = self._listener.state, self._listener.reason
-        if state is ListenerState.LISTENING and self._follower.trouble:
-            state, reason = ListenerState.LOST, self._follower.trouble  # it hears, and delivers nothing
+        if state is ListenerState.LISTENING and (trouble := self._trouble_of_journal):
+            state, reason = ListenerState.LOST, trouble  # it hears, and delivers nothing
         return {
             "state": state.value,
             "name": self._database_name if is_full else "PostgreSQL",
             "since": iso(self._listener.since),
             "reason": reason if is_full else "",
         }
+
+    @property
+    def _trouble_of_journal(self) -> str | None:
+        if self._watching.is_taken_away:
+            return "the schema changefeed was taken away: none of the tables that --watch names is recorded"
+        return self._follower.trouble

@@ -42,7 +42,8 @@ class ProcessSlot:
 
     The first one does what is done once: it maintains the journal, prints the echo and makes the demo. One that
     `prepares` watches the tables of the settings before it is ready. One whose `others_are_ready` accepts no connection
-    before it is ready too. `started_at` and `session_secret` are the same in all processes.
+    before it is ready too. `started_at` and `session_secret` are the same in all processes. `has_seen_schema`: one
+    of them has seen the schema changefeed since the first was started.
     """
 
     number: int = 1
@@ -53,6 +54,7 @@ class ProcessSlot:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     session_secret: str = field(default_factory=lambda: secrets.token_hex(32))
     ended_sessions: EndedSessions = field(default_factory=EndedSessions)
+    has_seen_schema: bool = False
 
     @property
     def is_first(self) -> bool:

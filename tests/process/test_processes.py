@@ -206,6 +206,21 @@ def test_one_that_is_killed_is_replaced_and_all_give_the_same_figures(folder: Pa
         assert sum(counts.get("public.orders", [0])[0] for counts in shown[0][3].values()) == rows
 
 
+def test_one_that_is_replaced_does_not_put_back_a_schema_that_was_taken_away(folder: Path, conninfo: str):
+    with served(folder, conninfo, "--watch", "public.orders") as (server, port):
+        first = pids(port)[1]
+        postgres.execute(conninfo, read_script("uninstall.sql"))
+        server.until_said("the schema changefeed was taken away")
+        os.kill(first, signal.SIGKILL)
+        server.until_said(rf"process 1 \(pid {first}\) ended by SIGKILL; starting it again")
+        server.until_said("the schema changefeed was taken away")
+        assert postgres.execute(conninfo, "SELECT to_regnamespace('changefeed')") == [(None,)]
+        while not all("was taken away" in answer for answer in from_each(port, "/readyz").values()):
+            pass  # each looks once a second
+        postgres.execute(conninfo, read_script("install.sql"))
+        server.until_said("watching public.orders")
+
+
 def write_until(stop: threading.Event, conninfo: str) -> None:
     writer = postgres.connect(conninfo)
     with writer.cursor() as db_cursor:

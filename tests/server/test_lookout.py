@@ -123,6 +123,8 @@ class GapTest(LookoutCase):
 
     @gen_test
     async def test_one_that_loses_a_partition_for_good(self):
+        self.write("INSERT INTO parted VALUES (1, 'x')")
+        await self.until_published(1)
         await self.gap_of("DROP TABLE part_1", "parted")
 
     @gen_test

@@ -55,6 +55,7 @@ class WatchingTest(FeedTestCase):
         self.write(read_script("uninstall.sql"))
         with ExpectLog("changefeed.watching", ".*was taken away.*psql -f sql/install.sql, or start the server anew"):
             await self.feed.watching._maintain_once()
+        assert "was taken away" in (await self.fetch_json("/readyz", 503))["error"]["message"]
         await (
             self.feed.watching._maintain_once()
         )  # which says nothing more: conftest.py fails a test that logs a warning

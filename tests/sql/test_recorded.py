@@ -150,7 +150,9 @@ def test_a_partition_that_came_and_went_with_rows_takes_them_away(db: JournalDat
     before = db.value("SELECT pg_sequence_last_value('changefeed.began')")
     db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1); INSERT INTO parted VALUES (1)")
     db.run(last)
-    assert db.value("SELECT pg_sequence_last_value('changefeed.began')") > (before or 0)  # by which a server knows to look
+    assert db.value("SELECT pg_sequence_last_value('changefeed.began')") > (
+        before or 0
+    )  # by which a server knows to look
     assert "detached or dropped" in look(db)["parted"]
     assert look(db) == {}
     db.run("CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2); DROP TABLE part_2")
@@ -163,11 +165,15 @@ def test_a_child_that_came_and_went_costs_nobody_a_gap_and_hides_none(db: Journa
         db.run(come_and_go)
         db.run(come_and_go)
         assert look(db) == {}
-    db.run("ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1); ALTER TABLE orders ENABLE TRIGGER USER")
+    db.run(
+        "ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1); ALTER TABLE orders ENABLE TRIGGER USER"
+    )
     db.run(come_and_go)
     assert "not watched for a moment" in look(db)["orders"]
     db.run(come_and_go)
-    db.run("ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1); ALTER TABLE orders ENABLE TRIGGER USER")
+    db.run(
+        "ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1); ALTER TABLE orders ENABLE TRIGGER USER"
+    )
     assert "not watched for a moment" in look(db)["orders"]
     db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE child () INHERITS (orders)")
     db.run("INSERT INTO child VALUES (1); SELECT changefeed.refresh(); DROP TABLE child; SELECT changefeed.refresh()")

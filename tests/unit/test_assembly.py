@@ -191,7 +191,8 @@ def test_a_server_that_hears_and_cannot_read_the_journal_is_not_ready():
         state=ListenerState.LISTENING, since=MOMENT, reason=None, is_ready=True, not_ready_reason="deaf"
     )
     follower: Any = SimpleNamespace(trouble=None)
-    readiness = Readiness(listener, follower, "shop")
+    watching: Any = SimpleNamespace(is_taken_away=False)
+    readiness = Readiness(listener, follower, watching, "shop")
     assert (readiness.trouble, readiness.database_state()["state"]) == (None, "listening")
     follower.trouble = "the journal cannot be read"
     assert readiness.trouble == "the journal cannot be read"
