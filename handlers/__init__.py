@@ -1,1 +1,1 @@
-"""The server's doors: HTTP and WebSocket requests in, answers and messages out. Knows no SQL."""
+"""Answers HTTP requests and serves WebSockets and event streams. Knows no SQL."""

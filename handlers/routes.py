@@ -1,4 +1,4 @@
-"""The one table of every route. Order matters: the first that fits answers."""
+"""The table of all routes. Order matters: the first that matches answers."""
 
 import logging
 import re
@@ -24,7 +24,7 @@ from handlers.metrics.exposition import MetricsHandler
 
 logger = logging.getLogger(__name__)
 
-PING_SECONDS = 25  # between two pings; who does not answer within as long again is gone, so within 50 s
+PING_SECONDS = 25  # between pings; a client that does not answer within 25 s more is closed, so within 50 s
 
 ROUTES = (
     URLSpec(r"/ws", EventSocket),
@@ -62,9 +62,9 @@ def make_app(context: ServerContext) -> Application:
 
 
 def routes_of(context: ServerContext) -> list[URLSpec]:
-    """The routes of one server, each below its path; without a slash behind, that path leads to the dashboard.
+    """The routes of one server, each below its base path. The path itself redirects to the dashboard.
 
-    /ws is for the class of the server whose broadcast reaches its clients.
+    /ws is served by the server's own subclass, whose broadcast() reaches only its clients.
     """
     before = re.escape(context.settings.base_path)
     own = {EventSocket: context.event_socket}
@@ -76,5 +76,5 @@ def routes_of(context: ServerContext) -> list[URLSpec]:
 
 
 def _log_request(handler: RequestHandler) -> None:
-    """A refusal is the client's to read, not the log's; a mistake of ours is logged with its traceback elsewhere."""
+    """Logs nothing: the client reads its refusals, and Tornado logs a failure of ours with its traceback."""
     logger.debug("%d %s", handler.get_status(), handler._request_summary())

@@ -1,1 +1,1 @@
-"""Who may come in, how many of them, with which rights and until when."""
+"""Access: who may connect, how many clients, with which rights, and until when."""

@@ -1,6 +1,6 @@
-"""How many clients are let in: in all, from one address, with one token, in a second; and who is there.
+"""Limits the clients: in all, of one address, of one token, and new ones in a second. Counts those connected.
 
-Those without a token are counted apart, before the door, so that they cannot take the places of those with one.
+Sockets that have not authenticated yet are counted apart, so that they cannot take the places of clients with a token.
 Knows no socket.
 """
 
@@ -22,10 +22,10 @@ REASONS = ("pace", "address_pace", "all", "address", "token", "sign_in")
 
 
 class Admission:
-    """Whoever is let in is counted in `census`, by kind; whoever is not, in `meters`, by reason.
+    """Counts admitted clients in `client_counts`, by kind, and refused ones in `meters`, by reason.
 
-    `outside` are the sockets that have not said yet who they are, `unread` the bytes of answers by connection that
-    nobody has read yet. An IPv6 address stands for its /64.
+    `outside` holds the sockets that have not authenticated yet, `unread` the bytes of unread answers by connection. An
+    IPv6 address counts as its /64.
     """
 
     def __init__(self, settings: Settings, client_counts: ClientCounts, meters: SharedNumbers) -> None:
@@ -33,79 +33,81 @@ class Admission:
         self._limit_per_address = settings.client_limit_per_address
         self._limit_per_token = settings.client_limit_per_token
         self._pace = RateLimiter(settings.clients_per_second)  # of those with a token
-        self._pace_of_strangers = RateLimiter(settings.clients_per_second)
+        self._pace_without_token = RateLimiter(settings.clients_per_second)
         self._pace_per_address = RateLimiterPerAddress(settings.clients_per_second_per_address)
         self.outside: Crowd[Hashable] = Crowd(settings.sign_in_limit)
         self.unread: Crowd[Hashable] = Crowd(settings.unread_limit_bytes)
         self._inside = 0
         self._addresses: Counter[str] = Counter()
-        self._tokens: Counter[str] = Counter()
+        self._holders: Counter[str] = Counter()
         self._client_counts = client_counts
         self._refused = {reason: meters.meter(REFUSED, reason) for reason in REASONS}
         self._left = asyncio.Event()
 
     @property
     def count(self) -> int:
-        """Those who stay, also before the door."""
+        """How many clients are connected, including those that have not authenticated yet."""
         return self._inside + len(self.outside)
 
-    def check_rate(self, address: str | None, token: str | None = None) -> None:
-        """Somebody comes; `token` stands for the one that he has shown. Raises ApiError for one of too many at once."""
-        if token:
+    def check_rate(self, address: str | None, holder: str | None = None) -> None:
+        """Counts a new connection; `holder` identifies its token, if any. Raises ApiError if there are too many."""
+        if holder:
             self._wait("pace", self._pace.wait_seconds())
         else:
             self._wait("address_pace", self._pace_per_address.wait_seconds(place_of(address or "")))
-            self._wait("pace", self._pace_of_strangers.wait_seconds())
+            self._wait("pace", self._pace_without_token.wait_seconds())
 
     def _wait(self, reason: str, wait_seconds: float) -> None:
         if wait_seconds:
             seconds = math.ceil(wait_seconds)
             raise self._refusal(
-                reason, f"too many clients come at the same time; come back in {seconds} s", retry_after_seconds=seconds
+                reason,
+                f"too many clients connect at the same time; try again in {seconds} s",
+                retry_after_seconds=seconds,
             )
 
-    def check(self, address: str | None, token: str | None = None) -> None:
-        """Raises ApiError for one too many. `token` stands for that by which he was let in, where one is asked for."""
+    def check(self, address: str | None, holder: str | None = None) -> None:
+        """Raises ApiError if no place is free. `holder` identifies the client's token or its `sub`, if any."""
         if self._inside >= self._limit:
             raise self._refusal("all", f"{self._limit} clients are connected already; try again later")
         if self._limit_per_address and self._addresses[place_of(address or "")] >= self._limit_per_address:
             raise self._refusal(
                 "address",
-                f"{self._limit_per_address} clients of this address are connected already; close one of them",
+                f"{self._limit_per_address} clients from this address are connected already; close one of them",
             )
-        if token and self._limit_per_token and self._tokens[token] >= self._limit_per_token:
+        if holder and self._limit_per_token and self._holders[holder] >= self._limit_per_token:
             raise self._refusal(
                 "token", f"{self._limit_per_token} clients with this token are connected already; close one of them"
             )
 
-    def wait_outside(self, stranger: Hashable, address: str | None) -> list[Hashable]:
-        """One is there, and is to say who he is. Those who must go for him."""
-        gone = self.outside.add(stranger, place_of(address or ""))
+    def wait_outside(self, newcomer: Hashable, address: str | None) -> list[Hashable]:
+        """Adds a socket that has yet to authenticate. Returns those that must close to make room for it."""
+        gone = self.outside.add(newcomer, place_of(address or ""))
         self._refused["sign_in"].add(len(gone))
         return gone
 
-    def leave_outside(self, stranger: Hashable) -> None:
-        self.outside.discard(stranger)
+    def leave_outside(self, newcomer: Hashable) -> None:
+        self.outside.discard(newcomer)
         self._left.set()
 
-    def enter(self, address: str | None, kind: str, token: str | None = None) -> None:
-        """After check(), as leave() with the same."""
+    def enter(self, address: str | None, kind: str, holder: str | None = None) -> None:
+        """Takes a place after check(); call leave() with the same arguments."""
         self._inside += 1
         self._client_counts.add(kind, 1)
         self._addresses[place_of(address or "")] += 1
-        if token:
-            self._tokens[token] += 1
+        if holder:
+            self._holders[holder] += 1
 
-    def leave(self, address: str | None, kind: str, token: str | None = None) -> None:
+    def leave(self, address: str | None, kind: str, holder: str | None = None) -> None:
         self._inside -= 1
         self._client_counts.add(kind, -1)
         self._left.set()
         _take_one(self._addresses, place_of(address or ""))
-        if token:
-            _take_one(self._tokens, token)
+        if holder:
+            _take_one(self._holders, holder)
 
     async def until_empty(self) -> None:
-        """Returns when nobody is there any more."""
+        """Returns when no client is connected."""
         while self.count:
             self._left.clear()
             await self._left.wait()
@@ -119,4 +121,4 @@ class Admission:
 def _take_one(counter: Counter[str], key: str) -> None:
     counter[key] -= 1
     if not counter[key]:
-        del counter[key]  # who was there once is not kept for ever
+        del counter[key]  # so that the counter does not grow with every client there ever was

@@ -1,4 +1,4 @@
-"""A client that was let in: counted until it leaves, and open no longer than its token is valid. Knows no transport."""
+"""An admitted client: counted until it leaves, and open no longer than its token is valid. Knows no transport."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ class AdmittedClient:
         self._expiries = expiries
         self._address = address
         self._kind = kind
-        self._holder = identity.holder  # among whose clients it is counted, also by a newer token
+        self._holder = identity.holder  # counted under this one, even after a renewal with a newer token
         self._on_expired = on_expired
         self._expiry = expiries.watch(identity, on_expired)
         admission.enter(address, kind, self._holder)

@@ -1,7 +1,7 @@
-"""The one place that decides who gets in: a request and what its handler needs in, an Identity or an ApiError out.
+"""Decides who may make a request: takes the request and what its handler needs, returns an Identity or raises ApiError.
 
-A handler class says what it `needs`. One that says nothing gives nothing to anybody without all rights. What a token
-may see is no matter of the gate: a handler that needs TOKEN gives out what its rights name, and nothing else.
+A handler class says what it `needs`. The default admits only tokens with all rights. What a token may see is not
+decided here: a handler that needs TOKEN must send only what the token's rights name.
 """
 
 import asyncio
@@ -26,37 +26,37 @@ from handlers.access.tokens import ANYBODY, CLAIM, BadToken, Identity, Tokens, d
 from settings.table import Settings, is_loopback
 
 COOKIE = "changefeed_session"
-# Which no other host, such as one below the same domain, and no page without TLS can set (RFC 6265bis, 4.1.3.2).
+# Neither another host, such as a subdomain, nor a page without TLS can set this one (RFC 6265bis, 4.1.3.2).
 HOST_COOKIE = f"__Host-{COOKIE}"
-END_INTERVAL_SECONDS = 1.0  # after which what is open by a session ends that was ended in another process
-SESSION_DAYS = 30.0  # at most; a token that expires before ends it before
+END_INTERVAL_SECONDS = 1.0  # how often this process looks for sessions that another one ended
+SESSION_DAYS = 30.0  # at most; a session also ends when its token expires
 TOKEN_FIELDS = ("token", "access_token", "id_token", "jwt", "bearer", "authorization", "api_key", "apikey")
-# Which the public DNS never has: RFC 6761, RFC 6762, RFC 8375, and ICANN's decision on .internal of 2024.
+# The public DNS never has these: RFC 6761, RFC 6762, RFC 8375, and ICANN's decision on .internal of 2024.
 PRIVATE_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa")
-# What proxies say of whom they come for. nginx says nothing by itself.
+# Headers by which proxies name their client. nginx adds none unless configured to.
 PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 SIGN_IN_ADVICE = (
     "sign in: send the header Authorization: Bearer TOKEN, or authenticate with changefeed.v1 in the socket"
 )
 
 NO_RIGHTS = (
-    f"your token is good, and gives no right to anything: a JSON Web Token names its rights in its claim {CLAIM}, a "
-    "token of the token file has them behind it"
+    f"your token is valid, but has no rights: a JSON Web Token names its rights in its claim {CLAIM}, a token of the "
+    "token file has them after it, on the same line"
 )
 
 
 class Need(enum.Enum):
-    """What a handler asks of who comes to it."""
+    """What a handler requires of its caller."""
 
-    NOTHING = "nothing"  # what it gives out is everybody's
-    TOKEN = "a token"  # any: it gives out what the token's rights name
-    ADMIN = "the right admin"  # and no more than the tables of the token
+    NOTHING = "nothing"  # its answer is public
+    TOKEN = "a token"  # any token: the answer has what the token's rights name
+    ADMIN = "the right admin"  # for the tables of the token
     ALL_RIGHTS = "all rights"
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """The names by which the server may be asked for: `named`, and with `takes_private` those that nobody can buy."""
+    """The Host names that the server accepts: `named`, and with `takes_private` all that nobody can register."""
 
     named: frozenset[str]
     takes_private: bool = False
@@ -67,11 +67,11 @@ class Hosts:
 
 @dataclass(frozen=True)
 class Authenticator:
-    """`secret` signs the sessions of the dashboard; `allowed_origins` are the settings'.
+    """Identifies callers by token or session, and refuses requests that a browser made for a page of another origin.
 
-    `hosts` are the names by which the server may be asked for, None for any: a name that somebody else let point to
-    this machine (DNS rebinding) makes his pages ours, for a browser. `is_for_here` where everybody on this machine is
-    let in, and nobody else.
+    `secret` signs the dashboard's sessions; `allowed_origins` are those of --allow-origin. `hosts` are the Host names
+    that are accepted, None for any: with another name that points to this machine (DNS rebinding), a foreign page
+    would count as ours. `is_for_here` means that the server is open, but only to this machine.
     """
 
     tokens: Tokens
@@ -81,14 +81,14 @@ class Authenticator:
     allowed_origins: tuple[str, ...] = ()
     hosts: Hosts | None = None
     is_for_here: bool = False
-    expiries: Expiries = field(default_factory=Expiries)  # of what is open by the identities it has given
+    expiries: Expiries = field(default_factory=Expiries)  # of the connections that these identities have open
 
     async def authenticate(self, request: HTTPServerRequest, need: Need) -> Identity | None:
-        """Who it is; None where nothing is needed. Raises ApiError for who is not let in."""
+        """The caller's identity, or None if the handler needs none. Raises ApiError if the request is not allowed."""
         self._refuse_foreign_host(request)
         self._refuse_proxied(request)
         refuse_token_in_url(request.arguments)
-        is_signed = "Authorization" in request.headers  # which no browser adds by itself
+        is_signed = "Authorization" in request.headers  # no browser adds this by itself
         if request.method not in ("GET", "HEAD", "OPTIONS") and not is_signed:
             self._refuse_foreign(request)
         if need is Need.NOTHING:
@@ -96,19 +96,19 @@ class Authenticator:
         identity = await self.identify(request)
         rights = identity.rights
         if (need is Need.ADMIN and not rights.is_admin) or (need is Need.ALL_RIGHTS and rights != ALL_RIGHTS):
-            raise ApiError(403, "no_right", f"your token gives no right to this; it takes one with {need.value}")
+            raise ApiError(403, "no_right", f"your token has no right to this; use one with {need.value}")
         self.refuse_nothing(rights)
         return identity
 
     async def identify(self, request: HTTPServerRequest) -> Identity:
-        """By the header, or by the session's cookie. Raises ApiError, of the code sign_in where neither is there."""
+        """Identifies by the header, else by the session's cookie. Raises ApiError (sign_in if both are missing)."""
         if not self.tokens.are_required:
             return ANYBODY
         header = request.headers.get("Authorization")
         if header is not None:
             scheme, _, token = header.partition(" ")
             if scheme.lower() != "bearer":
-                self._tell(error := BadToken("bad_token", "the header is Authorization: Bearer TOKEN", "scheme"))
+                self._tell(error := BadToken("bad_token", "send the header as Authorization: Bearer TOKEN", "scheme"))
                 raise ApiError(401, error.code, str(error))
             return await self.identify_token(token.strip())
         session = self._session(request)
@@ -131,7 +131,7 @@ class Authenticator:
             raise ApiError(503, "keys_unavailable", str(error)) from None
 
     def refuse_nothing(self, rights: Rights) -> None:
-        """Raises ApiError for a token that is good and gives nothing, whose holder would wait for ever."""
+        """Raises ApiError for a valid token without any right: its client would wait in vain."""
         if rights.is_nothing:
             self.refusals.tell("no_rights", NO_RIGHTS)
             raise ApiError(403, "no_rights", NO_RIGHTS)
@@ -140,34 +140,34 @@ class Authenticator:
         self.refusals.tell(error.code, str(error), error.reason)
 
     def session(self, token: str) -> str:
-        """The cookie's value for a token that was found good.
+        """The session cookie's value for a valid token.
 
-        Of a token of the settings it says the digest only. A token that was taken out of them ends its sessions.
+        For a token of the settings, the cookie holds only its digest. Removing the token ends its sessions.
         """
         is_known = self.tokens.find(digest(token)) is not None
         session = {"id": secrets.token_hex(ID_BYTES), "at": time.time()}
-        said = json.dumps(session | ({"digest": digest(token)} if is_known else {"token": token}))
-        return create_signed_value(self.secret, COOKIE, said).decode()
+        content = json.dumps(session | ({"digest": digest(token)} if is_known else {"token": token}))
+        return create_signed_value(self.secret, COOKIE, content).decode()
 
     def end_session(self, request: HTTPServerRequest) -> None:
-        """From now on its cookie lets nobody in, whoever has it."""
+        """Ends the session of the request's cookie, for everybody who has a copy of it."""
         session = self._session(request)
-        if session and not self.ended.has(session):  # or one could fill the list with itself
+        if session and not self.ended.has(session):  # else the same session could fill the list
             self.ended.end(session)
-            self.end_what_was_ended()
+            self.close_ended()
 
-    def end_what_was_ended(self) -> None:
-        """Closes what is open by sessions that were ended, also in another process."""
+    def close_ended(self) -> None:
+        """Closes the connections of sessions that were ended, in this process or another."""
         if self.ended.news():
             self.expiries.end_all_of(lambda identity: identity.session is not None and self.ended.has(identity.session))
 
     async def keep_ending(self) -> None:
         while True:
             await asyncio.sleep(END_INTERVAL_SECONDS)
-            self.end_what_was_ended()
+            self.close_ended()
 
     def is_own_page(self, request: HTTPServerRequest) -> bool:
-        """Whether a page of this server sent it, or no page at all."""
+        """Whether a page of this server made the request, or no page at all."""
         origin = request.headers.get("Origin")
         if origin is not None:
             return is_same_origin(origin, request.host)
@@ -177,32 +177,36 @@ class Authenticator:
         """Raises ApiError."""
         if self.hosts is not None and request.host_name not in self.hosts:
             name = request.host_name[:100]
-            raise ApiError(403, "foreign_host", f"this server is not {name}; if it is, say so by --allow-host {name}")
+            raise ApiError(
+                403,
+                "foreign_host",
+                f"{name} is not a name of this server; if it is one, start the server with --allow-host {name}",
+            )
 
     def _refuse_proxied(self, request: HTTPServerRequest) -> None:
-        """Raises ApiError for who comes from elsewhere through a proxy on this machine, where nothing says who may."""
+        """Raises ApiError for a request through a proxy, if the server is open, but only to this machine."""
         if self.is_for_here and any(header in request.headers for header in PROXY_HEADERS):
             raise ApiError(
                 403,
                 "proxied",
-                "this came through a proxy, and the server is open to everybody on its own machine only; start it with "
+                "this request came through a proxy, but the server is open to its own machine only; start it with "
                 "tokens (--token, --token-file, --jwt-algorithm), or with --allow-anonymous",
             )
 
     def _refuse_foreign(self, request: HTTPServerRequest) -> None:
-        """Raises ApiError for a page of another origin that would change something, unless the settings name it."""
+        """Raises ApiError for a writing request by a page of another origin, unless --allow-origin names it."""
         if not self.is_own_page(request) and request.headers.get("Origin", "").lower() not in self.allowed_origins:
             raise ApiError(403, "foreign_origin", "pages of another origin may not change anything here")
 
     def _session(self, request: HTTPServerRequest) -> Session | None:
-        """What the cookie says, if this server signed it, and if the browser sent it for a page of this server."""
+        """The cookie's session, if this server signed it and a page of this server sent it."""
         cookie = session_cookie(request.headers.get("Cookie", ""))
         if not cookie or not self.is_own_page(request):
             return None
-        # Of version 2 only, as it is made: of what looks like an older one Tornado would write a line into the log.
+        # Only version 2, which session() makes: Tornado logs a line for anything that looks like an older one.
         said = decode_signed_value(self.secret, COOKIE, cookie, max_age_days=SESSION_DAYS, min_version=2)
         found = json.loads(said) if said else {}
-        return Session(**found) if "id" in found else None  # else it is of an older server
+        return Session(**found) if "id" in found else None  # an older server made a cookie without it
 
     async def _identify_session(self, session: Session) -> Identity:
         if self.ended.has(session):
@@ -215,14 +219,14 @@ class Authenticator:
             return replace(identity, session=session)
         found = self.tokens.find(session.digest or "")
         if found is None:
-            raise BadToken("bad_token", "the token that you signed in with is good no more", "session")
+            raise BadToken("bad_token", "your session's token is no longer valid", "session")
         return replace(found, session=session)
 
 
 def session_cookie(header: str) -> str:
-    """What the header says of our cookie, by either of its names; nothing where it names none.
+    """The value of our cookie in the header, under either of its names; "" if there is none.
 
-    Its quotes hold nothing escaped. Python's own parser undoes escapes, in quadratic time before CVE-2024-7592.
+    Nothing in the value is escaped. Python's own parser unescapes, and before CVE-2024-7592 in quadratic time.
     """
     found: dict[str, str] = {}
     for cookie in header.split(";"):
@@ -233,25 +237,25 @@ def session_cookie(header: str) -> str:
 
 
 def hosts_of(settings: Settings) -> Hosts | None:
-    """None for any name.
+    """The accepted Host names; None for any.
 
-    Where a token is asked for beyond loopback, a page that was given our name has none to send. Where none is, it
-    would be let in, so there the name counts: as it is in a network of one's own, or as it is set.
+    A server that requires tokens need not check: a foreign page under our name has no token to send. An open server
+    would answer it, so there the name must be one of a private network, or one of --allow-host.
     """
     is_here = is_loopback(settings.address)
     if not is_here and settings.asks_for_tokens and not settings.allow_host:
         return None
     address = f"[{settings.address}]" if ":" in settings.address else settings.address
     named = {"localhost", "127.0.0.1", "[::1]", address.lower(), *settings.allow_host}
-    if settings.asks_for_tokens or settings.allow_anonymous:  # else it would be a way in past --allow-host
+    if settings.asks_for_tokens or settings.allow_anonymous:  # else it would bypass --allow-host
         named |= {split_host_and_port(origin.partition("://")[2])[0] for origin in settings.allow_origin}
     return Hosts(frozenset(named), takes_private=settings.allow_anonymous and not is_here)
 
 
 def is_private_name(name: str) -> bool:
-    """Whether nobody on the Internet can have it for a page of his: an address, or a name without a public domain.
+    """Whether nobody can register the name on the Internet: it is an address, or has no public domain.
 
-    Such are `feed` of a network of containers and `printer.local`.
+    Examples are `feed`, in a network of containers, and `printer.local`.
     """
     try:
         ipaddress.ip_address(name.strip("[]"))
@@ -261,7 +265,7 @@ def is_private_name(name: str) -> bool:
 
 
 def refuse_token_in_url(names: Iterable[str]) -> None:
-    """Raises ApiError: a URL stands in logs, histories and the Referer."""
+    """Raises ApiError if a parameter is named like a token: URLs end up in logs, histories and the Referer."""
     for name in names:
         if name.lower() in TOKEN_FIELDS:
             raise ApiError(
@@ -274,5 +278,5 @@ def refuse_token_in_url(names: Iterable[str]) -> None:
 
 
 def is_same_origin(origin: str, host: str) -> bool:
-    """Whether `origin` has the host and port that the server was asked by; a proxy may have changed the scheme."""
+    """Whether `origin` has the host and port of the Host header. The scheme may differ: a proxy may have changed it."""
     return origin.partition("://")[2].lower() == host.lower()

@@ -1,4 +1,4 @@
-"""Those that wait, each at an address; which of them must go when they are too many together. Knows no socket."""
+"""Keeps what waits at each address below a common limit, and picks which must go beyond it. Knows no socket."""
 
 from typing import Generic, TypeVar
 
@@ -6,9 +6,10 @@ Waiting = TypeVar("Waiting")
 
 
 class Crowd(Generic[Waiting]):
-    """They may weigh `limit` together. Beyond it the one goes that waits longest, of the address that weighs most.
+    """Holds members up to a total weight of `limit`. Beyond it, the longest-waiting one of the heaviest address goes.
 
-    So somebody who fills the place alone throws out himself, and whoever is quick is not met by it. The newcomer stays.
+    So an address that fills the limit alone only displaces its own members, and quick clients are not affected. The
+    newcomer always stays.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,7 +22,7 @@ class Crowd(Generic[Waiting]):
         return len(self._addresses)
 
     def add(self, newcomer: Waiting, address: str, weight: int = 1) -> list[Waiting]:
-        """Who must go for it, and waits no more. One that waits already begins anew."""
+        """Adds a member, or starts its wait again; removes and returns those that must go for it."""
         self.discard(newcomer)
         self._addresses[newcomer] = address
         self._by_address.setdefault(address, {})[newcomer] = weight

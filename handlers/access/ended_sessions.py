@@ -1,8 +1,8 @@
-"""Sessions that were signed out of in, whether one is among them out: the same in all processes that share the port.
+"""Remembers which sessions were signed out of, for all processes that share the port.
 
-A session is its cookie, so there is no list of those that there are. Those that were ended before their time are kept
-here, by their id: each process writes into a ring of its own, of one memory that all of them map. When a ring is full,
-what falls out of it takes every session with it that is not younger: an ended one never comes back.
+A session is only its cookie, so there is no list of valid ones. Those that were ended early are kept here, by id: each
+process writes into a ring of its own, in memory that all of them map. When a full ring overwrites an entry, all
+sessions that are as old or older end too, so that an ended session never becomes valid again.
 """
 
 import mmap
@@ -13,13 +13,13 @@ from typing import Final
 KEPT: Final = 4096  # by each process
 ID_BYTES: Final = 8
 _ENTRY = struct.Struct(f"{ID_BYTES}sd")  # the id, and when it began
-_HEAD = struct.Struct("Qd")  # how many were ever ended, and until when those began of which nothing is known any more
+_HEAD = struct.Struct("Qd")  # how many sessions were ever ended, and when the newest forgotten one began
 PART_BYTES: Final = _HEAD.size + KEPT * _ENTRY.size
 
 
 @dataclass(frozen=True)
 class Session:
-    """Who signed in, and when (epoch seconds): the token itself, or the digest of one of the settings."""
+    """A sign-in and its time (epoch seconds): with the token itself, or the digest of a token of the settings."""
 
     id: str  # in hexadecimal digits
     at: float
@@ -28,7 +28,7 @@ class Session:
 
 
 class EndedSessions:
-    """`number` is this process's, from 1; `descriptor` is shared_memory()'s where there are others."""
+    """`number` is this process's, from 1; `descriptor` is that of shared_memory(), if there are other processes."""
 
     def __init__(self, number: int = 1, processes: int = 1, descriptor: int | None = None) -> None:
         self._memory = mmap.mmap(-1 if descriptor is None else descriptor, processes * PART_BYTES)
@@ -45,14 +45,16 @@ class EndedSessions:
             _, at = _ENTRY.unpack_from(self._memory, place)
             forgotten_until = max(forgotten_until, at)
         _ENTRY.pack_into(self._memory, place, bytes.fromhex(session.id), session.at)
-        _HEAD.pack_into(self._memory, self._mine, count + 1, forgotten_until)  # last: from now on others read it
+        _HEAD.pack_into(
+            self._memory, self._mine, count + 1, forgotten_until
+        )  # last, as from now on others read the entry
 
     def has(self, session: Session) -> bool:
         self.news()
         return session.id in self._ended or session.at <= self._forgotten_until
 
     def news(self) -> bool:
-        """Whether any was ended, by whatever process, since this was last asked."""
+        """Whether any process ended a session since the last call."""
         is_new = False
         for part, begin in enumerate(self._begins):
             count, forgotten_until = _HEAD.unpack_from(self._memory, begin)
@@ -65,11 +67,11 @@ class EndedSessions:
             self._seen[part] = count
             self._forgotten_until = max(self._forgotten_until, forgotten_until)
         if len(self._ended) > 2 * KEPT * len(self._begins):
-            self._read_anew()
+            self._reread()
         return is_new
 
-    def _read_anew(self) -> None:
-        """Lets go of what has fallen out of the rings."""
+    def _reread(self) -> None:
+        """Forgets the sessions that the rings no longer hold."""
         self._ended.clear()
         for begin, count in zip(self._begins, self._seen, strict=True):
             for number in range(max(0, count - KEPT), count):

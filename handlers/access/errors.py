@@ -1,4 +1,4 @@
-"""An error as every route answers it."""
+"""The errors that routes answer with, all of one shape."""
 
 import contextlib
 import http
@@ -17,7 +17,7 @@ logger = logging.getLogger("handlers.errors")
 class ApiError(HTTPError):
     """An answer of the shape {"error": {"code", "message"}}; the message says what to do.
 
-    With 503 it also says when to come back: in `retry_after_seconds`, or at a time drawn at random.
+    A 503 also says when to try again: after `retry_after_seconds`, or after a random time.
     """
 
     def __init__(self, status: int, code: str, message: str, retry_after_seconds: int | None = None) -> None:
@@ -28,7 +28,7 @@ class ApiError(HTTPError):
 
     @property
     def fields(self) -> dict[str, dict[str, str]]:
-        """As JSON has it."""
+        """The answer's JSON."""
         return {"error": {"code": self.code, "message": self.message}}
 
 
@@ -47,7 +47,7 @@ def not_a_cursor(error: NotACursor) -> ApiError:
 
 
 def whole_number(name: str, text: str, least: int, most: int, unit: str = "") -> int:
-    """What a query says of `name`. Raises ApiError where that is no whole number from `least` to `most`."""
+    """Parses the query's parameter `name`. Raises ApiError unless it is a whole number from `least` to `most`."""
     if not (text.isascii() and text.isdigit() and len(text) < 9 and least <= int(text) <= most):
         kind = f"a whole number of {unit}" if unit else "a whole number"
         raise ApiError(400, f"bad_{name}", f"{name} is {kind} from {least} to {most}")
@@ -56,17 +56,17 @@ def whole_number(name: str, text: str, least: int, most: int, unit: str = "") ->
 
 @contextlib.contextmanager
 def database_needed(what_fails: str) -> Iterator[None]:
-    """Answers 503 where PostgreSQL does not do within the block what is asked of it; `what_fails` is a sentence."""
+    """Turns a failure of PostgreSQL in the block into a 503 whose message begins with the sentence `what_fails`."""
     try:
         yield
     except DatabaseUnavailable as error:
         why = str(error)
-        if not error.is_late:  # what libpq or PostgreSQL says names hosts, roles and perhaps more
+        if not error.is_late:  # the texts of libpq and PostgreSQL name hosts, roles and perhaps more
             logger.info("%s: %s", what_fails, why)
             why = "PostgreSQL cannot be reached; the server's log says why"
         raise ApiError(503, "database_unavailable", f"{what_fails}: {why}") from None
     except psycopg2.Error as error:
-        # PostgreSQL's words may name what whoever asks may not see.
+        # PostgreSQL's message may name what the caller may not see.
         logger.warning("%s: %s", what_fails, one_line(error))
         told = f"{what_fails}: PostgreSQL refuses it (SQLSTATE {error.pgcode}); the server's log says why"
         raise ApiError(503, "database_unavailable", told) from None

@@ -1,4 +1,4 @@
-"""Closes what is open by a token, or a session, when that ends or is taken back. Knows no socket."""
+"""Closes connections when their token or session expires or is revoked. Knows no socket."""
 
 import asyncio
 import time
@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 
 from handlers.access.tokens import Identity
 
-LONGEST_WAIT_SECONDS = 86400.0  # a token may be good for longer than a timer can count
+LONGEST_WAIT_SECONDS = 86400.0  # a token may be valid for longer than a timer can count
 
 
 class Expiries:
-    """What is open on one server, each with the identity by which it is."""
+    """The open connections of one server, each with its identity."""
 
     def __init__(self) -> None:
         self._waiting: set[Expiry] = set()
 
     @property
     def identities(self) -> Sequence[Identity]:
-        """Of each that is open."""
+        """Those of all open connections."""
         return [expiry.identity for expiry in self._waiting]
 
     def watch(self, identity: Identity, on_end: Callable[[], None]) -> "Expiry":
@@ -25,13 +25,13 @@ class Expiries:
         return Expiry(identity, on_end, self._waiting)
 
     def end_all_of(self, is_ended: Callable[[Identity], bool]) -> None:
-        """Ends what is open by a token, or a session, that was taken back."""
+        """Ends the connections whose token or session was revoked."""
         for expiry in [expiry for expiry in self._waiting if is_ended(expiry.identity)]:
             expiry.end()
 
 
 class Expiry:
-    """One of those that `waiting` holds, until it has ended or is cancelled."""
+    """Stays in `waiting` until it has ended or is cancelled."""
 
     def __init__(self, identity: Identity, on_end: Callable[[], None], waiting: "set[Expiry]") -> None:
         self.identity = identity

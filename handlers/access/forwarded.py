@@ -1,7 +1,7 @@
-"""What a proxy says of the client in, whom to believe out: X-Forwarded-For and -Proto. Knows no settings.
+"""Applies X-Forwarded-For and X-Forwarded-Proto as far as they can be trusted. Knows no settings.
 
-Anybody can send these headers. They count as far as addresses that are trusted have written them: the last entry is the
-proxy's own word on who came to it, the one before is only as good as that one.
+Anybody can send these headers. An entry counts only if a trusted proxy wrote it: the last entry is the proxy's own, and
+each one before was written by the address in the entry after it.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def apply_forwarded_headers(request: HTTPServerRequest, trusted: Sequence[Network]) -> None:
-    """Puts the client's address and scheme into the request, where a trusted proxy says them."""
+    """Sets the request's address and scheme to the client's, if a trusted proxy reports them."""
     peer = request.remote_ip or ""
     if not trusted or not is_trusted(peer, trusted):
         return
@@ -25,7 +25,7 @@ def apply_forwarded_headers(request: HTTPServerRequest, trusted: Sequence[Networ
 
 
 def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -> str:
-    """The nearest address that is no trusted proxy's; the furthest of those that are, where there is nothing behind."""
+    """The nearest address that is not a trusted proxy; the furthest address if all are."""
     address = peer
     for entry in reversed(forwarded_for.split(",")):
         if not is_trusted(address, trusted) or _parse(entry) is None:
@@ -35,7 +35,7 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
 
 
 def place_of(address: str) -> str:
-    """What counts as one address: of IPv6 the /64, since whoever has one address there has all of it (RFC 6177)."""
+    """What counts as one address: for IPv6 the /64, since whoever has one address there has all of them (RFC 6177)."""
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((parsed, 64), strict=False))

@@ -1,4 +1,4 @@
-"""A client's frames in, those that are not too many out: the bound on what one may send on a socket."""
+"""Limits the frames that a client may send on a WebSocket."""
 
 import asyncio
 import time
@@ -9,25 +9,25 @@ from tornado.websocket import WebSocketProtocol13
 
 from handlers.access.rate import BURST_SECONDS
 
-LAST_WORDS_SECONDS = 1.0  # in which the close frame is to arrive, before what was not read ends the connection
+LAST_WORDS_SECONDS = 1.0  # for the close frame to arrive, before the unread rest resets the connection
 FRAMES_BETWEEN_RESTS = 50
 
 
 class MeteredProtocol(WebSocketProtocol13):
-    """Counts every frame, also one that is no message, since each costs; a test pins what is relied on in Tornado.
+    """Counts every frame, even those that are no message, since each costs. A test pins what this uses of Tornado.
 
-    In each span of BURST_SECONDS a client has so many seconds' worth. Of one who sends more nothing more is read. The
-    handler says how many frames and bytes one `may_send` in a second, and has stop_talking() to close the socket.
+    In each span of BURST_SECONDS a client may send that many seconds' worth. After more, the server reads nothing more
+    from it. The handler's `may_send` gives the frames and bytes per second; its stop_talking() closes the socket.
     """
 
     handler: Any
-    # Of the class until something comes: ten thousand clients that say nothing are not to cost more.
+    # Class attributes until a frame comes, so that ten thousand silent clients do not cost more.
     _span_ends_at = 0.0
     _frames = 0
     _bytes_before = 0
 
     async def _receive_frame_loop(self) -> None:
-        """As Tornado's, but for the counting. (To wrap _receive_frame() would cost each idle client a coroutine.)"""
+        """Tornado's loop with counting. (Wrapping _receive_frame() would cost each idle client a coroutine.)"""
         try:
             while not self.client_terminated:
                 before = self._wire_bytes_in

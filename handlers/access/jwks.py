@@ -1,6 +1,6 @@
-"""The keys by which an issuer's tokens are checked: from a file, or from the URL of its key set (RFC 7517).
+"""Loads the keys that verify an issuer's tokens, from a file or from the URL of its key set (RFC 7517).
 
-Each is taken for one algorithm, which the settings name; a key of another kind is none.
+Only keys for the algorithm of the settings are used.
 """
 
 import asyncio
@@ -26,42 +26,42 @@ VerificationKey = bytes | RSAPublicKey | EllipticCurvePublicKey
 SECRET_LEAST_BYTES = 32  # RFC 7518, 3.2
 RSA_LEAST_BITS = 2048  # RFC 7518, 3.3
 READ_DEADLINE_SECONDS = 5.0
-READ_AGAIN_SECONDS = 600.0  # then a key that the issuer took back is no key any more
-# For how long keys are good that could not be read again: who keeps us from the issuer must not keep a key alive.
+READ_AGAIN_SECONDS = 600.0  # after which a key that the issuer revoked is no longer accepted
+# How long keys stay valid if the URL fails: blocking the issuer must not keep a revoked key alive.
 GOOD_SECONDS = 3600.0
-# How often the URL is asked at most, since anybody may send a token that names a key which is not there.
+# The least time between two requests to the URL, since anybody may send a token that names an unknown key.
 READ_INTERVAL_SECONDS = 10.0
 KEY_SET_LIMIT_BYTES = 1 << 20
 
 
 class KeysUnavailable(Exception):
-    """The issuer's keys cannot be had now."""
+    """The issuer's keys are not available now."""
 
 
 class IssuerKeys(Protocol):
     async def prepare(self) -> None: ...
 
     async def find(self, key_id: object) -> VerificationKey | None:
-        """The key that a token names by `key_id`, None where there is none. Raises KeysUnavailable."""
+        """The key that a token names by `key_id`, None if there is none. Raises KeysUnavailable."""
 
 
 class FileKeys:
-    """The one key that a file holds: a secret, or a public key in PEM. Raises ValueError for one that is no good."""
+    """The single key of a file: a secret, or a public key in PEM. Raises ValueError if it cannot be used."""
 
     def __init__(self, content: bytes, algorithm: str) -> None:
         self._key = _secret(content) if algorithm == "HS256" else _public_key(content, algorithm)
 
     async def prepare(self) -> None:
-        """They are there."""
+        """Does nothing: the key is read already."""
 
     async def find(self, key_id: object) -> VerificationKey | None:
         return self._key
 
 
 class KeySetUrl:
-    """The keys of a URL, read when they are needed, and anew for a key that is not among them.
+    """The keys of a URL: read when first needed, and again when a token names an unknown key.
 
-    Who names a key that is known does not wait for the issuer: old keys are read again beside it.
+    A token with a known key never waits for the issuer: old keys are read again in the background.
     """
 
     def __init__(self, url: str, algorithm: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -74,7 +74,7 @@ class KeySetUrl:
         self._reading_again: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
-        """Reads them before anybody needs them, so that the log says at the start where they cannot be had."""
+        """Reads the keys before a token needs them, so that a failure is logged at the start."""
         async with self._reading:
             await self._read()
             if self._keys is None:
@@ -88,11 +88,11 @@ class KeySetUrl:
         elif age > READ_AGAIN_SECONDS and (self._reading_again is None or self._reading_again.done()):
             self._reading_again = asyncio.create_task(self._read_in_turn())
         if self._keys is None or self._clock() - self._read_at > GOOD_SECONDS:
-            raise KeysUnavailable("the issuer's keys cannot be had now; try again")
+            raise KeysUnavailable("the issuer's keys are not available now; try again")
         return self._choose(key_id)
 
     async def _read_in_turn(self) -> None:
-        """Reads them, unless somebody else just did or tried to."""
+        """Reads the keys, unless another caller has just tried to."""
         async with self._reading:
             if self._clock() - self._tried_at >= READ_INTERVAL_SECONDS:
                 await self._read()
@@ -111,23 +111,23 @@ class KeySetUrl:
             self._keys = _key_set(json.loads(answer.body), self._algorithm)
             self._read_at = self._clock()
         except (HTTPError, OSError, ValueError, RecursionError) as error:
-            # Those of before stay, for a while. Not every error has a message, and none of ours repeats the URL.
-            logger.warning("the keys of %s cannot be had: %s", _shown(self._url), str(error) or type(error).__name__)
+            # The earlier keys stay for a while. Not every error has a message; ours never repeat the URL.
+            logger.warning("could not read the keys of %s: %s", _shown(self._url), str(error) or type(error).__name__)
         finally:
             client.close()
 
 
 def _shown(url: str) -> str:
-    """Without what may be a secret: a user, a password, a query."""
+    """The URL without its user, password and query, which may be secret."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
 
 
 def _key_set(said: Any, algorithm: str) -> dict[str | None, VerificationKey]:
-    """Raises ValueError for what is no key set; a key in it that is of no use is left out."""
+    """Parses a key set; skips keys that cannot be used. Raises ValueError if it is not a key set."""
     if not isinstance(said, dict) or not isinstance(said.get("keys"), list):
-        raise ValueError("that is no JSON Web Key Set")
+        raise ValueError("it is not a JSON Web Key Set")
     keys: dict[str | None, VerificationKey] = {}
     for one in said["keys"]:
         if not isinstance(one, dict) or one.get("use", "sig") != "sig" or one.get("alg", algorithm) != algorithm:
@@ -142,25 +142,27 @@ def _key_set(said: Any, algorithm: str) -> dict[str | None, VerificationKey]:
 def _secret(content: bytes) -> VerificationKey:
     secret = content.strip()
     if len(secret) < SECRET_LEAST_BYTES:
-        raise ValueError(f"a secret for HS256 has at least {SECRET_LEAST_BYTES} bytes, as of openssl rand -hex 32")
+        raise ValueError(
+            f"a secret for HS256 needs {SECRET_LEAST_BYTES} bytes or more; make one with: openssl rand -hex 32"
+        )
     return secret
 
 
 def _public_key(content: bytes, algorithm: str) -> VerificationKey:
     if b"PRIVATE KEY" in content:
-        raise ValueError("that is the issuer's private key, which is not for this server; give it the public one")
+        raise ValueError("it is the issuer's private key, which this server must not have; use the public key")
     try:
         key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("that is no public key in PEM, which begins with -----BEGIN PUBLIC KEY-----") from None
+        raise ValueError("it is not a public key in PEM, which begins with -----BEGIN PUBLIC KEY-----") from None
     return _checked(key, algorithm)
 
 
 def _checked(key: object, algorithm: str) -> VerificationKey:
     if algorithm == "RS256" and isinstance(key, RSAPublicKey):
         if key.key_size < RSA_LEAST_BITS:
-            raise ValueError(f"an RSA key has at least {RSA_LEAST_BITS} bits")
+            raise ValueError(f"an RSA key needs at least {RSA_LEAST_BITS} bits")
         return key
     if algorithm == "ES256" and isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
         return key
-    raise ValueError(f"that is no public key for {algorithm}")
+    raise ValueError(f"it is not a public key for {algorithm}")

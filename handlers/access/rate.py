@@ -1,15 +1,15 @@
-"""Those who come in, each let through or told when to come back out: so many a second. Knows no socket."""
+"""Token buckets that also tell refused callers when to retry. Knows no socket."""
 
 import time
 from collections.abc import Callable
 
-BURST_SECONDS = 10  # so many seconds' worth may come at once
+BURST_SECONDS = 10  # this many seconds' worth may come at once
 LONGEST_WAIT_SECONDS = 60.0
-ADDRESS_LIMIT = 10_000  # whose pace is remembered: some 3 MB
+ADDRESS_LIMIT = 10_000  # whose rate is remembered: some 3 MB
 
 
 class RateLimiter:
-    """A token bucket that also gives out turns: `per_second` of 0 lets everybody through."""
+    """A token bucket of `per_second`, without a limit if that is 0. Refused callers get different times to retry at."""
 
     __slots__ = ("_at", "_clock", "_left", "_per_second", "_promised")
 
@@ -18,10 +18,10 @@ class RateLimiter:
         self._clock = clock
         self._left = per_second * BURST_SECONDS
         self._at = clock()
-        self._promised = 0.0  # up to when turns are given out
+        self._promised = 0.0  # up to when retries are given out
 
     def wait_seconds(self) -> float:
-        """0 for one who may come in now; else in how many seconds, each of a crowd at a time of his own."""
+        """0 if the caller may go on now; else in how many seconds to retry, which is different for each of a crowd."""
         if not self._per_second:
             return 0.0
         now = self._clock()
@@ -35,19 +35,19 @@ class RateLimiter:
 
 
 class RateLimiterPerAddress:
-    """A RateLimiter for each address; beyond ADDRESS_LIMIT the one goes that has not come for longest."""
+    """A RateLimiter per address; beyond ADDRESS_LIMIT the one that was not used for longest is dropped."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
         self._clock = clock
-        self._paces: dict[str, RateLimiter] = {}
+        self._limiters: dict[str, RateLimiter] = {}
 
     def wait_seconds(self, address: str) -> float:
-        """As RateLimiter has it."""
+        """As RateLimiter.wait_seconds()."""
         if not self._per_second:
             return 0.0
-        pace = self._paces.pop(address, None) or RateLimiter(self._per_second, self._clock)
-        self._paces[address] = pace
-        if len(self._paces) > ADDRESS_LIMIT:
-            del self._paces[next(iter(self._paces))]
-        return pace.wait_seconds()
+        limiter = self._limiters.pop(address, None) or RateLimiter(self._per_second, self._clock)
+        self._limiters[address] = limiter
+        if len(self._limiters) > ADDRESS_LIMIT:
+            del self._limiters[next(iter(self._limiters))]
+        return limiter.wait_seconds()

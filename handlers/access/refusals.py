@@ -1,4 +1,4 @@
-"""Tokens that let nobody in, by reason, in; one line a minute of each reason, and a counter, out. Knows no request."""
+"""Counts refused tokens, and logs one line a minute for each reason. Knows no request."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ class _Reason:
 
 
 class Refusals:
-    """`reason` is what tells refusals of the same code apart; there are as many as this program knows, and no more."""
+    """`reason` distinguishes refusals of the same code; it is one of a fixed few, never a text from outside."""
 
     def __init__(self, meters: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,7 +30,7 @@ class Refusals:
         self._meters = {code: meters.meter(REFUSED, code) for code in CODES}
 
     def tell(self, code: str, message: str, reason: str = "") -> None:
-        """`message` is what its holder is told: it holds nothing of the token."""
+        """Counts and logs a refusal. `message` is what the caller is sent, and contains nothing of the token."""
         self._meters[code].add(1)
         found = self._reasons.setdefault((code, reason), _Reason())
         found.count += 1

@@ -1,7 +1,7 @@
-"""A token in, who that is and what he may see out. Knows no request; handlers/access/authentication.py asks.
+"""Identifies the holder of a token and its rights. Knows no request: handlers/access/authentication.py calls it.
 
-There are two kinds: those that the settings name, compared in constant time, and JSON Web Tokens (RFC 7519) of an
-issuer that the settings name. Of those the algorithm is what the settings say, whatever the token says.
+There are two kinds: tokens of the settings, which are compared in constant time, and JSON Web Tokens (RFC 7519) of an
+issuer. A JSON Web Token's algorithm is the one in the settings, whatever its header says.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from handlers.access.jwks import FileKeys, IssuerKeys, KeySetUrl
 from settings import values
 from settings.table import Settings, SettingsError
 
-CLAIM = "changefeed"  # whose value is the rights
+CLAIM = "changefeed"  # its value is the rights
 TOKEN_LIMIT_CHARACTERS = 8192
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Somebody, until `expires_at` (epoch seconds; None for ever).
+    """A caller with rights, until `expires_at` (epoch seconds; None for ever).
 
-    `holder` is whose clients are counted together: those of a token, or of all tokens of one subject (`sub`). `session`
-    is how he is known to be there, where that is by a sign-in, and no part of who he is.
+    The clients of one `holder` are counted together: those of a token, or of all tokens of one subject (`sub`).
+    `session` is the sign-in that identified the caller, if any; it does not count when identities are compared.
     """
 
     rights: Rights
@@ -37,13 +37,13 @@ class Identity:
     session: Session | None = field(default=None, compare=False)
 
 
-ANYBODY = Identity(ALL_RIGHTS)  # where no authentication is set
+ANYBODY = Identity(ALL_RIGHTS)  # if the server requires no tokens
 
 
 class BadToken(Exception):
-    """The token gives nothing; `code` and the message say why, and the message nothing of the token.
+    """The token is refused; `code` and the message say why. The message contains nothing of the token.
 
-    `reason` tells those of the same code apart, as the message does, but is one of a few.
+    `reason` distinguishes errors of the same code, as the message does, but is one of a fixed few.
     """
 
     def __init__(self, code: str, message: str, reason: str = "") -> None:
@@ -53,14 +53,14 @@ class BadToken(Exception):
 
 
 class Tokens:
-    """Those of the settings (`known`: token and rights) and those of an issuer. Without either everybody is let in."""
+    """The tokens of the settings (`known`: token and rights) and of an issuer. With neither, no token is required."""
 
     def __init__(self, known: Iterable[tuple[str, Rights]] = (), issuer: "IssuedTokens | None" = None) -> None:
         self._known = [(digest(token), Identity(rights, holder=digest(token))) for token, rights in known]
         self._issuer = issuer
 
     def take(self, fresh: "Tokens", *, with_issuer: bool) -> list[Identity]:
-        """Goes on with those of `fresh`; whose tokens are gone, or have other rights now."""
+        """Replaces these tokens by those of `fresh`. Returns the identities that are gone or have other rights now."""
         before, self._known = self._known, fresh._known
         if with_issuer:
             self._issuer = fresh._issuer
@@ -71,12 +71,12 @@ class Tokens:
         return bool(self._known or self._issuer)
 
     async def prepare(self) -> None:
-        """Reads the issuer's keys; the log says where they cannot be had."""
+        """Reads the issuer's keys; logs a failure."""
         if self._issuer:
             await self._issuer.prepare()
 
     async def identify(self, token: str) -> Identity:
-        """Raises BadToken, or KeysUnavailable where that cannot be known now."""
+        """Raises BadToken, or KeysUnavailable if the token cannot be verified now."""
         if found := self.find(digest(token)):
             return found
         if self._issuer is None:
@@ -84,7 +84,7 @@ class Tokens:
         return await self._issuer.identify(token)
 
     def find(self, token_digest: str) -> Identity | None:
-        """Whose digest it is, of the tokens of the settings. All are compared, whichever it is."""
+        """The identity of the settings' token with this digest. Compares all, so that the time taken tells nothing."""
         found = None
         for known, identity in self._known:
             if hmac.compare_digest(known, token_digest):
@@ -93,7 +93,7 @@ class Tokens:
 
 
 class IssuedTokens:
-    """JSON Web Tokens, signed with `algorithm` by one of `keys`; for `audience`, of `issuer`, where these are given."""
+    """JSON Web Tokens, signed with `algorithm` by one of `keys`; for `audience` and of `issuer`, if these are given."""
 
     def __init__(
         self, algorithm: str, keys: IssuerKeys, audience: str | None = None, issuer: str | None = None
@@ -111,7 +111,7 @@ class IssuedTokens:
         """Raises BadToken or KeysUnavailable."""
         try:
             if len(token) > TOKEN_LIMIT_CHARACTERS or not token.isascii():
-                raise jwt.DecodeError("it is too long, or has characters that no token has")
+                raise jwt.DecodeError("it is too long, or has characters that tokens never have")
             key = await self._keys.find(jwt.get_unverified_header(token).get("kid"))
             if key is None:
                 raise jwt.InvalidKeyError("it is signed by none of the issuer's keys")
@@ -121,7 +121,7 @@ class IssuedTokens:
                 algorithms=[self._algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
-                options={"require": self._required, "verify_iat": False},  # which is no term of validity
+                options={"require": self._required, "verify_iat": False},  # a date of issue does not limit validity
             )
             subject = claims.get("sub")
             holder = f"sub {subject}" if subject else digest(token)
@@ -143,7 +143,7 @@ def digest(token: str) -> str:
 
 
 def load_tokens(settings: Settings) -> Tokens:
-    """What the settings name, read from its files. Raises SettingsError."""
+    """Reads the tokens that the settings name. Raises SettingsError."""
     known = [(token, ALL_RIGHTS) for token in settings.token]
     if settings.token_file:
         known += _read_tokens(settings.token_file)
@@ -151,34 +151,34 @@ def load_tokens(settings: Settings) -> Tokens:
         raise SettingsError("a token is given twice")
     tokens = Tokens(known, _issued_tokens(settings))
     if tokens.are_required and settings.allow_anonymous:
-        raise SettingsError("--allow-anonymous lets everybody in, tokens do not; say one of them")
+        raise SettingsError("use either --allow-anonymous or tokens, not both")
     return tokens
 
 
 def reload_tokens(tokens: Tokens, settings: Settings) -> list[Identity]:
-    """Reads the files of the settings again; as Tokens.take(). Raises SettingsError, and then all stays as it is."""
-    # The keys of a URL are read again by themselves.
+    """Reads the tokens' files again; returns as Tokens.take(). Raises SettingsError, and then changes nothing."""
+    # KeySetUrl reads the keys of a URL again by itself.
     return tokens.take(load_tokens(settings), with_issuer=settings.jwt_key_file is not None)
 
 
 def _read_tokens(path: Path) -> list[tuple[str, Rights]]:
-    """A token on each line, and behind a space its rights as JSON; without them it may see and do everything."""
+    """Each line is a token, optionally followed by a space and its rights as JSON; without these it has all rights."""
     found = []
     for number, line in enumerate(_read(path, "--token-file").decode("utf-8", "replace").splitlines(), 1):
         token, _, rights = line.strip().partition(" ")
         if not token or token.startswith("#"):
             continue
-        where = f"--token-file {path}: line {number}"  # which is not repeated: it holds a secret
+        where = f"--token-file {path}: line {number}"  # the line itself is never shown: it holds a secret
         try:
             values.token(token)
         except ValueError:
-            raise SettingsError(f"{where}: there is not {values.token.expected}") from None
+            raise SettingsError(f"{where}: expected {values.token.expected}") from None
         try:
             found.append((token, Rights.parse(json.loads(rights)) if rights.strip() else ALL_RIGHTS))
         except (ValueError, RecursionError) as error:
-            raise SettingsError(f"{where}: behind the token stand its rights as JSON: {error}") from None
+            raise SettingsError(f"{where}: expected the token's rights as JSON after it: {error}") from None
     if not found:
-        raise SettingsError(f"--token-file {path}: there is no token in it")
+        raise SettingsError(f"--token-file {path}: the file has no token")
     return found
 
 
@@ -186,13 +186,13 @@ def _issued_tokens(settings: Settings) -> IssuedTokens | None:
     algorithm, file, url = settings.jwt_algorithm, settings.jwt_key_file, settings.jwt_jwks_url
     if algorithm is None:
         if file or url or settings.jwt_audience or settings.jwt_issuer:
-            raise SettingsError("--jwt-algorithm is missing: HS256, RS256 or ES256, as the issuer signs")
+            raise SettingsError("--jwt-algorithm is missing: the issuer's, HS256, RS256 or ES256")
         return None
     if (file is None) is (url is None):
         raise SettingsError("--jwt-algorithm needs one of --jwt-key-file and --jwt-jwks-url")
     if url is not None:
         if algorithm == "HS256":
-            raise SettingsError("--jwt-algorithm HS256 has a secret, which no URL gives out; use --jwt-key-file")
+            raise SettingsError("--jwt-algorithm HS256 uses a secret, which cannot come from a URL; use --jwt-key-file")
         return IssuedTokens(algorithm, KeySetUrl(url, algorithm), settings.jwt_audience, settings.jwt_issuer)
     assert file
     try:

@@ -1,1 +1,1 @@
-"""The HTTP API: changes, places, tables, status, health, and its description."""
+"""The HTTP API: changes, lookup, tables, status, health, and its OpenAPI description."""

@@ -1,6 +1,6 @@
-"""Whether the process runs (/healthz), and whether what is committed now would be delivered (/readyz).
+"""Whether the process runs (/healthz), and whether a commit now would reach clients (/readyz).
 
-Whoever asks is told that, since what watches a server seldom has a token; more only where no tokens are asked for.
+Both answer without a token, since monitoring seldom has one. They give details only if the server requires no tokens.
 """
 
 from changefeed import __version__
@@ -23,6 +23,6 @@ class ReadyHandler(ApiHandler):
     def get(self) -> None:
         is_open = not self.context.authenticator.tokens.are_required
         if reason := self.context.readiness.trouble:
-            shown = reason if is_open else "what is committed now would not be delivered; the server's log says why"
+            shown = reason if is_open else "a commit now would not reach clients; the server's log says why"
             raise ApiError(503, "not_ready", shown)
         self.finish({"status": "ready", "database": self.context.readiness.database_state(is_full=is_open)})

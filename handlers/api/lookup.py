@@ -1,4 +1,4 @@
-"""One change by its cursor, and a place in the journal by a time: what a permalink and a replay begin with."""
+"""Finds a change by its cursor, for permalinks, and a place in the journal by a time, for replays."""
 
 import math
 
@@ -14,7 +14,7 @@ from handlers.feed.start import LOST_PAST, check_subscription, until_journal_kno
 from handlers.http.base import ApiHandler
 
 QUERIES = load_queries("server.sql")
-STATEMENT_SECONDS = 120.0  # for so long a statement may be at making its entries, which all say when it began
+STATEMENT_SECONDS = 120.0  # how long a statement may take to write its entries, which all have the time of its start
 
 
 class _PlacesHandler(ApiHandler):
@@ -33,7 +33,7 @@ class _PlacesHandler(ApiHandler):
             raise ApiError(404, "foreign_cursor", LOST_PAST) from None
 
     def selection(self) -> Selection:
-        """All that whoever asks may see."""
+        """Selects everything that the caller may see."""
         return self.context.select(Subscription(within=self.rights.tables))
 
     async def answer(self) -> None:
@@ -41,13 +41,15 @@ class _PlacesHandler(ApiHandler):
 
 
 class ChangeHandler(_PlacesHandler):
-    """The change that has this `cursor`, as it is on the wire."""
+    """Answers with the change that has this `cursor`, as clients were sent it."""
 
     async def answer(self) -> None:
-        await check_subscription(self.context, self.selection().subscription)  # so that the columns are known
+        await check_subscription(
+            self.context, self.selection().subscription
+        )  # which makes sure that the columns are known
         change = await self._find(self.get_query_argument("cursor", ""))
         if change is None:
-            raise ApiError(404, "aged_out", "the journal keeps this change no longer")
+            raise ApiError(404, "aged_out", "the journal no longer keeps this change")
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.finish(change.text)
 
@@ -58,7 +60,7 @@ class ChangeHandler(_PlacesHandler):
             raise not_a_cursor(error) from None
         except ForeignCursor as error:
             raise ApiError(404, "foreign_cursor", str(error)) from None
-        # A cursor is exclusive: the change is the first one after the place of the id below it.
+        # A cursor is exclusive: the change is the first one after the place with the previous id.
         try:
             page = await self.context.journal.read_for_client(Place(place.previous, place.batch, place.id - 1))
         except (LostPast, JournalReplaced):
@@ -70,7 +72,7 @@ class ChangeHandler(_PlacesHandler):
 
 
 class PlaceHandler(_PlacesHandler):
-    """{"cursor": …}: everything the journal has of the time since `at`, in epoch seconds, comes after it."""
+    """Answers {"cursor": …}, before all journaled changes since `at`, in epoch seconds."""
 
     async def answer(self) -> None:
         at = self._seconds(self.get_query_argument("at", ""))
@@ -90,5 +92,5 @@ class PlaceHandler(_PlacesHandler):
         except ValueError:
             seconds = math.nan
         if not 0 <= seconds < 1e11:
-            raise ApiError(400, "bad_time", "at is a time in epoch seconds")
+            raise ApiError(400, "bad_time", "at must be a time in epoch seconds")
         return seconds

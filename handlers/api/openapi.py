@@ -1,4 +1,4 @@
-"""The HTTP API as OpenAPI 3.1 describes it: /api/openapi.json. Here it is written; a test holds the routes to it."""
+"""The description of the HTTP API, in OpenAPI 3.1: /api/openapi.json. A test compares it with the routes."""
 
 from changefeed.change.change import ACTIONS
 from changefeed.counts.tally import STEPS
@@ -24,7 +24,7 @@ from handlers.api.schemas import (
 )
 from handlers.http.base import ApiHandler
 
-# Paths that OpenAPI has no words for, or that are no API, and what they are.
+# Paths that OpenAPI cannot describe, or that are not part of the API.
 LEFT_OUT = {
     "/ws": "the feed, a WebSocket; with the query of /events, and with the subprotocol changefeed.v1",
     "/ws/activity": "what the dashboard draws, a WebSocket",
@@ -48,7 +48,7 @@ def describe(base_path: str) -> Json:
         "info": {
             "title": "psqlisten2websocket",
             "version": "1",
-            "description": "A change feed of PostgreSQL. Without tokens in its settings none is asked for. "
+            "description": "A change feed of PostgreSQL. Tokens are required only if the server's settings have some. "
             f"Not described here:\n\n{left_out}",
         },
         "servers": [{"url": base_path or "/"}],
@@ -68,10 +68,10 @@ REFUSALS = {
     "BadRequest": "What is wrong with the request, and what to write instead.",
     "SignIn": "A token is missing, bad or expired.",
     "NoRight": "The token, or the page that asks, has no right to this.",
-    "NotFound": "There is no such thing.",
-    "Conflict": "It cannot be done as the database is.",
-    "TooLarge": "A body has at most 16 KB.",
-    "Later": "Not now; Retry-After says when to come back.",
+    "NotFound": "It does not exist.",
+    "Conflict": "The database's present state does not allow it.",
+    "TooLarge": "The body is larger than 16 KB.",
+    "Later": "Not possible now; Retry-After says when to try again.",
 }
 STATUSES = {
     "400": "BadRequest",
@@ -95,19 +95,19 @@ def _parameter(name: str, description: str, schema: Json, place: str = "query") 
     return {"name": name, "in": place, "description": description, "required": place == "path", "schema": schema}
 
 
-# What handlers/feed/query.py takes. A list is a parameter that is repeated.
+# The fields of handlers/feed/query.py. A list is a repeated parameter.
 FEED_PARAMETERS = {
     "table": _parameter("table", "orders, public.orders or sales.*", list_of(TEXT)),
     "action": _parameter("action", "one of these actions", list_of({"enum": list(ACTIONS)})),
-    "filter": _parameter("filter", "such as status=eq.open; all must hold", list_of(TEXT)),
-    "columns": _parameter("columns", "send just these, such as id,status", list_of(TEXT)),
-    "since": _parameter("since", "a cursor, to go on after it", TEXT),
+    "filter": _parameter("filter", "such as status=eq.open; a change must match all of them", list_of(TEXT)),
+    "columns": _parameter("columns", "send only these, such as id,status", list_of(TEXT)),
+    "since": _parameter("since", "a cursor; changes after it are sent", TEXT),
     "replay": _parameter(
         "replay",
-        "begin with this many of the newest changes",
+        "send this many of the newest changes first",
         {"type": "integer", "minimum": 0, "maximum": RECENT_LIMIT},
     ),
-    "slow": _parameter("slow", "what to do when you do not keep up", {"enum": ["close"]}),
+    "slow": _parameter("slow", "what the server does if you do not keep up", {"enum": ["close"]}),
 }
 _CHANGES_PARAMETERS = [one for name, one in FEED_PARAMETERS.items() if name not in ("replay", "slow")]
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
@@ -125,7 +125,7 @@ def _operation(
     media_type: str = "application/json",
     is_open: bool = False,
 ) -> Json:
-    """`answer` is the schema of what comes with 200. Whatever is asked, 400 and 403 may be the answer: see the gate."""
+    """`answer` is the schema of a 200. Any request may also get a 400 or 403, see handlers/access/authentication.py."""
     described: Json = {
         "summary": summary,
         "responses": {"200": {"description": summary, "content": {media_type: {"schema": answer}}}},
@@ -148,8 +148,8 @@ PATHS: Json = {
             ("503",),
             parameters=[
                 *FEED_PARAMETERS.values(),
-                _parameter("Last-Event-ID", "as since, which it wins over", TEXT, "header"),
-                _parameter("lastEventId", "the same, for an EventSource made anew, which can set no header", TEXT),
+                _parameter("Last-Event-ID", "as since; takes precedence over it", TEXT, "header"),
+                _parameter("lastEventId", "the same, for a newly made EventSource, which cannot set a header", TEXT),
             ],
             media_type="text/event-stream",
         )
@@ -166,20 +166,20 @@ PATHS: Json = {
                 }
             ),
             ("404", "503"),
-            parameters=[*_CHANGES_PARAMETERS, _parameter("limit", "how many changes at most", _LIMIT)],
+            parameters=[*_CHANGES_PARAMETERS, _parameter("limit", "the maximum number of changes", _LIMIT)],
         )
     },
     "/api/change": {
         "get": _operation(
-            "The one change that has this cursor",
+            "The change that has this cursor",
             ref("Change"),
             ("404", "503"),
-            parameters=[_parameter("cursor", "as it stands in the change", TEXT) | {"required": True}],
+            parameters=[_parameter("cursor", "the change's own cursor", TEXT) | {"required": True}],
         )
     },
     "/api/place": {
         "get": _operation(
-            "The cursor before everything the journal has since a time",
+            "The cursor before all journaled changes since a time",
             shape({"cursor": TEXT}),
             ("404", "503"),
             parameters=[
@@ -217,7 +217,7 @@ PATHS: Json = {
     },
     "/api/tables": {
         "get": _operation(
-            "The tables of the database and by what they are watched",
+            "The tables of the database, and what watches them",
             shape(
                 {
                     "tables": list_of(
@@ -252,7 +252,7 @@ PATHS: Json = {
                 optional=("omit", "row_limit", "strict", "hash"),
             ),
         ),
-        "delete": _operation("Watches a table no more", ref("Watched"), ("404", "409", "503")),
+        "delete": _operation("Stops watching a table", ref("Watched"), ("404", "409", "503")),
     },
     "/api/status": {
         "get": _operation(
@@ -301,7 +301,7 @@ PATHS: Json = {
     "/api/session": {
         "get": _operation("Who you are", ref("Session"), ("503",), is_open=True),
         "post": _operation(
-            "Signs in: sets a cookie that stands for the token",
+            "Signs in: sets a session cookie in place of the token",
             ref("Session"),
             ("401", "503"),
             body={
@@ -326,13 +326,13 @@ PATHS: Json = {
     },
     "/readyz": {
         "get": _operation(
-            "Whether what is committed now would be heard",
+            "Whether a commit now would reach clients",
             shape({"status": {"const": "ready"}, "database": ref("Database")}),
             ("503",),
             is_open=True,
         )
     },
     "/metrics": {
-        "get": _operation("What Prometheus scrapes", TEXT, (), media_type="text/plain"),
+        "get": _operation("Metrics for Prometheus", TEXT, (), media_type="text/plain"),
     },
 }

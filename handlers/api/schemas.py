@@ -1,4 +1,4 @@
-"""What the HTTP API answers with, as JSON Schemas that OpenAPI 3.1 refers to by name."""
+"""The answers of the HTTP API as JSON Schemas, which OpenAPI 3.1 refers to by name."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Json = dict[str, Any]
 
 
 def shape(properties: Json, optional: tuple[str, ...] = ()) -> Json:
-    """All of `properties` are there but the optional ones, and no other."""
+    """An object with exactly these `properties`; only those in `optional` may be missing."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
@@ -43,11 +43,11 @@ SCHEMAS: Json = {
     ),
     "Change": {
         "type": "object",
-        "description": "One row's change. Values are as PostgreSQL's to_json gives them, with all digits.",
+        "description": "One row's change. Values are those of PostgreSQL's to_json, with all digits.",
         "properties": {
             "table": TEXT,
             "action": {"enum": list(ACTIONS)},
-            "data": {"type": ["object", "null"], "description": "the new row, on DELETE the old one"},
+            "data": {"type": ["object", "null"], "description": "the new row; on DELETE the old one"},
             "schema": TEXT,
             "old": {"type": "object", "description": "on UPDATE, the previous values of the columns that changed"},
             "at": TIME,

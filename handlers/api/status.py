@@ -1,4 +1,4 @@
-"""How the feed stands: the journal, the watched tables, the connection to PostgreSQL, the clients."""
+"""The feed's state: the journal, the watched tables, the connection to PostgreSQL, the clients."""
 
 import os
 
@@ -15,13 +15,13 @@ QUERIES = load_queries("server.sql")
 
 
 class StatusHandler(ApiHandler):
-    """What counts the changes of all tables, as the journal's size does, is for those who may see all tables."""
+    """Gives figures of all tables, such as the journal's size, only to callers who may see all tables."""
 
     needs = Need.ADMIN
 
     async def get(self) -> None:
         context, slot = self.context, self.context.slot
-        with database_needed("the journal cannot be looked at"):
+        with database_needed("the journal's state cannot be read"):
             journal, watched, not_watched = await self._journal(), await self._watched(), await self._not_watched()
         self.finish(
             {
@@ -42,7 +42,7 @@ class StatusHandler(ApiHandler):
         )
 
     async def _journal(self) -> dict[str, object] | None:
-        """Sizes in bytes, times in UTC; None where there is no journal."""
+        """Sizes in bytes, times in UTC; None without a journal."""
         if self.context.journal.epoch is None or not self.rights.sees_everything:
             return None
         [(size, oldest, newest, losses)] = await self.context.database.fetch(QUERIES["journal status"])
@@ -58,7 +58,7 @@ class StatusHandler(ApiHandler):
         }
 
     async def _not_watched(self) -> list[dict[str, object]]:
-        """What --watch names and cannot be watched."""
+        """The tables of --watch that could not be watched."""
         return [
             {"schema": table.schema, "table": table.table, "reason": reason}
             for table, reason in (await self.context.watching.not_watched()).items()
@@ -74,7 +74,7 @@ class StatusHandler(ApiHandler):
         shown = []
         for one in found:
             if bound := bound_of_any(self.rights.tables, (TableName(one["schema"], one["table"]),)):
-                # Columns that may not be seen are not there.
+                # without the columns that the caller may not see
                 named = {name: [column for column in one[name] if bound.shows(column)] for name in ("omit", "hash")}
                 shown.append({**one, **named})
         return shown

@@ -1,4 +1,4 @@
-"""The tables of the database, and the switch that watches each."""
+"""Lists the tables of the database, and watches or unwatches one."""
 
 import json
 import logging
@@ -17,16 +17,13 @@ from handlers.http.server import BODY_LIMIT_BYTES
 logger = logging.getLogger("handlers.tables")
 
 QUERIES = load_queries("server.sql")
-SHAPE = (
-    'the body is {"omit": ["column", …], "row_limit": 1000, "strict": false, "hash": ["column", …]}, each of them '
-    "optional"
-)
+SHAPE = 'send {"omit": ["column", …], "row_limit": 1000, "strict": false, "hash": ["column", …]}, each of them optional'
 
 
 class TablesHandler(ApiHandler):
     """{"tables": [{"schema", "table", "is_watched", "watched_by", "estimated_rows"}, …]}
 
-    The last is null where only some of the rows may be seen.
+    `estimated_rows` is null if the caller may see only some of the rows.
     """
 
     needs = Need.TOKEN
@@ -52,10 +49,10 @@ class TablesHandler(ApiHandler):
 
 
 class WatchHandler(ApiHandler):
-    """PUT watches the table that the path names, DELETE ends it.
+    """PUT watches the table of the path, DELETE unwatches it.
 
-    The body of PUT is {"omit", "row_limit", "strict", "hash"}, each of them optional: what it does not say stays as it
-    is. Only with a right to everything can a column be given out that was left out or hashed before, in whichever way.
+    The body of PUT is {"omit", "row_limit", "strict", "hash"}, all optional: what is missing stays as it is. Only a
+    token with all rights may expose a column that was omitted or hashed before, in whichever way.
     """
 
     needs = Need.ADMIN
@@ -78,14 +75,14 @@ class WatchHandler(ApiHandler):
                 name, _ = await self._find(name)
                 options = await self.context.watching.options(name)
                 if options and (options.omit or options.hash) and not self.rights.sees_everything:
-                    raise _needs_all_rights(f"{name} has columns that are left out or hashed, and would forget them")
+                    raise _needs_all_rights(f"{name} has omitted or hashed columns, which would be forgotten")
                 has_changed = await self.context.watching.unwatch(name)
         except (NoSuchTable, CannotWatch) as error:
             raise self._api_error(name, error, "cannot_unwatch") from None
         self._answer(name, is_watched=False, has_changed=has_changed)
 
     async def _find(self, name: str) -> tuple[str, Bound]:
-        """The table's qualified() name, and what of it may be seen. One that may not be seen is not there."""
+        """The table's qualified() name, and what the caller may see of it. Raises NoSuchTable for a hidden one, too."""
         bounds = {}
         for table in await self.context.watching.named(name) if _can_be_name(name) else ():
             if bound := bound_of_any(self.rights.tables, (table,)):
@@ -101,7 +98,7 @@ class WatchHandler(ApiHandler):
         self.finish({"table": name, "is_watched": is_watched, "has_changed": has_changed})
 
     def _options(self, name: str, bound: Bound, before: WatchOptions, said: dict[str, Any]) -> WatchOptions:
-        """Of columns that may not be seen nothing is said and nothing changed."""
+        """The new options. Those of columns that the caller may not see stay as they are, and are never mentioned."""
         options = replace(before, **said)
         if self.rights.sees_everything:
             return options
@@ -114,35 +111,35 @@ class WatchHandler(ApiHandler):
         if "hash" in said:
             options = replace(options, hash=(*options.hash, *hidden[1]))
         if set(before.omit) - set(options.omit) or set(before.hash) - set(options.hash) - set(options.omit):
-            raise _needs_all_rights("a column that is left out or hashed would be given out")
+            raise _needs_all_rights("this would expose a column that is omitted or hashed")
         return options
 
     def _api_error(self, name: str, error: NoSuchTable | CannotWatch, code: str) -> ApiError:
-        """Why not, without a name that may not be seen."""
+        """The error, without names that the caller may not see."""
         match error:
             case NoSuchTable():
                 return ApiError(404, "no_such_table", str(error))
             case Refused() if not self.rights.sees_everything:
                 logger.info("refused: %s", error)
-                why = "PostgreSQL refuses it; the log says why, and so does a token with a right to everything"
+                why = "PostgreSQL refuses it; the log says why, and so does the answer to a token with all rights"
                 return ApiError(409, code, f"{name}: {why}")
             case CannotWatch():
                 return ApiError(409, code, str(error))
 
     def _said(self) -> dict[str, Any]:
-        """The options that the body names."""
+        """The options in the body. Raises ApiError."""
         if len(self.request.body) > BODY_LIMIT_BYTES:
             raise ApiError(
                 413,
                 "body_too_large",
-                f"a body has at most {BODY_LIMIT_BYTES} bytes; SELECT changefeed.watch(…) takes longer lists",
+                f"the body is larger than {BODY_LIMIT_BYTES} bytes; SELECT changefeed.watch(…) takes longer lists",
             )
         if not self.request.body.strip():
             return {}
         try:
             body = json.loads(self.request.body)
         except (ValueError, RecursionError) as error:
-            raise ApiError(400, "not_json", f"the body is empty or a JSON object: {error}") from None
+            raise ApiError(400, "not_json", f"the body must be empty or a JSON object: {error}") from None
         if not isinstance(body, dict) or not body.keys() <= {field.name for field in fields(WatchOptions)}:
             raise ApiError(400, "bad_options", SHAPE)
         said = dict(body)
@@ -159,9 +156,7 @@ class WatchHandler(ApiHandler):
 
 
 def _needs_all_rights(why: str) -> ApiError:
-    return ApiError(
-        403, "needs_all_rights", f"{why}; that takes a token with a right to everything, or the owner in SQL"
-    )
+    return ApiError(403, "needs_all_rights", f"{why}; use a token with all rights, or SQL as the owner")
 
 
 def _are_names(said: object) -> bool:
@@ -169,5 +164,5 @@ def _are_names(said: object) -> bool:
 
 
 def _can_be_name(text: str) -> bool:
-    """Half a surrogate pair is JSON, but no text of PostgreSQL's, and neither is one with a zero byte."""
+    """Whether PostgreSQL can store the text: not half a surrogate pair, which JSON allows, nor a zero byte."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,4 +1,4 @@
-"""Which counts a dashboard is told, and what changed of them since then: all, or those that its rights let it know."""
+"""Which counts a dashboard is sent, and what changed since the last: all of them, or those its rights allow."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -11,26 +11,26 @@ from handlers.http.context import ServerContext
 
 
 class CountPolicy(Protocol):
-    """What a DashboardView asks of one."""
+    """What a DashboardView needs of a policy."""
 
     @property
     def has_news(self) -> bool:
         """Whether anything was counted since the counts were last taken."""
 
     def add(self, seen: Sequence[Change], now: float) -> None:
-        """Notes what is published, of that which the dashboards may see."""
+        """Notes published changes that the dashboards may see."""
 
     def take(self, *, is_coarse: bool) -> dict[str, object]:
-        """What changed of the counts since they were last taken; the coarser steps only where that is asked for."""
+        """The counts that changed since they were last taken; those of the coarser steps only if `is_coarse`."""
 
 
 class AllCounts:
-    """Of all tables. The tally itself notes what changed, for the one view there is of all."""
+    """The counts of all tables. The tally notes what changed, for the single view with all rights."""
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
         self._has_news = False
-        self.take(is_coarse=True)  # what changed before is in the first `hello`
+        self.take(is_coarse=True)  # earlier changes are in the first `hello`
 
     @property
     def has_news(self) -> bool:
@@ -51,12 +51,12 @@ class AllCounts:
 
 
 class VisibleCounts:
-    """Of the tables that may be counted with certain rights; nothing that happens unseen changes what it gives."""
+    """The counts of the tables that certain rights allow to count. Nothing unseen ever changes its answers."""
 
     def __init__(self, context: ServerContext, counted: CountedTables) -> None:
         self._context = context
         self._counted = counted
-        self._touched: dict[int, set[int]] = {step: set() for step in STEPS}  # when the buckets begin that changed
+        self._touched: dict[int, set[int]] = {step: set() for step in STEPS}  # the start of each bucket that changed
 
     @property
     def has_news(self) -> bool:

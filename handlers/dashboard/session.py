@@ -1,6 +1,6 @@
-"""The dashboard's sign-in: POST the token once, and a cookie that no script can read stands for it; DELETE ends it.
+"""The dashboard's sign-in: POST exchanges a token for a session cookie that no script can read; DELETE ends it.
 
-Also for whoever else has the cookie: what is open by it is closed, and it lets nobody in any more.
+DELETE ends the session for every holder of the cookie: it closes its connections and admits nobody with it any more.
 """
 
 import json
@@ -16,8 +16,8 @@ COOKIE_LIMIT_CHARACTERS = 3900  # browsers keep 4096 of name, value and attribut
 class SessionHandler(ApiHandler):
     """{"is_required", "is_signed_in", "is_admin", "sees_everything", "not_counted", "expires_at"}
 
-    `not_counted`: the tables, as the token names them, of which it sees some rows only. `expires_at`: epoch seconds,
-    or null.
+    `not_counted` lists the tables, as the token names them, of which it sees only some rows. `expires_at` is in epoch
+    seconds, or null.
     """
 
     needs = Need.NOTHING
@@ -41,7 +41,7 @@ class SessionHandler(ApiHandler):
         authenticator.refuse_nothing(identity.rights)
         session = authenticator.session(token)
         if len(session) > COOKIE_LIMIT_CHARACTERS:
-            raise ApiError(400, "token_too_long", "the token is too long for a cookie, which browsers would drop")
+            raise ApiError(400, "token_too_long", "the token is too long: browsers would drop its cookie")
         is_secure, path = self.request.protocol == "https", self.context.settings.base_path or "/"
         name = HOST_COOKIE if is_secure and path == "/" else COOKIE
         self.set_cookie(name, session, path=path, httponly=True, samesite="Strict", secure=is_secure)
@@ -60,7 +60,7 @@ class SessionHandler(ApiHandler):
             body = None
         token = body.get("token") if isinstance(body, dict) else None
         if not isinstance(token, str) or not 0 < len(token) <= TOKEN_LIMIT_CHARACTERS:
-            raise ApiError(400, "bad_sign_in", 'the body is {"token": "…"}')
+            raise ApiError(400, "bad_sign_in", 'send {"token": "…"} as the body')
         return token
 
     def _answer(self, identity: Identity | None) -> None:

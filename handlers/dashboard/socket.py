@@ -1,6 +1,6 @@
-"""What the dashboard draws: counts in buckets over HTTP, and the same with a sample of rows over /ws/activity.
+"""Serves what the dashboard draws: counts in buckets over HTTP, and counts with a sample of rows over /ws/activity.
 
-The counts are exact and absolute; only the rows are a sample, and each message says of how many.
+Counts are exact and absolute. Only the rows are sampled, and each message says of how many.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ SAID_LIMIT_CHARACTERS = 1_000
 
 
 class ActivityHandler(ApiHandler):
-    """The last `window` seconds in buckets of `step`: {"now", "since", "step_seconds", "totals", "buckets", …}.
+    """Answers with the last `window` seconds in buckets of `step`: {"now", "since", "step_seconds", "totals", …}.
 
-    Without `has_history` what was before `since` is still being counted from the journal.
+    If `has_history` is false, changes from before `since` are still being counted from the journal.
     """
 
     needs = Need.TOKEN
@@ -39,7 +39,7 @@ class ActivityHandler(ApiHandler):
         tally = self.context.hub.tally
         step = self.get_query_argument("step", "1")
         if step not in map(str, STEPS):
-            raise ApiError(400, "bad_step", f"step is one of {', '.join(map(str, STEPS))}, in seconds")
+            raise ApiError(400, "bad_step", f"step must be one of {', '.join(map(str, STEPS))}, in seconds")
         buckets = tally.by_step[int(step)]
         most = buckets.window_seconds
         window = whole_number("window", self.get_query_argument("window", str(most)), 1, most, "seconds")
@@ -56,23 +56,24 @@ class ActivityHandler(ApiHandler):
 
 
 class ActivitySocket(BaseSocket):
-    """A dashboard.
+    """A dashboard's socket. The page may send three types of messages:
 
-    It may say {"type": "seen", "message": n}, the number of the newest message it drew: one that falls behind is sent
-    counts and no rows until it has caught up, since a browser's WebSocket has no other way to say that it is slow.
-    {"type": "rows", "wanted": false}, while nobody looks; with true also a `pace`, one of those that `hello` names.
-    And {"type": "filter"} with `table`, `action` and `filter` as on /ws: then the rows are a sample of what fits, and
-    `matching` says of how many; the counts stay those of all.
+    {"type": "seen", "message": n} acknowledges the newest message that it has drawn. A page that falls behind is sent
+    counts without rows until it has caught up, since a browser's WebSocket has no backpressure of its own.
+    {"type": "rows", "wanted": false} stops the rows, as while the page is hidden; with true it may name a `pace`, one
+    of those in `hello`.
+    {"type": "filter"} has `table`, `action` and `filter` as on /ws. The rows are then a sample of the matching changes,
+    and `matching` is their number. The counts still include all changes.
     """
 
     kind = "dashboards"
     _gap: Gap | None = None
-    _dashboard: Dashboard | None = None  # while the socket is open, and it is known whose it is
+    _dashboard: Dashboard | None = None  # while the socket is open and authenticated
     _view: View | None = None
 
     async def look(self, *args: str) -> None:
         if not self.rights.sees_everything:
-            with contextlib.suppress(DatabaseUnavailable):  # then only what is safe without it is shown
+            with contextlib.suppress(DatabaseUnavailable):  # then it shows only what is safe to show without it
                 await self.context.catalog.until_read()
         self._gap = await self._read_since(self.get_query_argument("since", None))
 
@@ -90,7 +91,7 @@ class ActivitySocket(BaseSocket):
             self._dashboard = self._view = None
 
     async def on_message(self, message: str | bytes) -> None:
-        """Tornado reads the next message when this one is dealt with."""
+        """Tornado reads the next message once this returns."""
         if self._dashboard is None:
             return
         match _said(message):
@@ -102,32 +103,32 @@ class ActivitySocket(BaseSocket):
             case {"type": "filter", **fields}:
                 await self._filter({str(name): value for name, value in fields.items()})
             case _:
-                advice = 'say {"type": "seen", "message": n}, {"type": "rows", "wanted": true} or {"type": "filter"}'
+                advice = 'send {"type": "seen", "message": n}, {"type": "rows", "wanted": true} or {"type": "filter"}'
                 self.send_message("error", code="unknown_type", message=advice)
 
     def _go_at(self, dashboard: Dashboard, pace: object) -> None:
         if isinstance(pace, str) and pace in PACES:
             dashboard.pace = pace
         else:
-            advice = f"pace is one of {', '.join(PACES)}: rows a second, at most"
+            advice = f"pace must be one of {', '.join(PACES)}: the most rows per second"
             self.send_message("error", code="bad_pace", message=advice)
 
     async def _filter(self, fields: dict[str, object]) -> None:
         try:
             query = parse_query(fields_of_message(fields), self.rights)
             if self.context.settings.payload is not Payload.FULL:
-                await check_subscription(self.context, query.subscription)  # a column may be withheld
+                await check_subscription(self.context, query.subscription)  # --payload may withhold a column
         except ApiError as error:
             self.tell_error(error)
         else:
-            if self._dashboard and self._view:  # else the page is gone
+            if self._dashboard and self._view:  # else the page has left
                 self._view.filter(self._dashboard, query.subscription)
 
     async def _read_since(self, since: str | None) -> Gap | None:
-        """Whether a page that comes back, and had seen everything up to a cursor, missed what nobody has any more.
+        """The gap for a page that reconnects with a cursor, if changes after it can no longer be read.
 
-        Its counts are right in any case: those are absolute, and loaded from the journal. A page can't read the answer
-        to a refused handshake, so also what is no cursor of ours is told as a gap.
+        The page's counts are right in any case: they are absolute. An invalid cursor is also answered with a gap, since
+        a page cannot read why its handshake was refused.
         """
         if not since:
             return None

@@ -1,4 +1,4 @@
-"""The dashboard's files and the client for other pages, as the build left them in frontend/dist."""
+"""Serves the dashboard's files, and the client for other pages, from frontend/dist."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ class BasePathHandler(BaseHandler):
 
 
 class DashboardHandler(StaticFileHandler, BaseHandler):
-    """The page itself is asked for anew each time; what it names carries a hash in its name and is kept."""
+    """Browsers revalidate the page each time; its assets have a hash in their names and are cached for ever."""
 
-    needs = Need.NOTHING  # they hold no data: what the page shows it must ask for
+    needs = Need.NOTHING  # the files contain no data
 
     def set_extra_headers(self, path: str) -> None:
         is_hashed = path.startswith("assets/")
         self.set_header("Cache-Control", "public, max-age=31536000, immutable" if is_hashed else "no-cache")
 
     def get_content_type(self) -> str:
-        # TypeScript's ending is, for the system's table of types, that of a video.
+        # In the system's table of types, TypeScript's ending is that of a video.
         return "text/plain; charset=utf-8" if self.path.endswith(".d.ts") else super().get_content_type()

@@ -1,7 +1,7 @@
-"""What the dashboards of those with the same rights draw: changes in, the messages for their outboxes out.
+"""Makes the messages for all dashboards with the same rights. Knows no socket.
 
-Each message is made once for all that want the same rows. Nothing here is told because of something that those rights
-do not let see: not a message, not its number, not a count. Knows no socket.
+Each message is made once for all that want the same rows. Nothing that these rights do not allow to see has an effect
+here: not on whether a message is sent, nor on its number, nor on a count.
 """
 
 from collections import deque
@@ -32,13 +32,13 @@ from handlers.delivery.row_sample import (
 )
 from handlers.http.context import ServerContext
 
-COUNTS_SECONDS = 0.25  # counts are told that often, or by every third tick
-COARSE_SECONDS = 1.0  # buckets of more than a second; and a message that nothing happened
-BEHIND_SECONDS = 3.0  # a page that has not seen what was told that long ago gets no rows
+COUNTS_SECONDS = 0.25  # how often counts are sent, or with every third tick
+COARSE_SECONDS = 1.0  # how often buckets of more than a second are sent, and a message if nothing happened
+BEHIND_SECONDS = 3.0  # a page that has not drawn what was sent this long ago gets no rows
 
 
 class DashboardView:
-    """For those who may see everything and those who may not a policy says which counts; all else is the same."""
+    """One view per set of rights. A CountPolicy chooses the counts; everything else is the same for all rights."""
 
     def __init__(self, context: ServerContext, grants: Grants) -> None:
         self.dashboards: set[Dashboard] = set()
@@ -49,16 +49,16 @@ class DashboardView:
         self._counts: CountPolicy = AllCounts(context) if self._is_full else VisibleCounts(context, self._counted)
         self._filters: Audiences[Dashboard] = Audiences(context.catalog.may_mean_some)
         self._allowances = {name: Allowance(pace) for name, pace in PACES.items()}
-        # Since the last message: how many changes there were, and those of them for each filter, None for none.
+        # Since the last message: the number of changes, and the matching ones by filter; None is no filter.
         self._of = 0
         self._matches: dict[Audience[Dashboard] | None, Matches] = {}
         self._number = 0
-        self._told_at: deque[float] = deque(maxlen=100)  # of the newest messages, the newest last
+        self._told_at: deque[float] = deque(maxlen=100)  # when the latest messages were sent, the newest last
         self._counts_told_at = self._coarse_told_at = 0.0
         self._turn = self._context.counted.turn
 
     def enter(self, dashboard: Dashboard, now: float) -> None:
-        # The others hear first what came since the last tick; it is in the newcomer's `hello` already.
+        # First sends the others what came since the last tick, as the newcomer's `hello` includes it.
         self.tick(now)
         self.dashboards.add(dashboard)
         dashboard.outbox.send(self._hello(now))
@@ -68,7 +68,7 @@ class DashboardView:
         self.dashboards.discard(dashboard)
 
     def filter(self, dashboard: Dashboard, subscription: Subscription) -> None:
-        """From now on its rows are of those that are asked for; the counts stay those of all."""
+        """Limits the dashboard's rows to the subscription; its counts still include all changes."""
         if dashboard.filter:
             self._filters.leave(dashboard, dashboard.filter)
             dashboard.filter = None
@@ -76,7 +76,7 @@ class DashboardView:
             dashboard.filter = self._filters.join(dashboard, PROTOCOL, self._select(subscription))
 
     def add(self, changes: Sequence[Change], now: float) -> None:
-        """What is published, without losses."""
+        """Adds published changes, without losses."""
         seen = self._selection.pick(changes)
         self._of += len(seen)
         self._counts.add(seen, now)
@@ -85,13 +85,13 @@ class DashboardView:
             self._matches.setdefault(audience, Matches()).add(picked)
 
     def tick(self, now: float) -> None:
-        """Tells what happened since the last tick, or once a second that nothing did."""
+        """Sends what happened since the last tick; if nothing did, sends that once a second."""
         is_coarse = now - self._coarse_told_at >= COARSE_SECONDS
         has_counts = is_coarse or (self._counts.has_news and now - self._counts_told_at >= COUNTS_SECONDS)
         if self._of or has_counts:
             self._tell_activity(now, has_counts=has_counts, is_coarse=is_coarse)
         if self._turn != (turn := self._context.counted.turn):
-            # What was before has been counted, or all is counted anew: whoever is there begins as a newcomer does.
+            # The backfill has ended, or counting has started over: every dashboard starts again with a `hello`.
             self._turn = turn
             self.tell(self._hello(now))
 
@@ -107,12 +107,12 @@ class DashboardView:
             dashboard.outbox.send(frame)
 
     def refresh_columns(self) -> None:
-        """The tables were read anew: their columns may be others."""
+        """Called after the tables were read again: their columns may have changed."""
         self._selection.refresh_columns()
         self._filters.refresh_columns()
 
     def forget_cursors(self) -> None:
-        """Shows no row of before any more."""
+        """Drops the rows that wait: their cursors are no longer valid."""
         self._matches.clear()
 
     def _hello(self, now: float) -> bytes:
@@ -141,7 +141,7 @@ class DashboardView:
         samples: dict[str, list[list[str]]] = {name: [] for name in PACES}
         frames: dict[object, bytes] = {}
         for dashboard in tuple(self.dashboards):
-            why, pace = self._withheld(dashboard, now), dashboard.pace
+            why, pace = self._reason_for_no_rows(dashboard, now), dashboard.pace
             key = why or (dashboard.filter, pace)
             if key not in frames:
                 rows = _no_rows(why) if why else self._rows(dashboard.filter, pace, now)
@@ -159,8 +159,8 @@ class DashboardView:
         changes = sample_texts(matches.newest(row_limit), limit_characters)
         return {"changes": changes} if audience is None else {"matching": matches.count, "changes": changes}
 
-    def _withheld(self, dashboard: Dashboard, now: float) -> str | None:
-        """Why this one gets no rows now: it is behind, or nobody looks; None where it gets them."""
+    def _reason_for_no_rows(self, dashboard: Dashboard, now: float) -> str | None:
+        """Why the dashboard gets no rows now: it is behind, or does not want them. None if it gets them."""
         if dashboard.seen is not None and dashboard.seen < self._number - 1:
             unseen = min(self._number - dashboard.seen, len(self._told_at))
             if now - self._told_at[-unseen] > BEHIND_SECONDS:
@@ -170,7 +170,7 @@ class DashboardView:
     def _select(self, subscription: Subscription) -> Selection:
         if not self._is_full:
             return self._context.select(subscription)
-        # Without the columns' types a value's own decides: what the page itself compares are texts.
+        # Without the columns' types the value's own decides: the page itself compares texts.
         return Selection(subscription, lambda table: None)
 
     def _cursor(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Counts of all tables in, those that somebody with certain rights may know out. Knows no request."""
+"""Reduces the counts of all tables to those that certain rights allow to know. Knows no request."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,11 +10,11 @@ from changefeed.selection.catalog import Catalog
 from changefeed.selection.rights import EVERY_TABLE, Grants, bound_of_any
 from handlers.http.context import ServerContext
 
-LOADED = timedelta(days=1)  # what is counted from the journal at the start
+LOADED = timedelta(days=1)  # how far back the journal is counted at the start
 
 
 class CountedTables:
-    """Those whose counts may be told: with a right to all of their rows, since a count counts all of them."""
+    """The tables whose counts may be shown: those with a right to all rows, since a count includes all of them."""
 
     def __init__(self, grants: Grants, catalog: Catalog) -> None:
         self._grants = grants
@@ -27,7 +27,7 @@ class CountedTables:
         return {table: of_table for table, of_table in counts.items() if self._is_counted(table)}
 
     def buckets(self, buckets: Sequence[BucketMessage]) -> Sequence[BucketMessage]:
-        """One in which nothing is left is left out. Without the delays, which are those of all changes."""
+        """The visible part of the buckets, without empty ones, and without delays, which are those of all changes."""
         if self._is_everything:
             return buckets
         return [
@@ -46,7 +46,7 @@ class CountedTables:
         }
 
     def _since(self, context: ServerContext) -> datetime:
-        """From when on all is counted. The oldest change of all tables is not for everybody to know the time of."""
+        """The time from which all changes are counted; but never that of another table's oldest change."""
         if self._is_everything or not context.counted.has_history:
             return datetime.fromtimestamp(context.counted.since, UTC)
         return context.slot.started_at - LOADED

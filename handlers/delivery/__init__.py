@@ -1,1 +1,1 @@
-"""Changes on their way to clients: grouped by audience, framed once, sent through bounded outboxes, counted."""
+"""Delivers changes to clients: grouped by audience, framed once, sent through bounded outboxes, counted."""

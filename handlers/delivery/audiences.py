@@ -1,6 +1,6 @@
-"""Clients and what they asked for in; for each change, the audiences it is for out. Knows no socket.
+"""Groups clients by what they asked for, and finds the audiences of each change. Knows no socket.
 
-Clients with the same subscription in the same dialect are one audience: what they get is picked and encoded once.
+Clients with the same subscription in the same dialect are one audience: their changes are picked and encoded once.
 """
 
 import math
@@ -18,20 +18,20 @@ from changefeed.selection.filter_kinds import ToComparable
 from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription, TableSelection
 from handlers.delivery.dialects import Dialect
 
-# Any role of the database can make up names of tables, as many as it likes. So no more is kept of names than this, and
-# what no table has is told apart only as far as the clients' subscriptions do.
+# Any role of the database can make up any number of table names. So at most this many indexes are kept, and names that
+# no table has are distinguished only as far as the clients' subscriptions do.
 TABLES_LIMIT = 1_000
 UNKNOWN_LIMIT = 100
-LEFT_LIMIT = 100  # audiences that an index may hold though they have left; or as many as it has
+LEFT_LIMIT = 100  # audiences that have left but may stay in an index; or as many as it holds
 
 Client = TypeVar("Client")
 
 
 class Audience(Generic[Client]):
-    """`told` is the cursor its clients were last given; `trouble` the code of why nothing can fit any more."""
+    """`told` is the cursor that its clients were last sent; `trouble` the code of why no change can match any more."""
 
     def __init__(self, number: int, dialect: Dialect, selection: Selection) -> None:
-        self.number = number  # they rise in the order in which audiences come
+        self.number = number  # rising in the order in which audiences joined
         self.dialect = dialect
         self.selection = selection
         self.clients: set[Client] = set()
@@ -50,15 +50,15 @@ class Routed(Generic[Client]):
 class Audiences(Generic[Client]):
     """Every audience that has a client.
 
-    `is_known` says whether a name, as a trigger of the user's gives it, may be that of a table there is. Who comes is
-    put into a table's index when that is used next, so that it costs the same however many tables there are.
+    `is_known` says whether a name, as a user's trigger spells it, may be that of an existing table. A new audience
+    enters a table's index when the index is next used, so that joining costs the same however many tables there are.
     """
 
     def __init__(self, is_known: Callable[[str], bool] = lambda table: True) -> None:
         self._is_known = is_known
         self._all: dict[tuple[Dialect, Subscription], Audience[Client]] = {}
-        self._newest = 0  # number of an audience
-        self._left = 0  # how many audiences ever did
+        self._newest = 0  # the number of the last audience
+        self._left = 0  # how many audiences have ever left
         self._tables: OrderedDict[Hashable, _TableIndex[Client]] = OrderedDict()
         self._unknown: OrderedDict[Hashable, _TableIndex[Client]] = OrderedDict()
         self._patterns = _Patterns()
@@ -67,7 +67,7 @@ class Audiences(Generic[Client]):
         return iter(tuple(self._all.values()))
 
     def join(self, client: Client, dialect: Dialect, selection: Selection) -> Audience[Client]:
-        """Into the audience of all who asked for what `selection` selects, with the same rights."""
+        """Adds the client to the audience of all with the same selection, rights and dialect."""
         subscription = selection.subscription
         audience = self._all.get((dialect, subscription))
         if audience is None:
@@ -111,7 +111,7 @@ class Audiences(Generic[Client]):
         return Routed(changes, [*((audience, changes) for audience in for_all), *picked.items()])
 
     def refresh_columns(self) -> None:
-        """The columns of some table are others than before, or known at last."""
+        """Called when a table's columns have changed or have become known."""
         for audience in self._all.values():
             audience.selection.refresh_columns()
         self._tables.clear()
@@ -135,14 +135,14 @@ class Audiences(Generic[Client]):
 
 
 class _Patterns:
-    """What the subscriptions and rights of all audiences name."""
+    """The table patterns that the subscriptions and rights of all audiences name."""
 
     def __init__(self) -> None:
         self._counts: Counter[Pattern] = Counter()
         self._of_table: dict[str, set[Pattern]] = {}
 
     def add(self, patterns: Iterable[Pattern]) -> bool:
-        """Returns whether any is new."""
+        """Returns whether any of them is new."""
         is_any_new = False
         for pattern in patterns:
             is_any_new |= pattern not in self._counts
@@ -163,7 +163,7 @@ class _Patterns:
                     del self._of_table[pattern.table]
 
     def tell_apart(self, name: str) -> Hashable:
-        """The same for all names that no subscription treats differently, as long as no table has them."""
+        """A key for the name: equal for all names that every subscription treats alike, while no table has them."""
         readings = could_mean(name)
         return sum(one.schema is not None for one in readings) == 1, frozenset(map(self._concerned, readings))
 
@@ -175,15 +175,15 @@ class _Patterns:
 
 
 class _TableIndex(Generic[Client]):
-    """The audiences that one table's changes may be for; or those of all names that are treated alike.
+    """The audiences that may match the changes of one table, or of all names that are treated alike.
 
-    One that asks for certain values of a column is found by the values a change has, so that a thousand clients may
-    each follow a customer of their own at little more than the cost of one. Those that have left are not taken out, but
-    go with the index, which is made anew where they may be too many.
+    An audience that asks for certain values of a column is looked up by a change's values. So a thousand clients may
+    each follow a different customer at little more than the cost of one. Audiences that have left are not removed one
+    by one: when there may be many, the whole index is rebuilt.
     """
 
     def __init__(self, table: str, *, is_exact: bool, left: int) -> None:
-        self.newest = 0  # the number of the last audience that was looked at
+        self.newest = 0  # the number of the last audience that was added
         self._table = table
         self._is_exact = is_exact
         self._left = left
@@ -192,12 +192,12 @@ class _TableIndex(Generic[Client]):
         self._placed: dict[Audience[Client], TableSelection] = {}
 
     def is_stale(self, left: int) -> bool:
-        """Whether many of its audiences may have left; `left` is how many ever did."""
+        """Whether many of its audiences may have left; `left` is how many have ever left."""
         return left - self._left > max(LEFT_LIMIT, len(self._placed))
 
     def add(self, audience: Audience[Client]) -> None:
         if audience.selection.subscription == ALL_CHANGES:
-            return  # gets all changes as they are, without being looked for
+            return  # gets all changes, without a lookup
         selected = audience.selection.for_table(self._table, is_exact=self._is_exact)
         if selected is None:
             return
@@ -211,7 +211,7 @@ class _TableIndex(Generic[Client]):
             by_value.setdefault(value, set()).add(audience)
 
     def concerned(self, row: ChangedRow) -> Iterator[tuple[Audience[Client], TableSelection]]:
-        """At least those that the change is for, and what of the table each asks for."""
+        """Yields the audiences that may match the change, at least those that do, with their selection of the table."""
         return ((audience, self._placed[audience]) for audience in self._candidates(row) if audience.clients)
 
     def _candidates(self, row: ChangedRow) -> Iterable[Audience[Client]]:

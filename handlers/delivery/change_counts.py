@@ -1,7 +1,7 @@
-"""The tally in, how many changes there were since the server started out: numbers that never fall. Knows no metric.
+"""Counts changes since the server started, from the tally: numbers that never fall. Knows no metric.
 
-Every process counts every change, in its own time, so the number is the greatest that any of them has. The tally also
-holds what the journal held at the start, which is no news, and what was taken over from another process.
+Every process counts every change, each at its own pace, so the number is the greatest of them. The tally also holds the
+journal's earlier changes, which do not count here, and what was taken over from another process.
 """
 
 from collections.abc import Callable
@@ -10,21 +10,21 @@ from changefeed.change.change import ACTIONS
 from changefeed.counts.tally import OTHER_TABLES, Tally
 from process.shared_numbers import NumberKey, SharedNumbers
 
-TABLE_LIMIT_BYTES = 127  # of a schema's name, a dot and a table's; only a payload can have more
+TABLE_LIMIT_BYTES = 127  # of schema, dot and table; only a made-up payload can have more
 NAME = "changefeed_changes_total"
 DROPPED = "changefeed_payloads_dropped_total"
 
 
 class ChangeCounts:
-    """Writes into `meters`, by table and action."""
+    """Writes the counts into `meters`, by table and action."""
 
     def __init__(self, tally: Tally, meters: SharedNumbers) -> None:
         self._tally = tally
         self._meters = meters
-        self._offsets: dict[NumberKey, float] = {}  # what to add to the tally's number
+        self._offsets: dict[NumberKey, float] = {}  # added to the tally's numbers
 
     def begin(self) -> None:
-        """The tally was taken over from another process: from now on the numbers go on from where they stand."""
+        """Called after the tally was taken over from another process: counts on from the present numbers."""
         known: dict[NumberKey, float] = {}
         for part in self._meters.everywhere():
             for key, value in part.items():
@@ -34,7 +34,7 @@ class ChangeCounts:
         self._offsets = {key: known.get(key, 0) - totals.get(key, 0) for key in known.keys() | totals.keys()}
 
     def leave_out(self, what: Callable[[], None]) -> None:
-        """Does something to the tally that is no news, such as adding what happened before."""
+        """Calls `what`, and leaves out the changes that it adds to the tally, such as those from before the start."""
         before = self._totals()
         what()
         after = self._totals()

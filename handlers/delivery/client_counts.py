@@ -1,4 +1,4 @@
-"""How many clients of each kind are connected: to this process, and to all that share the port. Knows no socket."""
+"""Counts connected clients by kind: of this process, and of all that share the port. Knows no socket."""
 
 from process.shared_numbers import SharedNumbers
 
@@ -7,7 +7,7 @@ NAME = "changefeed_clients"
 
 
 class ClientCounts:
-    """Counts in `meters`."""
+    """Keeps the counts in `meters`."""
 
     def __init__(self, meters: SharedNumbers) -> None:
         self._meters = meters

@@ -1,4 +1,4 @@
-"""From when to when everything is counted, and when nothing was heard. Knows no request."""
+"""The time spans in which all changes are counted, and those of outages. Knows no request."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from handlers.delivery.outages import Outages
 
 
 class CountedTime:
-    """Of the tally of one server."""
+    """Describes what the tally of one server covers."""
 
     def __init__(
         self, hub: Hub, listener: Listener, follower: Follower, backfill: CountsBackfill, outages: Outages
@@ -24,30 +24,30 @@ class CountedTime:
 
     @property
     def has_history(self) -> bool:
-        """Whether what the journal held before is counted; without a journal, there is nothing to count."""
+        """Whether the journal's earlier changes are counted. True without a journal, which has nothing to count."""
         return self._follower.is_known and (self._follower.memory is None or self._backfill.is_loaded)
 
     @property
     def since(self) -> float:
-        """Epoch seconds: from then on all is counted."""
+        """The time from which all changes are counted, in epoch seconds."""
         since = self._hub.tally.since.timestamp()
         return since if self.has_history else max(since, self._backfill.counting_since or 0.0)
 
     @property
     def turn(self) -> tuple[bool, int]:
-        """Another value each time that all is counted anew, or what was before has been counted."""
+        """Takes another value each time when counting starts over, or when the backfill has ended."""
         return self.has_history, self._backfill.turns
 
     def whole(self, buckets: Sequence[BucketMessage]) -> Sequence[BucketMessage]:
-        """Those that are not counted in part only, as long as what was before is still to be."""
+        """The buckets that are counted completely; until the backfill has ended, older ones are not."""
         if self.has_history:
             return buckets
         return [bucket for bucket in buckets if bucket["at"] >= self.since]
 
     def span(self, now: float) -> tuple[float, float] | None:
-        """From and to in epoch seconds, by the clock of what is counted: all that happened between is in the tally.
+        """The span in which every change is in the tally: from and to, in epoch seconds of the changes' clock.
 
-        None while it isn't known to when that is, or from when.
+        None while either end is unknown.
         """
         if not self.has_history:
             return None
@@ -57,7 +57,7 @@ class CountedTime:
         known_from = max(tally.since.timestamp(), deaf_until)
         if self._follower.memory is None:
             return None if is_deaf else (known_from, now)
-        # The journal's changes are counted by PostgreSQL's clock, those of plain triggers by ours.
+        # Changes of the journal have PostgreSQL's time, those of plain triggers this machine's.
         ahead_seconds = tally.database_ahead_seconds
         if ahead_seconds is None or (is_deaf and self._hub.has_plain_triggers):
             return None
@@ -66,9 +66,9 @@ class CountedTime:
         return known_from, self._follower.read_until + ahead_seconds
 
     def deaf_spans(self, now: float, window_seconds: float) -> list[list[float | None]]:
-        """When nothing was heard that NOTIFY alone tells of, as [from, to] in epoch seconds; to is None for still.
+        """The outages, as [from, to] in epoch seconds; `to` is None if one lasts.
 
-        What the journal holds of such a time was counted later; a span is for what has no journal.
+        The journal's changes of such a time are counted later. Changes that only NOTIFY carries are missing from it.
         """
         if self._follower.memory is not None and not self._hub.has_plain_triggers:
             return []

@@ -1,6 +1,6 @@
-"""The dashboards of one server: changes, gaps and the state of the database in, told to each by the view of its rights.
+"""The dashboards of one server: passes changes, gaps and the database's state to each, by the view of its rights.
 
-A server makes it when it starts, and gives it up when it ends. A ticker runs while there are any dashboards.
+A server makes the registry when it starts and closes it when it ends. A ticker runs while there are dashboards.
 """
 
 import time
@@ -18,23 +18,23 @@ from handlers.delivery.audiences import Audience
 from handlers.delivery.outbox import Outbox
 from handlers.delivery.row_sample import USUAL_PACE
 
-TICK_SECONDS = 0.1  # so that there are at most ten messages a second, whatever the load
+TICK_SECONDS = 0.1  # so at most ten messages a second, whatever the load
 
 
 @dataclass(eq=False)
 class Dashboard:
-    """One page: where its messages go, which rows it wants, and what it has seen."""
+    """One open page: where its messages go, which rows it wants, and how far it has drawn them."""
 
     outbox: Outbox
-    leave: Callable[[str], None]  # closes the transport, for a reason that the page may read
+    leave: Callable[[str], None]  # closes the transport, with a reason that the page may read
     pace: str = USUAL_PACE
     wants_rows: bool = True
-    seen: int | None = None  # the number of the newest message that it drew; None: it never says
+    seen: int | None = None  # number of the newest message that the page has drawn; None if it does not report that
     filter: "Audience[Dashboard] | None" = None
 
 
 class View(Protocol):
-    """What the registry asks of a view; DashboardView is the one there is."""
+    """What the registry needs of a view; DashboardView implements it."""
 
     @property
     def dashboards(self) -> Collection[Dashboard]: ...
@@ -59,7 +59,7 @@ class View(Protocol):
 
 
 class Dashboards:
-    """By their rights."""
+    """Groups the dashboards into views, one per set of rights."""
 
     def __init__(self) -> None:
         self._views: dict[Grants, View] = {}
@@ -70,9 +70,9 @@ class Dashboards:
         return [dashboard for view in self._views.values() for dashboard in view.dashboards]
 
     def enter(self, dashboard: Dashboard, grants: Grants, make_view: Callable[[], View]) -> View:
-        """Greets it, and tells it from now on what it may see with these rights. Returns its view, for leave().
+        """Greets the dashboard, and sends it from now on what these rights may see. Returns its view, for leave().
 
-        Its view is made where no dashboard with the same rights is there.
+        The view is made if no other dashboard has the same rights.
         """
         view = self._views.get(grants)
         if view is None:
@@ -90,7 +90,7 @@ class Dashboards:
             self.close()
 
     def close(self) -> None:
-        """The server ends, or nobody is there any more."""
+        """Stops the ticker: the server ends, or the last dashboard has left."""
         if self._ticker:
             self._ticker.stop()
             self._ticker = None
@@ -101,7 +101,7 @@ class Dashboards:
             view.tick(now)
 
     def broadcast(self, changes: Sequence[Change], cursor: str | None) -> None:
-        """Counts what each may see, and keeps the newest of it until the next message."""
+        """Passes the changes to each view, which counts them and keeps the newest for the next tick."""
         if not self._views:
             return
         left, now = without_losses(changes), time.time()
@@ -120,11 +120,11 @@ class Dashboards:
             view.tell_gap(gap)
 
     def refresh_columns(self) -> None:
-        """The tables were read anew: their columns may be others."""
+        """Called after the tables were read again: their columns may have changed."""
         for view in self._views.values():
             view.refresh_columns()
 
     def forget_cursors(self) -> None:
-        """Sends no cursor of before any more: those are of another journal, or of a past that is lost."""
+        """Forgets the cursors so far: they belong to another journal, or to a past that is lost."""
         for view in self._views.values():
             view.forget_cursors()

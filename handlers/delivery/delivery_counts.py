@@ -1,7 +1,6 @@
-"""What clients were given, and who and what was dropped, counted into the meters. Knows no client and no metric.
+"""Counts deliveries, and what and who was dropped, in the meters. Knows no client and no metric.
 
-A broadcast is counted once, when it has been handed to the last socket: counting each delivery would cost as much as
-making it.
+A broadcast is counted as a whole, once the last socket has it: counting each delivery would cost as much as making it.
 """
 
 from bisect import bisect_left
@@ -35,7 +34,7 @@ LATENCY_BUCKET, LATENCY_SUM = "changefeed_latency_seconds_bucket", "changefeed_l
 
 
 class Deliveries:
-    """Of one process. A delivery is one change, or payload, handed to one client's outbox. `clock` is PostgreSQL's."""
+    """The counts of one process. A delivery is one change or payload in one outbox. `clock` is PostgreSQL's."""
 
     def __init__(self, meters: SharedNumbers, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -50,7 +49,7 @@ class Deliveries:
         self._deaf = meters.meter(CLIENTS_DROPPED, "raw", "deaf")
 
     def broadcast(self, count: int, at: float) -> None:
-        """So many deliveries are done; the oldest of their changes is of `at`, in epoch seconds, 0 for unknown."""
+        """Counts `count` deliveries. `at` is the time of their oldest change, in epoch seconds; 0 if unknown."""
         count, self._held_back = count - self._held_back, 0
         if count:
             self._feed.add(count)
@@ -60,7 +59,7 @@ class Deliveries:
     def counting(
         self, deliver: Callable[[Sequence[Change], str | None], int]
     ) -> Callable[[Sequence[Change], str | None], None]:
-        """The broadcast, which returns how many deliveries it made, with these counted."""
+        """Wraps a broadcast that returns how many deliveries it made, so that they are counted."""
 
         def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
             self.broadcast(deliver(changes, cursor), changes[0].at)
@@ -68,30 +67,30 @@ class Deliveries:
         return broadcast
 
     def hold_back(self, count: int) -> None:
-        """Of the broadcast that is under way, so many were conflated and not delivered yet."""
+        """Takes `count` changes out of the current broadcast: they are held back for conflation."""
         self._held_back += count
 
     def catch_up(self, count: int) -> None:
-        """As broadcast(), of changes of the past to one client."""
+        """Counts deliveries of past changes to one client."""
         self._feed.add(count)
 
     def raw(self, count: int) -> None:
         self._raw.add(count)
 
     def conflated(self, count: int) -> None:
-        """Changes that one client will not get."""
+        """Counts changes that conflation dropped for one client."""
         self._conflated.add(count)
 
     def outbox_full(self, kind: str) -> None:
-        """A client was closed."""
+        """Counts a client that was closed because its outbox was full."""
         self._outbox_full[kind].add(1)
 
     def sent_too_much(self, kind: str) -> None:
-        """A client was closed."""
+        """Counts a client that was closed because it sent too much."""
         self._sent_too_much[kind].add(1)
 
     def deaf(self, count: int) -> None:
-        """So many clients of raw payloads were closed, because nobody knows what they missed."""
+        """Counts clients of raw payloads that were closed after an outage, as they may have missed some."""
         self._deaf.add(count)
 
     def _observe(self, seconds: float) -> None:

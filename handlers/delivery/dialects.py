@@ -1,6 +1,6 @@
-"""Changes and gaps in, the bytes for a client's stream out, in each of the three dialects of the feed.
+"""Encodes changes and gaps as bytes, in each of the feed's three dialects. Knows no socket.
 
-An encoding is made once and written to every client that speaks it. Knows no socket.
+Each encoding is made once and written to all clients of its dialect.
 """
 
 import itertools
@@ -14,15 +14,15 @@ from changefeed.change.times import iso
 from changefeed.selection.subscription import Selection
 from handlers.delivery.frames import text_frames
 
-MAY_BE_LOST = "changes may have been lost"  # all that who may not see everything is told of a gap
+MAY_BE_LOST = "changes may have been lost"  # the only reason that clients with limited rights are given for a gap
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a client is told of changes (with the cursor after the last, if they have one), of a gap, and of a place.
+    """Encodes changes (with the cursor after the last, if there is one), a gap, a place and going_away.
 
-    The place is a cursor to come back with, where nothing that the client asked for came before it; going_away says
-    that the server stops, and in how many ms to come back. What a dialect has no words for is no bytes.
+    A place is a cursor to resume from, sent when no change before it matched. going_away says that the server stops,
+    and in how many ms to reconnect. What a dialect cannot express is encoded as no bytes.
     """
 
     changes: Callable[[Sequence[Change], str | None], bytes]
@@ -32,7 +32,7 @@ class Dialect:
 
 
 def message_frame(kind: str, **fields: object) -> bytes:
-    """A message of changefeed.v1 as one frame."""
+    """Encodes a message of changefeed.v1 as one frame."""
     return text_frames([json.dumps({"type": kind, **fields}, ensure_ascii=False, separators=(",", ":"))])
 
 
@@ -50,7 +50,7 @@ def gap_fields(gap: Gap) -> dict[str, object]:
 
 
 def frames(dialect: Dialect, changes: Sequence[Change], cursor: str | None, *, is_bounded: bool = False) -> bytes:
-    """The changes, and each loss among them as a gap where it stands; who `is_bounded` is not told what was in it."""
+    """Encodes the changes, and each loss among them as a gap in its place; without details if `is_bounded`."""
     if len(without_losses(changes)) == len(changes):
         return dialect.changes(changes, cursor)
     parts: list[bytes] = []
@@ -68,9 +68,9 @@ def frames(dialect: Dialect, changes: Sequence[Change], cursor: str | None, *, i
 
 
 def gap_within(selection: Selection, gap: Gap) -> Gap | None:
-    """The gap as a client of this selection may be told of it: that there is one, but not what was in it.
+    """The gap as a client of this selection may see it: without details if its rights are limited.
 
-    None where it is of a table that the client did not ask for or may not see.
+    None if it concerns a table that the client did not ask for or may not see.
     """
     if gap.table and not selection.subscription.concerns(gap.table, gap.columns):
         return None
@@ -81,7 +81,7 @@ def gap_within(selection: Selection, gap: Gap) -> Gap | None:
 
 
 def loss_gap(loss: Change, *, is_bounded: bool) -> Gap:
-    """The gap that a client is told of for a loss; to who `is_bounded`, that there is one."""
+    """The gap that stands for a loss; without details if `is_bounded`."""
     gap = Gap.of_loss(loss)
     return replace(gap, why=MAY_BE_LOST, skipped=None) if is_bounded else gap
 
@@ -97,7 +97,7 @@ def _protocol_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
 
 
 def _stream_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
-    # A line break stands in JSON between values only; a space says the same, and an event's data is one line.
+    # JSON has line breaks only between values, where a space means the same; an event's data is one line.
     return "".join([_event(change.text, change.cursor) for change in changes if not change.is_foreign]).encode()
 
 
@@ -106,7 +106,7 @@ def _event(text: str, cursor: str | None) -> str:
     return f"id: {cursor}\ndata: {data}\n\n" if cursor else f"data: {data}\n\n"
 
 
-# As the original had it: one change a text frame, nothing else, ever.
+# As in the original: each text frame is one change, and there is nothing else.
 PLAIN = Dialect(_plain_changes, lambda gap: b"", lambda cursor: b"", lambda delay_ms: b"")
 # JSON messages with a type.
 PROTOCOL = Dialect(
@@ -126,14 +126,12 @@ STREAM_HEARTBEAT = b":\n\n"
 
 
 def stream_head(cursor: str | None, retry_ms: int) -> bytes:
-    """How a stream begins: where (a client that is lost before its first event comes back to there), and when to
-    come back.
-    """
+    """The start of a stream: the cursor to resume from before the first event, and the delay before reconnecting."""
     return f"{_id(cursor)}retry: {retry_ms}\n\n".encode()
 
 
 def stream_refusal(fields: Mapping[str, object], cursor: str | None, retry_ms: int) -> bytes:
-    """A stream that ends at once: why, and when to come back. `cursor` is the client's own, which it is to keep."""
+    """A stream that ends at once, with the reason and a delay. `cursor` is the client's own, which it should keep."""
     data = json.dumps(fields, ensure_ascii=False)
     return f"{_id(cursor)}retry: {retry_ms}\nevent: error\ndata: {data}\n\n".encode()
 

@@ -1,4 +1,4 @@
-"""Text in, WebSocket frames out. Logic without a socket, so that a frame is made once and written to every client."""
+"""Text in, WebSocket frames out. Knows no socket, so that a frame is made once and written to every client."""
 
 import struct
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ _FINAL_TEXT = 0x81  # FIN and opcode 1 (RFC 6455, 5.2); what a server sends is n
 
 
 def text_frames(texts: Iterable[str]) -> bytes:
-    """Each text as one whole message, as a client must read it, one after the other."""
+    """Encodes each text as one unmasked message, and joins them."""
     parts = []
     for text in texts:
         payload = text.encode()

@@ -1,6 +1,6 @@
-"""The feed's clients of one server: changes, gaps and new columns in, each told to those it concerns.
+"""The feed's clients of one server: passes changes, gaps and new columns to those they concern. Knows no transport.
 
-A server makes it when it starts, and gives it up when it ends. Knows no transport.
+A server makes the registry when it starts and closes it when it ends.
 """
 
 import asyncio
@@ -16,21 +16,21 @@ from handlers.delivery.audiences import Audience, Audiences, Routed
 from handlers.delivery.dialects import PROTOCOL, Dialect, frames, gap_within, message_frame
 from handlers.delivery.outbox import Outbox
 
-# How long the feed waits, in a burst, for clients that have not taken what they were sent: so long where all of them
-# are busy, since then it is the machine that is, and next to nothing for one among many. Who takes longer is not waited
-# for again until he has taken everything.
+# How long the feed waits, in a burst, for clients that have not read what they were sent. It waits this long if all of
+# them are busy, since then the machine is, and next to nothing for one among many. A client that takes longer is not
+# waited for again until it has read everything.
 PATIENCE_SECONDS = 0.5
 LEAST_PATIENCE_SECONDS = 0.01
 # Finding out whom changes are for takes no more of a turn of the loop; the rest is for encoding them.
 ROUTING_SECONDS = TURN_SECONDS / 2
-# How many audiences are looked through for what is gone, in one turn of the loop.
+# How many audiences are checked for missing columns in one turn of the loop.
 TROUBLE_SLICE = 20
-# How far behind the cursor may stay of a client that nothing is sent to, because nothing is what it asked for.
+# How often a client gets a newer cursor while no change matches what it asked for.
 CURSOR_INTERVAL_SECONDS = 15.0
 
 
 class LiveClient(Protocol):
-    """What the registry asks of a client; FeedClient is the one there is."""
+    """What the registry needs of a client; FeedClient implements it."""
 
     outbox: Outbox
     selection: Selection
@@ -48,20 +48,20 @@ class LiveClient(Protocol):
         """Takes what is broadcast to the client's audience until its outbox is empty, to be sent conflated."""
 
     def forget_held_back(self) -> None:
-        """Drops what waits to be sent conflated."""
+        """Drops the changes that are held back for conflation."""
 
     def trouble(self) -> BadSubscription | None:
-        """Returns why nothing can fit any more what the client asked for."""
+        """Why no change can match the subscription any more, if so."""
 
     def go_away(self, delay_ms: int) -> None:
-        """Sends nothing more, but when to come back."""
+        """Sends when to reconnect, and nothing after that."""
 
     def leave(self, reason: str) -> None:
-        """Closes the transport, for a reason that the client may read."""
+        """Closes the transport, with a reason that the client may read."""
 
 
 class LiveClients:
-    """All that follow the feed; those that have caught up are live, and get every broadcast.
+    """All clients that follow the feed. Those that have caught up are live, and get every broadcast.
 
     `is_known` is Audiences'. `turn` says how many changes may be asked to be broadcast() at once.
     """
@@ -69,7 +69,7 @@ class LiveClients:
     def __init__(self, is_known: Callable[[str], bool] = lambda table: True, turn: TurnSize | None = None) -> None:
         self.audiences: Audiences[LiveClient] = Audiences(is_known)
         self._connected: set[LiveClient] = set()
-        self._busy_since: dict[LiveClient, float] = {}  # the live ones whose outbox is not empty; monotonic
+        self._busy_since: dict[LiveClient, float] = {}  # the live ones whose outbox is not empty; in monotonic seconds
         self._newest_cursor: str | None = None
         self._turn = turn or TurnSize()
         self._routed: Routed[LiveClient] | None = None  # what is to be broadcast next
@@ -87,14 +87,14 @@ class LiveClients:
         self.has_drained(client)
 
     def is_busy(self, client: LiveClient) -> None:
-        """The client does not take at once what it is sent."""
+        """Called when the client does not read at once what it is sent."""
         self._busy_since.setdefault(client, time.monotonic())
 
     def has_drained(self, client: LiveClient) -> None:
         self._busy_since.pop(client, None)
 
     def close(self) -> None:
-        """The server ends."""
+        """Called when the server ends."""
         if self._telling_trouble:
             self._telling_trouble.cancel()
 
@@ -104,7 +104,7 @@ class LiveClients:
         return len(self._routed.changes)
 
     def broadcast(self, changes: Sequence[Change], cursor: str | None) -> int:
-        """Sends the changes to every live client that asked for them: encoded once an audience, one write a client.
+        """Sends the changes to every live client that asked for them: one encoding per audience, one write per client.
 
         Returns how many deliveries that were, one being one change to one client.
         """
@@ -125,7 +125,7 @@ class LiveClients:
         return deliveries
 
     def tell_gap(self, gap: Gap) -> None:
-        """Tells those who can be told that changes may have been lost."""
+        """Sends the gap to each client that it may concern, in a dialect that has gaps."""
         for audience in self.audiences:
             if within := gap_within(audience.selection, gap):
                 told = audience.dialect.gap(within)
@@ -136,13 +136,13 @@ class LiveClients:
                 client.outbox.send(client.dialect.gap(within))
 
     def forget_cursors(self) -> None:
-        """Sends no cursor of before any more: those are of another journal, or of a past that is lost."""
+        """Forgets the cursors so far: they belong to another journal, or to a past that is lost."""
         self._newest_cursor = None
         for client in self._connected:
             client.forget_held_back()
 
     def refresh_columns(self) -> None:
-        """The tables were read anew: their columns may be others. Who asked for what is gone is told, once."""
+        """Called after the tables were read again. Clients whose columns are gone are told once."""
         self.audiences.refresh_columns()
         for client in self._connected:
             client.selection.refresh_columns()
@@ -151,9 +151,9 @@ class LiveClients:
         self._telling_trouble = asyncio.ensure_future(self._tell_trouble())
 
     def advance_cursors(self) -> None:
-        """Moves the cursors of those that nothing was sent to while changes went by that they did not ask for.
+        """Sends a newer cursor to clients for whom no change matched for a while.
 
-        Who may not know that some did gets another cursor each time, whether any did or not.
+        Clients with limited rights get one each time, so that it does not reveal whether other changes happened.
         """
         newest = self._newest_cursor
         for audience in self.audiences:
@@ -171,7 +171,7 @@ class LiveClients:
             self.advance_cursors()
 
     def backpressure(self) -> Coroutine[Any, Any, None] | None:
-        """What to wait for before more is broadcast, so that clients that read keep up; None where they do."""
+        """What to await before the next broadcast, so that clients that read can keep up; None if they do."""
         busy, connected = self._busy_since, self._connected
         patience = max(LEAST_PATIENCE_SECONDS, PATIENCE_SECONDS * len(busy) / max(1, len(connected)))
         due = time.monotonic() - patience
@@ -179,7 +179,7 @@ class LiveClients:
         return _until_drained(waited_for, patience) if waited_for else None
 
     async def drained(self) -> None:
-        """Between the pages of a big batch."""
+        """Awaited between the pages of a big batch."""
         await (self.backpressure() or asyncio.sleep(0))
 
     async def _tell_trouble(self) -> None:

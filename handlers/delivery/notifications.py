@@ -1,4 +1,4 @@
-"""The payloads of one turn of the listener in, each handed to who follows its channel."""
+"""Passes the payloads that the listener received to whatever follows their channel."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,7 +10,7 @@ JOURNAL_CHANNEL = "changefeed"
 
 
 class Notifications:
-    """`wake` is called when something came to the journal; `takes_plain`: whether the feed takes PLAIN_CHANNEL."""
+    """`wake` is called when the journal has news; `takes_plain` says whether the feed includes PLAIN_CHANNEL."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Notifications:
         self._takes_plain = takes_plain
 
     def hand_on(self, payloads: Mapping[str, Sequence[str]]) -> None:
-        # A client of /listen may hear PLAIN_CHANNEL also where the feed does not.
+        # A client of /listen may follow PLAIN_CHANNEL even if the feed does not include it.
         if self._takes_plain and (plain := payloads.get(PLAIN_CHANNEL)):
             self._hub.receive(plain)
         if JOURNAL_CHANNEL in payloads:

@@ -1,4 +1,4 @@
-"""Outages of the listener in; a gap to the clients, where an outage cost changes, out. The last ones are remembered."""
+"""Sends clients a gap for each outage of the listener that may have cost changes; remembers the last outages."""
 
 import asyncio
 from collections import deque
@@ -12,11 +12,11 @@ from handlers.delivery.delivery_counts import Deliveries
 from handlers.delivery.raw_clients import RawClients
 
 KEPT = 100
-KNOWN_DEADLINE_SECONDS = 60.0  # after which a database is taken for one without a journal
+KNOWN_DEADLINE_SECONDS = 60.0  # after which the database is assumed to have no journal
 
 
 class Outages:
-    """`takes_plain`: whether the feed also takes what NOTIFY alone tells of, which nobody keeps."""
+    """`takes_plain` says whether the feed includes PLAIN_CHANNEL, whose notifications are stored nowhere."""
 
     def __init__(
         self,
@@ -37,25 +37,25 @@ class Outages:
         self._takes_plain = takes_plain
         self._has_plain_triggers = has_plain_triggers
         self._tell_gap = tell_gap
-        self._telling: set[asyncio.Future[None]] = set()  # a task that nobody holds may vanish
+        self._telling: set[asyncio.Future[None]] = set()  # keeps the tasks from being garbage-collected
 
     def tell(self, outage: Outage) -> None:
-        """It is over."""
+        """Called when an outage is over."""
         self.recent.append(outage)
         self._deliveries.deaf(self._raw_clients.tell_outage())
         self._telling.add(task := asyncio.ensure_future(self._tell_loss(outage)))
         task.add_done_callback(self._telling.discard)
 
     def close(self) -> None:
-        """The server ends."""
+        """Called when the server ends."""
         for task in tuple(self._telling):
             task.cancel()
 
     async def _tell_loss(self, outage: Outage) -> None:
-        """The journal keeps what happened meanwhile; plain notifications nobody keeps."""
+        """Sends a gap if plain notifications may be missing. The journal's changes are not: it is read on."""
         await self._follower.until_known(KNOWN_DEADLINE_SECONDS)
         if self._follower.memory is None or await self._missed_plain():
-            why = f"the server did not hear PostgreSQL: {outage.reason}"
+            why = f"the server received no notifications: {outage.reason}"
             self._tell_gap(Gap(why, since=outage.since, until=outage.until))
 
     async def _missed_plain(self) -> bool:

@@ -1,7 +1,7 @@
-"""Bytes for one client in, onto its connection out; what the client does not read yet waits here, up to a bound.
+"""Sends bytes to one client; holds what the client does not read yet, up to a bound.
 
-The caller frames messages, once for all clients. A stuck client costs its bound and slows nobody: when its outbox is
-full it is closed, and comes back by its cursor.
+The caller encodes frames once for all clients. A stuck client costs the bound and slows nobody: when its outbox is full
+it is closed, and resumes from its cursor later.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ def _ignore() -> None: ...
 
 
 class Outbox:
-    """Writes to `stream` in order; on_full() is called once, when more than `limit_bytes` wait.
+    """Writes to `stream` in order. Calls on_full() once, when more than `limit_bytes` wait.
 
-    `on_drained` is called when the kernel has taken everything after a time in which it did not.
+    Calls on_drained() when the kernel has taken everything after it had not.
     """
 
     __slots__ = (
@@ -50,7 +50,7 @@ class Outbox:
         return self._is_writing
 
     def send(self, buffer: bytes) -> None:
-        """Never blocks, never raises; a closed client's bytes are dropped."""
+        """Never blocks and never raises. Bytes for a closed client are dropped."""
         if self._is_closed or not buffer:
             return
         if not self._is_writing:
@@ -63,21 +63,21 @@ class Outbox:
             self._on_full()
 
     async def drained(self) -> None:
-        """Returns when everything is written, or never will be."""
+        """Returns once everything is written, or never will be."""
         if self._is_writing and not self._is_closed:
             if self._drained is None:
                 self._drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drained)
 
     def close(self) -> None:
-        """Drops what waits; nothing is sent any more."""
+        """Drops what waits, and sends nothing more."""
         self._is_closed = True
         self._waiting.clear()
         self.waiting_bytes = 0
         self._tell_drained()
 
     def abort(self) -> None:
-        """Ends the connection, too, once the kernel has what it takes at once."""
+        """Also ends the connection, after one last write of what the kernel takes at once."""
         self.close()
         self._stream.close()
 
@@ -95,10 +95,10 @@ class Outbox:
             written.add_done_callback(lambda _: self._on_written())
 
     def _send_now(self, buffer: bytes) -> memoryview:
-        """Hands the kernel what it takes at once, below the stream, whose own write costs far more; gives the rest.
+        """Writes to the socket directly, since the stream's own write costs far more. Returns what is left.
 
-        What Tornado itself has still to write comes first. What goes wrong here goes wrong once more in the stream,
-        which knows what to do then.
+        Bytes that Tornado still has to write go first. An error is ignored here: it occurs again in the stream, which
+        handles it.
         """
         stream, sent = self._stream, 0
         if not stream.closed() and not stream.writing() and not isinstance(stream.socket, ssl.SSLSocket):

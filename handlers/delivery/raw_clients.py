@@ -1,6 +1,6 @@
-"""The clients of /listen of one server: the payloads of each channel in, one write to each of its clients out.
+"""The clients of /listen of one server: passes each channel's payloads to its clients. Knows no transport.
 
-A server makes it when it starts, and gives it up when it ends. Knows no transport.
+A server makes the registry when it starts and closes it when it ends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ from handlers.delivery.outbox import Outbox
 
 
 class RawClient(Protocol):
-    """What the registry asks of a client."""
+    """What the registry needs of a client."""
 
     outbox: Outbox
 
     def leave(self, reason: str) -> None:
-        """Closes the transport, for a reason that the client may read."""
+        """Closes the transport, with a reason that the client may read."""
 
     def lose(self) -> None:
-        """Closes the transport, since payloads may be missing; the client is discarded before this returns."""
+        """Closes the transport, since payloads may be missing. Discards the client before it returns."""
 
 
 class RawClients:
-    """By channel."""
+    """Groups the clients by channel."""
 
     def __init__(self) -> None:
         self._by_channel: dict[str, set[RawClient]] = {}
@@ -37,21 +37,21 @@ class RawClients:
 
     @property
     def channels(self) -> Sequence[str]:
-        """Those that have a client."""
+        """The channels that have a client."""
         return tuple(self._by_channel)
 
     def add(self, channel: str, client: RawClient) -> None:
         self._by_channel.setdefault(channel, set()).add(client)
 
     def discard(self, channel: str, client: RawClient) -> None:
-        """Also one that was never added."""
+        """Removes the client; does nothing if it was never added."""
         clients = self._by_channel.get(channel, set())
         clients.discard(client)
         if not clients:
             self._by_channel.pop(channel, None)
 
     def broadcast(self, payloads: Mapping[str, Sequence[str]]) -> int:
-        """Sends each channel's payloads to its clients: framed once, one write a client.
+        """Sends each channel's payloads to its clients: framed once, one write per client.
 
         Returns how many deliveries that were, one being one payload to one client.
         """
@@ -65,7 +65,7 @@ class RawClients:
         return deliveries
 
     def tell_outage(self) -> int:
-        """Payloads may be missing. A client of raw payloads can be told so by closing its socket only.
+        """Closes all clients after an outage: there is no other way to tell them that payloads may be missing.
 
         Returns how many were closed.
         """

@@ -1,4 +1,4 @@
-"""How the server stands with PostgreSQL, and whether what is committed now would be delivered. Knows no request."""
+"""The state of the connection to PostgreSQL, and whether a commit now would reach clients. Knows no request."""
 
 from changefeed.change.times import iso
 from changefeed.journal.follower import Follower
@@ -7,7 +7,7 @@ from changefeed.postgres.listener import Listener, ListenerState
 
 
 class Readiness:
-    """`database_name` is for people."""
+    """`database_name` is for display only."""
 
     def __init__(self, listener: Listener, follower: Follower, watching: Watching, database_name: str) -> None:
         self._listener = listener
@@ -17,19 +17,19 @@ class Readiness:
 
     @property
     def trouble(self) -> str | None:
-        """Why what is committed now would not reach the clients; None where it would."""
+        """Why a commit now would not reach the clients; None if it would."""
         if not self._listener.is_ready:
-            return f"the server does not hear PostgreSQL: {self._listener.not_ready_reason}"
+            return f"the server receives no notifications from PostgreSQL: {self._listener.not_ready_reason}"
         return self._trouble_of_journal
 
     def database_state(self, *, is_full: bool = True) -> dict[str, object]:
-        """As the activity socket and its `hello` tell it.
+        """The database's state as the dashboard's socket sends it.
 
-        Where that is not for everybody, neither which database it is nor what it answers.
+        Unless `is_full`, without the database's name and its error messages.
         """
         state, reason = self._listener.state, self._listener.reason
         if state is ListenerState.LISTENING and (trouble := self._trouble_of_journal):
-            state, reason = ListenerState.LOST, trouble  # it hears, and delivers nothing
+            state, reason = ListenerState.LOST, trouble  # connected, but nothing is delivered
         return {
             "state": state.value,
             "name": self._database_name if is_full else "PostgreSQL",

@@ -1,4 +1,4 @@
-"""Changes in, the texts of a dashboard's rows out. One that is too long is cut, and says so and where the rest is."""
+"""Changes in, the texts of a dashboard's rows out. A long row is cut, with a note of where to find the rest."""
 
 import json
 from collections import deque
@@ -11,17 +11,17 @@ from changefeed.change.times import iso_of
 ROWS_IN_HELLO = 200
 ROW_LIMIT_CHARACTERS = 16 << 10
 BEGINNING_CHARACTERS = 2_000
-KEPT_CHARACTERS = 4 << 20  # of the newest rows between two messages
+KEPT_CHARACTERS = 4 << 20  # of the newest rows, kept between two messages
 HELLO_LIMIT_CHARACTERS = 256 << 10  # well below a client's outbox
 
 
 @dataclass(frozen=True)
 class SampleRate:
-    """How many rows a page wants: what is sent at most, whatever the load of the database."""
+    """The most that a page is sent in a second, whatever the load of the database."""
 
     rows_per_second: int
     characters_per_second: int
-    saved_characters: int  # for a burst of long rows after a lull; of rows, those of a second are saved
+    saved_characters: int  # saved up for a burst of long rows after a lull; of rows, one second's worth is saved
 
     @property
     def bounds(self) -> dict[str, int]:
@@ -39,7 +39,7 @@ MOST_ROWS = max(pace.rows_per_second for pace in PACES.values())
 
 
 def sample_texts(changes: Sequence[Change], limit_characters: int) -> list[str]:
-    """The newest of them that fit into the limit, and at least one, oldest first."""
+    """The newest rows that fit into the limit, at least one, oldest first."""
     texts: list[str] = []
     left = limit_characters
     for change in reversed(changes):
@@ -52,7 +52,7 @@ def sample_texts(changes: Sequence[Change], limit_characters: int) -> list[str]:
 
 
 class Matches:
-    """What a filter lets through between two messages: how many, and the newest of them."""
+    """The changes that passed a filter between two messages: their number, and the newest of them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -72,7 +72,7 @@ class Matches:
 
 
 class Budget:
-    """How much may be sent now: so much a second, saved up to a bound."""
+    """How much may be sent now: `per_second`, saved up to `most`."""
 
     def __init__(self, per_second: float, most: float) -> None:
         self._per_second = per_second
@@ -90,24 +90,24 @@ class Budget:
 
 
 class Allowance:
-    """What may be sent now at one pace."""
+    """The rows and characters that may be sent now at one SampleRate."""
 
     def __init__(self, pace: SampleRate) -> None:
         self._rows = Budget(pace.rows_per_second, pace.rows_per_second)
         self._characters = Budget(pace.characters_per_second, pace.saved_characters)
 
     def left(self, now: float) -> tuple[int, int]:
-        """Rows, and characters."""
+        """How many rows and characters may be sent."""
         return self._rows.left(now), self._characters.left(now)
 
     def spend(self, samples: Sequence[Sequence[str]]) -> None:
-        """The largest of them: what one client gets at most."""
+        """Counts the largest of the samples, which is the most that one client gets."""
         self._rows.spend(max(map(len, samples), default=0))
         self._characters.spend(max((sum(map(len, texts)) for texts in samples), default=0))
 
 
 def _cut(change: Change) -> str:
-    """What the dashboard says of a change until somebody asks for /api/change?cursor=…"""
+    """The change as shown in the list. If it is cut, the whole is at /api/change?cursor=…"""
     return json.dumps(
         {
             "name": change.table,

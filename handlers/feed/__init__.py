@@ -1,1 +1,1 @@
-"""The feed for clients: /ws, /events and /listen, with what they have in common."""
+"""The feed for clients: /ws, /events and /listen, and what they share."""

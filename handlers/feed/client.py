@@ -1,8 +1,8 @@
-"""A client that follows the feed, over whichever transport: where it begins, how it catches up, how it goes live.
+"""A client that follows the feed, over any transport: it starts at a place, catches up, and goes live.
 
-It is live, and gets every broadcast, as soon as it stands where the server does; until then it reads pages from memory,
-or from the journal where memory does not reach back, each as fast as it takes them. So a change comes once, and none is
-left out between the past and the present.
+While it catches up, a client reads pages from memory, or from the journal if memory does not reach back, at its own
+pace. Once it is where the server is, it is live and gets every broadcast. So each change is sent once, and none is
+missing between the past and the present.
 """
 
 import asyncio
@@ -32,24 +32,24 @@ from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.feed_client")
 
-TAKEN_AWAY = "retention took changes away that were about to be read"
+TAKEN_AWAY = "retention removed changes that were about to be read"
 SLICE_CHANGES = 500
-# What a page costs beside its changes, in changes. In a gentle feed each has one or two: who caught up by one page a
-# turn of the loop would hardly be faster than the feed itself.
+# What a page costs in addition to its changes, in changes. In a slow feed each page has one or two: a client that read
+# one page per turn of the loop would hardly be faster than the feed itself.
 PAGE_COST_CHANGES = 20
-CONFLATED = "nothing, if the newest state of each row is what you want; without slow=conflate every change comes"
+CONFLATED = "nothing, if you want the newest state of each row; without slow=conflate every change is sent"
 
 
 class Transport(Protocol):
-    """The open connection of a client, which a handler has made."""
+    """A client's open connection, made by a handler."""
 
     outbox: Outbox
 
     def leave(self, reason: str) -> None:
-        """Closes it, for a reason that the client may read."""
+        """Closes the connection, with a reason that the client may read."""
 
     def give_up(self) -> None:
-        """Closes it, since the client does not keep up."""
+        """Closes the connection, because the client does not keep up."""
 
 
 class FeedClient:
@@ -63,15 +63,15 @@ class FeedClient:
         self._give_up = transport.give_up
         self._context = context
         self._live_clients = context.live_clients
-        self._audience: Audience[LiveClient] | None = None  # while it is live
+        self._audience: Audience[LiveClient] | None = None  # None unless the client is live
         self._catching_up: asyncio.Task[None] | None = None
         self._conflation: Conflation | None = None
         self._conflated_to: str | None = None
         self._live_clients.add(self)
         self._begin(start)
 
-    def subscribe_anew(self, start: Start) -> None:
-        """Another subscription. Who is still catching up, and does not ask to begin elsewhere, goes on doing so."""
+    def resubscribe(self, start: Start) -> None:
+        """Changes the subscription. A client that is still catching up goes on, unless `start` names another place."""
         if self._audience is None and start.place is None and not start.gap:
             self._subscribe(start.query)
         else:
@@ -79,12 +79,12 @@ class FeedClient:
             self._begin(start)
 
     def go_away(self, delay_ms: int) -> None:
-        """The server stops: nothing more is sent, but when to come back."""
+        """Sends when to reconnect, and nothing after that: the server stops."""
         self._stop_following()
         self.outbox.send(self.dialect.going_away(delay_ms))
 
     def end(self) -> None:
-        """The transport is closed."""
+        """Called when the transport is closed."""
         self._live_clients.discard(self)
         self._stop_following()
         self.outbox.close()
@@ -109,13 +109,13 @@ class FeedClient:
             self._give_up()
 
     def forget_held_back(self) -> None:
-        """Drops what waits to be sent conflated; that changes are missing is told apart."""
+        """Drops the changes that are held back for conflation; the caller sends a gap."""
         if self._conflation:
             changes, skipped = self._conflation.take()
             self._context.deliveries.conflated(skipped + len(changes))
 
     def trouble(self) -> BadSubscription | None:
-        """Returns why nothing can fit any more what it asked for."""
+        """Why no change can match the subscription any more, if so."""
         return self._context.catalog.trouble(self.selection.subscription)
 
     @property
@@ -123,14 +123,14 @@ class FeedClient:
         return self._catching_up is not None
 
     def _on_drained(self) -> None:
-        """The client has taken all that was sent, and may be sent what it missed, as that is now."""
+        """Called when the client has read everything: sends the newest state of the rows that it missed."""
         self._live_clients.has_drained(self)
         if self._conflation is None:
             return
         changes, skipped = self._conflation.take()
         if skipped:
             self._context.deliveries.conflated(skipped)
-            why = f"{skipped} changes were left out for newer ones of the same rows, because the client did not keep up"
+            why = f"{skipped} changes were replaced by newer ones of the same rows, because the client did not keep up"
             gap = Gap(why, to_cursor=self._conflated_to, what_to_do=CONFLATED, skipped=skipped)
             self.outbox.send(self.dialect.gap(gap))
         if changes:
@@ -167,8 +167,8 @@ class FeedClient:
         try:
             await self._catch_up(place)
         except Exception:
-            logger.exception("a client could not be brought up to date; it is closed and may come back by its cursor")
-            self.leave("the server made a mistake; come back by your cursor")
+            logger.exception("closed a client that failed to catch up; it may reconnect with its cursor")
+            self.leave("the server failed; reconnect with your cursor")
 
     async def _catch_up(self, place: Place) -> None:
         follower, journal = self._context.follower, self._context.journal
@@ -177,11 +177,11 @@ class FeedClient:
         while True:
             memory = follower.memory
             if memory is None:
-                # The journal went away, which everybody live was told of.
+                # The journal was removed; live clients were sent a gap already.
                 self.outbox.send(self.dialect.gap(Gap("there is no journal any more")))
                 break
             if memory is not followed:
-                # Another journal, or another past of the same, which was told; goes on where the place is still good.
+                # The journal, or its past, was replaced, which was reported. Goes on if the place is still valid.
                 followed = memory
                 if journal.epoch != epoch or not await self._is_proven(memory, place):
                     place = memory.edge
@@ -197,7 +197,7 @@ class FeedClient:
                 await follower.until_moved()
                 continue
             if memory is not follower.memory:
-                continue  # the page is of a journal, or of a past, that is none any more
+                continue  # the page belongs to a journal, or a past, that was replaced meanwhile
             for part, end in _slices(page):
                 picked = self.selection.pick(part)
                 is_told = bool(picked)
@@ -207,7 +207,7 @@ class FeedClient:
                 spent += len(part) + PAGE_COST_CHANGES
                 if spent >= SLICE_CHANGES:
                     spent = 0
-                    await asyncio.sleep(0)  # a client that reads as fast as memory can be read is not the only one
+                    await asyncio.sleep(0)  # lets others run, even if the client reads as fast as memory can be read
                 if memory is not follower.memory:
                     break
             else:
@@ -215,19 +215,19 @@ class FeedClient:
             if place == memory.edge and memory is follower.memory:
                 if not is_told or self.selection.subscription.is_bounded:
                     self.outbox.send(self.dialect.place(str(self.selection.cursor(journal.encode(memory.edge_proven)))))
-                break  # nothing was awaited since: no page comes in between
+                break  # nothing was awaited since, so no page can come in between
         self._catching_up = None
         self._go_live()
 
     async def _is_proven(self, memory: PageCache, place: Place) -> bool:
-        """Also where memory does not reach back to it."""
+        """Whether the place is still valid, even if memory does not reach back to it."""
         try:
             return memory.proves(place) or await self._context.journal.proves(place)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return False
 
     async def _next_page(self, memory: PageCache, place: Place) -> Page | None:
-        """What follows; None where it must be waited for."""
+        """The page after the place; None if it has to wait for one."""
         if page := memory.page_after(place):
             return page
         edge = memory.edge.previous
@@ -236,9 +236,9 @@ class FeedClient:
         try:
             page = await self._context.journal.read_for_client(place, upto=edge)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
-            return None  # the follower says so in the log, and moves when it is back
+            return None  # the follower logs it, and moves on when the database is back
         if self._context.journal.losses.concern(place):
-            if self.dialect is PLAIN:  # which cannot be told: 410 will be the answer to its cursor
+            if self.dialect is PLAIN:  # has no message for gaps: its cursor will be answered with 410
                 self.leave(TAKEN_AWAY)
                 return None
             self.outbox.send(self.dialect.gap(Gap(TAKEN_AWAY)))
@@ -252,7 +252,7 @@ class FeedClient:
 
 
 def _slices(page: Page) -> Iterator[tuple[Sequence[Change], Place]]:
-    """The changes of a page, some at a time, and where whoever gets them is then."""
+    """Yields the changes of a page, some at a time, each with the place after them."""
     for begin in range(0, len(page.changes), SLICE_CHANGES):
         part = page.changes[begin : begin + SLICE_CHANGES]
         is_last = begin + SLICE_CHANGES >= len(page.changes)

@@ -1,4 +1,4 @@
-"""The query of /ws, /events and /api/changes, or the fields of a `subscribe` message, in; what is asked for out."""
+"""Parses the query of /ws, /events and /api/changes, and the fields of a `subscribe` message."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
@@ -10,16 +10,16 @@ from changefeed.selection.subscription import ALL_CHANGES, FIELDS, BadSubscripti
 from handlers.access.errors import ApiError, whole_number
 
 NAMES = (*FIELDS, "since", "replay", "slow")
-# Fields that only some routes have; what a route has not is refused, since whoever says it counts on it.
+# Fields that only some routes have. The others refuse them, since a caller who sends one relies on it.
 ELSEWHERE = {"limit": "/api/changes has it", "replay": "/ws and /events have it", "slow": "/ws has it"}
-FIELDS_LIMIT = 100  # those that mean nothing included: each is compared with ours
+FIELDS_LIMIT = 100  # unknown fields included, as each is compared with the known ones
 
 
 @dataclass(frozen=True)
 class FeedQuery:
-    """`since` is a cursor's text; `replay` how many of the newest changes come first.
+    """What a client asks for: `since` is a cursor's text, `replay` the number of newest changes to send first.
 
-    `conflates`: a client that does not keep up gets the newest change of each row, instead of being closed.
+    If it `conflates`, a client that does not keep up gets the newest change of each row, instead of being closed.
     """
 
     subscription: Subscription = ALL_CHANGES
@@ -29,9 +29,9 @@ class FeedQuery:
 
 
 def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights, names: Collection[str] = NAMES) -> FeedQuery:
-    """From texts by name, for somebody with these rights, where a route has `names`. Raises ApiError.
+    """Parses the fields, for a caller with these rights, on a route that has `names`. Raises ApiError.
 
-    A name that is none of ours means nothing, unless it looks like a slip, or is another route's.
+    An unknown name is ignored, unless it looks like a misspelling or belongs to another route.
     """
     if len(fields) > FIELDS_LIMIT:
         raise ApiError(400, "too_many_fields", f"a query has at most {FIELDS_LIMIT} fields")
@@ -53,7 +53,7 @@ def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights, names: Coll
 
 
 def fields_of_message(message: Mapping[str, object]) -> dict[str, list[str]]:
-    """The fields of a `subscribe` message: each a text, a number or a list of texts. Raises ApiError."""
+    """The fields of a `subscribe` message, each a text, a number or a list of texts. Raises ApiError."""
     fields = {}
     for name, value in message.items():
         if name == "type" or value is None:
@@ -62,7 +62,7 @@ def fields_of_message(message: Mapping[str, object]) -> dict[str, list[str]]:
         if name not in NAMES:
             raise ApiError(400, "unknown_field", f"subscribe has no field {name[:40]!r}; it has {', '.join(NAMES)}")
         if not all(isinstance(term, str) or (name == "replay" and type(term) is int) for term in terms):
-            raise ApiError(400, f"bad_{name}", f"{name} is a text or a list of texts")
+            raise ApiError(400, f"bad_{name}", f"{name} must be a text or a list of texts")
         fields[name] = [str(term) for term in terms]
     return fields
 
@@ -73,5 +73,5 @@ def _last(fields: Mapping[str, Sequence[str]], name: str) -> str:
 
 def _slow(text: str) -> str:
     if text not in ("close", "conflate"):
-        raise ApiError(400, "bad_slow", f"slow is close or conflate, not {text[:40]!r}")
+        raise ApiError(400, "bad_slow", f"slow must be close or conflate, not {text[:40]!r}")
     return text

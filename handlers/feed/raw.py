@@ -1,6 +1,6 @@
-"""The payloads of a NOTIFY channel, each as it came in one text frame: /listen/CHANNEL, as pg_eventserv has it.
+"""/listen/CHANNEL: the payloads of a NOTIFY channel, each unchanged in one text frame, as pg_eventserv sends them.
 
-Nobody keeps such payloads: they have no cursor, and who was away has missed them.
+Such payloads are stored nowhere: they have no cursor, and a client that was disconnected has missed them.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from handlers.http.context import ServerContext
 from handlers.http.socket import BaseSocket
 
 LISTEN_DEADLINE_SECONDS = 5.0
-DEAF = "payloads may be missing: the server did not hear PostgreSQL for a while"
+DEAF = "payloads may be missing: the server received no notifications for a while"
 
 
 class ListenSocket(BaseSocket):
-    """A client of one channel. Its handshake is answered when what is sent from then on reaches it.
+    """A client of one channel. Its handshake is answered once no later payload can be missed.
 
-    One that offers changefeed.v1, and may authenticate after the handshake, is told so by a `hello`, or by an `error`
-    what is wrong. Then the payloads come, as they are.
+    A client that offers changefeed.v1 may authenticate after the handshake; it is answered by a `hello` or an `error`.
+    After that come the payloads, unchanged.
     """
 
     kind = "raw"
     told_in_socket = ("sign_in",)
     knows_protocol = True
-    _channel: str | None = None  # while it is wanted
+    _channel: str | None = None  # None unless the client follows it
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -40,9 +40,9 @@ class ListenSocket(BaseSocket):
 
     async def look(self, *args: str) -> None:
         [channel] = args
-        check(self.context, self.rights, channel)
+        check_channel(self.context, self.rights, channel)
         self._channel = channel
-        await self._until_heard(channel)
+        await self._until_listening(channel)
 
     def entered(self) -> None:
         assert self._channel is not None
@@ -55,23 +55,23 @@ class ListenSocket(BaseSocket):
         self._stop_listening()
 
     async def on_message(self, message: str | bytes) -> None:
-        """Of one that is in it means nothing, as with pg_eventserv."""
+        """Ignores messages of an admitted client, as pg_eventserv does."""
         if not self.identity:
             await super().on_message(message)
 
     def lose(self) -> None:
-        """Payloads may be missing, and this client can be told so by the close of its socket only."""
+        """Closes the socket: there is no other way to tell this client that payloads may be missing."""
         self._stop_listening()
         self.close(CloseCode.TRY_AGAIN_LATER, DEAF)
 
-    async def _until_heard(self, channel: str) -> None:
+    async def _until_listening(self, channel: str) -> None:
         try:
             async with asyncio.timeout(LISTEN_DEADLINE_SECONDS):
                 await self.context.listener.raw_channels.enter(channel)
         except TimeoutError:
-            raise ApiError(503, "not_ready", "the server does not hear PostgreSQL just now; try again") from None
+            raise ApiError(503, "not_ready", "the server receives no notifications now; try again") from None
         except ChannelRefused as error:
-            raise ApiError(400, "bad_channel", f"PostgreSQL does not take this channel: {error}") from None
+            raise ApiError(400, "bad_channel", f"PostgreSQL refuses this channel: {error}") from None
 
     def _stop_listening(self) -> None:
         channel, self._channel = self._channel, None
@@ -81,23 +81,27 @@ class ListenSocket(BaseSocket):
         self.context.raw_clients.discard(channel, self)
 
 
-def check(context: ServerContext, rights: Rights, channel: str) -> None:
-    """Raises ApiError for a channel that cannot be had."""
+def check_channel(context: ServerContext, rights: Rights, channel: str) -> None:
+    """Raises ApiError if the caller may not follow the channel."""
     if len(channel.encode()) > NAME_LIMIT_BYTES or "\0" in channel:
-        raise ApiError(400, "bad_channel", f"a channel's name has at most {NAME_LIMIT_BYTES} bytes, none of them zero")
+        raise ApiError(
+            400, "bad_channel", f"a channel's name must have at most {NAME_LIMIT_BYTES} bytes, none of them zero"
+        )
     if fnmatchcase(channel, OUR_CHANNELS):
-        raise ApiError(403, "channel_not_allowed", f"channel {channel} is the server's own; follow the tables with /ws")
+        raise ApiError(
+            403, "channel_not_allowed", f"channel {channel} is internal to the server; follow the tables with /ws"
+        )
     if channel == PLAIN_CHANNEL and not rights.sees_everything:
         raise ApiError(
             403,
             "channel_not_allowed",
-            f"channel {channel} tells of rows of any table: it takes a token that sees all; follow yours with /ws",
+            f"channel {channel} carries rows of any table: use a token that sees all, or follow yours with /ws",
         )
     if not (_matches(channel, context.settings.channels) and _matches(channel, rights.channels)):
         raise ApiError(
             403,
             "channel_not_allowed",
-            f"channel {channel} is not open to you; --channels opens it, and so must the rights of a token",
+            f"channel {channel} is not open to you; --channels and the token's rights must both name it",
         )
 
 

@@ -1,4 +1,4 @@
-"""The feed over HTTP, as Server-Sent Events: /events. A browser's EventSource resumes by itself (Last-Event-ID)."""
+"""/events: the feed as Server-Sent Events over HTTP. A browser's EventSource resumes by itself (Last-Event-ID)."""
 
 import asyncio
 import random
@@ -15,19 +15,22 @@ from handlers.http.base import RETRY_AFTER_SECONDS, BaseHandler
 from handlers.http.server import set_tcp_user_timeout
 
 COMMENT_INTERVAL_SECONDS = 15.0
-# An event stream has no pong: who takes no heartbeat is gone 45 s after he fell silent.
+# An event stream has no pong: a client that takes no heartbeat is closed 45 s after its last sign.
 GIVE_UP_SECONDS = 30.0
-RETRY_MS = (500, 1500)  # when a lost stream comes back: at random in between, so that a crowd does not come as one
-REFUSED_SPREAD_MS = 1000  # the same for those that were told a second in which to come back
+RETRY_MS = (
+    500,
+    1500,
+)  # the delay before a lost stream reconnects: random in between, so that a crowd does not return all at once
+REFUSED_SPREAD_MS = 1000  # the same, added to the delay that a refused stream is given
 EVENT_STREAM = "text/event-stream"
 _SAFE_IN_A_LINE = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 class EventStreamHandler(BaseHandler):
-    """A client of the feed; each event's id is the cursor after it, and an event `gap` tells of one.
+    """A client of the feed. Each event's id is the cursor after it; an event `gap` reports a gap.
 
-    An EventSource never comes back after another status than 200 (WHATWG HTML, 9.2.3). So a refusal that passes is, for
-    whoever accepts nothing but a stream, a stream that ends: with an event `error`, and `retry`.
+    An EventSource never reconnects after another status than 200 (WHATWG HTML, 9.2.3). So a client that accepts only a
+    stream gets a temporary refusal as a stream that ends, with an event `error` and a `retry`.
     """
 
     needs = Need.TOKEN
@@ -43,13 +46,13 @@ class EventStreamHandler(BaseHandler):
         self.context.admission.check(self.request.remote_ip, self.identity.holder)
         self._stream = stream = self.detach()
         if stream.closed():
-            return  # the client was gone before its start was found
+            return  # the client left before its start was found
         closed = asyncio.Event()
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)
         set_tcp_user_timeout(stream.socket, GIVE_UP_SECONDS)
         self.outbox = Outbox(stream, self.context.settings.outbox_limit_bytes, self.give_up)
-        admitted = self.admit("feed", self.identity, stream.close)  # who comes back then is told by a 401
+        admitted = self.admit("feed", self.identity, stream.close)  # a client that reconnects then gets a 401
         self.outbox.send(self._head(start))
         client = FeedClient(self.context, self, STREAM, start)
         try:
@@ -86,7 +89,7 @@ class EventStreamHandler(BaseHandler):
         self.finish(stream_refusal(error.fields, last if is_safe else None, retry_ms))
 
     def _last_event_id(self) -> str | None:
-        """The header; or else a query field of that name, however written, as polyfills send it."""
+        """The header's value, else that of the query field as polyfills write it."""
         if said := self.request.headers.get("Last-Event-ID"):
             return said
         said_in_query = [
@@ -102,10 +105,10 @@ class EventStreamHandler(BaseHandler):
         self.set_header("X-Accel-Buffering", "no")
 
     def _head(self, start: Start) -> bytes:
-        """Written below Tornado's response, whose transforms would frame and compress anew for each client.
+        """The answer's head, written past Tornado, whose transforms would encode each event once per client.
 
-        The answer has no length; it ends with the connection (RFC 9112, 6.3). Until the gap is told by which a client
-        begins, the cursor that it came with stands.
+        The answer has no length; it ends with the connection (RFC 9112, 6.3). If the client starts with a gap, its own
+        cursor stays valid until the gap is sent.
         """
         self._set_stream_headers()
         self.set_header("Connection", "close")

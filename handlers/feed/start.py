@@ -1,7 +1,4 @@
-"""What a client asked for in, where its feed starts out, or an ApiError; the same over every transport.
-
-Knows no client.
-"""
+"""Finds where a client's feed starts, or raises ApiError; the same for every transport. Knows no client."""
 
 from dataclasses import dataclass
 
@@ -17,13 +14,13 @@ from handlers.feed.query import FeedQuery
 from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
-STREAM_DEADLINE_SECONDS = 1.0  # an EventSource is told when to come back, and does so by itself
-LOST_PAST = "the cursor is of a past that PostgreSQL has lost: by a crash, a failover, or files that were put back"
+STREAM_DEADLINE_SECONDS = 1.0  # an EventSource is told when to reconnect, and does so by itself
+LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, a failover, or restored files"
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a client asked for, once it is known to be possible. Without a place it begins now."""
+    """A checked request. Without a place, the client starts with the next change."""
 
     query: FeedQuery
     place: Place | None = None
@@ -31,25 +28,23 @@ class Start:
 
 
 async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
-    """Raises ApiError where that cannot be had."""
+    """Checks the request and finds its place. Raises ApiError."""
     if query.conflates and dialect is not PROTOCOL:
-        raise ApiError(
-            400, "bad_slow", "slow=conflate needs the subprotocol changefeed.v1, which tells what is left out"
-        )
-    # Who is greeted has a place from which on nothing is missed.
+        raise ApiError(400, "bad_slow", "slow=conflate needs the subprotocol changefeed.v1, which can report gaps")
+    # The greeting has a place after which nothing is missed.
     await until_journal_known(context, STREAM_DEADLINE_SECONDS if dialect is STREAM else JOURNAL_DEADLINE_SECONDS)
     await check_subscription(context, query.subscription, needs_keys=query.conflates)
     if query.since is None:
         return Start(query)
     place, gap = await find_place(context, query.since, query.subscription)
     if gap and dialect is PLAIN:
-        why = f"{gap.why}; connect without since, or with changefeed.v1 to be told in the socket"
+        why = f"{gap.why}; connect without since, or with changefeed.v1 to get the gap as a message"
         raise ApiError(410, "gap", why)
     return Start(query, place, gap)
 
 
 async def check_subscription(context: ServerContext, subscription: Subscription, *, needs_keys: bool = False) -> None:
-    """Raises ApiError for one that no change can ever fit."""
+    """Raises ApiError if no change can ever match the subscription."""
     try:
         with database_needed("the tables cannot be looked up"):
             if needs_keys:
@@ -60,17 +55,17 @@ async def check_subscription(context: ServerContext, subscription: Subscription,
 
 
 async def until_journal_known(context: ServerContext, deadline_seconds: float | None = None) -> None:
-    """Raises ApiError where the server does not know yet which journal there is: a cursor may be good or not."""
+    """Waits until the journal is known, which decides if a cursor is valid. Raises ApiError after the deadline."""
     if not await context.follower.until_known(
         JOURNAL_DEADLINE_SECONDS if deadline_seconds is None else deadline_seconds
     ):
-        raise ApiError(503, "not_ready", "the journal is not known yet, and the server's log says why; try again")
+        raise ApiError(503, "not_ready", "the journal is not known yet, see the server's log; try again")
 
 
 async def find_place(context: ServerContext, since: str, subscription: Subscription) -> tuple[Place | None, Gap | None]:
-    """The place that a cursor names, and what whoever holds it has missed for good. No place: he begins anew.
+    """The cursor's place, and the gap after it if changes are gone. Without a place the client starts now.
 
-    Raises ApiError for what is no cursor, and where it cannot be known yet what has become of it.
+    Raises ApiError if the cursor is invalid, or if its validity is not known yet.
     """
     try:
         place = context.journal.decode(since, subscription.within)
@@ -86,14 +81,14 @@ async def find_place(context: ServerContext, since: str, subscription: Subscript
             except JournalReplaced:
                 raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
         if context.journal.epoch != epoch:
-            return await find_place(context, since, subscription)  # there is another journal since a moment ago
+            return await find_place(context, since, subscription)  # the journal was replaced a moment ago
         if not is_proven:
             return None, Gap(LOST_PAST, from_cursor=since)
     return place, _missed_since(context, place, since, subscription)
 
 
 def cursor_of(context: ServerContext, start: Start) -> str | None:
-    """Where the client begins, None where there is no journal."""
+    """The cursor at which the client starts; None without a journal."""
     memory = context.follower.memory
     if memory is None:
         return None
@@ -102,7 +97,7 @@ def cursor_of(context: ServerContext, start: Start) -> str | None:
 
 
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
-    """What somebody who comes back with this cursor, which names the place, cannot be given any more."""
+    """The gap for a client that resumes from this cursor, which names the place, if changes can no longer be read."""
     if context.journal.losses.concern(place):
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor)
     if place.losses < context.journal.losses.statements:

@@ -1,4 +1,4 @@
-"""The feed over WebSockets: /ws, plain or with the subprotocol changefeed.v1."""
+"""/ws: the feed over WebSockets, plain or with the subprotocol changefeed.v1."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -16,17 +16,17 @@ MESSAGE_LIMIT_BYTES = 64 * 1024
 
 
 class EventSocket(BaseSocket):
-    """A client of the feed. Plain, it gets frames as the original had them; with changefeed.v1, typed messages."""
+    """A client of the feed. A plain one gets the original's frames; one with changefeed.v1 gets typed messages."""
 
-    live_clients: ClassVar[LiveClients]  # of the server whose handler the class is: see event_socket_of()
+    live_clients: ClassVar[LiveClients]  # set by event_socket_of(), to those of one server
     knows_protocol = True
     message_types = ("subscribe", "authenticate")
     _start: Start
-    _client: FeedClient | None = None  # while the socket is open, and it is known whose it is
+    _client: FeedClient | None = None  # while the socket is open and authenticated
 
     @classmethod
     def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> int:
-        """Sends the changes to every client of the server, over whichever transport; returns how many deliveries."""
+        """Sends the changes to every client of the server, over any transport. Returns the number of deliveries."""
         return cls.live_clients.broadcast(changes, cursor)
 
     @property
@@ -49,7 +49,7 @@ class EventSocket(BaseSocket):
         start = await self._prepared(fields_of_message(message))
         if self._client and not self.is_closed:
             self._say_hello(start)
-            self._client.subscribe_anew(start)
+            self._client.resubscribe(start)
 
     async def _prepared(self, fields: Mapping[str, Sequence[str]]) -> Start:
         return await prepare_start(self.context, parse_query(fields, self.rights), self.dialect)
@@ -68,7 +68,7 @@ class EventSocket(BaseSocket):
 
 
 def event_socket_of(clients: LiveClients) -> type[EventSocket]:
-    """The handler of one server: its broadcast reaches the clients of this server, and of no other in the process."""
+    """The handler class of one server. Its broadcast() reaches the clients of this server, and of no other."""
 
     class ServerEventSocket(EventSocket):
         live_clients = clients

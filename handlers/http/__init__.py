@@ -1,1 +1,1 @@
-"""What every request has in common: the context, base classes, the HTTP server, its certificate."""
+"""What all requests share: the context, base classes, the HTTP server, its certificate."""

@@ -1,4 +1,4 @@
-"""What every HTTP answer has in common: security headers, JSON, and the one shape of an error."""
+"""What all HTTP answers share: security headers, JSON, and one shape of errors."""
 
 import http
 import random
@@ -17,7 +17,7 @@ from handlers.access.tokens import Identity
 from handlers.http.context import ServerContext
 from handlers.http.server import CLOSED, bound_what_is_unread
 
-# The dashboard brings all it needs; nothing is loaded from elsewhere, nothing may frame it. A style-src of 'self'
+# The dashboard loads nothing from elsewhere, and no page may frame it. A style-src of 'self'
 # forbids style attributes in HTML; what scripts set through the CSSOM is not affected.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -25,23 +25,23 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-RETRY_AFTER_SECONDS = (2, 10)  # at random in between, so that a crowd does not come back as one
-# What pages of other origins may send and read beside what the Fetch standard always lets them (CORS-safelisted).
+RETRY_AFTER_SECONDS = (2, 10)  # a random time in between, so that a crowd does not return all at once
+# What pages of other origins may send and read, besides what the Fetch standard always allows (CORS-safelisted).
 CORS_REQUEST_HEADERS = "Authorization, Content-Type, Last-Event-ID"
 CORS_ANSWER_HEADERS = "Retry-After"
-HSTS_SECONDS = 365 * 86400  # by TLS of our own: for how long a browser asks for this host by nothing else (RFC 6797)
-CORS_PREFLIGHT_SECONDS = 600  # how long a browser need not ask again
+HSTS_SECONDS = 365 * 86400  # with our own TLS: for how long browsers use only HTTPS for this host (RFC 6797)
+CORS_PREFLIGHT_SECONDS = 600  # how long a browser may remember the answer
 
 
 class BaseHandler(RequestHandler):
-    """Whoever is not let in by the gate gets no further than prepare()."""
+    """Authenticates each request in prepare(); one that is refused gets no further."""
 
     needs: ClassVar[Need] = Need.ALL_RIGHTS
-    # Of those codes of refusals which are told in the open socket, since a refused handshake tells a page nothing.
+    # The codes of refusals that are sent in the open socket: a page cannot read why its handshake was refused.
     told_in_socket: ClassVar[tuple[str, ...]] = ()
-    is_for_clients: ClassVar[bool] = False  # who stay, and come in crowds
+    is_for_clients: ClassVar[bool] = False  # its callers stay connected, and may come in crowds
     identity: Identity | None = None
-    refusal: ApiError | None = None  # which is still to be told
+    refusal: ApiError | None = None  # not yet sent to the caller
 
     @property
     def context(self) -> ServerContext:
@@ -49,7 +49,7 @@ class BaseHandler(RequestHandler):
 
     @property
     def rights(self) -> Rights:
-        """Of whoever asks: nobody has none."""
+        """The caller's rights; without an identity none."""
         return self.identity.rights if self.identity else Rights()
 
     @final
@@ -57,7 +57,7 @@ class BaseHandler(RequestHandler):
         self.prepare_answer()
         apply_forwarded_headers(self.request, self.context.settings.trusted_proxies)
         if self.is_preflight:
-            # It carries no token, whatever follows it.
+            # A preflight never carries a token.
             await self.context.authenticator.authenticate(self.request, Need.NOTHING)
             self._answer_preflight()
             return
@@ -78,19 +78,19 @@ class BaseHandler(RequestHandler):
         )
 
     def prepare_answer(self) -> None:
-        """What holds of the answer, whoever asks."""
+        """Sets headers that every answer of this route has, errors too."""
 
     def set_default_headers(self) -> None:
         self.set_header("Server", "psqlisten2websocket")
         self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
-        self.set_header("Cross-Origin-Resource-Policy", "same-origin")  # of requests without CORS
+        self.set_header("Cross-Origin-Resource-Policy", "same-origin")  # for requests without CORS
         if self.context.settings.tls_cert and self.request.host_name != "localhost":
-            # Of localhost it would be said to whatever else a developer runs there, on any port.
+            # Not for localhost, where it would also bind what else a developer runs there, on any port.
             self.set_header("Strict-Transport-Security", f"max-age={HSTS_SECONDS}")
         if self.context.settings.allow_origin:
-            self.set_header("Vary", "Origin")  # also where none was sent: a cache may be asked by a page next
+            self.set_header("Vary", "Origin")  # also if no Origin was sent: a cache may serve a page next
         origin = self.request.headers.get("Origin", "")
         if origin and self.names_origin(origin):
             # Without Access-Control-Allow-Credentials: the cookie is for the server's own pages.
@@ -99,12 +99,12 @@ class BaseHandler(RequestHandler):
 
     @property
     def is_preflight(self) -> bool:
-        """Whether a browser asks, for a page of another origin, if a request may be made (CORS-preflight, Fetch)."""
+        """Whether a browser asks if a page of another origin may make a request (CORS-preflight, Fetch)."""
         headers = self.request.headers
         return self.request.method == "OPTIONS" and "Origin" in headers and "Access-Control-Request-Method" in headers
 
     def _answer_preflight(self) -> None:
-        """Raises ApiError where the settings do not name the origin."""
+        """Raises ApiError if the settings do not name the origin."""
         origin = self.request.headers["Origin"]
         if not self.names_origin(origin):
             raise foreign_origin(origin)
@@ -115,7 +115,7 @@ class BaseHandler(RequestHandler):
         self.finish()
 
     def query_fields(self) -> dict[str, list[str]]:
-        """By name; what stands around a value is left out, but not in a filter, where a blank may be part of it."""
+        """The query's values by name, stripped of spaces. A filter is not, as a space may be part of its value."""
         fields = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
         if filters := self.request.query_arguments.get("filter"):
             fields["filter"] = [self.decode_argument(text, "filter") for text in filters]
@@ -123,17 +123,17 @@ class BaseHandler(RequestHandler):
 
     @classmethod
     def methods(cls) -> list[str]:
-        """Those that the route knows."""
+        """The HTTP methods of the route."""
         unknown = RequestHandler._unimplemented_method
         return [name for name in cls.SUPPORTED_METHODS if getattr(cls, name.lower()) is not unknown]
 
     def names_origin(self, origin: str) -> bool:
-        """Whether the settings let pages of this origin in."""
+        """Whether --allow-origin names this origin."""
         allowed = self.context.settings.allow_origin
         return "*" in allowed or origin.lower() in allowed
 
     def log_exception(self, *raised: Any) -> None:
-        """What is the client's mistake is his to read: nobody may fill the log by making it."""
+        """Does not log 4xx errors, so that clients cannot flood the log."""
         if not (isinstance(raised[1], HTTPError) and raised[1].status_code < 500):
             super().log_exception(*raised)
 
@@ -165,15 +165,15 @@ class BaseHandler(RequestHandler):
 
 
 _ADVICE = {
-    403: "the server does not give this out; docs/http-api.md lists what there is",
-    404: "there is nothing at this path; docs/http-api.md lists what there is",
-    405: "this path does not know that method; docs/http-api.md lists what there is",
-    500: "the server made a mistake; its log says more",
+    403: "not available here; docs/http-api.md lists the routes",
+    404: "there is nothing at this path; docs/http-api.md lists the routes",
+    405: "this path does not support that method; docs/http-api.md lists the routes",
+    500: "the server failed; its log says why",
 }
 
 
 class ApiHandler(BaseHandler):
-    """A JSON answer that is true only now."""
+    """A JSON answer that must not be cached."""
 
     def prepare_answer(self) -> None:
         self.set_header("Cache-Control", "no-store")

@@ -1,4 +1,4 @@
-"""The files of a TLS certificate in, an ssl context out that follows them: a renewal needs no restart."""
+"""Loads a TLS certificate, and reloads it when its files change: a renewal needs no restart."""
 
 import asyncio
 import logging
@@ -13,10 +13,10 @@ LOOK_SECONDS = 5.0
 
 
 class Certificate:
-    """`context` has what the files had when they last fitted together; open connections keep what they have."""
+    """`context` holds the last valid pair of certificate and key; open connections keep theirs."""
 
     def __init__(self, cert: Path, key: Path) -> None:
-        """Raises OSError or ssl.SSLError (which is one) where they cannot be had."""
+        """Raises OSError, or its subclass ssl.SSLError, if the files cannot be loaded."""
         self._cert = cert
         self._key = key
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -24,18 +24,19 @@ class Certificate:
         self._load(self.context)
 
     def reload(self) -> None:
-        """Takes the files as they are now; where they do not fit, as while they are written, those of before stay."""
+        """Loads the files again. If they do not match, as while they are being written, keeps the earlier ones."""
         self._seen = self._stamp()
         try:
-            self._load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))  # a context that failed is of no more use
+            # Checked in a fresh context first: one that failed to load cannot be used any more.
+            self._load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
             self._load(self.context)
         except OSError as error:
-            logger.warning("the certificate %s is not reloaded: %s", self._cert, error.strerror or error)
+            logger.warning("could not reload the certificate %s: %s", self._cert, error.strerror or error)
         else:
             logger.info("reloaded the certificate %s", self._cert)
 
     async def follow(self) -> None:
-        """Until cancelled: reloads the files when they were changed, and have been left alone since."""
+        """Reloads the files after each change, once they have stopped changing. Runs until cancelled."""
         before = self._seen
         while True:
             await asyncio.sleep(LOOK_SECONDS)
@@ -52,12 +53,12 @@ class Certificate:
 
 
 def load_certificate(settings: Settings) -> Certificate | None:
-    """None where no TLS is asked for. Raises SettingsError."""
+    """None if the settings name no certificate. Raises SettingsError."""
     cert, key = settings.tls_cert, settings.tls_key
     if cert is None and key is None:
         return None
     if cert is None or key is None:
-        raise SettingsError("--tls-cert and --tls-key need each other")
+        raise SettingsError("--tls-cert and --tls-key must be used together")
     try:
         return Certificate(cert, key)
     except OSError as error:
@@ -67,7 +68,7 @@ def load_certificate(settings: Settings) -> Certificate | None:
 
 
 def _no_password() -> str:
-    """Else OpenSSL asks for one on the terminal."""
+    """Without this OpenSSL would ask for a password on the terminal."""
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What the handlers look at, in one place: the running change feed and the settings. Knows no request."""
+"""The objects that handlers use: the parts of the running change feed, and the settings. Knows no request."""
 
 import secrets
 from collections.abc import Sequence
@@ -66,17 +66,17 @@ class ProcessSlot:
 
 
 class Connected(Protocol):
-    """Whoever is connected and stays, over whichever transport."""
+    """A client with a lasting connection, over any transport."""
 
     outbox: Outbox
 
     def leave(self, reason: str) -> None:
-        """Closes the transport, for a reason that the client may read."""
+        """Closes the transport, with a reason that the client may read."""
 
 
 @dataclass
 class ServerContext:
-    """One server's feed. `database_name` is for people."""
+    """Everything that belongs to one server. `database_name` is for display only."""
 
     settings: Settings
     hub: Hub
@@ -96,7 +96,7 @@ class ServerContext:
     change_counts: ChangeCounts
     authenticator: Authenticator
     live_clients: LiveClients
-    event_socket: type[WebSocketHandler]  # the class-level broadcast of this one reaches `live_clients`
+    event_socket: type[WebSocketHandler]  # its class-level broadcast() reaches `live_clients`
     raw_clients: RawClients
     dashboards: Dashboards
     outages: Outages
@@ -104,7 +104,7 @@ class ServerContext:
     readiness: Readiness
 
     def close(self) -> None:
-        """The server ends, and gives up what it made when it started."""
+        """Closes what the server made when it started."""
         self.live_clients.close()
         self.dashboards.close()
         self.outages.close()
@@ -116,5 +116,5 @@ class ServerContext:
         return [*self.live_clients.connected, *self.raw_clients.connected, *self.dashboards.connected]
 
     def select(self, subscription: Subscription) -> Selection:
-        """The subscription at work on the tables of this database."""
+        """A selection of this database's changes by the subscription."""
         return self.catalog.select(subscription, self.journal.seal_for(subscription.within))

@@ -1,9 +1,8 @@
-"""Connections in, requests to the application out; those whose request does not come are closed.
+"""The HTTP server, with bounds that Tornado's own lacks: on waiting connections and on unread answers.
 
-Of Tornado's own bounds `idle_connection_timeout` is the time in which TLS is agreed and all headers have come, counted
-from the connection or from the last answer, and `body_timeout` that of the body after them. Neither bounds how many
-such connections there are at a time, nor how long an answer may wait for somebody who does not read it, nor how much
-all such answers take.
+Tornado bounds times only: `idle_connection_timeout` from the connection or the last answer until TLS is negotiated and
+all headers have arrived, and `body_timeout` for the body after them. It bounds neither the number of such connections,
+nor how long an unread answer may wait, nor the memory of all unread answers.
 """
 
 import contextlib
@@ -34,23 +33,23 @@ from process.shared_numbers import SharedNumber, SharedNumbers
 
 CLOSED = "changefeed_connections_closed_total"
 HEADERS_LIMIT_BYTES = 32 << 10
-BODY_LIMIT_BYTES = 16 << 10  # it is kept before anybody knows whose it is
-DISCARDED_LIMIT_BYTES = 256 << 10  # up to here a body is read all the same, so that its answer is
-SPARE_FILES = 64  # what is open beside the clients: the database's connections, files that are being read
-# TCP_USER_TIMEOUT of Linux is in milliseconds, TCP_RXT_CONNDROPTIME of macOS in seconds.
+BODY_LIMIT_BYTES = 16 << 10  # it is held before the caller is authenticated
+DISCARDED_LIMIT_BYTES = 256 << 10  # a larger body is read up to here and discarded, so that the client reads the answer
+SPARE_FILES = 64  # open besides the clients: connections to the database, files being read
+# Linux has TCP_USER_TIMEOUT in milliseconds, macOS TCP_RXT_CONNDROPTIME in seconds.
 DROP_OPTION, DROP_UNITS_PER_SECOND = (socket.TCP_USER_TIMEOUT, 1000) if sys.platform == "linux" else (0x80, 1)
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n"
     b"Content-Type: application/json; charset=UTF-8\r\nContent-Length: 110\r\n\r\n"
-    b'{"error": {"code": "too_many_connections", "message": "the server can open no more files; come back in 10 s"}}'
+    b'{"error": {"code": "too_many_connections", "message": "the server can open no more files; try again in 10 s"}}'
 )
 
 
 class BoundedServer(HTTPServer):
-    """Keeps at most `waiting_limit` connections whose request has not come; for one more the oldest of them is closed.
+    """Holds at most `waiting_limit` connections whose request has not arrived; beyond it the oldest is closed.
 
-    So too where there are `open_limit` connections and clients, since a process that can open no file any more can
-    accept nobody: then the newcomer is told so, if there is no other to close. `clients` says how many there are.
+    It also closes the oldest when there are `open_limit` connections and clients, since a process that is out of file
+    descriptors can accept nobody. If none is waiting, the newcomer gets a 503. `clients` counts the clients.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
@@ -59,8 +58,8 @@ class BoundedServer(HTTPServer):
         self._clients: Callable[[], int] = kwargs.pop("clients")
         meters: SharedNumbers = kwargs.pop("meters")
         self._request_seconds: float = kwargs["idle_connection_timeout"]
-        # In the order in which they began to wait: each one's next request, and since when. One whose request has come
-        # meanwhile is left in it until it is looked at.
+        # The next request of each connection and since when it waits, oldest first. A connection whose request has
+        # arrived stays here until it is looked at.
         self._waiting: dict[object, tuple[HTTP1Connection, float]] = {}
         self._closed = {reason: meters.meter(CLOSED, reason) for reason in ("slow", "crowded", "files")}
         super().initialize(*args, **kwargs)
@@ -84,22 +83,22 @@ class BoundedServer(HTTPServer):
 
     def on_close(self, server_conn: object) -> None:
         request, since = self._waiting.pop(server_conn, (None, 0.0))
-        # A timer may go off a little early, by this clock.
-        if request and not has_come(request) and time.monotonic() - since >= 0.9 * self._request_seconds:
+        # By this clock, a timer may fire a little early.
+        if request and not has_arrived(request) and time.monotonic() - since >= 0.9 * self._request_seconds:
             self._closed["slow"].add(1)
         super().on_close(server_conn)
 
     def _close_oldest(self, reason: str) -> bool:
-        """False where there is none whose request has not come."""
+        """False if no connection is waiting for its request."""
         while self._waiting:
             if self._look_at_oldest(reason):
                 return True
         return False
 
     def _look_at_oldest(self, reason: str) -> bool:
-        """Closes it if its request has not come; it is one of `_waiting` no more."""
+        """Takes the oldest from `_waiting`, and closes it if its request has not arrived."""
         request, _ = self._waiting.pop(next(iter(self._waiting)))
-        if has_come(request):
+        if has_arrived(request):
             return False
         self._closed[reason].add(1)
         request.close()
@@ -107,7 +106,7 @@ class BoundedServer(HTTPServer):
 
 
 class _BoundedBody(HTTPMessageDelegate):
-    """Hands on a body up to one byte beyond BODY_LIMIT_BYTES, by which it is seen to be too large."""
+    """Passes on a body up to one byte more than BODY_LIMIT_BYTES, which marks it as too large."""
 
     def __init__(self, request: HTTPMessageDelegate) -> None:
         self._request = request
@@ -130,13 +129,13 @@ class _BoundedBody(HTTPMessageDelegate):
         self._request.on_connection_close()
 
 
-def has_come(request: HTTP1Connection) -> bool:
-    """Whether all of it has; a test pins what is relied on in Tornado."""
+def has_arrived(request: HTTP1Connection) -> bool:
+    """Whether the whole request has arrived. A test pins what this uses of Tornado."""
     return request._read_finished or request.stream is None
 
 
 def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, closed: SharedNumber) -> None:
-    """After a write: what the kernel has not taken waits in the process, and counts until it has, or the end."""
+    """Called after a write: counts the bytes that the kernel has not taken yet, until it has or the connection ends."""
     connection = cast(HTTP1Connection, request.connection)
     written, stream = connection._pending_write, connection.stream
     if written is None or written.done() or stream is None:
@@ -149,12 +148,12 @@ def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, close
 
 
 def set_tcp_user_timeout(connection: socket.socket, seconds: float) -> None:
-    """By TCP itself: it ends when what was sent is not taken for so long (RFC 5482)."""
+    """Lets TCP end the connection if sent data stays unacknowledged for this long (RFC 5482)."""
     connection.setsockopt(socket.IPPROTO_TCP, DROP_OPTION, round(seconds * DROP_UNITS_PER_SECOND))
 
 
 def make_server(app: Application, context: ServerContext, **options: Any) -> BoundedServer:
-    """`options` are Tornado's. Whom of the proxies to believe is handlers/access/forwarded.py's to say."""
+    """`options` are Tornado's; not xheaders, since handlers/access/forwarded.py reads the headers of proxies."""
     settings = context.settings
     return BoundedServer(
         app,

@@ -1,4 +1,4 @@
-"""What the WebSockets share: the origin check, the outbox, errors before the handshake, the end of a token."""
+"""What all WebSockets share: the origin check, the outbox, authentication, errors, the end of a token."""
 
 import asyncio
 import json
@@ -30,25 +30,25 @@ AUTHENTICATE_SECONDS = 10.0
 class BaseSocket(WebSocketHandler, BaseHandler):
     """A WebSocket; its `outbox` takes whole frames.
 
-    A page cannot send a header, and is not told why its handshake was refused. So a client without a token is let in as
-    far as the door. Where it offers changefeed.v1, on a socket that `knows_protocol`, its first message may
-    authenticate it, within AUTHENTICATE_SECONDS; until then it is told nothing, and afterwards also what is wrong with
-    what it asked for. Any other is closed with SIGN_IN, or refused where its token gives no right. entered() is called
-    for a client that is known only.
+    A page cannot send a header, and cannot read why its handshake was refused. So the handshake of a client without a
+    token succeeds. If the client offers changefeed.v1, on a socket that `knows_protocol`, its first message may
+    authenticate it, within AUTHENTICATE_SECONDS. Until then it is sent nothing, not even what is wrong with its
+    request. Any other socket is closed with SIGN_IN, or refused if its token has no right. entered() is called only
+    for authenticated clients.
     """
 
     needs = Need.TOKEN
     told_in_socket: ClassVar[tuple[str, ...]] = ("sign_in", "no_rights")
     is_for_clients = True
     outbox: Outbox
-    kind: ClassVar[str] = "feed"  # as the census counts it
+    kind: ClassVar[str] = "feed"  # as ClientCounts names it
     knows_protocol: ClassVar[bool] = False
     message_types: ClassVar[tuple[str, ...]] = ("authenticate",)
     speaks_protocol = False
     _admitted: AdmittedClient | None = None
     is_closed = False
     _deadline: asyncio.TimerHandle | None = None
-    _trouble: ApiError | None = None  # with what was asked for in the handshake
+    _trouble: ApiError | None = None  # an error in the request that made the handshake
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         offered = self.request.headers.get("Sec-WebSocket-Protocol", "")
@@ -67,21 +67,21 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         await super().get(*args, **kwargs)
 
     async def look(self, *args: str) -> None:
-        """Before somebody is let in: raises ApiError where what he asks for cannot be had."""
+        """Checks the request before the client is admitted. Raises ApiError."""
 
     def entered(self) -> None:
-        """Called once the client is known, and let in."""
+        """Called once the client is authenticated and admitted."""
 
     async def heard(self, message: Mapping[str, object]) -> None:
-        """One of `message_types`, of changefeed.v1, of a client that is in. Raises ApiError."""
+        """Handles a message of changefeed.v1, of one of `message_types`, by an admitted client. Raises ApiError."""
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
         return SUBPROTOCOL if self.speaks_protocol else None
 
     def refuse(self, error: ApiError) -> None:
-        """Closes the open socket, and says why: a page cannot read what HTTP would answer.
+        """Closes the open socket and says why, since a page cannot read an HTTP error.
 
-        What will pass is no error to report; of that the close code says enough.
+        A passing trouble is not sent as an error: the close code says enough.
         """
         if self.speaks_protocol and error.status_code < 500:
             self.tell_error(error)
@@ -94,12 +94,12 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         if self.is_closed:
-            return  # the client was gone before its handshake was answered
+            return  # the client left before its handshake was answered
         self.set_nodelay(True)
-        # Under Tornado's write_message, which would frame anew for each client; a test pins what is relied on here.
+        # Bypasses Tornado's write_message, which would encode a frame per client. A test pins what this uses.
         stream = cast(IOStream, cast(Any, self.ws_connection).stream)
         self.outbox = Outbox(stream, self.context.settings.outbox_limit_bytes, self.give_up)
-        self.request.headers = self._headers = _NO_HEADERS  # a tenth of what an idle client would cost
+        self.request.headers = self._headers = _NO_HEADERS  # they are a tenth of the memory of an idle client
         if self.identity:
             self._take_place()
             self._begin()
@@ -130,12 +130,12 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             self.close(CloseCode.SIGN_IN, "sign in")
 
     def turn_away(self) -> None:
-        """Makes room at once: the client is not waited for until it has closed too."""
+        """Closes the socket and makes room at once, without waiting for the client's close frame."""
         self.close(CloseCode.TRY_AGAIN_LATER, "too many others are about to authenticate; try again later")
         self.outbox.abort()
 
     async def on_message(self, message: str | bytes) -> None:
-        """Tornado reads the next message when this one is dealt with."""
+        """Tornado reads the next message once this returns."""
         if not self.speaks_protocol:
             return
         read = None
@@ -151,20 +151,20 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             if self.identity:
                 self.tell_error(error)
             elif read is None or read["type"] != "authenticate":
-                self.close(CloseCode.SIGN_IN, error.code)  # nothing is told to who does not even try
+                self.close(CloseCode.SIGN_IN, error.code)  # says no more to a client that does not try to authenticate
             else:
                 self.refuse(error)
 
     async def _authenticate(self, message: Mapping[str, object]) -> None:
-        """The first time it lets somebody in; later it lets him stay for longer. Raises ApiError."""
+        """Admits the client the first time; later, extends its stay by a newer token. Raises ApiError."""
         token = message.get("token")
         if not isinstance(token, str):
-            raise ApiError(401, "bad_token", 'the message is {"type": "authenticate", "token": "…"}')
+            raise ApiError(401, "bad_token", 'send {"type": "authenticate", "token": "…"}')
         identity = await self.context.authenticator.identify_token(token)
         self.context.authenticator.refuse_nothing(identity.rights)
         if self.identity and self.identity.rights != identity.rights:
             raise ApiError(
-                403, "other_rights", "this token has other rights than the one before; open a new connection with it"
+                403, "other_rights", "this token has other rights than the previous one; open a new connection with it"
             )
         if self.ws_connection is None:
             return  # it took too long
@@ -193,11 +193,11 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         self.send_message("error", code=error.code, message=error.message)
 
     def send_message(self, kind: str, **fields: object) -> None:
-        """One of changefeed.v1."""
+        """Sends a message of changefeed.v1."""
         self.outbox.send(message_frame(kind, **fields))
 
     def _expire(self) -> None:
-        self.outbox.close()  # at once: what is sent until the client has closed too is too much
+        self.outbox.close()  # at once: nothing more may be sent until the client has closed too
         self.close(CloseCode.TOKEN_EXPIRED, "the token has expired")
 
     def on_close(self) -> None:
@@ -205,15 +205,15 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         self._leave_outside()
         if self._admitted:
             self._admitted.leave()
-        if hasattr(self, "outbox"):  # else the client was gone before the socket was open
+        if hasattr(self, "outbox"):  # else the client left before the socket was open
             self.outbox.close()
 
     def leave(self, reason: str) -> None:
-        """Closes the socket; the client may come back elsewhere, or later."""
+        """Closes the socket; the client may reconnect, later or elsewhere."""
         self.close(CloseCode.GOING_AWAY, reason)
 
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
-        """As Tornado's; of compression there is none."""
+        """As Tornado's, but with counted frames and without compression."""
         if self.request.headers.get("Sec-WebSocket-Version") != "13":
             return None
         params = _WebSocketParams(self.ping_interval, self.ping_timeout, self.max_message_size)
@@ -228,7 +228,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         logger.info("closed a client that sent too much")
         self.context.deliveries.sent_too_much(self.kind)
         self.outbox.close()
-        self.close(CloseCode.POLICY_VIOLATION, f"you send too much; send less, and come back in {BURST_SECONDS} s")
+        self.close(CloseCode.POLICY_VIOLATION, f"you send too much; send less, and reconnect in {BURST_SECONDS} s")
 
     def give_up(self) -> None:
         logger.info("closed a client that did not read")
@@ -237,7 +237,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
 
 def read_message(message: str | bytes, types: Sequence[str]) -> dict[str, object]:
-    """A message of one of these types. Raises ApiError, which says why it is none."""
+    """Parses a message of one of these types. Raises ApiError if it is not one."""
     try:
         parsed = json.loads(message)
     except ValueError as error:
@@ -247,5 +247,5 @@ def read_message(message: str | bytes, types: Sequence[str]) -> dict[str, object
     if not isinstance(parsed, dict) or not isinstance(parsed.get("type"), str):
         raise ApiError(400, "no_type", 'a message must be a JSON object with a type, as {"type": "subscribe"}')
     if parsed["type"] not in types:
-        raise ApiError(400, "unknown_type", f"this server knows no message of type {parsed['type'][:40]!r}")
+        raise ApiError(400, "unknown_type", f"unknown type of message: {parsed['type'][:40]!r}")
     return parsed

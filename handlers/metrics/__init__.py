@@ -1,1 +1,1 @@
-"""The text of /metrics, and the gauges that are sampled for it."""
+"""The answer of /metrics, and the gauges that are sampled for it."""

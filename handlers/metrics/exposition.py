@@ -1,4 +1,4 @@
-"""The numbers of all processes in, Prometheus's text out: /metrics. METRICS is the one table of what there is."""
+"""/metrics: the numbers of all processes, in Prometheus's text format. METRICS is the table of all metrics."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ Numbers = Mapping[NumberKey, float]
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric. `join` makes one number of those of all processes; without it each has a label `process`."""
+    """A metric. `join` combines the numbers of all processes; without it each has a label `process`."""
 
     name: str
     labels: Labels
@@ -107,11 +107,14 @@ METRICS = (
         max,
     ),
     MetricSpec(
-        gauges.DELIVERING, ("process",), "1 while what is committed now would be delivered, as /readyz says it.", None
+        gauges.DELIVERING, ("process",), "1 while a commit would reach the clients, as /readyz reports it.", None
     ),
     MetricSpec(gauges.LISTENER_UP, ("process",), "1 while notifications arrive.", None),
     MetricSpec(
-        gauges.BEHIND_SECONDS, ("process",), "Since when the server may not have read what was committed.", None
+        gauges.BEHIND_SECONDS,
+        ("process",),
+        "How many seconds the server may be behind the commits.",
+        None,
     ),
     MetricSpec(
         gauges.BEHIND_TRANSACTIONS,
@@ -149,7 +152,7 @@ METRICS = (
 
 
 class MetricsHandler(BaseHandler):
-    """Whichever process answers answers for all of them. It counts the changes of all tables."""
+    """Any process answers for all of them. The counts are those of all tables."""
 
     needs = Need.ALL_RIGHTS
 
@@ -164,7 +167,7 @@ class MetricsHandler(BaseHandler):
 
 
 class MetricsCollector:
-    """What prometheus_client wants: `parts` are the numbers of each process in their order, and last everybody's."""
+    """A collector for prometheus_client. `parts` are the numbers of each process, in order; the last are shared."""
 
     def __init__(self, parts: Sequence[Numbers]) -> None:
         self._numbers: dict[str, dict[Labels, dict[int, float]]] = {}  # by name, labels and process
@@ -214,7 +217,7 @@ def _settings(context: ServerContext) -> dict[NumberKey, float]:
 
 
 async def _database(context: ServerContext) -> dict[NumberKey, float]:
-    """What PostgreSQL knows; nothing while it does not answer, which changefeed_listener_up says."""
+    """The numbers that PostgreSQL knows; empty while it does not answer, which changefeed_listener_up shows."""
     fetch = context.database.fetch
     try:
         async with asyncio.timeout(DATABASE_DEADLINE_SECONDS):

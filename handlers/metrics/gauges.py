@@ -1,4 +1,4 @@
-"""How this process stands, into the meters that all share: before an answer, and every second for the others."""
+"""Writes this process's gauges into the shared meters: before each answer, and every second for other processes."""
 
 import asyncio
 
@@ -42,9 +42,9 @@ async def keep_sampling(context: ServerContext) -> None:
 
 
 def one_line_of(meters: SharedNumbers) -> str:
-    """How all processes stand."""
+    """The state of all processes, in one line for systemd."""
     parts = meters.everywhere()
     clients = sum(value for part in parts for (name, *_), value in part.items() if name == client_counts.NAME)
-    hearing = sum(part.get((DELIVERING,), 0) for part in parts)
-    who = "" if len(parts) == 1 else f"{hearing:.0f} of {len(parts)} processes: "
-    return f"{who}PostgreSQL is {'' if hearing else 'not '}heard; {clients:.0f} clients are connected"
+    delivering = sum(part.get((DELIVERING,), 0) for part in parts)
+    who = "" if len(parts) == 1 else f"{delivering:.0f} of {len(parts)} processes: "
+    return f"{who}{'' if delivering else 'not '}connected to PostgreSQL; {clients:.0f} clients are connected"

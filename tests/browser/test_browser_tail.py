@@ -92,7 +92,7 @@ def test_a_link_to_a_row_opens_it_again_and_says_when_it_is_gone(shop: Ground):
     number, _, batch = cursor.partition(".")
     shop.allow("404 \\(Not Found\\)")
     gone = shop.open(link.replace(cursor, f"{int(number, 16) + 4096:x}.{batch}"))
-    expect(gone.panel.get_by_role("alert")).to_have_text("The journal keeps this change no longer.")
+    expect(gone.panel.get_by_role("alert")).to_have_text("The journal no longer keeps this change.")
 
 
 def test_a_row_that_was_cut_is_loaded_in_full(shop: Ground):

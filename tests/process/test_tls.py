@@ -137,11 +137,11 @@ def test_files_that_do_not_fit_are_not_taken(tmp_path: Path):
     old_key = key_file.read_bytes()
     write_certificate(tmp_path)
     key_file.write_bytes(old_key)
-    with ExpectLog("handlers.certificate", "the certificate .* is not reloaded", level=30):
+    with ExpectLog("handlers.certificate", "could not reload the certificate .*", level=30):
         current.reload()
     assert shown_by(current.context) == before
     cert_file.unlink()
-    with ExpectLog("handlers.certificate", "the certificate .* is not reloaded", level=30):
+    with ExpectLog("handlers.certificate", "could not reload the certificate .*", level=30):
         current.reload()
     assert shown_by(current.context) == before
 
@@ -165,8 +165,8 @@ def test_a_change_of_the_files_is_noticed(tmp_path: Path, loop: asyncio.Runner, 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--tls-cert", "cert.pem"), "need each other"),
-        (("--tls-key", "key.pem"), "need each other"),
+        (("--tls-cert", "cert.pem"), "must be used together"),
+        (("--tls-key", "key.pem"), "must be used together"),
         (("--tls-cert", "cert.pem", "--tls-key", "nothing.pem"), "cannot be used: No such file"),
         (("--tls-cert", "key.pem", "--tls-key", "key.pem"), "cannot be used: "),
     ],

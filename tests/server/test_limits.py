@@ -61,7 +61,7 @@ class PaceTest(LimitCase):
         assert waits[0] < waits[-1]
         error = json.loads(answers[0].body)["error"]
         assert error["code"] == "too_many_at_once"
-        assert f"come back in {waits[0]} s" in error["message"]
+        assert f"try again in {waits[0]} s" in error["message"]
         assert (await self.fetch_json("/events", 503))["error"]["code"] == "too_many_at_once"
         assert self.counted(REFUSED, "pace") == 4
 
@@ -141,7 +141,7 @@ class TalkTest(LimitCase):
             assert self.counted(CLIENTS_DROPPED, kind, "sent_too_much") == 0
             await client.write_message('{"type": "seen", "message": 1}')
             assert await self.until_closed(client) == CloseCode.POLICY_VIOLATION, path
-            assert "come back in 10 s" in (client.close_reason or "")
+            assert "reconnect in 10 s" in (client.close_reason or "")
             assert self.counted(CLIENTS_DROPPED, kind, "sent_too_much") == 1
 
     @gen_test
@@ -326,7 +326,7 @@ class CrowdedTest(LimitCase):
         clients.append(await self.connect())
         said = await (await self.open())[0].read()
         assert said.startswith(b"HTTP/1.1 503 "), said
-        assert "come back in 10 s" in json.loads(said.partition(b"\r\n\r\n")[2])["error"]["message"]
+        assert "try again in 10 s" in json.loads(said.partition(b"\r\n\r\n")[2])["error"]["message"]
         assert self.counted(CLOSED, "files") == 3
 
     async def fetch_raw(self, sent: bytes) -> bytes:

@@ -82,7 +82,7 @@ class RefusedForNowTest(StreamCase):
         error, text = await self.refusal("/events")
         while error["code"] != "too_many_at_once":
             error, text = await self.refusal("/events")
-        [seconds] = re.findall(r"come back in (\d+) s", error["message"])
+        [seconds] = re.findall(r"try again in (\d+) s", error["message"])
         [retry] = re.findall(r"^retry: (\d+)$", text, re.MULTILINE)
         assert int(retry) >= int(seconds) * 1000
 

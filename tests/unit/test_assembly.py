@@ -127,7 +127,7 @@ def test_an_outage_is_a_gap_where_something_came_that_nobody_keeps(
         return ground
 
     ground = asyncio.run(tell())
-    assert [gap.why for gap in ground.gaps] == ["the server did not hear PostgreSQL: the connection broke"] * is_told
+    assert [gap.why for gap in ground.gaps] == ["the server received no notifications: the connection broke"] * is_told
     assert (ground.raw_clients.connected, ground.count(CLIENTS_DROPPED, "raw", "deaf")) == ([], 1)
 
 
@@ -199,4 +199,4 @@ def test_a_server_that_hears_and_cannot_read_the_journal_is_not_ready():
     hidden = readiness.database_state(is_full=False)
     assert (hidden["state"], hidden["name"], hidden["reason"]) == ("lost", "PostgreSQL", "")
     listener.is_ready = False
-    assert "does not hear PostgreSQL: deaf" in cast(str, readiness.trouble)
+    assert "receives no notifications from PostgreSQL: deaf" in cast(str, readiness.trouble)

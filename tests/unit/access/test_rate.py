@@ -64,4 +64,4 @@ def test_of_any_number_of_addresses_those_that_came_last_are_remembered():
         for _ in range(BURST_SECONDS + 1):
             pace.wait_seconds("busy") if number % 1000 == 0 else None
     assert pace.wait_seconds("busy") > 0
-    assert len(pace._paces) == ADDRESS_LIMIT
+    assert len(pace._limiters) == ADDRESS_LIMIT

@@ -94,11 +94,11 @@ def test_several_tokens_each_have_their_rights(given: Given):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "there is no token in it"),
-        ("# none\n", "there is no token in it"),
-        ("good-enough-token\nhunter2\n", "line 2: there is not a token of at least 16 characters"),
-        ("good-enough-token hunter2", "line 1: behind the token stand its rights as JSON"),
-        ('good-enough-token {"table": "orders"}', "line 1: behind the token stand its rights as JSON"),
+        ("", "the file has no token"),
+        ("# none\n", "the file has no token"),
+        ("good-enough-token\nhunter2\n", "line 2: expected a token of at least 16 characters"),
+        ("good-enough-token hunter2", "line 1: expected the token's rights as JSON after it"),
+        ('good-enough-token {"table": "orders"}', "line 1: expected the token's rights as JSON after it"),
         ("good-enough-token\ngood-enough-token {}", "a token is given twice"),
     ],
 )
@@ -134,14 +134,14 @@ def test_settings_that_do_not_go_together_are_refused(given: Given, flags: list[
     [
         ("HS256", b"short", "at least 32 bytes"),
         ("RS256", b"rubbish", "no public key in PEM"),
-        ("RS256", public_pem(EC), "no public key for RS256"),
-        ("ES256", public_pem(RSA), "no public key for ES256"),
-        ("ES256", public_pem(ec.generate_private_key(ec.SECP384R1())), "no public key for ES256"),
+        ("RS256", public_pem(EC), "not a public key for RS256"),
+        ("ES256", public_pem(RSA), "not a public key for ES256"),
+        ("ES256", public_pem(ec.generate_private_key(ec.SECP384R1())), "not a public key for ES256"),
         ("RS256", public_pem(rsa.generate_private_key(65537, 1024)), "at least 2048 bits"),
         (
             "RS256",
             RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            "private key, which is not for this server",
+            "private key, which this server must not have",
         ),
     ],
 )
@@ -384,7 +384,7 @@ def test_an_issuer_that_does_not_answer_is_told_and_its_keys_of_before_stay(loop
         async with Issuer() as issuer:
             KeySet.status = 500
             with (
-                ExpectLog("handlers.issuer_keys", "the keys of .* cannot be had: HTTP 500", level=30),
+                ExpectLog("handlers.issuer_keys", "could not read the keys of .*: HTTP 500", level=30),
                 pytest.raises(KeysUnavailable),
             ):
                 await issuer.keys.find("one")
@@ -393,7 +393,7 @@ def test_an_issuer_that_does_not_answer_is_told_and_its_keys_of_before_stay(loop
             assert await issuer.keys.find("one")
             KeySet.status = 500
             issuer.now += jwks.READ_AGAIN_SECONDS + 1
-            with ExpectLog("handlers.issuer_keys", "the keys of .* cannot be had: HTTP 500", level=30) as told:
+            with ExpectLog("handlers.issuer_keys", "could not read the keys of .*: HTTP 500", level=30) as told:
                 while not told.matched:
                     assert await issuer.keys.find("one")
                     await asyncio.sleep(0)
@@ -407,7 +407,7 @@ def test_keys_that_cannot_be_read_again_are_not_good_for_ever(loop: asyncio.Runn
             KeySet.keys = [jwk(RSA, "one")]
             assert await issuer.keys.find("one")
             KeySet.status = 500
-            with ExpectLog("handlers.issuer_keys", "the keys of .* cannot be had: HTTP 500"):
+            with ExpectLog("handlers.issuer_keys", "could not read the keys of .*: HTTP 500"):
                 issuer.now += jwks.GOOD_SECONDS
                 assert await issuer.keys.find("one")
                 issuer.now += jwks.READ_INTERVAL_SECONDS
@@ -423,7 +423,7 @@ def test_keys_that_cannot_be_read_again_are_not_good_for_ever(loop: asyncio.Runn
 def test_the_secrets_of_the_issuer_s_url_are_not_logged(loop: asyncio.Runner, caplog: pytest.LogCaptureFixture):
     async def run() -> None:
         with (
-            ExpectLog("handlers.issuer_keys", r"the keys of https://localhost:1/keys cannot be had: .+"),
+            ExpectLog("handlers.issuer_keys", r"could not read the keys of https://localhost:1/keys: .+"),
             pytest.raises(KeysUnavailable),
         ):
             await KeySetUrl("https://user:hunter2@localhost:1/keys?key=hunter2", "RS256").find("one")
@@ -435,7 +435,7 @@ def test_the_secrets_of_the_issuer_s_url_are_not_logged(loop: asyncio.Runner, ca
 def test_keys_that_cannot_be_had_are_told_at_the_start_and_tried_again_by_the_first_token(loop: asyncio.Runner):
     async def run() -> None:
         keys = KeySetUrl("http://127.0.0.1:1/keys", "RS256")
-        with ExpectLog("handlers.issuer_keys", "the keys of http://127.0.0.1:1/keys cannot be had"):
+        with ExpectLog("handlers.issuer_keys", "could not read the keys of http://127.0.0.1:1/keys"):
             await keys.prepare()
         with ExpectLog("handlers.issuer_keys", "the keys of"), pytest.raises(KeysUnavailable):
             await keys.find("one")

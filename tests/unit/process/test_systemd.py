@@ -83,7 +83,7 @@ def test_it_tells_that_it_is_ready_lives_and_stops(tmp_path: Path, systemd: Syst
         systemd.until("READY=1")
         server.port()  # is said only then
         systemd.until("READY=1", "WATCHDOG=1")
-        while not any(line.endswith("PostgreSQL is heard; 0 clients are connected") for line in systemd.next()):
+        while not any(line.endswith("connected to PostgreSQL; 0 clients are connected") for line in systemd.next()):
             pass
         server.begin_to_stop()
         systemd.until("STOPPING=1")
