@@ -128,7 +128,7 @@ async def follow_parent(parent: SupervisorLink, context: ServerContext, stopping
         context.change_counts.sample()  # the new process counts on from these
         return context.backfill.hand_over(context.follower.memory)
 
-    await parent.hear(tell=hand_over)
+    await parent.attend(tell=hand_over)
     if not stopping.is_set():
         logger.warning("the parent process is gone: stopping")
         stopping.set()

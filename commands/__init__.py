@@ -1,1 +1,1 @@
-"""The commands beside the server: `doctor` and `bench`."""
+"""The commands of server.py: `doctor` and `bench`."""

@@ -1,8 +1,7 @@
-"""Settings in, figures of the user's own machine and PostgreSQL out: the command `bench` (docs/benchmarks.md).
+"""The command `bench`: measures on the user's machine, with the user's PostgreSQL (docs/benchmarks.md).
 
-It works in a database of its own on that PostgreSQL, which it makes and drops again, however it ends but by kill -9. So
-no table of the user's is touched, no journal of theirs is filled, and no server of theirs hears of it: NOTIFY and
-triggers stay within a database.
+It creates a database of its own there, and drops it again however it ends, except after kill -9. NOTIFY and triggers
+stay within a database, so none of the user's tables, journals or servers is affected.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from settings.table import Settings, SettingsError
 
 NAME = "changefeed_bench"
 PACES = (100, 1_000)  # changes a second
-# What is done in a second, or written in it, whatever the machine.
+# Measured per second, or written within one, whatever the machine.
 BULK_ROWS, SINGLES, CATCH_UP_ROWS = 10_000, 500, 50_000
 ROUNDS = 3
 CLOCK_LOOKS = 20
@@ -44,11 +43,11 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Refused(Exception):
-    """The benchmark cannot be run there; the message is one line that says why and what to do."""
+    """The benchmark cannot run on that PostgreSQL; the message is one line that says why and what to do."""
 
 
 class OwnDatabase(Database):
-    """As the user's PostgreSQL is: its settings stay, and no checkpoint is asked for, which takes rights."""
+    """A database on the user's PostgreSQL: keeps its settings, and requests no checkpoint, which needs rights."""
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -61,7 +60,7 @@ class OwnDatabase(Database):
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> int:
-    """0 when it has measured, 1 when it was ended before, 2 where it is refused. Raises SettingsError."""
+    """Returns 0 after measuring, 1 if interrupted, 2 if it cannot measure there. Raises SettingsError."""
     options, rest = _parser().parse_known_args(argv)
     settings = load_settings(rest, environ, dotenv_path)
     for number in ENDINGS:
@@ -77,7 +76,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
         print(f"server.py bench: PostgreSQL says: {printable(one_line(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("server.py bench: ended before it was done", file=sys.stderr)
+        print("server.py bench: interrupted", file=sys.stderr)
         return 1
     return 0
 
@@ -94,10 +93,10 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=".venv/bin/python server.py bench",
-        description=f"Measures the server on this machine with your PostgreSQL, in a database {NAME} of its own, which "
-        "it makes and drops again; without --database-url with a PostgreSQL of its own.",
-        epilog="It also takes the server's settings (flags, environment, .env), and measures with the "
-        "--database-url, --processes and --outbox-limit-bytes.",
+        description=f"Measures the server on this machine with your PostgreSQL: creates a database {NAME} there, and "
+        "drops it again. Without --database-url it starts a PostgreSQL of its own.",
+        epilog="It also accepts the server's settings (flags, environment, .env), and applies --database-url, "
+        "--processes and --outbox-limit-bytes.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -123,7 +122,7 @@ def _between(least: float, most: int, kind: type[float] | type[int]) -> Callable
 def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
     """Raises Refused."""
     if settings.database_url is None:
-        print("bench: measures with a PostgreSQL of its own, which ends with it", file=sys.stderr)
+        print("bench: measuring with a PostgreSQL of its own, which it stops afterwards", file=sys.stderr)
         with database() as opened:
             yield Ground(opened, seconds)
         return
@@ -131,7 +130,7 @@ def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
     where = display_name(conninfo)
     print(
         f"bench: creates the database {NAME} next to {where}, writes and reads some hundred thousand rows in it, "
-        "as fast as that goes, and drops it again. No other database is touched, but all share the machine: do not run "
+        "as fast as possible, and drops it again. No other database is touched, but all share the machine: do not run "
         "it at a busy hour",
         file=sys.stderr,
     )
@@ -141,7 +140,7 @@ def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
         raise Refused(f"cannot reach {where}: {one_line(error)}; correct --database-url") from None
     maker.autocommit = True
     with contextlib.closing(maker), contextlib.ExitStack() as stack:
-        with _held(ENDINGS):  # a Ctrl-C while it is made comes when it is known how to take it away
+        with _held(ENDINGS):  # delays a Ctrl-C until the new database can be dropped again
             _make_database(maker)
             stack.callback(_drop_database, maker, conninfo)
         options = f"{parse_dsn(conninfo).get('options', '')} -c search_path=public".strip()
@@ -153,7 +152,7 @@ def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
 
 @contextlib.contextmanager
 def _held(numbers: Sequence[signal.Signals]) -> Iterator[None]:
-    """A signal that comes in the block is delivered after it."""
+    """Delays signals that arrive in the block until its end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -167,12 +166,12 @@ def _make_database(maker: Any) -> None:
             db_cursor.execute(f"CREATE DATABASE {NAME} TEMPLATE template0")
     except psycopg2.errors.DuplicateDatabase:
         raise Refused(
-            f"there is a database {NAME}: another bench runs, or was killed; if it is nobody's, DROP DATABASE {NAME};"
+            f"the database {NAME} exists: another bench is running, or was killed; if none is, DROP DATABASE {NAME};"
         ) from None
     except psycopg2.errors.InsufficientPrivilege:
         role = maker.info.user
         raise Refused(
-            f'{role} may not make a database for it; as one who may, ALTER ROLE "{role}" CREATEDB; or name another '
+            f'{role} may not create a database; ALTER ROLE "{role}" CREATEDB; as a role that may, or name another '
             "role in --database-url"
         ) from None
     except psycopg2.Error as error:
@@ -180,9 +179,9 @@ def _make_database(maker: Any) -> None:
 
 
 def _drop_database(maker: Any, conninfo: str) -> None:
-    """Also where the connection that made it is gone."""
+    """Drops the database, even if the connection that made it is gone."""
     for number in ENDINGS:
-        signal.signal(number, signal.SIG_IGN)  # it is being taken away already
+        signal.signal(number, signal.SIG_IGN)  # the database is being dropped already
     drop = f"DROP DATABASE {NAME} WITH (FORCE)"
     try:
         if maker.closed or not _runs(maker, drop):
@@ -192,7 +191,8 @@ def _drop_database(maker: Any, conninfo: str) -> None:
                     db_cursor.execute(drop)
     except psycopg2.Error as error:
         print(
-            f"server.py bench: it is left behind: DROP DATABASE {NAME}; ({printable(one_line(error))})", file=sys.stderr
+            f"server.py bench: could not drop its database: DROP DATABASE {NAME}; ({printable(one_line(error))})",
+            file=sys.stderr,
         )
 
 
@@ -207,7 +207,7 @@ def _runs(connection: Any, statement: str) -> bool:
 
 def _table(ground: Ground, settings: Settings, clients: int) -> str:
     flags = ["--processes", str(settings.processes), "--outbox-limit-bytes", str(settings.outbox_limit_bytes)]
-    flags += ["--clients-per-second-per-address", "0"]  # all of them come from one
+    flags += ["--clients-per-second-per-address", "0"]  # all clients have the same address
     command = (sys.executable, str(ROOT / "server.py"), *flags, "--port")
     server = Server("ours", command, Source.JOURNAL)
     to = f"to {clients:,} client{'s' if clients > 1 else ''}"
@@ -263,7 +263,7 @@ def _cost(medians: Sequence[float], unit: str) -> str:
 
 
 def _database_ahead_seconds(opened: Database) -> float:
-    """How far the clock that stamps the statements is ahead of the one here: by the quickest of a few looks."""
+    """How far PostgreSQL's clock is ahead of this one, by the fastest of a few queries."""
     looks = []
     for _ in range(CLOCK_LOOKS):
         asked_at = time.time()

@@ -1,6 +1,6 @@
-"""Settings in, findings out: what in the database, or on this machine, keeps the change feed from working well.
+"""The command `doctor`: examines the database and this machine for what keeps the change feed from working well.
 
-The command `doctor` prints one line for each, with the command that fixes it. It only looks, and changes nothing.
+It prints one line for each finding, with the command that fixes it. It changes nothing.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ QUERY_DEADLINE_MS = 10_000
 CANARY_DEADLINE_SECONDS = 4.0
 LONG_TRANSACTION_SECONDS = 300.0
 QUEUE_WARNING, QUEUE_PROBLEM = 0.05, 0.5  # of 1
-OTHER_FILES = 100  # that a process has open beside its clients' sockets
+OTHER_FILES = 100  # that a process has open besides its clients' sockets
 INSTALL = 'psql -f sql/install.sql "$DATABASE_URL"'
 
 
@@ -55,7 +55,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """`mend` is SQL, which ends in a semicolon, a command or a setting; `advice` is for where none of these does."""
+    """`mend` is SQL (ending in a semicolon), a command or a setting; `advice` is for findings that have none."""
 
     level: Level
     about: str
@@ -70,7 +70,7 @@ class Finding:
 
 
 class Patient:
-    """The database, over a connection of its own, and the settings it is to be used with."""
+    """The examined database, over a connection of its own, and the settings to use it with."""
 
     def __init__(self, conninfo: str, settings: Settings) -> None:
         self.conninfo = str(make_dsn(complete(conninfo), connect_timeout=CONNECT_DEADLINE_SECONDS))
@@ -87,7 +87,7 @@ class Patient:
             self.database,
         ) = self.row(QUERIES["server"])
         is_installed, self.may_install = self.row(QUERIES["installation"])
-        # Whose code it would be that runs here with this role's rights.
+        # Other roles whose code would run here with this role's rights.
         self.distrusted = [owner for (owner,) in self.rows(SERVER_QUERIES["distrusted owner"])]
         is_installed = is_installed and not self.distrusted
         self.may_read, self.may_tend, self.owner = self.row(QUERIES["rights"]) if is_installed else (False, False, "")
@@ -97,12 +97,12 @@ class Patient:
         try:
             made: connection = psycopg2.connect(self.conninfo)
         except psycopg2.OperationalError as error:
-            if IN_RECOVERY in str(error):  # which is a finding
+            if IN_RECOVERY in str(error):  # reported as a finding
                 self.conninfo = str(make_dsn(self.conninfo, target_session_attrs="any"))
                 return self.connect()
             if OPTIONS_REFUSED not in str(error):
                 raise
-            # A pooler: its sessions are others' the next moment, so that each statement brings the settings it needs.
+            # A pooler hands its sessions to others at any moment, so each statement sets what it needs.
             self.conninfo = without_session_options(self.conninfo)
             made = psycopg2.connect(self.conninfo)
             self.before_each = local_settings(made)
@@ -129,7 +129,7 @@ class Patient:
 
 
 DESCRIPTION = (
-    "Looks at the database that the settings name, and prints each problem with what fixes it: SQL, a command, a "
+    "Examines the database that the settings name, and prints each problem with its fix: SQL, a command, a "
     "setting or advice. Changes nothing. Exits with 0 if it finds no problem, 1 if it finds one, 2 if it cannot look "
     "at the database."
 )
@@ -153,17 +153,17 @@ def main(settings: Settings) -> int:
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
-    """Every finding, the good ones too."""
+    """Yields every finding, the good ones too."""
     for about, check in CHECKS.items():
         try:
             yield from check(patient)
         except psycopg2.Error as error:
-            yield Finding(Level.WARNING, about, f"could not be looked at: {one_line(error)}")
+            yield Finding(Level.WARNING, about, f"could not be examined: {one_line(error)}")
 
 
 def check_version(patient: Patient) -> Iterator[Finding]:
     if patient.version < OLDEST_VERSION:
-        yield Finding(Level.PROBLEM, "version", f"PostgreSQL {patient.version_text}; 14 is the oldest that will do")
+        yield Finding(Level.PROBLEM, "version", f"PostgreSQL {patient.version_text}; version 14 or newer is required")
     else:
         yield Finding(Level.OK, "version", f"PostgreSQL {patient.version_text}")
 
@@ -171,10 +171,10 @@ def check_version(patient: Patient) -> Iterator[Finding]:
 def check_rights(patient: Patient) -> Iterator[Finding]:
     role, owner = patient.role, patient.owner
     for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
-        says = f"the event trigger {trigger} runs a function that {other} may replace, as whoever changes a table"
+        says = f"the event trigger {trigger} runs, as whoever executes DDL, a function that {other} may replace"
         yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
     if patient.distrusted:
-        says = f"something of the schema changefeed belongs to {patient.distrusted[0]}, whose code would run as {role}"
+        says = f"part of the schema changefeed belongs to {patient.distrusted[0]}, whose code would run as {role}"
         advice = (
             "connect as the schema's owner or as a role of docs/least-rights.md; if it is somebody else's, rename it"
         )
@@ -186,7 +186,7 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
             if patient.may_install
             else f"{role} may not install it, the database's owner may"
         )
-        yield Finding(Level.WARNING, "rights", f"the schema changefeed is not there; {who}", INSTALL)
+        yield Finding(Level.WARNING, "rights", f"the schema changefeed is missing; {who}", INSTALL)
         return
     if not patient.may_read:
         yield Finding(
@@ -197,19 +197,19 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
         )
         return
     if not patient.may_tend:
-        says = f"{role} may read the journal but not tend it (retention, new partitions): {owner} owns it"
+        says = f"{role} may read the journal but not maintain it (retention, new partitions): {owner} owns it"
         yield Finding(Level.WARNING, "rights", says, grants(QUERIES["what tends"], role))
     else:
-        yield Finding(Level.OK, "rights", f"{role} may read and tend the journal")
+        yield Finding(Level.OK, "rights", f"{role} may read and maintain the journal")
     for other, mend in patient.rows(QUERIES["who may write"]):
-        yield Finding(Level.PROBLEM, "rights", f"{other} could write what it likes into the journal", mend)
+        yield Finding(Level.PROBLEM, "rights", f"{other} could write anything into the journal", mend)
 
 
 def check_schema(patient: Patient) -> Iterator[Finding]:
     if not patient.may_read:
         return
     version, readable_from = patient.row(QUERIES["version"])
-    says = f"the schema changefeed is of version {version}, this server knows {VERSION}"
+    says = f"the schema changefeed has version {version}, this server has {VERSION}"
     if version < VERSION:
         says += "; once no older server is left, upgrade it: docs/upgrading.md"
         yield Finding(Level.WARNING, "schema", says, INSTALL)
@@ -218,26 +218,26 @@ def check_schema(patient: Patient) -> Iterator[Finding]:
     elif version == VERSION and (
         differing := [part for (part,) in patient.rows(SERVER_QUERIES["schema differs"], **parts())]
     ):
-        says = f"the schema changefeed is of version {version}, but in an earlier state of it ({some_of(differing)})"
+        says = f"the schema changefeed has version {version}, but an earlier state of it ({some_of(differing)})"
         yield Finding(Level.PROBLEM, "schema", says, INSTALL)
     else:
         yield Finding(Level.OK, "schema", says)
 
 
 def grants(script: str, role: str) -> str:
-    """The statements, for this role, on one line. docs/least-rights.md has them too."""
+    """The GRANT statements for this role, on one line; those of docs/least-rights.md."""
     statements = [line for line in script.splitlines() if not line.startswith("--")]
     return " ".join(" ".join(statements).split()).replace("changefeed_server", role)
 
 
 def check_pooler(patient: Patient) -> Iterator[Finding]:
-    """A pooler gives out process ids of its own (for cancelling), and one for transactions loses the LISTEN."""
+    """Detects a pooler by its own process ids; one that pools transactions loses the LISTEN."""
     if patient.is_standby:
         return
     [pid] = patient.row(QUERIES["backend"])
     is_pooled = pid != patient.connection.info.backend_pid
-    if not _hears(patient):
-        says = "LISTEN is accepted, but no notification arrives: a transaction pooler stands in between"
+    if not _receives(patient):
+        says = "LISTEN is accepted, but no notification arrives: there is a transaction pooler in between"
         yield Finding(
             Level.PROBLEM,
             "pooler",
@@ -245,14 +245,14 @@ def check_pooler(patient: Patient) -> Iterator[Finding]:
             advice="point --database-url at PostgreSQL itself, or at a pool with pool_mode=session",
         )
     elif is_pooled:
-        says = "a pooler stands in between, and notifications pass it now; that must stay so (pool_mode=session)"
+        says = "there is a pooler in between, which passes notifications now; it must keep pool_mode=session"
         yield Finding(Level.WARNING, "pooler", says, advice="point --database-url at PostgreSQL itself")
     else:
-        yield Finding(Level.OK, "pooler", "none in between, and a notification arrives")
+        yield Finding(Level.OK, "pooler", "none in between; a notification arrives")
 
 
-def _hears(patient: Patient) -> bool:
-    """Whether a notification to a session that listens arrives there, sent by another one."""
+def _receives(patient: Patient) -> bool:
+    """Whether a session that listens receives a notification of another one."""
     channel = f"changefeed_doctor_{uuid.uuid4().hex}"
     listening = patient.connect()
     try:
@@ -277,21 +277,19 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
             for row in patient.rows(QUERIES["named tables"], schema=one.schema, table=one.table)
         ]
         if not named and not pattern.endswith(".*"):
-            says = f"--watch {pattern} names no table"
-            yield Finding(Level.PROBLEM, "triggers", says, advice="make the table, or write schema.table as SQL does")
+            says = f"--watch {pattern} matches no table"
+            yield Finding(Level.PROBLEM, "triggers", says, advice="create the table, or write schema.table as in SQL")
         for schema, table, is_watched in named:
             if not is_watched and patient.may_read:
-                says = f"{qualified(schema, table)} is not watched, though --watch {pattern} names it"
-                yield Finding(
-                    Level.WARNING, "triggers", says, advice="read the server's log, which says why it cannot be"
-                )
+                says = f"{qualified(schema, table)} is not watched, though --watch {pattern} matches it"
+                yield Finding(Level.WARNING, "triggers", says, advice="see the server's log for the reason")
     if not patient.may_read:
         return
     watched = patient.rows(QUERIES["triggers"])
     disabled = patient.rows(QUERIES["disabled triggers"])
     gone = patient.rows(QUERIES["gone columns"])
     for table, column in gone:
-        says = f"the column {column} of {table} that was to be left out or hashed is gone: no change is journaled"
+        says = f"{table} has no column {column} any more, which watch() omits or hashes: no change is journaled"
         advice = f"call changefeed.watch for {table} again, with the column's present name"
         yield Finding(Level.PROBLEM, "triggers", says, advice=advice)
     for table, trigger, _ in disabled:
@@ -300,7 +298,7 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
     told = {watched_table for _, _, watched_table in disabled}
     for table, is_complete in watched:
         if not is_complete and table not in told:
-            says = f"some of those of {table} are missing or altered: changes are missed"
+            says = f"some triggers of {table} are missing or altered: changes are missed"
             yield Finding(Level.PROBLEM, "triggers", says, "SELECT changefeed.refresh();")
     if not watched:
         mend = "SELECT changefeed.watch('schema.table');"
@@ -314,7 +312,7 @@ def check_row_security(patient: Patient) -> Iterator[Finding]:
         return
     found = patient.rows(QUERIES["tables with row security"])
     for (table,) in found:
-        says = f"{table} has row-level security, which the feed does not apply: who may see the table is sent every row"
+        says = f"{table} has row-level security, which the feed does not apply: clients of the table get all its rows"
         yield Finding(Level.WARNING, "policies", says, advice="give each token a filter for it, or unwatch the table")
     if not found:
         yield Finding(Level.OK, "policies", "no watched table has row-level security, which the feed would not apply")
@@ -332,26 +330,26 @@ def check_tables(patient: Patient) -> Iterator[Finding]:
             says = f"{table} is written by a subscription, whose changes fire no ordinary trigger and are missed"
             yield Finding(Level.WARNING, "tables", says, mend)
     if not found:
-        yield Finding(Level.OK, "tables", "none that is watched is unlogged or written by a subscription")
+        yield Finding(Level.OK, "tables", "no watched table is unlogged or written by a subscription")
 
 
 def check_publications(patient: Patient) -> Iterator[Finding]:
     found = patient.rows(QUERIES["publications"])
     for (publication,) in found:
-        says = f"{publication} publishes the journal too, so that its subscribers get each change twice"
+        says = f"{publication} also publishes the journal, so that its subscribers get each change twice"
         yield Finding(
             Level.WARNING, "publications", says, advice="name the tables, or their schemas, in the publication"
         )
     if not found:
-        yield Finding(Level.OK, "publications", "none has the journal in it")
+        yield Finding(Level.OK, "publications", "none contains the journal")
 
 
-# What the server cannot set otherwise for itself, or others' sessions need: what follows from it, and what to do.
+# Settings that the server cannot override for itself, or that affect other sessions: consequence and fix.
 _CONSEQUENCES = {
-    "transaction_timeout": ("it ends reads of the server that take longer", "RESET transaction_timeout"),
+    "transaction_timeout": ("it ends longer reads by the server", "RESET transaction_timeout"),
     "event_triggers": ("new partitions are not watched at once", "RESET event_triggers"),
     "default_transaction_read_only": (
-        "the server's sessions write all the same, but whoever else calls changefeed.retain cannot",
+        "the server can write all the same, but others cannot call changefeed.retain",
         "RESET default_transaction_read_only",
     ),
 }
@@ -368,7 +366,7 @@ def check_settings(patient: Patient) -> Iterator[Finding]:
         else:
             harmless.append(f"{entry} for {whom}")
     if len(harmless) == len(found):
-        told = f"{', '.join(harmless)}: the server's sessions have their own" if harmless else "none is in the way"
+        told = f"{', '.join(harmless)}: the server overrides them" if harmless else "none interferes"
         yield Finding(Level.OK, "settings", told)
 
 
@@ -383,12 +381,12 @@ def check_queue(patient: Patient) -> Iterator[Finding]:
     advice = "" if oldest else "end the sessions that LISTEN and are busy"
     level = Level.WARNING if usage < QUEUE_PROBLEM else Level.PROBLEM
     yield Finding(
-        level, "queue", f"{says}, and at 100% writers fail: a session that listens is in a transaction", mend, advice
+        level, "queue", f"{says}, and at 100% writers fail: a session with LISTEN is in a transaction", mend, advice
     )
 
 
 def check_transactions(patient: Patient) -> Iterator[Finding]:
-    """An old one holds up the emptying of the journal, and all of PostgreSQL's cleaning up."""
+    """Old transactions delay retention, and VACUUM everywhere."""
     found = False
     for age_seconds, pid, user, state in patient.rows(QUERIES["oldest transaction"]):
         if found := age_seconds > LONG_TRANSACTION_SECONDS:
@@ -397,11 +395,13 @@ def check_transactions(patient: Patient) -> Iterator[Finding]:
     for age_seconds, name in patient.rows(QUERIES["oldest prepared transaction"]):
         if age_seconds > LONG_TRANSACTION_SECONDS:
             found = True
-            says = f"one was prepared {age_seconds:.0f} s ago, {name}, and holds its locks until it is committed or not"
+            says = (
+                f"{name} was prepared {age_seconds:.0f} s ago, and holds its locks until it is committed or rolled back"
+            )
             yield Finding(Level.WARNING, "transactions", says, f"ROLLBACK PREPARED {name};")
     [sees_everybody] = patient.row(QUERIES["sees everybody"])
     if not sees_everybody:
-        says = f"{patient.role} is shown its own only"
+        says = f"{patient.role} can see only its own"
         yield Finding(Level.WARNING, "transactions", says, f"GRANT pg_read_all_stats TO {patient.role};")
     elif not found:
         yield Finding(Level.OK, "transactions", f"none is older than {LONG_TRANSACTION_SECONDS:.0f} s")
@@ -417,11 +417,11 @@ def check_replica(patient: Patient) -> Iterator[Finding]:
         found = True
         whom = f"ROLE {role}" + (f" IN DATABASE {database}" if database else "")
         mend = f"ALTER DATABASE {database}" if role == "ALL" else f"ALTER {whom}"
-        says = "session_replication_role is replica there, so no trigger fires"
+        says = "session_replication_role is replica, so no trigger fires"
         yield Finding(Level.PROBLEM, "replica", f"{whom}: {says}", f"{mend} RESET session_replication_role;")
     [replication_role] = patient.row(QUERIES["replication role"])
     if replication_role == "replica" and not found:
-        says = "session_replication_role is replica for all, so no trigger fires"
+        says = "session_replication_role is replica for all sessions, so no trigger fires"
         mend = "ALTER SYSTEM RESET session_replication_role; SELECT pg_reload_conf();"
         yield Finding(Level.PROBLEM, "replica", says, mend)
     elif not found:
@@ -439,13 +439,15 @@ def encryption(host: str, is_encrypted: bool, mode: str) -> Finding:
     if host.startswith(("/", "@")) or not host:
         return Finding(Level.OK, "TLS", "not needed on a Unix socket")
     if is_loopback(host):
-        return Finding(Level.OK, "TLS", "not needed on this machine itself")
+        return Finding(Level.OK, "TLS", "not needed within this machine")
     advice = "add sslmode=verify-full, and sslrootcert, to --database-url"
     if not is_encrypted:
-        return Finding(Level.WARNING, "TLS", f"rows and the password go to {host} in the clear", advice=advice)
+        return Finding(Level.WARNING, "TLS", f"rows and the password are sent to {host} unencrypted", advice=advice)
     if mode not in ("verify-ca", "verify-full"):
-        return Finding(Level.WARNING, "TLS", f"encrypted, but with sslmode={mode} {host} may be anybody", advice=advice)
-    return Finding(Level.OK, "TLS", f"encrypted, and {host} is who it says")
+        return Finding(
+            Level.WARNING, "TLS", f"encrypted, but sslmode={mode} does not verify that it is {host}", advice=advice
+        )
+    return Finding(Level.OK, "TLS", f"encrypted, and {host} is verified")
 
 
 def check_files(patient: Patient) -> Iterator[Finding]:
@@ -469,7 +471,7 @@ def check_journal(patient: Patient) -> Iterator[Finding]:
     if size > 1.5 * settings.retention_bytes or hours > 1.5 * settings.retention_hours:
         seconds = settings.retention_hours * 3600
         mend = f"SELECT changefeed.retain(make_interval(secs => {seconds:g}), {settings.retention_bytes});"
-        yield Finding(Level.PROBLEM, "journal", f"{says}: beyond its retention, which nobody tends", mend)
+        yield Finding(Level.PROBLEM, "journal", f"{says}: beyond its retention, which no server enforces", mend)
     elif size > 0.8 * settings.retention_bytes and hours < 0.5 * settings.retention_hours:
         mend = f"--retention-bytes {2 * settings.retention_bytes}"
         yield Finding(Level.WARNING, "journal", f"{says}: full long before --retention-hours", mend)
@@ -480,8 +482,8 @@ def check_journal(patient: Patient) -> Iterator[Finding]:
 def check_wakeup(patient: Patient) -> Iterator[Finding]:
     if patient.prepared_limit and patient.notify != "on":
         says = (
-            "max_prepared_transactions is above 0, so no NOTIFY is sent and changes come up to 2 s late; where nobody "
-            "prepares transactions that write watched tables, it may be"
+            "max_prepared_transactions is above 0, so no NOTIFY is sent and changes come up to 2 s late; if nobody "
+            "prepares transactions that write watched tables, it can be turned on"
         )
         mend = f"ALTER DATABASE {patient.database} SET changefeed.notify = 'on';"
         yield Finding(Level.WARNING, "wake-up", says, mend)
@@ -489,7 +491,7 @@ def check_wakeup(patient: Patient) -> Iterator[Finding]:
         mend = f"ALTER DATABASE {patient.database} RESET changefeed.notify;"
         yield Finding(Level.WARNING, "wake-up", "changefeed.notify is off, so changes come up to 2 s late", mend)
     else:
-        yield Finding(Level.OK, "wake-up", "a NOTIFY tells of each change at once")
+        yield Finding(Level.OK, "wake-up", "a NOTIFY announces each change at once")
 
 
 CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {

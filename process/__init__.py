@@ -1,1 +1,1 @@
-"""The server as a process of its operating system: workers, what they share, systemd, log lines, open files."""
+"""The server as an operating system's process: workers, shared memory, systemd, log lines, open files."""

@@ -1,7 +1,7 @@
-"""A log record in, a line out: for people, or an object of JSON for programs. Knows no change: no row is ever logged.
+"""Formats log records as lines: as text for people, or as JSON for programs. No row is ever logged.
 
-A line tells a fact of the server's life: that it listens, or does not; what it watches; who was dropped and why. What
-others bring into it, such as the name of a table, is shown without what ends a line or commands a terminal.
+A line reports a fact about the server: whether it listens, what it watches, which client was dropped and why. Text from
+outside, such as a table's name, is shown without line breaks and control characters of terminals.
 """
 
 import json
@@ -19,14 +19,14 @@ TEXT, JSON = "text", "json"
 
 
 MESSAGE_LIMIT_CHARACTERS = 2_000
-# Those that anybody who reaches the port can make say something.
+# The loggers that anybody who reaches the port can cause to write lines.
 VISITED_LOGGERS = ("tornado.", "asyncio", "handlers.socket")
 VISITED_LINES = 10
 VISITED_INTERVAL_SECONDS = 60.0
 
 
 class TextLines(logging.Formatter):
-    """A line for people. The lines of a traceback are indented, so that none of them looks like one of the log."""
+    """A line for people. The lines of a traceback are indented, so that they cannot be taken for log lines."""
 
     def __init__(self, process: int | None = None) -> None:
         name = "%(name)s" if process is None else f"%(name)s ({process})"
@@ -41,10 +41,10 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """{"at", "level", "logger", "message", "event", "pid", "process"} and, of a mistake of ours, its "traceback".
+    """{"at", "level", "logger", "message", "event", "pid", "process"}, and a "traceback" for an unexpected error.
 
-    `event` is the message before its values were put in: the same for all that tell of the same. `process` is the
-    number of one of several, else null.
+    `event` is the message without its values, so it is the same for all lines of one kind. `process` is the process's
+    number if there are several, else null.
     """
 
     def __init__(self, process: int | None = None) -> None:
@@ -67,7 +67,7 @@ class JsonLines(logging.Formatter):
 
 
 class VisitedLines(logging.Filter):
-    """Lets VISITED_LINES of those loggers through in a minute, and tells how many more there were."""
+    """Passes VISITED_LINES lines of those loggers per minute, and reports how many more there were."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class VisitedLines(logging.Filter):
 
 
 def log_to_stderr(log_format: str, process: int | None = None) -> None:
-    """From now on in this format; `process` is the number of this one where there are several."""
+    """Logs to stderr in this format; `process` is this process's number if there are several."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(process) if log_format == JSON else TextLines(process))
     handler.addFilter(VisitedLines())

@@ -1,7 +1,7 @@
-"""A command and a number in, so many processes kept running out; and, in each of those, its link to their parent.
+"""Supervises worker processes, and links each to its parent. Knows no HTTP and no database.
 
-The link is a socket pair of JSON lines. Its first line says what the process is to do; that it has ended says, whatever
-became of the parent, that there is nobody left to work for. Knows no HTTP and no database.
+A link is a socket pair that carries JSON lines. Its first line tells the worker what to do. When it ends, for whatever
+reason, the worker stops.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from changefeed.backoff import backoff
 
 logger = logging.getLogger("changefeed.processes")
 
-VARIABLE = "CHANGEFEED_LINK"  # holds the link's descriptor: what a process knows by that it is not the parent
-STEADY_SECONDS = 30.0  # who ran for so long is started again at once
+VARIABLE = "CHANGEFEED_LINK"  # holds the link's descriptor, by which a process knows that it is a worker
+STEADY_SECONDS = 30.0  # a worker that ran for this long is restarted at once
 STOP_DEADLINE_SECONDS = 15.0
 ANSWER_DEADLINE_SECONDS = 5.0
 BEAT_SECONDS = 5.0
-# A minute. Told in beats, so that a parent which was stopped itself, or starved, takes nobody for hung.
+# A minute. It is counted in beats, so that a parent that was itself stopped, or starved, takes no worker for hung.
 MISSED_BEATS_LIMIT = 12
 LINE_LIMIT_BYTES = 256 << 20  # counts of a day, of a thousand tables
 
@@ -33,7 +33,7 @@ Message = dict[str, Any]
 
 
 class NeverStarted(Exception):
-    """The first process ended before it was ready, and has said why."""
+    """The first process ended before it was ready, and has logged why."""
 
 
 class _Link:
@@ -48,7 +48,7 @@ class _Link:
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LINE_LIMIT_BYTES))
 
     async def read(self) -> Message | None:
-        """The next message; None where the other end is gone."""
+        """The next message; None if the other end is gone."""
         with contextlib.suppress(OSError):
             line = await self._reader.readline()
             if line.endswith(b"\n"):
@@ -65,7 +65,7 @@ class _Link:
 
 
 class Worker:
-    """One process, as the parent has it."""
+    """A worker process, as its parent sees it."""
 
     def __init__(self, process: Process, link: _Link) -> None:
         self.process = process
@@ -76,11 +76,11 @@ class Worker:
 
 
 class Supervisor:
-    """Runs `command` `count` times at once, and once more whenever one ends.
+    """Keeps `count` workers running `command`, and restarts each that ends.
 
-    `orders` is what each is told, with its `number`, `is_first_start` and `others_are_ready`. ended(number) is called
-    when one is gone. The second and the others are started when the first is ready. One whose event loop stands still
-    is killed: it serves nobody, and would not end by itself.
+    `orders` is sent to each, with its `number`, `is_first_start` and `others_are_ready`. ended(number) is called when
+    one has ended. The others are started once the first is ready. A worker whose event loop hangs is killed: it serves
+    nobody, and would not end by itself.
     """
 
     def __init__(
@@ -100,10 +100,12 @@ class Supervisor:
         self._inherited = tuple(inherited)
         self._ended = ended
         self._workers: dict[int, Worker] = {}
-        self._ready = {number: asyncio.Event() for number in self._numbers}  # for the first time
+        self._ready = {
+            number: asyncio.Event() for number in self._numbers
+        }  # set once each has been ready for the first time
 
     async def run(self, stopping: asyncio.Event, on_ready: Callable[[], None]) -> None:
-        """Until `stopping`, and until all have ended then; on_ready() when all are ready. Raises NeverStarted."""
+        """Runs until `stopping` and until all have ended. Calls on_ready() when all are ready. Raises NeverStarted."""
         keeping = [asyncio.create_task(self._keep(1, stopping))]
         beating = asyncio.create_task(self._beat())
         try:
@@ -135,8 +137,8 @@ class Supervisor:
         while not stopping.is_set():
             worker = await self._start(number, is_first_start)
             if stopping.is_set():
-                worker.process.terminate()  # it was not there yet when the others were told
-            code = await self._hear(number, worker)
+                worker.process.terminate()  # it did not exist yet when the others were signalled
+            code = await self._attend(number, worker)
             self._ended(number)
             if stopping.is_set():
                 return
@@ -147,7 +149,7 @@ class Supervisor:
                 delays = backoff()
             delay = next(delays)
             logger.warning(
-                "process %d (pid %d) ended %s; starting it again%s",
+                "process %d (pid %d) ended %s; restarting it%s",
                 number,
                 worker.process.pid,
                 f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}",
@@ -178,7 +180,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(self._beat_seconds)
             for number, worker in self._workers.items():
-                if not worker.is_ready:  # it has no clients, and may be long in coming
+                if not worker.is_ready:  # it has no clients yet, and may take long to start
                     continue
                 if worker.missed_beats == MISSED_BEATS_LIMIT:
                     seconds = MISSED_BEATS_LIMIT * self._beat_seconds
@@ -189,8 +191,8 @@ class Supervisor:
                 worker.missed_beats += 1
                 worker.link.write(kind="beat")
 
-    async def _hear(self, number: int, worker: Worker) -> int:
-        """Until it has ended; its exit code, below zero for a signal's."""
+    async def _attend(self, number: int, worker: Worker) -> int:
+        """Handles the worker's messages until it ends. Returns its exit code, negative after a signal."""
         while message := await worker.link.read():
             match message:
                 case {"kind": "ready"}:
@@ -223,7 +225,7 @@ class Supervisor:
             await asyncio.wait(left)
 
     def hang_up(self) -> None:
-        """Lets each read its files again, but those that are about to read them first, whom a signal might end."""
+        """Makes each worker reload its files, except those still starting, which the signal might end."""
         for worker in self._workers.values():
             if worker.is_ready:
                 with contextlib.suppress(ProcessLookupError):
@@ -236,7 +238,7 @@ class Supervisor:
 
 
 class SupervisorLink:
-    """The parent, as one of its processes has it: `orders` are what it said first."""
+    """The parent, as a worker sees it; `orders` is the parent's first message."""
 
     def __init__(self, link: _Link, orders: Message) -> None:
         self.orders = orders
@@ -245,7 +247,7 @@ class SupervisorLink:
 
     @classmethod
     async def find(cls) -> "SupervisorLink | None":
-        """None where this process has none."""
+        """The link to the parent; None if this process is not a worker."""
         descriptor = os.environ.pop(VARIABLE, None)
         if descriptor is None:
             return None
@@ -260,7 +262,7 @@ class SupervisorLink:
         self._link.write(kind="remember", facts=facts)
 
     async def ask_others(self) -> Any:
-        """What the `tell` of one that is ready gives; None where there is none, or it does not answer."""
+        """The answer of a ready worker's `tell`; None if there is no such worker, or it does not answer."""
         self._answer = asyncio.get_running_loop().create_future()
         self._link.write(kind="ask")
         try:
@@ -269,8 +271,8 @@ class SupervisorLink:
         except TimeoutError:
             return None
 
-    async def hear(self, tell: Callable[[], Any]) -> None:
-        """Until the parent is gone."""
+    async def attend(self, tell: Callable[[], Any]) -> None:
+        """Answers the parent's messages until the parent is gone."""
         while message := await self._link.read():
             match message:
                 case {"kind": "beat"}:

@@ -1,8 +1,8 @@
-"""How the server is in, datagrams to the service manager out, systemd's sd_notify(3). Knows no server and no database.
+"""Reports the server's state to systemd, by sd_notify(3). Knows no server and no database.
 
-WATCHDOG=1 is sent from the event loop, and so only while that turns: what a restart cures is a loop that stands still.
-A PostgreSQL that is away is no such case, since the listener comes back by itself and a restart would only lose
-clients; and what runs beside ends the server when it ends. The protocol is a datagram; no library of it is well kept.
+WATCHDOG=1 is sent from the event loop, and so only while the loop runs: a hung loop is what a restart repairs. An
+unreachable PostgreSQL is not, since the listener reconnects by itself and a restart would only lose clients. The
+protocol is one datagram; no library for it is well maintained.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ import os
 import socket
 from collections.abc import Callable, MutableMapping
 
-LONGEST_INTERVAL_SECONDS = 10.0  # how old the line in `systemctl status` may be
+LONGEST_INTERVAL_SECONDS = 10.0  # how old the status line in `systemctl status` may be
 
 
 class ServiceManager:
-    """Whom NOTIFY_SOCKET names; where it names nobody, nothing is sent.
+    """The service manager that NOTIFY_SOCKET names. Without that variable nothing is sent.
 
-    The variables are taken out of `environ`, so that no process which is started with it speaks for this one.
+    Removes the variables from `environ`, so that no child process speaks for this one.
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
@@ -28,7 +28,7 @@ class ServiceManager:
         if self._socket:
             self._socket.setblocking(False)
         self._has_watchdog = watchdog_us.isdecimal() and its_pid == str(os.getpid())
-        # Half of the time that the watchdog waits, as sd_watchdog_enabled(3) has it.
+        # Half of the watchdog's timeout, as sd_watchdog_enabled(3) recommends.
         self._interval_seconds = min(
             LONGEST_INTERVAL_SECONDS, int(watchdog_us) / 2e6 if self._has_watchdog else LONGEST_INTERVAL_SECONDS
         )
@@ -36,7 +36,7 @@ class ServiceManager:
         self._describe: Callable[[], str] = lambda: "starting"
 
     async def keep_telling(self, describe: Callable[[], str]) -> None:
-        """Until cancelled; describe() is how it is, in one line."""
+        """Sends the status line of describe() regularly. Runs until cancelled."""
         self._describe = describe
         while True:
             self._tell()
@@ -51,7 +51,7 @@ class ServiceManager:
         self._tell()
 
     def _tell(self) -> None:
-        """All that is so, each time: one that finds the queue full is dropped, and nothing waits for it."""
+        """Sends the whole state each time. A datagram that finds the queue full is dropped; nothing waits for it."""
         if self._socket:
             lines = (self._state, "WATCHDOG=1" if self._has_watchdog else "", f"STATUS={self._describe()}")
             with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""Settings: the table of all of them, where their values come from, how a text becomes a value."""
+"""Settings: the table of all settings, the sources of their values, the parsers of their texts."""

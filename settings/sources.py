@@ -1,4 +1,4 @@
-"""Flags, environment and .env in, Settings out. Opens nothing; a bad setting is a SettingsError of one line.
+"""Flags, environment and .env in, Settings out. A bad setting is a SettingsError of one line.
 
 The order of precedence is flag, environment, .env, default.
 """
@@ -35,23 +35,23 @@ LIBPQ_VARIABLES = {
     "PGSSLKEY": "sslkey",
     "PGTARGETSESSIONATTRS": "target_session_attrs",
 }
-# Those of them that name a database; the others only say how to reach the one that is named elsewhere.
+# The ones that name a database; the others only say how to reach one that is named elsewhere.
 _NAMING_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE")
 
 # The original program's names. They count in the file .env only: in the environment USER is the login.
 ORIGINAL_VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "DBNAME": "dbname"}
 
 
-_DESCRIPTION = "Feeds the changes of a PostgreSQL database to WebSocket clients and a live dashboard."
+_DESCRIPTION = "Sends the changes of a PostgreSQL database to WebSocket clients, and shows them on a live dashboard."
 _COMMANDS = """\
 commands:
-  doctor    examine the database and say what to fix: .venv/bin/python server.py doctor --help
+  doctor    examine the database and report what to fix: .venv/bin/python server.py doctor --help
   bench     measure on this machine, with this PostgreSQL: .venv/bin/python server.py bench --help
 """
 _SOURCES = """\
 Each setting is also an environment variable (--demo-rate is DEMO_RATE) and a line of
 the file .env, where only --port has another name, HTTP_PORT. A flag wins over the
-environment, the environment over .env. Repeatable flags are lists with commas there."""
+environment, the environment over .env. There, a repeatable flag is a list with commas."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,10 +61,10 @@ class _Parser(argparse.ArgumentParser):
     def parse_flags(self, argv: Sequence[str]) -> dict[str, Any]:
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
-            # argparse's own message repeats the values beside it, and one of them may hold a password.
+            # argparse's own message repeats all values, and one of them may be a password.
             slips = [text.partition("=")[0] for text in unknown if text.startswith("-")]
             if not slips:
-                self.error("there is a value without its flag")
+                self.error("there is a value without a flag")
             self.error(f"{slips[0]} is not a setting{_did_you_mean(slips[0], [setting.flag for setting in SETTINGS])}")
         return vars(namespace)
 
@@ -129,7 +129,7 @@ def load_settings(
                 in_file.get(setting.dotenv_variable or setting.variable),
             ),
         ):
-            # Empty in the environment or .env is not given; an empty flag is a slip, as in --database-url "$UNSET".
+            # Empty in the environment or .env counts as unset. An empty flag is an error: --database-url "$UNSET".
             if given or (given is not None and source == setting.flag):
                 values[setting.name] = _parse(setting, source, given)
                 if source == setting.variable:
@@ -138,7 +138,7 @@ def load_settings(
         else:
             values[setting.name] = setting.default
     if flags["database_url"] is None and not environ.get("DATABASE_URL"):
-        # libpq's variables rank where DATABASE_URL of the same source would.
+        # libpq's variables have the precedence that DATABASE_URL of the same source would have.
         if any(environ.get(name) for name in _NAMING_VARIABLES):
             values["database_url"] = _from_variables(environ, LIBPQ_VARIABLES)
         elif values["database_url"] is None and any(in_file.get(name) for name in _NAMING_VARIABLES):
@@ -151,18 +151,18 @@ def load_settings(
     _check_closed(settings)
     if settings.channels and settings.payload is not Payload.FULL:
         raise SettingsError(
-            f"--channels gives out payloads as they are, rows or not, and --payload {settings.payload} is to withhold "
-            "rows; leave one of them out"
+            f"--channels sends payloads unchanged, even those with rows, which --payload {settings.payload} is to "
+            "withhold; use only one of them"
         )
     return settings
 
 
 def _check_closed(settings: Settings) -> None:
-    """Raises SettingsError where others than this machine's users are let in, and nothing says who may be."""
+    """Raises SettingsError if the server is open to other machines and requires no authentication."""
     if settings.asks_for_tokens or settings.allow_anonymous:
         return
     names = [name for name in settings.allow_host if not _is_of_here(name)]
-    # A proxy on this machine reaches a server on loopback for whoever reaches the proxy.
+    # Through a proxy on this machine, others reach even a server on loopback.
     if not is_loopback(settings.address):
         way_in = f"--address {settings.address}"
     elif names:
@@ -175,13 +175,13 @@ def _check_closed(settings: Settings) -> None:
         return
     reached = "it" if way_in.startswith("--address") else "the proxy that this is for"
     raise SettingsError(
-        f"with {way_in} the server would show the database's rows to everybody who can reach {reached}; ask for tokens "
-        "(--token, --token-file, --jwt-algorithm), or say --allow-anonymous if that is what you want"
+        f"with {way_in} the server would show the database's rows to everybody who can reach {reached}; require tokens "
+        "(--token, --token-file, --jwt-algorithm), or add --allow-anonymous if that is what you want"
     )
 
 
 def _is_of_here(host: str) -> bool:
-    """Whether a name leads each browser to its own machine (RFC 6761, 6.3)."""
+    """Whether every browser resolves the name to its own machine (RFC 6761, 6.3)."""
     return host.endswith(".localhost") or is_loopback(host.strip("[]"))
 
 
@@ -203,7 +203,7 @@ def _parse_one(setting: Setting, source: str, text: str) -> Any:
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:
-    """The file's names and values. An unknown name is an error: a slip in DATABASE_URL must not start the demo."""
+    """The file's names and values. An unknown name is an error: a misspelt DATABASE_URL must not start the demo."""
     if not path.is_file():
         return {}
     try:
@@ -218,8 +218,8 @@ def _read_dotenv(path: Path) -> dict[str, str]:
     found = {}
     for name, value, original, is_unreadable in bindings:
         if is_unreadable or (name is not None and value is None):
-            # The line is not repeated: it may hold a password.
-            raise SettingsError(f"{path.name}: line {original.line} is not of the form NAME=value")
+            # The line itself is never shown: it may hold a password.
+            raise SettingsError(f"{path.name}: line {original.line} does not have the form NAME=value")
         if name is not None and value is not None:
             if name not in known:
                 hint = _did_you_mean(name, sorted(known)) or "; see .venv/bin/python server.py --help for the names"
@@ -234,9 +234,9 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _completed(conninfo: str, environ: Mapping[str, str], in_file: Mapping[str, str]) -> str:
-    """`conninfo` with what libpq's variables in .env say beside it, such as PGPASSWORD; the environment's libpq reads.
+    """`conninfo` completed by libpq's variables in .env, such as PGPASSWORD; libpq itself reads the environment's.
 
-    As with those, what `conninfo` says itself wins, and so does a service file. Those naming a database are left out.
+    As in libpq, `conninfo` itself and a service file take precedence. Variables that name a database are not used.
     """
     given = parse_dsn(conninfo)
     if "service" in given:

@@ -1,6 +1,6 @@
-"""Every setting: its name, how its text becomes a value, its default, its help. Opens nothing and reads nothing.
+"""The table of all settings: name, parser, default and help of each. Reads nothing.
 
-GROUPS is the one table of all of them; the command line's help and the table of docs/settings.md (by a test) follow it.
+GROUPS holds them all, in the order of --help and, which a test checks, of docs/settings.md.
 """
 
 import ipaddress
@@ -15,12 +15,12 @@ from settings import values
 
 
 class SettingsError(Exception):
-    """A setting is unknown or bad; the message is one line that says what to write instead."""
+    """A setting is unknown or invalid; the message is one line that says what to write instead."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server was told. Durations are seconds, sizes are bytes."""
+    """The values of all settings. Durations are in seconds, sizes in bytes."""
 
     port: int
     address: str
@@ -44,7 +44,7 @@ class Settings:
     jwt_jwks_url: str | None
     jwt_audience: str | None
     jwt_issuer: str | None
-    session_secret: str | None  # None means one drawn at the start
+    session_secret: str | None  # None means a random one, made at the start
 
     @property
     def asks_for_tokens(self) -> bool:
@@ -73,7 +73,7 @@ class Settings:
     retention_bytes: int
     alert: tuple[alerts.Alert, ...]
     alert_webhook: str | None
-    # Names that the environment gave: they have no prefix, so one may be there for another program.
+    # Names that the environment set: they have no prefix, so one may be meant for another program.
     from_environment: tuple[str, ...] = ()
 
 
@@ -87,8 +87,8 @@ class Setting:
     metavar: str
     help: str
     is_repeatable: bool = False
-    is_secret: bool = False  # then its value is not repeated in an error
-    dotenv_variable: str = ""  # where the name in .env is not the one in the environment
+    is_secret: bool = False  # its value is never shown in an error
+    dotenv_variable: str = ""  # the name in .env, if it differs from the one in the environment
 
     @property
     def flag(self) -> str:
@@ -164,7 +164,7 @@ DATABASE = (
         values.conninfo,
         None,
         "URL",
-        "PostgreSQL to feed from, as a URL or conninfo; without it libpq's PGHOST, PGDATABASE, … are used, and "
+        "PostgreSQL to follow, as a URL or conninfo; without it libpq's PGHOST, PGDATABASE, … are used, and "
         "without those an embedded PostgreSQL with demo tables",
         is_secret=True,
     ),
@@ -173,7 +173,7 @@ DATABASE = (
         values.number,
         30.0,
         "SECONDS",
-        "time a start waits for a database that it cannot reach; once started, the server waits for ever",
+        "how long a start waits for an unreachable database; once started, the server waits for ever",
     ),
     Setting(
         "watch",
@@ -195,14 +195,14 @@ DATABASE = (
         values.whole(1024, 1 << 30),
         16 << 20,
         "BYTES",
-        "maximum size of a changed row with its old values; a larger one is not read, and a gap stands for it",
+        "maximum size of a changed row with its old values; a larger one is not read, and clients get a gap instead",
     ),
     Setting(
         "retention_hours",
         values.positive,
         24.0,
         "HOURS",
-        "time the journal keeps changes",
+        "how long the journal keeps changes",
     ),
     Setting(
         "retention_bytes",
@@ -445,7 +445,7 @@ ALERTS = (
         values.Parser(alerts.EXPECTED, alerts.parse),
         (),
         "ALERT",
-        "condition to log and to tell the webhook of, such as 'no INSERT in public.orders for 5 min', 'more than "
+        "condition to log and to send to the webhook, such as 'no INSERT in public.orders for 5 min', 'more than "
         "100 INSERT/s'",
         is_repeatable=True,
     ),
@@ -458,7 +458,7 @@ ALERTS = (
         is_secret=True,
     ),
 )
-# What --help and docs/settings.md show together, in their order.
+# The groups of --help and docs/settings.md, in their order.
 GROUPS: dict[str, tuple[Setting, ...]] = {
     "server": SERVER,
     "database": DATABASE,

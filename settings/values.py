@@ -1,4 +1,4 @@
-"""Parsers of the settings: the text of a setting in, its value out, or ValueError."""
+"""The parsers of settings: a setting's text in, its value out, or a ValueError."""
 
 import ipaddress
 import re
@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 
 class BadValue(ValueError):
-    """A slip that is known; the message says what to write instead, and repeats no secret of the text."""
+    """A well-known mistake; the message says what to write instead, without any secret of the text."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ def pattern(text: str) -> str:
     return canonical(text.strip())
 
 
-@expects(f"a channel's name, or a pattern of * and ? for several; those of {OUR_CHANNELS} are the server's own")
+@expects(f"a channel's name, or a pattern with * and ?; channels of {OUR_CHANNELS} are internal to the server")
 def channels(text: str) -> str:
     if fnmatchcase(text, OUR_CHANNELS):
         raise ValueError
     return words(text)
 
 
-@expects("yes or no (true, false, on, off, 1 and 0 are understood too)")
+@expects("yes or no (also true, false, on, off, 1, 0)")
 def yes_or_no(text: str) -> bool:
     return {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}[
         text.lower()
@@ -102,14 +102,14 @@ def one_of(*choices: Choice) -> Parser[Choice]:
     return parse
 
 
-@expects("some text, of one line")
+@expects("text of one line")
 def words(text: str) -> str:
     if not text.strip() or _CONTROL.search(text.strip()):
         raise ValueError
     return text.strip()
 
 
-# What ends or spoils a line in which the text is shown, and halves of characters, which nothing can encode.
+# Characters that end or garble a line of output, and halves of surrogate pairs, which cannot be encoded.
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -121,15 +121,15 @@ def origin(text: str) -> str:
     return text.lower()
 
 
-@expects("a token of at least 16 characters, of A-Z a-z 0-9 . _ ~ + / = -, as of openssl rand -hex 16")
+@expects("a token of at least 16 characters, of A-Z a-z 0-9 . _ ~ + / = -, such as openssl rand -hex 16 makes")
 def token(text: str) -> str:
-    # Which are those of a Bearer token (RFC 6750, 2.1).
+    # The characters of a Bearer token (RFC 6750, 2.1).
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,}", text, re.ASCII):
         raise ValueError
     return text
 
 
-@expects("a secret of at least 32 characters, as of openssl rand -hex 32")
+@expects("a secret of at least 32 characters, such as openssl rand -hex 32 makes")
 def secret(text: str) -> str:
     if len(text) < 32:
         raise ValueError
@@ -161,7 +161,7 @@ def file(text: str) -> Path:
 
 
 def _path(text: str) -> Path:
-    """Raises ValueError for one that no system could have, or of a user whom this one does not know."""
+    """Raises ValueError for a path that cannot exist, or that names an unknown user (~somebody)."""
     try:
         path = Path(words(text)).expanduser().absolute()
         path.exists()
@@ -190,7 +190,7 @@ def base_path(text: str) -> str:
     return path
 
 
-# What Prisma, node-postgres, JDBC, SQLAlchemy and Rails add to a URL.
+# Parameters that Prisma, node-postgres, JDBC, SQLAlchemy and Rails add to a URL.
 _FOREIGN_PARAMETERS = {
     *("schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size", "sslaccept"),
     *("uselibpqcompat", "ssl", "pool", "max", "charset", "encoding", "currentSchema", "ApplicationName", "search_path"),
@@ -204,21 +204,21 @@ _FOREIGN_PARAMETERS = {
 )
 def conninfo(text: str) -> str:
     if driver := re.match(r"(?:postgres|postgresql)\+[a-z0-9_]+(?=://)", text.strip(), re.ASCII):
-        raise BadValue(f"{driver[0]}:// is for SQLAlchemy, which names its driver there; write postgresql://")
+        raise BadValue(f"{driver[0]}:// is for SQLAlchemy; write postgresql://")
     if text.strip().startswith("jdbc:"):
-        raise BadValue("a URL for JDBC begins with jdbc:; write postgresql://user:password@host:5432/dbname")
-    # The driver's own message repeats the text, and the text holds a password, so it is not passed on.
+        raise BadValue("URLs with jdbc: are for JDBC; write postgresql://user:password@host:5432/dbname")
+    # The driver's own message is not shown: it repeats the text, which holds a password.
     try:
         parts = parse_dsn(text.strip())
     except psycopg2.ProgrammingError as error:
-        # Only known names: any other could be a piece of a password that has a ? in it.
+        # Only known names are shown: any other could be part of a password with a ? in it.
         refused = re.search(r'(?:parameter|option):? "(\w+)"', str(error))
         if refused and refused[1] in _FOREIGN_PARAMETERS:
-            raise BadValue(f"{refused[1]}=… is for another driver, libpq does not know it; leave it out") from None
+            raise BadValue(f"{refused[1]}=… is for another driver; leave it out") from None
         raise ValueError from None
     if not parts:
         raise ValueError
-    # To libpq the rest of a password behind its @ or / is a host, a port or a database, which are shown.
+    # libpq takes the part of a password after its @ or / for a host, port or database, which would be shown.
     _, scheme_end, rest = text.partition("?")[0].partition("://")
     authority, _, path = rest.partition("/")
     if scheme_end and (authority.count("@") > 1 or "@" in path):
@@ -236,7 +236,7 @@ def http_url(text: str) -> str:
     return text.strip()
 
 
-@expects("a folder that is there or can be made")
+@expects("a folder that exists or can be made")
 def directory(text: str) -> Path:
     path = _path(text)
     if path.exists() and not path.is_dir():

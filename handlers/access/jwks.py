@@ -143,7 +143,7 @@ def _secret(content: bytes) -> VerificationKey:
     secret = content.strip()
     if len(secret) < SECRET_LEAST_BYTES:
         raise ValueError(
-            f"a secret for HS256 needs {SECRET_LEAST_BYTES} bytes or more; make one with: openssl rand -hex 32"
+            f"a secret for HS256 needs at least {SECRET_LEAST_BYTES} bytes: openssl rand -hex 32 makes one"
         )
     return secret
 

@@ -61,7 +61,7 @@ def test_nothing_is_left_behind_where_it_is_ended(tmp_path: Path, conninfo: str,
         bench.until_said(where)
         code, said = bench.end(number) if number is signal.SIGINT else bench.end_alone(number)
     assert code == 1
-    assert said.strip().splitlines()[-1] == "server.py bench: ended before it was done"
+    assert said.strip().splitlines()[-1] == "server.py bench: interrupted"
     assert "Traceback" not in said
 
 
@@ -78,7 +78,7 @@ def test_a_database_of_that_name_is_left_alone(tmp_path: Path, conninfo: str):
     with ServerProcess(tmp_path, *TINY, DATABASE_URL=conninfo) as bench:
         code, _, said = bench.ended()
     postgres.execute(conninfo, "DROP DATABASE changefeed_bench")  # is still there
-    assert (code, "there is a database changefeed_bench" in said) == (2, True)
+    assert (code, "the database changefeed_bench exists" in said) == (2, True)
 
 
 def test_a_database_that_cannot_be_reached_is_said(tmp_path: Path):

@@ -160,7 +160,7 @@ def test_reading_takes_no_right_on_the_secret(watched: JournalDatabase):
     role = watched.new_role("reader")
     watched.run(doctor.grants(doctor.QUERIES["what reads"], role))
     found = only("rights", str(make_dsn(watched.conninfo, user=role)))
-    assert (found.level, "may read the journal but not tend it" in found.says) == (WARNING, True)
+    assert (found.level, "may read the journal but not maintain it" in found.says) == (WARNING, True)
     assert watched.value("SELECT has_schema_privilege(%s, 'changefeed_secret', 'USAGE')", role) is False
 
 
@@ -177,7 +177,7 @@ def test_the_schema_is_of_another_version(version: int, readable_from: int, leve
     watched.run("UPDATE changefeed.meta SET version = %s, readable_from = %s", version, readable_from)
     found = only("schema", watched.conninfo)
     assert found.level == level
-    assert f"version {version}, this server knows {VERSION}" in found.says
+    assert f"version {version}, this server has {VERSION}" in found.says
 
 
 EARLIER_STATES = [
@@ -307,7 +307,7 @@ def test_a_partitions_disabled_trigger_is_told_as_its_own(db: JournalDatabase):
 def test_a_column_to_be_left_out_or_hashed_that_is_gone_is_a_problem(option: str, watched: JournalDatabase):
     watched.run(f"SELECT changefeed.watch('orders', {option} => '{{id}}'); ALTER TABLE orders RENAME id TO number")
     found = only("triggers", watched.conninfo)
-    assert (found.level, "the column id of public.orders" in found.says) == (PROBLEM, True)
+    assert (found.level, "public.orders has no column id any more" in found.says) == (PROBLEM, True)
     watched.run(f"SELECT changefeed.watch('orders', {option} => '{{number}}')")
     assert only("triggers", watched.conninfo).level is OK
 
@@ -319,7 +319,7 @@ def test_no_watched_table_is_a_warning(db: JournalDatabase):
 def test_a_table_that_the_settings_name_and_that_is_not_watched_is_told(watched: JournalDatabase):
     watched.run('CREATE SCHEMA "Odd.Schema"; CREATE TABLE "Odd.Schema".t (id int)')
     found = [one for one in findings(watched.conninfo, "--watch", '"Odd.Schema".*') if one.about == "triggers"]
-    says = '"Odd.Schema".t is not watched, though --watch "Odd.Schema".* names it'
+    says = '"Odd.Schema".t is not watched, though --watch "Odd.Schema".* matches it'
     assert (found[0].level, found[0].says) == (WARNING, says)
 
 
@@ -379,7 +379,7 @@ def test_an_event_trigger_whose_function_a_lesser_role_may_replace_is_named(watc
 def test_a_publication_of_the_journal_is_named(watched: JournalDatabase):
     watched.run('SET client_min_messages = error; CREATE PUBLICATION "All of it" FOR ALL TABLES')
     found = only("publications", watched.conninfo)
-    assert (found.level, '"All of it" publishes the journal too' in found.says) == (WARNING, True)
+    assert (found.level, '"All of it" also publishes the journal' in found.says) == (WARNING, True)
     watched.run('DROP PUBLICATION "All of it"; CREATE PUBLICATION orders FOR TABLE orders')
     assert only("publications", watched.conninfo).level is OK
 

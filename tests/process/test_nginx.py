@@ -220,4 +220,4 @@ def test_without_the_tokens_the_example_s_settings_are_refused(tmp_path: Path):
     with ServerProcess(tmp_path, "--port", "0", *flags) as server:
         code, _, said = server.ended()
     assert code == 2
-    assert "ask for tokens" in said
+    assert "require tokens" in said

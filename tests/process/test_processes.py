@@ -189,7 +189,7 @@ def test_one_that_is_killed_is_replaced_and_all_give_the_same_figures(folder: Pa
                 postgres.execute(conninfo, "INSERT INTO plain DEFAULT VALUES")
                 victims = pids(port)
                 os.kill(victims[number], signal.SIGKILL)
-                server.until_said(rf"process {number} \(pid {victims[number]}\) ended by SIGKILL; starting it again")
+                server.until_said(rf"process {number} \(pid {victims[number]}\) ended by SIGKILL; restarting it")
                 server.until_said("following the journal")
                 others = pids(port)
                 assert {**others, number: 0} == {**victims, number: 0}

@@ -48,7 +48,7 @@ def test_a_slip_in_the_file_of_the_folder_it_is_started_in(folder: Path):
 
 
 def test_an_address_beyond_loopback(folder: Path):
-    assert "say --allow-anonymous" in refusal(folder, "--address", "0.0.0.0")
+    assert "add --allow-anonymous" in refusal(folder, "--address", "0.0.0.0")
 
 
 def test_a_port_in_use(folder: Path):

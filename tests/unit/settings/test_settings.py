@@ -208,9 +208,9 @@ def test_the_help_shows_every_setting_in_a_group_and_the_commands(dotenv: Path, 
 
 def test_a_command_has_a_help_of_its_own(dotenv: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        load_settings(["--help"], {}, dotenv, command="doctor", description="Looks at the database.")
+        load_settings(["--help"], {}, dotenv, command="doctor", description="Examines the database.")
     assert capsys.readouterr().out.startswith(
-        "usage: .venv/bin/python server.py doctor [SETTING ...]\n\nLooks at the database.\n"
+        "usage: .venv/bin/python server.py doctor [SETTING ...]\n\nExamines the database.\n"
     )
 
 
@@ -234,7 +234,7 @@ def test_errors_are_whole_without_docstrings():
         (["--databse-url=x"], "--databse-url is not a setting; did you mean --database-url?"),
         (["--data"], "--data is not a setting; did you mean"),
         (["--zzz", "x"], "--zzz is not a setting; see .venv/bin/python server.py --help"),
-        (["x"], "there is a value without its flag"),
+        (["x"], "there is a value without a flag"),
         (["--port"], "expected one argument"),
         (["--echo=yes"], "--echo"),
     ],
@@ -247,7 +247,7 @@ def test_a_slip_in_the_flags_is_named(argv: list[str], said: str, dotenv: Path):
 
 def test_a_line_of_the_file_that_names_nothing_is_refused_by_its_number(dotenv: Path):
     dotenv.write_text("# ours\nHTTP_PORT=81\nDATABASE_URL\n")
-    with pytest.raises(SettingsError, match=r"^\.env: line 3 is not of the form NAME=value"):
+    with pytest.raises(SettingsError, match=r"^\.env: line 3 does not have the form NAME=value"):
         load_settings([], {}, dotenv)
 
 
@@ -272,7 +272,7 @@ def test_an_address_beyond_loopback_needs_allow_anonymous(address: str, dotenv: 
 )
 def test_a_proxy_in_front_needs_tokens_or_allow_anonymous(flag: str, dotenv: Path):
     name, _, text = flag.partition("=")
-    with pytest.raises(SettingsError, match=r"ask for tokens .*say --allow-anonymous") as refused:
+    with pytest.raises(SettingsError, match=r"require tokens .*add --allow-anonymous") as refused:
         load_settings([flag], {}, dotenv)
     assert f"{name} {text}" in str(refused.value)
     with pytest.raises(SettingsError):
@@ -315,7 +315,7 @@ def test_what_may_hold_a_password_is_not_repeated(flag: str, dotenv: Path):
     [
         ("postgresql+psycopg2://me:hunter2@db/shop", "write postgresql://"),
         ("postgres+asyncpg://me:hunter2@db/shop", "write postgresql://"),
-        ("jdbc:postgresql://db/shop?password=hunter2", "for JDBC begins with jdbc:; write postgresql://"),
+        ("jdbc:postgresql://db/shop?password=hunter2", "are for JDBC; write postgresql://"),
     ],
 )
 def test_a_url_of_another_program_is_told_how_to_write_it(url: str, said: str, dotenv: Path):
