@@ -3,7 +3,7 @@
 Bounded by the bytes that it takes, all told; the oldest pages go first. Knows no database and no client.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,8 +20,12 @@ MEMORY_LIMIT_BYTES = 64 << 20
 PAGE_OVERHEAD_BYTES = 1_000
 CHANGE_OVERHEAD_BYTES = 200
 RUNNING_OVERHEAD_BYTES = 120  # of each transaction that runs when a page is read
+# Of pages that are put together for cursors which other servers gave.
+ACROSS_LIMIT_CHANGES = 2_000
+ACROSS_LIMIT_BYTES = 4 << 20
+ACROSS_KEPT = 64  # also of those without any change
+ACROSS_KEPT_BYTES = 16 << 20
 DIFFERENCES_LIMIT = 100_000  # changes
-DIFFERENCES_KEPT = 64  # also of those without any
 
 
 @dataclass(slots=True)
@@ -70,6 +74,8 @@ class PageCache:
         self._bytes = 0
         self._witnesses = {edge.batch.xmax: edge.batch.witness}
         self._differences: OrderedDict[tuple[Snapshot, Snapshot], list[Change]] = OrderedDict()
+        self._across: OrderedDict[tuple[Snapshot, Snapshot, int], Page] = OrderedDict()
+        self._across_bytes = 0
 
     def append(self, page: Page) -> None:
         """Takes the page that begins at the edge."""
@@ -172,9 +178,9 @@ class PageCache:
         of several pages here, so they come in the order of id again, with cursors of their own.
         """
         if place.previous != place.batch:
-            rest = [change for change in self._difference(place.previous, place.batch) if change.id > place.id]
-            if rest:
-                return Page(place, Place.after(place.batch), rest, place.previous, place.batch)
+            rest = self._part_across(place, place.previous, place.batch, place.id, Place.after(place.batch))
+            if rest.changes:
+                return rest
         start = Place.after(place.batch)
         # Ends are in the order of time: a later one sees all that an earlier one sees.
         first = bisect_left(self._pages, True, key=lambda page: place.batch.is_within(page.end.batch))
@@ -182,20 +188,40 @@ class PageCache:
         ends = chain([beginning] if first == 0 else [], (page.end for page in islice(self._pages, first, None)))
         for end in ends:
             if end.previous == end.batch and place.batch.is_within(end.batch):
-                changes = self._difference(place.batch, end.batch)
-                return Page(start, end, changes, place.batch, end.batch)
+                return self._part_across(start, place.batch, end.batch, 0, end)
         return None
 
+    def _part_across(self, start: Place, previous: Snapshot, batch: Snapshot, after: int, end: Place) -> Page:
+        """Of what became visible between two snapshots, what has ids above `after`, as far as one page goes."""
+        page = self._across.get((previous, batch, after))
+        if page is None:
+            suffix = self._encode_batch(previous, batch)
+            between = self._difference(previous, batch)
+            first = bisect_right(between, after, key=lambda change: change.id)
+            changes: list[Change] = []
+            size = 0
+            for change in islice(between, first, first + ACROSS_LIMIT_CHANGES):
+                changes.append(with_cursor(change, suffix))
+                size += getsizeof(change.text)
+                if size >= ACROSS_LIMIT_BYTES:
+                    break
+            has_more = first + len(changes) < len(between)
+            page = Page(start, Place(previous, batch, changes[-1].id) if has_more else end, changes, previous, batch)
+            self._across[previous, batch, after] = page
+            self._across_bytes += _size(page)
+            while len(self._across) > 1 and (len(self._across) > ACROSS_KEPT or self._across_bytes > ACROSS_KEPT_BYTES):
+                self._across_bytes -= _size(self._across.popitem(last=False)[1])
+        return page
+
     def _difference(self, previous: Snapshot, batch: Snapshot) -> list[Change]:
-        """What became visible between two snapshots, as the journal itself would give it."""
+        """What became visible between two snapshots, in the order in which the journal itself would give it."""
         known = self._differences.get((previous, batch))
         if known is None:
-            suffix = self._encode_batch(previous, batch)
             begin, end = Place.after(previous), Place.after(batch)
             first = bisect_left(self._pages, True, key=lambda page: not page.end.is_within(begin))
             behind = bisect_left(self._pages, True, lo=first, key=lambda page: end.is_within(page.start))
             known = [
-                with_cursor(change, suffix)
+                change
                 for page in islice(self._pages, first, behind)
                 for change in page.changes
                 if batch.sees(change.xid) and not previous.sees(change.xid)
@@ -203,13 +229,13 @@ class PageCache:
             known.sort(key=lambda change: change.id)
             self._differences[previous, batch] = known
             while len(self._differences) > 1 and (
-                len(self._differences) > DIFFERENCES_KEPT
-                or sum(map(len, self._differences.values())) > DIFFERENCES_LIMIT
+                len(self._differences) > ACROSS_KEPT or sum(map(len, self._differences.values())) > DIFFERENCES_LIMIT
             ):
                 self._differences.popitem(last=False)
         return known
 
     def _forget_oldest(self) -> None:
+        self._differences.clear()  # which would keep what is forgotten
         page = self._pages.popleft()
         del self._starting[page.start]
         self._oldest = page.end

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from changefeed.change.change import Change
+from changefeed.journal import page_cache
 from changefeed.journal.cursor import Place, Snapshot, encode_batch
 from changefeed.journal.page_cache import Page, PageCache, with_cursor
 
@@ -228,3 +229,40 @@ def test_what_it_takes_is_what_it_counts(changes: int, running: int):
     finally:
         tracemalloc.stop()
     assert 0.6 < memory._bytes / taken < 1.6
+
+
+def test_cursors_that_nobody_gave_take_no_more_memory_than_one_page_does():
+    """Anybody can make up a snapshot that lies within what is remembered, and as many as he likes."""
+    mine = [Change(f'{{"x": "{"x" * 100_000}", "cursor": "{i:x}.x"}}', "t", "INSERT", 500, i) for i in range(1, 201)]
+    memory = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))
+    memory.append(Page(memory.edge, Place.after(Snapshot(600, 600)), mine, Snapshot(400, 400), Snapshot(600, 600)))
+    tracemalloc.start()
+    try:
+        for number in range(401, 500):
+            place = Place.after(Snapshot(number, 501, frozenset({number, 500})))
+            read = []
+            while page := memory.page_after(place):
+                if not page.changes:
+                    break
+                read += [change.id for change in page.changes]
+                place = page.end
+            assert read == list(range(1, 201))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < page_cache.ACROSS_KEPT_BYTES + 2 * page_cache.ACROSS_LIMIT_BYTES
+
+
+def test_a_cursor_of_another_server_is_given_a_large_batch_page_by_page():
+    changes = [Change(f'{{"cursor": "{i:x}.x"}}', "t", "INSERT", 500, i) for i in range(1, 5_001)]
+    memory = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))
+    memory.append(Page(memory.edge, Place.after(Snapshot(600, 600)), changes, Snapshot(400, 400), Snapshot(600, 600)))
+    place, sizes, read = Place.after(Snapshot(450, 450)), [], []
+    while (page := memory.page_after(place)) and page.changes:
+        assert page.start == place
+        sizes.append(len(page.changes))
+        read += page.changes
+        place = page.end
+    assert [change.id for change in read] == list(range(1, 5_001))
+    assert sizes == [2_000, 2_000, 1_000]
+    assert place == memory.edge
