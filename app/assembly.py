@@ -11,6 +11,7 @@ from changefeed.counts.tally import Tally
 from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
 from changefeed.journal.follower import Follower
 from changefeed.journal.journal import Journal
+from changefeed.journal.lease import Lease
 from changefeed.journal.lookout import Lookout
 from changefeed.journal.page_cache import PageCache
 from changefeed.journal.watching import Watching
@@ -82,6 +83,7 @@ def make_context(
     backfill = CountsBackfill(database, journal, tally, apply=change_counts.leave_out)
     follower = Follower(
         journal,
+        Lease(following),
         publish=lambda page, cursor: hub.publish(page.changes, cursor, backfill.uncounted(page)),
         fitting=live_clients.fitting,
         turn=turn,

@@ -43,6 +43,7 @@ QUERY_DEADLINE_MS = 10_000
 CANARY_DEADLINE_SECONDS = 4.0
 LONG_TRANSACTION_SECONDS = 300.0
 QUEUE_WARNING, QUEUE_PROBLEM = 0.05, 0.5  # of 1
+LONGEST_LEASE_MS = 2_000  # one that ends later is none; see sql/journal.sql
 OTHER_FILES = 100  # that a process has open besides its clients' sockets
 INSTALL = 'psql -f sql/install.sql "$DATABASE_URL"'
 
@@ -494,6 +495,21 @@ def check_wakeup(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "wake-up", "a NOTIFY announces each change at once")
 
 
+def check_lease(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    is_switched_on, left_ms = patient.row(QUERIES["lease"])
+    if not is_switched_on:
+        says = "changefeed.lease is off, so commits wait for each other however often changes come"
+        yield Finding(Level.WARNING, "lease", says, f"ALTER DATABASE {patient.database} RESET changefeed.lease;")
+    elif 0 <= left_ms <= LONGEST_LEASE_MS:
+        yield Finding(
+            Level.OK, "lease", "one holds: changes come often, so a server reads anyway and no NOTIFY is sent"
+        )
+    else:
+        yield Finding(Level.OK, "lease", "none holds: changes do not come often, so each commit sends a NOTIFY")
+
+
 CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "version": check_version,
     "rights": check_rights,
@@ -511,4 +527,5 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "ulimit": check_files,
     "journal": check_journal,
     "wake-up": check_wakeup,
+    "lease": check_lease,
 }

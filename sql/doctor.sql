@@ -31,7 +31,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
                  WHEN c.relname = 'meta' THEN has_column_privilege(c.oid, 'epoch', 'UPDATE')
                  WHEN c.relname = 'journal' THEN has_table_privilege(c.oid, 'DELETE')
                  WHEN c.relname ~ '^journal_[0-7]$' THEN has_table_privilege(c.oid, 'TRUNCATE')
-                 WHEN c.relname IN ('slot', 'lost_xid', 'lost_at', 'lost_id') THEN has_sequence_privilege(c.oid, 'UPDATE')
+                 WHEN c.relname IN ('slot', 'lost_xid', 'lost_at', 'lost_id', 'awake_until') THEN has_sequence_privilege(c.oid, 'UPDATE')
                  ELSE true
              END
        )
@@ -90,7 +90,8 @@ GRANT UPDATE (epoch) ON changefeed.meta TO changefeed_server;
 GRANT DELETE ON changefeed.journal TO changefeed_server;
 GRANT TRUNCATE ON changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
-GRANT UPDATE ON SEQUENCE changefeed.slot, changefeed.lost_xid, changefeed.lost_at, changefeed.lost_id TO changefeed_server;
+GRANT UPDATE ON SEQUENCE changefeed.slot, changefeed.lost_xid, changefeed.lost_at, changefeed.lost_id, changefeed.awake_until
+    TO changefeed_server;
 GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changefeed.note_rotation,
     changefeed.note_taken, changefeed.begin_anew_if_restored,
     changefeed.refresh(), changefeed.refresh(oid[]) TO changefeed_server;
@@ -214,3 +215,9 @@ SELECT current_setting('session_replication_role');
 
 -- journal --
 SELECT bytes, extract(epoch FROM clock_timestamp() - oldest)::float8, losses FROM changefeed.journal_status();
+
+-- lease --
+-- Whether a server may take it, and for how many milliseconds it still holds; see sql/journal.sql.
+SELECT coalesce(nullif(current_setting('changefeed.lease', true), ''), 'on') = 'on', coalesce(
+    pg_sequence_last_value(to_regclass('changefeed.awake_until')) - date_part('epoch', clock_timestamp()) * 1000, -1
+);

@@ -58,7 +58,11 @@ CREATE SEQUENCE IF NOT EXISTS changefeed.losses;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_xid MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_at MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_id MINVALUE 0 START 0;
--- The second came with version 5: who may read or tend the others may do so with it.
+-- Until when, in milliseconds since 1970, writers need send no NOTIFY, since a server reads every few milliseconds anyway: a
+-- lease, which servers take and renew for a second each time (changefeed/journal/lease.py). A sequence, since nobody's
+-- snapshot hides its value. What lies more than two seconds ahead is none: PostgreSQL's clock was set back.
+CREATE SEQUENCE IF NOT EXISTS changefeed.awake_until MINVALUE 0 START 0;
+-- These two came with version 5: who may read or tend the others may do so with them.
 DO $granted$
 DECLARE
     granted record;
@@ -68,7 +72,9 @@ BEGIN
         FROM pg_class AS c, aclexplode(c.relacl) AS a
         WHERE c.oid = 'changefeed.lost_xid'::regclass AND a.grantee <> c.relowner
     LOOP
-        EXECUTE format('GRANT %s ON SEQUENCE changefeed.lost_at TO %s', granted.privilege_type, granted.grantee);
+        EXECUTE format(
+            'GRANT %s ON SEQUENCE changefeed.lost_at, changefeed.awake_until TO %s', granted.privilege_type, granted.grantee
+        );
     END LOOP;
 END
 $granted$;

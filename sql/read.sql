@@ -18,6 +18,7 @@
 -- `proven_at` is when the entry in front of the place was made, null where there is none: the reader compares it with what
 -- it was when the place was given. `batch_at` is the same for the place behind this batch. Both are microseconds since 1970.
 -- `taken` is the number of what_was_taken(), as it is by now: what retention takes meanwhile is in it.
+-- `awake_ms` is for how long the lease holds, see journal.sql; 0 where it does not.
 -- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
 --
 -- The entries of a transaction come in the order of id. That is not always the order in which its rows changed; then whoever
@@ -41,7 +42,7 @@ CREATE FUNCTION changefeed.read(
     id bigint, xid text, at text, action text, schema_name text, table_name text, data text, old text, row_count bigint,
     snapshot text, has_more boolean, lost_xid text, lost_id bigint, lost_at bigint, losses bigint,
     proven_at bigint, batch_at bigint, present text, identity text, taken bigint,
-    nested text[]
+    nested text[], awake_ms bigint
 )
 -- Without seqscan the plan does not depend on statistics, which right after a rotation there are none of; so it can be made
 -- once a connection, and planning is most of what a short read costs. Before PostgreSQL 18 such a plan seems so dear that
@@ -170,6 +171,10 @@ BEGIN
     FROM changefeed.lost_xid AS x, changefeed.lost_id AS i, changefeed.lost_at AS t;
     SELECT t.number INTO taken FROM changefeed.what_was_taken() AS t;
     SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO losses FROM changefeed.losses;
+    awake_ms := pg_sequence_last_value('changefeed.awake_until') - date_part('epoch', clock_timestamp()) * 1000;
+    IF (awake_ms BETWEEN 0 AND 2000) IS NOT TRUE THEN
+        awake_ms := 0;
+    END IF;
     RETURN NEXT;
 END
 $function$;

@@ -186,6 +186,8 @@ DECLARE
                 IF pg_trigger_depth() = 1 OR current_setting('changefeed.notified', true) IS DISTINCT FROM 'on' THEN
                     -- Most sessions have none of what changefeed.may_notify() looks at. A call would be dearer.
                     may_notify := CASE
+                        WHEN pg_sequence_last_value('changefeed.awake_until') - date_part('epoch', clock_timestamp()) * 1000
+                            BETWEEN 0 AND 2000 THEN false
                         WHEN concat(
                             current_setting('max_prepared_transactions'), current_setting('lock_timeout'),
                             current_setting('statement_timeout'), current_setting('transaction_timeout', true),
@@ -325,7 +327,8 @@ BEGIN
 END
 $function$;
 
--- Whether the transaction may end with a NOTIFY. It only wakes the server, which looks every few seconds anyway, but
+-- Whether the transaction is to end with a NOTIFY. It only wakes the server, which looks every few seconds anyway, and while a
+-- lease holds (see journal.sql) every few milliseconds: then none is sent, since those who notify commit one after another. And
 -- PostgreSQL may fail a COMMIT for it: while the queue of notifications is full, which nobody knows before the COMMIT (so one
 -- that is not read quickly is left alone long before); and, because those who notify commit one
 -- after another, when one before it takes longer (for a standby, say) than this session waits for locks or statements.
@@ -334,6 +337,10 @@ CREATE OR REPLACE FUNCTION changefeed.may_notify()
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN coalesce(
+            pg_sequence_last_value('changefeed.awake_until') - date_part('epoch', clock_timestamp()) * 1000 NOT BETWEEN 0 AND 2000,
+            true
+        )
+        AND coalesce(
             nullif(current_setting('changefeed.notify', true), ''),
             CASE current_setting('max_prepared_transactions') WHEN '0' THEN 'on' END
         ) = 'on'

@@ -107,7 +107,7 @@ SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, sche
        CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
        CASE WHEN s.too_large IS NULL THEN row_count END,
        nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, taken,
-       s.too_large
+       awake_ms, s.too_large
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s),
     LATERAL (SELECT coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0)) AS b (bytes),
     LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large);
@@ -115,7 +115,8 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 -- read without rows --
 -- The same for --payload off: of a row nothing is read. (A loss has none, but perhaps a reason.)
 SELECT id, xid, at, action, schema_name, table_name, CASE action WHEN 'L' THEN data END, NULL, row_count,
-       nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, taken, NULL
+       nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, taken,
+       awake_ms, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- states --
@@ -244,14 +245,14 @@ ORDER BY number;
 SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
        CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
        CASE WHEN s.too_large IS NULL THEN row_count END,
-       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL, s.too_large
+       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL, NULL, s.too_large
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s),
     LATERAL (SELECT coalesce(octet_length(data), 0) + coalesce(octet_length(old), 0)) AS b (bytes),
     LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large);
 
 -- read without rows of version 4 --
 SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
-       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL, NULL
+       NULL, snapshot, has_more, lost_xid, lost_id, NULL, losses, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- contents --
@@ -353,6 +354,17 @@ SELECT (
     SELECT j.id FROM changefeed.journal AS j
     WHERE j.id > (SELECT max(below) FROM halves) AND j.at >= to_timestamp(%(at)s) ORDER BY j.id LIMIT 1
 );
+
+-- keep awake --
+-- Takes, renews or (for no time) gives back the lease, for %(ms)s from now, unless changefeed.lease is off; see sql/journal.sql.
+-- Nobody waits for a disk, since a lease that is lost in a crash is none. Who reads by NOTIFY is told of one that is taken.
+SELECT set_config('synchronous_commit', 'off', true),
+       setval(
+           'changefeed.awake_until',
+           CASE WHEN %(ms)s > 0 THEN (date_part('epoch', clock_timestamp()) * 1000)::bigint + %(ms)s ELSE 0 END
+       ),
+       CASE WHEN %(is_new)s THEN pg_notify('changefeed', '') END
+WHERE coalesce(nullif(current_setting('changefeed.lease', true), ''), 'on') = 'on';
 
 -- watch --
 -- The table of this schema and name, unless there is none.

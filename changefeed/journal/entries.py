@@ -51,6 +51,7 @@ class Standing(NamedTuple):
     present: str | None
     identity: str | None
     taken: int | None
+    awake_ms: int | None
 
 
 class Unreadable(NamedTuple):

@@ -2,11 +2,14 @@
 
 A NOTIFY only wakes it; the journal is the truth. A sweep every few seconds finds what no NOTIFY announced, such as what
 was committed by a two-phase commit, or while PostgreSQL lost its queue in a crash. While one page is being published,
-and for a few milliseconds after a read began, the next wake-ups become one.
+and for a few milliseconds after a read began, the next wake-ups become one. While the lease holds
+(changefeed/journal/lease.py) writers send no NOTIFY, and it reads every few milliseconds; after it ever more seldom,
+since a transaction that saw it may commit at any time.
 """
 
 import asyncio
 import contextlib
+import enum
 import logging
 import time
 from collections import Counter
@@ -22,6 +25,7 @@ from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import BEGINNING, Journal, LostPast, WrongJournal
+from changefeed.journal.lease import Lease
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
 from changefeed.turns import Floor, TurnSize
@@ -32,6 +36,9 @@ SWEEP_SECONDS = 2.0
 # From one read of what is new to the next. So many commits are one read, and what reading costs PostgreSQL does not
 # grow with them. A commit after a lull is read at once.
 READ_FLOOR_SECONDS = 0.004
+# After the lease each pause is longer by half, up to the sweep's. So what commits then is found within about half the
+# time that has passed since.
+AFTER_LEASE_GROWTH = 1.5
 # A read that has not come back for so long, as where somebody locks the journal, delivers nothing: the server is not
 # ready. Far more than a page of the journal takes, and with the sweep less than anybody waits for a change.
 STALLED_SECONDS = 2.0
@@ -46,6 +53,15 @@ TABLES_NAMED = 5  # in a gap's text
 REPLACED = "the journal is another one than before: restored, or installed again"
 RETAINED = "the server was away for longer than the journal's retention"
 UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why"
+
+
+class Cause(enum.StrEnum):
+    """Why the journal is read."""
+
+    NOTIFY = "notify"
+    LEASE = "lease"  # while it holds
+    AFTER_LEASE = "after_lease"  # for what saw it and committed later
+    SWEEP = "sweep"
 
 
 class Follower:
@@ -63,6 +79,7 @@ class Follower:
     def __init__(
         self,
         journal: Journal,
+        lease: Lease,
         *,
         publish: Callable[[Page, str], None],
         fitting: Callable[[Sequence[Change]], int],
@@ -75,6 +92,8 @@ class Follower:
         on_lost_past: Callable[[], None] = lambda: None,
     ) -> None:
         self.memory: PageCache | None = None  # None while there is no journal
+        self.lease = lease
+        self.reads = dict.fromkeys(Cause, 0)  # of the journal, since the start
         self.lost_statements = 0  # since the start: each was told as a gap
         self.read_until = 0.0  # epoch seconds: what was committed before is published
         self._journal = journal
@@ -100,6 +119,8 @@ class Follower:
         self._owed: Gap | None = None
         self._taken: tuple[int, int, int] | None = None  # by retention, as of the last read
         self._has_lost = False  # since the last read something that not even a loss stands for in the journal
+        self._cause = Cause.SWEEP  # of the next read
+        self._pause_seconds = SWEEP_SECONDS
         self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
 
     @property
@@ -165,8 +186,18 @@ class Follower:
             else:
                 delays = backoff()
                 self._leave_trouble()
-                await _wait(self._woken, SWEEP_SECONDS)
-                await asyncio.sleep(self._floor.left_seconds)
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Until the next read is due."""
+        if self.lease.is_held:
+            self._pause_seconds, self._cause = READ_FLOOR_SECONDS, Cause.LEASE
+        else:
+            self._cause = Cause.SWEEP if self._pause_seconds == SWEEP_SECONDS else Cause.AFTER_LEASE
+            if await _wait(self._woken, self._pause_seconds):
+                self._cause = Cause.NOTIFY
+            self._pause_seconds = min(self._pause_seconds * AFTER_LEASE_GROWTH, SWEEP_SECONDS)
+        await asyncio.sleep(self._floor.left_seconds)
 
     async def _read_on(self) -> None:
         self._floor.begin()
@@ -179,6 +210,7 @@ class Follower:
         # What was left over of a batch is as old as that.
         began = time.time() if self.memory.edge.previous == self.memory.edge.batch else self.read_until
         while memory := self.memory:
+            self.reads[self._cause] += 1
             try:
                 with self._answering():
                     page = await self._journal.read(memory.edge)
@@ -195,6 +227,10 @@ class Follower:
             self._warn_of_losses(page.changes)
             await self._take(page, memory)
             await self._tell_lost(memory)
+            self.lease.note(
+                len({change.xid for change in page.changes}), len(losses.present.xip), self._journal.awake_ms
+            )
+            await self.lease.keep()
             if page.end.previous == page.end.batch:
                 self.read_until = began
                 return
@@ -378,7 +414,9 @@ class Follower:
             self._on_state()
 
 
-async def _wait(event: asyncio.Event, most_seconds: float) -> None:
+async def _wait(event: asyncio.Event, most_seconds: float) -> bool:
+    """Whether the event is set in time."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(most_seconds):
             await event.wait()
+    return event.is_set()

@@ -85,6 +85,7 @@ class Journal:
         self.epoch: bytes | None = None
         self.version = 0
         self.losses = Losses()
+        self.awake_ms: int | None = None  # for how long the lease held, as of the last read; None before version 5
         self.on_lost: Callable[[], None] | None = None
         self.identity: str | None = None  # what the queries tell it by; None before version 5
         self._former_epoch: bytes | None = None  # of the same journal, as it is named while its version is below 5
@@ -277,6 +278,7 @@ class Journal:
         if given.witness and not _is_witnessed(given, standing.proven_at, lost_xid, lost_at):
             raise LostPast
         present = Snapshot.parse(standing.present or standing.snapshot)
+        self.awake_ms = standing.awake_ms
         taken = await self._what_was_taken(standing.taken, lost_xid, present)
         self._note_losses(Losses(lost_xid, standing.lost_id, standing.lost_statements, lost_at or 0, present, taken))
         read = Snapshot.parse(standing.snapshot)

@@ -122,6 +122,15 @@ METRICS = (
         "Transaction ids that PostgreSQL has given out since the newest change that was read.",
         None,
     ),
+    MetricSpec(
+        gauges.READS,
+        ("cause", "process"),
+        "Reads of the journal: after a notification (notify), while the lease holds (lease), after it for what began "
+        "before (after_lease), every 2 s in any case (sweep).",
+        None,
+    ),
+    MetricSpec(gauges.LEASE_HELD, ("process",), "1 while the lease holds, so that writers send no NOTIFY.", None),
+    MetricSpec(gauges.NOTIFIES_SAVED, (), "Transactions read while the lease held, which needed no NOTIFY.", max),
     MetricSpec(gauges.RECONNECTS, ("process",), "Attempts to restore the LISTEN connection.", None),
     MetricSpec(
         gauges.CANARY_SECONDS,

@@ -17,6 +17,9 @@ BEHIND_SECONDS = "changefeed_follower_behind_seconds"
 BEHIND_TRANSACTIONS = "changefeed_follower_behind_transactions"
 RECONNECTS = "changefeed_listener_reconnects_total"
 CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
+READS = "changefeed_journal_reads_total"
+LEASE_HELD = "changefeed_lease_held"
+NOTIFIES_SAVED = "changefeed_notifies_saved_total"
 
 
 def sample(context: ServerContext) -> None:
@@ -30,6 +33,10 @@ def sample(context: ServerContext) -> None:
     meters.meter(LOST_STATEMENTS).set(context.follower.lost_statements)
     meters.meter(BEHIND_SECONDS).set(context.follower.behind_seconds)
     meters.meter(BEHIND_TRANSACTIONS).set(context.follower.behind_transactions)
+    meters.meter(LEASE_HELD).set(context.follower.lease.is_held)
+    meters.meter(NOTIFIES_SAVED).set(context.follower.lease.saved_notifies)
+    for cause, reads in context.follower.reads.items():
+        meters.meter(READS, cause).set(reads)
     meters.meter(RECONNECTS).set(listener.reconnects)
     if listener.canary.round_trip_seconds is not None:
         meters.meter(CANARY_SECONDS).set(listener.canary.round_trip_seconds)

@@ -1,10 +1,14 @@
 """What goes wrong: one coroutine for each kind of fault, with all that it breaks mended at its end."""
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections.abc import Awaitable, Callable
 
+import psycopg2
+
+from changefeed.journal.lease import LEASE_MS, QUERIES
 from tests.oracle.ground import Ground, wait
 from tests.oracle.reader import Reader
 
@@ -38,6 +42,7 @@ class Faults:
             "clients cut": self._cut_clients,
             "server and PostgreSQL killed": self._kill_both,
             "several cuts": self._cut_again_and_again,
+            "lease": self._hold_lease,
         }
 
     async def _terminate(self, which: list[bool]) -> None:
@@ -78,6 +83,16 @@ class Faults:
 
     async def _kill_both(self) -> None:
         await asyncio.gather(self._server(signal.SIGKILL), self._restart("immediate"))
+
+    async def _hold_lease(self) -> None:
+        """As another server would that reads often, and then gives it back or dies."""
+        asked = [{"ms": LEASE_MS, "is_new": True}, {"ms": LEASE_MS, "is_new": False}]
+        if self._draw.random() < 0.5:
+            asked.append({"ms": 0, "is_new": False})
+        for parameters in asked:
+            with contextlib.suppress(psycopg2.DatabaseError):  # PostgreSQL is away, or goes
+                await asyncio.to_thread(self._ground.query, QUERIES["keep awake"], parameters)
+            await wait(self._pause, self._draw.uniform(0.1, 1))
 
     async def _cut_again_and_again(self) -> None:
         for _ in range(5):

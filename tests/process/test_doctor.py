@@ -504,6 +504,26 @@ def test_where_transactions_may_be_prepared_no_notify_wakes_the_server(cluster: 
     assert only("wake-up", cluster.conninfo).level is OK
 
 
+def test_whether_a_lease_holds_and_that_it_is_switched_off(cluster: EmbeddedPostgres):
+    def lease_until(ends_in_ms: int) -> str:
+        postgres.execute(
+            cluster.conninfo,
+            "SELECT setval('changefeed.awake_until', (extract(epoch FROM clock_timestamp()) * 1000)::bigint + %s)",
+            (ends_in_ms,),
+        )
+        return only("lease", cluster.conninfo).says
+
+    assert only("lease", cluster.conninfo).says.startswith("none holds")
+    assert lease_until(1_990).startswith("one holds")
+    assert lease_until(1_000_000).startswith("none holds")
+    assert lease_until(-1).startswith("none holds")
+    postgres.execute(cluster.conninfo, "ALTER DATABASE postgres SET changefeed.lease = 'off'")
+    found = only("lease", cluster.conninfo)
+    assert (found.level, found.mend) == (WARNING, "ALTER DATABASE postgres RESET changefeed.lease;")
+    postgres.execute(cluster.conninfo, found.mend)
+    assert only("lease", cluster.conninfo).level is OK
+
+
 def test_a_transaction_that_stays_prepared_is_named(cluster: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch):
     preparing = postgres.connect(cluster.conninfo)
     with preparing.cursor() as db_cursor:

@@ -136,7 +136,7 @@ def test_the_last_row_says_how_the_journal_stands(db: JournalDatabase):
     assert row[:9] == (None,) * 9
     identity = db.value("SELECT epoch || ' ' || 'changefeed.journal'::regclass::oid FROM changefeed.meta")
     present = db.value("SELECT pg_current_snapshot()::text")
-    assert row[10:] == (False, "0", 0, 0, 2, None, None, present, identity, None, [])
+    assert row[10:] == (False, "0", 0, 0, 2, None, None, present, identity, None, [], 0)
 
 
 def test_the_time_is_utc_whatever_the_session_s_zone(db: JournalDatabase):

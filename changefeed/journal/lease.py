@@ -1,0 +1,96 @@
+"""What each read of the journal brought in; whether writers may leave out their NOTIFY meanwhile, out. Knows no client.
+
+A transaction that sent a NOTIFY holds, at its commit, one lock of the whole PostgreSQL instance until it is on disk, or
+at a synchronous standby: all that notify commit one after another. So while changes come often, a server that reads
+every few milliseconds anyway says so in a sequence, for a second each time, and the triggers send none (see
+sql/journal.sql).
+
+The lease is nobody's own: each server that sees changes come often renews it when half of it is over, and a server that
+does not read any more does not. A transaction may see it, and commit long after it is over: so readers look on after
+it, see changefeed/journal/follower.py.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+import psycopg2
+
+from changefeed.postgres.named_queries import load_queries
+from changefeed.postgres.pool import Database, one_line
+
+logger = logging.getLogger("changefeed.lease")
+
+QUERIES = load_queries("server.sql")
+LEASE_MS = 1_000  # sql/record.sql takes one of more than 2,000 for none
+RENEWED_MS = LEASE_MS // 2
+# Often is where so many transactions came in half a second: then to read every few milliseconds costs PostgreSQL hardly
+# more than to read after each, and it begins to happen that one commit waits for another.
+WINDOW_SECONDS = 0.5
+OFTEN = 24
+# Where commits take long, fewer come, the more so as they wait for each other; but others are open whenever one comes.
+# So it is also often where there are as many pairs of one that came and one that was open. Fewer than these are seldom:
+# then the lease is given back, since most reads would bring nothing.
+SELDOM = 4
+REFUSED_SECONDS = 60.0  # until it is tried again
+
+
+class Lease:
+    """One server's part in it. note() each read, then keep()."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self.saved_notifies = 0  # transactions that were read while it held
+        self._database = database
+        self._clock = clock
+        self._left_ms: int | None = None
+        self._newest: deque[float] = deque(maxlen=OFTEN)  # when the newest transactions were read
+        self._open = 0
+        self._is_ours = False  # whether this server took or renewed it, and has not given it back
+        self._refused_until = float("-inf")
+        self._complaint = ""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it held at the last read, whoever took it."""
+        return bool(self._left_ms)
+
+    def note(self, transactions: int, open_transactions: int, left_ms: int | None) -> None:
+        """A read brought so many transactions, and others were open. left_ms: None where there is no lease to take."""
+        if self._left_ms and left_ms:
+            self.saved_notifies += transactions
+        self._left_ms = left_ms
+        self._open = open_transactions
+        self._newest.extend([self._clock()] * min(transactions, OFTEN))
+
+    async def keep(self) -> None:
+        """Takes, renews or gives back, where it is time for it. Raises DatabaseUnavailable."""
+        left_ms, now = self._left_ms, self._clock()
+        if left_ms is None or now < self._refused_until:
+            return
+        enough = max(SELDOM, OFTEN // (1 + self._open))
+        if self._came(SELDOM if self._is_ours and left_ms else enough):
+            if left_ms < RENEWED_MS:
+                self._is_ours = await self._set(LEASE_MS, is_new=not left_ms)
+        elif self._is_ours:
+            self._is_ours = False
+            if left_ms:
+                await self._set(0, is_new=False)
+
+    def _came(self, count: int) -> bool:
+        """Whether so many transactions came within the window."""
+        return len(self._newest) >= count and self._clock() - self._newest[-count] <= WINDOW_SECONDS
+
+    async def _set(self, ms: int, *, is_new: bool) -> bool:
+        try:
+            is_set = bool(await self._database.fetch(QUERIES["keep awake"], {"ms": ms, "is_new": is_new}))
+        except psycopg2.Error as error:  # without the right to, or while nothing may be written
+            is_set = False
+            if self._complaint != (complaint := one_line(error)):
+                self._complaint = complaint
+                logger.info("each writer sends its NOTIFY, since the server may not take the lease: %s", complaint)
+        if is_set:
+            self._left_ms = ms
+        else:
+            self._refused_until = self._clock() + REFUSED_SECONDS
+        return is_set

@@ -1,0 +1,417 @@
+"""The lease during which writers send no NOTIFY: taken, kept, given back, and nothing is missed whatever becomes of it.
+
+No sweep comes to help here: what is found in these tests was notified of, or looked for.
+"""
+
+import asyncio
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
+from tornado.testing import ExpectLog, gen_test
+from tornado.websocket import WebSocketClientConnection
+
+from changefeed.journal import follower, lease
+from changefeed.journal.follower import Cause
+from changefeed.postgres.named_queries import load_queries, read_script
+from tests import postgres
+from tests.feed_case import ORDERS, FeedTestCase
+from tests.journal_database import Session
+from tests.server_process import ServerProcess
+from tests.sql.test_least_rights import READ, ROLE
+from tests.sql.test_record_wakes import heard
+
+KEEP_AWAKE = load_queries("server.sql")["keep awake"]
+HOLDS = (
+    "SELECT coalesce(pg_sequence_last_value('changefeed.awake_until') - extract(epoch FROM clock_timestamp()) * 1000 "
+    "BETWEEN 0 AND 2000, false)"
+)
+NEVER_SECONDS = 3_600.0
+
+
+class LeaseTestCase(FeedTestCase):
+    __test__ = False
+
+    def setUp(self) -> None:
+        self.patch(follower, "SWEEP_SECONDS", NEVER_SECONDS)
+        super().setUp()
+        self.sessions: list[Session] = []
+        self.written = 0
+
+    def tearDown(self) -> None:
+        for session in self.sessions:
+            session.connection.close()
+        super().tearDown()
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.watch()
+
+    def patch(self, module: Any, name: str, value: object) -> None:
+        patched = mock.patch.object(module, name, value)
+        patched.start()
+        self.addCleanup(patched.stop)
+
+    def session(self) -> Session:
+        self.sessions.append(Session(self.conninfo))
+        return self.sessions[-1]
+
+    def insert(self, session: Session, more: str = "") -> None:
+        self.written += 1
+        session.run(f"INSERT INTO orders VALUES ({self.written}){more}")
+
+    def insert_many(self, session: Session) -> None:
+        """So many transactions, while the server reads nothing, that its next read finds that changes come often."""
+        for _ in range(lease.OFTEN):
+            self.insert(session)
+
+    async def until_lease(self, *, is_held: bool) -> None:
+        while self.feed.follower.lease.is_held is not is_held:
+            await self.feed.follower.until_moved()
+
+    async def until_silent(self, session: Session, write: Callable[[], None]) -> None:
+        """Writes while the lease holds, and sees that nobody was notified. Again, where it was over by then."""
+        listener = self.session()
+        listener.run("LISTEN changefeed")
+        while True:
+            await self.until_lease(is_held=True)
+            heard(listener)
+            held_before = session.value(HOLDS)
+            write()
+            if held_before and session.value(HOLDS):
+                assert heard(listener) == []
+                return
+            self.insert_many(session)
+
+    async def ids(self, socket: WebSocketClientConnection, count: int) -> list[int]:
+        return [json.loads(await socket.read_message())["data"]["id"] for _ in range(count)]
+
+    async def all_ids(self, socket: WebSocketClientConnection) -> list[int]:
+        """As many as were written by the end of it."""
+        found: list[int] = []
+        while len(found) < self.written:
+            found += await self.ids(socket, 1)
+        return found
+
+
+class OneServerTest(LeaseTestCase):
+    __test__ = True
+
+    @gen_test
+    async def test_while_changes_come_often_writers_send_no_notify_and_all_of_them_arrive(self):
+        self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)  # so it stays often
+        socket, writer = await self.connect(), self.session()
+        self.insert_many(writer)
+        await self.until_silent(writer, lambda: self.insert(writer))
+        assert await self.all_ids(socket) == list(range(1, self.written + 1))
+        assert self.feed.follower.lease.saved_notifies > 0
+        assert self.feed.follower.reads[Cause.LEASE] > 0
+
+    @gen_test
+    async def test_it_is_renewed_as_long_as_changes_come_often(self):
+        self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
+        writer = self.session()
+        self.insert_many(writer)
+        await self.until_lease(is_held=True)
+        ends = {writer.value("SELECT last_value FROM changefeed.awake_until")}
+        while len(ends) < 3:
+            await self.feed.follower.until_moved()
+            ends.add(writer.value("SELECT last_value FROM changefeed.awake_until"))
+
+    @gen_test
+    async def test_when_it_is_quiet_again_it_is_given_back_and_a_single_change_is_notified_of(self):
+        socket, writer = await self.connect(), self.session()
+        self.insert_many(writer)
+        await self.until_lease(is_held=True)
+        await self.until_lease(is_held=False)
+        assert writer.value(HOLDS) is False
+        assert await self.ids(socket, lease.OFTEN) == list(range(1, self.written + 1))
+        for _ in range(3):
+            self.insert(writer)
+            assert await self.ids(socket, 1) == [self.written]
+
+    @gen_test
+    async def test_seldom_changes_take_no_lease_and_an_idle_server_does_not_poll(self):
+        socket, writer = await self.connect(), self.session()
+        before = sum(self.feed.follower.reads.values())
+        for _ in range(lease.SELDOM - 1):
+            self.insert(writer)
+            assert await self.ids(socket, 1) == [self.written]
+        assert writer.value("SELECT pg_sequence_last_value('changefeed.awake_until')") is None
+        assert sum(self.feed.follower.reads.values()) - before <= lease.SELDOM
+        assert self.feed.follower.reads[Cause.LEASE] == 0
+
+    @gen_test
+    async def test_fewer_are_often_where_others_wait_to_commit(self):
+        waiting = [self.session() for _ in range(lease.OFTEN // lease.SELDOM)]
+        for session in waiting:
+            session.run("BEGIN")
+            self.insert(session)
+        writer = self.session()
+        for _ in range(lease.SELDOM):
+            self.insert(writer)
+        await self.until_lease(is_held=True)
+
+    @gen_test
+    async def test_what_saw_the_lease_and_commits_long_after_it_is_found_without_a_sweep(self):
+        self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
+        socket, writer, slow = await self.connect(), self.session(), self.session()
+        self.insert_many(writer)
+        slow.run("BEGIN")
+        await self.until_silent(writer, lambda: self.insert(slow))
+        self.patch(lease, "WINDOW_SECONDS", 0.0)
+        await self.until_lease(is_held=False)
+        while self.feed.follower.reads[Cause.AFTER_LEASE] < 8:  # the pauses grow
+            await self.feed.follower.until_moved()
+        listener = self.session()
+        listener.run("LISTEN changefeed")
+        slow.run("COMMIT")
+        assert heard(listener) == []
+        assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
+
+    @gen_test
+    async def test_a_lease_of_a_clock_that_was_set_back_silences_nobody(self):
+        socket, writer = await self.connect(), self.session()
+        writer.run(
+            "SELECT setval('changefeed.awake_until', (extract(epoch FROM now() + interval '1 year') * 1000)::bigint)"
+        )
+        self.insert(writer)
+        assert await self.ids(socket, 1) == [1]
+        assert not self.feed.follower.lease.is_held
+        self.insert_many(writer)
+        await self.until_lease(is_held=True)
+
+    @gen_test
+    async def test_the_schema_is_taken_away_and_comes_again_while_it_holds(self):
+        self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
+        writer = self.session()
+        self.insert_many(writer)
+        await self.until_lease(is_held=True)
+        with ExpectLog("changefeed.follower", ".*"):
+            self.write(read_script("uninstall.sql"))
+            self.watch()
+            while writer.value(HOLDS) is False:
+                self.insert_many(writer)
+                await asyncio.sleep(0.01)
+        socket = await self.connect("/ws?replay=1")
+        await self.until_silent(writer, lambda: self.insert(writer))
+        last = self.written
+        while (await self.ids(socket, 1)) != [last]:
+            pass
+
+
+class RandomScheduleTest(LeaseTestCase):
+    """Transactions that begin, write, roll back, commit and linger, while leases come and go that others took."""
+
+    __test__ = True
+
+    @gen_test(timeout=120)
+    async def test_nothing_is_missed_whenever_leases_come_and_go(self):
+        seed = random.randrange(1 << 30)
+        draw = random.Random(seed)
+        control, sessions = self.session(), [self.session() for _ in range(4)]
+        is_open = dict.fromkeys(sessions, False)
+        socket = await self.connect()
+        for _ in range(300):
+            match draw.choice(("take", "give back", "run out", "write", "write", "write", "end", "end", "savepoint")):
+                case "take":
+                    self.keep_awake(control, draw.choice((1, 20, 1_000)))
+                case "give back":
+                    self.keep_awake(control, 0)
+                case "run out":
+                    await asyncio.sleep(draw.choice((0, 0.005)))
+                case "write":
+                    session = draw.choice(sessions)
+                    if not is_open[session] and draw.random() < 0.5:
+                        session.run("BEGIN")
+                        is_open[session] = True
+                    self.insert(session)
+                case "savepoint":
+                    if rolled_back := [session for session in sessions if is_open[session]]:
+                        session = draw.choice(rolled_back)
+                        session.run("SAVEPOINT s")
+                        self.insert(session)
+                        session.run("ROLLBACK TO SAVEPOINT s")
+                case "end":
+                    session = draw.choice(sessions)
+                    if is_open[session]:
+                        session.run(draw.choice(("COMMIT", "COMMIT", "ROLLBACK")))
+                        is_open[session] = False
+            if draw.random() < 0.3:
+                await asyncio.sleep(0)
+        for session in sessions:
+            if is_open[session]:
+                session.run("COMMIT")
+        committed = {row[0] for row in self.write("SELECT id FROM orders")}
+        got: set[int] = set()
+        try:
+            async with asyncio.timeout(60):
+                while got < committed:
+                    got.update(await self.ids(socket, 1))
+        except TimeoutError:
+            raise AssertionError(f"seed {seed}: never came: {sorted(committed - got)}") from None
+        assert got == committed
+
+    def keep_awake(self, session: Session, ms: int) -> None:
+        with session.connection.cursor() as db_cursor:
+            db_cursor.execute(KEEP_AWAKE, {"ms": ms, "is_new": ms > 0})
+
+
+class SwitchedOffTest(LeaseTestCase):
+    __test__ = True
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        name = parse_dsn(self.conninfo)["dbname"]
+        self.write(f"ALTER DATABASE {name} SET changefeed.lease = 'off'")
+
+    @gen_test
+    async def test_it_is_not_taken(self):
+        socket, writer = await self.connect(), self.session()
+        for _ in range(2):
+            self.insert_many(writer)
+            assert len(await self.ids(socket, lease.OFTEN)) == lease.OFTEN
+        assert writer.value("SELECT pg_sequence_last_value('changefeed.awake_until')") is None
+
+
+class WithoutTheRightTest(LeaseTestCase):
+    """The server's role may only read."""
+
+    __test__ = True
+
+    def server_conninfo(self) -> str:
+        self.role = f"reader_{parse_dsn(self.conninfo)['dbname']}"
+        self.write(f"CREATE ROLE {self.role} LOGIN")
+        return str(make_dsn(self.conninfo, user=self.role))
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write(READ.replace(ROLE, self.role))
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.write(f"DROP OWNED BY {self.role}; DROP ROLE {self.role}")
+
+    @gen_test
+    async def test_the_log_says_so_once_and_writers_notify(self):
+        socket, writer = await self.connect(), self.session()
+        with ExpectLog("changefeed.lease", "each writer sends its NOTIFY, .*permission denied.*awake_until", level=20):
+            for _ in range(2):
+                self.insert_many(writer)
+                assert len(await self.ids(socket, lease.OFTEN)) == lease.OFTEN
+
+    @gen_test
+    async def test_it_reads_while_another_s_lease_holds(self):
+        socket, writer = await self.connect(), self.session()
+        with writer.connection.cursor() as db_cursor:
+            db_cursor.execute(KEEP_AWAKE, {"ms": 1_500, "is_new": True})
+        await self.until_lease(is_held=True)
+        self.insert(writer)
+        assert await self.ids(socket, 1) == [1]
+        await self.until_lease(is_held=False)
+        assert self.feed.follower.reads[Cause.LEASE] > 0
+
+
+class SeveralServersTest(LeaseTestCase):
+    """This server never takes the lease by itself."""
+
+    __test__ = True
+
+    def setUp(self) -> None:
+        self.patch(lease, "SELDOM", 1 << 30)
+        super().setUp()
+
+    @gen_test(timeout=60)
+    async def test_who_follows_misses_nothing_when_the_holder_is_killed(self):
+        socket = await self.connect()
+        writer, watcher = self.session(), self.session()
+        stopping = asyncio.Event()
+
+        def write_on() -> None:
+            while not stopping.is_set():
+                self.insert(writer)
+
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            ServerProcess(Path(folder), "--port", "0", DATABASE_URL=self.conninfo) as holder,
+        ):
+            await asyncio.to_thread(holder.port)
+            writing = asyncio.create_task(asyncio.to_thread(write_on))
+            await self.until_lease(is_held=True)
+            before = self.feed.follower.reads[Cause.NOTIFY]
+            holder.kill()
+            while self.feed.follower.reads[Cause.NOTIFY] == before or watcher.value(HOLDS):
+                await self.feed.follower.until_moved()
+            stopping.set()
+            await writing
+        assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
+
+
+class RestartedPostgresTest(LeaseTestCase):
+    __test__ = True
+
+    def new_database(self) -> str:
+        self.cluster = postgres.start(max_prepared_transactions="5")
+        self.addCleanup(postgres.discard, self.cluster)
+        return self.cluster.conninfo
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("ALTER DATABASE postgres SET changefeed.notify = 'on'")
+
+    @gen_test(timeout=60)
+    async def test_a_transaction_that_was_prepared_while_it_held_is_found_after_it(self):
+        self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
+        socket, writer = await self.connect(), self.session()
+        self.insert_many(writer)
+
+        def prepare() -> None:
+            number = self.written + 1
+            self.prepared = f"t{number}"
+            writer.run("BEGIN")
+            self.insert(writer)
+            try:
+                writer.run(f"PREPARE TRANSACTION '{self.prepared}'")
+            except psycopg2.errors.FeatureNotSupported:  # it has sent a NOTIFY: the lease was over
+                self.written -= 1
+
+        await self.until_silent(writer, prepare)
+        self.patch(lease, "WINDOW_SECONDS", 0.0)
+        await self.until_lease(is_held=False)
+        while self.feed.follower.reads[Cause.AFTER_LEASE] < 5:
+            await self.feed.follower.until_moved()
+        for (name,) in writer.run("SELECT gid FROM pg_prepared_xacts"):
+            writer.run(f"COMMIT PREPARED '{name}'")
+        assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
+
+    @gen_test(timeout=60)
+    async def test_nothing_is_missed_when_postgresql_is_restarted_while_it_holds(self):
+        self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
+        socket, writer = await self.connect(), self.session()
+        self.insert_many(writer)
+        await self.until_silent(writer, lambda: self.insert(writer))
+        with ExpectLog("changefeed.listener", ".*lost"):
+            await asyncio.to_thread(self.cluster.stop, "immediate")
+            await asyncio.to_thread(self.cluster.start)
+            writer = self.session()
+            self.insert(writer)
+            assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
+            await self.until_silent(writer, lambda: self.insert(writer))
+            assert await self.ids(socket, 1) <= [self.written]
+
+
+@pytest.mark.parametrize("growth", [follower.AFTER_LEASE_GROWTH])
+def test_the_pauses_after_it_are_at_most_half_the_time_since(growth: float):
+    """So a transaction that has waited commits is told of within that, and within the sweep in any case."""
+    pause, since = follower.READ_FLOOR_SECONDS, 0.0
+    while pause < follower.SWEEP_SECONDS:
+        since += pause
+        pause *= growth
+        assert pause <= since / 2 + 2 * follower.READ_FLOOR_SECONDS
