@@ -1,4 +1,4 @@
-"""How long to wait before the next try. Knows no connection and no clock; randomness is an argument."""
+"""Delays between retries. Knows no connection and no clock; randomness is an argument."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ def backoff(
     """Endless delays in seconds: none before the first retry, then anywhere below a bound that doubles.
 
     That is "full jitter" (Brooker, Exponential Backoff and Jitter, 2015): many clients that lost the same server at
-    the same moment do not come back at the same moment. The bound is low: a refused connection costs PostgreSQL little,
-    and whoever waits is to be well within a second of its return.
+    the same moment do not return at the same moment. The bound is low: a refused connection costs PostgreSQL little,
+    and clients should be back well within a second of its return.
     """
     yield 0.0
     bound = first_seconds

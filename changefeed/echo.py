@@ -1,6 +1,6 @@
-"""Changes in, one line each on the console out: JSON lines into a pipe, shortened and coloured on a terminal.
+"""Prints changes, one per line: as JSON into a pipe, shortened and coloured on a terminal.
 
-A thread writes them, so that a pipe or a terminal that stalls (nobody reads, Ctrl-S) holds nothing else up.
+A thread writes them, so that a stalled pipe or terminal (nobody reads, Ctrl-S) delays nothing else.
 """
 
 import logging
@@ -25,10 +25,9 @@ _PLAIN = "\x1b[0m"
 
 
 class Echo:
-    """Callable as one of the hub's broadcasts; never blocks.
+    """A broadcast for the hub that prints; it never blocks.
 
-    When more than WAITING_LIMIT_BYTES wait for the reader, changes are left out until it has caught up, and counted in
-    the log.
+    While more than WAITING_LIMIT_BYTES wait for the reader, changes are skipped, and the log says how many.
     """
 
     def __init__(self, stream: TextIO = sys.stdout) -> None:
@@ -48,7 +47,7 @@ class Echo:
         waiting_bytes = self._taken_bytes - self._written_bytes
         if waiting_bytes > (0 if self._left_out else WAITING_LIMIT_BYTES):
             if not self._left_out:
-                logger.warning("what --echo prints is read too slowly; changes are left out of it")
+                logger.warning("the output of --echo is read too slowly; skipping changes")
             self._left_out += len(changes)
             return
         self._tell_left_out()
@@ -56,14 +55,14 @@ class Echo:
         self._waiting.put(changes)
 
     def close(self) -> None:
-        """Writes what waits, if it is read soon."""
+        """Writes what is waiting, unless the reader takes too long."""
         self._waiting.put(None)
         self._thread.join(CLOSE_DEADLINE_SECONDS)
         self._tell_left_out()
 
     def _tell_left_out(self) -> None:
         if self._left_out:
-            logger.warning("%d changes were left out of what --echo prints", self._left_out)
+            logger.warning("--echo skipped %d changes", self._left_out)
             self._left_out = 0
 
     def _write_all(self) -> None:
@@ -71,22 +70,22 @@ class Echo:
             while (changes := self._waiting.get()) is not None:
                 left = memoryview("".join(map(self._line, changes)).encode())
                 while left:
-                    # Past the stream's own buffer, which Python flushes at its exit, however long that takes.
+                    # Not through the stream's buffer, which Python flushes at exit, however long that takes.
                     left = left[os.write(self._stream.fileno(), left) :]
                 self._written_bytes += _size(changes)
         except BrokenPipeError:  # as with `--echo | head`
-            logger.info("nobody reads what --echo prints any more; it prints no more")
+            logger.info("the reader of --echo is gone; it prints nothing more")
         except OSError as error:
             logger.warning("--echo cannot print any more: %s", error.strerror)
 
 
 def json_line(change: Change) -> str:
-    """Line breaks stand in JSON between values only, where a space says the same."""
+    """The change's JSON on one line: JSON has line breaks only between values, where a space means the same."""
     return change.text.replace("\n", " ").replace("\r", " ") + "\n"
 
 
 def terminal_line(change: Change) -> str:
-    """No wider than the terminal, and without anything that commands it."""
+    """The change in one line, no wider than the terminal and without control characters."""
     head = f"{change.action:8} {change.table} " if not change.is_foreign else ""
     width = max(20, shutil.get_terminal_size().columns - len(head) - 1)
     body = _dotted(change.text)
@@ -95,7 +94,7 @@ def terminal_line(change: Change) -> str:
 
 
 def _dotted(text: str) -> str:
-    """Text of the database must not command the terminal."""
+    """Replaces control characters: text from the database must not control the terminal."""
     return COMMAND.sub("·", text)
 
 

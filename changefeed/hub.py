@@ -1,6 +1,6 @@
-"""Payloads and changes in; out to the tally and to every broadcast. The one place each change passes once.
+"""Publishes changes: counts each in the tally and passes it to every broadcast. Each change passes here once.
 
-Knows no socket: whom to call is an argument.
+Knows no socket: the broadcasts are an argument.
 """
 
 import logging
@@ -15,7 +15,7 @@ from changefeed.counts.tally import Tally
 
 logger = logging.getLogger(__name__)
 
-PLAIN_CHANNEL = "events"  # the original's
+PLAIN_CHANNEL = "events"  # that of the original's trigger
 RECENT_LIMIT = 1_000
 RECENT_LIMIT_BYTES = 4 << 20
 COMPLAINT_INTERVAL_SECONDS = 60.0
@@ -24,11 +24,11 @@ Broadcast = Callable[[Sequence[Change], str | None], None]
 
 
 class Hub:
-    """Publishes to `broadcasts` in their order; keeps the newest changes for whoever comes later.
+    """Publishes to `broadcasts` in their order, and keeps the newest changes for clients that come later.
 
-    A broadcast is called with the changes and the cursor after the last, None for those that did not come from the
-    journal. Where not all may leave the server, `reduce` gives of what a trigger told what may, None where that is
-    nothing; changes of the journal come reduced.
+    A broadcast is called with the changes and the cursor after the last; the cursor is None for changes that are not
+    from the journal. `reduce` removes what --payload withholds from a trigger's change, and returns None if it cannot;
+    the journal's changes are reduced already.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Hub:
         self.tally = tally
         self._reduce = reduce
         self.published = 0
-        self.has_plain_triggers = False  # whether anything came that is not from the journal
+        self.has_plain_triggers = False  # whether any change came that is not from the journal
         self._broadcasts = tuple(broadcasts)
         self._clock = clock
         self._recent: deque[Change] = deque()
@@ -49,19 +49,19 @@ class Hub:
         self._complained_at = float("-inf")
 
     def receive(self, payloads: Sequence[str]) -> None:
-        """Publishes what plain triggers sent in one turn of the listener. What is not JSON stays here."""
+        """Publishes the payloads of plain triggers that arrived together. Drops what is not JSON."""
         changes = []
         for payload in payloads:
             try:
                 change = parse(payload)
             except NotJSON as error:
                 self.tally.not_json += 1
-                self._complain(f"not JSON ({error})", self.tally.not_json)
+                self._complain(f"that is not JSON ({error})", self.tally.not_json)
                 continue
             left = self._reduce(change) if self._reduce else change
             if left is None:
                 self.tally.withheld += 1
-                self._complain("of no shape whose rows --payload could withhold", self.tally.withheld)
+                self._complain("that --payload cannot redact", self.tally.withheld)
             else:
                 changes.append(left)
         if changes:
@@ -71,7 +71,7 @@ class Hub:
     def publish(
         self, changes: Sequence[Change], cursor: str | None = None, uncounted: Sequence[Change] | None = None
     ) -> None:
-        """`uncounted`: those of the changes that the tally does not hold yet, where that is not all."""
+        """Publishes the changes. `uncounted` are those that the tally does not hold yet, if not all."""
         told = without_losses(changes)
         self.tally.count(told if uncounted is None else without_losses(uncounted), self._clock())
         self.published += len(changes)
@@ -80,14 +80,14 @@ class Hub:
             broadcast(changes, cursor)
 
     def recall(self, changes: Sequence[Change]) -> None:
-        """Keeps for newest() of the journal's changes these, which an earlier server published, and no others."""
+        """Replaces the journal's changes in newest() by these, which an earlier server published."""
         plain = [change for change in self._recent if not change.at]
         self._recent.clear()
         self._recent_bytes = 0
         self._remember(without_losses([*changes, *plain]))
 
     def forget_journaled(self) -> None:
-        """Keeps none of the journal's changes: it is another one now."""
+        """Removes the journal's changes from newest(): the journal was replaced."""
         self.recall([])
 
     def _remember(self, changes: Sequence[Change]) -> None:
@@ -101,10 +101,8 @@ class Hub:
         """The newest changes, oldest first: at most `limit`, RECENT_LIMIT, and RECENT_LIMIT_BYTES of them."""
         return list(islice(self._recent, max(0, len(self._recent) - limit), None))
 
-    def _complain(self, what: str, count: int) -> None:
+    def _complain(self, which: str, count: int) -> None:
         now = self._clock()
         if now - self._complained_at >= COMPLAINT_INTERVAL_SECONDS:
             self._complained_at = now
-            logger.warning(
-                "a payload on channel %s is %s and was passed on to nobody; %d so far", PLAIN_CHANNEL, what, count
-            )
+            logger.warning("dropped a payload on channel %s %s (%d so far)", PLAIN_CHANNEL, which, count)

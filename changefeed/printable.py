@@ -1,13 +1,13 @@
-"""Text of others in, text that a log or a terminal can show as it is out. Knows neither.
+"""Makes text from outside safe to show in a log or on a terminal. Knows neither.
 
-Names of tables, messages of PostgreSQL and what a client sends may hold characters that command a terminal, end a line,
-or turn the order of what is read around. They are shown by their number.
+Names of tables, messages of PostgreSQL and input of clients may contain characters that control a terminal, end a
+line, or reverse the direction of text. They are replaced by their numbers.
 """
 
 import re
 
-# C0, DEL and C1; the ends of lines and paragraphs; what turns the direction of text (Unicode, UAX 9), is not seen at
-# all, or is half a character.
+# C0, DEL and C1; separators of lines and paragraphs; controls of the direction of text (Unicode, UAX 9); invisible
+# characters; halves of surrogate pairs.
 _COMMANDS = (
     "\0-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f"
@@ -23,17 +23,17 @@ def printable(text: str) -> str:
 
 
 def json_printable(text: str) -> str:
-    """The same of a text that is JSON, which stays the JSON of the same value."""
+    """The same for JSON, which keeps its value."""
     return COMMAND.sub(lambda found: _utf16(found[0]), text)
 
 
 def sql_printable(statement: str) -> str:
-    """The same of a statement, which goes on meaning the same where somebody pastes it."""
+    """The same for a statement, which keeps its meaning when it is pasted."""
     return printable(_QUOTED.sub(lambda found: _sql_constant(found[0]), statement))
 
 
 def sql_literal(text: str) -> str:
-    """As quote_literal() has it."""
+    """Quotes the text as quote_literal() does."""
     quoted = "'" + text.replace("'", "''").replace("\\", "\\\\") + "'"
     return f"E{quoted}" if "\\" in text else quoted
 

@@ -1,1 +1,1 @@
-"""What a change is: its row, its JSON, how much of it is shown, and the gap where changes are missing."""
+"""A change: its row, its JSON, how much of it may leave the server, and the gap that reports missing changes."""

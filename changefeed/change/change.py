@@ -1,7 +1,7 @@
 """A notification's payload or a journal's row in, a Change out. Knows no database, socket or clock.
 
-The texts of values are passed on as PostgreSQL wrote them, byte for byte: JSON numbers may have more digits than a
-float holds, so nothing here writes a value anew.
+Values keep the text that PostgreSQL wrote, byte for byte: JSON numbers may have more digits than a float holds, so
+nothing here converts a value and back.
 """
 
 import json
@@ -16,16 +16,16 @@ from changefeed.change.json_text import NotJSON, changed_columns, check, half_ch
 from changefeed.change.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
-LOSS = "LOSS"  # of what happened it is only known that it could not be journaled or read, or was not recorded
+LOSS = "LOSS"  # stands for changes that could not be journaled or read, or were not recorded
 BY_LETTER = {action[0]: action for action in (*ACTIONS, LOSS)}
 
 
-class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so no cycle can
-    """One row's change. `text` is its JSON on the wire; `table` is its qualified() name, or what the trigger called it.
+class Change(msgspec.Struct, gc=False):  # it holds no references, so it can be in no cycle
+    """One row's change. `text` is its JSON on the wire; `table` is its qualified() name, or the name the trigger sent.
 
-    One from the journal has a place in it (`xid` and `id`, else 0) and `at`, epoch seconds of its statement. `count`
-    is more than 1 where it stands for a statement of so many rows. `finding` is JSON that says why, of a loss that a
-    look at the schema found (see sql/recorded.sql).
+    A change from the journal has a place in it (`xid` and `id`, else 0), and `at`, the epoch seconds of its statement.
+    A `count` above 1 means that it stands for a statement of that many rows. `finding` is the reason, as JSON, for a
+    loss that a look at the schema found (see sql/recorded.sql).
     """
 
     text: str
@@ -39,34 +39,34 @@ class Change(msgspec.Struct, gc=False):  # nothing in it refers to anything, so 
 
     @property
     def cursor(self) -> str | None:
-        """The place after this change; None where it did not come from the journal. It stands last in the text."""
+        """The cursor after this change, which is last in the text; None if it is not from the journal."""
         return self.text[self.text.rindex('"', 0, -2) + 1 : -2] if self.id else None
 
     @property
     def is_journaled(self) -> bool:
-        """Whether it comes from the journal, which knows for certain which table it is of."""
+        """Whether it is from the journal, so that its table is certain."""
         return self.id > 0
 
     @property
     def is_loss(self) -> bool:
-        """Whether it stands for changes that nobody can have, and is a gap to whoever asked for them."""
+        """Whether it stands for lost changes; clients that asked for these get a gap."""
         return self.action == LOSS
 
     @property
     def is_foreign(self) -> bool:
-        """JSON that names no table and action of ours: whoever asked for everything gets it, nobody else."""
+        """Whether it is JSON without a table and action: only clients that asked for everything get it."""
         return not self.table
 
 
 def without_losses(changes: Sequence[Change]) -> Sequence[Change]:
-    """Those that tell of a change; the same object where all do."""
+    """The changes that are no losses; the same object if none is."""
     if LOSS in {change.action for change in changes}:
         return [change for change in changes if change.action != LOSS]
     return changes
 
 
 class JournalRow(NamedTuple):
-    """A row of changefeed.read(), as the driver gives it."""
+    """A row of changefeed.read(), as the driver returns it."""
 
     id: int
     xid: str
@@ -80,7 +80,7 @@ class JournalRow(NamedTuple):
 
 
 class _Head(msgspec.Struct, gc=False):
-    """What is looked at in a payload. The rest is read too, so that only JSON passes, and no value of it is made."""
+    """The members of a payload that are used. The rest is validated as JSON, but not decoded."""
 
     table: str = ""
     action: str = ""
@@ -91,7 +91,7 @@ _read_head = msgspec.json.Decoder(_Head).decode
 
 
 def parse(payload: str) -> Change:
-    """The change that `payload` tells of, foreign JSON included. Raises NotJSON."""
+    """Parses a NOTIFY payload, even JSON of another shape. Raises NotJSON."""
     try:
         head = _read_head(payload)
     except (msgspec.DecodeError, RecursionError):
@@ -102,7 +102,7 @@ def parse(payload: str) -> Change:
 
 
 def _parse_foreign(payload: str) -> Change:
-    """For JSON of another shape than ours, nested deeply, or with half of a surrogate pair in it. Raises NotJSON."""
+    """Parses JSON of another shape, deeply nested, or with half of a surrogate pair. Raises NotJSON."""
     said = members(payload) or {}
     table, action, schema = (string_of(said.get(name)) for name in ("table", "action", "schema"))
     if table and action in ACTIONS:
@@ -113,18 +113,18 @@ def _parse_foreign(payload: str) -> Change:
 
 
 def from_journal(row: tuple[Any, ...], cursor_suffix: str) -> Change:
-    """The change of a JournalRow, or of a plain tuple like it, which takes a third less time to make.
+    """Makes the change of a JournalRow, or of a plain tuple like it, which is a third faster.
 
-    `cursor_suffix` is cursor.encode_batch() of its batch. A row that is not JSON, as a type's own cast to json may give
-    it, is told like a statement of too many rows: with a `count`, and without data.
+    `cursor_suffix` is cursor.encode_batch() of its batch. A row that is not JSON, which a type's own cast to json may
+    produce, becomes a change with a `count` and without data, like a statement of too many rows.
     """
     change_id, xid, at, letter, schema, table, data, old, row_count = row
-    # What the rows of a table, and of a statement, have in common is put together once.
+    # The parts that rows of a table, or of a statement, share are made once.
     action, name, head, middle = _table_parts(schema, table, letter)
     epoch_seconds, transaction, tail = _statement_parts(at, xid)
     finding = ""
     if data is not None and action == LOSS:
-        finding, data = data, None  # it is no row, to be filtered like one
+        finding, data = data, None  # it is not a row, and must not be filtered like one
     if data is not None:
         try:
             if old is None:
@@ -141,7 +141,7 @@ def from_journal(row: tuple[Any, ...], cursor_suffix: str) -> Change:
 
 @lru_cache(maxsize=4096)
 def _table_parts(schema: str, table: str, letter: str) -> tuple[str, str, str, str]:
-    """The action, the table's whole name, and the texts before and behind the data."""
+    """The action, the table's qualified name, and the texts before and after the data."""
     action = BY_LETTER[letter]
     head = f'{{"table": {json.dumps(table, ensure_ascii=False)}, "action": "{action}", "data": '
     return action, qualified(schema, table), head, f', "schema": {json.dumps(schema, ensure_ascii=False)}, '

@@ -1,6 +1,6 @@
-"""A change's text in, the values of its row out, for the filters and whoever cuts columns. Knows no filter.
+"""A change's text in, the values of its row out, for filters and for selecting columns. Knows no filter.
 
-Numbers stay the text they are: a float would round them.
+Numbers stay text: a float would round them.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -13,7 +13,7 @@ from changefeed.change.change import Change
 from changefeed.change.json_text import Members, members, string_of, text_of
 
 T = TypeVar("T")
-KeyColumns = Callable[[str], Sequence[str]]  # a table's primary key; none where it has none
+KeyColumns = Callable[[str], Sequence[str]]  # the columns of a table's primary key; empty without one
 
 
 class Number(str):
@@ -23,13 +23,13 @@ class Number(str):
 
 
 class Nested(str):
-    """A JSON array or object as PostgreSQL wrote it. Nothing looks into it, and it may be nested without end."""
+    """A JSON array or object as PostgreSQL wrote it. It is never parsed, however deeply it is nested."""
 
     __slots__ = ()
 
 
 class Cell:
-    """A column's value, and what it compares like: worked out once for all who ask, since a filter may ask often."""
+    """A column's value and its key for comparing, computed once, since many filters may ask."""
 
     __slots__ = ("_keys", "value")
 
@@ -38,7 +38,7 @@ class Cell:
         self._keys: dict[Callable[[Any], Any], Any] = {}
 
     def key(self, read: Callable[[Any], Any]) -> Any:
-        """read(value)."""
+        """read(value), computed once."""
         if read not in self._keys:
             self._keys[read] = read(self.value)
         return self._keys[read]
@@ -54,7 +54,7 @@ _NAMES: Mapping[str, Any] = {"null": None, "true": True, "false": False}
 
 
 class ChangedRow:
-    """Parsed when somebody looks, and once; of its values only those that somebody looks at."""
+    """The row of a change, parsed once and when needed; each value is decoded when needed."""
 
     __slots__ = ("_cells", "_change", "_data", "_is_parsed", "_message", "_old", "_old_cells", "_worked_out")
 
@@ -64,10 +64,10 @@ class ChangedRow:
         self._message: Members | None = None
         self._worked_out: dict[Hashable, Any] = {}
 
-    def once(self, key: Hashable, work: Callable[[], T]) -> T:
-        """work(), which gives the same of this row for whoever has the same key."""
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """compute(), remembered by a key that stands for the same result of this row."""
         if key not in self._worked_out:
-            self._worked_out[key] = work()
+            self._worked_out[key] = compute()
         found: T = self._worked_out[key]
         return found
 
@@ -75,54 +75,56 @@ class ChangedRow:
     def message(self) -> Members:
         """The members of the change itself."""
         if self._message is None:
-            self._message = members(self._change.text, rows=3) or {}  # the row, the old one, and what is around them
+            self._message = (
+                members(self._change.text, rows=3) or {}
+            )  # three: the row, the old row, and the message around them
         return self._message
 
     @property
     def data(self) -> Members | None:
-        """The row's columns; None where the change names no row."""
+        """The row's columns; None if the change has no row."""
         self._parse()
         return self._data
 
     @property
     def old(self) -> Members | None:
-        """The columns that an UPDATE changed, as they were; None where that is not known."""
+        """The old values of the columns that an UPDATE changed; None if unknown."""
         self._parse()
         return self._old
 
     @property
     def is_known(self) -> bool:
-        """Whether the change names a row at all: a TRUNCATE does not."""
+        """Whether the change has a row: a TRUNCATE does not."""
         return self.data is not None
 
     def value(self, column: str) -> Any:
-        """What the column is now, or was before the row was deleted; null, and a column that is not there, are None."""
+        """The column's value, after a DELETE the last one; None for null and for a missing column."""
         return self.cell(column).value
 
     def cell(self, column: str) -> Cell:
-        """The same, for who compares it."""
+        """The same, as a Cell for comparing."""
         self._parse()
         return _cell(self._cells, self._data, column)
 
     def has(self, column: str) -> bool:
-        """Whether the row says anything of it, null included."""
+        """Whether the row has the column, even if it is null."""
         return self.data is not None and column in self.data
 
     def has_changed(self, column: str) -> bool:
-        """Whether an UPDATE has changed it, as far as is known."""
+        """Whether an UPDATE is known to have changed the column."""
         return self.old is not None and column in self.old
 
     def old_value(self, column: str) -> Any:
-        """What the column was before an UPDATE."""
+        """The column's value before an UPDATE."""
         return self.old_cell(column).value
 
     def old_cell(self, column: str) -> Cell:
-        """The same, for who compares it."""
+        """The same, as a Cell for comparing."""
         return _cell(self._old_cells, self._old, column) if self.has_changed(column) else self.cell(column)
 
     @property
     def is_changed(self) -> bool:
-        """Whether anything is known of what an UPDATE has changed."""
+        """Whether it is known which columns an UPDATE changed."""
         return bool(self.old)
 
     def _parse(self) -> None:
@@ -143,7 +145,7 @@ class ChangedRow:
 
 
 def _cell(cells: dict[str, Cell], row: Members | None, column: str) -> Cell:
-    """Of `cells`, those of the row that were looked at before."""
+    """The cell of the column, kept in `cells`."""
     if column not in cells:
         text = row.get(column) if row else None
         cells[column] = Cell(None if text is None else _decode(text))

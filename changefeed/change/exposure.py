@@ -1,7 +1,6 @@
-"""What a row says in, what of it may leave the server out: all, the primary key's values, or nothing. Knows no client.
+"""A row in, the part that --payload allows out: all, the primary key's values, or nothing. Knows no client.
 
-The journal's reader and the hub reduce by it what they hand on; so the memory and every route have what is left, and
-nothing else.
+The journal's reader and the hub apply it first. So the memory and all routes never have more.
 """
 
 import enum
@@ -24,17 +23,17 @@ class Payload(enum.StrEnum):
 
     @property
     def withheld(self) -> str:
-        """Why a column cannot be asked for, for whoever did."""
+        """The error for a client that asks for a withheld column."""
         if self is Payload.KEYS:
-            return "the server gives out the columns of primary keys only (--payload keys)"
-        return "the server gives out counts only, and no column (--payload off)"
+            return "the server sends only the columns of primary keys (--payload keys)"
+        return "the server sends only counts, and no columns (--payload off)"
 
 
 Value = TypeVar("Value")
 
 
 def key_members(row: str | None, key: Sequence[str]) -> str | None:
-    """The row's JSON with just the columns of the key, each value byte for byte; an empty object without a key.
+    """The row's JSON with only the columns of the key, each value byte for byte; an empty object without a key.
 
     Raises NotJSON.
     """
@@ -42,7 +41,7 @@ def key_members(row: str | None, key: Sequence[str]) -> str | None:
 
 
 def shown_columns(payload: Payload, columns: Mapping[str, Value], key: Sequence[str]) -> Mapping[str, Value]:
-    """Of a table's columns those that may leave."""
+    """The table's columns that may leave the server."""
     match payload:
         case Payload.FULL:
             return columns
@@ -53,9 +52,9 @@ def shown_columns(payload: Payload, columns: Mapping[str, Value], key: Sequence[
 
 
 def reduce(change: Change, payload: Payload, key_of: KeyColumns) -> Change | None:
-    """What a trigger that notifies tells of, as it may leave; None where it is of another shape than the original's.
+    """A NOTIFY trigger's change, reduced to what may leave the server; None if its shape is unknown.
 
-    Beside `data` only the table's name and the action are passed on: what else a trigger says may be a row's.
+    Besides `data` only the table's name and the action are kept: other members may contain row data.
     """
     if payload is Payload.FULL:
         return change

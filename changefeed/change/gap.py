@@ -1,4 +1,4 @@
-"""That changes may have been lost, as a value: losing data is a message, never a silence."""
+"""A gap: the message that changes may have been lost. Losing data is a message, never a silence."""
 
 import json
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from datetime import UTC, datetime
 from changefeed.change.change import Change
 
 READ_AGAIN = "read the tables you follow once more; the feed goes on from here"
-WHY_LIMIT_CHARACTERS = 2_000  # of one that stands for many
-READ_ELSEWHERE = "read the table itself until it is watched again, which another gap tells"
-# By what became of a table that is not watched any more.
+WHY_LIMIT_CHARACTERS = 2_000  # of a gap that combines several
+READ_ELSEWHERE = "read the table itself until it is watched again, which another gap reports"
+# By what happened to a table that is no longer watched.
 LEFT = {
-    "dropped": "forget the table's rows; another gap tells when a table of its name is watched again",
-    "renamed": "follow the table under its new name; another gap tells when a table of the old one is watched again",
+    "dropped": "forget the table's rows; another gap reports when a table of its name is watched again",
+    "renamed": "follow the table under its new name; another gap reports when a table of the old name is watched again",
 }
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Between `since` and `until`, or between two cursors, where either is known, changes may be missing: `why`."""
+    """Changes may be missing between `since` and `until`, or between two cursors, if known; `why` is the reason."""
 
     why: str
     from_cursor: str | None = None
@@ -27,26 +27,26 @@ class Gap:
     since: datetime | None = None
     until: datetime | None = None
     what_to_do: str = READ_AGAIN
-    skipped: int | None = None  # how many changes, where that is known
-    table: str | None = None  # the only one whose changes may be missing, by its qualified() name
-    columns: frozenset[str] = frozenset()  # where there are any, only who filters by one of them misses changes
+    skipped: int | None = None  # how many changes are missing, if known
+    table: str | None = None  # qualified() name of the only table that is affected
+    columns: frozenset[str] = frozenset()  # if not empty, only filters by one of these columns are affected
 
     @classmethod
     def of_loss(cls, loss: Change) -> "Gap":
-        """What stands in the feed for changes that the journal does not have."""
+        """The gap for changes that the journal does not have."""
         at = datetime.fromtimestamp(loss.at, UTC)
         if loss.finding:
             found = json.loads(loss.finding)
             since = datetime.fromtimestamp(found["since"], UTC) if found["since"] else None
             what_to_do = READ_AGAIN if found["is_over"] else LEFT.get(found.get("became"), READ_ELSEWHERE)
             return cls(found["why"], None, loss.cursor, since, at, what_to_do, table=loss.table)
-        why = f"a statement on {loss.table} could not be journaled, or not be read; PostgreSQL's log says why"
+        why = f"a statement on {loss.table} could not be journaled or read; PostgreSQL's log says why"
         skipped = loss.count if loss.count > 1 else None
         return cls(why, to_cursor=loss.cursor, since=at, until=at, skipped=skipped, table=loss.table)
 
     @classmethod
     def of_all(cls, gaps: Sequence["Gap"]) -> "Gap":
-        """The one that stands for these, in their order: of one table only where all of them are."""
+        """Combines the gaps, in their order. The result names a table only if all of them name it."""
         first, last = gaps[0], gaps[-1]
         if len(gaps) == 1:
             return first

@@ -1,10 +1,10 @@
 """JSON text in, the members of an object out, the text of each value byte for byte. Knows nothing but JSON.
 
 PostgreSQL's numbers have more digits than a float holds, so no value is read and written again. msgspec does the work
-where it can. It calls itself for each level of nesting, which Python bounds (some 1,000 levels in 3.11), and it refuses
-half of a surrogate pair, which is JSON. PostgreSQL stores both, nested up to some 10,000 levels deep. So what msgspec
-refuses is read here, without recursion. Either way takes time in proportion to the text; by hand up to a bound, beyond
-which the text is told like one that is no JSON.
+where it can. It recurses for each level of nesting, which Python limits (some 1,000 levels in 3.11), and it refuses
+half of a surrogate pair, which JSON allows. PostgreSQL stores both, up to some 10,000 levels deep. So what msgspec
+refuses is parsed here, without recursion. Both take time in proportion to the text; texts above a bound, which only
+this parser has, count as malformed.
 """
 
 import json
@@ -22,32 +22,32 @@ _SPACES = " \t\r\n"
 _SPACE = f"[{_SPACES}]*+"
 _STRING = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+"'
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
-# A brace or comma is one token with the key behind it, and so are brackets of one kind without anything between them.
+# A brace or comma and the key after it are one token, and so are adjacent brackets of one kind.
 _TOKEN = rf"[{{,](?:{_SPACE}({_STRING}){_SPACE}:)?+|\[++|\]++|\}}++|{_STRING}|{_NUMBER}|true|false|null|\Z"
-# Group 1 is the token, 2 the key. The token is empty at the end of the text, and None where none begins.
+# Group 1 is the token, 2 the key. The token is empty at the end of the text, and None if it is malformed.
 _token = re.compile(rf"{_SPACE}(?:({_TOKEN})|.)", re.DOTALL).match
 
 
 def _containers_of(item: str) -> str:
-    """The arrays and objects of a few such items, as a pattern: of many it would be read in vain that it fits none."""
+    """A pattern for arrays and objects of a few such items; with more, a failed match would waste time."""
     member = rf"{_STRING}{_SPACE}:{_SPACE}{item}{_SPACE}"
     array = rf"\[{_SPACE}(?:{item}{_SPACE}(?:,{_SPACE}{item}{_SPACE}){{0,7}}+)?+\]"
     return rf"{array}|\{{{_SPACE}(?:{member}(?:,{_SPACE}{member}){{0,7}}+)?+\}}"
 
 
-# What is not nested any deeper than that is passed over at once, where it follows another item.
+# An item that is nested no deeper than that is skipped in one match, if it follows another item.
 _SCALAR = rf"{_STRING}|{_NUMBER}|true|false|null"
 _FLAT = rf"(?:{_SCALAR}|{_containers_of(f'(?:{_SCALAR})')})"
 _ITEM = rf"(?:{_SCALAR}|{_containers_of(_FLAT)})"
 _more_items = re.compile(rf"(?:{_SPACE},{_SPACE}{_ITEM})*+").match
 _more_members = re.compile(rf"(?:{_SPACE},{_SPACE}{_STRING}{_SPACE}:{_SPACE}{_ITEM})*+").match
-# Of a row that is read by hand: some 50 ms. PostgreSQL has no deeper value than of some 10,000 levels.
+# The limits of a row that is parsed here: some 50 ms. PostgreSQL's values have at most some 10,000 levels.
 STEPS_LIMIT = 20_000
 LIMIT_CHARACTERS = 512 << 10
-# A token's first character says which it is, so a string of them says which may come next.
+# A token's first character is its kind, so a string lists the kinds that may come next.
 _VALUE = '"[{tfn-0123456789'
 _VALUE_OR_END = _VALUE + "]"
-_TOO_MUCH = "it is nested so deeply, and has so many parts, that reading it would take too long"
+_TOO_MUCH = "it is nested too deeply and has too many parts to be parsed in time"
 _CACHED_CHARACTERS = 256 << 10
 half_character = re.compile("[\ud800-\udfff]").search
 
@@ -56,11 +56,11 @@ _read_any = msgspec.json.Decoder(Raw).decode
 
 
 class NotJSON(ValueError):
-    """The text is not JSON, and the message says where it stops being so; or to read it would take too long."""
+    """The text is malformed, and the message says where; or parsing it would take too long."""
 
 
 def members(text: str | Raw, *, rows: int = 1) -> Members | None:
-    """An object's members; None for JSON that is no object. Raises NotJSON, also where it takes too long for `rows`."""
+    """An object's members; None for other JSON. Raises NotJSON, also if parsing takes too long for `rows`."""
     try:
         return _read_object(text)
     except (msgspec.DecodeError, RecursionError):
@@ -72,7 +72,7 @@ def members(text: str | Raw, *, rows: int = 1) -> Members | None:
 
 
 def check(text: str) -> None:
-    """Raises NotJSON."""
+    """Raises NotJSON unless the text is JSON."""
     try:
         _read_any(text)
     except (msgspec.DecodeError, RecursionError):
@@ -84,34 +84,34 @@ def text_of(value: str | Raw) -> str:
 
 
 def string_of(value: Raw | None) -> str | None:
-    """What a JSON string says; None for any other value."""
+    """The text of a JSON string; None for any other value."""
     text = bytes(value or b"")
     if not text.startswith(b'"'):
         return None
     try:
-        said: str = msgspec.json.decode(text)
+        decoded: str = msgspec.json.decode(text)
     except msgspec.DecodeError:
-        said = json.loads(text)  # half of a surrogate pair
-    return said
+        decoded = json.loads(text)  # half of a surrogate pair
+    return decoded
 
 
 def quoted(text: str) -> str:
-    """As a JSON string, the way PostgreSQL writes it."""
+    """The text as a JSON string, as PostgreSQL writes it."""
     return json.dumps(text) if half_character(text) else encode_basestring(text)
 
 
 def some(found: Members, keys: Set[str]) -> Members:
-    """Those with these keys."""
+    """The members with these keys."""
     return {key: value for key, value in found.items() if key in keys}
 
 
 def write(found: Mapping[str, str | Raw], *, space: str = "") -> str:
-    """The object with these members: without spaces as PostgreSQL writes a row, or with one as the wire has it."""
+    """Writes an object: without spaces, as PostgreSQL writes a row, or with `space`, as on the wire."""
     return "{" + f",{space}".join([f"{quoted(key)}:{space}{text_of(value)}" for key, value in found.items()]) + "}"
 
 
 def changed_columns(old_row: str, new_row: str) -> str:
-    """A JSON object of the old row's members that the new row has otherwise, or not at all. Raises NotJSON."""
+    """A JSON object of the old row's members that differ or are missing in the new row. Raises NotJSON."""
     if old_row == new_row:
         check(new_row)
         return "{}"
@@ -134,7 +134,7 @@ def _read_tokens(text: str, steps_limit: int = STEPS_LIMIT) -> Members | None:
     at = 0
     for _ in range(steps_limit):
         match = _token(text, at)
-        assert match  # anything is one
+        assert match  # the pattern matches anything
         token, at = match[1], match.end()
         if not token or token[0] not in expected:
             if token == expected:
@@ -154,7 +154,7 @@ def _read_tokens(text: str, steps_limit: int = STEPS_LIMIT) -> Members | None:
             expected = _VALUE if next_key or kind == "," else "}"
             if next_key and len(closers) == 1:
                 key, value_begins = next_key, match.end()
-        else:  # a value ends, or several within each other
+        else:  # one or more nested values end
             value_ends = match.end()
             if kind in "]}":
                 closers.pop()  # it was expected
@@ -162,7 +162,7 @@ def _read_tokens(text: str, steps_limit: int = STEPS_LIMIT) -> Members | None:
                     if not closers or closers.pop() != closer:
                         raise _malformed(match)
                 if not closers:
-                    value_ends -= 1  # the last of them ends the whole
+                    value_ends -= 1  # the last closes the outermost value
             if key and len(closers) <= 1:
                 found[json.loads(key)] = Raw(text[value_begins:value_ends].strip(_SPACES))
                 key = ""
@@ -175,7 +175,7 @@ def _read_tokens(text: str, steps_limit: int = STEPS_LIMIT) -> Members | None:
     return found if is_object else None
 
 
-# Each audience asks for the same row, and each client that catches up. Nobody changes what the cache gives.
+# All audiences, and clients that catch up, parse the same row. Nothing changes the cached objects.
 _read_tokens_once = lru_cache(maxsize=64)(_read_tokens)
 
 

@@ -1,6 +1,6 @@
-"""Names of tables as SQL writes them: text in, schema and table out, and back. Knows no database.
+"""Parses and writes names of tables as in SQL: text in, schema and table out, and back. Knows no database.
 
-A part with a dot, a star or a double quote in it stands in double quotes, with "" for a quote; every other part may.
+A part with a dot, a star or a double quote must be in double quotes, with "" for a quote; any other part may be.
 `sales."eu.orders"` and `"sales.eu".orders` are two tables, and `sales.eu.orders` could mean either.
 """
 
@@ -11,29 +11,29 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-# PostgreSQL's names have at most 63 bytes, and so at most as many characters. What is longer names nothing.
+# PostgreSQL's names have at most 63 bytes, and so at most 63 characters. A longer one names nothing.
 NAME_LIMIT_CHARACTERS = 63
 LIMIT_CHARACTERS = 2 * (2 * NAME_LIMIT_CHARACTERS + 2) + 1  # two names in quotes, all of them quotes
 PLAIN_LIMIT_CHARACTERS = 2 * NAME_LIMIT_CHARACTERS + 1  # without quotes
 
-_TOO_LONG = f"no name of PostgreSQL's is so long: each has at most {NAME_LIMIT_CHARACTERS} bytes"
+_TOO_LONG = f"it is too long: PostgreSQL's names have at most {NAME_LIMIT_CHARACTERS} bytes"
 _NEEDS_QUOTES = re.compile(r'[."*]')
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".][^.]*)')
 
 
 class BadName(ValueError):
-    """The text names no table; the message says what is wrong with it."""
+    """The text is not a name of a table; the message says why."""
 
 
 class TableName(NamedTuple):
-    """Without a schema: of that name in whichever schema."""
+    """A table's name. Without a schema it means the table of that name in any schema."""
 
     schema: str | None
     table: str
 
     @property
     def covering(self) -> "tuple[Pattern, ...]":
-        """All the patterns that cover it, so that of many patterns those are found that do."""
+        """All patterns that cover the name, to look them up among many."""
         return (
             Pattern(self.schema, self.table),
             Pattern(self.schema, None),
@@ -44,22 +44,22 @@ class TableName(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def qualified(schema: str, table: str) -> str:
-    """The one way in which schema and table are written here."""
+    """The canonical name of a table with its schema."""
     return f"{_quoted(schema)}.{_quoted(table)}"
 
 
 class Pattern(NamedTuple):
-    """None stands for any schema, or for any table."""
+    """A pattern for names; None means any schema, or any table."""
 
     schema: str | None
     table: str | None
 
     def covers(self, name: TableName) -> bool:
-        """Whether the name is one of these, for certain."""
+        """Whether the pattern certainly covers the name."""
         return self.schema in (None, name.schema) and self.table in (None, name.table)
 
     def may_cover(self, name: TableName) -> bool:
-        """The same where a name without a schema may be of any."""
+        """Whether it may cover the name, if a name without a schema may be in any."""
         return self.covers(name) or (name.schema is None and self.table in (None, name.table))
 
 
@@ -76,32 +76,32 @@ class Patterns:
 
     @property
     def readings(self) -> str:
-        """For an error: the ways to write what an ambiguous name could mean."""
+        """For an error: how to write each meaning of an ambiguous name."""
         return " or ".join(qualified(one.schema, one.table) for one in self.possible if one.schema and one.table)
 
 
 @lru_cache(maxsize=256)
 def parse_pattern(text: str) -> Patterns:
-    """Raises BadName."""
+    """Parses a name or pattern. Raises BadName."""
     parts = _split(text)
     for part, is_quoted in parts[:-1]:
         if "*" in part and not is_quoted:
-            raise BadName("a star stands for all tables of a schema, and alone for all tables")
+            raise BadName("a star must stand alone, for all tables, or after a schema, for all of its tables")
     last, is_quoted = parts[-1]
     if last == "*" and not is_quoted:
         if len(parts) == 1:
             return _only(Pattern(None, None))
         schema = _joined(parts[:-1])
         if schema is None:
-            raise BadName("quoted and unquoted parts do not make one name")
+            raise BadName("a name cannot have both quoted and unquoted parts")
         if not _may_be(schema):
             raise BadName(_TOO_LONG)
         return _only(Pattern(schema, None))
     if "*" in last and not is_quoted:
-        raise BadName("a star stands for all tables of a schema, and alone for all tables")
+        raise BadName("a star must stand alone, for all tables, or after a schema, for all of its tables")
     possible = tuple(Pattern(*name) for name in _readings(parts))
     if not possible and any(is_quoted for _, is_quoted in parts) and len(parts) > 2:
-        raise BadName("it has more parts than a schema and a table")
+        raise BadName("it must have at most two parts, a schema and a table")
     if not possible:
         raise BadName(_TOO_LONG)
     with_schema = [one for one in possible if one.schema is not None]
@@ -111,7 +111,7 @@ def parse_pattern(text: str) -> Patterns:
 
 @lru_cache(maxsize=256)
 def canonical(text: str) -> str:
-    """The one way to write what the text means; as it is where it is ambiguous. Raises BadName."""
+    """The canonical way to write the name or pattern; the text itself if it is ambiguous. Raises BadName."""
     pattern = parse_pattern(text).certain
     if pattern is None:
         return text
@@ -121,26 +121,26 @@ def canonical(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def exact(name: str) -> TableName:
-    """The table that qualified() wrote."""
+    """Parses a name that qualified() wrote."""
     return as_written(name)[0]
 
 
 @lru_cache(maxsize=1024)
 def could_mean(name: str) -> Sequence[TableName]:
-    """Every table that the name could be of, as a trigger says it: with or without schema, quoted or as it is."""
-    # What reads as a name in quotes may be one that has these quotes in it.
+    """Every table that a trigger may mean by the name: with or without schema, quoted or not."""
+    # A quoted name may also be an unquoted one that contains the quotes.
     return tuple(dict.fromkeys((*_quoted_readings(name), *_plain_readings(name), TableName(None, name))))
 
 
 def as_written(name: str) -> Sequence[TableName]:
-    """What a name of a change means where no database is asked: schema.table, else whatever it could mean."""
+    """The meanings of a change's name without asking a database: schema.table, else all possible ones."""
     readings = _quoted_readings(name) or could_mean(name)
     with_schema = [one for one in readings if one.schema is not None]
     return with_schema if len(with_schema) == 1 else readings
 
 
 def split_list(text: str) -> list[str]:
-    """What stands between commas, those in double quotes left alone."""
+    """Splits at commas, except within double quotes."""
     items, begin, is_quoted = [], 0, False
     for at, character in enumerate(text):
         if character == '"':
@@ -172,15 +172,15 @@ def _split(text: str) -> Sequence[Part]:
         if text[at] != ".":
             break
         at += 1
-    raise BadName('each part of it is a name, or one in double quotes with "" for a quote in it')
+    raise BadName('each part must be a name, or be in double quotes with "" for a quote')
 
 
 def _readings(parts: Sequence[Part]) -> Iterator[TableName]:
-    """Each table that it could be, where no name is too long."""
+    """Each table that the parts could mean, without names that are too long."""
     if not any(is_quoted for _, is_quoted in parts):
         yield from _plain_readings(".".join(text for text, _ in parts))
         return
-    # What is quoted is a name by itself: the first part, or the last.
+    # A quoted part, the first or the last, is a name by itself.
     for at in sorted({1, len(parts) - 1} - {0, len(parts)}):
         schema, table = _joined(parts[:at]), _joined(parts[at:])
         if schema is not None and table is not None and _may_be(schema) and _may_be(table):
@@ -191,7 +191,7 @@ def _readings(parts: Sequence[Part]) -> Iterator[TableName]:
 
 
 def _quoted_readings(name: str) -> Sequence[TableName]:
-    """Those where a part stands in quotes; none where they are not set as those of a name are."""
+    """The readings with a quoted part; none if the quotes are misplaced."""
     if '"' in name:
         with contextlib.suppress(BadName):
             return tuple(_readings(_split(name)))
@@ -199,7 +199,7 @@ def _quoted_readings(name: str) -> Sequence[TableName]:
 
 
 def _plain_readings(name: str) -> Iterator[TableName]:
-    """The same where every part stands as it is: any dot may be the one between the schema and the table."""
+    """The readings without quotes: any dot may separate schema and table."""
     if len(name) > PLAIN_LIMIT_CHARACTERS:
         return
     first = max(1, len(name) - 1 - NAME_LIMIT_CHARACTERS)
@@ -216,7 +216,7 @@ def _may_be(name: str) -> bool:
 
 
 def _joined(parts: Sequence[Part]) -> str | None:
-    """One name with dots in it, which is possible without quotes only."""
+    """Joins the parts to one name with dots, if none of them is quoted."""
     if len(parts) > 1 and any(is_quoted for _, is_quoted in parts):
         return None
     return ".".join(text for text, _ in parts)

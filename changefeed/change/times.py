@@ -1,4 +1,4 @@
-"""Times in, their texts on the wire out. Knows nothing else."""
+"""Formats times as they are sent to clients."""
 
 from datetime import UTC, datetime
 

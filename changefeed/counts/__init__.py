@@ -1,1 +1,1 @@
-"""How many changes there were: by table, action and time, with their delays, alerts, and the time before the start."""
+"""Counts of changes by table, action and time; their delays; alerts; the backfill of the time before the start."""

@@ -1,7 +1,7 @@
-"""Rules and a tally in, which alerts are raised and which end out. Knows no clock, database or HTTP.
+"""Rules and a tally in, alerts that are raised or end out. Knows no clock, database or HTTP.
 
-The rules are the dashboard's, in the words it shows them in. An alert is raised only where that is sure: what lies in a
-time that nobody counted is not known, and leaves everything as it was.
+The rules are those of the dashboard, in its words. An alert changes only if that is certain: a time that was not
+counted leaves it as it was.
 """
 
 import re
@@ -13,8 +13,10 @@ from changefeed.change.table_names import as_written, canonical
 from changefeed.counts.tally import OTHER_TABLES, STEPS, Tally
 from changefeed.selection.subscription import Subscription
 
-RATE_SECONDS = 5  # a rate is the mean of so many, as on the dashboard
-CALM_SECONDS = 30.0  # a rate that was above its limit must have kept to it for so long: one alert, not one a second
+RATE_SECONDS = 5  # a rate is the mean over this time, as on the dashboard
+CALM_SECONDS = (
+    30.0  # how long a rate must stay below the limit before its alert ends: so there is one alert, not one a second
+)
 MOST_SECONDS = max(step * kept for step, kept in STEPS.items())
 
 EXPECTED = (
@@ -31,7 +33,7 @@ _QUIET = re.compile(
 
 @dataclass(frozen=True)
 class Above:
-    """More changes a second than `per_second`. `table` is as in a subscription; None is all together."""
+    """More changes a second than `per_second`. `table` is as in a subscription; None means all tables together."""
 
     action: str
     table: str | None
@@ -75,7 +77,7 @@ def parse(text: str) -> Alert:
 class Transition:
     """An alert is raised, or ends. Times are epoch seconds; `since` is when it was raised.
 
-    `value` is the changes per second, or for Quiet the seconds since the last one, None where none is known.
+    `value` is the changes per second, or for Quiet the seconds since the last change; None if unknown.
     """
 
     alert: Alert
@@ -86,7 +88,7 @@ class Transition:
 
 
 class Alerts:
-    """Which alerts are raised. What was counted is looked up in `tally`."""
+    """The state of all alerts, by the counts in `tally`."""
 
     def __init__(self, alerts: Iterable[Alert], tally: Tally) -> None:
         self._watches = [
@@ -94,12 +96,12 @@ class Alerts:
         ]
 
     def check(self, known_from: float, now: float) -> list[Transition]:
-        """What turned since the last check. Everything between the two times (epoch seconds) was counted."""
+        """The transitions since the last check. All changes between the two times (epoch seconds) are counted."""
         return [turn for watch in self._watches if (turn := watch.check(known_from, now))]
 
 
 class _Watch:
-    """One alert, and since when it is raised."""
+    """One alert and, if it is raised, since when."""
 
     calm_seconds = 0.0
 
@@ -127,7 +129,7 @@ class _Watch:
         return None
 
     def _look(self, known_from: float, now: float) -> tuple[bool | None, float | None]:
-        """Whether it is so, None where that is not known; and the turn's value."""
+        """Whether the alert's condition holds, None if unknown; and the transition's value."""
         raise NotImplementedError
 
     def _look_for_tables(self) -> None:
@@ -138,7 +140,7 @@ class _Watch:
 
     @property
     def _is_counted(self) -> bool:
-        """False where its table may be among those that are counted under one name."""
+        """False if the table may be counted together with others under one name."""
         return bool(self._tables) or OTHER_TABLES not in self._tally.totals
 
 
@@ -150,7 +152,7 @@ class _AboveWatch(_Watch):
         self._per_second = alert.per_second
 
     def _look(self, known_from: float, now: float) -> tuple[bool | None, float | None]:
-        end = int(now)  # the second that is not yet over does not count
+        end = int(now)  # excludes the second that is not over yet
         buckets = self._tally.by_step[1]
         count = sum(buckets.count(begins, self._tables, self._index) for begins in range(end - RATE_SECONDS, end))
         rate = count / RATE_SECONDS
@@ -165,11 +167,11 @@ class _QuietWatch(_Watch):
         self._seconds = alert.seconds
         self._buckets = next(b for b in tally.by_step.values() if b.window_seconds >= alert.seconds)
         self._counted = 0
-        self._last_before: float | None = None  # the end of the step of the last one
+        self._last_before: float | None = None  # the end of the last change's step
 
     def _look(self, known_from: float, now: float) -> tuple[bool | None, float | None]:
         counted = sum(self._tally.totals[table][self._index] for table in self._tables)
-        if counted != self._counted:  # else a search through all steps would find what it found before
+        if counted != self._counted:  # else the search would give the same result
             self._counted = counted
             self._last_before = self._buckets.newest_end(self._tables, self._index) or self._last_before
         if self._last_before is None:

@@ -103,7 +103,7 @@ class CountsBackfill:
             wanted = Snapshot.parse(self._uncounted) if self._uncounted else NOTHING
         else:
             if self._has_begun or cursor:
-                self._apply(functools.partial(self._tally.begin_anew, time.time()))
+                self._apply(functools.partial(self._tally.reset, time.time()))
             wanted = memory.edge.batch
         self._has_begun = True
         self._want(wanted)

@@ -1,4 +1,4 @@
-"""Counts at a time in, counts by step of time out: the newest steps only. Knows no change and no clock."""
+"""Counts by steps of time, of the newest steps only. Knows no change and no clock."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NotRequired, TypedDict
@@ -10,7 +10,7 @@ NONE = (0,) * len(ACTIONS)
 
 
 class BucketMessage(TypedDict):
-    """The bucket that begins at the epoch second `at`: counts by table, and how many changes had which delay."""
+    """The bucket that begins at the epoch second `at`: counts by table, and a histogram of delays."""
 
     at: int
     counts: Mapping[str, Counts]
@@ -18,7 +18,7 @@ class BucketMessage(TypedDict):
 
 
 class Buckets:
-    """The counts of the last `kept` steps of `step_seconds`, by epoch second of their beginning, table and action."""
+    """The counts of the last `kept` steps of `step_seconds`, by the step's first epoch second, table and action."""
 
     def __init__(self, step_seconds: int, kept: int) -> None:
         self.step_seconds = step_seconds
@@ -30,7 +30,7 @@ class Buckets:
         self._touched: dict[int, set[str]] = {}
 
     def add(self, at: float, table: str, index: int, count: int) -> None:
-        """Counts `count` changes made at `at`; what lies before the kept steps is past."""
+        """Counts `count` changes made at `at`; ignores those before the kept steps."""
         begins = self._begin(at)
         if begins is None:
             return
@@ -42,7 +42,7 @@ class Buckets:
         self._touched.setdefault(begins, set()).add(table)
 
     def add_delay(self, at: float, index: int, count: int) -> None:
-        """`count` changes arrived at `at` with the delay that changefeed.delays calls `index`."""
+        """Counts `count` changes that arrived at `at`, with the delay of `index` (see delays.py)."""
         begins = self._begin(at)
         if begins is not None:
             delays = self._delays.setdefault(begins, {})
@@ -50,24 +50,24 @@ class Buckets:
             self._touched.setdefault(begins, set())
 
     def since(self, at: float) -> list[BucketMessage]:
-        """The buckets that end after `at`, oldest first; one in which nothing happened is left out."""
+        """The buckets that end after `at`, oldest first, without empty ones."""
         begun = sorted(self._counts.keys() | self._delays.keys())
         return [
             self._message(begins, self._counts.get(begins, {})) for begins in begun if begins + self.step_seconds > at
         ]
 
     def count(self, begins: int, tables: Collection[str], index: int) -> int:
-        """The changes of these tables in the step that begins then."""
+        """How many changes these tables have in the step that begins then."""
         bucket = self._counts.get(begins, {})
         return sum(bucket[table][index] for table in tables if table in bucket)
 
     def newest_end(self, tables: Collection[str], index: int) -> int | None:
-        """Where the newest step ends in which any of these tables has a change; None where none has."""
+        """The end of the newest step with a change of any of these tables; None if there is none."""
         newest_first = sorted(self._counts, reverse=True)
         return next((begins + self.step_seconds for begins in newest_first if self.count(begins, tables, index)), None)
 
     def take_touched(self) -> list[BucketMessage]:
-        """The buckets that changed since this was last called, with the tables in them that did."""
+        """The buckets that changed since the last call, each with the tables that changed."""
         touched, self._touched = self._touched, {}
         return [
             self._message(begins, {table: self._counts[begins][table] for table in touched[begins]})
@@ -75,7 +75,7 @@ class Buckets:
         ]
 
     def add_before(self, loaded: "Buckets") -> None:
-        """Adds what was counted elsewhere, all at once: `loaded` becomes part of this. Nobody is told of it as news."""
+        """Adds the counts of `loaded`, which must not be used afterwards. They do not count as touched."""
         for begins, bucket in self._counts.items():
             into = loaded._counts.setdefault(begins, {})
             for table, counts in bucket.items():
@@ -85,11 +85,11 @@ class Buckets:
         self._forget_old()
 
     def dump(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Everything, for JSON."""
         return {"counts": _with_text_keys(self._counts), "delays": _with_text_keys(self._delays)}
 
     def restore(self, dumped: Mapping[str, Any]) -> None:
-        """Becomes what was dumped."""
+        """Takes the state of a dump()."""
         self._counts = {int(begins): bucket for begins, bucket in dumped["counts"].items()}
         self._delays = {
             int(begins): {int(index): count for index, count in delays.items()}
@@ -106,7 +106,7 @@ class Buckets:
         return message
 
     def _begin(self, at: float) -> int | None:
-        """The beginning of the step that holds `at`; None where that is past."""
+        """The beginning of the step that contains `at`; None if it is no longer kept."""
         begins = int(at) // self.step_seconds * self.step_seconds
         if begins > self._newest:
             self._newest = begins
@@ -119,7 +119,7 @@ class Buckets:
             self._counts = {begins: bucket for begins, bucket in self._counts.items() if begins > oldest}
         if len(self._delays) > self.kept:
             self._delays = {begins: delays for begins, delays in self._delays.items() if begins > oldest}
-        # Also when nobody takes them; and what is forgotten can't be told.
+        # Even if nothing takes them; and forgotten buckets cannot be sent.
         if self._touched and min(self._touched) <= oldest:
             self._touched = {begins: tables for begins, tables in self._touched.items() if begins > oldest}
 

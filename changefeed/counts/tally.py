@@ -1,6 +1,6 @@
-"""Changes in, counts by table and action out: totals, and buckets of 1, 10 and 60 seconds. Knows no socket or clock.
+"""Counts changes by table and action: totals, and buckets of 1, 10 and 60 seconds. Knows no socket or clock.
 
-All counts given out are absolute, never differences, so that whoever reads one twice, or misses one, is still right.
+All counts are absolute, never differences, so that a reader who gets one twice, or misses one, is still right.
 """
 
 import time
@@ -12,10 +12,10 @@ from changefeed.change.change import ACTIONS, Change
 from changefeed.counts.buckets import NONE, Buckets, Counts
 from changefeed.counts.delays import delay_index
 
-# Beyond these bounds changes are counted under one name. Any role of the database can send a payload, and make up the
-# table in it, or make the table. So names that the journal has not told have bounds of their own, which leave the
-# tables that it tells of what they have.
-TABLE_LIMIT = 1_000  # of the journal's, and again of those that only payloads name
+# Beyond these bounds changes are counted under one name. Any role of the database can send a payload with a made-up
+# table, or create tables. So names that only payloads contain have bounds of their own, and cannot displace the
+# journal's tables.
+TABLE_LIMIT = 1_000  # for the journal's tables, and again for those that only payloads name
 OTHER_TABLES = "(other tables)"
 UNKNOWN_LIMIT = 200
 UNKNOWN_TABLES = "(unknown tables)"
@@ -25,38 +25,38 @@ _INDEX = {action: index for index, action in enumerate(ACTIONS)}
 
 
 class Tally:
-    """Counts since `since`: in all, and by bucket (STEPS); and of each bucket how long its changes took to get here.
+    """Counts since `since`, in total and by bucket (STEPS), and the delays of each bucket's changes.
 
-    That is when the server started, or the oldest change of the journal that was loaded. What was notified without a
-    journal is counted since the server started in any case: nobody kept it. `is_table` says whether the database has a
-    table of a name that only payloads have told.
+    `since` is when the server started, or the time of the oldest change that was loaded from the journal. Plain
+    notifications are stored nowhere, so they are always counted from the server's start. `is_table` says whether the
+    database has a table of a name that only payloads contain.
     """
 
     def __init__(self, now: float, is_table: Callable[[str], bool] = lambda table: False) -> None:
         self.since = datetime.fromtimestamp(now, UTC)
         self.totals: dict[str, Counts] = {}
         self._is_table = is_table
-        # Those of the totals that only payloads have told: of tables that there are, and of those that may be made up.
+        # The names that only payloads contain: of existing tables, and of those that may be made up.
         self._heard: set[str] = set()
         self._unknown: set[str] = set()
         self.foreign = 0
         self.not_json = 0
         self.withheld = 0  # payloads, see --payload
         self.by_step = {step: Buckets(step, kept) for step, kept in STEPS.items()}
-        # Of PostgreSQL's clock, by which changes say when they were made. None: not known, so neither are delays.
+        # How far PostgreSQL's clock, which stamps the changes, is ahead. None: unknown, and so are the delays.
         self.database_ahead_seconds: float | None = None
         self._touched_tables: set[str] = set()
 
     def count(self, changes: Iterable[Change], now: float) -> None:
-        """Counts changes by the time of their statement, or else by `now` (epoch seconds), when they are published.
+        """Counts changes at the time of their statement; those without one at `now`, in epoch seconds.
 
-        Where `now` is 0 they were published before, by another process.
+        A `now` of 0 means that another process published them before.
         """
         for (table, action, at), count in _sums(changes).items():
             if not table:
                 self.foreign += count
                 continue
-            # Only what the journal tells says when it happened.
+            # Only the journal's changes have a time of their own.
             name = self._known(table) if at else self._told(table)
             self._add(name, _INDEX[action], count, at or now)
             if at and now and self.database_ahead_seconds is not None:
@@ -65,9 +65,9 @@ class Tally:
                     buckets.add_delay(now, index, count)
 
     def load(self, step_seconds: int, at: float, table: str, action: str, count: int, first_at: float) -> None:
-        """Counts what the journal held before, as one step that begins at `at`; the coarser ones are made of the finer.
+        """Counts earlier changes of the journal, as one step that begins at `at`, and in the coarser steps.
 
-        `first_at` is when the first of them happened.
+        `first_at` is the time of the first of them.
         """
         table, index = self._known(table), _INDEX[action]
         self.totals[table][index] += count
@@ -77,7 +77,7 @@ class Tally:
                 buckets.add(at, table, index, count)
 
     def add_before(self, loaded: "Tally") -> None:
-        """Adds all that was loaded into another one, which is of no use any more then."""
+        """Adds the counts of `loaded`, which must not be used afterwards."""
         for table, counts in loaded.totals.items():
             known = self.totals.get(table, NONE)
             self.totals[table] = [one + other for one, other in zip(known, counts, strict=True)]
@@ -87,13 +87,13 @@ class Tally:
         for step, buckets in self.by_step.items():
             buckets.add_before(loaded.by_step[step])
 
-    def begin_anew(self, now: float) -> None:
-        """Forgets all counts: what they are of is gone."""
+    def reset(self, now: float) -> None:
+        """Forgets all counts, because the journal they belong to is gone."""
         self.restore(Tally(now).dump())
         self._touched_tables.clear()
 
     def dump(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Everything, for JSON."""
         return {
             "since": self.since.timestamp(),
             "totals": self.totals,
@@ -106,7 +106,7 @@ class Tally:
         }
 
     def restore(self, dumped: Mapping[str, Any]) -> None:
-        """Becomes what was dumped; what was counted before is forgotten."""
+        """Takes the state of a dump(), and forgets all earlier counts."""
         self.since = datetime.fromtimestamp(dumped["since"], UTC)
         self.totals = dict(dumped["totals"])
         self._heard = set(dumped["heard"])
@@ -121,11 +121,11 @@ class Tally:
         self.database_ahead_seconds = seconds
 
     def database_now(self) -> float:
-        """Epoch seconds by PostgreSQL's clock, as far as it is known; until then by ours."""
+        """Epoch seconds by PostgreSQL's clock; by ours until that is known."""
         return time.time() + (self.database_ahead_seconds or 0.0)
 
     def take_touched_totals(self) -> dict[str, Counts]:
-        """The totals that changed since this was last called."""
+        """The totals that changed since the last call."""
         totals = {table: self.totals[table] for table in self._touched_tables}
         self._touched_tables.clear()
         return totals
@@ -137,7 +137,7 @@ class Tally:
             buckets.add(at, table, index, count)
 
     def _known(self, table: str) -> str:
-        """The name that a table of the journal is counted under."""
+        """The name under which a table of the journal is counted."""
         self._heard.discard(table)
         self._unknown.discard(table)
         if table not in self.totals and len(self.totals) - len(self._heard) - len(self._unknown) >= TABLE_LIMIT:
@@ -146,7 +146,7 @@ class Tally:
         return table
 
     def _told(self, table: str) -> str:
-        """The same of one that a payload names."""
+        """The name under which a table is counted that only payloads name."""
         if table in self.totals:
             return table
         if self._is_table(table):
@@ -159,9 +159,9 @@ class Tally:
 
 
 def _sums(changes: Iterable[Change]) -> dict[tuple[str, str, float], int]:
-    """How many changes of each table, action and time.
+    """How many changes there are of each table, action and time.
 
-    The rows of a statement are alike and follow each other, so a sum is looked up only where the next one is not.
+    The rows of a statement follow each other and have the same key, so a sum is looked up only when the key changes.
     """
     sums: dict[tuple[str, str, float], int] = {}
     table, action, at, count = "", "", 0.0, 0

@@ -48,7 +48,7 @@ class PlainSocketTest(FeedTestCase):
     @gen_test
     async def test_foreign_json_passes_and_what_is_not_json_does_not(self):
         socket = await self.connect()
-        with ExpectLog("changefeed.hub", "a payload on channel events is not JSON", level=30):
+        with ExpectLog("changefeed.hub", "dropped a payload on channel events that is not JSON", level=30):
             for payload in ("not json", '{"hello": 1}', "{", "[1, 2]"):
                 self.write("SELECT pg_notify('events', %s)", [payload])
             assert await socket.read_message() == '{"hello": 1}'

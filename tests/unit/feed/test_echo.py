@@ -71,7 +71,7 @@ def test_a_pipe_that_nobody_reads_any_more_ends_the_echo_and_nothing_else():
     reading, writing = os.pipe()
     os.close(reading)
     echo = into(writing)
-    with ExpectLog("changefeed.echo", "nobody reads", level=20):
+    with ExpectLog("changefeed.echo", "the reader of --echo is gone", level=20):
         echo([parse("[1]")])
         echo.close()
     echo([parse("[2]")])
@@ -82,10 +82,10 @@ def test_a_pipe_that_nobody_reads_now_stalls_nobody_and_what_is_left_out_is_coun
     echo = into(writing)
     much = json.dumps("x" * WAITING_LIMIT_BYTES)
     echo([parse(much)])
-    with ExpectLog("changefeed.echo", "what --echo prints is read too slowly", level=30):
+    with ExpectLog("changefeed.echo", "the output of --echo is read too slowly", level=30):
         echo([parse("[1]"), parse("[2]")])
         echo([parse("[3]")])
-    with os.fdopen(reading) as pipe, ExpectLog("changefeed.echo", "3 changes were left out", level=30):
+    with os.fdopen(reading) as pipe, ExpectLog("changefeed.echo", "--echo skipped 3 changes", level=30):
         assert pipe.readline() == much + "\n"
         while echo._taken_bytes != echo._written_bytes:  # until the thread has noticed that it was read
             pass
