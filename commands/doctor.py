@@ -507,7 +507,7 @@ def check_lease(patient: Patient) -> Iterator[Finding]:
             Level.OK, "lease", "one holds: changes come often, so a server reads anyway and no NOTIFY is sent"
         )
     else:
-        yield Finding(Level.OK, "lease", "none holds: changes do not come often, so each commit sends a NOTIFY")
+        yield Finding(Level.OK, "lease", "none holds now, so each commit sends a NOTIFY")
 
 
 CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {

@@ -206,6 +206,7 @@ class Follower:
             with self._answering():
                 await self._identify()
         if self.memory is None:
+            self.lease.note(0, 0, None)
             return
         # What was left over of a batch is as old as that.
         began = time.time() if self.memory.edge.previous == self.memory.edge.batch else self.read_until

@@ -30,9 +30,9 @@ RENEWED_MS = LEASE_MS // 2
 WINDOW_SECONDS = 0.5
 OFTEN = 24
 # Where commits take long, fewer come, the more so as they wait for each other; but others are open whenever one comes.
-# So it is also often where there are as many pairs of one that came and one that was open. Fewer than these are seldom:
-# then the lease is given back, since most reads would bring nothing.
-SELDOM = 4
+# So it is also often where there are as many pairs of one that came and one that was open, down to so few that came.
+# Half of what is often keeps the lease.
+FEWEST = 4
 REFUSED_SECONDS = 60.0  # until it is tried again
 
 
@@ -68,8 +68,8 @@ class Lease:
         left_ms, now = self._left_ms, self._clock()
         if left_ms is None or now < self._refused_until:
             return
-        enough = max(SELDOM, OFTEN // (1 + self._open))
-        if self._came(SELDOM if self._is_ours and left_ms else enough):
+        often = max(FEWEST, OFTEN // (1 + self._open))
+        if self._came(often // 2 if self._is_ours and left_ms else often):
             if left_ms < RENEWED_MS:
                 self._is_ours = await self._set(LEASE_MS, is_new=not left_ms)
         elif self._is_ours:
@@ -84,6 +84,8 @@ class Lease:
     async def _set(self, ms: int, *, is_new: bool) -> bool:
         try:
             is_set = bool(await self._database.fetch(QUERIES["keep awake"], {"ms": ms, "is_new": is_new}))
+        except psycopg2.errors.LockNotAvailable:
+            is_set = True  # a sequence's value is not rolled back
         except psycopg2.Error as error:  # without the right to, or while nothing may be written
             is_set = False
             if self._complaint != (complaint := one_line(error)):

@@ -101,14 +101,15 @@ def test_a_transaction_of_an_older_snapshot_sees_the_lease_as_it_is_now(
 def test_what_was_written_after_the_lease_wakes_and_what_is_rolled_back_does_not(
     db: JournalDatabase, listener: Session, end: str
 ):
-    keep_awake(db, 1_500)
+    server = db.session()
+    keep_awake(server, 1_500)
     db.run("BEGIN; INSERT INTO orders VALUES (1); SAVEPOINT s")
-    keep_awake(db, 0)
+    keep_awake(server, 0)
     db.run(f"INSERT INTO orders VALUES (2); {end}")
     assert heard(listener) == []
-    keep_awake(db, 1_500)
+    keep_awake(server, 1_500)
     db.run("BEGIN; INSERT INTO orders VALUES (3)")
-    keep_awake(db, 0)
+    keep_awake(server, 0)
     db.run("INSERT INTO orders VALUES (4); COMMIT")
     assert heard(listener) == ["changefeed"]
 
@@ -119,9 +120,10 @@ def test_what_triggers_write_leaves_it_out_too(db: JournalDatabase, listener: Se
         "'BEGIN INSERT INTO orders VALUES (NEW.id); RETURN NULL; END'; "
         "CREATE TRIGGER write AFTER INSERT ON causes FOR EACH ROW EXECUTE FUNCTION write()"
     )
-    keep_awake(db, 1_500)
+    server = db.session()
+    keep_awake(server, 1_500)
     db.run("BEGIN; INSERT INTO causes VALUES (1), (2)")
-    keep_awake(db, 0)
+    keep_awake(server, 0)
     db.run("COMMIT")
     assert heard(listener) == []
     db.run("INSERT INTO causes VALUES (1), (2)")
