@@ -21,7 +21,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        )
        AND NOT EXISTS (
            SELECT FROM pg_proc AS p
-           WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'what_was_taken', 'look')
+           WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'what_was_taken', 'last_entries', 'look')
              AND NOT has_function_privilege(p.oid, 'EXECUTE')
        ),
        pg_has_role(n.nspowner, 'USAGE') OR NOT EXISTS (
@@ -76,7 +76,7 @@ GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
 GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO changefeed_server;
-GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed.look, changefeed.entries_of, changefeed.mixed, changefeed.key_text,
+GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed.last_entries, changefeed.look, changefeed.entries_of, changefeed.mixed, changefeed.key_text,
     changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(), changefeed.has_entries(integer),
     changefeed.oldest_entry(integer), changefeed.newest_entry(integer), changefeed.members(oid), changefeed.members(oid[]),
     changefeed.recorders(), changefeed.argument(bytea), changefeed.watched(oid[]),

@@ -199,6 +199,35 @@ BEGIN
 END
 $function$;
 
+-- The last entry of each transaction of a batch: of the `most` newest, and of those that ran when the one before was read. From
+-- one to the next by the index, however many entries they have.
+CREATE OR REPLACE FUNCTION changefeed.last_entries(previous pg_snapshot, batch pg_snapshot, most integer)
+RETURNS TABLE (id bigint, xid text, at text) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan SET jit = off AS $function$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH RECURSIVE newer (id, xid, at) AS (
+        (
+            SELECT j.id, j.xid, j.at FROM changefeed.journal AS j
+            WHERE j.xid >= pg_snapshot_xmax(previous) AND j.xid < pg_snapshot_xmax(batch) ORDER BY j.xid DESC, j.id DESC LIMIT 1
+        )
+        UNION ALL
+        SELECT o.id, o.xid, o.at FROM newer AS n CROSS JOIN LATERAL (
+            SELECT j.id, j.xid, j.at FROM changefeed.journal AS j
+            WHERE j.xid >= pg_snapshot_xmax(previous) AND j.xid < n.xid ORDER BY j.xid DESC, j.id DESC LIMIT 1
+        ) AS o
+    ), found (id, xid, at) AS (
+        (SELECT n.id, n.xid, n.at FROM newer AS n WHERE pg_visible_in_snapshot(n.xid, batch) LIMIT most)
+        UNION ALL
+        SELECT l.id, l.xid, l.at FROM pg_snapshot_xip(previous) AS r (xid) CROSS JOIN LATERAL (
+            SELECT j.id, j.xid, j.at FROM changefeed.journal AS j WHERE j.xid = r.xid ORDER BY j.id DESC LIMIT 1
+        ) AS l WHERE pg_visible_in_snapshot(l.xid, batch)
+    )
+    SELECT f.id, f.xid::text, to_json(f.at AT TIME ZONE 'UTC') #>> '{}' || '+00:00' FROM found AS f;
+END
+$function$;
+
 -- Which of these transactions have entries that may have to be put in order. Rows in it nobody need look at.
 CREATE OR REPLACE FUNCTION changefeed.mixed(xids xid8[])
 RETURNS SETOF xid8 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp

@@ -278,6 +278,10 @@ SELECT (
        %(id)s <= i.last_value OR EXISTS (SELECT FROM changefeed.journal AS j WHERE j.id = %(id)s)
 FROM changefeed.lost_xid AS x, changefeed.lost_at AS t, changefeed.lost_id AS i;
 
+-- last entries --
+-- Of each transaction of a batch; see sql/read.sql.
+SELECT id, xid, at FROM changefeed.last_entries(%(previous)s, %(batch)s, %(most)s);
+
 -- running --
 -- Each transaction that has an id holds a lock on it until it is over.
 SELECT l.transactionid::text::bigint FROM pg_locks AS l

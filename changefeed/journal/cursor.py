@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 EPOCH_BYTES = 6
 _VERSION = 1
@@ -66,7 +67,7 @@ class Place:
     """Exclusive: what has_passed() says yes to was seen.
 
     `losses` is not part of the position: how many lost statements, of which the journal has nothing, its holder has
-    been told of. Nor is `digest`, that of all entries of the batch, 0 where it is not known: what a crash or a failover
+    been told of. Nor is `digest`, that of the batch's transactions, 0 where it is not known: what a crash or a failover
     takes back is what was committed last, and that need not be the newest transaction.
     """
 
@@ -103,9 +104,13 @@ def witness_of(xid: int, made_at: int) -> int:
     return zlib.crc32(f"{xid}:{made_at}".encode()) & 0xFFFFFFF or 1
 
 
-def digest_of(entries: Iterable[Sequence[object]]) -> int:
-    """28 bits of the ids, transactions and times with which these entries begin; never 0."""
-    return zlib.crc32(repr([tuple(entry[:3]) for entry in entries]).encode()) & 0xFFFFFFF or 1
+def digest_of(entries: Iterable[Sequence[Any]]) -> int:
+    """28 bits of the transactions of these entries: of the id and the time of the last of each; never 0.
+
+    They begin with id, transaction and time; those of one transaction are in the order of id.
+    """
+    last = {xid: (change_id, xid, at) for change_id, xid, at, *_ in entries}
+    return zlib.crc32(repr(sorted(last.values())).encode()) & 0xFFFFFFF or 1
 
 
 def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int = 0, digest: int = 0) -> str:

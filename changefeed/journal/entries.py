@@ -98,12 +98,6 @@ class Entries:
                 self._complain(entry, _too_large(size))
         return [entry[_OF_THE_CHANGE] for entry in entries], Standing._make(last[_OF_THE_CHANGE.stop : -1])
 
-    async def stamps(self, version: int, previous: Snapshot, batch: Snapshot) -> list[DbRow] | None:
-        """Of each entry of the batch what digest_of() takes; None where they are more than a page."""
-        parameters = self._page(previous, batch, None)
-        *entries, last = await self._read(version, parameters, with_rows=False, with_stand_ins=True)
-        return None if Standing._make(last[_OF_THE_CHANGE.stop : -1]).has_more else entries
-
     async def arrange(self, entries: list[DbRow], standing: Standing, *, is_whole_batch: bool) -> Sequence[DbRow]:
         """The entries in the order in which their rows changed, as they may leave; fewer where they are too large."""
         if standing.nested is None:

@@ -258,7 +258,7 @@ class Follower:
         has_journal = await self._journal.identify()
         if self.memory is not None and self._journal.is_named(before):
             missing = await self._journal.missing(self.memory.newest(PROVEN_CHANGES))
-            if missing:
+            if missing or not await self._journal.proves(self.memory.edge_proven):
                 await self._go_back(self.memory, missing)
             self._is_identified = True
             return
@@ -305,12 +305,12 @@ class Follower:
         """
         self._on_lost_past()
         self._journal.forget_proofs()
-        if not missing and await self._journal.proves(memory.edge):
+        if not missing and await self._journal.proves(memory.edge_proven):
             return  # it was an old connection that led to where time went on without us
         lost = set(missing)
         for snapshot in memory.ends():
             kept, sent = memory.up_to(snapshot)
-            if await self._journal.proves(Place.after(snapshot)) and not lost.intersection(
+            if await self._journal.proves(kept.edge_proven) and not lost.intersection(
                 c.id for c in kept.newest(PROVEN_CHANGES)
             ):
                 break

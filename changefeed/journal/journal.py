@@ -25,7 +25,7 @@ from changefeed.journal.cursor import (
     encode_batch,
     witness_of,
 )
-from changefeed.journal.entries import ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
+from changefeed.journal.entries import PAGE_ROWS, ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
 from changefeed.journal.losses import Losses, Taken
 from changefeed.journal.page_cache import Page
 from changefeed.journal.sealed_cursor import ANYBODY, Seal
@@ -247,8 +247,12 @@ class Journal:
         """Whether the entries of its batch, of which retention took none, are what they were."""
         if not place.digest:
             return True
-        stamps = await self._entries[self._for_clients].stamps(self.version, place.previous, place.batch)
-        return stamps is None or digest_of(stamps) == place.digest
+        return place.digest == digest_of(await self._last_entries(self._for_clients, place.previous, place.batch))
+
+    async def _last_entries(self, database: Database, previous: Snapshot, batch: Snapshot) -> list[DbRow]:
+        """Of each transaction of the batch, as digest_of() takes them."""
+        asked = {"previous": str(previous), "batch": str(batch), "most": PAGE_ROWS}
+        return await database.fetch(QUERIES["last entries"], asked)
 
     def forget_proofs(self) -> None:
         """What was proven is of a past that may be lost by now."""
@@ -285,10 +289,13 @@ class Journal:
         read = replace(read, witness=self._witness(read, standing.batch_at, given))
         found = await entries.arrange(rows, standing, is_whole_batch=after is None and not standing.has_more)
         has_more = standing.has_more or len(found) < len(rows)
-        is_whole = after is None and not has_more
-        # Where one transaction is all there is, the witness is of it.
-        is_witnessed = all(int(xid) == read.xmax - 1 for _, xid, *_ in rows)
-        digest = digest_of(rows) if read.witness and is_whole and not is_witnessed else 0
+        begins_batch = batch is None or after is None
+        digest = 0 if begins_batch else start.digest
+        if begins_batch and rows and read.witness:
+            is_whole = after is None and not standing.has_more
+            last = rows if is_whole else await self._last_entries(database, previous, read)
+            # Where one transaction is all there is, the witness is of it.
+            digest = digest_of(last) if any(int(xid) < read.xmax - 1 for _, xid, *_ in last) else 0
         return self._page(start, previous, read, found, has_more, digest)
 
     async def _what_was_taken(self, number: int | None, lost_xid: int, present: Snapshot) -> Taken:
@@ -328,7 +335,7 @@ class Journal:
             if time.monotonic() > deadline:
                 has_more = has_more or len(changes) < len(rows)
                 break
-        end = Place(previous, batch, changes[-1].id) if has_more else Place.after(batch)
+        end = Place(previous, batch, changes[-1].id, digest=digest) if has_more else Place.after(batch)
         return Page(start, end, changes, previous, batch, digest)
 
 

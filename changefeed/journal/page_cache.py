@@ -37,7 +37,7 @@ class Page:
     changes: list[Change]
     previous: Snapshot
     batch: Snapshot
-    digest: int = 0  # of the batch's entries, where the page is all of it; see Place
+    digest: int = 0  # of the batch; see Place
 
     def behind(self, change: Change) -> Place:
         """Where somebody is who got the page up to this change of it."""

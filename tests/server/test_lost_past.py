@@ -15,6 +15,7 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed.journal.entries import PAGE_ROWS
 from changefeed.journal.page_cache import PageCache
 from changefeed.postgres.listener import ListenerState
 from tests import postgres
@@ -177,8 +178,25 @@ class CrashTest(LostPastTestCase):
             for cursor in cursors:
                 assert (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"] is None
 
-    async def read_two_at_a_time(self) -> list[str]:
-        """The cursors behind two changes, of which a crash takes the first."""
+    @gen_test
+    async def test_so_it_is_where_they_are_many_pages(self):
+        cursors = await self.read_two_at_a_time(3 * PAGE_ROWS)
+        with mock.patch.object(PageCache, "proves", return_value=False):
+            for cursor in cursors:
+                assert (await self.fetch_json(f"/api/changes?since={cursor}&limit=1"))["gap"] is None
+        self.feed.journal.forget_proofs()
+        async with self.time_goes_back():
+            self.crash()
+            assert self.kept() == [1, *range(101, 101 + 3 * PAGE_ROWS)], (
+                "PostgreSQL lost nothing: this test tests nothing"
+            )
+            self.insert(102 + 3 * PAGE_ROWS)
+        for cursor in cursors:
+            gap = (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]
+            assert "past that PostgreSQL has lost" in gap["why"]
+
+    async def read_two_at_a_time(self, rows: int = 1) -> list[str]:
+        """The cursors behind two transactions, of which a crash takes the first, and within the second."""
         live = await self.connect(protocol=True)
         self.insert(1)
         _, _, before = await self.changes(live, 1)
@@ -186,17 +204,20 @@ class CrashTest(LostPastTestCase):
         older.autocommit = False
         older.cursor().execute("INSERT INTO orders VALUES (100)")
         # The server, which runs in this loop, reads both at a time.
-        self.write("SET synchronous_commit = on; INSERT INTO orders VALUES (101)")
+        last = 100 + rows
+        self.write("SET synchronous_commit = on; INSERT INTO orders SELECT generate_series(101, %s)", [last])
         older.commit()
         older.close()
-        ids, _, behind_both = await self.changes(live, 101)
-        assert ids == [100, 101]
+        ids, _, behind_both = await self.changes(live, last)
+        assert ids == [100, *range(101, last + 1)]
         caught_up = await self.connect(f"/ws?since={before}", protocol=True)
+        some = await self.fetch_json(f"/api/changes?since={before}&limit={rows}")
         return [
             behind_both,
-            (await self.changes(caught_up, 101))[2],
+            (await self.changes(caught_up, last))[2],
             (await message(await self.connect(protocol=True), "hello"))["cursor"],
-            (await self.fetch_json(f"/api/changes?since={before}"))["cursor"],
+            (await self.fetch_json(f"/api/changes?since={before}&limit=1000"))["cursor"],
+            *[change["cursor"] for change in some["changes"][1::2500]],
         ]
 
     @gen_test
