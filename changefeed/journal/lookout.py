@@ -98,7 +98,7 @@ class Lookout:
         if fingerprint not in (None, self._fingerprint):
             await self._look_at_recording()
             if self._fingerprint is not None:
-                await self._catalog.read_anew()
+                await self._catalog.reread()
                 await self._tell_retyped()
                 self._on_change()
             self._fingerprint = fingerprint

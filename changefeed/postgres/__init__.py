@@ -1,1 +1,1 @@
-"""PostgreSQL: connections, LISTEN, the pools for queries, the statements by name, the embedded server."""
+"""Access to PostgreSQL: connections, LISTEN, query pools, named statements, the embedded server."""

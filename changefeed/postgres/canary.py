@@ -1,7 +1,7 @@
-"""The proof that a connection hears: a notification to itself, which must come back through PostgreSQL in time.
+"""Proves that a connection receives notifications: sends one that must come back through PostgreSQL in time.
 
-The pool sends it, so that it also proves that the server can ask. Where the pool cannot, the connection notifies
-itself: whether it is deaf is not for the pool's troubles to decide. Knows no connection: how to send is an argument.
+The pool sends it, which also proves that the server can query. If the pool fails, the connection notifies itself, so
+that a failing pool does not look like a deaf connection. Knows no connection: how to send is an argument.
 """
 
 import asyncio
@@ -23,42 +23,42 @@ DEADLINE_SECONDS = 4.0
 
 
 class Deaf(Exception):
-    """The canary stayed away; the message says what that means."""
+    """The canary did not come back; the message says what that means."""
 
 
 class Canary:
-    """On a `channel` of its own. `send` runs a NOTIFY through the pool: send(channel, payload)."""
+    """Sends canaries on a `channel` of its own. `send(channel, payload)` runs a NOTIFY through the pool."""
 
     def __init__(self, send: Callable[[str, str], Awaitable[Any]], deadline_seconds: float = DEADLINE_SECONDS) -> None:
         self.channel = f"changefeed_canary_{uuid.uuid4().hex}"
         self.send = send
         self.deadline_seconds = deadline_seconds
-        self.heard: asyncio.Future[None] | None = None  # done when the one that was sent last is back
-        self.round_trip_seconds: float | None = None  # of the last one that was heard
+        self.heard: asyncio.Future[None] | None = None  # done when the last canary is back
+        self.round_trip_seconds: float | None = None  # of the last canary that came back
         self.error: str | None = None  # why the pool could not send it
         self._payload = ""
-        self._arrived_at = 0.0  # anything, by the loop's clock
+        self._arrived_at = 0.0  # when anything arrived, by the loop's clock
         self._notifying_itself: asyncio.Task[None] | None = None
 
     def note_arrival(self) -> None:
-        """Something arrived, if not the canary: behind a long burst it is late, and the connection not deaf."""
+        """Called when anything arrives: after a long burst the canary may be late without the connection being deaf."""
         self._arrived_at = asyncio.get_running_loop().time()
 
     def hear(self, payload: str) -> None:
-        """What arrived on `channel`."""
+        """Takes a payload that arrived on `channel`."""
         if self.heard and not self.heard.done() and payload == self._payload:
             self.heard.set_result(None)
 
     def forget(self) -> None:
-        """The connection is gone."""
+        """Called when the connection is gone."""
         if self._notifying_itself:
             self._notifying_itself.cancel()
             self._notifying_itself = None
 
     async def fly(self, run: Run, lost: "asyncio.Future[None]") -> bool:
-        """True once it is back, False where it is and the pool could not send it, for the reason in `error`.
+        """Sends a canary. True once it is back; False if it is back but the pool could not send it (see `error`).
 
-        run(statement) executes on the connection that listens, whose end is `lost`. Raises Deaf, or what `lost` holds.
+        run(statement) executes on the listening connection; `lost` ends with it. Raises Deaf, or the error of `lost`.
         """
         self._payload = uuid.uuid4().hex
         loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class Canary:
             await asyncio.wait({sending, lost}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
                 lost.result()
-            if not sending.done() and self.error:  # else it is sent, and only the answer is late
+            if not sending.done() and self.error:  # else it was sent, and only the answer is late
                 return False
         finally:
             sending.cancel()
@@ -86,7 +86,7 @@ class Canary:
         return True
 
     async def _send_by_pool(self, run: Run) -> None:
-        """Tries until it is sent, or until nobody waits for it any more."""
+        """Tries until it is sent, or no longer awaited."""
         delays = backoff()
         while True:
             try:
@@ -102,16 +102,16 @@ class Canary:
         try:
             await run(sql.SQL("NOTIFY {}, {}").format(sql.Identifier(self.channel), sql.Literal(self._payload)))
         except ChannelRefused:
-            self.hear(self._payload)  # PostgreSQL answers, and only takes no notification now
+            self.hear(self._payload)  # PostgreSQL answers; it only accepts no notification now
         except (psycopg2.Error, TimeoutError) as error:
             logger.debug("the listening connection could not notify itself: %s", one_line(error))  # the deadline tells
 
     def _silence(self, *, was_sent: bool) -> str:
         if not was_sent:
-            return f"PostgreSQL has not answered for {self.deadline_seconds:g} s; the connection is taken for dead"
+            return f"PostgreSQL has not answered for {self.deadline_seconds:g} s; the connection is presumed dead"
         return (
             "LISTEN was accepted, but a notification sent to this very connection did not arrive within "
             f"{self.deadline_seconds:g} s: the connection is half open, or a transaction pooler (PgBouncer with "
-            "pool_mode=transaction, Supavisor on port 6543) stands in between; point the database URL at PostgreSQL "
+            "pool_mode=transaction, Supavisor on port 6543) is in between; point the database URL at PostgreSQL "
             "itself or at a session pool"
         )

@@ -1,8 +1,7 @@
-"""PostgreSQL's clock compared with ours, for ever: a database in, how far its clock is ahead out. Knows no change.
+"""Measures regularly how far PostgreSQL's clock is ahead of ours. Knows no change.
 
-A change says by PostgreSQL's clock when it was made. Where that runs on another machine the two differ, and a delay
-reckoned from both would be wrong without a sign of it. The quickest answer of a few counts: what it says lies within
-half of its own round trip (as NTP does it).
+Changes carry the time of PostgreSQL's clock. On another machine that differs from ours, and a delay computed from both
+would be wrong unnoticed. The fastest of a few answers counts: its error is at most half of its round trip (as in NTP).
 """
 
 import asyncio
@@ -21,7 +20,7 @@ PAUSE_AFTER_ERROR_SECONDS = 2.0
 
 
 class DatabaseClock:
-    """Tells on_ahead(seconds) what it found."""
+    """Calls on_ahead(seconds) with each result."""
 
     def __init__(self, database: Database, on_ahead: Callable[[float], None]) -> None:
         self._database = database
@@ -32,7 +31,7 @@ class DatabaseClock:
         while True:
             try:
                 await self.compare()
-            except (DatabaseUnavailable, psycopg2.Error):  # that it is away, others say
+            except (DatabaseUnavailable, psycopg2.Error):  # others report that it is unreachable
                 await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
             else:
                 await asyncio.sleep(INTERVAL_SECONDS)
@@ -43,7 +42,7 @@ class DatabaseClock:
         self._on_ahead(ahead_seconds)
 
     async def _ask(self) -> tuple[float, float]:
-        """How long it took, and how far PostgreSQL's clock is ahead of ours, in seconds."""
+        """The round trip of one query, and how far PostgreSQL's clock is ahead of ours, in seconds."""
         before = time.time()
         [(at,)] = await self._database.fetch(QUERIES["clock"])
         after = time.time()

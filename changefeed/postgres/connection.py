@@ -1,10 +1,9 @@
 """A conninfo string in, an open psycopg2 connection out, without blocking the IOLoop. Knows no pool and no LISTEN.
 
-psycopg2's own asynchronous connect leaves four things to its caller, and both the listener and momoko's pool need
-them: it has no deadline (libpq's connect_timeout counts in the blocking connect only); the descriptor changes when
-libpq goes on to a host's next address (localhost is often ::1 and 127.0.0.1), so it may be watched for one event at a
-time only; looking a name up blocks, so that the start of it belongs into a thread; and it does not give the SQLSTATE of
-a refusal, whose text may be in any language.
+psycopg2's own asynchronous connect lacks four things that both the listener and momoko's pool need. It has no deadline:
+libpq's connect_timeout applies to blocking connects only. Its descriptor changes when libpq tries a host's next address
+(localhost is often ::1 and 127.0.0.1), so it may be watched for only one event at a time. Looking up a name blocks, so
+the start must run in a thread. And it does not give the SQLSTATE of a refusal, whose text may be in any language.
 """
 
 import asyncio
@@ -19,8 +18,8 @@ from psycopg2 import _psycopg
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, encodings, make_dsn, parse_dsn
 from tornado.ioloop import IOLoop
 
-# A peer that is gone without a word (a cable, a firewall, a deaf proxy) is noticed by TCP in at most 5 + 3 * 1 s while
-# nothing is sent, and 8 s after something was. What the user's own conninfo says about these wins.
+# TCP notices a silently lost peer (a cable, a firewall, a dead proxy) within 5 + 3 * 1 s while nothing is sent, and
+# 8 s after something was. Values in the user's own conninfo take precedence.
 _DEFAULTS = {
     "application_name": "psqlisten2websocket",
     "keepalives": "1",
@@ -28,24 +27,24 @@ _DEFAULTS = {
     "keepalives_interval": "1",
     "keepalives_count": "3",
     "tcp_user_timeout": "8000",  # milliseconds
-    # What a standby, or a restore under way, has replayed so far is no past to go back to; nor can one LISTEN there.
+    # On a standby, or during a restore, nobody can LISTEN, and what is replayed so far may not be final.
     "target_session_attrs": "primary",
 }
-# What the server's statements depend on is set by the server, whatever the role's or the database's settings are. A
+# Settings that the server's statements depend on, whatever those of the role or the database are. A
 # search_path that others cannot write to comes first: an exact match of the argument types wins over pg_catalog's own
 # (CVE-2018-1058). As startup options, so that they hold from the first statement on and no pooler hands them to others.
 SESSION_SETTINGS = {
     "search_path": "pg_catalog,pg_temp",
-    "statement_timeout": "0",  # each query has a deadline of the server's own
+    "statement_timeout": "0",  # each query has a deadline of the server instead
     "lock_timeout": "0",
     "idle_session_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
-    "exit_on_error": "off",  # our functions catch some
-    "jit": "off",  # to compile takes longer than any of the server's statements
-    "client_min_messages": "error",  # nobody reads less, and what it names may be no text in UTF-8
+    "exit_on_error": "off",  # our functions catch some errors
+    "jit": "off",  # compiling takes longer than any of the server's statements
+    "client_min_messages": "error",  # nobody reads lesser messages, and names in them may have no text in UTF-8
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
     "TimeZone": "UTC",
@@ -57,38 +56,38 @@ SESSION_SETTINGS = {
 _SESSION_OPTIONS = " ".join(
     f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in SESSION_SETTINGS.items()
 )
-_TRANSACTION_TIMEOUT_SINCE = 170000  # server_version; an older one refuses an option that it does not know
-# In front of a statement where a pooler in between lets no options through. For that statement only: a session of a
-# transaction pool is somebody else's the next moment.
+_TRANSACTION_TIMEOUT_SINCE = 170000  # server_version; older ones refuse an unknown option
+# Put before a statement if a pooler in between passes no options. They apply to that statement only: a transaction pool
+# may give the session to another client next.
 _LOCAL_SETTINGS = (
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp; "
     "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL exit_on_error = off; "
     "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL standard_conforming_strings = on; "
     "SET LOCAL quote_all_identifiers = off; SET LOCAL client_min_messages = error; "
 )
-IN_RECOVERY = "server is in hot standby mode"  # libpq's, where it finds no primary
-OPTIONS_REFUSED = "unsupported startup parameter"  # PgBouncer's words
-# psycopg2 swallows an error in decoding a notification, and the notification with it; with UTF8 there is none.
+IN_RECOVERY = "server is in hot standby mode"  # libpq's message if it finds no primary
+OPTIONS_REFUSED = "unsupported startup parameter"  # PgBouncer's message
+# psycopg2 drops a notification that it cannot decode, without an error; with UTF8 that cannot happen.
 _FIXED = {"client_encoding": "UTF8"}
-# It decodes a notification's channel and its payload with the codec's own decode(), which is written in Python. The
-# function in C below that takes a fifth off what reading a burst of notifications costs.
+# psycopg2 decodes a notification's channel and payload with the codec's decode(), which is written in Python. Using the
+# C function below it makes reading a burst of notifications cheaper by a fifth.
 codecs.register({"utf_8_in_c": codecs.CodecInfo(codecs.utf_8_encode, codecs.utf_8_decode, name="utf_8_in_c")}.get)
 encodings["UTF8"] = "utf_8_in_c"
 
-# How libpq words errors (its PQerrorVerbosity). It is the libpq that psycopg2 itself is linked with.
+# The verbosity of libpq's errors (PQerrorVerbosity), in the libpq that psycopg2 is linked with.
 _PLAIN, _WITH_SQLSTATE = 1, 2
 _set_verbosity = ctypes.PyDLL(_psycopg.__file__).PQsetErrorVerbosity
 _set_verbosity.argtypes = (ctypes.c_void_p, ctypes.c_int)
 _SQLSTATE = re.compile(r"(?<=: {2})([0-9A-Z]{5}): ")
 _LOCATION = re.compile(r"^LOCATION: .*\n?", re.MULTILINE)
-# Classes of SQLSTATE in which PostgreSQL refuses what a setting says: feature, value, authorization, database, right.
+# Classes of SQLSTATE of refusals that a setting causes: feature, value, authorization, database, right.
 _HOPELESS_CLASSES = ("0A", "22", "28", "3D", "42")
-# Of libpq's own complaints, which have no SQLSTATE and are English, those that a setting is the cause of.
+# libpq's own errors that a setting causes; they have no SQLSTATE, and are in English.
 _HOPELESS_WORDS = ("no password supplied", "invalid", "does not support SSL", "certificate")
 
 
 class CannotConnect(psycopg2.OperationalError):
-    """No connection came about; where `is_hopeless`, none will, however often it is tried: a wrong password, say.
+    """No connection could be made. If `is_hopeless`, retrying does not help, as with a wrong password.
 
     `told` is libpq's text, with SQLSTATEs; the message is the same without them.
     """
@@ -104,21 +103,21 @@ class CannotConnect(psycopg2.OperationalError):
 
 
 def complete(conninfo: str) -> str:
-    """`conninfo` with keepalives and application name where it does not set them itself, and the session's settings."""
+    """`conninfo` with the session's settings, and with keepalives and an application name unless it sets them."""
     given = parse_dsn(conninfo)
     options = f"{given.get('options', '')} {_SESSION_OPTIONS}".strip()
     return str(make_dsn(conninfo, **{**_DEFAULTS, **given, **_FIXED, "options": options}))
 
 
 def without_session_options(conninfo: str) -> str:
-    """`conninfo` as it was before complete() added the session's settings."""
+    """`conninfo` without the session's settings that complete() added."""
     given = parse_dsn(conninfo)
     left = given.pop("options", "").replace(_SESSION_OPTIONS, "").strip()
     return str(make_dsn("", **given, **({"options": left} if left else {})))
 
 
 def display_name(conninfo: str) -> str:
-    """dbname@host:port for people to read: no password, no user."""
+    """dbname@host:port, for display: without password and user."""
     parts = parse_dsn(conninfo)
     host = parts.get("host") or parts.get("hostaddr") or parts.get("service") or "local socket"
     name = f"{parts.get('dbname') or parts.get('user') or 'default database'}@{host}"
@@ -128,8 +127,8 @@ def display_name(conninfo: str) -> str:
 async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
     """An open connection in psycopg2's asynchronous mode (which is always autocommit).
 
-    Raises CannotConnect, also when it is not open `deadline_seconds` from now. Through a pooler that lets no options
-    through it is opened without SESSION_SETTINGS; see settings_for_each().
+    Raises CannotConnect, also if that takes longer than `deadline_seconds`. Through a pooler that passes no options,
+    it is opened without SESSION_SETTINGS; see settings_for_each().
     """
     try:
         return await _open(conninfo, deadline_seconds)
@@ -140,9 +139,9 @@ async def open_connection(conninfo: str, deadline_seconds: float) -> connection:
 
 
 async def settings_for_each(opened: connection) -> str:
-    """What each statement on this connection is to begin with: nothing, where SESSION_SETTINGS hold in the session.
+    """What to put before each statement on this connection: nothing if SESSION_SETTINGS apply to the session.
 
-    Only the server behind a pooler can tell that.
+    Only a query can find out, as there may be a pooler in between.
     """
     with opened.cursor() as db_cursor:
         db_cursor.execute("SELECT pg_catalog.current_setting('search_path')")
@@ -157,7 +156,7 @@ async def settings_for_each(opened: connection) -> str:
 
 
 def local_settings(opened: connection) -> str:
-    """The statements that make SESSION_SETTINGS hold for the one that they stand in front of."""
+    """The statements that apply SESSION_SETTINGS to the statement after them."""
     if opened.server_version >= _TRANSACTION_TIMEOUT_SINCE:
         return _LOCAL_SETTINGS + "SET LOCAL transaction_timeout = 0; "
     return _LOCAL_SETTINGS
@@ -170,7 +169,7 @@ async def _open(conninfo: str, deadline_seconds: float) -> connection:
             try:
                 opening = await asyncio.shield(starting)
             except asyncio.CancelledError:
-                # By the deadline or by the caller. The thread goes on; what it still opens is closed once it is there.
+                # The deadline passed, or the caller cancelled. The thread goes on; its connection is closed once open.
                 starting.add_done_callback(_close_late)
                 raise
             try:
@@ -189,7 +188,7 @@ async def _open(conninfo: str, deadline_seconds: float) -> connection:
 
 
 async def wait_until_done(opening: connection) -> None:
-    """Drives libpq until what was begun on this connection (a connect, a query) is done. Raises psycopg2.Error."""
+    """Drives libpq until the pending connect or query on this connection is done. Raises psycopg2.Error."""
     while (wanted := opening.poll()) != POLL_OK:
         await _readiness(opening.fileno(), {POLL_READ: IOLoop.READ, POLL_WRITE: IOLoop.WRITE}[wanted])
 

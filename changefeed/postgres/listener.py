@@ -1,9 +1,9 @@
-"""A conninfo string in, notifications out, for ever. Knows no change, client or table.
+"""Receives notifications over a connection that it restores for ever. Knows no change, client or table.
 
-One psycopg2 connection does nothing but LISTEN; the IOLoop watches its descriptor. Being connected and hearing are
-two facts: a half-open connection and a transaction pooler both accept LISTEN and deliver nothing. So the listener
-proves that it hears with a canary, a notification to itself that travels through PostgreSQL and has a deadline. It is
-LISTENING only from the first canary on, and connects anew, for ever, when one does not come back.
+One psycopg2 connection only LISTENs; the IOLoop watches its descriptor. Being connected and receiving are two facts: a
+half-open connection and a transaction pooler both accept LISTEN and deliver nothing. So the listener proves that it
+receives by a canary, a notification to itself that travels through PostgreSQL and has a deadline. It is LISTENING only
+after the first canary, and reconnects whenever one does not come back.
 """
 
 import asyncio
@@ -30,21 +30,21 @@ from changefeed.postgres.raw_channels import ChannelRefused, RawChannels
 logger = logging.getLogger("changefeed.listener")
 
 CONNECT_DEADLINE_SECONDS = 5.0
-# A lost connection is noticed at the latest after one interval and one deadline of the canary: 8 s.
+# A lost connection is noticed after at most one interval and one deadline of the canary: 8 s.
 CANARY_INTERVAL_SECONDS = 4.0
 # How many notifications one turn of the loop hands on, so that a burst does not keep the sockets waiting.
 DRAIN_LIMIT = 1_000
 
 
 class ListenerState(enum.StrEnum):
-    CONNECTING = "connecting"  # never heard anything yet
+    CONNECTING = "connecting"  # no canary has come back yet
     LISTENING = "listening"  # the last canary came back
-    LOST = "lost"  # it did, and does not any more
+    LOST = "lost"  # an earlier one did, but not the last
 
 
 @dataclass(frozen=True)
 class Outage:
-    """A time in which notifications may have been missed, and why."""
+    """A time span in which notifications may have been missed, and the reason."""
 
     since: datetime
     until: datetime
@@ -58,12 +58,12 @@ class ListenerLost(Exception):
 class Listener:
     """Listens to `channels` until it is cancelled.
 
-    on_payloads(payloads_by_channel) is called with what one turn of the loop brought, of each channel in the order of
-    PostgreSQL; on_listening() when it begins to listen, for the first time or again; on_state() after each change of
-    `state` or `reason`; on_reached() when PostgreSQL answers again after a connection was lost or could not be had;
-    on_outage(outage) when it listens again after it was lost.
-    `send` runs a NOTIFY through the pool: send(channel, payload). `raw_channels` are those that clients want beside.
-    backpressure() gives what to wait for before more is taken, None if all keep up; PostgreSQL keeps the rest.
+    Callbacks: on_payloads(payloads_by_channel) with what arrived in one turn of the loop, in PostgreSQL's order within
+    each channel; on_listening() each time it starts to listen; on_state() after each change of `state` or `reason`;
+    on_reached() when PostgreSQL answers again after a lost or failed connection; on_outage(outage) when it listens
+    again after an outage.
+    `send(channel, payload)` runs a NOTIFY through the pool. `raw_channels` are further channels that clients follow.
+    backpressure() returns what to await before reading on, None if all clients keep up; PostgreSQL holds the rest.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Listener:
         self.state = ListenerState.CONNECTING
         self.since = datetime.now(UTC)
         self.reason: str | None = None
-        self.is_hopeless = False  # whether `reason` is one that trying again does not cure
+        self.is_hopeless = False  # whether retrying cannot help against `reason`
         self.reconnects = 0
         self._lost_reason = ""
         self._conninfo = conninfo
@@ -90,7 +90,7 @@ class Listener:
         self.raw_channels = RawChannels(channels)
         self.canary = Canary(send)
         self._executing = asyncio.Lock()
-        self._answering: asyncio.Future[None] | None = None  # of the statement that runs on the connection that listens
+        self._answering: asyncio.Future[None] | None = None  # of the statement that runs on the listening connection
         self._on_payloads = on_payloads
         self._on_listening = on_listening
         self._on_state = on_state
@@ -104,13 +104,13 @@ class Listener:
 
     @property
     def is_ready(self) -> bool:
-        """Whether what is committed now would be heard: listening, and the last canary is fresh."""
+        """Whether a notification now would be received: it is listening, and the last canary is fresh."""
         fresh = time.monotonic() - self._heard_at <= CANARY_INTERVAL_SECONDS + self.canary.deadline_seconds
         return self.state is ListenerState.LISTENING and fresh
 
     @property
     def not_ready_reason(self) -> str:
-        return self.reason or self.canary.error or "the first LISTEN is under way"
+        return self.reason or self.canary.error or "the first LISTEN is in progress"
 
     async def run(self) -> None:
         """Listens and reconnects until cancelled."""
@@ -131,9 +131,9 @@ class Listener:
         try:
             await self._listen(hearing)
             if self.reconnects:
-                self._on_reached()  # before the first canary, which the pool is to send
-            # A duplicate: libpq closes its own in the middle of poll() when the connection fails, and uvloop loses the
-            # events of whatever gets the number next.
+                self._on_reached()  # before the first canary, which the pool sends
+            # A duplicate, since libpq closes its own descriptor within poll() when the connection fails. uvloop would
+            # then lose events of whatever gets the same number next.
             self._descriptor = os.dup(hearing.fileno())
             try:
                 self._watch(hearing, lost)
@@ -160,7 +160,7 @@ class Listener:
 
     def _watch(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
         IOLoop.current().add_handler(self._descriptor, lambda *_: self._drain(hearing, lost), IOLoop.READ)
-        self._drain(hearing, lost)  # what is in libpq's memory already makes the descriptor no more readable
+        self._drain(hearing, lost)  # data that is already in libpq's memory does not make the descriptor readable
 
     async def _watch_after(
         self, rest: Coroutine[Any, Any, None], hearing: connection, lost: "asyncio.Future[None]"
@@ -171,7 +171,7 @@ class Listener:
             self._watch(hearing, lost)
 
     def _drain(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
-        """Takes what has arrived. Over TLS one poll() may bring one of many, so it polls until it brings nothing."""
+        """Takes what has arrived. Over TLS a poll() may return one of many, so it polls until nothing is left."""
         if lost.done() or self._resting:
             return
         notifications: list[Notify] = hearing.notifies
@@ -179,11 +179,11 @@ class Listener:
             while len(notifications) < DRAIN_LIMIT:
                 before = (len(notifications), hearing.isexecuting())
                 self._poll(hearing)
-                # What came with the answer to a statement is in libpq's memory until it is polled once more.
+                # What came with a statement's answer stays in libpq's memory until the next poll.
                 if (len(notifications), hearing.isexecuting()) == before:
                     break
             else:
-                # The rest is here, or in libpq's memory, where the descriptor does not show it.
+                # The rest is here, or in libpq's memory, which the descriptor does not show.
                 IOLoop.current().add_callback(self._drain, hearing, lost)
         except psycopg2.Error as error:
             lost.set_exception(ListenerLost(one_line(error)))
@@ -195,7 +195,7 @@ class Listener:
             self._resting = asyncio.create_task(self._watch_after(rest, hearing, lost))
 
     def _poll(self, hearing: connection) -> None:
-        """Also takes the answer to the statement that runs, which may be that PostgreSQL refuses it."""
+        """Polls the connection, and takes the answer to the running statement, which may be an error."""
         try:
             hearing.poll()
         except psycopg2.Error as error:
@@ -217,7 +217,7 @@ class Listener:
             self._on_payloads(payloads)
 
     async def _prove_hearing(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
-        """Sends canaries until one stays away or the connection breaks. Raises ListenerLost or Deaf."""
+        """Sends canaries until one does not come back or the connection breaks. Raises ListenerLost or Deaf."""
         delays = backoff()
         keeping: asyncio.Task[None] | None = None
         self._executing = asyncio.Lock()
@@ -239,10 +239,10 @@ class Listener:
                 keeping.cancel()
 
     async def _execute(self, hearing: connection, statement: sql.Composable) -> None:
-        """On the connection that listens: _drain takes its answer as it takes the notifications."""
+        """Executes a statement on the listening connection; _drain takes its answer."""
         async with self._executing:
             self._answering = asyncio.get_running_loop().create_future()
-            db_cursor = hearing.cursor()  # psycopg2 wants it to live as long as the statement
+            db_cursor = hearing.cursor()  # psycopg2 needs it to live as long as the statement
             db_cursor.execute(statement)
             async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
                 await self._answering
@@ -274,9 +274,9 @@ class Listener:
         if self.state is ListenerState.LISTENING:
             self._lost_reason = reason
             self._enter(ListenerState.LOST, reason)
-            logger.warning("lost the LISTEN connection: %s; connecting again until it is back", reason)
+            logger.warning("lost the LISTEN connection: %s; reconnecting until it is back", reason)
         elif self.reason != reason:
-            # Still not there. Said once for each reason, not for each try.
+            # Logged once for each reason, not for each try.
             self._enter(self.state, reason)
             if self.state is ListenerState.LOST:
                 logger.warning("still lost: %s", reason)

@@ -1,6 +1,6 @@
-"""The road for every query the server makes while it serves: SQL in, rows out, through a momoko pool.
+"""Runs all of the server's queries through a momoko pool: SQL in, rows out. Knows no table.
 
-Every query has a deadline, so that a half-open connection delays and never hangs its caller. Knows no table.
+Every query has a deadline, so that a half-open connection delays its caller but never hangs it.
 """
 
 import asyncio
@@ -30,24 +30,24 @@ Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class DatabaseUnavailable(Exception):
-    """The database did not answer; the message says what was tried. `is_late`: not before the deadline."""
+    """The database did not answer; the message says what was tried. `is_late`: the deadline passed."""
 
     is_late = False
 
 
 class DeadlinePassed(DatabaseUnavailable):
-    """It did not answer in time."""
+    """The database did not answer in time."""
 
     is_late = True
 
 
 class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
-    """momoko's connection, opened in our way; see changefeed.connection for what momoko's own connect lacks."""
+    """momoko's connection, opened by open_connection(); connection.py says what momoko's own connect lacks."""
 
     pool: "_Pool"
-    answering: "asyncio.Future[Any] | None" = None  # of the query that was executed last
-    _begin_anew: "asyncio.Future[None] | None" = None  # of the opening that is under way
-    _before_each = ""  # what each statement begins with
+    answering: "asyncio.Future[Any] | None" = None  # the answer of the last query
+    _restart: "asyncio.Future[None] | None" = None  # of the connect in progress
+    _before_each = ""  # put before each statement
 
     def execute(self, operation: str, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         answering: asyncio.Future[Any] = super().execute(self._before_each + operation, *args, **kwargs)
@@ -58,12 +58,12 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
         return asyncio.ensure_future(self._connect())
 
     async def _connect(self) -> "_Connection":
-        self.connection = None  # which is how momoko says closed
+        self.connection = None  # momoko's sign of a closed connection
         try:
             while self.connection is None:
                 self.connection = await self._open()
         except psycopg2.Error as error:
-            # momoko only says that no connection could be had; the reason is kept for whoever asks.
+            # momoko only reports that there is no connection; the reason is kept here.
             self.pool.connect_error = one_line(error)
             raise
         self.fileno = self.connection.fileno()
@@ -71,15 +71,15 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
         return self
 
     async def _open(self) -> Any:
-        """None where it is to begin anew."""
+        """Opens a connection; None if it is to be opened again."""
         opening = asyncio.ensure_future(self._opened())
-        self._begin_anew = asyncio.get_running_loop().create_future()
+        self._restart = asyncio.get_running_loop().create_future()
         try:
-            waiting: set[asyncio.Future[Any]] = {opening, self._begin_anew}
+            waiting: set[asyncio.Future[Any]] = {opening, self._restart}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             return opening.result() if opening.done() else None
         finally:
-            self._begin_anew = None
+            self._restart = None
             opening.cancel()
 
     async def _opened(self) -> Psycopg:
@@ -89,23 +89,23 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
                 self._before_each = await settings_for_each(opened)
         except TimeoutError:
             opened.close()
-            raise psycopg2.OperationalError("PostgreSQL let us in and then did not answer") from None
+            raise psycopg2.OperationalError("PostgreSQL accepted the connection and then did not answer") from None
         except BaseException:
             opened.close()
             raise
         return opened
 
     def renew(self) -> None:
-        """It may be half open, or its opening may have begun with a network that did not answer."""
-        if self._begin_anew is None:
-            self.abandon("the connection is taken for dead")
-        elif not self._begin_anew.done():
-            self._begin_anew.set_result(None)
+        """Replaces the connection: it may be half open, or be connecting over a network that does not answer."""
+        if self._restart is None:
+            self.abandon("the connection is presumed dead")
+        elif not self._restart.done():
+            self._restart.set_result(None)
 
     def _io_callback(self, future: "asyncio.Future[Any]", result: Any, fd: Any = None, events: Any = None) -> None:
-        """As momoko's, but the descriptor leaves the IOLoop before each poll().
+        """As momoko's, but removes the descriptor from the IOLoop before each poll().
 
-        libpq closes it in there when the connection fails, and uvloop loses events of whatever gets the number next.
+        libpq closes it there when the connection fails, and uvloop would lose events of whatever gets its number next.
         """
         self.ioloop.remove_handler(self.fileno)
         try:
@@ -120,17 +120,17 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
             self.ioloop.add_handler(self.fileno, partial(self._io_callback, future, result), event)
 
     def abandon(self, why: str) -> None:
-        """Closes it, perhaps in the middle of a query, which then fails with psycopg2.OperationalError."""
+        """Closes the connection. A running query fails with psycopg2.OperationalError."""
         if self.answering and not self.answering.done():
-            self.ioloop.remove_handler(self.fileno)  # before its number is another's
+            self.ioloop.remove_handler(self.fileno)  # before another file gets its number
             self.answering.set_exception(psycopg2.OperationalError(why))
-            self.answering.exception()  # if nobody waits for it any more, that is no mistake
+            self.answering.exception()  # retrieves the error, so that nothing is logged if nobody awaits it
         self.close()
 
 
 class _Connections(ConnectionContainer):  # type: ignore[misc]
     def add_dead(self, connection: _Connection) -> None:
-        """momoko would refuse who waits as soon as one more connection cannot be had, though others come back."""
+        """Overridden: momoko fails all waiting callers when one connection fails, although others may return."""
         self.pending.discard(connection)
         self.dead.add(connection)
         if self.all_dead:
@@ -146,9 +146,9 @@ class _Pool(momoko.Pool):  # type: ignore[misc]
 
     def putconn(self, connection: _Connection) -> None:
         if self.closed:
-            return  # momoko has forgotten it, and would take that for a mistake
+            return  # momoko no longer knows it, and would raise an error
         if connection.closed and self.conns.waiting_queue:
-            # momoko would leave it closed until the next query, and refuse who waits when it was the last.
+            # momoko would leave it closed until the next query, and fail waiting callers if it was the last.
             self.conns.busy.remove(connection)
             self._connect_one(connection)
         else:
@@ -164,7 +164,7 @@ _Execute = Callable[[_Connection, str, Parameters], Awaitable[list[DbRow]]]
 
 
 class Database:
-    """A momoko pool of up to `size` connections, opened as they are needed and reopened when PostgreSQL was away."""
+    """A momoko pool of up to `size` connections, opened when needed and reopened after an outage."""
 
     def __init__(self, conninfo: str, size: int = 4) -> None:
         self._pool = _Pool(
@@ -180,11 +180,11 @@ class Database:
         *,
         with_stand_ins: bool = True,
     ) -> list[DbRow]:
-        """The rows of one statement ([] where it gives none).
+        """The rows of one statement; [] if it returns none.
 
-        A connection found dead is reopened and the statement run once more, so statements must bear being run twice.
-        So is one with a text in its rows that has none in UTF-8, which then arrives as a StandIn; or that fails.
-        Raises DatabaseUnavailable, or psycopg2.Error for what PostgreSQL says about the statement itself.
+        If the connection is found dead, it is reopened and the statement is run again, so running a statement twice
+        must be harmless. It is also run again if its rows contain text that UTF-8 cannot express, which then becomes a
+        StandIn. Raises DatabaseUnavailable, or psycopg2.Error if PostgreSQL refuses the statement.
         """
         try:
             async with asyncio.timeout(deadline_seconds):
@@ -206,7 +206,7 @@ class Database:
     async def _fetch(self, execute: "_Execute", query: str, parameters: Parameters) -> list[DbRow]:
         if self._connecting is None:
             self._connecting = self._pool.connect()
-        # Shielded: the future is everybody's, a deadline cancels only the waiting.
+        # Shielded: the future is shared, and a deadline cancels only the waiting.
         await asyncio.shield(self._connecting)
         if self._pool.closed:
             raise DatabaseUnavailable("the server ends")
@@ -227,7 +227,7 @@ class Database:
         try:
             return await asyncio.shield(getting)
         except asyncio.CancelledError:
-            # The deadline passed in the queue: what comes out of it for us goes straight back.
+            # The deadline passed while waiting: a connection that arrives later is returned at once.
             getting.add_done_callback(self._return_unused)
             raise
 
@@ -248,7 +248,7 @@ class Database:
 
     @classmethod
     async def _show(cls, connection: _Connection, query: str, parameters: Parameters) -> list[DbRow]:
-        """What is no text in UTF-8 as a StandIn."""
+        """Runs the query with StandIns for text that UTF-8 cannot express."""
         opened = cast(Psycopg, connection.connection)
         with opened.cursor() as db_cursor:
             whole = db_cursor.mogrify(query, parameters or None).decode()
@@ -256,31 +256,31 @@ class Database:
         return rows_of(answer, str(opened.get_parameter_status("server_encoding")))
 
     def renew(self) -> None:
-        """Opens every connection anew: they may be half open. What runs on one is run once more, on the new one."""
+        """Replaces every connection, since they may be half open. Running statements are run again on the new ones."""
         conns = self._pool.conns
         for connection in (*conns.free, *conns.busy, *conns.pending):
             connection.renew()
 
     def close(self) -> None:
-        """Ends every connection, and what runs on it."""
+        """Closes every connection, and ends what runs on it."""
         for connection in self._pool.conns.busy:
-            # momoko leaves the descriptor in the IOLoop, and libuv aborts a process that is to watch a closed one.
+            # momoko leaves the descriptor in the IOLoop, and libuv aborts a process that watches a closed one.
             connection.abandon("the server ends")
         self._pool.close()
 
 
 def _is_of_connection(error: psycopg2.Error) -> bool:
-    """Whether the connection is at fault, or a server that stops (SQLSTATE 08… and 57P…), and not the statement."""
+    """Whether the error is of the connection, or of a stopping server (SQLSTATE 08… and 57P…), not of the statement."""
     if error.pgcode:
         return error.pgcode.startswith(("08", "57P"))
-    # A plain DatabaseError is how psycopg2 says that libpq told it of no SQLSTATE.
+    # psycopg2 raises a plain DatabaseError if libpq gave it no SQLSTATE.
     return (
         isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or type(error) is psycopg2.DatabaseError
     )
 
 
 def one_line(error: BaseException) -> str:
-    """A driver's message as one line that reads well, hints kept; not its details, which may show a row."""
+    """The driver's message in one line, with hints but without details, which may contain a row."""
     text = _MARKER_LINE.sub("", _without_detail(error)).strip()
     text = _NEW_SENTENCE.sub(r"\1. ", _NEW_PART.sub(r"\1; ", text))
     return " ".join(text.split()).removesuffix(".") or type(error).__name__
@@ -293,7 +293,7 @@ def _without_detail(error: BaseException) -> str:
     return str(error)
 
 
-# How libpq breaks lines: what goes on is indented, and a sentence or a field such as HINT begins with a capital letter.
+# libpq's lines: a continued one is indented; a sentence, or a field such as HINT, begins with a capital.
 _MARKER_LINE = re.compile(r"^\s*\^$\n?", re.MULTILINE)
 _NEW_SENTENCE = re.compile(r"([^\s.?!:;,])\s*\n\s*(?=[A-Z])")
 _NEW_PART = re.compile(r"([^\s.?!:;,])\s*\n(?=[^\sA-Z])")

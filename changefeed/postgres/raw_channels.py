@@ -1,6 +1,6 @@
-"""Channels that clients want while the server runs, in; LISTEN and UNLISTEN, one after the other, out.
+"""Runs LISTEN and UNLISTEN for the channels that clients follow, one after the other.
 
-Knows no connection and no client: how a statement is run is an argument.
+Knows no connection and no client: how to run a statement is an argument.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from psycopg2 import sql
 
 OUR_CHANNELS = "changefeed*"  # the journal's wake-ups and every server's canary
-NAME_LIMIT_BYTES = 63  # a longer one PostgreSQL cuts in LISTEN, and refuses in pg_notify() (NAMEDATALEN)
+NAME_LIMIT_BYTES = 63  # PostgreSQL truncates a longer one in LISTEN, and refuses it in pg_notify() (NAMEDATALEN)
 
 Run = Callable[[sql.Composable], Awaitable[None]]
 
 
 class ChannelRefused(Exception):
-    """PostgreSQL does not take this channel; the message is its own."""
+    """PostgreSQL refuses this channel; the message is its own."""
 
 
 @dataclass
@@ -26,19 +26,19 @@ class _Wanted:
 
 
 class RawChannels:
-    """Counts who wants which channel: one is listened to from the first who enters until the last has left.
+    """Counts the clients of each channel. LISTEN lasts from the first client's enter() to the last one's leave().
 
-    Those of `always` are listened to in any case, by whoever made the connection.
+    The owner of the connection LISTENs to the channels of `always`.
     """
 
     def __init__(self, always: Iterable[str]) -> None:
         self._always = frozenset(always)
         self._wanted: dict[str, _Wanted] = {}
-        self._unsettled: dict[str, None] = {}  # channels to look at, in their order
+        self._unsettled: dict[str, None] = {}  # channels to LISTEN or UNLISTEN, in order
         self._woken = asyncio.Event()
 
     async def enter(self, channel: str) -> None:
-        """Returns when what is sent on `channel` from now on is heard. Raises ChannelRefused, leave() is still due."""
+        """Returns once no later payload on `channel` is missed. May raise ChannelRefused; call leave() even then."""
         wanted = self._wanted.get(channel)
         if wanted is None:
             wanted = self._wanted[channel] = _Wanted(asyncio.get_running_loop().create_future())
@@ -55,7 +55,7 @@ class RawChannels:
             self._look_at(channel)
 
     async def keep(self, run: Run) -> None:
-        """Makes one connection hear what is wanted, and nothing else for long. Until cancelled, or `run` raises."""
+        """Keeps a connection listening to exactly the wanted channels. Runs until cancelled or `run` raises."""
         heard = set(self._always)
         self._unsettled = dict.fromkeys(self._wanted)
         try:
@@ -67,7 +67,7 @@ class RawChannels:
                 self._woken.clear()
                 await self._woken.wait()
         finally:
-            # Who enters from now on waits for the next connection.
+            # Clients that enter from now on wait for the next connection.
             for wanted in self._wanted.values():
                 if wanted.heard.done():
                     wanted.heard = wanted.heard.get_loop().create_future()
@@ -86,13 +86,13 @@ class RawChannels:
         wanted = self._wanted.get(channel)
         if wanted and channel in heard and not wanted.heard.done():
             wanted.heard.set_result(None)
-        # Wanted, or not wanted any more, since the statement began: it is among the unsettled again.
+        # If that has changed since the statement began, the channel is unsettled again.
 
     def _refuse(self, channel: str, error: ChannelRefused) -> None:
         wanted = self._wanted.get(channel)
         if wanted and not wanted.heard.done():
             wanted.heard.set_exception(error)
-            wanted.heard.exception()  # if nobody waits for it any more, that is no mistake
+            wanted.heard.exception()  # retrieves the error, so that nothing is logged if nobody awaits it
 
     def _look_at(self, channel: str) -> None:
         self._unsettled[channel] = None

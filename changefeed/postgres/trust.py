@@ -1,4 +1,4 @@
-"""Whose code would run: the functions of the schema changefeed run with the rights of whoever calls them."""
+"""Checks who owns the schema changefeed: its functions run with the rights of their caller."""
 
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database
@@ -7,7 +7,7 @@ QUERIES = load_queries("server.sql")
 
 
 async def distrust(database: Database) -> str | None:
-    """Why nothing of the schema may be called by this role; None where it may, or where there is no schema."""
+    """Why this role must not call the schema's functions; None if it may, or without a schema."""
     rows = await database.fetch(QUERIES["distrusted owner"])
     if not rows:
         return None

@@ -1,1 +1,1 @@
-"""Which changes a client asked for and may see: subscriptions, filters, rights."""
+"""Selects the changes that a client asked for and may see: subscriptions, filters, rights."""

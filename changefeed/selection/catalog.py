@@ -1,7 +1,7 @@
-"""The database's tables in, what a client may ask of them out: their columns, what those compare like, their keys.
+"""Knows the database's tables: their columns, how these compare, and their primary keys.
 
-Read when a subscription names what is not known yet, and when the schema has changed, not for each client: a
-reconnecting crowd costs one read.
+It is read when a subscription names an unknown table and when the schema has changed, not for each client: a crowd that
+reconnects costs one read.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from changefeed.selection.visibility import SealCursor
 logger = logging.getLogger("changefeed.catalog")
 
 QUERIES = load_queries("server.sql")
-# How often it is read anew, at most, for what is still unknown: a table or a column may have just been made.
+# The least time between two reads for unknown names: a table or a column may have just been created.
 READ_INTERVAL_SECONDS = 0.25
-MISSED_LIMIT = 1_000  # names that a trigger of the user's may give, and that are no tables
-SLICE_COLUMNS = 2_000  # that are read before everything else has its turn
-FORGET_SECONDS = 10.0  # after which so many names hide no table that was made since
+MISSED_LIMIT = 1_000  # remembered names in payloads that no table has
+SLICE_COLUMNS = 2_000  # processed in one turn of the loop
+FORGET_SECONDS = 10.0  # after which a remembered name is looked up again, as its table may have been created
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What was in the database when it was read: columns and primary keys by qualified() name.
+    """The tables at the time of a read: columns and primary keys by qualified() name.
 
-    `bare` are the tables that have a name without their schema: those, and what else has a trigger of the user's.
+    `bare` maps a name without its schema to the tables it may mean.
     """
 
     columns: Mapping[str, Mapping[str, Kind]] = field(default_factory=dict)
@@ -46,9 +46,9 @@ class Tables:
 
 
 class Catalog:
-    """Tables of one database, as of the last read; on_read() is called after each.
+    """The tables of one database, as of the last read; on_read() is called after each.
 
-    A column that `payload` withholds is, for whoever asks here, not there.
+    It leaves out columns that `payload` withholds.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Catalog:
         self._complaint = ""
 
     async def check(self, subscription: Subscription) -> None:
-        """Raises BadSubscription for what cannot be, and DatabaseUnavailable where that cannot be known."""
+        """Raises BadSubscription if no change can match, and DatabaseUnavailable if that cannot be found out."""
         if subscription == ALL_CHANGES:
             return
         await self.until_read()
@@ -83,7 +83,7 @@ class Catalog:
             check(subscription, self.tables.columns, self._payload)
 
     def trouble(self, subscription: Subscription) -> BadSubscription | None:
-        """Why no change can fit what was asked for, by what is known now."""
+        """Why no change can match the subscription, as far as is known now."""
         asked = subscription
         if not self.tables.columns or not (asked.tables or asked.filters or asked.columns):
             return None
@@ -94,7 +94,7 @@ class Catalog:
         return None
 
     def _named(self, subscription: Subscription) -> Mapping[str, Mapping[str, Kind]]:
-        """The tables that are asked for, found without a look at all of them where each is named itself."""
+        """The tables that are asked for; looks at all tables only if a pattern requires it."""
         found = set()
         for term in subscription.tables:
             for pattern in parse_pattern(term).meant:
@@ -106,28 +106,28 @@ class Catalog:
         return {name: columns[name] for name in found if name in columns} if subscription.tables else columns
 
     async def until_read(self) -> None:
-        """Returns when the tables of some moment are known. Raises DatabaseUnavailable."""
+        """Returns once the tables have been read. Raises DatabaseUnavailable."""
         await self._read_since(float("-inf") if self.tables.columns else self._clock())
 
-    async def read_anew(self) -> None:
-        """The schema has changed: returns when it is known how. Raises DatabaseUnavailable."""
+    async def reread(self) -> None:
+        """Reads the tables again after the schema has changed. Raises DatabaseUnavailable."""
         self._missed.clear()
-        if self.tables.columns:  # else nobody has asked yet
+        if self.tables.columns:  # else nobody has needed them yet
             await self._read_since(self._clock())
 
     def take_retyped(self) -> Mapping[str, Collection[str]]:
-        """The columns by table, since this was asked last, that compare otherwise than they were taken to."""
+        """The columns, by table, whose kind has changed since the last call."""
         retyped, self._retyped = self._retyped, {}
         return retyped
 
     def select(self, subscription: Subscription, seal: SealCursor) -> Selection:
-        """The subscription at work on these tables."""
+        """A selection of these tables' changes by the subscription."""
         return Selection(subscription, self.columns, seal, self.meanings)
 
     def columns(self, table: str) -> Mapping[str, Kind] | None:
-        """The columns of a table as a change names it: schema.name, or the bare name that a plain trigger gives.
+        """The columns of a table, named as in a change: schema.name, or the bare name of a plain trigger.
 
-        One that is not known may have been made since; then it is looked for, once, and on_read() tells.
+        An unknown table may be new: it is looked up once, and on_read() is called then.
         """
         found = self.tables.columns.get(self._full_name(table))
         if len(self._missed) >= MISSED_LIMIT and self._clock() - self._read_at >= FORGET_SECONDS:
@@ -138,27 +138,27 @@ class Catalog:
         return {} if found is None and self._payload is Payload.OFF else found
 
     def has(self, table: str) -> bool:
-        """Whether there is a table of this name, as a change names it; where none was read yet, they are read now."""
+        """Whether a table has this name, as a change spells it. Starts the first read if there was none."""
         if not self.tables.columns and (self._catching_up is None or self._catching_up.done()):
             self._catching_up = asyncio.create_task(self._read_again())
         return self._full_name(table) in self.tables.columns
 
     def may_mean_some(self, table: str) -> bool:
-        """Whether a name, as a trigger of the user's gives it, may be a table's; if there is none, it is looked for."""
+        """Whether a table may have this name, as a user's trigger spells it. An unknown name is looked up."""
         self.columns(table)
         return any(self._found(table))
 
     def key(self, table: str) -> tuple[str, ...]:
-        """The primary key's columns; none where there is no key, or no such table. One not known is looked for."""
+        """The primary key's columns; empty without a key or table. An unknown table is looked up."""
         self.columns(table)
         return self.tables.keys.get(self._full_name(table), ())
 
     def meanings(self, table: str) -> Collection[TableName]:
-        """The tables that the name could be of, as a trigger of the user's gives it; of no table, what it says."""
+        """The tables that the name may mean, as a user's trigger spells it; the name itself if no table has it."""
         return set(self._found(table)) or could_mean(table)
 
     def _found(self, table: str) -> Iterator[TableName]:
-        """Those of them that there are."""
+        """The existing tables among them."""
         for name in could_mean(table):
             for found in self.tables.bare.get(name.table, ()) if name.schema is None else (name,):
                 if found in self.tables.bare.get(found.table, ()):
@@ -171,7 +171,7 @@ class Catalog:
         return qualified(str(meant[0].schema), meant[0].table) if len(meant) == 1 else table
 
     async def _read_since(self, moment: float) -> None:
-        """Returns when it was read after `moment`, together with whoever else waits for that."""
+        """Returns once the tables were read after `moment`; all callers that wait share one read."""
         async with self._reading:
             if self._read_at >= moment:
                 return
@@ -182,20 +182,20 @@ class Catalog:
             except psycopg2.Error as error:
                 if self._complaint != (complaint := one_line(error)):
                     self._complaint = complaint
-                    logger.warning("the tables cannot be read: %s; trying again for whoever asks", complaint)
+                    logger.warning("could not read the tables: %s; trying again when a client needs them", complaint)
                 raise DatabaseUnavailable("the tables cannot be read") from error
             self._complaint = ""
             self._read_at = began
             self._on_read()
 
     async def _read_again(self) -> None:
-        with contextlib.suppress(DatabaseUnavailable):  # until it is known, the values' own types decide
+        with contextlib.suppress(DatabaseUnavailable):  # until the types are known, those of the values decide
             await self._read_since(self._clock())
 
     async def _read(self) -> None:
         rows = await self._database.fetch(QUERIES["columns"])
         [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
-        is_trusted = has_journal and not await distrust(self._database)  # else the follower says so
+        is_trusted = has_journal and not await distrust(self._database)  # else the follower reports it
         watched = await self._database.fetch(QUERIES["watched tables"]) if is_trusted else []
         others = await self._database.fetch(QUERIES["others with triggers"])
         found = await tables_of(rows, watched, others, self._payload)
@@ -211,11 +211,11 @@ class Catalog:
 async def tables_of(
     rows: Iterable[DbRow], watched: Iterable[DbRow], others: Iterable[DbRow], payload: Payload
 ) -> Tables:
-    """From what the database answers; there may be so much that everything else has its turn in between."""
+    """Builds Tables from the database's answer, in several turns of the loop if there is much of it."""
     omitted = {qualified(schema, table): set(omit) for schema, table, _, omit, *_ in watched}
     hashed = {qualified(schema, table): set(hash_) for schema, table, *_, hash_ in watched}
     columns: dict[str, Mapping[str, Kind]] = {}
-    # Under the name that is shown of one that is no text nothing is to be found: it may be another's.
+    # Skips stand-ins for names without a text in UTF-8: another table may really have that name.
     rows = [row for row in rows if not is_shown_only(*row[:2])]
     keys: dict[str, tuple[str, ...]] = {}
     bare: dict[str, list[TableName]] = {}

@@ -1,6 +1,6 @@
-"""Changes in, the newest one of each row out, for a client that does not keep up and wants none of the past.
+"""Changes in, the newest of each row out, for a client that does not keep up and needs only the newest state.
 
-What it holds is bounded by its caller, who looks at `bytes`. Knows no client.
+The caller bounds its size by `bytes`. Knows no client.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,10 @@ from changefeed.change.changed_row import ChangedRow, KeyColumns
 
 
 class Conflation:
-    """In the order in which each row's newest change came.
+    """Holds the newest change of each row, in the order in which these came.
 
-    A change of the key stays, under the old key, until that one comes again: else nobody would hear that the row of
-    that key is gone. A TRUNCATE takes the place of everything before it in its table.
+    A change of the key is also kept under the old key, until that key has another change: otherwise the client would
+    never learn that the old row is gone. A TRUNCATE replaces everything before it in its table.
     """
 
     def __init__(self, key_columns: KeyColumns) -> None:
@@ -34,7 +34,7 @@ class Conflation:
                 self.bytes += len(change.text)
 
     def take(self) -> tuple[list[Change], int]:
-        """What is held, and how many were left out for it; both are forgotten."""
+        """Removes and returns the changes that are held, and the number of changes that they replaced."""
         changes = list({id(change): change for change in self._newest.values()}.values())
         skipped = self._added - len(changes)
         self.bytes = self._added = 0
@@ -47,7 +47,7 @@ class Conflation:
             self.bytes -= len(before.text)
 
     def _keys(self, change: Change) -> Iterator[tuple[object, ...]]:
-        """The row, under its key as it is and as it was; without a key, or without a row, nothing is the same."""
+        """The row's identities: by its new and its old key. Without a key or a row, none is equal to another."""
         row = ChangedRow(change)
         columns = self._key_columns(change.table)
         key = [row.value(column) for column in columns]

@@ -1,7 +1,7 @@
-"""The text of a value or of an operand in, a key out: keys are equal, or in order, where PostgreSQL's values are.
+"""The text of a value or operand in, a key out; keys compare as PostgreSQL's values do. Knows no filter.
 
-Knows no filter. An operand is read as PostgreSQL reads a quoted one in a session whose TimeZone is UTC; what PostgreSQL
-understands beyond the usual forms ("yesterday", "Jan 5", a zone's name) is refused, never guessed.
+An operand is read as PostgreSQL reads a quoted one in a session whose TimeZone is UTC. What PostgreSQL accepts beyond
+the usual forms ("yesterday", "Jan 5", the name of a time zone) is refused, never guessed.
 """
 
 import enum
@@ -23,7 +23,7 @@ ToComparable = Callable[[Any], Any]
 
 
 class Kind(enum.StrEnum):
-    """What the values of a column's type compare like; sql/server.sql says which type is of which."""
+    """How the values of a column's type compare; sql/server.sql assigns a kind to each type."""
 
     NUMBER = "number"  # integers and numeric
     FLOAT4 = "float4"
@@ -37,45 +37,45 @@ class Kind(enum.StrEnum):
     INTERVAL = "interval"
     UUID = "uuid"
     TEXT = "text"
-    PADDED = "padded"  # character(n), whose blanks at the end do not count
+    PADDED = "padded"  # character(n), which ignores trailing spaces
     ENUM = "enum"
     INET = "inet"
     CIDR = "cidr"
     MACADDR = "macaddr"
     MACADDR8 = "macaddr8"
-    BIT = "bit"  # and varbit
+    BIT = "bit"  # and bit varying
     BYTEA = "bytea"
-    NULL_ONLY = "null_only"  # whether two of their texts mean the same, only PostgreSQL knows
-    NOTHING = "nothing"  # json and composite types, where SQL's null cannot be told from what is null within
+    NULL_ONLY = "null_only"  # only PostgreSQL knows whether two texts mean the same value
+    NOTHING = "nothing"  # json and composite types, where SQL's null looks like a null inside
 
 
-# What is raised for a value or an operand that has no key.
+# Raised for a value or operand that has no key.
 NO_KEY = (ValueError, ArithmeticError)
 
 
 OPERAND_LIMIT_CHARACTERS = 50_000
-# More than any value has that PostgreSQL writes, except texts and bytes. What is longer is of another type.
+# Longer than any value that PostgreSQL writes, except texts and bytes: a longer value has another type.
 _LONGEST = 200_000
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """How the values of one kind compare. What reads them raises one of NO_KEY."""
+    """How the values of one kind compare. The functions raise one of NO_KEY."""
 
     read_operand: Callable[[str], Any]
-    expected: str = ""  # an operand, for the error
+    expected: str = ""  # describes an operand, for the error
     json_types: tuple[type, ...] = (str,)
-    read_value: Callable[[Any], Any] | None = None  # where a value has another form than an operand
+    read_value: Callable[[Any], Any] | None = None  # if a value has another form than an operand
     is_ordered: bool = True
     has_like: bool = False
     longest: int = _LONGEST  # characters of a value
 
     def fits(self, value: Any) -> bool:
-        """Whether a value, as Row has it, can be of this kind. It cannot where the column's type was changed since."""
+        """Whether a value, as ChangedRow has it, can be of this kind: not if the column's type was changed since."""
         return type(value) in self.json_types
 
     def key(self, value: Any) -> Any:
-        """Of a value as Row has it; None where it has none, as null."""
+        """The key of a value, as ChangedRow has it; None if it has none, like null."""
         if not self.fits(value) or (isinstance(value, str) and len(value) > self.longest):
             return None
         try:
@@ -114,7 +114,7 @@ def _numeric_value(text: str) -> tuple[bool, Decimal | int]:
 
 
 def _of_json(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`read`, for a number as JSON has it: a string is none unless it is one of those that JSON has no number for."""
+    """`read` for JSON values: a number, or one of the strings for numbers that JSON cannot express."""
 
     def read_value(value: str) -> Any:
         if not isinstance(value, Number) and value not in ("NaN", "Infinity", "-Infinity"):
@@ -141,7 +141,7 @@ def _float4(text: str) -> tuple[bool, float]:
     error = _number(text) - Decimal(value)
     (bits,) = struct.unpack("<q", struct.pack("<d", value))
     if error and bits % 2 == 0:
-        # A number that is rounded twice comes out as rounded once if the first time makes its last bit odd.
+        # Rounding twice gives the same as rounding once if the first rounding makes the last bit odd.
         value = math.nextafter(value, math.copysign(math.inf, error))
     (single,) = struct.unpack("<f", struct.pack("<f", value))
     if value and not single:
@@ -150,7 +150,7 @@ def _float4(text: str) -> tuple[bool, float]:
 
 
 def _boolean(text: str) -> bool:
-    """The beginnings of words count too, where they tell them apart."""
+    """Unambiguous prefixes of the words count too."""
     word = text.strip().lower()
     if word in ("1", "on") or (word and ("true".startswith(word) or "yes".startswith(word))):
         return True
@@ -175,7 +175,7 @@ def _cidr(text: str) -> tuple[int, int, int, int]:
 
 
 def _hexadecimal(pattern: str) -> Callable[[str], str]:
-    """The digits alone, where the text is like `pattern`, in which X is such a digit."""
+    """Extracts the digits of a text of the form `pattern`, in which X is a hexadecimal digit."""
     match = re.compile(pattern.replace("X", "[0-9a-fA-F]")).fullmatch
 
     def read(text: str) -> str:
@@ -197,8 +197,8 @@ def _bits(text: str) -> str:
 
 
 def _beginning(read: Callable[[str], str]) -> Callable[[str], str]:
-    """`read`, for a value of any length: behind the longest operand's there is nothing that a comparison looks at."""
-    return lambda text: read(text[: OPERAND_LIMIT_CHARACTERS + 2])  # an even number, as the digits of bytes are
+    """`read` for a value of any length: no comparison needs more than the length of the longest operand."""
+    return lambda text: read(text[: OPERAND_LIMIT_CHARACTERS + 2])  # an even number, since a byte has two digits
 
 
 def _refuse(text: str) -> Any:

@@ -1,7 +1,7 @@
-"""The text of a date, a time or an interval in, a number that orders as PostgreSQL's values do out.
+"""The text of a date, time or interval in, a number that orders like PostgreSQL's values out. Knows no filter.
 
-Knows no filter. PostgreSQL has years before Christ and beyond 9999, 24:00:00 and a 60th second; datetime does not.
-Each function raises ValueError for a text that is none, or whose value PostgreSQL has no room for.
+PostgreSQL has years before Christ and beyond 9999, 24:00:00 and a 60th second; datetime does not. Each function raises
+ValueError if the text is malformed or its value is out of PostgreSQL's range.
 """
 
 import math
@@ -38,7 +38,7 @@ _FIRST_DAY, _END_OF_DATES, _END_OF_TIMESTAMPS = -1_721_425, 2_145_762_069, 107_4
 
 
 def read_date(text: str, *, is_exact: bool = False) -> Instant:
-    """In days. A time of day does not count; `is_exact` refuses it."""
+    """A date in days. Ignores a time of day; with `is_exact`, refuses it."""
     if (infinite := _infinity(text)) is not None:
         return infinite
     found = _groups(_as_instant(text), is_exact, has_clock=False)
@@ -48,7 +48,7 @@ def read_date(text: str, *, is_exact: bool = False) -> Instant:
 
 
 def read_timestamp(text: str, *, is_exact: bool = False) -> Instant:
-    """A zone does not count; `is_exact` refuses it, and a date alone."""
+    """A timestamp in microseconds. Ignores a zone; with `is_exact`, refuses it, and a date alone."""
     if (infinite := _infinity(text)) is not None:
         return infinite
     found = _groups(_as_instant(text), is_exact)
@@ -56,7 +56,7 @@ def read_timestamp(text: str, *, is_exact: bool = False) -> Instant:
 
 
 def read_timestamptz(text: str, *, is_exact: bool = False) -> Instant:
-    """What has no zone is UTC; `is_exact` refuses it."""
+    """A timestamp in microseconds. Without a zone it is UTC; with `is_exact`, that is refused."""
     if (infinite := _infinity(text)) is not None:
         return infinite
     found = _groups(_as_instant(text), is_exact, has_zone=True)
@@ -64,19 +64,19 @@ def read_timestamptz(text: str, *, is_exact: bool = False) -> Instant:
 
 
 def read_time(text: str, *, is_exact: bool = False) -> int:
-    """A zone does not count; `is_exact` refuses it."""
+    """A time of day in microseconds. Ignores a zone; with `is_exact`, refuses it."""
     return _clock(_groups(_as_time(text), is_exact))
 
 
 def read_timetz(text: str, *, is_exact: bool = False) -> tuple[int, int]:
-    """What has no zone is UTC; `is_exact` refuses it. Of one moment in two zones the more western is the later."""
+    """A time of day with a zone; UTC without one, which `is_exact` refuses. Of equal moments the western is later."""
     found = _groups(_as_time(text), is_exact, has_zone=True)
     west = -_offset(found)
     return _clock(found) + west, west
 
 
 def read_interval(text: str) -> Instant:
-    """A month is 30 days, a day 24 hours."""
+    """An interval in microseconds. A month has 30 days, a day 24 hours."""
     if (infinite := _infinity(text)) is not None:
         return infinite
     found = _groups(_as_interval(text), is_exact=False)
@@ -95,7 +95,7 @@ def _infinity(text: str) -> float | None:
     return _INFINITIES.get(text.strip().lower())
 
 
-Groups = dict[str, str]  # what is not there is an empty text
+Groups = dict[str, str]  # a missing group is an empty text
 
 
 def _groups(found: re.Match[str] | None, is_exact: bool, *, has_clock: bool = True, has_zone: bool = False) -> Groups:
@@ -120,7 +120,7 @@ def _day(found: Groups) -> int:
 
 def _moment(found: Groups, offset: int) -> int:
     day, clock = _day(found), _clock(found) if found["hour"] else 0
-    # PostgreSQL has one moment more, which timestamp(0) rounds 294276-12-31 23:59:59.5 to, and writes it so.
+    # PostgreSQL also has the moment to which timestamp(0) rounds 294276-12-31 23:59:59.5.
     is_rounded = day == _END_OF_TIMESTAMPS and bool(found["hour"]) and (clock, offset) == (0, 0)
     return _within(day * _DAY + clock - offset, _FIRST_DAY * _DAY, _END_OF_TIMESTAMPS * _DAY + is_rounded)
 

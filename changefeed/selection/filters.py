@@ -1,8 +1,8 @@
 """A filter's text in, a test of a column's value out. Knows no table, change or client.
 
-The operators are PostgREST's (its manual, "Horizontal Filtering") and mean what they mean in SQL: nothing compares with
-null, and NaN is the largest number. Texts are ordered by code point, as with COLLATE "C". What cannot be told from the
-feed's texts exactly as PostgreSQL tells it is refused.
+The operators are PostgREST's (its manual, "Horizontal Filtering") and mean the same as in SQL: nothing compares with
+null, and NaN is the largest number. Texts are ordered by code point, as with COLLATE "C". A comparison whose result
+might differ from PostgreSQL's is refused.
 """
 
 import operator
@@ -29,22 +29,22 @@ Test = Callable[[Cell], bool]
 
 
 class BadFilter(ValueError):
-    """The filter is none, or does not fit its column; the message says what to write instead."""
+    """The filter is malformed, or does not fit its column; the message says what to write instead."""
 
 
 @dataclass(frozen=True)
 class Filter:
     """`column=operator.operand`, or `column=not.operator.operand`.
 
-    Its operand is read once for each kind of column, however often its test is made: a change of the schema makes all.
+    The operand is parsed once for each kind of column, even if a change of the schema makes the test again.
     """
 
     column: str
     operator: str
     operand: str
     is_negated: bool = False
-    values: tuple[str, ...] = field(default=(), compare=False)  # the operand, or each one of the list of `in`
-    reach: int | None = field(default=None, compare=False)  # the length of a text that `like` searches; None is any
+    values: tuple[str, ...] = field(default=(), compare=False)  # the operand, or the values of the list of `in`
+    reach: int | None = field(default=None, compare=False)  # the longest text that `like` searches; None is any length
     _made: "dict[Kind | None, _Made | BadFilter]" = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Equality:
-    """That key(value of the column) is one of `values`, which an index can find."""
+    """The test that key(value of the column) is in `values`; an index can look it up."""
 
     column: str
     key: ToComparable
@@ -67,9 +67,9 @@ class _Made:
 
 
 def parse_filter(text: str) -> Filter:
-    """Raises BadFilter. A column's name with a = in it stands in double quotes."""
+    """Parses a filter; a column's name with a = must be in double quotes. Raises BadFilter."""
     if len(text) > FILTER_LIMIT_CHARACTERS:
-        raise BadFilter(f"{_shown(text)}: a filter has at most {FILTER_LIMIT_CHARACTERS} characters")
+        raise BadFilter(f"{_shown(text)}: a filter must have at most {FILTER_LIMIT_CHARACTERS} characters")
     column, rest = _column(text)
     name, dot, operand = rest.partition(".")
     is_negated = name == "not"
@@ -77,39 +77,39 @@ def parse_filter(text: str) -> Filter:
         name, dot, operand = operand.partition(".")
     if not column or not dot or name not in OPERATORS:
         raise BadFilter(
-            f"{_shown(text)} is no filter: write column=operator.value, such as status=eq.open; the operators are "
+            f"{_shown(text)} is not a filter: write column=operator.value, such as status=eq.open; the operators are "
             f"{', '.join(OPERATORS)}, each also with not. before it"
         )
     if name == "is" and operand.lower() not in _IS:
-        raise BadFilter(f"{_shown(text)}: after is. stands one of {', '.join(_IS)}")
+        raise BadFilter(f"{_shown(text)}: write one of {', '.join(_IS)} after is.")
     if name == "like" and ends_in_escape(operand):
-        raise BadFilter(f"{_shown(operand)}: a pattern ends with no backslash; a backslash itself is \\\\")
+        raise BadFilter(f"{_shown(operand)}: a pattern must not end with a backslash; write \\\\ for one")
     return Filter(column, name, operand, is_negated, _list(operand) if name == "in" else (operand,))
 
 
 def make_test(asked: Filter, kind: Kind | None) -> Test:
-    """The test of the column's value, as Row has it. Raises BadFilter where the operand does not fit `kind`.
+    """The test of the column's value, as ChangedRow has it. Raises BadFilter if the operand does not fit `kind`.
 
     A value that does not fit `kind` passes no test, negated or not: the column's type was changed since. Without a
-    kind, as for a table that only a trigger of the user's tells of, the value's own JSON type decides.
+    kind, as for a table that only a user's trigger names, the value's JSON type decides.
     """
     return _make(asked, kind).test
 
 
 def equality(asked: Filter, kind: Kind | None) -> Equality | None:
-    """The filter as one, where it is one and make_test() took it."""
+    """The filter as an Equality, if it is one and make_test() accepted it."""
     return _make(asked, kind).equality
 
 
 def like_cost(filters: Iterable[Filter]) -> int:
-    """How many characters all their patterns may compare at each place of a text, beyond a search in linear time."""
+    """How many characters all their patterns compare at each position of a text, beyond a linear search."""
     return sum(Like(term.operand).cost for term in filters if term.operator == "like")
 
 
 def within_reach(filters: Iterable[Filter], characters: int) -> set[Filter]:
-    """The same, of which all together compare so many characters of a text, however long that is and they many.
+    """The same filters, limited to comparing `characters` of a text in total, however many they are.
 
-    A text that is too long for that is not searched, and counts as one that fits.
+    A text that is too long for that is not searched, and counts as matching.
     """
     patterns = {term: Like(term.operand) for term in filters if term.operator == "like"}
     cost = sum(max(1, like.cost) for like in patterns.values() if like.is_search)
@@ -148,19 +148,19 @@ def _column(text: str) -> tuple[str, str]:
 
 
 def _list(text: str) -> tuple[str, ...]:
-    """(a,b,"c,d"), as PostgREST has it: within double quotes a backslash keeps the next character as it is."""
+    """Parses (a,b,"c,d") as PostgREST does: within double quotes, a backslash escapes the next character."""
     end = len(text) - 1
     if not (text.startswith("(") and text.endswith(")") and end):
-        raise BadFilter(f"{_shown(text)} is no list: write in.(a,b,c)")
+        raise BadFilter(f"{_shown(text)} is not a list: write in.(a,b,c)")
     values: list[str] = []
     at = 0
     while at < end:  # at the bracket, or at the comma before a value
         if len(values) == VALUES_LIMIT:
-            raise BadFilter(f"{_shown(text)}: a list has at most {VALUES_LIMIT} values")
+            raise BadFilter(f"{_shown(text)}: a list must have at most {VALUES_LIMIT} values")
         found = _LIST_ITEM.match(text, at + 1, end)
         if found is None:
             raise BadFilter(
-                f'{_shown(text)} is no list: a value with a comma or a quote stands in double quotes: in.("a,b",c)'
+                f'{_shown(text)} is not a list: put a value with a comma or a quote in double quotes: in.("a,b",c)'
             )
         quoted, bare = found.groups()
         values.append(bare if quoted is None else _ESCAPED.sub(r"\1", quoted))
@@ -183,14 +183,14 @@ def _of_kind(asked: Filter, kind: Kind) -> _Made:
     comparison = COMPARISONS[kind]
     if kind is Kind.NOTHING:
         raise BadFilter(
-            f"{_shown(asked)}: no filter can be on json or a composite type, whose null may be one within; filter by a "
+            f"{_shown(asked)}: json and composite types cannot be filtered, since a null may be inside; filter by a "
             "generated column, such as doc ->> 'status'"
         )
     if asked.operator == "is":
         return _Made(_is(asked, kind, comparison))
     if kind is Kind.NULL_ONLY:
         raise BadFilter(
-            f"{_shown(asked)}: a column of this type or collation knows only is.null, since only PostgreSQL can "
+            f"{_shown(asked)}: a column of this type or collation supports only is.null, since only PostgreSQL can "
             "compare it; filter by a generated column, such as lower(email)"
         )
     return _Made(_like(asked, comparison)) if asked.operator == "like" else _compare(asked, comparison)
@@ -223,12 +223,12 @@ def _like(asked: Filter, comparison: Comparison) -> Test:
 
 def _compare(asked: Filter, comparison: Comparison) -> _Made:
     if asked.operator not in ("eq", "neq", "in") and not comparison.is_ordered:
-        raise BadFilter(f"{_shown(asked)}: a column of this type knows only eq, neq, in and is")
+        raise BadFilter(f"{_shown(asked)}: a column of this type supports only eq, neq, in and is")
     read = comparison.key
     try:
         operands = [comparison.read_operand(value) for value in asked.values]
     except NO_KEY:
-        raise BadFilter(f"{_shown(asked)}: the column wants {comparison.expected}") from None
+        raise BadFilter(f"{_shown(asked)}: the column needs {comparison.expected}") from None
     compare: Callable[[Any, Any], bool] = _COMPARE.get(asked.operator, _is_one_of)
     operand = frozenset(operands) if asked.operator == "in" else operands[0]
     is_negated = asked.is_negated

@@ -1,9 +1,8 @@
 """SQL's LIKE: a pattern in, a test of a text out.
 
-`*` is any text too, as PostgREST has it; a backslash takes the next character as it is. A test takes linear time: what
-stands between two stars is looked for from the left, and what comes after it from there on. Only a `_` between other
-characters takes a regular expression, whose time is the text's length times the piece's: whoever asks bounds `cost`,
-and says how long a text is worth it.
+`*` also means any text, as in PostgREST; a backslash escapes the next character. A test takes linear time: the pieces
+between stars are searched from left to right. Only a `_` between other characters needs a regular expression, whose
+time is the text's length times the piece's: the caller bounds `cost` and the length of the texts that are searched.
 """
 
 import re
@@ -11,15 +10,15 @@ from functools import cached_property
 
 
 def ends_in_escape(pattern: str) -> bool:
-    """Whether it is none, since its last backslash takes nothing as it is."""
+    """Whether the pattern is invalid: its last backslash escapes nothing."""
     return (len(pattern) - len(pattern.rstrip("\\"))) % 2 == 1
 
 
 class _Piece:
-    """What stands between two stars: a fixed number of characters."""
+    """The part between two stars: a fixed number of characters."""
 
     def __init__(self, characters: list[str | None]) -> None:
-        """None is any character."""
+        """None means any character."""
         self.length = len(characters)
         core = list(characters)
         while core and core[-1] is None:
@@ -28,12 +27,12 @@ class _Piece:
         self._before = next((at for at, character in enumerate(core) if character is not None), 0)
         self._core = core[self._before :]
         self._text = "".join(character for character in self._core if character is not None)
-        # How many characters may be compared at each place of a text; 0 where a text is searched in linear time.
+        # How many characters are compared at each position of a text; 0 if the search is linear.
         self.cost = len(self._core) if len(self._text) < len(self._core) else 0
 
     @cached_property
     def _expression(self) -> re.Pattern[str] | None:
-        """Compiled at the first text: by then whoever bounds `cost` has done so."""
+        """Compiled for the first text: by then the caller has checked `cost`."""
         return re.compile("".join(map(_expression, self._core)), re.DOTALL) if self.cost else None
 
     def is_at(self, text: str, begin: int) -> bool:
@@ -45,7 +44,7 @@ class _Piece:
         )
 
     def end_after(self, text: str, begin: int) -> int:
-        """Where it ends, at the first place from `begin` on where it is; beyond the text if there is none."""
+        """The end of its first occurrence from `begin` on; beyond the text if there is none."""
         begin += self._before
         if self._expression:
             found = self._expression.search(text, begin)
@@ -57,7 +56,7 @@ class _Piece:
 
 
 class Like:
-    """A pattern at work, of which ends_in_escape() is not true."""
+    """A compiled pattern, for which ends_in_escape() must be false."""
 
     def __init__(self, pattern: str) -> None:
         pieces: list[list[str | None]] = [[]]
@@ -73,7 +72,7 @@ class Like:
         self.is_search = bool(self._middle)
 
     def __call__(self, text: str, reach: int | None = None) -> bool | None:
-        """None is undecided: a text that is longer than `reach` is compared at its ends, and not searched."""
+        """Whether the text matches. None is undecided: a text longer than `reach` is compared only at its ends."""
         if not self._first.is_at(text, 0):
             return False
         if self._last is None:

@@ -1,6 +1,6 @@
-"""What a token says in, what may be seen out: tables, columns, rows, channels. Knows no token or client.
+"""A token's rights: which tables, columns, rows and channels it may see. Knows no token or client.
 
-Nothing is given that is not named. A word that is not known is an error: a slip in a limit must not lift it.
+Only what is named is allowed. An unknown word is an error: a misspelt limit must not lift it.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ SHAPE = (
 
 
 class BadRights(ValueError):
-    """The rights are none; the message says what is wrong with them."""
+    """The rights are malformed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Tables by `pattern`: of their columns those named (None: all), of their rows those for which all filters hold.
+    """The right to tables by `pattern`: to the named columns (None: all) of rows that match all filters.
 
-    The pattern is `*`, `schema.*`, `schema.table`, or a name in whichever schema, each as SQL writes it.
+    The pattern is `*`, `schema.*`, `schema.table`, or a name in any schema, each written as in SQL.
     """
 
     pattern: str
@@ -35,12 +35,12 @@ class Grant:
     filters: tuple[Filter, ...] = ()
 
     def gives(self, table: TableName) -> bool:
-        """Whether the table is meant for certain."""
+        """Whether the pattern certainly covers the table."""
         certain = parse_pattern(self.pattern).certain
         return certain is not None and certain.covers(table)
 
     def limits(self, table: TableName) -> bool:
-        """Whether the table could be meant."""
+        """Whether the pattern may cover the table."""
         return any(pattern.may_cover(table) for pattern in parse_pattern(self.pattern).possible)
 
 
@@ -49,7 +49,7 @@ EVERY_TABLE: Grants = (Grant("*"),)
 
 
 def fingerprint(grants: Grants) -> bytes:
-    """32 bytes, the same for the same grants only."""
+    """32 bytes that are equal only for equal grants."""
     said = [
         (
             grant.pattern,
@@ -63,7 +63,7 @@ def fingerprint(grants: Grants) -> bytes:
 
 @dataclass(frozen=True)
 class Rights:
-    """Without an argument: none."""
+    """What a token may do. Rights() is nothing at all."""
 
     tables: Grants = ()
     channels: tuple[str, ...] = ()
@@ -78,15 +78,15 @@ class Rights:
         return self.tables == EVERY_TABLE
 
     @classmethod
-    def parse(cls, said: object) -> "Rights":
-        """From what JSON gives for SHAPE, each member of which may be missing. Raises BadRights."""
-        given = _members(said, "the rights", ("tables", "channels", "admin"))
+    def parse(cls, value: object) -> "Rights":
+        """Parses JSON of the form of SHAPE; each member may be missing. Raises BadRights."""
+        given = _members(value, "the rights", ("tables", "channels", "admin"))
         tables = given.get("tables", {})
         if not isinstance(tables, dict):
-            raise BadRights(f"tables are named as in {SHAPE}")
+            raise BadRights(f"name tables as in {SHAPE}")
         is_admin = given.get("admin", False)
         if not isinstance(is_admin, bool):
-            raise BadRights("admin is true or false")
+            raise BadRights("admin must be true or false")
         return cls(
             tuple(_grant(pattern, limits) for pattern, limits in sorted(tables.items())),
             tuple(sorted(_texts(given.get("channels", []), "channels"))),
@@ -99,7 +99,7 @@ ALL_RIGHTS = Rights(EVERY_TABLE, ("*",), True)
 
 @dataclass(frozen=True)
 class Bound:
-    """What may be seen of one table."""
+    """What rights allow to see of one table."""
 
     columns: frozenset[str] | None
     filters: tuple[Filter, ...]
@@ -109,14 +109,14 @@ class Bound:
 
 
 def bound_of(grants: Grants, table: str) -> Bound | None:
-    """The same of a name as it is written, where no database is asked what it means."""
+    """bound_of_any() for a name, without asking a database what it means."""
     return bound_of_any(grants, as_written(table))
 
 
 def bound_of_any(grants: Grants, tables: Collection[TableName]) -> Bound | None:
-    """What may be seen of a table that is one of these, None where there is no right to it.
+    """What may be seen of a table that is one of these; None without a right to it.
 
-    There must be a right to each of them; and the limits hold of every grant that could mean one.
+    There must be a right to each of them, and the limits of every grant that may cover one of them apply.
     """
     if not tables or not all(any(grant.gives(table) for grant in grants) for table in tables):
         return None
@@ -127,7 +127,7 @@ def bound_of_any(grants: Grants, tables: Collection[TableName]) -> Bound | None:
 
 
 def visible(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> Mapping[str, Mapping[str, Kind]]:
-    """Of the columns by table those that may be seen: what has no right to be seen is not there."""
+    """The part of the columns by table that the grants allow to see."""
     if grants == EVERY_TABLE:
         return tables
     seen = {}
@@ -139,7 +139,7 @@ def visible(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> Mapping
 
 
 def fits(filters: Iterable[Filter], columns: Mapping[str, Kind]) -> bool:
-    """Whether a table of these columns can be looked at through these filters; one through which it cannot is shut."""
+    """Whether the filters can be applied to these columns. If not, nothing of the table may be seen."""
     try:
         for term in filters:
             make_test(term, columns[term.column])
@@ -163,7 +163,7 @@ def _grant(pattern: str, limits: object) -> Grant:
         pattern = canonical(pattern)
     except BadName as error:
         raise BadRights(
-            f"{pattern[:80]!r} names no table ({error}): write *, sales.*, public.orders or orders"
+            f"{pattern[:80]!r} is not a table ({error}): write *, sales.*, public.orders or orders"
         ) from None
     given = _members(limits, f"the limits of {pattern[:80]}", ("columns", "filter"))
     columns = frozenset(_texts(given["columns"], "columns")) if "columns" in given else None
@@ -176,11 +176,11 @@ def _grant(pattern: str, limits: object) -> Grant:
 
 def _members(said: object, what: str, known: tuple[str, ...]) -> Mapping[str, object]:
     if not isinstance(said, dict) or not said.keys() <= set(known):
-        raise BadRights(f"{what} are an object with nothing but {', '.join(known)}, as in {SHAPE}")
+        raise BadRights(f"{what} must be an object with only {', '.join(known)}, as in {SHAPE}")
     return said
 
 
 def _texts(said: object, what: str) -> list[str]:
     if not isinstance(said, list) or not all(isinstance(text, str) and text for text in said):
-        raise BadRights(f"{what} is a list of texts, as in {SHAPE}")
+        raise BadRights(f"{what} must be a list of texts, as in {SHAPE}")
     return said

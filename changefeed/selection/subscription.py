@@ -1,7 +1,7 @@
-"""What a client asks for in, the changes it gets out. Knows no client, socket or database.
+"""A subscription, and the selection of changes by it. Knows no client, socket or database.
 
-An UPDATE that takes a row into or out of the filter is delivered and says so, so that whoever follows a filter can keep
-its rows: `"filter": "enter"` or `"leave"`.
+An UPDATE that moves a row into or out of the filter is delivered with `"filter": "enter"` or `"leave"`, so that a
+client can keep exactly the rows that match.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -36,18 +36,18 @@ TERMS_LIMIT = 100  # of each field
 FILTERS_LIMIT_CHARACTERS = 100_000  # of all filters together
 PATTERNS_LIMIT_CHARACTERS = 1_000  # of all patterns of like together
 LIKE_COST_LIMIT = 50  # of all patterns of like together
-LIKE_REACH_CHARACTERS = 65_536  # of a text, that all patterns of like together compare
+LIKE_REACH_CHARACTERS = 65_536  # of a text that all patterns of like together may compare
 VALUES_LIMIT = 1_000  # of all filters together
-KEPT_TABLES_LIMIT = 1_000  # a trigger of the user's may name any number, none of them a table
+KEPT_TABLES_LIMIT = 1_000  # a user's trigger may name any number of tables that do not exist
 
-# The columns of a table and what they compare like; None for a table that the database does not know.
+# The columns of a table and their kinds; None for an unknown table.
 Columns = Callable[[str], Mapping[str, Kind] | None]
-# The tables that a name could be of, as a trigger of the user's gives it.
+# The tables that a name may mean, as a user's trigger spells it.
 Meanings = Callable[[str], Collection[TableName]]
 
 
 class BadSubscription(ValueError):
-    """What was asked for cannot be given; the message says what to write instead, `code` which field is meant."""
+    """The subscription is invalid; the message says what to write instead, and `code` names the field."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -56,10 +56,9 @@ class BadSubscription(ValueError):
 
 @dataclass(frozen=True)
 class Subscription:
-    """Empty fields ask for everything. `tables` are `name`, `schema.name` or `schema.*` as SQL writes them; all
-    `filters` must hold.
+    """What a client asks for. Empty fields ask for everything; a change must match all `filters`.
 
-    `within` is not asked for but had: what the client has a right to.
+    `tables` are `name`, `schema.name` or `schema.*`, written as in SQL. `within` is what the client has a right to.
     """
 
     tables: tuple[str, ...] = ()
@@ -70,10 +69,12 @@ class Subscription:
 
     @classmethod
     def parse(cls, fields: Mapping[str, Sequence[str]], within: Grants = EVERY_TABLE) -> "Subscription":
-        """From texts by field; the order within a field means nothing. Raises BadSubscription."""
+        """Parses texts by field; their order does not matter. Raises BadSubscription."""
         for name, terms in fields.items():
             if len(terms) > TERMS_LIMIT:
-                raise BadSubscription(f"bad_{name}", f"{name}: at most {TERMS_LIMIT} of them; open another socket")
+                raise BadSubscription(
+                    f"bad_{name}", f"{name}: at most {TERMS_LIMIT} of them; open another socket for more"
+                )
         try:
             filters = _filters(fields.get("filter", ()))
         except BadFilter as error:
@@ -88,21 +89,21 @@ class Subscription:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether there is anything that the client has no right to."""
+        """Whether the client's rights are limited."""
         return self.within != EVERY_TABLE
 
     def names(self, readings: Iterable[TableName]) -> bool:
-        """Whether one of these, which a change's name could mean, is asked for."""
+        """Whether it asks for one of these, which a change's name may mean."""
         if not self.tables:
             return True
         named, schemas = self._parts_of_patterns
-        # First by what costs little, since a name of many dots could mean as many tables.
+        # The cheap checks come first, since a name with many dots may mean as many tables.
         likely = [name for name in readings if name.table in named or name.schema in schemas or None in schemas]
         return any(not self._patterns.isdisjoint(name.covering) for name in likely)
 
     @cached_property
     def _parts_of_patterns(self) -> tuple[frozenset[str | None], frozenset[str | None]]:
-        """The tables that are named, and the schemas of which all are asked for; None for all there are."""
+        """The tables that it names, and the schemas of which it asks for all tables; None means all."""
         return (
             frozenset(pattern.table for pattern in self._patterns if pattern.table is not None),
             frozenset(pattern.schema for pattern in self._patterns if pattern.table is None),
@@ -114,13 +115,13 @@ class Subscription:
 
     @property
     def patterns(self) -> frozenset[Pattern]:
-        """What it, and the right to it, name."""
+        """The patterns of the subscription and of its rights."""
         return self._patterns.union(*(parse_pattern(grant.pattern).possible for grant in self.within))
 
     def concerns(self, table: str, filtered: frozenset[str] = frozenset()) -> bool:
-        """Whether anything of the table, by its qualified() name, is asked for and may be seen.
+        """Whether it asks for anything visible of the table, given by its qualified() name.
 
-        With `filtered`: whether it is also filtered by one of these columns, or the right to it is.
+        With `filtered`: whether it, or the right to it, also filters by one of these columns.
         """
         names = (exact(table),)
         bound = bound_of_any(self.within, names) if self.names(names) else None
@@ -133,7 +134,7 @@ ALL_CHANGES = Subscription()
 
 
 class Selection:
-    """A subscription at work. A table's columns are looked up when its first change comes, and at refresh_columns()."""
+    """Selects changes by a subscription. Looks up a table's columns at its first change and after refresh_columns()."""
 
     def __init__(
         self, subscription: Subscription, columns: Columns, seal: SealCursor = str, meanings: Meanings = as_written
@@ -145,7 +146,7 @@ class Selection:
         self._tables: dict[tuple[str, bool], TableSelection | None] = {}
 
     def pick(self, changes: Sequence[Change], rows: "Sequence[ChangedRow] | None" = None) -> Sequence[Change]:
-        """Those that are asked for, as they are asked for. `rows` are the same changes', where somebody has them."""
+        """The selected changes, reduced to the selected columns. `rows` are those of the changes, if known."""
         if self.subscription == ALL_CHANGES:
             return changes
         picked = (
@@ -158,14 +159,14 @@ class Selection:
         return selected.pick(change, row) if selected else None
 
     def cursor(self, cursor: str | None) -> str | None:
-        """The cursor as the client may have it."""
+        """The cursor to send to the client: sealed if its rights are limited."""
         return self._seal(cursor) if cursor and self.subscription.is_bounded else cursor
 
     def refresh_columns(self) -> None:
         self._tables.clear()
 
     def for_table(self, table: str, *, is_exact: bool) -> "TableSelection | None":
-        """None where the table is not asked for. `is_exact`: the name is the journal's, not a trigger's of the user."""
+        """The selection of one table, if any. `is_exact`: the name is from the journal, not from a user's trigger."""
         key = table, is_exact
         if key not in self._tables:
             if len(self._tables) >= KEPT_TABLES_LIMIT:
@@ -177,13 +178,13 @@ class Selection:
         asked = self.subscription
         if not asked.names((exact(table),) if is_exact else could_mean(table)):
             return None
-        columns = self._columns(table)  # a table that is not known is looked for
+        columns = self._columns(table)  # an unknown table is looked up
         bound = bound_of_any(asked.within, (exact(table),) if is_exact else self._meanings(table))
         if bound is None:
             return None
         for term in asked.filters:
             if not bound.shows(term.column) or (columns is not None and term.column not in columns):
-                return None  # of several tables, one that has no such column
+                return None  # one of several tables, and it has no such column
         terms = [(term, columns[term.column] if columns else None) for term in asked.filters]
         sight = visibility_of(bound, columns, self._seal) if asked.is_bounded else None
         if asked.is_bounded and sight is None:
@@ -191,16 +192,16 @@ class Selection:
         try:
             return TableSelection(asked, terms, sight)
         except BadFilter:
-            return None  # or has it of another type
+            return None  # or has it with another type
 
 
 class TableSelection:
-    """The changes of one table that are asked for."""
+    """Selects the changes of one table."""
 
     def __init__(
         self, asked: Subscription, terms: Sequence[tuple[Filter, Kind | None]], sight: TableVisibility | None = None
     ) -> None:
-        self._sight = sight  # None where everything is seen
+        self._sight = sight  # None if everything is visible
         self._actions = frozenset(asked.actions or ACTIONS)
         self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
         self._columns = frozenset(asked.columns)
@@ -233,13 +234,13 @@ class TableSelection:
 
 
 def with_passage(change: Change, passage: str) -> Change:
-    """The change, saying that it took its row into or out of the filter. A cursor stays last."""
+    """The change with a mark that it moved its row into or out of the filter. The cursor stays last."""
     at = change.text.rindex(', "cursor": ' if change.id else "}")
     return msgspec.structs.replace(change, text=f'{change.text[:at]}, "filter": "{passage}"{change.text[at:]}')
 
 
 def with_columns(change: Change, row: ChangedRow, columns: frozenset[str]) -> Change:
-    """The change with just these columns in `data` and `old`, every value byte for byte. `row` is the change's."""
+    """The change with only these columns in `data` and `old`, every value byte for byte. `row` is the change's."""
     parts: dict[str, str | Raw] = {**row.message}
     for name, found in (("data", row.data), ("old", row.old)):
         if found is not None:
@@ -248,59 +249,59 @@ def with_columns(change: Change, row: ChangedRow, columns: frozenset[str]) -> Ch
 
 
 def _filters(texts: Sequence[str]) -> set[Filter]:
-    """Raises BadFilter, also where all of them together would cost too much."""
+    """Parses the filters. Raises BadFilter, also if they would cost too much together."""
     if sum(map(len, texts)) > FILTERS_LIMIT_CHARACTERS:
-        raise BadFilter(f"the filters have at most {FILTERS_LIMIT_CHARACTERS} characters together")
+        raise BadFilter(f"the filters must have at most {FILTERS_LIMIT_CHARACTERS} characters together")
     filters = {parse_filter(text) for text in texts}
     if sum(len(term.values) for term in filters) > VALUES_LIMIT:
-        raise BadFilter(f"the filters have at most {VALUES_LIMIT} values together")
+        raise BadFilter(f"the filters must have at most {VALUES_LIMIT} values together")
     patterns = [term for term in filters if term.operator == "like"]
     if sum(len(term.operand) for term in patterns) > PATTERNS_LIMIT_CHARACTERS:
-        raise BadFilter(f"the patterns of like have at most {PATTERNS_LIMIT_CHARACTERS} characters together")
+        raise BadFilter(f"the patterns of like must have at most {PATTERNS_LIMIT_CHARACTERS} characters together")
     if like_cost(patterns) > LIKE_COST_LIMIT:
         raise BadFilter(
-            f"the patterns of like have at most {LIKE_COST_LIMIT} characters together in pieces with a _ within; "
+            f"the patterns of like must have at most {LIKE_COST_LIMIT} characters together in pieces with a _ inside; "
             "* and % cost nothing"
         )
     return within_reach(filters, LIKE_REACH_CHARACTERS)
 
 
 def _table(text: str) -> str:
-    """The one way to write it, so that whoever asks for the same is one audience."""
+    """The canonical spelling, so that clients that ask for the same are one audience."""
     name = text.strip()
     try:
         if name != "*":
             return canonical(name)
-        reason = "without the field it is all tables"
+        reason = "leave the field out for all tables"
     except BadName as error:
         reason = str(error)
     raise BadSubscription(
         "bad_table",
-        f'{text[:80]!r} names no table ({reason}): write orders, public.orders, sales.* or sales."odd.name"',
+        f'{text[:80]!r} is not a table ({reason}): write orders, public.orders, sales.* or sales."odd.name"',
     )
 
 
 def _action(text: str) -> str:
     if text.upper() not in ACTIONS:
-        raise BadSubscription("bad_action", f"{text[:80]!r} is no action: write one of {', '.join(ACTIONS)}")
+        raise BadSubscription("bad_action", f"{text[:80]!r} is not an action: write one of {', '.join(ACTIONS)}")
     return text.upper()
 
 
 def _columns(text: str) -> list[str]:
-    """Names with commas in between; one with a comma in it stands in double quotes."""
+    """Parses names with commas in between; a name with a comma must be in double quotes."""
     columns = [name[1:-1].replace('""', '"') if name.startswith('"') else name for name in split_list(text)]
     if not all(columns):
-        raise BadSubscription("bad_columns", f"{text[:80]!r} names no columns: write id,status")
+        raise BadSubscription("bad_columns", f"{text[:80]!r} is not a list of columns: write id,status")
     return columns
 
 
 def check(
     subscription: Subscription, tables: Mapping[str, Mapping[str, Kind]], payload: Payload = Payload.FULL
 ) -> None:
-    """Raises BadSubscription where no change can ever fit: no such table, no such column, a value of another type.
+    """Raises BadSubscription if no change can ever match: no such table or column, or a value of another type.
 
-    Of several tables one must fit. `tables` are those of the database, by schema.name; what the client has no right to
-    is, for whatever is said here, not there. Neither is what `payload` withholds, which is told, whatever is asked for.
+    Of several tables, one must match. `tables` are the database's, by schema.name. Tables and columns that the client
+    has no right to count as missing. A column that `payload` withholds has an error of its own.
     """
     if payload is Payload.OFF and (subscription.filters or subscription.columns):
         raise BadSubscription("withheld_column", payload.withheld)
@@ -309,9 +310,7 @@ def check(
     for name in subscription.tables:
         meant = parse_pattern(name).meant
         if all(pattern.table is not None for pattern in meant) and covering.isdisjoint(meant):
-            raise BadSubscription(
-                "unknown_table", f"there is no table {name[:80]!r}; GET /api/tables lists what there is"
-            )
+            raise BadSubscription("unknown_table", f"there is no table {name[:80]!r}; GET /api/tables lists the tables")
     named = {table: columns for table, columns in tables.items() if subscription.names((exact(table),))}
     if not named:
         return
@@ -338,7 +337,7 @@ def _check_value(term: Filter, kinds: set[Kind]) -> None:
 
 def _unknown_column(column: str, named: Mapping[str, Mapping[str, Kind]], payload: Payload) -> BadSubscription:
     if payload is not Payload.FULL:
-        return BadSubscription("withheld_column", f"{column[:80]!r} is no column to ask for: {payload.withheld}")
+        return BadSubscription("withheld_column", f"{column[:80]!r} cannot be used: {payload.withheld}")
     if len(named) > 1:
         return BadSubscription("unknown_column", f"none of the tables asked for has a column {column[:80]!r}")
     [(table, columns)] = named.items()

@@ -1,8 +1,7 @@
-"""A change of one table in, what may be seen of it out. Knows no subscription and no client.
+"""Reduces a change to what a client may see of it. Knows no subscription and no client.
 
-Whatever a client asks for is asked of what is seen here, so that no filter, column or cursor tells of more. An UPDATE
-that takes a row into sight shows the new row and nothing of the old one; one that takes it out of sight shows the row
-as it was, and nothing of the new one.
+Subscriptions are applied to the result, so that no filter, column or cursor reveals more. An UPDATE that makes a row
+visible shows the new row and nothing of the old one; one that hides it shows the old row and nothing of the new one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +16,17 @@ from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filters import Equality, Filter, equality, make_test
 from changefeed.selection.rights import Bound, fits
 
-# Not xid, which counts the transactions of the whole cluster, nor what a trigger says beside the contract.
+# Not xid, which counts the transactions of the whole cluster, nor additional members of a user's trigger.
 _SHOWN = frozenset({"table", "action", "data", "schema", "old", "at", "count", "cursor"})
 
 SealCursor = Callable[[str], str]
 
 
 def visibility_of(bound: Bound, columns: Mapping[str, Kind] | None, seal: SealCursor) -> "TableVisibility | None":
-    """None where nothing of the table can be shown. Without `columns`, of a table not known yet, only equality is safe:
+    """The visibility of a table; None if nothing of it may be shown.
 
-    whatever type the column turns out to have, an equal text is an equal value.
+    Without `columns`, for a table that is not known yet, only equality is safe: an equal text is an equal value,
+    whatever the column's type is.
     """
     if columns is not None and not fits(bound.filters, columns):
         return None
@@ -36,7 +36,7 @@ def visibility_of(bound: Bound, columns: Mapping[str, Kind] | None, seal: SealCu
 
 
 class TableVisibility:
-    """What may be seen of one table's changes."""
+    """Applies the rights to the changes of one table."""
 
     def __init__(self, bound: Bound, terms: Sequence[tuple[Filter, Kind | None]], seal: SealCursor) -> None:
         self._seal = seal
@@ -47,8 +47,10 @@ class TableVisibility:
         self.equality: Equality | None = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
     def see(self, change: Change, row: ChangedRow) -> tuple[Change, str, ChangedRow] | None:
-        """The change as it is seen, "enter" or "leave" where it takes the row into or out of sight, and what is seen of
-        the row: the same for all who have the same rights."""
+        """The visible change, "enter" or "leave" if it shows or hides the row, and the visible row.
+
+        The result is the same for all clients with the same rights, and computed once.
+        """
         return row.once(self._key, lambda: self._see_row(change, row))
 
     def _see_row(self, change: Change, row: ChangedRow) -> tuple[Change, str, ChangedRow] | None:
@@ -57,16 +59,16 @@ class TableVisibility:
 
     def _see(self, change: Change, row: ChangedRow) -> tuple[Change, str] | None:
         if not change.id and not self._has_limits:
-            return change, ""  # as a trigger of the user's says it
+            return change, ""  # as the user's trigger sent it
         if not row.is_known:
-            # In the journal that is a TRUNCATE, or a statement of many rows. A trigger's may be anything.
+            # In the journal this is a TRUNCATE, or a statement of many rows. From a user's trigger it may be anything.
             return (self._show(change, row), "") if change.id else None
         is_seen = was_seen = self._lets_through(row, row.cell)
         if change.action == "UPDATE" and row.is_changed:
             was_seen = self._lets_through(row, row.old_cell)
         if is_seen and was_seen:
             if row.old is not None and not self._shows_change(row):
-                # What changed may not be seen, and neither that something did; `omit` may have left it out already.
+                # Only hidden columns changed, so the change itself is hidden; `omit` may have removed them before.
                 return None
             return self._show(change, row, has_old=row.is_changed), ""
         if is_seen:
@@ -74,7 +76,7 @@ class TableVisibility:
         return (self._show(change, row, as_before=True), "leave") if was_seen else None
 
     def _lets_through(self, row: ChangedRow, cell: Callable[[str], Cell]) -> bool:
-        # A column that is not there is no null: it may have been renamed since the filter was made.
+        # A missing column does not count as null: it may have been renamed since the filter was made.
         return all(row.has(column) and test(cell(column)) for column, test in self._tests)
 
     def _shows_change(self, row: ChangedRow) -> bool:
@@ -85,7 +87,7 @@ class TableVisibility:
         if not has_old:
             parts.pop("old", None)
         if self._tests:
-            parts.pop("count", None)  # of rows that may all be others'
+            parts.pop("count", None)  # the counted rows may all be hidden ones
         if as_before:
             parts["data"] = self._columns_of((row.data or {}) | (row.old or {}))
         elif self._columns is not None:

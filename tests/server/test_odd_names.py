@@ -115,7 +115,7 @@ class OddRightsTest(AccessTestCase):
         assert await self.told({"*": {}, "hr.*": {"columns": ["id"]}}) == only_ids
         assert await self.told({"hr.*": {"columns": ["id"]}}) == [only_ids[0]]  # public.salaries, too
         self.write("DROP TABLE salaries")
-        await self.feed.catalog.read_anew()
+        await self.feed.catalog.reread()
         assert await self.told({"hr.*": {"columns": ["id"]}}) == only_ids
 
 

@@ -119,7 +119,7 @@ class ListenTest(ListenCase):
         for channel in ("changefeed", self.feed.listener.canary.channel):
             error = await self.refusal(channel, 403)
             assert error["code"] == "channel_not_allowed"
-            assert "the server's own" in error["message"]
+            assert "internal to the server" in error["message"]
 
     @gen_test
     async def test_a_name_that_postgresql_would_cut_is_refused(self):

@@ -34,7 +34,7 @@ def test_a_statement_is_what_stands_between_its_name_and_the_next(sql_file: Path
 
 def test_a_name_that_stands_twice_is_refused(sql_file: Path):
     sql_file.write_text("-- one --\nSELECT 1;\n-- one --\nSELECT 2;\n")
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="duplicate"):
         named_queries.load_queries("some.sql")
 
 

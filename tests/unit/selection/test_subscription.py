@@ -142,7 +142,7 @@ def test_what_cannot_be_understood_is_refused(fields: dict[str, list[str]], code
         ({"table": ["public.orders"], "filter": ["state=eq.open"]}, "unknown_column", "it has id, status, total"),
         ({"table": ["public.orders"], "columns": ["state"]}, "unknown_column", "it has id, status, total"),
         ({"filter": ["state=eq.open"]}, "unknown_column", "none of the tables"),
-        ({"table": ["public.orders"], "filter": ["id=eq.seven"]}, "bad_filter", "wants a number"),
+        ({"table": ["public.orders"], "filter": ["id=eq.seven"]}, "bad_filter", "needs a number"),
     ],
 )
 def test_what_can_never_be_is_refused(fields: dict[str, list[str]], code: str, said: str):
