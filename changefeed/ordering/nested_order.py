@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from changefeed.ordering.row_states import Entry, state_after
+from changefeed.ordering.row_states import UNKNOWN, Entry, state_after
 from changefeed.ordering.transaction_order import Order, Transaction
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DbRow
@@ -178,7 +178,8 @@ class NestedOrder:
                 ]
                 state = state_after(concerned, key)
                 if state is not None:
-                    found[table, key] = state
+                    if state != UNKNOWN:
+                        found[table, key] = state
                     break
             else:
                 if begin <= 1:

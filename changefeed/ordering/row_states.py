@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 NOTHING = 0  # the state before an INSERT and after a DELETE, and the key of a row that has none
+UNKNOWN = 0  # of state_after(), which says by a key's complement that a row is not there
 
 
 class Entry(NamedTuple):
@@ -66,19 +67,34 @@ class Edge(NamedTuple):
 
 
 def state_after(entries: Iterable[Entry], key: int) -> int | None:
-    """The state in which one transaction's entries left the row of a key, ~key for none; None where they do not say."""
+    """The state in which one transaction's entries left the row of a key, ~key for none; None where they do not say.
+
+    UNKNOWN where something else may have changed it: what a count or a loss stands for, or DDL, before which rows were
+    written in another way. `entries` are those of the row, and those that are of no single row.
+    """
     balance: Counter[int] = Counter()
     columns: int | None = None
+    is_known = True
+    was_there: int | None = None  # in this state at last, and all along
+    has_come_or_gone = False
     for entry in entries:
-        if entry.columns != columns:
-            balance.clear()  # how it was written before DDL, it is not written now
-            columns = entry.columns
-        if entry.before is None and entry.after is None:
+        is_of_no_row = entry.before is None and entry.after is None
+        if is_of_no_row or columns not in (None, entry.columns):
             balance.clear()
-            if entry.action == "T":
+            is_known, was_there, has_come_or_gone = entry.action == "T" and is_of_no_row, None, False
+        columns = entry.columns
+        if is_of_no_row:
+            if is_known:
                 balance[~key] = 1
             continue
         if entry.key_before != entry.key_after or entry.before != entry.after:
             balance[(entry.before or 1) if entry.key_before == key else ~key] -= 1
             balance[(entry.after or 1) if entry.key_after == key else ~key] += 1
-    return next((state for state, count in balance.items() if count > 0), None)
+        if entry.key_before == entry.key_after:
+            was_there = entry.after or 1
+        else:
+            has_come_or_gone = True
+    state = next((state for state, count in balance.items() if count > 0), None)
+    if state is None and not has_come_or_gone:
+        state = was_there
+    return UNKNOWN if state is None and not is_known else state

@@ -348,3 +348,65 @@ def test_columns_that_are_left_out_or_hashed(db: JournalDatabase):
     make_trigger(db, "AFTER INSERT OR UPDATE ON orders", COOK)
     db.run("INSERT INTO orders VALUES (1, 'raw'), (2, 'raw'); UPDATE orders SET status = 'raw'")
     db.assert_rebuilds("public.orders", "(SELECT changefeed.hash('orders', 'status', status) AS status FROM orders)")
+
+
+REMOVE = "AFTER INSERT ON orders", "DELETE FROM orders WHERE id = NEW.id AND status <> 'kept'; RETURN NULL;"
+BRING_BACK = (
+    "AFTER DELETE ON orders",
+    "IF pg_trigger_depth() = 1 THEN INSERT INTO orders VALUES (OLD.id, OLD.status); END IF; RETURN NULL;",
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "trigger", "statement", "order"),
+    [
+        # What the transaction before did after a TRUNCATE, or without one.
+        (
+            "INSERT INTO orders VALUES (6, 'old'); "
+            "BEGIN; TRUNCATE orders; INSERT INTO orders VALUES (6, 'new'); DELETE FROM orders; COMMIT",
+            REMOVE,
+            "INSERT INTO orders VALUES (6, 'x')",
+            "ID",
+        ),
+        (
+            "INSERT INTO orders VALUES (6, 'old'); DELETE FROM orders",
+            REMOVE,
+            "INSERT INTO orders VALUES (6, 'x')",
+            "ID",
+        ),
+        # A count, or a loss, stands for what it did: nobody knows, and the triggers decide.
+        (
+            "INSERT INTO orders VALUES (6, 'x'); INSERT INTO orders VALUES (7, 'x'), (8, 'x'), (9, 'x'); DELETE FROM orders",
+            REMOVE,
+            "INSERT INTO orders VALUES (6, 'x')",
+            "ID",
+        ),
+        (
+            "INSERT INTO orders VALUES (6, 'x'); SELECT changefeed.unwatch('orders'); DELETE FROM orders; "
+            "SELECT changefeed.watch('orders', row_limit => 2); INSERT INTO changefeed.journal "
+            "(slot, at, action, schema_name, table_name) VALUES (0, now(), 'L', 'public', 'orders')",
+            REMOVE,
+            "INSERT INTO orders VALUES (6, 'x')",
+            "ID",
+        ),
+        # It left the row as it was: there.
+        ("UPDATE orders SET status = status", BRING_BACK, "DELETE FROM orders WHERE id = 1", "DI"),
+        (
+            "BEGIN; UPDATE orders SET status = 'other'; UPDATE orders SET status = 'there'; COMMIT",
+            BRING_BACK,
+            "DELETE FROM orders WHERE id = 1",
+            "DI",
+        ),
+    ],
+)
+def test_a_row_that_ends_as_it_began_began_as_the_transaction_before_left_it(
+    db: JournalDatabase, before: str, trigger: tuple[str, str], statement: str, order: str
+):
+    db.run("SELECT changefeed.unwatch('orders'); INSERT INTO orders VALUES (1, 'there')")
+    db.run("SELECT changefeed.watch('orders', row_limit => 2)")
+    for command in before.split("; "):
+        db.run(command)
+    make_trigger(db, *trigger)
+    known = len(db.entries())
+    db.run(statement)
+    assert "".join(entry.action for entry in db.entries()[known:]) == order
