@@ -1,12 +1,32 @@
 -- Makes the schemas, or refuses to go on where somebody else has a hand in it: what is in there would run with the rights of
 -- whoever installs (CVE-2022-2625 was of this kind). No SET ROLE to an owner with fewer rights: code of theirs could take
--- the session's own role back.
+-- the session's own role back. Nor is a role relied on that the session began with: the owner of a database may choose it for
+-- everybody (ALTER DATABASE ... SET role). A SET ROLE within the session is its user's own decision.
 DO $guard$
 DECLARE
     schema_name text;
     owner record;
     foreign_one text;
+    began_as name := session_user;
+    is_super constant boolean := (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = session_user);
 BEGIN
+    IF current_user <> session_user AND NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+        BEGIN
+            RESET ROLE;
+            began_as := current_user;
+            RAISE SQLSTATE 'CF000';  -- takes it back
+        EXCEPTION WHEN SQLSTATE 'CF000' THEN
+            NULL;
+        END;
+        IF is_super OR began_as <> session_user THEN
+            RAISE EXCEPTION 'this session of % runs as %, whose code could run with the rights of %',
+                quote_ident(session_user), quote_ident(current_user), quote_ident(session_user)
+                USING ERRCODE = 'insufficient_privilege', HINT = CASE WHEN is_super
+                    THEN format('SET ROLE NONE first, or connect as %I.', current_user)
+                    ELSE format('Connect as %I; or with PGOPTIONS=''-c role=none'', and SET ROLE %1$I then.', current_user)
+                END;
+        END IF;
+    END IF;
     FOREACH schema_name IN ARRAY ARRAY['changefeed', 'changefeed_secret'] LOOP
         IF to_regnamespace(schema_name) IS NULL THEN
             BEGIN

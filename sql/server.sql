@@ -42,10 +42,10 @@ SELECT to_regclass('changefeed.meta') IS NOT NULL;
 -- distrusted owner --
 -- Who else could run code as this role: the functions of the schema run with the rights of whoever calls them. So a superuser
 -- calls those of superusers only; another role those of the schema's owner, which it was told to use, of superusers, and
--- its own.
+-- its own. The session's own role counts too where another one is set: code can take it back.
 SELECT quote_ident(r.rolname)
 FROM pg_namespace AS n
-JOIN pg_roles AS me ON me.rolname = current_user
+JOIN pg_roles AS me ON me.rolname IN (session_user, current_user)
 CROSS JOIN LATERAL (
     SELECT n.nspowner
     UNION SELECT p.proowner FROM pg_proc AS p WHERE p.pronamespace = n.oid

@@ -34,6 +34,9 @@ _DEFAULTS = {
 # search_path that others cannot write to comes first: an exact match of the argument types wins over pg_catalog's own
 # (CVE-2018-1058). As startup options, so that they hold from the first statement on and no pooler hands them to others.
 SESSION_SETTINGS = {
+    # The owner of a database may choose one for everybody (ALTER DATABASE ... SET role); and code that runs as a set
+    # role can take the session's own back.
+    "role": "none",
     "search_path": "pg_catalog,pg_temp",
     "statement_timeout": "0",  # each query has a deadline of the server instead
     "lock_timeout": "0",
@@ -60,7 +63,8 @@ _TRANSACTION_TIMEOUT_SINCE = 170000  # server_version; older ones refuse an unkn
 # Put before a statement if a pooler in between passes no options. They apply to that statement only: a transaction pool
 # may give the session to another client next.
 _LOCAL_SETTINGS = (
-    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp; "
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; SET LOCAL ROLE none; "
+    "SET LOCAL search_path = pg_catalog, pg_temp; "
     "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL exit_on_error = off; "
     "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL standard_conforming_strings = on; "
     "SET LOCAL quote_all_identifiers = off; SET LOCAL client_min_messages = error; "
