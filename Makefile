@@ -32,43 +32,43 @@ POSTGRES_TESTS := tests/sql tests/unit/ordering/test_nested_order.py tests/proce
 
 .PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium nginx
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
 
 run: $(SERVER_INSTALLED) ## install what is missing and start the server: make run ARGS="--help"
 	@exec $(VENV)/bin/python server.py $(ARGS)
 
-test: $(FRONTEND_INSTALLED) chromium nginx ## all tests; ARGS goes to pytest: make test ARGS="-k hub -x"
+test: $(FRONTEND_INSTALLED) chromium nginx ## run all tests; ARGS goes to pytest: make test ARGS="-k hub -x"
 	$(NPM) test
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
-soak: $(TOOLS_INSTALLED) ## the guarantees under a thousand faults, and in as many schemas: make soak ROUNDS=1000 SEED=7
+soak: $(TOOLS_INSTALLED) ## test the guarantees under random faults, in random schemas: make soak ROUNDS=1000 SEED=7
 	$(VENV)/bin/python -m tests.oracle.random_schemas --count $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
 	$(VENV)/bin/python -m tests.oracle --rounds $(or $(ROUNDS),1000) $(if $(SEED),--seed $(SEED))
 
-soak-load: $(TOOLS_INSTALLED) ## what drifts in an hour at 500 changes a second, and whether one is lost: ARGS="--minutes 60"
+soak-load: $(TOOLS_INSTALLED) ## run an hour at 500 changes/s; find lost changes and leaks: ARGS="--minutes 60"
 	$(VENV)/bin/python -m tests.soak $(ARGS)
 
-fuzz: $(TOOLS_INSTALLED) ## any input at all, many times: make fuzz EXAMPLES=1000
+fuzz: $(TOOLS_INSTALLED) ## feed random input to all parsers and routes: make fuzz EXAMPLES=1000
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),1000) API_EXAMPLES=$(or $(EXAMPLES),1000) $(VENV)/bin/python -m pytest --timeout 7200 \
 	  tests/unit/test_fuzz_inputs.py tests/server/test_fuzz_sockets.py tests/server/test_openapi.py $(ARGS)
 
-faults: $(TOOLS_INSTALLED) ## everything that goes wrong, done on purpose: the table of docs/faults.md; ARGS="--rounds 5"
+faults: $(TOOLS_INSTALLED) ## cause every fault of docs/faults.md, and measure the outcome: ARGS="--rounds 5"
 	$(VENV)/bin/python -m tests.faults $(ARGS)
 
-benchmark: $(PEERS_INSTALLED) ## ours beside its peers, in some twenty minutes: make benchmark ARGS=--quick
+benchmark: $(PEERS_INSTALLED) ## compare with three other servers, in some 20 minutes: make benchmark ARGS=--quick
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m benchmarks $(ARGS)
 
-benchmark-journal: $(SERVER_INSTALLED) ## what the journal costs a writer, and how fast a client catches up: ARGS="--rows 1000000"
+benchmark-journal: $(SERVER_INSTALLED) ## measure what the journal costs writers, and how fast clients catch up: ARGS="--rows 1000000"
 	$(VENV)/bin/python -m benchmarks.journal $(ARGS)
 
-benchmark-dashboard: $(TOOLS_INSTALLED) chromium ## what the dashboard costs a browser, against its goals: ARGS="--seconds 60"
+benchmark-dashboard: $(TOOLS_INSTALLED) chromium ## measure what the dashboard costs a browser: ARGS="--seconds 60"
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m benchmarks.dashboard $(ARGS)
 
-lighthouse: $(LIGHTHOUSE_INSTALLED) chromium ## what Lighthouse says of the dashboard under load: ARGS="--form mobile"
+lighthouse: $(LIGHTHOUSE_INSTALLED) chromium ## run Lighthouse on the dashboard under load: ARGS="--form mobile"
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m benchmarks.lighthouse $(ARGS)
 
-test-postgres: $(TOOLS_INSTALLED) ## the tests of sql/ on every PostgreSQL found, from 14 to 18
+test-postgres: $(TOOLS_INSTALLED) ## run the tests of sql/ on every PostgreSQL found, from 14 to 18
 	@for binaries in $(POSTGRES_BINARIES); do \
 	  [ -x "$$binaries/initdb" ] || continue; \
 	  version=$$("$$binaries/postgres" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/'); \
@@ -77,7 +77,7 @@ test-postgres: $(TOOLS_INSTALLED) ## the tests of sql/ on every PostgreSQL found
 	  FEED_TEST_POSTGRES="$$(cd "$$binaries" && pwd)" $(VENV)/bin/python -m pytest --quiet $(POSTGRES_TESTS) $(ARGS) || exit 1; \
 	done
 
-check: $(FRONTEND_INSTALLED) ## style and types, of the server and of the frontend
+check: $(FRONTEND_INSTALLED) ## check style and types, of the server and of the frontend
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -146,7 +146,7 @@ TESTS_NEED := pytest pytest-timeout pytest-xdist hypothesis websockets playwrigh
 PEERS_NEED := tornado psycopg2-binary websockets asyncpg
 COMPILE := .lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 
-lock: ## pin anew what requirements*.txt and tests/requirements.txt list (see pyproject.toml, tool.uv)
+lock: ## update the pinned versions of all requirements (see pyproject.toml, tool.uv)
 	$(PYTHON) -m venv .lock
 	.lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	head -3 requirements-build.txt > .lock/build && printf 'setuptools\n' | $(COMPILE) - >> .lock/build && \

@@ -131,8 +131,8 @@ class Patient:
 
 DESCRIPTION = (
     "Examines the database that the settings name, and prints each problem with its fix: SQL, a command, a "
-    "setting or advice. Changes nothing. Exits with 0 if it finds no problem, 1 if it finds one, 2 if it cannot look "
-    "at the database."
+    "setting or advice. Changes nothing. Exits with 0 if it finds no problem, 1 if it finds one, 2 if it cannot reach "
+    "the database."
 )
 
 
