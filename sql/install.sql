@@ -153,7 +153,7 @@ BEGIN
         SELECT slot, c.oid::regclass AS partition
         FROM generate_series(0, 7) AS slot JOIN pg_class AS c ON c.oid = to_regclass(format('changefeed.journal_%s', slot))
         WHERE c.relreplident <> 'f'
-           OR to_regclass(format('changefeed.journal_%s_nested', slot)) IS NULL AND NOT changefeed.has_entries(slot)
+           OR to_regclass(format('changefeed.journal_%s_losses', slot)) IS NULL AND NOT changefeed.has_entries(slot)
     LOOP
         BEGIN
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', incomplete.partition);

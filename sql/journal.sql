@@ -117,16 +117,12 @@ BEGIN
 END
 $partitions$;
 
--- What version 5 brought to a partition: indexes that find the transactions in which triggers wrote, and the losses (plain
--- writes pay nothing for them); and a replica identity, without which PostgreSQL refuses a DELETE where somebody made a
--- publication FOR ALL TABLES. An upgrade leaves a partition that is in use as it is, since all this would keep writers
--- waiting, until retention empties it.
+-- What version 5 brought to a partition: an index that finds the losses; and a replica identity, without which PostgreSQL
+-- refuses a DELETE where somebody made a publication FOR ALL TABLES. An upgrade leaves a partition that is in use as it is,
+-- since all this would keep writers waiting, until retention empties it.
 CREATE OR REPLACE FUNCTION changefeed.complete_partition(slot integer)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $function$
 BEGIN
-    EXECUTE format(
-        'CREATE INDEX IF NOT EXISTS journal_%1$s_nested ON changefeed.journal_%1$s (xid) WHERE depth > 1', slot
-    );
     EXECUTE format(
         'CREATE INDEX IF NOT EXISTS journal_%1$s_losses ON changefeed.journal_%1$s (id) WHERE action = %2$L', slot, 'L'
     );

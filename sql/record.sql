@@ -1,70 +1,85 @@
 -- The triggers' functions: a statement's rows in, journal rows and one NOTIFY out.
 --
 -- They run as the journal's owner (SECURITY DEFINER), so that a writer needs no right on it, and with fixed settings, so
--- that an entry depends on the row alone and not on the writer's session.
+-- that an entry depends on the row alone and not on the writer's session. Each setting of a function costs its every call, so they
+-- have those on which the JSON of usual types depends; the others are made where a column is of another type.
 -- changefeed.record never fails a write. What it cannot journal becomes an entry of the action L: the readers are told of
 -- a gap in this table, if the transaction commits. Where not even that can be written, the sequence changefeed.losses is
 -- raised instead. That costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
 -- write instead. Both are made from the one text below.
 --
--- What costs is each statement in here. So the usual case (no argument; columns of trusted types; of an UPDATE, one
--- row) is told by the condition of the one INSERT that serves it. Only where that writes nothing the rest asks why.
+-- What costs is each statement in here. So a statement that touched no row is looked for first, and the usual case (no argument;
+-- columns of trusted types; of an UPDATE, one row) takes one INSERT. Only where that writes nothing the rest asks why.
 --
 -- Their argument, where there is one, is JSON:
 -- {"omit": [column, ...], "hash": [column, ...], "limit": rows, "root": true, "dynamic": true}
 DO $make$
 DECLARE
+    -- What to_json can be given. At isolation levels that see the catalog as it once was, its word is not enough.
+    sees_columns constant text := $condition$
+        (current_setting('transaction_isolation') = 'read committed' OR changefeed.trusts_columns(TG_RELID))
+    $condition$;
+    plain constant text := $condition$
+        (NOT EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped
+              AND a.atttypid <> ALL (changefeed.plain_types()) AND NOT changefeed.is_plain(a.atttypid)
+        ) AND <sees_columns>)
+    $condition$;
     trusted constant text := $condition$
         (NOT EXISTS (
             SELECT FROM pg_attribute AS a
             WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
-        ) AND (current_setting('transaction_isolation') = 'read committed' OR changefeed.trusts_columns(TG_RELID)))
+        ) AND <sees_columns>)
     $condition$;
-    body constant text := replace($body$
-        -- Without transition tables these names would be those of relations in the writer's temporary schema; reading a view
-        -- there would run its code as the journal's owner. (In two steps, of which the first needs no plan.)
-        IF pg_my_temp_schema() <> 0
-            AND (to_regclass('pg_temp.new_rows') IS NOT NULL OR to_regclass('pg_temp.old_rows') IS NOT NULL)
-        THEN
-            IF TG_LEVEL = 'STATEMENT' AND TG_OP <> 'TRUNCATE' AND NOT EXISTS (
-                SELECT FROM pg_trigger AS t
-                WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
-                  AND (TG_OP = 'INSERT' OR t.tgoldtable = 'old_rows') AND (TG_OP = 'DELETE' OR t.tgnewtable = 'new_rows')
-            ) THEN
-                RAISE EXCEPTION 'the trigger % has no transition tables', quote_ident(TG_NAME)
-                    USING HINT = 'Make triggers with changefeed.watch.';
+    tell_of_moved constant text := $moved$
+        IF pg_partition_root(TG_RELID) IS NOT NULL THEN
+            GET DIAGNOSTICS context = PG_CONTEXT;
+            has_lost := changefeed.may_have_moved(TG_RELID, context);
+            IF has_lost THEN
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
+                SELECT slot, at, 'L', n.nspname, c.relname
+                FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE c.oid = pg_partition_root(TG_RELID);
             END IF;
+        END IF;
+    $moved$;
+    body constant text := replace(replace(replace(replace($body$
+        IF lacks_rows THEN
+            RAISE EXCEPTION 'the trigger % has no transition tables', quote_ident(TG_NAME)
+                USING HINT = 'Make triggers with changefeed.watch.';
         END IF;
         slot := coalesce(pg_sequence_last_value('changefeed.slot'), 0);
-        IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
-            IF pg_partition_root(TG_RELID) IS NOT NULL THEN
-                GET DIAGNOSTICS context = PG_CONTEXT;
-                has_lost := changefeed.may_have_moved(TG_RELID, context);
-                IF has_lost THEN
-                    INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
-                    SELECT slot, at, 'L', n.nspname, c.relname
-                    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                    WHERE c.oid = pg_partition_root(TG_RELID);
-                END IF;
+        IF TG_NARGS = 0 THEN
+            -- For changefeed.has_plain_types(), should one of the next statements have to be planned.
+            planned_for := set_config('changefeed.planned_for', TG_RELID::text, true);
+            -- r.*, not r: there may be a column of that name.
+            IF TG_OP = 'INSERT' THEN
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+                SELECT slot, at, 'I', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*)
+                FROM new_rows AS r WHERE changefeed.has_plain_types() OR <plain>;
+                is_recorded := FOUND;
+            ELSIF TG_OP = 'DELETE' THEN
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
+                SELECT slot, at, 'D', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*)
+                FROM old_rows AS r WHERE changefeed.has_plain_types() OR <plain>;
+                is_recorded := FOUND;
+            ELSIF sampled = 1 THEN
+                <tell_of_moved>
+                INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
+                SELECT slot, at, 'U', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*),
+                    (SELECT row_to_json(r.*) FROM old_rows AS r)
+                FROM new_rows AS r WHERE changefeed.has_plain_types() OR <plain>;
+                is_recorded := FOUND;
             END IF;
         END IF;
-        -- r.*, not r: there may be a column of that name.
-        IF TG_NARGS > 0 OR TG_LEVEL = 'ROW' THEN
-            NULL;  -- not the usual case
-        ELSIF TG_OP = 'INSERT' THEN
-            INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
-            SELECT slot, at, 'I', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*) FROM new_rows AS r WHERE <trusted>;
-        ELSIF TG_OP = 'UPDATE' THEN
-            INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
-            SELECT slot, at, 'U', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*),
-                (SELECT row_to_json(r.*) FROM old_rows AS r)
-            FROM new_rows AS r WHERE NOT EXISTS (SELECT FROM old_rows OFFSET 1) AND <trusted>;
-        ELSIF TG_OP = 'DELETE' THEN
-            INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
-            SELECT slot, at, 'D', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*) FROM old_rows AS r WHERE <trusted>;
-        END IF;
 
-        IF NOT FOUND OR TG_NARGS > 0 OR TG_LEVEL = 'ROW' OR TG_OP = 'TRUNCATE' THEN
+        IF is_recorded IS NOT TRUE THEN
+            IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' AND has_lost IS NULL THEN
+                <tell_of_moved>
+            END IF;
+            schema_name := TG_TABLE_SCHEMA;
+            table_name := TG_TABLE_NAME;
             IF TG_LEVEL = 'ROW' THEN
                 touched := 1;
             ELSIF TG_OP = 'INSERT' THEN
@@ -72,7 +87,7 @@ DECLARE
             ELSIF TG_OP <> 'TRUNCATE' THEN
                 SELECT count(*) INTO touched FROM old_rows;
             END IF;
-            IF touched = 0 AND NOT has_lost THEN
+            IF touched = 0 AND has_lost IS NOT TRUE THEN
                 RETURN NULL;
             END IF;
             operations := ARRAY[TG_OP];
@@ -84,6 +99,9 @@ DECLARE
                 WHERE c.oid = coalesce(pg_partition_root(TG_RELID), TG_RELID);
             END IF;
             is_dynamic := TG_LEVEL = 'ROW' OR options ->> 'dynamic' IS NOT NULL OR NOT <trusted>;
+            IF is_dynamic OR NOT <plain> THEN
+                writers_settings := changefeed.fix_settings();  -- an error takes them back with all else
+            END IF;
             IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
                 -- A row that moves to another partition, and that a trigger there keeps out, is gone: there are fewer
                 -- new rows than old ones, and nothing says which belong together.
@@ -131,15 +149,21 @@ DECLARE
             IF old_values IS NOT NULL THEN
                 CLOSE old_values;
             END IF;
+            IF writers_settings IS NOT NULL THEN
+                PERFORM changefeed.restore_settings(writers_settings);
+            END IF;
         END IF;
-    $body$, '<trusted>', trusted);
+    $body$, '<tell_of_moved>', tell_of_moved), '<trusted>', trusted), '<plain>', plain), '<sees_columns>', sees_columns);
     -- After ids were drawn: makes lastval() say the writer's number again, or fail again where there was none (see
     -- journal.sql). `drawn` is not asked for; an assignment takes less than a PERFORM.
     put_back_lastval constant text := $put_back$
         IF writers_lastval > -9000000000000000000 THEN
-            drawn := nextval('changefeed.lastval');
-            drawn := setval('changefeed.lastval', writers_lastval);
-            drawn := setval('changefeed.lastval', 1, false);  -- the number is nobody else's business
+            -- One after another, in one expression. The number is nobody else's business, so the sequence forgets it at once.
+            drawn := num_nulls(
+                nextval('changefeed.lastval'),
+                setval('changefeed.lastval', writers_lastval),
+                setval('changefeed.lastval', 1, false)
+            );
         ELSE
             drawn := nextval('changefeed.no_lastval');
         END IF;
@@ -149,34 +173,56 @@ DECLARE
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET exit_on_error = off  -- an error would end the writer's session, though it is caught here
         SET jit = off  -- to compile takes longer than the statements, however dear the writer's settings make them seem
-        -- The form of values; docs/database.md names these.
-        SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
-        SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off
-        -- How texts are read.
-        SET array_nulls = on SET standard_conforming_strings = on AS $function$
+        -- The form of values; docs/database.md names these, and those of changefeed.fix_settings().
+        SET timezone = 'UTC' SET extra_float_digits = '1' SET bytea_output = 'hex' AS $function$
         #variable_conflict use_variable
         DECLARE
             at timestamptz := clock_timestamp();
             slot smallint;
+            lacks_rows boolean;  -- the trigger has no transition tables
+            sampled integer;  -- how many old rows there are: none, one, or 2 for more
+            planned_for text;
+            is_recorded boolean;
+            writers_settings text[];
             touched bigint;
             options json;
             is_dynamic boolean;
-            schema_name text := TG_TABLE_SCHEMA;
-            table_name text := TG_TABLE_NAME;
+            schema_name text;
+            table_name text;
             operation text;
             operations text[];
             old_values refcursor;
             context text;
-            has_lost boolean := false;
+            has_lost boolean;
             writers_lastval bigint;
             reason text;
             drawn bigint;
             may_notify boolean := false;
         BEGIN
+            -- Without transition tables these names would be those of relations in the writer's temporary schema; reading a
+            -- view there would run its code as the journal's owner. (In two steps, of which the first needs no plan.)
+            IF pg_my_temp_schema() <> 0
+                AND (to_regclass('pg_temp.new_rows') IS NOT NULL OR to_regclass('pg_temp.old_rows') IS NOT NULL)
+            THEN
+                lacks_rows := (TG_LEVEL = 'STATEMENT' OR TG_NARGS = 0) AND TG_OP <> 'TRUNCATE' AND NOT EXISTS (
+                    SELECT FROM pg_trigger AS t
+                    WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
+                      AND (TG_OP = 'INSERT' OR t.tgoldtable = 'old_rows') AND (TG_OP = 'DELETE' OR t.tgnewtable = 'new_rows')
+                );
+            END IF;
             BEGIN
+                IF TG_OP <> 'INSERT' THEN
+                    IF TG_NARGS = 0 AND TG_OP <> 'TRUNCATE' AND lacks_rows IS NOT TRUE THEN
+                        PERFORM FROM old_rows LIMIT 2;
+                        GET DIAGNOSTICS sampled = ROW_COUNT;
+                        IF sampled = 0 AND (TG_OP = 'DELETE' OR pg_partition_root(TG_RELID) IS NULL) THEN
+                            RETURN NULL;
+                        END IF;
+                    END IF;
+                END IF;
                 writers_lastval := lastval();
             EXCEPTION WHEN OTHERS THEN
-                NULL;  -- the session has none, or the journal's owner has no right on that sequence
+                NULL;  -- the session has none, or the journal's owner has no right on that sequence; or the trigger no old rows
             END;
             %s
             BEGIN
@@ -224,7 +270,8 @@ DECLARE
             BEGIN
                 INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, row_count)
                 VALUES (
-                    coalesce(pg_sequence_last_value('changefeed.slot'), 0), at, 'L', schema_name, table_name, touched
+                    coalesce(pg_sequence_last_value('changefeed.slot'), 0), at, 'L',
+                    coalesce(schema_name, TG_TABLE_SCHEMA), coalesce(table_name, TG_TABLE_NAME), touched
                 );
             EXCEPTION WHEN transaction_rollback THEN
                 RAISE;

@@ -202,7 +202,7 @@ BEGIN
         'FROM changefeed.lost_id AS i', slot
     );
     EXECUTE format('TRUNCATE changefeed.journal_%s', slot);
-    IF to_regclass(format('changefeed.journal_%s_nested', slot)) IS NULL
+    IF to_regclass(format('changefeed.journal_%s_losses', slot)) IS NULL
         AND pg_has_role((SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'changefeed.journal'::regclass), 'USAGE')
     THEN
         PERFORM changefeed.complete_partition(slot);

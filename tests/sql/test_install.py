@@ -470,7 +470,7 @@ def test_an_upgrade_takes_version_4_s_marks_away_and_keeps_who_may_read(db: Jour
     reader = db.new_role("reader")
     db.run("CREATE TABLE orders (id int PRIMARY KEY, v int); SELECT changefeed.watch('orders')")
     db.run("CREATE TABLE busy (id int); SELECT changefeed.watch('busy'); UPDATE changefeed.meta SET version = 4")
-    db.run("DROP FUNCTION changefeed.read; DROP INDEX changefeed.journal_0_nested, changefeed.journal_1_nested")
+    db.run("DROP FUNCTION changefeed.read; DROP INDEX changefeed.journal_0_losses, changefeed.journal_1_losses")
     db.run(
         "CREATE FUNCTION changefeed.read(previous pg_snapshot, batch pg_snapshot, after bigint, row_limit int, byte_limit bigint) "
         "RETURNS TABLE (id bigint, xid text, at text, action text, schema_name text, table_name text, data text, old text, "
@@ -502,10 +502,10 @@ def test_an_upgrade_takes_version_4_s_marks_away_and_keeps_who_may_read(db: Jour
     db.run("UPDATE orders SET v = 2")
     db.assert_rebuilds("public.orders")
     # Of a partition in use no index is built, which would keep writers waiting.
-    assert db.value("SELECT to_regclass('changefeed.journal_0_nested')") is None
-    assert db.value("SELECT to_regclass('changefeed.journal_1_nested')") is not None
+    assert db.value("SELECT to_regclass('changefeed.journal_0_losses')") is None
+    assert db.value("SELECT to_regclass('changefeed.journal_1_losses')") is not None
     db.run("SELECT changefeed.empty_partition(0)")
-    assert db.value("SELECT to_regclass('changefeed.journal_0_nested')") is not None
+    assert db.value("SELECT to_regclass('changefeed.journal_0_losses')") is not None
 
 
 def test_what_is_installed_is_ascii():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.journal_database import JournalDatabase
+from tests.journal_database import JournalDatabase, Session
 
 SEIZE = "ALTER ROLE {mallory} SUPERUSER"
 
@@ -94,3 +94,88 @@ def test_every_function_has_a_search_path_of_its_own(db: JournalDatabase):
     settings = db.run("SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'changefeed'::regnamespace")
     assert settings
     assert [name for name, config in settings if "search_path=pg_catalog, pg_temp" not in (config or [])] == []
+
+
+MOODY = """
+    CREATE SCHEMA evil AUTHORIZATION {mallory}; SET ROLE {mallory}; CREATE TYPE evil.mood AS ENUM ('ok');
+    CREATE FUNCTION evil.seize() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+        IF (SELECT usesuper FROM pg_user WHERE usename = current_user) THEN {seize}; END IF; END $$;
+    CREATE FUNCTION evil.j(evil.mood) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.seize(); RETURN '1'; END $$;
+    CREATE CAST (evil.mood AS json) WITH FUNCTION evil.j(evil.mood);
+    CREATE TABLE evil.plain (id int); CREATE TABLE evil.w (id int, v text DEFAULT 'ok'); RESET ROLE;
+    SELECT changefeed.watch('evil.w'), changefeed.watch('evil.plain')"""
+ALTERATIONS = {
+    "a column comes": "ALTER TABLE evil.w ADD COLUMN m evil.mood DEFAULT 'ok'",
+    "a column's type changes": "ALTER TABLE evil.w ALTER COLUMN v DROP DEFAULT, ALTER COLUMN v TYPE evil.mood USING v::evil.mood, "
+    "ALTER COLUMN v SET DEFAULT 'ok'",
+}
+
+
+@pytest.fixture
+def mallory(db: JournalDatabase) -> str:
+    name = db.new_role("mallory")
+    db.run(MOODY.format(mallory=name, seize=SEIZE.format(mallory=name)))
+    return name
+
+
+def write_often(session: Session) -> None:
+    """So often that PostgreSQL keeps the plans of what records it."""
+    for _ in range(10):
+        session.run("INSERT INTO evil.w (id) VALUES (1); UPDATE evil.w SET id = 2; DELETE FROM evil.w")
+
+
+@pytest.mark.parametrize("by_another", [False, True], ids=["by the writer", "by another session"])
+@pytest.mark.parametrize("alteration", ALTERATIONS.values(), ids=ALTERATIONS.keys())
+def test_what_was_found_of_a_table_s_types_ends_with_their_change(
+    db: JournalDatabase, mallory: str, alteration: str, by_another: bool
+):
+    db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    writer = db.session(user=mallory)
+    write_often(writer)
+    (db.session(user=mallory) if by_another else writer).run(alteration)
+    write_often(writer)
+    assert not is_superuser(db, mallory)
+    assert len(db.entries("evil.w")) == 60
+    assert (db.losses, writer.warnings) == (0, [])
+
+
+def test_it_is_of_no_other_table_whatever_a_writer_sets(db: JournalDatabase, mallory: str):
+    db.run(ALTERATIONS["a column comes"])
+    writer = db.session(user=mallory)
+    writer.run("SELECT set_config('changefeed.planned_for', 'evil.plain'::regclass::oid::text, false)")
+    writer.run("INSERT INTO evil.plain VALUES (1)")
+    write_often(writer)
+    writer.run("SET changefeed.planned_for = 'none of yours'")
+    write_often(writer)
+    assert not is_superuser(db, mallory)
+    assert (len(db.entries("evil.w")), db.losses, writer.warnings) == (60, 0, [])
+
+
+def test_it_is_not_found_in_a_catalog_that_is_past(db: JournalDatabase, mallory: str):
+    db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    writer = db.session(user=mallory)
+    for level in ("REPEATABLE READ", "SERIALIZABLE"):
+        writer.run(f"BEGIN ISOLATION LEVEL {level}; SELECT 1")
+        db.run(f"SET ROLE {mallory}; {ALTERATIONS['a column comes']}; RESET ROLE")
+        write_often(writer)
+        writer.run("COMMIT")
+        write_often(writer)
+        assert not is_superuser(db, mallory)
+        db.run("ALTER TABLE evil.w DROP COLUMN m")
+    assert (len(db.entries("evil.w")), db.losses, writer.warnings) == (120, 0, [])
+
+
+def test_only_what_records_calls_what_is_answered_when_a_statement_is_planned(db: JournalDatabase):
+    # It is called immutable and is not: right in a statement that reads a transition table, and in no other.
+    bodies = dict(
+        db.run(
+            "SELECT proname, regexp_replace(prosrc, '--[^\n]*', '', 'g') FROM pg_proc "
+            "WHERE pronamespace = 'changefeed'::regnamespace AND prosrc LIKE '%%has\\_plain\\_types()%%'"
+        )
+    )
+    assert set(bodies) == {"record", "record_strict"}
+    for body in bodies.values():
+        *before, _ = body.split("changefeed.has_plain_types()")
+        assert len(before) == 3
+        assert all(text.endswith(("FROM new_rows AS r WHERE ", "FROM old_rows AS r WHERE ")) for text in before)
+        assert body.index("set_config('changefeed.planned_for', TG_RELID::text, true)") < len(before[0])

@@ -140,6 +140,32 @@ def test_the_same_where_columns_are_left_out(db: JournalDatabase, options: str):
     assert texts == {expected.replace('"day":"2026-02-01",', "") if "omit" in options else expected}
 
 
+SETTINGS = (
+    "SELECT name, setting FROM pg_settings WHERE name !~ '^(transaction|plpgsql)' AND context = 'user' ORDER BY name"
+)
+
+
+@pytest.mark.parametrize("options", ["", ", strict => true", ", omit => '{day}'"])
+def test_a_writer_keeps_his_settings(db: JournalDatabase, options: str):
+    make_readings(db, db.new_role("typist"))
+    db.run(f"SELECT changefeed.watch('readings'{options})")
+    writer = db.session()
+    for name, values in OTHERS.items():
+        set_to(writer, name, values[0])
+    before = writer.run(SETTINGS)
+    writer.run("BEGIN; SET LOCAL DateStyle = 'German, YMD'; SET IntervalStyle = 'iso_8601'")
+    in_transaction = writer.run(SETTINGS)
+    write = "INSERT INTO public.readings SELECT * FROM public.sample; UPDATE public.readings SET f8 = f8; DELETE FROM public.readings"
+    writer.run(write)
+    assert writer.run(SETTINGS) == in_transaction
+    writer.run("ROLLBACK")
+    assert writer.run(SETTINGS) == before
+    writer.run(f"BEGIN; {write}; SET DateStyle = 'SQL, MDY'; {write}; COMMIT")
+    assert writer.run(SETTINGS) == [
+        ("DateStyle", "SQL, MDY") if name == "DateStyle" else (name, value) for name, value in before
+    ]
+
+
 def test_a_truncated_partition_s_rows_are_the_same(db: JournalDatabase):
     db.run(TYPES)
     db.run("CREATE TABLE sample (k int, f float8, at timestamptz, reading reading)")
