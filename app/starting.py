@@ -14,6 +14,7 @@ from tornado.netutil import bind_sockets
 from app.demo import make_tables
 from changefeed.backoff import backoff
 from changefeed.journal.watching import CannotWatch, NoSuchTable
+from changefeed.postgres.connection import IN_RECOVERY
 from changefeed.postgres.listener import ListenerState
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
 from handlers.http.context import ServerContext
@@ -21,6 +22,7 @@ from handlers.http.context import ServerContext
 logger = logging.getLogger("handlers.starting")
 
 CORRECT_IT = "correct --database-url (user, password, database name)"
+A_STANDBY = "it is a standby: name its primary in --database-url, or all hosts, or promote it"
 CORRECT_OR_WAIT = "is PostgreSQL running there? Correct --database-url, or wait longer with --database-wait-seconds"
 ASK_DOCTOR = (
     "run server.py doctor, which says what to do, and see docs/least-rights.md for the rights of the server's role"
@@ -52,7 +54,9 @@ async def first_contact(context: ServerContext, state_changed: asyncio.Event, st
     while listener.state is ListenerState.CONNECTING and not stopping.is_set():
         left = deadline - time.monotonic()
         if listener.reason and (listener.is_hopeless or left <= 0):
-            advice = CORRECT_IT if listener.is_hopeless else CORRECT_OR_WAIT
+            advice = (
+                CORRECT_IT if listener.is_hopeless else A_STANDBY if IN_RECOVERY in listener.reason else CORRECT_OR_WAIT
+            )
             raise StartError(f"cannot use the database {context.database_name}: {listener.reason}; {advice}")
         if listener.reason and listener.reason != told:
             told = listener.reason

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain, takewhile
 
 from changefeed.journal.cursor import NOTHING, Place, Snapshot
@@ -45,6 +46,11 @@ class Losses:
     at: int = 0
     present: Snapshot = NOTHING
     taken: Taken = Taken()
+
+    @property
+    def taken_until(self) -> datetime | None:
+        """When the newest of the entries was made that retention took."""
+        return datetime.fromtimestamp(self.at / 1e6, UTC) if self.at else None
 
     def concern(self, place: Place) -> bool:
         """Whether retention took a change that somebody at `place` has not seen."""

@@ -98,8 +98,10 @@ def cursor_of(context: ServerContext, start: Start) -> str | None:
 
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """The gap for a client that resumes from this cursor, which names the place, if changes can no longer be read."""
-    if context.journal.losses.concern(place):
-        return Gap("the cursor is older than what the journal keeps", from_cursor=cursor)
-    if place.losses < context.journal.losses.statements:
+    losses = context.journal.losses
+    if losses.concern(place):
+        until = None if subscription.is_bounded else losses.taken_until  # it may be of a change that one may not see
+        return Gap("the cursor is older than what the journal keeps", from_cursor=cursor, until=until)
+    if place.losses < losses.statements:
         return Gap(UNJOURNALED, from_cursor=cursor)
     return context.lookout.missed_since(place, cursor, subscription)

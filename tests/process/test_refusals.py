@@ -137,6 +137,18 @@ def test_a_database_that_does_not_answer_in_the_time_it_is_given(folder: Path):
     assert "or wait longer with --database-wait-seconds" in said
 
 
+def test_a_standby(folder: Path):
+    standby = postgres.start()
+    try:
+        standby.stop()
+        (standby._cluster / "standby.signal").touch()
+        standby.start()
+        said = refusal(folder, "--port", "0", "--database-url", standby.conninfo, "--database-wait-seconds", "0")
+    finally:
+        postgres.discard(standby)
+    assert "it is a standby: name its primary in --database-url" in said
+
+
 @pytest.mark.parametrize("flags", [(), ("--watch", "public.*"), ("--payload", "keys")])
 @pytest.mark.parametrize(
     "lacking",

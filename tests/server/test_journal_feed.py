@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from socket import IPPROTO_TCP
 from time import monotonic
 from typing import Any
@@ -304,6 +305,8 @@ class ResumeTest(JournalTestCase):
             pass
         page = await self.fetch_json(f"/api/changes?since={cursors[0]}")
         assert "older than what the journal keeps" in page["gap"]["why"]
+        [(last_at,)] = self.write("SELECT last_value FROM changefeed.lost_at")
+        assert page["gap"]["until"] == iso(datetime.fromtimestamp(last_at / 1e6, UTC))
         page = await self.fetch_json(f"/api/changes?since={cursors[2]}")
         assert (page["gap"], [change["data"]["id"] for change in page["changes"]]) == (None, [4, 5])
 
