@@ -37,7 +37,7 @@ class Database:
     def prepare(self) -> None:
         self.execute(read_script("install.sql"))
         self.execute(TABLE)
-        self.execute("SELECT changefeed.watch('public.orders')")
+        self.execute("SELECT changefeed.watch('orders')")
 
     def empty(self) -> None:
         self.execute("TRUNCATE orders")

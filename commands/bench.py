@@ -34,6 +34,7 @@ from settings.sources import load_settings
 from settings.table import Settings, SettingsError
 
 NAME = "changefeed_bench"
+SCHEMA = "bench"
 PACES = (100, 1_000)  # changes a second
 # Measured per second, or written within one, whatever the machine.
 BULK_ROWS, SINGLES, CATCH_UP_ROWS = 10_000, 500, 50_000
@@ -47,12 +48,23 @@ class Refused(Exception):
 
 
 class OwnDatabase(Database):
-    """A database on the user's PostgreSQL: keeps its settings, and requests no checkpoint, which needs rights."""
+    """A database on the user's PostgreSQL: keeps its settings, and requests no checkpoint, which needs rights.
+
+    Its tables have a schema of their own, in which nobody else may create functions or operators.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        options = f"{parse_dsn(conninfo).get('options', '')} -c search_path={SCHEMA},pg_temp".strip()
+        super().__init__(str(make_dsn(conninfo, options=options)))
 
     @property
     def environment(self) -> Mapping[str, str]:
         libpqs = {name: value for name, value in os.environ.items() if name.startswith("PG") or name == "HOME"}
         return {**libpqs, "DATABASE_URL": self.conninfo}
+
+    def prepare(self) -> None:
+        self.execute(f"CREATE SCHEMA {SCHEMA}")
+        super().prepare()
 
     def empty(self) -> None:
         self.execute("TRUNCATE orders")
@@ -143,8 +155,7 @@ def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
         with _held(ENDINGS):  # delays a Ctrl-C until the new database can be dropped again
             _make_database(maker)
             stack.callback(_drop_database, maker, conninfo)
-        options = f"{parse_dsn(conninfo).get('options', '')} -c search_path=public".strip()
-        opened = OwnDatabase(str(make_dsn(conninfo, dbname=NAME, options=options)))
+        opened = OwnDatabase(str(make_dsn(conninfo, dbname=NAME)))
         stack.callback(opened.close)
         opened.prepare()
         yield Ground(opened, seconds)
@@ -161,9 +172,12 @@ def _held(numbers: Sequence[signal.Signals]) -> Iterator[None]:
 
 
 def _make_database(maker: Any) -> None:
+    """Creates the database, to which only its owner may connect: the limit holds until the right of PUBLIC is gone."""
     try:
         with maker.cursor() as db_cursor:
-            db_cursor.execute(f"CREATE DATABASE {NAME} TEMPLATE template0")
+            db_cursor.execute(f"CREATE DATABASE {NAME} TEMPLATE template0 CONNECTION LIMIT 0")
+            db_cursor.execute(f"REVOKE ALL ON DATABASE {NAME} FROM PUBLIC")
+            db_cursor.execute(f"ALTER DATABASE {NAME} CONNECTION LIMIT -1")
     except psycopg2.errors.DuplicateDatabase:
         raise Refused(
             f"the database {NAME} exists: another bench is running, or was killed; if none is, DROP DATABASE {NAME};"

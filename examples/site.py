@@ -52,7 +52,9 @@ class Database:
         self._conninfo = conninfo
 
     def run(self, statement: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        connection = psycopg2.connect(self._conninfo, cursor_factory=RealDictCursor)
+        # With a fixed search_path: no statement calls a function or an operator that others made in public.
+        options = "-c search_path=pg_catalog,pg_temp"
+        connection = psycopg2.connect(self._conninfo, options=options, cursor_factory=RealDictCursor)
         try:
             with connection, connection.cursor() as db_cursor:
                 db_cursor.execute(statement, values)

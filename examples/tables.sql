@@ -1,6 +1,12 @@
 -- The tables of the examples, in a schema of their own: DROP SCHEMA examples CASCADE removes them.
 
 CREATE SCHEMA IF NOT EXISTS examples;
+DO $$
+BEGIN
+    IF (SELECT nspowner <> current_user::regrole FROM pg_catalog.pg_namespace WHERE nspname = 'examples') THEN
+        RAISE EXCEPTION 'the schema examples belongs to another role, whose triggers would run with the rights of yours';
+    END IF;
+END $$;
 
 CREATE TABLE IF NOT EXISTS examples.tasks (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

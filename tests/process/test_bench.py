@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
@@ -65,12 +66,39 @@ def test_nothing_is_left_behind_where_it_is_ended(tmp_path: Path, conninfo: str,
     assert "Traceback" not in said
 
 
+PLANTED = """
+CREATE FUNCTION public.evil(text, integer) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_user <> '{role}' THEN EXECUTE 'CREATE ROLE {role}_was_here'; END IF;
+    RETURN $1;
+END $$;
+CREATE OPERATOR public.|| (FUNCTION = public.evil, LEFTARG = text, RIGHTARG = integer);
+"""
+
+
+def test_nobody_else_gets_into_its_database_nor_has_code_run_by_it(tmp_path: Path, conninfo: str, db: JournalDatabase):
+    role = db.new_role("mallory")
+    with ServerProcess(tmp_path, *TINY, DATABASE_URL=conninfo) as bench:
+        bench.until_said("bench: 100 changes/s")
+        its = str(make_dsn(conninfo, dbname="changefeed_bench"))
+        with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+            postgres.connect(str(make_dsn(its, user=role)))
+        assert postgres.execute(its, "SELECT datconnlimit FROM pg_database WHERE datname = current_database()") == [
+            (-1,)
+        ]
+        # As if it had got in, and might create in public, as everybody may on PostgreSQL 14.
+        postgres.execute(its, f"GRANT CREATE ON SCHEMA public TO {role}; SET ROLE {role}; {PLANTED.format(role=role)}")
+        code, _, said = bench.ended()
+    assert code == 0, said
+    assert db.run(f"SELECT FROM pg_roles WHERE rolname = '{role}_was_here'") == []
+
+
 def test_a_role_that_may_not_make_a_database_is_told_how_it_could(tmp_path: Path, conninfo: str, db: JournalDatabase):
     guest = db.new_role("guest")
     with ServerProcess(tmp_path, *TINY, DATABASE_URL=str(make_dsn(conninfo, user=guest))) as bench:
         code, table, said = bench.ended()
     assert (code, table) == (2, "")
-    assert f'{guest} may not make a database for it; as one who may, ALTER ROLE "{guest}" CREATEDB;' in said
+    assert f'{guest} may not create a database; ALTER ROLE "{guest}" CREATEDB; as a role that may,' in said
 
 
 def test_a_database_of_that_name_is_left_alone(tmp_path: Path, conninfo: str):
