@@ -361,15 +361,17 @@ SELECT (
 
 -- keep awake --
 -- Takes, renews or (for no time) gives back the lease, for %(ms)s from now, unless changefeed.lease is off; see sql/journal.sql.
--- Nobody waits for a disk, since a lease that is lost in a crash is none. Other servers are told of one that is taken; but not
--- where commits that notify hang: then the statement fails, the lease is taken all the same, and who reads on sees it.
-SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '100ms', true),
+-- Nobody waits for a disk, since a lease that is lost in a crash is none.
+SELECT set_config('synchronous_commit', 'off', true),
        setval(
            'changefeed.awake_until',
            CASE WHEN %(ms)s > 0 THEN (date_part('epoch', clock_timestamp()) * 1000)::bigint + %(ms)s ELSE 0 END
-       ),
-       CASE WHEN %(is_new)s THEN pg_notify('changefeed', '') END
+       )
 WHERE coalesce(nullif(current_setting('changefeed.lease', true), ''), 'on') = 'on';
+
+-- wake all --
+-- The other servers. Not where commits that notify hang: they find it by their sweep.
+SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '1s', true), pg_notify('changefeed', '');
 
 -- watch --
 -- The table of this schema and name, unless there is none.

@@ -10,6 +10,7 @@ does not read any more does not. A transaction may see it, and commit long after
 it, see changefeed/journal/follower.py.
 """
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from collections.abc import Callable
 import psycopg2
 
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, one_line
+from changefeed.postgres.pool import Database, DatabaseUnavailable, one_line
 
 logger = logging.getLogger("changefeed.lease")
 
@@ -49,6 +50,7 @@ class Lease:
         self._is_ours = False  # whether this server took or renewed it, and has not given it back
         self._refused_until = float("-inf")
         self._complaint = ""
+        self._telling: asyncio.Task[None] | None = None
 
     @property
     def is_held(self) -> bool:
@@ -71,21 +73,21 @@ class Lease:
         often = max(FEWEST, OFTEN // (1 + self._open))
         if self._came(often // 2 if self._is_ours and left_ms else often):
             if left_ms < RENEWED_MS:
-                self._is_ours = await self._set(LEASE_MS, is_new=not left_ms)
+                self._is_ours = await self._set(LEASE_MS)
+                if self._is_ours and not left_ms:
+                    self._telling = asyncio.create_task(self._tell_others())
         elif self._is_ours:
             self._is_ours = False
             if left_ms:
-                await self._set(0, is_new=False)
+                await self._set(0)
 
     def _came(self, count: int) -> bool:
         """Whether so many transactions came within the window."""
         return len(self._newest) >= count and self._clock() - self._newest[-count] <= WINDOW_SECONDS
 
-    async def _set(self, ms: int, *, is_new: bool) -> bool:
+    async def _set(self, ms: int) -> bool:
         try:
-            is_set = bool(await self._database.fetch(QUERIES["keep awake"], {"ms": ms, "is_new": is_new}))
-        except psycopg2.errors.LockNotAvailable:
-            is_set = True  # a sequence's value is not rolled back
+            is_set = bool(await self._database.fetch(QUERIES["keep awake"], {"ms": ms}))
         except psycopg2.Error as error:  # without the right to, or while nothing may be written
             is_set = False
             if self._complaint != (complaint := one_line(error)):
@@ -96,3 +98,10 @@ class Lease:
         else:
             self._refused_until = self._clock() + REFUSED_SECONDS
         return is_set
+
+    async def _tell_others(self) -> None:
+        """Beside the reading: it has to wait for the commits of those who notified before the lease."""
+        try:
+            await self._database.fetch(QUERIES["wake all"])
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            logger.debug("other servers were not told of the lease: %s", one_line(error))  # their sweep finds it

@@ -86,12 +86,10 @@ class Faults:
 
     async def _hold_lease(self) -> None:
         """As another server would that reads often, and then gives it back or dies."""
-        asked = [{"ms": LEASE_MS, "is_new": True}, {"ms": LEASE_MS, "is_new": False}]
-        if self._draw.random() < 0.5:
-            asked.append({"ms": 0, "is_new": False})
-        for parameters in asked:
+        for ms in (LEASE_MS, LEASE_MS, self._draw.choice((LEASE_MS, 0))):
             with contextlib.suppress(psycopg2.DatabaseError):  # PostgreSQL is away, or goes
-                await asyncio.to_thread(self._ground.query, QUERIES["keep awake"], parameters)
+                await asyncio.to_thread(self._ground.query, QUERIES["keep awake"], {"ms": ms})
+                await asyncio.to_thread(self._ground.query, QUERIES["wake all"])
             await wait(self._pause, self._draw.uniform(0.1, 1))
 
     async def _cut_again_and_again(self) -> None:

@@ -29,12 +29,20 @@ from tests.server_process import ServerProcess
 from tests.sql.test_least_rights import READ, ROLE
 from tests.sql.test_record_wakes import heard
 
-KEEP_AWAKE = load_queries("server.sql")["keep awake"]
+QUERIES = load_queries("server.sql")
 HOLDS = (
     "SELECT coalesce(pg_sequence_last_value('changefeed.awake_until') - extract(epoch FROM clock_timestamp()) * 1000 "
     "BETWEEN 0 AND 2000, false)"
 )
 NEVER_SECONDS = 3_600.0
+
+
+def keep_awake(session: Session, ms: int) -> None:
+    """As another server does."""
+    with session.connection.cursor() as db_cursor:
+        db_cursor.execute(QUERIES["keep awake"], {"ms": ms})
+    if ms:
+        session.run(QUERIES["wake all"])
 
 
 class LeaseTestCase(FeedTestCase):
@@ -231,9 +239,9 @@ class RandomScheduleTest(LeaseTestCase):
         for _ in range(300):
             match draw.choice(("take", "give back", "run out", "write", "write", "write", "end", "end", "savepoint")):
                 case "take":
-                    self.keep_awake(control, draw.choice((1, 20, 1_000)))
+                    keep_awake(control, draw.choice((1, 20, 1_000)))
                 case "give back":
-                    self.keep_awake(control, 0)
+                    keep_awake(control, 0)
                 case "run out":
                     await asyncio.sleep(draw.choice((0, 0.005)))
                 case "write":
@@ -267,10 +275,6 @@ class RandomScheduleTest(LeaseTestCase):
         except TimeoutError:
             raise AssertionError(f"seed {seed}: never came: {sorted(committed - got)}") from None
         assert got == committed
-
-    def keep_awake(self, session: Session, ms: int) -> None:
-        with session.connection.cursor() as db_cursor:
-            db_cursor.execute(KEEP_AWAKE, {"ms": ms, "is_new": ms > 0})
 
 
 class SwitchedOffTest(LeaseTestCase):
@@ -319,8 +323,7 @@ class WithoutTheRightTest(LeaseTestCase):
     @gen_test
     async def test_it_reads_while_another_s_lease_holds(self):
         socket, writer = await self.connect(), self.session()
-        with writer.connection.cursor() as db_cursor:
-            db_cursor.execute(KEEP_AWAKE, {"ms": 1_500, "is_new": True})
+        keep_awake(writer, 1_500)
         await self.until_lease(is_held=True)
         self.insert(writer)
         assert await self.ids(socket, 1) == [1]

@@ -32,7 +32,7 @@ def listener(db: JournalDatabase) -> Session:
 
 def keep_awake(session: Session, ms: int) -> None:
     with session.connection.cursor() as db_cursor:
-        db_cursor.execute(KEEP_AWAKE, {"ms": ms, "is_new": False})
+        db_cursor.execute(KEEP_AWAKE, {"ms": ms})
 
 
 def awake_ms(session: Session) -> int:
@@ -140,8 +140,7 @@ def test_a_truncated_partition_leaves_it_out_too(db: JournalDatabase, listener: 
 
 
 def test_who_takes_a_lease_tells_the_others(db: JournalDatabase, listener: Session):
-    with db.connection.cursor() as db_cursor:
-        db_cursor.execute(KEEP_AWAKE, {"ms": 1_000, "is_new": True})
+    db.run(QUERIES["wake all"])
     assert heard(listener) == ["changefeed"]
 
 
@@ -149,7 +148,7 @@ def test_it_can_be_switched_off_for_a_database(db: JournalDatabase):
     db.run(f"ALTER DATABASE {db.name} SET changefeed.lease = 'off'")
     server = db.session()
     with server.connection.cursor() as db_cursor:
-        db_cursor.execute(KEEP_AWAKE, {"ms": 1_000, "is_new": True})
+        db_cursor.execute(KEEP_AWAKE, {"ms": 1_000})
         assert db_cursor.fetchall() == []
     assert awake_ms(db) == 0
 
