@@ -2,9 +2,10 @@
 
 On one embedded PostgreSQL the same statements are run on a table without triggers, with the original's row trigger (a
 NOTIFY for each row) and with the journal's: in turn, round by round, so that the load of the machine falls on all three.
-A figure is the median of the rounds; what to compare is the ratios, (in parentheses) to the original's trigger.
+A figure is the median of the rounds; what to compare is the ratios, (in parentheses) to the original's trigger. Then many
+writers of single rows on a disk that takes a millisecond to flush, as a network volume does, while a server follows.
 
-    python -m benchmarks.journal [--rows 1000000] [--rounds 3] [--seconds 20]
+    python -m benchmarks.journal [--rows 1000000] [--rounds 3] [--seconds 20] [--only slow-disk]
 """
 
 import argparse
@@ -21,12 +22,17 @@ from pathlib import Path
 import psycopg2
 
 from benchmarks.catch_up import catch_up
+from benchmarks.commits import Commits, Watched, delays, rates
+from benchmarks.publisher import TABLE
 from benchmarks.servers import OURS_BY_JOURNAL
+from benchmarks.slow_disk import FLUSH_MS, compiler, slow_cluster
 from benchmarks.writer import Run, audited, bulk, nested, prepare, runner, singles
 from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import SQL_DIR, read_script
 
 SINGLES = 5_000
+WRITERS = (1, 8, 32, 64)
+RATES = (1, 20, 100, 1_000)  # commits a second
 HEAD = "no trigger | original's trigger | journal |\n|---|---|---|---|"
 
 
@@ -35,7 +41,44 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=20, help="for each run of pgbench")
+    parser.add_argument("--only", choices=("this-disk", "slow-disk"), help="one half; else both")
     options = parser.parse_args()
+    if options.only != "slow-disk":
+        on_this_disk(options)
+    if options.only != "this-disk":
+        on_a_slow_disk(options)
+
+
+def on_a_slow_disk(options: argparse.Namespace) -> None:
+    if not compiler():
+        print("\nnothing on a slow disk: that takes gcc, which makes fdatasync slow")
+        return
+    with slow_cluster() as server:
+        connection = psycopg2.connect(server.conninfo)
+        connection.autocommit = True
+        run = runner(connection)
+        run(read_script("install.sql"))
+        run(TABLE)
+        commits = Commits(server, run)
+        print(
+            f"\n| commits/s, a flush takes {FLUSH_MS:g} ms | not watched | original's trigger | journal |\n|---|---|---|---|"
+        )
+        for writers, per_second in rates(commits, WRITERS, options.seconds, options.rounds).items():
+            none, original, journal = per_second.values()
+            print(
+                f"| {writers} writers | {none:,.0f} | {original:,.0f} ({original / none:.2f}) | "
+                f"{journal:,.0f} ({journal / none:.2f}; {journal / original:.1f} times the original's) |",
+                flush=True,
+            )
+        ways = " | ".join(how.value for how in (Watched.ORIGINAL, Watched.NOTIFYING, Watched.JOURNAL))
+        print(f"\n| statement to client, p50 and p99 | {ways} |\n|---|---|---|---|")
+        for rate, found in delays(commits, RATES, options.seconds, options.rounds).items():
+            cells = " | ".join(f"{p50:.1f}, {p99:.1f} ms" for p50, p99 in found.values())
+            print(f"| {rate:,} commits/s | {cells} |", flush=True)
+        connection.close()
+
+
+def on_this_disk(options: argparse.Namespace) -> None:
     with cluster() as server:
         connection = psycopg2.connect(server.conninfo)
         connection.autocommit = True

@@ -28,7 +28,9 @@ int fdatasync(int descriptor)
 _OPTIONS = {"max_wal_size": "4GB", "wal_sync_method": "fdatasync", "max_connections": "150"}
 
 
-class _OnSlowDisk(EmbeddedPostgres):
+class OnSlowDisk(EmbeddedPostgres):
+    """Each of its programs loads `library` first."""
+
     library = Path()
 
     def _run(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -40,14 +42,14 @@ def compiler() -> str | None:
 
 
 @contextmanager
-def slow_cluster(flush_ms: float = FLUSH_MS) -> Iterator[EmbeddedPostgres]:
+def slow_cluster(flush_ms: float = FLUSH_MS) -> Iterator[OnSlowDisk]:
     """Takes a compiler()."""
     folder = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
     folder.chmod(0o755)  # under root PostgreSQL runs as somebody else
     source, library = folder / "slow.c", folder / "slow.so"
     source.write_text(_LIBRARY % int(flush_ms * 1e6))
     subprocess.run([str(compiler()), "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
-    server = _OnSlowDisk(folder / "data", _OPTIONS)
+    server = OnSlowDisk(folder / "data", _OPTIONS)
     server.library = library
     try:
         server.start()

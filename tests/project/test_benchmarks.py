@@ -1,13 +1,20 @@
 """The benchmarks do not rot: they run against ours for a moment, and nobody looks at how fast it was."""
 
+from pathlib import Path
+
 import pytest
 
+from benchmarks.commits import Commits, delays, rates
 from benchmarks.crowd import CouldNot
 from benchmarks.database import Database
+from benchmarks.publisher import TABLE
 from benchmarks.scenarios import CPU, P99, RATE, SCENARIOS, Figure, Ground
 from benchmarks.servers import NODE, OURS_BY_JOURNAL, OURS_BY_NOTIFY, WEBSOCKETS, Server
+from benchmarks.slow_disk import compiler, slow_cluster
 from benchmarks.stream import TAIL, Stream, pongs, written_at_us
 from benchmarks.table import table
+from benchmarks.writer import runner
+from changefeed.postgres.named_queries import read_script
 from tests import postgres
 
 BURST = SCENARIOS["burst-1"]
@@ -25,6 +32,27 @@ def ground():
 @pytest.mark.parametrize(("name", "figure"), [("burst-1", RATE), ("paced-100", P99)])
 def test_a_scenario_measures_ours(ground: Ground, name: str, figure: Figure, server: Server):
     assert SCENARIOS[name].measure(ground, server)[figure] > 0
+
+
+@pytest.mark.skipif(compiler() is None, reason="gcc makes the slow disk")
+def test_commits_on_a_slow_disk_are_counted_and_timed():
+    with slow_cluster() as cluster:
+        connection = postgres.connect(cluster.conninfo)
+        run = runner(connection)
+        run(read_script("install.sql"))
+        run(TABLE)
+        commits = Commits(cluster, run)
+        assert all(per_second > 0 for per_second in rates(commits, (2,), 1, 1)[2].values())
+        assert all(0 < p50 <= p99 for p50, p99 in delays(commits, (5,), 1, 1)[5].values())
+        connection.close()
+
+
+@pytest.mark.skipif(compiler() is None or not Path("/proc/self/maps").exists(), reason="gcc makes it, and Linux tells")
+def test_postgresql_really_loads_the_slow_disk():
+    with slow_cluster() as cluster:
+        connection = postgres.connect(cluster.conninfo)
+        assert cluster.library.name in Path(f"/proc/{connection.info.backend_pid}/maps").read_text()
+        connection.close()
 
 
 def test_a_change_is_counted_once_wherever_a_read_cuts_it():
