@@ -134,7 +134,7 @@ WITH entry AS MATERIALIZED (
     ) AS j
     LIMIT %(limit)s
 ), named AS MATERIALIZED (
-    SELECT t.schema_name, t.table_name,
+    SELECT t.schema_name, t.table_name, format('%%I.%%I', t.schema_name, t.table_name) AS name,
         key_of_table.names AS key, key_of_table.types AS key_types,
         triggers.is_followed
     FROM (SELECT DISTINCT schema_name, table_name FROM entry) AS t
@@ -179,14 +179,14 @@ WITH entry AS MATERIALIZED (
         WHERE p.pronamespace <> 'changefeed'::regnamespace
     ) AS triggers (is_followed)
 ), whole AS (
-    SELECT e.number, e.xid, e.id, e.at, e.command, e.depth, e.action, e.schema_name, e.table_name, n.key, n.key_types,
+    SELECT e.number, e.xid, e.id, e.at, e.command, e.depth, e.action, n.name, n.key, n.key_types,
         n.is_followed, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
         CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END AS row_before,
         CASE WHEN e.action IN ('I', 'U') THEN e.data END AS row_after
     FROM entry AS e JOIN named AS n USING (schema_name, table_name)
 )
 SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
-       w.command, w.schema_name || '.' || w.table_name,
+       w.command, w.name,
        (SELECT hashtextextended(string_agg(c.name, ',' ORDER BY c.name), 0)
         FROM json_object_keys(coalesce(w.row_after, w.row_before)) AS c (name)),
        hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),

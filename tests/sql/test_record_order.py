@@ -111,3 +111,17 @@ def test_a_row_without_a_key_that_comes_and_goes_with_its_parent_in_one_statemen
     db.run(f"ALTER TABLE r {REFERENCES.format(1, 'CASCADE')}; INSERT INTO par VALUES (1)")
     db.run("WITH i AS (INSERT INTO r VALUES (1)) DELETE FROM par")
     db.assert_rebuilds("public.r")
+
+
+def test_tables_whose_names_differ_only_in_where_the_dot_is_quoted(db: JournalDatabase):
+    tables = ('a."b.c"', '"a.b".c')
+    db.run('CREATE SCHEMA a; CREATE SCHEMA "a.b"')
+    for number, table in enumerate(tables):
+        db.run(f"CREATE TABLE {table} (id int PRIMARY KEY, v int); SELECT changefeed.watch('{table}')")
+        db.run(
+            f"CREATE FUNCTION f{number}() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN UPDATE {table} SET v = v + 1 WHERE id = NEW.id; RETURN NULL; END $$"
+        )
+        db.run(f"CREATE TRIGGER x AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION f{number}()")
+    db.run("BEGIN; " + "".join(f"INSERT INTO {table} VALUES (2, 1); " for table in tables) + "COMMIT")
+    assert [(action, row["v"]) for action, row in db.changes()] == [("I", 1), ("U", 2)] * 2
