@@ -57,7 +57,10 @@ RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function
 BEGIN
     DELETE FROM changefeed.began_empty AS b WHERE b.root = target AND b.member = ANY (members);
     INSERT INTO changefeed.began_empty (root, member, entered)
-    SELECT target, c.oid, coalesce((SELECT i.xmin::text FROM pg_inherits AS i WHERE i.inhrelid = c.oid AND c.relispartition), '')
+    SELECT target, c.oid, coalesce((
+        SELECT string_agg(i.xmin::text, ' ' ORDER BY a.number DESC)
+        FROM pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (member, number) JOIN pg_inherits AS i ON i.inhrelid = a.member
+    ), '')
     FROM pg_class AS c
     WHERE c.oid = ANY (members) AND (c.relkind = 'p' OR pg_relation_size(c.oid::regclass) = 0);
     IF FOUND THEN
@@ -89,7 +92,8 @@ $function$;
 
 -- Each watched table as it is now. Its members are itself and its partitions, by oid. One is complete whose triggers of ours,
 -- after the statement or the row, are for INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32). One that was made as a
--- partition, and not attached, entered pg_inherits by the command that made it: 3 steps after its columns.
+-- partition, and not attached, entered pg_inherits by the command that made it: 3 steps after its columns. What a partition
+-- brings when it is attached is in its own partitions, so these are as attached as it is, and enter whenever it does.
 CREATE OR REPLACE FUNCTION changefeed.recorded_now()
 RETURNS TABLE (schema_name text, table_name text, state jsonb)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
@@ -107,7 +111,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
     ), members (root, member, entered, is_attached) AS (
         SELECT c.oid, c.oid, '', false FROM ours AS o JOIN pg_class AS c ON c.oid = o.member WHERE NOT c.relispartition
         UNION ALL
-        SELECT m.root, c.oid, i.xmin::text, i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
+        SELECT m.root, c.oid, concat_ws(' ', nullif(m.entered, ''), i.xmin),
+            m.is_attached OR i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
         FROM members AS m
         JOIN pg_inherits AS i ON i.inhparent = m.member
         JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')

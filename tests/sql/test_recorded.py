@@ -195,6 +195,45 @@ def test_a_partition_that_had_rows_takes_them_away_and_brings_them(db: JournalDa
         assert "detached" in look(db)["parted"], table
 
 
+@pytest.mark.parametrize("is_watched_from_ddl", [True, False])
+@pytest.mark.parametrize("is_watched_itself", [True, False])
+def test_a_partitioned_table_brings_the_rows_of_its_partitions(
+    db: JournalDatabase, is_watched_from_ddl: bool, is_watched_itself: bool
+):
+    if not is_watched_from_ddl:
+        db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    db.run("CREATE TABLE s (id int) PARTITION BY LIST (id); CREATE TABLE s1 PARTITION OF s FOR VALUES IN (9)")
+    db.run("CREATE TABLE t (id int) PARTITION BY LIST (id); ALTER TABLE t ATTACH PARTITION s FOR VALUES IN (9)")
+    if is_watched_itself:
+        db.run("SELECT changefeed.watch('t')")
+        assert look(db) == {}
+    db.run(
+        "INSERT INTO t VALUES (9); ALTER TABLE parted ATTACH PARTITION t FOR VALUES IN (9); SELECT changefeed.refresh()"
+    )
+    assert "attached" in look(db)["parted"]
+    assert look(db) == {}
+
+
+@pytest.mark.parametrize("is_watched_from_ddl", [True, False])
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_partitioned_table_that_was_away_for_a_transaction_was_not_recorded(
+    db: JournalDatabase, is_watched_from_ddl: bool, is_empty: bool
+):
+    if not is_watched_from_ddl:
+        db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    db.run("CREATE TABLE s PARTITION OF parted FOR VALUES IN (7, 8, 9) PARTITION BY LIST (id)")
+    db.run("CREATE TABLE s1 PARTITION OF s FOR VALUES IN (8); CREATE TABLE s2 PARTITION OF s FOR VALUES IN (9)")
+    db.run("SELECT changefeed.refresh()")
+    if not is_empty:
+        db.run("INSERT INTO parted VALUES (8)")
+    assert look(db) == {}
+    db.run("BEGIN; ALTER TABLE parted DETACH PARTITION s; DELETE FROM s; UPDATE s SET id = 9 WHERE id = 8")
+    db.run("ALTER TABLE parted ATTACH PARTITION s FOR VALUES IN (7, 8, 9); COMMIT; SELECT changefeed.refresh()")
+    assert look(db).keys() == (set() if is_empty else {"parted"})
+    db.run("CREATE TABLE s3 PARTITION OF s FOR VALUES IN (7); SELECT changefeed.refresh(); INSERT INTO s VALUES (7)")
+    assert look(db) == {}
+
+
 @pytest.mark.parametrize("with_event_trigger", [True, False])
 def test_a_virtual_column_is_told_as_null_until_the_triggers_know_it(db: JournalDatabase, with_event_trigger: bool):
     if db.version < 18:
