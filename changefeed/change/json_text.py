@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Set
 from functools import lru_cache
 from json.encoder import encode_basestring
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -57,6 +58,23 @@ _read_any = msgspec.json.Decoder(Raw).decode
 
 class NotJSON(ValueError):
     """The text is malformed, and the message says where; or parsing it would take too long."""
+
+
+def parse_unique(text: str | bytes) -> Any:
+    """Parses as json.loads() does, but refuses an object that has a member twice. Raises ValueError or RecursionError.
+
+    JSON says nothing of which one counts; a second one by mistake must not lift the limit that the first one sets.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise ValueError(f"{name[:80]!r} is given twice")
+        found[name] = value
+    return found
 
 
 def members(text: str | Raw, *, rows: int = 1) -> Members | None:

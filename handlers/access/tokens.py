@@ -6,13 +6,14 @@ issuer. A JSON Web Token's algorithm is the one in the settings, whatever its he
 
 import hashlib
 import hmac
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jwt
+from jwt.utils import base64url_decode
 
+from changefeed.change.json_text import parse_unique
 from changefeed.selection.rights import ALL_RIGHTS, BadRights, Rights
 from handlers.access.ended_sessions import Session
 from handlers.access.jwks import FileKeys, IssuerKeys, KeySetUrl
@@ -123,18 +124,32 @@ class IssuedTokens:
                 issuer=self._issuer,
                 options={"require": self._required, "verify_iat": False},  # a date of issue does not limit validity
             )
+            for part in token.split(".")[:2]:
+                parse_unique(base64url_decode(part))  # jwt takes a member twice, the last one counts
             subject = claims.get("sub")
             holder = f"sub {subject}" if subject else digest(token)
             identity = Identity(Rights.parse(claims.get(CLAIM, {})), float(claims["exp"]), holder)
         except jwt.ExpiredSignatureError:
             raise BadToken("token_expired", "the token has expired; get a new one") from None
         except jwt.PyJWTError as error:
-            raise BadToken("bad_token", f"the token is refused: {error}", type(error).__name__) from None
-        except OverflowError:
-            raise BadToken("bad_token", "the token is refused: it has an invalid time", "time") from None
+            raise BadToken("bad_token", f"the token is refused: {_told(error)}", type(error).__name__) from None
         except BadRights as error:
             raise BadToken("bad_token", f"the token is refused: its claim {CLAIM}: {error}", CLAIM) from None
+        except (OverflowError, TypeError):
+            raise BadToken("bad_token", "the token is refused: it has an invalid time", "time") from None
+        except (ValueError, RecursionError):
+            why = "its JSON is nested too deeply, or has a member twice"
+            raise BadToken("bad_token", f"the token is refused: {why}", "JSON") from None
         return identity
+
+
+def _told(error: jwt.PyJWTError) -> str:
+    """Its message, without what a header says that nobody need have signed: that would be anybody's text in our log."""
+    if isinstance(error, jwt.InvalidAlgorithmError):
+        return "its algorithm is not that of the settings"
+    if type(error) is jwt.InvalidTokenError:
+        return "its header requires an extension (crit, b64) that this server does not support"
+    return str(error)
 
 
 def digest(token: str) -> str:
@@ -174,7 +189,7 @@ def _read_tokens(path: Path) -> list[tuple[str, Rights]]:
         except ValueError:
             raise SettingsError(f"{where}: expected {values.token.expected}") from None
         try:
-            found.append((token, Rights.parse(json.loads(rights)) if rights.strip() else ALL_RIGHTS))
+            found.append((token, Rights.parse(parse_unique(rights)) if rights.strip() else ALL_RIGHTS))
         except (ValueError, RecursionError) as error:
             raise SettingsError(f"{where}: expected the token's rights as JSON after it: {error}") from None
     if not found:

@@ -1,10 +1,10 @@
 """Lists the tables of the database, and watches or unwatches one."""
 
-import json
 import logging
 from dataclasses import fields, replace
 from typing import Any
 
+from changefeed.change.json_text import parse_unique
 from changefeed.change.table_names import TableName, qualified
 from changefeed.journal.watching import DEFAULT_OPTIONS, CannotWatch, NoSuchTable, Refused, WatchOptions
 from changefeed.postgres.named_queries import load_queries
@@ -137,7 +137,7 @@ class WatchHandler(ApiHandler):
         if not self.request.body.strip():
             return {}
         try:
-            body = json.loads(self.request.body)
+            body = parse_unique(self.request.body)
         except (ValueError, RecursionError) as error:
             raise ApiError(400, "not_json", f"the body must be empty or a JSON object: {error}") from None
         if not isinstance(body, dict) or not body.keys() <= {field.name for field in fields(WatchOptions)}:

@@ -599,6 +599,7 @@ class WatchRouteTest(FeedTestCase):
             ("public.some_view", 409, "cannot_watch", ""),
             ("public.orders", 409, "cannot_watch", '{"omit": ["nix"]}'),
             ("public.orders", 400, "not_json", "{"),
+            ("public.orders", 400, "not_json", '{"omit": ["status"], "omit": []}'),
             ("public.orders", 400, "bad_options", "[]"),
             ("public.orders", 400, "bad_options", '{"row_limit": 0}'),
             ("public.orders", 400, "bad_options", '{"rowlimit": 1}'),

@@ -7,6 +7,7 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +31,14 @@ RSA = rsa.generate_private_key(65537, 2048)
 OTHER_RSA = rsa.generate_private_key(65537, 2048)
 EC = ec.generate_private_key(ec.SECP256R1())
 ORDERS = {"tables": {"orders": {}}}
+# A limit, and the slip that would lift it.
+TWICE = (
+    '{"tables": {"orders": {"columns": ["id"], "filter": ["c=eq.1"]}, "orders": {}}}',
+    '{"tables": {"orders": {}}, "tables": {"*": {}}}',
+    '{"tables": {"orders": {"columns": ["id"], "columns": ["id", "secret"]}}}',
+    '{"tables": {"orders": {"columns": ["id"], "c\\u006flumns": ["id", "secret"]}}}',
+    '{"admin": false, "admin": true}',
+)
 
 
 def public_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
@@ -100,6 +109,7 @@ def test_several_tokens_each_have_their_rights(given: Given):
         ("good-enough-token hunter2", "line 1: expected the token's rights as JSON after it"),
         ('good-enough-token {"table": "orders"}', "line 1: expected the token's rights as JSON after it"),
         ("good-enough-token\ngood-enough-token {}", "a token is given twice"),
+        *((f"good-enough-token {twice}", "is given twice") for twice in TWICE),
     ],
 )
 def test_a_file_that_is_none_of_tokens_is_refused_in_one_line_without_what_is_in_it(
@@ -187,6 +197,66 @@ def test_a_token_without_the_claim_has_no_rights(given: Given):
 def test_a_token_that_says_something_odd_is_refused(given: Given, said: dict[str, Any]):
     token = jwt.encode(claims(**said), SECRET, "HS256")
     assert refusal(given.issued("HS256", SECRET), token).startswith("bad_token: ")
+
+
+def signed(header: str, payload: str) -> str:
+    parts = (base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in (header, payload))
+    unsigned = ".".join(parts)
+    signature = hmac.new(SECRET.encode(), unsigned.encode(), hashlib.sha256).digest()
+    return f"{unsigned}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
+@pytest.mark.parametrize("rights", TWICE)
+def test_a_token_with_a_right_twice_is_refused(given: Given, rights: str):
+    tokens = given.issued("HS256", SECRET)
+    token = signed('{"alg": "HS256"}', f'{{"exp": {time.time() + 60}, "changefeed": {rights}}}')
+    assert refusal(tokens, token).startswith("bad_token: ")
+    for header, payload in (
+        ('{"alg": "HS256", "alg": "HS256"}', f'{{"exp": {time.time() + 60}}}'),
+        ('{"alg": "HS256"}', f'{{"exp": {time.time() - 60}, "exp": {time.time() + 60}}}'),
+    ):
+        assert refusal(tokens, signed(header, payload)).startswith("bad_token: ")
+
+
+@pytest.mark.parametrize("deep", ["[" * 5_000, '{"a":' * 1_200, '{"exp": ' + "9" * 5_000 + "}", "NaN", "\ufeff{}"])
+def test_a_token_of_odd_json_is_refused(given: Given, deep: str):
+    tokens = given.issued("HS256", SECRET)
+    assert refusal(tokens, signed(deep, "{}")).startswith("bad_token: ")
+    assert refusal(tokens, signed('{"alg": "HS256"}', deep)).startswith("bad_token: ")
+
+
+@pytest.mark.parametrize("odd", ["[]", "{}", "null", "true", '"soon"', "NaN", "-Infinity", "1e999", "[[1]]"])
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat", "sub", "aud", "iss", "jti", "changefeed"])
+def test_a_signed_claim_of_an_odd_type_raises_nothing_else(given: Given, claim: str, odd: str):
+    tokens = given.issued("HS256", SECRET, "--jwt-audience", "us", "--jwt-issuer", "us")
+    good = {"exp": time.time() + 60, "aud": "us", "iss": "us"}
+    said = {name: json.dumps(value) for name, value in good.items()} | {claim: odd}
+    payload = ", ".join(f'"{name}": {value}' for name, value in said.items())
+    with suppress(BadToken):
+        identify(tokens, signed('{"alg": "HS256"}', f"{{{payload}}}"))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"crit": ["MARK"]},
+        {"crit": ["b64"], "b64": "MARK"},
+        {"crit": ["b64"]},
+        {"crit": ["MARK"], "MARK": 1},
+        {"crit": "MARK"},
+        {"crit": {"MARK": 1}},
+        {"b64": False},
+        {"alg": "MARK"},
+        {"alg": ["MARK"]},
+        {"alg": None, "MARK": 1},
+        {"kid": "MARK"},
+        {"kid": ["MARK"]},
+        {"typ": "MARK", "cty": "MARK", "zip": "MARK", "jku": "https://MARK", "jwk": {"MARK": 1}, "x5u": "MARK"},
+    ],
+)
+def test_why_a_token_is_refused_repeats_nothing_of_what_nobody_signed(given: Given, header: dict[str, Any]):
+    for tokens in (given.issued("HS256", SECRET), given.issued("RS256", public_pem(RSA))):
+        assert "MARK" not in refusal(tokens, by_hand({"alg": "HS256", **header}, b"MARK"))
 
 
 def test_a_token_that_expired_is_told_so(given: Given):
