@@ -15,13 +15,13 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_class AS c
            WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')
-             AND c.relname NOT IN ('recorded', 'truncation', 'began_empty', 'remade', 'taken', 'rotated')
+             AND c.relname NOT IN ('recorded', 'truncation', 'began_empty', 'remade', 'retyped', 'taken', 'rotated')
              AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
                      ELSE has_table_privilege(c.oid, 'SELECT') END
        )
        AND NOT EXISTS (
            SELECT FROM pg_proc AS p
-           WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'what_was_taken', 'last_entries', 'look')
+           WHERE p.pronamespace = n.oid AND p.proname IN ('read', 'what_was_taken', 'last_entries', 'look', 'note_retyped', 'retyped_after')
              AND NOT has_function_privilege(p.oid, 'EXECUTE')
        ),
        pg_has_role(n.nspowner, 'USAGE') OR NOT EXISTS (
@@ -76,7 +76,8 @@ GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
 GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO changefeed_server;
-GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed.last_entries, changefeed.look, changefeed.entries_of, changefeed.mixed, changefeed.key_text,
+GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed.last_entries, changefeed.look, changefeed.note_retyped,
+    changefeed.retyped_after, changefeed.entries_of, changefeed.mixed, changefeed.key_text,
     changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(), changefeed.has_entries(integer),
     changefeed.oldest_entry(integer), changefeed.newest_entry(integer), changefeed.members(oid), changefeed.members(oid[]),
     changefeed.recorders(), changefeed.argument(bytea), changefeed.watched(oid[]),

@@ -39,6 +39,46 @@ CREATE TABLE IF NOT EXISTS changefeed.remade (
 -- Whose last_value is another whenever a partition began empty: one that is gone before anybody has looked leaves nothing else.
 CREATE SEQUENCE IF NOT EXISTS changefeed.began;
 
+-- Columns that servers took for another type for a moment, and filtered by them wrongly: for who comes back after a restart, or to
+-- another process. One row for each process that told its clients; `seen` is what a snapshot saw when it did.
+CREATE TABLE IF NOT EXISTS changefeed.retyped (
+    number bigint PRIMARY KEY,
+    journal text NOT NULL,
+    seen pg_snapshot NOT NULL,
+    table_name text NOT NULL,  -- with its schema, as gaps have it
+    columns text[] NOT NULL,
+    since timestamptz,
+    at timestamptz NOT NULL
+);
+
+-- Which journal this is, where files were not put back.
+CREATE OR REPLACE FUNCTION changefeed.this_journal()
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT concat_ws(' ', m.epoch, c.system_identifier, 'changefeed.journal'::regclass::oid)
+    FROM changefeed.meta AS m, pg_control_system() AS c
+$function$;
+
+-- As the schema's owner, so that the server's role needs no right to write. The newest 1,001 are kept: of more than 1,000 a
+-- server knows that there were more.
+CREATE OR REPLACE FUNCTION changefeed.note_retyped(of_table text, of_columns text[], since timestamptz)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '10s' AS $function$
+BEGIN
+    LOCK TABLE changefeed.retyped IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO changefeed.retyped (number, journal, seen, table_name, columns, since, at)
+    SELECT coalesce(max(r.number), 0) + 1, changefeed.this_journal(), pg_current_snapshot(), of_table, of_columns,
+           note_retyped.since, clock_timestamp()
+    FROM changefeed.retyped AS r;
+    DELETE FROM changefeed.retyped AS r WHERE r.number < (SELECT max(m.number) FROM changefeed.retyped AS m) - 1000;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.retyped_after(after bigint)
+RETURNS TABLE (number bigint, seen pg_snapshot, table_name text, columns text[], since timestamptz, at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT r.number, r.seen, r.table_name, r.columns, r.since, r.at FROM changefeed.retyped AS r
+    WHERE r.number > after AND r.journal = changefeed.this_journal() ORDER BY r.number
+$function$;
+
 -- The members of a table that no trigger of ours records as such: not yet, or under another root or none.
 CREATE OR REPLACE FUNCTION changefeed.unrecorded(target oid)
 RETURNS oid[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -305,8 +345,7 @@ BEGIN
     -- One at a time, since what one writes the next is to see. By a lock that takes a right on the table: an advisory one
     -- could be held by anybody.
     LOCK TABLE changefeed.recorded IN SHARE ROW EXCLUSIVE MODE;
-    SELECT concat_ws(' ', m.epoch, c.system_identifier, 'changefeed.journal'::regclass::oid) INTO this_journal
-    FROM changefeed.meta AS m, pg_control_system() AS c;
+    this_journal := changefeed.this_journal();
     IF EXISTS (SELECT FROM changefeed.recorded AS r WHERE r.journal <> this_journal) THEN
         DELETE FROM changefeed.recorded AS r WHERE r.journal <> this_journal;
     END IF;

@@ -482,12 +482,22 @@ FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 
 -- may look --
 -- Whether this role may; null where the schema is not there, or of a version that has no such function.
-SELECT has_function_privilege(to_regprocedure('changefeed.look(timestamptz, text[], text[])'), 'EXECUTE');
+SELECT has_function_privilege(to_regprocedure('changefeed.look(timestamptz, text[], text[])'), 'EXECUTE')
+   AND has_function_privilege(to_regprocedure('changefeed.note_retyped(text, text[], timestamptz)'), 'EXECUTE')
+   AND has_function_privilege(to_regprocedure('changefeed.retyped_after(bigint)'), 'EXECUTE');
 
 -- look --
 -- See sql/recorded.sql.
 SELECT schema_name, table_name, is_complete, is_watched, why, is_over
 FROM changefeed.look(%(since)s, %(schemas)s::text[], %(tables)s::text[]);
+
+-- note retyped --
+-- See sql/recorded.sql.
+SELECT changefeed.note_retyped(%(table)s, %(columns)s::text[], %(since)s);
+
+-- retyped after --
+SELECT number, seen::text, table_name, columns, extract(epoch FROM since)::float8, extract(epoch FROM at)::float8
+FROM changefeed.retyped_after(%(number)s);
 
 -- others with triggers --
 -- What is no table of "columns", and has a trigger of the user's, which may tell of it by its bare name.

@@ -69,7 +69,9 @@ class Lookout:
         self._fingerprint: str | None = None
         self._looked_at: datetime | None = None
         self._looked_from: Place | None = None
+        self._may_look = False
         self._retyped: deque[tuple[Place, Gap]] = deque()  # and what was seen then
+        self._retyped_number = 0  # of the newest that the schema has
         self._forgotten: Place | None = None  # what was seen at the newest that is not among these any more
         self._epoch: bytes | None = None  # of the journal that these are places of
         self._complaint = ""
@@ -97,6 +99,7 @@ class Lookout:
         [(snapshot, fingerprint)] = await self._database.fetch(QUERIES["schema fingerprint"], before)
         if fingerprint not in (None, self._fingerprint):
             await self._look_at_recording()
+            await self._learn_retyped()
             if self._fingerprint is not None:
                 await self._catalog.reread()
                 await self._tell_retyped()
@@ -134,7 +137,8 @@ class Lookout:
             )
         if may_look is None:
             await self._mend()  # which notes that it is not there
-        if not may_look or await distrust(self._database):  # which the follower says
+        self._may_look = bool(may_look) and not await distrust(self._database)
+        if not self._may_look:  # which the follower says
             self.incomplete = 0
             return
         await self._mend()
@@ -150,22 +154,47 @@ class Lookout:
         """Until the catalog was read, filters compared these columns as what they were before."""
         if not (retyped := self._catalog.take_retyped()):
             return
+        [(snapshot, _)] = await self._database.fetch(QUERIES["schema fingerprint"], {"before": None})
+        for name, columns in sorted(retyped.items()):
+            begin, end = self._cursor(self._looked_from), self._cursor(self._edge())
+            gap = _gap_of_retyped(name, columns, self._looked_at, datetime.now(UTC))
+            logger.info("changes are missing: %s", gap.why)
+            if self._may_look:
+                noted = {"table": name, "columns": sorted(columns), "since": self._looked_at}
+                await self._database.fetch(QUERIES["note retyped"], noted)
+            else:
+                self._forget_other_journal()
+                self._keep_retyped(snapshot, gap)
+            self._tell_gap(replace(gap, from_cursor=begin, to_cursor=end))
+        await self._learn_retyped()
+
+    async def _learn_retyped(self) -> None:
+        """What processes have told their clients: this one, others, and those before a restart."""
+        self._forget_other_journal()
+        if not self._may_look:
+            return
+        known = {"number": self._retyped_number}
+        for number, seen, name, columns, since, until in await self._database.fetch(QUERIES["retyped after"], known):
+            began, ended = (datetime.fromtimestamp(at, UTC) if at else None for at in (since, until))
+            self._keep_retyped(seen, _gap_of_retyped(name, columns, began, ended))
+            self._retyped_number = number
+
+    def _forget_other_journal(self) -> None:
         if not self._journal.is_named(self._epoch):  # of another journal's past every client is told
             self._retyped.clear()
-            self._forgotten = None
+            self._forgotten, self._retyped_number = None, 0
         self._epoch = self._journal.epoch
-        [(snapshot, _)] = await self._database.fetch(QUERIES["schema fingerprint"], {"before": None})
-        place = Place.after(Snapshot.parse(snapshot))
-        for name, columns in sorted(retyped.items()):
-            named = ", ".join(sorted(columns))
-            why = f"filters by {named} of {name}, whose type is another, did not find every change for a moment"
-            logger.info("changes are missing: %s", why)
-            begin, end = self._cursor(self._looked_from), self._cursor(self._edge())
-            gap = Gap(why, begin, end, self._looked_at, datetime.now(UTC), table=name, columns=frozenset(columns))
-            self._retyped.append((place, gap))
-            if len(self._retyped) > RETYPED_KEPT:
-                self._forgotten, _ = self._retyped.popleft()
-            self._tell_gap(gap)
+
+    def _keep_retyped(self, seen: str, gap: Gap) -> None:
+        self._retyped.append((Place.after(Snapshot.parse(seen)), gap))
+        if len(self._retyped) > RETYPED_KEPT:
+            self._forgotten, _ = self._retyped.popleft()
 
     def _cursor(self, place: Place | None) -> str | None:
         return self._journal.encode(place) if place and self._journal.epoch else None
+
+
+def _gap_of_retyped(name: str, columns: Collection[str], since: datetime | None, until: datetime | None) -> Gap:
+    named = ", ".join(sorted(columns))
+    why = f"filters by {named} of {name}, whose type is another, did not find every change for a moment"
+    return Gap(why, since=since, until=until, table=name, columns=frozenset(columns))

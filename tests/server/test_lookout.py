@@ -8,7 +8,9 @@ from typing import Any
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed.journal.cursor import Place, Snapshot
 from changefeed.journal.lookout import Lookout
+from changefeed.selection.subscription import ALL_CHANGES, Subscription
 from tests import postgres
 from tests.access_case import AccessTestCase, issued
 from tests.feed_case import ORDERS, FeedTestCase, message
@@ -311,6 +313,31 @@ class SeveralServersTest(LookoutCase):
             gap = (await self.fetch_json(f"/api/changes?since={cursor}"))["gap"]
             assert gap["table"] == "public.orders"
             await self.another().look()
+
+    @gen_test
+    async def test_what_was_filtered_by_another_type_is_told_by_a_process_that_was_not_there(self):
+        self.write("ALTER TABLE orders ADD qty text")
+        filtered = Subscription.parse({"table": ["orders"], "filter": ["qty=gt.10"]})
+        await self.fetch_json("/api/changes?table=orders&filter=qty=gt.10")  # by which the types are known
+        await self.look()
+        cursor = await self.cursor()
+        beside = self.another()
+        await beside.look()
+        self.write("ALTER TABLE orders ALTER qty TYPE int USING qty::int")
+        with ExpectLog("changefeed.lookout", "changes are missing.*qty of public.orders", level=20):
+            await self.look()
+        [(told_at,)] = self.write("SELECT seen::text FROM changefeed.retyped")
+        later = Place.after(Snapshot.parse(told_at))
+        started = self.another()
+        for lookout in (started, beside):
+            await lookout.look()
+            gap = lookout.missed_since(self.feed.journal.decode(cursor), cursor, filtered)
+            assert gap is not None
+            assert (gap.table, gap.from_cursor) == ("public.orders", cursor)
+            assert lookout.missed_since(later, cursor, filtered) is None
+            assert lookout.missed_since(self.feed.journal.decode(cursor), cursor, ALL_CHANGES) is None
+        self.write("UPDATE changefeed.meta SET epoch = gen_random_uuid()")
+        assert self.write("SELECT count(*) FROM changefeed.retyped_after(0)") == [(0,)]
 
     @gen_test
     async def test_a_journal_that_begins_anew_tells_nobody_of_what_was_before(self):

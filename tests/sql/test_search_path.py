@@ -19,7 +19,8 @@ from tests.journal_database import JournalDatabase, Session
 FIXED = "search_path=pg_catalog, pg_temp"
 SENT = ("server.sql", "doctor.sql", "demo.sql")
 # With the rights of the schema's owner.
-OWNERS = {"cursor", "grant_request", "look", "note_rotation", "note_taken", "what_was_taken"}
+OWNERS = {"cursor", "grant_request", "look", "note_retyped", "note_rotation", "note_taken"}
+OWNERS |= {"retyped_after", "what_was_taken"}
 OWNERS |= {"record", "record_strict", "record_truncated", "refresh", "refresh_after_ddl"}
 
 # What a role that may create in public can put there: each fits a call of ours better than pg_catalog's own does.
