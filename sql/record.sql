@@ -197,7 +197,8 @@ DECLARE
             writers_lastval bigint;
             reason text;
             drawn bigint;
-            may_notify boolean := false;
+            awake_ms double precision;
+            may_notify boolean;
         BEGIN
             -- Without transition tables these names would be those of relations in the writer's temporary schema; reading a
             -- view there would run its code as the journal's owner. (In two steps, of which the first needs no plan.)
@@ -230,17 +231,20 @@ DECLARE
                 -- The NOTIFYs of a transaction are one. So what a trigger writes for each row of a statement is not asked
                 -- each time; a rollback to a savepoint takes the setting back together with the NOTIFY.
                 IF pg_trigger_depth() = 1 OR current_setting('changefeed.notified', true) IS DISTINCT FROM 'on' THEN
-                    -- Most sessions have none of what changefeed.may_notify() looks at. A call would be dearer.
-                    may_notify := CASE
-                        WHEN pg_sequence_last_value('changefeed.awake_until') - date_part('epoch', clock_timestamp()) * 1000
-                            BETWEEN 0 AND 2000 THEN false
-                        WHEN concat(
-                            current_setting('max_prepared_transactions'), current_setting('lock_timeout'),
-                            current_setting('statement_timeout'), current_setting('transaction_timeout', true),
-                            ' ', current_setting('changefeed.notify', true)
-                        ) IN ('000 ', '0000 ') THEN pg_notification_queue_usage() < 0.05
-                        ELSE changefeed.may_notify()
-                    END;
+                    -- The same as changefeed.may_notify(), for most sessions: they have none of what that looks at, and a call
+                    -- would be dearer. A step at a time, since each transaction prepares anew what it evaluates.
+                    awake_ms := pg_sequence_last_value('changefeed.awake_until') - date_part('epoch', clock_timestamp()) * 1000;
+                    IF awake_ms BETWEEN 0 AND 2000 THEN
+                        NULL;  -- the lease holds
+                    ELSIF concat(
+                        current_setting('max_prepared_transactions'), current_setting('lock_timeout'),
+                        current_setting('statement_timeout'), current_setting('transaction_timeout', true),
+                        ' ', current_setting('changefeed.notify', true)
+                    ) IN ('000 ', '0000 ') THEN
+                        may_notify := pg_notification_queue_usage() < 0.05;
+                    ELSE
+                        may_notify := changefeed.may_notify();
+                    END IF;
                 END IF;
             EXCEPTION WHEN OTHERS THEN
                 NULL;  -- somebody dropped one of these, or took the rights away
