@@ -73,7 +73,8 @@ class Hub:
     ) -> None:
         """Publishes the changes. `uncounted` are those that the tally does not hold yet, if not all."""
         told = without_losses(changes)
-        self.tally.count(told if uncounted is None else without_losses(uncounted), self._clock())
+        is_new = told if uncounted is None or uncounted is changes else without_losses(uncounted)
+        self.tally.count(is_new, self._clock())
         self.published += len(changes)
         self._remember(told)
         for broadcast in self._broadcasts:

@@ -109,8 +109,8 @@ def digest_of(entries: Iterable[Sequence[Any]]) -> int:
 
     They begin with id, transaction and time; those of one transaction are in the order of id.
     """
-    last = {xid: (change_id, xid, at) for change_id, xid, at, *_ in entries}
-    return zlib.crc32(repr(sorted(last.values())).encode()) & 0xFFFFFFF or 1
+    last = {entry[1]: entry for entry in entries}
+    return zlib.crc32(repr(sorted(tuple(entry[:3]) for entry in last.values())).encode()) & 0xFFFFFFF or 1
 
 
 def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int = 0, digest: int = 0) -> str:

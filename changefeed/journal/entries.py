@@ -3,6 +3,7 @@
 An entry that cannot be read, whatever is in it, becomes a loss: it stops nobody but itself. Knows no place, no client.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,7 +30,7 @@ PAGE_LIMIT_BYTES = 256 << 10
 READ_DEADLINE_SECONDS = 60.0
 ROW_LIMIT_BYTES = 16 << 20  # of a change's row and its old values, as long as the settings do not say it
 COMPLAINTS_REMEMBERED = 10_000
-_OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read
+_OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read; behind them stands the standing
 
 
 class JournalReplaced(Exception):
@@ -38,6 +39,8 @@ class JournalReplaced(Exception):
 
 class Standing(NamedTuple):
     """The last row of changefeed.read(): how the journal stands. See sql/read.sql."""
+
+    # In the order in which the queries "read" of sql/server.sql give them.
 
     nested: list[str] | None
     snapshot: str
@@ -52,6 +55,10 @@ class Standing(NamedTuple):
     identity: str | None
     taken: int | None
     awake_ms: int | None
+
+    @classmethod
+    def of(cls, last: DbRow) -> "Standing":
+        return cls(*json.loads(last[_OF_THE_CHANGE.stop]))
 
 
 class Unreadable(NamedTuple):
@@ -96,7 +103,7 @@ class Entries:
         for entry in entries:
             if (size := entry[-1]) is not None:
                 self._complain(entry, _too_large(size))
-        return [entry[_OF_THE_CHANGE] for entry in entries], Standing._make(last[_OF_THE_CHANGE.stop : -1])
+        return [entry[_OF_THE_CHANGE] for entry in entries], Standing.of(last)
 
     async def arrange(self, entries: list[DbRow], standing: Standing, *, is_whole_batch: bool) -> Sequence[DbRow]:
         """The entries in the order in which their rows changed, as they may leave; fewer where they are too large."""

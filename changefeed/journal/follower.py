@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 import psycopg2
 
 from changefeed.backoff import backoff
-from changefeed.change.change import Change
+from changefeed.change.change import Change, without_losses
 from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
@@ -364,6 +364,8 @@ class Follower:
             self._tell(UNJOURNALED, memory)
 
     def _warn_of_losses(self, changes: Sequence[Change]) -> None:
+        if without_losses(changes) is changes:
+            return
         counts = Counter(change.table for change in changes if change.is_loss and not change.finding)
         if counts:
             self.lost_statements += counts.total()

@@ -295,7 +295,7 @@ class Journal:
             is_whole = after is None and not standing.has_more
             last = rows if is_whole else await self._last_entries(database, previous, read)
             # Where one transaction is all there is, the witness is of it.
-            digest = digest_of(last) if any(int(xid) < read.xmax - 1 for _, xid, *_ in last) else 0
+            digest = digest_of(last) if {row[1] for row in last} - {str(read.xmax - 1)} else 0
         return self._page(start, previous, read, found, has_more, digest)
 
     async def _what_was_taken(self, number: int | None, lost_xid: int, present: Snapshot) -> Taken:

@@ -254,7 +254,7 @@ def with_cursor(change: Change, suffix: str) -> Change:
 
 
 def _size(page: Page) -> int:
-    texts = sum([getsizeof(change.text) for change in page.changes])
+    texts = sum(map(getsizeof, [change.text for change in page.changes]))
     return (
         texts
         + CHANGE_OVERHEAD_BYTES * len(page.changes)
