@@ -1,16 +1,16 @@
--- Makes, changes and drops triggers without keeping writers waiting: in short attempts, with pauses in which writers go on.
+-- Creates, changes and drops triggers without keeping writers waiting: in short attempts, with pauses in which writers go on.
 
--- How long one attempt waits for locks at most, in milliseconds: writers queue up behind whoever waits. It is less than a
--- lock_timeout that writers have, and less than the deadlock_timeout after which PostgreSQL would end a writer who holds what is
--- waited for, and waits for what is held here.
+-- The longest wait for locks of one attempt, in milliseconds: writers queue up behind a waiting session. It is shorter than a usual
+-- lock_timeout of writers, and than deadlock_timeout, after which PostgreSQL would abort a writer that holds the awaited lock and
+-- itself waits for one of this session.
 CREATE OR REPLACE FUNCTION changefeed.lock_wait_ms()
 RETURNS integer LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT least(8, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
 $function$;
 
--- Makes the triggers of a table and its partitions what they ought to be, or drops them where `options` is null. True where
--- that changed anything. A table that is as it ought to be is not locked. Fails with lock_not_available, and changes nothing,
--- where its locks cannot be had within `wait_ms`, all together.
+-- Brings the triggers of a table and its partitions into order, or drops them if `options` is null. Returns whether anything
+-- changed. If nothing has to change, it locks nothing. Fails with lock_not_available, and changes nothing, if it cannot get all
+-- locks within `wait_ms` together.
 CREATE OR REPLACE FUNCTION changefeed.try_to_apply(target oid, options jsonb, wait_ms integer)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
 DECLARE
@@ -26,7 +26,7 @@ BEGIN
     FROM changefeed.wanted_triggers(ARRAY[target], ARRAY[options]) AS w JOIN pg_trigger AS t ON t.tgrelid = w.member AND t.tgname = w.name
     WHERE t.tgfoid NOT IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace);
     IF squatter IS NOT NULL THEN
-        RAISE EXCEPTION '% has a trigger % that is none of the change feed''s', target::regclass, quote_ident(squatter)
+        RAISE EXCEPTION '% has a trigger % that is not one of the change feed''s', target::regclass, quote_ident(squatter)
             USING ERRCODE = 'duplicate_object', HINT = 'Give that trigger another name.';
     END IF;
     IF options IS NOT NULL THEN
@@ -53,7 +53,7 @@ BEGIN
 END
 $function$;
 
--- Makes, as the schema's owner, the triggers of a table for which that was asked. One attempt.
+-- Creates, as the schema's owner, the triggers of a table for which a request() trigger exists. One attempt.
 CREATE OR REPLACE FUNCTION changefeed.grant_request(target regclass)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -62,7 +62,7 @@ BEGIN
     SELECT changefeed.argument(t.tgargs) INTO asked FROM pg_trigger AS t
     WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure AND t.tgname ~ '^[!~]?changefeed_insert$';
     IF asked IS NULL THEN
-        RAISE EXCEPTION 'nobody asked for % to be watched', target
+        RAISE EXCEPTION 'nobody has requested to watch %', target
             USING ERRCODE = 'insufficient_privilege', HINT = 'Call changefeed.watch.';
     END IF;
     PERFORM changefeed.check_target(target);
@@ -77,13 +77,13 @@ $function$;
 -- Makes or drops the triggers of a table, in as many attempts as fit into this function's lock_timeout. Between two attempts
 -- nothing is locked, so that writers go on, for several times as long as the attempt may have kept them waiting.
 --
--- Whoever may not call the recording functions but has the right TRIGGER on the table asks by a trigger that does nothing,
--- which PostgreSQL lets nobody else make; the schema's owner then makes the real ones.
+-- A role that may not call the recording functions, but has the right TRIGGER on the table, makes a request by a trigger that does
+-- nothing; PostgreSQL lets nobody without that right create it. The schema's owner then creates the real triggers.
 CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off SET lock_timeout = '3s' AS $function$
 DECLARE
     patience constant text := current_setting('lock_timeout');
-    wait_ms integer := 1;  -- the first attempt finds a table that nobody uses
+    wait_ms integer := 1;  -- enough for a table that nobody uses
     pause interval;
     deadline constant timestamptz := clock_timestamp() + (
         SELECT s.setting::integer * interval '1 millisecond' FROM pg_settings AS s WHERE s.name = 'lock_timeout'

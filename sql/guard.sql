@@ -1,5 +1,5 @@
--- Makes the schemas, or refuses to go on where somebody else has a hand in it: what is in there would run with the rights of
--- whoever installs (CVE-2022-2625 was of this kind). No SET ROLE to an owner with fewer rights: code of theirs could take
+-- Creates the schemas, or fails if somebody else could change what is in them: that would run with the rights of the installing
+-- role (CVE-2022-2625 was of this kind). No SET ROLE to an owner with fewer rights: code of theirs could take
 -- the session's own role back. Nor is a role relied on that the session began with: the owner of a database may choose it for
 -- everybody (ALTER DATABASE ... SET role). A SET ROLE within the session is its user's own decision.
 DO $guard$
@@ -32,7 +32,7 @@ BEGIN
             BEGIN
                 EXECUTE format('CREATE SCHEMA %I', schema_name);
             EXCEPTION WHEN duplicate_schema OR unique_violation THEN
-                NULL;  -- another install that went on at the same time has made it
+                NULL;  -- another install at the same time has created it
             WHEN insufficient_privilege THEN
                 RAISE EXCEPTION '% may not make the schema % in the database %',
                     quote_ident(current_user), schema_name, quote_ident(current_database())
@@ -46,7 +46,7 @@ BEGIN
         FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner JOIN pg_roles AS me ON me.rolname = current_user
         WHERE n.nspname = schema_name;
         IF owner.is_peer THEN
-            EXECUTE format('SET LOCAL ROLE %I', owner.name);  -- what a newer version brings belongs to whom the rest does
+            EXECUTE format('SET LOCAL ROLE %I', owner.name);  -- new objects get the same owner as the rest
         ELSIF owner.name <> current_user THEN
             RAISE EXCEPTION 'the schema % belongs to %, this is %',
                 schema_name, quote_ident(owner.name), quote_ident(current_user)
@@ -57,7 +57,7 @@ BEGIN
         END IF;
     END LOOP;
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = to_regclass('changefeed.meta') AND c.relkind = 'r') THEN
-        -- One install at a time, and no trigger is put on it meanwhile. A lock that takes a right, unlike an advisory one.
+        -- One install at a time, and no new triggers on it meanwhile. Unlike an advisory lock, this one needs a right.
         LOCK TABLE ONLY changefeed.meta IN SHARE UPDATE EXCLUSIVE MODE;
     END IF;
     WITH distrusted AS (
@@ -83,9 +83,9 @@ BEGIN
     )
     LIMIT 1;
     IF foreign_one IS NOT NULL THEN
-        RAISE EXCEPTION 'somebody else has a hand in the schema changefeed or changefeed_secret: %', foreign_one
+        RAISE EXCEPTION 'somebody else can change the schema changefeed or changefeed_secret: %', foreign_one
             USING ERRCODE = 'insufficient_privilege',
-            HINT = format('Drop that, or give it to %s, where it is meant to be there.', quote_ident(current_user));
+            HINT = format('Drop that, or make %s its owner if it is intended.', quote_ident(current_user));
     END IF;
 END
 $guard$;

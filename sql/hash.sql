@@ -1,26 +1,26 @@
--- Columns that are hashed before they leave the table: equal values of one column have equal hashes, null stays null, and
--- who sees hashes only cannot find out a short value, such as a phone number, by trying them all: that takes the secret.
+-- Hashes columns before they leave the table: equal values of one column have equal hashes, and null stays null. Without the
+-- secret, nobody can find a short value, such as a phone number, by trying all.
 --
 --     hash = sha256(column_key || sha256(column_key || the value's text in UTF-8)), in hex
 --     column_key = sha256(secret || sha256(schema) || sha256(table) || sha256(column))
 --
--- Each column has a key of its own, so that nobody who may write another table learns from its hashes what is in this one.
+-- Each column has its own key, so that a role that may write another table learns nothing about this one from its hashes.
 
--- The secret of this installation is in a materialized view, since no table could keep it: a view's rows are in no
--- publication, and a dump has its query only. So a restored database has a secret of its own, and other hashes, unless the old
--- one is carried over by set_secret(). In a schema of its own, so that what is granted on all tables of `changefeed` gives
--- nothing of it away. Without row security, where pg_dump by another than the owner would stop. Who may read every table
--- (pg_read_all_data) may read it, and what was hashed as well.
+-- The secret of this installation is in a materialized view, since a table could not protect it: a view's rows are in no
+-- publication, and a dump has only its query. So a restored database has another secret, and other hashes, unless set_secret()
+-- carries the old one over. The view has a schema of its own, so that grants on all tables of `changefeed` do not expose it. It has
+-- no row security, which would stop pg_dump by other roles. A role that may read every table (pg_read_all_data) may read it, but
+-- also the original values.
 
--- Only its currval() counts: the transaction in which this session's set_secret() hands a secret over.
+-- Only its currval() matters: it names the transaction in which this session's set_secret() passes a secret.
 CREATE SEQUENCE IF NOT EXISTS changefeed.carrying MINVALUE 0 START 0;
 
--- What the view's query calls: the secret that set_secret() hands over; else the one there is, so that a REFRESH changes nothing;
--- else a new one, 244 bits of PostgreSQL's strong randomness. It is handed over in a setting, which anybody may set; so it is
--- taken only in the transaction that the sequence's currval() names, which none but the owner may change.
+-- Called by the view's query. Returns the secret that set_secret() passes; else the present one, so that a REFRESH changes nothing;
+-- else a new one, 244 bits of PostgreSQL's strong randomness. It is passed in a setting, which anybody may set; so it is accepted
+-- only in the transaction that the sequence's currval() names, which only the owner can change.
 --
--- Here and in set_secret() a secret is in no statement, neither as text nor as a parameter: pg_stat_statements, auto_explain and the
--- log show those of functions too. Assignments are none, to PostgreSQL's executor.
+-- Here and in set_secret() the secret is in no statement, neither as text nor as a parameter: pg_stat_statements, auto_explain and
+-- the log also show statements of functions. An assignment is not a statement for PostgreSQL's executor.
 CREATE OR REPLACE FUNCTION changefeed.secret_key()
 RETURNS bytea LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
@@ -31,7 +31,7 @@ BEGIN
             RETURN decode(current_setting('changefeed.carried'), 'hex');
         END IF;
     EXCEPTION WHEN object_not_in_prerequisite_state THEN
-        NULL;  -- this session has never handed one over
+        NULL;  -- this session has never passed one
     END;
     IF (SELECT c.relispopulated FROM pg_class AS c WHERE c.oid = to_regclass('changefeed_secret.secret')) THEN
         SELECT s.key INTO key FROM changefeed_secret.secret AS s;
@@ -40,9 +40,9 @@ BEGIN
 END
 $function$;
 
--- Carries a secret over from another database, whose owner reads it by SELECT key FROM changefeed_secret.secret. For the schema's
--- owner. Values that are journaled from then on have the hashes that they have there. Take it from a table, so that it stands
--- in no statement: docs/database.md shows how.
+-- Carries a secret over from another database, whose owner reads it by SELECT key FROM changefeed_secret.secret. Only for the schema's
+-- owner. Values journaled from then on have the same hashes as there. Read it from a table, so that no statement contains it:
+-- docs/database.md shows how.
 CREATE OR REPLACE FUNCTION changefeed.set_secret(key bytea)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
 DECLARE
@@ -69,14 +69,14 @@ BEGIN
         CREATE MATERIALIZED VIEW changefeed_secret.secret AS SELECT changefeed.secret_key() AS key;
         is_new := true;
     ELSIF NOT (SELECT c.relispopulated FROM pg_class AS c WHERE c.oid = 'changefeed_secret.secret'::regclass) THEN
-        REFRESH MATERIALIZED VIEW changefeed_secret.secret;  -- a schema was restored without what is in it
+        REFRESH MATERIALIZED VIEW changefeed_secret.secret;  -- the schema was restored without its contents
         is_new := true;
     END IF;
     IF is_new AND to_regclass('changefeed.secret') IS NOT NULL THEN
-        -- Version 4's table, which goes when nobody uses it any more; see install.sql.
+        -- Version 4's table, which install.sql drops once nobody uses it.
         PERFORM changefeed.set_secret(s.key) FROM changefeed.secret AS s;
     END IF;
-    -- What ALTER DEFAULT PRIVILEGES gave.
+    -- Grants by ALTER DEFAULT PRIVILEGES.
     FOR grantee IN
         SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
         FROM pg_class AS c, aclexplode(c.relacl) AS a
@@ -92,7 +92,7 @@ BEGIN
 END
 $secret$;
 
--- Of a partition it is the root's key: their rows are the same table's. Fails where there is no secret.
+-- A partition has its root's key, as their rows belong to the same table. Fails without a secret.
 CREATE OR REPLACE FUNCTION changefeed.column_key(target oid, column_name text)
 RETURNS bytea LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -108,8 +108,8 @@ BEGIN
 END
 $function$;
 
--- A value's text, whatever the session's settings are. In SQL, not in plpgsql, which would run a domain's constraints, and
--- so its owner's code.
+-- A value's text, independent of the session's settings. In SQL, since plpgsql would run a domain's constraints, and so its owner's
+-- code.
 CREATE OR REPLACE FUNCTION changefeed.settled_text(value anyelement)
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
@@ -117,12 +117,12 @@ SET bytea_output = 'hex' SET lc_monetary = 'C' AS $function$
     SELECT format('%s', value)
 $function$;
 
--- The expression of a column's hash; `value` is that of its value. Neither the secret nor a key stands in it, since a
--- statement may be logged.
+-- The SQL expression of a column's hash; `value` is that of its value. It contains neither the secret nor a key, since statements may
+-- be logged.
 CREATE OR REPLACE FUNCTION changefeed.hashed_value(target oid, column_name text, column_type oid, value text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    -- Types whose text depends on no setting are not worth a function's call.
+    -- Types whose text depends on no setting need no function call.
     is_settled constant boolean := column_type IN (
         'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'name'::regtype, 'bool'::regtype, 'int2'::regtype,
         'int4'::regtype, 'int8'::regtype, 'numeric'::regtype, 'uuid'::regtype, 'inet'::regtype, 'cidr'::regtype
@@ -138,8 +138,8 @@ BEGIN
 END
 $function$;
 
--- What a value stands for in the feed, for a filter; by whoever may read the secret. As text, in the form that the
--- settings above give it.
+-- The hash that stands for a value in the feed, for use in a filter; only for roles that may read the secret. The value is a text,
+-- in the form of the settings above.
 CREATE OR REPLACE FUNCTION changefeed.hash(target regclass, column_name text, value text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE

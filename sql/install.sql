@@ -1,15 +1,15 @@
--- Installs the schema changefeed, or upgrades it in place; run again it changes nothing. With psql alone:
+-- Installs the schema changefeed, or upgrades it in place. Running it again changes nothing. With psql alone:
 --
 --     psql -f sql/install.sql "$DATABASE_URL"
 --     SELECT changefeed.watch('public.orders');
 --
--- The server runs the same file when it is told to watch a table. sql/uninstall.sql takes everything away again.
+-- The server runs the same file when it is to watch a table. sql/uninstall.sql removes everything again.
 
 \set QUIET on
--- What is refused ends it: no later statement may run in a schema that is somebody else's.
+-- An error ends the script: no later statement may run in a schema of somebody else.
 \set ON_ERROR_STOP on
--- Whatever the session's settings are: nothing of what others made is picked up, and the transaction may write and sees what
--- another install, for which it waited, has made.
+-- Independent of the session's settings: uses no objects of others, may write, and sees what another install has made for which it
+-- waited.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
@@ -32,19 +32,19 @@ SET LOCAL client_min_messages = warning;
 \ir recorded.sql
 \ir retention.sql
 
--- What is for users; psql shows it with \df+ changefeed.*
+-- The functions for users; psql shows these comments with \df+ changefeed.*
 COMMENT ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]) IS 'journal a table''s changes from the next statement on';
-COMMENT ON FUNCTION changefeed.hash(regclass, text, text) IS 'the hash by which a value of a hashed column is known in the feed';
+COMMENT ON FUNCTION changefeed.hash(regclass, text, text) IS 'the hash that the feed shows for a value of a hashed column';
 COMMENT ON FUNCTION changefeed.set_secret(bytea) IS 'carry over the secret of hashed columns from another database';
-COMMENT ON FUNCTION changefeed.unwatch(regclass) IS 'end that; what was journaled stays';
-COMMENT ON FUNCTION changefeed.status() IS 'the watched tables, their options, and whether their triggers are as they ought to be';
-COMMENT ON FUNCTION changefeed.refresh() IS 'bring partitions that came since up to date';
+COMMENT ON FUNCTION changefeed.unwatch(regclass) IS 'stop journaling a table; journaled changes stay';
+COMMENT ON FUNCTION changefeed.status() IS 'the watched tables, their options, and whether their triggers are complete';
+COMMENT ON FUNCTION changefeed.refresh() IS 'watch new partitions of watched tables';
 COMMENT ON FUNCTION changefeed.cursor() IS 'the place of this transaction in the feed: the changes after the rows that it reads';
-COMMENT ON FUNCTION changefeed.retain(interval, bigint) IS 'empty the partitions of the journal that are past either';
+COMMENT ON FUNCTION changefeed.retain(interval, bigint) IS 'empty the journal''s partitions beyond an age or size';
 COMMENT ON FUNCTION changefeed.journal_status() IS 'the journal''s size in bytes, oldest and newest entry, losses';
-COMMENT ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) IS 'the changes after a place; see sql/read.sql';
+COMMENT ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) IS 'the changes after a place in the feed; see sql/read.sql';
 
--- Nothing is for everybody. What only looks was, before version 5: whoever may read the journal goes on as before.
+-- No function is granted to everybody. Before version 5, those that only read were: roles that may read the journal keep them.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA changefeed FROM PUBLIC;
 DO $readers$
 DECLARE
@@ -76,7 +76,8 @@ BEGIN
 END
 $readers$;
 
--- Whoever may put the recording functions on a table of their own may write the journal: an older docs/least-rights.md had that.
+-- A role that may use the recording functions in triggers could write anything into the journal; an older docs/least-rights.md
+-- granted that.
 DO $revoke$
 DECLARE
     granted record;
@@ -94,14 +95,14 @@ END
 $revoke$;
 COMMIT;
 
--- In a transaction of its own, since it locks tables of others.
+-- In a separate transaction, since it locks tables of others.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
 SET LOCAL jit = off;
 SET LOCAL client_min_messages = warning;
 DO $refresh$ BEGIN PERFORM changefeed.refresh(); END $refresh$;
--- Version 4's, when no trigger calls them any more.
+-- Functions of version 4, once no trigger calls them any more.
 DO $version_4$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = to_regprocedure('changefeed.mark()')) THEN
@@ -111,8 +112,7 @@ END
 $version_4$;
 COMMIT;
 
--- Version 4's secret. A statement that was under way reads it here still, and a writer of a hashed column holds a lock on it to
--- the end of his transaction.
+-- Version 4's secret. Running statements still read it here, and a writer of a hashed column locks it until its transaction ends.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;
@@ -128,8 +128,8 @@ BEGIN
             DROP TABLE changefeed.secret;
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > deadline THEN
-                RAISE WARNING 'changefeed.secret, which version 4 made, is in use: it is still there'
-                    USING HINT = 'Run sql/install.sql again when the transactions that hold it are over; pg_locks says whose.';
+                RAISE WARNING 'changefeed.secret of version 4 is in use, and was not dropped'
+                    USING HINT = 'Run sql/install.sql again when the transactions that lock it are over; pg_locks shows them.';
                 EXIT;
             END IF;
             PERFORM pg_sleep(0.05);
@@ -139,7 +139,7 @@ END
 $secret$;
 COMMIT;
 
--- The journal's partitions; see complete_partition(). One that is in use is left until retention empties it.
+-- The journal's partitions; see complete_partition(). One that is in use stays as it is until retention empties it.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL exit_on_error = off;

@@ -1,8 +1,7 @@
--- Texts that have none in UTF-8, in which the server and its clients are told of them: the bytes of a SQL_ASCII database, and
--- what WIN1252 and its like have and UTF-8 has not. A message with such a text fails the statement that sends it, also where it
--- is only a warning.
+-- Shows texts that UTF-8, which the server and its clients use, cannot express: bytes of a SQL_ASCII database, and characters of
+-- WIN1252 and others. A message with such a text fails the statement that sends it, even if it is only a warning.
 
--- The text; where it has none in UTF-8, its bytes as in E'caf\351'.
+-- The text; if UTF-8 cannot express it, its bytes as in E'caf\351'.
 CREATE OR REPLACE FUNCTION changefeed.shown(name text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 BEGIN
@@ -13,7 +12,7 @@ EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
 END
 $function$;
 
--- Warns, and never fails: of what the client's encoding has no text for only PostgreSQL's log tells.
+-- Warns, and never fails: if the client's encoding cannot express the message, only PostgreSQL's log has it.
 CREATE OR REPLACE FUNCTION changefeed.warn(message text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 BEGIN

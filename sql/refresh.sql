@@ -1,8 +1,8 @@
--- Brings the triggers of watched tables up to date: the server calls it again and again, and an event trigger after DDL.
+-- Brings the triggers of watched tables up to date. The server calls it regularly, and an event trigger after DDL.
 
--- Brings what was watched before up to date: partitions and children that came since, a newer version of this file.
--- Returns the tables that needed it. One that cannot be changed now does not keep the others from it. Writers of
--- what it has changed wait until it ends: so it works on only for a moment then, and what is left is for the next call.
+-- Brings the triggers of watched tables up to date, for new partitions and children, or a newer version of these files. Returns the
+-- tables that needed it. If one cannot be changed now, the others are all the same. Writers of changed tables wait until it ends, so
+-- it continues only for a moment then; the rest is for the next call.
 CREATE OR REPLACE FUNCTION changefeed.refresh_tables(targets oid[])
 RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off AS $function$
 DECLARE
@@ -24,7 +24,7 @@ BEGIN
         SELECT l.target, NULL, false FROM changefeed.left_behind(targets) AS l (target)
     LOOP
         IF clock_timestamp() > changing_since + 3 * changefeed.lock_wait_ms() * interval '1 millisecond' THEN
-            RAISE NOTICE 'changefeed: not all tables were looked at; call changefeed.refresh() again';
+            RAISE NOTICE 'changefeed: not all tables were checked; call changefeed.refresh() again';
             RETURN;
         END IF;
         started_at := clock_timestamp();
@@ -52,13 +52,13 @@ BEGIN
 END
 $function$;
 
--- The same as the schema's owner, for a server that may not call the recording functions.
+-- The same, run as the schema's owner, for a server that may not call the recording functions.
 CREATE OR REPLACE FUNCTION changefeed.refresh(targets oid[])
 RETURNS SETOF text LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
     SELECT changefeed.refresh_tables(targets)
 $function$;
 
--- Of all tables; the server calls it again and again.
+-- The same for all tables; the server calls it regularly.
 CREATE OR REPLACE FUNCTION changefeed.refresh()
 RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -70,9 +70,8 @@ BEGIN
 END
 $function$;
 
--- A partition that is made or attached is watched in the same transaction, where a superuser installed this; elsewhere the
--- server's next refresh finds it. Only what the command was about is looked at, so that other tables are not locked, and
--- temporary ones cost nothing.
+-- Watches a new or attached partition in the same transaction, if a superuser installed this; otherwise the server's next refresh
+-- finds it. Checks only the tables of the DDL command, so that it locks no others, and temporary tables cost nothing.
 CREATE OR REPLACE FUNCTION changefeed.refresh_after_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off AS $function$
 DECLARE
@@ -93,8 +92,8 @@ EXCEPTION WHEN OTHERS THEN
 END
 $function$;
 
--- Only where the function's owner is a superuser too: an event trigger runs its function for everybody, and whoever owns the
--- function may replace it.
+-- Only if the function's owner is a superuser: an event trigger runs its function in everybody's sessions, and the function's owner
+-- may replace it.
 DO $event_trigger$
 BEGIN
     IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user)

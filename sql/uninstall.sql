@@ -1,6 +1,6 @@
--- Takes away every trigger of the change feed, the journal and all functions. Cursors from before are refused later.
+-- Removes all triggers of the change feed, the journal and all functions. Existing cursors are refused from then on.
 \set QUIET on
--- What is refused ends it: no later statement may run in a schema that is somebody else's.
+-- An error ends the script: no later statement may run in a schema of somebody else.
 \set ON_ERROR_STOP on
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -18,7 +18,7 @@ BEGIN
     PERFORM set_config('lock_timeout', wait_ms::text, true);
     LOOP
         BEGIN
-            DROP SCHEMA IF EXISTS changefeed, changefeed_secret CASCADE;  -- the triggers go with their functions
+            DROP SCHEMA IF EXISTS changefeed, changefeed_secret CASCADE;  -- drops the triggers with their functions
             EXIT;
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > deadline THEN

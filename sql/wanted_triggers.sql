@@ -1,9 +1,9 @@
--- The triggers that a watched table ought to have, and the statements that make them so.
+-- The triggers that a watched table should have, and the statements that create, rename and drop triggers accordingly.
 --
 -- Triggers are compared by their columns in pg_trigger, never by their definitions' texts, which depend on settings and locales.
 
--- The triggers that tables and their partitions ought to have: each with its columns of pg_trigger. A table that inherits, or
--- is inherited from, gets triggers for each row: those for a statement would not tell which of the tables a row is in.
+-- The triggers that tables and their partitions should have, each with its columns of pg_trigger. A table that inherits, or is
+-- inherited from, gets triggers FOR EACH ROW: a statement trigger would not show which of the tables a row is in.
 DROP FUNCTION IF EXISTS changefeed.wanted_triggers(regclass, jsonb);  -- version 4's
 CREATE OR REPLACE FUNCTION changefeed.wanted_triggers(roots oid[], options jsonb[])
 RETURNS TABLE (
@@ -20,7 +20,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
             c.relispartition AS is_partition,
             c.relkind = 'p' AS is_partitioned,
             CASE
-                -- PostgreSQL refuses transition tables, and so the write, where it reaches a foreign partition.
+                -- PostgreSQL has no transition tables for foreign partitions, and fails a write that reaches one.
                 WHEN c.relispartition OR c.relkind = 'p' THEN o.has_foreign_partition
                 ELSE EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
                     OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid)
@@ -59,15 +59,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         CASE WHEN NOT a.is_rowwise THEN w.old_table END,
         CASE WHEN NOT a.is_rowwise THEN w.new_table END
     FROM arguments AS a,
-    -- Triggers fire in the order of their names. ~ comes after others: so what a statement's triggers wrote stands before it,
-    -- and is not taken for what the next statement's did. For each row, ! comes before others, which may write the row again.
+    -- Triggers fire in the order of their names. ~ sorts after others: so what a statement's other triggers wrote is recorded
+    -- before it, and is not taken for writes of the next statement's. FOR EACH ROW, ! sorts before others, which may write the
+    -- row again.
     -- The type is a sum: 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
     (VALUES
         ('~changefeed_insert', 4, true, NULL::regprocedure, NULL, 'new_rows'),
         ('~changefeed_update', 16, true, NULL, 'old_rows', 'new_rows'),
         ('~changefeed_delete', 8, true, NULL, 'old_rows', NULL),
         ('changefeed_never', 1 + 2 + 4, false, 'changefeed.never()', NULL, NULL),
-        -- What others write when this fires comes after the TRUNCATE, which states of rows alone would not tell.
+        -- Fires first, so that writes of other triggers are recorded after the TRUNCATE: states of rows would not show that.
         ('!changefeed_truncate', 32, false, NULL, NULL, NULL),
         ('changefeed_truncating', 2 + 32, false, 'changefeed.read_truncated()', NULL, NULL),
         ('changefeed_truncating_record', 2 + 32, false, 'changefeed.record_truncated()', NULL, NULL),
@@ -79,12 +80,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         WHEN 'changefeed_truncating_record' THEN a.is_partition OR a.is_partitioned
         WHEN 'changefeed_truncated' THEN a.is_partition OR a.is_partitioned
         WHEN 'changefeed_never' THEN NOT a.is_partitioned AND a.is_partition AND NOT a.is_rowwise
-            AND current_setting('server_version_num')::integer >= 150000  -- which brought MERGE
+            AND current_setting('server_version_num')::integer >= 150000  -- since which there is MERGE
         ELSE NOT (a.is_partitioned AND a.is_rowwise)
     END
 $function$;
 
--- The trigger by which somebody with the right TRIGGER asks for a table to be watched. Its argument is the options.
+-- A trigger with this function requests that its table be watched, by a role with the right TRIGGER. Its argument is the options.
 CREATE OR REPLACE FUNCTION changefeed.request() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -92,9 +93,9 @@ BEGIN
 END
 $function$;
 
--- What makes the triggers of tables and their partitions what they ought to be; where a table's options are null, what takes
--- them away. What locks each table comes first, in the order in which writers lock them, the root before its partitions: a lock
--- that cannot be had is known before triggers were made in vain, for which writers waited.
+-- The statements that bring the triggers of tables and partitions into order, or drop them if a table's options are null. The
+-- statements that lock the tables come first, in the order in which writers lock them, the root before its partitions: so if a lock
+-- is not available, no writer has waited for triggers made in vain.
 CREATE OR REPLACE FUNCTION changefeed.repairs(roots oid[], options jsonb[])
 RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH ours AS (
@@ -112,7 +113,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
           AND t.tgfoid = ANY (changefeed.recorders()) AND t.tgconstraint = 0
     )
     SELECT coalesce(w.root, t.root), CASE
-        -- One that stays but for its name keeps its oid, by which a look knows that it never ceased to record.
+        -- A renamed trigger keeps its oid, which proves to changefeed.look() that it has recorded all the time.
         WHEN w.name IS NULL AND n.name IS NOT NULL
             THEN format('ALTER TRIGGER %I ON %s RENAME TO %I', t.tgname, t.member::regclass, n.name)
         WHEN w.name IS NULL THEN format('DROP TRIGGER %I ON %s', t.tgname, t.member::regclass)
@@ -143,7 +144,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
        OR t.tgoldtable IS DISTINCT FROM w.old_table OR t.tgnewtable IS DISTINCT FROM w.new_table
        OR (t.tgqual IS NOT NULL) <> (w.function = 'changefeed.never()'::regprocedure)
     ORDER BY
-        -- To drop or rename one needs a stronger lock than to make one.
+        -- Dropping or renaming a trigger needs a stronger lock than creating one.
         row_number() OVER (PARTITION BY coalesce(w.member, t.member) ORDER BY w.name IS NOT NULL) > 1,
         coalesce(w.level, t.level), coalesce(w.member, t.member), w.name IS NOT NULL
 $function$;

@@ -1,8 +1,8 @@
 -- watch, unwatch, status: what users call to have tables journaled.
 --
--- Without JIT: where settings make plans of the catalog seem dear, to compile them takes seconds, and to run them milliseconds.
+-- Without JIT: if settings make queries of the catalog seem expensive, compiling them takes seconds, and running them milliseconds.
 
--- Fails for what is no table that can be watched.
+-- Raises an error if the table cannot be watched.
 CREATE OR REPLACE FUNCTION changefeed.check_target(target regclass)
 RETURNS void LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -33,7 +33,7 @@ BEGIN
         RAISE EXCEPTION '% belongs to the change feed itself', target
             USING ERRCODE = 'wrong_object_type', HINT = 'Watch tables of your own.';
     ELSIF persistence = 'u' AND NOT EXISTS (SELECT FROM changefeed.watched(ARRAY[target]::oid[])) THEN
-        RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, which nobody would be told', target
+        RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, without telling anybody', target
             USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED first.', target);
     END IF;
     SELECT changefeed.shown(n.name) INTO illegible
@@ -45,7 +45,7 @@ BEGIN
     ) AS n (name)
     WHERE changefeed.shown(n.name) <> n.name LIMIT 1;
     IF illegible IS NOT NULL THEN
-        RAISE EXCEPTION 'the name E''%'' has no text in UTF-8, in which clients are told of changes', illegible
+        RAISE EXCEPTION 'the name E''%'' has no text in UTF-8, which clients need', illegible
             USING ERRCODE = 'invalid_name', HINT = 'Rename the table, its schema or its column that has it.';
     END IF;
 END
@@ -54,9 +54,9 @@ $function$;
 DROP FUNCTION IF EXISTS changefeed.watch(regclass, text[], bigint, boolean);  -- version 2's
 -- Watches a table: from the next statement on, its changes are journaled. Returns whether anything had to be changed.
 --   omit       columns that never leave the table
---   row_limit  of more rows than this in one statement, one change stands for all: its action and their count
+--   row_limit  a statement of more rows than this becomes a single change with its action and the number of rows
 --   strict     a write that cannot be journaled fails (see record.sql for what the default costs)
---   hash       columns whose values never leave the table, but hashes of them (see hash.sql)
+--   hash       columns whose values leave the table only as hashes (see hash.sql)
 CREATE OR REPLACE FUNCTION changefeed.watch(
     target regclass, omit text[] DEFAULT '{}', row_limit bigint DEFAULT NULL, strict boolean DEFAULT false,
     hash text[] DEFAULT '{}'
@@ -76,7 +76,7 @@ BEGIN
     END IF;
     SELECT name INTO doubtful FROM unnest(hash) AS name WHERE name = ANY (omit);
     IF doubtful IS NOT NULL THEN
-        RAISE EXCEPTION 'the column % cannot be both left out and hashed', quote_ident(doubtful)
+        RAISE EXCEPTION 'the column % cannot be both omitted and hashed', quote_ident(doubtful)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Name it in omit or in hash.';
     ELSIF row_limit < 1 THEN
         RAISE EXCEPTION 'row_limit must be at least 1' USING ERRCODE = 'invalid_parameter_value';
@@ -92,7 +92,7 @@ BEGIN
 END
 $function$;
 
--- What a table has that the feed does not, or cannot, keep: told to whoever watches it.
+-- Warns of properties of a table that the feed does not, or cannot, respect.
 CREATE OR REPLACE FUNCTION changefeed.warn_of_limits(target regclass)
 RETURNS void LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -102,16 +102,16 @@ BEGIN
         SELECT FROM pg_class AS c WHERE c.oid IN (SELECT changefeed.members(target)) AND c.relrowsecurity
     ) THEN
         RAISE NOTICE 'row-level security of % is not applied by the feed', target
-            USING HINT = 'Say who may see which rows in the rights of the server''s tokens.';
+            USING HINT = 'Limit the rows in the rights of the server''s tokens.';
     END IF;
     IF current_setting('temp_file_limit') <> '-1' THEN
-        RAISE NOTICE 'temp_file_limit counts the rows of a statement on % too, those before and those after it', target
-            USING HINT = 'A statement of many rows may fail by it that did not before; raise it for roles that write so many.';
+        RAISE NOTICE 'temp_file_limit now also counts the old and new rows of a statement on %', target
+            USING HINT = 'A statement of many rows may now exceed it; raise it for roles that run such statements.';
     END IF;
     FOR partition IN
         SELECT c.oid FROM pg_class AS c WHERE c.oid IN (SELECT changefeed.members(target)) AND c.relpersistence = 'u'
     LOOP
-        RAISE WARNING '% is unlogged: PostgreSQL empties it after a crash, which nobody is told', partition
+        RAISE WARNING '% is unlogged: PostgreSQL empties it after a crash, without telling anybody', partition
             USING HINT = format('ALTER TABLE %s SET LOGGED.', partition);
     END LOOP;
     FOR partition IN
@@ -119,19 +119,19 @@ BEGIN
         FROM changefeed.members(target) AS m (member) JOIN pg_inherits AS i ON i.inhparent = m.member
         JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relkind = 'f'
     LOOP
-        RAISE NOTICE '% is a foreign table: what is written to it is not recorded, and a row that moves to it is told as deleted', partition
-            USING HINT = 'Each row of its other partitions now costs a trigger''s call, since PostgreSQL has no transition tables there.';
+        RAISE NOTICE '% is a foreign table: what is written to it is not recorded, and a row that moves to it is reported as deleted', partition
+            USING HINT = 'Each row of its other partitions now costs a trigger call, since PostgreSQL has no transition tables there.';
     END LOOP;
 END
 $function$;
 
--- Ends it; what was journaled stays. Returns whether the table had been watched.
+-- Stops watching a table; journaled changes stay. Returns whether the table was watched.
 CREATE OR REPLACE FUNCTION changefeed.unwatch(target regclass)
 RETURNS boolean LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
     SELECT changefeed.apply(target, NULL)
 $function$;
 
--- Version 2's told nothing of `hash`, and what a function returns cannot be changed.
+-- Version 2's had no `hash`, and the columns that a function returns cannot be changed.
 DO $version_2$
 BEGIN
     IF NOT EXISTS (
@@ -142,8 +142,8 @@ BEGIN
 END
 $version_2$;
 
--- The watched tables, each with its options; `is_complete` says that its triggers and its partitions' are as they ought
--- to be and enabled.
+-- The watched tables, each with its options. `is_complete` says whether all triggers of the table and its partitions are as they
+-- should be, and enabled.
 CREATE OR REPLACE FUNCTION changefeed.status()
 RETURNS TABLE (
     schema_name text, table_name text, is_complete boolean, omit text[], row_limit bigint, strict boolean, partitions bigint,

@@ -1,16 +1,16 @@
--- Which tables are watched, with which options, and which partitions belong to them. The only memory of that are the triggers
--- themselves, so there is nothing that could disagree with the catalog.
+-- Finds the watched tables, their options and their partitions. Only the triggers themselves record that, so there is nothing that
+-- could disagree with the catalog.
 --
 -- A trigger of ours is known by its function, never by its name, which anybody may give to a trigger of their own.
 
--- The functions that record changes: a table is watched where one of its triggers calls one of them.
+-- The functions that record changes: a table is watched if one of its triggers calls one of them.
 CREATE OR REPLACE FUNCTION changefeed.recorders()
 RETURNS oid[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT ARRAY['changefeed.record()'::regprocedure, 'changefeed.record_strict()'::regprocedure]::oid[]
 $function$;
 
--- Tables (`root`) and all their partitions, with how deep these lie. Not by pg_partition_tree, which locks each, and so waits
--- behind a VACUUM FULL.
+-- Tables (`root`) and all their partitions, with their depth. Does not use pg_partition_tree, which locks each table, and so waits
+-- for a VACUUM FULL.
 CREATE OR REPLACE FUNCTION changefeed.members(roots oid[])
 RETURNS TABLE (root oid, member oid, level integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -30,7 +30,7 @@ RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $
 $function$;
 
 DROP FUNCTION IF EXISTS changefeed.options(pg_trigger);  -- version 4's
--- The argument that a trigger of ours was made with; null where it is none of ours. pg_trigger.tgargs ends with a zero byte.
+-- The argument of a trigger of ours; null if it is not one of ours. pg_trigger.tgargs ends with a zero byte.
 CREATE OR REPLACE FUNCTION changefeed.argument(tgargs bytea)
 RETURNS jsonb LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
@@ -47,8 +47,8 @@ EXCEPTION WHEN data_exception THEN
 END
 $function$;
 
--- The watched tables among `targets`, or all: each with the options of watch(), which are null where they are unreadable. A
--- partition is its root's; one that was detached is a table of its own.
+-- The watched tables among `targets`, or all, each with its options of watch(); these are null if they are unreadable. A partition
+-- belongs to its root; a detached one is a table of its own.
 CREATE OR REPLACE FUNCTION changefeed.watched(targets oid[] DEFAULT NULL)
 RETURNS TABLE (target oid, options jsonb)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -57,7 +57,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
         WHERE t.tgfoid = ANY (changefeed.recorders()) AND t.tgparentid = 0
           AND (targets IS NULL OR t.tgrelid = ANY (targets))
-        ORDER BY t.tgrelid, t.tgtype & 4 DESC, t.oid  -- the one for INSERT, where there is one
+        ORDER BY t.tgrelid, t.tgtype & 4 DESC, t.oid  -- the one for INSERT, if there is one
     )
     SELECT r.tgrelid, r.argument - '{root,moves,dynamic}'::text[] || CASE
         WHEN r.tgfoid = 'changefeed.record_strict()'::regprocedure THEN '{"strict": true}' ELSE '{}'
@@ -65,7 +65,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     FROM recording AS r
 $function$;
 
--- Whether rows of a partitioned table may be elsewhere, in a foreign table.
+-- Whether some rows of a partitioned table may be in a foreign table.
 CREATE OR REPLACE FUNCTION changefeed.has_foreign_partition(root oid)
 RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT EXISTS (
@@ -74,7 +74,7 @@ RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fu
     )
 $function$;
 
--- Partitions with triggers of ours whose root is not watched: they were detached from one that is, and attached to another.
+-- Partitions with triggers of ours whose root is not watched: they were detached from a watched table and attached to another one.
 CREATE OR REPLACE FUNCTION changefeed.left_behind(targets oid[] DEFAULT NULL)
 RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT DISTINCT t.tgrelid

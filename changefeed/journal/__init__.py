@@ -1,1 +1,1 @@
-"""The journal in the database: read in the order of commits, followed, kept in memory, watched over."""
+"""The journal in the database: reads it in the order of commits, follows it, caches it, and maintains it."""

@@ -1,12 +1,12 @@
 """A place in the feed, as a value and as the text that clients hold. Logic only: knows no database and no client.
 
-A place is exclusive: everything visible in the snapshot `previous`, and of what became visible by the snapshot `batch`
-everything up to `id`, was seen. So it names exactly which changes are still to come, for any server of the database.
+A place is exclusive: its holder has seen everything visible in the snapshot `previous`, and everything up to `id` of
+what became visible by the snapshot `batch`. So it says exactly which changes come next, on any server of the database.
 
 The text is `<id>.<the rest>`, hexadecimal and base64url: safe in a URL as it is. The rest is the same for all changes
-of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, what
-its holder was told of losses, the batch's witness and digest, and a checksum, by which a text that was cut or mangled
-is told from a cursor. A cursor of a server that knew neither has none; that server reads over those of ours.
+of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, the
+losses that its holder has been told of, the batch's witness and digest, and a checksum that reveals a text that was cut
+or mangled. Cursors of older servers lack witness and digest; such a server ignores those of ours.
 """
 
 import base64
@@ -33,10 +33,10 @@ class NotACursor(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """PostgreSQL's pg_snapshot: what is visible is below xmin, or below xmax and not in xip."""
+    """PostgreSQL's pg_snapshot: a transaction is visible if it is below xmin, or below xmax and not in xip."""
 
-    # `witness` is witness_of() the journal's newest entry that this one sees, 0 where that is not known: by it a
-    # snapshot of this past is told from one that a crash, a failover or a restore took back (see sql/read.sql).
+    # `witness` is witness_of() the newest journal entry that the snapshot sees, 0 if unknown. It distinguishes a
+    # snapshot of this past from one that a crash, a failover or a restore undid (see sql/read.sql).
     xmin: int
     xmax: int
     xip: frozenset[int] = frozenset()
@@ -44,7 +44,7 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str, witness: int = 0) -> "Snapshot":
-        """From PostgreSQL's own text, xmin:xmax:xip,…"""
+        """Parses PostgreSQL's text, xmin:xmax:xip,…"""
         xmin, xmax, xip = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(map(int, xip.split(","))) if xip else frozenset(), witness)
 
@@ -55,7 +55,7 @@ class Snapshot:
         return xid < self.xmax and xid not in self.xip
 
     def is_within(self, other: "Snapshot") -> bool:
-        """Whether everything this one sees, the other sees too."""
+        """Whether the other snapshot sees everything that this one sees."""
         return self.xmax <= other.xmax and all(xid in self.xip for xid in other.xip if xid < self.xmax)
 
 
@@ -64,11 +64,11 @@ NOTHING = Snapshot(1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Exclusive: what has_passed() says yes to was seen.
+    """A position in the feed. Its holder has seen exactly the changes for which has_passed() is true.
 
-    `losses` is not part of the position: how many lost statements, of which the journal has nothing, its holder has
-    been told of. Nor is `digest`, that of the batch's transactions, 0 where it is not known: what a crash or a failover
-    takes back is what was committed last, and that need not be the newest transaction.
+    Two fields are not part of the position. `losses` is how many lost statements, of which the journal has no trace,
+    the holder has been told of. `digest` is that of the batch's transactions, 0 if unknown: a crash or failover undoes
+    what was committed last, which need not be the newest transaction.
     """
 
     previous: Snapshot
@@ -86,9 +86,9 @@ class Place:
         return self.previous.sees(xid) or (change_id <= self.id and self.batch.sees(xid))
 
     def is_within(self, other: "Place") -> bool:
-        """Whether somebody at `other` has seen everything that one who is here has.
+        """Whether the holder of `other` has seen everything that the holder of this place has.
 
-        Within one batch that is a matter of the id; of different batches it is only said where it is sure.
+        Within one batch the id decides. For different batches it is true only if that is certain.
         """
         if (self.previous, self.batch) == (other.previous, other.batch):
             return self.id <= other.id
@@ -100,21 +100,21 @@ def encode(epoch: bytes, place: Place) -> str:
 
 
 def witness_of(xid: int, made_at: int) -> int:
-    """28 bits of a transaction's id and of when its last entry was made, in microseconds since 1970; never 0."""
+    """28 bits of a transaction's id and of the time of its last entry, in microseconds since 1970; never 0."""
     return zlib.crc32(f"{xid}:{made_at}".encode()) & 0xFFFFFFF or 1
 
 
 def digest_of(entries: Iterable[Sequence[Any]]) -> int:
-    """28 bits of the transactions of these entries: of the id and the time of the last of each; never 0.
+    """28 bits of the transactions of these entries: of the id and time of each one's last entry; never 0.
 
-    They begin with id, transaction and time; those of one transaction are in the order of id.
+    Entries begin with id, transaction and time. Those of one transaction must be in the order of id.
     """
     last = {entry[1]: entry for entry in entries}
     return zlib.crc32(repr(sorted(tuple(entry[:3]) for entry in last.values())).encode()) & 0xFFFFFFF or 1
 
 
 def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int = 0, digest: int = 0) -> str:
-    """What follows the point in every cursor of this batch."""
+    """The part after the point, which is the same in all cursors of a batch."""
     packed = bytearray((_VERSION,)) + epoch
     for snapshot in (previous, batch):
         running = sorted(snapshot.xip)
@@ -129,7 +129,7 @@ def encode_batch(epoch: bytes, previous: Snapshot, batch: Snapshot, losses: int 
 
 
 def decode(text: str) -> tuple[bytes, Place]:
-    """The epoch and the place. Raises NotACursor."""
+    """Returns the epoch and the place. Raises NotACursor."""
     return (_decode_short if len(text) <= _SHORT_CHARACTERS else _decode)(text)
 
 
@@ -147,7 +147,7 @@ def _decode(text: str) -> tuple[bytes, Place]:
     if not packed or checksum != _checksum(packed):
         raise NotACursor("this cursor is cut or mangled")
     if packed[0] != _VERSION:
-        raise NotACursor("this cursor is of another version of the server")
+        raise NotACursor("this cursor belongs to another version of the server")
     numbers = _unpack(packed[1 + EPOCH_BYTES :])
     try:
         previous, batch = _unpack_snapshot(numbers), _unpack_snapshot(numbers)
@@ -160,7 +160,7 @@ def _decode(text: str) -> tuple[bytes, Place]:
     return packed[1 : 1 + EPOCH_BYTES], place
 
 
-# A crowd comes back with the same few. Anybody can make long ones, each of which would be kept with all its numbers.
+# A crowd reconnects with the same few. Long ones are not cached, since anybody can make any number of them.
 _decode_short = lru_cache(maxsize=1024)(_decode)
 
 
@@ -199,5 +199,5 @@ def _unpack_snapshot(numbers: Iterator[int]) -> Snapshot:
         before += next(numbers)
         running.append(before)
     if not 0 < xmin <= xmax < _BEYOND_XID or (running and running[-1] >= xmax):
-        raise NotACursor("this cursor is cut or mangled")  # PostgreSQL would not take it either
+        raise NotACursor("this cursor is cut or mangled")  # PostgreSQL would refuse it too
     return Snapshot(xmin, xmax, frozenset(running))

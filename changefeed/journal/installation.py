@@ -1,7 +1,4 @@
-"""sql/install.sql in, what it makes out: by that a schema of the same version, but of an earlier state, is known.
-
-Knows no database.
-"""
+"""Lists what sql/install.sql creates, to detect a schema of this version in an earlier state. Knows no database."""
 
 import hashlib
 import re
@@ -26,7 +23,7 @@ _SEQUENCE = re.compile(r"^CREATE SEQUENCE IF NOT EXISTS changefeed\.(?P<name>\w+
 
 @cache
 def parts() -> dict[str, list[str]]:
-    """As the query `schema differs` takes them: functions, each with its body's MD5; relations, each with a column."""
+    """Parameters of the query `schema differs`: functions with their bodies' MD5, relations with their columns."""
     script = read_script("install.sql")
     bodies = [(one["name"], one["body"].encode()) for one in _FUNCTION.finditer(script)]
     columns = [
@@ -45,6 +42,6 @@ def parts() -> dict[str, list[str]]:
 
 
 def some_of(differing: Sequence[str]) -> str:
-    """For people."""
+    """The first few names, for display."""
     more = len(differing) - SHOWN
     return ", ".join(differing[:SHOWN]) + (f" and {more} more" if more > 0 else "")

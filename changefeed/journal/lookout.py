@@ -1,8 +1,8 @@
-"""The schema in, every second; out, what it has become: the catalog read anew, and the gaps of tables nobody recorded.
+"""Looks at the schema every second: reloads the catalog, and reports tables whose changes were not recorded.
 
-It asks, and needs no event trigger, which takes a superuser. Each process looks for itself. What was not recorded goes
-into the journal, once, whoever finds it first, and comes from there (sql/recorded.sql). What a process has filtered by
-yesterday's types it tells its own clients.
+It polls, since an event trigger would need a superuser. Each process looks for itself. The first to find unrecorded
+changes writes them into the journal, and all get them from there (sql/recorded.sql). Filters that used outdated types
+are reported by each process to its own clients.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ logger = logging.getLogger("changefeed.lookout")
 QUERIES = load_queries("server.sql")
 LOOK_SECONDS = 1.0
 MOST_SECONDS = 10.0
-# A look takes at most one part in so many of the time: with 8,000 partitions and 500 tables one takes some 0.1 s.
+# A look may take at most this fraction of the time: with 8,000 partitions and 500 tables it takes some 0.1 s.
 COST_PART = 20
-RETYPED_KEPT = 1_000  # of which who comes back is told; older ones are told as one, to everybody
+RETYPED_KEPT = 1_000  # kept for clients that reconnect; older ones are combined, and sent to everybody
 
 
 class Lookout:
-    """Tells tell_gap(gap) of what was filtered wrongly, and on_change() that the schema is another.
+    """Calls tell_gap(gap) for changes that were filtered wrongly, and on_change() when the schema has changed.
 
-    mend() makes the triggers that new partitions lack, before they are missed: it knows of what is empty then.
+    mend() creates the triggers of new partitions as soon as possible, while these are known to be empty.
 
-    `patterns` are those of --watch: their tables are to be recorded from their first row on.
+    `patterns` are those of --watch: their tables should be recorded from their first row on.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Lookout:
         tell_gap: Callable[[Gap], None],
         on_change: Callable[[], None],
     ) -> None:
-        self.incomplete = 0  # tables whose changes are recorded in part
+        self.incomplete = 0  # tables whose changes are not completely recorded
         self._database = database
         self._catalog = catalog
         self._journal = journal
@@ -70,12 +70,12 @@ class Lookout:
         self._looked_at: datetime | None = None
         self._looked_from: Place | None = None
         self._may_look = False
-        self._retyped: deque[tuple[Place, Gap]] = deque()  # and what was seen then
+        self._retyped: deque[tuple[Place, Gap]] = deque()  # each with the place up to which changes had been published
         self._retyped_number = 0  # of the newest that the schema has
-        self._forgotten: Place | None = None  # what was seen at the newest that is not among these any more
-        self._epoch: bytes | None = None  # of the journal that these are places of
+        self._forgotten: Place | None = None  # the place of the newest one that is no longer kept
+        self._epoch: bytes | None = None  # of the journal that these places belong to
         self._complaint = ""
-        self._has_complained = False  # of a right that is missing
+        self._has_complained = False  # about a missing right
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -85,16 +85,16 @@ class Lookout:
                 await self.look()
                 self._complaint = ""
             except DatabaseUnavailable:
-                pass  # which the listener says
+                pass  # the listener reports it
             except psycopg2.Error as error:
                 if self._complaint != (complaint := one_line(error)):
                     self._complaint = complaint
-                    logger.warning("the schema cannot be looked at: %s; trying again until it can", complaint)
+                    logger.warning("could not look at the schema: %s; trying again until it can", complaint)
             cost = time.monotonic() - began
             await asyncio.sleep(min(max(LOOK_SECONDS, COST_PART * cost), MOST_SECONDS))
 
     async def look(self) -> None:
-        """Raises DatabaseUnavailable or psycopg2.Error; then the next look finds what this one did not."""
+        """Looks once. Raises DatabaseUnavailable or psycopg2.Error; then the next look finds what this one missed."""
         before, began = {"before": self._snapshot}, datetime.now(UTC)
         [(snapshot, fingerprint)] = await self._database.fetch(QUERIES["schema fingerprint"], before)
         if fingerprint not in (None, self._fingerprint):
@@ -109,7 +109,7 @@ class Lookout:
         self._looked_at, self._looked_from = began, self._edge()
 
     def missed_since(self, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
-        """The gap of somebody who was not there when it was told, and comes back with this cursor of this place."""
+        """The gap for a client that was disconnected when it was reported, and resumes from this cursor and place."""
         if not self._journal.is_named(self._epoch):
             return None
         if self._forgotten and not self._forgotten.is_within(place):
@@ -127,18 +127,18 @@ class Lookout:
         return Gap(why, from_cursor=cursor, table=next(iter(gaps)) if len(gaps) == 1 else None)
 
     async def _look_at_recording(self) -> None:
-        """What it finds comes from the journal, with a place, to all who follow it."""
+        """Its findings go into the journal, and from there, with a place, to all clients."""
         [(may_look,)] = await self._database.fetch(QUERIES["may look"])
         if may_look is False and not self._has_complained:
             self._has_complained = True
             logger.warning(
-                "tables that are not recorded are a gap to nobody: GRANT EXECUTE ON FUNCTION changefeed.look to the "
+                "tables that are not recorded cannot be reported: GRANT EXECUTE ON FUNCTION changefeed.look to the "
                 "server's role"
             )
         if may_look is None:
-            await self._mend()  # which notes that it is not there
+            await self._mend()  # which notes that the schema is missing
         self._may_look = bool(may_look) and not await distrust(self._database)
-        if not self._may_look:  # which the follower says
+        if not self._may_look:  # the follower reports it
             self.incomplete = 0
             return
         await self._mend()
@@ -146,12 +146,12 @@ class Lookout:
         self.incomplete = sum(not is_complete for _, _, is_complete, *_ in rows)
         for _, _, _, is_watched, why, is_over in rows:
             if why:
-                # Who stops watching a table means to; who leaves it half recorded does not.
+                # Unwatching a table is meant; leaving it partly recorded is not.
                 is_meant = is_over or not is_watched
                 logger.log(logging.INFO if is_meant else logging.WARNING, "changes are missing: %s", why)
 
     async def _tell_retyped(self) -> None:
-        """Until the catalog was read, filters compared these columns as what they were before."""
+        """Reports columns whose type changed: until the catalog was read, filters compared them by the old type."""
         if not (retyped := self._catalog.take_retyped()):
             return
         [(snapshot, _)] = await self._database.fetch(QUERIES["schema fingerprint"], {"before": None})
@@ -180,7 +180,7 @@ class Lookout:
             self._retyped_number = number
 
     def _forget_other_journal(self) -> None:
-        if not self._journal.is_named(self._epoch):  # of another journal's past every client is told
+        if not self._journal.is_named(self._epoch):  # a replaced journal is reported to every client anyway
             self._retyped.clear()
             self._forgotten, self._retyped_number = None, 0
         self._epoch = self._journal.epoch
@@ -196,5 +196,5 @@ class Lookout:
 
 def _gap_of_retyped(name: str, columns: Collection[str], since: datetime | None, until: datetime | None) -> Gap:
     named = ", ".join(sorted(columns))
-    why = f"filters by {named} of {name}, whose type is another, did not find every change for a moment"
+    why = f"filters by {named} of {name}, whose type has changed, did not find every change for a moment"
     return Gap(why, since=since, until=until, table=name, columns=frozenset(columns))

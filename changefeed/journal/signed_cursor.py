@@ -1,9 +1,9 @@
-"""A cursor that changefeed.cursor() gave in SQL in, its place out. Knows no client; see sql/cursor.sql for the pattern.
+"""Reads cursors of the SQL function changefeed.cursor(), see sql/cursor.sql. Knows no client.
 
 The text is `q.` and, by base64url, a signature of 16 bytes and the place: a snapshot as PostgreSQL writes it, when the
-last entry of its newest transaction was made (in microseconds since 1970, 0 where that is not known), and how many
-statements were lost until then. It tells no more than changes do, so it is good with any rights; the signature says
-that no holder made it up.
+last entry of its newest transaction was made (in microseconds since 1970, 0 if unknown), and how many statements were
+lost until then. It reveals no more than changes do, so it is valid with any rights. The signature proves that no client
+made it up.
 """
 
 import base64
@@ -19,13 +19,13 @@ _SIGNATURE_BYTES = 16
 
 
 class Signature:
-    """`key` is the journal's: 32 bytes that only its database tells."""
+    """`key` is the journal's: 32 bytes that only its database holds."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def place(self, text: str) -> Place | None:
-        """None where another journal gave it, or it was altered. Raises NotACursor for what no journal gave."""
+        """The cursor's place; None if it is of another journal or was altered. Raises NotACursor if it is malformed."""
         try:
             packed = base64.urlsafe_b64decode(text.removeprefix(MARK) + "=" * (-len(text.removeprefix(MARK)) % 4))
         except (binascii.Error, ValueError):

@@ -1,6 +1,6 @@
-"""Which tables are journaled: installs the schema, watches what the settings name, and keeps both in order.
+"""Installs the schema, watches the tables of the settings, and maintains both. Knows no client.
 
-Knows no client. The SQL is that of sql/, which works without the server too.
+The SQL is in sql/, and works without the server too.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ MAINTAIN_SECONDS = 10.0
 INSTALL_DEADLINE_SECONDS = 60.0
 
 
-NO_TEXT = "its name has no text in UTF-8, in which clients are told of it; ALTER TABLE … RENAME it first"
+NO_TEXT = "its name has no text in UTF-8, which clients need; ALTER TABLE … RENAME it first"
 
 
 class NoSuchTable(Exception):
@@ -39,12 +39,12 @@ class CannotWatch(Exception):
 
 
 class Refused(CannotWatch):
-    """By PostgreSQL or by a function of sql/: the message may name any column, and other tables."""
+    """PostgreSQL or a function of sql/ refused: the message may name any column, and other tables."""
 
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """As changefeed.watch() takes them."""
+    """The options of changefeed.watch()."""
 
     omit: tuple[str, ...] = ()
     row_limit: int | None = None
@@ -58,10 +58,10 @@ DEFAULT_OPTIONS = WatchOptions()
 class Watching:
     """`patterns` are schema.table or schema.*; retention is in seconds and bytes.
 
-    A schema of an older version is upgraded where `may_upgrade`; else the server goes on with it, since servers beside
-    it may be too old to read a newer one. One that was there and was taken away is not put back, but by a new start and
-    by who asks for a table. A process that replaces another is told whether the schema `has_been_seen`. on_seen() tells
-    that it was, and on_taken_away() that `is_taken_away` is another.
+    An older schema is upgraded if `may_upgrade`. Else the server works with it, since other servers may be too old to
+    read a newer one. A schema that was uninstalled is not installed again, except by a new start or a request to watch
+    a table. `has_been_seen` tells a process that replaces another whether the schema was there. on_seen() is called
+    when it is seen, on_taken_away() when `is_taken_away` changes.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class Watching:
         self._has_seen_schema = has_been_seen
         self._on_taken_away = on_taken_away
         self.on_seen: Callable[[], None] = lambda: None
-        self.is_taken_away = False  # while --watch names tables
+        self.is_taken_away = False  # whether it was uninstalled while --watch names tables
         self._is_told_of_no_schema = False
         self._complaint = ""
         self._woken = asyncio.Event()
-        self.refused: dict[str, str] = {}  # of the patterns' tables those that cannot be watched now, and why
+        self.refused: dict[str, str] = {}  # tables of the patterns that cannot be watched now, with the reason
 
     async def start(self) -> None:
-        """Watches what the patterns name. Raises NoSuchTable or CannotWatch, this one only for a table named itself.
+        """Watches the tables of the patterns. Raises NoSuchTable, or CannotWatch for a table named without a star.
 
-        Upgrades an older schema where it may, whatever the patterns are, or says that there is one.
+        Upgrades an older schema if it may, even without patterns, or logs that there is one.
         """
         if await self._is_installed():
             await self._install()
@@ -102,15 +102,15 @@ class Watching:
             if _is_of_one_table(pattern):
                 if not has_one:
                     raise NoSuchTable(
-                        f"--watch {pattern}: the database has no such table; write schema.table as SQL does"
+                        f"--watch {pattern}: the database has no such table; write schema.table as in SQL"
                     )
                 if reason := self.refused.get(pattern):
                     raise CannotWatch(reason)
             elif not has_one:
-                logger.info("--watch %s names no table yet; one that comes is watched", pattern)
+                logger.info("--watch %s matches no table yet; new ones will be watched", pattern)
 
     async def say_if_no_journal(self) -> None:
-        """At a start, since all that is to be seen then is what triggers of the user's notify of."""
+        """Logs, at the start, that no table is journaled yet: then only NOTIFY triggers of the user send changes."""
         if not await self._is_installed():
             logger.info(
                 "no table is journaled yet, as the schema changefeed is not installed: start with --watch "
@@ -118,7 +118,7 @@ class Watching:
             )
 
     async def named(self, name: str) -> list[TableName]:
-        """The tables that the name, written as schema.table, could mean."""
+        """The existing tables that the name, written as schema.table, may mean."""
         try:
             meant = [one for one in parse_pattern(name).possible if one.schema and one.table]
         except BadName:
@@ -127,16 +127,16 @@ class Watching:
         return [TableName(*row) for row in await self._database.fetch(QUERIES["named tables"], names)]
 
     async def watch(self, name: str, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
-        """Watches the table schema.table; whether that changed anything. Raises NoSuchTable or CannotWatch.
+        """Watches the table schema.table; returns whether that changed anything. Raises NoSuchTable or CannotWatch.
 
-        Installs the schema where it is not there.
+        Installs the schema if it is missing.
         """
         table = await self._only(name)
         await self._install()
         return await self._watch(name, table, options)
 
     async def _watch(self, name: str, table: TableName, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
-        with self._refusals(name, "watching it takes the right TRIGGER on the table"):
+        with self._refusals(name, "watching it needs the right TRIGGER on the table"):
             rows = await self._database.fetch(
                 QUERIES["watch"],
                 {
@@ -152,18 +152,18 @@ class Watching:
         return bool(rows[0][0])
 
     async def unwatch(self, name: str) -> bool:
-        """Ends it; whether the table was watched. Raises NoSuchTable or CannotWatch."""
+        """Stops watching a table; returns whether it was watched. Raises NoSuchTable or CannotWatch."""
         table = await self._only(name)
         if not await self._is_installed():
             return False
-        with self._refusals(name, "unwatching it takes the table's owner"):
+        with self._refusals(name, "only the table's owner can unwatch it"):
             rows = await self._database.fetch(QUERIES["unwatch"], table._asdict())
         if not rows:
             raise NoSuchTable(f"the database has no table {name}")
         return bool(rows[0][0])
 
     async def options(self, name: str) -> WatchOptions | None:
-        """Those with which it is watched; None where it is not."""
+        """The options with which a table is watched; None if it is not."""
         table = await self._only(name)
         if not await self._is_installed():
             return None
@@ -173,7 +173,7 @@ class Watching:
         return None
 
     async def not_watched(self) -> dict[TableName, str]:
-        """The tables that the patterns name and that are not watched, each with why, as far as this process knows."""
+        """The tables of the patterns that are not watched, with the reason, as far as this process knows."""
         found = [row for pattern in self._patterns for row in await self._tables_of(pattern)]
         return {
             TableName(schema, table): self.refused.get(qualified(schema, table), "it will be, or the log says why not")
@@ -182,7 +182,7 @@ class Watching:
         }
 
     async def has_plain_triggers(self) -> bool:
-        """Whether a trigger that is not ours notifies. Asks until PostgreSQL answers; what it refuses counts as yes."""
+        """Whether a trigger of the user's sends NOTIFYs. Asks until PostgreSQL answers; a refusal counts as yes."""
         delays = backoff()
         while True:
             try:
@@ -194,11 +194,11 @@ class Watching:
                 return True
 
     def maintain_now(self) -> None:
-        """The schema is another: there may be partitions or tables to watch."""
+        """Called when the schema has changed: there may be new partitions or tables to watch."""
         self._woken.set()
 
     async def maintain(self) -> None:
-        """Retention, new partitions, new tables of a pattern: again and again until cancelled."""
+        """Applies retention, and watches new partitions and new tables of the patterns. Runs until cancelled."""
         while True:
             self._woken.clear()
             try:
@@ -207,20 +207,20 @@ class Watching:
             except (DatabaseUnavailable, psycopg2.Error, CannotWatch) as error:
                 if self._complaint != (complaint := one_line(error)):
                     self._complaint = complaint
-                    logger.warning("the journal is not maintained: %s", complaint)
+                    logger.warning("could not maintain the journal: %s", complaint)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(MAINTAIN_SECONDS):
                     await self._woken.wait()
 
     async def mend(self) -> None:
-        """Makes the triggers that are missing, as those of new partitions. maintain() reports what prevents it."""
+        """Creates missing triggers, such as those of new partitions. maintain() reports what prevents it."""
         with contextlib.suppress(psycopg2.Error, CannotWatch):
             if await self._is_installed():
                 await self._refresh()
 
     async def _refresh(self) -> None:
         refreshed: set[str] = set()
-        # A few tables at a time, so that their writers wait for a moment only.
+        # A few tables at a time, so that their writers wait only for a moment.
         while found := {table for (table,) in await self._database.fetch(QUERIES["refresh"])} - refreshed:
             refreshed |= found
             for table in sorted(found):
@@ -235,9 +235,9 @@ class Watching:
             await self._watch_pattern(pattern)
 
     async def _watch_pattern(self, pattern: str) -> bool:
-        """Whether there is such a table. One that is watched keeps its options, such as what it leaves out.
+        """Watches the tables of a pattern; returns whether there is one. A watched table keeps its options.
 
-        One that cannot be watched keeps no other from it.
+        If one table cannot be watched, the others are all the same.
         """
         found = await self._tables_of(pattern)
         if found and await self._was_uninstalled():
@@ -252,7 +252,7 @@ class Watching:
                 if not is_watched and await self._watch(name, TableName(schema, table)):
                     logger.info("watching %s", name)
                 self.refused.pop(name, None)
-            except NoSuchTable:  # it was dropped meanwhile
+            except NoSuchTable:  # the table was dropped meanwhile
                 self.refused.pop(name, None)
             except CannotWatch as error:
                 if name not in self.refused:
@@ -261,14 +261,14 @@ class Watching:
         return bool(found)
 
     async def _tables_of(self, pattern: str) -> list[DbRow]:
-        """Schema, name, and whether it is watched, of each."""
+        """Schema and name of each table, and whether it is watched."""
         return [row for one in parse_pattern(pattern).possible for row in await self._tables_like(one)]
 
     async def _tables_like(self, pattern: Pattern) -> list[DbRow]:
         return await self._database.fetch(QUERIES["tables like"], pattern._asdict()) if pattern.schema else []
 
     async def _only(self, name: str) -> TableName:
-        """The table that is meant. Raises NoSuchTable, or CannotWatch where the name could mean several."""
+        """The only table that the name means. Raises NoSuchTable, or CannotWatch if it may mean several."""
         found = await self.named(name)
         if not found and await self._is_shown_only(name):
             raise CannotWatch(f"{name}: {NO_TEXT}")
@@ -276,11 +276,11 @@ class Watching:
             raise NoSuchTable(f"the database has no table {name}")
         if len(found) > 1:
             ways = " or ".join(qualified(str(schema), table) for schema, table in found)
-            raise CannotWatch(f"{name} could mean several tables; write {ways}")
+            raise CannotWatch(f"{name} may mean several tables; write {ways}")
         return found[0]
 
     async def _is_shown_only(self, name: str) -> bool:
-        """Whether it is what /api/tables shows of a table whose name is no text."""
+        """Whether the name is a stand-in, as /api/tables shows for a table whose name is no text."""
         with contextlib.suppress(BadName):
             for one in parse_pattern(name).possible:
                 for schema, table, _ in await self._tables_like(Pattern(one.schema, None)):
@@ -310,8 +310,8 @@ class Watching:
         if not self._is_told_of_no_schema:
             self._is_told_of_no_schema = True
             logger.warning(
-                "the schema changefeed was taken away, as sql/uninstall.sql does: no table is watched any more. To "
-                "watch again what --watch names, run psql -f sql/install.sql, or start the server anew"
+                "the schema changefeed was removed, as by sql/uninstall.sql: no table is watched any more. To watch "
+                "the tables of --watch again, run psql -f sql/install.sql, or restart the server"
             )
         return True
 
@@ -323,7 +323,7 @@ class Watching:
             if not self._is_told_to_upgrade:
                 self._is_told_to_upgrade = True
                 logger.warning(
-                    "the schema changefeed is of version %d, this server brings %d: once no older server is left, run "
+                    "the schema changefeed has version %d, this server brings %d: once no older server is left, run "
                     "psql -f sql/install.sql, or start with --upgrade-schema",
                     version,
                     VERSION,
@@ -336,7 +336,7 @@ class Watching:
             logger.info("installed the schema changefeed")
 
     async def _complete(self) -> None:
-        """A schema of this version may be in an earlier state of it. Looked at once, at the start."""
+        """Checks, once at the start, whether the schema has this version but an earlier state."""
         if await self._version() != VERSION:
             return
         differing = [part for (part,) in await self._database.fetch(QUERIES["schema differs"], parts())]
@@ -345,7 +345,7 @@ class Watching:
             logger.info("brought the schema changefeed up to date: %s", some_of(differing))
         elif differing:
             logger.warning(
-                "the schema changefeed is of version %d, but in an earlier state of it (%s): run psql -f "
+                "the schema changefeed has version %d, but an earlier state of it (%s): run psql -f "
                 "sql/install.sql again, or start with --upgrade-schema",
                 VERSION,
                 some_of(differing),
@@ -362,7 +362,7 @@ class Watching:
         self._note_schema(is_there=True)
 
     async def _version(self) -> int | None:
-        """Of the schema that is installed; None where none is, 0 where its table meta is empty."""
+        """The version of the installed schema; None if there is none, 0 if its table meta is empty."""
         if not await self._is_installed():
             return None
         rows = await self._database.fetch(QUERIES["schema version"])
@@ -377,7 +377,7 @@ class Watching:
                 f"{name}: {_without_context(error)}; {needed}, and the rights of docs/least-rights.md"
             ) from None
         except psycopg2.errors.LockNotAvailable:
-            raise CannotWatch(f"{name} is locked by another transaction; try again when that is done") from None
+            raise CannotWatch(f"{name} is locked by another transaction; try again when that has ended") from None
         except psycopg2.Error as error:
             raise Refused(f"{name}: {_without_context(error)}") from None
 
@@ -387,6 +387,6 @@ def _is_of_one_table(pattern: str) -> bool:
 
 
 def _without_context(error: psycopg2.Error) -> str:
-    """PostgreSQL's message and hint, without the lines on where in a function it was."""
+    """PostgreSQL's message and hint, without the lines of the function's context."""
     primary, hint = error.diag.message_primary, error.diag.message_hint
     return " ".join(filter(None, (primary, hint))) or one_line(error)

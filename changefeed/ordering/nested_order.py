@@ -1,8 +1,8 @@
-"""Rows of the journal in the order of id in, in the order in which they changed out. Knows no client.
+"""Rows of the journal by id in, in the order in which they changed out. Knows no client.
 
-Where triggers, a foreign key's actions or a writing CTE wrote, ids may not be the order (see transaction_order.py).
-Then a row's content is that of another entry of its transaction; its id, and so each cursor, stays. Every server of the
-database works out the same, from what the journal holds of the transaction, once.
+If triggers, a foreign key's actions or a writing CTE wrote, ids may not be in that order (see transaction_order.py).
+Then an entry gets the content of another entry of its transaction; its id, and so each cursor, stays. Every server of
+the database computes the same order, once, from the journal's entries of the transaction.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DbRow
 
 QUERIES = load_queries("server.sql")
-STATES_AT_ONCE = 2_000  # entries; they come to the event loop together
-LOOK_BACK_IDS = 2_000  # how far back in the journal a row that ends as it began is looked for
-INLINE_ENTRIES = 1_000  # more are put in order in a thread
-REMEMBERED_ENTRIES = 1 << 21  # that change places, in the orders of transactions which are kept; 16 bytes each
+STATES_AT_ONCE = 2_000  # entries that are processed in one turn of the event loop
+LOOK_BACK_IDS = 2_000  # how far back in the journal to look for a row that ends as it began
+INLINE_ENTRIES = 1_000  # more are ordered in a thread
+REMEMBERED_ENTRIES = 1 << 21  # moved entries in the cached orders of transactions; 16 bytes each
 REMEMBERED_ORDERS = 10_000
 DEADLINE_SECONDS = 60.0
 _MOST = (1 << 63) - 1
@@ -30,19 +30,19 @@ _Key = tuple[str, int]  # a row's table and the digest of its key
 
 
 class NestedOrder:
-    """Puts pages in order. Of contents of more than `row_limit_bytes` a loss is made; without it none is read."""
+    """Puts pages in order. Contents above `row_limit_bytes` become losses; without it, no contents are read."""
 
     def __init__(self, database: Database, row_limit_bytes: int | None) -> None:
         self._database = database
         self._row_limit_bytes = row_limit_bytes
         self._orders: OrderedDict[str, Order] = OrderedDict()  # by xid, the one used last at the end
         self._remembered_entries = 0
-        self._working_out: dict[str, asyncio.Task[dict[str, Order]]] = {}
+        self._computing: dict[str, asyncio.Task[dict[str, Order]]] = {}
 
     def forget(self) -> None:
-        """The database may be another one now, or have lost what was committed last: then xids come again."""
+        """Forgets all orders: the database may be another one, or have lost commits, so that xids come again."""
         self._orders.clear()
-        self._working_out.clear()
+        self._computing.clear()
         self._remembered_entries = 0
 
     async def apply(
@@ -53,13 +53,13 @@ class NestedOrder:
         is_whole_batch: bool,
         byte_limit: int,
     ) -> Sequence[DbRow]:
-        """The rows of a page, as JournalRows, with the contents that belong there.
+        """The rows of a page, as JournalRows, with their contents in order.
 
-        `nested` is what changefeed.read() says of it. The rows end earlier where the contents would be more than some
-        `byte_limit`, but there is one at least.
+        `nested` is from changefeed.read(). The rows end early if their contents exceed about `byte_limit`, but there is
+        at least one.
         """
         mixed = _mixed(rows).union(nested)
-        # Of a part of a batch each transaction may have entries on other pages.
+        # In a part of a batch, each transaction may have entries on other pages.
         xids = mixed if is_whole_batch else {row[1] for row in rows}
         if not xids:
             return rows
@@ -80,7 +80,7 @@ class NestedOrder:
                 with_stand_ins=False,
             )
             contents.update((row[0], row) for row in fetched)
-            # Behind the last that came the limit was reached. What is missing before it retention has just taken.
+            # The limit was reached after the last fetched one. Retention has just removed those missing before it.
             last = elsewhere.index(fetched[-1][0]) if fetched else len(elsewhere) - 1
             beyond, gone = set(elsewhere[last + 1 :]), set(elsewhere[: last + 1]) - contents.keys()
             self._forget_orders({row[1] for row in rows if sources.get(row[0]) in gone})
@@ -96,24 +96,24 @@ class NestedOrder:
         return ordered
 
     async def _orders_of(self, xids: set[str], mixed: set[str]) -> dict[str, Order]:
-        """Of transactions, of which `mixed` are known to be, and others may."""
+        """The orders of the transactions. `mixed` are known to need one; the others may."""
         known = {xid: self._orders[xid] for xid in xids & self._orders.keys()}
         for xid in known:
             self._orders.move_to_end(xid)
-        unknown = sorted(xids - known.keys() - self._working_out.keys(), key=int)
+        unknown = sorted(xids - known.keys() - self._computing.keys(), key=int)
         if unknown:
-            task = asyncio.create_task(self._work_out(unknown, mixed))
+            task = asyncio.create_task(self._compute(unknown, mixed))
             task.add_done_callback(self._end)
-            self._working_out.update(dict.fromkeys(unknown, task))
-        for task in {self._working_out[xid] for xid in xids - known.keys()}:
-            # Shielded: the work is everybody's who reads that page.
+            self._computing.update(dict.fromkeys(unknown, task))
+        for task in {self._computing[xid] for xid in xids - known.keys()}:
+            # Shielded: all readers of that page share the task.
             known.update(await asyncio.shield(task))
         return known
 
     def _end(self, task: "asyncio.Task[dict[str, Order]]") -> None:
-        xids = [xid for xid, working in self._working_out.items() if working is task]
+        xids = [xid for xid, computing in self._computing.items() if computing is task]
         for xid in xids:
-            del self._working_out[xid]
+            del self._computing[xid]
         if task.cancelled() or task.exception() or not xids:
             return
         for xid, order in task.result().items():
@@ -129,7 +129,7 @@ class NestedOrder:
             if order := self._orders.pop(xid, None):
                 self._remembered_entries -= len(order)
 
-    async def _work_out(self, xids: Sequence[str], mixed: set[str]) -> dict[str, Order]:
+    async def _compute(self, xids: Sequence[str], mixed: set[str]) -> dict[str, Order]:
         if unsure := [xid for xid in xids if xid not in mixed]:
             found = await self._database.fetch(QUERIES["mixed"], {"xids": unsure}, DEADLINE_SECONDS)
             mixed = mixed.union(xid for (xid,) in found)
@@ -156,14 +156,14 @@ class NestedOrder:
         return await self._database.fetch(QUERIES["states"], {"xids": list(xids), **bounds}, DEADLINE_SECONDS)
 
     async def _began(self, xid: str, circles: dict[_Key, int]) -> dict[_Key, int]:
-        """The states in which rows began that end as they began, as far as the journal says; of each its first id.
+        """The states in which rows began that end as they began, if known. `circles` has their first ids.
 
-        Whoever wrote to a row before had its lock. So what they wrote is visible, and has lower ids.
+        Earlier writers of a row held its lock, so their entries are visible and have lower ids.
         """
         begin, end = min(circles.values()) - LOOK_BACK_IDS, max(circles.values())
         bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_IDS}
         xids = [row[0] for row in await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)]
-        before: dict[str, list[Entry]] = {}  # the newest transaction first
+        before: dict[str, list[Entry]] = {}  # by transaction, the newest first
         for earlier, *entry in await self._states(xids, begin=begin, end=end) if xids else ():
             before.setdefault(earlier, []).append(Entry._make(entry))
         found: dict[_Key, int] = {}
@@ -183,7 +183,7 @@ class NestedOrder:
                     break
             else:
                 if begin <= 1:
-                    found[table, key] = ~key  # the journal, looked at from its beginning, never heard of it
+                    found[table, key] = ~key  # the journal, read from its beginning, has no entry of the row
         return found
 
 
@@ -196,15 +196,15 @@ def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[_Key, 
 
 
 def _mixed(rows: Sequence[DbRow]) -> set[str]:
-    """The transactions in which two calls of triggers wrote of one table, that took rows away and brought some.
+    """The transactions in which two trigger calls for one table removed rows and added rows.
 
-    As changefeed.mixed() says it. What a loss stands for may have done either.
+    The same as changefeed.mixed(). A loss may stand for either.
     """
     actions = {row[3] for row in rows}
     if not (actions & _TAKING and actions & _BRINGING):
         return set()
-    calls: dict[tuple[str, str, str], tuple[str, str]] = {}  # the first of each transaction and table
-    done: dict[tuple[str, str, str], set[str]] = {}  # the actions, where there were more
+    calls: dict[tuple[str, str, str], tuple[str, str]] = {}  # the first call of each transaction and table
+    done: dict[tuple[str, str, str], set[str]] = {}  # the actions, if there was more than one call
     for (xid, at, action, schema, table), _ in groupby(rows, key=_CALL):  # most are one call's, one after another
         call = calls.setdefault((xid, schema, table), (at, action))
         if call != (at, action):

@@ -1,4 +1,4 @@
-"""What an entry of the journal says of its row: the states before and after it, as digests. Knows no order.
+"""The states of a row before and after a journal entry, as digests. Knows no order.
 
 States are known by digests of 64 bits.
 """
@@ -12,13 +12,13 @@ UNKNOWN = 0  # of state_after(), which says by a key's complement that a row is 
 
 
 class Entry(NamedTuple):
-    """What an entry of the journal says of its row."""
+    """A journal entry, reduced to what its order depends on."""
 
     id: int
-    call: int  # of the trigger that wrote it: when that was
+    call: int  # time of the trigger's call that wrote it
     action: str
     depth: int
-    is_followed: bool  # what stands before it, AFTER triggers of its statement may have written
+    is_followed: bool  # AFTER triggers of its statement may have written the entries before it
     command: int  # number of the transaction's command that wrote the entry itself
     table: str
     columns: int | None  # digest of their names
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """An entry within its component; `rank` is its place in the preferred order."""
+    """An entry as an edge between states of its row; `rank` is its position in the preferred order."""
 
     before: int
     after: int
@@ -42,14 +42,14 @@ class Edge(NamedTuple):
         return NOTHING not in (self.key_before, self.key_after) and self.key_before != self.key_after
 
     def key_of(self, state: int) -> int:
-        """The key whose row is in `state`, before or after this entry; ~key is the state in which it is not there."""
+        """The key whose row is in `state` before or after this entry; ~key is the state in which the row is absent."""
         if state == self.before or state == ~self.key_before:
             return self.key_before
         return self.key_after if state in (self.after, ~self.key_after) else NOTHING
 
     @property
     def takes(self) -> tuple[int, ...]:
-        """The states that rows must be in for it to happen, and are no longer in afterwards."""
+        """The states that it needs before it, and that no row is in afterwards."""
         if not self.before:
             return (~self.key_after if self.key_after else NOTHING,)
         if self.changes_key:
@@ -58,7 +58,7 @@ class Edge(NamedTuple):
 
     @property
     def gives(self) -> tuple[int, ...]:
-        """The states that rows are in afterwards."""
+        """The states that rows are in after it."""
         if not self.after:
             return (~self.key_before if self.key_before else NOTHING,)
         if self.changes_key:

@@ -12,15 +12,17 @@ ACTIONS = "DUI"  # in the order in which the triggers of one statement are calle
 
 
 class Statements:
-    """Which calls were for one statement, as a writing CTE's are, as far as the commands tell.
+    """Groups trigger calls by statement, as those of a writing CTE, as far as the numbers of commands show it.
 
-    A statement that writes is a command, and so is each INSERT into the journal. So between two calls of which the
-    second is for another statement there are two at least. Within one statement's calls there is one; and two before
-    those of an UPDATE of several rows, for which record.sql tries in vain what serves for one row.
+    A writing statement is a command, and so is each INSERT into the journal. So two calls are at least two commands
+    apart if the second is for another statement. Calls for one statement are one apart; or two, before those of an
+    UPDATE of several rows, for which record.sql first tries its way for one row.
     """
 
     def __init__(self) -> None:
-        self.ranks = array("q")  # by statement, then by action: within a statement each row goes before another comes
+        self.ranks = array(
+            "q"
+        )  # by statement, then by action: within a statement rows are removed before others are added
         self._number = 0
         self._last: Entry | None = None
         self._may_be_joined = False  # by the call's next entry
@@ -29,7 +31,7 @@ class Statements:
         return self.ranks[number] // (len(ACTIONS) + 1)
 
     def add(self, entry: Entry) -> bool:
-        """Whether the entry joins its call to the one before."""
+        """Adds an entry; returns whether it joins its call to the one before."""
         last, self._last = self._last, entry
         is_joined = False
         if last is None or (entry.call, entry.action, entry.table) != (last.call, last.action, last.table):
@@ -48,11 +50,13 @@ class Statements:
 
 
 class PreferredOrder:
-    """From the order in which statements end, which is that of the ids, to the one in which they begin."""
+    """Turns the order in which statements end, which is that of the ids, into the order in which they begin."""
 
     def __init__(self) -> None:
         self._next = array("q")
-        self._segments: list[tuple[int, int, int]] = []  # depth, first and last; deeper ones are nearer to the end
+        self._segments: list[
+            tuple[int, int, int]
+        ] = []  # depth, first and last number; deeper ones are nearer to the end
         self._statement: _Statement | None = None  # the one being taken
 
     def add(self, number: int, entry: Entry) -> None:
@@ -81,7 +85,7 @@ class PreferredOrder:
             end = last
             while self._segments and self._segments[-1][0] > depth:
                 _, nested_first, nested_last = self._segments.pop()
-                # Each deeper segment goes between the statement and what was taken from behind it.
+                # Each deeper segment goes between the statement and what was moved behind it before.
                 self._next[nested_last], self._next[end] = self._next[end], nested_first
                 last = last if last != end else nested_last
         else:
@@ -96,7 +100,7 @@ class PreferredOrder:
 
 
 class _Statement:
-    """Entries that follow each other. An upsert or a MERGE writes a table's in a call for each action: D, U, I."""
+    """Consecutive entries of one statement. An upsert or MERGE has a call for each action: D, U, I."""
 
     def __init__(self, number: int, entry: Entry) -> None:
         self.depth = entry.depth

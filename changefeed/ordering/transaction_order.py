@@ -26,7 +26,7 @@ from changefeed.ordering.statement_order import PreferredOrder, Statements
 
 
 class Order:
-    """Where the content of entries stands: at each id that of source(id). Ids that are not in it are their own."""
+    """Which entry's content belongs at each id: that of source(id). Ids that it does not hold keep their own."""
 
     def __init__(self, ids: "array[int]", sources: "array[int]") -> None:
         self._ids = ids  # ascending
@@ -37,7 +37,7 @@ class Order:
         return cls(array("q"), array("q"))
 
     def __len__(self) -> int:
-        """How many entries change places."""
+        """How many entries move."""
         return len(self._ids)
 
     def source(self, entry_id: int) -> int:
@@ -46,7 +46,7 @@ class Order:
 
 
 class Transaction:
-    """Takes entries in the order of id, some 50 bytes each; order() is for when all are in."""
+    """Collects a transaction's entries in the order of id, some 50 bytes each; then order() computes their order."""
 
     def __init__(self) -> None:
         self._ids = array("q")
@@ -83,7 +83,7 @@ class Transaction:
     def circles(self) -> dict[tuple[str, int], int]:
         """The rows, by table and key, that end as they began, each with the id of its first entry.
 
-        But for those of which an earlier part of the transaction says how they began.
+        Leaves out rows for which an earlier part of the transaction shows how they began.
         """
         found: dict[tuple[str, int], int] = {}
         for run, began, numbers, edges in self._parts({}):
@@ -94,7 +94,7 @@ class Transaction:
         return found
 
     def order(self, began: Mapping[tuple[str, int], int]) -> Order:
-        """`began` says of circles() the state in which the row began, where that is known."""
+        """Computes the order. `began` has the states in which rows of circles() began, if known."""
         ids, sources = self._ids, array("q", self._ids)
         for run, began_here, numbers, edges in self._parts(began):
             places = walk(edges, began_here) if run.is_nested else settled(edges, began_here)
@@ -106,7 +106,7 @@ class Transaction:
     def _parts(
         self, began: Mapping[tuple[str, int], int]
     ) -> "Iterator[tuple[_Run, Mapping[int, int], list[int], list[Edge]]]":
-        """Each component with its run, and the states in which the run's rows began, by key, as far as known."""
+        """Yields each component with its run, and the known states in which the run's rows began, by key."""
         preferred = self._preferred.ranks(len(self._ids))
         before, after, key_before, key_after = self._states
         of_table: dict[str, dict[int, int]] = defaultdict(dict)
@@ -134,7 +134,7 @@ class Transaction:
                 of_table[run.table].update(self._left_by(run))
 
     def _left_by(self, run: "_Run") -> dict[int, int]:
-        """The states in which a run left the rows that it did not leave as they were, by key."""
+        """The states in which a run left the rows that it changed, by key."""
         balance: Counter[tuple[int, int]] = Counter()
         for number in run.numbers:
             before, after, key_before, key_after = (column[number] for column in self._states)
@@ -144,7 +144,7 @@ class Transaction:
         return {key: state for (key, state), count in balance.items() if key and count > 0}
 
     def _components(self, run: "_Run") -> Iterator[list[int]]:
-        """Of the entries of a run those that are linked, where there are two at least."""
+        """The groups of linked entries of a run that have at least two members."""
         numbers, is_one_statement_linked = run.numbers, run.is_joined and not (run.has_keys or run.is_nested)
         parents = array("q", range(len(numbers)))
 
@@ -163,7 +163,7 @@ class Transaction:
                 first, second = root_of(first_with.setdefault(link, place)), root_of(place)
                 parents[max(first, second)] = min(first, second)
         del first_with
-        # The members of each as a chain from the first one on; lists would take ten times the room.
+        # The members of each are a chain from the first one on; lists would take ten times the memory.
         following = array("q", bytes(8 * len(numbers)))
         for place in reversed(range(len(numbers))):
             root = root_of(place)
@@ -178,15 +178,15 @@ class Transaction:
 
 
 class _Run:
-    """The entries of a table between two that nothing passes."""
+    """The entries of a table between two barriers, which no entry may cross."""
 
     def __init__(self, table: str, *, follows_truncate: bool = False, goes_on_after: "_Run | None" = None) -> None:
         self.table = table
-        self.columns: int | None = None  # those of its first entry, as of all
+        self.columns: int | None = None  # those of all its entries
         self.numbers = array("q")
-        self.is_nested = False  # triggers wrote some of them
+        self.is_nested = False  # triggers wrote some of its entries
         self.has_keys = False
-        self.is_joined = False  # more than one call of a trigger may have been for one statement
+        self.is_joined = False  # several trigger calls may be for one statement
         self.follows_truncate = follows_truncate
         self.was_emptied: bool = follows_truncate or (goes_on_after is not None and goes_on_after.was_emptied)
         self.is_gone_on_after = False

@@ -90,7 +90,7 @@ class WatchHandler(ApiHandler):
         if not bounds:
             raise NoSuchTable(f"the database has no table {name}")
         if len(bounds) > 1:
-            raise ApiError(409, "ambiguous_table", f"{name} could mean several tables; write {' or '.join(bounds)}")
+            raise ApiError(409, "ambiguous_table", f"{name} may mean several tables; write {' or '.join(bounds)}")
         return next(iter(bounds.items()))
 
     def _answer(self, name: str, *, is_watched: bool, has_changed: bool) -> None:

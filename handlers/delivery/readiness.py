@@ -40,5 +40,5 @@ class Readiness:
     @property
     def _trouble_of_journal(self) -> str | None:
         if self._watching.is_taken_away:
-            return "the schema changefeed was taken away: none of the tables that --watch names is recorded"
+            return "the schema changefeed was removed: the tables of --watch are not recorded"
         return self._follower.trouble

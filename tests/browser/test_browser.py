@@ -13,7 +13,7 @@ from tests.chromium import NARROW, WIDE, Dashboard, Door, Ground
 LISTENER = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
 )
-LOST_DATABASE = "WARNING changefeed.(listener: (lost the LISTEN|still lost|the canary could not be sent)|watching: the journal is not)"
+LOST_DATABASE = "WARNING changefeed.(listener: (lost the LISTEN|still lost|the canary could not be sent)|watching: could not maintain)"
 REFUSED_SOCKET = r"^WebSocket connection to 'ws://127\.0\.0\.1:\d+/ws/activity' failed"
 # Not zero and not unknown.
 SOME_RATE = re.compile("[1-9]")

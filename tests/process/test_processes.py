@@ -210,12 +210,12 @@ def test_one_that_is_replaced_does_not_put_back_a_schema_that_was_taken_away(fol
     with served(folder, conninfo, "--watch", "public.orders") as (server, port):
         first = pids(port)[1]
         postgres.execute(conninfo, read_script("uninstall.sql"))
-        server.until_said("the schema changefeed was taken away")
+        server.until_said("the schema changefeed was removed")
         os.kill(first, signal.SIGKILL)
         server.until_said(rf"process 1 \(pid {first}\) ended by SIGKILL; starting it again")
-        server.until_said("the schema changefeed was taken away")
+        server.until_said("the schema changefeed was removed")
         assert postgres.execute(conninfo, "SELECT to_regnamespace('changefeed')") == [(None,)]
-        while not all("was taken away" in answer for answer in from_each(port, "/readyz").values()):
+        while not all("was removed" in answer for answer in from_each(port, "/readyz").values()):
             pass  # each looks once a second
         postgres.execute(conninfo, read_script("install.sql"))
         server.until_said("watching public.orders")

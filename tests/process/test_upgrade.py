@@ -190,7 +190,7 @@ def test_a_client_moves_between_the_releases_by_its_cursor_while_the_schema_is_t
         serving(conninfo, program=before / "server.py") as old,
         server(conninfo, "--watch", "public.orders") as process,
     ):
-        process.until_said(r"the schema changefeed is of version 4, this server brings \d: .* --upgrade-schema")
+        process.until_said(r"the schema changefeed has version 4, this server brings \d: .* --upgrade-schema")
         new = process.port()
         with Client(old) as client:
             insert(conninfo, 1)

@@ -53,9 +53,9 @@ class WatchingTest(FeedTestCase):
     async def test_a_schema_that_is_taken_away_comes_back_only_where_somebody_asks_for_it(self):
         await self.feed.watching.start()
         self.write(read_script("uninstall.sql"))
-        with ExpectLog("changefeed.watching", ".*was taken away.*psql -f sql/install.sql, or start the server anew"):
+        with ExpectLog("changefeed.watching", ".*was removed.*psql -f sql/install.sql, or restart the server"):
             await self.feed.watching._maintain_once()
-        assert "was taken away" in (await self.fetch_json("/readyz", 503))["error"]["message"]
+        assert "was removed" in (await self.fetch_json("/readyz", 503))["error"]["message"]
         await (
             self.feed.watching._maintain_once()
         )  # which says nothing more: conftest.py fails a test that logs a warning

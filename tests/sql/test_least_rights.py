@@ -190,10 +190,10 @@ class FollowingTest(LeastRightsCase):
         answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="PUT", body="")
         assert answer["error"]["code"] == "cannot_watch"
         assert "permission denied for function watch" in answer["error"]["message"]
-        assert "takes the right TRIGGER on the table" in answer["error"]["message"]
+        assert "needs the right TRIGGER on the table" in answer["error"]["message"]
         answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="DELETE")
         assert answer["error"]["code"] == "cannot_unwatch"
-        assert "takes the table's owner" in answer["error"]["message"]
+        assert "only the table's owner" in answer["error"]["message"]
 
 
 class WatchingTest(LeastRightsCase):

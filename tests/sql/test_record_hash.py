@@ -217,7 +217,7 @@ def test_a_column_that_was_renamed_does_not_leave_under_its_new_name(db: Journal
 def test_what_cannot_be_hashed_is_refused(db: JournalDatabase):
     with pytest.raises(psycopg2.errors.UndefinedColumn, match="people has no column nix"):
         db.run("SELECT changefeed.watch('people', hash => '{nix}')")
-    with pytest.raises(psycopg2.errors.InvalidParameterValue, match="note cannot be both left out and hashed"):
+    with pytest.raises(psycopg2.errors.InvalidParameterValue, match="note cannot be both omitted and hashed"):
         db.run("SELECT changefeed.watch('people', omit => '{note}', hash => '{phone,note}')")
     with pytest.raises(psycopg2.errors.UndefinedColumn, match="people has no column nix"):
         db.run("SELECT changefeed.hash('people', 'nix', '1')")
