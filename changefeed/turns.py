@@ -1,19 +1,19 @@
-"""What turns of the event loop took in; how much the next one is to take on, and how soon, out. Knows no loop."""
+"""Sizes the work of one turn of the event loop by what the last ones cost, and spaces turns. Knows no loop."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-TURN_SECONDS = 0.02  # everybody else waits so long
-FIRST_COUNT = 16  # nobody knows what these will cost
+TURN_SECONDS = 0.02  # how long everything else waits
+FIRST_COUNT = 16  # for the first turn, whose cost is unknown
 GROWTH = 8  # at most, from one turn to the next
 
 
 class TurnSize:
-    """`count` is how many things the next turn takes on, so that it lasts TURN_SECONDS if each costs what the last did.
+    """`count` is how many items the next turn may process, to last TURN_SECONDS if each costs as much as the last.
 
-    Of a turn, which lasts from begin() to end(), counts what grows with the things. What is the same however many they
-    are is left out: done more often, it would only cost more.
+    A turn lasts from begin() to end(). Only costs that grow with the number of items count. Fixed costs are left out:
+    smaller turns would only add to them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,13 +26,13 @@ class TurnSize:
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
-        """What is done in the block takes the same however many things the turn took on."""
+        """A block with a fixed cost, which does not depend on the number of items."""
         began = self._clock()
         yield
         self._began += self._clock() - began
 
     def end(self, count: int) -> None:
-        """The turn is over, in which so many things were done."""
+        """Ends the turn, in which `count` items were processed."""
         seconds = self._clock() - self._began
         most = self.count * GROWTH
         fitting = most if seconds * most <= TURN_SECONDS * count else int(TURN_SECONDS * count / seconds)
@@ -40,7 +40,7 @@ class TurnSize:
 
 
 class Floor:
-    """At least `seconds` lie between one beginning and the next. Who begins seldom never waits."""
+    """Keeps at least `seconds` between one begin() and the next. After a longer pause there is no wait."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds

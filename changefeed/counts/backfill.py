@@ -1,6 +1,6 @@
-"""What happened before in, counts in the tally out: so that the charts are full at page load and after a restart.
+"""Counts earlier changes into the tally, so that the charts are full at page load and after a restart.
 
-It comes from another process of this server, which has counted all along, or else from the journal.
+The counts come from another process of this server, or else from the journal.
 """
 
 import asyncio
@@ -26,20 +26,20 @@ from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_l
 logger = logging.getLogger("changefeed.history")
 
 QUERIES = load_queries("server.sql")
-PART_ENTRIES = 50_000  # are counted by PostgreSQL at once, in some 0.1 s
+PART_ENTRIES = 50_000  # counted by PostgreSQL at once, in some 0.1 s
 LEAST_PART_ENTRIES = 100
-REST = 0.25  # of the time that a part took, before the next one: clients wait for the same database
+REST = 0.25  # pause before the next part, as a fraction of the last one's time: clients need the same database
 BEYOND_IDS = (1 << 63) - 1
-LONG_AGO_SECONDS = 86_400  # the step of what is older than the charts, and is not counted
-SLICE_ROWS = 500  # are added in one turn of the loop
+LONG_AGO_SECONDS = 86_400  # the step of changes that are too old for the charts, and are not counted
+SLICE_ROWS = 500  # added in one turn of the loop
 
 
 class CountsBackfill:
-    """Fills `tally` with what was before what is published, which is counted as it is published.
+    """Fills `tally` with the changes before the first published one; published ones are counted as they come.
 
-    begin() is called when it is known from where on that is. run() then reads the rest from the journal, the newest
-    first, while all else goes on, and adds it all at once. Until then is_loaded is false. Whatever is not news is done
-    to the tally by apply(what). `turns` is another number whenever the counts became others by that.
+    begin() is called when that place is known. run() then reads the earlier changes from the journal, the newest
+    first, in the background, and adds them all at once. Until then is_loaded is false. apply(what) makes changes to the
+    tally that are not news. `turns` changes whenever the counts were changed that way.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class CountsBackfill:
         apply: Callable[[Callable[[], None]], None] = lambda what: what(),
     ) -> None:
         self.turns = 0
-        self.counting_since: float | None = None  # until it is loaded: from when on all is counted, in epoch seconds
+        self.counting_since: float | None = (
+            None  # while it is not loaded: the time from which all changes are counted, in epoch seconds
+        )
         self._loaded = asyncio.Event()
         self._loaded.set()
         self._database = database
@@ -58,23 +60,23 @@ class CountsBackfill:
         self._tally = tally
         self._apply = apply
         self._has_begun = False
-        self._wanted: Snapshot | None = None  # up to where the journal is still to be counted
-        self._identity: str | None = None  # of that journal
+        self._wanted: Snapshot | None = None  # up to which the journal has yet to be counted
+        self._identity: str | None = None  # the identity of that journal
         self._is_wanted = asyncio.Event()
-        self._cursor: str | None = None  # up to where the other process had counted when it handed over
-        self._uncounted: str | None = None  # and what it had still to load, if anything
+        self._cursor: str | None = None  # up to which the other process had counted when it handed over
+        self._uncounted: str | None = None  # and what it had yet to load, if anything
         self._counted: Place | None = None
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the counts of what was before are in the tally."""
+        """Whether the earlier changes are in the tally."""
         return self._loaded.is_set()
 
     async def until_loaded(self) -> None:
         await self._loaded.wait()
 
     def hand_over(self, memory: PageCache | None) -> dict[str, Any]:
-        """The counts of this process, whose place in the journal is the edge of `memory`; for JSON."""
+        """The counts of this process, as of the edge of `memory`, for JSON."""
         return {
             "tally": self._tally.dump(),
             "cursor": self._journal.encode(memory.edge) if memory else None,
@@ -82,19 +84,19 @@ class CountsBackfill:
         }
 
     def take_over(self, state: dict[str, Any]) -> None:
-        """Counts what another process had counted when it handed over.
+        """Takes the counts of another process.
 
-        For the journal that is exact. Of plain notifications, which have no place, one that was under way in that
-        moment may count twice or not at all.
+        For the journal they are exact. A plain notification, which has no place, may count twice or not at all if it
+        arrived at that moment.
         """
         self._tally.restore(state["tally"])
         self._cursor = state["cursor"]
         self._uncounted = state["uncounted"]
 
     def begin(self, memory: PageCache) -> None:
-        """What comes after the edge of `memory` is published; it holds at least what came since a hand-over.
+        """Called when publishing begins after the edge of `memory`, which holds at least what came since a hand-over.
 
-        Once more where the journal, or its past, is another one than before: then all is counted anew.
+        Called again if the journal or its past was replaced: then counting starts over.
         """
         cursor, self._cursor = self._cursor, None
         self._counted = self._place_of(cursor)
@@ -109,13 +111,13 @@ class CountsBackfill:
         self._want(wanted)
 
     def uncounted(self, page: Page) -> Sequence[Change]:
-        """Of what is published next, what is still to be counted: the other process may have been ahead."""
+        """The changes of the page that are not counted yet: the other process may have been ahead."""
         if self._counted and self._counted.is_within(page.start):
             self._counted = None
         return _beyond(self._counted, page.changes) if self._counted else page.changes
 
     async def run(self) -> None:
-        """Loads whenever begin() asks for it, until cancelled."""
+        """Loads after each begin(). Runs until cancelled."""
         while True:
             await self._is_wanted.wait()
             self._is_wanted.clear()
@@ -138,14 +140,14 @@ class CountsBackfill:
         self._is_wanted.set()
 
     def _place_of(self, cursor: str | None) -> Place | None:
-        """None where there is none, or where it is of another journal since a moment ago."""
+        """The cursor's place; None without one, or if the journal was replaced a moment ago."""
         try:
             return self._journal.decode(cursor) if cursor else None
         except (NotACursor, ForeignCursor):
             return None
 
     async def _load(self, wanted: Snapshot) -> Tally | None:
-        """What the snapshot sees; None where it is no longer wanted."""
+        """Counts what the snapshot sees; None if it is no longer wanted."""
         delays, loaded, entries = backoff(), Tally(time.time()), PART_ENTRIES
         bounds: dict[str, object] = {}
         below = BEYOND_IDS
@@ -157,13 +159,13 @@ class CountsBackfill:
                     QUERIES["activity"], {**bounds, "snapshot": str(wanted), "below": below, "limit": entries}
                 )
             except (DatabaseUnavailable, psycopg2.Error) as error:
-                logger.info("what happened before cannot be counted yet: %s; trying again", one_line(error))
+                logger.info("could not count earlier changes yet: %s; trying again", one_line(error))
                 entries = max(LEAST_PART_ENTRIES, entries // 2)
                 await asyncio.sleep(next(delays))
                 continue
             identity, lowest, looked_at, *_ = rows[0]
             if self._identity not in (None, identity):
-                return None  # the follower will see that, too, and begin anew
+                return None  # the follower will notice that too, and call begin() again
             counted = [row[3:] for row in rows if row[3] not in (None, LONG_AGO_SECONDS)]
             is_long_ago = not counted and rows[0][3] is not None
             for begin in range(0, len(counted), SLICE_ROWS):
@@ -176,7 +178,7 @@ class CountsBackfill:
         return None
 
     async def _bounds(self) -> dict[str, object]:
-        """Where the steps of the charts begin that are counted: none is counted in part."""
+        """The beginnings of the charts' oldest steps, so that no step is counted in part."""
         [(now,)] = await self._database.fetch(QUERIES["clock"])
         begins = {step: (now // step - kept + 1) * step for step, kept in STEPS.items()}
         return {"seconds_from": begins[1], "tens_from": begins[10], "minutes_from": begins[60]}

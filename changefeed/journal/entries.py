@@ -1,6 +1,6 @@
-"""The journal's entries as they leave the database: read, put in order, and cut to what --payload lets out.
+"""Reads the journal's entries, puts them in order, and reduces them to what --payload allows. Knows no client.
 
-An entry that cannot be read, whatever is in it, becomes a loss: it stops nobody but itself. Knows no place, no client.
+An entry that cannot be read, for whatever reason, becomes a loss, and stops nothing else.
 """
 
 import json
@@ -23,22 +23,24 @@ from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_l
 logger = logging.getLogger("changefeed.journal")
 
 QUERIES = load_queries("server.sql")
-WITNESSED_SINCE = 5  # the version of the schema whose changefeed.read() proves places
+WITNESSED_SINCE = 5  # since this version of the schema, changefeed.read() proves places
 # A page's bounds. Well below a client's outbox, so that a client that reads keeps up with a big batch.
 PAGE_ROWS = 2_000
 PAGE_LIMIT_BYTES = 256 << 10
 READ_DEADLINE_SECONDS = 60.0
-ROW_LIMIT_BYTES = 16 << 20  # of a change's row and its old values, as long as the settings do not say it
+ROW_LIMIT_BYTES = 16 << 20  # of a change's row and its old values, unless the settings say otherwise
 COMPLAINTS_REMEMBERED = 10_000
-_OF_THE_CHANGE = slice(len(JournalRow._fields))  # of the columns of a row that is read; behind them stands the standing
+_OF_THE_CHANGE = slice(
+    len(JournalRow._fields)
+)  # the columns of a row that belong to the change; behind them stands the standing
 
 
 class JournalReplaced(Exception):
-    """The journal is not as it was identified: restored over it, installed anew, or upgraded."""
+    """The journal was replaced since it was identified: restored, reinstalled or upgraded."""
 
 
 class Standing(NamedTuple):
-    """The last row of changefeed.read(): how the journal stands. See sql/read.sql."""
+    """The last row of changefeed.read(): the state of the journal. See sql/read.sql."""
 
     # In the order in which the queries "read" of sql/server.sql give them.
 
@@ -62,18 +64,18 @@ class Standing(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """What an entry holds cannot be had."""
+    """An entry's content cannot be read."""
 
     why: str
 
 
-_Content = tuple[str | None, str | None]  # the row and the old one
+_Content = tuple[str | None, str | None]  # the row and the old row
 
 
 class Entries:
-    """Reads over the connections of `database`; of a change that is larger than `row_limit_bytes` only its size.
+    """Reads over the connections of `database`. Of a change above `row_limit_bytes` it reads only the size.
 
-    `complained` are the entries of which the log was told last, that they cannot be read.
+    `complained` are the entries that were last logged as unreadable.
     """
 
     def __init__(self, database: Database, payload: Payload, row_limit_bytes: int, complained: dict[int, None]) -> None:
@@ -84,13 +86,13 @@ class Entries:
         self._nested_order = NestedOrder(database, row_limit_bytes if payload is not Payload.OFF else None)
 
     def forget(self) -> None:
-        """The journal may be another one."""
+        """Forgets everything about the journal: it may have been replaced."""
         self._nested_order.forget()
 
     async def read(
         self, version: int, previous: Snapshot, batch: Snapshot | None, after: int | None
     ) -> tuple[list[DbRow], Standing]:
-        """A page of what changefeed.read() gives, as columns of JournalRow. Raises JournalReplaced."""
+        """A page of changefeed.read(), with the columns of JournalRow. Raises JournalReplaced."""
         parameters = self._page(previous, batch, after)
         try:
             with_rows = self._payload is not Payload.OFF
@@ -106,9 +108,9 @@ class Entries:
         return [entry[_OF_THE_CHANGE] for entry in entries], Standing.of(last)
 
     async def arrange(self, entries: list[DbRow], standing: Standing, *, is_whole_batch: bool) -> Sequence[DbRow]:
-        """The entries in the order in which their rows changed, as they may leave; fewer where they are too large."""
+        """The entries in the order in which their rows changed, reduced by --payload; fewer if they are too large."""
         if standing.nested is None:
-            return entries  # a schema of version 4 says too little
+            return entries  # a schema of version 4 has too little information
         try:
             found = await self._nested_order.apply(
                 entries,
@@ -119,7 +121,7 @@ class Entries:
         except psycopg2.Error as error:
             if not _may_be_of_an_entry(error):
                 raise
-            logger.warning("changes that triggers made cannot be put in order: %s", one_line(error))
+            logger.warning("could not put changes of triggers in order: %s", one_line(error))
             found = entries
         return await self._keys_of(found) if self._payload is Payload.KEYS else found
 
@@ -144,13 +146,13 @@ class Entries:
         try:
             return await self._database.fetch(query, parameters, READ_DEADLINE_SECONDS, with_stand_ins=with_stand_ins)
         except psycopg2.ProgrammingError:
-            # An upgrade gives changefeed.read() other columns.
+            # An upgrade changes the columns of changefeed.read().
             if await self._database.fetch(QUERIES["schema version"]) != [(version,)]:
                 raise JournalReplaced from None
             raise
 
     async def _read_around(self, version: int, parameters: dict[str, object]) -> list[DbRow]:
-        """The page, in which each entry that cannot be read has become a loss: it stops nobody but itself."""
+        """The page, with a loss in place of each entry that cannot be read."""
         *entries, last = await self._read(version, parameters, with_rows=False, with_stand_ins=True)
         with_rows = self._payload is not Payload.OFF
         contents = await self._contents([entry[0] for entry in entries]) if with_rows else {}
@@ -159,7 +161,7 @@ class Entries:
             change_id, xid, at, letter, schema, table, _, _, row_count, *rest = entry
             content = contents.get(change_id, (None, None))
             if is_shown_only(schema, table):
-                content = Unreadable("its table has a name that is no text in UTF-8")
+                content = Unreadable("the name of its table has no text in UTF-8")
             if isinstance(content, Unreadable):
                 self._complain(entry, content)
                 read.append((change_id, xid, at, LOSS[0], schema, table, None, None, None, *rest))
@@ -168,7 +170,7 @@ class Entries:
         return [*read, last]
 
     async def _contents(self, ids: list[int]) -> dict[int, _Content | Unreadable]:
-        """What the entries hold, by id, or why that cannot be had: where a read fails, that is found by bisection."""
+        """The entries' contents, by id, or why they cannot be read. If a read fails, bisects to find the entries."""
         parameters = {"ids": ids, "row_limit_bytes": self._row_limit_bytes}
         try:
             rows = await self._database.fetch(QUERIES["contents"], parameters, READ_DEADLINE_SECONDS)
@@ -182,7 +184,7 @@ class Entries:
         return {change_id: _content(*content) for change_id, *content in rows}
 
     def _complain(self, entry: DbRow, unreadable: Unreadable) -> None:
-        """Once, however many clients read it."""
+        """Logs the entry once, however many clients read it."""
         change_id, _, _, _, schema, table, *_ = entry
         if change_id in self._complained:
             return
@@ -190,14 +192,14 @@ class Entries:
         if len(self._complained) > COMPLAINTS_REMEMBERED:
             del self._complained[next(iter(self._complained))]
         logger.warning(
-            "the entry %d of the journal, a change of %s, cannot be read: %s; a gap stands for it",
+            "could not read the entry %d of the journal, a change of %s: %s; clients get a gap instead",
             change_id,
             qualified(schema, table),
             unreadable.why,
         )
 
     async def _keys_of(self, found: Sequence[DbRow]) -> list[DbRow]:
-        """The rows with nothing but their keys in them."""
+        """The rows, reduced to their keys."""
         rows = [JournalRow._make(row) for row in found]
         tables = {(row.schema_name, row.table_name) for row in rows}
         if not tables:
@@ -208,7 +210,7 @@ class Entries:
 
         def reduced(row: JournalRow) -> JournalRow:
             if row.action == LOSS[0]:
-                return row  # there is no row in it
+                return row  # it has no row
             key = keys.get((row.schema_name, row.table_name), ())
             try:
                 return row._replace(data=key_members(row.data, key), old=key_members(row.old, key))
@@ -220,7 +222,7 @@ class Entries:
 
 def _content(data: str | None, old: str | None, too_large: int | None) -> _Content | Unreadable:
     if is_shown_only(data, old):
-        return Unreadable("it has bytes that are no text in UTF-8")
+        return Unreadable("it has bytes that are not text in UTF-8")
     return (data, old) if too_large is None else _too_large(too_large)
 
 
@@ -229,7 +231,7 @@ def _too_large(size: int) -> Unreadable:
 
 
 def _may_be_of_an_entry(error: Exception) -> bool:
-    """Whether reading less may help: bytes that are no text, too large a value, too little memory, too long a time."""
+    """Whether reading less may help: against bytes that are not text, large values, lack of memory or time."""
     if isinstance(error, psycopg2.Error):
         return is_illegible(error) or (error.pgcode or "").startswith(("22", "53", "54", "57014", "XX"))
     return isinstance(error, DatabaseUnavailable) and error.is_late

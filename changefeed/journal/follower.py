@@ -1,7 +1,7 @@
-"""Wake-ups in, published changes out: follows the journal from where the server stands, for ever. Knows no client.
+"""Follows the journal, and publishes its changes. Knows no client.
 
-A NOTIFY only wakes it; the journal is the truth. A sweep every few seconds finds what no NOTIFY announced, such as what
-was committed by a two-phase commit, or while PostgreSQL lost its queue in a crash. While one page is being published,
+A NOTIFY only wakes it; the journal is the truth. A sweep every few seconds finds what no NOTIFY announced, such as
+two-phase commits, or commits before a crash that lost PostgreSQL's queue. While one page is being published,
 and for a few milliseconds after a read began, the next wake-ups become one. While the lease holds
 (changefeed/journal/lease.py) writers send no NOTIFY, and it reads every few milliseconds; after it ever more seldom,
 since a transaction that saw it may commit at any time.
@@ -33,24 +33,24 @@ from changefeed.turns import Floor, TurnSize
 logger = logging.getLogger("changefeed.follower")
 
 SWEEP_SECONDS = 2.0
-# From one read of what is new to the next. So many commits are one read, and what reading costs PostgreSQL does not
-# grow with them. A commit after a lull is read at once.
+# The least time between two reads. So one read covers many commits, and the cost of reading does not grow with their
+# number. A commit after a lull is read at once.
 READ_FLOOR_SECONDS = 0.004
 # After the lease each pause is longer by half, up to the sweep's. So what commits then is found within about half the
 # time that has passed since.
 AFTER_LEASE_GROWTH = 1.5
-# A read that has not come back for so long, as where somebody locks the journal, delivers nothing: the server is not
-# ready. Far more than a page of the journal takes, and with the sweep less than anybody waits for a change.
+# After a read has taken this long, as while somebody locks the journal, the server counts as not ready. It is far more
+# than a page of the journal needs.
 STALLED_SECONDS = 2.0
-# With a full disk each statement may be one that could not be journaled. The clients are told of each, the log is not.
+# The least time between two such log lines: with a full disk, no statement may be journaled. Clients get every gap.
 LOSS_WARNING_SECONDS = 10.0
-# How much of the journal is in memory from the start, for clients that come back after a restart.
+# How many entries are in memory from the start, for clients that reconnect after a restart.
 REMEMBERED_ENTRIES = 20_000
-# Of how many of the newest changes it is looked after a lost connection whether PostgreSQL still has them.
+# How many of the newest changes are checked after a lost connection: does PostgreSQL still have them?
 PROVEN_CHANGES = 1_000
 TABLES_NAMED = 5  # in a gap's text
 
-REPLACED = "the journal is another one than before: restored, or installed again"
+REPLACED = "the journal was replaced: restored, or installed again"
 RETAINED = "the server was away for longer than the journal's retention"
 UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why"
 
@@ -59,8 +59,8 @@ class Cause(enum.StrEnum):
     """Why the journal is read."""
 
     NOTIFY = "notify"
-    LEASE = "lease"  # while it holds
-    AFTER_LEASE = "after_lease"  # for what saw it and committed later
+    LEASE = "lease"  # while the lease holds
+    AFTER_LEASE = "after_lease"  # for transactions that saw the lease and committed later
     SWEEP = "sweep"
 
 
@@ -112,7 +112,7 @@ class Follower:
         self._moved = asyncio.Event()
         self._reconnected = asyncio.Event()
         self._is_identified = False
-        self._trouble: str | None = "the journal was not read yet"
+        self._trouble: str | None = "the journal has not been read yet"
         self._is_stalled = False
         self._reading_since = 0.0  # monotonic
         self._warned_at = float("-inf")  # of losses; monotonic
@@ -125,53 +125,53 @@ class Follower:
 
     @property
     def trouble(self) -> str | None:
-        """Why what is committed now would not be delivered; None where it would."""
+        """Why a commit now would not be delivered; None if it would."""
         if self._trouble is None and self._is_stalled:
             return f"the journal has not answered for {time.monotonic() - self._reading_since:.0f} s"
         return self._trouble
 
     @property
     def behind_seconds(self) -> float:
-        """How old what is published is at most: since when nothing was missing."""
+        """How many seconds ago, at most, everything committed by then was published."""
         return 0.0 if self.memory is None else max(0.0, time.time() - self.read_until)
 
     @property
     def behind_transactions(self) -> int:
-        """How many transaction ids PostgreSQL has given out since the newest change that was read, as of that read."""
+        """How many transaction ids PostgreSQL had assigned, at the last read, since the newest change read."""
         return 0 if self.memory is None else max(0, self._journal.losses.present.xmax - self.memory.edge.batch.xmax)
 
     @property
     def edge(self) -> Place | None:
-        """Up to where the journal is published; None while there is none."""
+        """The place up to which the journal is published; None without a journal."""
         return self.memory.edge if self.memory else None
 
     def wake(self) -> None:
-        """Something may have come to the journal."""
+        """Called when the journal may have news."""
         self._woken.set()
 
     def reidentify(self) -> None:
-        """PostgreSQL is back after its connection was lost: it may be another one now."""
+        """Called when PostgreSQL is back after a lost connection: it may be another server now."""
         self._is_identified = False
         self._reconnected.set()
         self.wake()
 
     @property
     def is_known(self) -> bool:
-        """Whether it is known if there is a journal, and then from where on it is published."""
+        """Whether it is known if there is a journal, and from where it is published."""
         return self._known.is_set()
 
     async def until_known(self, deadline_seconds: float) -> bool:
-        """Waits until it is known whether there is a journal; False when the deadline was over before."""
+        """Waits until it is known whether there is a journal; False after the deadline."""
         await _wait(self._known, deadline_seconds)
         return self._known.is_set()
 
     async def until_moved(self) -> None:
-        """Returns when the next page was read, if there was anything in it or not."""
+        """Returns after the next page was read, even if it is empty."""
         self._moved.clear()
         await self._moved.wait()
 
     async def run(self) -> None:
-        """Follows until cancelled."""
+        """Follows the journal until cancelled."""
         delays = backoff()
         while True:
             self._reconnected.clear()
@@ -189,7 +189,7 @@ class Follower:
                 await self._rest()
 
     async def _rest(self) -> None:
-        """Until the next read is due."""
+        """Waits until the next read is due."""
         if self.lease.is_held:
             self._pause_seconds, self._cause = READ_FLOOR_SECONDS, Cause.LEASE
         else:
@@ -202,13 +202,13 @@ class Follower:
     async def _read_on(self) -> None:
         self._floor.begin()
         self._woken.clear()
-        if not self._is_identified or self.memory is None:  # one may be installed at any time
+        if not self._is_identified or self.memory is None:  # a journal may be installed at any time
             with self._answering():
                 await self._identify()
         if self.memory is None:
             self.lease.note(0, 0, None)
             return
-        # What was left over of a batch is as old as that.
+        # The rest of a batch is as old as the batch.
         began = time.time() if self.memory.edge.previous == self.memory.edge.batch else self.read_until
         while memory := self.memory:
             self.reads[self._cause] += 1
@@ -238,7 +238,7 @@ class Follower:
             await self._drained()
 
     async def _take(self, page: Page, memory: PageCache) -> None:
-        """Publishes the page in slices, between which everybody else has a turn."""
+        """Publishes the page in slices, so that everything else runs in between."""
         rest: Page | None = page
         while rest:
             self._turn.begin()
@@ -253,7 +253,7 @@ class Follower:
                 await self._drained()
 
     async def _identify(self) -> None:
-        """Finds the journal, and whether it is still the one that was followed, with the past that was followed."""
+        """Finds the journal, and whether it and its past are still the ones that were followed."""
         before = self._journal.epoch
         has_journal = await self._journal.identify()
         if self.memory is not None and self._journal.is_named(before):
@@ -263,10 +263,10 @@ class Follower:
             self._is_identified = True
             return
         if self.memory is not None:
-            logger.warning("the journal is another one than before; cursors from before are refused")
-            self._begin_anew(Gap(REPLACED))
+            logger.warning("the journal was replaced; earlier cursors are refused")
+            self._start_over(Gap(REPLACED))
         if has_journal and self._known.is_set():
-            # There was none a moment ago: everything in it is news.
+            # There was none a moment ago, so everything in it is new.
             memory = PageCache(self._journal.encode_batch, BEGINNING)
             self._stand_at_edge_of(memory)
             self._journal.on_lost = self._note_lost
@@ -277,7 +277,7 @@ class Follower:
         self._known.set()
         self._leave_trouble()
         if self._owed:
-            # Not before it is known from where on everything is published: who reads anew now misses nothing.
+            # Not before its place is known, so that a client that reads the tables again now misses nothing.
             self._tell_gap(self._owed)
             self._owed = None
 
@@ -289,7 +289,7 @@ class Follower:
         while page.end.previous != page.end.batch:
             page = await self._journal.read(memory.edge)
             memory.append(page)
-        self._journal.on_lost = self._note_lost  # what was lost before, those who come back with a cursor are told
+        self._journal.on_lost = self._note_lost  # clients that resume are told of earlier losses by their cursors
         self._stand_at_edge_of(memory)
         logger.info("following the journal")
 
@@ -299,14 +299,14 @@ class Follower:
         self.memory = memory
 
     async def _go_back(self, memory: PageCache, missing: Sequence[int]) -> None:
-        """PostgreSQL has lost what it had committed. Goes on from the last batch that is still there, if any is.
+        """PostgreSQL has lost commits. Continues from the last batch that still exists, if any.
 
-        What the clients were sent since then is told as a gap, and what PostgreSQL has now instead is sent after it.
+        Clients get a gap for what they were sent since then, followed by what PostgreSQL has now instead.
         """
         self._on_lost_past()
         self._journal.forget_proofs()
         if not missing and await self._journal.proves(memory.edge_proven):
-            return  # it was an old connection that led to where time went on without us
+            return  # an old connection led to a server that had gone on separately
         lost = set(missing)
         for snapshot in memory.ends():
             kept, sent = memory.up_to(snapshot)
@@ -319,15 +319,15 @@ class Follower:
         counts = Counter(change.table for change in sent)
         tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
         why = (
-            "PostgreSQL has lost what it had committed, as by a crash with synchronous_commit = off, a failover or a "
-            f"restore of older files; of changes that were sent, up to {len(sent)} never were: {tables}"
+            "PostgreSQL has lost commits, as by a crash with synchronous_commit = off, a failover or a restore of "
+            f"older files; up to {len(sent)} of the sent changes are undone: {tables}"
         )
         self._warn(why)
         now = datetime.now(UTC)
         since = min((change.at for change in sent), default=now.timestamp())
         gap = Gap(why, since=datetime.fromtimestamp(since, UTC), until=now)
         if kept is None:
-            self._begin_anew(gap)
+            self._start_over(gap)
             await self._identify()
         else:
             self._stand_at_edge_of(kept)
@@ -335,8 +335,8 @@ class Follower:
             self._tell_gap(replace(gap, from_cursor=self._journal.encode(kept.edge), table=table))
         self._moved.set()
 
-    def _begin_anew(self, owed: Gap) -> None:
-        """Forgets where it stood; the gap is told when it stands somewhere again."""
+    def _start_over(self, owed: Gap) -> None:
+        """Forgets its place; the gap is sent once it has a place again."""
         self._forget_cursors()
         self._owed = owed
         self.memory = self._journal.on_lost = self._taken = None
@@ -350,8 +350,7 @@ class Follower:
         self._has_lost = True
 
     async def _tell_lost(self, memory: PageCache) -> None:
-        """Tells at once, and again when the losing transaction is over: who reads the table before that reads it as it
-        was."""
+        """Reports the loss at once, and again after the losing transaction: until then, the table has its old state."""
         if not (self._has_lost or self._losing):
             return
         running = await self._journal.running()
@@ -384,7 +383,7 @@ class Follower:
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
-        """Around what waits for the journal: it has stalled where that takes too long."""
+        """A block that waits for the journal; the journal counts as stalled if that takes too long."""
         self._reading_since = time.monotonic()
         stalling = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._set_stalled, True)
         try:
@@ -404,7 +403,7 @@ class Follower:
     def _enter_trouble(self, error: Exception) -> None:
         before, self._trouble = self._trouble, f"the journal cannot be read: {one_line(error)}"
         if before != self._trouble:
-            # That the database is away the listener says.
+            # The listener reports that the database is unreachable.
             level = logging.INFO if isinstance(error, DatabaseUnavailable) else logging.WARNING
             logger.log(level, "%s; trying again until it can", self._trouble)
             self._on_state()
@@ -418,7 +417,7 @@ class Follower:
 
 
 async def _wait(event: asyncio.Event, most_seconds: float) -> bool:
-    """Whether the event is set in time."""
+    """Waits for the event; whether it was set in time."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(most_seconds):
             await event.wait()

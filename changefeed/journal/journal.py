@@ -1,4 +1,4 @@
-"""A place in, the page of changes after it out, read from the journal in the database. Knows no client.
+"""A place in, the page of changes after it out, read from the database. Knows no client.
 
 The algorithm is sql/read.sql's: a batch is the difference of two snapshots. The live feed, the catch-up after a lost
 connection and a client's resume all read through here.
@@ -40,13 +40,13 @@ from changefeed.selection.rights import EVERY_TABLE, Grants, fingerprint
 logger = logging.getLogger("changefeed.journal")
 
 QUERIES = load_queries("server.sql")
-BEYOND_XID = 1 << 63  # pg_snapshot itself takes more; the queries compare them as bigint
+BEYOND_XID = 1 << 63  # pg_snapshot allows more, but the queries compare them as bigint
 VERSION = 5  # of sql/install.sql
 PROOFS_KEPT = 1_000
-PAGE_SECONDS = 0.025  # are taken at once to understand a page, and then the others have their turn
-CLIENT_READS = 2  # at once: PostgreSQL is to serve its writers, and other requests need the pool too
+PAGE_SECONDS = 0.025  # for processing a page in one turn of the loop
+CLIENT_READS = 2  # at the same time: writers need PostgreSQL, and other requests need the pool
 
-BEGINNING = Place.after(NOTHING)  # which has seen nothing
+BEGINNING = Place.after(NOTHING)  # before everything
 
 
 class WrongJournal(Exception):
@@ -54,18 +54,18 @@ class WrongJournal(Exception):
 
 
 class LostPast(Exception):
-    """The place is of a past that PostgreSQL has lost: by a crash, a failover, or files that were put back."""
+    """The place belongs to a past that PostgreSQL has lost: by a crash, a failover, or restored files."""
 
 
 class ForeignCursor(ValueError):
-    """The cursor is of another epoch: of another database, or from before a restore or a new installation."""
+    """The cursor is of another epoch: of another database, or from before a restore or reinstallation."""
 
 
 class Journal:
-    """The journal of one database, once identify() has found it. Of rows it gives out what `payload` says.
+    """The journal of one database, once identify() has found it. Returns rows as far as `payload` allows.
 
-    on_lost() is called when a read finds that statements could not be journaled of which the journal does not even have
-    the loss. That is before anybody is given a cursor which says that its holder knows.
+    on_lost() is called when a read finds statements that could not be journaled, not even as a loss. That is before any
+    cursor is made that says that its holder knows of them.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class Journal:
         self.losses = Losses()
         self.awake_ms: int | None = None  # for how long the lease held, as of the last read; None before version 5
         self.on_lost: Callable[[], None] | None = None
-        self.identity: str | None = None  # what the queries tell it by; None before version 5
-        self._former_epoch: bytes | None = None  # of the same journal, as it is named while its version is below 5
+        self.identity: str | None = None  # by which the queries recognize it; None before version 5
+        self._former_epoch: bytes | None = None  # the same journal's epoch while its version is below 5
         self._seal: Seal | None = None
         self._signature: Signature | None = None
         self._proofs: OrderedDict[tuple[int, int, int, int], bool] = OrderedDict()
 
     async def identify(self) -> bool:
-        """Whether there is a journal; if so, sets its epoch. Raises WrongJournal for one newer than this server."""
+        """Finds the journal, if any, and sets its epoch. Raises WrongJournal if it is newer than this server."""
         before = self.epoch
         for entries in self._entries.values():
             entries.forget()
@@ -116,14 +116,14 @@ class Journal:
         [(epoch, former_epoch, identity, version, readable_from, seal_key, sign_key)] = found
         if version > VERSION and readable_from > VERSION:
             raise WrongJournal(
-                f"the schema changefeed is of version {version}, this server knows {VERSION}; use the newer server, or "
-                "take the schema away with sql/uninstall.sql"
+                f"the schema changefeed has version {version}, this server has {VERSION}; use the newer server, or "
+                "remove the schema with sql/uninstall.sql"
             )
         self.version = version
         self._former_epoch = bytes.fromhex(former_epoch)[:EPOCH_BYTES]
         if version >= WITNESSED_SINCE:
             self.epoch, self.identity = bytes.fromhex(epoch)[:EPOCH_BYTES], identity
-        else:  # servers of that version beside this one take its cursors
+        else:  # servers of that version also run, and accept its cursors
             self.epoch, self.identity = self._former_epoch, None
         self._seal, self._signature = Seal(bytes.fromhex(seal_key)), Signature(bytes.fromhex(sign_key))
         if not self.is_named(before):
@@ -131,19 +131,19 @@ class Journal:
         return True
 
     def is_named(self, epoch: bytes | None) -> bool:
-        """Whether this is the journal of that epoch; an upgrade gives it another one."""
+        """Whether the epoch is this journal's; an upgrade changes it."""
         return epoch in (self.epoch, self._former_epoch)
 
     async def read(self, place: Place, upto: Snapshot | None = None) -> Page:
-        """The page after `place`; what begins there is the batch up to `upto`, or up to now. Updates `losses`.
+        """The page after `place`. A batch that starts there ends at `upto`, or now. Updates `losses`.
 
-        A page without changes ends later than it starts: nothing changed in between. Raises LostPast where the place
-        is of a lost past, and JournalReplaced where the journal is another one than before.
+        A page without changes ends later than it starts: nothing changed in between. Raises LostPast if the place
+        belongs to a lost past, and JournalReplaced if the journal was replaced.
         """
         return await self._page_after(place, upto, self._database)
 
     async def read_for_client(self, place: Place, upto: Snapshot | None = None) -> Page:
-        """The same on connections that the follower does not need, so many at once."""
+        """The same for clients: over connections that the follower does not need, CLIENT_READS at once."""
         async with self._reading_for_clients:
             return await self._page_after(place, upto, self._for_clients)
 
@@ -156,43 +156,43 @@ class Journal:
         return await self._fetch(database, place, place.batch, upto, None)
 
     async def newest(self, entries: int) -> Page:
-        """The first page of the `entries` newest entries; they end at the end of its batch."""
+        """The first page of the newest `entries` entries, whose batch ends with them."""
         [(xid, first_id)] = await self._database.fetch(QUERIES["start of the newest"], {"entries": entries})
         previous = Snapshot(int(xid), int(xid))
         if first_id is None or self.version < WITNESSED_SINCE:
             return await self.read(Place.after(previous))
-        # What has lower ids in the batch is left out: of a large transaction that may be most of the journal.
+        # Leaves out lower ids of the batch: with a large transaction they may be most of the journal.
         page = await self._fetch(self._database, Place.after(previous), previous, None, first_id - 1)
         return replace(page, start=Place(previous, page.batch, first_id - 1))
 
     def encode(self, place: Place) -> str:
-        """The cursor for somebody who was told of all that could not be journaled."""
+        """The cursor for a client that has been told of all statements that could not be journaled."""
         assert self.epoch is not None
         return encode(self.epoch, replace(place, losses=self.losses.statements))
 
     def encode_batch(self, previous: Snapshot, batch: Snapshot, digest: int = 0) -> str:
-        """What follows the point in the same."""
+        """The part after the point in such cursors."""
         assert self.epoch is not None
         return encode_batch(self.epoch, previous, batch, self.losses.statements, digest)
 
     def seal_for(self, grants: Grants) -> Callable[[str], str]:
-        """What makes cursors for who may not know how many changes there are beside his own. Equal for equal rights."""
+        """Encrypts cursors for limited rights, as plain ones reveal the number of changes. Equal for equal rights."""
         return _Sealing(self, fingerprint(grants))
 
     def seal(self, cursor: str, holder: bytes) -> str:
-        """The cursor for who has the rights with this fingerprint."""
+        """Encrypts the cursor for the rights with this fingerprint."""
         assert self._seal is not None
         return self._seal.seal(cursor, holder if self.version >= WITNESSED_SINCE else ANYBODY)
 
     def decode(self, text: str, within: Grants = EVERY_TABLE) -> Place:
-        """The place that a cursor names to who has these rights. Raises NotACursor or ForeignCursor."""
+        """The place of a cursor, for a client with these rights. Raises NotACursor or ForeignCursor."""
         if text.startswith(SEALED):
             return self._unseal(text, fingerprint(within))
         if text.startswith(SIGNED):
             return self._signed(text)
         epoch, place = decode(text)
         if within != EVERY_TABLE:
-            raise ForeignCursor("the cursor was given to somebody with other rights")
+            raise ForeignCursor("the cursor was made for other rights")
         if epoch == self.epoch or self._is_former(epoch, place):
             return self._checked(place)
         raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
@@ -204,7 +204,7 @@ class Journal:
                 epoch, place = decode(opened)
                 if self._is_former(epoch, place) or (epoch == self.epoch and sealed_for == holder):
                     return self._checked(place)
-        raise ForeignCursor("the cursor is of another journal, or was given to somebody with other rights")
+        raise ForeignCursor("the cursor is of another journal, or was made for other rights")
 
     def _signed(self, text: str) -> Place:
         place = self._signature.place(text) if self._signature else None
@@ -213,7 +213,7 @@ class Journal:
         return self._checked(place)
 
     def _is_former(self, epoch: bytes, place: Place) -> bool:
-        """Whether it is of a server before version 5 of the schema."""
+        """Whether the place is from before version 5 of the schema."""
         return epoch == self._former_epoch and not place.batch.witness
 
     @staticmethod
@@ -223,10 +223,10 @@ class Journal:
         return place
 
     async def proves(self, place: Place) -> bool:
-        """Whether what somebody at the place has seen is still there, as far as its witnesses tell; a crowd asks once.
+        """Whether everything that the place's holder has seen is still there, by its witnesses. A crowd asks once.
 
-        These are the newest transaction that its snapshot sees, below which no id is given out again, the change itself
-        that the place is behind, and all that came with it.
+        The witnesses are the newest transaction that its snapshot sees, below which no id is used again; the change
+        before the place; and all that came with it.
         """
         if not place.batch.witness:
             return True
@@ -244,26 +244,26 @@ class Journal:
         return self._proofs[key]
 
     async def _has_batch(self, place: Place) -> bool:
-        """Whether the entries of its batch, of which retention took none, are what they were."""
+        """Whether the entries of its batch, of which retention removed none, are unchanged."""
         if not place.digest:
             return True
         return place.digest == digest_of(await self._last_entries(self._for_clients, place.previous, place.batch))
 
     async def _last_entries(self, database: Database, previous: Snapshot, batch: Snapshot) -> list[DbRow]:
-        """Of each transaction of the batch, as digest_of() takes them."""
+        """The last entry of each transaction of the batch, for digest_of()."""
         asked = {"previous": str(previous), "batch": str(batch), "most": PAGE_ROWS}
         return await database.fetch(QUERIES["last entries"], asked)
 
     def forget_proofs(self) -> None:
-        """What was proven is of a past that may be lost by now."""
+        """Forgets proofs: their past may be lost by now."""
         self._proofs.clear()
 
     async def running(self) -> frozenset[int]:
-        """The transactions that run now and have written, by the lower 32 bits of their ids."""
+        """The running transactions that have written, by the lower 32 bits of their ids."""
         return frozenset(xid for (xid,) in await self._database.fetch(QUERIES["running"]))
 
     async def missing(self, changes: Sequence[Change]) -> list[int]:
-        """The ids of those of the changes, which were read before, that are neither there nor taken by retention."""
+        """The ids of those earlier read changes that are missing without having been removed by retention."""
         rows = await self._database.fetch(
             QUERIES["missing"],
             {"ids": [change.id for change in changes], "xids": [str(change.xid) for change in changes]},
@@ -294,7 +294,7 @@ class Journal:
         if begins_batch and rows and read.witness:
             is_whole = after is None and not standing.has_more
             last = rows if is_whole else await self._last_entries(database, previous, read)
-            # Where one transaction is all there is, the witness is of it.
+            # If there is only one transaction, it is the witness.
             digest = digest_of(last) if {row[1] for row in last} - {str(read.xmax - 1)} else 0
         return self._page(start, previous, read, found, has_more, digest)
 
@@ -351,11 +351,9 @@ class _Sealing:
 def _change_or_loss(row: DbRow, suffix: str) -> Change:
     try:
         return from_journal(row, suffix)
-    except Exception:  # whatever it is, it costs the one entry that it is of
+    except Exception:  # any error costs only this entry
         change_id, xid, at, _, schema, table, *_ = row
-        logger.exception(
-            "the entry %d of the journal, a change of %s.%s, cannot be understood", change_id, schema, table
-        )
+        logger.exception("could not parse the entry %d of the journal, a change of %s.%s", change_id, schema, table)
         return from_journal((change_id, xid, at, LOSS[0], schema, table, None, None, None), suffix)
 
 

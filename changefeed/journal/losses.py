@@ -1,4 +1,4 @@
-"""What the journal no longer has in; out, whether somebody at a place misses any of it. Logic only."""
+"""What the journal no longer has, and whether the holder of a place has missed any of it. Logic only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
-"""Pages of the journal in, the page after a place out, without the database: a reconnecting crowd costs it nothing.
+"""Keeps the newest pages of the journal, so that a reconnecting crowd costs the database nothing.
 
-Bounded by the bytes that it takes, all told; the oldest pages go first. Knows no database and no client.
+Its total size in bytes is bounded; the oldest pages go first. Knows no database and no client.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,21 +16,21 @@ from changefeed.change.change import Change
 from changefeed.journal.cursor import Place, Snapshot
 
 MEMORY_LIMIT_BYTES = 64 << 20
-# What Python takes beside the texts, measured. In a gentle feed each page has one change, and most of it is this.
+# Memory that Python needs besides the texts, measured. In a slow feed each page has one change, so most is overhead.
 PAGE_OVERHEAD_BYTES = 1_000
 CHANGE_OVERHEAD_BYTES = 200
-RUNNING_OVERHEAD_BYTES = 120  # of each transaction that runs when a page is read
-# Of pages that are put together for cursors which other servers gave.
+RUNNING_OVERHEAD_BYTES = 120  # per transaction that is running when a page is read
+# Bounds for pages that are composed for cursors of other servers.
 ACROSS_LIMIT_CHANGES = 2_000
 ACROSS_LIMIT_BYTES = 4 << 20
-ACROSS_KEPT = 64  # also of those without any change
+ACROSS_KEPT = 64  # even if they have no changes
 ACROSS_KEPT_BYTES = 16 << 20
 DIFFERENCES_LIMIT = 100_000  # changes
 
 
 @dataclass(slots=True)
 class Page:
-    """Changes of one batch that follow each other; whoever is at `start` and gets them is at `end`."""
+    """Consecutive changes of one batch. A client at `start` that gets them is then at `end`."""
 
     start: Place
     end: Place
@@ -40,11 +40,11 @@ class Page:
     digest: int = 0  # of the batch; see Place
 
     def behind(self, change: Change) -> Place:
-        """Where somebody is who got the page up to this change of it."""
+        """The place of a client that got the page up to this change."""
         return Place(self.previous, self.batch, change.id, digest=self.digest)
 
     def split(self, count: int) -> "tuple[Page, Page | None]":
-        """The page of the first so many changes, and of the rest if there is any."""
+        """Splits the page after `count` changes; the second page is None if nothing is left."""
         if count >= len(self.changes):
             return self, None
         middle = self.behind(self.changes[count - 1])
@@ -55,9 +55,9 @@ class Page:
 
 
 class PageCache:
-    """The newest pages, each beginning where the one before it ended. `edge` is where the last one ends.
+    """The newest pages; each begins where the one before it ended. `edge` is where the last one ends.
 
-    encode_batch(previous, batch) gives what follows the point in the cursors of a batch that was put together here.
+    encode_batch(previous, batch) makes the part after the point in the cursors of a batch that was composed here.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class PageCache:
         self.edge = edge
         self._encode_batch = encode_batch
         self._limit_bytes = limit_bytes
-        self._oldest = edge  # everything since is in the pages
+        self._oldest = edge  # the pages hold everything since
         self._pages: deque[Page] = deque()
-        self._sizes: deque[int] = deque()  # of the same, in bytes
-        self._starting: dict[Place, Page] = {}  # the same, by where they begin
+        self._sizes: deque[int] = deque()  # of the pages, in bytes
+        self._starting: dict[Place, Page] = {}  # the pages by their start
         self._batches: dict[tuple[Snapshot, Snapshot], list[Page]] = {}
         self._bytes = 0
         self._witnesses = {edge.batch.xmax: edge.batch.witness}
@@ -78,11 +78,11 @@ class PageCache:
         self._across_bytes = 0
 
     def append(self, page: Page) -> None:
-        """Takes the page that begins at the edge."""
+        """Adds the page that begins at the edge."""
         self.edge = page.end
         self._witnesses[page.batch.xmax] = page.batch.witness
         if not page.changes:
-            # Nothing changed, only time went on: what was the last page's end now lies later.
+            # Nothing changed, but time went on: moves the last page's end.
             if self._pages:
                 self._pages[-1].end = page.end
             return
@@ -96,17 +96,17 @@ class PageCache:
 
     @property
     def edge_proven(self) -> Place:
-        """The edge, as a place that proves most: behind the last change, where nothing was read since."""
+        """The edge as the place that proves most: after the last change, if nothing was read since."""
         last = self._pages[-1] if self._pages else None
         if last and last.digest and last.end == self.edge and last.batch == self.edge.batch:
             return last.behind(last.changes[-1])
         return self.edge
 
     def page_after(self, place: Place) -> Page | None:
-        """What follows `place`, without changes where that is the edge; None where memory cannot tell.
+        """The page after `place`, which is empty at the edge; None if memory does not know.
 
-        It cannot where it does not reach back to `place`, and where `place` lies beyond the edge: another server of the
-        same database gave that cursor and was ahead, for as long as it takes this one to read on.
+        It does not know if it does not reach back to `place`, or if `place` is beyond the edge: then the cursor is of
+        another server of the same database, which was ahead for a moment.
         """
         if place == self.edge:
             return Page(place, place, [], place.previous, place.batch)
@@ -119,7 +119,7 @@ class PageCache:
         return self._page_across(place)
 
     def proves(self, place: Place) -> bool:
-        """Whether the place is of the past that is remembered here; of one that is not, the journal may know."""
+        """Whether the remembered pages prove the place. If not, the journal may."""
         if place == self.edge:
             return place.batch.witness in (0, self.edge.batch.witness)
         if not place.id:
@@ -128,12 +128,12 @@ class PageCache:
         return any(page.batch.witness == place.batch.witness and place.digest in (0, page.digest) for page in pages)
 
     def ends(self) -> list[Snapshot]:
-        """The batches whose ends are remembered, newest first."""
+        """The snapshots at the ends of remembered batches, newest first."""
         ends = [page.batch for page in reversed(self._pages) if page.end.previous == page.end.batch]
         return list(dict.fromkeys(ends))
 
     def up_to(self, snapshot: Snapshot) -> "tuple[PageCache, list[Change]]":
-        """The memory as it was at the end of this batch, which is one of ends(), and the changes that came since."""
+        """The memory as of the end of this batch, one of ends(), and the changes that came since."""
         kept = PageCache(self._encode_batch, self._pages[0].start, self._limit_bytes)
         dropped: list[Change] = []
         is_beyond = False
@@ -158,7 +158,7 @@ class PageCache:
         return taken
 
     def _page_within(self, pages: list[Page], place: Place) -> Page | None:
-        """The rest of a batch that was read here."""
+        """The rest of a batch that this server read."""
         if place.id < pages[0].start.id:
             return None  # the batch's first pages were forgotten
         for page in pages:
@@ -172,17 +172,17 @@ class PageCache:
         return self.page_after(end)
 
     def _page_across(self, place: Place) -> Page | None:
-        """A page for a cursor of another server, or from before a restart, whose batches began and ended elsewhere.
+        """A page for a cursor of another server, or from before a restart, whose batches had other boundaries.
 
-        First the rest of its own batch, then what lies between that and the next end of a batch here. The changes are
-        of several pages here, so they come in the order of id again, with cursors of their own.
+        First comes the rest of the cursor's batch, then what follows up to the next end of a batch here. The changes
+        are from several pages here, so they are put in the order of id again, with new cursors.
         """
         if place.previous != place.batch:
             rest = self._part_across(place, place.previous, place.batch, place.id, Place.after(place.batch))
             if rest.changes:
                 return rest
         start = Place.after(place.batch)
-        # Ends are in the order of time: a later one sees all that an earlier one sees.
+        # Ends are in the order of time: a later one sees everything that an earlier one sees.
         first = bisect_left(self._pages, True, key=lambda page: place.batch.is_within(page.end.batch))
         beginning = self._pages[0].start if self._pages else self.edge
         ends = chain([beginning] if first == 0 else [], (page.end for page in islice(self._pages, first, None)))
@@ -192,7 +192,7 @@ class PageCache:
         return None
 
     def _part_across(self, start: Place, previous: Snapshot, batch: Snapshot, after: int, end: Place) -> Page:
-        """Of what became visible between two snapshots, what has ids above `after`, as far as one page goes."""
+        """What became visible between two snapshots and has ids above `after`, up to one page."""
         page = self._across.get((previous, batch, after))
         if page is None:
             suffix = self._encode_batch(previous, batch)
@@ -214,7 +214,7 @@ class PageCache:
         return page
 
     def _difference(self, previous: Snapshot, batch: Snapshot) -> list[Change]:
-        """What became visible between two snapshots, in the order in which the journal itself would give it."""
+        """What became visible between two snapshots, in the order in which the journal would return it."""
         known = self._differences.get((previous, batch))
         if known is None:
             begin, end = Place.after(previous), Place.after(batch)
@@ -235,7 +235,7 @@ class PageCache:
         return known
 
     def _forget_oldest(self) -> None:
-        self._differences.clear()  # which would keep what is forgotten
+        self._differences.clear()  # else it would keep the forgotten pages
         page = self._pages.popleft()
         del self._starting[page.start]
         self._oldest = page.end
@@ -248,7 +248,7 @@ class PageCache:
 
 
 def with_cursor(change: Change, suffix: str) -> Change:
-    """The same change with a cursor of another batch."""
+    """The change with a cursor of another batch."""
     before, _, _ = change.text.rpartition(".")
     return msgspec.structs.replace(change, text=f'{before}.{suffix}"}}')
 

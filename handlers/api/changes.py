@@ -1,4 +1,4 @@
-"""A page of the journal over HTTP: /api/changes?since=…&limit=…, for whoever has no socket."""
+"""/api/changes?since=…&limit=…: a page of the journal over HTTP, for clients without a socket."""
 
 import asyncio
 import json
@@ -22,18 +22,17 @@ from handlers.http.base import ApiHandler
 DEFAULT_LIMIT = 1_000
 MAX_LIMIT = 10_000
 ANSWER_LIMIT_BYTES = 4 << 20
-SLICE_CHANGES = 500  # that are looked at before everybody else has a turn
-LOOK_LIMIT = 50_000  # changes, whether they were asked for or not
-# The same for who may not know how many there are. That it took so long he sees in any case.
+SLICE_CHANGES = 500  # examined in one turn of the loop
+LOOK_LIMIT = 50_000  # changes to examine for one page, matching or not
+# The limit for clients that must not learn how many changes there are: a time, which they can see anyway.
 LOOK_LIMIT_SECONDS = 2.0
 NAMES = (*FIELDS, "since", "limit")
 
 
 class ChangesHandler(ApiHandler):
-    """{"changes": […], "cursor": "…", "has_more": false, "gap": null}. Without `since`: from the oldest one kept.
+    """{"changes": […], "cursor": "…", "has_more": false, "gap": null}. Without `since` it starts at the oldest change.
 
-    With a subscription, as on /ws: then a page may be empty and have more behind it, when it looked at LOOK_LIMIT.
-    `has_more` says that there is another one that was asked for.
+    It takes a subscription, as /ws does. A page that has examined LOOK_LIMIT changes may be empty with `has_more`.
     """
 
     needs = Need.TOKEN
@@ -51,7 +50,7 @@ class ChangesHandler(ApiHandler):
             with database_needed("the journal cannot be read"):
                 taken, place, has_more = await self._read(place, limit, selection, is_oldest=query.since is None)
         except (JournalReplaced, LostPast):
-            raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
+            raise ApiError(503, "not_ready", "the journal is being replaced; try again") from None
         if self._was_emptied and gap is None:
             gap = gap_within(selection, Gap(TAKEN_AWAY, from_cursor=query.since))
         changes = without_losses(taken)
@@ -66,32 +65,32 @@ class ChangesHandler(ApiHandler):
         self.finish(f'{{"changes":[{texts}],{rest[1:]}')
 
     async def _place(self, since: str | None, selection: Selection) -> tuple[Place, Gap | None]:
-        """Where to begin, and what was lost before."""
+        """The place to start at, and the gap before it."""
         if since is None:
             return self._oldest(), None
         place, gap = await find_place(self.context, since, selection.subscription)
         if place is None and gap:
-            return self._oldest(), replace(gap, why=f"{gap.why}; these changes are from the oldest one kept")
+            return self._oldest(), replace(gap, why=f"{gap.why}; these changes start at the oldest one kept")
         return place or self._oldest(), gap
 
     def _oldest(self) -> Place:
-        """Before all that the journal has. Up to where the feed is it is one batch, which is read along the ids."""
+        """The place before everything in the journal. Up to the feed's edge it is one batch, read by id."""
         memory = self.context.follower.memory
         return Place(BEGINNING.previous, memory.edge.batch, 0) if memory else BEGINNING
 
     async def _read(
         self, place: Place, limit: int, selection: Selection, *, is_oldest: bool
     ) -> tuple[list[Change], Place, bool]:
-        """The changes, the place behind them, and whether there are more.
+        """The changes, the place after them, and whether there are more.
 
-        Who begins with the oldest one kept misses nothing of what retention took before.
+        A client that starts at the oldest change has missed nothing that retention removed before.
         """
-        # Neither an empty page nor one that says there is more may tell of what the client has no right to.
+        # An empty page, and `has_more`, must not reveal changes that the client has no right to.
         is_bounded, due = selection.subscription.is_bounded, time.monotonic() + LOOK_LIMIT_SECONDS
         taken: list[Change] = []
         size = looked_at = 0
         self._was_emptied = False
-        proven = place  # what names the last change proves most
+        proven = place  # the place of the last change proves most
         while True:
             memory = self.context.follower.memory
             page = memory.page_after(place) if memory and place != BEGINNING else None

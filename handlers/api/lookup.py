@@ -28,7 +28,7 @@ class _PlacesHandler(ApiHandler):
             with database_needed("the journal cannot be read"):
                 await self.answer()
         except JournalReplaced:
-            raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
+            raise ApiError(503, "not_ready", "the journal is being replaced; try again") from None
         except LostPast:
             raise ApiError(404, "foreign_cursor", LOST_PAST) from None
 

@@ -79,7 +79,7 @@ async def find_place(context: ServerContext, since: str, subscription: Subscript
             try:
                 is_proven = await context.journal.proves(place)
             except JournalReplaced:
-                raise ApiError(503, "not_ready", "the journal is becoming another one; try again") from None
+                raise ApiError(503, "not_ready", "the journal is being replaced; try again") from None
         if context.journal.epoch != epoch:
             return await find_place(context, since, subscription)  # the journal was replaced a moment ago
         if not is_proven:

@@ -292,4 +292,4 @@ def test_the_schema_of_a_later_release_that_this_one_cannot_read_is_told(conninf
     upgrade(conninfo)
     postgres.execute(conninfo, "UPDATE changefeed.meta SET version = 99, readable_from = 98")
     with server(conninfo) as process:
-        process.until_said("the schema changefeed is of version 99, this server knows")
+        process.until_said("the schema changefeed has version 99, this server has")

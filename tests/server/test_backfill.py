@@ -98,7 +98,7 @@ class LoadingTest(HistoryCase):
     async def test_a_journal_that_takes_its_place_meanwhile_is_counted_alone(self):
         old = await self.connect("/ws/activity")
         await message(old, "hello")
-        with ExpectLog("changefeed.follower", "the journal is another one than before"):
+        with ExpectLog("changefeed.follower", "the journal was replaced"):
             self.write(read_script("uninstall.sql") + read_script("install.sql"))
             self.write("SELECT changefeed.watch('orders')")
             self.write(INSERT, (BEFORE + 1, BEFORE + 7))

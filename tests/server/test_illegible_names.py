@@ -91,7 +91,7 @@ class IllegibleNamesTest(JournalTestCase):
         cursor = (await message(socket, "hello"))["cursor"]
         self.odd("ALTER TABLE more RENAME TO %I")
         with (
-            ExpectLog("changefeed.journal", "the entry .* its table has a name that is no text", level=30),
+            ExpectLog("changefeed.journal", "could not read the entry .* the name of its table has no text", level=30),
             ExpectLog("changefeed.follower", "changes are missing", level=30),
         ):
             self.odd("INSERT INTO %I VALUES (7)")
@@ -105,7 +105,7 @@ class IllegibleNamesTest(JournalTestCase):
         with (
             ExpectLog("changefeed.watching", "not watched: .* has no text in UTF-8", level=30),
             # That it has another name is an entry of the journal, too.
-            ExpectLog("changefeed.journal", "the entry .* its table has a name that is no text", level=30),
+            ExpectLog("changefeed.journal", "could not read the entry .* the name of its table has no text", level=30),
         ):
             await self.feed.lookout.look()
             await self.feed.watching._maintain_once()
@@ -131,7 +131,7 @@ class IllegibleNamesTest(JournalTestCase):
                 await told(await self.connect(f"/ws?since={cursor}", protocol=True), 1)
                 await self.fetch_json(f"/api/changes?since={cursor}")
         reasons = [re.sub(r".*cannot be read: (.*); a gap.*", r"\1", line) for line in logged.output]
-        assert reasons == ["it has bytes that are no text in UTF-8", "its table has a name that is no text in UTF-8"]
+        assert reasons == ["it has bytes that are not text in UTF-8", "the name of its table has no text in UTF-8"]
 
 
 class UntranslatableNamesTest(IllegibleNamesTest):

@@ -267,7 +267,7 @@ class ResumeTest(JournalTestCase):
         self.write("INSERT INTO orders VALUES (1)")
         cursor = await self.cursor_after(1)
         live = await self.connect(protocol=True)
-        with ExpectLog("changefeed.follower", "the journal is another one", level=30):
+        with ExpectLog("changefeed.follower", "the journal was replaced", level=30):
             self.write("UPDATE changefeed.meta SET epoch = gen_random_uuid()")
             self.feed.follower.reidentify()
             assert "another one" in (await message(live, "gap"))["why"]
@@ -284,7 +284,7 @@ class ResumeTest(JournalTestCase):
         self.write("INSERT INTO orders VALUES (1)")
         await self.cursor_after(1)
         live = await self.connect(protocol=True)
-        with ExpectLog("changefeed.follower", "the journal is another one", level=30):
+        with ExpectLog("changefeed.follower", "the journal was replaced", level=30):
             # As after a restore into a younger cluster.
             self.write("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
             self.feed.follower.reidentify()

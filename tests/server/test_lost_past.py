@@ -22,7 +22,7 @@ from tests import postgres
 from tests.feed_case import message
 from tests.server.test_journal_feed import JournalTestCase
 
-LOST = "PostgreSQL has lost what it had committed"
+LOST = "PostgreSQL has lost commits"
 
 
 class LostPastTestCase(JournalTestCase):
@@ -67,7 +67,7 @@ class LostPastTestCase(JournalTestCase):
 
     @contextlib.asynccontextmanager
     async def time_goes_back(self) -> AsyncIterator[None]:
-        told = "changes are missing|the journal is another one"
+        told = "changes are missing|the journal was replaced"
         with ExpectLog("changefeed.follower", told, level=30, required=False):
             async with self.restart():
                 yield
@@ -361,7 +361,7 @@ class RestoredOverTest(LostPastTestCase):
         )
         self.insert(2, 3, 4, 5)
         _, _, cursor = await self.changes(socket, 5)
-        with ExpectLog("changefeed.follower", "the journal is another one|the journal cannot be read", level=30):
+        with ExpectLog("changefeed.follower", "the journal was replaced|the journal cannot be read", level=30):
             postgres.run_tool(
                 postgres.cluster(),
                 "pg_restore",
@@ -373,7 +373,7 @@ class RestoredOverTest(LostPastTestCase):
                 dump,
             )
             assert self.kept() == [1]
-            assert "another one than before" in (await message(socket, "gap"))["why"]
+            assert "was replaced" in (await message(socket, "gap"))["why"]
             self.insert(6)
             await self.changes(socket, 6)
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)

@@ -368,7 +368,7 @@ class ElsewhereTestCase(RewoundTestCase):
 
     async def until_replaced(self) -> None:
         """Until the client that is there is told, and so that everything from now on is sent."""
-        while "another one than before" not in (await message(self.live, "gap"))["why"]:
+        while "was replaced" not in (await message(self.live, "gap"))["why"]:
             pass
 
     def run_tool(self, name: str, *arguments: str) -> None:

@@ -48,7 +48,7 @@ class UnreadableEntryTest(JournalTestCase):
         cursor = (await message(live, "hello"))["cursor"]
         filtered = await self.connect("/ws?filter=id=gt.0&columns=id", protocol=True)
         with (
-            ExpectLog("changefeed.journal", "the entry .* cannot be read", level=30),
+            ExpectLog("changefeed.journal", "could not read the entry", level=30),
             ExpectLog("changefeed.follower", "changes are missing", level=30),
         ):
             self.write("INSERT INTO orders VALUES (1, 'before')")
@@ -82,8 +82,16 @@ class LargeRowTest(JournalTestCase):
         live = await self.connect(protocol=True)
         cursor = (await message(live, "hello"))["cursor"]
         with (
-            ExpectLog("changefeed.journal", "the entry .* it has 100,0.. bytes, more than --row-limit-bytes", level=30),
-            ExpectLog("changefeed.journal", "the entry .* it has 180,... bytes, more than --row-limit-bytes", level=30),
+            ExpectLog(
+                "changefeed.journal",
+                "could not read the entry .* it has 100,0.. bytes, more than --row-limit-bytes",
+                level=30,
+            ),
+            ExpectLog(
+                "changefeed.journal",
+                "could not read the entry .* it has 180,... bytes, more than --row-limit-bytes",
+                level=30,
+            ),
             ExpectLog("changefeed.follower", "changes are missing", level=30),
         ):
             self.write("INSERT INTO orders VALUES (1, repeat('x', 90000))")
@@ -110,7 +118,7 @@ class LargeRowTest(JournalTestCase):
         )
         live = await self.connect(protocol=True)
         with (
-            ExpectLog("changefeed.journal", "the entry .* it has 200,... bytes", level=30),
+            ExpectLog("changefeed.journal", "could not read the entry .* it has 200,... bytes", level=30),
             ExpectLog("changefeed.follower", "changes are missing", level=30),
         ):
             self.write("INSERT INTO notes VALUES (1, repeat('x', 200000))")
@@ -278,7 +286,7 @@ class ReadyTest(JournalTestCase):
     async def test_a_schema_that_this_server_is_too_old_for(self):
         await self.until_ready(200)
         self.write("UPDATE changefeed.meta SET version = 99, readable_from = 6")
-        with ExpectLog("changefeed.follower", ".*of version 99, this server knows", level=30):
+        with ExpectLog("changefeed.follower", ".*has version 99, this server has", level=30):
             self.feed.follower.reidentify()
             assert "use the newer server" in (await self.until_ready(503))["error"]["message"]
         self.write("UPDATE changefeed.meta SET readable_from = 5")  # newer, and still to be read by this one
