@@ -129,6 +129,11 @@ STATEMENTS: tuple[tuple[float, str], ...] = (
 HUGE = "INSERT INTO items (id, n) SELECT i, i FROM generate_series(1000000, 1000000 + %(rows)s) AS i ON CONFLICT DO NOTHING"
 
 
+# Who sent a NOTIFY cannot prepare his transaction. Where it may be prepared, or with a short lock_timeout, none is sent.
+_NOTIFYING = "SET lock_timeout = '2s'; SET changefeed.notify = 'on'"
+_SILENT = "SET lock_timeout = '300ms'"
+
+
 class WriteFailed(AssertionError):
     """A write failed, or was not journaled, because of the feed."""
 
@@ -149,6 +154,7 @@ class Writer(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.failure: BaseException | None = None
         self.done: Counter[str] = Counter()
+        self._may_notify = False
         self._draw = random.Random(seed)
         self._conninfo = conninfo
         self._stopping = stopping
@@ -170,7 +176,8 @@ class Writer(threading.Thread):
         try:
             connection = psycopg2.connect(self._conninfo)
             with connection.cursor() as db_cursor:
-                db_cursor.execute("SET lock_timeout = '300ms'")
+                self._may_notify = self._draw.random() < 0.5
+                db_cursor.execute(_NOTIFYING if self._may_notify else _SILENT)
                 connection.commit()
                 while not self._stopping.is_set():
                     statement = "transaction"
@@ -198,7 +205,7 @@ class Writer(threading.Thread):
                 self._step(db_cursor)
                 if kind < 0.015:
                     self._stopping.wait(draw.uniform(0.3, 2.5))  # a long transaction
-            if kind > 0.97:
+            if kind > 0.97 and not self._may_notify:
                 self._two_phases(connection, db_cursor)
             elif draw.random() < 0.2:
                 connection.rollback()
