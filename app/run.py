@@ -1,4 +1,4 @@
-"""Runs the server until it is told to stop, in one process or several."""
+"""Runs the server until a signal stops it, in one process or several."""
 
 import asyncio
 import logging

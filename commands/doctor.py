@@ -172,7 +172,7 @@ def check_version(patient: Patient) -> Iterator[Finding]:
 def check_rights(patient: Patient) -> Iterator[Finding]:
     role, owner = patient.role, patient.owner
     for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
-        says = f"the event trigger {trigger} runs, as whoever executes DDL, a function that {other} may replace"
+        says = f"the event trigger {trigger} runs, in everybody's sessions, a function that {other} may replace"
         yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
     if patient.distrusted:
         says = f"part of the schema changefeed belongs to {patient.distrusted[0]}, whose code would run as {role}"

@@ -8,8 +8,8 @@
 -- and then the feed with since=<that cursor>. Everything that this snapshot sees is in the rows, everything else comes.
 --
 -- Owned by the journal's owner and run as that, so that a back end needs no right but EXECUTE on it. What it gives is signed
--- with a key that follows from the journal's epoch, since whoever gets it may have rights to some tables only: a server takes
--- it from him, but no other cursor that was not given to him (changefeed/journal/signed_cursor.py reads it).
+-- with a key that follows from the journal's epoch, since its holder may have rights to some tables only: a server accepts
+-- it from such clients, but no other cursor made for other rights (changefeed/journal/signed_cursor.py reads it).
 CREATE OR REPLACE FUNCTION changefeed.cursor()
 RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET jit = off AS $function$

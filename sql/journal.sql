@@ -2,7 +2,7 @@
 --
 -- An id is drawn while the changed row is locked, so the ids of one row's changes rise from transaction to transaction in
 -- the order in which they happened; for that the sequence must hand out one at a time (CACHE 1). Within a transaction they
--- do too, unless triggers or foreign keys write: that order the reader works out (see changefeed/ordering/transaction_order.py).
+-- do too, unless triggers or foreign keys write: then the reader computes the order (see changefeed/ordering/transaction_order.py).
 -- Ids are not in the order of commits, so a reader may not go on at "the last id": see read.sql.
 CREATE SCHEMA IF NOT EXISTS changefeed;
 COMMENT ON SCHEMA changefeed IS 'psqlisten2websocket: the journal of changes; remove it with sql/uninstall.sql';
@@ -13,8 +13,8 @@ CREATE TABLE IF NOT EXISTS changefeed.meta (
     epoch uuid NOT NULL DEFAULT gen_random_uuid()  -- part of each cursor; a new journal refuses old cursors
 );
 -- Servers that know at least the version `readable_from` can read the journal; an older one says on /readyz that it cannot.
--- Before version 5 there was no such column. Servers read this table with each page, and wait behind whoever waits for a
--- lock on it: so one that cannot be had is given up at once, and tried again.
+-- Before version 5 there was no such column. Servers read this table with each page, and would queue behind a session that waits for a
+-- lock on it: so the lock is tried without waiting, again and again.
 DO $readable_from$
 DECLARE
     deadline constant timestamptz := clock_timestamp() + interval '10 seconds';

@@ -21,8 +21,8 @@
 -- `awake_ms` is for how long the lease holds, see journal.sql; 0 where it does not.
 -- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
 --
--- The entries of a transaction come in the order of id. That is not always the order in which its rows changed; then whoever
--- reads puts it right (changefeed/ordering/nested_order.py). `nested` names the page's transactions, by xid, in which triggers
+-- The entries of a transaction come in the order of id. That is not always the order in which its rows changed; then the reader
+-- puts them in order (changefeed/ordering/nested_order.py). `nested` names the page's transactions, by xid, in which triggers
 -- wrote; transactions that have entries on other pages, changefeed.mixed() must be asked about.
 DO $drop$
 BEGIN

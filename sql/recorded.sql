@@ -1,13 +1,13 @@
--- What records each watched table, as it was at the last look; and what was missed since, as entries of the journal.
+-- Remembers what recorded each watched table at the last look, and writes changes that were missed since into the journal.
 --
--- No trigger fires where triggers are disabled, another table takes a name, or a partition is detached. So a server looks
--- whenever the schema is another than before, and compares. What it finds is an entry of action L: it has a place, is told
--- once to whoever is behind that, and outlives the server. What the last look saw is kept here, so that one of many servers
--- writes the entry, and that the next one finds what was done while none ran.
+-- No trigger fires if triggers are disabled, another table takes a name, or a partition is detached. So a server looks whenever the
+-- schema has changed, and compares. Its findings become entries of action L: they have a place, reach each client once, and
+-- outlive the server. The result of the last look is kept here, so that only one of several servers writes the entry, and a
+-- later look finds what was done while no server ran.
 --
--- What a look can compare are the catalog's rows. PostgreSQL writes those of a trigger when it is switched off, on or
--- renamed; that of a table's row type when the table gets another name, schema or owner. An ALTER that adds a column,
--- ANALYZE and VACUUM write neither. So a row that was written and says what it said before was another one in between.
+-- A look compares rows of the catalog. PostgreSQL rewrites a trigger's row when the trigger is disabled, enabled or renamed, and that
+-- of a table's row type when the table gets another name, schema or owner. Adding a column, ANALYZE and VACUUM rewrite neither.
+-- So a row that was rewritten, but is the same as before, was different in between.
 CREATE TABLE IF NOT EXISTS changefeed.recorded (
     schema_name text NOT NULL,
     table_name text NOT NULL,
@@ -119,7 +119,7 @@ RETURNS TABLE (member oid, written text) LANGUAGE sql STABLE SET search_path = p
     GROUP BY t.tgrelid
 $function$;
 
--- Keeps that we wrote triggers of `target` anew, which were `before` by written_triggers().
+-- Notes that we rewrote triggers of `target`, whose state was `before`, as of written_triggers().
 CREATE OR REPLACE FUNCTION changefeed.note_remade(target oid, members oid[], before text[])
 RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
     INSERT INTO changefeed.remade AS r (member, before, after)
@@ -168,7 +168,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
         'has_virtual', EXISTS (
             SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
         ),
-        -- For unlogged tables: a crash, which empties them, also begins the statistics anew.
+        -- For unlogged tables: a crash, which empties them, also resets the statistics.
         'unlogged_since', CASE WHEN bool_or(p.relpersistence = 'u') THEN (
             SELECT extract(epoch FROM b.stats_reset) FROM pg_stat_bgwriter AS b
         ) END,
@@ -231,7 +231,7 @@ DECLARE
         SELECT FROM pg_event_trigger AS e
         WHERE e.evtfoid = 'changefeed.refresh_after_ddl()'::regprocedure AND e.evtenabled IN ('O', 'A')
     );
-    -- Whether virtual columns are told as null: triggers that look up no columns find no values of these in the rows.
+    -- Whether virtual columns are recorded as null: triggers that look up no columns find no values of these in the rows.
     was_null constant boolean := before -> 'has_virtual' = 'true' AND before -> 'is_dynamic' = 'false';
     is_null constant boolean := now -> 'has_virtual' = 'true' AND now -> 'is_dynamic' = 'false';
     has_lost boolean;
@@ -325,7 +325,7 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $function$;
 
--- Writes an entry for each table of which changes were missed since the last look, whoever's that was. `since`: when the
+-- Writes an entry for each table whose changes were missed since the last look, by any server. `since`: when the
 -- caller looked the last time, null for never. A table of the `promised` names (no table: all of the schema) was to be
 -- recorded from its first row on. Returns the tables that it wrote of, and why, and those that are recorded in part.
 -- As the schema's owner, so that the server's role needs no right to write: it can write nothing but what is found.

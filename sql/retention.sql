@@ -183,8 +183,8 @@ BEGIN
 END
 $function$;
 
--- Truncates one partition, remembering the newest transaction and id in it, so that a cursor from before them is told of a
--- gap. False when somebody still writes to it.
+-- Truncates one partition, and remembers its newest transaction and id, so that older cursors get a gap. False if somebody still
+-- writes to it.
 CREATE OR REPLACE FUNCTION changefeed.empty_partition(slot integer)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 BEGIN

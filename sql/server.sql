@@ -74,13 +74,13 @@ WHERE NOT EXISTS (
 )
 ORDER BY 1;
 
--- may begin anew --
+-- may start over --
 -- Whether this role may. Asked apart: PostgreSQL looks at the right to call a function also where it is not called.
 SELECT has_table_privilege('changefeed.journal', 'SELECT') AND has_table_privilege('changefeed.journal', 'DELETE')
    AND has_column_privilege('changefeed.meta', 'epoch', 'UPDATE')
    AND has_function_privilege('changefeed.begin_anew_if_restored()', 'EXECUTE');
 
--- begin anew if restored --
+-- start over if restored --
 -- Before the journal is identified, since that gives it another epoch.
 SELECT changefeed.begin_anew_if_restored();
 

@@ -1,19 +1,19 @@
--- TRUNCATE around partitions. That of a root reaches its partitions too and fires their triggers; the root's entry is
--- enough then. That of a partition alone takes some of the root's rows away: to whoever follows the root these are
--- deleted. Where there are more of them than the limit (10000 where none is set), one entry stands for all.
+-- TRUNCATE of partitioned tables. A TRUNCATE of the root also reaches its partitions and fires their triggers; then the root's entry
+-- is enough. A TRUNCATE of a partition alone removes some of the root's rows: they are recorded as deleted. If there are more than
+-- the limit (10000 if none is set), one entry stands for all.
 --
--- Two triggers BEFORE it. The first runs as whoever truncates: planning a query may run code of the table's owner, such as
--- an index's expression. It hands the rows over, in a transaction-local setting, to the second, which journals them as the
--- journal's owner. Anybody may set a setting. So it is taken only where no other code can have run between the two
--- (was_handed_over); else the second tells a loss.
+-- Two triggers fire BEFORE it. The first runs as the truncating role: planning a query may run code of the table's owner, such as an
+-- index's expression. It passes the rows, in a transaction-local setting, to the second, which journals them as the journal's
+-- owner. Anybody may set a setting, so it is used only if no other code can have run between the two (was_handed_over); else
+-- the second records a loss.
 --
--- What the statement has dealt with already is in a table that none but the journal's owner has a right to. The first trigger
--- has it from another setting, which saves it from reading rows in vain; where somebody else set that, the second misses
--- the rows, and tells a loss.
+-- The tables that the statement has processed are in a table to which only the journal's owner has rights. The first trigger gets them
+-- from another setting, which saves needless reading of rows; if somebody else set it, the second finds no rows and records a
+-- loss.
 
--- The tables that a TRUNCATE under way has dealt with, together with their partitions; one row for each transaction. A rollback
--- takes it back, as it does the TRUNCATE. A row is found by its place, which the session keeps in the sequence's currval(): a
--- search would make concurrent transactions at SERIALIZABLE fail.
+-- The tables that a running TRUNCATE has processed, with their partitions; one row per transaction. A rollback undoes the row with
+-- the TRUNCATE. The session finds its row by a place in the sequence's currval(): a search would make concurrent transactions at
+-- SERIALIZABLE fail.
 CREATE UNLOGGED TABLE IF NOT EXISTS changefeed.truncation (
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     tables oid[] NOT NULL,
@@ -38,7 +38,7 @@ EXCEPTION WHEN object_not_in_prerequisite_state THEN
 END
 $function$;
 
--- The last id of the journal that this session has drawn.
+-- The last id that this session has drawn from the journal's sequence.
 CREATE OR REPLACE FUNCTION changefeed.last_id()
 RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -48,8 +48,8 @@ EXCEPTION WHEN object_not_in_prerequisite_state THEN
 END
 $function$;
 
--- Tells a loss where other triggers have written to the partitioned table since its rows were journaled as deleted, and before
--- they were gone: what they wrote is gone as well, and what they deleted is journaled twice.
+-- Records a loss if other triggers have written to the partitioned table after its rows were journaled as deleted, but before these
+-- were removed: new rows are gone too, and deleted rows are journaled twice.
 CREATE OR REPLACE FUNCTION changefeed.tell_of_writes_since(truncated changefeed.truncation, target oid)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -135,7 +135,7 @@ BEGIN
                 WHERE a.attrelid = TG_RELID AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped
             )
         ) THEN
-            RAISE EXCEPTION 'a column that was to be left out or hashed is gone; call changefeed.watch anew';
+            RAISE EXCEPTION 'a column that was to be left out or hashed is gone; call changefeed.watch again';
         END IF;
         -- Here virtual generated columns are computed.
         SELECT string_agg(
@@ -164,7 +164,7 @@ WHEN OTHERS THEN
 END
 $function$;
 
--- The rows handed over, with the hashes of the columns to hash.
+-- The passed rows, with the hashes of the columns to hash.
 CREATE OR REPLACE FUNCTION changefeed.hash_rows(target oid, found_rows json, options json)
 RETURNS SETOF json LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -239,7 +239,7 @@ BEGIN
 END
 $function$;
 
--- Whether the trigger fires that says when the TRUNCATE is over.
+-- Whether the trigger fires that marks the end of the TRUNCATE.
 CREATE OR REPLACE FUNCTION changefeed.is_told_the_end(target oid)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -294,7 +294,7 @@ BEGIN
         EXCEPTION WHEN transaction_rollback THEN
             RAISE;
         WHEN OTHERS THEN
-            NULL;  -- somebody dropped one of these; the next TRUNCATE is told as a loss
+            NULL;  -- somebody dropped one of these; the next TRUNCATE is recorded as a loss
         END;
         RETURN NULL;
     END IF;

@@ -2,7 +2,7 @@
 --
 -- to_json uses the cast to json that the owner of a type may make for it, also deep within a value: in an array, a domain, a
 -- composite type. It would run here as the journal's owner. So only values of trusted types go to to_json; others are
--- taken apart down to what can be had by output functions, which none but superusers can make.
+-- taken apart down to parts whose output functions can be used, since only superusers can create these.
 
 -- Whether none but superusers and the journal's owner can have code run by to_json of a value of this type.
 CREATE OR REPLACE FUNCTION changefeed.trusts(type oid)

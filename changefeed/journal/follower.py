@@ -67,13 +67,12 @@ class Cause(enum.StrEnum):
 class Follower:
     """Publishes every page that comes to the journal: publish(page, cursor of its end).
 
-    fitting(changes) says how many of them, from the first on, one turn of the loop has time for: so many are published
-    next. `turn` is told what that took.
-    before_first(memory) is called when it is known from where on it publishes, and again where that has become another
-    past; forget_cursors() as soon as no cursor given so far is good any more; tell_gap(gap) says what was lost;
-    on_state() that `trouble` is another; on_lost_past() that PostgreSQL has another past, perhaps since it is another
-    server, to which some connections lead and others do not yet; drained() is awaited between the pages of a big batch,
-    so that sockets keep up.
+    fitting(changes) says how many of them, from the first on, fit into one turn of the loop; these are published next.
+    `turn` measures what that takes.
+    Callbacks: before_first(memory) when its place is known, and again if PostgreSQL's past was replaced;
+    forget_cursors() when earlier cursors become invalid; tell_gap(gap) for lost changes; on_state() when `trouble`
+    changes; on_lost_past() when PostgreSQL has another past, perhaps because it is another server, which not all
+    connections have reached yet. drained() is awaited between the pages of a big batch, so that sockets keep up.
     """
 
     def __init__(
@@ -289,7 +288,7 @@ class Follower:
         while page.end.previous != page.end.batch:
             page = await self._journal.read(memory.edge)
             memory.append(page)
-        self._journal.on_lost = self._note_lost  # clients that resume are told of earlier losses by their cursors
+        self._journal.on_lost = self._note_lost  # clients that resume learn of earlier losses by their cursors
         self._stand_at_edge_of(memory)
         logger.info("following the journal")
 

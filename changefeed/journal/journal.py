@@ -105,9 +105,9 @@ class Journal:
             return False
         if reason := await distrust(self._database):
             raise WrongJournal(reason)
-        [(may_begin_anew,)] = await self._database.fetch(QUERIES["may begin anew"])
-        if may_begin_anew:
-            await self._database.fetch(QUERIES["begin anew if restored"])
+        [(may_start_over,)] = await self._database.fetch(QUERIES["may start over"])
+        if may_start_over:
+            await self._database.fetch(QUERIES["start over if restored"])
         found = await self._database.fetch(QUERIES["identify journal"])
         if not found:
             raise WrongJournal(

@@ -1,13 +1,13 @@
-"""What each read of the journal brought in; whether writers may leave out their NOTIFY meanwhile, out. Knows no client.
+"""Lets writers skip their NOTIFY while servers read the journal every few milliseconds anyway. Knows no client.
 
 A transaction that sent a NOTIFY holds, at its commit, one lock of the whole PostgreSQL instance until it is on disk, or
-at a synchronous standby: all that notify commit one after another. So while changes come often, a server that reads
-every few milliseconds anyway says so in a sequence, for a second each time, and the triggers send none (see
+at a synchronous standby: all that notify commit one after another. So while changes come often, a server takes a lease:
+it announces in a sequence, for a second each time, that it reads all the time. Then the triggers send no NOTIFY (see
 sql/journal.sql).
 
-The lease is nobody's own: each server that sees changes come often renews it when half of it is over, and a server that
-does not read any more does not. A transaction may see it, and commit long after it is over: so readers look on after
-it, see changefeed/journal/follower.py.
+All servers share the lease. Each that sees changes come often renews it when half of it is over; one that no longer
+reads does not. A transaction that saw the lease may commit long after its end, so readers keep looking for a while, see
+changefeed/journal/follower.py.
 """
 
 import asyncio
@@ -26,22 +26,21 @@ logger = logging.getLogger("changefeed.lease")
 QUERIES = load_queries("server.sql")
 LEASE_MS = 1_000  # sql/record.sql takes one of more than 2,000 for none
 RENEWED_MS = LEASE_MS // 2
-# Often is where so many transactions came in half a second: then to read every few milliseconds costs PostgreSQL hardly
-# more than to read after each, and it begins to happen that one commit waits for another.
+# Changes come often with this many transactions in half a second: then reading every few milliseconds costs PostgreSQL
+# hardly more than reading after each, and commits begin to wait for each other.
 WINDOW_SECONDS = 0.5
 OFTEN = 24
-# Where commits take long, fewer come, the more so as they wait for each other; but others are open whenever one comes.
-# So it is also often where there are as many pairs of one that came and one that was open, down to so few that came.
-# Half of what is often keeps the lease.
+# Slow commits are fewer, the more so as they wait for each other; but then others are open whenever one arrives. So
+# pairs of an arrived and an open transaction count as well, down to this few arrived ones. Half as many keep the lease.
 FEWEST = 4
-REFUSED_SECONDS = 60.0  # until it is tried again
+REFUSED_SECONDS = 60.0  # until the next try
 
 
 class Lease:
-    """One server's part in it. note() each read, then keep()."""
+    """One server's part in the lease. Call note() after each read, then keep()."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
-        self.saved_notifies = 0  # transactions that were read while it held
+        self.saved_notifies = 0  # transactions that were read while the lease held
         self._database = database
         self._clock = clock
         self._left_ms: int | None = None
@@ -54,11 +53,11 @@ class Lease:
 
     @property
     def is_held(self) -> bool:
-        """Whether it held at the last read, whoever took it."""
+        """Whether the lease held at the last read, of this server or another."""
         return bool(self._left_ms)
 
     def note(self, transactions: int, open_transactions: int, left_ms: int | None) -> None:
-        """A read brought so many transactions, and others were open. left_ms: None where there is no lease to take."""
+        """Notes how many transactions a read found and were open, and the lease's rest; None without a lease."""
         if self._left_ms and left_ms:
             self.saved_notifies += transactions
         self._left_ms = left_ms
@@ -66,7 +65,7 @@ class Lease:
         self._newest.extend([self._clock()] * min(transactions, OFTEN))
 
     async def keep(self) -> None:
-        """Takes, renews or gives back, where it is time for it. Raises DatabaseUnavailable."""
+        """Takes, renews or gives back the lease when it is time. Raises DatabaseUnavailable."""
         left_ms, now = self._left_ms, self._clock()
         if left_ms is None or now < self._refused_until:
             return
@@ -82,7 +81,7 @@ class Lease:
                 await self._set(0)
 
     def _came(self, count: int) -> bool:
-        """Whether so many transactions came within the window."""
+        """Whether at least `count` transactions came within the window."""
         return len(self._newest) >= count and self._clock() - self._newest[-count] <= WINDOW_SECONDS
 
     async def _set(self, ms: int) -> bool:

@@ -35,7 +35,7 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
 
 
 def place_of(address: str) -> str:
-    """What counts as one address: for IPv6 the /64, since whoever has one address there has all of them (RFC 6177)."""
+    """What counts as one address: for IPv6 the /64, whose addresses all belong to one customer (RFC 6177)."""
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((parsed, 64), strict=False))

@@ -52,7 +52,7 @@ class WatchHandler(ApiHandler):
     """PUT watches the table of the path, DELETE unwatches it.
 
     The body of PUT is {"omit", "row_limit", "strict", "hash"}, all optional: what is missing stays as it is. Only a
-    token with all rights may expose a column that was omitted or hashed before, in whichever way.
+    token with all rights may expose a column that was omitted or hashed before.
     """
 
     needs = Need.ADMIN

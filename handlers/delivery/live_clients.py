@@ -142,7 +142,7 @@ class LiveClients:
             client.forget_held_back()
 
     def refresh_columns(self) -> None:
-        """Called after the tables were read again. Clients whose columns are gone are told once."""
+        """Called after the tables were read again. Clients whose columns are gone get an error once."""
         self.audiences.refresh_columns()
         for client in self._connected:
             client.selection.refresh_columns()

@@ -95,7 +95,7 @@ class Outbox:
             written.add_done_callback(lambda _: self._on_written())
 
     def _send_now(self, buffer: bytes) -> memoryview:
-        """Writes to the socket directly, since the stream's own write costs far more. Returns what is left.
+        """Writes to the socket directly, since the stream's own write costs far more. Returns the rest.
 
         Bytes that Tornado still has to write go first. An error is ignored here: it occurs again in the stream, which
         handles it.

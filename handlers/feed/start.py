@@ -14,7 +14,7 @@ from handlers.feed.query import FeedQuery
 from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
-STREAM_DEADLINE_SECONDS = 1.0  # an EventSource is told when to reconnect, and does so by itself
+STREAM_DEADLINE_SECONDS = 1.0  # an EventSource gets a delay, and reconnects by itself
 LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, a failover, or restored files"
 
 

@@ -1,6 +1,7 @@
 """The documents say all there is: every setting, route, SQL function and dependency, and every link leads somewhere."""
 
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,16 @@ def test_the_readme_is_of_one_page():
 
 # Words of a private dialect, and plain English for them: CONTRIBUTING.md, "Style".
 PRIVATE_WORDS = ["anew", "comes of", "is told", "are told", "so many", "what is left", "his", "he"]
+# And those that stay out of the code's comments, docstrings and messages.
+PRIVATE_WORDS_IN_CODE = [*PRIVATE_WORDS, "him", "be had", "whichever", "as they ought to be"]
+PROGRAMS = [
+    ROOT / "server.py",
+    *(
+        path
+        for room in ("app", "changefeed", "commands", "handlers", "process", "settings")
+        for path in sorted(ROOT.glob(f"{room}/**/*.py"))
+    ),
+]
 
 
 @pytest.mark.parametrize("word", PRIVATE_WORDS)
@@ -140,6 +151,22 @@ def test_the_documents_are_in_plain_english(word: str):
         if document.name not in ("CHANGELOG.md", "faults.md"):  # the latter quotes the program that makes it
             prose = document.read_text("utf-8").replace("\n", " ")
             assert not re.search(rf"(?<![\w-]){word}(?![\w-])", prose, re.IGNORECASE), f"{document.name}: {word}"
+
+
+def prose_of(program: Path) -> str:
+    """Its comments and its strings, docstrings included."""
+    with program.open("rb") as file:
+        tokens = [
+            token for token in tokenize.tokenize(file.readline) if token.type in (tokenize.COMMENT, tokenize.STRING)
+        ]
+    return "\n".join(token.string for token in tokens if " " in token.string)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_program_is_in_plain_english(program: Path):
+    prose = " ".join(prose_of(program).split())
+    found = [word for word in PRIVATE_WORDS_IN_CODE if re.search(rf"(?<![\w-]){word}(?![\w-])", prose, re.IGNORECASE)]
+    assert found == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
