@@ -19,6 +19,7 @@ OF_OTHER_PROGRAMS = """
 pip --no-deps --require-hashes --no-build-isolation --use-pep517
 bench --seconds --clients
 make faults --rounds
+make benchmark-journal --only
 docker --file --tag --publish --env --read-only --tmpfs --cap-drop --build --wait --health-cmd
 systemd --now --offline
 pg_dump --exclude-schema --exclude-table-data
