@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed.change.change import JournalRow
+from changefeed.journal.entries import Standing
 from changefeed.ordering.nested_order import NestedOrder
 from changefeed.postgres.named_queries import load_queries, read_script
 from changefeed.postgres.pool import DbRow, Parameters
@@ -93,9 +94,9 @@ class JournalDatabase(Session):
         limits = {"row_limit": 1 << 30, "byte_limit": 1 << 60, "row_limit_bytes": 1 << 30}
         page = {"previous": "1:1:", "batch": None, "after": None, **limits}
         *rows, last = await self.fetch(load_queries("server.sql")["read"], page)
-        rows, (_, nested, *_) = [row[:9] for row in rows], last[8:-1]
+        rows = [row[: len(JournalRow._fields)] for row in rows]
         return await NestedOrder(self, row_limit_bytes=1 << 30).apply(
-            rows, nested=nested or (), is_whole_batch=True, byte_limit=1 << 60
+            rows, nested=Standing.of(last).nested or (), is_whole_batch=True, byte_limit=1 << 60
         )
 
     async def fetch(
