@@ -8,13 +8,7 @@
 \set QUIET on
 -- An error ends the script: no later statement may run in a schema of somebody else.
 \set ON_ERROR_STOP on
--- Independent of the session's settings: uses no objects of others, may write, and sees what another install has made for which it
--- waited.
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-SET LOCAL search_path = pg_catalog, pg_temp;
-SET LOCAL exit_on_error = off;
-SET LOCAL jit = off;
-SET LOCAL client_min_messages = warning;
+\ir begin.sql
 \ir guard.sql
 \ir legible.sql
 \ir journal.sql
@@ -96,11 +90,7 @@ $revoke$;
 COMMIT;
 
 -- In a separate transaction, since it locks tables of others.
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-SET LOCAL search_path = pg_catalog, pg_temp;
-SET LOCAL exit_on_error = off;
-SET LOCAL jit = off;
-SET LOCAL client_min_messages = warning;
+\ir begin.sql
 DO $refresh$ BEGIN PERFORM changefeed.refresh(); END $refresh$;
 -- Functions of version 4, once no trigger calls them any more.
 DO $version_4$
@@ -113,11 +103,7 @@ $version_4$;
 COMMIT;
 
 -- Version 4's secret. Running statements still read it here, and a writer of a hashed column locks it until its transaction ends.
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-SET LOCAL search_path = pg_catalog, pg_temp;
-SET LOCAL exit_on_error = off;
-SET LOCAL jit = off;
-SET LOCAL client_min_messages = warning;
+\ir begin.sql
 DO $secret$
 DECLARE
     deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
@@ -140,11 +126,7 @@ $secret$;
 COMMIT;
 
 -- The journal's partitions; see complete_partition(). One that is in use stays as it is until retention empties it.
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-SET LOCAL search_path = pg_catalog, pg_temp;
-SET LOCAL exit_on_error = off;
-SET LOCAL jit = off;
-SET LOCAL client_min_messages = warning;
+\ir begin.sql
 DO $partitions$
 DECLARE
     incomplete record;

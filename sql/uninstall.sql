@@ -2,11 +2,7 @@
 \set QUIET on
 -- An error ends the script: no later statement may run in a schema of somebody else.
 \set ON_ERROR_STOP on
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-SET LOCAL search_path = pg_catalog, pg_temp;
-SET LOCAL exit_on_error = off;
-SET LOCAL jit = off;
-SET LOCAL client_min_messages = warning;
+\ir begin.sql
 DO $uninstall$
 DECLARE
     -- As in apply_triggers.sql: writers of the watched tables wait no longer than this, and go on between two attempts.
