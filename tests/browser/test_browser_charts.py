@@ -87,7 +87,7 @@ def test_both_charts_share_the_crosshair(shop: Ground):
     expect(times.first).to_have_text(times.last.inner_text())
 
 
-def test_the_delay_of_what_was_written_is_told(shop: Ground):
+def test_the_delay_of_writes_is_measured(shop: Ground):
     page = shop.open()
     shop.write("INSERT INTO items SELECT generate_series(1, 5)")
     expect(page.card("Delay").locator("dd")).to_have_text([re.compile(r"\d (ms|s)$")] * 3)
@@ -102,7 +102,7 @@ def test_the_charts_are_a_table_too(shop: Ground):
     assert page.violations() == []
 
 
-def test_times_are_told_in_utc_or_local(shop: Ground):
+def test_times_are_shown_in_utc_or_local(shop: Ground):
     page = shop.open(timezone_id="Asia/Kolkata")
     local = page.page.locator(".tail, ol").first.locator(".time").first.inner_text()
     page.page.keyboard.press("z")

@@ -293,7 +293,7 @@ def test_triggers_that_do_not_do_what_they_ought_to_are_mended(harm: str, watche
     assert only("triggers", watched.conninfo).level is OK
 
 
-def test_a_partitions_disabled_trigger_is_told_as_its_own(db: JournalDatabase):
+def test_a_partitions_disabled_trigger_is_reported_for_the_partition(db: JournalDatabase):
     db.run('CREATE TABLE "Parts" (k int) PARTITION BY LIST (k)')
     db.run('CREATE TABLE one PARTITION OF "Parts" FOR VALUES IN (1)')
     db.run('SELECT changefeed.watch(\'"Parts"\'); ALTER TABLE one DISABLE TRIGGER "~changefeed_insert"')
@@ -316,7 +316,7 @@ def test_no_watched_table_is_a_warning(db: JournalDatabase):
     assert only("triggers", db.conninfo).level is WARNING
 
 
-def test_a_table_that_the_settings_name_and_that_is_not_watched_is_told(watched: JournalDatabase):
+def test_a_table_of_the_settings_that_is_not_watched_is_reported(watched: JournalDatabase):
     watched.run('CREATE SCHEMA "Odd.Schema"; CREATE TABLE "Odd.Schema".t (id int)')
     found = [one for one in findings(watched.conninfo, "--watch", '"Odd.Schema".*') if one.about == "triggers"]
     says = '"Odd.Schema".t is not watched, though --watch "Odd.Schema".* matches it'
@@ -352,7 +352,7 @@ def test_where_triggers_do_not_fire_is_a_problem(whom: str, watched: JournalData
         "GRANT TRIGGER ON changefeed.meta TO {role}",
     ],
 )
-def test_who_could_write_the_journal_is_named(harm: str, watched: JournalDatabase):
+def test_roles_that_could_write_the_journal_are_named(harm: str, watched: JournalDatabase):
     role = watched.new_role("intruder")
     watched.run(harm.format(role=role))
     found = [finding for finding in findings(watched.conninfo) if finding.level is not OK]
@@ -475,7 +475,7 @@ def test_a_journal_that_is_full_too_soon_is_a_warning(watched: JournalDatabase):
     assert only("journal", watched.conninfo, *found.mend.split()).level is OK
 
 
-def test_statements_that_could_not_be_journaled_are_told(watched: JournalDatabase):
+def test_statements_that_could_not_be_journaled_are_reported(watched: JournalDatabase):
     watched.run("ALTER TABLE changefeed.journal ADD CHECK (action <> 'I')")
     watched.run("INSERT INTO orders VALUES (1)")
     found = [finding for finding in findings(watched.conninfo) if finding.about == "journal"]

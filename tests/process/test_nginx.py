@@ -177,7 +177,7 @@ def test_a_stream_goes_through_as_it_comes(site: Site):
     answer.close()
 
 
-def test_the_server_believes_who_the_client_is_and_that_he_came_by_tls(site: Site):
+def test_the_server_accepts_the_proxys_client_address_and_scheme(site: Site):
     with site.socket("/feed/ws", "127.0.0.2"), site.socket("/feed/ws", "127.0.0.3"):
         with pytest.raises(InvalidStatus) as refused:
             site.socket("/feed/ws", "127.0.0.3", **{"X-Forwarded-For": "192.0.2.7"})

@@ -107,7 +107,7 @@ def test_who_reads_the_echo_no_more_disturbs_nobody(folder: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_ends_everything_and_the_clients_are_told(number: signal.Signals, folder: Path):
+def test_a_signal_ends_everything_and_the_clients_learn_of_it(number: signal.Signals, folder: Path):
     embedded = EmbeddedPostgres(folder / "data")
     with demo(folder) as server:
         port = server.port()

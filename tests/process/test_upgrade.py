@@ -254,14 +254,14 @@ def test_nobody_waits_behind_an_upgrade_that_waits_for_a_long_transaction(connin
     assert version_of(conninfo) == VERSION
 
 
-def test_a_server_that_is_told_to_upgrades_the_schema_though_it_watches_nothing_itself(conninfo: str):
+def test_upgrade_schema_works_without_watch(conninfo: str):
     with server(conninfo, "--upgrade-schema") as process:
         process.until_said(f"upgraded the schema changefeed from version 4 to {VERSION}")
         process.port()
         assert version_of(conninfo) == VERSION
 
 
-def test_a_rollback_after_the_upgrade_begins_the_journal_anew(before: Path, conninfo: str):
+def test_a_rollback_after_the_upgrade_starts_the_journal_over(before: Path, conninfo: str):
     upgrade(conninfo)
     with serving(conninfo) as new, Client(new) as client:
         insert(conninfo, 1)
@@ -288,7 +288,7 @@ def test_the_schema_of_a_later_release_is_read_where_it_says_that_this_one_can(c
         assert version_of(conninfo) == 99
 
 
-def test_the_schema_of_a_later_release_that_this_one_cannot_read_is_told(conninfo: str):
+def test_an_unreadable_schema_of_a_later_release_is_reported(conninfo: str):
     upgrade(conninfo)
     postgres.execute(conninfo, "UPDATE changefeed.meta SET version = 99, readable_from = 98")
     with server(conninfo) as process:

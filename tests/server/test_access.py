@@ -99,7 +99,7 @@ def test_no_handler_goes_round_the_gate():
         assert isinstance(handler.needs, Need)
 
 
-def test_a_handler_that_says_nothing_gives_nothing_to_anybody_without_all_rights():
+def test_a_handler_admits_only_all_rights_by_default():
     assert BaseHandler.needs is Need.ALL_RIGHTS
 
 
@@ -226,7 +226,7 @@ class UnseenTest(AccessTestCase):
         return {name: normal(said) for name, said in told.items()}
 
     @gen_test(timeout=60)
-    async def test_what_is_told_is_the_same_whether_the_unseen_happened_or_not(self):
+    async def test_what_is_sent_is_the_same_whether_the_unseen_happened_or_not(self):
         for number in (1, 2, 3):
             self.order(number)
         await self.until_published()
@@ -278,7 +278,7 @@ class UnseenTest(AccessTestCase):
         assert "old" not in left.keys() | entered.keys()
 
     @gen_test
-    async def test_a_cursor_of_other_rights_begins_anew_with_a_gap(self):
+    async def test_a_cursor_of_other_rights_starts_over_with_a_gap(self):
         self.order(1)
         await self.until_published()
         _, page = await self.ask("full", "/api/changes?limit=1")
@@ -313,7 +313,7 @@ class UnseenTest(AccessTestCase):
         assert (await self.ask("admin", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0] == 200
 
     @gen_test
-    async def test_a_place_is_told_again_and_again_whether_anything_happened_or_not(self):
+    async def test_a_place_is_sent_regularly_whether_anything_happened_or_not(self):
         self.order(1)
         await self.until_published()
         socket = await self.knock("narrow", "/ws", protocol=True)
@@ -353,7 +353,7 @@ class AuthenticateTest(AccessTestCase):
         assert (await message(socket, "changes"))["changes"][0]["data"] == {"id": 2, "customer_id": 42}
 
     @gen_test
-    async def test_who_is_nobody_is_told_nothing_but_to_sign_in(self):
+    async def test_without_a_token_the_only_answer_is_to_sign_in(self):
         first = (
             {"type": "subscribe"},
             {"type": "subscribe", "table": "nothing"},
@@ -502,7 +502,7 @@ class SessionTest(AccessTestCase):
         assert (status, said["error"]["code"]) == (401, "sign_in")
 
     @gen_test
-    async def test_a_cookie_that_was_forged_is_none(self):
+    async def test_a_forged_cookie_is_ignored(self):
         _, _, cookie = await self.sign_in(token_of("full") or "")
         value = cookie.partition(";")[0]
         for forged in (

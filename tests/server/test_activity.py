@@ -74,7 +74,7 @@ class ActivitySocketTest(FeedTestCase):
         assert hello["now"] < idle[-1]["now"]
 
     @gen_test
-    async def test_a_burst_is_told_whole_in_counts_and_sampled_in_rows(self):
+    async def test_a_burst_is_counted_completely_and_its_rows_are_sampled(self):
         sockets = [await self.connect("/ws/activity") for _ in range(2)]
         self.write(BURST, [5_000])
         for socket in sockets:
@@ -144,7 +144,7 @@ class ActivitySocketTest(FeedTestCase):
             assert (await message(socket, "error"))["code"] == "unknown_type", said[:20]
 
     @gen_test
-    async def test_coarse_buckets_are_told_too_and_sum_up(self):
+    async def test_coarse_buckets_are_sent_too_and_sum_up(self):
         socket = await self.connect("/ws/activity")
         self.write(BURST, [7])
         told: dict[str, Any] = {}
@@ -211,7 +211,7 @@ class ActivitySocketTest(FeedTestCase):
         assert [dashboard.filter for dashboard in self.feed.dashboards.connected] == [None, None]
 
     @gen_test
-    async def test_a_cursor_that_is_none_is_told_as_a_gap_since_a_page_cannot_read_a_refusal(self):
+    async def test_an_invalid_cursor_gets_a_gap_since_a_page_cannot_read_a_refusal(self):
         socket = await self.connect("/ws/activity?since=x")
         assert (await message(socket))["type"] == "hello"
         gap = await message(socket)
@@ -225,7 +225,7 @@ class JournaledActivityTest(FeedTestCase):
         self.watch()
 
     @gen_test
-    async def test_a_row_that_is_too_long_is_cut_and_can_be_had_whole(self):
+    async def test_a_row_that_is_too_long_is_cut_and_can_be_loaded_whole(self):
         socket = await self.connect("/ws/activity")
         self.write("INSERT INTO orders VALUES (1, repeat('x', %s)), (2, 'short')", [ROW_LIMIT_CHARACTERS])
         cut, short = rows_of(await until_rows(socket, 2))

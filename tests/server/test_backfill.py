@@ -52,7 +52,7 @@ def counts(hello: Any) -> Any:
 
 class LoadingTest(HistoryCase):
     @gen_test
-    async def test_until_it_is_counted_nothing_is_told_of_it_and_then_old_pages_are_as_new_ones(self):
+    async def test_until_the_past_is_counted_it_is_not_shown_and_then_old_pages_equal_new_ones(self):
         old = await self.connect("/ws/activity")
         hello = await message(old, "hello")
         assert (hello["has_history"], hello["totals"], hello["cursor"] is None) == (False, {}, False)

@@ -121,7 +121,7 @@ class NamedOriginTest(OriginCase, AccessTestCase):
 
 class NoOriginTest(OriginCase):
     @gen_test
-    async def test_where_no_origin_is_named_none_is_let_in(self):
+    async def test_without_a_named_origin_none_is_admitted(self):
         assert (await self.preflight("/api/changes", NAMED)).code == 403
         answer = await self.send("GET", "/client.js", headers={"Origin": NAMED})
         assert "Access-Control-Allow-Origin" not in answer.headers

@@ -184,7 +184,7 @@ class TakenTest(CursorTestCase):
             assert [change["data"]["id"] for change in page["changes"]] == [3]
 
     @gen_test
-    async def test_who_begins_with_the_oldest_change_is_told_of_no_gap(self):
+    async def test_a_client_that_starts_at_the_oldest_change_gets_no_gap(self):
         page = await self.fetch_json("/api/changes")
         assert [change["data"]["id"] for change in page["changes"]] == [3]
         assert page["gap"] is None

@@ -78,7 +78,7 @@ class OpenHereTest(FeedTestCase):
     flags = ("--allow-origin", "https://pages.example.com")
 
     @gen_test
-    async def test_who_comes_through_a_proxy_is_refused(self):
+    async def test_a_request_through_a_proxy_is_refused(self):
         for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"):
             for path in ("/api/changes", "/api/session", "/ws", "/"):
                 said = await self.fetch_json(path, 403, headers={header: "192.0.2.1"})
@@ -133,7 +133,7 @@ class ProxyTest(AccessTestCase):
     more_flags = ("--trusted-proxies", "127.0.0.1", "--client-limit-per-address", "1")
 
     @gen_test
-    async def test_a_client_is_who_the_proxy_says(self):
+    async def test_the_client_is_the_one_that_the_proxy_names(self):
         headers = self.headers("full")
         for address in ("192.0.2.1", "192.0.2.2"):
             await self.connect("/ws", **headers, **{"X-Forwarded-For": f"10.9.9.9, {address}"})

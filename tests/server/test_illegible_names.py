@@ -83,7 +83,7 @@ class IllegibleNamesTest(JournalTestCase):
             await self.feed.watching.watch("public.nothing")
 
     @gen_test
-    async def test_a_watched_table_whose_name_becomes_illegible_is_told_as_gaps(self):
+    async def test_a_watched_table_whose_name_becomes_illegible_becomes_gaps(self):
         self.write("CREATE TABLE more (id int)")
         await self.feed.watching.start()
         await self.feed.lookout.look()
@@ -182,7 +182,7 @@ def test_doctor_bears_a_role_that_was_named_in_another_encoding():
 
 @pytest.mark.parametrize("encoding", HOSTILE)
 @pytest.mark.parametrize("part", ["table", "schema", "column"])
-def test_watch_refuses_what_no_client_could_be_told_of(encoding: str, part: str):
+def test_watch_refuses_names_that_clients_cannot_be_sent(encoding: str, part: str):
     conninfo = new_database(encoding)
     postgres.execute(conninfo, read_script("install.sql"))
     make = {

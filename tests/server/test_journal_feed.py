@@ -263,7 +263,7 @@ class ResumeTest(JournalTestCase):
             assert (await self.fetch_json(path, 400, headers=headers))["error"]["code"] == "bad_replay"
 
     @gen_test
-    async def test_a_cursor_of_another_journal_is_told_as_a_gap(self):
+    async def test_a_cursor_of_another_journal_gets_a_gap(self):
         self.write("INSERT INTO orders VALUES (1)")
         cursor = await self.cursor_after(1)
         live = await self.connect(protocol=True)
@@ -280,7 +280,7 @@ class ResumeTest(JournalTestCase):
         assert refused.value.code == 410
 
     @gen_test
-    async def test_a_restored_journal_begins_anew_before_it_is_read(self):
+    async def test_a_restored_journal_starts_over_before_it_is_read(self):
         self.write("INSERT INTO orders VALUES (1)")
         await self.cursor_after(1)
         live = await self.connect(protocol=True)
@@ -294,7 +294,7 @@ class ResumeTest(JournalTestCase):
         assert [change["data"]["id"] for change in page["changes"]] == [2]
 
     @gen_test
-    async def test_a_cursor_from_before_what_retention_took_is_told_as_a_gap(self):
+    async def test_a_cursor_from_before_what_retention_took_gets_a_gap(self):
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
         cursors = [change["cursor"] for change in (await self.fetch_json("/api/changes"))["changes"]]
         self.write("SELECT changefeed.empty_partition(0)")
@@ -313,7 +313,7 @@ class ResumeTest(JournalTestCase):
 
 class OutageTest(JournalTestCase):
     @gen_test
-    async def test_what_happened_while_nobody_listened_comes_and_no_gap_is_told(self):
+    async def test_changes_while_nobody_listened_are_sent_without_a_gap(self):
         plain, protocol = await self.connect(), await self.connect(protocol=True)
         with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
             self.write(KILL)
@@ -328,7 +328,7 @@ class OutageTest(JournalTestCase):
         assert {told["type"] for told in kinds} == {"hello", "changes"}
 
     @gen_test
-    async def test_each_statement_that_could_not_be_journaled_is_told_as_a_gap_and_the_first_is_logged(self):
+    async def test_each_statement_that_could_not_be_journaled_is_a_gap_and_the_first_is_logged(self):
         protocol = await self.connect(protocol=True)
         self.hide_journal()
         with ExpectLog("changefeed.follower", "changes are missing: some statements", level=30) as expected:
@@ -363,7 +363,7 @@ class OutageTest(JournalTestCase):
         assert (await self.fetch_json(f"/api/changes?since={behind}"))["gap"] is None
 
     @gen_test
-    async def test_who_catches_up_when_a_statement_cannot_be_journaled_is_told_too(self):
+    async def test_a_client_that_catches_up_learns_of_an_unjournaled_statement_too(self):
         protocol = await self.connect(protocol=True)
         self.write("INSERT INTO orders VALUES (1)")
         cursor = (await message(protocol, "changes"))["cursor"]
@@ -397,7 +397,7 @@ class LostBeforeTest(JournalTestCase):
         return encode(self.feed.journal.epoch, replace(self.feed.journal.decode(cursor), losses=0))
 
     @gen_test
-    async def test_who_comes_back_after_a_restart_is_told_once(self):
+    async def test_a_client_that_returns_after_a_restart_gets_a_gap_once(self):
         cursor = await self.cursor_after(2)
         before = self.uninformed(cursor)
         assert "could not be journaled" in (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"]
@@ -414,7 +414,7 @@ class LostBeforeTest(JournalTestCase):
         await self.connect(f"/ws?since={told}")
 
     @gen_test
-    async def test_who_comes_for_the_first_time_is_told_of_nothing(self):
+    async def test_a_new_client_gets_no_gap(self):
         page = await self.fetch_json("/api/changes")
         assert ([change["data"]["id"] for change in page["changes"]], page["gap"]) == ([1, 3], None)
 

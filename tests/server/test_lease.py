@@ -341,7 +341,7 @@ class SeveralServersTest(LeaseTestCase):
         super().setUp()
 
     @gen_test(timeout=60)
-    async def test_who_follows_misses_nothing_when_the_holder_is_killed(self):
+    async def test_a_follower_misses_nothing_when_the_leases_holder_is_killed(self):
         socket = await self.connect()
         writer, watcher = self.session(), self.session()
         stopping = asyncio.Event()

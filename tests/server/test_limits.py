@@ -51,7 +51,7 @@ class PaceTest(LimitCase):
     flags = ("--clients-per-second", "1")
 
     @gen_test
-    async def test_a_crowd_is_told_when_to_come_back_each_at_a_time_of_its_own(self):
+    async def test_a_crowd_gets_different_times_to_retry_at(self):
         for _ in range(10):
             await self.connect()
         answers = [await self.refused("/ws/activity") for _ in range(3)]
@@ -80,7 +80,7 @@ class TokenLimitTest(LimitCase, AccessTestCase):
         return opened
 
     @gen_test
-    async def test_a_token_has_so_many_places_on_whatever_transport_and_another_token_its_own(self):
+    async def test_a_token_has_a_number_of_places_on_all_transports_together(self):
         await self.connect("/ws", **self.headers("full"))
         first = await self.say(token_of("full") or "")
         await message(first, "hello")
@@ -301,7 +301,7 @@ class CrowdedTest(LimitCase):
     flags = ("--waiting-connection-limit", "3")
 
     @gen_test
-    async def test_the_one_that_waits_longest_makes_place_and_who_asks_is_served(self):
+    async def test_the_one_that_waits_longest_is_closed_and_a_request_is_served(self):
         idle = [await self.open() for _ in range(3)]
         asked, _ = await self.open(GET + b"\r\n")
         assert b"200" in await asked.readline()
@@ -317,7 +317,7 @@ class CrowdedTest(LimitCase):
         assert await idle[2][0].read() == b""
 
     @gen_test
-    async def test_before_the_files_run_out_one_that_waits_makes_place_and_else_the_newcomer_is_told(self):
+    async def test_before_the_files_run_out_a_waiting_connection_is_closed_or_the_newcomer_refused(self):
         clients = [await self.connect() for _ in range(2)]
         self.http_server._open_limit = 3
         idle, _ = await self.open()

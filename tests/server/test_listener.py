@@ -21,7 +21,7 @@ BACKEND = (
 
 class ListenerTest(FeedTestCase):
     @gen_test
-    async def test_a_killed_backend_is_replaced_and_the_clients_are_told_of_the_gap(self):
+    async def test_a_killed_backend_is_replaced_and_the_clients_get_a_gap(self):
         self.write(ORDERS)
         self.watch_with_notify()
         plain, protocol = await self.connect(), await self.connect(protocol=True)

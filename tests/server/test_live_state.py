@@ -236,7 +236,7 @@ class OtherJournalTest(FeedTestCase):
         assert {decode(cursor)[0].hex() for cursor in cursors} == {after}
 
 
-def test_what_a_conflating_client_was_not_sent_is_dropped_when_its_cursors_are_no_good_any_more():
+def test_a_conflating_clients_held_back_changes_are_dropped_when_cursors_become_invalid():
     sent: list[bytes] = []
     outbox: Any = SimpleNamespace(is_busy=True, send=sent.append)
     deliveries = mock.Mock(spec=Deliveries)

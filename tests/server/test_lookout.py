@@ -67,7 +67,7 @@ class GapTest(LookoutCase):
         return gap
 
     @gen_test
-    async def test_one_that_is_unwatched_is_told_at_once_and_when_it_is_watched_again(self):
+    async def test_an_unwatched_one_is_reported_at_once_and_when_it_is_watched_again(self):
         gap = await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
         assert "not watched any more" in gap["why"]
         assert "until it is watched again" in gap["what_to_do"]
@@ -75,7 +75,7 @@ class GapTest(LookoutCase):
         assert "watched again" in gap["why"]
 
     @gen_test
-    async def test_one_that_is_dropped_and_made_anew(self):
+    async def test_one_that_is_dropped_and_made_again(self):
         await self.gap_of("DROP TABLE orders", "orders")
 
     @gen_test
@@ -161,7 +161,7 @@ class GapTest(LookoutCase):
         assert self.losses() == ["parted"]
 
     @gen_test
-    async def test_what_takes_nothing_away_is_told_to_nobody(self):
+    async def test_what_removes_nothing_is_no_gap(self):
         self.write("CREATE TABLE empty (LIKE parted)")
         socket = await self.subscribed()
         for ddl in (
@@ -194,7 +194,7 @@ class GapTest(LookoutCase):
             assert told["type"] == "changes"
 
     @gen_test
-    async def test_a_partition_a_day_is_told_to_nobody_without_an_event_trigger_either(self):
+    async def test_a_partition_a_day_is_no_gap_without_an_event_trigger_either(self):
         self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
         socket = await self.subscribed()
         for day in range(1, 4):
@@ -299,7 +299,7 @@ class SeveralServersTest(LookoutCase):
         assert self.losses() == ["orders"]
 
     @gen_test
-    async def test_what_was_done_while_none_ran_is_told_by_the_next_to_who_comes_back(self):
+    async def test_what_was_done_while_no_server_ran_is_reported_by_the_next(self):
         await self.another().look()  # and ends
         cursor = await self.cursor()
         self.write("ALTER TABLE orders DISABLE TRIGGER ALL; INSERT INTO orders VALUES (1)")
@@ -340,7 +340,7 @@ class SeveralServersTest(LookoutCase):
         assert self.write("SELECT count(*) FROM changefeed.retyped_after(0)") == [(0,)]
 
     @gen_test
-    async def test_a_journal_that_begins_anew_tells_nobody_of_what_was_before(self):
+    async def test_a_journal_that_starts_over_reports_nothing_from_before(self):
         await self.look()
         self.write("UPDATE changefeed.meta SET epoch = gen_random_uuid()")
         self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
@@ -431,7 +431,7 @@ class ColumnsTest(LookoutCase):
         assert [change["data"]["id"] for change in page["changes"]] == [2]
 
     @gen_test
-    async def test_who_asked_for_a_column_that_is_gone_is_told_once(self):
+    async def test_a_client_whose_column_is_gone_gets_an_error_once(self):
         named = await self.subscribed("?table=orders&columns=status")
         filtered = await self.subscribed("?table=orders&filter=status=eq.open")
         whole = await self.subscribed("?table=orders")
@@ -472,7 +472,7 @@ class RightsTest(AccessTestCase):
         assert (await message(socket))["data"]["id"] == 5
 
     @gen_test
-    async def test_a_gap_of_a_table_is_told_to_those_only_who_may_see_it(self):
+    async def test_a_gap_of_a_table_is_sent_only_to_clients_that_may_see_it(self):
         await self.feed.lookout.look()
         socket = await self.connect("/ws", protocol=True, **self.headers("narrow"))
         await message(socket, "hello")

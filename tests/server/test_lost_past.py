@@ -168,7 +168,7 @@ class CrashTest(LostPastTestCase):
             assert "past that PostgreSQL has lost" in gap["why"]
 
     @gen_test
-    async def test_what_was_read_at_a_time_and_is_all_there_is_told_to_nobody(self):
+    async def test_a_batch_that_is_completely_there_is_no_gap(self):
         cursors = await self.read_two_at_a_time()
         async with self.restart():
             self.tell_wal_writer(signal.SIGCONT)
@@ -221,7 +221,7 @@ class CrashTest(LostPastTestCase):
         ]
 
     @gen_test
-    async def test_a_crash_that_took_nothing_back_is_told_to_nobody(self):
+    async def test_a_crash_that_undid_nothing_is_no_gap(self):
         socket = await self.connect(protocol=True)
         self.insert(1, 2)
         self.write("SET synchronous_commit = on; CREATE TABLE flushed ()")
@@ -388,7 +388,7 @@ class YoungerClusterTest(JournalTestCase):
         self.write("SELECT setval('changefeed.lost_xid', 2000000000), setval('changefeed.lost_id', 0)")
 
     @gen_test
-    async def test_an_empty_journal_from_an_older_cluster_begins_anew(self):
+    async def test_an_empty_journal_from_an_older_cluster_starts_over(self):
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1)")
         assert await self.ids(socket, 1) == [1]
@@ -400,7 +400,7 @@ class SchemaAloneTest(JournalTestCase):
         self.write("DELETE FROM changefeed.meta")
 
     @gen_test
-    async def test_a_journal_whose_schema_alone_was_restored_begins_anew(self):
+    async def test_a_journal_whose_schema_alone_was_restored_starts_over(self):
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1)")
         assert await self.ids(socket, 1) == [1]

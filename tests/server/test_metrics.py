@@ -182,7 +182,7 @@ class SlowTest(FeedTestCase):
         return parse(answer.body.decode())
 
     @gen_test
-    async def test_who_does_not_read_is_seen_waiting_and_then_dropped(self):
+    async def test_a_client_that_does_not_read_is_counted_and_then_dropped(self):
         stuck = RawClient(self.get_http_port())
         await stuck.connect("/ws")
         other = await self.connect(protocol=True)

@@ -53,7 +53,7 @@ class OddNamesTest(FeedTestCase):
         assert await self.watched() == {("sales.eu", "orders")}
 
     @gen_test
-    async def test_an_ambiguous_name_changes_nothing_and_is_told_how_to_be_written(self):
+    async def test_an_ambiguous_name_changes_nothing_and_the_error_lists_its_meanings(self):
         for method, body in (("PUT", ""), ("DELETE", None)):
             said = await self.fetch_json(path_of("sales.eu.orders"), 409, method=method, body=body)
             assert said["error"]["code"] == "ambiguous_table"
@@ -135,7 +135,7 @@ class OneCannotBeWatchedTest(FeedTestCase):
         )
 
     @gen_test
-    async def test_it_keeps_no_other_from_it_and_is_told_once(self):
+    async def test_it_stops_no_other_and_is_reported_once(self):
         with ExpectLog("changefeed.watching", "not watched: public.aaa: aaa is not yours"):
             await self.feed.watching.start()
         assert self.write("SELECT table_name FROM changefeed.status()") == [("zzz",)]
@@ -227,7 +227,7 @@ class OptionsTest(AccessTestCase):
 
 class ErrorsTest(AccessTestCase):
     @gen_test
-    async def test_nothing_but_the_message_of_an_error_of_the_database_is_told(self):
+    async def test_only_the_message_of_an_error_of_the_database_is_logged(self):
         self.write(
             "CREATE OR REPLACE FUNCTION changefeed.status() RETURNS TABLE (schema_name text, table_name text, is_complete "
             "boolean, omit text[], row_limit bigint, strict boolean, partitions bigint, hash text[]) LANGUAGE plpgsql AS "

@@ -275,7 +275,7 @@ class RightsTestCase(AccessTestCase):
         assert await narrow.read_message() is None
 
     @gen_test
-    async def test_who_may_not_see_a_column_is_told_the_same_of_one_that_is_there_and_one_that_is_not(self):
+    async def test_a_hidden_column_and_a_missing_one_get_the_same_answer(self):
         answers = [await self.ask("orders", f"/api/changes?filter={column}=eq.1") for column in ("note", "nix_")]
         there, not_there = (str(answer).replace("nix_", "note") for answer in answers)
         assert there == not_there

@@ -97,7 +97,7 @@ class RawTest(AccessTestCase):
     more_flags: ClassVar[tuple[str, ...]] = ("--channels", "*")
 
     @gen_test
-    async def test_who_may_not_see_all_tables_does_not_hear_of_them_by_their_payloads(self):
+    async def test_payloads_do_not_reveal_tables_that_the_client_may_not_see(self):
         for tables in ({"public.orders": {}}, {"*": {"columns": ["id"]}}, {"*": {}, "hr.*": {"columns": ["id"]}}, {}):
             token = issued({"tables": tables, "channels": ["*"]})
             said = await self.fetch_json("/listen/events", 403, headers={"Authorization": f"Bearer {token}"})

@@ -73,7 +73,7 @@ class ListenTest(ListenCase):
             assert await client.read_message() == channel
 
     @gen_test
-    async def test_the_channel_of_the_feed_itself_can_be_had_raw_and_the_feed_keeps_it(self):
+    async def test_the_channel_of_the_feed_itself_can_be_followed_raw(self):
         raw, feed = await self.listen("events"), await self.connect()
         self.notify("events", "[1]")
         assert await raw.read_message() == "[1]"
@@ -115,7 +115,7 @@ class ListenTest(ListenCase):
         assert await client.read_message() == "hello"
 
     @gen_test
-    async def test_the_servers_own_channels_cannot_be_had(self):
+    async def test_the_servers_own_channels_are_refused(self):
         for channel in ("changefeed", self.feed.listener.canary.channel):
             error = await self.refusal(channel, 403)
             assert error["code"] == "channel_not_allowed"

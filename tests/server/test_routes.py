@@ -229,7 +229,7 @@ class RoutesTest(FeedTestCase):
                 self.assert_is_error(answer, 400, column)
 
     @gen_test
-    async def test_a_body_that_is_none_is_the_clients_to_read_about_and_not_the_logs(self):
+    async def test_a_malformed_body_is_answered_and_not_logged(self):
         headers = {"Content-Type": "multipart/form-data"}
         answer = await self.get("/api/session", method="POST", body="x", headers=headers)
         self.assert_is_error(answer, 400, "multipart")  # and conftest.py fails a test that logs a warning

@@ -63,7 +63,7 @@ class RefusedForNowTest(StreamCase):
     flags = ("--client-limit", "1", "--clients-per-second", "1")
 
     @gen_test
-    async def test_a_browser_is_told_in_a_stream_that_ends_and_anybody_else_by_the_status(self):
+    async def test_a_refused_browser_gets_a_stream_that_ends_and_other_clients_a_status(self):
         await self.connect()
         waits = set()
         for _ in range(5):
@@ -166,7 +166,7 @@ class LastEventIdTest(StreamCase):
             assert f'"id":{expected}' in await stream.until("data: "), path
 
     @gen_test
-    async def test_it_begins_with_its_place_so_that_one_that_is_lost_before_its_first_event_misses_nothing(self):
+    async def test_a_stream_begins_with_its_place_so_that_an_early_loss_misses_nothing(self):
         stream = await self.ask("/events")
         [begin] = re.findall(r"^id: (.+)$", await stream.block(), re.MULTILINE)
         stream.writer.close()
@@ -175,7 +175,7 @@ class LastEventIdTest(StreamCase):
         assert '"id":1' in await stream.until("data: ")
 
     @gen_test
-    async def test_a_cursor_beyond_what_postgresql_can_count_is_none(self):
+    async def test_a_cursor_beyond_what_postgresql_can_count_is_refused(self):
         assert self.feed.journal.epoch
         for xid in (2**63, 2**63 + 5, 2**64 - 2):
             snapshot = Snapshot(xid, xid)
@@ -185,7 +185,7 @@ class LastEventIdTest(StreamCase):
                 assert error["code"] == "not_a_cursor"
 
     @gen_test
-    async def test_a_cursor_that_is_too_old_stands_until_the_gap_is_told(self):
+    async def test_a_cursor_that_is_too_old_stays_until_the_gap_is_sent(self):
         stream = await self.ask("/events", **{"Last-Event-ID": OF_ANOTHER_JOURNAL})
         assert f"id: {OF_ANOTHER_JOURNAL}\n" in await stream.block()
         assert "event: gap\n" in await stream.block()

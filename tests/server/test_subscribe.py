@@ -70,7 +70,7 @@ class SubscribeTest(SubscribeTestCase):
         assert json.loads(await by_value.read_message())["action"] == "TRUNCATE"
 
     @gen_test
-    async def test_who_asked_for_everything_gets_each_change_once_beside_who_asked_for_less(self):
+    async def test_clients_that_ask_for_everything_and_for_less_get_each_change_once(self):
         everything, less = await self.connect(), await self.connect("/ws?table=orders&action=INSERT")
         for number in range(1, 4):
             self.write("INSERT INTO orders VALUES (%s)", [number])
@@ -206,7 +206,7 @@ class RefusedSubscriptionTest(SubscribeTestCase):
             assert where in error["message"]
 
     @gen_test
-    async def test_a_page_is_told_in_the_socket(self):
+    async def test_a_page_gets_its_error_in_the_socket(self):
         for query, code in self.BAD:
             socket = await self.connect(f"/ws?{query}", protocol=True)
             assert (await message(socket))["code"] == code

@@ -43,7 +43,7 @@ class UnreadableEntryTest(JournalTestCase):
         return postgres.conninfo_of(name)
 
     @gen_test
-    async def test_it_is_told_as_a_gap_of_its_table_where_it_stands(self):
+    async def test_it_is_a_gap_of_its_table_in_its_place(self):
         live = await self.connect(protocol=True)
         cursor = (await message(live, "hello"))["cursor"]
         filtered = await self.connect("/ws?filter=id=gt.0&columns=id", protocol=True)
@@ -78,7 +78,7 @@ class LargeRowTest(JournalTestCase):
     flags = ("--row-limit-bytes", "100000")
 
     @gen_test
-    async def test_it_is_told_as_a_gap_of_its_table_where_it_stands(self):
+    async def test_it_is_a_gap_of_its_table_in_its_place(self):
         live = await self.connect(protocol=True)
         cursor = (await message(live, "hello"))["cursor"]
         with (
@@ -128,7 +128,7 @@ class LargeRowTest(JournalTestCase):
 
 class LosingTransactionTest(JournalTestCase):
     @gen_test
-    async def test_a_loss_is_told_again_when_its_transaction_is_over(self):
+    async def test_a_loss_is_reported_again_after_its_transaction(self):
         socket = await self.connect(protocol=True)
         self.write("INSERT INTO orders VALUES (1)")
         await message(socket, "changes")

@@ -69,7 +69,7 @@ class WatchingTest(FeedTestCase):
         assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
 
     @gen_test
-    async def test_a_schema_in_an_earlier_state_is_told_of_and_brought_up_to_date_where_that_is_wanted(self):
+    async def test_a_schema_in_an_earlier_state_is_reported_and_updated_on_request(self):
         self.watch()
         self.write("ALTER TABLE changefeed.meta DROP COLUMN readable_from")
         careful = Watching(self.feed.database, (), 1.0, 1, may_upgrade=False)

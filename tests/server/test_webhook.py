@@ -147,7 +147,7 @@ class WebhookTest(AsyncHTTPTestCase):
         assert re.search(rf"^{QUEUE_LIMIT} messages wait .* dropped the oldest: raised: alert 1$", warning)
 
     @gen_test
-    async def test_nobody_there_is_tried_again_and_what_was_not_told_is_named_at_the_end(self):
+    async def test_an_unreachable_webhook_is_tried_again_and_unsent_messages_are_logged_at_the_end(self):
         closed, port = bind_unused_port()
         closed.close()
         async with self.running(f"http://user:hunter2@127.0.0.1:{port}/{TOKEN}") as hook:
@@ -161,7 +161,7 @@ class WebhookTest(AsyncHTTPTestCase):
         ]
 
     @gen_test
-    async def test_who_never_answers_is_given_up_after_a_while_and_the_next_message_comes(self):
+    async def test_a_webhook_that_never_answers_is_given_up_and_the_next_message_sent(self):
         self.may_answer.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(webhook, "DEADLINE_SECONDS", 0.05)

@@ -186,7 +186,7 @@ def test_a_role_without_create_is_refused_and_nothing_is_left(db: JournalDatabas
     assert postgres.execute(conninfo, "SELECT to_regnamespace('changefeed')") == [(None,)]
 
 
-def test_a_dump_and_restore_begins_anew_where_its_transactions_are_yet_to_come(db: JournalDatabase):
+def test_a_restored_dump_starts_over_if_its_transactions_are_yet_to_come(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
     db.run("INSERT INTO orders VALUES (1)")
     epoch = db.value("SELECT epoch FROM changefeed.meta")
@@ -466,7 +466,7 @@ def test_a_publication_for_all_tables_lets_everything_go_on_and_has_no_secret(db
     assert db.changes() == []
 
 
-def test_an_upgrade_takes_version_4_s_marks_away_and_keeps_who_may_read(db: JournalDatabase):
+def test_an_upgrade_removes_version_4_s_marks_and_keeps_the_readers(db: JournalDatabase):
     reader = db.new_role("reader")
     db.run("CREATE TABLE orders (id int PRIMARY KEY, v int); SELECT changefeed.watch('orders')")
     db.run("CREATE TABLE busy (id int); SELECT changefeed.watch('busy'); UPDATE changefeed.meta SET version = 4")

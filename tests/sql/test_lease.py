@@ -205,7 +205,7 @@ class TestRights:
         keep_awake(db, 1_500)
         db.session(user=writer).run("INSERT INTO orders VALUES (1)")
 
-    def test_who_only_reads_the_journal_sees_it(self, db: JournalDatabase):
+    def test_a_role_that_only_reads_the_journal_sees_it(self, db: JournalDatabase):
         reader = self.granted(db, "reader", READ)
         assert self.refused(db, reader) == list(self.FORGERIES)
         keep_awake(db, 1_500)
@@ -222,7 +222,7 @@ class TestRights:
     def test_nobody_else_has_a_right_on_it(self, db: JournalDatabase):
         assert db.value("SELECT relacl FROM pg_class WHERE oid = 'changefeed.awake_until'::regclass") is None
 
-    def test_an_upgrade_grants_it_to_who_has_tended_the_journal_so_far(self, db: JournalDatabase):
+    def test_an_upgrade_grants_it_to_roles_that_maintained_the_journal_before(self, db: JournalDatabase):
         server = self.granted(db, "server", READ, TEND)
         db.run("DROP SEQUENCE changefeed.awake_until")
         db.run(read_script("install.sql"))
@@ -238,7 +238,7 @@ class TestStandby:
         yield copy
         postgres.discard(copy)
 
-    def test_a_standby_refuses_it_and_a_promoted_one_does_not_wait_for_who_held_it(
+    def test_a_standby_refuses_it_and_a_promoted_one_does_not_wait_for_its_holder(
         self, db: JournalDatabase, standby: EmbeddedPostgres
     ):
         replica = Session(str(make_dsn(standby.conninfo, dbname=db.name)))

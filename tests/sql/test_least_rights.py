@@ -151,7 +151,7 @@ class FollowingTest(LeastRightsCase):
         assert "recorded again" in (await message(socket, "gap"))["why"]
 
     @gen_test
-    async def test_it_begins_a_restored_journal_anew(self):
+    async def test_it_starts_a_restored_journal_over(self):
         self.write("INSERT INTO orders VALUES (1)")
         before = self.write("SELECT epoch FROM changefeed.meta")
         self.write("UPDATE changefeed.journal SET xid = (xid::text::bigint + 1000000)::text::xid8")
@@ -331,7 +331,7 @@ def test_somebody_else_s_request_changes_no_option(ground: Ground):
     assert session.run("SELECT data::text FROM changefeed.journal") == [('{"id":1}',)]
 
 
-def test_who_may_watch_a_table_has_its_partitions_watched_now_and_later(ground: Ground):
+def test_watching_a_table_includes_its_present_and_later_partitions(ground: Ground):
     session = ground.session("watching")
     assert session.value("SELECT changefeed.watch('app.parts')") is True
     ground.app.run("CREATE TABLE app.p7 PARTITION OF app.parts FOR VALUES IN (7)")

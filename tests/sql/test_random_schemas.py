@@ -13,7 +13,7 @@ SCHEMAS = 30
 
 
 @pytest.mark.parametrize("number", range(SCHEMAS))
-def test_what_is_told_of_a_random_schema_is_what_happened(number: int):
+def test_what_is_sent_of_a_random_schema_is_what_happened(number: int):
     check(f"{SEED}-{number}")
 
 

@@ -101,7 +101,7 @@ def test_a_batch_in_pages_ends_where_it_ended_when_it_began(db: JournalDatabase)
     assert ids(reader.read()) == [99]
 
 
-def test_a_page_ends_after_so_many_bytes_but_brings_a_row_at_least(db: JournalDatabase):
+def test_a_page_ends_at_a_size_but_has_at_least_one_row(db: JournalDatabase):
     db.run("CREATE TABLE big (id int, v text); SELECT changefeed.watch('big')")
     reader = Reader(db, page_bytes=100)
     db.run(

@@ -224,7 +224,7 @@ def test_what_cannot_be_hashed_is_refused(db: JournalDatabase):
     assert db.run("SELECT * FROM changefeed.status()") == []
 
 
-def test_watching_anew_changes_what_is_hashed(db: JournalDatabase):
+def test_watching_again_changes_what_is_hashed(db: JournalDatabase):
     for hashed in (["phone"], ["note", "phone"], []):
         assert db.value("SELECT changefeed.watch('people', hash => %s)", hashed) is True
         assert db.value("SELECT changefeed.watch('people', hash => %s)", hashed) is False

@@ -180,7 +180,7 @@ def test_a_tree_that_deletes_itself(db: JournalDatabase):
     assert [action for action, _ in db.changes()] == ["I"] * 5 + ["D"] * 4
 
 
-def test_two_foreign_keys_of_which_the_later_parent_s_action_is_told_first(db: JournalDatabase):
+def test_two_foreign_keys_of_which_the_later_parent_s_action_is_recorded_first(db: JournalDatabase):
     db.run(LINES.format("SET NULL", ", b int REFERENCES orders ON DELETE CASCADE") + "SELECT changefeed.watch('lines')")
     db.run("INSERT INTO orders VALUES (1), (2); INSERT INTO lines VALUES (10, 1, 2)")
     db.run("DELETE FROM orders WHERE id IN (1, 2)")

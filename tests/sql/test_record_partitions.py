@@ -159,7 +159,7 @@ def test_a_writer_s_settings_hide_and_make_up_no_deleted_rows(db: JournalDatabas
     "forged",
     ['{"count": 1}', '{"rows": [{"id": 9}]}', '{"apart": true}', '{"root": 1}', "[", ""],
 )
-def test_the_owner_of_a_partition_who_parts_the_triggers_is_told_as_a_loss(db: JournalDatabase, forged: str):
+def test_an_owner_of_a_partition_who_separates_the_triggers_causes_a_loss(db: JournalDatabase, forged: str):
     db.run("ALTER TABLE part_2 DISABLE TRIGGER changefeed_truncating; INSERT INTO parts VALUES (2, 2)")
     db.forget()
     db.run(f"SET changefeed.truncated = '{forged}'; TRUNCATE part_2")
@@ -168,7 +168,7 @@ def test_the_owner_of_a_partition_who_parts_the_triggers_is_told_as_a_loss(db: J
     assert (ids(db, "D"), db.losses) == ([2], 1)
 
 
-def test_a_trigger_between_the_two_is_told_as_a_loss(db: JournalDatabase):
+def test_a_trigger_between_the_two_is_recorded_as_a_loss(db: JournalDatabase):
     db.run("""CREATE FUNCTION forge() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN SET changefeed.truncated = '{"count": 1}'; RETURN NULL; END $$""")
     db.run("CREATE TRIGGER changefeed_truncating_and BEFORE TRUNCATE ON part_2 EXECUTE FUNCTION forge()")
@@ -307,7 +307,7 @@ def test_whoever_disables_the_last_trigger_hides_no_truncate(db: JournalDatabase
 
 @pytest.mark.parametrize("write", ["INSERT INTO part_2 VALUES (99, 2)", "DELETE FROM parts"])
 @pytest.mark.parametrize("table", ["part_2", "mine"])
-def test_what_is_written_before_the_rows_are_gone_is_told_as_a_loss(db: JournalDatabase, table: str, write: str):
+def test_what_is_written_before_the_rows_are_gone_is_recorded_as_a_loss(db: JournalDatabase, table: str, write: str):
     db.run("CREATE TABLE mine (); INSERT INTO parts VALUES (2, 2)")
     db.run(f"CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {write}; RETURN NULL; END $$")
     db.run(f"CREATE TRIGGER z BEFORE TRUNCATE ON {table} EXECUTE FUNCTION act()")
@@ -396,7 +396,7 @@ def test_truncate_of_a_partition_leaves_out_what_is_to_be_left_out(db: JournalDa
     assert [entry.data for entry in db.entries()] == ['{"id":2,"k":2}'] * 2
 
 
-def test_truncate_of_a_partition_by_an_old_snapshot_is_told_as_a_loss(db: JournalDatabase):
+def test_truncate_of_a_partition_by_an_old_snapshot_is_recorded_as_a_loss(db: JournalDatabase):
     db.run("INSERT INTO parts VALUES (2, 2)")
     old = db.session()
     old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM parts")
@@ -421,7 +421,7 @@ def test_truncate_of_a_partition_sees_what_was_committed_while_it_waited(db: Jou
     db.assert_rebuilds("public.parts")
 
 
-def test_truncate_by_one_who_may_not_read_succeeds_and_is_told(db: JournalDatabase):
+def test_truncate_by_a_role_that_may_not_read_succeeds_and_is_recorded(db: JournalDatabase):
     role = db.new_role("truncater")
     db.run(f"INSERT INTO parts VALUES (2, 2); GRANT TRUNCATE ON part_2 TO {role}")
     session = db.session(user=role)
@@ -558,7 +558,7 @@ class TestMerge:
             "EXECUTE prepared",
         ],
     )
-    def test_rows_that_it_moves_are_told_as_a_loss(self, db: JournalDatabase, merge: str):
+    def test_rows_that_it_moves_are_recorded_as_a_loss(self, db: JournalDatabase, merge: str):
         text = "MERGE INTO parts AS p USING (VALUES (1)) AS s (id) ON p.id = s.id WHEN MATCHED THEN UPDATE SET k = 2"
         db.run(f"CREATE FUNCTION upsert() RETURNS void LANGUAGE plpgsql AS $$ BEGIN {text}; END $$")
         db.run(f"CREATE FUNCTION upsert_in_sql() RETURNS void LANGUAGE sql AS $$ {text} $$")
@@ -568,7 +568,7 @@ class TestMerge:
         assert db.value("SELECT k FROM parts WHERE id = 1") == 2
         assert db.losses == 1
 
-    def test_rows_that_a_merge_in_a_long_script_moves_are_told_as_a_loss(self, db: JournalDatabase):
+    def test_rows_that_a_merge_in_a_long_script_moves_are_recorded_as_a_loss(self, db: JournalDatabase):
         updates = "UPDATE parts SET note = 'n'; " * 500
         db.run(f"INSERT INTO parts VALUES (1, 1); {updates}")
         assert db.losses == 0
@@ -576,7 +576,7 @@ class TestMerge:
         db.run(f"{updates} {merge}")
         assert db.losses == 1
 
-    def test_one_that_names_a_view_is_told_as_a_loss(self, db: JournalDatabase):
+    def test_one_that_names_a_view_is_recorded_as_a_loss(self, db: JournalDatabase):
         if db.version < 17:
             pytest.skip("PostgreSQL 17 brought MERGE into views")
         db.run("CREATE VIEW seen AS SELECT * FROM parts; INSERT INTO parts VALUES (1, 1)")

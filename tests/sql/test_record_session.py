@@ -146,7 +146,7 @@ SETTINGS = (
 
 
 @pytest.mark.parametrize("options", ["", ", strict => true", ", omit => '{day}'"])
-def test_a_writer_keeps_his_settings(db: JournalDatabase, options: str):
+def test_a_writer_keeps_its_settings(db: JournalDatabase, options: str):
     make_readings(db, db.new_role("typist"))
     db.run(f"SELECT changefeed.watch('readings'{options})")
     writer = db.session()

@@ -102,7 +102,7 @@ def check_values(db: JournalDatabase, type_name: str) -> None:
     assert db.warnings == []
 
 
-def test_a_type_of_others_that_doubles_with_each_level_is_told_as_text(db: JournalDatabase):
+def test_a_type_of_others_that_doubles_with_each_level_is_recorded_as_text(db: JournalDatabase):
     role = db.new_role("owner")
     db.run(f"GRANT CREATE ON SCHEMA public TO {role}")
     owner = db.session(user=role)

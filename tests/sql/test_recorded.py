@@ -44,7 +44,7 @@ def test_each_gap_is_found_once_and_is_an_entry_of_the_journal(db: JournalDataba
     assert written == [("L", "orders", "false"), ("L", "orders", "true")]
 
 
-def test_one_that_is_incomplete_is_told_once_and_when_it_is_complete_again(db: JournalDatabase):
+def test_an_incomplete_one_is_reported_once_and_when_it_is_complete_again(db: JournalDatabase):
     db.run("ALTER TABLE orders DISABLE TRIGGER USER")
     assert "are missing" in look(db)["orders"]
     assert look(db) == {}
@@ -235,7 +235,7 @@ def test_a_partitioned_table_that_was_away_for_a_transaction_was_not_recorded(
 
 
 @pytest.mark.parametrize("with_event_trigger", [True, False])
-def test_a_virtual_column_is_told_as_null_until_the_triggers_know_it(db: JournalDatabase, with_event_trigger: bool):
+def test_a_virtual_column_is_null_until_the_triggers_know_it(db: JournalDatabase, with_event_trigger: bool):
     if db.version < 18:
         pytest.skip("PostgreSQL 18 brought virtual generated columns")
     if not with_event_trigger:
@@ -263,7 +263,7 @@ def test_a_virtual_column_that_no_look_saw_without_its_triggers_was_null_for_a_m
     assert look(db) == {}
 
 
-def test_what_was_missed_is_missed_since_the_last_look_of_whoever(db: JournalDatabase):
+def test_changes_are_missed_since_the_last_look_of_any_server(db: JournalDatabase):
     db.run("SELECT changefeed.unwatch('orders')")
     db.run("SELECT changefeed.look(NULL, '{}', '{}')")
     [(is_since,)] = db.run(

@@ -146,7 +146,7 @@ def test_a_transaction_that_began_before_a_rotation_writes_where_it_should(db: J
     assert kept(db) == [(0, 1), (1, 1)]
 
 
-def test_a_reader_whose_snapshot_is_older_than_the_emptying_is_told_of_it(db: JournalDatabase, retain: Retain):
+def test_a_reader_whose_snapshot_is_older_than_the_emptying_learns_of_it(db: JournalDatabase, retain: Retain):
     write(db, "9 days")
     retain("7 days")
     reader = db.session()

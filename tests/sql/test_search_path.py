@@ -93,7 +93,7 @@ def test_only_these_run_with_the_owner_s_rights(db: JournalDatabase):
     assert {name for (name,) in definers} == OWNERS
 
 
-def test_no_relation_is_anybody_s_but_the_owner_s(db: JournalDatabase):
+def test_only_the_owner_has_rights_to_relations(db: JournalDatabase):
     granted = db.run(
         "SELECT DISTINCT c.relname FROM pg_class AS c, aclexplode(c.relacl) AS a "
         "WHERE c.relnamespace IN ('changefeed'::regnamespace, 'changefeed_secret'::regnamespace) AND a.grantee <> c.relowner"

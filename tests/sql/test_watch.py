@@ -181,7 +181,7 @@ def test_a_table_s_owner_without_rights_on_the_schema_is_refused(db: JournalData
         db.session(user=owner).run("SELECT changefeed.watch('orders')")
 
 
-def test_who_may_call_watch_but_does_not_own_the_table_is_refused(db: JournalDatabase):
+def test_a_role_that_may_call_watch_but_does_not_own_the_table_is_refused(db: JournalDatabase):
     guest = db.new_role("guest")
     db.run(f"GRANT USAGE ON SCHEMA changefeed TO {guest}")
     db.run(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA changefeed TO {guest}")
@@ -207,7 +207,7 @@ def test_nobody_but_the_owner_may_use_anything_of_the_schema(db: JournalDatabase
         "CREATE TRIGGER changefeed_old BEFORE INSERT ON orders EXECUTE FUNCTION changefeed.read_truncated()",
     ],
 )
-def test_triggers_that_someone_changed_are_told_and_mended(db: JournalDatabase, drift: str):
+def test_triggers_that_someone_changed_are_reported_and_mended(db: JournalDatabase, drift: str):
     db.run("SELECT changefeed.watch('orders')")
     before = triggers(db)
     db.run(drift)
@@ -216,7 +216,7 @@ def test_triggers_that_someone_changed_are_told_and_mended(db: JournalDatabase, 
     assert status(db)["is_complete"] is True
 
 
-def test_triggers_that_someone_switched_off_stay_off_and_are_told(db: JournalDatabase):
+def test_triggers_that_someone_switched_off_stay_off_and_are_reported(db: JournalDatabase):
     db.run("SELECT changefeed.watch('orders'); ALTER TABLE orders DISABLE TRIGGER USER")
     assert status(db)["is_complete"] is False
     assert db.run("SELECT * FROM changefeed.refresh()") == []
@@ -254,7 +254,7 @@ def test_a_trigger_that_only_has_a_name_of_ours_is_nobody_s_watch(db: JournalDat
 
 
 @pytest.mark.parametrize("argument", ["not json", "5", '{"limit": "abc"}', '{"omit": 1}'])
-def test_options_that_cannot_be_read_are_told_of_that_table_alone(db: JournalDatabase, argument: str):
+def test_unreadable_options_are_reported_for_that_table_alone(db: JournalDatabase, argument: str):
     db.run("CREATE TABLE odd (id int); SELECT changefeed.watch('orders'), changefeed.watch('odd')")
     db.run(
         'CREATE OR REPLACE TRIGGER "~changefeed_insert" AFTER INSERT ON odd REFERENCING NEW TABLE AS new_rows '

@@ -88,7 +88,7 @@ def test_calls_are_made_in_their_order_with_the_same_arguments():
     assert calls == [("first", 7), ("second", 7)]
 
 
-def test_each_payload_goes_to_who_follows_its_channel():
+def test_each_payload_goes_to_the_followers_of_its_channel():
     ground = Ground()
     raw = Raw(ground.raw_clients, "people")
     ground.notifications.hand_on({"people": ["x"], PLAIN_CHANNEL: ["[1]"], JOURNAL_CHANNEL: ["", ""]})

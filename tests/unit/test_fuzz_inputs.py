@@ -211,7 +211,7 @@ def test_a_sealed_cursor_opens_for_its_own_journal_only(xmin: int, span: int, ch
             other.decode(sealed, within)
 
 
-def test_what_an_older_server_sealed_for_anybody_is_good_for_its_own_epoch_only():
+def test_a_cursor_sealed_by_an_older_server_is_valid_only_for_its_epoch():
     journal = journal_of(b"123456")
     journal._former_epoch = b"former"
     place = replace(Place.after(Snapshot(5, 6)), id=7)

@@ -36,7 +36,7 @@ def lasting(seconds: float) -> Identity:
     return replace(ANYBODY, expires_at=time.time() + seconds)
 
 
-def test_who_leaves_is_counted_no_more_and_never_expires():
+def test_a_client_that_left_is_not_counted_and_never_expires():
     async def go() -> None:
         door = Door()
         client = door.let_in(lasting(3600))

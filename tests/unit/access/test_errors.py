@@ -26,7 +26,7 @@ def test_what_postgresql_says_of_names_is_for_the_log():
         (DeadlinePassed("PostgreSQL did not answer within 30 s"), "PostgreSQL did not answer within 30 s"),
     ],
 )
-def test_where_postgresql_is_and_who_asks_it_is_for_the_log(error: DatabaseUnavailable, told_why: str):
+def test_the_address_and_role_of_postgresql_are_only_logged(error: DatabaseUnavailable, told_why: str):
     with pytest.raises(ApiError) as told, database_needed("the journal cannot be read"):
         raise error
     assert told_why in told.value.message

@@ -12,7 +12,7 @@ class Clock:
         return self.now
 
 
-def test_a_burst_is_let_through_and_then_so_many_a_second():
+def test_a_burst_passes_and_then_a_number_per_second():
     clock = Clock()
     pace = RateLimiter(4, clock)
     assert [pace.wait_seconds() for _ in range(4 * BURST_SECONDS)] == [0.0] * 40

@@ -112,9 +112,7 @@ def test_several_tokens_each_have_their_rights(given: Given):
         *((f"good-enough-token {twice}", "is given twice") for twice in TWICE),
     ],
 )
-def test_a_file_that_is_none_of_tokens_is_refused_in_one_line_without_what_is_in_it(
-    given: Given, content: str, said: str
-):
+def test_a_file_without_tokens_is_refused_in_one_line_without_its_contents(given: Given, content: str, said: str):
     with pytest.raises(SettingsError) as refused:
         given.load("--token-file", given.file("tokens", content))
     assert said in str(refused.value)
@@ -155,7 +153,7 @@ def test_settings_that_do_not_go_together_are_refused(given: Given, flags: list[
         ),
     ],
 )
-def test_a_key_that_is_none_for_the_algorithm_is_refused(given: Given, algorithm: str, key: bytes, said: str):
+def test_a_key_of_another_algorithm_is_refused(given: Given, algorithm: str, key: bytes, said: str):
     with pytest.raises(SettingsError, match=said):
         given.issued(algorithm, key)
 
@@ -393,7 +391,7 @@ def test_a_key_that_is_new_is_found_but_not_asked_for_too_often(loop: asyncio.Ru
     loop.run(run())
 
 
-def test_a_key_that_the_issuer_took_back_is_none_any_more(loop: asyncio.Runner):
+def test_a_key_that_the_issuer_revoked_is_refused(loop: asyncio.Runner):
     async def run() -> None:
         async with Issuer() as issuer:
             KeySet.keys = [jwk(RSA, "one")]
@@ -408,7 +406,7 @@ def test_a_key_that_the_issuer_took_back_is_none_any_more(loop: asyncio.Runner):
     loop.run(run())
 
 
-def test_who_names_a_known_key_does_not_wait_for_an_issuer_that_hangs(loop: asyncio.Runner):
+def test_a_token_with_a_known_key_does_not_wait_for_an_issuer_that_hangs(loop: asyncio.Runner):
     async def run() -> None:
         async with Issuer() as issuer:
             KeySet.keys = [jwk(RSA, "one")]
@@ -449,7 +447,7 @@ def test_keys_of_another_kind_or_use_are_none(loop: asyncio.Runner):
     loop.run(run())
 
 
-def test_an_issuer_that_does_not_answer_is_told_and_its_keys_of_before_stay(loop: asyncio.Runner):
+def test_an_issuer_that_does_not_answer_is_logged_and_its_earlier_keys_stay(loop: asyncio.Runner):
     async def run() -> None:
         async with Issuer() as issuer:
             KeySet.status = 500
@@ -502,7 +500,7 @@ def test_the_secrets_of_the_issuer_s_url_are_not_logged(loop: asyncio.Runner, ca
     assert "hunter2" not in caplog.text
 
 
-def test_keys_that_cannot_be_had_are_told_at_the_start_and_tried_again_by_the_first_token(loop: asyncio.Runner):
+def test_unreadable_keys_are_logged_at_the_start_and_tried_again_by_the_first_token(loop: asyncio.Runner):
     async def run() -> None:
         keys = KeySetUrl("http://127.0.0.1:1/keys", "RS256")
         with ExpectLog("handlers.issuer_keys", "could not read the keys of http://127.0.0.1:1/keys"):

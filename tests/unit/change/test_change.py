@@ -75,7 +75,7 @@ def journaled(data: str, old: str | None = None) -> Change:
 
 
 @pytest.mark.parametrize("value", ['{"type":"Point","coordinates":[NaN,NaN]}', "", "x", "1,", '"', "[1}"])
-def test_a_row_that_is_no_json_is_told_without_its_data(value: str):
+def test_a_row_that_is_not_json_is_sent_without_its_data(value: str):
     bad, good = f'{{"id":1,"place":{value}}}', '{"id":1,"place":null}'
     for change in (journaled(bad), journaled(bad, bad), journaled(bad, good), journaled(good, bad)):
         told = json.loads(change.text)

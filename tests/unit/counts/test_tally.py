@@ -75,7 +75,7 @@ def test_foreign_json_is_counted_apart_and_makes_no_bucket():
     assert (tally.take_touched_totals(), tally.by_step[1].take_touched()) == ({}, [])
 
 
-def test_what_was_touched_is_told_once_with_absolute_counts():
+def test_what_was_touched_is_returned_once_with_absolute_counts():
     tally = Tally(1000.0)
     tally.count(changes("orders", INSERT) + changes("items", INSERT), 1000.0)
     for buckets in tally.by_step.values():
@@ -108,7 +108,7 @@ def test_a_minute_holds_what_its_seconds_hold():
     ]
 
 
-def test_a_change_of_the_journal_counts_when_its_statement_ran_and_as_many_rows_as_it_stands_for():
+def test_a_change_of_the_journal_counts_at_its_statements_time_with_all_its_rows():
     tally = Tally(5000.0)
     tally.count([Change("{}", "orders", INSERT, xid=1, id=1, at=4990.5, count=7)], 5000.0)
     tally.count([Change("{}", "orders", INSERT, xid=1, id=2, at=100.0)], 5000.0)
@@ -143,7 +143,7 @@ def test_what_was_before_is_loaded_once_into_the_totals():
     assert not any(tally.by_step[step].take_touched() for step in STEPS)  # who is told of all that is told another way
 
 
-def test_a_delay_is_counted_when_it_ends_by_the_clock_of_the_database_and_not_while_that_is_unknown():
+def test_a_delay_is_counted_at_its_end_once_the_databases_clock_is_known():
     tally = Tally(5000.0)
     late = [Change("{}", "orders", INSERT, xid=1, id=number, at=4990.0, count=3) for number in (1, 2)]
     tally.count(late, 5000.0)
@@ -209,7 +209,7 @@ def test_tables_that_only_payloads_name_hide_none_of_the_journal():
         assert one.totals[OTHER_TABLES] == [5, 0, 0, 0]
 
 
-def test_a_table_that_a_payload_told_first_is_one_that_there_is_once_the_journal_tells_of_it():
+def test_a_table_that_a_payload_named_first_counts_as_real_once_the_journal_has_it():
     tally, other = Tally(1000.0), Tally(1000.0)
     for number in range(UNKNOWN_LIMIT):
         tally.count(changes(f"public.table{number}", INSERT), 1000.0)

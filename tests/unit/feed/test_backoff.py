@@ -10,7 +10,7 @@ def test_the_first_retry_comes_at_once_and_the_bound_doubles_up_to_its_limit():
     assert list(islice(longest, 8)) == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
-def test_each_delay_is_drawn_anew_from_zero_on():
+def test_each_delay_is_drawn_from_zero_on():
     drawn = []
 
     def uniform(low: float, high: float) -> float:

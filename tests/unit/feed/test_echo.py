@@ -94,7 +94,7 @@ def test_a_pipe_that_nobody_reads_now_stalls_nobody_and_what_is_left_out_is_coun
     echo.close()
 
 
-def test_who_closes_does_not_wait_for_ever_for_a_reader():
+def test_closing_does_not_wait_for_ever_for_a_reader():
     reading, writing = os.pipe()
     echo = into(writing)
     echo([parse(json.dumps("x" * WAITING_LIMIT_BYTES))])

@@ -90,7 +90,7 @@ def test_writing_to_each_client_is_left_out_since_shorter_turns_would_only_write
     assert writes <= 4
 
 
-def test_who_begins_again_at_once_waits_and_who_begins_later_does_not(clock: Clock):
+def test_beginning_again_at_once_waits_and_beginning_later_does_not(clock: Clock):
     floor = Floor(4.0, clock)
     assert floor.left_seconds == 0.0
     floor.begin()

@@ -152,7 +152,7 @@ def test_what_postgresql_would_not_take_as_a_snapshot_is_no_cursor():
         decode(forged(5, 1, 0, 6, 0, 0, change_id="f" * 16))  # beyond bigint
 
 
-def test_long_ones_are_not_kept_whoever_makes_them():
+def test_long_ones_are_not_kept():
     decode(forged(5, 1, 0, 6, 0, 0))
     kept = cursor._decode_short.cache_info().currsize
     assert kept

@@ -78,7 +78,7 @@ class History:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_of_random_transactions_exactly_who_misses_something_is_told(db: JournalDatabase, seed: int):
+def test_of_random_transactions_exactly_the_clients_that_miss_something_get_a_gap(db: JournalDatabase, seed: int):
     history = History(db)
     history.live(random.Random(seed), 150)
     assert history.taken
@@ -99,7 +99,7 @@ def test_nobody_who_misses_something_is_not_told_where_little_is_kept_of_it(db: 
     assert len(losses.taken.ids) < 10
 
 
-def test_a_transaction_that_was_open_while_newer_ones_were_taken_and_then_ended_costs_nobody_a_gap(db: JournalDatabase):
+def test_a_long_transaction_that_outlived_newer_taken_ones_is_no_gap(db: JournalDatabase):
     history = History(db)
     old = db.session()
     old.run("BEGIN; SELECT pg_current_xact_id()")
@@ -116,7 +116,7 @@ def test_a_transaction_that_was_open_while_newer_ones_were_taken_and_then_ended_
     assert not history.journal.losses.concern(history.edge)
 
 
-def test_what_is_taken_in_the_moment_in_which_it_is_committed_is_told_though_newer_ones_were_taken_before(
+def test_a_change_that_retention_takes_at_its_commit_is_a_gap_even_after_newer_ones(
     db: JournalDatabase,
 ):
     """Retention waits for the lock that the writer holds, and has it before any reader."""
@@ -158,7 +158,7 @@ def test_who_reads_in_the_moment_of_the_emptying_is_told_of_it(db: JournalDataba
     assert page == [(1, 1)]
 
 
-def test_of_a_schema_that_keeps_less_whoever_may_miss_something_is_told():
+def test_with_a_schema_that_keeps_less_each_client_that_may_miss_something_gets_a_gap():
     def place(xmin: int, xmax: int, *running: int) -> Place:
         return Place.after(Snapshot(xmin, xmax, frozenset(running)))
 

@@ -183,7 +183,7 @@ def test_another_cursor_changes_nothing_else_of_the_text():
     assert with_cursor(change, "def").text == '{"data": {"a": "x.y"}, "cursor": "1f.def"}'
 
 
-def test_memory_that_read_a_batch_in_part_knows_nothing_of_what_another_server_read_further_on_in_it():
+def test_memory_of_a_part_of_a_batch_knows_nothing_of_the_rest():
     before, after = Snapshot(10, 10), Snapshot(12, 12)
     history = History(0)
     history.rows = [(11, change_id) for change_id in range(1, 10)]
@@ -199,7 +199,7 @@ def test_memory_that_read_a_batch_in_part_knows_nothing_of_what_another_server_r
     assert read_all(memory, second.end) == [7, 8, 9]
 
 
-def test_who_is_far_behind_is_found_the_next_page_without_looking_at_all_of_them():
+def test_a_client_far_behind_gets_its_page_without_a_search_of_all():
     """Of many pages each costs the same; else a client that comes back takes the time of the square of what it missed."""
     history = History(1)
     memory, snapshots = fill(history, steps=2000)

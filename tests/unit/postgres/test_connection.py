@@ -91,7 +91,7 @@ AT = 'connection to server at "db.example.com" (192.0.2.1), port 5432 failed: '
         ("server closed the connection unexpectedly", False),
     ],
 )
-def test_a_refusal_that_time_cannot_cure_is_told_from_others_in_any_language(told: str, is_hopeless: bool):
+def test_a_hopeless_refusal_is_recognized_in_any_language(told: str, is_hopeless: bool):
     assert CannotConnect(told).is_hopeless is is_hopeless
 
 
@@ -140,7 +140,7 @@ class OpenConnectionTest(AsyncTestCase):
         assert [path for path in called if "encodings" in path] == []
 
     @gen_test
-    async def test_who_is_cancelled_leaves_no_error_behind_that_nobody_asks_for(self):
+    async def test_a_cancelled_caller_leaves_no_unretrieved_error(self):
         may_start = threading.Event()
 
         def fail_late(conninfo: str) -> connection:

@@ -118,7 +118,7 @@ class DatabaseTest(DatabaseTestCase):
         assert len(postgres.execute(self.conninfo, BACKENDS)) == SIZE
 
     @gen_test
-    async def test_who_came_first_is_served_first(self):
+    async def test_requests_are_served_in_order(self):
         database, done = self.make_database(self.conninfo, 1), []
 
         async def query(number: int) -> None:
@@ -312,7 +312,7 @@ class ConnectTest(DatabaseTestCase):
         await self.use_all(database)
 
     @gen_test
-    async def test_a_connection_whose_opening_got_no_answer_is_opened_anew_when_the_network_is_back(self):
+    async def test_a_connection_that_got_no_answer_is_opened_again_when_the_network_is_back(self):
         database = self.make_database(self.proxy.conninfo)
         self.proxy.go_deaf()
         with mock.patch.object(pool, "CONNECT_DEADLINE_SECONDS", 3600.0):

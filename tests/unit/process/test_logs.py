@@ -162,7 +162,7 @@ def test_a_message_has_an_end():
     assert len(str(line("%s", "x" * 30_000)["message"])) < MESSAGE_LIMIT_CHARACTERS + 100
 
 
-def test_what_anybody_can_make_it_say_fills_no_log_and_is_counted(caplog: pytest.LogCaptureFixture):
+def test_lines_that_anybody_can_cause_are_limited_and_counted(caplog: pytest.LogCaptureFixture):
     visited = VisitedLines()
 
     def passes(name: str, at: float) -> bool:

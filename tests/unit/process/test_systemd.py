@@ -91,7 +91,7 @@ def test_it_tells_that_it_is_ready_lives_and_stops(tmp_path: Path, systemd: Syst
         assert not [told for told in systemd.drain() if "READY=1" in told]
 
 
-def test_a_lost_database_is_told_and_is_no_reason_to_restart_the_server(tmp_path: Path, systemd: Systemd):
+def test_a_lost_database_is_reported_and_is_no_reason_to_restart_the_server(tmp_path: Path, systemd: Systemd):
     cluster = postgres.start()
     try:
         with served(tmp_path, systemd, DATABASE_URL=cluster.conninfo) as server:

@@ -221,7 +221,7 @@ def test_a_value_is_read_once_however_many_filters_are_on_it(kind: Kind):
 
 
 @pytest.mark.parametrize("limits", [{}, {"filter": ["d=neq.10.0.0.9"]}])
-def test_a_value_is_read_once_for_all_who_filter_by_it(limits: object):
+def test_a_value_is_read_once_for_all_filters(limits: object):
     change = insert(c="10.0.0.255", d="10.0.0.1")
     audiences = [selection([f"c=neq.10.0.0.{n}"], Kind.INET, limits) for n in range(MANY)]
     for audience in audiences:
@@ -273,7 +273,7 @@ def test_a_long_value_compares_with_each_operand_as_it_would_whole(kind: Kind, t
         (["*" + "a" * 24 + "_" + "a" * 20 + "b*"], LIKE_REACH_CHARACTERS // 46),
     ],
 )
-def test_all_patterns_together_search_so_many_characters(patterns: list[str], characters: int):
+def test_all_patterns_together_search_a_bounded_number_of_characters(patterns: list[str], characters: int):
     asked = selection([f"c=like.{pattern}" for pattern in patterns], Kind.TEXT)
     none = selection([f"c=not.like.{pattern}" for pattern in patterns[:1]], Kind.TEXT)
     within, beyond = insert(c="a" * characters), insert(c="a" * (LIKE_REACH_CHARACTERS + 1))

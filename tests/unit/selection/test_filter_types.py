@@ -529,7 +529,7 @@ def test_what_only_postgresql_can_compare_is_refused(kinds: dict[str, Kind], ope
             make_test(parse_filter(f"c={operator}"), kinds[name])
 
 
-def test_a_null_of_any_type_is_told_or_the_question_refused(database: Session, kinds: dict[str, Kind]):
+def test_a_null_of_any_type_is_found_or_the_filter_refused(database: Session, kinds: dict[str, Kind]):
     texts = {case.type_name: case.values[0] for case in CASES} | NULL_ONLY
     for name, text in texts.items():
         [(written,)] = database.run(f"SELECT to_json(%s::text::{name})::text", text)

@@ -245,7 +245,7 @@ def test_a_column_without_right_cannot_be_filtered_by():
     assert seen(change("INSERT", row()), limits, filter="id=eq.7") is not None
 
 
-def test_a_truncate_is_told_and_a_statement_of_many_rows_without_their_number():
+def test_a_truncate_is_shown_and_a_statement_of_many_rows_without_their_number():
     assert seen(change("TRUNCATE", "null"), MINE)["data"] is None  # type: ignore[index]
     many = change("DELETE", "null")
     many.text = many.text.replace(', "xid"', ', "count": 5000, "xid"')
@@ -263,7 +263,7 @@ def test_a_truncate_is_told_and_a_statement_of_many_rows_without_their_number():
         '{"table": "public.orders", "action": "INSERT", "data": {"id": 1}}',
     ],
 )
-def test_a_payload_of_which_it_cannot_be_told_whether_it_may_be_seen_is_not(text: str):
+def test_a_payload_whose_visibility_is_uncertain_is_not_sent(text: str):
     assert seen(Change(text, "public.orders", "INSERT"), MINE) is None
 
 

@@ -41,7 +41,7 @@ def test_everything_is_passed_on_as_it_is():
     assert Selection(ALL_CHANGES, TABLES.get).pick(changes) is changes
 
 
-def test_foreign_json_comes_to_those_who_asked_for_everything_only():
+def test_foreign_json_comes_only_to_clients_that_asked_for_everything():
     assert picked(Change('{"any": "JSON"}', "", ""), action="INSERT") is None
 
 

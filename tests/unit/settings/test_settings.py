@@ -287,7 +287,7 @@ def test_a_name_that_leads_to_this_machine_needs_no_leave(host: str, dotenv: Pat
 
 
 @pytest.mark.parametrize("flag", ["--token=0123456789abcdef", "--token-file=/one", "--jwt-algorithm=RS256"])
-def test_an_address_beyond_loopback_is_served_to_who_has_a_token(flag: str, dotenv: Path):
+def test_an_address_beyond_loopback_is_served_to_clients_with_a_token(flag: str, dotenv: Path):
     assert load_settings(["--address", "0.0.0.0", flag], {}, dotenv).asks_for_tokens
 
 
