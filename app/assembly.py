@@ -19,7 +19,7 @@ from changefeed.postgres.listener import Listener
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database
 from changefeed.selection.catalog import Catalog
-from changefeed.turns import TurnSize
+from changefeed.turns import Stopwatch, TurnSize
 from handlers.access.admission import Admission
 from handlers.access.authentication import Authenticator, hosts_of
 from handlers.access.refusals import Refusals
@@ -59,9 +59,10 @@ def make_context(
     def is_known(table: str) -> bool:
         return catalog.may_mean_some(table)  # built below
 
-    turn = TurnSize()
+    writing = Stopwatch()
+    turn = TurnSize(writing)
     live_clients = LiveClients(is_known, turn)
-    raw_clients, dashboards = RawClients(), Dashboards()
+    raw_clients, dashboards = RawClients(writing), Dashboards()
     event_socket = event_socket_of(live_clients)
     tell_gap = in_turn(live_clients.tell_gap, dashboards.tell_gap)
 
@@ -134,6 +135,7 @@ def make_context(
         on_reached=renew,
         on_outage=outages.tell,
         backpressure=live_clients.backpressure,
+        turn=TurnSize(writing),
     )
     return ServerContext(
         settings=settings,

@@ -93,6 +93,9 @@ class Hub:
 
     def _remember(self, changes: Sequence[Change]) -> None:
         newest = changes[-RECENT_LIMIT:]
+        if len(newest) == RECENT_LIMIT:  # and so nothing else is kept
+            self._recent.clear()
+            self._recent_bytes = 0
         self._recent.extend(newest)
         self._recent_bytes += sum([len(change.text) for change in newest])
         while len(self._recent) > RECENT_LIMIT or self._recent_bytes > RECENT_LIMIT_BYTES:

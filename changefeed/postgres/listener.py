@@ -26,13 +26,14 @@ from changefeed.postgres.canary import Canary, Deaf
 from changefeed.postgres.connection import CannotConnect, open_connection, wait_until_done
 from changefeed.postgres.pool import one_line
 from changefeed.postgres.raw_channels import ChannelRefused, RawChannels
+from changefeed.turns import TurnSize
 
 logger = logging.getLogger("changefeed.listener")
 
 CONNECT_DEADLINE_SECONDS = 5.0
 # A lost connection is noticed after at most one interval and one deadline of the canary: 8 s.
 CANARY_INTERVAL_SECONDS = 4.0
-# How many notifications one turn of the loop hands on, so that a burst does not keep the sockets waiting.
+# How many notifications one turn of the loop passes on at most, so that a burst does not keep the sockets waiting.
 DRAIN_LIMIT = 1_000
 
 
@@ -64,6 +65,7 @@ class Listener:
     again after an outage.
     `send(channel, payload)` runs a NOTIFY through the pool. `raw_channels` are further channels that clients follow.
     backpressure() returns what to await before reading on, None if all clients keep up; PostgreSQL holds the rest.
+    `turn` says how many notifications one turn of the loop passes on.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Listener:
         on_reached: Callable[[], None] = lambda: None,
         on_outage: Callable[[Outage], None] = lambda outage: None,
         backpressure: Callable[[], Coroutine[Any, Any, None] | None] = lambda: None,
+        turn: TurnSize | None = None,
     ) -> None:
         self.state = ListenerState.CONNECTING
         self.since = datetime.now(UTC)
@@ -97,6 +100,7 @@ class Listener:
         self._on_reached = on_reached
         self._on_outage = on_outage
         self._backpressure = backpressure
+        self._turn = turn or TurnSize()
         self._resting: asyncio.Task[None] | None = None
         self._told_canary_error: str | None = None
         self._heard_at = 0.0  # monotonic
@@ -175,8 +179,9 @@ class Listener:
         if lost.done() or self._resting:
             return
         notifications: list[Notify] = hearing.notifies
+        limit = min(DRAIN_LIMIT, self._turn.count)
         try:
-            while len(notifications) < DRAIN_LIMIT:
+            while len(notifications) < limit:
                 before = (len(notifications), hearing.isexecuting())
                 self._poll(hearing)
                 # What came with a statement's answer stays in libpq's memory until the next poll.
@@ -187,9 +192,12 @@ class Listener:
                 IOLoop.current().add_callback(self._drain, hearing, lost)
         except psycopg2.Error as error:
             lost.set_exception(ListenerLost(one_line(error)))
-        arrived = notifications[:] if lost.done() else notifications[:DRAIN_LIMIT]
+        arrived = notifications[:] if lost.done() else notifications[:limit]
         del notifications[: len(arrived)]
-        self._hand_on(arrived)
+        if arrived:
+            self._turn.begin()
+            self._hand_on(arrived)
+            self._turn.end(len(arrived))
         if arrived and not lost.done() and (rest := self._backpressure()):
             IOLoop.current().remove_handler(self._descriptor)
             self._resting = asyncio.create_task(self._watch_after(rest, hearing, lost))

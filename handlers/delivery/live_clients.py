@@ -117,7 +117,7 @@ class LiveClients:
             buffer = frames(audience.dialect, picked, shown, is_bounded=audience.selection.subscription.is_bounded)
             audience.told = cursor
             deliveries += len(picked) * len(audience.clients)
-            with self._turn.left_out():
+            with self._turn.left_out.running():
                 holding_back = [client for client in tuple(audience.clients) if not client.receive(buffer)]
             for client in holding_back:
                 client.hold_back(picked, shown)

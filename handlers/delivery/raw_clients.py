@@ -6,6 +6,7 @@ A server makes the registry when it starts and closes it when it ends.
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from changefeed.turns import Stopwatch
 from handlers.delivery.frames import text_frames
 from handlers.delivery.outbox import Outbox
 
@@ -25,7 +26,8 @@ class RawClient(Protocol):
 class RawClients:
     """Groups the clients by channel."""
 
-    def __init__(self) -> None:
+    def __init__(self, writing: Stopwatch | None = None) -> None:
+        self._writing = writing or Stopwatch()
         self._by_channel: dict[str, set[RawClient]] = {}
 
     def __len__(self) -> int:
@@ -60,8 +62,9 @@ class RawClients:
             buffer = text_frames(payloads[channel])
             clients = tuple(self._by_channel[channel])
             deliveries += len(payloads[channel]) * len(clients)
-            for client in clients:
-                client.outbox.send(buffer)
+            with self._writing.running():
+                for client in clients:
+                    client.outbox.send(buffer)
         return deliveries
 
     def tell_outage(self) -> int:

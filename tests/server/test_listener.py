@@ -6,6 +6,7 @@ from unittest import mock
 
 from tornado.testing import ExpectLog, gen_test
 
+from changefeed import turns
 from changefeed.journal import follower
 from changefeed.postgres import listener
 from changefeed.postgres.listener import ListenerState
@@ -75,10 +76,10 @@ class LateCanaryTest(FeedTestCase):
 
     @gen_test
     async def test_one_turn_hands_on_no_more_than_its_share_of_a_burst(self):
-        turns: list[int] = []
+        taken: list[int] = []
         hand_on = self.feed.listener._on_payloads
         self.feed.listener._on_payloads = lambda payloads: (
-            turns.append(sum(map(len, payloads.values()))),
+            taken.append(sum(map(len, payloads.values()))),
             hand_on(payloads),
         )
         socket = await self.connect()
@@ -86,7 +87,23 @@ class LateCanaryTest(FeedTestCase):
             """SELECT pg_notify('events', '{"table": "t", "data": {"id": ' || n || '}}') FROM generate_series(1, 1000) n"""
         )
         assert [(await message(socket))["data"]["id"] for _ in range(1000)] == list(range(1, 1001))
-        assert max(turns) <= listener.DRAIN_LIMIT
+        assert max(taken) <= listener.DRAIN_LIMIT
+
+    @gen_test
+    async def test_a_turn_takes_the_fewer_the_dearer_they_are(self):
+        taken: list[int] = []
+        hand_on = self.feed.listener._on_payloads
+        self.feed.listener._on_payloads = lambda payloads: (
+            taken.append(sum(map(len, payloads.values()))),
+            hand_on(payloads),
+        )
+        socket = await self.connect()
+        with mock.patch.object(turns, "TURN_SECONDS", 0.0):  # so that each is dearer than a turn may be
+            self.write("NOTIFY events, '0'")
+            assert await socket.read_message() == "0"
+            self.write("SELECT pg_notify('events', n::text) FROM generate_series(1, 100) n")
+            assert [int(await socket.read_message()) for _ in range(100)] == list(range(1, 101))
+        assert taken == [1] * 101
 
     @gen_test
     async def test_a_canary_behind_a_long_burst_is_waited_for_as_long_as_anything_arrives(self):

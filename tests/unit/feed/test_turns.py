@@ -5,7 +5,7 @@ import pytest
 from changefeed import turns
 from changefeed.change.change import Change
 from changefeed.selection.subscription import ALL_CHANGES, Selection
-from changefeed.turns import FIRST_COUNT, GROWTH, Floor, TurnSize
+from changefeed.turns import FIRST_COUNT, GROWTH, Floor, Stopwatch, TurnSize
 from handlers.delivery.dialects import PLAIN, Dialect
 from handlers.delivery.live_clients import LiveClient, LiveClients
 from handlers.delivery.outbox import Outbox
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def turn(clock: Clock) -> TurnSize:
-    return TurnSize(clock)
+    return TurnSize(Stopwatch(clock))
 
 
 def take(turn: TurnSize, clock: Clock, count: int, seconds: float) -> None:
@@ -50,6 +50,20 @@ def test_it_grows_step_by_step_and_never_to_nothing(turn: TurnSize, clock: Clock
     assert turn.count == FIRST_COUNT * GROWTH
     take(turn, clock, FIRST_COUNT * GROWTH, 1e6)
     assert turn.count == 1
+
+
+def test_what_several_kinds_of_turns_leave_out_is_measured_once(clock: Clock):
+    writing = Stopwatch(clock)
+    one, another = TurnSize(writing), TurnSize(writing)
+    with writing.running():
+        clock.now += 100.0
+    for turn in (one, another):
+        turn.begin()
+        with writing.running():
+            clock.now += 100.0
+        clock.now += 1 / 4
+        turn.end(16)
+        assert turn.count == 64
 
 
 def test_what_it_was_is_not_forgotten_for_a_turn_that_had_less_to_do(turn: TurnSize, clock: Clock):
