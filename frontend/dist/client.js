@@ -37,7 +37,7 @@ var ReconnectingSocket = class {
 		this.#cancelTimer();
 		const socket = this.#options.open();
 		this.#socket = socket;
-		socket.onmessage = (event) => this.#heard(event.data);
+		socket.onmessage = (event) => this.#receive(event.data);
 		socket.onclose = ({ code, reason }) => this.#lost(code, reason);
 		this.#giveUpAfter(ANSWER_LIMIT_MS);
 		this.#enter({ state: "connecting" });
@@ -51,7 +51,7 @@ var ReconnectingSocket = class {
 		this.#openedAt = Infinity;
 		this.#enter({ state: "closed" });
 	}
-	#heard(data) {
+	#receive(data) {
 		this.#giveUpAfter(this.#options.silenceLimitMs);
 		if (this.#connection.state !== "open") {
 			this.#openedAt = this.#options.clock.now();

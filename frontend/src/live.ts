@@ -12,7 +12,7 @@ const OTHER_VERSION = 'Reload this page. If it stays, the page and the server ma
 
 /** The server says something to the dashboard every second. */
 const SILENCE_LIMIT_MS = 10_000;
-/** How often the server is told what was drawn: it withholds rows from a page that falls behind. */
+/** How often the page acknowledges what it has drawn: a page that falls behind gets no rows. */
 const SEEN_MS = 1_000;
 
 /** Close codes of the server: nobody is signed in, and the token has expired. */
@@ -76,7 +76,7 @@ export class Live {
     this.#sayRows();
   }
 
-  /** How many rows a second, at most. */
+  /** The most rows per second. */
   wantPace(pace: Pace): void {
     if (pace === this.#pace) return;
     this.#pace = pace;
@@ -138,12 +138,12 @@ export class Live {
     this.#followUp(decoded.value);
   }
 
-  /** What the page does about a message, beside knowing it. */
+  /** What the page does with a message, besides keeping it. */
   #followUp(message: Message): void {
     switch (message.type) {
       case 'hello':
         if (!this.#wantsRows || this.#pace !== DEFAULTS.pace) this.#sayRows();
-        this.#narrowedTo = null; // It is told anew where that is so.
+        this.#narrowedTo = null; // Sent again if it still applies.
         return this.#reload();
       case 'database':
         if (message.state === 'listening') this.#reload();

@@ -45,7 +45,7 @@ function showTitle(): void {
 
 async function showSignIn(): Promise<void> {
   if (isSigningIn) return;
-  isSigningIn = true; // until the page is loaded anew
+  isSigningIn = true; // until the page is reloaded
   const { default: SignIn } = await import('./views/SignIn.svelte');
   mount(SignIn, { target: document.body });
 }

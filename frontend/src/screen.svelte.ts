@@ -190,7 +190,7 @@ export class Screen {
     this.#drawTail();
   }
 
-  /** What is told by whole steps changes when one is over, or when something else is known of those before. */
+  /** What depends on whole steps changes when a step is over, or when earlier ones become known. */
   #drawCharts(): void {
     const [state, now] = [this.#state, this.#clock()];
     const key = [

@@ -19,7 +19,7 @@ import {
 
 export type Fetch = (url: string, options?: { readonly method: 'PUT' | 'DELETE' }) => Promise<Response>;
 
-/** All that the server keeps in buckets of so many seconds. */
+/** Everything that the server keeps in buckets of this many seconds. */
 export function fetchHistory(fetch: Fetch, stepSeconds: number): Promise<Decoded<History>> {
   return get(fetch, `api/activity?step=${stepSeconds}`, decodeHistory);
 }
@@ -75,7 +75,7 @@ async function get<T>(fetch: Fetch, url: string, decode: (text: string) => Decod
   return decoded.ok ? decoded : { ok: false, problem: `${url}: ${decoded.problem}` };
 }
 
-/** Where there is no answer, the status is null and the text says why. */
+/** Without an answer, the status is null and the text says why. */
 async function ask(request: () => Promise<Response>): Promise<{ status: number | null; text: string }> {
   try {
     const response = await request();

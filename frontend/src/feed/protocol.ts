@@ -18,7 +18,7 @@ export interface Bucket {
   /** Epoch seconds of the beginning of the step. */
   readonly at: number;
   readonly counts: Totals;
-  /** Of the changes that arrived in it; null where that is not told. */
+  /** The delays of the changes that arrived in it; null if the server does not send them. */
   readonly delays: Histogram | null;
 }
 
@@ -41,7 +41,7 @@ export interface Hello {
   readonly database: Database;
   /** Epoch seconds: the server's clock. */
   readonly now: number;
-  /** Epoch seconds: from then on all is counted. */
+  /** Epoch seconds from which everything is counted. */
   readonly since: number;
   /** False while the server still counts what was before. Another hello comes when it has. */
   readonly hasHistory: boolean;
@@ -63,7 +63,7 @@ export interface Activity {
   readonly type: 'activity';
   readonly number: number;
   readonly now: number;
-  /** What changed since they were told; null where it is not time to tell. */
+  /** What changed since the last counts; null between two of them. */
   readonly counts: { readonly totals: Totals; readonly other: number; readonly buckets: BucketsByStep } | null;
   /** `changes` is a sample, oldest first, of the `of` changes since the last message. */
   readonly rows: {
@@ -73,7 +73,7 @@ export interface Activity {
     readonly matching: number | null;
     readonly withheld: string | null;
   };
-  /** A place in the journal: everything up to it is in the counts; null where there is no journal. */
+  /** A place in the journal: the counts include everything up to it; null without a journal. */
   readonly cursor: string | null;
 }
 
@@ -101,7 +101,7 @@ export interface History {
   readonly since: number;
   readonly stepSeconds: number;
   readonly buckets: readonly Bucket[];
-  /** Epoch seconds from and to (null: until now) of the spans in which the server heard no database. */
+  /** The outages: from and to in epoch seconds; `to` is null if it lasts. */
   readonly deaf: readonly (readonly [number, number | null])[];
 }
 
@@ -133,7 +133,7 @@ export interface Journal {
 export interface JournalStatus {
   /** Null where there is none. */
   readonly journal: Journal | null;
-  /** Watched tables, named as in `Totals`, whose triggers are not as they ought to be. */
+  /** Watched tables, named as in `Totals`, whose triggers are missing or altered. */
   readonly incomplete: readonly string[];
 }
 

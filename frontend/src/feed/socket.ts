@@ -66,8 +66,8 @@ export class ReconnectingSocket {
     this.#cancelTimer();
     const socket = this.#options.open();
     this.#socket = socket;
-    // Open is when the server has spoken: a proxy that accepts and then hangs up is no connection.
-    socket.onmessage = (event) => this.#heard(event.data);
+    // Open only after the first message: a proxy that accepts and then hangs up is not a connection.
+    socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#giveUpAfter(ANSWER_LIMIT_MS);
     this.#enter({ state: 'connecting' });
@@ -84,7 +84,7 @@ export class ReconnectingSocket {
     this.#enter({ state: 'closed' });
   }
 
-  #heard(data: unknown): void {
+  #receive(data: unknown): void {
     this.#giveUpAfter(this.#options.silenceLimitMs);
     if (this.#connection.state !== 'open') {
       this.#openedAt = this.#options.clock.now();

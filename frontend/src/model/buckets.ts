@@ -9,7 +9,7 @@ export interface Span {
   readonly to: number | null;
   /**
    * `browser`: this page was not connected; the server's history may fill it in.
-   * `database`: the server did not hear the database.
+   * `database`: the server received no notifications.
    */
   readonly cause: 'browser' | 'database';
 }

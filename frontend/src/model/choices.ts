@@ -16,7 +16,7 @@ export type Sort = (typeof SORTS)[number];
 export const PACES = ['50', '200', '1000', 'all'] as const;
 export type Pace = (typeof PACES)[number];
 
-/** Somebody is told when an action's rate is above this many a second, or is nothing for so long. */
+/** The page alerts when an action's rate is above this many a second, or is zero for this long. */
 export type Alert =
   | { readonly kind: 'above'; readonly action: number; readonly perSecond: number }
   | { readonly kind: 'quiet'; readonly action: number; readonly table: string | null; readonly seconds: number };
@@ -54,7 +54,7 @@ export const DEFAULTS: Choices = {
   alerts: [],
 };
 
-/** What is no choice of ours falls back to its default. */
+/** An invalid choice falls back to its default. */
 export function readChoices(search: string): Choices {
   const query = new URLSearchParams(search);
   const from = Number(query.get('from') ?? NaN);

@@ -51,7 +51,7 @@ export function isSame(one: Condition, other: Condition): boolean {
   return one.kind === other.kind && conditionText(one) === conditionText(other);
 }
 
-/** How a value is written in a condition: a text as it is, all else as JSON; null and "" are told apart. */
+/** How a value is written in a condition: a text as it is, everything else as JSON; null and "" differ. */
 export function conditionValue(value: Json): string {
   if (typeof value !== 'string') return jsonText(value);
   return value === '' || value === 'null' ? JSON.stringify(value) : value;

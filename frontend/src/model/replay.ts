@@ -43,7 +43,7 @@ export class Replay {
   readonly state: State = initialState();
   speed: Speed = 1;
   isPlaying = true;
-  /** Why nothing more comes; null while there is no reason. */
+  /** Why the replay has ended; null while it goes on. */
   problem: string | null = null;
   /** Epoch seconds. */
   position: number;
@@ -61,7 +61,7 @@ export class Replay {
     this.position = options.span.from;
     setConnection(this.state, { state: 'open' });
     apply(this.state, this.#hello(), this.position * 1000);
-    // What was before is not told: it is neither known nor zero.
+    // Earlier counts are left out: they are unknown, not zero.
     for (const timeline of this.state.timelines) {
       timeline.spans = [];
       timeline.knownFrom = this.position;
@@ -76,7 +76,7 @@ export class Replay {
     return this.position >= this.span.to;
   }
 
-  /** Goes on by so many real seconds. It waits where the next page is not yet there. */
+  /** Advances by real seconds. It waits if the next page has not arrived yet. */
   advance(seconds: number): void {
     if (this.#waiting.length < AHEAD) void this.#readOn();
     if (!this.isPlaying || this.isOver) return;
@@ -96,7 +96,7 @@ export class Replay {
       type: 'activity' as const,
       number: this.#number,
       now: this.position,
-      counts: { totals: this.#totals, other: 0, buckets: this.#told(touched) },
+      counts: { totals: this.#totals, other: 0, buckets: this.#messages(touched) },
       rows: { of: entries.length, changes: rows, matching: null, withheld: null },
       cursor: null,
     };
@@ -115,7 +115,7 @@ export class Replay {
     }
   }
 
-  #told(touched: ReadonlyMap<number, ReadonlySet<number>>): BucketsByStep {
+  #messages(touched: ReadonlyMap<number, ReadonlySet<number>>): BucketsByStep {
     return new Map(
       [...touched].map(([step, begun]) => [
         step,

@@ -14,7 +14,7 @@ export interface Change {
   readonly old: Columns | null;
   /** Epoch milliseconds. */
   readonly at: number | null;
-  /** Its place in the journal; null where a trigger of the database's own told it. */
+  /** Its place in the journal; null if a NOTIFY trigger sent it. */
   readonly cursor: string | null;
   readonly xid: string | null;
   /** How many rows it stands for. */
@@ -56,7 +56,7 @@ export class Row {
     readonly away: Away | null = null,
   ) {}
 
-  /** Parsed anew each time: ten thousand texts are kept, ten thousand parsed rows would be ten times that. */
+  /** Parsed again each time: ten thousand texts are kept; ten thousand parsed rows would take ten times the memory. */
   get content(): Change | Foreign {
     const content = contentOf(this.text);
     this.#head = content.kind === 'change' ? { table: content.table, action: content.action, at: content.at } : null;

@@ -22,12 +22,12 @@ import { Rows } from './rows';
 import type { Connection } from '../feed/socket';
 
 export const ROW_LIMIT = 10_000;
-/** Of which the share of rows shown is told. */
+/** The time for which the share of shown rows is computed. */
 const SHARE_SECONDS = 10;
 const NOTICE_LIMIT = 5;
 const STEPS: ReadonlyMap<number, number> = new Map([[1, 900]]);
 
-/** Something a reader must be told and may dismiss. The same thing again raises `times`. */
+/** A notice that the reader may dismiss. The same notice again raises `times`. */
 export type Notice = { readonly id: number; readonly times: number } & NoticeContent;
 export type NoticeContent =
   | { readonly kind: 'gap'; readonly gap: Gap }
@@ -75,7 +75,7 @@ export interface Server {
   readonly payload: Payload;
   readonly totals: Map<string, Counts>;
   other: number;
-  /** Everything up to here is in the counts; null where there is no journal. */
+  /** The counts include everything up to here; null without a journal. */
   cursor: string | null;
   /** By table: epoch seconds of the newest bucket that counted something. */
   readonly lastSeen: Map<string, number>;
@@ -165,7 +165,7 @@ export function notify(state: State, content: NoticeContent): void {
   state.notices = [...others, notice].slice(-NOTICE_LIMIT);
 }
 
-/** What was told of this topic holds no longer. */
+/** Removes the notices on this topic, which are no longer true. */
 export function settle(state: State, topic: string): void {
   state.notices = state.notices.filter((notice) => notice.kind !== 'problem' || notice.topic !== topic);
 }
@@ -185,10 +185,10 @@ export function changesCounted(server: Server | null): number {
 
 function applyHello(state: State, hello: Hello, at: number): void {
   const before = state.server;
-  // Once more on the same connection: nothing was missed, and what the journal holds is counted, or counted anew.
+  // Another `hello` on the same connection: nothing was missed, and the journal was counted, or is counted again.
   const wasGreeted = state.isGreeted;
   state.isGreeted = true;
-  const isCountedAnew = wasGreeted && hello.cursor !== null;
+  const isCountedAgain = wasGreeted && hello.cursor !== null;
   // The journal's counts survive a restart of the server; others begin again.
   const isJournaled = before !== null && before.cursor !== null && hello.cursor !== null;
   const isSameCount = before !== null && (before.since === hello.since || isJournaled);
@@ -205,19 +205,19 @@ function applyHello(state: State, hello: Hello, at: number): void {
     totals: new Map([...(hello.hasHistory ? [] : (before?.totals ?? [])), ...hello.totals]),
     other: hello.other,
     cursor: hello.cursor,
-    lastSeen: (isCountedAnew ? null : before?.lastSeen) ?? new Map(),
+    lastSeen: (isCountedAgain ? null : before?.lastSeen) ?? new Map(),
     withheld: null,
   };
   const known = state.timelines.map(({ stepSeconds, capacity }) => `${stepSeconds}×${capacity}`);
-  const told = [...hello.steps].map(([stepSeconds, kept]) => `${stepSeconds}×${kept}`);
-  if (isCountedAnew || String(known) !== String(told)) state.timelines = makeTimelines(hello.steps);
+  const offered = [...hello.steps].map(([stepSeconds, kept]) => `${stepSeconds}×${kept}`);
+  if (isCountedAgain || String(known) !== String(offered)) state.timelines = makeTimelines(hello.steps);
   for (const timeline of state.timelines) {
     timeline.knownFrom = Math.min(timeline.knownFrom, hello.since);
     timeline.isPartial = !hello.hasHistory;
     timeline.advance(hello.now);
     closeSpans(timeline, 'browser', hello.now);
     closeSpans(timeline, 'database', hello.now);
-    if (before === null || isCountedAnew) addSpan(timeline, { cause: 'browser', from: hello.since, to: hello.now });
+    if (before === null || isCountedAgain) addSpan(timeline, { cause: 'browser', from: hello.since, to: hello.now });
     if (hello.database.state !== 'listening') openSpan(timeline, 'database', hello.database.since);
   }
   const away = state.lostAt === null ? null : { from: state.lostAt, to: at };

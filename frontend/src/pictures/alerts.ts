@@ -1,4 +1,4 @@
-// Comes in: the state and what the reader wants to be told of. Goes out: which of it is the case, as a sentence each.
+// Comes in: the state and the reader's alerts. Goes out: the alerts that are raised, one sentence each.
 import type { Alert } from '../model/choices';
 import { rateText } from '../values/format';
 import { RATE_SECONDS, serverNow, shownName } from './view_model';

@@ -33,7 +33,7 @@ export interface ChartOptions {
   readonly increments: number[];
   readonly axisText: (value: number) => string;
   readonly zone: () => Zone;
-  /** Nothing known is told from nothing there: where it is hatched, nobody counted. */
+  /** Unknown differs from zero: hatched times were not counted. */
   readonly isHatched: boolean;
   /** The place in the data, null when nowhere. */
   readonly onPoint: (place: number | null) => void;
@@ -167,7 +167,7 @@ export class Chart {
     this.#turned = null;
   }
 
-  /** Where nobody counted there is no line, and the ground says so. */
+  /** Times that were not counted have no line, and a hatched ground. */
   #hatchUnknown(plot: uPlot): void {
     const { ctx, bbox } = plot;
     const xs = plot.data[0];
@@ -219,7 +219,7 @@ export function timesHeight(_: unknown, texts: readonly (string | null)[] | null
   return texts?.some((text) => text?.includes('\n')) ? 42 : 28;
 }
 
-/** Between two values of the axis, in pixels: a low chart has more than one, and a high one is no ladder. */
+/** The least distance of two axis values, in pixels: a low chart has several, and a high one not too many. */
 function valuesSpace(_: uPlot, __: number, ___: number, ____: number, height: number): number {
   return Math.max(18, Math.min(40, height / 5));
 }

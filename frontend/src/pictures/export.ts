@@ -18,7 +18,7 @@ const NUMBER = /^[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
 
 /**
  * What a change is, then every column that any of the rows has (RFC 4180). Null is nothing, an empty text is "".
- * What is no change of ours stands in the last column as it came. A text that would be a formula has a ' before it.
+ * Other JSON is in the last column, unchanged. A text that would be a formula gets a ' before it.
  */
 export function csv(rows: readonly Row[]): string {
   const contents = rows.toReversed().map((row) => row.content);

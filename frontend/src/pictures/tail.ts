@@ -25,7 +25,7 @@ export interface Part {
 export interface TailLine {
   readonly row: Row;
   readonly time: string;
-  /** Null of what is no change of ours. */
+  /** Null for other JSON than a change. */
   readonly action: Action | null;
   readonly table: string;
   /** As in the list of tables. */

@@ -45,7 +45,7 @@ export function statusOf(state: State, now: number): Status {
   };
 }
 
-/** Null where there is no journal, or not yet known. */
+/** Null without a journal, or if it is not known yet. */
 export interface JournalPicture {
   readonly text: string;
   readonly explanation: string;
@@ -219,7 +219,7 @@ export interface Tables {
   readonly hasHistory: boolean;
   /** Their rates and totals are of the span that is zoomed to, and not of now and of all times. */
   readonly isOfSpan: boolean;
-  /** Names of watched tables whose triggers are not as they ought to be, whether or not they have changed. */
+  /** Names of watched tables whose triggers are missing or altered, whether or not they have changed. */
   readonly incomplete: readonly string[];
 }
 
