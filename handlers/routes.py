@@ -44,7 +44,8 @@ ROUTES = (
     URLSpec(r"/readyz", ReadyHandler),
     URLSpec(r"/metrics", MetricsHandler),
     URLSpec(r"/()", DashboardHandler, {"path": str(DIST_DIR), "default_filename": "index.html"}),
-    URLSpec(r"/(favicon\.svg|client\.js|client\.d\.ts|assets/.+)", DashboardHandler, {"path": str(DIST_DIR)}),
+    # No name of a file has an escaped character: what the file system refuses, such as %00, does not reach it.
+    URLSpec(r"/(favicon\.svg|client\.js|client\.d\.ts|assets/[\w.-]+)", DashboardHandler, {"path": str(DIST_DIR)}),
 )
 
 

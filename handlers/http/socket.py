@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
@@ -62,6 +63,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
                 self._trouble = error
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise ApiError(400, "not_a_websocket", 'this path is a WebSocket; connect with new WebSocket("ws://…")')
+        refuse_unreadable_origin(self.request.headers.get("Origin", ""))
         if self.identity:
             self.context.admission.check(self.request.remote_ip, self.identity.holder)
         await super().get(*args, **kwargs)
@@ -234,6 +236,14 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         logger.info("closed a client that did not read")
         self.context.deliveries.outbox_full(self.kind)
         self.close(CloseCode.TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")
+
+
+def refuse_unreadable_origin(origin: str) -> None:
+    """Raises ApiError for what is no URL, as http://[; Tornado's check of the origin would raise ValueError for it."""
+    try:
+        urlsplit(origin)
+    except ValueError:
+        raise foreign_origin(origin) from None
 
 
 def read_message(message: str | bytes, types: Sequence[str]) -> dict[str, object]:

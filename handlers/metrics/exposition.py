@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from changefeed import __version__
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import DatabaseUnavailable
+from changefeed.printable import printable
 from handlers.access import admission, refusals
 from handlers.access.authentication import Need
 from handlers.delivery import change_counts, client_counts, delivery_counts
@@ -182,7 +183,8 @@ class MetricsCollector:
         self._numbers: dict[str, dict[Labels, dict[int, float]]] = {}  # by name, labels and process
         for number, part in enumerate(parts, 1):
             for (name, *labels), value in part.items():
-                self._numbers.setdefault(name, {}).setdefault(tuple(labels), {})[number] = value
+                of_processes = self._numbers.setdefault(name, {}).setdefault(tuple(map(printable, labels)), {})
+                of_processes[number] = of_processes.get(number, 0.0) + value  # of names that look the same then
 
     def collect(self) -> Iterator[Metric]:
         for metric in METRICS:

@@ -3,9 +3,12 @@
 import json
 import re
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from tornado.testing import gen_test
 
 from changefeed.change.change import Change
@@ -335,6 +338,18 @@ def test_the_number_of_tables_has_a_bound_however_they_are_named(memory: int):
     assert len(counted) == 4 * (TABLE_LIMIT + UNKNOWN_LIMIT + 2)
     assert counted[OTHER_TABLES, "INSERT"] == 50
     assert sum(counted.values()) == 4 * (2 * TABLE_LIMIT + 101)
+
+
+def test_no_table_s_name_commands_a_terminal_or_breaks_a_line(memory: int):
+    one, other = Process(1, memory), Process(2, memory)
+    one.publish(2, "\x1b[2J\r\n\x9b\u202eseid\u2028\u2066\x07")
+    one.publish(3, r"\x1b[2J")
+    one.publish(4, "\x1b[2J")
+    other.publish(6, "\x1b[2J")
+    text = generate_latest(cast(Collector, MetricsCollector(one.meters.everywhere()))).decode()
+    assert text.replace("\n", "").isprintable()
+    counted = {key: number for key, number in shown(one.meters).items() if key[0].endswith("_changes_total")}
+    assert sorted(counted.values()) == [2, 7]  # those that look the same are one; the processes count the same changes
 
 
 # -- the documents

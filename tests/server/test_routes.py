@@ -143,7 +143,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "/readyz": ("/readyz", check_ready),
     "/metrics": ("/metrics", check_metrics),
     "/()": ("/", check_page),
-    r"/(favicon\.svg|client\.js|client\.d\.ts|assets/.+)": ("/favicon.svg", check_files),
+    r"/(favicon\.svg|client\.js|client\.d\.ts|assets/[\w.-]+)": ("/favicon.svg", check_files),
 }
 # Those that answer a GET and end.
 PATHS = [path for path, check in CHECKS.values() if check is not check_stream]
