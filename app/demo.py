@@ -81,17 +81,17 @@ class Demo:
 
     async def _update(self) -> None:
         await self._database.fetch(
-            QUERIES["update demo request"], {"ev_type": self._dice.randrange(6), "place": self._dice.random()}
+            QUERIES["update demo request"], {"ev_type": self._dice.randrange(6), "position": self._dice.random()}
         )
 
     async def _delete(self) -> None:
-        await self._database.fetch(QUERIES["delete demo request"], {"place": self._dice.random()})
+        await self._database.fetch(QUERIES["delete demo request"], {"position": self._dice.random()})
 
     async def _sell(self) -> None:
         # Squared, so that some dates are in more demand than others, and sell out now and then.
-        place = 11 / 12 * self._dice.random() ** 2
+        position = 11 / 12 * self._dice.random() ** 2
         await self._database.fetch(
-            QUERIES["sell demo ticket"], {"place": place, "user_hash_id": self._dice.randrange(1, 400)}
+            QUERIES["sell demo ticket"], {"position": position, "user_hash_id": self._dice.randrange(1, 400)}
         )
 
     async def _pay(self) -> None:

@@ -241,14 +241,14 @@ def _completed(conninfo: str, environ: Mapping[str, str], in_file: Mapping[str, 
     given = parse_dsn(conninfo)
     if "service" in given:
         return conninfo
-    said = {
+    variables = {
         name: text
         for name, text in in_file.items()
         if name in LIBPQ_VARIABLES.keys() - _NAMING_VARIABLES
         and LIBPQ_VARIABLES[name] not in given
         and not environ.get(name)
     }
-    beside = _from_variables(said, LIBPQ_VARIABLES)
+    beside = _from_variables(variables, LIBPQ_VARIABLES)
     return str(make_dsn(conninfo, **parse_dsn(beside))) if beside else conninfo
 
 

@@ -52,26 +52,26 @@ INSERT INTO public.portal_eventrequests (url, termin_id, user_hash_id, ev_id, ev
 VALUES (%(url)s, %(termin_id)s, %(user_hash_id)s, %(termin_id)s, %(ev_type)s);
 
 -- update demo request --
--- One of the newer rows becomes another type; %(place)s from 0 to 1 says which.
+-- One of the newer rows becomes another type; %(position)s from 0 to 1 says which.
 UPDATE public.portal_eventrequests SET ev_type = %(ev_type)s
 WHERE id = (
     SELECT id FROM public.portal_eventrequests ORDER BY id DESC
-    OFFSET (%(place)s * least(50, (SELECT greatest(count(*) - 1, 0) FROM public.portal_eventrequests)))::bigint LIMIT 1
+    OFFSET (%(position)s * least(50, (SELECT greatest(count(*) - 1, 0) FROM public.portal_eventrequests)))::bigint LIMIT 1
 ) AND ev_type <> %(ev_type)s;
 
 -- delete demo request --
--- One of all rows; %(place)s from 0 to 1 says which.
+-- One of all rows; %(position)s from 0 to 1 says which.
 DELETE FROM public.portal_eventrequests
 WHERE id = (
     SELECT id FROM public.portal_eventrequests ORDER BY id
-    OFFSET (%(place)s * (SELECT greatest(count(*) - 1, 0) FROM public.portal_eventrequests))::bigint LIMIT 1
+    OFFSET (%(position)s * (SELECT greatest(count(*) - 1, 0) FROM public.portal_eventrequests))::bigint LIMIT 1
 );
 
 -- sell demo ticket --
--- One of the dates, %(place)s from 0 to 1 says which, has a seat less and one more ticket; if it is not sold out.
+-- One of the dates, %(position)s from 0 to 1 says which, has a seat less and one more ticket; if it is not sold out.
 WITH sold AS (
     UPDATE public.portal_termine SET seats_left = seats_left - 1
-    WHERE id = 20000 + (%(place)s * 12)::integer AND seats_left > 0
+    WHERE id = 20000 + (%(position)s * 12)::integer AND seats_left > 0
     RETURNING id, seats_left
 )
 INSERT INTO public.portal_tickets (termin_id, user_hash_id, price, rows, buyer)

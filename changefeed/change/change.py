@@ -103,8 +103,8 @@ def parse(payload: str) -> Change:
 
 def _parse_foreign(payload: str) -> Change:
     """Parses JSON of another shape, deeply nested, or with half of a surrogate pair. Raises NotJSON."""
-    said = members(payload) or {}
-    table, action, schema = (string_of(said.get(name)) for name in ("table", "action", "schema"))
+    parsed = members(payload) or {}
+    table, action, schema = (string_of(parsed.get(name)) for name in ("table", "action", "schema"))
     if table and action in ACTIONS:
         name = qualified(schema, table) if schema else table
         if not half_character(name):

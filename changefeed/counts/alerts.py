@@ -97,7 +97,7 @@ class Alerts:
 
     def check(self, known_from: float, now: float) -> list[Transition]:
         """The transitions since the last check. All changes between the two times (epoch seconds) are counted."""
-        return [turn for watch in self._watches if (turn := watch.check(known_from, now))]
+        return [transition for watch in self._watches if (transition := watch.check(known_from, now))]
 
 
 class _Watch:

@@ -39,7 +39,7 @@ class CountsBackfill:
 
     begin() is called when that place is known. run() then reads the earlier changes from the journal, the newest
     first, in the background, and adds them all at once. Until then is_loaded is false. apply(what) makes changes to the
-    tally that are not news. `turns` changes whenever the counts were changed that way.
+    tally that are not news. `generation` changes whenever the counts were changed that way.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CountsBackfill:
         tally: Tally,
         apply: Callable[[Callable[[], None]], None] = lambda what: what(),
     ) -> None:
-        self.turns = 0
+        self.generation = 0
         self.counting_since: float | None = (
             None  # while it is not loaded: the time from which all changes are counted, in epoch seconds
         )
@@ -128,7 +128,7 @@ class CountsBackfill:
                 self._want(NOTHING)
 
     def _want(self, wanted: Snapshot) -> None:
-        self.turns += 1
+        self.generation += 1
         if wanted == NOTHING:
             self._wanted = self.counting_since = None
             self._loaded.set()

@@ -50,7 +50,7 @@ EVERY_TABLE: Grants = (Grant("*"),)
 
 def fingerprint(grants: Grants) -> bytes:
     """32 bytes that are equal only for equal grants."""
-    said = [
+    value = [
         (
             grant.pattern,
             None if grant.columns is None else sorted(grant.columns),
@@ -58,7 +58,7 @@ def fingerprint(grants: Grants) -> bytes:
         )
         for grant in grants
     ]
-    return hashlib.sha256(json.dumps(said).encode()).digest()
+    return hashlib.sha256(json.dumps(value).encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,13 @@ def _grant(pattern: str, limits: object) -> Grant:
     return Grant(pattern, columns, tuple(sorted(filters, key=str)))
 
 
-def _members(said: object, what: str, known: tuple[str, ...]) -> Mapping[str, object]:
-    if not isinstance(said, dict) or not said.keys() <= set(known):
+def _members(value: object, what: str, known: tuple[str, ...]) -> Mapping[str, object]:
+    if not isinstance(value, dict) or not value.keys() <= set(known):
         raise BadRights(f"{what} must be an object with only {', '.join(known)}, as in {SHAPE}")
-    return said
+    return value
 
 
-def _texts(said: object, what: str) -> list[str]:
-    if not isinstance(said, list) or not all(isinstance(text, str) and text for text in said):
+def _texts(value: object, what: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
         raise BadRights(f"{what} must be a list of texts, as in {SHAPE}")
-    return said
+    return value

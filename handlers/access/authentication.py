@@ -204,8 +204,8 @@ class Authenticator:
         if not cookie or not self.is_own_page(request):
             return None
         # Only version 2, which session() makes: Tornado logs a line for anything that looks like an older one.
-        said = decode_signed_value(self.secret, COOKIE, cookie, max_age_days=SESSION_DAYS, min_version=2)
-        found = json.loads(said) if said else {}
+        decoded = decode_signed_value(self.secret, COOKIE, cookie, max_age_days=SESSION_DAYS, min_version=2)
+        found = json.loads(decoded) if decoded else {}
         return Session(**found) if "id" in found else None  # an older server made a cookie without it
 
     async def _identify_session(self, session: Session) -> Identity:

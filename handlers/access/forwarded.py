@@ -17,8 +17,8 @@ def apply_forwarded_headers(request: HTTPServerRequest, trusted: Sequence[Networ
     peer = request.remote_ip or ""
     if not trusted or not is_trusted(peer, trusted):
         return
-    said = ",".join(request.headers.get_list("X-Forwarded-For"))
-    request.remote_ip = client_address(peer, said, trusted)
+    entries = ",".join(request.headers.get_list("X-Forwarded-For"))
+    request.remote_ip = client_address(peer, entries, trusted)
     scheme = ",".join(request.headers.get_list("X-Forwarded-Proto")).rpartition(",")[2].strip().lower()
     if scheme in ("http", "https"):
         request.protocol = scheme

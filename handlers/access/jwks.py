@@ -124,12 +124,12 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
-def _key_set(said: Any, algorithm: str) -> dict[str | None, VerificationKey]:
+def _key_set(parsed: Any, algorithm: str) -> dict[str | None, VerificationKey]:
     """Parses a key set; skips keys that cannot be used. Raises ValueError if it is not a key set."""
-    if not isinstance(said, dict) or not isinstance(said.get("keys"), list):
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("keys"), list):
         raise ValueError("it is not a JSON Web Key Set")
     keys: dict[str | None, VerificationKey] = {}
-    for one in said["keys"]:
+    for one in parsed["keys"]:
         if not isinstance(one, dict) or one.get("use", "sig") != "sig" or one.get("alg", algorithm) != algorithm:
             continue
         try:

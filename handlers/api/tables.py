@@ -58,12 +58,12 @@ class WatchHandler(ApiHandler):
     needs = Need.ADMIN
 
     async def put(self, name: str) -> None:
-        said = self._said()
+        asked = self._asked()
         try:
             with database_needed("the table cannot be watched"):
                 name, bound = await self._find(name)
                 before = await self.context.watching.options(name) or DEFAULT_OPTIONS
-                options = self._options(name, bound, before, said)
+                options = self._options(name, bound, before, asked)
                 has_changed = await self.context.watching.watch(name, options)
         except (NoSuchTable, CannotWatch) as error:
             raise self._api_error(name, error, "cannot_watch") from None
@@ -97,18 +97,18 @@ class WatchHandler(ApiHandler):
         self.context.follower.reidentify()  # there may be a journal now
         self.finish({"table": name, "is_watched": is_watched, "has_changed": has_changed})
 
-    def _options(self, name: str, bound: Bound, before: WatchOptions, said: dict[str, Any]) -> WatchOptions:
+    def _options(self, name: str, bound: Bound, before: WatchOptions, asked: dict[str, Any]) -> WatchOptions:
         """The new options. Those of columns that the caller may not see stay as they are, and are never mentioned."""
-        options = replace(before, **said)
+        options = replace(before, **asked)
         if self.rights.sees_everything:
             return options
-        for column in (*said.get("omit", ()), *said.get("hash", ())):
+        for column in (*asked.get("omit", ()), *asked.get("hash", ())):
             if not bound.shows(column):
                 raise CannotWatch(f"{name} has no column {column}")
         hidden = [tuple(one for one in of if not bound.shows(one)) for of in (before.omit, before.hash)]
-        if "omit" in said:
+        if "omit" in asked:
             options = replace(options, omit=(*options.omit, *hidden[0]))
-        if "hash" in said:
+        if "hash" in asked:
             options = replace(options, hash=(*options.hash, *hidden[1]))
         if set(before.omit) - set(options.omit) or set(before.hash) - set(options.hash) - set(options.omit):
             raise _needs_all_rights("this would expose a column that is omitted or hashed")
@@ -126,7 +126,7 @@ class WatchHandler(ApiHandler):
             case CannotWatch():
                 return ApiError(409, code, str(error))
 
-    def _said(self) -> dict[str, Any]:
+    def _asked(self) -> dict[str, Any]:
         """The options in the body. Raises ApiError."""
         if len(self.request.body) > BODY_LIMIT_BYTES:
             raise ApiError(
@@ -142,25 +142,25 @@ class WatchHandler(ApiHandler):
             raise ApiError(400, "not_json", f"the body must be empty or a JSON object: {error}") from None
         if not isinstance(body, dict) or not body.keys() <= {field.name for field in fields(WatchOptions)}:
             raise ApiError(400, "bad_options", SHAPE)
-        said = dict(body)
-        for name in said.keys() & {"omit", "hash"}:
-            if not _are_names(said[name] or []):
+        asked = dict(body)
+        for name in asked.keys() & {"omit", "hash"}:
+            if not _are_names(asked[name] or []):
                 raise ApiError(400, "bad_options", SHAPE)
-            said[name] = tuple(said[name] or [])
-        row_limit, strict = said.get("row_limit"), said.get("strict", False)
+            asked[name] = tuple(asked[name] or [])
+        row_limit, strict = asked.get("row_limit"), asked.get("strict", False)
         if not (row_limit is None or (type(row_limit) is int and 0 < row_limit < 1 << 62)) or not isinstance(
             strict, bool
         ):
             raise ApiError(400, "bad_options", SHAPE)
-        return said
+        return asked
 
 
 def _needs_all_rights(why: str) -> ApiError:
     return ApiError(403, "needs_all_rights", f"{why}; use a token with all rights, or SQL as the owner")
 
 
-def _are_names(said: object) -> bool:
-    return isinstance(said, list) and all(isinstance(column, str) and _can_be_name(column) for column in said)
+def _are_names(asked: object) -> bool:
+    return isinstance(asked, list) and all(isinstance(column, str) and _can_be_name(column) for column in asked)
 
 
 def _can_be_name(text: str) -> bool:

@@ -55,7 +55,7 @@ class DashboardView:
         self._number = 0
         self._told_at: deque[float] = deque(maxlen=100)  # when the latest messages were sent, the newest last
         self._counts_told_at = self._coarse_told_at = 0.0
-        self._turn = self._context.counted.turn
+        self._generation = self._context.counted.generation
 
     def enter(self, dashboard: Dashboard, now: float) -> None:
         # First sends the others what came since the last tick, as the newcomer's `hello` includes it.
@@ -90,9 +90,9 @@ class DashboardView:
         has_counts = is_coarse or (self._counts.has_news and now - self._counts_told_at >= COUNTS_SECONDS)
         if self._of or has_counts:
             self._tell_activity(now, has_counts=has_counts, is_coarse=is_coarse)
-        if self._turn != (turn := self._context.counted.turn):
+        if self._generation != (generation := self._context.counted.generation):
             # The backfill has ended, or counting has started over: every dashboard starts again with a `hello`.
-            self._turn = turn
+            self._generation = generation
             self.tell(self._hello(now))
 
     def tell_database(self) -> None:

@@ -34,9 +34,9 @@ class CountedTime:
         return since if self.has_history else max(since, self._backfill.counting_since or 0.0)
 
     @property
-    def turn(self) -> tuple[bool, int]:
+    def generation(self) -> tuple[bool, int]:
         """Takes another value each time when counting starts over, or when the backfill has ended."""
-        return self.has_history, self._backfill.turns
+        return self.has_history, self._backfill.generation
 
     def whole(self, buckets: Sequence[BucketMessage]) -> Sequence[BucketMessage]:
         """The buckets that are counted completely; until the backfill has ended, older ones are not."""

@@ -90,8 +90,8 @@ class EventStreamHandler(BaseHandler):
 
     def _last_event_id(self) -> str | None:
         """The header's value, else that of the query field as polyfills write it."""
-        if said := self.request.headers.get("Last-Event-ID"):
-            return said
+        if header := self.request.headers.get("Last-Event-ID"):
+            return header
         said_in_query = [
             terms[-1]
             for name, terms in self.query_fields().items()

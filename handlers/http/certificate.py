@@ -74,7 +74,7 @@ def _no_password() -> str:
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        said = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return said.st_mtime_ns, said.st_size, said.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
