@@ -76,10 +76,10 @@ class DemoTest(AsyncTestCase):
                 await self.database.fetch("TRUNCATE public.portal_eventrequests")
                 for _ in range(rows):
                     await Demo(self.database, 1.0)._insert()
-                await self.database.fetch(demo.QUERIES["update demo request"], {"place": place, "ev_type": 9})
+                await self.database.fetch(demo.QUERIES["update demo request"], {"position": place, "ev_type": 9})
                 changed = await self.database.fetch(COUNT + " WHERE ev_type = 9")
                 assert changed == [(min(rows, 1),)], (rows, place)
-                await self.database.fetch(demo.QUERIES["delete demo request"], {"place": place})
+                await self.database.fetch(demo.QUERIES["delete demo request"], {"position": place})
                 assert await self.database.fetch(COUNT) == [(max(rows - 1, 0),)], (rows, place)
 
     @gen_test
