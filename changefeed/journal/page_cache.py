@@ -96,11 +96,9 @@ class PageCache:
 
     @property
     def edge_proven(self) -> Place:
-        """The edge as the place that proves most: after the last change, if nothing was read since."""
+        """The edge as the place that proves most: after the last change. What was read since had no change in it."""
         last = self._pages[-1] if self._pages else None
-        if last and last.digest and last.end == self.edge and last.batch == self.edge.batch:
-            return last.behind(last.changes[-1])
-        return self.edge
+        return last.behind(last.changes[-1]) if last and last.digest else self.edge
 
     def page_after(self, place: Place) -> Page | None:
         """The page after `place`, which is empty at the edge; None if memory does not know.

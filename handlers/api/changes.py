@@ -111,7 +111,7 @@ class ChangesHandler(ApiHandler):
                 if looked_at % SLICE_CHANGES == 0:
                     await asyncio.sleep(0)
             if not page.changes and (is_read or page.end == place):
-                return taken, proven if proven.digest and proven.batch == page.end.batch else page.end, False
+                return taken, proven if proven.digest else page.end, False
             place = page.end
             if is_bounded and time.monotonic() >= due:
                 return taken, place, True
