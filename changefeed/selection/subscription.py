@@ -186,11 +186,11 @@ class Selection:
             if not bound.shows(term.column) or (columns is not None and term.column not in columns):
                 return None  # one of several tables, and it has no such column
         terms = [(term, columns[term.column] if columns else None) for term in asked.filters]
-        sight = visibility_of(bound, columns, self._seal) if asked.is_bounded else None
-        if asked.is_bounded and sight is None:
+        visibility = visibility_of(bound, columns, self._seal) if asked.is_bounded else None
+        if asked.is_bounded and visibility is None:
             return None
         try:
-            return TableSelection(asked, terms, sight)
+            return TableSelection(asked, terms, visibility)
         except BadFilter:
             return None  # or has it with another type
 
@@ -199,21 +199,24 @@ class TableSelection:
     """Selects the changes of one table."""
 
     def __init__(
-        self, asked: Subscription, terms: Sequence[tuple[Filter, Kind | None]], sight: TableVisibility | None = None
+        self,
+        asked: Subscription,
+        terms: Sequence[tuple[Filter, Kind | None]],
+        visibility: TableVisibility | None = None,
     ) -> None:
-        self._sight = sight  # None if everything is visible
+        self._visibility = visibility  # None if everything is visible
         self._actions = frozenset(asked.actions or ACTIONS)
         self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
         self._columns = frozenset(asked.columns)
-        bounding = sight.equality if sight else None
+        bounding = visibility.equality if visibility else None
         self.equality = bounding or next(filter(None, (equality(term, kind) for term, kind in terms)), None)
 
     def pick(self, change: Change, row: ChangedRow) -> Change | None:
         if change.action not in self._actions and not change.is_loss:
             return None
         passage = ""
-        if self._sight:
-            seen = self._sight.see(change, row)
+        if self._visibility:
+            seen = self._visibility.see(change, row)
             if seen is None:
                 return None
             change, passage, row = seen
