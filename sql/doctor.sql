@@ -111,12 +111,13 @@ SELECT format('%I.%I', schema_name, table_name), is_complete FROM changefeed.sta
 -- gone columns --
 -- Each with its table: what was to be left out or hashed, and is there no more under that name.
 SELECT format('%I.%I', s.schema_name, s.table_name), quote_ident(g.name)
-FROM changefeed.status() AS s,
+FROM changefeed.status() AS s
+JOIN pg_namespace AS n ON n.nspname = s.schema_name
+JOIN pg_class AS root ON root.relnamespace = n.oid AND root.relname = s.table_name,
     LATERAL (SELECT unnest(s.omit) UNION SELECT jsonb_array_elements_text(to_jsonb(s) -> 'hash')) AS g (name)
 WHERE NOT EXISTS (
     SELECT FROM pg_attribute AS a
-    WHERE a.attrelid = format('%I.%I', s.schema_name, s.table_name)::regclass AND a.attname = g.name AND a.attnum > 0
-      AND NOT a.attisdropped
+    WHERE a.attrelid = root.oid AND a.attname = g.name AND a.attnum > 0 AND NOT a.attisdropped
 )
 ORDER BY 1, 2;
 
@@ -141,9 +142,12 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> '
   AND c.relname = coalesce(%(table)s::text, c.relname);
 
 -- tables with row security --
--- Watched tables whose policies the feed does not apply, or those of a partition.
+-- Watched tables whose policies the feed does not apply, or those of a partition. Also in schemas that this role may not use:
+-- there a cast to regclass would fail.
 SELECT DISTINCT format('%I.%I', s.schema_name, s.table_name)
-FROM changefeed.status() AS s, LATERAL (SELECT format('%I.%I', s.schema_name, s.table_name)::regclass AS oid) AS root
+FROM changefeed.status() AS s
+JOIN pg_namespace AS n ON n.nspname = s.schema_name
+JOIN pg_class AS root ON root.relnamespace = n.oid AND root.relname = s.table_name
 WHERE EXISTS (
     SELECT FROM pg_class AS c
     WHERE c.relrowsecurity AND (c.oid = root.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(root.oid)))

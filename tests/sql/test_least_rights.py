@@ -120,6 +120,28 @@ class FollowingTest(LeastRightsCase):
         assert (await self.http_client.fetch(self.get_url("/metrics"))).code == 200
 
     @gen_test
+    async def test_the_doctor_looks_at_tables_of_schemas_that_the_role_may_not_use(self):
+        self.write("CREATE SCHEMA priv; CREATE TABLE priv.t (id int, note text); CREATE TABLE priv.u (id int)")
+        self.write("SELECT changefeed.watch('priv.t', omit => '{note}'), changefeed.watch('priv.u')")
+        for table in ("priv.t", "public.orders"):
+            self.write(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        self.write("ALTER TABLE priv.t RENAME COLUMN note TO remark; ALTER TABLE priv.u SET UNLOGGED")
+        self.write('ALTER TABLE priv.u DISABLE TRIGGER "~changefeed_update"')
+        patient = Patient(str(make_dsn(self.conninfo, user=self.role)), self.feed.settings)
+        found = list(doctor.examine(patient))
+        patient.connection.close()
+        assert not [finding for finding in found if "could not be looked at" in finding.says]
+        told = [(finding.about, finding.says) for finding in found if finding.level is not Level.OK]
+        for about, what in (
+            ("policies", "priv.t has row-level security"),
+            ("policies", "public.orders has row-level security"),
+            ("triggers", "priv.t has no column note"),
+            ("triggers", "of priv.u is disabled"),
+            ("tables", "priv.u is unlogged"),
+        ):
+            assert [says for subject, says in told if subject == about and what in says], what
+
+    @gen_test
     async def test_it_tends_the_journal(self):
         self.write("INSERT INTO orders VALUES (1)")
         self.write("CREATE TABLE part_7 PARTITION OF parts FOR VALUES IN (7); INSERT INTO part_7 VALUES (7)")
