@@ -165,7 +165,7 @@ def test_whichever_process_is_scraped_the_numbers_are_those_of_all_and_outlive_o
         assert before[0]["changefeed_latency_seconds_count[]"] == 4 * COUNT
         assert before[0]["changefeed_clients['feed']"] == len(clients)
         os.kill(pids(port)[1], signal.SIGKILL)
-        server.until_said("starting it again")
+        server.until_said("restarting it")
         server.until_said("following the journal")
         postgres.execute(conninfo, "INSERT INTO orders (note) VALUES ('after')")
         after = scraped(port)
@@ -212,7 +212,7 @@ def test_one_that_is_replaced_does_not_put_back_a_schema_that_was_taken_away(fol
         postgres.execute(conninfo, read_script("uninstall.sql"))
         server.until_said("the schema changefeed was removed")
         os.kill(first, signal.SIGKILL)
-        server.until_said(rf"process 1 \(pid {first}\) ended by SIGKILL; starting it again")
+        server.until_said(rf"process 1 \(pid {first}\) ended by SIGKILL; restarting it")
         server.until_said("the schema changefeed was removed")
         assert postgres.execute(conninfo, "SELECT to_regnamespace('changefeed')") == [(None,)]
         while not all("was removed" in answer for answer in from_each(port, "/readyz").values()):
@@ -255,7 +255,7 @@ def test_a_signal_to_all_of_them_ends_all_with_0(number: signal.Signals, folder:
     with served(folder, conninfo) as (server, port):
         running = pids(port)
         code, said = server.end(number)
-        assert (code, "Traceback" in said, "starting it again" in said) == (0, False, False)
+        assert (code, "Traceback" in said, "restarting it" in said) == (0, False, False)
         until_gone(running.values())
 
 
