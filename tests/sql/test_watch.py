@@ -248,7 +248,7 @@ def test_a_trigger_that_only_has_a_name_of_ours_is_nobody_s_watch(db: JournalDat
     db.run("ALTER TABLE theirs ADD more int")
     assert db.warnings == []
     with pytest.raises(
-        psycopg2.errors.DuplicateObject, match='theirs has a trigger "~changefeed_insert" that is none of'
+        psycopg2.errors.DuplicateObject, match='theirs has a trigger "~changefeed_insert" that is not one of'
     ):
         db.run("SELECT changefeed.watch('theirs')")
 
