@@ -3,6 +3,7 @@
 CREATE SCHEMA IF NOT EXISTS examples;
 DO $$
 BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     IF (SELECT nspowner <> current_user::regrole FROM pg_catalog.pg_namespace WHERE nspname = 'examples') THEN
         RAISE EXCEPTION 'the schema examples belongs to another role, whose triggers would run with the rights of yours';
     END IF;

@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from psycopg2.extensions import parse_dsn
 
 from tests import ROOT, leftovers, postgres
 from tests.chromium import launch
@@ -295,6 +297,22 @@ def test_a_progress_bar_follows_its_job_to_the_end_in_every_page(site: Site):
     mine.get_by_role("button", name="Start a job").click()
     for page in (mine, theirs):
         expect(page.get_by_role("progressbar", name="Job 1")).to_have_js_property("value", 100)
+
+
+def test_the_site_s_tables_run_no_code_of_somebody_else():
+    conninfo = postgres.new_database()
+    mallory = f"mallory_{parse_dsn(conninfo)['dbname']}"
+    evil = f"BEGIN IF current_user <> '{mallory}' THEN CREATE ROLE {mallory}_was_here; END IF; RETURN true; END"
+    postgres.execute(conninfo, f"CREATE ROLE {mallory}; GRANT ALL ON SCHEMA public TO {mallory}; SET ROLE {mallory}; "
+        f"CREATE FUNCTION public.evil(oid, regrole) RETURNS boolean LANGUAGE plpgsql AS $${evil}$$; "
+        "CREATE OPERATOR public.<> (FUNCTION = public.evil, LEFTARG = oid, RIGHTARG = regrole)")  # fmt: skip
+    tables = (EXAMPLES / "tables.sql").read_text("utf-8")
+    for _ in range(2):
+        postgres.execute(conninfo, tables)
+    postgres.execute(conninfo, f"ALTER SCHEMA examples OWNER TO {mallory}")
+    with pytest.raises(psycopg2.errors.RaiseException, match="belongs to another role"):
+        postgres.execute(conninfo, tables)
+    assert postgres.execute(conninfo, f"SELECT FROM pg_roles WHERE rolname = '{mallory}_was_here'") == []
 
 
 def test_the_site_refuses_what_a_foreign_page_could_send_and_what_is_no_value(site: Site):
