@@ -1,8 +1,7 @@
 -- The triggers' functions: a statement's rows in, journal rows and one NOTIFY out.
 --
 -- They run as the journal's owner (SECURITY DEFINER), so that a writer needs no right on it, and with fixed settings, so
--- that an entry depends on the row alone and not on the writer's session. Each setting of a function costs its every call, so they
--- have those on which the JSON of usual types depends; the others are made where a column is of another type.
+-- that an entry depends on the row alone and not on the writer's session.
 -- changefeed.record never fails a write. What it cannot journal becomes an entry of the action L: the readers are told of
 -- a gap in this table, if the transaction commits. Where not even that can be written, the sequence changefeed.losses is
 -- raised instead. That costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
@@ -15,22 +14,12 @@
 -- {"omit": [column, ...], "hash": [column, ...], "limit": rows, "root": true, "dynamic": true}
 DO $make$
 DECLARE
-    -- What to_json can be given. At isolation levels that see the catalog as it once was, its word is not enough.
-    sees_columns constant text := $condition$
-        (current_setting('transaction_isolation') = 'read committed' OR changefeed.trusts_columns(TG_RELID))
-    $condition$;
-    plain constant text := $condition$
-        (NOT EXISTS (
-            SELECT FROM pg_attribute AS a
-            WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped
-              AND a.atttypid <> ALL (changefeed.plain_types()) AND NOT changefeed.is_plain(a.atttypid)
-        ) AND <sees_columns>)
-    $condition$;
+    -- With types of others this is asked at each statement: types, and who owns them, change when no table does.
     trusted constant text := $condition$
         (NOT EXISTS (
             SELECT FROM pg_attribute AS a
             WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
-        ) AND <sees_columns>)
+        ) AND (current_setting('transaction_isolation') = 'read committed' OR changefeed.trusts_columns(TG_RELID)))
     $condition$;
     tell_of_moved constant text := $moved$
         IF pg_partition_root(TG_RELID) IS NOT NULL THEN
@@ -44,32 +33,32 @@ DECLARE
             END IF;
         END IF;
     $moved$;
-    body constant text := replace(replace(replace(replace($body$
+    body constant text := replace(replace($body$
         IF lacks_rows THEN
             RAISE EXCEPTION 'the trigger % has no transition tables', quote_ident(TG_NAME)
                 USING HINT = 'Make triggers with changefeed.watch.';
         END IF;
         slot := coalesce(pg_sequence_last_value('changefeed.slot'), 0);
         IF TG_NARGS = 0 THEN
-            -- For changefeed.has_plain_types(), should one of the next statements have to be planned.
+            -- For changefeed.has_builtin_types(), should one of the next statements have to be planned.
             planned_for := set_config('changefeed.planned_for', TG_RELID::text, true);
             -- r.*, not r: there may be a column of that name.
             IF TG_OP = 'INSERT' THEN
                 INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
                 SELECT slot, at, 'I', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*)
-                FROM new_rows AS r WHERE changefeed.has_plain_types() OR <plain>;
+                FROM new_rows AS r WHERE changefeed.has_builtin_types() OR <trusted>;
                 is_recorded := FOUND;
             ELSIF TG_OP = 'DELETE' THEN
                 INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
                 SELECT slot, at, 'D', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*)
-                FROM old_rows AS r WHERE changefeed.has_plain_types() OR <plain>;
+                FROM old_rows AS r WHERE changefeed.has_builtin_types() OR <trusted>;
                 is_recorded := FOUND;
             ELSIF sampled = 1 THEN
                 <tell_of_moved>
                 INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
                 SELECT slot, at, 'U', TG_TABLE_SCHEMA, TG_TABLE_NAME, row_to_json(r.*),
                     (SELECT row_to_json(r.*) FROM old_rows AS r)
-                FROM new_rows AS r WHERE changefeed.has_plain_types() OR <plain>;
+                FROM new_rows AS r WHERE changefeed.has_builtin_types() OR <trusted>;
                 is_recorded := FOUND;
             END IF;
         END IF;
@@ -99,9 +88,6 @@ DECLARE
                 WHERE c.oid = coalesce(pg_partition_root(TG_RELID), TG_RELID);
             END IF;
             is_dynamic := TG_LEVEL = 'ROW' OR options ->> 'dynamic' IS NOT NULL OR NOT <trusted>;
-            IF is_dynamic OR NOT <plain> THEN
-                writers_settings := changefeed.fix_settings();  -- an error takes them back with all else
-            END IF;
             IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
                 -- A row that moves to another partition, and that a trigger there keeps out, is gone: there are fewer
                 -- new rows than old ones, and nothing says which belong together.
@@ -149,11 +135,8 @@ DECLARE
             IF old_values IS NOT NULL THEN
                 CLOSE old_values;
             END IF;
-            IF writers_settings IS NOT NULL THEN
-                PERFORM changefeed.restore_settings(writers_settings);
-            END IF;
         END IF;
-    $body$, '<tell_of_moved>', tell_of_moved), '<trusted>', trusted), '<plain>', plain), '<sees_columns>', sees_columns);
+    $body$, '<tell_of_moved>', tell_of_moved), '<trusted>', trusted);
     -- After ids were drawn: makes lastval() say the writer's number again, or fail again where there was none (see
     -- journal.sql). `drawn` is not asked for; an assignment takes less than a PERFORM.
     put_back_lastval constant text := $put_back$
@@ -173,8 +156,11 @@ DECLARE
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET exit_on_error = off  -- an error would end the writer's session, though it is caught here
         SET jit = off  -- to compile takes longer than the statements, however dear the writer's settings make them seem
-        -- The form of values; docs/database.md names these, and those of changefeed.fix_settings().
-        SET timezone = 'UTC' SET extra_float_digits = '1' SET bytea_output = 'hex' AS $function$
+        -- The form of values; docs/database.md names these.
+        SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
+        SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off
+        -- How texts are read.
+        SET array_nulls = on SET standard_conforming_strings = on AS $function$
         #variable_conflict use_variable
         DECLARE
             at timestamptz := clock_timestamp();
@@ -183,7 +169,6 @@ DECLARE
             sampled integer;  -- how many old rows there are: none, one, or 2 for more
             planned_for text;
             is_recorded boolean;
-            writers_settings text[];
             touched bigint;
             options json;
             is_dynamic boolean;
@@ -212,11 +197,11 @@ DECLARE
                 );
             END IF;
             BEGIN
-                IF TG_OP <> 'INSERT' THEN
-                    IF TG_NARGS = 0 AND TG_OP <> 'TRUNCATE' AND lacks_rows IS NOT TRUE THEN
+                IF TG_OP = 'UPDATE' THEN
+                    IF TG_NARGS = 0 AND lacks_rows IS NOT TRUE THEN
                         PERFORM FROM old_rows LIMIT 2;
                         GET DIAGNOSTICS sampled = ROW_COUNT;
-                        IF sampled = 0 AND (TG_OP = 'DELETE' OR pg_partition_root(TG_RELID) IS NULL) THEN
+                        IF sampled = 0 AND pg_partition_root(TG_RELID) IS NULL THEN
                             RETURN NULL;
                         END IF;
                     END IF;

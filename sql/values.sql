@@ -14,9 +14,11 @@ BEGIN
     IF type < 16384 THEN
         RETURN true;  -- PostgreSQL's own
     END IF;
-    SELECT r.rolsuper OR r.rolname = current_user, t.typtype IN ('d', 'c', 'r', 'm') OR t.typelem >= 16384
+    SELECT
+        pg_get_userbyid(t.typowner) = current_user OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = t.typowner),
+        t.typtype IN ('d', 'c', 'r', 'm') OR t.typelem >= 16384
     INTO is_trusted, has_parts
-    FROM pg_type AS t JOIN pg_roles AS r ON r.oid = t.typowner WHERE t.oid = type;
+    FROM pg_type AS t WHERE t.oid = type;
     IF is_trusted IS NOT TRUE THEN
         RETURN false;  -- also where there is none
     ELSIF NOT has_parts THEN
@@ -46,93 +48,20 @@ BEGIN
 END
 $function$;
 
--- Types of PostgreSQL itself whose JSON depends on no setting but those that the recording functions have. (Not so, for example, interval,
--- money, ranges of dates, or regclass.)
-CREATE OR REPLACE FUNCTION changefeed.plain_types()
-RETURNS oid[] LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
-    WITH plain (type) AS (
-        SELECT unnest('{
-            bool, int2, int4, int8, numeric, float4, float8, text, varchar, bpchar, "char", name, bytea, bit, varbit, uuid, json, jsonb, xml,
-            date, time, timetz, timestamp, timestamptz, inet, cidr, macaddr, macaddr8, oid, xid, xid8, pg_lsn, tsvector, tsquery,
-            point, lseg, path, box, polygon, line, circle, int4range, int8range, numrange
-        }'::regtype[]::oid[])
-    )
-    SELECT array_agg(p.type) || array_agg(t.typarray) FROM plain AS p JOIN pg_type AS t ON t.oid = p.type
-$function$;
-
--- Whether nobody else's code is run by to_json of a value of this type, and its JSON depends on no setting, as above.
-CREATE OR REPLACE FUNCTION changefeed.is_plain(type oid)
-RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-    RETURN type = ANY (changefeed.plain_types()) OR changefeed.trusts(type) AND (
-        WITH RECURSIVE part (type) AS (
-            SELECT type
-            UNION
-            SELECT inner_part.type
-            FROM part AS p JOIN pg_type AS t ON t.oid = p.type CROSS JOIN LATERAL (
-                SELECT a.atttypid FROM pg_attribute AS a
-                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'c'
-                UNION ALL
-                SELECT t.typbasetype WHERE t.typtype = 'd'
-                UNION ALL
-                SELECT t.typelem WHERE t.typcategory = 'A'
-            ) AS inner_part (type)
-            WHERE p.type >= 16384
-        )
-        SELECT bool_and(
-            p.type = ANY (changefeed.plain_types()) OR p.type >= 16384 AND (t.typtype IN ('c', 'd', 'e') OR t.typcategory = 'A')
-        )
-        FROM part AS p JOIN pg_type AS t ON t.oid = p.type
-    );
-END
-$function$;
-
--- Whether all columns of a table are of plain types of PostgreSQL itself. It is the table that the setting changefeed.planned_for
--- names.
+-- Whether all columns of a table are of PostgreSQL's own types, for which nobody but a superuser can make a cast. It is the table
+-- that the setting changefeed.planned_for names.
 --
 -- This is not immutable, but said to be, so that it is answered when a statement is planned and costs nothing when the plan is used.
 -- That is right in a statement that reads a transition table of that very table, and in no other: PostgreSQL plans such a
 -- statement anew after each change of the table's columns. Whoever plans it makes the setting right before, so that no
 -- code of others can have made it. The plan outlives the transaction: so the answer is no where the catalog is seen as it once was.
-CREATE OR REPLACE FUNCTION changefeed.has_plain_types()
+CREATE OR REPLACE FUNCTION changefeed.has_builtin_types()
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN current_setting('transaction_isolation') = 'read committed' AND NOT EXISTS (
         SELECT FROM pg_attribute AS a
-        WHERE a.attrelid = current_setting('changefeed.planned_for')::oid AND a.attnum > 0 AND NOT a.attisdropped
-          AND a.atttypid <> ALL (changefeed.plain_types())
+        WHERE a.attrelid = current_setting('changefeed.planned_for')::oid AND a.attnum > 0 AND a.atttypid >= 16384
     );
-END
-$function$;
-
--- Sets, to the end of the transaction, what the JSON of other types depends on. Returns the names and values of what was set
--- otherwise, which restore_settings() takes.
-CREATE OR REPLACE FUNCTION changefeed.fix_settings()
-RETURNS text[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-    fixed constant text[] := '{
-        {datestyle, "ISO, MDY"}, {intervalstyle, postgres}, {lc_monetary, C}, {xmloption, content}, {quote_all_identifiers, off},
-        {array_nulls, on}, {standard_conforming_strings, on}
-    }';
-    before text[] := '{}';
-    setting text[];
-BEGIN
-    FOREACH setting SLICE 1 IN ARRAY fixed LOOP
-        IF current_setting(setting[1]) <> setting[2] THEN
-            before := before || ARRAY[setting[1], current_setting(setting[1])];
-            PERFORM set_config(setting[1], setting[2], true);
-        END IF;
-    END LOOP;
-    RETURN before;
-END
-$function$;
-
-CREATE OR REPLACE FUNCTION changefeed.restore_settings(before text[])
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-    FOR n IN 1..cardinality(before) BY 2 LOOP
-        PERFORM set_config(before[n], before[n + 1], true);
-    END LOOP;
 END
 $function$;
 

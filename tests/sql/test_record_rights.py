@@ -170,12 +170,12 @@ def test_only_what_records_calls_what_is_answered_when_a_statement_is_planned(db
     bodies = dict(
         db.run(
             "SELECT proname, regexp_replace(prosrc, '--[^\n]*', '', 'g') FROM pg_proc "
-            "WHERE pronamespace = 'changefeed'::regnamespace AND prosrc LIKE '%%has\\_plain\\_types()%%'"
+            "WHERE pronamespace = 'changefeed'::regnamespace AND prosrc LIKE '%%has\\_builtin\\_types()%%'"
         )
     )
     assert set(bodies) == {"record", "record_strict"}
     for body in bodies.values():
-        *before, _ = body.split("changefeed.has_plain_types()")
+        *before, _ = body.split("changefeed.has_builtin_types()")
         assert len(before) == 3
         assert all(text.endswith(("FROM new_rows AS r WHERE ", "FROM old_rows AS r WHERE ")) for text in before)
         assert body.index("set_config('changefeed.planned_for', TG_RELID::text, true)") < len(before[0])
