@@ -98,8 +98,8 @@ GRANT USAGE ON SEQUENCE changefeed.lastval TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS changefeed.no_lastval
     MINVALUE -9223372036854775808 START -9223372036854775808 MAXVALUE -9200000000000000000 CACHE 1000 CYCLE;
 
--- Only its currval() counts, which is the session's: the script that was searched in vain for what may move rows, by the time
--- it came (record.sql).
+-- Only its currval() counts, which is the session's: the script that was searched for what may move rows, by the time it came,
+-- and whether that was in vain (record.sql).
 CREATE SEQUENCE IF NOT EXISTS changefeed.searched;
 
 CREATE TABLE IF NOT EXISTS changefeed.journal (

@@ -293,62 +293,133 @@ $make$;
 
 -- Whether this statement may be a MERGE that has moved rows of `target` to other partitions: PostgreSQL puts neither their old
 -- nor their new versions into the transition tables of an UPDATE (seen up to 18.4). Nothing tells a trigger that it is a MERGE
--- that it fires for, but its text does, wherever that is known: not of a prepared statement, and not of one in a function in
--- SQL. That text names the table, or a view of it; else it is the action of a foreign key, or a trigger, that has written here.
--- And a row that moves is deleted in one partition and inserted into another, which PostgreSQL counts, also for some time
--- after the transaction. So this says yes too often rather than not at all.
+-- that it fires for, but its text does, where that is known. And a row that moves is deleted in one partition and inserted into
+-- another, which PostgreSQL counts, also for some time after the transaction. So this says yes too often rather than not at all.
 CREATE OR REPLACE FUNCTION changefeed.may_have_moved(target oid, context text)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    is_nested constant boolean := strpos(context, chr(10)) > 0;  -- the first line is the trigger's own
-    looked_at constant text := CASE WHEN is_nested THEN context ELSE current_query() END;
-    is_merge constant text := '[[:<:]]merge[[:>:]]';
-    -- The context's lines are translated. That of a function in SQL is like: SQL function "name" statement 1
-    is_unknown constant text := CASE
-        WHEN is_nested THEN '"execute[[:>:]]|"[^"]*" [^ "]+ [0-9]+(' || chr(10) || '|$)'
-        ELSE '[[:<:]]execute[[:>:]]'
-    END;
-    -- A script of many statements is one text, which each of them would search from its beginning. So it is searched once:
-    -- that it was in vain the session remembers, in a sequence that the writer has no right to.
-    is_long constant boolean := octet_length(looked_at) > 10000;
+    -- Who called the statement, the innermost first: the context's first line is the trigger's own. Null where nobody did.
+    callers constant text := substr(context, nullif(strpos(context, chr(10)), 0) + 1);
+    is_current constant boolean := current_setting('transaction_isolation') = 'read committed';
+    statement text;  -- null where it is unknown
+    is_script boolean;
+    -- A script of many statements is one text, which each of them would search from its beginning. So it is searched once: what
+    -- came of it the session remembers, in a sequence that the writer has no right to.
     script constant bigint := extract(epoch FROM statement_timestamp()) * 1000000;
+    searched bigint;
+    may_merge boolean;
 BEGIN
-    IF current_setting('server_version_num')::integer < 150000
-        OR NOT is_long AND looked_at !~* is_merge AND looked_at !~* is_unknown THEN
+    IF current_setting('server_version_num')::integer < 150000 THEN
         RETURN false;
     END IF;
-    IF (
+    statement := CASE
+        WHEN callers IS NULL THEN current_query()
+        WHEN starts_with(callers, 'SQL statement "') THEN substr(callers, 16)  -- the usual case of the function below
+        ELSE changefeed.called_statement(callers)
+    END;
+    is_script := callers IS NULL AND octet_length(statement) > 10000;
+    IF NOT is_script AND statement COLLATE "C" !~* $re$\y(?:merge|execute)\y$re$ THEN
+        RETURN false;
+    END IF;
+    IF current_setting('track_counts')::boolean AND (
         SELECT bool_or(is_source) AND bool_or(is_target) AND count(*) > 1
-        FROM changefeed.members(ARRAY[target]) AS m, LATERAL (
+        FROM (
+            SELECT m.member FROM changefeed.members(ARRAY[target]) AS m
+            UNION
+            -- An old snapshot does not show the partitions that came since; but what was written to is locked.
+            SELECT l.relation FROM pg_locks AS l
+            WHERE NOT is_current AND l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
+              AND pg_partition_root(l.relation) = pg_partition_root(target)
+        ) AS m, LATERAL (
             SELECT pg_stat_get_xact_tuples_deleted(m.member) > 0, pg_stat_get_xact_tuples_inserted(m.member) > 0
         ) AS counted (is_source, is_target)
         WHERE is_source OR is_target
     ) IS NOT TRUE THEN
         RETURN false;
     END IF;
-    IF is_long AND NOT is_nested THEN
-        BEGIN
-            IF currval('changefeed.searched') = script THEN
-                RETURN false;
-            END IF;
-        EXCEPTION WHEN object_not_in_prerequisite_state THEN
-            NULL;  -- the session has searched none
-        END;
-        IF looked_at !~* is_merge AND looked_at !~* is_unknown THEN
-            PERFORM setval('changefeed.searched', script);
-            RETURN false;
-        END IF;
+    IF statement IS NULL THEN
+        RETURN true;
+    ELSIF NOT is_script THEN
+        RETURN changefeed.may_merge(statement, CASE WHEN is_current THEN target END);
     END IF;
-    RETURN looked_at ~* is_unknown OR looked_at ~* is_merge AND (
-        looked_at ~* 'u&"'
-        OR EXISTS (
-            SELECT FROM pg_class AS c
-            WHERE c.oid = target AND strpos(lower(looked_at), lower(replace(c.relname, '"', '""'))) > 0
-        )
-        OR EXISTS (
-            SELECT FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid
-            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = target AND d.classid = 'pg_rewrite'::regclass
-        )
+    BEGIN
+        searched := currval('changefeed.searched');
+    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+        NULL;  -- the session has searched none
+    END;
+    IF searched / 2 = script THEN
+        RETURN searched % 2 = 1;
+    END IF;
+    may_merge := changefeed.may_merge(statement, NULL);
+    PERFORM setval('changefeed.searched', 2 * script + may_merge::integer);
+    RETURN may_merge;
+END
+$function$;
+
+-- The text of the statement that the first of these callers has called, and behind it what the context says of others. Null
+-- where the context does not say it: of a statement in a function in SQL, and of one whose rows are fetched from a cursor, as a
+-- FOR loop does. All that is known of messages in another language is what they say before a statement's text.
+CREATE OR REPLACE FUNCTION changefeed.called_statement(callers text)
+RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    introduction text;
+    sample text;
+BEGIN
+    IF callers ~ $re$^[^"\n]*[$]1 = $re$ THEN
+        RETURN current_query();  -- no caller: these are its parameters, as log_parameter_max_length_on_error has them told
+    END IF;
+    EXECUTE 'SELECT changefeed.own_context()' INTO sample;
+    sample := substr(sample, strpos(sample, chr(10)) + 1);
+    introduction := nullif(left(sample, strpos(sample, 'SELECT changefeed.own_context()') - 1), '');
+    RETURN CASE WHEN starts_with(callers, introduction) THEN substr(callers, length(introduction) + 1) END;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.own_context()
+RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    context text;
+BEGIN
+    GET DIAGNOSTICS context = PG_CONTEXT;
+    RETURN context;
+END
+$function$;
+
+-- Whether a text has a MERGE into the table (where that is null: into any), or executes what may be one: as words of its own,
+-- not within literals, quoted names and comments. Where it is hard to tell these from the rest, it may. Of letters only those
+-- of ASCII are compared, as PostgreSQL does for keywords, whatever the database's collation.
+CREATE OR REPLACE FUNCTION changefeed.may_merge(statement text, target oid)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    -- A backslash before a quote; a comment in a comment; a $ beside a letter that is not of ASCII.
+    is_hard constant text := $re$\\'|/[*](?:[^*]|[*]+[^*/])*/[*]|[^\x01-\x7f][\w$]*[$]|[$]\w*[^\x01-\x7f]$re$;
+    -- Where a statement can begin: GRANT EXECUTE is none, nor a trigger's EXECUTE FUNCTION name(), nor what a caller's line says.
+    executes constant text :=
+        $re$(?:^|[;)]|\y(?:as|explain|analy[sz]e|verbose))\s*execute\y(?!\s+(?:function|procedure)\s+[\w.$"]+\s*[(])$re$;
+    merges constant text := $re$\ymerge\s+into\y\s*(?:only\y[\s(]*)?([^\s.*();,]+(?:\s*[.]\s*[^\s.*();,]+)*)?$re$;
+    quoted constant text := $re$|(?<![\w$])[$]%1$s[$](?:[^$]|[$](?!%1$s[$]))*[$]%1$s[$]$re$;
+    left_out text := $re$'[^']*'|--[^\r\n]*|/[*](?:[^*]|[*]+[^*/])*[*]+/$re$;
+    words text;
+BEGIN
+    IF statement COLLATE "C" !~* $re$\y(?:merge|execute)\y$re$ THEN
+        RETURN false;
+    ELSIF statement COLLATE "C" ~ is_hard THEN
+        RETURN true;
+    END IF;
+    SELECT concat(left_out, string_agg(DISTINCT format(quoted, tag[1]), '')) INTO left_out
+    FROM regexp_matches(statement COLLATE "C", $re$[$]((?:[A-Za-z_]\w*)?)(?=[$])$re$, 'g') AS found (tag);
+    words := regexp_replace(statement COLLATE "C", '("[^"]*")|' || left_out, $re$\1 $re$, 'g');
+    words := regexp_replace(words COLLATE "C", '"[^"]*"', '"', 'g');
+    RETURN words COLLATE "C" ~* executes OR EXISTS (
+        SELECT FROM regexp_matches(words COLLATE "C", merges, 'gi') AS m (names)
+        CROSS JOIN LATERAL (SELECT lower(substring(m.names[1] COLLATE "C" FROM $re$[^.\s]+$$re$) COLLATE "C")) AS n (name)
+        WHERE n.name IS NULL OR target IS NULL
+           OR n.name ~ $re$["]|[^\x01-\x7f]$re$
+           OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = target AND c.relname = n.name::name)
+           OR EXISTS (
+               SELECT FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid
+               WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = target AND d.classid = 'pg_rewrite'::regclass
+           )
     );
 END
 $function$;
