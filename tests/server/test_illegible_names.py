@@ -130,7 +130,7 @@ class IllegibleNamesTest(JournalTestCase):
             for _ in range(2):
                 await told(await self.connect(f"/ws?since={cursor}", protocol=True), 1)
                 await self.fetch_json(f"/api/changes?since={cursor}")
-        reasons = [re.sub(r".*cannot be read: (.*); a gap.*", r"\1", line) for line in logged.output]
+        reasons = [re.sub(r".*could not read the entry [^:]*: (.*); clients.*", r"\1", line) for line in logged.output]
         assert reasons == ["it has bytes that are not text in UTF-8", "the name of its table has no text in UTF-8"]
 
 

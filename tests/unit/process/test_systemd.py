@@ -98,7 +98,7 @@ def test_a_lost_database_is_reported_and_is_no_reason_to_restart_the_server(tmp_
             server.port()
             cluster.stop("immediate")
             for _ in range(2):
-                systemd.until("WATCHDOG=1", "STATUS=PostgreSQL is not heard; 0 clients are connected")
+                systemd.until("WATCHDOG=1", "STATUS=not connected to PostgreSQL; 0 clients are connected")
     finally:
         postgres.discard(cluster)
 
@@ -140,7 +140,7 @@ async def work():
     parent.say_ready()
     if parent.orders["is_first_start"]:
         time.sleep(3600)
-    hearing = asyncio.create_task(parent.hear(tell=dict))
+    hearing = asyncio.create_task(parent.attend(tell=dict))
     await asyncio.sleep(parent.orders["seconds"])
 asyncio.run(work())
 """
