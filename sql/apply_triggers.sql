@@ -18,9 +18,8 @@ DECLARE
     statements text[];
     statement text;
     due timestamptz;
-    unrecorded oid[];
     members oid[];
-    written text[];
+    states jsonb[];
 BEGIN
     SELECT t.tgname INTO squatter
     FROM changefeed.wanted_triggers(ARRAY[target], ARRAY[options]) AS w JOIN pg_trigger AS t ON t.tgrelid = w.member AND t.tgname = w.name
@@ -29,12 +28,9 @@ BEGIN
         RAISE EXCEPTION '% has a trigger % that is not one of the change feed''s', target::regclass, quote_ident(squatter)
             USING ERRCODE = 'duplicate_object', HINT = 'Give that trigger another name.';
     END IF;
-    IF options IS NOT NULL THEN
-        unrecorded := changefeed.unrecorded(target);
-    END IF;
     statements := ARRAY(SELECT r.statement FROM changefeed.repairs(ARRAY[target], ARRAY[options]) AS r);
     IF statements <> '{}' AND options IS NOT NULL THEN
-        SELECT array_agg(w.member), array_agg(w.written) INTO members, written FROM changefeed.written_triggers(target) AS w;
+        SELECT array_agg(s.member), array_agg(s.state) INTO members, states FROM changefeed.states(ARRAY[target]) AS s;
     END IF;
     due := clock_timestamp() + wait_ms * interval '1 millisecond';  -- from here on writers may wait
     FOREACH statement IN ARRAY statements LOOP
@@ -43,11 +39,8 @@ BEGIN
         );
         EXECUTE statement;
     END LOOP;
-    IF options IS NOT NULL THEN
-        PERFORM changefeed.note_remade(target, members, written);
-    END IF;
-    IF unrecorded <> '{}' AND statements <> '{}' THEN
-        PERFORM changefeed.note_empty(target, unrecorded);
+    IF statements <> '{}' AND options IS NOT NULL THEN
+        PERFORM changefeed.note(target, members, states);
     END IF;
     RETURN statements <> '{}';
 END

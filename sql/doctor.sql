@@ -15,7 +15,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_class AS c
            WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')
-             AND c.relname NOT IN ('recorded', 'truncation', 'began_empty', 'remade', 'retyped', 'taken', 'rotated')
+             AND c.relname NOT IN ('recorded', 'truncation', 'noted', 'retyped', 'taken', 'rotated')
              AND NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
                      ELSE has_table_privilege(c.oid, 'SELECT') END
        )

@@ -17,6 +17,7 @@
 \ir record.sql
 \ir truncate.sql
 \ir watched.sql
+\ir noted.sql
 \ir wanted_triggers.sql
 \ir apply_triggers.sql
 \ir watch.sql
@@ -24,6 +25,7 @@
 \ir read.sql
 \ir cursor.sql
 \ir recorded.sql
+\ir retyped.sql
 \ir retention.sql
 
 -- The functions for users; psql shows these comments with \df+ changefeed.*

@@ -486,7 +486,7 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
         WHERE i.indisprimary
     ),
     (SELECT sum(hash_record_extended(ROW(oid, evtenabled), 0)) FROM pg_event_trigger),
-    pg_sequence_last_value(to_regclass('changefeed.began')),  -- another one when there was a partition that may be gone again
+    pg_sequence_last_value(to_regclass('changefeed.noted_id')),  -- another one when there was a table that may be gone again
     (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)  -- another one after a crash, which empties unlogged tables
 ) END
 FROM (SELECT pg_current_snapshot()::text AS now) AS s;
@@ -503,7 +503,7 @@ SELECT schema_name, table_name, is_complete, is_watched, why, is_over
 FROM changefeed.look(%(since)s, %(schemas)s::text[], %(tables)s::text[]);
 
 -- note retyped --
--- See sql/recorded.sql.
+-- See sql/retyped.sql.
 SELECT changefeed.note_retyped(%(table)s, %(columns)s::text[], %(since)s);
 
 -- retyped after --

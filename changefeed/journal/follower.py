@@ -219,7 +219,7 @@ class Follower:
                 continue
             losses = self._journal.losses
             # What retention had taken by the last read, or before this began, cannot be what was still to be read then.
-            taken = self._taken_by_now()
+            taken = self._journal.losses.extent
             has_taken = self._taken not in (None, taken)
             self._taken = taken
             if has_taken and losses.concern(memory.edge):
@@ -271,7 +271,7 @@ class Follower:
             self._journal.on_lost = self._note_lost
         elif has_journal:
             await self._remember()
-            self._taken = self._taken_by_now()
+            self._taken = self._journal.losses.extent
         self._is_identified = True
         self._known.set()
         self._leave_trouble()
@@ -340,10 +340,6 @@ class Follower:
         self._owed = owed
         self.memory = self._journal.on_lost = self._taken = None
         self._known.clear()
-
-    def _taken_by_now(self) -> tuple[int, int, int]:
-        losses = self._journal.losses
-        return losses.xid, losses.id, losses.taken.number
 
     def _note_lost(self) -> None:
         self._has_lost = True

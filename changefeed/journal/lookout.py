@@ -7,6 +7,7 @@ are reported by each process to its own clients.
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 import psycopg2
 
 from changefeed.change.gap import Gap
-from changefeed.change.table_names import parse_pattern
+from changefeed.change.table_names import parse_pattern, qualified
 from changefeed.journal.cursor import Place, Snapshot
 from changefeed.journal.journal import Journal
 from changefeed.postgres.named_queries import load_queries
@@ -32,6 +33,7 @@ LOOK_SECONDS = 1.0
 MOST_SECONDS = 10.0
 # A look may take at most this fraction of the time: with 8,000 partitions and 500 tables it takes some 0.1 s.
 COST_PART = 20
+POSTPONED_SECONDS = 30.0  # after which the log names a table that is locked at every look
 RETYPED_KEPT = 1_000  # kept for clients that reconnect; older ones are combined, and sent to everybody
 
 
@@ -65,6 +67,7 @@ class Lookout:
         self._edge = edge
         self._tell_gap = tell_gap
         self._on_change = on_change
+        self._postponed: dict[str, float] = {}  # tables to be looked at again, each with the time of the first try
         self._snapshot: str | None = None
         self._fingerprint: str | None = None
         self._looked_at: datetime | None = None
@@ -95,10 +98,13 @@ class Lookout:
 
     async def look(self) -> None:
         """Looks once. Raises DatabaseUnavailable or psycopg2.Error; then the next look finds what this one missed."""
-        before, began = {"before": self._snapshot}, datetime.now(UTC)
+        # A transaction that unlocks a postponed table may have changed nothing.
+        before, began = {"before": None if self._postponed else self._snapshot}, datetime.now(UTC)
         [(snapshot, fingerprint)] = await self._database.fetch(QUERIES["schema fingerprint"], before)
-        if fingerprint not in (None, self._fingerprint):
+        is_another = fingerprint not in (None, self._fingerprint)
+        if is_another or self._postponed:
             await self._look_at_recording()
+        if is_another:
             await self._learn_retyped()
             if self._fingerprint is not None:
                 await self._catalog.reread()
@@ -140,15 +146,30 @@ class Lookout:
         self._may_look = bool(may_look) and not await distrust(self._database)
         if not self._may_look:  # the follower reports it
             self.incomplete = 0
+            self._postponed = {}
             return
         await self._mend()
         rows = await self._database.fetch(QUERIES["look"], {"since": self._looked_at, **self._promised})
         self.incomplete = sum(not is_complete for _, _, is_complete, *_ in rows)
+        self._note_postponed({qualified(schema, table) for schema, table, *_, is_over in rows if is_over is None})
         for _, _, _, is_watched, why, is_over in rows:
             if why:
                 # Unwatching a table is meant; leaving it partly recorded is not.
                 is_meant = is_over or not is_watched
                 logger.log(logging.INFO if is_meant else logging.WARNING, "changes are missing: %s", why)
+
+    def _note_postponed(self, names: set[str]) -> None:
+        """A look never waits for a lock, so that all other tables are reported."""
+        now = time.monotonic()
+        self._postponed = {name: self._postponed.get(name, now) for name in names}
+        for name, since in self._postponed.items():
+            if since <= now - POSTPONED_SECONDS:
+                self._postponed[name] = math.inf  # so that the log names it once
+                logger.warning(
+                    "could not look at %s, since it or one of its partitions is locked all the time: its gaps will be "
+                    "reported when the transaction that holds the lock ends; pg_locks shows whose it is",
+                    name,
+                )
 
     async def _tell_retyped(self) -> None:
         """Reports columns whose type changed: until the catalog was read, filters compared them by the old type."""

@@ -52,6 +52,11 @@ class Losses:
         """When the newest of the entries was made that retention took."""
         return datetime.fromtimestamp(self.at / 1e6, UTC) if self.at else None
 
+    @property
+    def extent(self) -> tuple[int, int, int]:
+        """Changes whenever retention takes something."""
+        return self.xid, self.id, self.taken.number
+
     def concern(self, place: Place) -> bool:
         """Whether retention took a change that somebody at `place` has not seen."""
         unknown = self.taken.snapshot

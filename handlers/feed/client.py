@@ -23,11 +23,11 @@ from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.selection.conflation import Conflation
 from changefeed.selection.subscription import BadSubscription
 from handlers.delivery.audiences import Audience
-from handlers.delivery.dialects import PLAIN, Dialect, frames, gap_within
+from handlers.delivery.dialects import PLAIN, STREAM, Dialect, frames, gap_within
 from handlers.delivery.live_clients import LiveClient
 from handlers.delivery.outbox import Outbox
 from handlers.feed.query import FeedQuery
-from handlers.feed.start import LOST_PAST, Start
+from handlers.feed.start import LOST_PAST, Start, cursor_of
 from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.feed_client")
@@ -67,6 +67,7 @@ class FeedClient:
         self._catching_up: asyncio.Task[None] | None = None
         self._conflation: Conflation | None = None
         self._conflated_to: str | None = None
+        self._told_taken: tuple[int, int, int] | None = None  # what the client knows that retention took
         self._live_clients.add(self)
         self._begin(start)
 
@@ -138,8 +139,11 @@ class FeedClient:
 
     def _begin(self, start: Start) -> None:
         self._subscribe(start.query)
+        self._told_taken = start.taken
         if start.gap:
             self.outbox.send(self.dialect.gap(start.gap))
+            if start.place is None and self.dialect is STREAM and (cursor := cursor_of(self._context, start)):
+                self.outbox.send(self.dialect.place(cursor))  # what the greeting of changefeed.v1 has already
         if start.place is not None:
             self._catching_up = asyncio.create_task(self._catch_up_or_leave(start.place))
             return
@@ -237,7 +241,9 @@ class FeedClient:
             page = await self._context.journal.read_for_client(place, upto=edge)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower logs it, and moves on when the database is back
-        if self._context.journal.losses.concern(place):
+        losses = self._context.journal.losses
+        if losses.concern(place) and losses.extent != self._told_taken:
+            self._told_taken = losses.extent
             if self.dialect is PLAIN:  # has no message for gaps: its cursor will be answered with 410
                 self.leave(TAKEN_AWAY)
                 return None

@@ -20,11 +20,15 @@ LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, 
 
 @dataclass(frozen=True)
 class Start:
-    """A checked request. Without a place, the client starts with the next change."""
+    """A checked request. Without a place, the client starts with the next change.
+
+    `taken` is what retention had taken when the gap was found, Losses.extent; it is not reported twice.
+    """
 
     query: FeedQuery
     place: Place | None = None
     gap: Gap | None = None
+    taken: tuple[int, int, int] | None = None
 
 
 async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
@@ -40,7 +44,7 @@ async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Diale
     if gap and dialect is PLAIN:
         why = f"{gap.why}; connect without since, or with changefeed.v1 to get the gap as a message"
         raise ApiError(410, "gap", why)
-    return Start(query, place, gap)
+    return Start(query, place, gap, context.journal.losses.extent if gap else None)
 
 
 async def check_subscription(context: ServerContext, subscription: Subscription, *, needs_keys: bool = False) -> None:

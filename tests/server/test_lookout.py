@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
@@ -214,6 +215,30 @@ class GapTest(LookoutCase):
         )
 
     @gen_test
+    async def test_one_that_is_locked_is_told_later_and_keeps_no_other_from_being_told(self):
+        self.write("INSERT INTO parted VALUES (1, 'x')")
+        await self.until_published(1)
+        socket = await self.subscribed()
+        holder = postgres.connect(self.conninfo)
+        self.addCleanup(holder.close)
+        self.write("ALTER TABLE parted DETACH PARTITION part_1")
+        holder.cursor().execute("BEGIN; LOCK TABLE part_1")
+        self.write("ALTER TABLE items DISABLE TRIGGER USER; ALTER TABLE items ENABLE TRIGGER USER")
+        with (
+            mock.patch("changefeed.journal.lookout.POSTPONED_SECONDS", 0),
+            ExpectLog("changefeed.lookout", "changes are missing: public.items", level=20),
+            ExpectLog("changefeed.lookout", "could not look at public.parted", level=30),
+        ):
+            await self.look()
+        assert (await message(socket))["table"] == "public.items"
+        await self.look()  # which is named once
+        assert self.losses() == ["items"]
+        holder.cursor().execute("ROLLBACK")  # which changes nothing
+        with ExpectLog("changefeed.lookout", "changes are missing: a partition of public.parted", level=20):
+            await self.look()
+        assert (await message(socket, "gap"))["table"] == "public.parted"
+
+    @gen_test
     async def test_one_that_has_another_name_for_one_transaction(self):
         away, back = "ALTER TABLE orders RENAME TO old", "ALTER TABLE old RENAME TO orders"
         gap = await self.gap_of(f"BEGIN; {away}; INSERT INTO old VALUES (1); {back}; COMMIT", "orders")
@@ -393,7 +418,7 @@ class PatternTest(LookoutCase):
                 while not told.get("changes", told):
                     told = await message(socket)
                 assert (told["type"], told["changes"][0]["action"]) == ("changes", "INSERT")
-        assert self.write("SELECT * FROM changefeed.began_empty") == []
+        assert self.write("SELECT * FROM changefeed.noted") == []
 
     @gen_test
     async def test_a_partition_that_comes_from_a_watched_table_to_one_that_is_not_tells_of_nothing(self):

@@ -189,3 +189,10 @@ class LastEventIdTest(StreamCase):
         stream = await self.ask("/events", **{"Last-Event-ID": OF_ANOTHER_JOURNAL})
         assert f"id: {OF_ANOTHER_JOURNAL}\n" in await stream.block()
         assert "event: gap\n" in await stream.block()
+        # On a quiet feed the place that follows is all that it has to come back with.
+        [place] = re.findall(r"^id: (.+)\n\n$", await stream.block())
+        stream.writer.close()
+        stream = await self.ask("/events", **{"Last-Event-ID": place})
+        assert f"id: {place}\n" in await stream.block()
+        self.order(1)
+        assert '"id":1' in await stream.block()

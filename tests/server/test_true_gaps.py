@@ -158,6 +158,30 @@ class LosingTransactionTest(JournalTestCase):
         assert page["gap"] is not None
 
     @gen_test
+    async def test_a_cursor_that_is_too_old_is_told_once(self):
+        self.write("INSERT INTO orders SELECT generate_series(1, 3)")
+        while self.feed.hub.published < 3:
+            await self.feed.follower.until_moved()
+        [first, *_] = (await self.fetch_json("/api/changes"))["changes"]
+        self.write("SELECT changefeed.empty_partition(0); INSERT INTO orders VALUES (4)")
+        while self.feed.hub.published < 4:
+            await self.feed.follower.until_moved()
+        with mock.patch.object(PageCache, "page_after", return_value=None):
+            socket = await self.connect(f"/ws?since={first['cursor']}", protocol=True)
+            gap, last = await told(socket, 4)
+        assert ("older than what the journal keeps" in gap["why"], last) == (True, 4)
+
+    @gen_test
+    async def test_where_the_cursor_is_of_another_journal_the_greeting_has_the_new_place(self):
+        old = "s." + "A1_-" * 20
+        socket = await self.connect(f"/ws?since={old}", protocol=True)
+        place = (await message(socket, "hello"))["cursor"]
+        assert (await message(socket))["type"] == "gap"
+        socket = await self.connect(f"/ws?since={place}", protocol=True)
+        self.write("INSERT INTO orders VALUES (1)")
+        assert await told(socket, 1) == [1]
+
+    @gen_test
     async def test_a_transaction_open_for_long_gives_nobody_a_gap_while_retention_works(self):
         open_for_long = postgres.connect(self.conninfo)
         open_for_long.autocommit = False

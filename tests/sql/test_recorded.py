@@ -25,9 +25,9 @@ def look(db: JournalDatabase, *promised: tuple[str, str | None]) -> dict[str, st
     return dict(db.run(LOOK, schemas, tables))
 
 
-def test_of_the_first_look_nothing_is_known():
+def test_of_what_an_older_version_watched_nothing_is_known_at_the_first_look():
     with closing(JournalDatabase()) as db:
-        db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
+        db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders'); DELETE FROM changefeed.noted")
         db.run("ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1)")
         assert db.run("SELECT why FROM changefeed.look(NULL, ARRAY['public'], ARRAY[NULL])") == [(None,)]
         assert look(db, ("public", None)) == {}
@@ -61,14 +61,6 @@ def test_only_what_was_promised_is_missed_from_its_first_row_on(db: JournalDatab
     found = look(db, ("public", "later"), ("public", "empty"))
     assert list(found) == ["later"]
     assert "before it was watched" in found["later"]
-
-
-def test_what_is_locked_may_have_rows(db: JournalDatabase):
-    db.run("CREATE TABLE later (id int); SELECT changefeed.watch('later')")
-    db.run("DELETE FROM changefeed.began_empty")  # as if an older version had watched it
-    holder = db.session()
-    holder.run("BEGIN; LOCK TABLE later IN ACCESS EXCLUSIVE MODE")
-    assert list(look(db, ("public", None))) == ["later"]
 
 
 def test_without_an_event_trigger_a_new_partition_had_a_moment_without_triggers(db: JournalDatabase):
@@ -147,10 +139,10 @@ def test_what_retention_took_meanwhile_may_have_been_a_row_of_a_dropped_partitio
 
 @pytest.mark.parametrize("last", ["DROP TABLE part_1", "ALTER TABLE parted DETACH PARTITION part_1"])
 def test_a_partition_that_came_and_went_with_rows_takes_them_away(db: JournalDatabase, last: str):
-    before = db.value("SELECT pg_sequence_last_value('changefeed.began')")
+    before = db.value("SELECT pg_sequence_last_value('changefeed.noted_id')")
     db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1); INSERT INTO parted VALUES (1)")
     db.run(last)
-    assert db.value("SELECT pg_sequence_last_value('changefeed.began')") > (
+    assert db.value("SELECT pg_sequence_last_value('changefeed.noted_id')") > (
         before or 0
     )  # by which a server knows to look
     assert "detached or dropped" in look(db)["parted"]
@@ -291,7 +283,7 @@ def test_who_was_let_read_may_look_and_write_nothing_else(db: JournalDatabase):
         "SELECT * FROM changefeed.recorded",
         "DELETE FROM changefeed.recorded",
         "SELECT changefeed.recorded_now()",
-        "SELECT changefeed.may_have_rows('{1}')",
+        "SELECT changefeed.never_written('{1}')",
     ):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             reader.run(statement)

@@ -1,0 +1,215 @@
+-- What records a table, member by member; and what the triggers' maker notes of it.
+--
+-- A member is a table that is watched, or one of its partitions. Its state is what the catalog says of our triggers there. Two
+-- states that say the same are of one time without a gap: PostgreSQL writes a trigger's row when it is switched off, on or
+-- renamed, that of pg_inherits when a partition comes, and that of a row type when its table gets another name.
+
+-- Which journal this is, where files were not put back.
+CREATE OR REPLACE FUNCTION changefeed.this_journal()
+RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT concat_ws(' ', m.epoch, c.system_identifier, 'changefeed.journal'::regclass::oid)
+    FROM changefeed.meta AS m, pg_control_system() AS c
+$function$;
+
+-- Each time that we made or changed triggers: the state of each member before and after. Triggers are changed under a lock, so
+-- nothing is missed between the two. A look follows these from one to the next, and deletes them. Rows are only added here, so
+-- that no look waits for a transaction that makes triggers.
+CREATE SEQUENCE IF NOT EXISTS changefeed.noted_id;  -- a server looks whenever its last_value is another
+CREATE TABLE IF NOT EXISTS changefeed.noted (
+    id bigint NOT NULL,                -- the same for all members whose triggers were made at once
+    root oid NOT NULL,
+    member oid NOT NULL,
+    journal text NOT NULL DEFAULT changefeed.this_journal(),
+    schema_name text NOT NULL,         -- the root's name then
+    table_name text NOT NULL,
+    before jsonb,                      -- null where nothing recorded it as this root's
+    after jsonb NOT NULL,
+    had_rows boolean NOT NULL,
+    is_written boolean NOT NULL,       -- whether it ever had a row that others could see
+    snapshot pg_snapshot NOT NULL DEFAULT pg_current_snapshot(),
+    PRIMARY KEY (id, member)
+);
+
+-- The state of each member of these roots. What is written twice in one transaction is told apart by the commands that wrote it
+-- (entered_by, name_written_by), which a row has until somebody tries to write it anew (xmax); our triggers by their
+-- subtransaction. One is complete whose triggers are all enabled, and record INSERT (4), DELETE (8),
+-- UPDATE (16) and TRUNCATE (32); where there are partitions, also what TRUNCATE takes away of them (64, 128). PostgreSQL fires
+-- those of its partitions for a root with a foreign one. A partition that was made as one, and not attached, entered
+-- pg_inherits by the command that made it: 3 steps after its columns. What a partition brings when it is attached is in its own
+-- partitions, so these are as attached as it is, and enter whenever it does.
+CREATE OR REPLACE FUNCTION changefeed.states(roots oid[])
+RETURNS TABLE (root oid, member oid, state jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+    WITH RECURSIVE members (root, member, entered, entered_by, is_attached) AS (
+        SELECT r, r, '', '', false FROM unnest(roots) AS r
+        UNION ALL
+        SELECT m.root, c.oid, concat_ws(' ', nullif(m.entered, ''), i.xmin),
+               CASE WHEN i.xmax::text = '0' THEN m.entered_by || ' ' || i.cmin END,
+               m.is_attached OR i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
+        FROM members AS m
+        JOIN pg_inherits AS i ON i.inhparent = m.member
+        JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = -6
+    ), ours AS (
+        SELECT t.tgrelid AS member,
+               bit_or(CASE
+                   WHEN t.tgtype::int & 2 = 0 THEN t.tgtype::int & 60
+                   WHEN t.tgfoid = 'changefeed.read_truncated()'::regprocedure THEN 64
+                   WHEN t.tgfoid = 'changefeed.record_truncated()'::regprocedure THEN 128
+                   ELSE 0
+               END) FILTER (WHERE t.tgenabled IN ('O', 'A')) AS recorded,
+               bool_and(t.tgenabled IN ('O', 'A')) AS is_enabled,
+               sum(hash_record_extended(ROW(t.oid), 0)) AS triggers,
+               sum(hash_record_extended(ROW(t.oid, t.tgname, t.tgtype, t.tgenabled, t.tgfoid, t.tgargs), 0)) AS definition,
+               sum(hash_record_extended(ROW(t.oid, t.xmin), 0)) AS written,
+               bool_or(t.tgtype::int & 3 = 1) AS is_by_row,
+               bool_or(position('"dynamic"'::bytea IN t.tgargs) > 0) AS is_dynamic,
+               bool_or(p.is_recorder) AS is_recorded,
+               bool_and(position('"root": true'::bytea IN t.tgargs) > 0) FILTER (WHERE p.is_recorder) AS is_of_root
+        FROM pg_trigger AS t
+        JOIN (
+            SELECT p.oid, p.oid = ANY (changefeed.recorders()) AS is_recorder FROM pg_proc AS p
+            WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname <> 'request' OFFSET 0
+        ) AS p ON p.oid = t.tgfoid
+        WHERE t.tgrelid IN (SELECT m.member FROM members AS m)
+        GROUP BY t.tgrelid
+    ), facts AS (
+        SELECT c.oid AS root, y.xmin::text AS name_written, CASE WHEN y.xmax::text = '0' THEN y.cmin::text END AS name_written_by,
+               hash_record_extended(ROW(y.typname, y.typnamespace, y.typowner, y.typacl::text), 0)::text AS name,
+               EXISTS (
+                   SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
+               ) AS has_virtual,
+               c.relkind = 'r' AND c.relhassubclass AS has_children  -- or had some, until ANALYZE
+        FROM pg_class AS c JOIN pg_type AS y ON y.oid = c.reltype WHERE c.oid = ANY (roots)
+    ), foreigners AS (
+        SELECT DISTINCT m.root
+        FROM members AS m JOIN pg_inherits AS i ON i.inhparent = m.member
+        JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relkind = 'f' AND c.relispartition
+    )
+    SELECT m.root, m.member, jsonb_build_object(
+        'entered', m.entered, 'entered_by', m.entered_by, 'is_attached', m.is_attached,
+        'triggers', o.triggers::text, 'definition', o.definition::text, 'written', o.written::text,
+        'is_recorded', coalesce(o.is_recorded AND (o.is_of_root OR NOT c.relispartition), false),
+        'is_complete', coalesce(o.is_enabled, true) AND w.wanted & coalesce(o.recorded, 0) = w.wanted
+            AND (coalesce(o.is_of_root, true) OR NOT c.relispartition),
+        -- Triggers that look up no columns find no values of virtual ones in the rows.
+        'is_null', r.has_virtual AND NOT coalesce(o.is_dynamic, false),
+        -- For unlogged tables: a crash, which empties them, also begins the statistics anew.
+        'unlogged_since', CASE WHEN c.relpersistence = 'u' THEN (
+            SELECT extract(epoch FROM b.stats_reset) FROM pg_stat_bgwriter AS b
+        ) END
+    ) || CASE WHEN m.member <> m.root THEN '{}' ELSE jsonb_build_object(
+        'name', r.name, 'name_written', r.name_written, 'name_written_by', r.name_written_by,
+        -- Triggers for a statement tell of the rows of children too, as of the table's own.
+        'tells_children', r.has_children AND NOT coalesce(o.is_by_row, false)
+    ) END
+    FROM members AS m
+    JOIN pg_class AS c ON c.oid = m.member
+    JOIN facts AS r ON r.root = m.root
+    LEFT JOIN ours AS o ON o.member = m.member
+    LEFT JOIN foreigners AS f ON f.root = m.root
+    CROSS JOIN LATERAL (SELECT CASE
+        WHEN c.relkind = 'p' AND c.relispartition AND f.root IS NOT NULL THEN 64 + 128
+        WHEN c.relkind = 'p' AND f.root IS NOT NULL THEN 32 + 64 + 128
+        WHEN c.relkind = 'p' OR c.relispartition THEN 60 + 64 + 128
+        ELSE 60
+    END) AS w (wanted)
+$function$;
+
+-- Those of the tables that somebody else has locked, or waits to: even to look at a file's size would wait there.
+CREATE OR REPLACE FUNCTION changefeed.locked(members oid[])
+RETURNS oid[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT coalesce(array_agg(DISTINCT l.relation), '{}') FROM pg_locks AS l
+    WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AND l.relation = ANY (members)
+$function$;
+
+-- Those of the tables that never had a row that others could see: whose file has no page, and is the one that it began with,
+-- which neither VACUUM nor ANALYZE came to. Null where that cannot be known now, as one of them is locked.
+CREATE OR REPLACE FUNCTION changefeed.never_written(members oid[])
+RETURNS oid[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '10ms' AS $function$
+BEGIN
+    IF members = '{}' THEN
+        RETURN members;
+    ELSIF changefeed.locked(members) <> '{}' THEN
+        RETURN NULL;
+    END IF;
+    RETURN ARRAY(
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.oid = ANY (members) AND (
+            c.relkind = 'p' OR c.reltuples = -1 AND c.relfilenode = c.oid AND pg_relation_size(c.oid::regclass) = 0
+        )
+    );
+EXCEPTION WHEN lock_not_available THEN
+    RETURN NULL;
+END
+$function$;
+
+-- Whether this transaction has written an entry of the table.
+CREATE OR REPLACE FUNCTION changefeed.has_entries_here(of_schema text, of_table text)
+RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $function$
+    SELECT EXISTS (
+        SELECT FROM changefeed.journal AS j
+        WHERE j.xid = pg_current_xact_id() AND j.schema_name = of_schema AND j.table_name = of_table
+    )
+$function$;
+
+-- Whether the table has children with rows, of which a statement on it may have told as of its own.
+CREATE OR REPLACE FUNCTION changefeed.may_have_told_children(target oid)
+RETURNS boolean LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+    WITH RECURSIVE descendants (member, came) AS (
+        SELECT i.inhrelid, i.xmin FROM pg_inherits AS i WHERE i.inhparent = target
+        UNION
+        SELECT i.inhrelid, d.came FROM descendants AS d JOIN pg_inherits AS i ON i.inhparent = d.member
+    )
+    SELECT EXISTS (
+        SELECT FROM descendants AS d JOIN pg_class AS k ON k.oid = d.member AND k.relkind <> 'f'
+        WHERE pg_relation_size(d.member::regclass) > 0 AND (
+            NOT changefeed.is_of_this_transaction(d.came)
+            OR (
+                SELECT changefeed.has_entries_here(n.nspname, c.relname)
+                FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = target
+            )
+        )
+    )
+$function$;
+
+-- Whether a virtual column may have been told as null: it is not of this transaction, or that has written to the table.
+CREATE OR REPLACE FUNCTION changefeed.may_have_told_null(target oid)
+RETURNS boolean LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+    SELECT changefeed.has_entries_here(n.nspname, c.relname) OR EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped AND NOT changefeed.is_of_this_transaction(a.xmin)
+    )
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = target
+$function$;
+
+-- Notes that we changed triggers of `target`, of whose members the states were `before`. What a trigger would have told wrongly
+-- until now, and has not, is not noted.
+CREATE OR REPLACE FUNCTION changefeed.note(target oid, members oid[], before jsonb[])
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    harmless jsonb := '{}';
+BEGIN
+    IF before[array_position(members, target)] -> 'tells_children' = 'true' AND NOT changefeed.may_have_told_children(target) THEN
+        harmless := harmless || '{"tells_children": false}';
+    END IF;
+    IF before[array_position(members, target)] -> 'is_null' = 'true' AND NOT changefeed.may_have_told_null(target) THEN
+        harmless := harmless || '{"is_null": false}';
+    END IF;
+    INSERT INTO changefeed.noted (id, root, member, schema_name, table_name, before, after, had_rows, is_written)
+    SELECT x.id, target, s.member, n.nspname, c.relname,
+           CASE WHEN (b.state ->> 'is_recorded')::boolean THEN
+               b.state || CASE WHEN s.member = target THEN harmless ELSE harmless - 'tells_children' END
+           END,
+           s.state, f.size > 0, f.size > 0 OR m.relkind <> 'p' AND (m.reltuples <> -1 OR m.relfilenode <> m.oid)
+    FROM (SELECT nextval('changefeed.noted_id') AS id) AS x
+    CROSS JOIN changefeed.states(ARRAY[target]) AS s
+    JOIN pg_class AS m ON m.oid = s.member
+    JOIN pg_class AS c ON c.oid = target
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN unnest(members, before) AS b (member, state) ON b.member = s.member
+    CROSS JOIN LATERAL (SELECT CASE WHEN m.relkind = 'p' THEN 0 ELSE pg_relation_size(m.oid::regclass) END AS size) AS f
+    WHERE b.state IS DISTINCT FROM s.state;
+END
+$function$;

@@ -1,0 +1,34 @@
+-- Keeps what servers filtered by an outdated type, for clients that come back.
+--
+-- Columns that servers took for another type for a moment, and filtered by them wrongly: for who comes back after a restart, or to
+-- another process. One row for each process that told its clients; `seen` is what a snapshot saw when it did.
+CREATE TABLE IF NOT EXISTS changefeed.retyped (
+    number bigint PRIMARY KEY,
+    journal text NOT NULL,
+    seen pg_snapshot NOT NULL,
+    table_name text NOT NULL,  -- with its schema, as gaps have it
+    columns text[] NOT NULL,
+    since timestamptz,
+    at timestamptz NOT NULL
+);
+
+-- As the schema's owner, so that the server's role needs no right to write. The newest 1,001 are kept: of more than 1,000 a
+-- server knows that there were more.
+CREATE OR REPLACE FUNCTION changefeed.note_retyped(of_table text, of_columns text[], since timestamptz)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '10s' AS $function$
+BEGIN
+    LOCK TABLE changefeed.retyped IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO changefeed.retyped (number, journal, seen, table_name, columns, since, at)
+    SELECT coalesce(max(r.number), 0) + 1, changefeed.this_journal(), pg_current_snapshot(), of_table, of_columns,
+           note_retyped.since, clock_timestamp()
+    FROM changefeed.retyped AS r;
+    DELETE FROM changefeed.retyped AS r WHERE r.number < (SELECT max(m.number) FROM changefeed.retyped AS m) - 1000;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION changefeed.retyped_after(after bigint)
+RETURNS TABLE (number bigint, seen pg_snapshot, table_name text, columns text[], since timestamptz, at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT r.number, r.seen, r.table_name, r.columns, r.since, r.at FROM changefeed.retyped AS r
+    WHERE r.number > after AND r.journal = changefeed.this_journal() ORDER BY r.number
+$function$;
