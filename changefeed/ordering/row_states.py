@@ -77,6 +77,7 @@ def state_after(entries: Iterable[Entry], key: int) -> int | None:
     is_known = True
     was_there: int | None = None  # in this state at last, and all along
     has_come_or_gone = False
+    is_in_order = True  # a trigger's change has a lower id than the one that made it fire
     for entry in entries:
         is_of_no_row = entry.before is None and entry.after is None
         if is_of_no_row or columns not in (None, entry.columns):
@@ -92,9 +93,10 @@ def state_after(entries: Iterable[Entry], key: int) -> int | None:
             balance[(entry.after or 1) if entry.key_after == key else ~key] += 1
         if entry.key_before == entry.key_after:
             was_there = entry.after or 1
+            is_in_order &= entry.depth == 1 or entry.before == entry.after
         else:
             has_come_or_gone = True
     state = next((state for state, count in balance.items() if count > 0), None)
-    if state is None and not has_come_or_gone:
+    if state is None and not has_come_or_gone and is_in_order:
         state = was_there
     return UNKNOWN if state is None and not is_known else state

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from changefeed.ordering.row_states import Edge
+from changefeed.ordering.row_states import Edge, Entry, state_after
 from changefeed.ordering.state_walk import walk
 
 State = tuple[int, int]  # key and value
@@ -107,3 +107,12 @@ def test_whatever_is_preferred_the_states_decide(draw: random.Random):
 def test_rows_whose_columns_change_in_between_are_two_walks():
     edges = [Edge(2, 3, 1, 1, 1), Edge(0, 2, 0, 1, 0), Edge(13, 14, 1, 1, 3), Edge(12, 13, 1, 1, 2)]
     assert list(walk(edges)) == [1, 0, 3, 2]
+
+
+@pytest.mark.parametrize(("depth", "state"), [(1, 11), (2, None)])
+def test_ids_tell_where_a_row_ends_that_goes_and_comes_back_unless_triggers_wrote(depth: int, state: int | None):
+    entries = [
+        Entry(1, 1, "U", depth, False, 1, "t", 5, 11, 12, 7, 7),
+        Entry(2, 2, "U", 1, False, 2, "t", 5, 12, 11, 7, 7),
+    ]
+    assert state_after(entries, 7) == state
