@@ -130,7 +130,7 @@ class FollowingTest(LeastRightsCase):
         patient = Patient(str(make_dsn(self.conninfo, user=self.role)), self.feed.settings)
         found = list(doctor.examine(patient))
         patient.connection.close()
-        assert not [finding for finding in found if "could not be looked at" in finding.says]
+        assert not [finding for finding in found if "could not be examined" in finding.says]
         told = [(finding.about, finding.says) for finding in found if finding.level is not Level.OK]
         for about, what in (
             ("policies", "priv.t has row-level security"),
