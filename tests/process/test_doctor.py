@@ -183,7 +183,7 @@ def test_the_schema_is_of_another_version(version: int, readable_from: int, leve
 EARLIER_STATES = [
     "ALTER FUNCTION changefeed.read RENAME TO read_as_it_was",
     "ALTER TABLE changefeed.meta DROP COLUMN readable_from",
-    "DROP TABLE changefeed.noted",
+    "DROP TABLE changefeed.retyped",
     "DROP SEQUENCE changefeed.lost_at",
     "CREATE OR REPLACE FUNCTION changefeed.recorders() RETURNS oid[] LANGUAGE sql AS 'SELECT NULL::oid[]'",
 ]
