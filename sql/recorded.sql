@@ -71,7 +71,7 @@ DECLARE
     new_ones oid[];
     excused oid[] := '{}';
     unwritten oid[];
-    found record;
+    facts record;
 BEGIN
     is_over := true;
     IF earlier -> 'oid' <> now -> 'oid' THEN
@@ -139,13 +139,13 @@ BEGIN
             OR next -> 'is_null' = 'true' AND is_noted
         ) AS has_been_null,
         bool_or(next -> 'tells_children' = 'true' AND (is_noted OR last -> 'tells_children' = 'false')) AS told_children
-    INTO found
+    INTO facts
     FROM steps WHERE id > first_id;
-    unwritten := changefeed.never_written(found.lost || found.moved || found.came);
+    unwritten := changefeed.never_written(facts.lost || facts.moved || facts.came);
     IF NOT (now ->> 'is_complete')::boolean THEN
-        IF was_complete OR found.has_new_incomplete THEN
+        IF was_complete OR facts.has_new_incomplete THEN
             why := format('not all changes of %s are recorded: triggers of %s are missing', name, CASE
-                WHEN found.has_new_incomplete THEN 'a new partition' ELSE 'it, or of a partition of it,'
+                WHEN facts.has_new_incomplete THEN 'a new partition' ELSE 'it, or of a partition of it,'
             END);
             is_over := false;
         END IF;
@@ -155,27 +155,27 @@ BEGIN
         AND (first_root ->> 'name_written' <> now -> 'members' -> root ->> 'name_written'
             OR first_root ->> 'name_written_by' <> now -> 'members' -> root ->> 'name_written_by') THEN
         why := format('%s had another name for a moment, and what was written to it meanwhile was told under that', name);
-    ELSIF NOT found.lost <@ unwritten THEN
+    ELSIF NOT facts.lost <@ unwritten THEN
         why := format('a partition of %s was detached or dropped: its rows are not in it any more', name);
-    ELSIF found.was_away OR NOT found.moved <@ unwritten THEN
+    ELSIF facts.was_away OR NOT facts.moved <@ unwritten THEN
         why := format('%s, or a partition of it, was not recorded for a while', name);
-    ELSIF found.has_crashed THEN
+    ELSIF facts.has_crashed THEN
         why := format('%s, or a partition of it, is unlogged: PostgreSQL may have emptied it after a crash', name);
     ELSIF is_null AND NOT was_null THEN
         why := format('virtual generated columns of %s are told as null', name);
         is_over := false;
-    ELSIF found.has_been_null AND NOT is_null THEN
+    ELSIF facts.has_been_null AND NOT is_null THEN
         why := format('virtual generated columns of %s were told as null for a moment', name);
-    ELSIF found.was_off THEN
+    ELSIF facts.was_off THEN
         why := format('%s was not watched for a moment', name);
-    ELSIF found.told_children THEN
+    ELSIF facts.told_children THEN
         why := format('what was written by way of %s to a table that inherits from it was told as its own for a moment', name);
-    ELSIF found.has_attached OR EXISTS (
-        SELECT FROM unnest(found.came) AS c (member)
+    ELSIF facts.has_attached OR EXISTS (
+        SELECT FROM unnest(facts.came) AS c (member)
         WHERE c.member <> ALL (unwritten) AND (now -> 'members' -> c.member::text ->> 'is_attached')::boolean
     ) THEN
         why := format('a partition was attached to %s: its rows are in it now', name);
-    ELSIF found.has_filled OR NOT found.came <@ unwritten THEN
+    ELSIF facts.has_filled OR NOT facts.came <@ unwritten THEN
         why := format('what was written to a new partition of %s in its first moment is not recorded', name);
     ELSIF unwritten IS NULL THEN
         is_over := NULL;
