@@ -7,11 +7,12 @@
 --
 -- and then the feed with since=<that cursor>. Everything that this snapshot sees is in the rows, everything else comes.
 --
--- Owned by the journal's owner and run as that, so that a back end needs no right but EXECUTE on it. What it gives is signed
--- with a key that follows from the journal's epoch, since its holder may have rights to some tables only: a server accepts
--- it from such clients, but no other cursor made for other rights (changefeed/journal/signed_cursor.py reads it).
+-- Owned by the journal's owner and run as that, so that a back end needs no right but EXECUTE on it. Its holder may have rights
+-- to some tables only, and the place tells of all: when the newest change was made, and how many transactions there were. So what
+-- it gives is encrypted and then signed, with keys that follow from the journal's epoch. A server accepts it from such
+-- clients, but no other cursor made for other rights (changefeed/journal/signed_cursor.py reads it).
 CREATE OR REPLACE FUNCTION changefeed.cursor()
-RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURNS text LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET jit = off AS $function$
 DECLARE
     snapshot pg_snapshot;
@@ -22,7 +23,11 @@ DECLARE
     xmax bigint;
     place text;
     key bytea;
-    signed bytea;
+    nonce constant bytea := uuid_send(gen_random_uuid());  -- 122 bits of it are random
+    plain bytea;
+    key_stream bytea;
+    sealed bytea;
+    signature bytea;
 BEGIN
     IF pg_is_in_recovery() THEN
         -- There pg_current_snapshot() names no running transaction, so changes would be lost.
@@ -64,10 +69,15 @@ BEGIN
         RAISE EXCEPTION 'changefeed.meta is empty, as after a restore of the schema alone'
             USING HINT = 'Run sql/install.sql as its owner.';
     END IF;
+    -- Without an extension there is no cipher, but SHA-256 by key and counter makes a key stream. Filled up with blanks, so that
+    -- the length tells little of the number of open transactions.
+    plain := convert_to(rpad(place, (length(place) + 63) / 64 * 64), 'UTF8');
+    SELECT string_agg(sha256(sha256(key || convert_to('cipher', 'UTF8')) || nonce || int4send(i)), '' ORDER BY i) INTO key_stream
+    FROM generate_series(0, octet_length(plain) / 32 - 1) AS i;
+    SELECT nonce || string_agg(set_byte('\x00', 0, get_byte(plain, i) # get_byte(key_stream, i)), '' ORDER BY i) INTO sealed
+    FROM generate_series(0, octet_length(plain) - 1) AS i;
     -- Twice, since nobody who has one text and its hash can make the hash of a longer text then.
-    signed := sha256(key || sha256(key || convert_to(place, 'UTF8')));
-    RETURN 'q.' || translate(
-        encode(substr(signed, 1, 16) || convert_to(place, 'UTF8'), 'base64'), E'+/=\n', '-_'
-    );
+    signature := substr(sha256(key || sha256(key || sealed)), 1, 16);
+    RETURN 'q.' || translate(encode(signature || sealed, 'base64'), E'+/=\n', '-_');
 END
 $function$;

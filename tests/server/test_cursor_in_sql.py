@@ -1,5 +1,6 @@
 """changefeed.cursor(): who reads rows with it and then the feed from it on misses no change, and gets none twice."""
 
+import base64
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +36,11 @@ def rows_and_cursor(conninfo: str) -> tuple[Rows, str]:
         [(place,)] = db_cursor.fetchall()
         db_cursor.execute("SELECT id, to_json(o) FROM orders AS o")
         return dict(db_cursor.fetchall()), place
+
+
+def unpacked(cursor: str) -> bytes:
+    text = cursor.removeprefix("q.")
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def write_at_random(conninfo: str, seed: int) -> None:
@@ -132,6 +138,39 @@ class CursorTest(CursorTestCase):
         assert [change["data"]["id"] for change in changes] == [2]
 
     @gen_test
+    async def test_many_are_open_meanwhile(self):
+        open_ones = [postgres.connect(self.conninfo) for _ in range(20)]
+        for i, one in enumerate(open_ones):
+            one.set_session(isolation_level=ISOLATION_LEVEL_READ_COMMITTED, autocommit=False)
+            with one.cursor() as db_cursor:
+                db_cursor.execute("INSERT INTO orders VALUES (%s, 'open', 1)", [i])
+        self.write("INSERT INTO orders VALUES (99, 'newer', 1)")
+        rows, cursor = rows_and_cursor(self.conninfo)
+        assert sorted(rows) == [99]
+        assert len(unpacked(cursor)) > 32 + 64
+        for one in open_ones:
+            one.commit()
+            one.close()
+        await self.follow_to_now(cursor, rows)
+
+    @gen_test
+    async def test_the_text_tells_nothing_and_is_another_each_time(self):
+        self.write("INSERT INTO orders VALUES (1, 'secret', 1)")
+        [(xid, at)] = self.write(
+            "SELECT xid::text, (extract(epoch FROM at) * 1000000)::bigint FROM changefeed.journal ORDER BY id DESC LIMIT 1"
+        )
+        rows, first = rows_and_cursor(self.conninfo)
+        _, second = rows_and_cursor(self.conninfo)
+        assert len(unpacked(first)) == len(unpacked(second)) == 32 + 64
+        for at_once in (0, 16, 32, 64):  # signature, nonce, place
+            assert unpacked(first)[at_once : at_once + 16] != unpacked(second)[at_once : at_once + 16]
+        for told in (xid, str(int(xid) + 1), str(at)[:6]):
+            assert told.encode() not in unpacked(first)
+        self.write("INSERT INTO orders VALUES (2, 'new', 1)")
+        for cursor in (first, second):
+            await self.follow_to_now(cursor, dict(rows))
+
+    @gen_test
     async def test_before_the_first_change_there_is_a_place_too(self):
         rows, cursor = rows_and_cursor(self.conninfo)
         assert rows == {}
@@ -151,15 +190,18 @@ class CursorTest(CursorTestCase):
     @gen_test
     async def test_what_was_altered_or_is_of_another_database_is_refused(self):
         _, cursor = rows_and_cursor(self.conninfo)
-        altered = cursor[:-6] + ("A" if cursor[-6] != "A" else "B") + cursor[-5:]
+        altered = [
+            cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :]
+            for at in (5, 30, 60, len(cursor) - 6)  # in the signature, the nonce, and the place
+        ]
         other = postgres.new_database()
         postgres.execute(other, ORDERS)
         postgres.execute(other, read_script("install.sql"))
         _, foreign = rows_and_cursor(other)
-        for text in (altered, foreign):
+        for text in (*altered, foreign, cursor[:-20]):
             page = await self.fetch_json(f"/api/changes?since={text}")
             assert "the cursor is of another journal" in page["gap"]["why"]
-        for text in ("q.", "q.AAAA", "q.%C3%A4", f"{cursor[:20]}"):
+        for text in ("q.", "q.AAAA", f"q.{'A' * 42}", "q.%C3%A4", f"{cursor[:20]}"):
             page = await self.fetch_json(f"/api/changes?since={text}", 400)
             assert page["error"]["code"] == "not_a_cursor"
 
