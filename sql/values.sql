@@ -58,6 +58,15 @@ $function$;
 CREATE OR REPLACE FUNCTION changefeed.has_builtin_types()
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+    RETURN changefeed.has_builtin_types_now();
+END
+$function$;
+
+-- The same, by the catalog as it is now: this one is VOLATILE. What is not sees the catalog as the writer's statement does, for which a
+-- foreign key's action is part of it; and the columns may have changed since that began.
+CREATE OR REPLACE FUNCTION changefeed.has_builtin_types_now()
+RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
     RETURN current_setting('transaction_isolation') = 'read committed' AND NOT EXISTS (
         SELECT FROM pg_attribute AS a
         WHERE a.attrelid = current_setting('changefeed.planned_for')::oid AND a.attnum > 0 AND a.atttypid >= 16384

@@ -1,5 +1,7 @@
 """Whose code the trigger functions run: nobody's but their own, whatever relations, types and settings others make."""
 
+import threading
+
 import pytest
 
 from tests.journal_database import JournalDatabase, Session
@@ -149,6 +151,47 @@ def test_it_is_of_no_other_table_whatever_a_writer_sets(db: JournalDatabase, mal
     write_often(writer)
     assert not is_superuser(db, mallory)
     assert (len(db.entries("evil.w")), db.losses, writer.warnings) == (60, 0, [])
+
+
+CASCADING = """
+    SET ROLE {mallory}; CREATE TABLE evil.parent (id int PRIMARY KEY);
+    CREATE TABLE evil.child (id int, parent int REFERENCES evil.parent ON DELETE CASCADE, v text); RESET ROLE;
+    SELECT changefeed.watch('evil.child')"""
+CHILDS_ALTERATION = "ALTER TABLE evil.child ALTER v TYPE evil.mood USING v::evil.mood"
+FAMILIES = "INSERT INTO evil.parent VALUES (1), (2), (3); INSERT INTO evil.child SELECT n, n, 'ok' FROM generate_series(1, 3) AS n"
+
+
+def test_it_is_not_found_in_a_catalog_that_is_past_since_a_cascade_began(db: JournalDatabase, mallory: str):
+    """What a foreign key's action is recorded by is planned while the statement on the other table goes on."""
+    db.run(CASCADING.format(mallory=mallory))
+    db.run(
+        f"SET ROLE {mallory}; CREATE FUNCTION evil.alter_child() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF OLD.id = 1 THEN {CHILDS_ALTERATION}; END IF; RETURN OLD; END $$; CREATE TRIGGER alter_child BEFORE DELETE "
+        "ON evil.parent FOR EACH ROW EXECUTE FUNCTION evil.alter_child(); RESET ROLE"
+    )
+    writer = db.session(user=mallory)
+    writer.run(FAMILIES)
+    writer.run("DELETE FROM evil.parent WHERE id = 1")
+    assert not is_superuser(db, mallory)
+    assert (len(db.entries("evil.child")), db.losses, writer.warnings) == (4, 0, [])
+
+
+def test_nor_since_another_session_altered_the_table_of_a_cascade_that_waited(db: JournalDatabase, mallory: str):
+    db.run(CASCADING.format(mallory=mallory))
+    writer, holder = db.session(user=mallory), db.session()
+    writer.run(FAMILIES)
+    holder.run("BEGIN; SELECT 1 FROM evil.parent WHERE id = 3 FOR UPDATE")
+    deleting = threading.Thread(target=writer.run, args=["DELETE FROM evil.parent"])
+    deleting.start()
+    while not db.run(
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE FROM evil.parent%'"
+    ):
+        pass
+    db.run(f"SET ROLE {mallory}; {CHILDS_ALTERATION}; RESET ROLE")
+    holder.run("COMMIT")
+    deleting.join()
+    assert not is_superuser(db, mallory)
+    assert (len(db.entries("evil.child")), db.losses, writer.warnings) == (6, 0, [])
 
 
 def test_it_is_not_found_in_a_catalog_that_is_past(db: JournalDatabase, mallory: str):
