@@ -36,9 +36,9 @@ SWEEP_SECONDS = 2.0
 # The least time between two reads. So one read covers many commits, and the cost of reading does not grow with their
 # number. A commit after a lull is read at once.
 READ_FLOOR_SECONDS = 0.004
-# After the lease each pause is longer by half, up to the sweep's. So what commits then is found within about half the
-# time that has passed since.
-AFTER_LEASE_GROWTH = 1.5
+# After the lease a pause is this share of the time that has passed since, up to the sweep's. So what commits then is
+# found within half that time, whatever wakes the follower meanwhile.
+AFTER_LEASE_SHARE = 0.5
 # After a read has taken this long, as while somebody locks the journal, the server counts as not ready. It is far more
 # than a page of the journal needs.
 STALLED_SECONDS = 2.0
@@ -119,7 +119,7 @@ class Follower:
         self._taken: tuple[int, int, int] | None = None  # by retention, as of the last read
         self._has_lost = False  # since the last read something that not even a loss stands for in the journal
         self._cause = Cause.SWEEP  # of the next read
-        self._pause_seconds = SWEEP_SECONDS
+        self._leased_until = float("-inf")  # as of the last read under the lease, whoever held it
         self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
 
     @property
@@ -190,12 +190,13 @@ class Follower:
     async def _rest(self) -> None:
         """Waits until the next read is due."""
         if self.lease.is_held:
-            self._pause_seconds, self._cause = READ_FLOOR_SECONDS, Cause.LEASE
+            self._leased_until, self._cause = time.monotonic(), Cause.LEASE
         else:
-            self._cause = Cause.SWEEP if self._pause_seconds == SWEEP_SECONDS else Cause.AFTER_LEASE
-            if await _wait(self._woken, self._pause_seconds):
+            since_lease = time.monotonic() - self._leased_until
+            pause_seconds = min(max(since_lease * AFTER_LEASE_SHARE, READ_FLOOR_SECONDS), SWEEP_SECONDS)
+            self._cause = Cause.SWEEP if pause_seconds == SWEEP_SECONDS else Cause.AFTER_LEASE
+            if await _wait(self._woken, pause_seconds):
                 self._cause = Cause.NOTIFY
-            self._pause_seconds = min(self._pause_seconds * AFTER_LEASE_GROWTH, SWEEP_SECONDS)
         await asyncio.sleep(self._floor.left_seconds)
 
     async def _read_on(self) -> None:

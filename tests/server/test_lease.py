@@ -14,7 +14,6 @@ from unittest import mock
 
 import psycopg2
 import psycopg2.extras
-import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
@@ -199,6 +198,24 @@ class OneServerTest(LeaseTestCase):
         listener.run("LISTEN changefeed")
         slow.run("COMMIT")
         assert heard(listener) == []
+        assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
+
+    @gen_test
+    async def test_whoever_notifies_after_it_makes_nobody_wait_longer(self):
+        self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
+        socket, writer, slow = await self.connect(), self.session(), self.session()
+        self.insert_many(writer)
+        slow.run("BEGIN")
+        await self.until_silent(writer, lambda: self.insert(slow))
+        self.patch(lease, "WINDOW_SECONDS", 0.0)
+        await self.until_lease(is_held=False)
+        reads = self.feed.follower.reads
+        for _ in range(40):
+            heard_before = reads[Cause.NOTIFY]
+            writer.run("NOTIFY changefeed")
+            while reads[Cause.NOTIFY] == heard_before:
+                await self.feed.follower.until_moved()
+        slow.run("COMMIT")
         assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
 
     @gen_test
@@ -469,13 +486,3 @@ class RestartedPostgresTest(LeaseTestCase):
             assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
             await self.until_silent(writer, lambda: self.insert(writer))
             assert await self.ids(socket, 1) <= [self.written]
-
-
-@pytest.mark.parametrize("growth", [follower.AFTER_LEASE_GROWTH])
-def test_the_pauses_after_it_are_at_most_half_the_time_since(growth: float):
-    """So a transaction that has waited commits is told of within that, and within the sweep in any case."""
-    pause, since = follower.READ_FLOOR_SECONDS, 0.0
-    while pause < follower.SWEEP_SECONDS:
-        since += pause
-        pause *= growth
-        assert pause <= since / 2 + 2 * follower.READ_FLOOR_SECONDS
