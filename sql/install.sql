@@ -53,7 +53,7 @@ BEGIN
         EXECUTE format($grant$
             GRANT EXECUTE ON FUNCTION
                 changefeed.what_was_taken(), changefeed.last_entries(pg_snapshot, pg_snapshot, integer),
-                changefeed.look(timestamptz, text[], text[]), changefeed.note_retyped(text, text[], timestamptz),
+                changefeed.look, changefeed.note_retyped(text, text[], timestamptz),
                 changefeed.retyped_after(bigint), changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(),
                 changefeed.has_entries(integer), changefeed.oldest_entry(integer), changefeed.newest_entry(integer),
                 changefeed.members(oid), changefeed.members(oid[]), changefeed.recorders(), changefeed.argument(bytea),

@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS changefeed.recorded (
     table_name text NOT NULL,
     journal text NOT NULL,         -- which one: of a journal that begins anew nobody has a place to be told by
     seen_at timestamptz NOT NULL,
-    state jsonb,                   -- null for one that is not watched any more
+    state jsonb,                   -- null for one that is not watched any more, or was by an earlier journal
     empty oid[],                   -- those of its members that never had a row before `snapshot`
     snapshot pg_snapshot,
     PRIMARY KEY (schema_name, table_name)
@@ -185,10 +185,13 @@ $function$;
 
 -- Writes an entry for each table of which changes were missed since the last look, whoever's that was. `since`: when the
 -- caller looked the last time, null for never. A table of the `promised` names (no table: all of the schema) was to be
--- recorded from its first row on. Returns the tables that it wrote of, and why, and those that are recorded in part; and those,
+-- recorded from its first row on. The `known` ones are those that the caller saw watched, perhaps by a journal that was removed
+-- since: what is written until they are watched again is missing. Returns the tables that it wrote of, and why, and those that are recorded in part; and those,
 -- with is_over null, that are to be looked at again, as it would have had to wait for somebody's lock.
--- As the schema's owner, so that the server's role needs no right to write: it can write nothing but what is found.
-CREATE OR REPLACE FUNCTION changefeed.look(since timestamptz, promised_schemas text[], promised_tables text[])
+-- As the schema's owner, so that the server's role needs no right to write: it can write nothing but what is found, or known.
+CREATE OR REPLACE FUNCTION changefeed.look(
+    since timestamptz, promised_schemas text[], promised_tables text[], known_schemas text[] DEFAULT '{}', known_tables text[] DEFAULT '{}'
+)
 RETURNS TABLE (schema_name text, table_name text, is_complete boolean, is_watched boolean, why text, is_over boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET jit = off
 SET lock_timeout = '10s' AS $function$
@@ -213,11 +216,27 @@ BEGIN
         DELETE FROM changefeed.noted AS n WHERE n.journal <> this_journal;
     END IF;
     is_first := since IS NULL AND NOT EXISTS (SELECT FROM changefeed.recorded);
+    IF EXISTS (
+        SELECT FROM unnest(known_schemas, known_tables) AS k (schema_name, table_name)
+        WHERE NOT EXISTS (SELECT FROM changefeed.recorded AS r WHERE (r.schema_name, r.table_name) = (k.schema_name, k.table_name))
+    ) THEN
+        -- Whose triggers are older than this journal, which began anew, was watched all the time.
+        INSERT INTO changefeed.recorded (schema_name, table_name, journal, seen_at)
+        SELECT k.schema_name, k.table_name, this_journal, coalesce(since, clock_timestamp())
+        FROM unnest(known_schemas, known_tables) AS k (schema_name, table_name)
+        LEFT JOIN changefeed.recorded_now() AS w USING (schema_name, table_name)
+        WHERE w.state IS NULL OR EXISTS (
+            SELECT FROM changefeed.noted AS n
+            WHERE n.root = (w.state ->> 'oid')::oid AND n.member = n.root AND n.before IS NULL
+        )
+        ON CONFLICT ON CONSTRAINT recorded_pkey DO NOTHING;
+    END IF;
     FOR one IN
         -- By one statement, so that the notes are of the same moment as the states.
         WITH compared AS (
             SELECT schema_name, table_name, b.state AS before, n.state AS now, b.empty AS was_empty, b.snapshot,
-                   b.journal IS NOT NULL AS is_known, greatest(since, b.seen_at) AS seen_at,
+                   b.journal IS NOT NULL AS is_known,
+                   CASE WHEN b.state IS NULL THEN b.seen_at ELSE greatest(since, b.seen_at) END AS seen_at,
                    (coalesce(n.state, b.state) ->> 'oid')::oid AS root
             FROM changefeed.recorded AS b FULL JOIN changefeed.recorded_now() AS n USING (schema_name, table_name)
         ), noted AS (

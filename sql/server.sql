@@ -493,14 +493,24 @@ FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 
 -- may look --
 -- Whether this role may; null where the schema is not there, or of a version that has no such function.
-SELECT has_function_privilege(to_regprocedure('changefeed.look(timestamptz, text[], text[])'), 'EXECUTE')
+SELECT has_function_privilege(to_regprocedure('changefeed.look(timestamptz, text[], text[], text[], text[])'), 'EXECUTE')
    AND has_function_privilege(to_regprocedure('changefeed.note_retyped(text, text[], timestamptz)'), 'EXECUTE')
    AND has_function_privilege(to_regprocedure('changefeed.retyped_after(bigint)'), 'EXECUTE');
+
+-- watched names --
+SELECT DISTINCT n.nspname, c.relname
+FROM pg_trigger AS t
+JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('changefeed') AND p.proname <> 'request'
+JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE t.tgtype::int & 2 = 0;
 
 -- look --
 -- See sql/recorded.sql.
 SELECT schema_name, table_name, is_complete, is_watched, why, is_over
-FROM changefeed.look(%(since)s, %(schemas)s::text[], %(tables)s::text[]);
+FROM changefeed.look(
+    %(since)s, %(schemas)s::text[], %(tables)s::text[], %(known_schemas)s::text[], %(known_tables)s::text[]
+);
 
 -- note retyped --
 -- See sql/retyped.sql.

@@ -51,6 +51,7 @@ PROVEN_CHANGES = 1_000
 TABLES_NAMED = 5  # in a gap's text
 
 REPLACED = "the journal was replaced: restored, or installed again"
+REMOVED = "the journal was removed: nothing is recorded until it is installed again, and tables are watched again"
 RETAINED = "the server was away for longer than the journal's retention"
 UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why"
 
@@ -263,13 +264,15 @@ class Follower:
             self._is_identified = True
             return
         if self.memory is not None:
-            logger.warning("the journal was replaced; earlier cursors are refused")
-            self._start_over(Gap(REPLACED))
+            why = REPLACED if has_journal else REMOVED
+            logger.warning("%s; earlier cursors are refused", why)
+            self._start_over(Gap(why))
         if has_journal and self._known.is_set():
             # There was none a moment ago, so everything in it is new.
             memory = PageCache(self._journal.encode_batch, BEGINNING)
             self._stand_at_edge_of(memory)
             self._journal.on_lost = self._note_lost
+            logger.info("following the journal, which was installed just now")
         elif has_journal:
             await self._remember()
             self._taken = self._journal.losses.extent
@@ -407,7 +410,7 @@ class Follower:
     def _leave_trouble(self) -> None:
         before, self._trouble = self._trouble, None
         if before is not None:
-            if before.startswith("the journal cannot be read"):
+            if before.startswith("the journal cannot be read") and self.memory is not None:
                 logger.info("the journal can be read again")
             self._on_state()
 

@@ -73,6 +73,7 @@ class Lookout:
         self._looked_at: datetime | None = None
         self._looked_from: Place | None = None
         self._may_look = False
+        self._known: set[tuple[str, str]] = set()  # tables that it saw watched, by this journal or an earlier one
         self._retyped: deque[tuple[Place, Gap]] = deque()  # each with the place up to which changes had been published
         self._retyped_number = 0  # of the newest that the schema has
         self._forgotten: Place | None = None  # the place of the newest one that is no longer kept
@@ -149,7 +150,11 @@ class Lookout:
             self._postponed = {}
             return
         await self._mend()
-        rows = await self._database.fetch(QUERIES["look"], {"since": self._looked_at, **self._promised})
+        watched = await self._database.fetch(QUERIES["watched names"])
+        known = {"known_schemas": [one for one, _ in self._known], "known_tables": [one for _, one in self._known]}
+        rows = await self._database.fetch(QUERIES["look"], {"since": self._looked_at, **self._promised, **known})
+        # A postponed table is not in changefeed.recorded yet, so it would be reported as watched again.
+        self._known.update({*watched} - {(schema, table) for schema, table, *_, is_over in rows if is_over is None})
         self.incomplete = sum(not is_complete for _, _, is_complete, *_ in rows)
         self._note_postponed({qualified(schema, table) for schema, table, *_, is_over in rows if is_over is None})
         for _, _, _, is_watched, why, is_over in rows:

@@ -11,6 +11,7 @@ from tornado.websocket import WebSocketClientConnection
 
 from changefeed.journal.cursor import Place, Snapshot
 from changefeed.journal.lookout import Lookout
+from changefeed.postgres.named_queries import read_script
 from changefeed.selection.subscription import ALL_CHANGES, Subscription
 from tests import postgres
 from tests.access_case import AccessTestCase, issued
@@ -50,6 +51,18 @@ class LookoutCase(FeedTestCase):
         socket = await self.connect(f"/ws{query}", protocol=True)
         await message(socket, "hello")
         return socket
+
+    def another(self) -> Lookout:
+        return Lookout(
+            self.feed.database,
+            self.feed.catalog,
+            self.feed.journal,
+            (),
+            mend=self.feed.watching.mend,
+            edge=lambda: None,
+            tell_gap=lambda gap: self.fail(str(gap)),
+            on_change=lambda: None,
+        )
 
 
 class GapTest(LookoutCase):
@@ -291,22 +304,95 @@ class GapTest(LookoutCase):
         assert (await self.fetch_json("/api/status"))["journal"]["lost_statements"] == 0
 
 
+class JournalRemovedTest(LookoutCase):
+    """sql/uninstall.sql, and later sql/install.sql, under a server that follows and watches nothing itself."""
+
+    __test__ = True
+
+    async def gap_of_removal(self) -> WebSocketClientConnection:
+        socket = await self.subscribed("?table=public.orders")
+        with ExpectLog(
+            "changefeed.follower", "the journal was removed: nothing is recorded|the journal cannot be read", level=30
+        ):
+            self.write(read_script("uninstall.sql"))
+            self.feed.follower.wake()
+            gap = await message(socket, "gap")
+        assert "nothing is recorded until it is installed again" in gap["why"]
+        return socket
+
+    async def install(self) -> None:
+        self.write(read_script("install.sql"))
+        with ExpectLog("changefeed.follower", "following the journal", level=20):
+            while self.feed.follower.memory is None:
+                self.feed.follower.wake()
+                await self.feed.follower.until_moved()
+
+    async def told_until(self, socket: WebSocketClientConnection, row_id: int) -> list[str]:
+        """Why there are gaps, up to the change of that row."""
+        gaps = []
+        while True:
+            told = await message(socket)
+            if told["type"] == "gap":
+                assert told["table"] == "public.orders"
+                gaps.append(told["why"])
+            if row_id in [change["data"]["id"] for change in told.get("changes", ())]:
+                return gaps
+
+    @gen_test
+    async def test_a_table_has_a_gap_when_it_is_watched_again(self):
+        socket = await self.gap_of_removal()
+        await self.look()
+        self.write("INSERT INTO orders VALUES (1)")
+        await self.install()
+        await self.look()  # of a server that knows that it was watched; what another finds is the same
+        cursor = (await self.fetch_json("/api/changes"))["cursor"]
+        self.write("INSERT INTO orders VALUES (2)")
+        self.write("TRUNCATE orders")
+        self.watch("public.orders")
+        with ExpectLog(
+            "changefeed.lookout",
+            "changes are missing: public.orders is watched again, and was not for a while",
+            level=20,
+        ):
+            await self.look()
+        self.write("INSERT INTO orders VALUES (3)")
+        assert await self.told_until(socket, 3) == ["public.orders is watched again, and was not for a while"]
+        page = await self.fetch_json(f"/api/changes?table=orders&since={cursor}")
+        assert "watched again" in page["gap"]["why"]
+        self.write("ALTER TABLE items ADD more int")
+        await self.look()
+        assert self.losses() == ["orders"]  # once
+
+    @gen_test
+    async def test_a_table_that_no_look_saw_unwatched_has_one_too(self):
+        socket = await self.gap_of_removal()
+        self.write("INSERT INTO orders VALUES (1)")
+        await self.install()
+        self.watch("public.orders")
+        self.write("CREATE TABLE later (id int); SELECT changefeed.watch('later')")
+        with ExpectLog("changefeed.lookout", "changes are missing: public.orders is watched again", level=20):
+            await self.look()
+        self.write("INSERT INTO orders VALUES (3)")
+        assert len(await self.told_until(socket, 3)) == 1
+        assert self.losses() == ["orders"]
+
+    @gen_test
+    async def test_a_server_that_started_in_between_takes_no_gap_away(self):
+        socket = await self.gap_of_removal()
+        await self.install()
+        await self.look()
+        self.watch("public.orders")
+        with ExpectLog("changefeed.lookout", "changes are missing: public.orders is watched again", level=20):
+            await self.another().look()
+        await self.look()
+        self.write("INSERT INTO orders VALUES (3)")
+        assert len(await self.told_until(socket, 3)) == 1
+
+
 class SeveralServersTest(LookoutCase):
     """Servers that look at one database, at once and after one another."""
 
     __test__ = True
-
-    def another(self) -> Lookout:
-        return Lookout(
-            self.feed.database,
-            self.feed.catalog,
-            self.feed.journal,
-            (),
-            mend=self.feed.watching.mend,
-            edge=lambda: None,
-            tell_gap=lambda gap: self.fail(str(gap)),
-            on_change=lambda: None,
-        )
 
     @gen_test
     async def test_a_gap_is_written_by_one_of_them(self):
