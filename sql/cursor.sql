@@ -7,6 +7,10 @@
 --
 -- and then the feed with since=<that cursor>. Everything that this snapshot sees is in the rows, everything else comes.
 --
+-- One exception: losses of which nothing could be journaled are counted by a sequence, at once and not with the commit. So the place
+-- counts also those of transactions that are still open, whose gap its holder does not get. Which transactions they are
+-- of is kept nowhere, since nothing could be written; to count fewer would give a gap to everybody after each loss.
+--
 -- Owned by the journal's owner and run as that, so that a back end needs no right but EXECUTE on it. Its holder may have rights
 -- to some tables only, and the place tells of all: when the newest change was made, and how many transactions there were. So what
 -- it gives is encrypted and then signed, with keys that follow from the journal's epoch. A server accepts it from such
