@@ -1,8 +1,8 @@
 -- The statements the server runs while it serves.
 
 -- notify --
--- A canary, through PostgreSQL to the listener and back.
-SELECT pg_notify(%(channel)s, %(payload)s);
+-- A canary, through PostgreSQL to the listener and back. It waits for no disk, no standby, and no commit that hangs.
+SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '1s', true), pg_notify(%(channel)s, %(payload)s);
 
 -- tables --
 -- Every table this role may read, or whose changes the journal has, and by what it is watched: the journal, a trigger that

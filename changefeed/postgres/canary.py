@@ -20,6 +20,11 @@ from changefeed.postgres.raw_channels import ChannelRefused, Run
 logger = logging.getLogger("changefeed.canary")
 
 DEADLINE_SECONDS = 4.0
+# As the query "notify" of sql/server.sql.
+_NOTIFY = sql.SQL(
+    "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), "
+    "pg_catalog.set_config('lock_timeout', '1s', true), pg_catalog.pg_notify({}, {})"
+)
 
 
 class Deaf(Exception):
@@ -100,7 +105,7 @@ class Canary:
 
     async def _notify_itself(self, run: Run) -> None:
         try:
-            await run(sql.SQL("NOTIFY {}, {}").format(sql.Identifier(self.channel), sql.Literal(self._payload)))
+            await run(_NOTIFY.format(sql.Literal(self.channel), sql.Literal(self._payload)))
         except ChannelRefused:
             self.hear(self._payload)  # PostgreSQL answers; it only accepts no notification now
         except (psycopg2.Error, TimeoutError) as error:

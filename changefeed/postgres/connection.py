@@ -8,8 +8,10 @@ the start must run in a thread. And it does not give the SQLSTATE of a refusal, 
 
 import asyncio
 import codecs
+import contextlib
 import ctypes
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,7 @@ _DEFAULTS = {
     "keepalives_interval": "1",
     "keepalives_count": "3",
     "tcp_user_timeout": "8000",  # milliseconds
+    "connect_timeout": "5",  # of a request to cancel, as of all that blocks
     # On a standby, or during a restore, nobody can LISTEN, and what is replayed so far may not be final.
     "target_session_attrs": "primary",
 }
@@ -82,6 +85,12 @@ encodings["UTF8"] = "utf_8_in_c"
 _PLAIN, _WITH_SQLSTATE = 1, 2
 _set_verbosity = ctypes.PyDLL(_psycopg.__file__).PQsetErrorVerbosity
 _set_verbosity.argtypes = (ctypes.c_void_p, ctypes.c_int)
+# A request to cancel takes a connection of its own, encrypted like the first. CDLL, since waiting for it needs no GIL.
+_libpq = ctypes.CDLL(_psycopg.__file__)
+_cancel_create, _cancel, _cancel_finish = _libpq.PQcancelCreate, _libpq.PQcancelBlocking, _libpq.PQcancelFinish
+_cancel_create.argtypes, _cancel_create.restype = (ctypes.c_void_p,), ctypes.c_void_p
+_cancel.argtypes, _cancel.restype = (ctypes.c_void_p,), ctypes.c_int
+_cancel_finish.argtypes, _cancel_finish.restype = (ctypes.c_void_p,), None
 _SQLSTATE = re.compile(r"(?<=: {2})([0-9A-Z]{5}): ")
 _LOCATION = re.compile(r"^LOCATION: .*\n?", re.MULTILINE)
 # Classes of SQLSTATE of refusals that a setting causes: feature, value, authorization, database, right.
@@ -164,6 +173,28 @@ def local_settings(opened: connection) -> str:
     if opened.server_version >= _TRANSACTION_TIMEOUT_SINCE:
         return _LOCAL_SETTINGS + "SET LOCAL transaction_timeout = 0; "
     return _LOCAL_SETTINGS
+
+
+def give_up(opened: connection) -> asyncio.Event:
+    """Closes the connection, and asks PostgreSQL to cancel what runs on it; the event is set once that is asked.
+
+    A backend that waits for a lock, or in a COMMIT for a synchronous standby, does not notice that its client is gone.
+    """
+    is_asked = asyncio.Event()
+    if opened.closed or not opened.isexecuting():
+        is_asked.set()
+    else:
+        request, loop = _cancel_create(opened.pgconn_ptr), asyncio.get_running_loop()
+
+        def ask() -> None:
+            _cancel(request)
+            _cancel_finish(request)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(is_asked.set)
+
+        threading.Thread(target=ask, name="cancel", daemon=True).start()
+    opened.close()
+    return is_asked
 
 
 async def _open(conninfo: str, deadline_seconds: float) -> connection:

@@ -23,7 +23,7 @@ from tornado.ioloop import IOLoop
 
 from changefeed.backoff import backoff
 from changefeed.postgres.canary import Canary, Deaf
-from changefeed.postgres.connection import CannotConnect, open_connection, wait_until_done
+from changefeed.postgres.connection import CannotConnect, give_up, open_connection, wait_until_done
 from changefeed.postgres.pool import one_line
 from changefeed.postgres.raw_channels import ChannelRefused, RawChannels
 from changefeed.turns import TurnSize
@@ -148,7 +148,7 @@ class Listener:
                 IOLoop.current().remove_handler(self._descriptor)
                 os.close(self._descriptor)
         finally:
-            hearing.close()
+            give_up(hearing)
 
     async def _listen(self, hearing: connection) -> None:
         statement = sql.SQL("; ").join(

@@ -4,6 +4,7 @@ Every query has a deadline, so that a half-open connection delays its caller but
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
 from psycopg2.extensions import connection as Psycopg
 from tornado.ioloop import IOLoop
 
-from changefeed.postgres.connection import open_connection, settings_for_each
+from changefeed.postgres.connection import give_up, open_connection, settings_for_each
 from changefeed.postgres.legible import fetched, is_illegible, rows_of, showing
 
 logger = logging.getLogger("changefeed.database")
@@ -48,6 +49,7 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
     answering: "asyncio.Future[Any] | None" = None  # the answer of the last query
     _restart: "asyncio.Future[None] | None" = None  # of the connect in progress
     _before_each = ""  # put before each statement
+    _given_up: asyncio.Event | None = None  # set once what ran on the last connection is cancelled
 
     def execute(self, operation: str, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         answering: asyncio.Future[Any] = super().execute(self._before_each + operation, *args, **kwargs)
@@ -59,6 +61,7 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
 
     async def _connect(self) -> "_Connection":
         self.connection = None  # momoko's sign of a closed connection
+        await self._until_given_up()
         try:
             while self.connection is None:
                 self.connection = await self._open()
@@ -69,6 +72,13 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
         self.fileno = self.connection.fileno()
         self.server_version = self.connection.server_version
         return self
+
+    async def _until_given_up(self) -> None:
+        """So that of the statements that hang, each leaves no backend behind when it is given up and run again."""
+        if self._given_up:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
+                    await self._given_up.wait()
 
     async def _open(self) -> Any:
         """Opens a connection; None if it is to be opened again."""
@@ -120,11 +130,13 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
             self.ioloop.add_handler(self.fileno, partial(self._io_callback, future, result), event)
 
     def abandon(self, why: str) -> None:
-        """Closes the connection. A running query fails with psycopg2.OperationalError."""
+        """Closes the connection. A running query is cancelled, and fails with psycopg2.OperationalError."""
         if self.answering and not self.answering.done():
             self.ioloop.remove_handler(self.fileno)  # before another file gets its number
             self.answering.set_exception(psycopg2.OperationalError(why))
             self.answering.exception()  # retrieves the error, so that nothing is logged if nobody awaits it
+            if self.connection:
+                self._given_up = give_up(self.connection)
         self.close()
 
 

@@ -29,6 +29,7 @@ def test_what_a_conninfo_leaves_open_is_completed():
         "keepalives_interval",
         "keepalives_count",
         "tcp_user_timeout",
+        "connect_timeout",
         "target_session_attrs",
         "client_encoding",
         "options",
