@@ -12,9 +12,11 @@ from urllib.error import HTTPError
 import pytest
 from psycopg2.extensions import make_dsn
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from app.demo import TABLES
 from changefeed.postgres.embedded import EmbeddedPostgres
+from changefeed.postgres.named_queries import read_script
 from tests import leftovers, postgres
 from tests.server_process import ServerProcess, free_port
 
@@ -238,3 +240,35 @@ def test_a_database_of_the_users_is_served_without_a_demo_and_its_password_shown
         _, said = server.end()
     assert "hunter2" not in line + answers + said
     assert postgres.execute(conninfo, "SELECT to_regclass('portal_eventrequests')") == [(None,)]
+
+
+def test_what_is_written_until_the_journal_is_installed_and_the_table_watched_again_is_a_gap(folder: Path):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, read_script("install.sql"))
+    postgres.execute(conninfo, "CREATE TABLE orders (v text); SELECT changefeed.watch('orders')")
+    with ServerProcess(folder, "--port", "0", DATABASE_URL=conninfo) as server:
+        address = f"ws://127.0.0.1:{server.port()}/ws?table=public.orders"
+        with connect(address, proxy=None, max_queue=None, subprotocols=[Subprotocol("changefeed.v1")]) as client:
+
+            def until(kind: str, text: str) -> list[str]:
+                """The gaps until a message of this kind has the text."""
+                gaps = []
+                while True:
+                    told = json.loads(client.recv())
+                    gaps += [told["why"]] if told["type"] == "gap" else []
+                    if told["type"] == kind and text in json.dumps(told):
+                        return gaps
+
+            postgres.execute(conninfo, "INSERT INTO orders VALUES ('a')")
+            until("changes", '"a"')
+            postgres.execute(conninfo, read_script("uninstall.sql"))
+            until("gap", "the journal was removed")
+            server.until_said("the journal was removed")
+            postgres.execute(conninfo, "INSERT INTO orders VALUES ('lost')")
+            postgres.execute(conninfo, read_script("install.sql"))
+            assert "can be read again" not in server.until_said("following the journal|can be read again").string
+            postgres.execute(conninfo, "SELECT changefeed.watch('orders')")
+            gaps = until("gap", "watched again")
+            postgres.execute(conninfo, "INSERT INTO orders VALUES ('b')")
+            assert gaps + until("changes", '"b"') == ["public.orders is watched again, and was not for a while"]
+        server.end()
