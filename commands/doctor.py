@@ -305,7 +305,12 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
         mend = "SELECT changefeed.watch('schema.table');"
         yield Finding(Level.WARNING, "triggers", "no table is watched", mend)
     elif not disabled and not gone and all(is_complete for _, is_complete in watched):
-        yield Finding(Level.OK, "triggers", f"{len(watched)} tables are watched, with all their triggers")
+        says = (
+            "1 table is watched, with all its"
+            if len(watched) == 1
+            else f"{len(watched)} tables are watched, with all their"
+        )
+        yield Finding(Level.OK, "triggers", f"{says} triggers")
 
 
 def check_row_security(patient: Patient) -> Iterator[Finding]:

@@ -42,6 +42,8 @@ _NAMING_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGDATABASE", "PGSERVICE")
 ORIGINAL_VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "DBNAME": "dbname"}
 
 
+_PROGRAM = ".venv/bin/python server.py"
+COMMANDS = ("doctor", "bench")
 _DESCRIPTION = "Sends the changes of a PostgreSQL database to WebSocket clients, and shows them on a live dashboard."
 _COMMANDS = """\
 commands:
@@ -56,13 +58,17 @@ environment, the environment over .env. There, a repeatable flag is a list with 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; see .venv/bin/python server.py --help")
+        see = " See" if message.endswith("?") else "; see"
+        raise SettingsError(f"{message}{see} .venv/bin/python server.py --help")
 
     def parse_flags(self, argv: Sequence[str]) -> dict[str, Any]:
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
             # argparse's own message repeats all values, and one of them may be a password.
             slips = [text.partition("=")[0] for text in unknown if text.startswith("-")]
+            # Where a command may stand, a word is no password; a URL may hold one.
+            if self.prog == _PROGRAM and unknown[0] == argv[0] and argv[0].isalpha():
+                self.error(f"{argv[0]} is not a command{_did_you_mean(argv[0], COMMANDS)}")
             if not slips:
                 self.error("there is a value without a flag")
             self.error(f"{slips[0]} is not a setting{_did_you_mean(slips[0], [setting.flag for setting in SETTINGS])}")
@@ -71,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(command: str, description: str) -> _Parser:
     parser = _Parser(
-        prog=f".venv/bin/python server.py {command}".rstrip(),
+        prog=f"{_PROGRAM} {command}".rstrip(),
         usage=f"%(prog)s {'' if command else '[doctor | bench] '}[SETTING ...]",
         description=description or _DESCRIPTION,
         epilog=_SOURCES if command else f"{_COMMANDS}\n{_SOURCES}",

@@ -54,7 +54,8 @@ def test_its_three_commands_feed_ones_own_database(tmp_path: Path):
         pytest.skip("psql is not here")
     section = README.partition("\n## Your own database\n")[2].partition("\n## ")[0]
     commands = re.findall(r"^    (.+)$", section, re.MULTILINE)
-    *installing, serving = [shlex.split(command, comments=True) for command in commands]
+    naming, *installing, serving = [shlex.split(command, comments=True) for command in commands]
+    assert (naming[0], serving) == ("export", ["make", "run"])
     conninfo = postgres.new_database()
     postgres.execute(conninfo, ORDERS)
 
@@ -65,11 +66,31 @@ def test_its_three_commands_feed_ones_own_database(tmp_path: Path):
         assert command[0] == "psql"
         done = subprocess.run([psql, *filled_in(command[1:])], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    assert serving[:2] == ["make", "run"]
-    flag, value = serving[2].removeprefix("ARGS=").split()
-    with ServerProcess(tmp_path, *filled_in([flag, value]), "--port", "0") as server:
+    with ServerProcess(tmp_path, "--port", "0", **{naming[1].partition("=")[0]: conninfo}) as server:
         port = server.port()
         postgres.execute(conninfo, "INSERT INTO orders VALUES (1)")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/changes") as answer:
             [change] = json.load(answer)["changes"]
     assert change["data"]["id"] == 1
+
+
+def test_make_run_passes_the_environment_on_as_it_is(tmp_path: Path):
+    """A URL is full of what a shell and make take for their own."""
+    make = shutil.which("make")
+    if not make:
+        pytest.skip("make is not here")
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf %s "$DATABASE_URL"\n')
+    python.chmod(0o755)
+    (tmp_path / "server-installed").touch()
+    url = "postgresql://me:$HOME$(shell)$$#'\"%20;&@host/db?sslmode=require&application_name=mine"
+    done = subprocess.run(
+        [make, "--silent", "run", f"VENV={tmp_path}"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == url
