@@ -78,7 +78,7 @@ BEGIN
     plain := convert_to(rpad(place, (length(place) + 63) / 64 * 64), 'UTF8');
     SELECT string_agg(sha256(sha256(key || convert_to('cipher', 'UTF8')) || nonce || int4send(i)), '' ORDER BY i) INTO key_stream
     FROM generate_series(0, octet_length(plain) / 32 - 1) AS i;
-    SELECT nonce || string_agg(set_byte('\x00', 0, get_byte(plain, i) # get_byte(key_stream, i)), '' ORDER BY i) INTO sealed
+    SELECT nonce || string_agg(set_byte(decode('00', 'hex'), 0, get_byte(plain, i) # get_byte(key_stream, i)), '' ORDER BY i) INTO sealed
     FROM generate_series(0, octet_length(plain) - 1) AS i;
     -- Twice, since nobody who has one text and its hash can make the hash of a longer text then.
     signature := substr(sha256(key || sha256(key || sealed)), 1, 16);

@@ -31,8 +31,9 @@ CREATE TABLE IF NOT EXISTS changefeed.noted (
 );
 
 -- The state of each member of these roots. What is written twice in one transaction is told apart by the commands that wrote it
--- (entered_by, name_written_by), which a row has until somebody tries to write it anew (xmax); our triggers by their
--- subtransaction. One is complete whose triggers are all enabled, and record INSERT (4), DELETE (8),
+-- (entered_by, name_written_by), which a row has until somebody tries to write it anew (xmax); a later 0 says nothing, since every row has it
+-- that was recovered from the WAL, as after a crash or on a standby; our triggers by their subtransaction. One is complete whose
+-- triggers are all enabled, and record INSERT (4), DELETE (8),
 -- UPDATE (16) and TRUNCATE (32); where there are partitions, also what TRUNCATE takes away of them (64, 128). PostgreSQL fires
 -- those of its partitions for a root with a foreign one. A partition that was made as one, and not attached, entered
 -- pg_inherits by the command that made it: 3 steps after its columns. What a partition brings when it is attached is in its own

@@ -122,7 +122,7 @@ BEGIN
         -- Which of these matter depends on whether they ever had a row.
         coalesce(array_agg(member) FILTER (WHERE last IS NOT NULL AND next IS NULL AND NOT is_noted AND member <> ALL (excused)), '{}') AS lost,
         coalesce(array_agg(member) FILTER (
-            WHERE last ->> 'entered' <> next ->> 'entered' OR last ->> 'entered_by' <> next ->> 'entered_by'
+            WHERE last ->> 'entered' <> next ->> 'entered' OR last ->> 'entered_by' <> next ->> 'entered_by' AND next ->> 'entered_by' !~ ' 0( |$)'
         ), '{}') AS moved,
         coalesce(array_agg(member) FILTER (WHERE last IS NULL AND next IS NOT NULL), '{}') AS came,
         bool_or(last IS NOT NULL AND next IS NULL AND is_written) AS was_away,
@@ -153,7 +153,8 @@ BEGIN
         why := format('all changes of %s are recorded again, and were not for a while', name);
     ELSIF first_root -> 'name' = now -> 'members' -> root -> 'name'
         AND (first_root ->> 'name_written' <> now -> 'members' -> root ->> 'name_written'
-            OR first_root ->> 'name_written_by' <> now -> 'members' -> root ->> 'name_written_by') THEN
+            OR first_root ->> 'name_written_by' <> now -> 'members' -> root ->> 'name_written_by'
+                AND now -> 'members' -> root ->> 'name_written_by' <> '0') THEN
         why := format('%s had another name for a moment, and what was written to it meanwhile was told under that', name);
     ELSIF NOT facts.lost <@ unwritten THEN
         why := format('a partition of %s was detached or dropped: its rows are not in it any more', name);

@@ -77,7 +77,7 @@ PROBES: dict[str, list[Probe]] = {
     "/healthz": [Probe("/healthz", *FOR_ALL)],
     "/readyz": [Probe("/readyz", *FOR_ALL)],
     "/()": [Probe("/", *FOR_ALL)],
-    r"/(favicon\.svg|client\.js|client\.d\.ts|assets/.+)": [Probe("/client.js", *FOR_ALL)],
+    r"/(favicon\.svg|client\.js|client\.d\.ts|assets/[\w.-]+)": [Probe("/client.js", *FOR_ALL)],
 }
 SOCKETS = ("/ws", "/ws/activity", "/listen/(.+)")
 STREAM = "/events"

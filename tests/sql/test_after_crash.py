@@ -99,3 +99,21 @@ def test_a_change_whose_transaction_id_was_that_of_one_rolled_back_before_the_cr
 
     assert xid == undone_xid, "PostgreSQL did not give the id out again: this test tests nothing"
     assert [data for data, _ in execute(cluster.conninfo, READ, (place,))][:-1] == ['{"id":3}']
+
+
+def test_a_crash_alone_is_no_gap(cluster: EmbeddedPostgres) -> None:
+    """What PostgreSQL recovers from the WAL does not have the numbers of the commands that wrote it."""
+    look = "SELECT table_name, why FROM changefeed.look(now(), '{}', '{}') WHERE why IS NOT NULL"
+    execute(cluster.conninfo, read_script("install.sql"))
+    for number in range(20):
+        execute(
+            cluster.conninfo,
+            f"BEGIN; CREATE TABLE orders_{number} (id int); CREATE TABLE parted_{number} (id int) PARTITION BY LIST (id); "
+            f"CREATE TABLE part_{number} PARTITION OF parted_{number} FOR VALUES IN (1); "
+            f"SELECT changefeed.watch('orders_{number}'), changefeed.watch('parted_{number}'); COMMIT",
+        )
+        execute(cluster.conninfo, f"INSERT INTO orders_{number} VALUES (1); INSERT INTO parted_{number} VALUES (1)")
+    assert execute(cluster.conninfo, look) == []
+    cluster.stop("immediate")
+    cluster.start()
+    assert execute(cluster.conninfo, look) == []
