@@ -155,6 +155,7 @@ DECLARE
     shape pg_type;
     alias constant text := 'v' || depth;
     fields text;
+    places text;
 BEGIN
     IF is_certain AND changefeed.trusts(type) THEN
         RETURN value;
@@ -166,17 +167,25 @@ BEGIN
     ELSIF shape.typtype = 'd' THEN
         RETURN changefeed.json_value(value, shape.typbasetype, is_certain, depth);
     ELSIF shape.typtype = 'c' THEN
-        SELECT string_agg(
-            format(
-                '%s AS %I',
-                changefeed.json_value(format('(%s).%I', value, a.attname), a.atttypid, is_certain, depth + 1), a.attname
+        -- Its attributes by their place, and each of no certain type: its owner may rename them, or put others there, at any
+        -- moment. Where there is none of a name, (value).name is a call of the function of that name, and runs casts of theirs.
+        SELECT
+            string_agg(
+                format(
+                    '%s AS %I', changefeed.json_value(format('f%s.a%s', depth, a.place), a.atttypid, false, depth + 1), a.attname
+                ),
+                ', ' ORDER BY a.place
             ),
-            ', ' ORDER BY a.attnum
-        ) INTO fields
-        FROM pg_attribute AS a WHERE a.attrelid = shape.typrelid AND a.attnum > 0 AND NOT a.attisdropped;
+            string_agg('a' || a.place, ', ' ORDER BY a.place)
+        INTO fields, places
+        FROM (
+            SELECT a.attname, a.atttypid, row_number() OVER (ORDER BY a.attnum) AS place
+            FROM pg_attribute AS a WHERE a.attrelid = shape.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        ) AS a;
         RETURN format(
-            'CASE WHEN num_nonnulls(%1$s) = 1 THEN (SELECT row_to_json(%2$I.*) FROM (SELECT %3$s) AS %2$I) END',
-            value, alias, fields
+            'CASE WHEN num_nonnulls(%1$s) = 1 THEN ('
+            'SELECT row_to_json(%2$I.*) FROM (SELECT %3$s FROM (SELECT (%1$s).*) AS f%4$s (%5$s)) AS %2$I) END',
+            value, alias, fields, depth, places
         );
     ELSIF shape.typelem >= 16384 AND changefeed.is_composite(shape.typelem) THEN
         RETURN format(
@@ -247,6 +256,13 @@ BEGIN
         -- Dropped, or renamed: then it must not leave the table under its new name.
         RAISE EXCEPTION 'the column % that was to be left out or hashed is gone', quote_ident(gone)
             USING HINT = 'Call changefeed.watch anew.';
+    END IF;
+    -- Its expression would be understood anew, by columns that may have changed since it was looked at.
+    IF NOT is_certain AND EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped AND a.attname <> ALL (omit)
+    ) THEN
+        RAISE EXCEPTION 'its virtual generated columns cannot be computed for certain at this isolation level';
     END IF;
     RETURN (
         SELECT string_agg(

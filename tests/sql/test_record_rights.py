@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from tests import postgres
 from tests.journal_database import JournalDatabase, Session
 
 SEIZE = "ALTER ROLE {mallory} SUPERUSER"
@@ -222,3 +223,65 @@ def test_only_what_records_calls_what_is_answered_when_a_statement_is_planned(db
         assert len(before) == 3
         assert all(text.endswith(("FROM new_rows AS r WHERE ", "FROM old_rows AS r WHERE ")) for text in before)
         assert body.index("set_config('changefeed.planned_for', TG_RELID::text, true)") < len(before[0])
+
+
+COMPOSITE = """
+    CREATE SCHEMA evil AUTHORIZATION {mallory}; SET ROLE {mallory}; CREATE TYPE evil.pair AS (k int, lower text, n int[]);
+    CREATE TYPE evil.mood AS ENUM ('ok');
+    CREATE FUNCTION evil.seize() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+        IF (SELECT usesuper FROM pg_user WHERE usename = current_user) THEN {seize}; END IF; END $$;
+    CREATE FUNCTION evil.t(evil.pair) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.seize(); RETURN '1'; END $$;
+    CREATE FUNCTION evil.j(evil.mood) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.seize(); RETURN '1'; END $$;
+    CREATE FUNCTION evil.t(evil.mood) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.seize(); RETURN '1'; END $$;
+    CREATE CAST (evil.pair AS text) WITH FUNCTION evil.t(evil.pair) AS IMPLICIT;
+    CREATE CAST (evil.mood AS json) WITH FUNCTION evil.j(evil.mood);
+    CREATE CAST (evil.mood AS text) WITH FUNCTION evil.t(evil.mood) AS IMPLICIT;
+    CREATE TABLE evil.pairs (id int, one evil.pair, several evil.pair[]); RESET ROLE; SELECT changefeed.watch('evil.pairs')"""
+INSERT_PAIRS = "INSERT INTO evil.pairs VALUES (1, '(1,A,{2})', '{\"(1,A,{2})\"}')"
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize(
+    "alteration",
+    [
+        "RENAME ATTRIBUTE lower TO other",
+        "DROP ATTRIBUTE lower, ADD ATTRIBUTE lower evil.mood",
+        "DROP ATTRIBUTE k, ADD ATTRIBUTE k evil.mood",
+    ],
+)
+def test_a_composite_type_that_changes_after_the_snapshot_runs_no_code_of_its_owner(
+    db: JournalDatabase, level: str, alteration: str
+):
+    """(value).lower is a call of lower(), and so of a cast, where the type has no such attribute any more."""
+    mallory = db.new_role("mallory")
+    db.run(COMPOSITE.format(mallory=mallory, seize=SEIZE.format(mallory=mallory)))
+    writer = db.session(user=mallory)
+    writer.run(INSERT_PAIRS)
+    [(_, row)] = db.changes("evil.pairs")
+    assert row["one"] == {"k": 1, "lower": "A", "n": [2]}
+    assert row["several"] == [row["one"]]
+    writer.run(f"BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM evil.pairs")
+    db.run(f"SET ROLE {mallory}; ALTER TYPE evil.pair {alteration}; RESET ROLE")
+    writer.run(INSERT_PAIRS.replace("(1,A,{2})", "(,,)"))
+    writer.run("COMMIT")
+    assert not is_superuser(db, mallory)
+    assert len(db.entries("evil.pairs")) + db.losses == 2
+
+
+@pytest.mark.skipif(postgres.major_version() < 18, reason="virtual generated columns are of PostgreSQL 18")
+def test_a_virtual_column_over_one_that_changes_after_the_snapshot_runs_no_code_of_its_owner(db: JournalDatabase):
+    mallory = db.new_role("mallory")
+    db.run(COMPOSITE.format(mallory=mallory, seize=SEIZE.format(mallory=mallory)))
+    db.run(
+        f"SET ROLE {mallory}; CREATE TABLE evil.v (id int, v text, g text GENERATED ALWAYS AS (lower(v)) VIRTUAL); RESET ROLE"
+    )
+    db.run("SELECT changefeed.watch('evil.v')")
+    writer = db.session(user=mallory)
+    writer.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
+    db.run(
+        f"SET ROLE {mallory}; ALTER TABLE evil.v DROP COLUMN g, ALTER v TYPE evil.mood USING v::evil.mood; RESET ROLE"
+    )
+    writer.run("INSERT INTO evil.v VALUES (2, 'ok')")
+    writer.run("COMMIT")
+    assert not is_superuser(db, mallory)
+    assert db.losses == 1
