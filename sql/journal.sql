@@ -83,12 +83,13 @@ $granted$;
 -- setval() puts a number in the place of the last that this session drew of a sequence; so after drawing ids record.sql
 -- draws of the first of these, which everybody may ask, and puts the writer's number there. The second stands for "none
 -- was drawn": nobody else may ask it, so that lastval() fails as it did, and its numbers are none that are in use.
--- A crash may reset the first; so it is unlogged, where PostgreSQL can have that.
+-- A crash may reset the first; so it is unlogged, where PostgreSQL can have that. It may hold another writer's number for a moment,
+-- also the highest there is, after which it begins anew.
 DO $lastval$
 BEGIN
     IF to_regclass('changefeed.lastval') IS NULL THEN
         EXECUTE format(
-            'CREATE %s SEQUENCE changefeed.lastval MINVALUE -9223372036854775808 START 1',
+            'CREATE %s SEQUENCE changefeed.lastval MINVALUE -9223372036854775808 START 1 CYCLE',
             CASE WHEN current_setting('server_version_num')::integer >= 150000 THEN 'UNLOGGED' END
         );
     END IF;

@@ -255,6 +255,15 @@ class TestTwin:
         seen = db.session(user=role).run("SELECT last_value FROM pg_sequences WHERE schemaname = 'changefeed'")
         assert (4711,) not in seen
 
+    def test_the_highest_number_that_another_drew_takes_nothing_from_a_writer(self, db: JournalDatabase):
+        """It stands in the sequence for a moment, while others draw of that too."""
+        db.run("CREATE SEQUENCE numbers START 4711; SELECT nextval('numbers')")
+        db.run("SELECT setval('changefeed.lastval', 9223372036854775807); SELECT nextval('numbers'); LISTEN changefeed")
+        db.run("INSERT INTO orders VALUES (1)")
+        assert db.value("SELECT lastval()") == 4712
+        db.connection.poll()
+        assert [notify.channel for notify in db.connection.notifies] == ["changefeed"]
+
 
 DISJOINT = """
     CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE a_log (id int); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE b_log (id int);
