@@ -3,7 +3,7 @@
 import base64
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
@@ -11,8 +11,6 @@ import pytest
 from psycopg2.extensions import (
     ISOLATION_LEVEL_READ_COMMITTED,
     ISOLATION_LEVEL_REPEATABLE_READ,
-    make_dsn,
-    parse_dsn,
 )
 from tornado.testing import gen_test
 
@@ -273,19 +271,15 @@ def conninfo() -> str:
 
 
 @pytest.fixture
-def standby_of() -> Iterator[Callable[[str], str]]:
-    """A hot standby of the tests' cluster, as it is when the test begins."""
-    started: list[EmbeddedPostgres] = []
-
-    def start(conninfo: str) -> str:
-        standby = postgres.base_backup(postgres.cluster(), "--write-recovery-conf")
-        standby.start()
-        started.append(standby)
-        return str(make_dsn(standby.conninfo, dbname=parse_dsn(conninfo)["dbname"]))
-
-    yield start
-    for standby in started:
-        postgres.discard(standby)
+def standby() -> Iterator[EmbeddedPostgres]:
+    """Of a cluster of its own: what other tests leave open would keep it from being a hot one."""
+    primary = postgres.start()
+    postgres.execute(primary.conninfo, read_script("install.sql"))
+    made = postgres.base_backup(primary, "--write-recovery-conf")
+    made.start()
+    yield made
+    postgres.discard(made)
+    postgres.discard(primary)
 
 
 REPEATABLE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
@@ -301,7 +295,6 @@ def test_a_transaction_that_has_written_is_refused(conninfo: str):
         transaction(conninfo, REPEATABLE, "INSERT INTO orders VALUES (1)", "SELECT changefeed.cursor()")
 
 
-def test_a_standby_refuses(standby_of: Callable[[str], str], conninfo: str):
-    standby = standby_of(conninfo)
+def test_a_standby_refuses(standby: EmbeddedPostgres):
     with pytest.raises(psycopg2.errors.FeatureNotSupported, match="standby"):
-        transaction(standby, REPEATABLE, "SELECT changefeed.cursor()")
+        transaction(standby.conninfo, REPEATABLE, "SELECT changefeed.cursor()")
