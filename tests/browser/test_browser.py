@@ -104,7 +104,7 @@ def test_the_columns_an_update_changed_and_a_truncate_are_said(ground: Ground):
 
 
 def test_foreign_json_is_shown_as_it_came_and_what_is_not_json_nowhere(ground: Ground):
-    ground.allow("WARNING changefeed.hub: a payload on channel events is not JSON")
+    ground.allow("WARNING changefeed.hub: dropped a payload on channel events that is not JSON")
     page = ground.open()
     for payload in ("not <json>", '{"hello":  "<b>world</b>"}', '[1.0, "two"]', "17"):
         ground.notify(payload)

@@ -59,7 +59,8 @@ def from_each(port: int, path: str) -> dict[int, Any]:
     while len(answers) < COUNT:
         with Connection(port) as one:
             status = one.get("/api/status")
-            answers.setdefault(status["process"]["number"], one.get(path))
+            if "process" in status:  # not while it is finding out that the journal is gone
+                answers.setdefault(status["process"]["number"], one.get(path))
     return answers
 
 
