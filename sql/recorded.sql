@@ -18,6 +18,17 @@ CREATE TABLE IF NOT EXISTS changefeed.recorded (
     snapshot pg_snapshot,
     PRIMARY KEY (schema_name, table_name)
 );
+DO $columns$
+BEGIN
+    -- The first installations of version 5 did not have them.
+    IF NOT EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = 'changefeed.recorded'::regclass AND a.attname = 'empty' AND NOT a.attisdropped
+    ) THEN
+        ALTER TABLE changefeed.recorded ADD COLUMN empty oid[], ADD COLUMN snapshot pg_snapshot;
+    END IF;
+END
+$columns$;
 
 -- Each watched table as it is now: the states of its members, by oid.
 CREATE OR REPLACE FUNCTION changefeed.recorded_now()
