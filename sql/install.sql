@@ -94,11 +94,13 @@ COMMIT;
 -- In a separate transaction, since it locks tables of others.
 \ir begin.sql
 DO $refresh$ BEGIN PERFORM changefeed.refresh(); END $refresh$;
--- Functions of version 4, once no trigger calls them any more.
+-- Functions of version 4, once no trigger calls them any more: before, a statement may run that began with its functions.
 DO $version_4$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = to_regprocedure('changefeed.mark()')) THEN
-        DROP FUNCTION IF EXISTS changefeed.mark(), changefeed.put_behind(smallint, integer, bigint, bigint, oid, text);
+        DROP FUNCTION IF EXISTS
+            changefeed.mark(), changefeed.put_behind(smallint, integer, bigint, bigint, oid, text),
+            changefeed.untrusted_value(text, oid);
     END IF;
 END
 $version_4$;

@@ -302,4 +302,3 @@ BEGIN
     );
 END
 $function$;
-DROP FUNCTION IF EXISTS changefeed.untrusted_value(text, oid);  -- version 4's
