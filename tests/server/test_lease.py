@@ -9,7 +9,7 @@ import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import psycopg2
@@ -46,9 +46,12 @@ def keep_awake(session: Session, ms: int) -> None:
 
 class LeaseTestCase(FeedTestCase):
     __test__ = False
+    takes_the_lease: ClassVar[bool] = True  # or only others do
 
     def setUp(self) -> None:
         self.patch(follower, "SWEEP_SECONDS", NEVER_SECONDS)
+        if not self.takes_the_lease:
+            self.patch(lease, "FEWEST", 1 << 30)
         super().setUp()
         self.sessions: list[Session] = []
         self.written = 0
@@ -244,7 +247,7 @@ class OneServerTest(LeaseTestCase):
             self.feed.follower.wake()
             while writer.value(HOLDS) is False:
                 self.insert_many(writer)
-                await asyncio.sleep(0.01)
+                await self.feed.follower.until_moved()
         socket = await self.connect("/ws?replay=1")
         await self.until_silent(writer, lambda: self.insert(writer))
         last = self.written
@@ -256,10 +259,7 @@ class RandomScheduleTest(LeaseTestCase):
     """Transactions that begin, write, roll back, commit and linger, while leases come and go that only others take."""
 
     __test__ = True
-
-    def setUp(self) -> None:
-        self.patch(lease, "FEWEST", 1 << 30)
-        super().setUp()
+    takes_the_lease = False
 
     @gen_test(timeout=120)
     async def test_nothing_is_missed_whenever_leases_come_and_go(self):
@@ -374,10 +374,7 @@ class SeveralServersTest(LeaseTestCase):
     """This server never takes the lease by itself."""
 
     __test__ = True
-
-    def setUp(self) -> None:
-        self.patch(lease, "FEWEST", 1 << 30)
-        super().setUp()
+    takes_the_lease = False
 
     @gen_test(timeout=60)
     async def test_a_follower_misses_nothing_when_the_leases_holder_is_killed(self):

@@ -20,6 +20,7 @@ from process.shared_numbers import SharedNumbers, shared_memory
 from tests import ROOT
 from tests.feed_case import ORDERS, FeedTestCase, message
 from tests.raw_client import RawClient
+from tests.slow_client_case import SlowClientCase
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 
@@ -173,12 +174,8 @@ class HistoryTest(FeedTestCase):
         assert sum(self.feed.hub.tally.totals["public.orders"]) == 10
 
 
-class SlowTest(FeedTestCase):
+class SlowTest(SlowClientCase):
     flags = ("--outbox-limit-bytes", "65536")
-
-    def prepare_database(self) -> None:
-        self.write("CREATE TABLE wide (id bigint PRIMARY KEY, number int, filler text)")
-        self.watch("public.wide")
 
     async def samples(self) -> Samples:
         answer = await self.http_client.fetch(self.get_url("/metrics"))
@@ -206,15 +203,7 @@ class SlowTest(FeedTestCase):
 
     @gen_test
     async def test_each_change_is_delivered_or_conflated_and_never_both(self):
-        stuck = RawClient(self.get_http_port())
-        await stuck.connect("/ws?slow=conflate", protocol=True)
-        other = await self.connect(protocol=True)
-        self.write("INSERT INTO wide SELECT n, 0, repeat('x', 5000) FROM generate_series(1, 8) AS n")
-        for number in range(1, 251):
-            self.write("UPDATE wide SET number = %s", [number])
-        seen = 0
-        while seen < 8 * 251:
-            seen += len((await message(other, "changes"))["changes"])
+        stuck, _, seen = await self.left_behind()
         got = skipped = 0
         async for _, payload in stuck.frames():
             told = json.loads(payload)

@@ -9,13 +9,10 @@ from tornado.websocket import WebSocketClientConnection
 
 from tests.feed_case import FeedTestCase, message
 from tests.raw_client import CLOSE_FRAME, RawClient
+from tests.slow_client_case import SlowClientCase
 
 
-class SlowClientTest(FeedTestCase):
-    def prepare_database(self) -> None:
-        self.write("CREATE TABLE wide (id bigint PRIMARY KEY, number int, filler text)")
-        self.watch("public.wide")
-
+class SlowClientTest(SlowClientCase):
     @gen_test
     async def test_it_is_closed_with_1013_and_the_others_get_everything(self):
         stuck = RawClient(self.get_http_port())
@@ -49,15 +46,7 @@ class SlowClientTest(FeedTestCase):
 
     @gen_test
     async def test_conflating_it_gets_the_newest_of_each_row_and_a_gap_that_counts(self):
-        stuck = RawClient(self.get_http_port())
-        await stuck.connect("/ws?slow=conflate", protocol=True)
-        other = await self.connect(protocol=True)
-        self.write("INSERT INTO wide SELECT n, 0, repeat('x', 5000) FROM generate_series(1, 8) AS n")
-        for number in range(1, 251):
-            self.write("UPDATE wide SET number = %s", [number])
-        seen = 0
-        while seen < 8 * 251:
-            seen += len((await message(other, "changes"))["changes"])
+        stuck, other, seen = await self.left_behind()
         self.write("DELETE FROM wide WHERE id = 8")
         await message(other, "changes")
         rows: dict[int, int] = {}
