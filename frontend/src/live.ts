@@ -185,7 +185,7 @@ export class Live {
       kind: 'problem',
       topic: 'history',
       what: `The history could not be loaded (${history.problem}).`,
-      whatToDo: 'The charts show what comes from now on. Reload this page to try again.',
+      whatToDo: 'The charts show changes from now on. Reload this page to try again.',
     });
   }
 
@@ -204,7 +204,7 @@ export class Live {
         kind: 'problem',
         topic: 'tables',
         what: `The list of tables could not be loaded (${tables.problem}).`,
-        whatToDo: 'What is shown of changes is not affected.',
+        whatToDo: 'The changes shown are not affected.',
       });
   }
 

@@ -34,7 +34,7 @@ def test_a_command_is_found_by_its_letters_and_run(shop: Ground):
     page = shop.open()
     page.page.keyboard.press("Control+k")
     page.page.keyboard.type("wintfour")
-    expect(dialog(page).get_by_text("No command has these letters.")).to_be_visible()
+    expect(dialog(page).get_by_text("No command matches.")).to_be_visible()
     page.page.get_by_role("combobox", name="Find a command").fill("kiosk")
     page.page.keyboard.press("Enter")
     expect(page.page.get_by_text("leaves the kiosk")).to_be_visible()

@@ -26,7 +26,7 @@ export class HeldRows {
   #pushed = 0;
   #missed = 0;
   #waiting = 0;
-  /** Up to where what came since was looked at. */
+  /** How many rows had been pushed at the last look. */
   #lookedAt = 0;
 
   constructor(rows: Rows) {

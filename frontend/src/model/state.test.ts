@@ -206,7 +206,7 @@ test('the journal in one line, and nothing where there is none', () => {
   expect(journalOf(state, AT)).toBeNull();
 });
 
-test('a table that is not wholly watched is marked, one without changes is still named', () => {
+test('a table that is not completely watched is marked, one without changes is still named', () => {
   apply(state, hello({ totals: totals('public.a', 1, 0, 0, 0) }), AT);
   state.status = { journal: null, incomplete: ['public.a', 'public.b'] };
   expect(tablesOf(state, DEFAULTS, AT)).toMatchObject({
@@ -237,7 +237,7 @@ test('after a reconnect rows come once, and those that were missed are counted',
   expect(linesOf().map((line) => line.id)).toEqual(['3', '2', '1']);
 });
 
-test('what happened while the page was away is told where it is missing', () => {
+test('what happened while the page was away is reported where it is missing', () => {
   apply(state, hello({ totals: totals('orders', 10, 0, 0, 0), recent: [insert(1)] }), AT);
   setConnection(state, { state: 'waiting', retryAt: 0, code: 1006, reason: '' });
   setConnection(state, { state: 'open' });
@@ -325,7 +325,7 @@ test('notices are bounded, those left out are counted, and a reader dismisses th
   expect(state).toMatchObject({ notices: [], noticesDropped: 0 });
 });
 
-test('a gap is told', () => {
+test('a gap is shown', () => {
   const gap: Gap = { type: 'gap', from: null, to: null, since: 1, until: 2, why: 'lost', whatToDo: 'read again' };
   apply(state, gap, AT);
   expect(state.notices).toMatchObject([{ kind: 'gap', gap: { why: 'lost', whatToDo: 'read again' } }]);
@@ -389,7 +389,7 @@ test('a filter of tables is one of the numbers and the chart too', () => {
   expect(chartOf(state, choices, AT).rates[0]?.at(-1)).toBe(7);
 });
 
-test('delays are told in percentiles, unknown where nothing arrived', () => {
+test('delays are shown in percentiles, unknown where nothing arrived', () => {
   apply(state, hello(), AT);
   apply(
     state,
@@ -454,7 +454,7 @@ test('of rows that the server filtered, the share is of those that fit; all the 
   expect(state.rows.missed).toBe(499);
 });
 
-/** A page that was there before the server started anew. */
+/** A page that was there before the server was restarted. */
 const paged = (): State => {
   const state = initialState();
   setConnection(state, { state: 'open' });

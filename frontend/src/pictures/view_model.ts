@@ -59,7 +59,7 @@ export function journalOf(state: State, now: number): JournalPicture | null {
   const hours = journal.retentionHours === 1 ? '1 hour' : `${countText(journal.retentionHours)} hours`;
   return {
     text: journal.oldest === null ? size : `${size} · oldest ${agoText(serverNow(state, now) - journal.oldest)}`,
-    explanation: `What is journaled is kept for ${hours}, or until it takes up ${limit}`,
+    explanation: `The journal keeps changes for ${hours}, or until it takes up ${limit}`,
   };
 }
 
@@ -177,7 +177,7 @@ export function timelineFor(state: State, seconds: number): Timeline {
   return fits ?? state.timelines.at(-1)!;
 }
 
-/** A step's histogram is replaced when it changes, so its percentiles are reckoned once. */
+/** A step's histogram is replaced when it changes, so its percentiles are computed once. */
 const known = new WeakMap<Histogram, Percentiles | null>();
 
 function delaysOf(state: State, timeline: Timeline, first: number, last: number): Percentiles | null {

@@ -79,7 +79,7 @@ test('values read as JSON, numbers with their digits, bytes with their length', 
   expect(valueText(String.raw`\x00`, 8)).toBe(String.raw`\x00 (1 byte)`);
 });
 
-test('kinds of values are told apart', () => {
+test('kinds of values are distinguished', () => {
   const values = [null, '', 'null', new JsonNumber('1'), '1', true, [], new Map(), String.raw`\x`, String.raw`\x0`];
   expect(values.map(kindOf)).toEqual([
     'null',
