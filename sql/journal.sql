@@ -84,7 +84,7 @@ $granted$;
 -- draws of the first of these, which everybody may ask, and puts the writer's number there. The second stands for "none
 -- was drawn": nobody else may ask it, so that lastval() fails as it did, and its numbers are none that are in use.
 -- A crash may reset the first; so it is unlogged, where PostgreSQL can have that. It may hold another writer's number for a moment,
--- also the highest there is, after which it begins anew.
+-- also the highest there is, after which it begins again.
 DO $lastval$
 BEGIN
     IF to_regclass('changefeed.lastval') IS NULL THEN
@@ -114,7 +114,7 @@ CREATE TABLE IF NOT EXISTS changefeed.journal (
     table_name text NOT NULL,
     data json,                -- the new row; for D the old one; for L why, where that is known
     old json,                 -- for U the whole old row: what differs is worked out by the reader, not by the writer
-    row_count bigint          -- where one entry stands for a statement of so many rows
+    row_count bigint          -- where one entry stands for a statement of that many rows
 ) PARTITION BY LIST (slot);
 
 DO $partitions$
@@ -166,7 +166,7 @@ $function$;
 
 -- After a dump and restore into a younger cluster the journal holds transactions that this cluster has yet to come to, or
 -- says so of what retention took; each would appear as a new change, or as a gap, on the day it does. Such a journal begins
--- anew, and so does one whose schema alone was restored. Returns whether it did. (Deleted, not truncated: that waits for
+-- again, and so does one whose schema alone was restored. Returns whether it did. (Deleted, not truncated: that waits for
 -- nobody.)
 CREATE OR REPLACE FUNCTION changefeed.begin_anew_if_restored()
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$

@@ -30,8 +30,8 @@ CREATE TABLE IF NOT EXISTS changefeed.noted (
     PRIMARY KEY (id, member)
 );
 
--- The state of each member of these roots. What is written twice in one transaction is told apart by the commands that wrote it
--- (entered_by, name_written_by), which a row has until somebody tries to write it anew (xmax); a later 0 says nothing, since every row has it
+-- The state of each member of these roots. What is written twice in one transaction differs in the commands that wrote it
+-- (entered_by, name_written_by), which a row has until somebody tries to write it again (xmax); a later 0 says nothing, since every row has it
 -- that was recovered from the WAL, as after a crash or on a standby; our triggers by their subtransaction. One is complete whose
 -- triggers are all enabled, and record INSERT (4), DELETE (8),
 -- UPDATE (16) and TRUNCATE (32); where there are partitions, also what TRUNCATE takes away of them (64, 128). PostgreSQL fires
@@ -95,7 +95,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
             AND (coalesce(o.is_of_root, true) OR NOT c.relispartition),
         -- Triggers that look up no columns find no values of virtual ones in the rows.
         'is_null', r.has_virtual AND NOT coalesce(o.is_dynamic, false),
-        -- For unlogged tables: a crash, which empties them, also begins the statistics anew.
+        -- For unlogged tables: a crash, which empties them, also resets the statistics.
         'unlogged_since', CASE WHEN c.relpersistence = 'u' THEN (
             SELECT extract(epoch FROM b.stats_reset) FROM pg_stat_bgwriter AS b
         ) END

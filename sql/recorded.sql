@@ -11,9 +11,9 @@
 CREATE TABLE IF NOT EXISTS changefeed.recorded (
     schema_name text NOT NULL,
     table_name text NOT NULL,
-    journal text NOT NULL,         -- which one: of a journal that begins anew nobody has a place to be told by
+    journal text NOT NULL,         -- the journal's epoch and table; rows of an earlier journal are deleted
     seen_at timestamptz NOT NULL,
-    state jsonb,                   -- null for one that is not watched any more, or was by an earlier journal
+    state jsonb,                   -- null if it is not watched any more, or was watched by an earlier journal
     empty oid[],                   -- those of its members that never had a row before `snapshot`
     snapshot pg_snapshot,
     PRIMARY KEY (schema_name, table_name)
@@ -166,7 +166,7 @@ BEGIN
         AND (first_root ->> 'name_written' <> now -> 'members' -> root ->> 'name_written'
             OR first_root ->> 'name_written_by' <> now -> 'members' -> root ->> 'name_written_by'
                 AND now -> 'members' -> root ->> 'name_written_by' <> '0') THEN
-        why := format('%s had another name for a moment, and what was written to it meanwhile was told under that', name);
+        why := format('%s had another name for a moment, and what was written to it meanwhile was reported under that name', name);
     ELSIF NOT facts.lost <@ unwritten THEN
         why := format('a partition of %s was detached or dropped: its rows are not in it any more', name);
     ELSIF facts.was_away OR NOT facts.moved <@ unwritten THEN
@@ -174,14 +174,14 @@ BEGIN
     ELSIF facts.has_crashed THEN
         why := format('%s, or a partition of it, is unlogged: PostgreSQL may have emptied it after a crash', name);
     ELSIF is_null AND NOT was_null THEN
-        why := format('virtual generated columns of %s are told as null', name);
+        why := format('virtual generated columns of %s are reported as null', name);
         is_over := false;
     ELSIF facts.has_been_null AND NOT is_null THEN
-        why := format('virtual generated columns of %s were told as null for a moment', name);
+        why := format('virtual generated columns of %s were reported as null for a moment', name);
     ELSIF facts.was_off THEN
         why := format('%s was not watched for a moment', name);
     ELSIF facts.told_children THEN
-        why := format('what was written by way of %s to a table that inherits from it was told as its own for a moment', name);
+        why := format('what was written by way of %s to a table that inherits from it was reported as that table''s own for a moment', name);
     ELSIF facts.has_attached OR EXISTS (
         SELECT FROM unnest(facts.came) AS c (member)
         WHERE c.member <> ALL (unwritten) AND (now -> 'members' -> c.member::text ->> 'is_attached')::boolean
@@ -232,7 +232,7 @@ BEGIN
         SELECT FROM unnest(known_schemas, known_tables) AS k (schema_name, table_name)
         WHERE NOT EXISTS (SELECT FROM changefeed.recorded AS r WHERE (r.schema_name, r.table_name) = (k.schema_name, k.table_name))
     ) THEN
-        -- Whose triggers are older than this journal, which began anew, was watched all the time.
+        -- A table whose triggers are older than this journal, because the journal was made again, was watched all the time.
         INSERT INTO changefeed.recorded (schema_name, table_name, journal, seen_at)
         SELECT k.schema_name, k.table_name, this_journal, coalesce(since, clock_timestamp())
         FROM unnest(known_schemas, known_tables) AS k (schema_name, table_name)

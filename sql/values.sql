@@ -4,7 +4,7 @@
 -- composite type. It would run here as the journal's owner. So only values of trusted types go to to_json; others are
 -- taken apart down to parts whose output functions can be used, since only superusers can create these.
 
--- Whether none but superusers and the journal's owner can have code run by to_json of a value of this type.
+-- Whether to_json, for a value of this type, runs only code of superusers and of the journal's owner.
 CREATE OR REPLACE FUNCTION changefeed.trusts(type oid)
 RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -48,13 +48,13 @@ BEGIN
 END
 $function$;
 
--- Whether all columns of a table are of PostgreSQL's own types, for which nobody but a superuser can make a cast. It is the table
--- that the setting changefeed.planned_for names.
+-- Whether all columns of a table have PostgreSQL's own types, for which only a superuser can create a cast. The setting
+-- changefeed.planned_for names the table.
 --
--- This is not immutable, but said to be, so that it is answered when a statement is planned and costs nothing when the plan is used.
--- That is right in a statement that reads a transition table of that very table, and in no other: PostgreSQL plans such a
--- statement anew after each change of the table's columns. Whoever plans it makes the setting right before, so that no
--- code of others can have made it. The plan outlives the transaction: so the answer is no where the catalog is seen as it once was.
+-- Not immutable, but declared so: it is then evaluated when a statement is planned, and costs nothing when the plan is used.
+-- That is correct only in a statement that reads a transition table of that very table, because PostgreSQL plans such a
+-- statement again after each change of the table's columns. Code that plans one sets the setting immediately before, so that no
+-- other code can have set it. The plan outlives the transaction, so the answer is false if the snapshot of the catalog may be old.
 CREATE OR REPLACE FUNCTION changefeed.has_builtin_types()
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -62,8 +62,8 @@ BEGIN
 END
 $function$;
 
--- The same, by the catalog as it is now: this one is VOLATILE. What is not sees the catalog as the writer's statement does, for which a
--- foreign key's action is part of it; and the columns may have changed since that began.
+-- The same, by the catalog as it is now, since this function is VOLATILE. A STABLE one would see the catalog as of the writer's
+-- statement, which includes the actions of foreign keys; the columns may have changed since that began.
 CREATE OR REPLACE FUNCTION changefeed.has_builtin_types_now()
 RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -74,8 +74,8 @@ BEGIN
 END
 $function$;
 
--- Whether the columns of a table are what the catalog says. In a repeatable read it says what was before an ALTER TABLE
--- that others have committed since; so that its owner may have given a column a type of their own meanwhile.
+-- Whether the columns of a table are what the catalog says. At REPEATABLE READ the catalog is the one from before an ALTER
+-- TABLE that was committed since, by which the table's owner may have given a column a type of their own.
 CREATE OR REPLACE FUNCTION changefeed.trusts_columns(target oid)
 RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -89,9 +89,9 @@ BEGIN
 END
 $function$;
 
--- A type that has the same texts as this one and runs nobody's code: PostgreSQL's own or an extension's that is trusted, that
--- an array or a domain is of, or else text. Of an extension its schema is trusted too, or else somebody could put another
--- type in its place.
+-- A type that has the same texts as this one and runs no user's code: the type itself, or the one below its arrays and domains,
+-- if that is PostgreSQL's own or a trusted extension's; otherwise text. The extension's schema must be trusted too, or its
+-- owner could put another type in its place.
 CREATE OR REPLACE FUNCTION changefeed.safe_type(column_type oid)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -121,8 +121,8 @@ BEGIN
 END
 $function$;
 
--- Whether a value of this type has more parts, those within parts counted wherever they stand, or parts deeper within each
--- other, than shall be taken apart: a type of two fields of a type of two fields, and so on, doubles with each level.
+-- Whether a type has too many parts, or too many levels of them, to be taken apart. A part is counted each time it occurs: a type
+-- of two fields, each of a type of two fields, and so on, doubles with each level.
 CREATE OR REPLACE FUNCTION changefeed.has_too_many_parts(type oid)
 RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -141,14 +141,14 @@ BEGIN
             ) AS inner_part (type)
             WHERE p.type >= 16384
         )
-        -- A part at a time: no more are looked for than are counted.
+        -- LIMIT ends the recursion: no more parts are looked for than are counted.
         SELECT count(*) > 500 OR max(p.depth) > 12 FROM (SELECT depth FROM part LIMIT 501) AS p
     );
 END
 $function$;
 
--- An expression whose JSON is that of `value`, an expression of this type; or of any other, where it is not certain which.
--- That of a value with too many parts is its text.
+-- Makes an expression whose JSON is that of `value`, an expression of this type. Without `is_certain` its type may have changed.
+-- A value with too many parts becomes its text.
 CREATE OR REPLACE FUNCTION changefeed.json_value(value text, type oid, is_certain boolean, depth integer DEFAULT 0)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -161,14 +161,14 @@ BEGIN
         RETURN value;
     END IF;
     SELECT * INTO shape FROM pg_type AS t WHERE t.oid = type;
-    -- num_nonnulls: a composite value of nulls IS NULL, and is none.
+    -- num_nonnulls, because a composite value whose fields are all null IS NULL, but is not null itself.
     IF depth = 0 AND changefeed.has_too_many_parts(type) THEN
         NULL;
     ELSIF shape.typtype = 'd' THEN
         RETURN changefeed.json_value(value, shape.typbasetype, is_certain, depth);
     ELSIF shape.typtype = 'c' THEN
-        -- Its attributes by their place, and each of no certain type: its owner may rename them, or put others there, at any
-        -- moment. Where there is none of a name, (value).name is a call of the function of that name, and runs casts of theirs.
+        -- Its attributes by position, and without a certain type: the type's owner may rename or replace them at any moment.
+        -- If no attribute has the name, (value).name calls the function of that name, and with it the owner's casts.
         SELECT
             string_agg(
                 format(
@@ -199,7 +199,7 @@ BEGIN
 END
 $function$;
 
--- Also of a domain over one.
+-- Whether a type is composite, or a domain over one.
 CREATE OR REPLACE FUNCTION changefeed.is_composite(type oid)
 RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -224,7 +224,7 @@ BEGIN
 END
 $function$;
 
--- Where a column comes in the JSON of its row: that of a partition as in its root, whose order may be another.
+-- The position of a column in the JSON of its row. A partition's columns take their root's order, which may differ.
 CREATE OR REPLACE FUNCTION changefeed.place(a pg_attribute)
 RETURNS smallint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -238,8 +238,8 @@ BEGIN
 END
 $function$;
 
--- A table's columns as a list for SELECT: without those left out, with the hashes of those to hash, and with virtual
--- generated ones computed, which a trigger sees as null.
+-- A table's columns as a list for SELECT: without those of `omit`, with hashes for those of `hash`, and with virtual generated
+-- columns computed, because a trigger sees them as null.
 CREATE OR REPLACE FUNCTION changefeed.column_list(target oid, options json)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -255,9 +255,9 @@ BEGIN
     IF gone IS NOT NULL THEN
         -- Dropped, or renamed: then it must not leave the table under its new name.
         RAISE EXCEPTION 'the column % that was to be left out or hashed is gone', quote_ident(gone)
-            USING HINT = 'Call changefeed.watch anew.';
+            USING HINT = 'Call changefeed.watch again.';
     END IF;
-    -- Its expression would be understood anew, by columns that may have changed since it was looked at.
+    -- Its expression would be parsed again, and the columns may have changed since it was checked.
     IF NOT is_certain AND EXISTS (
         SELECT FROM pg_attribute AS a
         WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped AND a.attname <> ALL (omit)

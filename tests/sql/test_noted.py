@@ -75,7 +75,7 @@ def test_a_childs_row_that_was_told_as_the_tables_own(db: JournalDatabase, unsee
     schema = "elsewhere." if "SCHEMA" in unseen else ""
     db.run(f"BEGIN; {unseen.format('CREATE TABLE child () INHERITS (public.orders)')}")
     db.run(f"INSERT INTO {schema}child VALUES (7); UPDATE orders SET id = id + 1; COMMIT")
-    assert "as its own" in refreshed(db)["orders"]
+    assert "reported as that table's own" in refreshed(db)["orders"]
     assert refreshed(db) == {}
     db.run("CREATE TABLE filled (id int); INSERT INTO filled VALUES (1); ALTER TABLE filled INHERIT orders")
     assert refreshed(db) == {}
@@ -85,7 +85,7 @@ def test_a_childs_row_that_was_told_before_another_command_made_the_triggers(db:
     db.run("BEGIN; CREATE SCHEMA elsewhere CREATE TABLE child () INHERITS (public.orders)")
     db.run("INSERT INTO elsewhere.child VALUES (7); UPDATE orders SET id = id + 1")
     db.run("ALTER TABLE orders ADD more text; COMMIT")
-    assert "as its own" in look(db)["orders"]
+    assert "reported as that table's own" in look(db)["orders"]
 
 
 def test_a_filled_child_is_told_of_rightly_from_its_first_moment_on(db: JournalDatabase):
@@ -103,7 +103,7 @@ def test_a_virtual_column_that_was_told_as_null(db: JournalDatabase, unseen: str
         pytest.skip("it adds no column")
     add = "ALTER TABLE orders ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL"
     run(db, f"{unseen.format(add)}; INSERT INTO orders VALUES (1)", is_in_one)
-    assert "were told as null for a moment" in refreshed(db)["orders"]
+    assert "were reported as null for a moment" in refreshed(db)["orders"]
     assert refreshed(db) == {}
 
 

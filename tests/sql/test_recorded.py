@@ -94,7 +94,7 @@ def test_what_replaces_triggers_in_one_transaction_misses_nothing(db: JournalDat
 def test_without_an_event_trigger_a_childs_rows_were_told_as_the_tables_own(db: JournalDatabase):
     db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE child () INHERITS (orders)")
     db.run("INSERT INTO child VALUES (1); UPDATE orders SET id = 2; SELECT changefeed.refresh()")
-    assert "as its own" in look(db)["orders"]
+    assert "reported as that table's own" in look(db)["orders"]
     db.run("CREATE TABLE another () INHERITS (orders); DROP TABLE child; SELECT changefeed.refresh()")
     assert look(db) == {}
 
@@ -169,7 +169,7 @@ def test_a_child_that_came_and_went_costs_nobody_a_gap_and_hides_none(db: Journa
     assert "not watched for a moment" in look(db)["orders"]
     db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE child () INHERITS (orders)")
     db.run("INSERT INTO child VALUES (1); SELECT changefeed.refresh(); DROP TABLE child; SELECT changefeed.refresh()")
-    assert "orders" in look(db)  # which was told as its own
+    assert "orders" in look(db)  # which was reported as its own
 
 
 def test_a_partition_that_had_rows_takes_them_away_and_brings_them(db: JournalDatabase):
@@ -236,7 +236,7 @@ def test_a_virtual_column_is_null_until_the_triggers_know_it(db: JournalDatabase
     if with_event_trigger:
         assert db.changes("public.orders") == [("I", {"id": 1, "twice": 2})]
     else:
-        assert "told as null" in look(db)["orders"]
+        assert "reported as null" in look(db)["orders"]
         assert look(db) == {}
     db.run("SELECT changefeed.refresh()")
     assert ("orders" in look(db)) is not with_event_trigger
@@ -251,7 +251,7 @@ def test_a_virtual_column_that_no_look_saw_without_its_triggers_was_null_for_a_m
     db.run("DROP EVENT TRIGGER changefeed_new_partitions")
     db.run("ALTER TABLE orders ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL; INSERT INTO orders VALUES (1)")
     db.run("SELECT changefeed.refresh()")
-    assert "were told as null for a moment" in look(db)["orders"]
+    assert "were reported as null for a moment" in look(db)["orders"]
     assert look(db) == {}
 
 
