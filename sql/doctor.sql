@@ -1,4 +1,4 @@
--- What `.venv/bin/python server.py doctor` asks. Everything is only read.
+-- The queries of `.venv/bin/python server.py doctor`. All are read-only.
 
 -- server --
 SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
@@ -6,11 +6,11 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
        quote_ident(current_user), quote_ident(current_database());
 
 -- installation --
--- Whether the schema is there, and whether this role could make it.
+-- Whether the schema exists, and whether this role could create it.
 SELECT to_regnamespace('changefeed') IS NOT NULL, has_database_privilege(current_database(), 'CREATE');
 
 -- rights --
--- Whether this role may read the journal, and whether it may tend it; and who owns it.
+-- Whether this role may read the journal, whether it may maintain it, and who owns it.
 SELECT has_schema_privilege(n.oid, 'USAGE')
        AND NOT EXISTS (
            SELECT FROM pg_class AS c
@@ -45,7 +45,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
 FROM pg_namespace AS n WHERE n.nspname = 'changefeed';
 
 -- who may write --
--- Roles, other than the owner and superusers, that could write what they like into the journal; and how to end it.
+-- Roles, other than the owner and superusers, that could write arbitrary entries into the journal; and the statement that ends it.
 SELECT DISTINCT quote_ident(r.rolname), i.mend || quote_ident(r.rolname) || ';'
 FROM (
     SELECT a.grantee, format('REVOKE CREATE ON SCHEMA %I FROM ', n.nspname)
@@ -65,13 +65,13 @@ FROM (
 ORDER BY 1, 2;
 
 -- borrowed event triggers --
--- Those that run, as whoever changes a table, a function that a role without superuser rights may replace.
+-- Event triggers whose function a role without superuser rights owns, and so can replace: it runs as any role that executes DDL.
 SELECT quote_ident(e.evtname), quote_ident(r.rolname)
 FROM pg_event_trigger AS e JOIN pg_proc AS p ON p.oid = e.evtfoid JOIN pg_roles AS r ON r.oid = p.proowner
 WHERE p.pronamespace = to_regnamespace('changefeed') AND NOT r.rolsuper;
 
 -- what reads --
--- What a role lacks that may not read the journal, as docs/least-rights.md has it.
+-- The grants that a role needs to read the journal, as in docs/least-rights.md.
 GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
 GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
@@ -86,7 +86,7 @@ GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed
     changefeed.lock_wait_ms() TO changefeed_server;
 
 -- what tends --
--- And one that may not tend it.
+-- And those that it needs to maintain it.
 GRANT UPDATE (epoch) ON changefeed.meta TO changefeed_server;
 GRANT DELETE ON changefeed.journal TO changefeed_server;
 GRANT TRUNCATE ON changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
@@ -98,18 +98,18 @@ GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changef
     changefeed.refresh(), changefeed.refresh(oid[]) TO changefeed_server;
 
 -- version --
--- Of the schema, and the oldest server's that can read it.
+-- The schema's version, and that of the oldest server that can read it.
 SELECT m.version, coalesce((to_jsonb(m) ->> 'readable_from')::integer, m.version) FROM changefeed.meta AS m;
 
 -- backend --
 SELECT pg_backend_pid();
 
 -- triggers --
--- Each watched table, and whether its triggers are as they ought to be.
+-- Each watched table, and whether its triggers are intact.
 SELECT format('%I.%I', schema_name, table_name), is_complete FROM changefeed.status();
 
 -- gone columns --
--- Each with its table: what was to be left out or hashed, and is there no more under that name.
+-- Columns of `omit` or `hash` that no longer exist under that name, with their tables.
 SELECT format('%I.%I', s.schema_name, s.table_name), quote_ident(g.name)
 FROM changefeed.status() AS s
 JOIN pg_namespace AS n ON n.nspname = s.schema_name
@@ -122,7 +122,7 @@ WHERE NOT EXISTS (
 ORDER BY 1, 2;
 
 -- disabled triggers --
--- Each with its table, and with the table that is watched: a partition's root.
+-- Each with its table, and with the watched table, which is a partition's root.
 SELECT format('%I.%I', m.nspname, member.relname), quote_ident(t.tgname), format('%I.%I', n.nspname, c.relname)
 FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
 JOIN pg_class AS member ON member.oid = t.tgrelid JOIN pg_namespace AS m ON m.oid = member.relnamespace
@@ -132,7 +132,7 @@ WHERE p.pronamespace = 'changefeed'::regnamespace AND t.tgenabled NOT IN ('O', '
 ORDER BY 1, 2;
 
 -- named tables --
--- Of a pattern of --watch, a schema and a table or all of it: the tables it names, and whether each is watched.
+-- The tables that a pattern of --watch names, by a schema and a table or the whole schema, and whether each is watched.
 SELECT n.nspname, c.relname, EXISTS (
     SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
     WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed')
@@ -142,8 +142,8 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> '
   AND c.relname = coalesce(%(table)s::text, c.relname);
 
 -- tables with row security --
--- Watched tables whose policies the feed does not apply, or those of a partition. Also in schemas that this role may not use:
--- there a cast to regclass would fail.
+-- Watched tables that have row-level security, themselves or on a partition: the feed does not apply their policies. Without a
+-- cast to regclass, which fails in schemas that this role may not use.
 SELECT DISTINCT format('%I.%I', s.schema_name, s.table_name)
 FROM changefeed.status() AS s
 JOIN pg_namespace AS n ON n.nspname = s.schema_name
@@ -155,7 +155,7 @@ WHERE EXISTS (
 ORDER BY 1;
 
 -- tables that lose rows untold --
--- Watched tables, or partitions of such, that are unlogged; and those that a subscription writes, whose triggers do not fire.
+-- Watched tables, or their partitions, that are unlogged, or that a subscription writes without firing their triggers.
 SELECT format('%I.%I', n.nspname, c.relname), c.relpersistence = 'u', (
     SELECT string_agg(format('ALTER TABLE %I.%I ENABLE ALWAYS TRIGGER %I;', n.nspname, c.relname, t.tgname), ' ' ORDER BY t.tgname)
     FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
@@ -180,7 +180,7 @@ SELECT DISTINCT quote_ident(pubname::text) FROM pg_publication_tables
 WHERE schemaname = 'changefeed' ORDER BY 1;
 
 -- settings --
--- What is set for this role, this database or all, and would end or refuse a statement, an idle session or a write.
+-- Settings of this role, this database or all roles that would end or refuse a statement, an idle session or a write.
 SELECT c.entry, coalesce('ROLE ' || quote_ident(r.rolname), 'DATABASE ' || quote_ident(d.datname), 'ROLE ALL')
 FROM pg_db_role_setting AS s LEFT JOIN pg_roles AS r ON r.oid = s.setrole LEFT JOIN pg_database AS d ON d.oid = s.setdatabase,
     LATERAL unnest(s.setconfig) AS c (entry)
@@ -195,7 +195,7 @@ ORDER BY 1, 2;
 SELECT pg_notification_queue_usage();
 
 -- oldest transaction --
--- The sessions that hold a transaction open, the oldest first: its age in seconds, the session, and what it is.
+-- The sessions with an open transaction, oldest first: its age in seconds, the session, and what it is.
 SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8, pid, coalesce(usename::text, backend_type), state
 FROM pg_stat_activity
 WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -206,11 +206,11 @@ SELECT extract(epoch FROM clock_timestamp() - prepared)::float8, quote_literal(g
 WHERE database = current_database() ORDER BY prepared LIMIT 1;
 
 -- sees everybody --
--- Whether this role is shown the transactions of others.
+-- Whether this role can see the transactions of others.
 SELECT pg_has_role('pg_read_all_stats', 'USAGE');
 
 -- replica roles --
--- For whom triggers do not fire: the role and the database for which session_replication_role is set so.
+-- The roles and databases for which session_replication_role is set so that triggers do not fire.
 SELECT coalesce(quote_ident(r.rolname), 'ALL'), quote_ident(d.datname)
 FROM pg_db_role_setting AS s LEFT JOIN pg_roles AS r ON r.oid = s.setrole LEFT JOIN pg_database AS d ON d.oid = s.setdatabase
 WHERE 'session_replication_role=replica' = ANY (s.setconfig) AND coalesce(d.datname, current_database()) = current_database();

@@ -1,24 +1,24 @@
--- Reading the journal: a cursor's place in, the changes after it out.
+-- Reads the journal: the changes after a cursor's place.
 --
 -- Ids are drawn before commit, so "id > the last" would lose what commits late; and waiting for the oldest running
--- transaction would stall behind any long one. So a batch is what has become visible since the last one, the difference
--- of two snapshots, in the order of id (as PgQ does it). Nothing is lost, nothing stalls, and no row comes twice.
+-- transaction would stall behind any long one. So a batch is what has become visible since the last batch: the difference
+-- of two snapshots, in the order of id (as in PgQ). Nothing is lost, nothing stalls, and no row comes twice.
 --
 -- A place is (previous, batch, after): everything visible in the snapshot `previous` was read, and of what became
--- visible by `batch` everything up to the id `after`, or nothing where that is null. Without a batch it is up to now.
+-- visible by `batch` everything up to the id `after`, or nothing if that is null. Without a batch, `batch` is the present.
 --
--- Gives at most row_limit changes and stops after some byte_limit bytes of text, then one last row with the other
--- columns: the batch read, whether it has more, how the journal stands, and the proof that the place is of this past.
--- STABLE: all of it is seen by one snapshot, the calling statement's.
+-- Returns at most row_limit changes and stops after about byte_limit bytes of text. One last row has the other columns: the
+-- batch, whether it has more, the journal's state, and the proof that the place belongs to this history.
+-- STABLE: one snapshot, the calling statement's, sees all of it.
 --
--- The proof. A crash may take back what was committed with synchronous_commit = off; a standby that lagged may be
--- promoted; an older copy of the files may be put back. PostgreSQL then gives transaction ids out again, and to read on from
--- a place of the lost past would pass over what they commit. But a place ends right behind a transaction that the journal
--- had an entry of (see below). If that very entry is there now, no id below it is ever given out again. So
--- `proven_at` is when the entry in front of the place was made, null where there is none: the reader compares it with what
--- it was when the place was given. `batch_at` is the same for the place behind this batch. Both are microseconds since 1970.
--- `taken` is the number of what_was_taken(), as it is by now: what retention takes meanwhile is in it.
--- `awake_ms` is for how long the lease holds, see journal.sql; 0 where it does not.
+-- The proof. A crash may undo what was committed with synchronous_commit = off; a standby that lagged may be promoted; an older
+-- copy of the files may be restored. PostgreSQL then assigns transaction ids again, and reading on from a place of the lost
+-- history would skip what they commit. But a place ends right behind a transaction of which the journal had an entry (see
+-- below). If that very entry is still there, no id below it is ever assigned again. So `proven_at` is when the entry in front of
+-- the place was made, null if there is none: the reader compares it with the value from when the place was given. `batch_at`
+-- is the same for the place behind this batch. Both are microseconds since 1970.
+-- `taken` is the number of what_was_taken() at present, not as of the snapshot: it includes what retention deletes meanwhile.
+-- `awake_ms` is how long the lease holds, see journal.sql; 0 if it does not.
 -- `identity` says which journal this is: a restore over the same database keeps the uuid, but not the table's oid.
 --
 -- The entries of a transaction come in the order of id. That is not always the order in which its rows changed; then the reader
@@ -26,7 +26,7 @@
 -- wrote; transactions that have entries on other pages, changefeed.mixed() must be asked about.
 DO $drop$
 BEGIN
-    -- What a function returns cannot be changed. Who was let read before is let read again, below.
+    -- The columns that a function returns cannot be changed. Its privileges are granted again below.
     PERFORM set_config('changefeed.readers', coalesce((
         SELECT string_agg(DISTINCT a.grantee::regrole::text, ', ')
         FROM pg_proc AS p, aclexplode(p.proacl) AS a
@@ -44,8 +44,8 @@ CREATE FUNCTION changefeed.read(
     proven_at bigint, batch_at bigint, present text, identity text, taken bigint,
     nested text[], awake_ms bigint
 )
--- Without seqscan the plan does not depend on statistics, which right after a rotation there are none of; so it can be made
--- once a connection, and planning is most of what a short read costs. Before PostgreSQL 18 such a plan seems so dear that
+-- Without seqscan the plan does not depend on statistics, which do not exist right after a rotation. So it can be made once per
+-- connection: planning is most of the cost of a short read. Before PostgreSQL 18 such a plan is estimated to cost so much that
 -- it would be compiled first (JIT), which takes far longer.
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan SET jit = off AS $function$
@@ -53,7 +53,7 @@ SET plan_cache_mode = force_generic_plan SET jit = off AS $function$
 DECLARE
     sorted_limit constant integer := 50000;
     begun_after bigint := after;
-    newest bigint;  -- the newest transaction that the journal has an entry of
+    newest bigint;  -- the newest transaction of which the journal has an entry
     newest_at bigint;
     newest_id bigint;
     place_xmax bigint;
@@ -79,9 +79,9 @@ BEGIN
         FROM changefeed.journal AS j WHERE j.xid = (place_xmax - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
     END IF;
     IF batch IS NULL THEN
-        -- The current snapshot, as far as the journal goes: up to its newest visible transaction, and not below `previous`.
-        -- What lies beyond would be no place to come back to: of transactions that were rolled back nothing is written to
-        -- disk at once, so PostgreSQL may give their ids out again after a crash.
+        -- The current snapshot, but not beyond the journal's newest visible transaction, and not below `previous`.
+        -- A place beyond it could not be proven: rolled-back transactions are not flushed to disk at once, so PostgreSQL may
+        -- assign their ids again after a crash.
         batch_xmax := greatest(place_xmax, newest + 1);
         SELECT format('%s:%s:%s', coalesce(min(x.xid), batch_xmax), batch_xmax, string_agg(x.xid::text, ',' ORDER BY x.xid))
         INTO batch
@@ -99,7 +99,7 @@ BEGIN
         FROM changefeed.journal AS j WHERE j.xid = (batch_xmax - 1)::text::xid8 ORDER BY j.id DESC LIMIT 1;
     END IF;
     has_more := false;
-    -- Of more entries than that the batch is read along the ids; where no older transaction ran, ids tell that it is less.
+    -- If the batch has more entries than that, it is read along the ids; if no older transaction ran, ids show that it has fewer.
     IF after IS NULL AND NOT (
         running = '{}' AND known_id >= pg_sequence_last_value('changefeed.journal_id') - sorted_limit
     ) IS TRUE THEN
@@ -107,7 +107,7 @@ BEGIN
         WHERE (j.xid >= pg_snapshot_xmax(previous) OR j.xid = ANY (running)) AND pg_visible_in_snapshot(j.xid, batch)
         OFFSET sorted_limit LIMIT 1;
         IF FOUND THEN
-            -- No partition is read whose transactions all were seen.
+            -- Skips partitions all of whose transactions were read before.
             SELECT min(p.first_id) - 1 INTO begun_after FROM (
                 SELECT (SELECT j.id FROM changefeed.journal AS j WHERE j.slot = s.slot ORDER BY j.id LIMIT 1) AS first_id,
                        (SELECT j.xid FROM changefeed.journal AS j WHERE j.slot = s.slot ORDER BY j.xid DESC LIMIT 1) AS last_xid
@@ -166,7 +166,7 @@ BEGIN
     snapshot := batch;
     present := pg_current_snapshot();
     SELECT concat_ws(' ', m.epoch, 'changefeed.journal'::regclass::oid) INTO identity FROM changefeed.meta AS m;
-    -- After the entries: what was truncated meanwhile is in it.
+    -- After the entries, so that it includes partitions that were truncated meanwhile.
     SELECT x.last_value, i.last_value, t.last_value INTO lost_xid, lost_id, lost_at
     FROM changefeed.lost_xid AS x, changefeed.lost_id AS i, changefeed.lost_at AS t;
     SELECT t.number INTO taken FROM changefeed.what_was_taken() AS t;
@@ -179,9 +179,9 @@ BEGIN
 END
 $function$;
 
--- The entries of one transaction with ids between two, the lowest first. Without a sort: with the whole transaction's entries to
--- be sorted for each piece of it, a large one would take the square of its size; and without statistics, which right after a
--- large write there are none of, PostgreSQL thinks a sort the cheaper way.
+-- The entries of one transaction with ids between two, lowest first. Without a sort: sorting all entries of a large transaction
+-- for each piece of it would take time that grows with the square of its size. PostgreSQL would choose a sort if there are no
+-- statistics, as right after a large write.
 -- `command` is the number of the transaction's command that wrote the entry.
 CREATE FUNCTION changefeed.entries_of(of_xid xid8, behind bigint, before bigint, most integer)
 RETURNS TABLE (
@@ -199,8 +199,8 @@ BEGIN
 END
 $function$;
 
--- The last entry of each transaction of a batch: of the `most` newest, and of those that ran when the one before was read. From
--- one to the next by the index, however many entries they have.
+-- The last entry of each transaction of a batch: of the `most` newest ones, and of those that were running when the previous
+-- batch was read. The index leads from one to the next, however many entries they have.
 CREATE OR REPLACE FUNCTION changefeed.last_entries(previous pg_snapshot, batch pg_snapshot, most integer)
 RETURNS TABLE (id bigint, xid text, at text) LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan SET jit = off AS $function$
@@ -228,7 +228,7 @@ BEGIN
 END
 $function$;
 
--- Which of these transactions have entries that may have to be put in order. Rows in it nobody need look at.
+-- Which of these transactions have entries that may have to be put in order. It reads no rows' contents.
 CREATE OR REPLACE FUNCTION changefeed.mixed(xids xid8[])
 RETURNS SETOF xid8 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
@@ -247,7 +247,7 @@ BEGIN
 END
 $function$;
 
--- One text for all equal values of a key's type, where that is one of which equal values may have different texts.
+-- A key's value as text, the same for all equal values, for types whose equal values may have different texts.
 CREATE OR REPLACE FUNCTION changefeed.key_text(value json, type text)
 RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN

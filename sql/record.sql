@@ -2,19 +2,20 @@
 --
 -- They run as the journal's owner (SECURITY DEFINER), so that a writer needs no right on it, and with fixed settings, so
 -- that an entry depends on the row alone and not on the writer's session.
--- changefeed.record never fails a write. What it cannot journal becomes an entry of the action L: the readers are told of
--- a gap in this table, if the transaction commits. Where not even that can be written, the sequence changefeed.losses is
--- raised instead. That costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
+-- changefeed.record never fails a write. What it cannot journal becomes an entry of the action L: the readers get
+-- a gap in this table, if the transaction commits. If not even that can be written, the sequence changefeed.losses is
+-- advanced instead. This costs a subtransaction for each statement; changefeed.record_strict has none, and fails the
 -- write instead. Both are made from the one text below.
 --
--- What costs is each statement in here. So a statement that touched no row is looked for first, and the usual case (no argument;
--- columns of trusted types; of an UPDATE, one row) takes one INSERT. Only where that writes nothing the rest asks why.
+-- Each statement in here costs time. So a statement that touched no row returns first, and the usual case (no argument; columns
+-- of trusted types; for an UPDATE, one row) takes one INSERT. Only if that writes nothing does the rest find out why.
 --
--- Their argument, where there is one, is JSON:
+-- Their argument, if there is one, is JSON:
 -- {"omit": [column, ...], "hash": [column, ...], "limit": rows, "root": true, "dynamic": true}
 DO $make$
 DECLARE
-    -- With types of others this is asked at each statement: types, and who owns them, change when no table does.
+    -- Evaluated at each statement if there are types that are not PostgreSQL's own: these, and their owners, can change
+    -- while no table does.
     trusted constant text := $condition$
         (NOT EXISTS (
             SELECT FROM pg_attribute AS a
@@ -40,7 +41,7 @@ DECLARE
         END IF;
         slot := coalesce(pg_sequence_last_value('changefeed.slot'), 0);
         IF TG_NARGS = 0 THEN
-            -- For changefeed.has_builtin_types(), should one of the next statements have to be planned.
+            -- For changefeed.has_builtin_types(), in case one of the next statements must be planned.
             planned_for := set_config('changefeed.planned_for', TG_RELID::text, true);
             -- r.*, not r: there may be a column of that name.
             IF TG_OP = 'INSERT' THEN
@@ -82,15 +83,15 @@ DECLARE
             operations := ARRAY[TG_OP];
             options := TG_ARGV[0]::json;
             IF options ->> 'root' IS NOT NULL THEN
-                -- A partition written directly: its changes are the root's.
+                -- A partition that was written directly: its changes are recorded as the root's.
                 SELECT n.nspname, c.relname INTO schema_name, table_name
                 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
                 WHERE c.oid = coalesce(pg_partition_root(TG_RELID), TG_RELID);
             END IF;
             is_dynamic := TG_LEVEL = 'ROW' OR options ->> 'dynamic' IS NOT NULL OR NOT <trusted>;
             IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
-                -- A row that moves to another partition, and that a trigger there keeps out, is gone: there are fewer
-                -- new rows than old ones, and nothing says which belong together.
+                -- A row that moves to another partition is lost if a trigger there rejects it: there are fewer new rows
+                -- than old ones, and nothing says which belong together.
                 IF (SELECT count(*) FROM new_rows) < touched THEN
                     operations := '{DELETE,INSERT}';
                 END IF;
@@ -124,8 +125,7 @@ DECLARE
                     INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data)
                     SELECT slot, at, 'D', schema_name, table_name, row_to_json(r.*) FROM old_rows AS r;
                 ELSE
-                    -- Nothing but their order says which old row became which new one: PostgreSQL adds to both row by
-                    -- row.
+                    -- Only their order says which old row became which new one: PostgreSQL adds to both row by row.
                     OPEN old_values FOR SELECT row_to_json(r.*) FROM old_rows AS r;
                     INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, old)
                     SELECT slot, at, 'U', schema_name, table_name, row_to_json(r.*), changefeed.next_value(old_values)
@@ -137,11 +137,11 @@ DECLARE
             END IF;
         END IF;
     $body$, '<tell_of_moved>', tell_of_moved), '<trusted>', trusted);
-    -- After ids were drawn: makes lastval() say the writer's number again, or fail again where there was none (see
-    -- journal.sql). `drawn` is not asked for; an assignment takes less than a PERFORM.
+    -- After ids were drawn: makes lastval() return the writer's number again, or fail again if there was none (see
+    -- journal.sql). Nothing reads `drawn`: an assignment takes less time than a PERFORM.
     put_back_lastval constant text := $put_back$
         IF writers_lastval > -9000000000000000000 THEN
-            -- One after another, in one expression. The number is nobody else's business, so the sequence forgets it at once.
+            -- One after another, in one expression. The number is private to the writer, so the sequence is reset at once.
             drawn := num_nulls(
                 nextval('changefeed.lastval'),
                 setval('changefeed.lastval', writers_lastval),
@@ -155,8 +155,8 @@ DECLARE
         CREATE OR REPLACE FUNCTION changefeed.%I() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET exit_on_error = off  -- an error would end the writer's session, though it is caught here
-        SET jit = off  -- to compile takes longer than the statements, however dear the writer's settings make them seem
-        -- The form of values; docs/database.md names these.
+        SET jit = off  -- compiling takes longer than the statements, whatever cost the writer's settings give them
+        -- How values are written as text; docs/database.md names these.
         SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
         SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' SET quote_all_identifiers = off
         -- How texts are read.
@@ -166,7 +166,7 @@ DECLARE
             at timestamptz := clock_timestamp();
             slot smallint;
             lacks_rows boolean;  -- the trigger has no transition tables
-            sampled integer;  -- how many old rows there are: none, one, or 2 for more
+            sampled integer;  -- the number of old rows: 0, 1, or 2 for more
             planned_for text;
             is_recorded boolean;
             touched bigint;
@@ -185,8 +185,8 @@ DECLARE
             awake_ms double precision;
             may_notify boolean;
         BEGIN
-            -- Without transition tables these names would be those of relations in the writer's temporary schema; reading a
-            -- view there would run its code as the journal's owner. (In two steps, of which the first needs no plan.)
+            -- Without transition tables these names would mean relations in the writer's temporary schema, and reading a
+            -- view there would run its code as the journal's owner. (In two steps: the first needs no plan.)
             IF pg_my_temp_schema() <> 0
                 AND (to_regclass('pg_temp.new_rows') IS NOT NULL OR to_regclass('pg_temp.old_rows') IS NOT NULL)
             THEN
@@ -208,16 +208,16 @@ DECLARE
                 END IF;
                 writers_lastval := lastval();
             EXCEPTION WHEN OTHERS THEN
-                NULL;  -- the session has none, or the journal's owner has no right on that sequence; or the trigger no old rows
+                NULL;  -- the session has no number, the journal's owner no right on that sequence, or the trigger no old rows
             END;
             %s
             BEGIN
                 <put_back_lastval>
-                -- The NOTIFYs of a transaction are one. So what a trigger writes for each row of a statement is not asked
-                -- each time; a rollback to a savepoint takes the setting back together with the NOTIFY.
+                -- A transaction sends one NOTIFY. So a trigger that fires for each row decides once; a rollback to a savepoint
+                -- reverts the setting together with the NOTIFY.
                 IF pg_trigger_depth() = 1 OR current_setting('changefeed.notified', true) IS DISTINCT FROM 'on' THEN
-                    -- The same as changefeed.may_notify(), for most sessions: they have none of what that looks at, and a call
-                    -- would be dearer. A step at a time, since each transaction prepares anew what it evaluates.
+                    -- For most sessions the same as changefeed.may_notify(): none of its conditions applies, and a call would cost
+                    -- more. In steps, since each transaction prepares again every expression that it evaluates.
                     awake_ms := pg_sequence_last_value('changefeed.awake_until') - date_part('epoch', clock_timestamp()) * 1000;
                     IF awake_ms BETWEEN 0 AND 2000 THEN
                         NULL;  -- the lease holds
@@ -232,7 +232,7 @@ DECLARE
                     END IF;
                 END IF;
             EXCEPTION WHEN OTHERS THEN
-                NULL;  -- somebody dropped one of these, or took the rights away
+                NULL;  -- one of these was dropped, or its rights were revoked
             END;
             IF may_notify THEN
                 NOTIFY changefeed;
@@ -248,7 +248,7 @@ DECLARE
         BEGIN
             %s
         EXCEPTION WHEN transaction_rollback THEN
-            RAISE;  -- a serialization failure or a deadlock is between writers; the transaction was to fail anyway
+            RAISE;  -- a serialization failure or a deadlock concerns the writers; the transaction has to fail anyway
         WHEN OTHERS THEN
             reason := SQLERRM;
             BEGIN
@@ -266,10 +266,10 @@ DECLARE
                 RAISE;
             WHEN OTHERS THEN
                 BEGIN
-                    -- Set to what it is: else it would be up to 32 further after a crash, which nobody lost.
+                    -- Set to its own value: otherwise a crash would advance it by up to 32, as if that many were lost.
                     PERFORM setval('changefeed.losses', nextval('changefeed.losses'));
                 EXCEPTION WHEN OTHERS THEN
-                    NULL;  -- not even that is left; the warning is all that can be said
+                    NULL;  -- not even the sequence can be written; only the warning remains
                 END;
             END;
         END;
@@ -277,7 +277,7 @@ DECLARE
 BEGIN
     EXECUTE format(frame, 'record', format(safe, body));
     EXECUTE format(frame, 'record_strict', body);
-    -- The same for others that draw ids; a call of it would be dear in the above.
+    -- The same for other functions that draw ids; the above does not call it, since a call costs more.
     EXECUTE format($frame$
         CREATE OR REPLACE FUNCTION changefeed.put_back_lastval(writers_lastval bigint)
         RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
@@ -292,19 +292,19 @@ END
 $make$;
 
 -- Whether this statement may be a MERGE that has moved rows of `target` to other partitions: PostgreSQL puts neither their old
--- nor their new versions into the transition tables of an UPDATE (seen up to 18.4). Nothing tells a trigger that it is a MERGE
--- that it fires for, but its text does, where that is known. And a row that moves is deleted in one partition and inserted into
--- another, which PostgreSQL counts, also for some time after the transaction. So this says yes too often rather than not at all.
+-- nor their new versions into the transition tables of an UPDATE (seen up to 18.4). A trigger cannot see that it fires for a
+-- MERGE, except by the statement's text, if that is known. And a row that moves is deleted in one partition and inserted into
+-- another: PostgreSQL counts both, and keeps the counts for some time after the transaction. In doubt the answer is yes.
 CREATE OR REPLACE FUNCTION changefeed.may_have_moved(target oid, context text)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    -- Who called the statement, the innermost first: the context's first line is the trigger's own. Null where nobody did.
+    -- The callers of the statement, innermost first; null if there are none. (The context's first line is the trigger's own.)
     callers constant text := substr(context, nullif(strpos(context, chr(10)), 0) + 1);
     is_current constant boolean := current_setting('transaction_isolation') = 'read committed';
-    statement text;  -- null where it is unknown
+    statement text;  -- null if it is unknown
     is_script boolean;
-    -- A script of many statements is one text, which each of them would search from its beginning. So it is searched once: what
-    -- came of it the session remembers, in a sequence that the writer has no right to.
+    -- A script of many statements is one text, which each of them would search from its beginning. So it is searched once, and
+    -- the session keeps the result in a sequence to which the writer has no right.
     script constant bigint := extract(epoch FROM statement_timestamp()) * 1000000;
     searched bigint;
     may_merge boolean;
@@ -326,7 +326,7 @@ BEGIN
         FROM (
             SELECT m.member FROM changefeed.members(ARRAY[target]) AS m
             UNION
-            -- An old snapshot does not show the partitions that came since; but what was written to is locked.
+            -- An old snapshot does not show newer partitions; but the partitions that were written to are locked.
             SELECT l.relation FROM pg_locks AS l
             WHERE NOT is_current AND l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
               AND pg_partition_root(l.relation) = pg_partition_root(target)
@@ -345,7 +345,7 @@ BEGIN
     BEGIN
         searched := currval('changefeed.searched');
     EXCEPTION WHEN object_not_in_prerequisite_state THEN
-        NULL;  -- the session has searched none
+        NULL;  -- the session has searched no text yet
     END;
     IF searched / 2 = script THEN
         RETURN searched % 2 = 1;
@@ -356,9 +356,9 @@ BEGIN
 END
 $function$;
 
--- The text of the statement that the first of these callers has called, and behind it what the context says of others. Null
--- where the context does not say it: of a statement in a function in SQL, and of one whose rows are fetched from a cursor, as a
--- FOR loop does. All that is known of messages in another language is what they say before a statement's text.
+-- The text of the statement that the first of these callers has called, followed by the context's lines about the others. Null
+-- if the context does not have it: for a statement in a function in SQL, and for one whose rows are fetched from a cursor, as a
+-- FOR loop does. Of messages in another language only the words before a statement's text are known.
 CREATE OR REPLACE FUNCTION changefeed.called_statement(callers text)
 RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -366,7 +366,7 @@ DECLARE
     sample text;
 BEGIN
     IF callers ~ $re$^[^"\n]*[$]1 = $re$ THEN
-        RETURN current_query();  -- no caller: these are its parameters, as log_parameter_max_length_on_error has them told
+        RETURN current_query();  -- no caller: these are the parameters, which log_parameter_max_length_on_error adds
     END IF;
     EXECUTE 'SELECT changefeed.own_context()' INTO sample;
     sample := substr(sample, strpos(sample, chr(10)) + 1);
@@ -385,15 +385,15 @@ BEGIN
 END
 $function$;
 
--- Whether a text has a MERGE into the table (where that is null: into any), or executes what may be one: as words of its own,
--- not within literals, quoted names and comments. Where it is hard to tell these from the rest, it may. Of letters only those
--- of ASCII are compared, as PostgreSQL does for keywords, whatever the database's collation.
+-- Whether a text has a MERGE into the table (if that is null: into any), or executes what may be one. Words within literals,
+-- quoted names and comments do not count; if these are hard to recognize, the answer is yes. Only ASCII letters are compared,
+-- as PostgreSQL does for keywords, whatever the database's collation.
 CREATE OR REPLACE FUNCTION changefeed.may_merge(statement text, target oid)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     -- A backslash before a quote; a comment in a comment; a $ beside a letter that is not of ASCII.
     is_hard constant text := $re$\\'|/[*](?:[^*]|[*]+[^*/])*/[*]|[^\x01-\x7f][\w$]*[$]|[$]\w*[^\x01-\x7f]$re$;
-    -- Where a statement can begin: GRANT EXECUTE is none, nor a trigger's EXECUTE FUNCTION name(), nor what a caller's line says.
+    -- EXECUTE where a statement can begin: not in GRANT EXECUTE, a trigger's EXECUTE FUNCTION name(), or a caller's line.
     executes constant text :=
         $re$(?:^|[;)]|\y(?:as|explain|analy[sz]e|verbose))\s*execute\y(?!\s+(?:function|procedure)\s+[\w.$"]+\s*[(])$re$;
     merges constant text := $re$\ymerge\s+into\y\s*(?:only\y[\s(]*)?([^\s.*();,]+(?:\s*[.]\s*[^\s.*();,]+)*)?$re$;
@@ -424,9 +424,9 @@ BEGIN
 END
 $function$;
 
--- On each partition, with a condition that is never true. While a table has such a trigger, a MERGE does not put the row that
--- it inserted last in the place of those that it updates next (seen up to 18.4; PostgreSQL then keeps no tuple in the
--- root's form from one row to the next).
+-- A trigger on each partition, with a condition that is never true. Without one, a MERGE records the row that it inserted last
+-- instead of the rows that it updates next (seen up to 18.4): with one, PostgreSQL keeps no tuple in the root's form from one
+-- row to the next.
 CREATE OR REPLACE FUNCTION changefeed.never() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -434,12 +434,13 @@ BEGIN
 END
 $function$;
 
--- Whether the transaction is to end with a NOTIFY. It only wakes the server, which looks every few seconds anyway, and while a
--- lease holds (see journal.sql) every few milliseconds: then none is sent, since those who notify commit one after another. And
--- PostgreSQL may fail a COMMIT for it: while the queue of notifications is full, which nobody knows before the COMMIT (so one
--- that is not read quickly is left alone long before); and, because those who notify commit one
--- after another, when one before it takes longer (for a standby, say) than this session waits for locks or statements.
--- Nor can such a transaction be prepared for a two-phase commit: where that is switched on, changefeed.notify decides.
+-- Whether the transaction should end with a NOTIFY. A NOTIFY only wakes the server, which reads every few seconds anyway, and
+-- every few milliseconds while a lease holds (see journal.sql). During a lease none is sent, because transactions that notify
+-- commit one after another. PostgreSQL may also fail a COMMIT because of the NOTIFY:
+-- - if the queue of notifications is full. That shows only at the COMMIT, so no more are sent long before the queue is full.
+-- - if the transaction in front of it commits more slowly (waiting for a standby, say) than this session's timeout for locks or
+--   statements.
+-- A transaction with a NOTIFY cannot be prepared for a two-phase commit: where that is enabled, changefeed.notify decides.
 CREATE OR REPLACE FUNCTION changefeed.may_notify()
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -463,7 +464,7 @@ BEGIN
 END
 $function$;
 
--- A cursor's next value. (A join by row_number() takes longer, for one row as for a million.)
+-- A cursor's next value. (A join by row_number() takes longer, both for one row and for a million.)
 CREATE OR REPLACE FUNCTION changefeed.next_value(old_values refcursor)
 RETURNS json LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE

@@ -1,9 +1,8 @@
--- Retention: the journal is a ring of eight partitions. The oldest is truncated whole, never deleted from row by row, and
--- a partition that anybody is writing to is left for the next time: no writer ever waits for this, nor do readers for
--- longer than the lock_timeout.
+-- Retention: the journal is a ring of eight partitions. The oldest is truncated as a whole, never row by row. A partition that
+-- is being written to is left for the next time: no writer ever waits for this, and no reader longer than the lock_timeout.
 
--- Ends the partition being written when its share of `keep_for` or `keep_bytes` is full, and empties those that are past
--- either. Returns the numbers of the partitions it emptied. The server calls it again and again; without a server, cron.
+-- Begins the next partition when the present one has reached its share of `keep_for` or `keep_bytes`, and empties those
+-- beyond either limit. Returns the numbers of the partitions it emptied. The server calls it again and again; without a server, cron.
 CREATE OR REPLACE FUNCTION changefeed.retain(keep_for interval, keep_bytes bigint)
 RETURNS SETOF integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '100ms' AS $function$
 DECLARE
@@ -19,8 +18,8 @@ BEGIN
         RAISE EXCEPTION 'retention must see what others have committed meanwhile'
             USING ERRCODE = 'active_sql_transaction', HINT = 'Call it in a transaction of isolation level READ COMMITTED.';
     END IF;
-    -- One at a time; a server that finds another at it has nothing to do. By a lock that takes a right on the journal: an
-    -- advisory one could be held by anybody. Where the journal is past its bounds nobody is at it, but somebody in the way.
+    -- One at a time: if another server does this, there is nothing to do. The lock needs a privilege on the journal; any role
+    -- could hold an advisory one. If the journal is far above its limit, the holder does not apply retention, but prevents it.
     BEGIN
         LOCK TABLE ONLY changefeed.journal IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
     EXCEPTION WHEN lock_not_available THEN
@@ -35,7 +34,7 @@ BEGIN
     END IF;
     SELECT last_value INTO written FROM changefeed.slot;
 
-    -- Those that are not written, from the oldest on.
+    -- The partitions that are not being written, oldest first.
     kept_bytes := changefeed.journal_bytes();
     FOR distance IN 1..partitions - 1 LOOP
         candidate := (written + distance) % partitions;
@@ -107,7 +106,7 @@ BEGIN
 END
 $function$;
 
--- Both write as the schema's owner, so that who may call retain() needs no right to write what they keep.
+-- The next two functions write as the schema's owner, so that a caller of retain() needs no right on their tables.
 CREATE OR REPLACE FUNCTION changefeed.note_rotation(slot integer)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 BEGIN
@@ -116,9 +115,9 @@ BEGIN
 END
 $function$;
 
--- Keeps, of the partition that is about to be emptied, what tells who has read all of it from who has not: the last id of each
--- of the newest 1,000 transactions that were taken, and of those that still ran when the next partition came to be written.
--- Of an older one that was over by then only those have not read all who have read nothing since long before.
+-- Notes what is needed, once a partition has been emptied, to decide whether a client has read all of it: the last id of each of
+-- the newest 1,000 deleted transactions, and of those that were still running when the next partition was begun. An older
+-- transaction that had ended by then was missed only by clients that have read nothing since long before.
 CREATE OR REPLACE FUNCTION changefeed.note_taken(slot integer)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET enable_seqscan = off
 SET jit = off AS $function$
@@ -127,7 +126,7 @@ DECLARE
     before changefeed.taken;
     ended pg_snapshot;
     running bigint[];
-    known_from bigint;  -- from there on each is known
+    known_from bigint;  -- from this transaction on, all are known
     xids bigint[];
     ids bigint[];
 BEGIN
@@ -173,8 +172,8 @@ BEGIN
 END
 $function$;
 
--- What is kept of it, by now and not as of the caller's snapshot: a reader finds a partition empty that was emptied since. So it
--- is VOLATILE. As the schema's owner, so that who may read the journal needs no right on the table.
+-- What note_taken() has noted, at present and not as of the caller's snapshot, because a reader finds a partition empty even if it
+-- was emptied since. So this is VOLATILE. It runs as the schema's owner: a reader of the journal needs no right on the table.
 CREATE OR REPLACE FUNCTION changefeed.what_was_taken()
 RETURNS TABLE (number bigint, snapshot pg_snapshot, xids bigint[], ids bigint[])
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
@@ -183,14 +182,14 @@ BEGIN
 END
 $function$;
 
--- Truncates one partition, and remembers its newest transaction and id, so that older cursors get a gap. False if somebody still
--- writes to it.
+-- Truncates one partition, and notes its newest transaction and id, so that older cursors get a gap. Returns false if it is
+-- still being written to.
 CREATE OR REPLACE FUNCTION changefeed.empty_partition(slot integer)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 BEGIN
     EXECUTE format('LOCK TABLE changefeed.journal_%s IN ACCESS EXCLUSIVE MODE', slot);
     PERFORM changefeed.note_taken(slot);
-    -- Not max(xid): PostgreSQL 14 has none for xid8.
+    -- Not max(xid): PostgreSQL 14 has no max() for xid8.
     EXECUTE format(
         'SELECT setval(''changefeed.lost_at'', (extract(epoch FROM e.at) * 1000000)::bigint),'
         '       setval(''changefeed.lost_xid'', e.xid)'
@@ -213,8 +212,8 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $function$;
 
--- How the journal stands: entries are counted by the planner's estimate, sizes and times are exact. `losses` are the
--- statements that could not be journaled, as far back as the journal goes, and all of which it has not even that.
+-- The journal's state: `entries` is the planner's estimate, sizes and times are exact. `losses` counts the entries for
+-- statements that could not be journaled, and all statements for which not even such an entry could be written.
 CREATE OR REPLACE FUNCTION changefeed.journal_status()
 RETURNS TABLE (bytes bigint, oldest timestamptz, newest timestamptz, entries bigint, losses bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$

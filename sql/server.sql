@@ -1,13 +1,13 @@
 -- The statements the server runs while it serves.
 
 -- notify --
--- A canary, through PostgreSQL to the listener and back. It waits for no disk, no standby, and no commit that hangs.
+-- Sends a canary through PostgreSQL to the listener. It waits for no disk, no standby, and no other commit.
 SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '1s', true), pg_notify(%(channel)s, %(payload)s);
 
 -- tables --
--- Every table this role may read, or whose changes the journal has, and by what it is watched: the journal, a trigger that
--- notifies, or nothing. Partitions are left out: their root stands for them. Of each function's text the first part is looked
--- at, and once, however many triggers call it.
+-- Every table that this role may read, or whose changes the journal has, and what watches it: the journal, a trigger that
+-- notifies, or nothing. Partitions are left out: their root represents them. Of each function's text only the beginning is
+-- searched, once, however many triggers call it.
 WITH notifiers AS MATERIALIZED (
     SELECT p.oid FROM pg_proc AS p
     WHERE p.oid IN (SELECT tgfoid FROM pg_trigger WHERE NOT tgisinternal)
@@ -40,9 +40,9 @@ ORDER BY 1, 2;
 SELECT to_regclass('changefeed.meta') IS NOT NULL;
 
 -- distrusted owner --
--- Who else could run code as this role: the functions of the schema run with the rights of whoever calls them. So a superuser
--- calls those of superusers only; another role those of the schema's owner, which it was told to use, of superusers, and
--- its own. The session's own role counts too where another one is set: code can take it back.
+-- Owners of functions that could run code as this role: functions of the schema run with the rights of their caller. So a
+-- superuser calls only those of superusers; another role those of superusers, of the schema's owner, and its own. After
+-- SET ROLE the session's own role counts too: code can reset it.
 SELECT quote_ident(r.rolname)
 FROM pg_namespace AS n
 JOIN pg_roles AS me ON me.rolname IN (session_user, current_user)
@@ -60,7 +60,7 @@ LIMIT 1;
 SELECT version FROM changefeed.meta;
 
 -- schema differs --
--- Of what this server's sql/install.sql makes, what is not there as it makes it (see changefeed/journal/installation.py).
+-- The objects of this server's sql/install.sql that are missing or different (see changefeed/journal/installation.py).
 SELECT f.name || '()' FROM unnest(%(functions)s::text[], %(digests)s::text[]) AS f (name, digest)
 WHERE NOT EXISTS (
     SELECT FROM pg_proc AS p
@@ -75,21 +75,21 @@ WHERE NOT EXISTS (
 ORDER BY 1;
 
 -- may start over --
--- Whether this role may. Asked apart: PostgreSQL looks at the right to call a function also where it is not called.
+-- Whether this role may. A query of its own: PostgreSQL checks the right to call a function even if the call is not reached.
 SELECT has_table_privilege('changefeed.journal', 'SELECT') AND has_table_privilege('changefeed.journal', 'DELETE')
    AND has_column_privilege('changefeed.meta', 'epoch', 'UPDATE')
    AND has_function_privilege('changefeed.begin_anew_if_restored()', 'EXECUTE');
 
 -- start over if restored --
--- Before the journal is identified, since that gives it another epoch.
+-- Runs before the journal is identified, because it gives the journal another epoch.
 SELECT changefeed.begin_anew_if_restored();
 
 -- identify journal --
--- Which journal this is, and of which version. A dump and restore keeps the uuid, but not the cluster's system identifier,
--- the database's oid or, over the same database, the journal's own. Files that are put back keep all of these: then the
--- places themselves are no longer proven (sql/read.sql). The second is what servers before version 5 called it. Last, two
--- keys of 32 bytes that follow from what nobody is told: for sealing the cursors of those who may not see every table, and
--- for what changefeed.cursor() signs (sql/cursor.sql).
+-- Which journal this is, and its version. A dump and restore keeps the uuid, but not the cluster's system identifier, the
+-- database's oid or, over the same database, the journal's own oid. Restored files keep all of these: then the places
+-- themselves are no longer proven (sql/read.sql). The second column is the name that servers before version 5 gave it. Last,
+-- two keys of 32 bytes that are derived from secrets: one encrypts the cursors of clients that may not see every table, the
+-- other verifies what changefeed.cursor() signs (sql/cursor.sql).
 SELECT md5(concat_ws(' ', m.epoch, c.system_identifier, d.oid, 'changefeed.journal'::regclass::oid)),
        md5(concat_ws(' ', m.epoch, c.system_identifier, p.timeline_id, d.oid)),
        concat_ws(' ', m.epoch, 'changefeed.journal'::regclass::oid),
@@ -102,8 +102,8 @@ FROM changefeed.meta AS m, pg_control_system() AS c, pg_control_checkpoint() AS 
 WHERE d.datname = current_database();
 
 -- read --
--- What is larger than %(row_limit_bytes)s becomes a loss; last comes how large it is. What the last row says of the journal is
--- one column: thirteen, which are null in all the other rows, would be a tenth of what a large page costs the server.
+-- An entry larger than %(row_limit_bytes)s becomes a loss; the last column is its size. The journal's state, in the last row, is
+-- one column: thirteen columns, null in all other rows, would be a tenth of the server's cost of a large page.
 SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
        CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
        CASE WHEN s.too_large IS NULL THEN row_count END,
@@ -116,7 +116,7 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
     LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large);
 
 -- read without rows --
--- The same for --payload off: of a row nothing is read. (A loss has none, but perhaps a reason.)
+-- The same for --payload off: no row is read. (A loss has no row, but perhaps a reason.)
 SELECT id, xid, at, action, schema_name, table_name, CASE action WHEN 'L' THEN data END, NULL, row_count,
        CASE WHEN id IS NULL THEN json_build_array(
            nested, snapshot, has_more, lost_xid, lost_id, lost_at, losses, proven_at, batch_at, present, identity, taken, awake_ms
@@ -125,10 +125,11 @@ SELECT id, xid, at, action, schema_name, table_name, CASE action WHEN 'L' THEN d
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- states --
--- What the entries of the transactions %(xids)s say of their rows, for the order in which those changed (see
--- changefeed/ordering/transaction_order.py): the digests of its columns' names, and of it and its primary key before and after.
--- At most %(limit)s entries, transaction by transaction, of the first behind the id %(after)s, of all from %(begin)s on and
--- before %(end)s. The key is the primary key as it is now, where all of it is journaled; so are the triggers.
+-- What the entries of the transactions %(xids)s say about their rows, for the order in which these changed (see
+-- changefeed/ordering/transaction_order.py): digests of the column names, and of the row and its primary key before and after.
+-- At most %(limit)s entries, transaction by transaction: of the first one those behind the id %(after)s, of all those from
+-- %(begin)s on and before %(end)s. The key is the present primary key, if all of it is journaled; the triggers are the present
+-- ones too.
 WITH entry AS MATERIALIZED (
     SELECT j.*, asked.number
     FROM unnest(%(xids)s::text[]::xid8[]) WITH ORDINALITY AS asked (xid, number) CROSS JOIN LATERAL (
@@ -165,7 +166,7 @@ WITH entry AS MATERIALIZED (
         )
         -- Of any action: an upsert and a MERGE have several. Where only BEFORE triggers name the table itself, what stands
         -- before an entry of it was written before. A statement on a table that it inherits from writes to it too.
-        -- Each function is looked into once, whichever partitions it is on, and into its beginning.
+        -- Each function's text is searched once, however many partitions have it, and only its beginning.
         SELECT
             coalesce(
                 bool_or(t.is_after) AND (bool_or(t.is_after AND f.names_it) OR NOT bool_or(NOT t.is_after AND f.names_it)), false
@@ -211,13 +212,13 @@ FROM whole AS w
 ORDER BY w.number, w.id;
 
 -- mixed --
--- Which of the transactions %(xids)s must be put in order: those in which triggers wrote; and those in which the calls of two
--- triggers wrote entries of one table, that take rows away and that bring some.
+-- Which of the transactions %(xids)s must be put in order: those in which triggers wrote, and those in which the calls of two
+-- triggers wrote entries of one table, some that remove rows and some that add rows.
 SELECT m.xid::text FROM changefeed.mixed(%(xids)s::text[]::xid8[]) AS m (xid);
 
 -- transactions before --
--- Those that wrote the entries with ids from %(begin)s to %(end)s, but for %(xid)s, the newest first. At most %(limit)s
--- entries are looked at.
+-- The transactions that wrote the entries with ids from %(begin)s to %(end)s, except %(xid)s, newest first. It reads at most
+-- %(limit)s entries.
 SELECT j.xid::text
 FROM (
     SELECT id, xid FROM changefeed.journal
@@ -226,8 +227,8 @@ FROM (
 GROUP BY j.xid ORDER BY max(j.id) DESC;
 
 -- entries --
--- The entries %(ids)s of one transaction, in that order, up to %(byte_limit)s bytes of text, but one at least. Without
--- %(row_limit_bytes)s nothing of a row; else what is larger becomes a loss.
+-- The entries %(ids)s of one transaction, in that order, up to %(byte_limit)s bytes of text, but at least one. Without
+-- %(row_limit_bytes)s it reads no rows; with it, a larger entry becomes a loss.
 SELECT id, xid::text, at, action, schema_name, table_name, data, old, row_count
 FROM (
     SELECT j.id, j.xid, to_json(j.at AT TIME ZONE 'UTC') #>> '{}' || '+00:00' AS at, j.schema_name, j.table_name,
@@ -246,7 +247,7 @@ WHERE coalesce(bytes_before, 0) < %(byte_limit)s
 ORDER BY number;
 
 -- read of version 4 --
--- As long as the schema is an older one, whose places prove nothing.
+-- For a schema of version 4, whose places prove nothing.
 SELECT id, xid, at, CASE WHEN s.too_large IS NULL THEN action ELSE 'L' END, schema_name, table_name,
        CASE WHEN s.too_large IS NULL THEN data END, CASE WHEN s.too_large IS NULL THEN old END,
        CASE WHEN s.too_large IS NULL THEN row_count END,
@@ -267,7 +268,7 @@ SELECT id, xid, at, action, schema_name, table_name, NULL, NULL, row_count,
 FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_limit)s);
 
 -- contents --
--- What entries hold that are known to be visible; of what is larger than %(row_limit_bytes)s, how large it is.
+-- The contents of entries that are known to be visible; only the size of those larger than %(row_limit_bytes)s.
 SELECT j.id, CASE WHEN s.too_large IS NULL THEN j.data::text END, CASE WHEN s.too_large IS NULL THEN j.old::text END, s.too_large
 FROM changefeed.journal AS j,
     LATERAL (SELECT coalesce(octet_length(j.data::text), 0) + coalesce(octet_length(j.old::text), 0)) AS b (bytes),
@@ -279,8 +280,8 @@ WHERE j.id = ANY (%(ids)s::bigint[]);
 SELECT number, snapshot::text, xids, ids FROM changefeed.what_was_taken();
 
 -- witness --
--- When the last entry of the transaction %(xid)s was made; the newest that retention took, and when that was made; and
--- whether the entry %(id)s is there, unless that is 0 or retention took it.
+-- When the last entry of the transaction %(xid)s was made; the newest transaction that retention deleted, and when its last
+-- entry was made; and whether the entry %(id)s is there, unless that is 0 or retention deleted it.
 SELECT (
            SELECT (extract(epoch FROM j.at) * 1000000)::bigint
            FROM changefeed.journal AS j WHERE j.xid = %(xid)s::xid8 ORDER BY j.id DESC LIMIT 1
@@ -294,12 +295,12 @@ FROM changefeed.lost_xid AS x, changefeed.lost_at AS t, changefeed.lost_id AS i;
 SELECT id, xid, at FROM changefeed.last_entries(%(previous)s, %(batch)s, %(most)s);
 
 -- running --
--- Each transaction that has an id holds a lock on it until it is over.
+-- Each transaction that has an id holds a lock on it until it ends.
 SELECT l.transactionid::text::bigint FROM pg_locks AS l
 WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted;
 
 -- missing --
--- Of entries that were read before, those that are gone though retention did not take them.
+-- Entries that were read before, and are gone although retention did not delete them.
 SELECT e.id FROM unnest(%(ids)s::bigint[], %(xids)s::xid8[]) AS e (id, xid), changefeed.lost_id AS lost
 WHERE e.id > lost.last_value AND NOT EXISTS (SELECT FROM changefeed.journal AS j WHERE j.id = e.id AND j.xid = e.xid)
 ORDER BY 1;
@@ -315,19 +316,19 @@ JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
 GROUP BY 1, 2;
 
 -- start of the newest --
--- The lowest transaction of the %(entries)s newest entries, and their lowest id: from there on they are read into memory at a
--- start, which one transaction that wrote more is not to delay. Where there are none: the transaction behind the last that
--- retention took away, and null; what runs now says nothing (see sql/read.sql).
+-- The lowest transaction of the %(entries)s newest entries, and their lowest id: at its start the server reads them into memory
+-- from there on, so that one larger transaction does not delay the start. If there are no entries: the transaction behind the
+-- last one that retention deleted, and null. Running transactions prove nothing (see sql/read.sql).
 WITH newest AS (SELECT id, xid FROM changefeed.journal ORDER BY id DESC LIMIT %(entries)s)
 SELECT coalesce((SELECT xid::text FROM newest ORDER BY xid LIMIT 1), (SELECT (last_value + 1)::text FROM changefeed.lost_xid)),
        (SELECT min(id) FROM newest);
 
 -- activity --
--- Of the %(limit)s newest entries below the id %(below)s those that %(snapshot)s sees, counted by table and action: in steps of
--- a second from the time %(seconds_from)s on, before that of ten seconds from %(tens_from)s on, before that of a minute. What
--- is from before %(minutes_from)s is one step, of a day. With each count when the oldest of them was made; and which journal
--- this is, the lowest id that was looked at, and how many were: the next part goes on below it. A part at a time, so that
--- nobody waits for it. Where nothing was counted, the columns of the count are null.
+-- Counts, by table and action, those of the %(limit)s newest entries below the id %(below)s that %(snapshot)s sees: in steps of a
+-- second from the time %(seconds_from)s on, before that of ten seconds from %(tens_from)s on, before that of a minute. What is
+-- older than %(minutes_from)s is one step, of a day. Each count has the time of its oldest entry, which journal this is, the
+-- lowest id that was read, and how many were read: the next part continues below it. In parts, so that no other query waits
+-- long. If nothing was counted, the columns of the count are null.
 WITH part AS MATERIALIZED (
     SELECT j.id, j.xid, date_part('epoch', j.at) AS at, j.action, j.schema_name, j.table_name, j.row_count
     FROM changefeed.journal AS j WHERE j.id < %(below)s ORDER BY j.id DESC LIMIT %(limit)s
@@ -352,9 +353,9 @@ FROM (
 SELECT extract(epoch FROM clock_timestamp())::double precision;
 
 -- first since --
--- The id of the first entry that was made at %(at)s or later and that is visible; null where there is none. Ids are drawn
--- when entries are made, but those of a large statement all say when it began: so first by bisection some id below which
--- nothing is that new, %(margin)s seconds being what a statement takes at most, and from there on entry by entry.
+-- The id of the first visible entry that was made at %(at)s or later; null if there is none. Ids are drawn when entries are made,
+-- but all entries of a large statement have the time when it began. So bisection first finds an id below which no entry is that
+-- new, if no statement takes longer than %(margin)s seconds; from there on entries are read one by one.
 WITH RECURSIVE halves (below, above) AS (
     SELECT (SELECT id - 1 FROM changefeed.journal ORDER BY id LIMIT 1), (SELECT id FROM changefeed.journal ORDER BY id DESC LIMIT 1)
     UNION ALL
@@ -371,8 +372,8 @@ SELECT (
 );
 
 -- keep awake --
--- Takes, renews or (for no time) gives back the lease, for %(ms)s from now, unless changefeed.lease is off; see sql/journal.sql.
--- Nobody waits for a disk, since a lease that is lost in a crash is none.
+-- Takes or renews the lease, for %(ms)s from now, or gives it back (0), unless changefeed.lease is off; see sql/journal.sql.
+-- It does not wait for the disk: a crash ends the lease.
 SELECT set_config('synchronous_commit', 'off', true),
        setval(
            'changefeed.awake_until',
@@ -381,7 +382,7 @@ SELECT set_config('synchronous_commit', 'off', true),
 WHERE coalesce(nullif(current_setting('changefeed.lease', true), ''), 'on') = 'on';
 
 -- wake all --
--- The other servers. Not where commits that notify hang: they find it by their sweep.
+-- Wakes the other servers. Not while commits that notify hang: then the servers find the changes by their sweep.
 SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '1s', true), pg_notify('changefeed', '');
 
 -- watch --
@@ -393,7 +394,7 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
 
 -- named tables --
--- Those of these schemas and names, pair by pair, that there are.
+-- Those tables of these pairs of schema and name that exist.
 SELECT n.nspname, c.relname
 FROM unnest(%(schemas)s::text[], %(tables)s::text[]) AS named (schema_name, table_name)
 JOIN pg_namespace AS n ON n.nspname = named.schema_name
@@ -405,8 +406,8 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
 
 -- tables like --
--- What --watch names, by a schema and a table or all of it: tables, but neither partitions, which come with their root, nor
--- temporary ones, nor our own. And whether each has triggers of ours already.
+-- The tables that --watch names, by a schema and a table or the whole schema, and whether each has our triggers already. Without
+-- partitions, which come with their root, temporary tables, and our own.
 SELECT n.nspname, c.relname,
        EXISTS (
            SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
@@ -429,16 +430,16 @@ SELECT s.bytes, to_json(s.oldest AT TIME ZONE 'UTC') #>> '{}' || 'Z', to_json(s.
 FROM changefeed.journal_status() AS s;
 
 -- journal figures --
--- Its size, the age of its oldest entry in seconds (0 where it is empty), and how many statements it could not take.
+-- Its size, the age of its oldest entry in seconds (0 where it is empty), and how many statements it could not record.
 SELECT s.bytes, coalesce(extract(epoch FROM clock_timestamp() - s.oldest), 0)::float8, s.losses
 FROM changefeed.journal_status() AS s;
 
 -- queue usage --
--- Of PostgreSQL's queue of notifications, the part that is full, from 0 to 1.
+-- How full PostgreSQL's queue of notifications is, from 0 to 1.
 SELECT pg_notification_queue_usage();
 
 -- watched tables --
--- Before version 3 of the schema nothing is hashed, and status() has no such column.
+-- Before version 3 of the schema status() has no column for hashes, because nothing was hashed.
 SELECT schema_name, table_name, is_complete, omit, row_limit, strict, partitions,
        ARRAY(SELECT jsonb_array_elements_text(to_jsonb(s) -> 'hash'))
 FROM changefeed.status() AS s;
@@ -454,9 +455,9 @@ SELECT EXISTS (
 );
 
 -- schema fingerprint --
--- Another one whenever DDL made another of what the server knows of the schema: tables, columns, keys, partitions, triggers;
--- null where no transaction is over since the snapshot %(before)s. Asked every second: so it compares what the catalog
--- has, and makes no text of it. Temporary tables and partitions' columns are left out.
+-- A value that differs after each DDL that changes what the server knows of the schema: tables, columns, keys, partitions,
+-- triggers; null if no transaction has ended since the snapshot %(before)s. It runs every second, so it compares the catalog's
+-- own values and formats no text. Temporary tables and partitions' columns are left out.
 SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
     ' ',
     (SELECT sum(hash_record_extended(ROW(oid, nspname), 0)) FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%%temp\_%%'),
@@ -486,13 +487,13 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
         WHERE i.indisprimary
     ),
     (SELECT sum(hash_record_extended(ROW(oid, evtenabled), 0)) FROM pg_event_trigger),
-    pg_sequence_last_value(to_regclass('changefeed.noted_id')),  -- another one when there was a table that may be gone again
-    (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)  -- another one after a crash, which empties unlogged tables
+    pg_sequence_last_value(to_regclass('changefeed.noted_id')),  -- differs after a table was created, also if it is gone again
+    (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)  -- differs after a crash, which empties unlogged tables
 ) END
 FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 
 -- may look --
--- Whether this role may; null where the schema is not there, or of a version that has no such function.
+-- Whether this role may; null if the schema is missing, or of a version without this function.
 SELECT has_function_privilege(to_regprocedure('changefeed.look(timestamptz, text[], text[], text[], text[])'), 'EXECUTE')
    AND has_function_privilege(to_regprocedure('changefeed.note_retyped(text, text[], timestamptz)'), 'EXECUTE')
    AND has_function_privilege(to_regprocedure('changefeed.retyped_after(bigint)'), 'EXECUTE');
@@ -521,7 +522,7 @@ SELECT number, seen::text, table_name, columns, extract(epoch FROM since)::float
 FROM changefeed.retyped_after(%(number)s);
 
 -- others with triggers --
--- What is no table of "columns", and has a trigger of the user's, which may tell of it by its bare name.
+-- Relations that are not in "columns" and have a trigger of the user's, whose notifications may name them without a schema.
 SELECT DISTINCT n.nspname, c.relname
 FROM pg_trigger AS t
 JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace <> coalesce(to_regnamespace('changefeed'), 0::oid)
@@ -530,8 +531,8 @@ JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE NOT t.tgisinternal AND (c.relkind NOT IN ('r', 'p') OR c.relispartition OR c.relpersistence = 't');
 
 -- columns --
--- The columns of every table and what their values compare like, for clients' filters; `omit` never leaves the table.
--- Of the types that are not named here, only PostgreSQL knows which of their texts mean the same.
+-- The columns of every table and how their values compare, for clients' filters; columns of `omit` never leave the table.
+-- For types that are not named here, only PostgreSQL knows which texts mean the same value.
 -- The key is the primary key's columns.
 WITH RECURSIVE base AS (
     SELECT t.oid AS type, t.oid AS base, t.typtype FROM pg_type AS t

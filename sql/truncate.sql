@@ -33,7 +33,7 @@ BEGIN
     known.tables := coalesce(known.tables, '{}');
     RETURN known;
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
-    known.tables := '{}';  -- the session has truncated none
+    known.tables := '{}';  -- the session has truncated no table
     RETURN known;
 END
 $function$;
@@ -90,8 +90,8 @@ BEGIN
 END
 $function$;
 
--- Hands over {"rows": [...]} or {"count": n}, {"error": "..."}, {"dealt_with": true} where the rows are not asked for, or {"count": 0}. Columns to hash are their texts in there, which this role may read
--- anyway, and are hashed as the owner.
+-- Passes on {"rows": [...]}, {"count": n}, {"error": "..."}, or {"dealt_with": true} if the rows are not needed. Columns to hash
+-- are passed as their texts, which this role may read anyway; the second trigger hashes them as the owner.
 CREATE OR REPLACE FUNCTION changefeed.read_truncated() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET row_security = off
 SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET extra_float_digits = '1'
@@ -119,8 +119,8 @@ BEGIN
         RETURN NULL;
     END IF;
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-        -- TRUNCATE takes away rows that came after the transaction's snapshot, which no query of it can see, and some that
-        -- the snapshot still shows were deleted, and journaled so, before.
+        -- TRUNCATE also removes rows that are newer than the transaction's snapshot, which its queries cannot see; and some
+        -- rows that the snapshot still shows were deleted before, and journaled as deleted.
         RAISE EXCEPTION 'what is in a partition cannot be seen at the isolation level %; TRUNCATE it in READ COMMITTED',
             upper(current_setting('transaction_isolation'));
     END IF;
@@ -147,7 +147,7 @@ BEGIN
             ', ' ORDER BY r.attnum
         ) INTO columns
         FROM pg_attribute AS a JOIN pg_attribute AS r
-            ON r.attrelid = pg_partition_root(TG_RELID) AND r.attname = a.attname  -- its order may be another
+            ON r.attrelid = pg_partition_root(TG_RELID) AND r.attname = a.attname  -- whose columns may be in another order
         WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit);
         EXECUTE format(
             'SELECT ''{"rows": ['' || string_agg(row_to_json(p.*)::text, '','') || '']}'' FROM (SELECT %s FROM %s) AS p',
@@ -157,7 +157,7 @@ BEGIN
     PERFORM set_config('changefeed.truncated', coalesce(found_rows, '{"count": 0}'), true);
     RETURN NULL;
 EXCEPTION WHEN transaction_rollback THEN
-    RAISE;  -- a serialization failure or a deadlock is between writers
+    RAISE;  -- a serialization failure or a deadlock concerns the writers
 WHEN OTHERS THEN
     PERFORM set_config('changefeed.truncated', json_build_object('error', SQLERRM)::text, true);
     RETURN NULL;
@@ -197,7 +197,7 @@ BEGIN
 END
 $function$;
 
--- Whether a row, by its xmin, was written by this transaction, or by a savepoint's within it.
+-- Whether the row with this xmin was written by this transaction, or within one of its savepoints.
 CREATE OR REPLACE FUNCTION changefeed.is_of_this_transaction(xmin xid)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -206,22 +206,22 @@ DECLARE
 BEGIN
     RETURN pg_xact_status((mine + further)::text::xid8) = 'in progress';
 EXCEPTION WHEN invalid_parameter_value THEN
-    RETURN false;  -- it would be one of the future, so it is one of the past
+    RETURN false;  -- it would be in the future, so it is in the past
 END
 $function$;
 
--- Whether the trigger that fired right before this one, on a TRUNCATE of this table, is the one that hands over; so that no
--- code of others can have run between the two. That is what the catalog says of now. PostgreSQL fires the triggers that there
--- were when the statement began: one of them may have replaced or renamed itself since, but drop none while the table is
--- truncated. So a table that has other triggers must have none that this transaction has changed. Nor may it be at an
--- isolation level where the catalog is seen as it once was.
+-- Whether the trigger that fired right before this one, on a TRUNCATE of this table, is the one that passes the rows, so that no
+-- other code can have run between the two. The catalog shows the present triggers, but PostgreSQL fires those that existed when
+-- the statement began: one of them may have been replaced or renamed since (none can be dropped while the table is truncated).
+-- So if the table has other triggers, this transaction must not have changed any. Nor may the isolation level show an old
+-- catalog.
 CREATE OR REPLACE FUNCTION changefeed.was_handed_over(target oid, trigger_name name)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RETURN current_setting('transaction_isolation') NOT IN ('repeatable read', 'serializable') AND coalesce((
         SELECT t.tgfoid = 'changefeed.read_truncated()'::regprocedure AND t.tgqual IS NULL
         FROM pg_trigger AS t
-        WHERE t.tgrelid = target AND t.tgtype & (2 + 32) = 2 + 32  -- BEFORE TRUNCATE, and whatever else it is for
+        WHERE t.tgrelid = target AND t.tgtype & (2 + 32) = 2 + 32  -- BEFORE TRUNCATE, perhaps with other events
           AND t.tgname < trigger_name
           AND t.tgenabled IN ('A', CASE current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
         ORDER BY t.tgname DESC LIMIT 1
@@ -229,7 +229,7 @@ BEGIN
         EXISTS (
             SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
             WHERE t.tgrelid = target AND NOT t.tgisinternal AND (
-                p.pronamespace <> 'changefeed'::regnamespace OR p.proname = 'request'  -- which anybody may be let use
+                p.pronamespace <> 'changefeed'::regnamespace OR p.proname = 'request'  -- which other roles may be allowed to use
             )
         ) AND EXISTS (
             SELECT FROM pg_trigger AS t
@@ -252,7 +252,7 @@ BEGIN
 END
 $function$;
 
--- Whether it is what changefeed.read_truncated() hands over of a partition: rows, or a count that JSON's readers can tell.
+-- Whether the JSON is one that changefeed.read_truncated() passes on: rows, or a count that JSON can represent exactly.
 CREATE OR REPLACE FUNCTION changefeed.is_handed_over(truncated json)
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -267,7 +267,7 @@ BEGIN
 END
 $function$;
 
--- Journals what was handed over; and keeps in mind, until it is over, that this table is dealt with, and its partitions are.
+-- Journals the rows that were passed on, and notes that this TRUNCATE has processed the table and its partitions.
 CREATE OR REPLACE FUNCTION changefeed.record_truncated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
@@ -294,7 +294,7 @@ BEGIN
         EXCEPTION WHEN transaction_rollback THEN
             RAISE;
         WHEN OTHERS THEN
-            NULL;  -- somebody dropped one of these; the next TRUNCATE is recorded as a loss
+            NULL;  -- one of these was dropped; the next TRUNCATE is recorded as a loss
         END;
         RETURN NULL;
     END IF;
@@ -305,7 +305,7 @@ BEGIN
         IF pg_partition_root(TG_RELID) <> TG_RELID AND EXISTS (
             SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid <> TG_RELID AND a.relid = ANY (before.tables)
             UNION ALL
-            -- The statement named a partition of it first, whose rows are journaled; the others are on their own too.
+            -- The statement named one of its partitions first, whose rows are journaled; the other partitions record theirs too.
             SELECT FROM pg_partition_tree(TG_RELID) AS t WHERE t.relid <> TG_RELID AND t.relid = ANY (before.tables)
         ) THEN
             RETURN NULL;
