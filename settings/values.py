@@ -121,7 +121,7 @@ def origin(text: str) -> str:
     return text.lower()
 
 
-@expects("a token of at least 16 characters, of A-Z a-z 0-9 . _ ~ + / = -, such as openssl rand -hex 16 makes")
+@expects("a token of at least 16 characters, of A-Z a-z 0-9 . _ ~ + / = -, such as openssl rand -hex 32 makes")
 def token(text: str) -> str:
     # The characters of a Bearer token (RFC 6750, 2.1).
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,}", text, re.ASCII):

@@ -195,7 +195,7 @@ class Lookout:
         await self._learn_retyped()
 
     async def _learn_retyped(self) -> None:
-        """What processes have told their clients: this one, others, and those before a restart."""
+        """Reads the gaps that any process has sent, also before a restart."""
         self._forget_other_journal()
         if not self._may_look:
             return

@@ -1,4 +1,4 @@
-"""What the journal no longer has, and whether the holder of a place has missed any of it. Logic only."""
+"""What the journal no longer has, and whether a client at a place has missed any of it. Logic only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from changefeed.journal.cursor import NOTHING, Place, Snapshot
 
 @dataclass(frozen=True)
 class Taken:
-    """What retention took, as sql/retention.sql keeps it: `number` says how often that was written.
+    """What retention deleted, as sql/retention.sql notes it: `number` counts the notes.
 
-    Of each transaction that `snapshot` does not see, `ids` has the highest id that was taken, of the newest first; what
-    is not there lost nothing. Of those that it sees, which are older, anything may have been taken.
+    For each transaction that `snapshot` does not see, newest first, `ids` has the highest deleted id; a transaction
+    that is missing there lost nothing. Of the older ones, which it sees, any entry may have been deleted.
     """
 
     number: int = 0
@@ -22,22 +22,22 @@ class Taken:
 
     @classmethod
     def unnoted(cls, xid: int, present: Snapshot) -> "Taken":
-        """Where nothing is kept but the newest transaction of which something was taken. Of one that still runs nothing
-        was: that holds a lock on what it wrote to."""
+        """If only the newest transaction with a deleted entry is known. A running transaction has lost no entry:
+        it holds a lock on the partition that it wrote to."""
         running = frozenset(other for other in present.xip if other <= xid)
         return cls(snapshot=Snapshot(min(running, default=xid + 1), xid + 1, running))
 
     def includes(self, xid: int) -> bool:
-        """Whether what is kept says of this transaction that something of it was taken, or may have been."""
+        """Whether an entry of this transaction was deleted, or may have been."""
         return not xid or self.snapshot.sees(xid) or xid in self.ids
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What the journal no longer has: what retention took, up to a transaction (whose last entry was made at `at`, in
-    microseconds since 1970) and an id; and how often not even a loss could be journaled.
+    """What the journal no longer has: what retention deleted, up to a transaction (whose last entry was made at `at`,
+    in microseconds since 1970) and an id; and the number of statements for which not even a loss could be journaled.
 
-    `present` is the snapshot by which that was read.
+    `present` is the snapshot that read this.
     """
 
     xid: int = 0
@@ -49,16 +49,16 @@ class Losses:
 
     @property
     def taken_until(self) -> datetime | None:
-        """When the newest of the entries was made that retention took."""
+        """The time of the newest entry that retention deleted."""
         return datetime.fromtimestamp(self.at / 1e6, UTC) if self.at else None
 
     @property
     def extent(self) -> tuple[int, int, int]:
-        """Changes whenever retention takes something."""
+        """Differs after each deletion by retention."""
         return self.xid, self.id, self.taken.number
 
     def concern(self, place: Place) -> bool:
-        """Whether retention took a change that somebody at `place` has not seen."""
+        """Whether retention deleted a change that a client at `place` has not read."""
         unknown = self.taken.snapshot
         if not unknown.is_within(place.batch) or (self.id > place.id and not unknown.is_within(place.previous)):
             return True

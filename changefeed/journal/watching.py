@@ -35,7 +35,7 @@ class NoSuchTable(Exception):
 
 
 class CannotWatch(Exception):
-    """PostgreSQL refused, or the name is ambiguous; the message says what to do."""
+    """PostgreSQL refused it, or the name is ambiguous; the message says what to do."""
 
 
 class Refused(CannotWatch):
@@ -182,7 +182,10 @@ class Watching:
         }
 
     async def has_plain_triggers(self) -> bool:
-        """Whether a trigger of the user's sends NOTIFYs. Asks until PostgreSQL answers; a refusal counts as yes."""
+        """Whether a trigger of the user's sends NOTIFYs.
+
+        Retries until PostgreSQL answers; returns True if permission is denied.
+        """
         delays = backoff()
         while True:
             try:
@@ -237,7 +240,7 @@ class Watching:
     async def _watch_pattern(self, pattern: str) -> bool:
         """Watches the tables of a pattern; returns whether there is one. A watched table keeps its options.
 
-        If one table cannot be watched, the others are all the same.
+        If one table cannot be watched, the others still are.
         """
         found = await self._tables_of(pattern)
         if found and await self._was_uninstalled():

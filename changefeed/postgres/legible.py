@@ -1,9 +1,9 @@
-r"""A query some of whose rows no client can be told in, one that gives them all out. Knows no connection.
+r"""Rewrites a query so that rows with text that UTF-8 cannot represent do not fail it. Knows no connection.
 
-PostgreSQL keeps names and texts that have none in UTF-8: any bytes in a SQL_ASCII database, the holes of WIN1252 and
-its like, and the roles and databases that were named in a database of another encoding. One such value fails the whole
-statement. So where one does, PostgreSQL looks at each row by itself, and gives out the bytes of those that fail: what
-is no text there arrives as a StandIn, such as caf\xe9.
+PostgreSQL can hold such names and texts: any bytes in a SQL_ASCII database, bytes without a character in WIN1252 and
+similar encodings, and roles and databases that were named in a database of another encoding. One such value fails the
+whole statement. Then the rewritten query converts each row separately, and returns the bytes of those that fail: such
+a text arrives as a StandIn, such as caf\xe9.
 """
 
 import base64
@@ -14,8 +14,8 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import cursor, encodings
 
-# The rows as JSON, so that of whatever type they are they are looked at alike; in base64 the bytes of those that are no
-# text. To bytes by way of decode(), since convert_to() refuses what the database's own encoding has no text for.
+# Each row as JSON, so that all types are handled alike; a row that is no valid text in base64. decode() makes the
+# bytes, because convert_to() refuses those that have no character in the database's own encoding.
 _SHOW = r"""
 SELECT pg_catalog.set_config('changefeed.query', {query}, true);
 DO $show$
@@ -43,27 +43,27 @@ _BYTE = re.compile("[\udc80-\udcff]")  # as Python's surrogateescape has it
 
 
 class StandIn(str):
-    """What is shown of a text that has none in UTF-8. Nothing is to be found by it."""
+    """Shown in place of a text that UTF-8 cannot represent. No value in the database equals it."""
 
     __slots__ = ()
 
 
 class Illegible(psycopg2.DataError):
-    """A text arrived that is none in UTF-8, though that is what it was said to be."""
+    """PostgreSQL sent a text as UTF-8 that is not valid UTF-8."""
 
 
 def is_shown_only(*texts: str | None) -> bool:
-    """Whether one of them is a StandIn."""
+    """Whether one of the texts is a StandIn."""
     return any(isinstance(text, StandIn) for text in texts)
 
 
 def is_illegible(error: psycopg2.Error) -> bool:
-    """Whether the statement failed by a text that the client cannot be told in its encoding."""
+    """Whether the statement failed because UTF-8 cannot represent a text of its result."""
     return isinstance(error, Illegible) or error.pgcode in ("22021", "22P05")
 
 
 def fetched(db_cursor: cursor) -> list[tuple[Any, ...]]:
-    """The rows of what was executed. Raises Illegible: within UTF-8 PostgreSQL looks at nothing that it gives out."""
+    """The rows of the executed query. Raises Illegible: from UTF-8 to UTF-8 PostgreSQL sends bytes without a check."""
     try:
         return db_cursor.fetchall()
     except UnicodeDecodeError as error:
@@ -71,14 +71,14 @@ def fetched(db_cursor: cursor) -> list[tuple[Any, ...]]:
 
 
 def showing(query: str) -> str:
-    """The statements that give out the rows of `query`, a SELECT with its parameters in it, to rows_of()."""
+    """Statements whose answer rows_of() turns into the rows of `query`, a SELECT with its parameters filled in."""
     literal = "'" + query.replace("'", "''") + "'"
     return _SHOW.format(query=literal)
 
 
 def rows_of(answer: str, server_encoding: str) -> list[tuple[Any, ...]]:
-    """The rows: values as JSON has them."""
-    # SQL_ASCII says nothing of what its bytes are; the server takes them for UTF-8 where they can be.
+    """The rows of an answer to showing(), with their values as JSON has them."""
+    # SQL_ASCII does not say what its bytes mean; the server reads them as UTF-8 if they are valid.
     codec = "utf-8" if server_encoding == "SQL_ASCII" else encodings.get(server_encoding, "ascii")
     return [_row(line, codec) for line in json.loads(answer)]
 

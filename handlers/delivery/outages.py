@@ -1,4 +1,4 @@
-"""Sends clients a gap for each outage of the listener that may have cost changes; remembers the last outages."""
+"""Sends clients a gap for each outage of the listener in which changes may be lost; keeps the last outages."""
 
 import asyncio
 from collections import deque
@@ -52,7 +52,8 @@ class Outages:
             task.cancel()
 
     async def _tell_loss(self, outage: Outage) -> None:
-        """Sends a gap if plain notifications may be missing. The journal's changes are not: it is read on."""
+        """Sends a gap if plain notifications may be missing. Changes of the journal are not: the server reads it from
+        where it stopped."""
         await self._follower.until_known(KNOWN_DEADLINE_SECONDS)
         if self._follower.memory is None or await self._missed_plain():
             why = f"the server received no notifications: {outage.reason}"
