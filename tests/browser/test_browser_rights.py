@@ -38,7 +38,7 @@ def test_what_a_token_may_not_do_is_not_offered(chromium: Browser, tmp_path: Pat
         expect(page.get_by_text("read only")).to_be_visible()
         expect(page.get_by_role("button", name="Watch…")).to_have_count(0)
         expect(
-            page.get_by_text("Not counted, since your token sees some of their rows only: public.orders")
+            page.get_by_text("Not counted, because your token sees only some of their rows: public.orders")
         ).to_be_visible()
         expect(page.get_by_role("heading", name="Delay not for your token")).to_be_visible()
         expect(dashboard.card("Changes")).to_contain_text("of the counted tables")

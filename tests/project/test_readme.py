@@ -137,6 +137,10 @@ PROGRAMS = [
         for path in sorted(ROOT.glob(f"{room}/**/*.py"))
     ),
 ]
+SCRIPTS = [
+    *sorted(SQL_DIR.glob("*.sql")),
+    *(path for path in sorted(ROOT.glob("frontend/src/**/*.*")) if path.suffix in (".svelte", ".ts")),
+]
 
 
 @pytest.mark.parametrize("word", PRIVATE_WORDS)
@@ -155,7 +159,9 @@ def test_the_documents_are_in_plain_english(word: str):
 
 
 def prose_of(program: Path) -> str:
-    """Its comments and its strings, docstrings included."""
+    """Its comments and its strings, docstrings included; all of what is not Python, without the marks of its comments."""
+    if program.suffix != ".py":
+        return re.sub(r"^\s*(?:--|//|\*)", "", program.read_text("utf-8"), flags=re.MULTILINE)
     with program.open("rb") as file:
         tokens = [
             token for token in tokenize.tokenize(file.readline) if token.type in (tokenize.COMMENT, tokenize.STRING)
@@ -163,7 +169,7 @@ def prose_of(program: Path) -> str:
     return "\n".join(token.string for token in tokens if " " in token.string)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("program", [*PROGRAMS, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_program_is_in_plain_english(program: Path):
     prose = " ".join(prose_of(program).split())
     found = [word for word in PRIVATE_WORDS_IN_CODE if re.search(rf"(?<![\w-]){word}(?![\w-])", prose, re.IGNORECASE)]
