@@ -1,11 +1,11 @@
--- The place of a transaction in the feed, for who reads rows and then wants the changes after exactly these:
+-- The place of a transaction in the feed, for programs that read rows and then want the changes after exactly these:
 --
 --     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 --     SELECT changefeed.cursor();
 --     SELECT ... FROM orders;
 --     COMMIT;
 --
--- and then the feed with since=<that cursor>. Everything that this snapshot sees is in the rows, everything else comes.
+-- and then the feed with since=<that cursor>. What this snapshot sees is in the rows; the feed sends everything else.
 --
 -- One exception: losses of which nothing could be journaled are counted by a sequence, at once and not with the commit. So the place
 -- counts also those of transactions that are still open, whose gap its holder does not get. Which transactions they are

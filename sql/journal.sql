@@ -3,7 +3,7 @@
 -- An id is drawn while the changed row is locked, so the ids of one row's changes rise from transaction to transaction in
 -- the order in which they happened; for that the sequence must hand out one at a time (CACHE 1). Within a transaction they
 -- do too, unless triggers or foreign keys write: then the reader computes the order (see changefeed/ordering/transaction_order.py).
--- Ids are not in the order of commits, so a reader may not go on at "the last id": see read.sql.
+-- Ids are not in the order of commits, so a reader must not continue at "the last id": see read.sql.
 CREATE SCHEMA IF NOT EXISTS changefeed;
 COMMENT ON SCHEMA changefeed IS 'psqlisten2websocket: the journal of changes; remove it with sql/uninstall.sql';
 
@@ -46,23 +46,23 @@ ON CONFLICT (is_only) DO UPDATE SET version = excluded.version, readable_from = 
 WHERE m.version < excluded.version;
 
 CREATE SEQUENCE IF NOT EXISTS changefeed.journal_id CACHE 1;
--- Which partition is written now, 0 to 7. A sequence, since its value is not subject to anybody's snapshot: a
--- transaction that began before the last rotation writes where it should too.
+-- The partition that is being written, 0 to 7. A sequence, because no snapshot hides its value: a transaction that began before
+-- the last rotation writes to the right partition too.
 CREATE SEQUENCE IF NOT EXISTS changefeed.slot MINVALUE 0 MAXVALUE 7 START 0;
--- How many statements there were of which not even the loss could be journaled (see record.sql). A sequence, so that
--- nobody waits for it.
+-- The number of statements for which not even a loss could be journaled (see record.sql). A sequence, so that no writer waits
+-- for another.
 CREATE SEQUENCE IF NOT EXISTS changefeed.losses;
--- Of the entries that retention took away: the newest transaction, when its last entry was made (in microseconds since 1970),
--- and the highest id. Sequences, since a reader whose snapshot is older than a TRUNCATE finds the partition empty all the
--- same, and must be told.
+-- Of the entries that retention deleted: the newest transaction, when its last entry was made (in microseconds since 1970), and
+-- the highest id. Sequences, because even a reader whose snapshot is older than a TRUNCATE finds the partition empty, and must
+-- see why.
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_xid MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_at MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS changefeed.lost_id MINVALUE 0 START 0;
 -- Until when, in milliseconds since 1970, writers need send no NOTIFY, since a server reads every few milliseconds anyway: a
--- lease, which servers take and renew for a second each time (changefeed/journal/lease.py). A sequence, since nobody's
--- snapshot hides its value. What lies more than two seconds ahead is none: PostgreSQL's clock was set back.
+-- lease, which servers take and renew for a second each time (changefeed/journal/lease.py). A sequence,
+-- because no snapshot hides its value. A value more than two seconds ahead does not count: PostgreSQL's clock was set back.
 CREATE SEQUENCE IF NOT EXISTS changefeed.awake_until MINVALUE 0 START 0;
--- These two came with version 5: who may read or tend the others may do so with them.
+-- These two came with version 5: roles that may read or maintain the others get the same rights on them.
 DO $granted$
 DECLARE
     granted record;
@@ -79,12 +79,11 @@ BEGIN
 END
 $granted$;
 
--- What lastval() says to a writer is the last number that nextval() drew in the session, so also an id of the journal.
--- setval() puts a number in the place of the last that this session drew of a sequence; so after drawing ids record.sql
--- draws of the first of these, which everybody may ask, and puts the writer's number there. The second stands for "none
--- was drawn": nobody else may ask it, so that lastval() fails as it did, and its numbers are none that are in use.
--- A crash may reset the first; so it is unlogged, where PostgreSQL can have that. It may hold another writer's number for a moment,
--- also the highest there is, after which it begins again.
+-- lastval() returns the last number that nextval() drew in the session, which would be an id of the journal. setval() replaces the
+-- last number that this session drew from a sequence. So after drawing ids record.sql draws from the first of these, which
+-- every role may read, and sets it to the writer's number. The second means "no number was drawn": no other role may read it, so
+-- lastval() fails as before. A crash may reset the first, so it is unlogged, if PostgreSQL supports that. It may hold another
+-- writer's number for a moment, even the highest possible one, after which it begins again.
 DO $lastval$
 BEGIN
     IF to_regclass('changefeed.lastval') IS NULL THEN
@@ -99,22 +98,22 @@ GRANT USAGE ON SEQUENCE changefeed.lastval TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS changefeed.no_lastval
     MINVALUE -9223372036854775808 START -9223372036854775808 MAXVALUE -9200000000000000000 CACHE 1000 CYCLE;
 
--- Only its currval() counts, which is the session's: the script that was searched for what may move rows, by the time it came,
--- and whether that was in vain (record.sql).
+-- Only its currval() counts, which belongs to the session: the time at which the session's script arrived that was searched for
+-- statements that may move rows, and whether the search found none (record.sql).
 CREATE SEQUENCE IF NOT EXISTS changefeed.searched;
 
 CREATE TABLE IF NOT EXISTS changefeed.journal (
     slot smallint NOT NULL,
-    depth smallint NOT NULL DEFAULT pg_trigger_depth(),  -- 1, or more where a trigger made the change
+    depth smallint NOT NULL DEFAULT pg_trigger_depth(),  -- 1, or more if a trigger made the change
     id bigint NOT NULL DEFAULT nextval('changefeed.journal_id'),
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL,
-    action "char" NOT NULL,   -- I, U, D, T; or L, for what could not be journaled, or was not recorded (see recorded.sql)
+    action "char" NOT NULL,   -- I, U, D, T; or L, for changes that could not be journaled, or were not recorded (see recorded.sql)
     schema_name text NOT NULL,
     table_name text NOT NULL,
-    data json,                -- the new row; for D the old one; for L why, where that is known
-    old json,                 -- for U the whole old row: what differs is worked out by the reader, not by the writer
-    row_count bigint          -- where one entry stands for a statement of that many rows
+    data json,                -- the new row; for D the old one; for L the reason, if known
+    old json,                 -- for U the whole old row: the reader, not the writer, computes the difference
+    row_count bigint          -- if one entry stands for a statement of that many rows
 ) PARTITION BY LIST (slot);
 
 DO $partitions$
@@ -128,9 +127,9 @@ BEGIN
 END
 $partitions$;
 
--- What version 5 brought to a partition: an index that finds the losses; and a replica identity, without which PostgreSQL
--- refuses a DELETE where somebody made a publication FOR ALL TABLES. An upgrade leaves a partition that is in use as it is,
--- since all this would keep writers waiting, until retention empties it.
+-- What version 5 added to a partition: an index that finds the losses; and a replica identity, without which PostgreSQL
+-- refuses a DELETE if there is a publication FOR ALL TABLES. An upgrade leaves a partition that is in use as it is until
+-- retention empties it, because these changes would keep writers waiting.
 CREATE OR REPLACE FUNCTION changefeed.complete_partition(slot integer)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $function$
 BEGIN
@@ -140,18 +139,19 @@ BEGIN
     EXECUTE format('ALTER TABLE changefeed.journal_%s REPLICA IDENTITY FULL', slot);
 END
 $function$;
--- What retention took, as far as it says whether somebody has read it: one row. Of each transaction that `snapshot` does not see,
--- `ids` has, where `xids` has the transaction, the highest id that was taken; what is not there lost nothing. Of those that
--- it sees anything may have been taken. See retention.sql, which writes it, and changefeed/journal/losses.py.
+-- What retention deleted, as needed to decide whether a client has read all of it: one row. For each transaction that `snapshot`
+-- does not see, `ids` has the highest deleted id, at the place where `xids` has the transaction; a transaction that is missing
+-- lost nothing. Of those that it sees, any entry may have been deleted. See retention.sql, which writes it, and
+-- changefeed/journal/losses.py.
 CREATE TABLE IF NOT EXISTS changefeed.taken (
     is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     epoch uuid NOT NULL,
-    number bigint NOT NULL,  -- how often it was written
+    number bigint NOT NULL,  -- the number of times it was written
     snapshot pg_snapshot NOT NULL,
     xids bigint[] NOT NULL,  -- the newest first
     ids bigint[] NOT NULL
 );
--- What was over when a partition was written the last time, before the next one was.
+-- For each partition a snapshot of the moment when the next one was begun: the transactions that had ended by then.
 CREATE TABLE IF NOT EXISTS changefeed.rotated (
     slot integer PRIMARY KEY,
     snapshot pg_snapshot NOT NULL
@@ -164,10 +164,10 @@ RETURNS pg_snapshot LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
     FROM (SELECT DISTINCT u.xid FROM unnest(running) AS u (xid) WHERE u.xid < snapshot_below.xmax) AS r
 $function$;
 
--- After a dump and restore into a younger cluster the journal holds transactions that this cluster has yet to come to, or
--- says so of what retention took; each would appear as a new change, or as a gap, on the day it does. Such a journal begins
--- again, and so does one whose schema alone was restored. Returns whether it did. (Deleted, not truncated: that waits for
--- nobody.)
+-- After a dump and restore into a younger cluster the journal, or its record of what retention deleted, has transaction ids that
+-- this cluster has yet to assign; each would appear as a new change, or as a gap, once it is assigned. Such a journal is emptied
+-- and gets a new epoch, and so does one whose schema alone was restored. Returns whether that happened. (By DELETE, not
+-- TRUNCATE: a DELETE does not wait for readers.)
 CREATE OR REPLACE FUNCTION changefeed.begin_anew_if_restored()
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -192,7 +192,7 @@ END
 $function$;
 DO $restored$ BEGIN PERFORM changefeed.begin_anew_if_restored(); END $restored$;
 
--- Of what version 4 took nothing more is known than how far that went, and that no running transaction has lost anything.
+-- Of what version 4 deleted, only the end is known, and that no running transaction has lost anything.
 INSERT INTO changefeed.taken (epoch, number, snapshot, xids, ids)
 SELECT m.epoch, 1, changefeed.snapshot_below(x.last_value + 1, ARRAY(SELECT r::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS r)), '{}', '{}'
 FROM changefeed.meta AS m, changefeed.lost_xid AS x WHERE x.last_value > 0

@@ -1,10 +1,10 @@
--- What records a table, member by member; and what the triggers' maker notes of it.
+-- What records a table, member by member, and notes of each time that its triggers were created or changed.
 --
--- A member is a table that is watched, or one of its partitions. Its state is what the catalog says of our triggers there. Two
--- states that say the same are of one time without a gap: PostgreSQL writes a trigger's row when it is switched off, on or
+-- A member is a table that is watched, or one of its partitions. Its state is what the catalog says about our triggers there.
+-- If two states are equal, nothing was missed between them: PostgreSQL writes a trigger's row when it is switched off, on or
 -- renamed, that of pg_inherits when a partition comes, and that of a row type when its table gets another name.
 
--- Which journal this is, where files were not put back.
+-- Which journal this is. (It stays the same if the cluster's files are restored.)
 CREATE OR REPLACE FUNCTION changefeed.this_journal()
 RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT concat_ws(' ', m.epoch, c.system_identifier, 'changefeed.journal'::regclass::oid)
@@ -14,15 +14,15 @@ $function$;
 -- Each time that we made or changed triggers: the state of each member before and after. Triggers are changed under a lock, so
 -- nothing is missed between the two. A look follows these from one to the next, and deletes them. Rows are only added here, so
 -- that no look waits for a transaction that makes triggers.
-CREATE SEQUENCE IF NOT EXISTS changefeed.noted_id;  -- a server looks whenever its last_value is another
+CREATE SEQUENCE IF NOT EXISTS changefeed.noted_id;  -- a server looks whenever its last_value has changed
 CREATE TABLE IF NOT EXISTS changefeed.noted (
     id bigint NOT NULL,                -- the same for all members whose triggers were made at once
     root oid NOT NULL,
     member oid NOT NULL,
     journal text NOT NULL DEFAULT changefeed.this_journal(),
-    schema_name text NOT NULL,         -- the root's name then
+    schema_name text NOT NULL,         -- the root's name at that time
     table_name text NOT NULL,
-    before jsonb,                      -- null where nothing recorded it as this root's
+    before jsonb,                      -- null if nothing recorded it as this root's
     after jsonb NOT NULL,
     had_rows boolean NOT NULL,
     is_written boolean NOT NULL,       -- whether it ever had a row that others could see
@@ -30,14 +30,16 @@ CREATE TABLE IF NOT EXISTS changefeed.noted (
     PRIMARY KEY (id, member)
 );
 
--- The state of each member of these roots. What is written twice in one transaction differs in the commands that wrote it
--- (entered_by, name_written_by), which a row has until somebody tries to write it again (xmax); a later 0 says nothing, since every row has it
--- that was recovered from the WAL, as after a crash or on a standby; our triggers by their subtransaction. One is complete whose
--- triggers are all enabled, and record INSERT (4), DELETE (8),
--- UPDATE (16) and TRUNCATE (32); where there are partitions, also what TRUNCATE takes away of them (64, 128). PostgreSQL fires
--- those of its partitions for a root with a foreign one. A partition that was made as one, and not attached, entered
--- pg_inherits by the command that made it: 3 steps after its columns. What a partition brings when it is attached is in its own
--- partitions, so these are as attached as it is, and enter whenever it does.
+-- The state of each member of these roots.
+-- - Rows of the catalog that are written twice in one transaction differ in the commands that wrote them (entered_by,
+--   name_written_by). A row keeps its command until another session tries to write it (xmax). A later 0 means nothing, because
+--   every row has it that was recovered from the WAL, as after a crash or on a standby. Our triggers differ in their
+--   subtransaction.
+-- - A member is complete if its triggers are all enabled, and record INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32); if
+--   there are partitions, also the rows that TRUNCATE removes from them (64, 128). For a root with a foreign partition,
+--   PostgreSQL fires the triggers of its partitions.
+-- - A partition that was created as one, and not attached, entered pg_inherits by the command that created it: 3 steps after its
+--   columns. The rows of an attached partition are in its own partitions, so these count as attached, and enter, with it.
 CREATE OR REPLACE FUNCTION changefeed.states(roots oid[])
 RETURNS TABLE (root oid, member oid, state jsonb)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
@@ -93,7 +95,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
         'is_recorded', coalesce(o.is_recorded AND (o.is_of_root OR NOT c.relispartition), false),
         'is_complete', coalesce(o.is_enabled, true) AND w.wanted & coalesce(o.recorded, 0) = w.wanted
             AND (coalesce(o.is_of_root, true) OR NOT c.relispartition),
-        -- Triggers that look up no columns find no values of virtual ones in the rows.
+        -- Triggers that do not look up the columns find virtual ones as null in the rows.
         'is_null', r.has_virtual AND NOT coalesce(o.is_dynamic, false),
         -- For unlogged tables: a crash, which empties them, also resets the statistics.
         'unlogged_since', CASE WHEN c.relpersistence = 'u' THEN (
@@ -101,7 +103,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
         ) END
     ) || CASE WHEN m.member <> m.root THEN '{}' ELSE jsonb_build_object(
         'name', r.name, 'name_written', r.name_written, 'name_written_by', r.name_written_by,
-        -- Triggers for a statement tell of the rows of children too, as of the table's own.
+        -- Statement triggers report the rows of children too, as the table's own.
         'tells_children', r.has_children AND NOT coalesce(o.is_by_row, false)
     ) END
     FROM members AS m
@@ -117,7 +119,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
     END) AS w (wanted)
 $function$;
 
--- Those of the tables that somebody else has locked, or waits to: even to look at a file's size would wait there.
+-- The tables that another session has locked, or waits to lock: even reading a file's size would wait there.
 CREATE OR REPLACE FUNCTION changefeed.locked(members oid[])
 RETURNS oid[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT coalesce(array_agg(DISTINCT l.relation), '{}') FROM pg_locks AS l
@@ -125,8 +127,8 @@ RETURNS oid[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $func
       AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AND l.relation = ANY (members)
 $function$;
 
--- Those of the tables that never had a row that others could see: whose file has no page, and is the one that it began with,
--- which neither VACUUM nor ANALYZE came to. Null where that cannot be known now, as one of them is locked.
+-- The tables that never had a row that others could see: their file has no page, is the first one, and was reached by neither
+-- VACUUM nor ANALYZE. Null if that cannot be known now, because one of them is locked.
 CREATE OR REPLACE FUNCTION changefeed.never_written(members oid[])
 RETURNS oid[] LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '10ms' AS $function$
 BEGIN
@@ -155,7 +157,7 @@ RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET en
     )
 $function$;
 
--- Whether the table has children with rows, of which a statement on it may have told as of its own.
+-- Whether the table has children with rows, which the trigger of a statement on it may have reported as its own.
 CREATE OR REPLACE FUNCTION changefeed.may_have_told_children(target oid)
 RETURNS boolean LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
     WITH RECURSIVE descendants (member, came) AS (
@@ -175,7 +177,8 @@ RETURNS boolean LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET 
     )
 $function$;
 
--- Whether a virtual column may have been told as null: it is not of this transaction, or that has written to the table.
+-- Whether a virtual column may have been reported as null: it is older than this transaction, or this transaction has written to
+-- the table.
 CREATE OR REPLACE FUNCTION changefeed.may_have_told_null(target oid)
 RETURNS boolean LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
     SELECT changefeed.has_entries_here(n.nspname, c.relname) OR EXISTS (
@@ -185,8 +188,8 @@ RETURNS boolean LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET 
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = target
 $function$;
 
--- Notes that we changed triggers of `target`, of whose members the states were `before`. What a trigger would have told wrongly
--- until now, and has not, is not noted.
+-- Notes that we changed triggers of `target`; `before` has the previous states of its members. What a trigger could have reported
+-- wrongly until now, but has not, is not noted.
 CREATE OR REPLACE FUNCTION changefeed.note(target oid, members oid[], before jsonb[])
 RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE

@@ -1,7 +1,7 @@
 -- Keeps what servers filtered by an outdated type, for clients that come back.
 --
--- Columns that servers took for another type for a moment, and filtered by them wrongly: for who comes back after a restart, or to
--- another process. One row for each process that told its clients; `seen` is what a snapshot saw when it did.
+-- Columns that servers took for another type for a moment, and so filtered wrongly: for clients that reconnect after a restart, or
+-- to another process. One row for each process that reported it to its clients; `seen` is the snapshot of that moment.
 CREATE TABLE IF NOT EXISTS changefeed.retyped (
     number bigint PRIMARY KEY,
     journal text NOT NULL,
@@ -12,8 +12,8 @@ CREATE TABLE IF NOT EXISTS changefeed.retyped (
     at timestamptz NOT NULL
 );
 
--- As the schema's owner, so that the server's role needs no right to write. The newest 1,001 are kept: of more than 1,000 a
--- server knows that there were more.
+-- Runs as the schema's owner, so that the server's role needs no right to write. Keeps the newest 1,001: by the last of these a
+-- server knows that there were more than 1,000.
 CREATE OR REPLACE FUNCTION changefeed.note_retyped(of_table text, of_columns text[], since timestamptz)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '10s' AS $function$
 BEGIN
