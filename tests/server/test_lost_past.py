@@ -268,9 +268,10 @@ class FilesPutBackTest(LostPastTestCase):
 
     @gen_test
     async def test_when_retention_has_emptied_the_journal_in_either_past(self):
-        self.insert(1)
-        self.empty_journal()
         socket = await self.connect(protocol=True)
+        self.insert(1)
+        await self.changes(socket, 1)  # what is taken away before the server has read it is a gap
+        self.empty_journal()
         async with self.time_goes_back():
             self.copy_files()
             self.insert(2, 3)
