@@ -2,7 +2,18 @@
 --
 -- A member is a table that is watched, or one of its partitions. Its state is what the catalog says about our triggers there.
 -- If two states are equal, nothing was missed between them: PostgreSQL writes a trigger's row when it is switched off, on or
--- renamed, that of pg_inherits when a partition comes, and that of a row type when its table gets another name.
+-- renamed, that of pg_inherits when a partition comes, those of a row type and its array type when their table gets another name,
+-- and those of the columns when the table becomes a partition, or inherits.
+
+-- Whether a row of the catalog, or one of several, was written again between `before` and `after`. Each row is named by its
+-- xmin@ctid: the xmin differs between transactions, the ctid also within one. Both stay the same if an attempt to write the row is
+-- rolled back, in a crash, and on a standby. VACUUM FULL changes the ctid, in another file.
+CREATE OR REPLACE FUNCTION changefeed.is_rewritten(before text, after text, is_same_file boolean)
+RETURNS boolean LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT before <> after AND (
+        is_same_file IS TRUE OR regexp_replace(before, '@\S+', '', 'g') <> regexp_replace(after, '@\S+', '', 'g')
+    )
+$function$;
 
 -- Which journal this is. (It stays the same if the cluster's files are restored.)
 CREATE OR REPLACE FUNCTION changefeed.this_journal()
@@ -31,29 +42,27 @@ CREATE TABLE IF NOT EXISTS changefeed.noted (
 );
 
 -- The state of each member of these roots.
--- - Rows of the catalog that are written twice in one transaction differ in the commands that wrote them (entered_by,
---   name_written_by). A row keeps its command until another session tries to write it (xmax). A later 0 means nothing, because
---   every row has it that was recovered from the WAL, as after a crash or on a standby. Our triggers differ in their
---   subtransaction.
+-- - Rows of the catalog are named by their xmin@ctid; our triggers by their xmin, because each attempt to create them is a
+--   subtransaction of its own.
 -- - A member is complete if its triggers are all enabled, and record INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32); if
 --   there are partitions, also the rows that TRUNCATE removes from them (64, 128). For a root with a foreign partition,
 --   PostgreSQL fires the triggers of its partitions.
 -- - A partition that was created as one, and not attached, entered pg_inherits by the command that created it: 3 steps after its
 --   columns. The rows of an attached partition are in its own partitions, so these count as attached, and enter, with it.
+-- - MATERIALIZED, so that each table is looked up once: the planner expects a small catalog until it is analyzed.
 CREATE OR REPLACE FUNCTION changefeed.states(roots oid[])
 RETURNS TABLE (root oid, member oid, state jsonb)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
-    WITH RECURSIVE members (root, member, entered, entered_by, is_attached) AS (
-        SELECT r, r, '', '', false FROM unnest(roots) AS r
+    WITH RECURSIVE members (root, member, entered, is_attached) AS (
+        SELECT r, r, '', false FROM unnest(roots) AS r
         UNION ALL
-        SELECT m.root, c.oid, concat_ws(' ', nullif(m.entered, ''), i.xmin),
-               CASE WHEN i.xmax::text = '0' THEN m.entered_by || ' ' || i.cmin END,
+        SELECT m.root, c.oid, concat_ws(' ', nullif(m.entered, ''), concat(i.xmin, '@', i.ctid)),
                m.is_attached OR i.xmin <> a.xmin OR i.cmin::text::bigint - a.cmin::text::bigint > 3
         FROM members AS m
         JOIN pg_inherits AS i ON i.inhparent = m.member
         JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition AND c.relkind IN ('r', 'p')
         JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = -6
-    ), ours AS (
+    ), ours AS MATERIALIZED (
         SELECT t.tgrelid AS member,
                bit_or(CASE
                    WHEN t.tgtype::int & 2 = 0 THEN t.tgtype::int & 60
@@ -76,21 +85,36 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
         ) AS p ON p.oid = t.tgfoid
         WHERE t.tgrelid IN (SELECT m.member FROM members AS m)
         GROUP BY t.tgrelid
-    ), facts AS (
-        SELECT c.oid AS root, y.xmin::text AS name_written, CASE WHEN y.xmax::text = '0' THEN y.cmin::text END AS name_written_by,
-               hash_record_extended(ROW(y.typname, y.typnamespace, y.typowner, y.typacl::text), 0)::text AS name,
+    ), facts AS MATERIALIZED (
+        SELECT c.oid AS root,
+               -- GRANT writes the first of these two, a new type that would have its name the second.
+               concat(y.xmin, '@', y.ctid) AS type_written, concat(e.xmin, '@', e.ctid) AS array_type_written,
+               hash_record_extended(ROW(y.typname, y.typnamespace), 0)::text AS name, y.typowner::bigint AS owner,
+               -- By number: what each is, and the row that says so.
+               coalesce((
+                   SELECT jsonb_object_agg(a.attnum, jsonb_build_array(
+                       hashtextextended(concat_ws(' ', a::text, d.oid), 0)::text, concat(a.xmin, '@', a.ctid)
+                   ))
+                   FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+               ), '{}') AS columns,
+               EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid) AS has_parents,
                EXISTS (
                    SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
                ) AS has_virtual,
                c.relkind = 'r' AND c.relhassubclass AS has_children  -- or had some, until ANALYZE
-        FROM pg_class AS c JOIN pg_type AS y ON y.oid = c.reltype WHERE c.oid = ANY (roots)
-    ), foreigners AS (
+        FROM pg_class AS c JOIN pg_type AS y ON y.oid = c.reltype JOIN pg_type AS e ON e.oid = y.typarray
+        WHERE c.oid = ANY (roots)
+    ), foreigners AS MATERIALIZED (
         SELECT DISTINCT m.root
         FROM members AS m JOIN pg_inherits AS i ON i.inhparent = m.member
         JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relkind = 'f' AND c.relispartition
     )
     SELECT m.root, m.member, jsonb_build_object(
-        'entered', m.entered, 'entered_by', m.entered_by, 'is_attached', m.is_attached,
+        'entered', m.entered, 'is_attached', m.is_attached,
+        'files', concat_ws(
+            ' ', pg_relation_filenode('pg_inherits'), pg_relation_filenode('pg_type'), pg_relation_filenode('pg_attribute')
+        ),
         'triggers', o.triggers::text, 'definition', o.definition::text, 'written', o.written::text,
         'is_recorded', coalesce(o.is_recorded AND (o.is_of_root OR NOT c.relispartition), false),
         'is_complete', coalesce(o.is_enabled, true) AND w.wanted & coalesce(o.recorded, 0) = w.wanted
@@ -102,7 +126,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
             SELECT extract(epoch FROM b.stats_reset) FROM pg_stat_bgwriter AS b
         ) END
     ) || CASE WHEN m.member <> m.root THEN '{}' ELSE jsonb_build_object(
-        'name', r.name, 'name_written', r.name_written, 'name_written_by', r.name_written_by,
+        'name', r.name, 'owner', r.owner, 'type_written', r.type_written, 'array_type_written', r.array_type_written,
+        'columns', r.columns, 'is_by_row', coalesce(o.is_by_row, false),
+        -- A statement on the parent fires the parent's statement triggers, and only the row triggers of the child.
+        'misses_parents', r.has_parents AND NOT coalesce(o.is_by_row, false),
         -- Statement triggers report the rows of children too, as the table's own.
         'tells_children', r.has_children AND NOT coalesce(o.is_by_row, false)
     ) END
@@ -194,7 +221,16 @@ CREATE OR REPLACE FUNCTION changefeed.note(target oid, members oid[], before jso
 RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     harmless jsonb := '{}';
+    callers text;
 BEGIN
+    GET DIAGNOSTICS callers = PG_CONTEXT;
+    -- Where the event trigger follows right after the command that made it a child, no statement was in between.
+    IF before[array_position(members, target)] -> 'misses_parents' = 'true' AND position('changefeed.refresh_after_ddl()' IN callers) > 0
+       AND NOT EXISTS (
+           SELECT FROM pg_inherits AS i WHERE i.inhrelid = target AND NOT changefeed.is_of_this_transaction(i.xmin)
+       ) THEN
+        harmless := harmless || '{"misses_parents": false}';
+    END IF;
     IF before[array_position(members, target)] -> 'tells_children' = 'true' AND NOT changefeed.may_have_told_children(target) THEN
         harmless := harmless || '{"tells_children": false}';
     END IF;
@@ -204,7 +240,7 @@ BEGIN
     INSERT INTO changefeed.noted (id, root, member, schema_name, table_name, before, after, had_rows, is_written)
     SELECT x.id, target, s.member, n.nspname, c.relname,
            CASE WHEN (b.state ->> 'is_recorded')::boolean THEN
-               b.state || CASE WHEN s.member = target THEN harmless ELSE harmless - 'tells_children' END
+               b.state || CASE WHEN s.member = target THEN harmless ELSE harmless - 'tells_children' - 'misses_parents' END
            END,
            s.state, f.size > 0, f.size > 0 OR m.relkind <> 'p' AND (m.reltuples <> -1 OR m.relfilenode <> m.oid)
     FROM (SELECT nextval('changefeed.noted_id') AS id) AS x

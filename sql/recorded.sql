@@ -5,8 +5,9 @@
 -- outlive the server. The result of the last look is kept here, so that only one of several servers writes the entry, and a
 -- later look finds what was done while no server ran.
 --
--- A look compares rows of the catalog. PostgreSQL rewrites a trigger's row when the trigger is disabled, enabled or renamed, and that
--- of a table's row type when the table gets another name, schema or owner. Adding a column, ANALYZE and VACUUM rewrite neither.
+-- A look compares rows of the catalog. PostgreSQL rewrites a trigger's row when the trigger is disabled, enabled or renamed, those
+-- of a table's row type and its array type when the table gets another name, schema or owner, and those of its columns when it
+-- becomes a partition or a child. Adding a column, ANALYZE and VACUUM rewrite none of these.
 -- So a row that was rewritten, but is the same as before, was different in between.
 CREATE TABLE IF NOT EXISTS changefeed.recorded (
     schema_name text NOT NULL,
@@ -79,6 +80,8 @@ DECLARE
     was_null constant boolean := (earlier @? '$.members.*.is_null ? (@ == true)') IS TRUE;
     is_null constant boolean := now @? '$.members.*.is_null ? (@ == true)';
     first_root jsonb;
+    last_root constant jsonb := now -> 'members' -> root;
+    is_same_file boolean;
     new_ones oid[];
     excused oid[] := '{}';
     unwritten oid[];
@@ -92,6 +95,7 @@ BEGIN
     first_root := coalesce(earlier -> 'members' -> root, (
         SELECT n.after FROM unnest(notes) AS n WHERE n.member = n.root ORDER BY n.id LIMIT 1
     ));
+    is_same_file := first_root -> 'files' = last_root -> 'files';
     -- What is dropped cannot be looked at any more. It took nothing away if no row had come since it was seen to be empty.
     new_ones := ARRAY(
         SELECT n.member FROM unnest(notes) AS n
@@ -127,19 +131,21 @@ BEGIN
                lag(s.last) OVER (PARTITION BY s.member ORDER BY s.id) AS last,
                lead(s.next) OVER (PARTITION BY s.member ORDER BY s.id) AS afterwards
         FROM seen AS s
+    ), compared AS (
+        SELECT s.*, f.have_stayed,
+               changefeed.is_rewritten(s.last ->> 'entered', s.next ->> 'entered', f.have_stayed) AS has_moved
+        FROM steps AS s CROSS JOIN LATERAL (SELECT s.last -> 'files' = s.next -> 'files') AS f (have_stayed)
     )
     SELECT
         bool_or(last IS NULL AND NOT is_noted AND NOT (next ->> 'is_complete')::boolean) AS has_new_incomplete,
         -- Which of these matter depends on whether they ever had a row.
         coalesce(array_agg(member) FILTER (WHERE last IS NOT NULL AND next IS NULL AND NOT is_noted AND member <> ALL (excused)), '{}') AS lost,
-        coalesce(array_agg(member) FILTER (
-            WHERE last ->> 'entered' <> next ->> 'entered' OR last ->> 'entered_by' <> next ->> 'entered_by' AND next ->> 'entered_by' !~ ' 0( |$)'
-        ), '{}') AS moved,
+        coalesce(array_agg(member) FILTER (WHERE has_moved), '{}') AS moved,
         coalesce(array_agg(member) FILTER (WHERE last IS NULL AND next IS NOT NULL), '{}') AS came,
         bool_or(last IS NOT NULL AND next IS NULL AND is_written) AS was_away,
         bool_or(last IS NULL AND next IS NULL AND had_rows) AS has_filled,
         bool_or(last IS NULL AND next IS NULL AND had_rows AND (afterwards ->> 'is_attached')::boolean) AS has_attached,
-        bool_or(last ->> 'entered' = next ->> 'entered' AND (
+        bool_or(NOT has_moved AND (
             last ->> 'triggers' IS DISTINCT FROM next ->> 'triggers'
             OR last ->> 'is_complete' <> next ->> 'is_complete'
             OR last ->> 'definition' = next ->> 'definition' AND last ->> 'written' <> next ->> 'written'
@@ -149,9 +155,15 @@ BEGIN
             last -> 'is_null' = 'true' AND next -> 'is_null' = 'false'
             OR next -> 'is_null' = 'true' AND is_noted
         ) AS has_been_null,
-        bool_or(next -> 'tells_children' = 'true' AND (is_noted OR last -> 'tells_children' = 'false')) AS told_children
+        bool_or(next -> 'tells_children' = 'true' AND (is_noted OR last -> 'tells_children' = 'false')) AS told_children,
+        bool_or(next -> 'misses_parents' = 'true' AND (is_noted OR last -> 'misses_parents' = 'false')) AS missed_parents,
+        -- It came and went: a column is what it was, and was written again.
+        bool_or((last -> 'is_by_row' = 'true' AND next -> 'is_by_row' = 'true') IS NOT TRUE AND EXISTS (
+            SELECT FROM jsonb_each(last -> 'columns') AS b (number, fact) JOIN jsonb_each(next -> 'columns') AS n (number, fact) USING (number)
+            WHERE b.fact <> n.fact AND b.fact -> 0 = n.fact -> 0 AND changefeed.is_rewritten(b.fact ->> 1, n.fact ->> 1, have_stayed)
+        )) AS had_parents
     INTO facts
-    FROM steps WHERE id > first_id;
+    FROM compared WHERE id > first_id;
     unwritten := changefeed.never_written(facts.lost || facts.moved || facts.came);
     IF NOT (now ->> 'is_complete')::boolean THEN
         IF was_complete OR facts.has_new_incomplete THEN
@@ -162,11 +174,14 @@ BEGIN
         END IF;
     ELSIF NOT was_complete THEN
         why := format('all changes of %s are recorded again, and were not for a while', name);
-    ELSIF first_root -> 'name' = now -> 'members' -> root -> 'name'
-        AND (first_root ->> 'name_written' <> now -> 'members' -> root ->> 'name_written'
-            OR first_root ->> 'name_written_by' <> now -> 'members' -> root ->> 'name_written_by'
-                AND now -> 'members' -> root ->> 'name_written_by' <> '0') THEN
-        why := format('%s had another name for a moment, and what was written to it meanwhile was reported under that name', name);
+    ELSIF first_root -> 'name' = last_root -> 'name'
+        AND changefeed.is_rewritten(first_root ->> 'type_written', last_root ->> 'type_written', is_same_file)
+        AND changefeed.is_rewritten(first_root ->> 'array_type_written', last_root ->> 'array_type_written', is_same_file) THEN
+        -- A new owner overwrites all that could tell whether there was another name too.
+        why := format(CASE WHEN first_root -> 'owner' = last_root -> 'owner'
+            THEN '%s had another name for a moment, and what was written to it meanwhile was reported under that name'
+            ELSE '%s has another owner, and may have had another name for a moment, under which its changes were reported'
+        END, name);
     ELSIF NOT facts.lost <@ unwritten THEN
         why := format('a partition of %s was detached or dropped: its rows are not in it any more', name);
     ELSIF facts.was_away OR NOT facts.moved <@ unwritten THEN
@@ -180,6 +195,8 @@ BEGIN
         why := format('virtual generated columns of %s were reported as null for a moment', name);
     ELSIF facts.was_off THEN
         why := format('%s was not watched for a moment', name);
+    ELSIF facts.missed_parents OR facts.had_parents THEN
+        why := format('%s inherited from another table, or was a partition, for a moment: what was written by way of that is not recorded', name);
     ELSIF facts.told_children THEN
         why := format('what was written by way of %s to a table that inherits from it was reported as that table''s own for a moment', name);
     ELSIF facts.has_attached OR EXISTS (

@@ -466,7 +466,8 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
         WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND oid >= 16384
     ),
     (
-        SELECT sum(hash_record_extended(ROW(a.attrelid, a.attnum, a.attname, a.atttypid, a.attcollation, a.attisdropped), 0))
+        -- Written when a table becomes a partition or a child, also when it is none again.
+        SELECT sum(hash_record_extended(ROW(a.attrelid, a.attnum, a.attname, a.atttypid, a.attcollation, a.attisdropped, a.xmin), 0))
         FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND c.oid >= 16384
     ),

@@ -223,3 +223,175 @@ def test_what_comes_and_goes_before_a_look_without_a_change_was_never_told(db: J
     ):
         db.run(ddl)
         assert refreshed(db) == {}, ddl
+
+
+RENAME = "ALTER TABLE orders RENAME TO x; INSERT INTO x VALUES (2); ALTER TABLE x RENAME TO orders"
+MOVE = (
+    "ALTER TABLE orders SET SCHEMA away; INSERT INTO away.orders VALUES (2); ALTER TABLE away.orders SET SCHEMA public"
+)
+
+
+@IN_ONE_OR_SEVERAL
+@pytest.mark.parametrize("away", [RENAME, MOVE], ids=["another name", "another schema"])
+@pytest.mark.parametrize(
+    "then",
+    [
+        "ALTER TABLE orders OWNER TO {0}",
+        "GRANT USAGE ON TYPE orders TO {0}",
+        "GRANT SELECT ON orders TO {0}",
+        "CREATE TABLE _orders ()",
+        "ALTER TABLE orders ADD more text",
+        "VACUUM FULL",
+    ],
+)
+def test_another_name_for_a_moment_is_found_whatever_came_after_it(
+    db: JournalDatabase, role: str, away: str, then: str, is_in_one: bool
+):
+    db.run("CREATE SCHEMA away")
+    if then == "VACUUM FULL" and is_in_one:
+        run(db, away, is_in_one)
+        db.run(then)
+    else:
+        run(db, f"{away}; {then.format(role)}", is_in_one)
+    assert "another name for a moment" in refreshed(db)["orders"]
+    assert refreshed(db) == {}
+
+
+@pytest.fixture
+def role(db: JournalDatabase) -> Iterator[str]:
+    name = f"role_{db.value('SELECT current_database()')}"
+    db.run(f"CREATE ROLE {name}; GRANT CREATE ON SCHEMA public TO {name}")
+    yield name
+    db.run(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "GRANT SELECT ON orders TO {0}; GRANT SELECT ON orders TO {0}; GRANT USAGE ON TYPE orders TO {0}",
+        "CREATE TABLE _orders ()",
+        "ALTER TABLE orders ADD more int DEFAULT 7; ALTER TABLE orders ALTER more SET DEFAULT 8; ALTER TABLE orders ALTER more DROP DEFAULT",
+        "ALTER TABLE orders ALTER id SET DEFAULT 1",
+        "ALTER TABLE orders ADD PRIMARY KEY (id)",
+        "ALTER TABLE orders ALTER id TYPE bigint; ALTER TABLE parted ADD more text",
+        "ALTER TABLE orders RENAME id TO number; ALTER TABLE orders ADD CHECK (number > 0)",
+        "ALTER TABLE orders CLUSTER ON orders_id_idx",
+        "CREATE INDEX ON parted (id); CREATE TRIGGER other AFTER INSERT ON orders EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "ANALYZE; VACUUM; VACUUM FULL orders; VACUUM FULL parted",
+        "VACUUM FULL",
+        "ALTER TABLE orders SET UNLOGGED; ALTER TABLE orders SET LOGGED",
+        "CREATE TABLE parent (id int); ALTER TABLE orders INHERIT parent",
+        "CREATE TABLE parent (id int); ALTER TABLE orders INHERIT parent; ALTER TABLE orders NO INHERIT parent",
+        "CREATE TABLE child () INHERITS (orders); CREATE TABLE parent (id int); ALTER TABLE orders INHERIT parent; "
+        "ALTER TABLE orders NO INHERIT parent",
+    ],
+)
+def test_everyday_ddl_is_no_gap(db: JournalDatabase, role: str, ddl: str):
+    db.run("CREATE INDEX ON orders (id); ALTER TABLE orders ALTER id SET DEFAULT 0")
+    assert refreshed(db) == {}
+    for statement in ddl.format(role).split("; "):
+        db.run(statement)
+    assert refreshed(db) == {}
+
+
+def test_a_new_owner_is_a_gap(db: JournalDatabase, role: str):
+    """It overwrites what would tell of another name."""
+    db.run(f"ALTER TABLE orders OWNER TO {role}")
+    assert "has another owner" in refreshed(db)["orders"]
+    assert refreshed(db) == {}
+
+
+@pytest.mark.parametrize("undo", ["ROLLBACK", "ROLLBACK TO before; COMMIT"])
+@pytest.mark.parametrize(
+    ("table", "ddl", "tried"),
+    [
+        ("parted", f"{PART_2}; {AWAY}; INSERT INTO part_2 VALUES (2); {BACK}", AWAY),
+        ("parted", f"{PART_2}; {AWAY}; INSERT INTO part_2 VALUES (2); {BACK}", "DROP TABLE part_2"),
+        (
+            "later",
+            "CREATE TABLE later (id int); SELECT changefeed.watch('later'); ALTER TABLE later RENAME TO sooner; "
+            "INSERT INTO sooner VALUES (1); ALTER TABLE sooner RENAME TO later",
+            "ALTER TABLE later RENAME TO x",
+        ),
+        (
+            "later",
+            "CREATE TABLE later (id int); SELECT changefeed.watch('later'); ALTER TABLE later RENAME TO sooner; "
+            "INSERT INTO sooner VALUES (1); ALTER TABLE sooner RENAME TO later",
+            "DROP TABLE later",
+        ),
+    ],
+)
+def test_what_was_tried_and_rolled_back_hides_nothing(db: JournalDatabase, table: str, ddl: str, tried: str, undo: str):
+    db.run(f"BEGIN; {ddl}; COMMIT")
+    db.run(f"BEGIN; SAVEPOINT before; {tried}; {undo}")
+    assert table in refreshed(db)
+    assert refreshed(db) == {}
+
+
+@pytest.mark.parametrize("tried", [AWAY, "DROP TABLE part_2", "ALTER TABLE orders RENAME TO x", "DROP TABLE orders"])
+def test_what_was_tried_and_rolled_back_is_no_gap(db: JournalDatabase, tried: str):
+    db.run(f"{PART_2}; INSERT INTO parted VALUES (2)")
+    db.run(f"BEGIN; {tried}; ROLLBACK")
+    assert refreshed(db) == {}
+    db.run(f"BEGIN; {tried}; ROLLBACK")
+    assert refreshed(db) == {}
+
+
+THROUGH_PARTITIONED = "ALTER TABLE q ATTACH PARTITION orders FOR VALUES IN (1); INSERT INTO q VALUES (1); ALTER TABLE q DETACH PARTITION orders"
+THROUGH_PARENT = "ALTER TABLE orders INHERIT parent; DELETE FROM parent"
+
+
+@IN_ONE_OR_SEVERAL
+@pytest.mark.parametrize(
+    "ddl",
+    [THROUGH_PARTITIONED, f"{THROUGH_PARENT}; ALTER TABLE orders NO INHERIT parent", THROUGH_PARENT],
+    ids=["a partition", "a child", "a child that it still is"],
+)
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_what_is_written_by_way_of_another_table(db: JournalDatabase, ddl: str, is_in_one: bool, is_seen: bool):
+    """Where the event trigger sees it, a child's rows are recorded as they should be."""
+    db.run("ALTER TABLE orders ADD name text")
+    db.run("CREATE TABLE parent (id int); CREATE TABLE q (id int, name text) PARTITION BY LIST (id)")
+    assert refreshed(db) == {}
+    entries = len(db.changes())
+    if not is_seen:
+        db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    run(db, ddl, is_in_one)
+    if is_seen and ddl != THROUGH_PARTITIONED:
+        assert refreshed(db) == {}
+        assert [action for action, _ in db.changes()[entries:]] == ["D"]
+    else:
+        assert "orders" in refreshed(db)
+        assert refreshed(db) == {} or ddl == THROUGH_PARTITIONED
+
+
+@pytest.mark.parametrize("ddl", [THROUGH_PARTITIONED, f"{THROUGH_PARENT}; ALTER TABLE orders NO INHERIT parent"])
+def test_what_is_written_by_way_of_another_table_before_the_first_look(db: JournalDatabase, ddl: str):
+    db.run("DROP EVENT TRIGGER changefeed_new_partitions")
+    db.run("CREATE TABLE parent (id int); CREATE TABLE q (id int) PARTITION BY LIST (id)")
+    later = ddl.replace("orders", "later")
+    db.run(
+        f"BEGIN; CREATE TABLE later (id int); SELECT changefeed.watch('later'); INSERT INTO later VALUES (1); {later}; COMMIT"
+    )
+    assert "later" in refreshed(db)
+    assert refreshed(db) == {}
+
+
+def test_a_child_that_a_refresh_of_its_transaction_found_late(db: JournalDatabase):
+    db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE parent (id int)")
+    db.run(f"BEGIN; {THROUGH_PARENT}; SELECT changefeed.refresh(); COMMIT")
+    assert "inherited from another table" in refreshed(db)["orders"]
+    assert refreshed(db) == {}
+
+
+def test_what_is_written_by_way_of_a_table_that_a_partitioned_one_was_a_partition_of(db: JournalDatabase, unseen: str):
+    if "SCHEMA" in unseen:
+        pytest.skip("it attaches nothing")
+    db.run("CREATE TABLE above (id int) PARTITION BY LIST (id)")
+    db.run("BEGIN")
+    db.run(unseen.format("ALTER TABLE above ATTACH PARTITION parted FOR VALUES IN (1)"))
+    db.run("INSERT INTO above VALUES (1)")
+    db.run(unseen.format("ALTER TABLE above DETACH PARTITION parted"))
+    db.run("COMMIT")
+    assert "by way of that" in refreshed(db)["parted"]
+    assert refreshed(db) == {}
