@@ -16,6 +16,9 @@ from types import MappingProxyType
 
 from changefeed.ordering.row_states import NOTHING, Edge
 
+SEARCH_STEPS = 20_000  # some 10 ms
+SEARCH_EDGES = 1_000  # each dead end is remembered in as many bits
+
 
 def walk(edges: Sequence[Edge], began: Mapping[int, int] = MappingProxyType({})) -> Sequence[int]:
     """The indexes of a component's edges, which are in the order of id, in an order in which they can have happened.
@@ -26,13 +29,13 @@ def walk(edges: Sequence[Edge], began: Mapping[int, int] = MappingProxyType({}))
     found = _only_walk(edges)
     if found is None:
         preferred = _by_rank(edges)
-        found = preferred if _replays(edges, preferred, began) else _Walk(edges, began).find()
+        found = preferred if _replays(edges, preferred, began) else _found(edges, began)
     if found is not None:
         return found
     order: list[int] = []
     parts = list(_unlinked_parts(edges))
     for begin, end in parts:
-        part = _Walk(edges[begin:end], began).find() if len(parts) > 1 else None
+        part = _found(edges[begin:end], began) if len(parts) > 1 else None
         order.extend(range(begin, end) if part is None else (begin + index for index in part))
     return order
 
@@ -58,6 +61,11 @@ def circles(edges: Sequence[Edge]) -> dict[int, int]:
 
 def is_by_rank(edges: Sequence[Edge]) -> bool:
     return all(before.rank <= after.rank for before, after in pairwise(edges))
+
+
+def _found(edges: Sequence[Edge], began: Mapping[int, int]) -> list[int] | None:
+    found = _Walk(edges, began).find()
+    return found if found or len(edges) > SEARCH_EDGES else _Walk(edges, began).search()
 
 
 def _by_rank(edges: Sequence[Edge]) -> list[int]:
@@ -148,13 +156,8 @@ class _Walk:
         self._takes = [edge.takes for edge in edges]
         self._gives = [edge.gives for edge in edges]
         self._preferred = sorted(range(len(edges)), key=lambda index: edges[index].rank)
-        self._leaving: dict[int, deque[int]] = defaultdict(deque)  # by state, in the preferred order
-        for index in self._preferred:
-            [state, *_] = self._takes[index]
-            if self._takes[index] == self._gives[index]:
-                self._leaving[state].appendleft(index)  # changes nothing, so it goes first in its state
-            else:
-                self._leaving[state].append(index)
+        self._ranks = [edge.rank for edge in edges]
+        self._leaving = self._edges_by_state()
         self._at_start = self._states_at_start()
         self._here = Counter(self._at_start)
         self._ready: list[tuple[int, int]] = []  # rank and index, the first on top
@@ -183,6 +186,52 @@ class _Walk:
             self._go_on()
         order = list(self._flattened())
         return order if self._is_strict(order) else None
+
+    def _edges_by_state(self) -> dict[int, deque[int]]:
+        """The edges that leave each state, in the preferred order.
+
+        Those that change nothing go first, and as early as those behind them, which have to wait for them.
+        """
+        leaving: dict[int, deque[int]] = defaultdict(deque)
+        idle: dict[int, list[int]] = defaultdict(list)
+        for index in self._preferred:
+            [state, *_] = self._takes[index]
+            (idle if self._takes[index] == self._gives[index] else leaving)[state].append(index)
+        for state, indexes in idle.items():
+            if leaving[state]:
+                first = self._ranks[leaving[state][0]]
+                for index in indexes:
+                    self._ranks[index] = min(first, self._ranks[index])
+            leaving[state].extendleft(reversed(indexes))
+        return leaving
+
+    def search(self) -> list[int] | None:
+        """Tries one order after another, the preferred ones first, for as long as SEARCH_STEPS allow.
+
+        For where find() leaves a key's state for good before another row has been there.
+        """
+        here, dead = Counter(self._at_start), set[int]()  # which edges were taken, as bits, where there is no way on
+        order, taken, choices = list[int](), 0, [iter(self._preferred)]
+        for _ in range(SEARCH_STEPS):
+            index = next(choices[-1], None)
+            if index is None:
+                dead.add(taken)
+                choices.pop()
+                if not order:
+                    return None
+                index = order.pop()
+                taken ^= 1 << index
+                here.subtract(self._gives[index])
+                here.update(self._takes[index])
+            elif not taken >> index & 1 and taken | 1 << index not in dead and all(here[s] for s in self._takes[index]):
+                here.subtract(self._takes[index])
+                here.update(self._gives[index])
+                order.append(index)
+                taken |= 1 << index
+                if len(order) == len(self._edges):
+                    return order if self._is_strict(order) else None
+                choices.append(iter(self._preferred))
+        return None
 
     def _states_at_start(self) -> Counter[int]:
         """States that are left more often than entered. A key without any is a circle: see _start_of_circle()."""
@@ -226,7 +275,7 @@ class _Walk:
     def _offer(self, state: int) -> None:
         if self._here[state] and self._leaving[state]:
             index = self._leaving[state][0]
-            heappush(self._ready, (self._edges[index].rank, index))
+            heappush(self._ready, (self._ranks[index], index))
 
     def _go_on(self) -> None:
         """Takes edges as long as one is possible."""
@@ -240,7 +289,7 @@ class _Walk:
             if other and not self._here[other[0]]:
                 self._is_waiting[index] = True
                 self._waiting[other[0]].append(index)
-                heappush(self._all_waiting, (self._edges[index].rank, index))
+                heappush(self._all_waiting, (self._ranks[index], index))
                 self._offer(state)
             else:
                 self._take(index)
