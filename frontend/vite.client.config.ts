@@ -3,6 +3,8 @@ import ts from 'typescript';
 import { defineConfig } from 'vite';
 
 const ENTRY = 'client/client.ts';
+// Those whose types are the client's. A page gets them in one file: each module's declarations after the other's.
+const TYPED = ['src/feed/websocket_like.ts', 'client/options.ts', 'client/connect.ts'];
 const BANNER = '// The client of psqlisten2websocket: see "In your page" in its README. MIT License.';
 
 export default defineConfig({
@@ -19,10 +21,16 @@ export default defineConfig({
     {
       name: 'types',
       generateBundle() {
-        const compilerOptions = { isolatedDeclarations: true, declaration: true, stripInternal: true, strict: true };
-        const { outputText } = ts.transpileDeclaration(ts.sys.readFile(ENTRY) ?? '', { compilerOptions });
-        this.emitFile({ type: 'asset', fileName: 'client.d.ts', source: `${BANNER}\n${outputText}` });
+        const types = TYPED.map(declarations).join('\n');
+        this.emitFile({ type: 'asset', fileName: 'client.d.ts', source: `${BANNER}\n${types}` });
       },
     },
   ],
 });
+
+/** What the module exports, without what it marks as internal and without the imports that one file does not need. */
+function declarations(module: string): string {
+  const compilerOptions = { isolatedDeclarations: true, declaration: true, stripInternal: true, strict: true };
+  const { outputText } = ts.transpileDeclaration(ts.sys.readFile(module) ?? '', { compilerOptions });
+  return outputText.replaceAll(/^(import .*|\/\/ .*)\n/gm, '');
+}

@@ -1,21 +1,31 @@
 // The client of psqlisten2websocket: see "In your page" in its README. MIT License.
-/** One row's change, as the README describes it. */
-export interface Change {
+/** What is used of a WebSocket: the browser's, Node's, or that of the package `ws`. */
+export interface WebSocketLike {
+    onopen: ((event: any) => void) | null;
+    onmessage: ((event: any) => void) | null;
+    onclose: ((event: any) => void) | null;
+    onerror: ((event: any) => void) | null;
+    send(text: string): void;
+    close(): void;
+}
+
+/** One row's change, as docs/protocol.md describes it. `Row`: the type of the table's rows. */
+export interface Change<Row = Record<string, any>> {
     readonly table: string;
     readonly action: 'INSERT' | 'UPDATE' | 'DELETE' | 'TRUNCATE';
-    /** The new row; on DELETE the old one; on TRUNCATE null. */
-    readonly data: Readonly<Record<string, any>> | null;
+    /** The new row; on DELETE the old one; null on TRUNCATE, and on a change with a `count`. */
+    readonly data: Readonly<Row> | null;
     readonly schema?: string;
     /** On UPDATE: the previous values of the columns that changed. */
-    readonly old?: Readonly<Record<string, any>>;
+    readonly old?: Readonly<Partial<Row>>;
     /** When the statement ran, ISO 8601. */
     readonly at?: string;
     readonly xid?: string;
-    /** To go on after this change, once it is dealt with. */
+    /** To continue after this change, once it is processed. */
     readonly cursor?: string;
-    /** With a `filter`, on an UPDATE that takes the row into it or out of it. */
+    /** With a `filter`, on an UPDATE that moves the row into or out of it. */
     readonly filter?: 'enter' | 'leave';
-    /** Of a statement of more rows than its table's `row_limit`: how many it changed, in place of each row. */
+    /** On a change that stands for all rows of a statement above its table's `row_limit`: their number. */
     readonly count?: number;
     readonly [more: string]: unknown;
 }
@@ -27,10 +37,22 @@ export interface Gap {
     readonly until: string | null;
     readonly why: string;
     readonly what_to_do: string;
-    /** How many changes, where that is known. */
+    /** The number of changes, where it is known. */
     readonly skipped?: number;
     /** The only table whose changes may be missing: `public.orders`. */
     readonly table?: string;
+}
+/** Why the server refuses a subscription or a token; later servers may have others. */
+export type ErrorCode = 'unknown_table' | 'unknown_column' | 'unknown_field' | 'withheld_column' | 'bad_table' | 'bad_action' | 'bad_filter' | 'bad_columns' | 'bad_token' | 'token_expired' | 'sign_in' | 'no_rights' | (string & {});
+/** The server refuses what it was asked for: `message` says what to do. */
+export declare class FeedError extends Error {
+    readonly code: ErrorCode;
+    /** True: the feed has ended. False: it is open, but what it subscribes to no longer exists. */
+    readonly isFinal: boolean;
+    readonly name = "FeedError";
+    constructor(code: ErrorCode, message: string, 
+    /** True: the feed has ended. False: it is open, but what it subscribes to no longer exists. */
+    isFinal: boolean);
 }
 export type State = {
     readonly state: 'connecting';
@@ -40,9 +62,9 @@ export type State = {
     readonly state: 'open';
 }
 /**
- * The connection was lost or refused. `retryAt`: epoch milliseconds. `attempts`: failures in a row, so 1 for a
- * connection that was open. `code`: its close code, such as 1008: the subscription is refused; 4401: the token is not
- * accepted; 4419: it has expired; 1006: no answer. `reason`: what the server said, '' if nothing.
+ * The connection was lost. `retryAt`: epoch milliseconds. `attempts`: failures in a row, so 1 for a connection that was
+ * open. `code`: its close code, such as 4419: the token has expired; 1006: no answer. `reason`: what the server said, ''
+ * if nothing.
  */
  | {
     readonly state: 'waiting';
@@ -50,40 +72,58 @@ export type State = {
     readonly attempts: number;
     readonly code: number;
     readonly reason: string;
+}
+/** The feed has ended, since the server would refuse each further attempt as well. `reason`: what the server said. */
+ | {
+    readonly state: 'failed';
+    readonly reason: string;
 };
-export interface Options {
+/** What to follow, where, and as whom. */
+export interface Subscription {
     /** `orders`, `public.orders`, `sales.*`; one or a list, as with the next three. Without it, every table. */
     readonly table?: string | readonly string[];
     readonly action?: string | readonly string[];
     /** `status=eq.open`; of several, all must hold. */
     readonly filter?: string | readonly string[];
-    /** Send just these. */
+    /** Send only these. */
     readonly columns?: string | readonly string[];
-    /** A cursor, from which on to begin. Without it, now. */
-    readonly since?: string | null;
-    /** Of a server that asks for one: the token, or what gives it, which is asked at each connection. */
+    /** For a server that requires one: the token, or a function that returns it, called for each connection. */
     readonly token?: string | (() => string | Promise<string>);
-    /** Not awaited. What it throws is reported as an uncaught error, and the feed goes on. */
-    readonly onChange?: (change: Change) => void;
-    /** Called before the changes behind the gap. */
-    readonly onGap?: (gap: Gap) => void;
-    /** Called when the state changes. The first is `connecting`, right after `connect` has returned. */
+    /** Called when the state changes. The first is `connecting`, right after the function that connects has returned. */
     readonly onState?: (state: State) => void;
-    /** Instead of JSON.parse, which rounds numbers beyond 2^53. */
+    /** Without it, an error is reported as an uncaught one. */
+    readonly onError?: (error: FeedError) => void;
+    /** Replaces JSON.parse, which rounds numbers beyond 2^53. */
     readonly parse?: (text: string) => any;
+    /** For a runtime without a WebSocket, such as Node 20: that of the package `ws`. */
+    readonly WebSocket?: new (url: string, protocol: string) => WebSocketLike;
 }
+export interface Options<Row = Record<string, any>> extends Subscription {
+    /** A cursor to continue after. Without it, the feed begins now. */
+    readonly since?: string | null;
+    /** Not awaited. What it throws is reported as an uncaught error, and the feed continues. */
+    readonly onChange?: (change: Change<Row>) => void;
+    /** Called before the changes that follow the gap. */
+    readonly onGap?: (gap: Gap) => void;
+}
+/** A URL as text, or as a `URL`. */
+export type Address = string | {
+    readonly href: string;
+};
 export interface Feed {
     /** Everything up to here was delivered; null before the server has said anything, and where there is no journal. */
     readonly cursor: string | null;
-    /** Ends the feed. No callback is called any more. */
+    /** Ends the feed. No callback is called after it. */
     close(): void;
 }
+
 /**
- * Follows the feed at `url`, which is /ws of the page's own server unless said otherwise, until it is closed.
+ * Follows the feed at `url`, which is /ws of the page's own server unless given, until it is closed or refused.
  *
- * A lost connection is made anew, for ever, and goes on after the last change that was delivered: each comes once, in
- * order. Where that can't be kept, onGap says so. While the page is left, which the Back button may bring back as it was,
- * it has no connection. Throws SyntaxError or TypeError for an invalid URL, TypeError for an unknown option.
+ * It reconnects for ever, and continues after the last change that was delivered: each comes once, in order. Where that
+ * cannot be kept, onGap says so. What the server refuses for good, such as an unknown table, ends the feed, and onError
+ * says why. While the page is left, which the Back button may restore, it has no connection. Throws SyntaxError or
+ * TypeError for an invalid URL, TypeError for an unknown option and where there is no WebSocket.
  */
-export declare function connect(options: Options): Feed;
-export declare function connect(url: string | URL | undefined, options?: Options): Feed;
+export declare function connect<Row = Record<string, any>>(options: Options<Row>): Feed;
+export declare function connect<Row = Record<string, any>>(url: Address | undefined, options?: Options<Row>): Feed;

@@ -1,9 +1,3 @@
-// The client of psqlisten2websocket: see "In your page" in its README. MIT License.
-// src/values/assert_never.ts
-/** Makes a forgotten case of a union a compile error, and a lying type a loud one. */
-function assertNever(value) {
-	throw new Error(`unhandled case: ${JSON.stringify(value)}`);
-}
 var DELAY_LIMIT_MS = 1e4;
 /**
 * Delays for ever. The first attempt is made at once: most lost connections are lost alone. The other delays are each
@@ -15,8 +9,11 @@ function* backoff(random) {
 	for (let limit = 300;; limit = Math.min(limit * 2, DELAY_LIMIT_MS)) yield Math.round(random() * limit);
 }
 // src/feed/socket.ts
-/** An attempt to which the server does not say its first word in this time is given up. */
-var ANSWER_LIMIT_MS = 1e4;
+/**
+* An attempt that the server does not answer in this time is given up. Longer than the 10 s that the server waits for a
+* token, so that it can say that one is missing.
+*/
+var ANSWER_LIMIT_MS = 12e3;
 /** What a browser says of a connection that was lost without a word (RFC 6455, 7.1.5). */
 var NO_CLOSE = 1006;
 var ReconnectingSocket = class {
@@ -39,6 +36,7 @@ var ReconnectingSocket = class {
 		this.#socket = socket;
 		socket.onmessage = (event) => this.#receive(event.data);
 		socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+		socket.onerror = () => {};
 		this.#giveUpAfter(ANSWER_LIMIT_MS);
 		this.#enter({ state: "connecting" });
 	}
@@ -92,26 +90,17 @@ var ReconnectingSocket = class {
 		this.#options.onConnection(connection);
 	}
 };
-// client/client.ts
-var SUBSCRIPTION = [
-	"table",
-	"action",
-	"filter",
-	"columns"
-];
-var OPTIONS = [
-	...SUBSCRIPTION,
-	"since",
-	"token",
-	"onChange",
-	"onGap",
-	"onState",
-	"parse"
-];
-var READ_AGAIN = "read the tables you follow once more; the feed goes on from here";
-var BROWSER = {
+// src/values/assert_never.ts
+/** Makes a forgotten case of a union a compile error, and a lying type a loud one. */
+function assertNever(value) {
+	throw new Error(`unhandled case: ${JSON.stringify(value)}`);
+}
+// client/environment.ts
+var RUNTIME = {
 	page: globalThis.location?.href,
-	open: (url) => new WebSocket(url, "changefeed.v1"),
+	get WebSocket() {
+		return globalThis.WebSocket;
+	},
 	clock: {
 		now: () => Date.now(),
 		after: (ms, callback) => {
@@ -123,26 +112,62 @@ var BROWSER = {
 	report: (error) => typeof reportError === "function" ? reportError(error) : console.error(error),
 	window: "addEventListener" in globalThis ? globalThis : void 0
 };
-function connect(first, second = {}, browser = BROWSER) {
-	const isUrl = typeof first === "string" || first instanceof URL || first === void 0;
-	const options = isUrl ? second : first;
+// client/options.ts
+/** The server refuses what it was asked for: `message` says what to do. */
+var FeedError = class extends Error {
+	code;
+	isFinal;
+	name = "FeedError";
+	constructor(code, message, isFinal) {
+		super(message);
+		this.code = code;
+		this.isFinal = isFinal;
+	}
+};
+// client/connect.ts
+var FIELDS = [
+	"table",
+	"action",
+	"filter",
+	"columns"
+];
+var OPTIONS = [
+	...FIELDS,
+	"since",
+	"token",
+	"onChange",
+	"onGap",
+	"onState",
+	"onError",
+	"parse",
+	"WebSocket"
+];
+var READ_AGAIN = "read the tables you follow again; the feed continues from here";
+/** The server's close codes (RFC 6455, 7.4.1; the range for private use) for a refusal that holds for later attempts. */
+var POLICY_VIOLATION = 1008;
+var SIGN_IN = 4401;
+function connect(first, second = {}, environment = RUNTIME) {
+	const isAddress = first === void 0 || typeof first === "string" || "href" in first;
+	const options = isAddress ? second : first;
 	checkNames(options);
-	const address = addressOf(isUrl ? first ?? "/ws" : "/ws", options, browser);
-	const { onChange, onGap, onState, parse = JSON.parse, since, token } = options;
+	const address = addressOf(isAddress ? first ?? "/ws" : "/ws", options, environment);
+	const { onChange, onGap, onState, onError, parse = JSON.parse, since, token } = options;
+	const WebSocket = options.WebSocket ?? environment.WebSocket;
+	if (!WebSocket) throw new TypeError("there is no WebSocket here; connect takes one as an option, such as that of the package ws");
 	let cursor = since ?? address.searchParams.get("since");
 	let begin = null;
 	let hasUnjournaled = false;
 	let isOpen = false;
 	let lostAt = null;
 	let attempts = 0;
-	let refusal = "";
+	let refusal = null;
 	let isClosed = false;
 	const call = (callback, value) => {
 		if (isClosed) return;
 		try {
 			callback?.(value);
 		} catch (error) {
-			browser.report(error);
+			environment.report(error);
 		}
 	};
 	const authenticate = async (opened) => {
@@ -153,12 +178,12 @@ function connect(first, second = {}, browser = BROWSER) {
 				token: given
 			}));
 		} catch (error) {
-			browser.report(error);
+			environment.report(error);
 			opened.close();
 		}
 	};
 	const hasLost = () => {
-		if (isOpen) lostAt = browser.clock.now();
+		if (isOpen) lostAt = environment.clock.now();
 		isOpen = false;
 		attempts += 1;
 	};
@@ -166,17 +191,29 @@ function connect(first, second = {}, browser = BROWSER) {
 		from: cursor,
 		to: null,
 		since: new Date(sinceMs).toISOString(),
-		until: new Date(browser.clock.now()).toISOString(),
+		until: new Date(environment.clock.now()).toISOString(),
 		why,
 		what_to_do: READ_AGAIN
 	});
+	const tellError = (error) => call(onError ?? environment.report, error);
+	/** The error with which the feed ends, if the server would refuse each further attempt as it did this one. */
+	const finalError = (closeCode, closeReason) => {
+		const canHaveNewToken = typeof token === "function";
+		if (closeCode === SIGN_IN && !canHaveNewToken) {
+			const advice = token === void 0 ? "the server requires a token: give connect the option token" : closeReason;
+			return new FeedError(refusal?.code ?? "sign_in", refusal?.message ?? advice, true);
+		}
+		if (closeCode !== POLICY_VIOLATION || !refusal || refusal.code === "not_a_cursor") return null;
+		if (refusal.code === "no_rights" && canHaveNewToken) return null;
+		return new FeedError(refusal.code, refusal.message, true);
+	};
 	const onText = (text) => {
 		let message;
 		try {
 			message = parse(text);
 		} catch (error) {
-			browser.report(error);
-			return tellGap(`a message could not be read: ${String(error)}`, browser.clock.now());
+			environment.report(error);
+			return tellGap(`a message could not be read: ${String(error)}`, environment.clock.now());
 		}
 		switch (message.type) {
 			case "hello":
@@ -203,13 +240,13 @@ function connect(first, second = {}, browser = BROWSER) {
 				return;
 			case "going_away": return socket.expectClose(Number(message.reconnect_in_ms));
 			case "error":
+				if (isOpen) return tellError(new FeedError(message.code, message.message, false));
 				if (message.code === "not_a_cursor") {
-					tellGap(`the feed cannot continue after the cursor given: ${message.message}`, browser.clock.now());
+					tellGap(`the feed cannot continue after the cursor given: ${message.message}`, environment.clock.now());
 					cursor = null;
 					lostAt = null;
 				}
-				refusal = message.message;
-				if (isOpen || !onState) browser.report(/* @__PURE__ */ new Error(`changefeed: ${message.code}: ${refusal}`));
+				refusal = message;
 				return;
 		}
 	};
@@ -217,24 +254,27 @@ function connect(first, second = {}, browser = BROWSER) {
 		open: () => {
 			if (cursor !== null) address.searchParams.set("since", cursor);
 			else address.searchParams.delete("since");
-			const opened = browser.open(address);
+			const opened = new WebSocket(address.href, "changefeed.v1");
 			if (token !== void 0) opened.onopen = () => void authenticate(opened);
 			return opened;
 		},
-		clock: browser.clock,
-		random: browser.random,
+		clock: environment.clock,
+		random: environment.random,
 		silenceLimitMs: Infinity,
 		onConnection: (connection) => {
 			switch (connection.state) {
-				case "waiting":
+				case "waiting": {
+					const error = finalError(connection.code, connection.reason);
+					if (error) return fail(error);
 					hasLost();
 					return call(onState, {
 						...connection,
 						attempts,
-						reason: refusal || connection.reason
+						reason: refusal?.message ?? connection.reason
 					});
+				}
 				case "connecting":
-					refusal = "";
+					refusal = null;
 					if (attempts > 0) call(onState, connection);
 					else queueMicrotask(() => call(onState, connection));
 					return;
@@ -256,17 +296,29 @@ function connect(first, second = {}, browser = BROWSER) {
 		if (isAway) socket.connect();
 		isAway = false;
 	};
-	browser.window?.addEventListener("pagehide", leave);
-	browser.window?.addEventListener("pageshow", comeBack);
+	environment.window?.addEventListener("pagehide", leave);
+	environment.window?.addEventListener("pageshow", comeBack);
+	const stop = () => {
+		environment.window?.removeEventListener("pagehide", leave);
+		environment.window?.removeEventListener("pageshow", comeBack);
+		socket.close();
+	};
+	const fail = (error) => {
+		stop();
+		call(onState, {
+			state: "failed",
+			reason: error.message
+		});
+		tellError(error);
+		isClosed = true;
+	};
 	return {
 		get cursor() {
 			return cursor;
 		},
 		close() {
 			isClosed = true;
-			browser.window?.removeEventListener("pagehide", leave);
-			browser.window?.removeEventListener("pageshow", comeBack);
-			socket.close();
+			stop();
 		}
 	};
 }
@@ -274,11 +326,11 @@ function checkNames(options) {
 	const unknown = Object.keys(options).filter((name) => !OPTIONS.includes(name));
 	if (unknown.length) throw new TypeError(`unknown option ${unknown.join(", ")}; connect takes ${OPTIONS.join(", ")}`);
 }
-function addressOf(url, options, browser) {
-	const address = new URL(url, browser.page);
+function addressOf(url, options, environment) {
+	const address = new URL(typeof url === "string" ? url : url.href, environment.page);
 	address.protocol = address.protocol.replace("http", "ws");
 	address.hash = "";
-	for (const name of SUBSCRIPTION) for (const value of [options[name] ?? []].flat()) address.searchParams.append(name, value);
+	for (const name of FIELDS) for (const value of [options[name] ?? []].flat()) address.searchParams.append(name, value);
 	return address;
 }
-export { connect };
+export { FeedError, connect };

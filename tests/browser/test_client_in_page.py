@@ -95,23 +95,21 @@ def test_it_begins_after_a_cursor_that_was_kept(orders: Ground):
     assert page.evaluate("heard") == [1, 2, 3]  # closed
 
 
-def test_a_table_that_does_not_exist_is_a_growing_number_of_attempts_with_the_reason(orders: Ground):
-    orders.allow("changefeed: unknown_table")
+def test_a_table_that_does_not_exist_ends_the_feed_with_the_reason(orders: Ground):
     page = orders.open().page
-    states = page.evaluate(
+    events = page.evaluate(
         """async () => {
           const { connect } = await import('/client.js');
-          const states = [];
-          return new Promise(resolve => {
-            const feed = connect({ table: 'ordres', onState: state => {
-              states.push(state);
-              if (state.attempts === 3) { feed.close(); resolve(states); }
-            } });
-          });
+          const events = [];
+          return new Promise(resolve => connect({
+            table: 'ordres',
+            onState: ({ state, reason = '' }) => events.push([state, reason]),
+            onError: ({ name, code, isFinal }) => resolve([...events, [name, code, isFinal]]),
+          }));
         }"""
     )
-    assert [state["state"] for state in states] == ["connecting", "waiting"] * 3
-    assert all("ordres" in state["reason"] and state["code"] == 1008 for state in states[1::2])
+    reason = "there is no table 'ordres'; GET /api/tables lists the tables"
+    assert events == [["connecting", ""], ["failed", reason], ["FeedError", "unknown_table", True]]
 
 
 def test_its_types_are_given_out_as_a_text(orders: Ground):
@@ -122,9 +120,9 @@ def test_its_types_are_given_out_as_a_text(orders: Ground):
     )
     (script, code), (text, types) = json.loads(got)
     assert "javascript" in script
-    assert "export { connect };" in code
+    assert "export { FeedError, connect };" in code
     assert text.startswith("text/plain")
-    assert "export declare function connect(" in types
+    assert "export declare function connect<Row" in types
 
 
 # Each token of a list in its turn, the last one from then on; `codes`: with which the connections before were closed.

@@ -1,17 +1,13 @@
 """The programs of examples/, each as its user runs it: against a real server, its pages in Chromium."""
 
-import contextlib
 import json
 import os
-import queue
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,88 +17,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from psycopg2.extensions import parse_dsn
 
-from tests import ROOT, leftovers, postgres
+from tests import ROOT, postgres
 from tests.chromium import launch
 from tests.feed_case import ORDERS
+from tests.following import TIMEOUT_SECONDS, TOKEN, Follower, Orders, node
 from tests.server_process import ServerProcess, free_port
 
 EXAMPLES = ROOT / "examples"
-TIMEOUT_SECONDS = 60
-TOKEN = "0123456789abcdef0123456789abcdef"
-
-
-class Follower:
-    """An example that prints a line for each change."""
-
-    def __init__(self, *command: str, **environ: str) -> None:
-        self._process = subprocess.Popen(
-            command,
-            env={"PATH": os.environ["PATH"], **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            encoding="utf-8",
-        )
-        leftovers.started(self._process)
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            self._lines.put(line)
-
-    def line(self) -> str:
-        """Waits for the next line that tells of no probe."""
-        while "probe" in (line := self._lines.get(timeout=TIMEOUT_SECONDS)):
-            pass
-        return line
-
-    def until_placed(self, write: Callable[[str], None]) -> None:
-        """Writes probes until it prints one: who is connected may not be placed yet."""
-        while self._lines.empty():
-            write("INSERT INTO orders (id, status) SELECT coalesce(min(id), 0) - 1, 'probe' FROM orders")
-
-    def stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # curl too
-        self._process.wait()
-        leftovers.ended(self._process)
-        self._reader.join()
-        assert self._process.stdout
-        self._process.stdout.close()
-
-
-class Orders:
-    """A watched table, and the server that is started again on the same port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.conninfo = postgres.new_database()
-        self._folder = folder
-        self._port = free_port()
-        self.write(ORDERS)
-        self._server = self._started()
-
-    def _started(self) -> ServerProcess:
-        flags = ("--database-url", self.conninfo, "--watch", "public.orders", "--port", str(self._port))
-        server = ServerProcess(self._folder, *flags, TOKEN=TOKEN)
-        server.port()
-        return server
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
-    def restart(self) -> None:
-        self._server.kill()
-        self._server = self._started()
-
-    def write(self, statement: str) -> None:
-        postgres.execute(self.conninfo, statement)
-
-    def close(self) -> None:
-        self._server.kill()
 
 
 @pytest.fixture
@@ -113,10 +34,8 @@ def orders(tmp_path: Path) -> Iterator[Orders]:
 
 
 def commands(host: str) -> dict[str, tuple[str, ...]]:
-    node = shutil.which("node", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    assert node, "Node is needed: make test installs it"
     return {
-        "node": (node, str(EXAMPLES / "follow.mjs"), f"ws://{host}/ws", "orders"),
+        "node": (node(), str(EXAMPLES / "follow.mjs"), f"ws://{host}/ws", "orders"),
         "curl": ("bash", str(EXAMPLES / "follow.sh"), f"http://{host}", "table=orders"),
     }
 
@@ -170,10 +89,10 @@ def refusal(*command: str, **environ: str) -> str:
 
 
 def test_a_follower_of_what_is_not_there_says_so_in_one_line_and_ends(orders: Orders):
-    node, curl = commands(orders.host).values()
+    javascript, curl = commands(orders.host).values()
     python = (sys.executable, str(EXAMPLES / "follow.py"))
-    assert "ordres" in refusal(*node[:-1], "ordres", TOKEN=TOKEN)
-    assert "token" in refusal(*node, TOKEN="wrong")
+    assert "ordres" in refusal(*javascript[:-1], "ordres", TOKEN=TOKEN)
+    assert "token" in refusal(*javascript, TOKEN="wrong")
     assert "ordres" in refusal(*python, f"ws://{orders.host}/ws?table=ordres", TOKEN=TOKEN)
     assert "token" in refusal(*python, f"ws://{orders.host}/ws", TOKEN="wrong")
     assert "404" in refusal(*python, f"ws://{orders.host}/nowhere")
@@ -185,8 +104,7 @@ def test_a_follower_of_what_is_not_there_says_so_in_one_line_and_ends(orders: Or
 
 
 def test_a_program_without_what_it_needs_says_so_in_one_line(tmp_path: Path):
-    node, *_ = commands("127.0.0.1:1")["node"]
-    assert "Node 22" in refusal(node, "--no-experimental-websocket", str(EXAMPLES / "follow.mjs"))
+    assert "Node 22" in refusal(node(), "--no-experimental-websocket", str(EXAMPLES / "follow.mjs"))
     bare = (sys.executable, "-S")  # without installed packages
     assert "pip install websockets" in refusal(*bare, str(EXAMPLES / "follow.py"))
     assert ".venv/bin/python" in refusal(*bare, str(EXAMPLES / "site.py"))

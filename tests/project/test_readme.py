@@ -14,7 +14,12 @@ from settings.table import GROUPS, SETTINGS, Setting
 from tests import ROOT
 
 DOCS = ROOT / "docs"
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "examples" / "README.md", *sorted(DOCS.glob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "examples" / "README.md",
+    *sorted(ROOT.glob("clients/*/README.md")),
+    *sorted(DOCS.glob("*.md")),
+]
 OF_OTHER_PROGRAMS = """
 pip --no-deps --require-hashes --no-build-isolation --use-pep517
 bench --seconds --clients
@@ -140,6 +145,7 @@ PROGRAMS = [
 SCRIPTS = [
     *sorted(SQL_DIR.glob("*.sql")),
     *(path for path in sorted(ROOT.glob("frontend/src/**/*.*")) if path.suffix in (".svelte", ".ts")),
+    *sorted(ROOT.glob("frontend/client/*.ts")),
 ]
 
 

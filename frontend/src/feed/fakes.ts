@@ -1,10 +1,12 @@
 // Comes in: what a test wants to happen. Goes out: a socket and a clock to which it happens. For tests only.
-import type { Clock, WebSocketLike } from './socket';
+import type { Clock } from './socket';
+import type { WebSocketLike } from './websocket_like';
 
 export class FakeSocket implements WebSocketLike {
   onopen: WebSocketLike['onopen'] = null;
   onmessage: WebSocketLike['onmessage'] = null;
   onclose: WebSocketLike['onclose'] = null;
+  onerror: WebSocketLike['onerror'] = null;
   isClosed = false;
   readonly sent: string[] = [];
 

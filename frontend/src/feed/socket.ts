@@ -1,6 +1,7 @@
 // Comes in: a URL, and the browser's WebSocket, clock and randomness. Goes out: message texts and the connection's
 // state. It reconnects for ever. Knows no message.
 import { backoff } from './backoff';
+import type { WebSocketLike } from './websocket_like';
 
 export type Connection =
   | { readonly state: 'connecting' }
@@ -9,15 +10,6 @@ export type Connection =
   | { readonly state: 'waiting'; readonly retryAt: number; readonly code: number; readonly reason: string }
   /** Closed by the page itself; nothing follows. */
   | { readonly state: 'closed' };
-
-/** The part of the browser's WebSocket that is used. */
-export interface WebSocketLike {
-  onopen: ((event: Event) => void) | null;
-  onmessage: ((event: MessageEvent) => void) | null;
-  onclose: ((event: CloseEvent) => void) | null;
-  send(text: string): void;
-  close(): void;
-}
 
 export interface Clock {
   now(): number;
@@ -38,8 +30,11 @@ export interface SocketOptions {
   readonly onText: (text: string) => void;
 }
 
-/** An attempt to which the server does not say its first word in this time is given up. */
-export const ANSWER_LIMIT_MS = 10_000;
+/**
+ * An attempt that the server does not answer in this time is given up. Longer than the 10 s that the server waits for a
+ * token, so that it can say that one is missing.
+ */
+export const ANSWER_LIMIT_MS = 12_000;
 /** What lasts for less does not end the backoff: a server that greets and hangs up is not called without a pause. */
 export const STEADY_MS = 5_000;
 
@@ -67,8 +62,9 @@ export class ReconnectingSocket {
     const socket = this.#options.open();
     this.#socket = socket;
     // Open only after the first message: a proxy that accepts and then hangs up is not a connection.
-    socket.onmessage = (event) => this.#receive(event.data);
-    socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+    socket.onmessage = (event: { data: unknown }) => this.#receive(event.data);
+    socket.onclose = ({ code, reason }: { code: number; reason: string }) => this.#lost(code, reason);
+    socket.onerror = () => {}; // a close follows; the package ws throws an error that nobody listens for
     this.#giveUpAfter(ANSWER_LIMIT_MS);
     this.#enter({ state: 'connecting' });
   }

@@ -3,7 +3,9 @@ import { beforeEach, expect, test } from 'vitest';
 import { DELAY_LIMIT_MS } from '../src/feed/backoff';
 import { FakeClock, FakeSocket } from '../src/feed/fakes';
 import { STEADY_MS } from '../src/feed/socket';
-import { type Browser, type Change, connect, type Feed, type Gap, type Options, type State } from './client';
+import { type Change, type Feed, type FeedError, type Gap, type Options, type State } from './client';
+import { connect } from './connect';
+import type { Environment } from './environment';
 
 let clock: FakeClock;
 let sockets: FakeSocket[];
@@ -12,6 +14,7 @@ let heard: string[];
 let gaps: Gap[];
 let states: State[];
 let reported: unknown[];
+let errors: FeedError[];
 let feed: Feed;
 let page: EventTarget;
 
@@ -28,14 +31,17 @@ const cut = () => {
   last().hangUp();
   clock.pass(DELAY_LIMIT_MS);
 };
-const browser = (address = 'http://shop.example/orders/7?a=b#c'): Browser => ({
+class PageSocket extends FakeSocket {
+  constructor(url: string) {
+    super();
+    urls.push(url);
+    sockets.push(this);
+  }
+}
+const browser = (address = 'http://shop.example/orders/7?a=b#c'): Environment => ({
   page: address,
   window: page,
-  open: (url) => {
-    urls.push(String(url));
-    sockets.push(new FakeSocket());
-    return last();
-  },
+  WebSocket: PageSocket,
   clock,
   random: () => 1,
   report: (error) => reported.push(error),
@@ -50,6 +56,7 @@ const follow = (options: Options = {}, url?: string) =>
         heard.push(`gap: ${told.why}`);
       },
       onState: (state) => states.push(state),
+      onError: (error) => errors.push(error),
       ...options,
     },
     browser(),
@@ -58,7 +65,7 @@ const follow = (options: Options = {}, url?: string) =>
 beforeEach(async () => {
   clock = new FakeClock();
   page = new EventTarget();
-  [sockets, urls, heard, gaps, states, reported] = [[], [], [], [], [], []];
+  [sockets, urls, heard, gaps, states, reported, errors] = [[], [], [], [], [], [], []];
   feed = follow();
   await Promise.resolve(); // its first state
 });
@@ -103,7 +110,7 @@ test('an unknown option is refused at once, and named', () => {
 test('every option there is may be given', () => {
   const all: Required<Options> = {
     table: 't', action: 'INSERT', filter: 'a=eq.1', columns: 'a', since: null, token: 'x',
-    onChange: () => {}, onGap: () => {}, onState: () => {}, parse: JSON.parse,
+    onChange: () => {}, onGap: () => {}, onState: () => {}, onError: () => {}, parse: JSON.parse, WebSocket: PageSocket,
   };
   expect(() => follow(all)).not.toThrow();
 });
@@ -184,7 +191,7 @@ test('a gap comes before what is behind it, as the server told it', () => {
   expect(gaps[0]).toMatchObject({ from: null, to: 'c5', why: 'lost', what_to_do: 'read again' });
 });
 
-test('a cursor that the server refuses is kept until the gap is told, and then replaced', () => {
+test('a cursor that the server refuses is kept until the gap is delivered, and then replaced', () => {
   follow({ since: 'old' });
   hello('new');
   cut();
@@ -287,33 +294,67 @@ test('a feed that is closed at once has no state', async () => {
   expect(states).toEqual([]);
 });
 
-test('a refused subscription is never open: attempts grow, and the state has the reason', () => {
-  const refuse = (message: string) => {
-    say('error', { code: 'unknown_table', message });
-    last().hangUp(1008, 'unknown_table');
-  };
-  refuse('there is no table ordres');
-  clock.pass(0);
-  refuse('there is no table ordres');
-  expect(waits()).toEqual([1, 2]);
-  expect(states.at(-1)).toMatchObject({
-    state: 'waiting', code: 1008, reason: 'there is no table ordres', retryAt: clock.now() + 300,
-  });
-  expect(stateNames()).not.toContain('open');
-  expect(reported).toEqual([]);
-  clock.pass(300);
-  last().hangUp(); // now the server is away
-  expect(states.at(-1)).toMatchObject({ attempts: 3, code: 1006, reason: '' });
-  clock.pass(DELAY_LIMIT_MS);
-  hello('c0');
-  expect(states.at(-1)).toEqual({ state: 'open' });
-  expect(gaps).toEqual([]);
+const refuse = (code: string, message: string, closeCode = 1008) => {
+  say('error', { code, message });
+  last().hangUp(closeCode, code);
+};
+
+test('a refused subscription ends the feed, with the reason', () => {
+  refuse('unknown_table', 'there is no table ordres');
+  expect(states.at(-1)).toEqual({ state: 'failed', reason: 'there is no table ordres' });
+  expect(errors).toMatchObject([{ name: 'FeedError', code: 'unknown_table', isFinal: true }]);
+  expect(errors[0]!.message).toBe('there is no table ordres');
+  clock.pass(3_600_000);
+  page.dispatchEvent(new Event('pageshow'));
+  expect([sockets.length, clock.timers, reported, gaps]).toEqual([1, [], [], []]);
+  expect(stateNames()).toEqual(['connecting', 'failed']);
 });
 
-test('without onState a refusal is an uncaught error', () => {
+test('so does one that is refused when it comes back, after what it had', () => {
+  hello('c0');
+  changes('c1');
+  cut();
+  refuse('unknown_column', 'orders has no column total');
+  expect(errors).toMatchObject([{ code: 'unknown_column', isFinal: true }]);
+  expect(feed.cursor).toBe('c1');
+});
+
+test('a connection that ends without an error is tried again, whatever its close code', () => {
+  last().hangUp(1008, 'you send too much');
+  clock.pass(0);
+  last().hangUp(1013, 'database_unavailable');
+  expect(waits()).toEqual([1, 2]);
+  expect(states.at(-1)).toMatchObject({ state: 'waiting', code: 1013, reason: 'database_unavailable' });
+  clock.pass(DELAY_LIMIT_MS);
+  hello('c0');
+  expect([states.at(-1), errors]).toEqual([{ state: 'open' }, []]);
+});
+
+test('an error of an open feed does not end it', () => {
+  hello('c0');
+  say('error', { code: 'unknown_table', message: 'there is no table orders' });
+  changes('c1');
+  expect(errors).toMatchObject([{ code: 'unknown_table', isFinal: false }]);
+  expect(heard).toEqual(['c1']);
+  cut();
+  expect(sockets).toHaveLength(2);
+});
+
+test('without onError an error is an uncaught one', () => {
   connect(undefined, {}, browser());
-  say('error', { code: 'unknown_table', message: 'there is no table ordres' });
-  expect(reported).toEqual([new Error('changefeed: unknown_table: there is no table ordres')]);
+  refuse('unknown_table', 'there is no table ordres');
+  expect(reported).toMatchObject([{ code: 'unknown_table', message: 'there is no table ordres' }]);
+});
+
+test('what onError throws is reported', () => {
+  const error = new Error('mine');
+  follow({
+    onError: () => {
+      throw error;
+    },
+  });
+  refuse('unknown_table', 'there is no table ordres');
+  expect(reported).toEqual([error]);
 });
 
 test("without an error of the server's, the reason is that of the close", () => {
@@ -442,11 +483,25 @@ test('an invalid cursor is a gap that explains it, and the feed begins now', () 
   expect(states).toContainEqual(expect.objectContaining({ state: 'waiting', reason: 'that is no cursor' }));
 });
 
-test("the server's errors are reported; messages of later versions are nobody's", () => {
+test('messages of later versions are ignored', () => {
   hello('c0');
-  say('error', { code: 'bad_filter', message: 'write status=eq.open' });
   say('surprise');
-  expect(reported).toEqual([new Error('changefeed: bad_filter: write status=eq.open')]);
+  changes('c1');
+  expect([heard, reported, errors]).toEqual([['c1'], [], []]);
+});
+
+test('a WebSocket may be given, and without one the error says so', () => {
+  follow({ WebSocket: PageSocket });
+  expect(sockets).toHaveLength(2);
+  const options = { ...browser(), WebSocket: undefined };
+  expect(() => connect('ws://shop.example/ws', {}, options)).toThrow('there is no WebSocket here');
+  connect('ws://shop.example/ws', { WebSocket: PageSocket }, options);
+  expect(sockets).toHaveLength(3);
+});
+
+test('a URL may be a URL', () => {
+  connect(new URL('http://other.example/ws?table=a'), {}, browser());
+  expect(urls.at(-1)).toBe('ws://other.example/ws?table=a');
 });
 
 // -- a server that asks for a token
@@ -462,7 +517,7 @@ test('a token is the first that is said, and without one nothing is', async () =
   expect(last().onopen).toBeNull();
 });
 
-test('a function is asked for the token at each connection, and its refusal is told', async () => {
+test('a function is asked for the token at each connection, and its refusal is in the state', async () => {
   const tokens = ['old', 'new'];
   follow({ token: async () => tokens.shift() ?? '' });
   last().onopen?.({} as Event);
@@ -480,7 +535,28 @@ test('a function is asked for the token at each connection, and its refusal is t
   expect(states.at(-1)).toEqual({ state: 'open' });
 });
 
-test('where no token can be had, that is reported and the connection made anew', async () => {
+test('a token that does not change and is refused ends the feed; so does a server that requires one', () => {
+  follow({ token: 'of the page' });
+  refuse('bad_token', 'the token is not accepted', 4401);
+  follow();
+  last().hangUp(4401, 'authenticate in time');
+  expect(errors).toMatchObject([
+    { code: 'bad_token', message: 'the token is not accepted', isFinal: true },
+    { code: 'sign_in', message: expect.stringContaining('requires a token'), isFinal: true },
+  ]);
+  expect(sockets).toHaveLength(3);
+});
+
+test('a function may return a token that has more rights the next time', () => {
+  follow({ token: () => 'now' });
+  refuse('no_rights', 'the token grants nothing');
+  expect(states.at(-1)).toMatchObject({ state: 'waiting', reason: 'the token grants nothing' });
+  clock.pass(DELAY_LIMIT_MS);
+  refuse('unknown_table', 'there is no table ordres');
+  expect(errors).toMatchObject([{ code: 'unknown_table' }]);
+});
+
+test('where there is no token, that is reported and it connects again', async () => {
   const problem = new Error('signed out');
   follow({
     token: () => {
