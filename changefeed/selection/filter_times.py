@@ -144,3 +144,55 @@ def _within(number: int, first: int, end: int) -> int:
     if not first <= number < end:
         raise ValueError("PostgreSQL has no such value")
     return number
+
+
+def write_date(day: Instant) -> str:
+    """The text of a date, such that read_date() gives it back."""
+    if math.isinf(day):
+        return _write_infinity(day)
+    written, era = _written_day(int(day))
+    return written + era
+
+
+def write_timestamp(moment: Instant, zone: str = "") -> str:
+    """The text of a timestamp in microseconds, with `zone` at its end."""
+    if math.isinf(moment):
+        return _write_infinity(moment)
+    day, clock = divmod(int(moment), _DAY)
+    written, era = _written_day(day)
+    return f"{written} {write_time(clock)}{zone}{era}"
+
+
+def write_time(clock: int) -> str:
+    seconds, fraction = divmod(clock, 1_000_000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{fraction:06}"
+
+
+def write_timetz(moment: tuple[int, int]) -> str:
+    clock, west = moment
+    seconds = abs(west) // 1_000_000
+    sign = "-" if west > 0 else "+"
+    return f"{write_time(clock - west)}{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def write_interval(length: int) -> str:
+    """The text of a finite interval, with a sign before each number, so that IntervalStyle does not matter."""
+    sign, rest, parts = -1 if length < 0 else 1, abs(length), []
+    for unit, name in ((30 * _DAY, "mons"), (_DAY, "days"), (1, "microseconds")):
+        number = min(rest // unit, 2**31 - 1) if unit > 1 else rest
+        rest -= number * unit
+        parts.append(f"{sign * number:+d} {name}")
+    return " ".join(parts)
+
+
+def _write_infinity(moment: Instant) -> str:
+    return "infinity" if moment > 0 else "-infinity"
+
+
+def _written_day(day: int) -> tuple[str, str]:
+    cycle, rest = divmod(day - 1, 146_097)  # the days of 400 years
+    found = date.fromordinal(rest + 1)
+    year, era = found.year + 400 * cycle, ""
+    if year < 1:
+        year, era = 1 - year, " BC"
+    return f"{year:04}-{found.month:02}-{found.day:02}", era

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from changefeed.change.table_names import BadName, TableName, as_written, canonical, exact, parse_pattern
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.filters import BadFilter, Filter, make_test, parse_filter
+from changefeed.selection.filter_text import parse_filter
+from changefeed.selection.filters import BadFilter, Condition, Filter, all_of, filters_in, make_test
 
 ORDERING = ("lt", "lte", "gt", "gte")
 SHAPE = (
@@ -32,7 +33,7 @@ class Grant:
 
     pattern: str
     columns: frozenset[str] | None = None
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Condition, ...] = ()
 
     def gives(self, table: TableName) -> bool:
         """Whether the pattern certainly covers the table."""
@@ -54,11 +55,17 @@ def fingerprint(grants: Grants) -> bytes:
         (
             grant.pattern,
             None if grant.columns is None else sorted(grant.columns),
-            [(term.column, term.is_negated, term.operator, term.operand) for term in grant.filters],
+            [_as_json(condition) for condition in grant.filters],
         )
         for grant in grants
     ]
     return hashlib.sha256(json.dumps(value).encode()).digest()
+
+
+def _as_json(condition: Condition) -> list[object]:
+    if isinstance(condition, Filter):
+        return [condition.column, condition.is_negated, condition.operator, condition.operand]
+    return [condition.operator, [_as_json(part) for part in condition.parts]]
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Bound:
     """What rights allow to see of one table."""
 
     columns: frozenset[str] | None
-    filters: tuple[Filter, ...]
+    filters: tuple[Condition, ...]
 
     def shows(self, column: str) -> bool:
         return self.columns is None or column in self.columns
@@ -138,10 +145,10 @@ def visible(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> Mapping
     return seen
 
 
-def fits(filters: Iterable[Filter], columns: Mapping[str, Kind]) -> bool:
+def fits(filters: Iterable[Condition], columns: Mapping[str, Kind]) -> bool:
     """Whether the filters can be applied to these columns. If not, nothing of the table may be seen."""
     try:
-        for term in filters:
+        for term in filters_in(filters):
             make_test(term, columns[term.column])
             if columns[term.column] in (Kind.TEXT, Kind.PADDED) and term.operator in ORDERING and _is_of_number(term):
                 return False  # the column held numbers when the right was written; as texts "1000" comes before "50"
@@ -168,10 +175,10 @@ def _grant(pattern: str, limits: object) -> Grant:
     given = _members(limits, f"the limits of {pattern[:80]}", ("columns", "filter"))
     columns = frozenset(_texts(given["columns"], "columns")) if "columns" in given else None
     try:
-        filters = {parse_filter(text) for text in _texts(given.get("filter", []), "filter")}
+        filters = all_of(map(parse_filter, _texts(given.get("filter", []), "filter")))
     except BadFilter as error:
         raise BadRights(str(error)) from None
-    return Grant(pattern, columns, tuple(sorted(filters, key=str)))
+    return Grant(pattern, columns, filters)
 
 
 def _members(value: object, what: str, known: tuple[str, ...]) -> Mapping[str, object]:

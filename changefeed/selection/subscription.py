@@ -27,7 +27,20 @@ from changefeed.change.table_names import (
     split_list,
 )
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.filters import BadFilter, Filter, equality, like_cost, make_test, parse_filter, within_reach
+from changefeed.selection.filter_text import CONDITIONS_LIMIT, parse_filter
+from changefeed.selection.filters import (
+    BadFilter,
+    Condition,
+    Filter,
+    KindOf,
+    all_of,
+    equalities,
+    filters_in,
+    like_cost,
+    make_test,
+    row_test,
+    within_reach,
+)
 from changefeed.selection.rights import EVERY_TABLE, Grants, bound_of_any, visible
 from changefeed.selection.visibility import SealCursor, TableVisibility, visibility_of
 
@@ -63,7 +76,7 @@ class Subscription:
 
     tables: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Condition, ...] = ()  # in the form of all_of()
     columns: tuple[str, ...] = ()
     within: Grants = EVERY_TABLE
 
@@ -82,7 +95,7 @@ class Subscription:
         return cls(
             tuple(sorted({_table(text) for text in fields.get("table", ())})),
             tuple(sorted({_action(text) for text in fields.get("action", ())})),
-            tuple(sorted(filters, key=str)),
+            filters,
             tuple(sorted({column for text in fields.get("columns", ()) for column in _columns(text)})),
             within,
         )
@@ -127,7 +140,7 @@ class Subscription:
         bound = bound_of_any(self.within, names) if self.names(names) else None
         if bound is None:
             return False
-        return not filtered or any(term.column in filtered for term in (*self.filters, *bound.filters))
+        return not filtered or any(term.column in filtered for term in filters_in((*self.filters, *bound.filters)))
 
 
 ALL_CHANGES = Subscription()
@@ -182,15 +195,14 @@ class Selection:
         bound = bound_of_any(asked.within, (exact(table),) if is_exact else self._meanings(table))
         if bound is None:
             return None
-        for term in asked.filters:
+        for term in filters_in(asked.filters):
             if not bound.shows(term.column) or (columns is not None and term.column not in columns):
                 return None  # one of several tables, and it has no such column
-        terms = [(term, columns[term.column] if columns else None) for term in asked.filters]
         visibility = visibility_of(bound, columns, self._seal) if asked.is_bounded else None
         if asked.is_bounded and visibility is None:
             return None
         try:
-            return TableSelection(asked, terms, visibility)
+            return TableSelection(asked, (columns or {}).get, visibility)
         except BadFilter:
             return None  # or has it with another type
 
@@ -201,15 +213,16 @@ class TableSelection:
     def __init__(
         self,
         asked: Subscription,
-        terms: Sequence[tuple[Filter, Kind | None]],
+        kind_of: KindOf,
         visibility: TableVisibility | None = None,
     ) -> None:
         self._visibility = visibility  # None if everything is visible
         self._actions = frozenset(asked.actions or ACTIONS)
-        self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
+        self._tests = [row_test(condition, kind_of) for condition in asked.filters]
         self._columns = frozenset(asked.columns)
-        bounding = visibility.equality if visibility else None
-        self.equality = bounding or next(filter(None, (equality(term, kind) for term, kind in terms)), None)
+        bounding = visibility.equalities if visibility else ()
+        # One of them at least holds of each row that is selected; empty if there are no such.
+        self.equalities = bounding or equalities(asked.filters, kind_of)
 
     def pick(self, change: Change, row: ChangedRow) -> Change | None:
         if change.action not in self._actions and not change.is_loss:
@@ -233,7 +246,7 @@ class TableSelection:
         return with_passage(change, passage) if passage else change
 
     def _holds(self, cell: Callable[[str], Cell]) -> bool:
-        return all(test(cell(column)) for column, test in self._tests)
+        return all(test(cell) for test in self._tests)
 
 
 def with_passage(change: Change, passage: str) -> Change:
@@ -251,11 +264,14 @@ def with_columns(change: Change, row: ChangedRow, columns: frozenset[str]) -> Ch
     return msgspec.structs.replace(change, text=write(parts, space=" "))
 
 
-def _filters(texts: Sequence[str]) -> set[Filter]:
+def _filters(texts: Sequence[str]) -> tuple[Condition, ...]:
     """Parses the filters. Raises BadFilter, also if they would cost too much together."""
     if sum(map(len, texts)) > FILTERS_LIMIT_CHARACTERS:
         raise BadFilter(f"the filters must have at most {FILTERS_LIMIT_CHARACTERS} characters together")
-    filters = {parse_filter(text) for text in texts}
+    conditions = all_of(map(parse_filter, texts))
+    filters = set(filters_in(conditions))
+    if len(filters) > CONDITIONS_LIMIT:
+        raise BadFilter(f"the filters must have at most {CONDITIONS_LIMIT} conditions together")
     if sum(len(term.values) for term in filters) > VALUES_LIMIT:
         raise BadFilter(f"the filters must have at most {VALUES_LIMIT} values together")
     patterns = [term for term in filters if term.operator == "like"]
@@ -266,7 +282,7 @@ def _filters(texts: Sequence[str]) -> set[Filter]:
             f"the patterns of like must have at most {LIKE_COST_LIMIT} characters together in pieces with a _ inside; "
             "* and % cost nothing"
         )
-    return within_reach(filters, LIKE_REACH_CHARACTERS)
+    return tuple(within_reach(conditions, LIKE_REACH_CHARACTERS))
 
 
 def _table(text: str) -> str:
@@ -317,7 +333,7 @@ def check(
     named = {table: columns for table, columns in tables.items() if subscription.names((exact(table),))}
     if not named:
         return
-    for term in subscription.filters:
+    for term in filters_in(subscription.filters):
         kinds = {columns[term.column] for columns in named.values() if term.column in columns}
         if not kinds:
             raise _unknown_column(term.column, named, payload)

@@ -4,7 +4,7 @@ Subscriptions are applied to the result, so that no filter, column or cursor rev
 visible shows the new row and nothing of the old one; one that hides it shows the old row and nothing of the new one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 from msgspec import Raw
@@ -13,7 +13,7 @@ from changefeed.change.change import Change
 from changefeed.change.changed_row import Cell, ChangedRow
 from changefeed.change.json_text import Members, some, write
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.filters import Equality, Filter, equality, make_test
+from changefeed.selection.filters import KindOf, equalities, filters_in, row_test
 from changefeed.selection.rights import Bound, fits
 
 # Not xid, which counts the transactions of the whole cluster, nor additional members of a user's trigger.
@@ -30,21 +30,26 @@ def visibility_of(bound: Bound, columns: Mapping[str, Kind] | None, seal: SealCu
     """
     if columns is not None and not fits(bound.filters, columns):
         return None
-    if columns is None and any(term.is_negated or term.operator not in ("eq", "in") for term in bound.filters):
+    if columns is None and any(
+        term.is_negated or term.operator not in ("eq", "in") for term in filters_in(bound.filters)
+    ):
         return None
-    return TableVisibility(bound, [(term, columns[term.column] if columns else None) for term in bound.filters], seal)
+    return TableVisibility(bound, (columns or {}).get, seal)
 
 
 class TableVisibility:
     """Applies the rights to the changes of one table."""
 
-    def __init__(self, bound: Bound, terms: Sequence[tuple[Filter, Kind | None]], seal: SealCursor) -> None:
+    def __init__(self, bound: Bound, kind_of: KindOf, seal: SealCursor) -> None:
         self._seal = seal
-        self._key = bound, tuple(kind for _, kind in terms), seal
-        self._tests = [(term.column, make_test(term, kind)) for term, kind in terms]
-        self._has_limits = bool(terms) or bound.columns is not None
+        self._tests = [row_test(condition, kind_of) for condition in bound.filters]
+        filtered = dict.fromkeys(term.column for term in filters_in(bound.filters))
+        self._filtered = tuple(filtered)
+        self._key = bound, tuple(map(kind_of, filtered)), seal
+        self._has_limits = bool(bound.filters) or bound.columns is not None
         self._columns = bound.columns
-        self.equality: Equality | None = next(filter(None, (equality(term, kind) for term, kind in terms)), None)
+        # One of them at least holds of each visible row; empty if there are no such.
+        self.equalities = equalities(bound.filters, kind_of)
 
     def see(self, change: Change, row: ChangedRow) -> tuple[Change, str, ChangedRow] | None:
         """The visible change, "enter" or "leave" if it shows or hides the row, and the visible row.
@@ -77,7 +82,7 @@ class TableVisibility:
 
     def _lets_through(self, row: ChangedRow, cell: Callable[[str], Cell]) -> bool:
         # A missing column does not count as null: it may have been renamed since the filter was made.
-        return all(row.has(column) and test(cell(column)) for column, test in self._tests)
+        return all(map(row.has, self._filtered)) and all(test(cell) for test in self._tests)
 
     def _shows_change(self, row: ChangedRow) -> bool:
         return self._columns is None or any(map(row.has_changed, self._columns))

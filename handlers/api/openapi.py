@@ -99,7 +99,11 @@ def _parameter(name: str, description: str, schema: Json, place: str = "query") 
 FEED_PARAMETERS = {
     "table": _parameter("table", "orders, public.orders or sales.*", list_of(TEXT)),
     "action": _parameter("action", "one of these actions", list_of({"enum": list(ACTIONS)})),
-    "filter": _parameter("filter", "such as status=eq.open; a change must match all of them", list_of(TEXT)),
+    "filter": _parameter(
+        "filter",
+        "such as status=eq.open or or=(status.eq.open,total.gt.100); a row must match all of them",
+        list_of(TEXT),
+    ),
     "columns": _parameter("columns", "send only these, such as id,status", list_of(TEXT)),
     "since": _parameter("since", "a cursor; changes after it are sent", TEXT),
     "replay": _parameter(

@@ -177,9 +177,9 @@ class _Patterns:
 class _TableIndex(Generic[Client]):
     """The audiences that may match the changes of one table, or of all names that are treated alike.
 
-    An audience that asks for certain values of a column is looked up by a change's values. So a thousand clients may
-    each follow a different customer at little more than the cost of one. Audiences that have left are not removed one
-    by one: when there may be many, the whole index is rebuilt.
+    An audience that asks for certain values of a column, or of one of several columns, is looked up by a change's
+    values. So a thousand clients may each follow a different customer at little more than the cost of one. Audiences
+    that have left are not removed one by one: when there may be many, the whole index is rebuilt.
     """
 
     def __init__(self, table: str, *, is_exact: bool, left: int) -> None:
@@ -202,13 +202,12 @@ class _TableIndex(Generic[Client]):
         if selected is None:
             return
         self._placed[audience] = selected
-        equality = selected.equality
-        if equality is None:
+        if not selected.equalities:
             self._scanned.add(audience)
-            return
-        by_value = self._by_value.setdefault((equality.column, equality.key), {})
-        for value in equality.values:
-            by_value.setdefault(value, set()).add(audience)
+        for equality in selected.equalities:
+            by_value = self._by_value.setdefault((equality.column, equality.key), {})
+            for value in equality.values:
+                by_value.setdefault(value, set()).add(audience)
 
     def concerned(self, row: ChangedRow) -> Iterator[tuple[Audience[Client], TableSelection]]:
         """Yields the audiences that may match the change, at least those that do, with their selection of the table."""

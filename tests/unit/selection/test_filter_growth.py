@@ -12,7 +12,8 @@ import pytest
 from changefeed.change.change import Change
 from changefeed.change.changed_row import Cell, ChangedRow, Number
 from changefeed.selection.filter_kinds import COMPARISONS, Kind
-from changefeed.selection.filters import FILTER_LIMIT_CHARACTERS, BadFilter, make_test, parse_filter
+from changefeed.selection.filter_text import FILTER_LIMIT_CHARACTERS, parse_filter
+from changefeed.selection.filters import BadFilter, make_test
 from changefeed.selection.like import Like
 from changefeed.selection.rights import Rights
 from changefeed.selection.subscription import (

@@ -8,13 +8,24 @@ from hypothesis import strategies as st
 
 from changefeed.change.changed_row import Cell, Nested, Number
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.filters import (
+from changefeed.selection.filter_text import (
+    CONDITIONS_LIMIT,
+    DEPTH_LIMIT,
     FILTER_LIMIT_CHARACTERS,
     VALUES_LIMIT,
-    BadFilter,
-    equality,
-    make_test,
     parse_filter,
+)
+from changefeed.selection.filters import (
+    BadFilter,
+    Condition,
+    Filter,
+    all_of,
+    equalities,
+    equality,
+    filters_in,
+    joined,
+    make_test,
+    row_test,
 )
 from tests import postgres
 
@@ -106,6 +117,125 @@ def test_an_equality_is_found_by_its_key():
 
 def test_a_column_with_an_equals_sign_stands_in_quotes():
     assert parse_filter('"a=b""c"=eq.1').column == 'a=b"c'
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("or=(a.eq.1,b.gt.2)", "or=( b.gt.2,a.eq.1)"),
+        ("or=(a.eq.1,or(b.gt.2,c.is.null))", "or=(a.eq.1,b.gt.2,c.is.null,a.eq.1)"),
+        ("or=(a.eq.1)", "a=eq.1"),
+        ("and=(a.in.(1,2),and(a.in.(1,2)))", "a=in.(1,2)"),
+        ("not.or=(a.eq.1,b.not.gt.2)", "and=(a.not.eq.1,b.gt.2)"),
+        ("or=(a.eq.1,not.and(b.eq.2,not.or(c.eq.3,d.eq.4)))", "or=(a.eq.1,b.not.eq.2,c.eq.3,d.eq.4)"),
+        ("or=(a.eq.1,not.b.eq.2)", "or=(a.eq.1,b.not.eq.2)"),
+        ("or=(not.eq.1,or.eq.2)", 'or=("not".eq.1,"or".eq.2)'),
+        ("not.or=(a.eq.1)", "a=not.eq.1"),
+        ('or=("a".eq."1",b.eq."2" )', "or=(a.eq.1,b.eq.2)"),
+    ],
+)
+def test_groups_of_the_same_meaning_are_the_same(text: str, same: str):
+    assert parse_filter(text) == parse_filter(same)
+    assert hash(parse_filter(text)) == hash(parse_filter(same))
+
+
+def test_in_a_group_names_and_values_are_quoted_as_in_postgrest():
+    group = parse_filter(
+        r'or=("a.b \"c".eq."x,(y) \"z\" \\ ",d.eq.a.b:c,e.in.("1,(2)",3),f.like."a\\_*",g.eq.,h.eq."")'
+    )
+    found = {term.column: (term.operator, *term.values) for term in filters_in([group])}
+    assert found == {
+        'a.b "c': ("eq", 'x,(y) "z" \\ '),
+        "d": ("eq", "a.b:c"),
+        "e": ("in", "1,(2)", "3"),
+        "f": ("like", r"a\_*"),
+        "g": ("eq", ""),
+        "h": ("eq", ""),
+    }
+
+
+NAMES = st.text('ab.,=()"\\ \n%ä', min_size=1, max_size=4)
+CONDITIONS = st.builds(
+    Filter, NAMES, st.sampled_from(["eq", "neq", "gt"]), st.text('1,()"\\ .{}', max_size=4), st.booleans()
+)
+
+
+@given(
+    st.recursive(
+        CONDITIONS,
+        lambda parts: st.builds(joined, st.sampled_from(["or", "and"]), st.lists(parts, min_size=1, max_size=3)),
+        max_leaves=8,
+    )
+)
+def test_a_filter_is_read_back_from_its_text(condition: Condition):
+    assert parse_filter(str(condition)) == condition
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("or=()", "write column.operator.value, or(…) or and(…) instead of ')'"),
+        ("or=(a.eq.1,)", "write column.operator.value, or(…) or and(…) instead of ')'"),
+        ("or=(a=eq.1)", "write column.operator.value"),
+        ("or=(a.equals.1)", "the operators are eq, neq"),
+        ("or=(a.not.not.eq.1)", "the operators are eq, neq"),
+        ("or=((a.eq.1))", "write column.operator.value"),
+        ("or=(a.eq.1", "write a comma or a closing bracket at its end"),
+        ("or=(a.eq.1,b.eq.x(y))", "write a comma or a closing bracket instead of '(y))'"),
+        ('or=(a.eq."x"y)', "in double quotes"),
+        ('or=(a.eq."x)', "in double quotes"),
+        ("or=(a.in.1)", "write a list, such as (a,b,c) instead of '1)'"),
+        ("or=(a.in.(1)", "write a comma or a closing bracket at its end"),
+        ('or=(a.in.(1"2))', "write a list"),
+        ("or=(a.eq.1)b", "leave out 'b'"),
+        ("or=(a.eq.1))", "leave out ')'"),
+        ("or(a.eq.1)", "or=(status.eq.open,total.gt.100)"),
+        ("not.not.or=(a.eq.1)", "or=(status.eq.open,total.gt.100)"),
+        ("or=(a.is.maybe)", "write one of null, true, false"),
+        ("or=(a.like.b\\)", "must not end with a backslash"),
+        ("or=(" + "or(" * DEPTH_LIMIT, f"groups may be nested {DEPTH_LIMIT} deep"),
+        (
+            f"or=({','.join(f'a.eq.{n}' for n in range(CONDITIONS_LIMIT + 1))})",
+            f"at most {CONDITIONS_LIMIT} conditions",
+        ),
+    ],
+)
+def test_what_is_no_group_says_what_to_write(text: str, said: str):
+    with pytest.raises(BadFilter) as refused:
+        parse_filter(text)
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("or=(a.eq.1,b.gt.x)", "'b=gt.x': the column needs a number"),
+        ("or=(a.eq.1,and(b.eq.1,not.or(b.like.1,a.eq.2)))", "like is for texts"),
+        ("or=(a.eq.1,b.is.true)", "is.true is for booleans"),
+    ],
+)
+def test_what_does_not_fit_its_column_says_so_in_a_group_too(text: str, said: str):
+    with pytest.raises(BadFilter) as refused:
+        row_test(parse_filter(text), {"a": Kind.NUMBER, "b": Kind.NUMBER}.get)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        (["or=(a.eq.1,b.eq.2)"], {("a", "1"), ("b", "2")}),
+        (["or=(a.eq.1,a.eq.2)"], {("a", "1"), ("a", "2")}),
+        (["or=(a.eq.1,and(b.gt.1,a.in.(2,3)))"], {("a", "1"), ("a", "2"), ("a", "3")}),
+        (["or=(a.eq.1,b.gt.2)"], set()),
+        (["not.and=(a.neq.1,b.neq.2)"], set()),
+        (["c=gt.1", "or=(a.eq.1,b.eq.2)"], {("a", "1"), ("b", "2")}),
+        (["not.and=(a.not.eq.1,b.not.eq.2)"], {("a", "1"), ("b", "2")}),
+    ],
+)
+def test_rows_that_match_are_found_by_the_values_of_one_of_some_columns(texts: list[str], found: set[tuple[str, str]]):
+    alternatives = equalities(all_of(map(parse_filter, texts)), lambda _: Kind.TEXT)
+    assert {(one.column, str(value)) for one in alternatives for value in one.values} == found
 
 
 @pytest.mark.parametrize(
