@@ -126,7 +126,7 @@ export function connect(first: Address | Options | undefined, second: Options = 
         for (const change of message.changes) {
           call(onChange, change);
           // One that closes the feed has processed its change, and not the rest of the message.
-          cursor = change.cursor ?? cursor;
+          cursor = change?.cursor ?? cursor;
           if (isClosed) return;
         }
         begin = cursor = message.cursor ?? cursor;

@@ -228,7 +228,7 @@ function connect(first, second = {}, environment = RUNTIME) {
 			case "changes":
 				for (const change of message.changes) {
 					call(onChange, change);
-					cursor = change.cursor ?? cursor;
+					cursor = change?.cursor ?? cursor;
 					if (isClosed) return;
 				}
 				begin = cursor = message.cursor ?? cursor;

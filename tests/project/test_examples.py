@@ -95,7 +95,7 @@ def test_a_follower_of_what_is_not_there_says_so_in_one_line_and_ends(orders: Or
     assert "token" in refusal(*javascript, TOKEN="wrong")
     assert "ordres" in refusal(*python, f"ws://{orders.host}/ws?table=ordres", TOKEN=TOKEN)
     assert "token" in refusal(*python, f"ws://{orders.host}/ws", TOKEN="wrong")
-    assert "404" in refusal(*python, f"ws://{orders.host}/nowhere")
+    assert "not" in refusal(*python, f"ws://{orders.host}/nowhere")
     assert "localhost:8080" in refusal(*python, "localhost:8080")
     if shutil.which("curl"):
         assert "ordres" in refusal(*curl[:-1], "table=ordres", TOKEN=TOKEN)

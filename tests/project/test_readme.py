@@ -138,7 +138,7 @@ PROGRAMS = [
     ROOT / "server.py",
     *(
         path
-        for room in ("app", "changefeed", "commands", "handlers", "process", "settings")
+        for room in ("app", "changefeed", "clients", "commands", "handlers", "process", "settings")
         for path in sorted(ROOT.glob(f"{room}/**/*.py"))
     ),
 ]
