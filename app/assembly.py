@@ -19,7 +19,7 @@ from changefeed.postgres.listener import Listener
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database
 from changefeed.selection.catalog import Catalog
-from changefeed.turns import Stopwatch, TurnSize
+from changefeed.turns import Stopwatch, TurnSize, WorkQueue
 from handlers.access.admission import Admission
 from handlers.access.authentication import Authenticator, hosts_of
 from handlers.access.refusals import Refusals
@@ -59,10 +59,11 @@ def make_context(
     def is_known(table: str) -> bool:
         return catalog.may_mean_some(table)  # built below
 
-    writing = Stopwatch()
-    turn = TurnSize(writing)
-    live_clients = LiveClients(is_known, turn)
-    raw_clients, dashboards = RawClients(writing), Dashboards()
+    # What clients are sent, in order. Sending the same to each client is measured apart: more clients cost more of it,
+    # and so would smaller turns.
+    work, sending, sending_raw = WorkQueue(), Stopwatch(), Stopwatch()
+    live_clients = LiveClients(is_known, work, sending)
+    raw_clients, dashboards = RawClients(sending_raw), Dashboards(work)
     event_socket = event_socket_of(live_clients)
     tell_gap = in_turn(live_clients.tell_gap, dashboards.tell_gap)
 
@@ -86,8 +87,8 @@ def make_context(
         journal,
         Lease(following),
         publish=lambda page, cursor: hub.publish(page.changes, cursor, backfill.uncounted(page)),
-        fitting=live_clients.fitting,
-        turn=turn,
+        delivered=work.emptied,
+        turn=TurnSize(lambda: work.seconds - sending.seconds),
         before_first=in_turn(partial(recall, hub), backfill.begin),
         forget_cursors=in_turn(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journaled),
         tell_gap=tell_gap,
@@ -135,7 +136,7 @@ def make_context(
         on_reached=renew,
         on_outage=outages.tell,
         backpressure=live_clients.backpressure,
-        turn=TurnSize(writing),
+        turn=TurnSize(lambda: time.monotonic() - sending.seconds - sending_raw.seconds),
     )
     return ServerContext(
         settings=settings,

@@ -1,6 +1,8 @@
-"""Sizes the work of one turn of the event loop by what the last ones cost, and spaces turns. Knows no loop."""
+"""Divides work into turns of the event loop, sizes the turns by what the last ones cost, and spaces them."""
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,42 +10,108 @@ TURN_SECONDS = 0.02  # how long everything else waits
 FIRST_COUNT = 16  # for the first turn, whose cost is unknown
 GROWTH = 8  # at most, from one turn to the next
 
+# A piece of work: it yields wherever everything else may run in between.
+Work = Iterator[None]
+
 
 class Stopwatch:
     """Adds up the `seconds` that blocks of code take."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = 0.0
-        self.clock = clock
+        self._clock = clock
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        began = self.clock()
+        began = self._clock()
         yield
-        self.seconds += self.clock() - began
+        self.seconds += self._clock() - began
+
+
+class WorkQueue:
+    """Does one piece of work after another, in their order, for at most some TURN_SECONDS in one turn of the loop.
+
+    What is little work is done at once, before add() returns. `seconds` is how long it has worked.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = 0.0
+        self._clock = clock
+        self._waiting: deque[Work] = deque()
+        self._is_working = False
+        self._rest: asyncio.Task[None] | None = None  # works on in later turns
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting
+
+    def add(self, work: Work) -> None:
+        self._waiting.append(work)
+        if self._rest is None and not self._is_working:
+            try:
+                self._take_turn()
+            finally:
+                self._go_on_later()
+
+    async def emptied(self) -> None:
+        """Returns when nothing is left to do. Raises what the work raised."""
+        while self._rest:
+            await asyncio.shield(self._rest)
+
+    def close(self) -> None:
+        """Gives up the work that waits."""
+        self._waiting.clear()
+        if self._rest:
+            self._rest.cancel()
+
+    def _go_on_later(self) -> None:
+        self._rest = asyncio.ensure_future(self._work_on()) if self._waiting else None
+
+    async def _work_on(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(0)
+                self._take_turn()
+        except Exception:
+            self._go_on_later()  # with the work after it
+            raise
+        self._rest = None
+
+    def _take_turn(self) -> None:
+        began = self._clock()
+        self._is_working = True
+        try:
+            while self._waiting:
+                for _ in self._waiting[0]:
+                    if self._clock() - began >= TURN_SECONDS:
+                        return
+                self._waiting.popleft()
+        except BaseException:
+            self._waiting.popleft()
+            raise
+        finally:
+            self._is_working = False
+            self.seconds += self._clock() - began
 
 
 class TurnSize:
     """`count` is how many items the next turn may process, to last TURN_SECONDS if each costs as much as the last.
 
-    A turn lasts from begin() to end(). Only costs that grow with the number of items count. Fixed costs, for which
-    `left_out` runs, do not: smaller turns would only add to them.
+    A turn lasts from begin() to end(), by the `clock`. Only costs that grow with the number of items should count: for
+    fixed ones smaller turns would only add to them.
     """
 
-    def __init__(self, left_out: Stopwatch | None = None) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.count = FIRST_COUNT
-        self.left_out = left_out or Stopwatch()
+        self._clock = clock
         self._began = 0.0
 
     def begin(self) -> None:
-        self._began = self._now()
-
-    def _now(self) -> float:
-        return self.left_out.clock() - self.left_out.seconds
+        self._began = self._clock()
 
     def end(self, count: int) -> None:
         """Ends the turn, in which `count` items were processed."""
-        seconds = self._now() - self._began
+        seconds = self._clock() - self._began
         most = self.count * GROWTH
         fitting = most if seconds * most <= TURN_SECONDS * count else int(TURN_SECONDS * count / seconds)
         self.count = max(1, fitting)

@@ -29,19 +29,26 @@ class Nested(str):
 
 
 class Cell:
-    """A column's value and its key for comparing, computed once, since many filters may ask."""
+    """A column's value, and what is computed of it once, since many filters may ask."""
 
-    __slots__ = ("_keys", "value")
+    __slots__ = ("_known", "value")
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        self._keys: dict[Callable[[Any], Any], Any] = {}
+        self._known: dict[Hashable, Any] = {}
 
     def key(self, read: Callable[[Any], Any]) -> Any:
         """read(value), computed once."""
-        if read not in self._keys:
-            self._keys[read] = read(self.value)
-        return self._keys[read]
+        if read not in self._known:
+            self._known[read] = read(self.value)
+        return self._known[read]
+
+    def once(self, question: Hashable, answer: Callable[[], T]) -> T:
+        """answer(), remembered by a question that has the same answer for the same value."""
+        if question not in self._known:
+            self._known[question] = answer()
+        found: T = self._known[question]
+        return found
 
 
 class _Message(msgspec.Struct):

@@ -66,10 +66,9 @@ class Cause(enum.StrEnum):
 
 
 class Follower:
-    """Publishes every page that comes to the journal: publish(page, cursor of its end).
+    """Publishes every page that comes to the journal, in parts: publish(part, cursor of its end).
 
-    fitting(changes) says how many of them, from the first on, fit into one turn of the loop; these are published next.
-    `turn` measures what that takes.
+    delivered() is awaited after each: it returns once every client was sent the part. `turn` sizes the parts.
     Callbacks: before_first(memory) when its place is known, and again if PostgreSQL's past was replaced;
     forget_cursors() when earlier cursors become invalid; tell_gap(gap) for lost changes; on_state() when `trouble`
     changes; on_lost_past() when PostgreSQL has another past, perhaps because it is another server, which not all
@@ -82,7 +81,7 @@ class Follower:
         lease: Lease,
         *,
         publish: Callable[[Page, str], None],
-        fitting: Callable[[Sequence[Change]], int],
+        delivered: Callable[[], Awaitable[None]],
         turn: TurnSize,
         before_first: Callable[[PageCache], None],
         forget_cursors: Callable[[], None],
@@ -98,7 +97,7 @@ class Follower:
         self.read_until = 0.0  # epoch seconds: what was committed before is published
         self._journal = journal
         self._publish = publish
-        self._fitting = fitting
+        self._delivered = delivered
         self._turn = turn
         self._before_first = before_first
         self._forget_cursors = forget_cursors
@@ -239,16 +238,17 @@ class Follower:
             await self._drained()
 
     async def _take(self, page: Page, memory: PageCache) -> None:
-        """Publishes the page in slices, so that everything else runs in between."""
+        """Publishes the page in parts, so that everything else runs in between."""
         rest: Page | None = page
         while rest:
-            self._turn.begin()
-            part, rest = rest.split(self._fitting(rest.changes)) if rest.changes else (rest, None)
+            part, rest = rest.split(self._turn.count)
             memory.append(part)
             self._moved.set()
             if part.changes:
+                self._turn.begin()
                 # Behind the last change itself, so that a cursor names one whose loss would be noticed.
                 self._publish(part, part.changes[-1].cursor or self._journal.encode(part.end))
+                await self._delivered()
                 self._turn.end(len(part.changes))
             if rest:
                 await self._drained()

@@ -257,11 +257,12 @@ def _like(asked: Filter, comparison: Comparison) -> Test:
     if not comparison.has_like:
         raise BadFilter(f"{shown(asked)}: like is for texts")
     like = Like(asked.operand)
+    key = asked.operand, asked.reach
 
     def test(cell: Cell) -> bool:
         if not comparison.fits(cell.value):
             return False
-        fits = like(cell.value, asked.reach)
+        fits = cell.once(key, lambda: like(cell.value, asked.reach))
         return fits is None or fits is not asked.is_negated
 
     return test

@@ -17,6 +17,7 @@ from changefeed.counts.tally import STEPS
 from changefeed.hub import RECENT_LIMIT
 from changefeed.selection.rights import EVERY_TABLE, Grants
 from changefeed.selection.subscription import Selection, Subscription
+from changefeed.turns import Work
 from handlers.dashboard.count_policies import AllCounts, CountPolicy, VisibleCounts
 from handlers.dashboard.visible_counts import CountedTables
 from handlers.delivery.audiences import Audience, Audiences
@@ -76,13 +77,18 @@ class DashboardView:
             dashboard.filter = self._filters.join(dashboard, PROTOCOL, self._select(subscription))
 
     def add(self, changes: Sequence[Change], now: float) -> None:
-        """Adds published changes, without losses."""
+        """Adds published changes, without losses; match() looks for those that pass a filter."""
         seen = self._selection.pick(changes)
         self._of += len(seen)
         self._counts.add(seen, now)
         self._matches.setdefault(None, Matches()).add(seen)
-        for audience, picked in self._filters.route(changes).picked:
-            self._matches.setdefault(audience, Matches()).add(picked)
+
+    def match(self, changes: Sequence[Change]) -> Work:
+        """Finds the rows of the dashboards that have a filter."""
+        for share in self._filters.route(changes, None):
+            if share:
+                self._matches.setdefault(share.audience, Matches()).add(share.changes)
+            yield
 
     def tick(self, now: float) -> None:
         """Sends what happened since the last tick; if nothing did, sends that once a second."""

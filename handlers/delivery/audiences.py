@@ -3,10 +3,8 @@
 Clients with the same subscription in the same dialect are one audience: their changes are picked and encoded once.
 """
 
-import math
-import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Generic, TypeVar
@@ -23,6 +21,7 @@ from handlers.delivery.dialects import Dialect
 TABLES_LIMIT = 1_000
 UNKNOWN_LIMIT = 100
 LEFT_LIMIT = 100  # audiences that have left but may stay in an index; or as many as it holds
+COPIES_LIMIT_CHARACTERS = 4 << 20  # of the reduced copies of changes that wait for the rest of their changes
 
 Client = TypeVar("Client")
 
@@ -34,17 +33,19 @@ class Audience(Generic[Client]):
         self.number = number  # rising in the order in which audiences joined
         self.dialect = dialect
         self.selection = selection
+        self.gets_all = selection.subscription == ALL_CHANGES
         self.clients: set[Client] = set()
         self.told: str | None = None
         self.trouble = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Routed(Generic[Client]):
-    """Some changes, and what of them each audience gets, of those that get any."""
+class Share(Generic[Client]):
+    """Changes for one audience. `cursor` is one after the last of them, before any that it did not get."""
 
+    audience: Audience[Client]
     changes: Sequence[Change]
-    picked: Collection[tuple[Audience[Client], Sequence[Change]]]
+    cursor: str | None
 
 
 class Audiences(Generic[Client]):
@@ -57,6 +58,7 @@ class Audiences(Generic[Client]):
     def __init__(self, is_known: Callable[[str], bool] = lambda table: True) -> None:
         self._is_known = is_known
         self._all: dict[tuple[Dialect, Subscription], Audience[Client]] = {}
+        self._unfiltered: set[Audience[Client]] = set()  # those that get all changes
         self._newest = 0  # the number of the last audience
         self._left = 0  # how many audiences have ever left
         self._tables: OrderedDict[Hashable, _TableIndex[Client]] = OrderedDict()
@@ -73,6 +75,8 @@ class Audiences(Generic[Client]):
         if audience is None:
             self._newest += 1
             audience = self._all[dialect, subscription] = Audience(self._newest, dialect, selection)
+            if audience.gets_all:
+                self._unfiltered.add(audience)
             if self._patterns.add(subscription.patterns):
                 self._unknown.clear()
         audience.clients.add(client)
@@ -83,32 +87,45 @@ class Audiences(Generic[Client]):
         subscription = audience.selection.subscription
         if not audience.clients and self._all.pop((audience.dialect, subscription), None) is not None:
             self._left += 1
+            self._unfiltered.discard(audience)
             self._patterns.discard(subscription.patterns)
             for kept in (self._tables, self._unknown):
                 if kept and next(iter(kept.values())).is_stale(self._left):
                     kept.popitem(last=False)
 
-    def route(self, changes: Sequence[Change], seconds: float = math.inf) -> Routed[Client]:
-        """What each audience gets; where it takes too long to find that out, of the first changes, of one at least.
+    def route(self, changes: Sequence[Change], cursor: str | None) -> Iterator[Share[Client] | None]:
+        """Yields what each audience gets, in order and once; `cursor` is the one after the last change.
 
+        Yields None wherever the caller may do something else first, even between two audiences of one change. It may
+        let clients join and leave meanwhile: an audience that joins may get the rest of the changes, or nothing.
         A change is parsed if some filter asks for it, and once.
         """
-        for_all = [each for each in self._all.values() if each.selection.subscription == ALL_CHANGES]
-        if len(for_all) == len(self._all):
-            return Routed(changes, [(audience, changes) for audience in for_all])
+        for audience in tuple(self._unfiltered):
+            yield Share(audience, changes, cursor)
+        if len(self._unfiltered) == len(self._all):
+            return
         picked: dict[Audience[Client], list[Change]] = {}
-        deadline = time.monotonic() + seconds
-        for number, change in enumerate(changes, 1):
+        copied = 0  # characters
+        before: Change | None = None
+        for change in changes:
             if change.table:
                 row = ChangedRow(change)
-                for audience, selected in self._index(change.table, change.is_journaled).concerned(row):
+                index = yield from self._index(change.table, change.is_journaled)
+                for audience, selected in index.concerned(row):
                     chosen = selected.pick(change, row)
                     if chosen is not None:
                         picked.setdefault(audience, []).append(chosen)
-            if time.monotonic() > deadline:
-                changes = changes[:number]
-                break
-        return Routed(changes, [*((audience, changes) for audience in for_all), *picked.items()])
+                        copied += 0 if chosen is change else len(chosen.text)
+                    if copied >= COPIES_LIMIT_CHARACTERS:
+                        # The audiences that come later have not got this change yet.
+                        for each, some in picked.items():
+                            last = change if some[-1].id == change.id else before
+                            yield Share(each, some, last.cursor if last else None)
+                        picked, copied = {}, 0
+                    yield None
+            before = change
+        for audience, some in picked.items():
+            yield Share(audience, some, cursor)
 
     def refresh_columns(self) -> None:
         """Called when a table's columns have changed or have become known."""
@@ -117,7 +134,8 @@ class Audiences(Generic[Client]):
         self._tables.clear()
         self._unknown.clear()
 
-    def _index(self, table: str, is_journaled: bool) -> "_TableIndex[Client]":
+    def _index(self, table: str, is_journaled: bool) -> "Generator[None, None, _TableIndex[Client]]":
+        """Returns the table's index. Yields wherever the caller may do something else first."""
         key: Hashable = (table, is_journaled)
         kept, limit = self._tables, TABLES_LIMIT
         if key not in kept and not is_journaled and not self._is_known(table):
@@ -128,9 +146,10 @@ class Audiences(Generic[Client]):
         kept.move_to_end(key)
         if len(kept) > limit:
             kept.popitem(last=False)
-        for audience in takewhile(lambda each: each.number > index.newest, reversed(self._all.values())):
+        missing = list(takewhile(lambda each: each.number > index.newest, reversed(self._all.values())))
+        for audience in reversed(missing):
             index.add(audience)
-        index.newest = self._newest
+            yield
         return index
 
 
@@ -196,8 +215,9 @@ class _TableIndex(Generic[Client]):
         return left - self._left > max(LEFT_LIMIT, len(self._placed))
 
     def add(self, audience: Audience[Client]) -> None:
-        if audience.selection.subscription == ALL_CHANGES:
-            return  # gets all changes, without a lookup
+        self.newest = audience.number
+        if audience.gets_all:
+            return  # without a lookup
         selected = audience.selection.for_table(self._table, is_exact=self._is_exact)
         if selected is None:
             return
@@ -210,8 +230,11 @@ class _TableIndex(Generic[Client]):
                 by_value.setdefault(value, set()).add(audience)
 
     def concerned(self, row: ChangedRow) -> Iterator[tuple[Audience[Client], TableSelection]]:
-        """Yields the audiences that may match the change, at least those that do, with their selection of the table."""
-        return ((audience, self._placed[audience]) for audience in self._candidates(row) if audience.clients)
+        """Yields the audiences that may match the change, at least those that do, with their selection of the table.
+
+        Audiences may join and leave meanwhile.
+        """
+        return ((audience, self._placed[audience]) for audience in tuple(self._candidates(row)) if audience.clients)
 
     def _candidates(self, row: ChangedRow) -> Iterable[Audience[Client]]:
         if not self._by_value:

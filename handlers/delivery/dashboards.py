@@ -4,6 +4,7 @@ A server makes the registry when it starts and closes it when it ends. A ticker 
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ from changefeed.change.change import Change, without_losses
 from changefeed.change.gap import Gap
 from changefeed.selection.rights import Grants
 from changefeed.selection.subscription import Subscription
+from changefeed.turns import Work, WorkQueue
 from handlers.delivery.audiences import Audience
 from handlers.delivery.outbox import Outbox
 from handlers.delivery.row_sample import USUAL_PACE
@@ -47,6 +49,8 @@ class View(Protocol):
 
     def add(self, changes: Sequence[Change], now: float) -> None: ...
 
+    def match(self, changes: Sequence[Change]) -> Work: ...
+
     def tick(self, now: float) -> None: ...
 
     def tell_database(self) -> None: ...
@@ -58,10 +62,21 @@ class View(Protocol):
     def forget_cursors(self) -> None: ...
 
 
-class Dashboards:
-    """Groups the dashboards into views, one per set of rights."""
+@dataclass(eq=False)
+class _Published:
+    """Published changes, and the views that have yet to add them."""
 
-    def __init__(self) -> None:
+    changes: Sequence[Change]
+    at: float
+    owed: dict[View, None]
+
+
+class Dashboards:
+    """Groups the dashboards into views, one per set of rights. `work` may be shared."""
+
+    def __init__(self, work: WorkQueue | None = None) -> None:
+        self._work = work or WorkQueue()
+        self._published: deque[_Published] = deque()
         self._views: dict[Grants, View] = {}
         self._ticker: PeriodicCallback | None = None
 
@@ -77,6 +92,10 @@ class Dashboards:
         view = self._views.get(grants)
         if view is None:
             view = self._views[grants] = make_view()
+        for published in self._published:
+            if view in published.owed:  # they are in its `hello`, and must not come again after that
+                del published.owed[view]
+                view.add(published.changes, published.at)
         view.enter(dashboard, time.time())
         if self._ticker is None:
             self._ticker = PeriodicCallback(self.tick, TICK_SECONDS * 1000)
@@ -108,8 +127,19 @@ class Dashboards:
         for loss in changes if left is not changes else ():
             if loss.is_loss:
                 self.tell_gap(Gap.of_loss(loss))
-        for view in self._views.values():
-            view.add(left, now)
+        self._published.append(_Published(left, now, dict.fromkeys(self._views.values())))
+        self._work.add(self._add(self._published[-1]))
+
+    def _add(self, published: _Published) -> Work:
+        views = tuple(published.owed)
+        while published.owed:
+            view = next(iter(published.owed))
+            del published.owed[view]
+            view.add(published.changes, published.at)
+            yield
+        self._published.remove(published)
+        for view in views:
+            yield from view.match(published.changes)
 
     def tell_database(self) -> None:
         for view in self._views.values():

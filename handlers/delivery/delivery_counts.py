@@ -57,12 +57,12 @@ class Deliveries:
                 self._observe(max(0.0, self._clock() - at))
 
     def counting(
-        self, deliver: Callable[[Sequence[Change], str | None], int]
+        self, deliver: Callable[[Sequence[Change], str | None, Callable[[int], None]], None]
     ) -> Callable[[Sequence[Change], str | None], None]:
-        """Wraps a broadcast that returns how many deliveries it made, so that they are counted."""
+        """Wraps a broadcast that reports how many deliveries it made, so that they are counted."""
 
         def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
-            self.broadcast(deliver(changes, cursor), changes[0].at)
+            deliver(changes, cursor, lambda count: self.broadcast(count, changes[0].at))
 
         return broadcast
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from changefeed.change.change import Change
 from changefeed.change.gap import Gap
 from changefeed.selection.subscription import BadSubscription, Selection
-from changefeed.turns import TURN_SECONDS, TurnSize
-from handlers.delivery.audiences import Audience, Audiences, Routed
+from changefeed.turns import Stopwatch, Work, WorkQueue
+from handlers.delivery.audiences import Audience, Audiences
 from handlers.delivery.dialects import PROTOCOL, Dialect, frames, gap_within, message_frame
 from handlers.delivery.outbox import Outbox
 
@@ -21,10 +21,8 @@ from handlers.delivery.outbox import Outbox
 # waited for again until it has read everything.
 PATIENCE_SECONDS = 0.5
 LEAST_PATIENCE_SECONDS = 0.01
-# Finding out whom changes are for takes no more of a turn of the loop; the rest is for encoding them.
-ROUTING_SECONDS = TURN_SECONDS / 2
-# How many audiences are checked for missing columns in one turn of the loop.
-TROUBLE_SLICE = 20
+# How many clients are sent to before everything else may run.
+SENDING_SLICE = 32
 # How often a client gets a newer cursor while no change matches what it asked for.
 CURSOR_INTERVAL_SECONDS = 15.0
 
@@ -63,17 +61,28 @@ class LiveClient(Protocol):
 class LiveClients:
     """All clients that follow the feed. Those that have caught up are live, and get every broadcast.
 
-    `is_known` is Audiences'. `turn` says how many changes may be asked to be broadcast() at once.
+    What all live clients are sent takes as many turns of the loop as it needs, in the order in which it was asked for.
+    A client is sent what is asked for after it joined, and nothing else: changes that were published before are behind
+    the place at which it starts. One that wants to leave for another subscription waits until settled().
+
+    `is_known` is Audiences'. `work` may be shared; `sending` measures what grows with the number of clients only.
     """
 
-    def __init__(self, is_known: Callable[[str], bool] = lambda table: True, turn: TurnSize | None = None) -> None:
-        self.audiences: Audiences[LiveClient] = Audiences(is_known)
+    def __init__(
+        self,
+        is_known: Callable[[str], bool] = lambda table: True,
+        work: WorkQueue | None = None,
+        sending: Stopwatch | None = None,
+    ) -> None:
+        self._audiences: Audiences[LiveClient] = Audiences(is_known)
+        self._work = work or WorkQueue()
+        self._sending = sending or Stopwatch()
+        self._asked = 0  # how many times something was to be sent to all
+        self._joined_after: dict[LiveClient, int] = {}  # of clients that joined while there was work, its `_asked`
         self._connected: set[LiveClient] = set()
         self._busy_since: dict[LiveClient, float] = {}  # the live ones whose outbox is not empty; in monotonic seconds
         self._newest_cursor: str | None = None
-        self._turn = turn or TurnSize()
-        self._routed: Routed[LiveClient] | None = None  # what is to be broadcast next
-        self._telling_trouble: asyncio.Task[None] | None = None
+        self._troubles = WorkQueue()
 
     @property
     def connected(self) -> Collection[LiveClient]:
@@ -86,6 +95,20 @@ class LiveClients:
         self._connected.discard(client)
         self.has_drained(client)
 
+    def join(self, client: LiveClient) -> Audience[LiveClient]:
+        """Makes the client live; returns its audience, for leave()."""
+        if not self._work.is_empty:
+            self._joined_after[client] = self._asked
+        return self._audiences.join(client, client.dialect, client.selection)
+
+    def leave(self, client: LiveClient, audience: Audience[LiveClient]) -> None:
+        self._joined_after.pop(client, None)
+        self._audiences.leave(client, audience)
+
+    async def settled(self) -> None:
+        """Returns once every live client was sent what had been published; the caller then goes on in the same turn."""
+        await self._work.emptied()
+
     def is_busy(self, client: LiveClient) -> None:
         """Called when the client does not read at once what it is sent."""
         self._busy_since.setdefault(client, time.monotonic())
@@ -95,45 +118,24 @@ class LiveClients:
 
     def close(self) -> None:
         """Called when the server ends."""
-        if self._telling_trouble:
-            self._telling_trouble.cancel()
+        self._work.close()
+        self._troubles.close()
 
-    def fitting(self, changes: Sequence[Change]) -> int:
-        """How many of the changes, from the first on, are to be broadcast next, so that others have their turn soon."""
-        self._routed = self.audiences.route(changes[: self._turn.count], ROUTING_SECONDS)
-        return len(self._routed.changes)
-
-    def broadcast(self, changes: Sequence[Change], cursor: str | None) -> int:
+    def broadcast(
+        self, changes: Sequence[Change], cursor: str | None, on_sent: Callable[[int], None] = lambda deliveries: None
+    ) -> None:
         """Sends the changes to every live client that asked for them: one encoding per audience, one write per client.
 
-        Returns how many deliveries that were, one being one change to one client.
+        Calls on_sent(deliveries) when the last has them; a delivery is one change to one client.
         """
-        routed, self._routed = self._routed, None
-        if routed is None or routed.changes != changes:
-            routed = self.audiences.route(changes)
-        deliveries = 0
-        for audience, picked in routed.picked:
-            shown = audience.selection.cursor(cursor)
-            buffer = frames(audience.dialect, picked, shown, is_bounded=audience.selection.subscription.is_bounded)
-            audience.told = cursor
-            deliveries += len(picked) * len(audience.clients)
-            with self._turn.left_out.running():
-                holding_back = [client for client in tuple(audience.clients) if not client.receive(buffer)]
-            for client in holding_back:
-                client.hold_back(picked, shown)
-        self._newest_cursor = cursor or self._newest_cursor
-        return deliveries
+        self._to_all(lambda asked: self._deliver(changes, cursor, asked, on_sent))
 
     def tell_gap(self, gap: Gap) -> None:
         """Sends the gap to each client that it may concern, in a dialect that has gaps."""
-        for audience in self.audiences:
-            if within := gap_within(audience.selection, gap):
-                told = audience.dialect.gap(within)
-                for client in tuple(audience.clients):
-                    client.outbox.send(told)
         for client in self._connected:
             if client.is_catching_up and (within := gap_within(client.selection, gap)):
                 client.outbox.send(client.dialect.gap(within))
+        self._to_all(lambda asked: self._deliver_gap(gap, asked))
 
     def forget_cursors(self) -> None:
         """Forgets the cursors so far: they belong to another journal, or to a past that is lost."""
@@ -143,27 +145,19 @@ class LiveClients:
 
     def refresh_columns(self) -> None:
         """Called after the tables were read again. Clients whose columns are gone get an error once."""
-        self.audiences.refresh_columns()
+        self._audiences.refresh_columns()
         for client in self._connected:
             client.selection.refresh_columns()
-        if self._telling_trouble:
-            self._telling_trouble.cancel()
-        self._telling_trouble = asyncio.ensure_future(self._tell_trouble())
+        self._troubles.close()
+        self._troubles = WorkQueue()
+        self._troubles.add(self._tell_trouble())
 
     def advance_cursors(self) -> None:
         """Sends a newer cursor to clients for whom no change matched for a while.
 
         Clients with limited rights get one each time, so that it does not reveal whether other changes happened.
         """
-        newest = self._newest_cursor
-        for audience in self.audiences:
-            if newest and (audience.told != newest or audience.selection.subscription.is_bounded):
-                audience.told = newest
-                shown = audience.selection.cursor(newest)
-                assert shown
-                for client in tuple(audience.clients):
-                    if not client.receive(audience.dialect.place(shown)):
-                        client.hold_back((), shown)
+        self._to_all(self._advance_cursors)
 
     async def keep_advancing_cursors(self) -> None:
         while True:
@@ -172,6 +166,8 @@ class LiveClients:
 
     def backpressure(self) -> Coroutine[Any, Any, None] | None:
         """What to await before the next broadcast, so that clients that read can keep up; None if they do."""
+        if not self._work.is_empty:
+            return self._settled_and_drained()
         busy, connected = self._busy_since, self._connected
         patience = max(LEAST_PATIENCE_SECONDS, PATIENCE_SECONDS * len(busy) / max(1, len(connected)))
         due = time.monotonic() - patience
@@ -182,11 +178,88 @@ class LiveClients:
         """Awaited between the pages of a big batch."""
         await (self.backpressure() or asyncio.sleep(0))
 
-    async def _tell_trouble(self) -> None:
-        for number, audience in enumerate(self.audiences):
-            if number % TROUBLE_SLICE == 0:
-                await asyncio.sleep(0)
+    async def _settled_and_drained(self) -> None:
+        await self.settled()
+        await asyncio.sleep(0)  # lets those go on first who must not wait for the next changes too
+        if rest := self.backpressure():
+            await rest
+
+    def _to_all(self, work: Callable[[int], Work]) -> None:
+        """Adds work, made with a number for _recipients(): whoever joins from now on is none of them."""
+        if self._work.is_empty:
+            self._joined_after.clear()
+        self._asked += 1
+        self._work.add(work(self._asked))
+
+    def _recipients(self, audience: Audience[LiveClient], asked: int) -> Sequence[LiveClient]:
+        if not self._joined_after:
+            return tuple(audience.clients)
+        return [client for client in audience.clients if self._joined_after.get(client, -1) < asked]
+
+    def _deliver(
+        self, changes: Sequence[Change], cursor: str | None, asked: int, on_sent: Callable[[int], None]
+    ) -> Work:
+        deliveries = 0
+        for share in self._audiences.route(changes, cursor):
+            if share is None:
+                yield
+                continue
+            audience, picked, after = share.audience, share.changes, share.cursor
+            recipients = self._recipients(audience, asked)
+            if recipients:
+                shown = audience.selection.cursor(after)
+                buffer = frames(audience.dialect, picked, shown, is_bounded=audience.selection.subscription.is_bounded)
+                audience.told = after
+                deliveries += len(picked) * len(recipients)
+                yield from self._send(audience, recipients, buffer, picked, shown)
+        self._newest_cursor = cursor or self._newest_cursor
+        on_sent(deliveries)
+
+    def _send(
+        self,
+        audience: Audience[LiveClient],
+        recipients: Sequence[LiveClient],
+        buffer: bytes,
+        changes: Sequence[Change],
+        cursor: str | None,
+    ) -> Work:
+        """Sends the buffer, which has the changes and the cursor encoded."""
+        for begin in range(0, len(recipients), SENDING_SLICE):
+            with self._sending.running():
+                holding_back = [
+                    client
+                    for client in recipients[begin : begin + SENDING_SLICE]
+                    if client in audience.clients and not client.receive(buffer)  # else it has left meanwhile
+                ]
+            for client in holding_back:
+                client.hold_back(changes, cursor)
+            yield
+
+    def _deliver_gap(self, gap: Gap, asked: int) -> Work:
+        for audience in self._audiences:
+            if within := gap_within(audience.selection, gap):
+                told = audience.dialect.gap(within)
+                for client in self._recipients(audience, asked):
+                    if client in audience.clients:
+                        client.outbox.send(told)
+                    yield
+            yield
+
+    def _advance_cursors(self, asked: int) -> Work:
+        newest = self._newest_cursor
+        for audience in self._audiences if newest else ():
+            if audience.told != newest or audience.selection.subscription.is_bounded:
+                audience.told = newest
+                shown = audience.selection.cursor(newest)
+                assert shown
+                recipients = self._recipients(audience, asked)
+                yield from self._send(audience, recipients, audience.dialect.place(shown), (), shown)
+            yield
+
+    def _tell_trouble(self) -> Work:
+        for audience in self._audiences:
             _tell_trouble_to(audience)
+            yield
 
 
 def _tell_trouble_to(audience: Audience[LiveClient]) -> None:

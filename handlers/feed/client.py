@@ -72,7 +72,10 @@ class FeedClient:
         self._begin(start)
 
     def resubscribe(self, start: Start) -> None:
-        """Changes the subscription. A client that is still catching up goes on, unless `start` names another place."""
+        """Changes the subscription, once the live clients are settled().
+
+        A client that is still catching up goes on, unless `start` names another place.
+        """
         if self._audience is None and start.place is None and not start.gap:
             self._subscribe(start.query)
         else:
@@ -157,11 +160,11 @@ class FeedClient:
         self._conflation = Conflation(self._context.catalog.key) if query.conflates else None
 
     def _go_live(self) -> None:
-        self._audience = self._live_clients.audiences.join(self, self.dialect, self.selection)
+        self._audience = self._live_clients.join(self)
 
     def _stop_following(self) -> None:
         if self._audience:
-            self._live_clients.audiences.leave(self, self._audience)
+            self._live_clients.leave(self, self._audience)
             self._audience = None
         if self._catching_up:
             self._catching_up.cancel()

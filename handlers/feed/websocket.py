@@ -1,6 +1,6 @@
 """/ws: the feed over WebSockets, plain or with the subprotocol changefeed.v1."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from changefeed import __version__
@@ -25,9 +25,11 @@ class EventSocket(BaseSocket):
     _client: FeedClient | None = None  # while the socket is open and authenticated
 
     @classmethod
-    def broadcast(cls, changes: Sequence[Change], cursor: str | None) -> int:
-        """Sends the changes to every client of the server, over any transport. Returns the number of deliveries."""
-        return cls.live_clients.broadcast(changes, cursor)
+    def broadcast(
+        cls, changes: Sequence[Change], cursor: str | None, on_sent: Callable[[int], None] = lambda deliveries: None
+    ) -> None:
+        """Sends the changes to every client of the server, over any transport; see LiveClients.broadcast()."""
+        cls.live_clients.broadcast(changes, cursor, on_sent)
 
     @property
     def dialect(self) -> Dialect:
@@ -47,6 +49,7 @@ class EventSocket(BaseSocket):
 
     async def heard(self, message: Mapping[str, object]) -> None:
         start = await self._prepared(fields_of_message(message))
+        await self.live_clients.settled()  # so that it has all that the subscription before asked for, up to `hello`
         if self._client and not self.is_closed:
             self._say_hello(start)
             self._client.resubscribe(start)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from socket import IPPROTO_TCP
@@ -16,13 +15,11 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed import turns
-from changefeed.change.change import Change
 from changefeed.change.times import iso
 from changefeed.journal import journal
 from changefeed.journal.cursor import Place, encode
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.listener import ListenerState
-from handlers.delivery import live_clients
 from handlers.delivery.dialects import Dialect
 from handlers.feed import sse
 from handlers.feed.client import FeedClient
@@ -92,24 +89,60 @@ class DearPageTest(JournalTestCase):
             assert await self.ids(back, 50 - change["data"]["id"]) == list(range(change["data"]["id"] + 1, 51))
 
     @gen_test
-    async def test_what_takes_long_to_route_is_cut_before_anything_of_it_is_published(self):
-        published: list[int] = []
-        publish = self.feed.hub.publish
+    async def test_others_are_answered_between_two_clients_whom_one_change_is_for(self):
+        got: list[str] = []
 
-        def publish_and_count(changes: Sequence[Change], *args: Any) -> None:
-            published.append(len(changes))
-            publish(changes, *args)
+        async def read(client: WebSocketClientConnection, name: str) -> None:
+            await client.read_message()
+            got.append(name)
 
+        filters = [f"/ws?table=orders&filter=id=neq.{number}" for number in range(30)]
+        followers = [await self.connect(path) for path in filters]
+        other = await self.connect(protocol=True)
+        await message(other, "hello")
+        deliver = self.feed.live_clients.broadcast
+
+        def deliver_and_be_asked(*args: Any) -> None:
+            deliver(*args)
+            reads.append(asyncio.ensure_future(other.write_message("not JSON")))
+
+        reads = [asyncio.ensure_future(read(client, "follower")) for client in followers]
         with (
-            mock.patch.object(live_clients, "ROUTING_SECONDS", 0.0),
-            mock.patch.object(self.feed.hub, "publish", publish_and_count),
+            mock.patch.object(turns, "TURN_SECONDS", 0.0),
+            mock.patch.object(self.feed.live_clients, "broadcast", deliver_and_be_asked),
         ):
-            everything = await self.connect()
-            some = await self.connect("/ws?table=orders&filter=id=gt.40")
-            self.write("INSERT INTO orders SELECT generate_series(1, 50)")
-            assert await self.ids(some, 10) == list(range(41, 51))
-            assert await self.ids(everything, 50) == list(range(1, 51))
-        assert published == [1] * 50
+            self.write("INSERT INTO orders VALUES (100)")
+            await message(other, "error")
+            got.append("other")
+            await asyncio.gather(*reads)
+        assert got.index("other") < len(got) - 1
+
+    @gen_test
+    async def test_who_subscribes_anew_while_a_change_is_delivered_gets_it_by_the_subscription_before(self):
+        followers = [
+            await self.connect(f"/ws?table=orders&filter=id=neq.{number}", protocol=True) for number in range(30)
+        ]
+        for client in followers:
+            await message(client, "hello")
+        deliver = self.feed.live_clients.broadcast
+
+        def deliver_and_subscribe(*args: Any) -> None:
+            deliver(*args)
+            for client in followers:
+                client.write_message('{"type": "subscribe", "table": "orders", "action": "DELETE"}')
+
+        with mock.patch.object(turns, "TURN_SECONDS", 0.0):
+            with mock.patch.object(self.feed.live_clients, "broadcast", deliver_and_subscribe):
+                self.write("INSERT INTO orders VALUES (100)")
+                for client in followers:
+                    told, hello = await message(client), await message(client)
+                    assert [change["data"]["id"] for change in told["changes"]] == [100]
+                    assert hello["type"] == "hello"
+            self.write("INSERT INTO orders VALUES (101)")
+            self.write("DELETE FROM orders WHERE id = 101")
+            for client in followers:
+                told = await message(client, "changes")
+                assert [change["action"] for change in told["changes"]] == ["DELETE"]
 
 
 class FloorTest(JournalTestCase):

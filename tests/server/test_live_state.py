@@ -192,8 +192,8 @@ def test_a_registry_in_a_class_would_be_found():
 
 def test_the_class_level_broadcast_reaches_the_clients_of_the_server_whose_class_it_is():
     one, other = mock.Mock(spec=LiveClients), mock.Mock(spec=LiveClients)
-    event_socket_of(one).broadcast((), "cursor")
-    one.broadcast.assert_called_once_with((), "cursor")
+    event_socket_of(one).broadcast((), "cursor", print)
+    one.broadcast.assert_called_once_with((), "cursor", print)
     other.broadcast.assert_not_called()
     assert issubclass(event_socket_of(other), EventSocket)
 

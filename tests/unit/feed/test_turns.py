@@ -1,11 +1,14 @@
 """How much one turn of the loop takes on, by what the last one took; and how soon the next one may begin."""
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 
 from changefeed import turns
 from changefeed.change.change import Change
 from changefeed.selection.subscription import ALL_CHANGES, Selection
-from changefeed.turns import FIRST_COUNT, GROWTH, Floor, Stopwatch, TurnSize
+from changefeed.turns import FIRST_COUNT, GROWTH, Floor, Stopwatch, TurnSize, WorkQueue
 from handlers.delivery.dialects import PLAIN, Dialect
 from handlers.delivery.live_clients import LiveClient, LiveClients
 from handlers.delivery.outbox import Outbox
@@ -27,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def turn(clock: Clock) -> TurnSize:
-    return TurnSize(Stopwatch(clock))
+    return TurnSize(clock)
 
 
 def take(turn: TurnSize, clock: Clock, count: int, seconds: float) -> None:
@@ -52,18 +55,15 @@ def test_it_grows_step_by_step_and_never_to_nothing(turn: TurnSize, clock: Clock
     assert turn.count == 1
 
 
-def test_what_several_kinds_of_turns_leave_out_is_measured_once(clock: Clock):
-    writing = Stopwatch(clock)
-    one, another = TurnSize(writing), TurnSize(writing)
-    with writing.running():
+def test_work_that_is_left_out_does_not_count(clock: Clock):
+    sending = Stopwatch(clock)
+    turn = TurnSize(lambda: clock() - sending.seconds)
+    turn.begin()
+    with sending.running():
         clock.now += 100.0
-    for turn in (one, another):
-        turn.begin()
-        with writing.running():
-            clock.now += 100.0
-        clock.now += 1 / 4
-        turn.end(16)
-        assert turn.count == 64
+    clock.now += 1 / 4
+    turn.end(16)
+    assert turn.count == 64
 
 
 def test_what_it_was_is_not_forgotten_for_a_turn_that_had_less_to_do(turn: TurnSize, clock: Clock):
@@ -72,36 +72,50 @@ def test_what_it_was_is_not_forgotten_for_a_turn_that_had_less_to_do(turn: TurnS
     assert turn.count == 64
 
 
-def test_writing_to_each_client_is_left_out_since_shorter_turns_would_only_write_more_often(
-    turn: TurnSize, clock: Clock
-):
-    class SlowClient:
-        outbox: Outbox
-        selection = Selection(ALL_CHANGES, lambda table: None)
-        dialect: Dialect = PLAIN
-        is_catching_up = False
-        received = 0
+class FakeClient:
+    """A live client without a transport; receiving may take time by the clock."""
 
-        def receive(self, buffer: bytes) -> bool:
-            clock.now += 1.0
-            self.received += 1
-            return True
+    outbox: Outbox
+    dialect: Dialect = PLAIN
+    is_catching_up = False
 
-    clients = LiveClients(turn=turn)
-    joined = [SlowClient() for _ in range(100)]
-    for client in joined:
-        live: LiveClient = client  # type: ignore[assignment]
-        clients.audiences.join(live, PLAIN, client.selection)
-    changes = [Change("{}", "public.orders", "INSERT")] * 2_000
-    writes = 0
-    while changes:
-        turn.begin()
-        count = clients.fitting(changes)
-        clients.broadcast(changes[:count], None)
-        turn.end(count)
-        changes, writes = changes[count:], writes + 1
-    assert [client.received for client in joined] == [writes] * 100
-    assert writes <= 4
+    def __init__(self, selection: Selection, on_receive: Callable[[], None] = lambda: None) -> None:
+        self.selection = selection
+        self.received: list[bytes] = []
+        self._on_receive = on_receive
+
+    def receive(self, buffer: bytes) -> bool:
+        self.received.append(buffer)
+        self._on_receive()
+        return True
+
+
+def joined(clients: LiveClients, client: FakeClient) -> FakeClient:
+    live: LiveClient = client  # type: ignore[assignment]
+    clients.join(live)
+    return client
+
+
+def test_writing_to_each_client_is_left_out_since_shorter_turns_would_only_write_more_often(clock: Clock):
+    def pass_a_second() -> None:
+        clock.now += 1.0
+
+    async def publish_all() -> int:
+        work, sending = WorkQueue(clock), Stopwatch(clock)
+        turn, clients = TurnSize(lambda: work.seconds - sending.seconds), LiveClients(work=work, sending=sending)
+        everything = Selection(ALL_CHANGES, lambda table: None)
+        ours = [joined(clients, FakeClient(everything, pass_a_second)) for _ in range(100)]
+        changes, writes = [Change("{}", "public.orders", "INSERT")] * 2_000, 0
+        while changes:
+            part, changes, writes = changes[: turn.count], changes[turn.count :], writes + 1
+            turn.begin()
+            clients.broadcast(part, None)
+            await work.emptied()
+            turn.end(len(part))
+        assert [len(client.received) for client in ours] == [writes] * 100
+        return writes
+
+    assert asyncio.run(publish_all()) <= 4
 
 
 def test_beginning_again_at_once_waits_and_beginning_later_does_not(clock: Clock):
