@@ -183,7 +183,7 @@ def within_reach(conditions: Iterable[Condition], characters: int) -> Iterator[C
     A text that is too long for that is not searched, and counts as matching.
     """
     given = tuple(conditions)
-    patterns = [Like(term.operand) for term in set(filters_in(given)) if term.operator == "like"]
+    patterns = [Like(term.operand) for term in filters_in(given) if term.operator == "like"]
     cost = sum(max(1, like.cost) for like in patterns if like.is_search)
     return (_limited(one, characters // cost) if cost else one for one in given)
 

@@ -269,7 +269,7 @@ def _filters(texts: Sequence[str]) -> tuple[Condition, ...]:
     if sum(map(len, texts)) > FILTERS_LIMIT_CHARACTERS:
         raise BadFilter(f"the filters must have at most {FILTERS_LIMIT_CHARACTERS} characters together")
     conditions = all_of(map(parse_filter, texts))
-    filters = set(filters_in(conditions))
+    filters = list(filters_in(conditions))
     if len(filters) > CONDITIONS_LIMIT:
         raise BadFilter(f"the filters must have at most {CONDITIONS_LIMIT} conditions together")
     if sum(len(term.values) for term in filters) > VALUES_LIMIT:
@@ -338,6 +338,12 @@ def check(
         if not kinds:
             raise _unknown_column(term.column, named, payload)
         _check_value(term, kinds)
+    if not any(_fits(subscription.filters, columns) for columns in named.values()):
+        missing = ", ".join(sorted({term.column for term in filters_in(subscription.filters)}))[:500]
+        raise BadSubscription(
+            "unknown_column",
+            f"none of the tables asked for has all columns of the filters, so that they fit: {missing}",
+        )
     for column in subscription.columns:
         if not any(column in columns for columns in named.values()):
             raise _unknown_column(column, named, payload)
@@ -352,6 +358,15 @@ def _check_value(term: Filter, kinds: set[Kind]) -> None:
         else:
             return
     raise BadSubscription("bad_filter", refusal)
+
+
+def _fits(filters: Iterable[Condition], columns: Mapping[str, Kind]) -> bool:
+    try:
+        for term in filters_in(filters):
+            make_test(term, columns[term.column])
+    except (KeyError, BadFilter):
+        return False
+    return True
 
 
 def _unknown_column(column: str, named: Mapping[str, Mapping[str, Kind]], payload: Payload) -> BadSubscription:

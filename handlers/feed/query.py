@@ -12,6 +12,8 @@ from handlers.access.errors import ApiError, whole_number
 NAMES = (*FIELDS, "since", "replay", "slow")
 # Fields that only some routes have. The others refuse them, since a caller who sends one relies on it.
 ELSEWHERE = {"limit": "/api/changes has it", "replay": "/ws and /events have it", "slow": "/ws has it"}
+# PostgREST has these fields beside the columns; here, as all conditions, they are in `filter`.
+GROUPS = ("or", "and", "not.or", "not.and")
 FIELDS_LIMIT = 100  # unknown fields included, as each is compared with the known ones
 
 
@@ -38,6 +40,8 @@ def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights, names: Coll
     for name in fields:
         if name in ELSEWHERE and name not in names:
             raise ApiError(400, "unknown_field", f"there is no field {name!r} here; {ELSEWHERE[name]}")
+        if name in GROUPS:
+            raise ApiError(400, "unknown_field", f"there is no field {name!r}; write filter={name}=(…)")
         if name not in names and (close := difflib.get_close_matches(name, names, n=1, cutoff=0.75)):
             raise ApiError(400, "unknown_field", f"there is no field {name[:40]!r}; did you mean {close[0]}?")
     try:

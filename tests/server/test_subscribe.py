@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from tornado.escape import url_escape
 from tornado.httpclient import HTTPClientError
 from tornado.testing import gen_test
 from tornado.websocket import WebSocketClientConnection
@@ -34,6 +35,12 @@ class SubscribeTest(SubscribeTestCase):
             "/ws?table=public.*&action=DELETE": ["orders 2", "items 1"],
             "/ws?filter=status=eq.open&table=orders": ["orders 1"],
             "/ws?filter=id=eq.2": ["orders 2", "orders 2"],
+            "/ws?table=orders&filter=or=(status.eq.open,and(id.gt.1,status.not.in.(open,new)))": [
+                "orders 1",
+                "orders 2",
+                "orders 2",
+            ],
+            "/ws?table=orders&filter=not.or=(id.eq.2,status.eq.new)": ["orders 1"],
             "/ws": ["orders 1", "orders 2", "items 1", "orders 2", "items 1"],
         }
         sockets = {path: await self.connect(path) for path in by_path}
@@ -86,6 +93,46 @@ class SubscribeTest(SubscribeTestCase):
         changes = [json.loads(await socket.read_message()) for _ in range(3)]
         assert [change.get("filter") for change in changes] == ["enter", None, "leave"]
         assert [(change["data"], change["old"]) for change in changes] == [({"id": 1}, {})] * 3
+
+    @gen_test
+    async def test_an_update_enters_and_leaves_a_group(self):
+        socket = await self.connect("/ws?table=orders&action=UPDATE&filter=or=(status.eq.open,total.gt.100)&columns=id")
+        self.write("INSERT INTO orders VALUES (1, 'new', 1)")
+        for change in (
+            "status = 'open'",
+            "total = 200",
+            "status = 'paid'",
+            "total = NULL",
+            "status = 'new'",
+            "total = 101",
+        ):
+            self.write(f"UPDATE orders SET {change}")
+        changes = [json.loads(await socket.read_message()) for _ in range(5)]
+        assert [change.get("filter") for change in changes] == ["enter", None, None, "leave", "enter"]
+
+    @gen_test
+    async def test_a_group_holds_on_every_transport(self):
+        group = 'or=(and(id.gte.2,id.lt.4),status.eq."a,(b)")'
+        where = f"table=orders&filter={url_escape(group)}"
+        since = (await self.fetch_json("/api/changes?limit=1"))["cursor"]
+        socket = await self.connect("/ws", protocol=True)
+        dashboard = await self.connect("/ws/activity")
+        for one in (socket, dashboard):
+            message_type = "subscribe" if one is socket else "filter"
+            await one.write_message(json.dumps({"type": message_type, "table": "orders", "filter": group}))
+            await one.write_message("{}")  # is answered after the first
+            await message(one, "error")
+        self.write("INSERT INTO orders SELECT n, CASE n WHEN 5 THEN 'a,(b)' END FROM generate_series(1, 6) AS n")
+        assert [change["data"]["id"] for change in await self.rows(socket, 3)] == [2, 3, 5]
+        replayed = await self.connect(f"/ws?replay=10&{where}")
+        assert [json.loads(await replayed.read_message())["data"]["id"] for _ in range(3)] == [2, 3, 5]
+        page = await self.fetch_json(f"/api/changes?{where}" + (f"&since={since}" if since else ""))
+        assert [change["data"]["id"] for change in page["changes"]] == [2, 3, 5]
+        shown: list[int] = []
+        while len(shown) < 3:
+            told = await message(dashboard, "activity")
+            shown += [json.loads(change)["data"]["id"] for change in told.get("rows", {}).get("changes", [])]
+        assert sorted(shown) == [2, 3, 5]
 
     @gen_test
     async def test_a_filter_by_value_finds_a_row_by_what_it_was(self):
@@ -180,6 +227,12 @@ class RefusedSubscriptionTest(SubscribeTestCase):
         ("table=items&filter=secret=eq.x", "unknown_column"),
         ("filter=status", "bad_filter"),
         ("table=orders&filter=id=eq.seven", "bad_filter"),
+        ("table=orders&filter=or=(id.eq.1,and(id.eq.2,state.eq.open))", "unknown_column"),
+        ("table=orders&filter=or=(id.eq.1,not.and(id.eq.seven,id.eq.2))", "bad_filter"),
+        ("filter=or=(id.eq.1", "bad_filter"),
+        ("filter=or=(status.eq.open,secret.is.null)", "unknown_column"),
+        ("or=(id.eq.1,id.eq.2)", "unknown_field"),
+        ("not.and=(id.eq.1,id.eq.2)", "unknown_field"),
         ("action=UPSERT", "bad_action"),
         ("tabel=orders", "unknown_field"),
         ("limit=3", "unknown_field"),

@@ -246,6 +246,19 @@ FILTERS = st.builds(
     | NEAR_MISSES
     | st.sampled_from(["(1,2)", '("a', "null", "%%*_\\", "1e999999999", "-Infinity", "sNaN", "2026-99-99", "0" * 9000]),
 )
+GROUPS = st.builds(
+    lambda word, parts, end: f"{word}=({','.join(parts)}{end}",
+    st.sampled_from(["or", "and", "not.or"]),
+    st.lists(
+        st.recursive(
+            FILTERS.map(lambda text: text.replace("=", ".", 1)) | TEXTS,
+            lambda parts: st.builds("{}({},{})".format, st.sampled_from(["or", "not.and"]), parts, parts),
+            max_leaves=5,
+        ),
+        max_size=3,
+    ),
+    st.sampled_from([")", "", ")x"]),
+)
 VALUES = st.sampled_from(
     [
         "null",
@@ -267,7 +280,7 @@ VALUES = st.sampled_from(
 
 
 @fuzz
-@given(st.lists(FILTERS, min_size=1, max_size=2), st.sampled_from([None, *Kind]), VALUES, VALUES)
+@given(st.lists(FILTERS | GROUPS, min_size=1, max_size=2), st.sampled_from([None, *Kind]), VALUES, VALUES)
 def test_any_filter_is_refused_in_one_line_or_never_raises_on_any_row(
     filters: list[str], kind: Kind | None, new: str, old: str
 ):
@@ -288,7 +301,7 @@ def test_any_filter_is_refused_in_one_line_or_never_raises_on_any_row(
 @given(
     st.dictionaries(
         st.sampled_from(["table", "action", "filter", "columns", "since", "replay", "slow", "tabel"]) | TEXTS,
-        st.lists(TEXTS | NEAR_MISSES | FILTERS, max_size=3),
+        st.lists(TEXTS | NEAR_MISSES | FILTERS | GROUPS, max_size=3),
     )
 )
 def test_any_query_is_a_subscription_or_refused(fields: dict[str, list[str]]):

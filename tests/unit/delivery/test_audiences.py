@@ -29,6 +29,10 @@ FILTERS = (
     "t=eq.2026-01-01",
     "n=is.null",
     "t=like.x*",
+    "or=(n.eq.1,t.eq.x)",
+    "or=(n.in.(1,2),and(t.eq.x,n.gt.1))",
+    "or=(n.eq.2,t.is.null)",
+    "not.or=(n.not.eq.1,t.eq.x)",
 )
 rights = st.sampled_from([EVERY_TABLE, EVERY_TABLE, (Grant("public.*"),), (Grant("a"), Grant("made.*"))])
 subscriptions = st.builds(

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn
 
-from changefeed.change.changed_row import Cell
+from changefeed.change.change import Change
+from changefeed.change.changed_row import Cell, ChangedRow
 from changefeed.postgres.named_queries import load_queries
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filter_sql import sql_condition
 from changefeed.selection.filter_text import parse_filter
-from changefeed.selection.filters import BadFilter, Condition, row_test, within_reach
+from changefeed.selection.filters import BadFilter, Condition, Filter, joined, row_test, within_reach
 from tests import postgres
 from tests.journal_database import Session
 from tests.unit.selection.filter_cases import (
@@ -291,6 +292,69 @@ def as_sql(text: str) -> str:
     negation, comparison = ("NOT ", rest[4:]) if rest.startswith("not.") else ("", rest)
     operator, _, operand = comparison.partition(".")
     return f"({negation}r.{column} {({'eq': '=', 'neq': '<>', 'is': 'IS'})[operator]} {operand})"
+
+
+COLUMNS_OF_ALL_KINDS = {
+    "i": ("pg_catalog.int4", Kind.NUMBER, ["-1", "0", "7", "2147483647"], ["eq", "gt", "lte", "in"]),
+    "n": (
+        "pg_catalog.numeric",
+        Kind.NUMBER,
+        ["NaN", "0.10", "-Infinity", "1e30", "1." + "3" * 50],
+        ["neq", "lt", "gte", "in"],
+    ),
+    "t": ("pg_catalog.text", Kind.TEXT, ["", "a", "a,b", "(x)", "ä%"], ["eq", "gt", "in", "like"]),
+    "at": (
+        "pg_catalog.timestamptz",
+        Kind.TIMESTAMPTZ,
+        ["2026-11-22 10:00:00+02", "infinity", "0044-03-15 00:00:00+00 BC"],
+        ["gt", "in"],
+    ),
+    "e": ("public.mood", Kind.ENUM, ["sad", "ok"], ["eq", "neq", "in"]),
+    "x": ("pg_catalog.int4[]", Kind.NULL_ONLY, ["{}", "{1}"], []),
+}
+ROWS = st.lists(
+    st.tuples(*(st.none() | st.sampled_from(values) for _, _, values, _ in COLUMNS_OF_ALL_KINDS.values())), max_size=5
+)
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> Filter:
+    column = draw(st.sampled_from(sorted(COLUMNS_OF_ALL_KINDS)))
+    _, _, values, operators = COLUMNS_OF_ALL_KINDS[column]
+    operator = draw(st.sampled_from([*operators, "is"]))
+    operand = "null" if operator == "is" else draw(st.sampled_from(values))
+    listed = 'in.("' + operand + '")' if operator == "in" else f"{operator}.{operand}"
+    asked = parse_filter(f"{column}={draw(st.sampled_from(['', 'not.']))}{listed}")
+    assert isinstance(asked, Filter)
+    return asked
+
+
+def any_group(children: st.SearchStrategy[Condition]) -> st.SearchStrategy[Condition]:
+    return st.builds(joined, st.sampled_from(["or", "and"]), st.lists(children, min_size=1, max_size=3))
+
+
+@settings(max_examples=60)
+@given(rows=ROWS, asked=st.lists(st.recursive(parts(), any_group, max_leaves=8), min_size=1, max_size=10))
+def test_random_groups_are_the_same_conditions(
+    reader: Session, rows: list[tuple[str | None, ...]], asked: list[Condition]
+):
+    kinds = {column: kind for column, (_, kind, *_) in COLUMNS_OF_ALL_KINDS.items()}
+    written = [sql_condition([condition], kinds, "r") for condition in asked]
+    columns = ", ".join(f"({sql}) IS TRUE" for sql, _ in written)
+    names = ", ".join(COLUMNS_OF_ALL_KINDS)
+    casts = ", ".join(
+        f"u.{column}::{type_name} AS {column}" for column, (type_name, *_) in COLUMNS_OF_ALL_KINDS.items()
+    )
+    arrays = ", ".join(["%s::pg_catalog.text[]"] * len(kinds))
+    source = f"(SELECT {casts}, number FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, number)) AS r"
+    parameters = [text for _, texts in written for text in texts]
+    of_columns = [[row[at] for row in rows] for at in range(len(kinds))]
+    answers = reader.run(
+        f"SELECT to_json(r)::pg_catalog.text, {columns} FROM {source} ORDER BY number", *parameters, *of_columns
+    )
+    for text, *holds in answers:
+        row = ChangedRow(Change(f'{{"data": {text}}}', "", ""))
+        assert [row_test(condition, kinds.get)(row.cell) for condition in asked] == holds
 
 
 def test_a_group_names_several_columns_of_one_row(reader: Session):

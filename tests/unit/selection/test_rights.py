@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from changefeed.change.change import Change
 from changefeed.change.table_names import TableName, could_mean
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.rights import ALL_RIGHTS, EVERY_TABLE, BadRights, Bound, Grants, Rights, bound_of
+from changefeed.selection.rights import ALL_RIGHTS, EVERY_TABLE, BadRights, Bound, Grants, Rights, bound_of, fingerprint
 from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
 from tests.unit.selection.test_subscription import change
 
@@ -328,6 +328,59 @@ def test_two_updates_that_differ_in_what_is_not_seen_look_the_same(
             )
         ]
         assert list(map(json.loads, picked[0])) == list(map(json.loads, picked[1]))
+
+
+GROUP = "or=(customer_id.eq.42,and(status.eq.open,id.not.in.(1,2)))"
+
+
+def test_a_group_bounds_rows():
+    limits = {"orders": {"filter": [GROUP]}}
+    assert seen(change("INSERT", row(customer_id=42, status="paid")), limits) is not None
+    assert seen(change("INSERT", row(customer_id=43, status="open")), limits) is not None
+    assert seen(change("INSERT", row(customer_id=43, status="open", id=1)), limits) is None
+    assert seen(change("INSERT", row(customer_id=None, status=None)), limits) is None
+    left = seen(change("UPDATE", row(customer_id=43, status="theirs"), '{"customer_id": 42, "status": "open"}'), limits)
+    assert left is not None
+    assert (left["filter"], left["data"]) == ("leave", json.loads(row(customer_id=42, status="open")))
+
+
+@pytest.mark.parametrize("part", ["owner.eq.42", "customer_id.eq.me", "customer_id.like.4*", "status.lt.50"])
+def test_a_group_of_which_one_part_does_not_fit_shuts_its_table(part: str):
+    limits = {"orders": {"filter": [f"or=(id.eq.7,and(status.eq.open,{part}))"]}}
+    assert seen(change("INSERT", row(owner=42)), limits) is None
+
+
+def test_a_column_of_a_group_that_is_gone_shuts_its_row():
+    limits = {"orders": {"filter": ["or=(id.eq.7,gone_at.is.null)"]}}
+    assert seen(change("INSERT", row(gone_at=None)), limits) is not None
+    assert seen(change("INSERT", row()), limits) is None
+
+
+def test_of_a_table_that_is_not_known_yet_only_groups_of_equality_open_the_rows():
+    one = change("INSERT", row(), table="new.table")
+    for group, is_shown in (
+        ("or=(customer_id.eq.42,id.in.(1))", True),
+        ("or=(customer_id.eq.43,id.in.(7,8))", True),
+        ("or=(customer_id.eq.43,id.in.(1))", False),
+        ("not.and=(customer_id.not.eq.42,id.not.eq.1)", True),
+        ("or=(customer_id.eq.42,id.gt.1)", False),
+        ("not.or=(customer_id.eq.43)", False),
+    ):
+        assert (seen(one, {"new.*": {"filter": [group]}}) is not None) is is_shown, group
+
+
+def test_a_column_without_right_cannot_be_filtered_by_in_a_group():
+    limits = {"public.orders": {"columns": ["id"]}}
+    assert seen(change("INSERT", row()), limits, filter="or=(id.eq.7,status.eq.open)") is None
+    with pytest.raises(BadSubscription, match=r"has no column 'status'; it has id$"):
+        check(Subscription.parse({"filter": ["or=(id.eq.7,status.eq.open)"]}, grants(limits)), TABLES)
+
+
+def test_rights_with_other_groups_are_other_rights():
+    texts = ["or=(a.eq.1,b.eq.2)", "and=(a.eq.1,b.eq.2)", "or=(a.eq.1,b.not.eq.2)", "or=(a.eq.1,and(b.eq.2,c.eq.3))"]
+    prints = {fingerprint(grants({"orders": {"filter": [text]}})) for text in texts}
+    assert len(prints) == len(texts)
+    assert fingerprint(grants({"orders": {"filter": ["and=(b.eq.2,a.eq.1)"]}})) in prints
 
 
 # -- what cannot be asked for reads the same for what is not there and what has no right

@@ -81,6 +81,29 @@ def test_an_update_says_when_it_takes_its_row_into_or_out_of_the_filter(data: st
     assert found.cursor == "4d2.AY3f"
 
 
+@pytest.mark.parametrize(
+    ("data", "old", "passage"),
+    [
+        ('{"id":7,"status":"open","total":1}', '{"status": "new"}', "enter"),
+        ('{"id":7,"status":"new","total":200}', '{"total": 1}', "enter"),
+        ('{"id":7,"status":"open","total":200}', '{"status": "new"}', None),
+        ('{"id":7,"status":"new","total":200}', '{"status": "open", "total": 1}', None),
+        ('{"id":7,"status":"new","total":1}', '{"status": "open"}', "leave"),
+        ('{"id":7,"status":"new","total":null}', '{"total": 200}', "leave"),
+    ],
+)
+@pytest.mark.parametrize(
+    "group",
+    ["or=(status.eq.open,total.gt.100)", "not.and=(status.neq.open,not.or(total.gt.100,total.is.null,id.lt.0))"],
+)
+def test_an_update_enters_and_leaves_a_group_as_a_whole(group: str, data: str, old: str, passage: str | None):
+    if "is.null" in group and "null" in data:
+        data, passage = data.replace("null", "1"), "leave"
+    found = picked(change("UPDATE", data, old), filter=group)
+    assert found is not None
+    assert json.loads(found.text).get("filter") == passage
+
+
 def test_an_update_outside_the_filter_before_and_after_is_not_sent():
     assert picked(change("UPDATE", '{"id":7,"status":"paid"}', '{"status": "new"}'), filter="status=eq.open") is None
 
@@ -117,6 +140,25 @@ def test_the_same_asked_for_in_another_order_is_the_same():
 
 
 @pytest.mark.parametrize(
+    ("filters", "same"),
+    [
+        (["and=(x.eq.1,y.eq.2)"], ["y=eq.2", "x=eq.1"]),
+        (["x=eq.1", "and=(y.eq.2,or(a.eq.3,b.eq.4))"], ["or=(b.eq.4,or(a.eq.3,b.eq.4))", "and=(x.eq.1,y.eq.2)"]),
+        (["not.or=(x.eq.1,y.like.*a*)"], ["x=not.eq.1", "y=not.like.*a*"]),
+    ],
+)
+def test_the_same_filters_grouped_in_another_way_are_the_same(filters: list[str], same: list[str]):
+    first, second = Subscription.parse({"filter": filters}), Subscription.parse({"filter": same})
+    assert first == second
+    assert hash(first) == hash(second)
+
+
+def test_or_is_not_and():
+    parts = "(x.eq.1,y.eq.2)"
+    assert Subscription.parse({"filter": ["or=" + parts]}) != Subscription.parse({"filter": ["and=" + parts]})
+
+
+@pytest.mark.parametrize(
     ("fields", "code"),
     [
         ({"table": ["*"]}, "bad_table"),
@@ -143,6 +185,22 @@ def test_what_cannot_be_understood_is_refused(fields: dict[str, list[str]], code
         ({"table": ["public.orders"], "columns": ["state"]}, "unknown_column", "it has id, status, total"),
         ({"filter": ["state=eq.open"]}, "unknown_column", "none of the tables"),
         ({"table": ["public.orders"], "filter": ["id=eq.seven"]}, "bad_filter", "needs a number"),
+        ({"table": ["public.orders"], "filter": ["or=(id.eq.1,state.eq.a)"]}, "unknown_column", "it has id, status"),
+        (
+            {"table": ["public.orders"], "filter": ["not.or=(id.eq.1,and(id.eq.2,id.lt.x))"]},
+            "bad_filter",
+            "'id=not.lt.x'",
+        ),
+        (
+            {"table": ["sales.*"], "filter": ["or=(status.eq.a,id.lt.7)"]},
+            "unknown_column",
+            "has all columns.*: id, status",
+        ),
+        (
+            {"table": ["sales.*"], "filter": ["status=eq.a", "id=lt.7"]},
+            "unknown_column",
+            "has all columns.*: id, status",
+        ),
     ],
 )
 def test_what_can_never_be_is_refused(fields: dict[str, list[str]], code: str, said: str):
