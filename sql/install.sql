@@ -59,7 +59,7 @@ BEGIN
                 changefeed.members(oid), changefeed.members(oid[]), changefeed.recorders(), changefeed.argument(bytea),
                 changefeed.watched(oid[]), changefeed.wanted_triggers(oid[], jsonb[]),
                 changefeed.has_foreign_partition(oid), changefeed.repairs(oid[], jsonb[]), changefeed.left_behind(oid[]),
-                changefeed.check_target(regclass), changefeed.shown(text), changefeed.warn_of_limits(regclass), changefeed.lock_wait_ms()
+                changefeed.check_target(regclass), changefeed.shown(text), changefeed.warn_of_limits(regclass), changefeed.check_expressions(oid, text[]), changefeed.lock_wait_ms()
             TO %s
         $grant$, reader);
     END LOOP;
@@ -100,7 +100,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = to_regprocedure('changefeed.mark()')) THEN
         DROP FUNCTION IF EXISTS
             changefeed.mark(), changefeed.put_behind(smallint, integer, bigint, bigint, oid, text),
-            changefeed.untrusted_value(text, oid);
+            changefeed.untrusted_value(text, oid), changefeed.safe_type(oid);
     END IF;
 END
 $version_4$;

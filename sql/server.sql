@@ -129,7 +129,7 @@ FROM changefeed.read(%(previous)s, %(batch)s, %(after)s, %(row_limit)s, %(byte_l
 -- changefeed/ordering/transaction_order.py): digests of the column names, and of the row and its primary key before and after.
 -- At most %(limit)s entries, transaction by transaction: of the first one those behind the id %(after)s, of all those from
 -- %(begin)s on and before %(end)s. The key is the present primary key, if all of it is journaled; the triggers are the present
--- ones too.
+-- ones too. The rows of the entries %(opaque)s are not looked at; if that is null, none are.
 WITH entry AS MATERIALIZED (
     SELECT j.*, asked.number
     FROM unnest(%(xids)s::text[]::xid8[]) WITH ORDINALITY AS asked (xid, number) CROSS JOIN LATERAL (
@@ -187,8 +187,8 @@ WITH entry AS MATERIALIZED (
 ), whole AS (
     SELECT e.number, e.xid, e.id, e.at, e.command, e.depth, e.action, n.name, n.key, n.key_types,
         n.is_followed, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
-        CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END AS row_before,
-        CASE WHEN e.action IN ('I', 'U') THEN e.data END AS row_after
+        CASE WHEN e.id <> ALL (%(opaque)s::bigint[]) THEN CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END END AS row_before,
+        CASE WHEN e.id <> ALL (%(opaque)s::bigint[]) AND e.action IN ('I', 'U') THEN e.data END AS row_after
     FROM entry AS e JOIN named AS n USING (schema_name, table_name)
 )
 SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,

@@ -180,8 +180,9 @@ BEGIN
     SELECT
         string_agg(
             CASE
+                -- Its text, which read_truncated() made with the settings of a hash.
                 WHEN a.attname = ANY (hash) THEN format('%s AS %I', changefeed.hashed_value(
-                    target, a.attname, a.atttypid, format('r.%I::%s', a.attname, changefeed.safe_type(a.atttypid))
+                    target, a.attname, 'text'::regtype, format('r.%I', a.attname)
                 ), a.attname)
                 ELSE format('r.%I', a.attname)
             END,

@@ -2,9 +2,15 @@
 --
 -- to_json uses the cast to json that the owner of a type may make for it, also deep within a value: in an array, a domain, a
 -- composite type. It would run here as the journal's owner. So only values of trusted types go to to_json; others are
--- taken apart down to parts whose output functions can be used, since only superusers can create these.
+-- taken apart down to parts whose output functions can be used, since only superusers can create these. For the same reason a
+-- cast is used only of a base type, such as an extension's hstore, and never of an enum or a range: so it makes no difference whether a
+-- value was taken apart.
+--
+-- Between the check of a type and its use, and at REPEATABLE READ since the snapshot, others can change what a name means, but not
+-- what an oid does. So a value is checked again by the oid of its type, in the expression that uses it.
 
--- Whether to_json, for a value of this type, runs only code of superusers and of the journal's owner.
+-- Whether to_json, for a value of this type, runs only code of superusers and of the journal's owner, and uses no cast of an enum
+-- or a range.
 CREATE OR REPLACE FUNCTION changefeed.trusts(type oid)
 RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -15,7 +21,8 @@ BEGIN
         RETURN true;  -- PostgreSQL's own
     END IF;
     SELECT
-        pg_get_userbyid(t.typowner) = current_user OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = t.typowner),
+        (pg_get_userbyid(t.typowner) = current_user OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = t.typowner))
+        AND NOT (t.typtype IN ('e', 'r', 'm') AND changefeed.has_json_cast(t.oid)),
         t.typtype IN ('d', 'c', 'r', 'm') OR t.typelem >= 16384
     INTO is_trusted, has_parts
     FROM pg_type AS t WHERE t.oid = type;
@@ -42,82 +49,82 @@ BEGIN
             ) AS inner_part (type)
             WHERE inner_part.type >= 16384
         )
-        SELECT bool_and(r.rolsuper OR r.rolname = current_user)
+        SELECT bool_and(
+            (r.rolsuper OR r.rolname = current_user) AND NOT (t.typtype IN ('e', 'r', 'm') AND changefeed.has_json_cast(t.oid))
+        )
         FROM part AS p JOIN pg_type AS t ON t.oid = p.type JOIN pg_roles AS r ON r.oid = t.typowner
     );
 END
 $function$;
 
--- Whether all columns of a table have PostgreSQL's own types, for which only a superuser can create a cast. The setting
--- changefeed.planned_for names the table.
+CREATE OR REPLACE FUNCTION changefeed.has_json_cast(type oid)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_cast AS c WHERE c.castsource = type AND c.casttarget = 'json'::regtype);
+END
+$function$;
+
+-- The names of a table's columns as of now. Above READ COMMITTED every query sees the catalog as of the transaction's snapshot; but
+-- a statement is parsed by the catalog of now. The table must be locked.
+CREATE OR REPLACE FUNCTION changefeed.columns_now(target oid)
+RETURNS text[] LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    names text[];
+BEGIN
+    -- All values are null, so no cast is called. The name may be another table's by now.
+    EXECUTE format(
+        'SELECT ARRAY(SELECT json_object_keys(row_to_json(r.*)) FROM (SELECT (NULL::%s).*) AS r) WHERE %1$L::regclass = %2$s',
+        target::regclass, target
+    ) INTO names;
+    RETURN names;
+END
+$function$;
+
+-- Whether all columns of a table have PostgreSQL's own types, for which only a superuser can create a cast, as of now. The table
+-- must be locked. VOLATILE, so that at READ COMMITTED the catalog is that of now: a STABLE function would see the catalog as of the
+-- writer's statement, which includes the actions of foreign keys; the columns may have changed since that began.
+CREATE OR REPLACE FUNCTION changefeed.has_builtin_columns(target oid)
+RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    fields text[];  -- by position: f1, f2, ...
+    is_builtin boolean;
+BEGIN
+    IF current_setting('transaction_isolation') = 'read committed' THEN
+        RETURN NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attnum > 0 AND a.atttypid >= 16384);
+    END IF;
+    fields := ARRAY(SELECT 'f' || n FROM generate_series(1, cardinality(changefeed.columns_now(target))) AS n);
+    IF cardinality(fields) > 0 THEN
+        EXECUTE (
+            SELECT format(
+                'SELECT greatest(%s) < 16384 AND %L::regclass = %s FROM (SELECT (NULL::%2$s).*) AS f (%4$s)',
+                string_agg(format('pg_typeof(%s)::oid', field), ', '), target::regclass, target, string_agg(field, ', ')
+            )
+            FROM unnest(fields) AS field
+        ) INTO is_builtin;
+    END IF;
+    RETURN is_builtin IS TRUE;
+END
+$function$;
+
+-- The same for the table that the setting changefeed.planned_for names.
 --
 -- Not immutable, but declared so: it is then evaluated when a statement is planned, and costs nothing when the plan is used.
 -- That is correct only in a statement that reads a transition table of that very table, because PostgreSQL plans such a
 -- statement again after each change of the table's columns. Code that plans one sets the setting immediately before, so that no
--- other code can have set it. The plan outlives the transaction, so the answer is false if the snapshot of the catalog may be old.
+-- other code can have set it.
 CREATE OR REPLACE FUNCTION changefeed.has_builtin_types()
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    RETURN changefeed.has_builtin_types_now();
+    RETURN changefeed.has_builtin_columns(current_setting('changefeed.planned_for')::oid);
 END
 $function$;
 
--- The same, by the catalog as it is now, since this function is VOLATILE. A STABLE one would see the catalog as of the writer's
--- statement, which includes the actions of foreign keys; the columns may have changed since that began.
-CREATE OR REPLACE FUNCTION changefeed.has_builtin_types_now()
+-- Whether the types of a table's columns are what the catalog says. Above READ COMMITTED it is an old one: the table, or a type,
+-- may have got an owner since whom nobody trusts.
+CREATE OR REPLACE FUNCTION changefeed.trusts_columns(target oid)
 RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    RETURN current_setting('transaction_isolation') = 'read committed' AND NOT EXISTS (
-        SELECT FROM pg_attribute AS a
-        WHERE a.attrelid = current_setting('changefeed.planned_for')::oid AND a.attnum > 0 AND a.atttypid >= 16384
-    );
-END
-$function$;
-
--- Whether the columns of a table are what the catalog says. At REPEATABLE READ the catalog is the one from before an ALTER
--- TABLE that was committed since, by which the table's owner may have given a column a type of their own.
-CREATE OR REPLACE FUNCTION changefeed.trusts_columns(target oid)
-RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-    RETURN current_setting('transaction_isolation') = 'read committed' OR coalesce(
-        (
-            SELECT r.rolsuper OR r.rolname = current_user
-            FROM pg_class AS c JOIN pg_roles AS r ON r.oid = c.relowner WHERE c.oid = target
-        ),
-        false
-    );
-END
-$function$;
-
--- A type that has the same texts as this one and runs no user's code: the type itself, or the one below its arrays and domains,
--- if that is PostgreSQL's own or a trusted extension's; otherwise text. The extension's schema must be trusted too, or its
--- owner could put another type in its place.
-CREATE OR REPLACE FUNCTION changefeed.safe_type(column_type oid)
-RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-    RETURN (
-        WITH RECURSIVE element AS (
-            SELECT t.oid, t.typtype, t.typbasetype, t.typelem, '' AS brackets
-            FROM pg_type AS t WHERE t.oid = column_type
-            UNION ALL
-            SELECT t.oid, t.typtype, t.typbasetype, t.typelem, CASE WHEN e.typtype = 'd' THEN e.brackets ELSE '[]' END
-            FROM element AS e JOIN pg_type AS t
-                ON t.oid = CASE
-                    WHEN e.typtype = 'd' THEN e.typbasetype
-                    WHEN e.oid >= 16384 THEN nullif(e.typelem, 0)
-                END
-        )
-        SELECT CASE
-            WHEN e.oid < 16384 THEN format_type(e.oid, -1)
-            WHEN e.typtype = 'b' AND changefeed.trusts(e.oid) AND (
-                SELECT r.rolsuper OR r.rolname = current_user
-                FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace JOIN pg_roles AS r ON r.oid = n.nspowner
-                WHERE t.oid = e.oid
-            ) THEN format_type(e.oid, -1)
-            ELSE 'text'
-        END || e.brackets
-        FROM element AS e WHERE e.typtype <> 'd' AND (e.oid < 16384 OR e.typelem = 0)
-    );
+    RETURN current_setting('transaction_isolation') = 'read committed' OR changefeed.has_builtin_columns(target);
 END
 $function$;
 
@@ -147,8 +154,8 @@ BEGIN
 END
 $function$;
 
--- Makes an expression whose JSON is that of `value`, an expression of this type. Without `is_certain` its type may have changed.
--- A value with too many parts becomes its text.
+-- Makes an expression whose JSON is that of `value`, an expression of this type. Without `is_certain` its type may have changed: then
+-- the value becomes its text, as one with too many parts does.
 CREATE OR REPLACE FUNCTION changefeed.json_value(value text, type oid, is_certain boolean, depth integer DEFAULT 0)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -156,17 +163,20 @@ DECLARE
     alias constant text := 'v' || depth;
     fields text;
     places text;
+    names text[];
+    has_too_many_parts boolean;
+    as_text constant text := 'CASE WHEN num_nonnulls(%1$s) = 1 THEN to_json(format(''%%s'', %1$s)) END';
 BEGIN
     IF is_certain AND changefeed.trusts(type) THEN
         RETURN value;
     END IF;
+    has_too_many_parts := depth = 0 AND changefeed.has_too_many_parts(type);
     SELECT * INTO shape FROM pg_type AS t WHERE t.oid = type;
+    WHILE shape.typtype = 'd' LOOP  -- whose base type never changes
+        SELECT * INTO shape FROM pg_type AS t WHERE t.oid = shape.typbasetype;
+    END LOOP;
     -- num_nonnulls, because a composite value whose fields are all null IS NULL, but is not null itself.
-    IF depth = 0 AND changefeed.has_too_many_parts(type) THEN
-        NULL;
-    ELSIF shape.typtype = 'd' THEN
-        RETURN changefeed.json_value(value, shape.typbasetype, is_certain, depth);
-    ELSIF shape.typtype = 'c' THEN
+    IF shape.typtype = 'c' AND NOT has_too_many_parts THEN
         -- Its attributes by position, and without a certain type: the type's owner may rename or replace them at any moment.
         -- If no attribute has the name, (value).name calls the function of that name, and with it the owner's casts.
         SELECT
@@ -176,37 +186,36 @@ BEGIN
                 ),
                 ', ' ORDER BY a.place
             ),
-            string_agg('a' || a.place, ', ' ORDER BY a.place)
-        INTO fields, places
+            string_agg('a' || a.place, ', ' ORDER BY a.place),
+            array_agg(a.attname::text ORDER BY a.place)
+        INTO fields, places, names
         FROM (
             SELECT a.attname, a.atttypid, row_number() OVER (ORDER BY a.attnum) AS place
             FROM pg_attribute AS a WHERE a.attrelid = shape.typrelid AND a.attnum > 0 AND NOT a.attisdropped
         ) AS a;
+        -- The names are compared with those of a value of nulls, for which no cast is called.
         RETURN format(
-            'CASE WHEN num_nonnulls(%1$s) = 1 THEN ('
-            'SELECT row_to_json(%2$I.*) FROM (SELECT %3$s FROM (SELECT (%1$s).*) AS f%4$s (%5$s)) AS %2$I) END',
-            value, alias, fields, depth, places
+            CASE WHEN fields IS NULL THEN 'CASE WHEN num_nonnulls(%1$s) = 1 THEN json_build_object() END'
+            ELSE 'CASE WHEN num_nonnulls(%1$s) = 1 THEN CASE WHEN ARRAY('
+                 'SELECT json_object_keys(row_to_json(n%4$s.*)) FROM (SELECT (CASE WHEN false THEN %1$s END).*) AS n%4$s'
+                 ') = %6$L THEN ('
+                 'SELECT row_to_json(%2$I.*) FROM (SELECT %3$s FROM (SELECT (%1$s).*) AS f%4$s (%5$s)) AS %2$I'
+                 ') ELSE to_json(format(''%%s'', %1$s)) END END'
+            END,
+            value, alias, fields, depth, places, names
         );
-    ELSIF shape.typelem >= 16384 AND changefeed.is_composite(shape.typelem) THEN
+    ELSIF shape.typelem >= 16384 AND EXISTS (SELECT FROM pg_type AS t WHERE t.typarray = shape.oid) THEN
         RETURN format(
             'CASE WHEN num_nonnulls(%1$s) = 1 THEN changefeed.json_array('
             'ARRAY(SELECT %3$s FROM (SELECT unnest(%1$s) AS value) AS %2$I), '
             'ARRAY(SELECT array_length(%1$s, d) FROM generate_series(1, array_ndims(%1$s)) AS d)) END',
-            value, alias, changefeed.json_value(alias || '.value', shape.typelem, is_certain, depth + 1)
+            value, alias, CASE WHEN has_too_many_parts THEN format(as_text, alias || '.value')
+            ELSE changefeed.json_value(alias || '.value', shape.typelem, false, depth + 1) END
         );
+    ELSIF shape.typtype IN ('b', 'r', 'm') AND shape.oid < 16384 OR shape.typtype = 'b' AND changefeed.trusts(shape.oid) THEN
+        RETURN format('CASE WHEN pg_typeof(%1$s)::oid = %2$s THEN to_json(%1$s) ELSE %3$s END', value, type, format(as_text, value));
     END IF;
-    RETURN format('CASE WHEN num_nonnulls(%1$s) = 1 THEN format(''%%s'', %1$s)::%2$s END', value, changefeed.safe_type(type));
-END
-$function$;
-
--- Whether a type is composite, or a domain over one.
-CREATE OR REPLACE FUNCTION changefeed.is_composite(type oid)
-RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-    RETURN (
-        SELECT t.typtype = 'c' OR t.typtype = 'd' AND changefeed.is_composite(t.typbasetype)
-        FROM pg_type AS t WHERE t.oid = type
-    );
+    RETURN format(as_text, value);
 END
 $function$;
 
@@ -216,8 +225,9 @@ RETURNS json LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS
 BEGIN
     FOR dimension IN REVERSE cardinality(lengths)..2 LOOP
         elements := ARRAY(
-            SELECT array_to_json(elements[n:n + lengths[dimension] - 1])
-            FROM generate_series(1, cardinality(elements), lengths[dimension]) AS n
+            SELECT array_to_json(array_agg(e.element ORDER BY e.place))
+            FROM unnest(elements) WITH ORDINALITY AS e (element, place)
+            GROUP BY (e.place - 1) / lengths[dimension] ORDER BY (e.place - 1) / lengths[dimension]
         );
     END LOOP;
     RETURN array_to_json(elements);
@@ -235,6 +245,27 @@ BEGIN
         ),
         a.attnum
     );
+END
+$function$;
+
+-- Raises an error if a virtual generated column, except those of `omit`, uses what is not PostgreSQL's own. Its expression, a text, would
+-- be parsed again as the journal's owner, and an operator that fits better may have been created since.
+CREATE OR REPLACE FUNCTION changefeed.check_expressions(target oid, omit text[])
+RETURNS void LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    doubtful text;
+BEGIN
+    SELECT a.attname INTO doubtful
+    FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    JOIN pg_depend AS p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+    WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped AND a.attname <> ALL (omit)
+      AND p.refclassid IN ('pg_operator'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass) AND p.refobjid >= 16384
+    LIMIT 1;
+    IF doubtful IS NOT NULL THEN
+        RAISE EXCEPTION 'the virtual generated column % uses an operator, a function or a type that is not PostgreSQL''s own',
+            quote_ident(doubtful)
+            USING HINT = format('Leave it out: changefeed.watch(%L, omit => ARRAY[%L])', target::regclass, doubtful);
+    END IF;
 END
 $function$;
 
@@ -257,12 +288,19 @@ BEGIN
         RAISE EXCEPTION 'the column % that was to be left out or hashed is gone', quote_ident(gone)
             USING HINT = 'Call changefeed.watch again.';
     END IF;
-    -- Its expression would be parsed again, and the columns may have changed since it was checked.
+    -- Their expressions would be parsed again, and the columns may have changed since they were checked.
     IF NOT is_certain AND EXISTS (
         SELECT FROM pg_attribute AS a
         WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped AND a.attname <> ALL (omit)
     ) THEN
         RAISE EXCEPTION 'its virtual generated columns cannot be computed for certain at this isolation level';
+    END IF;
+    PERFORM changefeed.check_expressions(target, omit);
+    IF current_setting('transaction_isolation') <> 'read committed' AND changefeed.columns_now(target) IS DISTINCT FROM ARRAY(
+        SELECT a.attname::text FROM pg_attribute AS a
+        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+    ) THEN
+        RAISE EXCEPTION 'its columns have changed since the snapshot of this transaction';
     END IF;
     RETURN (
         SELECT string_agg(

@@ -87,6 +87,7 @@ BEGIN
         'limit', row_limit,
         'strict', CASE WHEN strict THEN true END
     ));
+    PERFORM changefeed.check_expressions(target, omit);
     PERFORM changefeed.warn_of_limits(target);
     RETURN EXISTS (SELECT FROM changefeed.repairs(ARRAY[target]::oid[], ARRAY[options])) AND changefeed.apply(target, options);
 END

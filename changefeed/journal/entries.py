@@ -16,9 +16,9 @@ from changefeed.change.json_text import NotJSON
 from changefeed.change.table_names import qualified
 from changefeed.journal.cursor import Snapshot
 from changefeed.ordering.nested_order import NestedOrder
-from changefeed.postgres.legible import is_illegible, is_shown_only
+from changefeed.postgres.legible import is_shown_only
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, may_be_of_a_row, one_line
 
 logger = logging.getLogger("changefeed.journal")
 
@@ -96,7 +96,7 @@ class Entries:
             with_rows = self._payload is not Payload.OFF
             rows = await self._read(version, parameters, with_rows=with_rows, with_stand_ins=False)
         except (DatabaseUnavailable, psycopg2.Error) as error:
-            if not _may_be_of_an_entry(error):
+            if not may_be_of_a_row(error):
                 raise
             rows = await self._read_around(version, parameters)
         *entries, last = rows
@@ -109,18 +109,12 @@ class Entries:
         """The entries in the order in which their rows changed, reduced by --payload; fewer if they are too large."""
         if standing.nested is None:
             return entries  # a schema of version 4 has too little information
-        try:
-            found = await self._nested_order.apply(
-                entries,
-                nested=standing.nested,
-                is_whole_batch=is_whole_batch,
-                byte_limit=PAGE_LIMIT_BYTES,
-            )
-        except psycopg2.Error as error:
-            if not _may_be_of_an_entry(error):
-                raise
-            logger.warning("could not put changes of triggers in order: %s", one_line(error))
-            found = entries
+        found = await self._nested_order.apply(
+            entries,
+            nested=standing.nested,
+            is_whole_batch=is_whole_batch,
+            byte_limit=PAGE_LIMIT_BYTES,
+        )
         return await self._keys_of(found) if self._payload is Payload.KEYS else found
 
     def _page(self, previous: Snapshot, batch: Snapshot | None, after: int | None) -> dict[str, object]:
@@ -173,7 +167,7 @@ class Entries:
         try:
             rows = await self._database.fetch(QUERIES["contents"], parameters, READ_DEADLINE_SECONDS)
         except (DatabaseUnavailable, psycopg2.Error) as error:
-            if not _may_be_of_an_entry(error):
+            if not may_be_of_a_row(error):
                 raise
             if len(ids) == 1:
                 return {ids[0]: Unreadable(one_line(error))}
@@ -226,10 +220,3 @@ def _content(data: str | None, old: str | None, too_large: int | None) -> _Conte
 
 def _too_large(size: int) -> Unreadable:
     return Unreadable(f"it has {size:,} bytes, more than --row-limit-bytes allows")
-
-
-def _may_be_of_an_entry(error: Exception) -> bool:
-    """Whether reading less may help: against bytes that are not text, large values, lack of memory or time."""
-    if isinstance(error, psycopg2.Error):
-        return is_illegible(error) or (error.pgcode or "").startswith(("22", "53", "54", "57014", "XX"))
-    return isinstance(error, DatabaseUnavailable) and error.is_late

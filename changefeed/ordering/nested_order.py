@@ -6,15 +6,21 @@ the database computes the same order, once, from the journal's entries of the tr
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+import psycopg2
+
+from changefeed.change.change import LOSS
 from changefeed.ordering.row_states import UNKNOWN, Entry, state_after
 from changefeed.ordering.transaction_order import Order, Transaction
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DbRow
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, may_be_of_a_row, one_line
+
+logger = logging.getLogger("changefeed.journal")
 
 QUERIES = load_queries("server.sql")
 STATES_AT_ONCE = 2_000  # entries that are processed in one turn of the event loop
@@ -22,6 +28,7 @@ LOOK_BACK_IDS = 2_000  # how far back in the journal to look for a row that ends
 INLINE_ENTRIES = 1_000  # more are ordered in a thread
 REMEMBERED_ENTRIES = 1 << 21  # moved entries in the cached orders of transactions; 16 bytes each
 REMEMBERED_ORDERS = 10_000
+REMEMBERED_OPAQUE = 1_000  # entries whose rows PostgreSQL cannot take apart
 DEADLINE_SECONDS = 60.0
 _MOST = (1 << 63) - 1
 _TAKING, _BRINGING = frozenset("UDL"), frozenset("IUL")
@@ -37,12 +44,14 @@ class NestedOrder:
         self._row_limit_bytes = row_limit_bytes
         self._orders: OrderedDict[str, Order] = OrderedDict()  # by xid, the one used last at the end
         self._remembered_entries = 0
+        self._opaque: dict[int, None] = {}  # the ids of entries that no statement may look into
         self._computing: dict[str, asyncio.Task[dict[str, Order]]] = {}
 
     def forget(self) -> None:
         """Forgets all orders: the database may be another one, or have lost commits, so that xids come again."""
         self._orders.clear()
         self._computing.clear()
+        self._opaque.clear()
         self._remembered_entries = 0
 
     async def apply(
@@ -73,12 +82,7 @@ class NestedOrder:
         contents = {row[0]: row for row in rows}
         elsewhere = [source for source in sources.values() if source not in contents]
         if elsewhere:
-            fetched = await self._database.fetch(
-                QUERIES["entries"],
-                {"ids": elsewhere, "byte_limit": byte_limit, "row_limit_bytes": self._row_limit_bytes},
-                DEADLINE_SECONDS,
-                with_stand_ins=False,
-            )
+            fetched = await self._entries(elsewhere, byte_limit)
             contents.update((row[0], row) for row in fetched)
             # The limit was reached after the last fetched one. Retention has just removed those missing before it.
             last = elsewhere.index(fetched[-1][0]) if fetched else len(elsewhere) - 1
@@ -153,7 +157,75 @@ class NestedOrder:
 
     async def _states(self, xids: Sequence[str], *, after: int = 0, begin: int = 0, end: int = _MOST) -> list[DbRow]:
         bounds = {"after": after, "begin": begin, "end": end, "limit": STATES_AT_ONCE}
-        return await self._database.fetch(QUERIES["states"], {"xids": list(xids), **bounds}, DEADLINE_SECONDS)
+        parameters = {"xids": list(xids), **bounds}
+        try:
+            return await self._fetch_states(parameters)
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            if not may_be_of_a_row(error):
+                raise
+            await self._find_opaque(parameters)
+            return await self._fetch_states(parameters)
+
+    async def _fetch_states(self, parameters: dict[str, object]) -> list[DbRow]:
+        return await self._database.fetch(
+            QUERIES["states"], {"opaque": list(self._opaque), **parameters}, DEADLINE_SECONDS
+        )
+
+    async def _find_opaque(self, parameters: dict[str, object]) -> None:
+        """Bisects to find the entries whose rows PostgreSQL cannot take apart, such as JSON nested too deeply for it.
+
+        As entries of no row they keep their places, and no entry of their table passes them; other tables' do.
+        """
+        rows = await self._fetch_states({**parameters, "opaque": None})
+        parts = [sorted(entry_id for _, entry_id, *_ in rows)]
+        while parts:
+            ids = parts.pop()
+            try:
+                await self._fetch_states({**parameters, "after": 0, "begin": ids[0], "end": ids[-1] + 1})
+            except (DatabaseUnavailable, psycopg2.Error) as error:
+                if not may_be_of_a_row(error):
+                    raise
+                if len(ids) > 1:
+                    parts += [ids[len(ids) // 2 :], ids[: len(ids) // 2]]
+                    continue
+                logger.warning(
+                    "could not look into the entry %d of the journal, so its row's changes keep the recorded order: %s",
+                    ids[0],
+                    one_line(error),
+                )
+                self._opaque[ids[0]] = None
+                if len(self._opaque) > REMEMBERED_OPAQUE:
+                    del self._opaque[next(iter(self._opaque))]
+
+    async def _entries(self, ids: Sequence[int], byte_limit: int) -> list[DbRow]:
+        """The entries with these ids, at least one; those that cannot be read are losses."""
+        parameters = {"byte_limit": byte_limit, "row_limit_bytes": self._row_limit_bytes}
+        try:
+            return await self._fetch_entries({**parameters, "ids": list(ids)})
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            if not may_be_of_a_row(error):
+                raise
+        found: list[DbRow] = []
+        size = 0
+        for entry_id in ids:
+            try:
+                rows = await self._fetch_entries({**parameters, "ids": [entry_id]})
+            except (DatabaseUnavailable, psycopg2.Error) as error:
+                if not may_be_of_a_row(error):
+                    raise
+                # Without contents.
+                rows = await self._database.fetch(
+                    QUERIES["entries"], {**parameters, "ids": [entry_id], "row_limit_bytes": None}, DEADLINE_SECONDS
+                )
+                rows = [(*row[:3], LOSS[0], *row[4:6], None, None, None) for row in rows]
+            found += rows
+            size += sum(len(text) for row in rows for text in row[6:8] if text)
+            if size >= byte_limit:
+                break
+        return found
+
+    async def _fetch_entries(self, parameters: dict[str, object]) -> list[DbRow]:
+        return await self._database.fetch(QUERIES["entries"], parameters, DEADLINE_SECONDS, with_stand_ins=False)
 
     async def _began(self, xid: str, circles: dict[_Key, int]) -> dict[_Key, int]:
         """The states in which rows began that end as they began, if known. `circles` has their first ids.

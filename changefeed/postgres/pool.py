@@ -42,6 +42,13 @@ class DeadlinePassed(DatabaseUnavailable):
     is_late = True
 
 
+def may_be_of_a_row(error: Exception) -> bool:
+    """Whether reading fewer rows may help: against bytes that are not text, large values, lack of memory or time."""
+    if isinstance(error, psycopg2.Error):
+        return is_illegible(error) or (error.pgcode or "").startswith(("22", "53", "54", "57014", "XX"))
+    return isinstance(error, DatabaseUnavailable) and error.is_late
+
+
 class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
     """momoko's connection, opened by open_connection(); connection.py says what momoko's own connect lacks."""
 

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from tornado.testing import ExpectLog
 
 from changefeed.change.change import Change
 from changefeed.change.exposure import Payload
@@ -219,3 +220,45 @@ def test_a_large_transaction_is_read_a_piece_at_a_time_and_once(db: JournalDatab
     assert (
         entries < read < 4 * entries
     )  # once for the page, once for the order; for each piece anew it would be ten times
+
+
+DEEP = "DO $$ DECLARE v json := '1'; BEGIN FOR i IN 1..40000 LOOP v := json_build_array(v); END LOOP; {} END $$"
+
+
+@pytest.fixture
+def docs(db: JournalDatabase) -> None:
+    """A table whose values nobody but their writer may have looked at: PostgreSQL makes them, and cannot parse them."""
+    db.run("CREATE TABLE docs (id int PRIMARY KEY, value json); SELECT changefeed.watch('docs')")
+
+
+@pytest.mark.parametrize("page_rows", [1, 2, 1000])
+def test_what_postgresql_cannot_take_apart_keeps_no_other_table_from_its_order(
+    db: JournalDatabase, docs: None, page_rows: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(entries, "PAGE_ROWS", page_rows)
+    db.run("INSERT INTO orders VALUES (0, 'raw')")
+    db.run("BEGIN; INSERT INTO docs VALUES (1, NULL), (2, NULL)")
+    db.run(DEEP.format("UPDATE docs SET value = v WHERE id = 1;"))
+    db.run("INSERT INTO orders VALUES (1, 'raw'); COMMIT; INSERT INTO orders VALUES (2, 'raw')")
+
+    async def check() -> None:
+        found = await all_after(await opened(db), BEGINNING)
+        assert by_row([change for change in found if change.table == "public.orders"], 3) == of_each_row(3)
+
+    with ExpectLog("changefeed.journal", "could not look into the entry"):
+        asyncio.run(check())
+
+
+def test_it_is_looked_for_once(db: JournalDatabase, docs: None):
+    db.run("BEGIN; INSERT INTO docs VALUES (1, NULL)")
+    db.run(DEEP.format("UPDATE docs SET value = v;"))
+    db.run("INSERT INTO orders VALUES (0, 'raw'); COMMIT; INSERT INTO orders VALUES (1, 'raw')")
+
+    async def check() -> None:
+        journal = await opened(db)
+        with ExpectLog("changefeed.journal", "could not look into the entry"):
+            await all_after(journal, BEGINNING)
+        db.run("INSERT INTO orders VALUES (2, 'raw')")
+        await all_after(journal, BEGINNING)
+
+    asyncio.run(check())
