@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from changefeed.change.change import Change
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.rights import EVERY_TABLE, Grant
-from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription
+from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription, TableSelection
 from handlers.delivery import audiences as audiences_module
 from handlers.delivery.audiences import Audience, Audiences
 from handlers.delivery.dialects import PLAIN, PROTOCOL
@@ -120,6 +120,19 @@ def join(audiences: Audiences[int], clients: range, columns: Lookups) -> None:
     for client in clients:
         subscription = Subscription.parse({"table": ["public.*", "made.*"], "filter": [f"n=eq.{client}"]})
         audiences.join(client, PROTOCOL, Selection(subscription, columns))
+
+
+def test_of_many_groups_of_values_those_that_may_match_are_asked_alone():
+    audiences: Audiences[int] = Audiences()
+    for client in range(1_000):
+        group = f"or=(n.eq.{client},and(t.eq.{client},n.gt.0))"
+        audiences.join(client, PROTOCOL, Selection(Subscription.parse({"filter": [group]}), TABLES.get))
+    text = '{"table": "public.a", "action": "UPDATE", "data": {"n": 7, "t": "8"}, "old": {"n": 9, "t": "3"}, "cursor": "1.x"}'
+    published = [Change(text, "public.a", "UPDATE", 1, 1)]
+    with mock.patch.object(TableSelection, "pick", autospec=True, side_effect=TableSelection.pick) as picks:
+        routed = route(audiences, published)
+    assert sorted(client for audience in routed for client in audience.clients) == [3, 7, 8, 9]
+    assert picks.call_count == 4
 
 
 def test_any_number_of_names_that_no_table_has_are_looked_up_as_one():
