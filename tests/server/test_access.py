@@ -328,10 +328,36 @@ class UnseenTest(AccessTestCase):
         assert len(cursors) == 2
 
     @gen_test
+    async def test_rights_may_be_a_group_and_are_the_same_in_another_form(self):
+        groups = ("or=(customer_id.eq.42,and(id.gte.7,id.lt.9))", "or=(and(id.lt.9,id.gte.7),customer_id.eq.42)")
+        rights = [{"tables": {"public.orders": {"filter": [group]}}} for group in groups]
+        first, second = ({"Authorization": f"Bearer {issued(one)}"} for one in rights)
+        socket = await self.connect("/ws?filter=not.and=(id.eq.1,id.eq.2)", **first)
+        self.order(1)
+        self.order(6, customer=OTHERS)
+        self.order(7, customer=OTHERS)
+        self.write("UPDATE orders SET id = 8 WHERE id = 6")
+        self.write("UPDATE orders SET id = 9 WHERE id = 7")
+        self.write("DELETE FROM orders")
+        changes = [await message(socket) for _ in range(6)]
+        shown = [(one["action"], one["data"]["id"], one.get("filter")) for one in changes]
+        assert shown[:4] == [
+            ("INSERT", 1, None),
+            ("INSERT", 7, None),
+            ("UPDATE", 8, "enter"),
+            ("UPDATE", 7, "leave"),
+        ]
+        assert sorted(shown[4:]) == [("DELETE", 1, None), ("DELETE", 8, None)]
+        path = self.get_url(f"/api/changes?since={changes[3]['cursor']}")
+        answer = json.loads((await self.http_client.fetch(path, headers=second)).body)
+        assert answer["gap"] is None
+        assert [one["data"]["id"] for one in answer["changes"]] == [one["data"]["id"] for one in changes[4:]]
+
+    @gen_test
     async def test_clients_of_the_same_rights_are_one_audience(self):
         for _ in range(2):
             assert not isinstance(await self.knock("narrow", "/ws"), int)
-        assert [len(audience.clients) for audience in self.feed.live_clients.audiences] == [2]
+        assert [len(audience.clients) for audience in self.feed.live_clients._audiences] == [2]
 
 
 class AuthenticateTest(AccessTestCase):

@@ -152,6 +152,15 @@ def test_random_filters_are_the_same_conditions(
     assert differences(database, reader, type_name, kinds[type_name], texts, asked) == []
 
 
+@pytest.mark.parametrize("type_name", [*NULL_ONLY, *NOTHING])
+def test_what_only_postgresql_can_compare_is_refused_or_asked_for_null(
+    database: Session, reader: Session, kinds: dict[str, Kind], type_name: str
+):
+    values = [NULL_ONLY[type_name]] if type_name in NULL_ONLY else []
+    asked = ["c=is.null", "c=not.is.null", "c=eq.a", "c=lt.a", "c=in.(a)", "c=like.a*", "c=is.true", "c=not.neq.a"]
+    assert differences(database, reader, type_name, kinds[type_name], values, asked) == []
+
+
 @pytest.mark.parametrize(
     ("type_name", "kind", "values", "filters"),
     [
