@@ -9,6 +9,7 @@ from changefeed.change.exposure import Payload, reduce
 from changefeed.counts.backfill import CountsBackfill
 from changefeed.counts.tally import Tally
 from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
+from changefeed.journal.exchange import PageExchange
 from changefeed.journal.follower import Follower
 from changefeed.journal.journal import Journal
 from changefeed.journal.lease import Lease
@@ -86,6 +87,11 @@ def make_context(
     follower = Follower(
         journal,
         Lease(following),
+        PageExchange(
+            slot.number,
+            slot.siblings.send if slot.siblings.has_receivers else None,
+            can_lead=lambda: listener.is_ready,
+        ),
         publish=lambda page, cursor: hub.publish(page.changes, cursor, backfill.uncounted(page)),
         delivered=work.emptied,
         turn=TurnSize(lambda: work.seconds - sending.seconds),

@@ -80,6 +80,7 @@ async def serve(
             context.change_counts.begin()
         await stack.enter_async_context(running(context.backfill.run()))
         await stack.enter_async_context(running(context.follower.run()))
+        stack.enter_context(slot.siblings.receiving(context.follower.exchange.receive))
         await stack.enter_async_context(running(context.live_clients.keep_advancing_cursors()))
         await stack.enter_async_context(running(keep_sampling(context)))
         if parent:

@@ -5,9 +5,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from app.announcement import announce, url_of
+from app.assembly import in_turn
 from app.hang_up import HangUp
 from app.running import running
 from app.serve import serve
@@ -19,6 +22,8 @@ from handlers.http.context import ProcessSlot
 from handlers.metrics.gauges import one_line_of
 from process.logs import log_to_stderr
 from process.shared_numbers import SharedNumbers, shared_memory
+from process.siblings import RING_BYTES, Siblings, tell_ended
+from process.siblings import bells as bells_of
 from process.supervisor import Supervisor, SupervisorLink
 from process.systemd import ServiceManager
 from settings.table import Settings
@@ -39,12 +44,16 @@ async def run_supervisor(
         source_of(settings) as source,
         shared_memory(settings.processes) as memory,
         shared_memory(settings.processes, ENDED_BYTES) as ended_sessions,
+        shared_memory(settings.processes, RING_BYTES) as rings,
+        bells_of(settings.processes) as bells,
     ):
         orders = {
             "source": asdict(source),
             "port": port,
             "memory": memory,
             "ended_sessions": ended_sessions,
+            "rings": rings,
+            "bells": bells,
             "started_at": datetime.now(UTC).isoformat(),
             "session_secret": ProcessSlot().session_secret,
         }
@@ -53,8 +62,8 @@ async def run_supervisor(
             (sys.executable, str(SERVER), *argv),
             settings.processes,
             orders=orders,
-            inherited=(memory, ended_sessions),
-            ended=meters.clear,
+            inherited=(memory, ended_sessions, rings, *chain.from_iterable(bells)),
+            ended=in_turn(meters.clear, partial(tell_ended, bells=bells)),
         )
         hang_up.reloads.append(supervisor.hang_up)
         async with running(manager.keep_telling(lambda: one_line_of(meters))):
@@ -75,6 +84,7 @@ async def run_worker(settings: Settings, parent: SupervisorLink, stopping: async
         started_at=datetime.fromisoformat(orders["started_at"]),
         session_secret=orders["session_secret"],
         ended_sessions=EndedSessions(number, settings.processes, orders["ended_sessions"]),
+        siblings=Siblings(number, orders["bells"], orders["rings"]),
         has_seen_schema=orders.get("has_seen_schema", False),
     )
     await serve(

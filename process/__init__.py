@@ -1,1 +1,1 @@
-"""The server as an operating system's process: workers, shared memory, systemd, log lines, open files."""
+"""The server as an operating system's process: workers, shared memory, messages, systemd, log lines, open files."""

@@ -6,9 +6,10 @@ process's counts outlive its kill -9. A number is a double, exact up to 2^53.
 
 import contextlib
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 
@@ -28,9 +29,16 @@ class NoRoom(Exception):
 @contextlib.contextmanager
 def shared_memory(processes: int, part_bytes: int = PART_BYTES) -> Iterator[int]:
     """The descriptor of a memory for `processes`, which child processes can inherit."""
-    with tempfile.TemporaryFile() as file:
+    with _memory_file() as file:
         file.truncate(processes * part_bytes)
         yield file.fileno()
+
+
+def _memory_file() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):  # not on macOS
+        # A file on a disk would be written to it again and again.
+        return os.fdopen(os.memfd_create("changefeed"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 class SharedNumber:

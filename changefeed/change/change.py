@@ -20,7 +20,8 @@ LOSS = "LOSS"  # stands for changes that could not be journaled or read, or were
 BY_LETTER = {action[0]: action for action in (*ACTIONS, LOSS)}
 
 
-class Change(msgspec.Struct, gc=False):  # it holds no references, so it can be in no cycle
+# Without gc, since it holds no references and so can be in no cycle. As an array it is smaller for other processes.
+class Change(msgspec.Struct, gc=False, array_like=True):
     """One row's change. `text` is its JSON on the wire; `table` is its qualified() name, or the name the trigger sent.
 
     A change from the journal has a place in it (`xid` and `id`, else 0), and `at`, the epoch seconds of its statement.

@@ -82,6 +82,11 @@ class Place:
         """The place after everything that `snapshot` sees."""
         return cls(snapshot, snapshot, 0)
 
+    @property
+    def is_batch_end(self) -> bool:
+        """Whether nothing of its batch is left."""
+        return self.previous == self.batch
+
     def has_passed(self, xid: int, change_id: int) -> bool:
         return self.previous.sees(xid) or (change_id <= self.id and self.batch.sees(xid))
 

@@ -4,7 +4,8 @@ A NOTIFY only wakes it; the journal is the truth. A sweep every few seconds find
 two-phase commits, or commits before a crash that lost PostgreSQL's queue. While one page is being published,
 and for a few milliseconds after a read began, the next wake-ups become one. While the lease holds
 (changefeed/journal/lease.py) writers send no NOTIFY, and it reads every few milliseconds; after it ever more seldom,
-since a transaction that saw it may commit at any time.
+since a transaction that saw it may commit at any time. Of several processes one reads, and hands its pages to the
+others (changefeed/journal/exchange.py).
 """
 
 import asyncio
@@ -24,8 +25,10 @@ from changefeed.change.change import Change, without_losses
 from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
+from changefeed.journal.exchange import HandedPage, PageExchange
 from changefeed.journal.journal import BEGINNING, Journal, LostPast, WrongJournal
 from changefeed.journal.lease import Lease
+from changefeed.journal.losses import Losses
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
 from changefeed.turns import Floor, TurnSize
@@ -63,6 +66,7 @@ class Cause(enum.StrEnum):
     LEASE = "lease"  # while the lease holds
     AFTER_LEASE = "after_lease"  # for transactions that saw the lease and committed later
     SWEEP = "sweep"
+    SIBLING = "sibling"  # to catch up with the pages of another process
 
 
 class Follower:
@@ -79,6 +83,7 @@ class Follower:
         self,
         journal: Journal,
         lease: Lease,
+        exchange: PageExchange,
         *,
         publish: Callable[[Page, str], None],
         delivered: Callable[[], Awaitable[None]],
@@ -92,6 +97,7 @@ class Follower:
     ) -> None:
         self.memory: PageCache | None = None  # None while there is no journal
         self.lease = lease
+        self.exchange = exchange
         self.reads = dict.fromkeys(Cause, 0)  # of the journal, since the start
         self.lost_statements = 0  # since the start: each was told as a gap
         self.read_until = 0.0  # epoch seconds: what was committed before is published
@@ -107,10 +113,13 @@ class Follower:
         self._on_lost_past = on_lost_past
         self._floor = Floor(READ_FLOOR_SECONDS)
         self._known = asyncio.Event()
-        self._woken = asyncio.Event()
+        self._stirred = asyncio.Event()  # set when the next read may be due
+        exchange.on_news, exchange.on_left = self._stirred.set, self.wake
+        self._woken_at: float | None = None  # monotonic: since then the journal may have news that no read looked for
         self._moved = asyncio.Event()
         self._reconnected = asyncio.Event()
         self._is_identified = False
+        self._began_at = 0.0  # monotonic: what was committed before is in the batch at the edge, or an earlier one
         self._trouble: str | None = "the journal has not been read yet"
         self._is_stalled = False
         self._reading_since = 0.0  # monotonic
@@ -146,7 +155,10 @@ class Follower:
 
     def wake(self) -> None:
         """Called when the journal may have news."""
-        self._woken.set()
+        now = time.monotonic()
+        if self._woken_at is None and self._began_at + self.exchange.lateness_seconds <= now:
+            self._woken_at = now
+        self._stirred.set()
 
     def reidentify(self) -> None:
         """Called when PostgreSQL is back after a lost connection: it may be another server now."""
@@ -172,70 +184,126 @@ class Follower:
     async def run(self) -> None:
         """Follows the journal until cancelled."""
         delays = backoff()
+        handed: HandedPage | None = None
         while True:
             self._reconnected.clear()
             try:
-                await self._read_on()
+                await self._read_on(handed)
             except JournalReplaced:
-                self._is_identified = False
+                self._is_identified, handed = False, None
             except (DatabaseUnavailable, psycopg2.Error, WrongJournal) as error:
-                self._is_identified = False
+                self._is_identified, handed = False, None
                 self._enter_trouble(error)
                 await _wait(self._reconnected, next(delays))
             else:
                 delays = backoff()
                 self._leave_trouble()
-                await self._rest()
+                handed = await self._rest()
 
-    async def _rest(self) -> None:
-        """Waits until the next read is due."""
-        if self.lease.is_held:
-            self._leased_until, self._cause = time.monotonic(), Cause.LEASE
-        else:
-            since_lease = time.monotonic() - self._leased_until
-            pause_seconds = min(max(since_lease * AFTER_LEASE_SHARE, READ_FLOOR_SECONDS), SWEEP_SECONDS)
-            self._cause = Cause.SWEEP if pause_seconds == SWEEP_SECONDS else Cause.AFTER_LEASE
-            if await _wait(self._woken, pause_seconds):
-                self._cause = Cause.NOTIFY
+    async def _rest(self) -> HandedPage | None:
+        """Waits until the next read is due, or until another process hands over a page."""
+        rests_since = time.monotonic()
+        pause_seconds, cause = self._pause()
+        while self._is_identified and not self.exchange.must_prove:
+            if self.memory and (handed := self.exchange.next_for(self.memory.edge)):
+                return handed
+            self._stirred.clear()
+            due_at = rests_since + pause_seconds
+            if pause_seconds and self._woken_at is not None and self._woken_at < due_at:
+                due_at, cause = self._woken_at, Cause.NOTIFY
+            left_seconds = due_at + self.exchange.patience_seconds - time.monotonic()
+            if left_seconds <= 0:
+                self.exchange.leave()
+                break
+            await _wait(self._stirred, left_seconds)
+        self._cause = cause
         await asyncio.sleep(self._floor.left_seconds)
+        return None
 
-    async def _read_on(self) -> None:
-        self._floor.begin()
-        self._woken.clear()
-        if not self._is_identified or self.memory is None:  # a journal may be installed at any time
+    def _pause(self) -> tuple[float, Cause]:
+        """For how long to wait for a NOTIFY before the next read, and why that is due then."""
+        if self.memory and not self.memory.edge.is_batch_end:
+            return 0.0, self._cause
+        if self.lease.is_held:
+            self._leased_until = time.monotonic()
+            return 0.0, Cause.LEASE
+        since_lease = time.monotonic() - self._leased_until
+        pause_seconds = min(max(since_lease * AFTER_LEASE_SHARE, READ_FLOOR_SECONDS), SWEEP_SECONDS)
+        return pause_seconds, Cause.SWEEP if pause_seconds == SWEEP_SECONDS else Cause.AFTER_LEASE
+
+    async def _read_on(self, handed: HandedPage | None) -> None:
+        """Publishes the page that another process handed over, or reads what has come since the edge."""
+        if self.memory is None:
+            self._woken_at = None
+        # A journal may be installed at any time.
+        if not self._is_identified or self.memory is None or self.exchange.must_prove:
+            began_at, handed = time.monotonic(), None
             with self._answering():
                 await self._identify()
-        if self.memory is None:
+            self.exchange.prove(self._journal.kind, began_at)
+        memory = self.memory
+        if memory is None:
             self.lease.note(0, 0, None)
-            return
-        # The rest of a batch is as old as the batch.
-        began = time.time() if self.memory.edge.previous == self.memory.edge.batch else self.read_until
+        elif handed and handed.fits(memory.edge):
+            await self._take_over(handed, memory)
+        else:
+            await self._read(handed)
+
+    async def _take_over(self, handed: HandedPage, memory: PageCache) -> None:
+        losses = await self._journal.take_over(handed.losses)
+        self.exchange.taken_over += 1
+        self._begin(handed.began_at)
+        await self._pass_on(handed.page, memory, losses, handed.awake_ms)
+        # Several pages may wait: everything else runs in between.
+        await (asyncio.sleep(0) if memory.edge.is_batch_end else self._drained())
+
+    async def _read(self, handed: HandedPage | None) -> None:
+        """Reads from the journal up to the end of a batch: of the handed page's, or else of the present."""
+        self._floor.begin()
+        if self.memory and self.memory.edge.is_batch_end:  # the rest of a batch is as old as the batch
+            self._begin(handed.began_at if handed else time.monotonic())
+        cause, upto = (Cause.SIBLING, handed.page.batch) if handed else (self._cause, None)
         while memory := self.memory:
-            self.reads[self._cause] += 1
+            self.reads[cause] += 1
             try:
                 with self._answering():
-                    page = await self._journal.read(memory.edge)
+                    page = await self._journal.read(memory.edge, upto)
             except LostPast:
                 await self._go_back(memory, ())
+                upto = None
                 continue
-            losses = self._journal.losses
-            # What retention had taken by the last read, or before this began, cannot be what was still to be read then.
-            taken = self._journal.losses.extent
-            has_taken = self._taken not in (None, taken)
-            self._taken = taken
-            if has_taken and losses.concern(memory.edge):
-                self._tell(RETAINED, memory, self._journal.encode(page.end))
-            self._warn_of_losses(page.changes)
-            await self._take(page, memory)
-            await self._tell_lost(memory)
-            self.lease.note(
-                len({change.xid for change in page.changes}), len(losses.present.xip), self._journal.awake_ms
-            )
+            if upto and page.batch == upto and page.batch.witness != upto.witness:
+                upto = None  # of another past, as far as can be known
+                continue
+            losses, awake_ms = self._journal.losses, self._journal.awake_ms
+            if not handed:
+                self.exchange.hand_on(page, losses, awake_ms, self._began_at)
+            await self._pass_on(page, memory, losses, awake_ms)
             await self.lease.keep()
-            if page.end.previous == page.end.batch:
-                self.read_until = began
+            if memory.edge.is_batch_end:
                 return
             await self._drained()
+
+    def _begin(self, began_at: float) -> None:
+        """Begins a batch that has everything that was committed before."""
+        self._began_at = max(self._began_at, began_at)
+        if self._woken_at is not None and self._woken_at <= began_at + self.exchange.lateness_seconds:
+            self._woken_at = None
+
+    async def _pass_on(self, page: Page, memory: PageCache, losses: Losses, awake_ms: int | None) -> None:
+        """Publishes the page, and tells what is missing, as of `losses`."""
+        # What retention had taken by the last read, or before this began, cannot be what was still to be read then.
+        has_taken = self._taken not in (None, losses.extent)
+        self._taken, began_publishing_at = losses.extent, time.monotonic()
+        if has_taken and losses.concern(memory.edge):
+            self._tell(RETAINED, memory, self._journal.encode(page.end))
+        self._warn_of_losses(page.changes)
+        await self._take(page, memory)
+        await self._tell_lost(memory)
+        self.exchange.note_publishing(time.monotonic() - began_publishing_at)
+        self.lease.note(len({change.xid for change in page.changes}), len(losses.present.xip), awake_ms)
+        if page.end.is_batch_end:
+            self.read_until = time.time() - (time.monotonic() - self._began_at)
 
     async def _take(self, page: Page, memory: PageCache) -> None:
         """Publishes the page in parts, so that everything else runs in between."""
@@ -289,7 +357,7 @@ class Follower:
         page = await self._journal.newest(REMEMBERED_ENTRIES)
         memory = PageCache(self._journal.encode_batch, page.start)
         memory.append(page)
-        while page.end.previous != page.end.batch:
+        while not page.end.is_batch_end:
             page = await self._journal.read(memory.edge)
             memory.append(page)
         self._journal.on_lost = self._note_lost  # clients that resume learn of earlier losses by their cursors
@@ -306,6 +374,7 @@ class Follower:
 
         Clients get a gap for what they were sent since then, followed by what PostgreSQL has now instead.
         """
+        began_at = time.monotonic()
         self._on_lost_past()
         self._journal.forget_proofs()
         if not missing and await self._journal.proves(memory.edge_proven):
@@ -336,6 +405,7 @@ class Follower:
             self._stand_at_edge_of(kept)
             table = next(iter(counts)) if len(counts) == 1 else None
             self._tell_gap(replace(gap, from_cursor=self._journal.encode(kept.edge), table=table))
+        self.exchange.prove(self._journal.kind, began_at)
         self._moved.set()
 
     def _start_over(self, owed: Gap) -> None:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from changefeed import __version__
 from changefeed.change.change import LOSS, Change, from_journal
 from changefeed.change.exposure import Payload
 from changefeed.journal.cursor import (
@@ -26,6 +27,7 @@ from changefeed.journal.cursor import (
     witness_of,
 )
 from changefeed.journal.entries import PAGE_ROWS, ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
+from changefeed.journal.exchange import Kind
 from changefeed.journal.losses import Losses, Taken
 from changefeed.journal.page_cache import Page
 from changefeed.journal.sealed_cursor import ANYBODY, Seal
@@ -77,6 +79,8 @@ class Journal:
     ) -> None:
         self._database = database
         self._for_clients = for_clients or database
+        self._payload = payload
+        self._row_limit_bytes = row_limit_bytes
         self._reading_for_clients = asyncio.Semaphore(CLIENT_READS)
         complained: dict[int, None] = {}
         self._entries = {
@@ -148,12 +152,26 @@ class Journal:
             return await self._page_after(place, upto, self._for_clients)
 
     async def _page_after(self, place: Place, upto: Snapshot | None, database: Database) -> Page:
-        if place.previous != place.batch:
+        if not place.is_batch_end:
             page = await self._fetch(database, place, place.previous, place.batch, place.id)
             if page.changes:
                 return page
             place = Place.after(place.batch)
         return await self._fetch(database, place, place.batch, upto, None)
+
+    async def take_over(self, losses: Losses) -> Losses:
+        """What another process found when it read a page: `losses`, of whose `taken` only the number is known."""
+        found = replace(losses, taken=await self._what_was_taken(losses.taken.number, losses.xid, losses.present))
+        is_older = not self.losses.present.is_within(found.present)
+        self._note_losses(replace(self.losses, statements=found.statements) if is_older else found)
+        return found
+
+    @property
+    def kind(self) -> Kind | None:
+        """Equal where read() gives equal pages; None if it proves no places."""
+        if self.epoch is None or self.identity is None:
+            return None
+        return __version__, self._payload, str(self._row_limit_bytes), self.epoch.hex(), self.identity
 
     async def newest(self, entries: int) -> Page:
         """The first page of the newest `entries` entries, whose batch ends with them."""

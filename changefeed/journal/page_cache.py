@@ -127,7 +127,7 @@ class PageCache:
 
     def ends(self) -> list[Snapshot]:
         """The snapshots at the ends of remembered batches, newest first."""
-        ends = [page.batch for page in reversed(self._pages) if page.end.previous == page.end.batch]
+        ends = [page.batch for page in reversed(self._pages) if page.end.is_batch_end]
         return list(dict.fromkeys(ends))
 
     def up_to(self, snapshot: Snapshot) -> "tuple[PageCache, list[Change]]":
@@ -140,7 +140,7 @@ class PageCache:
                 dropped += page.changes
             else:
                 kept.append(replace(page))
-                is_beyond = page.batch == snapshot and page.end.previous == page.end.batch
+                is_beyond = page.batch == snapshot and page.end.is_batch_end
         return kept, dropped
 
     def is_beyond_edge(self, place: Place) -> bool:
@@ -165,7 +165,7 @@ class PageCache:
             if place.id < page.changes[-1].id:
                 return replace(page, start=place, changes=[change for change in page.changes if change.id > place.id])
         end = pages[-1].end
-        if end.previous != end.batch and place.id > end.id:
+        if not end.is_batch_end and place.id > end.id:
             return None  # another server has read further in the same batch
         return self.page_after(end)
 
@@ -175,7 +175,7 @@ class PageCache:
         First comes the rest of the cursor's batch, then what follows up to the next end of a batch here. The changes
         are from several pages here, so they are put in the order of id again, with new cursors.
         """
-        if place.previous != place.batch:
+        if not place.is_batch_end:
             rest = self._part_across(place, place.previous, place.batch, place.id, Place.after(place.batch))
             if rest.changes:
                 return rest
@@ -185,7 +185,7 @@ class PageCache:
         beginning = self._pages[0].start if self._pages else self.edge
         ends = chain([beginning] if first == 0 else [], (page.end for page in islice(self._pages, first, None)))
         for end in ends:
-            if end.previous == end.batch and place.batch.is_within(end.batch):
+            if end.is_batch_end and place.batch.is_within(end.batch):
                 return self._part_across(start, place.batch, end.batch, 0, end)
         return None
 

@@ -33,6 +33,7 @@ from handlers.delivery.outbox import Outbox
 from handlers.delivery.raw_clients import RawClients
 from handlers.delivery.readiness import Readiness
 from process.shared_numbers import SharedNumbers
+from process.siblings import Siblings
 from settings.table import Settings
 
 
@@ -54,6 +55,7 @@ class ProcessSlot:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     session_secret: str = field(default_factory=lambda: secrets.token_hex(32))
     ended_sessions: EndedSessions = field(default_factory=EndedSessions)
+    siblings: Siblings = field(default_factory=Siblings)
     has_seen_schema: bool = False
 
     @property

@@ -127,7 +127,13 @@ METRICS = (
         gauges.READS,
         ("cause", "process"),
         "Reads of the journal: after a notification (notify), while the lease holds (lease), after it for what began "
-        "before (after_lease), every 2 s in any case (sweep).",
+        "before (after_lease), every 2 s in any case (sweep), to catch up with the pages of another process (sibling).",
+        None,
+    ),
+    MetricSpec(
+        gauges.TAKEN_OVER,
+        ("process",),
+        "Pages of the journal taken over from another process of --processes, without a read.",
         None,
     ),
     MetricSpec(gauges.LEASE_HELD, ("process",), "1 while the lease holds, so that writers send no NOTIFY.", None),

@@ -18,6 +18,7 @@ BEHIND_TRANSACTIONS = "changefeed_follower_behind_transactions"
 RECONNECTS = "changefeed_listener_reconnects_total"
 CANARY_SECONDS = "changefeed_canary_round_trip_seconds"
 READS = "changefeed_journal_reads_total"
+TAKEN_OVER = "changefeed_pages_taken_over_total"
 LEASE_HELD = "changefeed_lease_held"
 NOTIFIES_SAVED = "changefeed_notifies_saved_total"
 
@@ -37,6 +38,7 @@ def sample(context: ServerContext) -> None:
     meters.meter(NOTIFIES_SAVED).set(context.follower.lease.saved_notifies)
     for cause, reads in context.follower.reads.items():
         meters.meter(READS, cause).set(reads)
+    meters.meter(TAKEN_OVER).set(context.follower.exchange.taken_over)
     meters.meter(RECONNECTS).set(listener.reconnects)
     if listener.canary.round_trip_seconds is not None:
         meters.meter(CANARY_SECONDS).set(listener.canary.round_trip_seconds)

@@ -6,6 +6,7 @@ import random
 import signal
 from collections.abc import Awaitable, Callable
 
+import psutil
 import psycopg2
 
 from changefeed.journal.lease import LEASE_MS, QUERIES
@@ -37,6 +38,8 @@ class Faults:
             "server killed": lambda: self._server(signal.SIGKILL),
             "server stopped": lambda: self._server(signal.SIGTERM),
             "server frozen": self._freeze,
+            "process killed": lambda: self._process(signal.SIGKILL),
+            "process frozen": lambda: self._process(signal.SIGSTOP),
             "line cut": self._cut,
             "line deaf": self._deafen,
             "clients cut": self._cut_clients,
@@ -66,6 +69,18 @@ class Faults:
             server.send(signal.SIGSTOP)
             await wait(self._pause, self._draw.uniform(0.1, 5))
             server.send(signal.SIGCONT)
+
+    async def _process(self, number: signal.Signals) -> None:
+        """To one of the processes that share a port, which reads the journal for the others or does not."""
+        server = self._ground.servers[-1]
+        async with self._servers_in_use[server.name]:
+            if workers := server.workers():
+                worker = self._draw.choice(workers)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.send_signal(number)
+                    if number is signal.SIGSTOP:
+                        await wait(self._pause, self._draw.uniform(0.1, 5))
+                        worker.send_signal(signal.SIGCONT)
 
     async def _cut(self) -> None:
         self._draw.choice(self._ground.servers).line.cut()

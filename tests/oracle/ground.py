@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import psycopg2
 from psycopg2.extensions import make_dsn
 
@@ -76,9 +77,16 @@ class Server:
         assert self._process
         self._process.send_signal(number)
 
+    def workers(self) -> list[psutil.Process]:
+        """The processes of --processes that run now; none if it serves by itself."""
+        with contextlib.suppress(psutil.NoSuchProcess, AssertionError):
+            return psutil.Process(self.pid).children()
+        return []
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Ends it and waits until it is gone."""
         if process := self._process:
+            workers = self.workers()
             self._process = None  # what ends now was meant to
             process.send_signal(number)
             try:
@@ -88,6 +96,10 @@ class Server:
                 raise AssertionError(f"the server {self.name} did not end within 20 s of {number.name}") from None
             if number is signal.SIGTERM and code not in (0, -number):  # the latter when it had only just been started
                 raise AssertionError(f"the server {self.name} ended with {code} on SIGTERM")
+            # They end with their parent, and hold the port until then.
+            _, left = psutil.wait_procs(workers, 20)
+            if left:
+                raise AssertionError(f"{len(left)} processes of the server {self.name} did not end with it within 20 s")
 
     def check(self) -> None:
         """It runs, and its log tells of no mistake of its own."""

@@ -36,6 +36,7 @@ class Plan:
     huge_rows: int = 30_000
     stuck_seconds: float = 60.0  # without a change taken by a reader that is behind
     kinds: tuple[str, ...] = ()
+    processes: int = 3  # of the second server
     server_flags: tuple[str, ...] = ("--retention-bytes", str(256 << 20))
 
 
@@ -78,9 +79,12 @@ class Oracle:
             self._stopping.set()
 
     def _starts(self) -> dict[str, Start]:
-        """Of the two servers, B closes a client that does not read rather soon."""
+        """Of the two servers, B has several processes, and closes a client that does not read rather soon."""
         flags = (*WATCH, *self.plan.server_flags)
-        return {"A": Start(flags), "B": Start((*flags, "--outbox-limit-bytes", "65536"))}
+        return {
+            "A": Start(flags),
+            "B": Start((*flags, "--outbox-limit-bytes", "65536", "--processes", str(self.plan.processes))),
+        }
 
     def summary(self) -> str:
         return (
