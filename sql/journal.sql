@@ -81,7 +81,7 @@ $granted$;
 
 -- lastval() returns the last number that nextval() drew in the session, which would be an id of the journal. setval() replaces the
 -- last number that this session drew from a sequence. So after drawing ids record.sql draws from the first of these, which
--- every role may read, and sets it to the writer's number. The second means "no number was drawn": no other role may read it, so
+-- every role may read, and none else may draw from, and sets it to the writer's number. The second means "no number was drawn": no other role may read it, so
 -- lastval() fails as before. A crash may reset the first, so it is unlogged, if PostgreSQL supports that. It may hold another
 -- writer's number for a moment, even the highest possible one, after which it begins again.
 DO $lastval$
@@ -94,7 +94,8 @@ BEGIN
     END IF;
 END
 $lastval$;
-GRANT USAGE ON SEQUENCE changefeed.lastval TO PUBLIC;
+REVOKE USAGE ON SEQUENCE changefeed.lastval FROM PUBLIC;  -- granted before; by its oid, it let anybody draw numbers
+GRANT SELECT ON SEQUENCE changefeed.lastval TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS changefeed.no_lastval
     MINVALUE -9223372036854775808 START -9223372036854775808 MAXVALUE -9200000000000000000 CACHE 1000 CYCLE;
 

@@ -644,3 +644,50 @@ def test_a_long_script_is_searched_once_for_what_may_move_rows(db: JournalDataba
         merge = "MERGE INTO moved AS m USING (VALUES (3)) AS v (id) ON m.id = v.id WHEN MATCHED THEN UPDATE SET k = 2;"
         db.run(f"BEGIN; UPDATE moved SET k = 1 WHERE id = 1; {updates} {merge} COMMIT")
         assert db.losses > 0
+
+
+ENUM = (
+    "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE FUNCTION as_json(mood) RETURNS json LANGUAGE sql IMMUTABLE "
+    """AS $$ SELECT '{"c": 1}'::json $$; CREATE CAST (mood AS json) WITH FUNCTION as_json(mood); """
+    "CREATE DOMAIN temper AS mood; CREATE TYPE pair AS (a mood, b int); CREATE TYPE numbers AS (a int, b text)"
+)
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+@pytest.mark.parametrize(
+    ("type_name", "value"),
+    [
+        ("mood", "'sad'"),
+        ("temper", "'glad'"),
+        ("mood[]", "'{sad,NULL,glad}'"),
+        ("temper[]", "'{sad}'"),
+        ("mood[]", "'{{sad},{glad}}'"),
+        ("mood", "NULL"),
+        ("numbers", "'(1,x)'"),
+        ("numbers[]", """'{"(1,x)",NULL}'"""),
+    ],
+)
+def test_a_deleted_row_has_the_values_that_it_was_inserted_with(
+    db: JournalDatabase, type_name: str, value: str, *, is_trusted: bool
+):
+    owner = db.new_role("owner")
+    db.run(f"GRANT CREATE ON SCHEMA public TO {owner}")
+    session = db.session(user=owner)
+    (db if is_trusted else session).run(ENUM)
+    session.run(f"CREATE TABLE moods (id int, m {type_name}) PARTITION BY LIST (id)")
+    session.run("CREATE TABLE moods_1 PARTITION OF moods FOR VALUES IN (1)")
+    db.run("SELECT changefeed.watch('moods')")
+    session.run(f"INSERT INTO moods VALUES (1, {value}); TRUNCATE moods_1")
+    (inserted, row), (deleted, same_row) = db.changes()
+    assert (inserted, deleted, row, db.losses) == ("I", "D", same_row, 0)
+
+
+def test_a_composite_type_with_a_cast_of_its_owner_inside_is_a_loss(db: JournalDatabase):
+    owner = db.new_role("owner")
+    db.run(f"GRANT CREATE ON SCHEMA public TO {owner}")
+    session = db.session(user=owner)
+    session.run(ENUM + "; CREATE TABLE moods (id int, m pair[]) PARTITION BY LIST (id)")
+    session.run("CREATE TABLE moods_1 PARTITION OF moods FOR VALUES IN (1)")
+    db.run("SELECT changefeed.watch('moods')")
+    session.run("""INSERT INTO moods VALUES (1, '{"(sad,1)"}'); TRUNCATE moods_1""")
+    assert ([letter for letter, _ in db.changes()], db.losses) == (["I"], 1)

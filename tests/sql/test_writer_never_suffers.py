@@ -255,6 +255,20 @@ class TestTwin:
         seen = db.session(user=role).run("SELECT last_value FROM pg_sequences WHERE schemaname = 'changefeed'")
         assert (4711,) not in seen
 
+    def test_nobody_else_draws_from_the_sequence_that_holds_a_writers_number(self, db: JournalDatabase):
+        db.run("GRANT USAGE ON SEQUENCE changefeed.lastval TO PUBLIC")  # as install.sql did before
+        db.run(read_script("install.sql"))
+        role = db.new_role("reader")
+        db.run(f"GRANT ALL ON orders TO {role}")
+        ours = "SELECT oid FROM pg_class WHERE relnamespace = 'changefeed'::regnamespace AND relkind = 'S'"
+        for (sequence,) in db.run(ours):
+            for call in (f"nextval({sequence}::regclass)", f"setval({sequence}::regclass, 5)"):
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    db.session(user=role).run(f"SELECT {call}")
+        session = db.session(user=role)
+        session.run("CREATE TEMP SEQUENCE numbers START 7; SELECT nextval('numbers'); INSERT INTO orders VALUES (1)")
+        assert session.value("SELECT lastval()") == 7
+
     def test_the_highest_number_that_another_drew_takes_nothing_from_a_writer(self, db: JournalDatabase):
         """It stands in the sequence for a moment, while others draw of that too."""
         db.run("CREATE SEQUENCE numbers START 4711; SELECT nextval('numbers')")
