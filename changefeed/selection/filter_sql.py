@@ -147,8 +147,8 @@ class _Writer:
 
     def _may_occur(self, text: str) -> bool:
         """Whether the database's encoding has all of its characters."""
-        codec = "utf-8" if self._is_in_order else encodings.get(self.encoding, "ascii")
-        return "\0" not in text and _has_bytes(text, codec)
+        codec = "utf-8" if self._is_in_order else encodings.get(self.encoding)
+        return "\0" not in text and (codec is None or _has_bytes(text, codec))  # what else it lacks, PostgreSQL says
 
 
 def _compared(value: str, operator: str, constants: list[str]) -> str:

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,8 @@ from changefeed.postgres.named_queries import load_queries
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filter_sql import sql_condition
 from changefeed.selection.filter_text import parse_filter
-from changefeed.selection.filters import BadFilter, Condition, Filter, joined, row_test, within_reach
+from changefeed.selection.filters import BadFilter, Condition, Filter, filters_in, joined, row_test, within_reach
+from changefeed.selection.like import ends_in_escape
 from tests import postgres
 from tests.journal_database import Session
 from tests.unit.selection.filter_cases import (
@@ -241,6 +243,37 @@ def test_a_text_too_long_to_search_matches_in_both(
     values = ["ab" * 3, "ba" * 3, "x" * 40, "a" + "x" * 40 + "b", "a" + "x" * 20 + "b" + "y" * 20 + "c"]
     limited = [*within_reach([parse_filter(f"c={n}like.{pattern}") for n in ("", "not.")], 40)]
     assert differences(database, reader, type_name, kind, values, limited) == []
+
+
+@given(
+    st.lists(st.text("ab%_*\\ é", max_size=8).filter(lambda text: not ends_in_escape(text)), min_size=1, max_size=5),
+    st.lists(st.text("ab%_*\\ é\n", max_size=10), max_size=10),
+    st.sampled_from([2, 5, None]),
+)
+def test_random_patterns_are_the_same_conditions(
+    reader: Session, patterns: list[str], texts: list[str], reach: int | None
+):
+    parsed = [parse_filter(f"c={n}like.{one}") for one in patterns for n in ("", "not.")]
+    asked = [replace(term, reach=reach) for term in filters_in(parsed)]
+    for type_name, kind in (("text", Kind.TEXT), ("bpchar(12)", Kind.PADDED)):
+        written = [sql_condition([condition], {"c": kind}, "r") for condition in asked]
+        columns = ", ".join(f"({sql}) IS TRUE" for sql, _ in written)
+        answers = reader.run(
+            f"SELECT to_json(c)::pg_catalog.text, {columns} "
+            f"FROM (SELECT t::pg_catalog.{type_name} AS c FROM unnest(%s::pg_catalog.text[]) AS t) AS r",
+            *(text for _, parameters in written for text in parameters),
+            texts,
+        )
+        for value, *holds in answers:
+            cell = Cell(as_row_has_it(value))
+            assert [row_test(condition, {"c": kind}.get)(lambda _, cell=cell: cell) for condition in asked] == holds  # type: ignore[misc]
+
+
+def test_infinite_intervals_are_the_same(database: Session, reader: Session):
+    if postgres.major_version() < 17:
+        pytest.skip("PostgreSQL has them since version 17")
+    values = ["infinity", "-infinity", "1 day", "-1 day"]
+    assert differences(database, reader, "interval", Kind.INTERVAL, values, questions(ORDERED, values)) == []
 
 
 def test_no_cast_of_a_columns_owner_is_called(database: Session, reader: Session):
