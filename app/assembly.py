@@ -19,6 +19,8 @@ from changefeed.journal.watching import Watching
 from changefeed.postgres.listener import Listener
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database
+from changefeed.rows.reading import Limits
+from changefeed.rows.readings import Readings
 from changefeed.selection.catalog import Catalog
 from changefeed.turns import Stopwatch, TurnSize, WorkQueue
 from handlers.access.admission import Admission
@@ -71,8 +73,10 @@ def make_context(
     database = Database(conninfo, REQUEST_CONNECTIONS)
     # Connections of their own, so that the follower and the canary never wait for a request.
     following = Database(conninfo, FOLLOWING_CONNECTIONS)
+    # And these, so that no request and no change waits for a reading of rows.
+    reading = Database(conninfo, settings.rows_readings)
     # What broke the listener's connection may have broken these too.
-    renew = in_turn(following.renew, database.renew)
+    renew = in_turn(following.renew, database.renew, reading.renew)
 
     catalog = Catalog(database, in_turn(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload)
     tally = Tally(time.time(), catalog.has)
@@ -101,6 +105,15 @@ def make_context(
         drained=live_clients.drained,
         on_state=dashboards.tell_database,
         on_lost_past=renew,
+    )
+    readings = Readings(
+        reading,
+        journal,
+        catalog,
+        Limits(settings.rows_limit, settings.rows_limit_bytes, settings.rows_seconds, settings.row_limit_bytes),
+        settings.rows_readings,
+        settings.payload,
+        settings.trust_owner,
     )
     watching = Watching(
         database,
@@ -153,6 +166,8 @@ def make_context(
         watching=watching,
         database=database,
         following=following,
+        reading=reading,
+        readings=readings,
         catalog=catalog,
         lookout=lookout,
         admission=Admission(settings, slot.client_counts, slot.meters),

@@ -339,6 +339,14 @@ def check_tables(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "tables", "no watched table is unlogged or written by a subscription")
 
 
+def check_rows(patient: Patient) -> Iterator[Finding]:
+    if not patient.may_read:
+        return
+    [(watched, readable, mend)] = patient.rows(QUERIES["rows"])
+    says = f"of {watched} watched tables the rows of {readable} can be read, for /api/rows and rows=true"
+    yield Finding(Level.OK, "rows", says, mend)
+
+
 def check_publications(patient: Patient) -> Iterator[Finding]:
     found = patient.rows(QUERIES["publications"])
     for (publication,) in found:
@@ -523,6 +531,7 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "triggers": check_triggers,
     "policies": check_row_security,
     "tables": check_tables,
+    "rows": check_rows,
     "publications": check_publications,
     "settings": check_settings,
     "queue": check_queue,

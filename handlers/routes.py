@@ -10,6 +10,7 @@ from handlers.api.changes import ChangesHandler
 from handlers.api.health import HealthHandler, ReadyHandler
 from handlers.api.lookup import ChangeHandler, PlaceHandler
 from handlers.api.openapi import OpenApiHandler
+from handlers.api.rows import RowsHandler
 from handlers.api.status import StatusHandler
 from handlers.api.tables import TablesHandler, WatchHandler
 from handlers.dashboard.session import SessionHandler
@@ -32,6 +33,7 @@ ROUTES = (
     URLSpec(r"/listen/(.+)", ListenSocket),
     URLSpec(r"/events", EventStreamHandler),
     URLSpec(r"/api/changes", ChangesHandler),
+    URLSpec(r"/api/rows", RowsHandler),
     URLSpec(r"/api/change", ChangeHandler),
     URLSpec(r"/api/place", PlaceHandler),
     URLSpec(r"/api/activity", ActivityHandler),

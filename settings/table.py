@@ -61,11 +61,16 @@ class Settings:
     unread_limit_bytes: int
     client_messages_per_second: int
     client_bytes_per_second: int
+    rows_limit: int
+    rows_limit_bytes: int
+    rows_seconds: float
+    rows_readings: int
     request_seconds: float
     waiting_connection_limit: int
     watch: tuple[str, ...]
     payload: Payload
     row_limit_bytes: int
+    trust_owner: tuple[str, ...]
     channels: tuple[str, ...]
     no_plain_channel: bool
     upgrade_schema: bool
@@ -127,7 +132,7 @@ SERVER = (
         values.whole(1, 256),
         1,
         "N",
-        "server processes that share the port, each with one LISTEN connection and up to five others",
+        "server processes that share the port, each with one LISTEN connection, up to five others, and --rows-readings",
     ),
     Setting(
         "tls_cert",
@@ -196,6 +201,15 @@ DATABASE = (
         16 << 20,
         "BYTES",
         "maximum size of a changed row with its old values; a larger one is not read, and clients get a gap instead",
+    ),
+    Setting(
+        "trust_owner",
+        values.words,
+        (),
+        "ROLE",
+        "owner of tables whose rows the server may read, although code of that role can then run with the server's "
+        "rights; superusers, the owner of the schema changefeed and the server's own role are trusted already",
+        is_repeatable=True,
     ),
     Setting(
         "retention_hours",
@@ -423,6 +437,34 @@ LIMITS = (
         "BYTES",
         "maximum bytes of all answers that wait for clients that do not read them, per process; beyond it the "
         "oldest of the address with the most is closed",
+    ),
+    Setting(
+        "rows_limit",
+        values.whole(1, 1 << 40),
+        1_000_000,
+        "N",
+        "maximum rows of one reading of a table, for /api/rows and rows=true; for more it is refused",
+    ),
+    Setting(
+        "rows_limit_bytes",
+        values.whole(1 << 20, 1 << 40),
+        256 << 20,
+        "BYTES",
+        "maximum bytes of these rows; beyond the first MB they wait in a temporary file, four times this in all",
+    ),
+    Setting(
+        "rows_seconds",
+        values.positive,
+        30.0,
+        "SECONDS",
+        "maximum time of one reading; so long, ALTER TABLE and TRUNCATE of the table wait for it",
+    ),
+    Setting(
+        "rows_readings",
+        values.whole(1, 100),
+        4,
+        "N",
+        "maximum readings at the same time, per process, each with a connection of its own; others wait their turn",
     ),
     Setting(
         "request_seconds",

@@ -44,6 +44,27 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        n.nspowner::regrole::text
 FROM pg_namespace AS n WHERE n.nspname = 'changefeed';
 
+-- rows --
+-- How many watched tables there are, of how many this role may read the rows, and what to grant for the others.
+SELECT count(*), count(*) FILTER (WHERE cardinality(g.missing) = 0 AND f.may_call),
+       concat_ws(
+           ' ',
+           CASE WHEN NOT bool_and(f.may_call) THEN
+               'GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.next_rows TO '
+               || quote_ident(current_user) || ';'
+           END,
+           string_agg(array_to_string(g.missing, ' '), ' ' ORDER BY n.nspname, c.relname) FILTER (WHERE cardinality(g.missing) > 0)
+       )
+FROM changefeed.watched() AS w JOIN pg_class AS c ON c.oid = w.target JOIN pg_namespace AS n ON n.oid = c.relnamespace, LATERAL (
+    SELECT array_remove(ARRAY[
+        CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN format('GRANT USAGE ON SCHEMA %I TO %I;', n.nspname, current_user) END,
+        CASE WHEN NOT has_table_privilege(c.oid, 'SELECT') THEN format('GRANT SELECT ON %I.%I TO %I;', n.nspname, c.relname, current_user) END
+    ], NULL)
+) AS g (missing), LATERAL (
+    SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc AS p
+    WHERE p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('cursor', 'rows_source', 'hash_of_row', 'next_rows')
+) AS f (may_call);
+
 -- who may write --
 -- Roles, other than the owner and superusers, that could write arbitrary entries into the journal; and the statement that ends it.
 SELECT DISTINCT quote_ident(r.rolname), i.mend || quote_ident(r.rolname) || ';'

@@ -24,6 +24,7 @@
 \ir refresh.sql
 \ir read.sql
 \ir cursor.sql
+\ir rows.sql
 \ir recorded.sql
 \ir retyped.sql
 \ir retention.sql
@@ -36,6 +37,7 @@ COMMENT ON FUNCTION changefeed.unwatch(regclass) IS 'stop journaling a table; jo
 COMMENT ON FUNCTION changefeed.status() IS 'the watched tables, their options, and whether their triggers are complete';
 COMMENT ON FUNCTION changefeed.refresh() IS 'watch new partitions of watched tables';
 COMMENT ON FUNCTION changefeed.cursor() IS 'the place of this transaction in the feed: the changes after the rows that it reads';
+COMMENT ON FUNCTION changefeed.rows_source(oid, text[]) IS 'what the server reads of a table for its rows; see sql/rows.sql';
 COMMENT ON FUNCTION changefeed.retain(interval, bigint) IS 'empty the journal''s partitions beyond an age or size';
 COMMENT ON FUNCTION changefeed.journal_status() IS 'the journal''s size in bytes, oldest and newest entry, losses';
 COMMENT ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) IS 'the changes after a place in the feed; see sql/read.sql';

@@ -579,3 +579,27 @@ LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
   AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'changefeed')
 GROUP BY c.oid, n.nspname, c.relname;
+
+-- rows source --
+-- In the transaction that reads rows, after LOCK TABLE: the cursor of its snapshot, and what to read (see sql/rows.sql).
+SELECT changefeed.cursor(), s.source, s.names, s.quoted_names, s.expressions, s.hashed, s.key, current_setting('server_encoding')
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
+    changefeed.rows_source(c.oid, %(trusted)s::text[]) AS s
+WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
+
+-- next rows --
+SELECT changefeed.next_rows('reading', %s, %s);
+
+-- missing rights --
+-- The grants that this role needs to read the table and does not have.
+SELECT (
+    SELECT string_agg(g.grant_text, '; ')
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace CROSS JOIN LATERAL (
+        SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', n.nspname, session_user)
+        WHERE NOT has_schema_privilege(n.oid, 'USAGE')
+        UNION ALL
+        SELECT format('GRANT SELECT ON %%I.%%I TO %%I', n.nspname, c.relname, session_user)
+        WHERE NOT has_table_privilege(c.oid, 'SELECT')
+    ) AS g (grant_text)
+    WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text
+);

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import psycopg2
 from momoko.connection import Connection, ConnectionContainer
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
 from psycopg2.extensions import connection as Psycopg
+from psycopg2.sql import Composable
 from tornado.ioloop import IOLoop
 
 from changefeed.postgres.connection import give_up, open_connection, settings_for_each
@@ -28,6 +29,7 @@ QUERY_DEADLINE_SECONDS = 30.0
 
 DbRow = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
+Query = str | Composable
 
 
 class DatabaseUnavailable(Exception):
@@ -59,7 +61,11 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
     _given_up: asyncio.Event | None = None  # set once what ran on the last connection is cancelled
 
     def execute(self, operation: str, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
-        answering: asyncio.Future[Any] = super().execute(self._before_each + operation, *args, **kwargs)
+        return self.execute_within(self._before_each + operation, *args, **kwargs)
+
+    def execute_within(self, operation: Query, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+        """The same in a transaction, which has its own settings."""
+        answering: asyncio.Future[Any] = super().execute(operation, *args, **kwargs)
         self.answering = answering
         return answering
 
@@ -179,7 +185,8 @@ class _Pool(momoko.Pool):  # type: ignore[misc]
         return self._connect_one(made)
 
 
-_Execute = Callable[[_Connection, str, Parameters], Awaitable[list[DbRow]]]
+_Execute = Callable[[_Connection, Any, Parameters], Awaitable[list[DbRow]]]
+_Fetch = Callable[[str, Parameters], Awaitable[list[DbRow]]]
 
 
 class Database:
@@ -222,24 +229,63 @@ class Database:
                 raise
             raise DatabaseUnavailable(one_line(error)) from error
 
+    @contextlib.asynccontextmanager
+    async def transaction(self, begin: Query) -> "AsyncIterator[_Fetch]":
+        """A transaction that `begin` begins, with what SESSION_SETTINGS would set; yields what runs its statements.
+
+        The caller sets the deadline; when it passes, the running statement is cancelled. Raises DatabaseUnavailable, or
+        psycopg2.Error if PostgreSQL refuses a statement.
+        """
+        try:
+            connection = await self._ready()
+            try:
+                await self._run(self._execute_within, connection, begin, ())
+                yield partial(self._execute_within, connection)
+                await self._execute_within(connection, "COMMIT", ())
+            except psycopg2.Error:
+                if not connection.closed:
+                    await self._execute_within(connection, "ROLLBACK", ())
+                raise
+            except BaseException:
+                connection.abandon("the transaction was given up")
+                raise
+            finally:
+                self._pool.putconn(connection)
+        except momoko.Pool.DatabaseNotAvailable:
+            raise DatabaseUnavailable(self._pool.connect_error) from None
+        except psycopg2.Error as error:
+            if not _is_of_connection(error):
+                raise
+            raise DatabaseUnavailable(one_line(error)) from error
+
     async def _fetch(self, execute: "_Execute", query: str, parameters: Parameters) -> list[DbRow]:
+        connection = await self._ready()
+        try:
+            return await self._run(execute, connection, query, parameters)
+        finally:
+            self._pool.putconn(connection)
+
+    async def _run(
+        self, execute: "_Execute", connection: _Connection, query: Query, parameters: Parameters
+    ) -> list[DbRow]:
+        """Runs the statement, a second time if the connection is found dead."""
+        try:
+            return await execute(connection, query, parameters)
+        except psycopg2.Error as error:
+            if self._pool.closed or not (connection.closed and _is_of_connection(error)):
+                raise
+            await connection.connect()
+            return await execute(connection, query, parameters)
+
+    async def _ready(self) -> _Connection:
+        """A connection of the pool, once one is free."""
         if self._connecting is None:
             self._connecting = self._pool.connect()
         # Shielded: the future is shared, and a deadline cancels only the waiting.
         await asyncio.shield(self._connecting)
         if self._pool.closed:
             raise DatabaseUnavailable("the server ends")
-        connection = await self._acquire()
-        try:
-            try:
-                return await execute(connection, query, parameters)
-            except psycopg2.Error as error:
-                if self._pool.closed or not (connection.closed and _is_of_connection(error)):
-                    raise
-                await connection.connect()
-                return await execute(connection, query, parameters)
-        finally:
-            self._pool.putconn(connection)
+        return await self._acquire()
 
     async def _acquire(self) -> _Connection:
         getting: asyncio.Future[_Connection] = self._pool.getconn(ping=False)
@@ -254,9 +300,16 @@ class Database:
         if not getting.cancelled() and getting.exception() is None:
             self._pool.putconn(getting.result())
 
+    @classmethod
+    async def _execute(cls, connection: _Connection, query: str, parameters: Parameters) -> list[DbRow]:
+        return await cls._answer(connection, connection.execute(query, parameters))
+
+    @classmethod
+    async def _execute_within(cls, connection: _Connection, query: Query, parameters: Parameters) -> list[DbRow]:
+        return await cls._answer(connection, connection.execute_within(query, parameters))
+
     @staticmethod
-    async def _execute(connection: _Connection, query: str, parameters: Parameters) -> list[DbRow]:
-        answering = connection.execute(query, parameters)
+    async def _answer(connection: _Connection, answering: "asyncio.Future[Any]") -> list[DbRow]:
         try:
             db_cursor = await asyncio.shield(answering)
         except asyncio.CancelledError:

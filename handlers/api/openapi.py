@@ -6,6 +6,7 @@ from changefeed.hub import RECENT_LIMIT
 from handlers.access.authentication import COOKIE, Need
 from handlers.access.tokens import TOKEN_LIMIT_CHARACTERS
 from handlers.api.changes import DEFAULT_LIMIT, MAX_LIMIT
+from handlers.api.rows import MOST_ROWS, NAMES
 from handlers.api.schemas import (
     COLUMNS,
     COUNT,
@@ -114,6 +115,7 @@ FEED_PARAMETERS = {
     "slow": _parameter("slow", "what the server does if you do not keep up", {"enum": ["close"]}),
 }
 _CHANGES_PARAMETERS = [one for name, one in FEED_PARAMETERS.items() if name not in ("replay", "slow")]
+_ROWS_PARAMETERS = [FEED_PARAMETERS[name] for name in NAMES if name in ("filter", "columns")]
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
 _WINDOW = {"type": "integer", "minimum": 1, "maximum": 86400}
 _TABLE = _parameter("table", "schema.table", {"type": "string", "minLength": 1}, "path")
@@ -171,6 +173,20 @@ PATHS: Json = {
             ),
             ("404", "503"),
             parameters=[*_CHANGES_PARAMETERS, _parameter("limit", "the maximum number of changes", _LIMIT)],
+        )
+    },
+    "/api/rows": {
+        "get": _operation(
+            "The rows of a table, and the cursor after which come the changes that they lack; or, with Accept: "
+            "application/x-ndjson, a line for each row and a last one with the cursor",
+            shape({"rows": list_of({"type": "object"}), "cursor": TEXT}),
+            ("404", "409", "503"),
+            parameters=[
+                _parameter("table", "a watched table, such as public.orders", TEXT) | {"required": True},
+                *_ROWS_PARAMETERS,
+                _parameter("order", "such as created_on.desc,id or total.asc.nullsfirst", list_of(TEXT)),
+                _parameter("limit", "the maximum number of rows", COUNT | {"maximum": MOST_ROWS}),
+            ],
         )
     },
     "/api/change": {

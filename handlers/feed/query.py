@@ -11,7 +11,14 @@ from handlers.access.errors import ApiError, whole_number
 
 NAMES = (*FIELDS, "since", "replay", "slow")
 # Fields that only some routes have. The others refuse them, since a caller who sends one relies on it.
-ELSEWHERE = {"limit": "/api/changes has it", "replay": "/ws and /events have it", "slow": "/ws has it"}
+ELSEWHERE = {
+    "limit": "/api/changes and /api/rows have it",
+    "order": "/api/rows has it",
+    "replay": "/ws and /events have it",
+    "slow": "/ws has it",
+    "action": "/ws, /events and /api/changes have it",
+    "since": "/ws, /events and /api/changes have it",
+}
 # PostgREST has these fields beside the columns; here, as all conditions, they are in `filter`.
 GROUPS = ("or", "and", "not.or", "not.and")
 FIELDS_LIMIT = 100  # unknown fields included, as each is compared with the known ones

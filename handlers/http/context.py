@@ -17,6 +17,7 @@ from changefeed.journal.lookout import Lookout
 from changefeed.journal.watching import Watching
 from changefeed.postgres.listener import Listener
 from changefeed.postgres.pool import Database
+from changefeed.rows.readings import Readings
 from changefeed.selection.catalog import Catalog
 from changefeed.selection.subscription import Selection, Subscription
 from handlers.access.admission import Admission
@@ -88,6 +89,8 @@ class ServerContext:
     watching: Watching
     database: Database
     following: Database
+    reading: Database
+    readings: Readings
     catalog: Catalog
     lookout: Lookout
     admission: Admission
@@ -112,6 +115,7 @@ class ServerContext:
         self.outages.close()
         self.database.close()
         self.following.close()
+        self.reading.close()
 
     @property
     def connected(self) -> Sequence[Connected]:

@@ -138,6 +138,13 @@ METRICS = (
     ),
     MetricSpec(gauges.LEASE_HELD, ("process",), "1 while the lease holds, so that writers send no NOTIFY.", None),
     MetricSpec(gauges.NOTIFIES_SAVED, (), "Transactions read while the lease held, which needed no NOTIFY.", max),
+    MetricSpec(
+        gauges.ROWS_READINGS,
+        ("ended",),
+        "Readings of a table's rows, by how they ended: complete, left by all clients, or the code of the error.",
+    ),
+    MetricSpec(gauges.ROWS_READ, (), "Rows that these readings selected."),
+    MetricSpec(gauges.ROWS_WAITING, (), "Readings that wait for their turn, see --rows-readings."),
     MetricSpec(gauges.RECONNECTS, ("process",), "Attempts to restore the LISTEN connection.", None),
     MetricSpec(
         gauges.CANARY_SECONDS,

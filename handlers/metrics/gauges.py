@@ -21,6 +21,9 @@ READS = "changefeed_journal_reads_total"
 TAKEN_OVER = "changefeed_pages_taken_over_total"
 LEASE_HELD = "changefeed_lease_held"
 NOTIFIES_SAVED = "changefeed_notifies_saved_total"
+ROWS_READINGS = "changefeed_rows_readings_total"
+ROWS_READ = "changefeed_rows_read_total"
+ROWS_WAITING = "changefeed_rows_waiting"
 
 
 def sample(context: ServerContext) -> None:
@@ -39,6 +42,10 @@ def sample(context: ServerContext) -> None:
     for cause, reads in context.follower.reads.items():
         meters.meter(READS, cause).set(reads)
     meters.meter(TAKEN_OVER).set(context.follower.exchange.taken_over)
+    for ended, readings in context.readings.counts.items():
+        meters.meter(ROWS_READINGS, ended).set(readings)
+    meters.meter(ROWS_READ).set(context.readings.rows)
+    meters.meter(ROWS_WAITING).set(context.readings.waiting)
     meters.meter(RECONNECTS).set(listener.reconnects)
     if listener.canary.round_trip_seconds is not None:
         meters.meter(CANARY_SECONDS).set(listener.canary.round_trip_seconds)

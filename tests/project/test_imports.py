@@ -27,6 +27,7 @@ ROOMS = (
     "changefeed.hub",
     "changefeed.echo",
     "changefeed.counts",
+    "changefeed.rows",
     "changefeed.journal",
     "changefeed.ordering",
     "changefeed.selection",

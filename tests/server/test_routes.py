@@ -134,6 +134,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "/api/place": ("/api/place?at=0", check_changes),
     "/events": ("/events", check_stream),
     "/api/changes": ("/api/changes", check_changes),
+    "/api/rows": ("/api/rows?table=orders", check_changes),
     "/api/tables": ("/api/tables", check_tables),
     "/api/tables/(.+)/watch": ("/api/tables/public.nothing/watch", check_watch),
     "/api/status": ("/api/status", check_status),

@@ -22,8 +22,8 @@ from tests.server_process import ServerProcess
 
 DOCUMENT = (ROOT / "docs" / "least-rights.md").read_text("utf-8")
 ROLE = "changefeed_server"
-# The role itself; reading; tending; for the doctor; watching; a back end's.
-MAKE, READ, TEND, SEE, WATCH, BACKEND = re.findall(r"^```sql\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+# The role itself; reading; tending; for the doctor; watching; a back end's; rows.
+MAKE, READ, TEND, SEE, WATCH, BACKEND, ROWS = re.findall(r"^```sql\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
 
 
 def test_the_doctor_asks_for_what_the_document_has():
@@ -216,6 +216,57 @@ class FollowingTest(LeastRightsCase):
         answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="DELETE")
         assert answer["error"]["code"] == "cannot_unwatch"
         assert "only the table's owner" in answer["error"]["message"]
+
+
+class ReadingTest(LeastRightsCase):
+    __test__ = True
+    granted = (READ, TEND, SEE, ROWS)
+
+    @gen_test
+    async def test_it_reads_the_rows_of_the_tables_that_it_was_granted(self):
+        self.write("INSERT INTO orders VALUES (1, 'new')")
+        assert (await self.fetch_json("/api/rows?table=orders"))["rows"] == [{"id": 1, "status": "new", "total": None}]
+        self.write("CREATE SCHEMA priv; ALTER TABLE parts SET SCHEMA priv; INSERT INTO priv.parts VALUES (1, '110')")
+        await self.feed.catalog.reread()
+        for grant in (f"GRANT USAGE ON SCHEMA priv TO {self.role}", f"GRANT SELECT ON priv.parts TO {self.role}"):
+            rows = self.findings()["rows"]
+            assert (rows.level, "of 2 watched tables the rows of 1" in rows.says, f"{grant};" in rows.mend) == (
+                Level.OK,
+                True,
+                True,
+            )
+            error = (await self.fetch_json("/api/rows?table=parts", 403))["error"]
+            assert error["code"] == "cannot_read"
+            assert grant in error["message"]
+            self.write(grant)
+        [row] = (await self.fetch_json("/api/rows?table=parts"))["rows"]
+        [change] = (await self.fetch_json("/api/changes?table=parts"))["changes"]
+        assert row == change["data"]
+        assert len(row["phone"]) == 64
+
+    @gen_test
+    async def test_no_policy_of_row_level_security_is_applied_or_run(self):
+        self.write("ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON orders USING (1 / 0 = 0)")
+        error = (await self.fetch_json("/api/rows?table=orders", 403))["error"]
+        assert "row-level security hides rows of public.orders" in error["message"]
+        self.write(f"ALTER ROLE {self.role} BYPASSRLS")
+        assert (await self.fetch_json("/api/rows?table=orders"))["rows"] == []
+
+    @gen_test
+    async def test_whoever_may_not_read_the_column_learns_no_hash(self):
+        self.write(f"REVOKE SELECT ON ALL TABLES IN SCHEMA public FROM {self.role}")
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="permission denied for the column"):
+            postgres.execute(
+                str(make_dsn(self.conninfo, user=self.role)),
+                "SELECT changefeed.hash_of_row('parts'::regclass, 'phone', '110')",
+            )
+
+    @gen_test
+    async def test_without_the_functions_it_says_so(self):
+        self.write(f"REVOKE EXECUTE ON FUNCTION changefeed.rows_source FROM {self.role}")
+        error = (await self.fetch_json("/api/rows?table=orders", 403))["error"]
+        assert "permission denied for function rows_source" in error["message"]
+        assert "GRANT EXECUTE ON FUNCTION" in self.findings()["rows"].mend
 
 
 class WatchingTest(LeastRightsCase):

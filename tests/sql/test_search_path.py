@@ -19,7 +19,16 @@ from tests.journal_database import JournalDatabase, Session
 FIXED = "search_path=pg_catalog, pg_temp"
 SENT = ("server.sql", "doctor.sql", "demo.sql")
 # With the rights of the schema's owner.
-OWNERS = {"cursor", "grant_request", "look", "note_retyped", "note_rotation", "note_taken"}
+OWNERS = {
+    "rows_source",
+    "hash_of_row",
+    "cursor",
+    "grant_request",
+    "look",
+    "note_retyped",
+    "note_rotation",
+    "note_taken",
+}
 OWNERS |= {"retyped_after", "what_was_taken"}
 OWNERS |= {"record", "record_strict", "record_truncated", "refresh", "refresh_after_ddl"}
 

@@ -1,0 +1,326 @@
+"""Reads the rows of a query, and the place of their snapshot in the feed, into a spool. Knows no client.
+
+Everything is of one REPEATABLE READ transaction. So the rows are what the table had at that place, and the changes
+after it are all that they lack (sql/cursor.sql). The transaction ends with the last row, however slowly clients read.
+
+PostgreSQL finds the rows that match the filters. Whether one is shown is decided by the code that decides it for
+changes: it passes as the INSERT of itself. So rights and filters mean the same, whatever PostgreSQL finds.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg2
+from psycopg2 import sql
+
+from changefeed.change.change import Change
+from changefeed.change.changed_row import ChangedRow
+from changefeed.change.exposure import Payload
+from changefeed.change.json_text import NotJSON, check, quoted
+from changefeed.change.table_names import qualified
+from changefeed.journal.cursor import NotACursor, Place
+from changefeed.journal.journal import ForeignCursor, Journal
+from changefeed.postgres.legible import is_illegible
+from changefeed.postgres.named_queries import load_queries
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
+from changefeed.rows.query import RowsQuery, Source, statement
+from changefeed.rows.refusal import Reason, RowsRefused
+from changefeed.rows.slots import FairSlots
+from changefeed.rows.spool import Spool, SpoolFull, SpoolSpace
+from changefeed.selection.filter_kinds import Kind
+from changefeed.selection.subscription import Selection
+from changefeed.turns import TURN_SECONDS
+
+logger = logging.getLogger("changefeed.rows")
+
+QUERIES = load_queries("server.sql")
+SLICE_BYTES = 256 << 10
+BETWEEN = b"\0"  # between the rows of a part: no text of PostgreSQL has it
+LOCK_SECONDS = 2  # how long to wait while somebody changes the table
+# The settings with which the triggers write values (sql/record.sql), and those that keep others' code out.
+_BEGIN = """
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL role = none; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off;
+SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {lock_ms};
+SET LOCAL idle_in_transaction_session_timeout = {idle_ms};
+SET LOCAL exit_on_error = off; SET LOCAL jit = off; SET LOCAL client_min_messages = error;
+SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; SET LOCAL intervalstyle = 'postgres';
+SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'; SET LOCAL lc_monetary = 'C';
+SET LOCAL xmloption = 'content'; SET LOCAL quote_all_identifiers = off; SET LOCAL array_nulls = on;
+SET LOCAL standard_conforming_strings = on; SET LOCAL transform_null_equals = off;
+LOCK TABLE {table} IN ACCESS SHARE MODE
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one reading; `bytes` are those of its rows as JSON."""
+
+    rows: int
+    bytes: int
+    seconds: float
+    row_bytes: int
+
+
+@dataclass(frozen=True)
+class Road:
+    """What all readings of a server share."""
+
+    database: Database
+    journal: Journal
+    slots: FairSlots
+    space: SpoolSpace
+    limits: Limits
+    payload: Payload
+    trusted_owners: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a reading, with BETWEEN between them; the last part may have none."""
+
+    rows: bytes
+    is_last: bool
+
+
+class Reading:
+    """One reading, which begins with run(). `rows` counts those read so far."""
+
+    def __init__(
+        self, query: RowsQuery, selection: Selection, kinds: Mapping[str, Kind], road: Road, holder: str | None
+    ) -> None:
+        self.query = query
+        self.holder = holder
+        self.cursor: str | None = None  # its place, as text, once it has a snapshot
+        self.place: Place | None = None
+        self.rows = 0
+        self.is_over = False
+        self.refused: RowsRefused | None = None
+        self._selection = selection
+        self._kinds = kinds
+        self._road = road
+        self._spool = Spool(road.space)
+        self._moved = asyncio.Event()
+        self._name = qualified(str(query.table.schema), query.table.table)
+        self._head = f'{{"table": {quoted(query.table.table)}, "action": "INSERT", "data": '
+
+    async def run(self) -> None:
+        """Reads; never raises but when cancelled: `refused` says what went wrong."""
+        try:
+            async with self._road.slots.slot(self.holder):
+                async with asyncio.timeout(self._road.limits.seconds):
+                    await self._read()
+        except RowsRefused as refused:
+            self.refused = refused
+        except TimeoutError:
+            self.refused = RowsRefused(
+                Reason.TOO_SLOW,
+                f"the rows could not be read within {self._road.limits.seconds:g} s (--rows-seconds); ask for fewer, "
+                "with a filter or limit",
+            )
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            logger.warning("the rows of %s could not be read: %s", self._name, one_line(error))
+            self.refused = RowsRefused(Reason.UNAVAILABLE, "PostgreSQL cannot be read; the server's log says why")
+        except Exception:
+            logger.exception("the rows of %s could not be read", self._name)
+            self.refused = RowsRefused(Reason.UNAVAILABLE, "the server failed; its log says why")
+        finally:
+            self.is_over = True
+            self._tell()
+
+    def close(self) -> None:
+        """Called when nobody needs the rows any more, and run() has ended."""
+        self._spool.close()
+
+    async def until_over(self) -> None:
+        """Returns once all rows are read. Raises RowsRefused."""
+        while not self.is_over:
+            await self._moved.wait()
+        self._raise()
+
+    async def parts(self) -> AsyncIterator[Part]:
+        """The rows, as they are read; any number of clients may ask for them. Raises RowsRefused."""
+        number = 0
+        while True:
+            while number == len(self._spool) and not self.is_over:
+                await self._moved.wait()
+            if number == len(self._spool):
+                self._raise()
+                yield Part(b"", is_last=True)
+                return
+            rows = await self._spool.part(number)
+            number += 1
+            yield Part(rows, is_last=False)
+
+    def _raise(self) -> None:
+        if self.refused:
+            raise RowsRefused(self.refused.reason, self.refused.message, self.refused.private)
+
+    def _tell(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def _read(self) -> None:
+        begin = sql.SQL(_BEGIN).format(
+            lock_ms=sql.Literal(LOCK_SECONDS * 1000),
+            idle_ms=sql.Literal(round((self._road.limits.seconds + LOCK_SECONDS) * 1000)),
+            table=sql.Identifier(str(self.query.table.schema), self.query.table.table),
+        )
+        refuse = self._refuse_to_lock
+        try:
+            async with self._road.database.transaction(begin) as fetch:
+                refuse = self._refuse_source
+                source = await self._source(fetch)
+                refuse = self._refuse_rows
+                await self._fetch_rows(fetch, source)
+        except psycopg2.Error as error:
+            await refuse(error)
+            raise
+
+    async def _source(self, fetch: Callable[..., Awaitable[list[DbRow]]]) -> Source:
+        asked = {
+            "schema": self.query.table.schema,
+            "table": self.query.table.table,
+            "trusted": list(self._road.trusted_owners),
+        }
+        found = await fetch(QUERIES["rows source"], asked)
+        if not found:
+            raise RowsRefused(Reason.ALTERED, "the table was dropped or renamed at this moment; try again")
+        [(cursor, *parts)] = found
+        source = Source(*parts)
+        try:
+            self.place = self._road.journal.decode(cursor)
+        except (ForeignCursor, NotACursor):
+            raise RowsRefused(Reason.ALTERED, "the journal is being replaced; try again") from None
+        self.cursor = cursor
+        self._tell()
+        return source
+
+    async def _fetch_rows(self, fetch: Callable[..., Awaitable[list[DbRow]]], source: Source) -> None:
+        keys_only = self._road.payload is Payload.KEYS
+        query, operands = statement(self.query, source, self._kinds, keys_only=keys_only)
+        begin = "" if self.query.limit is not None else "SET LOCAL cursor_tuple_fraction = 1; "
+        begin += f"DECLARE reading NO SCROLL CURSOR FOR {query}; "
+        while True:
+            lines = await fetch(begin + QUERIES["next rows"], (*operands, SLICE_BYTES, self._road.limits.row_bytes))
+            begin, operands = "", ()
+            if not await self._take([line for (line,) in lines]):
+                return
+
+    async def _take(self, lines: Sequence[str | None]) -> bool:
+        """Keeps the rows that are selected, in several turns of the loop; false after the last one."""
+        kept: list[bytes] = []
+        due = time.monotonic() + TURN_SECONDS
+        for line in lines:
+            if line is None or self.rows == self.query.limit:
+                await self._keep(kept)
+                return False
+            row = self._selected(line)
+            if row is not None:
+                self.rows += 1
+                kept.append(row.encode())
+            if self.rows > self._road.limits.rows:
+                raise RowsRefused(
+                    Reason.TOO_MANY_ROWS,
+                    f"there are more than {self._road.limits.rows} rows (--rows-limit); ask for fewer, with a filter "
+                    "or limit",
+                )
+            if time.monotonic() > due:
+                await asyncio.sleep(0)
+                due = time.monotonic() + TURN_SECONDS
+        await self._keep(kept)
+        return True
+
+    async def _keep(self, rows: Sequence[bytes]) -> None:
+        if not rows:
+            return
+        part = BETWEEN.join(rows)
+        if self._spool.bytes + len(part) > self._road.limits.bytes:
+            raise RowsRefused(
+                Reason.TOO_MANY_BYTES,
+                f"the rows have more than {self._road.limits.bytes} bytes (--rows-limit-bytes); ask for fewer, with a "
+                "filter, columns or limit",
+            )
+        try:
+            await self._spool.append(part)
+        except SpoolFull as full:
+            logger.warning("no space for rows that wait for clients%s", f": {full}" if full.args else "")
+            raise RowsRefused(Reason.BUSY, "too many rows wait for clients that are slow; try again later") from None
+        self._tell()
+
+    def _selected(self, line: str) -> str | None:
+        """The row as the client may see it, if so."""
+        try:
+            check(line)
+            return self._picked(line) if self.query.is_filtered else line
+        except NotJSON as error:
+            raise RowsRefused(Reason.UNREADABLE_ROW, f"a row is not JSON that can be read in time: {error}") from None
+
+    def _picked(self, line: str) -> str | None:
+        change = Change(f"{self._head}{line}}}", self._name, "INSERT")
+        table = self._selection.for_table(self._name, is_exact=True)
+        picked = table.pick(change, ChangedRow(change)) if table else None
+        if picked is None or picked is change:
+            return line if picked else None
+        return str(ChangedRow(picked).message["data"], "utf-8")
+
+    async def _refuse_to_lock(self, error: psycopg2.Error) -> None:
+        match error.pgcode:
+            case "42501":
+                await self._refuse_right()
+            case "42P01" | "3F000":
+                raise RowsRefused(Reason.ALTERED, "the table was dropped or renamed at this moment; try again")
+            case "55P03":
+                raise RowsRefused(Reason.BUSY, "the table is locked, as by ALTER TABLE; try again later")
+
+    async def _refuse_source(self, error: psycopg2.Error) -> None:
+        told = one_line(error)
+        match error.pgcode:
+            case "CF001":
+                raise RowsRefused(
+                    Reason.NOT_WATCHED, f"{self._name} is not watched: PUT /api/tables/{self._name}/watch first"
+                )
+            case "CF002":
+                raise self._cannot_read(f"{told}; start the server with --trust-owner, or see docs/least-rights.md")
+            case "CF003" | "CF004":
+                raise self._cannot_read(f"{told}; see docs/least-rights.md")
+            case "CF005":
+                raise self._cannot_read(f"{told}; call changefeed.watch again")
+            case "0A000" | "25006":
+                raise RowsRefused(
+                    Reason.UNAVAILABLE, "the server is connected to a standby, whose snapshots have no place"
+                )
+            case "42501" | "42883":
+                raise self._cannot_read(
+                    f"{told}; run sql/install.sql of this version, and the grants of docs/least-rights.md for rows"
+                )
+
+    async def _refuse_rows(self, error: psycopg2.Error) -> None:
+        if is_illegible(error):
+            raise RowsRefused(Reason.UNREADABLE_ROW, "a row has a text that UTF-8 cannot represent")
+        match error.pgcode:
+            case "CF006":
+                raise RowsRefused(
+                    Reason.UNREADABLE_ROW,
+                    f"a row has over {self._road.limits.row_bytes} bytes (--row-limit-bytes); ask for fewer columns",
+                )
+            case "42501":
+                await self._refuse_right()
+            case "42883" if self.query.order:
+                raise RowsRefused(Reason.BAD_ORDER, "a column to sort by has a type without an order, such as json")
+            case "42883" | "42703":  # a filter's column has another type, or is gone
+                raise RowsRefused(Reason.ALTERED, "the table was altered at this moment; try again")
+
+    async def _refuse_right(self) -> None:
+        """Raises RowsRefused with the grants that the server's role lacks."""
+        asked = {"schema": self.query.table.schema, "table": self.query.table.table}
+        [(grants,)] = await self._road.database.fetch(QUERIES["missing rights"], asked)
+        raise self._cannot_read(f"the server's role may not read {self._name}: {grants or 'GRANT SELECT on it'}")
+
+    def _cannot_read(self, why: str) -> RowsRefused:
+        return RowsRefused(
+            Reason.CANNOT_READ, "the server may not read this table; its log says why, and docs/least-rights.md", why
+        )

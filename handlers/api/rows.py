@@ -1,0 +1,101 @@
+"""/api/rows?table=…: the rows of a table, and the cursor from which the changes go on that these rows lack."""
+
+import asyncio
+import json
+from typing import cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+
+from changefeed.rows.query import RowsQuery, parse_order
+from changefeed.rows.reading import BETWEEN, Reading
+from handlers.access.authentication import Need
+from handlers.access.errors import ApiError, whole_number
+from handlers.feed.query import parse_query
+from handlers.feed.rows import PATIENCE_SECONDS, rows_query, told_of_refusals
+from handlers.http.base import ApiHandler
+
+NAMES = ("table", "filter", "columns", "order", "limit")
+MOST_ROWS = 99_999_999  # of `limit`; --rows-limit is what counts
+LINES = "application/x-ndjson"
+
+
+class RowsHandler(ApiHandler):
+    """{"rows": […], "cursor": "…"}, once all are read: so a refusal has its status.
+
+    With `Accept: application/x-ndjson` a line for each row, as they are read, and a last one, which is
+    {"cursor": "…", "is_last": true} or, if the reading fails, {"error": …}.
+    """
+
+    needs = Need.TOKEN
+    _gone: asyncio.Event | None = None
+
+    async def get(self) -> None:
+        self._gone = asyncio.Event()
+        text = self.get_query_argument("limit", "")
+        limit = whole_number("limit", text, 0, MOST_ROWS) if text else None
+        asked = parse_query(self.query_fields(), self.rights, NAMES).subscription
+        with told_of_refusals(is_bounded=asked.is_bounded):
+            order = parse_order(self.query_fields().get("order", []))
+        query = await rows_query(self.context, asked, order, limit)
+        reading = asyncio.ensure_future(self._answer(query))
+        leaving = asyncio.ensure_future(self._gone.wait())
+        await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if reading.done():
+            await reading
+        else:
+            reading.cancel()
+            await asyncio.wait({reading})
+
+    def on_connection_close(self) -> None:
+        if self._gone:
+            self._gone.set()
+        super().on_connection_close()
+
+    async def _answer(self, query: RowsQuery) -> None:
+        is_bounded = query.subscription.is_bounded
+        assert self.identity
+        with told_of_refusals(is_bounded=is_bounded):
+            async with self.context.readings.reading(query, self.identity.holder) as reading:
+                if LINES in self.request.headers.get("Accept", "").lower():
+                    await self._send_lines(reading)
+                else:
+                    await reading.until_over()
+                    await self._send_object(reading)
+
+    async def _send_object(self, reading: Reading) -> None:
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.write('{"rows":[')
+        between = b""
+        async for part in reading.parts():
+            if part.rows:
+                await self._send(between + part.rows.replace(BETWEEN, b","))
+                between = b","
+        self.finish(f'],"cursor":{json.dumps(reading.cursor)}}}')
+
+    async def _send_lines(self, reading: Reading) -> None:
+        self.set_header("Content-Type", f"{LINES}; charset=UTF-8")
+        try:
+            with told_of_refusals(is_bounded=reading.query.subscription.is_bounded):
+                async for part in reading.parts():
+                    if part.rows:
+                        # JSON has line breaks only between values, where a space means the same.
+                        flat = part.rows.replace(b"\r", b" ").replace(b"\n", b" ")
+                        await self._send(flat.replace(BETWEEN, b"\n") + b"\n")
+            last: dict[str, object] = {"cursor": reading.cursor, "is_last": True}
+        except ApiError as error:
+            if not self._headers_written:
+                raise
+            last = dict(error.fields)
+        self.finish(json.dumps(last) + "\n")
+
+    async def _send(self, part: bytes) -> None:
+        """Waits until the client has taken it; one that does not is closed."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                self.write(part)
+                await self.flush()
+        except TimeoutError:
+            cast(HTTP1Connection, self.request.connection).close()
+            raise StreamClosedError from None

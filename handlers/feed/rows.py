@@ -1,0 +1,52 @@
+"""What the routes that give rows share: their refusals as errors, the query of a request. Knows no transport."""
+
+import contextlib
+import http
+from collections.abc import Iterator
+
+from changefeed.rows.query import RowsQuery, SortKey
+from changefeed.rows.refusal import Reason, RowsRefused
+from changefeed.selection.subscription import BadSubscription, Subscription
+from handlers.access.errors import ApiError, database_needed, no_journal
+from handlers.feed.start import until_journal_known
+from handlers.http.context import ServerContext
+
+# A client that takes nothing for so long is closed: what it was to get is kept for it.
+PATIENCE_SECONDS = 60.0
+STATUSES = {
+    Reason.BAD_ROWS: http.HTTPStatus.BAD_REQUEST,
+    Reason.BAD_ORDER: http.HTTPStatus.BAD_REQUEST,
+    Reason.TOO_MANY_ROWS: http.HTTPStatus.BAD_REQUEST,
+    Reason.TOO_MANY_BYTES: http.HTTPStatus.BAD_REQUEST,
+    Reason.CANNOT_READ: http.HTTPStatus.FORBIDDEN,
+    Reason.NOT_WATCHED: http.HTTPStatus.NOT_FOUND,
+    Reason.UNREADABLE_ROW: http.HTTPStatus.CONFLICT,
+    Reason.TOO_SLOW: http.HTTPStatus.SERVICE_UNAVAILABLE,
+    Reason.BUSY: http.HTTPStatus.SERVICE_UNAVAILABLE,
+    Reason.ALTERED: http.HTTPStatus.SERVICE_UNAVAILABLE,
+    Reason.UNAVAILABLE: http.HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+@contextlib.contextmanager
+def told_of_refusals(*, is_bounded: bool) -> Iterator[None]:
+    """Turns a refusal in the block into an ApiError; who `is_bounded` is not told of roles and their rights."""
+    try:
+        yield
+    except RowsRefused as refused:
+        message = refused.message if is_bounded or not refused.private else refused.private
+        raise ApiError(STATUSES[refused.reason], str(refused.reason), message) from None
+
+
+async def rows_query(
+    context: ServerContext, subscription: Subscription, order: tuple[SortKey, ...] = (), limit: int | None = None
+) -> RowsQuery:
+    """The query for the rows of the subscription. Raises ApiError."""
+    await until_journal_known(context)
+    if context.follower.memory is None:
+        raise no_journal()
+    try:
+        with database_needed("the tables cannot be looked up"), told_of_refusals(is_bounded=subscription.is_bounded):
+            return await context.readings.query(subscription, order, limit)
+    except BadSubscription as error:
+        raise ApiError(http.HTTPStatus.BAD_REQUEST, error.code, str(error)) from None
