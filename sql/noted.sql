@@ -11,7 +11,7 @@
 CREATE OR REPLACE FUNCTION changefeed.is_rewritten(before text, after text, is_same_file boolean)
 RETURNS boolean LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT before <> after AND (
-        is_same_file IS TRUE OR regexp_replace(before, '@\S+', '', 'g') <> regexp_replace(after, '@\S+', '', 'g')
+        is_same_file IS TRUE OR regexp_replace(before, '@[^ ]+', '', 'g') <> regexp_replace(after, '@[^ ]+', '', 'g')
     )
 $function$;
 
