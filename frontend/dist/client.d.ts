@@ -83,7 +83,7 @@ export interface Subscription {
     /** `orders`, `public.orders`, `sales.*`; one or a list, as with the next three. Without it, every table. */
     readonly table?: string | readonly string[];
     readonly action?: string | readonly string[];
-    /** `status=eq.open`; of several, all must hold. */
+    /** `status=eq.open`, `or=(status.eq.open,total.gt.100)`; of several, all must hold. */
     readonly filter?: string | readonly string[];
     /** Send only these. */
     readonly columns?: string | readonly string[];
