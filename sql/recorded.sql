@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS changefeed.recorded (
     state jsonb,                   -- null if it is not watched any more, or was watched by an earlier journal
     empty oid[],                   -- those of its members that never had a row before `snapshot`
     snapshot pg_snapshot,
+    losses bigint,                 -- what the sequence changefeed.losses had counted by then
     PRIMARY KEY (schema_name, table_name)
 );
 DO $columns$
@@ -24,9 +25,13 @@ BEGIN
     -- The first installations of version 5 did not have them.
     IF NOT EXISTS (
         SELECT FROM pg_attribute AS a
-        WHERE a.attrelid = 'changefeed.recorded'::regclass AND a.attname = 'empty' AND NOT a.attisdropped
+        WHERE a.attrelid = 'changefeed.recorded'::regclass AND a.attname = 'losses' AND NOT a.attisdropped
     ) THEN
-        ALTER TABLE changefeed.recorded ADD COLUMN empty oid[], ADD COLUMN snapshot pg_snapshot;
+        ALTER TABLE changefeed.recorded
+            ADD COLUMN IF NOT EXISTS empty oid[], ADD COLUMN IF NOT EXISTS snapshot pg_snapshot, ADD COLUMN losses bigint;
+        DROP FUNCTION IF EXISTS
+            changefeed.has_brought_rows(text, text, pg_snapshot),
+            changefeed.missed(text, text, jsonb, jsonb, changefeed.noted[], oid[], pg_snapshot);
     END IF;
 END
 $columns$;
@@ -50,30 +55,39 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
     GROUP BY n.nspname, c.relname, c.oid
 $function$;
 
--- Whether the journal has, or had, an entry that brings rows to a table and that the snapshot does not see. Of very many
--- entries it may.
-CREATE OR REPLACE FUNCTION changefeed.has_brought_rows(of_schema text, of_table text, since pg_snapshot)
+-- How many statements could not be journaled, not even as a loss of their table.
+CREATE OR REPLACE FUNCTION changefeed.lost_statements()
+RETURNS bigint LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT CASE WHEN l.is_called THEN l.last_value ELSE 0 END FROM changefeed.losses AS l
+$function$;
+
+-- Whether rows may have come to a table by what the snapshot does not see: by the journal, which has, or had, an entry that brings
+-- some, or a loss of the table, as of a MERGE that moves rows; or by a statement of which the journal has nothing, if there are more
+-- of those than `losses`. Of very many entries it may. (What a look found is a loss too, but was followed by a look at the members.)
+CREATE OR REPLACE FUNCTION changefeed.may_have_rows(of_schema text, of_table text, since pg_snapshot, losses bigint)
 RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $function$
     SELECT (SELECT x.last_value FROM changefeed.lost_xid AS x) >= pg_snapshot_xmin(since)::text::bigint
+        OR changefeed.lost_statements() IS DISTINCT FROM losses
         OR count(*) = 100000 OR coalesce(bool_or(j.is_it), false)
     FROM (
-        SELECT j.schema_name = of_schema AND j.table_name = of_table AND j.action IN ('I', 'U') AS is_it
+        SELECT j.schema_name = of_schema AND j.table_name = of_table
+            AND (j.action IN ('I', 'U') OR j.action = 'L' AND j.data IS NULL) AS is_it
         FROM changefeed.journal AS j
         WHERE j.xid >= pg_snapshot_xmin(since) AND NOT pg_visible_in_snapshot(j.xid, since) LIMIT 100000
     ) AS j
 $function$;
 
 -- Why changes are missing of a table that is watched; null where none are. `is_over`: what comes from now on is recorded. `why` is
--- null too, and `is_over`, where a table is locked that would have to be looked at. `earlier` is the state at the last look, null
--- where none saw it; `notes` are those that came since, in their order; `was_empty`, `since`: see changefeed.recorded.
+-- null too, and `is_over`, where a table is locked that would have to be looked at. `last_look` is what that kept, null where none
+-- saw it; `notes` are those that came since, in their order.
 CREATE OR REPLACE FUNCTION changefeed.missed(
-    of_schema text, of_table text, earlier jsonb, now jsonb, notes changefeed.noted[], was_empty oid[], since pg_snapshot,
-    OUT why text, OUT is_over boolean
+    of_schema text, of_table text, last_look changefeed.recorded, now jsonb, notes changefeed.noted[], OUT why text, OUT is_over boolean
 )
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 DECLARE
     name constant text := format('%I.%I', of_schema, of_table);
     root constant text := now ->> 'oid';
+    earlier constant jsonb := last_look.state;
     -- What had rows when it was first watched is no gap by that alone.
     first_id constant bigint := CASE WHEN earlier IS NULL THEN notes[1].id ELSE 0 END;
     was_complete constant boolean := CASE WHEN earlier IS NULL THEN notes[1].id IS NOT NULL ELSE (earlier ->> 'is_complete')::boolean END;
@@ -82,8 +96,7 @@ DECLARE
     first_root jsonb;
     last_root constant jsonb := now -> 'members' -> root;
     is_same_file boolean;
-    new_ones oid[];
-    excused oid[] := '{}';
+    gone_empty oid[];
     unwritten oid[];
     facts record;
 BEGIN
@@ -97,13 +110,20 @@ BEGIN
     ));
     is_same_file := first_root -> 'files' = last_root -> 'files';
     -- What is dropped cannot be looked at any more. It took nothing away if no row had come since it was seen to be empty.
-    new_ones := ARRAY(
-        SELECT n.member FROM unnest(notes) AS n
-        WHERE n.before IS NULL AND NOT n.had_rows AND (earlier -> 'members' ? n.member::text) IS NOT TRUE
+    gone_empty := ARRAY(
+        SELECT e.member
+        FROM (
+            SELECT unnest(last_look.empty)
+            UNION
+            SELECT n.member FROM unnest(notes) AS n
+            WHERE n.before IS NULL AND NOT n.had_rows AND (earlier -> 'members' ? n.member::text) IS NOT TRUE
+        ) AS e (member)
+        WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = e.member)
     );
-    IF EXISTS (SELECT FROM unnest(was_empty || new_ones) AS e (member) WHERE NOT now -> 'members' ? e.member::text)
-       AND NOT changefeed.has_brought_rows(of_schema, of_table, coalesce(since, notes[1].snapshot)) THEN
-        excused := was_empty || new_ones;
+    IF gone_empty <> '{}' AND changefeed.may_have_rows(
+        of_schema, of_table, coalesce(last_look.snapshot, notes[1].snapshot), coalesce(last_look.losses, 0)
+    ) THEN
+        gone_empty := '{}';
     END IF;
     -- From each state to the next that is known. Between `last` and `next` anybody may have done anything. Where nothing recorded
     -- a member before we made its triggers, `next` is null, and what it held then is noted.
@@ -139,7 +159,7 @@ BEGIN
     SELECT
         bool_or(last IS NULL AND NOT is_noted AND NOT (next ->> 'is_complete')::boolean) AS has_new_incomplete,
         -- Which of these matter depends on whether they ever had a row.
-        coalesce(array_agg(member) FILTER (WHERE last IS NOT NULL AND next IS NULL AND NOT is_noted AND member <> ALL (excused)), '{}') AS lost,
+        coalesce(array_agg(member) FILTER (WHERE last IS NOT NULL AND next IS NULL AND NOT is_noted AND member <> ALL (gone_empty)), '{}') AS lost,
         coalesce(array_agg(member) FILTER (WHERE has_moved), '{}') AS moved,
         coalesce(array_agg(member) FILTER (WHERE last IS NULL AND next IS NOT NULL), '{}') AS came,
         bool_or(last IS NOT NULL AND next IS NULL AND is_written) AS was_away,
@@ -232,6 +252,7 @@ DECLARE
     is_partition boolean;
     became text;
     present pg_snapshot;
+    lost_statements bigint;
     members oid[];
     one record;
 BEGIN
@@ -263,7 +284,7 @@ BEGIN
     FOR one IN
         -- By one statement, so that the notes are of the same moment as the states.
         WITH compared AS (
-            SELECT schema_name, table_name, b.state AS before, n.state AS now, b.empty AS was_empty, b.snapshot,
+            SELECT schema_name, table_name, b.state AS before, n.state AS now, b AS seen,
                    b.journal IS NOT NULL AS is_known,
                    CASE WHEN b.state IS NULL THEN b.seen_at ELSE greatest(since, b.seen_at) END AS seen_at,
                    (coalesce(n.state, b.state) ->> 'oid')::oid AS root
@@ -272,7 +293,7 @@ BEGIN
             SELECT n.root, array_agg(n ORDER BY n.id) AS notes FROM changefeed.noted AS n GROUP BY n.root
         )
         SELECT root, coalesce(c.schema_name, n.notes[1].schema_name) AS schema_name, coalesce(c.table_name, n.notes[1].table_name) AS table_name,
-               c.before, c.now, c.was_empty, c.snapshot, c.is_known, coalesce(c.seen_at, since) AS seen_at,
+               c.before, c.now, c.seen, c.is_known, coalesce(c.seen_at, since) AS seen_at,
                coalesce(n.notes, '{}') AS notes
         FROM compared AS c FULL JOIN noted AS n USING (root)
         WHERE c.before IS DISTINCT FROM c.now OR NOT (c.now ->> 'is_complete')::boolean OR n.notes IS NOT NULL
@@ -287,6 +308,7 @@ BEGIN
         became := NULL;
         is_over := true;
         present := pg_current_snapshot();
+        lost_statements := changefeed.lost_statements();
         IF one.now IS NULL THEN
             SELECT CASE
                 WHEN c.oid IS NULL THEN 'dropped'
@@ -297,7 +319,7 @@ BEGIN
             -- Nobody missed one that came and went between two looks, if none of its changes was told.
             IF NOT is_unseen OR NOT EXISTS (SELECT FROM changefeed.recorded AS r WHERE (r.state ->> 'oid')::oid = one.root) AND (
                 became IS NULL AND NOT is_partition
-                OR changefeed.has_brought_rows(schema_name, table_name, one.notes[1].snapshot)
+                OR changefeed.may_have_rows(schema_name, table_name, one.notes[1].snapshot, 0)
             ) THEN
                 why := format('%I.%I', schema_name, table_name) || CASE became
                     WHEN 'dropped' THEN ' was dropped'
@@ -315,7 +337,7 @@ BEGIN
             why := format('what was written to %I.%I before it was watched is not recorded', schema_name, table_name);
         ELSIF one.before IS NOT NULL OR cardinality(one.notes) > 0 THEN
             SELECT m.why, m.is_over INTO why, is_over
-            FROM changefeed.missed(schema_name, table_name, one.before, one.now, one.notes, one.was_empty, one.snapshot) AS m;
+            FROM changefeed.missed(schema_name, table_name, one.seen, one.now, one.notes) AS m;
             IF is_over IS NULL THEN
                 RETURN NEXT;
                 CONTINUE;
@@ -324,11 +346,11 @@ BEGIN
         IF one.before IS DISTINCT FROM one.now OR cardinality(one.notes) > 0 THEN
             members := ARRAY(SELECT m.member::oid FROM jsonb_object_keys(one.now -> 'members') AS m (member));
             members := ARRAY(SELECT unnest(members) EXCEPT SELECT unnest(changefeed.locked(members)));
-            INSERT INTO changefeed.recorded AS r (schema_name, table_name, journal, seen_at, state, empty, snapshot)
-            SELECT one.schema_name, one.table_name, this_journal, clock_timestamp(), one.now, changefeed.never_written(members), present
+            INSERT INTO changefeed.recorded AS r (schema_name, table_name, journal, seen_at, state, empty, snapshot, losses)
+            SELECT one.schema_name, one.table_name, this_journal, clock_timestamp(), one.now, changefeed.never_written(members), present, lost_statements
             WHERE NOT is_unseen OR became IS NULL AND why IS NOT NULL
             ON CONFLICT ON CONSTRAINT recorded_pkey DO UPDATE
-            SET seen_at = excluded.seen_at, state = excluded.state, empty = excluded.empty, snapshot = excluded.snapshot
+            SET seen_at = excluded.seen_at, state = excluded.state, empty = excluded.empty, snapshot = excluded.snapshot, losses = excluded.losses
             WHERE NOT is_unseen;
             DELETE FROM changefeed.noted AS n USING unnest(one.notes) AS o WHERE n.id = o.id AND n.member = o.member;
         END IF;

@@ -137,6 +137,58 @@ def test_what_retention_took_meanwhile_may_have_been_a_row_of_a_dropped_partitio
     assert "detached or dropped" in look(db)["parted"]
 
 
+LEAVE = pytest.mark.parametrize("leave", ["DROP TABLE part_2", "ALTER TABLE parted DETACH PARTITION part_2"])
+
+
+@LEAVE
+@pytest.mark.parametrize(
+    "bring",
+    [
+        "MERGE INTO parted USING (VALUES (1)) AS s (i) ON id = i WHEN MATCHED THEN UPDATE SET id = 2",
+        "PREPARE u AS UPDATE parted SET id = 2; EXECUTE u; DEALLOCATE u",
+        "ALTER TABLE parted RENAME secret TO other; INSERT INTO parted VALUES (2)",
+        "ALTER TABLE parted RENAME secret TO other; INSERT INTO part_2 VALUES (2)",
+        "ALTER TABLE changefeed.journal ADD CHECK (false) NOT VALID; INSERT INTO parted VALUES (2); "
+        "ALTER TABLE changefeed.journal DROP CONSTRAINT journal_check",
+    ],
+    ids=["MERGE", "prepared UPDATE", "renamed column", "renamed column, by the partition", "no entry at all"],
+)
+def test_rows_that_came_to_an_empty_partition_by_a_loss_are_taken_away_with_it(
+    db: JournalDatabase, bring: str, leave: str
+):
+    db.run("ALTER TABLE parted ADD secret text; SELECT changefeed.watch('parted', omit => '{secret}')")
+    db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1); INSERT INTO parted VALUES (1)")
+    db.run("CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2)")
+    assert look(db) == {}
+    for statement in bring.split("; "):
+        db.run(statement)
+    look(db)  # which may find that the columns are others
+    db.run(leave)
+    assert "detached or dropped" in look(db)["parted"]
+
+
+def test_a_loss_of_another_table_brings_no_rows(db: JournalDatabase):
+    db.run("ALTER TABLE orders ADD secret text; SELECT changefeed.watch('orders', omit => '{secret}')")
+    for number in (1, 2, 3):
+        db.run(f"CREATE TABLE part_{number} PARTITION OF parted FOR VALUES IN ({number})")
+    db.run("ALTER TABLE orders RENAME secret TO other")
+    look(db)
+    db.run("INSERT INTO orders VALUES (1); DROP TABLE part_1")
+    assert look(db) == {}
+    db.run("ALTER TABLE parted DISABLE TRIGGER USER; ALTER TABLE parted ENABLE TRIGGER USER")
+    assert "parted" in look(db)
+    db.run("DROP TABLE part_2")  # the look looked at it when it wrote its own loss
+    assert look(db) == {}
+
+
+def test_a_row_that_no_trigger_saw_is_taken_away_with_its_partition(db: JournalDatabase):
+    db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1)")
+    assert look(db) == {}
+    db.run("SET session_replication_role = replica; INSERT INTO parted VALUES (1); RESET session_replication_role")
+    db.run("ALTER TABLE parted DETACH PARTITION part_1")
+    assert "detached or dropped" in look(db)["parted"]
+
+
 @pytest.mark.parametrize("last", ["DROP TABLE part_1", "ALTER TABLE parted DETACH PARTITION part_1"])
 def test_a_partition_that_came_and_went_with_rows_takes_them_away(db: JournalDatabase, last: str):
     before = db.value("SELECT pg_sequence_last_value('changefeed.noted_id')")
