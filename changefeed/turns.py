@@ -94,6 +94,22 @@ class WorkQueue:
             self.seconds += self._clock() - began
 
 
+class Turn:
+    """A task's part of a turn of the loop; it ends the turn when this is over, and goes on in the next."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+
+    @property
+    def is_over(self) -> bool:
+        return self._clock() - self._began >= TURN_SECONDS
+
+    async def end(self) -> None:
+        await asyncio.sleep(0)
+        self._began = self._clock()
+
+
 class TurnSize:
     """`count` is how many items the next turn may process, to last TURN_SECONDS if each costs as much as the last.
 

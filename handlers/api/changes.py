@@ -1,6 +1,5 @@
 """/api/changes?since=…&limit=…: a page of the journal over HTTP, for clients without a socket."""
 
-import asyncio
 import json
 import time
 from dataclasses import replace
@@ -11,6 +10,7 @@ from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import BEGINNING, LostPast
 from changefeed.selection.subscription import FIELDS, Selection
+from changefeed.turns import Turn
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, database_needed, no_journal, whole_number
 from handlers.delivery.dialects import gap_fields, gap_within, loss_gap
@@ -91,6 +91,7 @@ class ChangesHandler(ApiHandler):
         size = looked_at = 0
         self._was_emptied = False
         proven = place  # the place of the last change proves most
+        turn = Turn()
         while True:
             memory = self.context.follower.memory
             page = memory.page_after(place) if memory and place != BEGINNING else None
@@ -108,11 +109,11 @@ class ChangesHandler(ApiHandler):
                     size += len(picked.text)
                 looked_at += 1
                 place = proven = page.behind(change)
-                if looked_at % SLICE_CHANGES == 0:
-                    await asyncio.sleep(0)
+                if looked_at % SLICE_CHANGES == 0 or turn.is_over:
+                    await turn.end()
             if not page.changes and (is_read or page.end == place):
                 return taken, proven if proven.digest else page.end, False
             place = page.end
             if is_bounded and time.monotonic() >= due:
                 return taken, place, True
-            await asyncio.sleep(0)
+            await turn.end()

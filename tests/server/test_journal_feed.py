@@ -20,9 +20,10 @@ from changefeed.journal import journal
 from changefeed.journal.cursor import Place, encode
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.listener import ListenerState
+from changefeed.selection.subscription import TableSelection
 from handlers.delivery.dialects import Dialect
 from handlers.feed import sse
-from handlers.feed.client import FeedClient
+from handlers.feed.client import PICKED_AT_ONCE, FeedClient
 from handlers.feed.query import FeedQuery
 from handlers.feed.sse import GIVE_UP_SECONDS
 from handlers.feed.start import Start
@@ -116,6 +117,36 @@ class DearPageTest(JournalTestCase):
             got.append("other")
             await asyncio.gather(*reads)
         assert got.index("other") < len(got) - 1
+
+    @gen_test
+    async def test_reading_the_past_examines_few_changes_in_one_turn(self):
+        examined = most = 0
+        pick = TableSelection.pick
+
+        def count(*args: Any) -> Any:
+            nonlocal examined, most
+            examined += 1
+            most = max(most, examined)
+            return pick(*args)
+
+        async def take_turns() -> None:
+            nonlocal examined
+            while True:
+                examined = 0
+                await asyncio.sleep(0)
+
+        cursor = (await self.fetch_json("/api/changes"))["cursor"]
+        self.write("INSERT INTO orders SELECT generate_series(1, 300)")
+        while self.feed.hub.published < 300:
+            await self.feed.follower.until_moved()
+        others = asyncio.ensure_future(take_turns())
+        with mock.patch.object(turns, "TURN_SECONDS", 0.0), mock.patch.object(TableSelection, "pick", count):
+            client = await self.connect(f"/ws?table=orders&filter=id=gt.0&since={cursor}")
+            assert await self.ids(client, 300) == list(range(1, 301))
+            page = await self.fetch_json(f"/api/changes?table=orders&filter=id=gt.0&since={cursor}")
+            assert len(page["changes"]) == 300
+        others.cancel()
+        assert most <= PICKED_AT_ONCE + 1  # the page and the client may have their turns one after the other
 
     @gen_test
     async def test_who_subscribes_anew_while_a_change_is_delivered_gets_it_by_the_subscription_before(self):
