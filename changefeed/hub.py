@@ -41,6 +41,7 @@ class Hub:
         self.tally = tally
         self._reduce = reduce
         self.published = 0
+        self.recalls = 0  # how many times newest() was replaced
         self.has_plain_triggers = False  # whether any change came that is not from the journal
         self._broadcasts = tuple(broadcasts)
         self._clock = clock
@@ -82,6 +83,7 @@ class Hub:
 
     def recall(self, changes: Sequence[Change]) -> None:
         """Replaces the journal's changes in newest() by these, which an earlier server published."""
+        self.recalls += 1
         plain = [change for change in self._recent if not change.at]
         self._recent.clear()
         self._recent_bytes = 0

@@ -14,7 +14,6 @@ import psycopg2
 
 from changefeed.change.change import Change
 from changefeed.change.gap import Gap
-from changefeed.hub import RECENT_LIMIT
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import LostPast
@@ -152,9 +151,8 @@ class FeedClient:
         if start.place is not None:
             self._catching_up = asyncio.create_task(self._catch_up_or_leave(start.place))
             return
-        if start.query.replay:
-            newest = self.selection.pick(self._context.hub.newest(RECENT_LIMIT))
-            self._send(newest[-start.query.replay :], None)
+        if start.replay:
+            self._send(start.replay.newest(start.query.replay), None)
         self._go_live()
 
     def _subscribe(self, query: FeedQuery) -> None:

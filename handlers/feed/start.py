@@ -11,6 +11,7 @@ from changefeed.selection.subscription import BadSubscription, Subscription
 from handlers.access.errors import ApiError, database_needed, not_a_cursor
 from handlers.delivery.dialects import PLAIN, PROTOCOL, STREAM, Dialect
 from handlers.feed.query import FeedQuery
+from handlers.feed.replay import Replay
 from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
@@ -22,13 +23,15 @@ LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, 
 class Start:
     """A checked request. Without a place, the client starts with the next change.
 
-    `taken` is what retention had taken when the gap was found, Losses.extent; it is not reported twice.
+    `taken` is what retention had taken when the gap was found, Losses.extent; it is not reported twice. `replay` has
+    the changes that such a client is sent first, if it asked for some.
     """
 
     query: FeedQuery
     place: Place | None = None
     gap: Gap | None = None
     taken: tuple[int, int, int] | None = None
+    replay: Replay | None = None
 
 
 async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
@@ -39,12 +42,21 @@ async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Diale
     await until_journal_known(context, STREAM_DEADLINE_SECONDS if dialect is STREAM else JOURNAL_DEADLINE_SECONDS)
     await check_subscription(context, query.subscription, needs_keys=query.conflates)
     if query.since is None:
-        return Start(query)
+        return Start(query, replay=await _replay(context, query))
     place, gap = await find_place(context, query.since, query.subscription)
     if gap and dialect is PLAIN:
         why = f"{gap.why}; connect without since, or with changefeed.v1 to get the gap as a message"
         raise ApiError(410, "gap", why)
-    return Start(query, place, gap, context.journal.losses.extent if gap else None)
+    taken = context.journal.losses.extent if gap else None
+    return Start(query, place, gap, taken, None if place else await _replay(context, query))
+
+
+async def _replay(context: ServerContext, query: FeedQuery) -> Replay | None:
+    if not query.replay:
+        return None
+    replay = Replay(context.hub, context.select(query.subscription))
+    await replay.examine()
+    return replay
 
 
 async def check_subscription(context: ServerContext, subscription: Subscription, *, needs_keys: bool = False) -> None:
