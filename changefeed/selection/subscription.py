@@ -268,10 +268,13 @@ def _filters(texts: Sequence[str]) -> tuple[Condition, ...]:
     """Parses the filters. Raises BadFilter, also if they would cost too much together."""
     if sum(map(len, texts)) > FILTERS_LIMIT_CHARACTERS:
         raise BadFilter(f"the filters must have at most {FILTERS_LIMIT_CHARACTERS} characters together")
-    conditions = all_of(map(parse_filter, texts))
+    parsed: list[Condition] = []
+    for text in texts:
+        parsed.append(parse_filter(text))
+        if sum(1 for _ in filters_in(parsed)) > CONDITIONS_LIMIT:  # before more is parsed
+            raise BadFilter(f"the filters must have at most {CONDITIONS_LIMIT} conditions together")
+    conditions = all_of(parsed)
     filters = list(filters_in(conditions))
-    if len(filters) > CONDITIONS_LIMIT:
-        raise BadFilter(f"the filters must have at most {CONDITIONS_LIMIT} conditions together")
     if sum(len(term.values) for term in filters) > VALUES_LIMIT:
         raise BadFilter(f"the filters must have at most {VALUES_LIMIT} values together")
     patterns = [term for term in filters if term.operator == "like"]

@@ -153,6 +153,17 @@ def test_the_same_filters_grouped_in_another_way_are_the_same(filters: list[str]
     assert hash(first) == hash(second)
 
 
+def test_a_subscription_is_concerned_by_each_column_of_a_group():
+    asked = Subscription.parse({"table": ["orders"], "filter": ["or=(id.eq.1,not.and(status.eq.a,total.gt.2))"]})
+    assert [asked.concerns("public.orders", frozenset({one})) for one in ("id", "status", "total", "note")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert not asked.concerns("public.items", frozenset({"id"}))
+
+
 def test_or_is_not_and():
     parts = "(x.eq.1,y.eq.2)"
     assert Subscription.parse({"filter": ["or=" + parts]}) != Subscription.parse({"filter": ["and=" + parts]})
