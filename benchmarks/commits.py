@@ -43,7 +43,7 @@ class Commits:
         run((SQL_DIR / "trigger_func.sql").read_text())
 
     @contextmanager
-    def watched(self, how: Watched) -> Iterator[RunningServer]:
+    def watched(self, how: Watched, processes: int = 1) -> Iterator[RunningServer]:
         """A server that follows, and the table as it says."""
         self._run("TRUNCATE orders")
         self._run("TRUNCATE changefeed.journal")
@@ -53,7 +53,8 @@ class Commits:
             self._run("SELECT changefeed.watch('orders')")
         if how is Watched.NOTIFYING:
             self._run("ALTER DATABASE postgres SET changefeed.lease = 'off'")
-        with RunningServer(OURS_BY_JOURNAL, {"DATABASE_URL": self._cluster.conninfo}) as server:
+        environment = {"DATABASE_URL": self._cluster.conninfo, "PROCESSES": str(processes)}
+        with RunningServer(OURS_BY_JOURNAL, environment) as server:
             yield server
         self._run("ALTER DATABASE postgres RESET changefeed.lease")
         self._run("DROP TRIGGER IF EXISTS notify_event ON orders")
@@ -65,6 +66,12 @@ class Commits:
             found = re.search(r"tps = ([\d.]+)", said())
         assert found, said()
         return float(found[1])
+
+    def steadily(self, rate: int, seconds: int) -> None:
+        """So many commits a second by many writers."""
+        writers = min(PACED_WRITERS, rate)
+        with self._writing(writers, "--rate", str(rate), "--transactions", str(rate * seconds // writers)):
+            pass
 
     def delays_ms(self, server: RunningServer, rate: int, seconds: int) -> tuple[float, float]:
         """At so many commits a second by many writers: from the statement to a client's socket, p50 and p99.

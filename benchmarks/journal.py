@@ -3,7 +3,8 @@
 On one embedded PostgreSQL the same statements are run on a table without triggers, with the original's row trigger (a
 NOTIFY for each row) and with the journal's: in turn, round by round, so that the load of the machine falls on all three.
 A figure is the median of the rounds; what to compare is the ratios, (in parentheses) to the original's trigger. Then many
-writers of single rows on a disk that takes a millisecond to flush, as a network volume does, while a server follows.
+writers of single rows on a disk that takes a millisecond to flush, as a network volume does, while a server follows. And
+what a server of 1, 2 and 4 processes costs PostgreSQL.
 
     python -m benchmarks.journal [--rows 1000000] [--rounds 3] [--seconds 20] [--only slow-disk]
 """
@@ -23,6 +24,7 @@ import psycopg2
 
 from benchmarks.catch_up import catch_up
 from benchmarks.commits import Commits, Watched, delays, rates
+from benchmarks.processes import costs
 from benchmarks.publisher import TABLE
 from benchmarks.servers import OURS_BY_JOURNAL
 from benchmarks.slow_disk import FLUSH_MS, compiler, slow_cluster
@@ -33,6 +35,8 @@ from changefeed.postgres.named_queries import SQL_DIR, read_script
 SINGLES = 5_000
 WRITERS = (1, 8, 32, 64)
 RATES = (1, 20, 100, 1_000)  # commits a second
+PROCESSES = (1, 2, 4)
+PROCESS_RATES = (10, 500)  # commits a second: by NOTIFY, and while the lease holds
 HEAD = "no trigger | original's trigger | journal |\n|---|---|---|---|"
 
 
@@ -41,12 +45,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=20, help="for each run of pgbench")
-    parser.add_argument("--only", choices=("this-disk", "slow-disk"), help="one half; else both")
+    parser.add_argument("--only", choices=PARTS, help="one part; else all")
     options = parser.parse_args()
-    if options.only != "slow-disk":
-        on_this_disk(options)
-    if options.only != "this-disk":
-        on_a_slow_disk(options)
+    for name, measure in PARTS.items():
+        if options.only in (None, name):
+            measure(options)
 
 
 def on_a_slow_disk(options: argparse.Namespace) -> None:
@@ -110,7 +113,8 @@ def on_this_disk(options: argparse.Namespace) -> None:
 @contextmanager
 def cluster() -> Iterator[EmbeddedPostgres]:
     folder = Path(tempfile.mkdtemp(prefix="feed-", dir="/tmp"))
-    server = EmbeddedPostgres(folder, {"max_wal_size": "4GB"})
+    folder.chmod(0o755)  # under root PostgreSQL runs as somebody else
+    server = EmbeddedPostgres(folder / "data", {"max_wal_size": "4GB"})
     server.start()
     try:
         yield server
@@ -163,6 +167,32 @@ def pgbench(server: EmbeddedPostgres, run: Run, seconds: int, rounds: int) -> No
         run("TRUNCATE changefeed.journal")
     print(f"\n| pgbench TPC-B, 8 clients, all four tables | {HEAD}")
     print_row("transactions per second", [statistics.median(values) for values in measured.values()], ".0f")
+
+
+def by_processes(options: argparse.Namespace) -> None:
+    with cluster() as server:
+        connection = psycopg2.connect(server.conninfo)
+        connection.autocommit = True
+        run = runner(connection)
+        run(read_script("install.sql"))
+        run(TABLE)
+        commits = Commits(server, run)
+        for rate in PROCESS_RATES:
+            found = costs(commits, connection, PROCESSES, rate, options.seconds, options.rounds)
+            one = found[PROCESSES[0]]
+            print(
+                f"\n| PostgreSQL, {rate:,} commits/s | reads per commit | µs of processor time per commit |\n|---|---|---|"
+            )
+            for count, cost in found.items():
+                print(
+                    f"| {count} processes | {cost.reads:.2f} ({cost.reads / one.reads:.1f}) | "
+                    f"{cost.microseconds:.0f} ({cost.microseconds / one.microseconds:.1f}) |",
+                    flush=True,
+                )
+        connection.close()
+
+
+PARTS = {"this-disk": on_this_disk, "slow-disk": on_a_slow_disk, "processes": by_processes}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from changefeed.journal.exchange import WAITING_LIMIT_BYTES
+from changefeed.journal.follower import UNJOURNALED
 from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import read_script
 from tests import leftovers, postgres
@@ -240,6 +241,21 @@ def test_a_journal_that_is_replaced_is_a_gap_to_the_clients_of_each_process(fold
         for client in clients:
             ids = client.until(last).ids
             assert ids[ids.index(first) :] == list(range(first, last + 1))
+
+
+def test_what_could_not_be_journaled_is_a_gap_to_the_clients_of_each_process(folder: Path, conninfo: str):
+    with served(folder, conninfo) as (_, port), clients_of_all(port) as (clients, _):
+        writer = Writer(conninfo)
+        assert_all_get_all(clients, writer)
+        postgres.execute(
+            conninfo, "SELECT nextval('changefeed.losses')"
+        )  # as the trigger counts what it could not write
+        for client in clients:
+            client.until_gap()
+        last = writer.write(10)
+        for client in clients:
+            assert client.until(last).ids == writer.ids
+            assert set(client.gaps) == {UNJOURNALED}
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import pytest
 from benchmarks.commits import Commits, delays, rates
 from benchmarks.crowd import CouldNot
 from benchmarks.database import Database
+from benchmarks.journal import cluster
+from benchmarks.processes import costs
 from benchmarks.publisher import TABLE
 from benchmarks.scenarios import CPU, P99, RATE, SCENARIOS, Figure, Ground
 from benchmarks.servers import NODE, OURS_BY_JOURNAL, OURS_BY_NOTIFY, WEBSOCKETS, Server
@@ -44,6 +46,18 @@ def test_commits_on_a_slow_disk_are_counted_and_timed():
         commits = Commits(cluster, run)
         assert all(per_second > 0 for per_second in rates(commits, (2,), 1, 1)[2].values())
         assert all(0 < p50 <= p99 for p50, p99 in delays(commits, (5,), 1, 1)[5].values())
+        connection.close()
+
+
+def test_what_processes_cost_postgresql_is_counted():
+    with cluster() as started:
+        connection = postgres.connect(started.conninfo)
+        run = runner(connection)
+        run(read_script("install.sql"))
+        run(TABLE)
+        found = costs(Commits(started, run), connection, (1, 2), 20, 1, 1)
+        assert list(found) == [1, 2]
+        assert all(cost.reads > 0 for cost in found.values())
         connection.close()
 
 
