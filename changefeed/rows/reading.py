@@ -10,7 +10,7 @@ changes: it passes as the INSERT of itself. So rights and filters mean the same,
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg2
@@ -39,6 +39,7 @@ logger = logging.getLogger("changefeed.rows")
 QUERIES = load_queries("server.sql")
 SLICE_BYTES = 256 << 10
 BETWEEN = b"\0"  # between the rows of a part: no text of PostgreSQL has it
+ENCODED_PARTS = 4  # of each reading, kept for clients that are a little behind the first
 LOCK_SECONDS = 2  # how long to wait while somebody changes the table
 # The settings with which the triggers write values (sql/record.sql), and those that keep others' code out.
 _BEGIN = """
@@ -80,8 +81,9 @@ class Road:
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a reading, with BETWEEN between them; the last part may have none."""
+    """Some rows of a reading, with BETWEEN between them; the only part may have none."""
 
+    number: int
     rows: bytes
     is_last: bool
 
@@ -97,13 +99,16 @@ class Reading:
         self.cursor: str | None = None  # its place, as text, once it has a snapshot
         self.place: Place | None = None
         self.rows = 0
+        self.has_begun = False  # so that its snapshot may have been taken
         self.is_over = False
+        self.users = 0  # which need its rows
         self.refused: RowsRefused | None = None
         self._selection = selection
         self._kinds = kinds
         self._road = road
         self._spool = Spool(road.space)
         self._moved = asyncio.Event()
+        self._encoded: dict[Hashable, bytes] = {}
         self._name = qualified(str(query.table.schema), query.table.table)
         self._head = f'{{"table": {quoted(query.table.table)}, "action": "INSERT", "data": '
 
@@ -134,6 +139,7 @@ class Reading:
     def close(self) -> None:
         """Called when nobody needs the rows any more, and run() has ended."""
         self._spool.close()
+        self._encoded.clear()
 
     async def until_over(self) -> None:
         """Returns once all rows are read. Raises RowsRefused."""
@@ -143,17 +149,24 @@ class Reading:
 
     async def parts(self) -> AsyncIterator[Part]:
         """The rows, as they are read; any number of clients may ask for them. Raises RowsRefused."""
-        number = 0
-        while True:
-            while number == len(self._spool) and not self.is_over:
+        number, is_last = 0, False
+        while not is_last:
+            # A part is given when it is known whether it is the last one.
+            while number + 1 >= len(self._spool) and not self.is_over:
                 await self._moved.wait()
-            if number == len(self._spool):
-                self._raise()
-                yield Part(b"", is_last=True)
-                return
-            rows = await self._spool.part(number)
+            self._raise()
+            rows = await self._spool.part(number) if len(self._spool) else b""
+            is_last = self.is_over and number + 1 >= len(self._spool)
+            yield Part(number, rows, is_last)
             number += 1
-            yield Part(rows, is_last=False)
+
+    def once(self, key: Hashable, encode: Callable[[], bytes]) -> bytes:
+        """encode(), remembered for the other clients of the reading, which ask for the same a moment later."""
+        if key not in self._encoded:
+            if len(self._encoded) >= ENCODED_PARTS:
+                del self._encoded[next(iter(self._encoded))]
+            self._encoded[key] = encode()
+        return self._encoded[key]
 
     def _raise(self) -> None:
         if self.refused:
@@ -186,6 +199,7 @@ class Reading:
             "table": self.query.table.table,
             "trusted": list(self._road.trusted_owners),
         }
+        self.has_begun = True
         found = await fetch(QUERIES["rows source"], asked)
         if not found:
             raise RowsRefused(Reason.ALTERED, "the table was dropped or renamed at this moment; try again")

@@ -1,12 +1,13 @@
 """A query in, its reading out, within the bounds of all readings. Knows no client.
 
-A reading ends when nobody needs it any more, whether it is waiting, running or over.
+Clients that ask for the same at the same time share a reading. It ends when nobody needs it any more, whether it is
+waiting, running or over.
 """
 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 
 from changefeed.change.exposure import Payload
 from changefeed.change.table_names import exact
@@ -22,6 +23,7 @@ from changefeed.selection.rights import visible
 from changefeed.selection.subscription import BadSubscription, Selection, Subscription
 
 WAITING_LIMIT = 10_000
+KEEP_SECONDS = 1.0  # how long rows are kept for clients that come a moment later
 SPOOLS = 4  # how many of the largest readings may be kept for clients at the same time
 
 Select = Callable[[Subscription], Selection]
@@ -46,6 +48,8 @@ class Readings:
         self._payload = payload
         space = SpoolSpace(SPOOLS * limits.bytes)
         self._road = Road(database, journal, self._slots, space, limits, payload, trusted_owners)
+        self._newest: dict[RowsQuery, Reading] = {}
+        self._running: dict[Reading, asyncio.Task[None]] = {}  # until nobody needs them, also when they are over
         self.counts = Counter({"complete": 0})  # readings that are over, by how they ended
         self.rows = 0  # that were read
 
@@ -65,22 +69,58 @@ class Readings:
         named = {name: columns[name] for name in columns if subscription.names((exact(name),))}
         return query_for(subscription, visible(subscription.within, named).keys(), order, limit)
 
-    @contextlib.asynccontextmanager
-    async def reading(self, query: RowsQuery, holder: str | None) -> AsyncIterator[Reading]:
-        """A reading that begins now, or when it is its turn. Raises RowsRefused if too many wait."""
-        if self._slots.is_full:
-            raise RowsRefused(Reason.BUSY, "too many others wait for rows; try again later")
-        selection = self._catalog.select(query.subscription, self._journal.seal_for(query.subscription.within))
-        kinds = self._catalog.columns(str(query.subscription.tables[0])) or {}
-        reading = Reading(query, selection, kinds, self._road, holder)
-        running = asyncio.create_task(self._run(reading))
+    @contextlib.contextmanager
+    def reading(
+        self, query: RowsQuery, holder: str | None, is_current: Callable[[Reading], bool] = lambda reading: False
+    ) -> Iterator[Reading]:
+        """A reading that begins now, or when it is its turn; or another client's of the same query.
+
+        That is one that has not begun, so that it sees all that is committed by now; or, for clients that get the
+        changes after it, one that `is_current`. Raises RowsRefused if too many wait.
+        """
+        found = self._newest.get(query)
+        if found is None or found.refused or (found.has_begun and not is_current(found)):
+            found = self._begin(query, holder)
+        with self.held(found):
+            yield found
+
+    @contextlib.contextmanager
+    def held(self, reading: Reading) -> Iterator[Reading]:
+        """Keeps the reading for one more client."""
+        reading.users += 1
         try:
             yield reading
         finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
-            reading.close()
+            reading.users -= 1
+            if reading.is_over and not reading.refused:
+                asyncio.get_running_loop().call_later(KEEP_SECONDS, self._end_unused, reading)
+            else:
+                self._end_unused(reading)
+
+    def close(self) -> None:
+        """Called when the server ends."""
+        for reading in tuple(self._running):
+            reading.users = 0
+            self._end_unused(reading)
+
+    def _begin(self, query: RowsQuery, holder: str | None) -> Reading:
+        if self._slots.is_full:
+            raise RowsRefused(Reason.BUSY, "too many others wait for rows; try again later")
+        selection = self._catalog.select(query.subscription, self._journal.seal_for(query.subscription.within))
+        kinds = self._catalog.columns(query.subscription.tables[0]) or {}
+        reading = Reading(query, selection, kinds, self._road, holder)
+        self._newest[query] = reading
+        self._running[reading] = asyncio.create_task(self._run(reading))
+        return reading
+
+    def _end_unused(self, reading: Reading) -> None:
+        running = None if reading.users else self._running.pop(reading, None)
+        if running is None:
+            return  # it is used again, or was ended before
+        if self._newest.get(reading.query) is reading:
+            del self._newest[reading.query]
+        running.cancel()
+        running.add_done_callback(lambda _: reading.close())
 
     async def _run(self, reading: Reading) -> None:
         ended = "left"

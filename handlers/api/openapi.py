@@ -112,9 +112,12 @@ FEED_PARAMETERS = {
         "send this many of the newest changes first",
         {"type": "integer", "minimum": 0, "maximum": RECENT_LIMIT},
     ),
+    "rows": _parameter(
+        "rows", "true: begin with the rows of the only table, as events `rows`", {"enum": ["true", "false"]}
+    ),
     "slow": _parameter("slow", "what the server does if you do not keep up", {"enum": ["close"]}),
 }
-_CHANGES_PARAMETERS = [one for name, one in FEED_PARAMETERS.items() if name not in ("replay", "slow")]
+_CHANGES_PARAMETERS = [one for name, one in FEED_PARAMETERS.items() if name not in ("replay", "rows", "slow")]
 _ROWS_PARAMETERS = [FEED_PARAMETERS[name] for name in NAMES if name in ("filter", "columns")]
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
 _WINDOW = {"type": "integer", "minimum": 1, "maximum": 86400}
@@ -151,7 +154,7 @@ PATHS: Json = {
         "get": _operation(
             "The feed as Server-Sent Events, without end",
             TEXT,
-            ("503",),
+            ("404", "409", "503"),
             parameters=[
                 *FEED_PARAMETERS.values(),
                 _parameter("Last-Event-ID", "as since; takes precedence over it", TEXT, "header"),

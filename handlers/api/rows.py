@@ -12,7 +12,8 @@ from changefeed.rows.reading import BETWEEN, Reading
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, whole_number
 from handlers.feed.query import parse_query
-from handlers.feed.rows import PATIENCE_SECONDS, rows_query, told_of_refusals
+from handlers.feed.rows import PATIENCE_SECONDS, rows_query, told_of_refusals, unless_gone
+from handlers.feed.start import until_journal_known
 from handlers.http.base import ApiHandler
 
 NAMES = ("table", "filter", "columns", "order", "limit")
@@ -28,41 +29,34 @@ class RowsHandler(ApiHandler):
     """
 
     needs = Need.TOKEN
-    _gone: asyncio.Event | None = None
+
+    def initialize(self) -> None:
+        self._gone = asyncio.Event()
 
     async def get(self) -> None:
-        self._gone = asyncio.Event()
         text = self.get_query_argument("limit", "")
         limit = whole_number("limit", text, 0, MOST_ROWS) if text else None
         asked = parse_query(self.query_fields(), self.rights, NAMES).subscription
         with told_of_refusals(is_bounded=asked.is_bounded):
             order = parse_order(self.query_fields().get("order", []))
+        await until_journal_known(self.context)
         query = await rows_query(self.context, asked, order, limit)
-        reading = asyncio.ensure_future(self._answer(query))
-        leaving = asyncio.ensure_future(self._gone.wait())
-        await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
-        if reading.done():
-            await reading
-        else:
-            reading.cancel()
-            await asyncio.wait({reading})
+        await unless_gone(self._answer(query), self._gone)
 
     def on_connection_close(self) -> None:
-        if self._gone:
-            self._gone.set()
+        self._gone.set()
         super().on_connection_close()
 
     async def _answer(self, query: RowsQuery) -> None:
         is_bounded = query.subscription.is_bounded
         assert self.identity
-        with told_of_refusals(is_bounded=is_bounded):
-            async with self.context.readings.reading(query, self.identity.holder) as reading:
-                if LINES in self.request.headers.get("Accept", "").lower():
-                    await self._send_lines(reading)
-                else:
-                    await reading.until_over()
-                    await self._send_object(reading)
+        readings, holder = self.context.readings, self.identity.holder
+        with told_of_refusals(is_bounded=is_bounded), readings.reading(query, holder) as reading:
+            if LINES in self.request.headers.get("Accept", "").lower():
+                await self._send_lines(reading)
+            else:
+                await reading.until_over()
+                await self._send_object(reading)
 
     async def _send_object(self, reading: Reading) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 from changefeed.change.change import Change, without_losses
 from changefeed.change.gap import Gap
+from changefeed.change.table_names import TableName
 from changefeed.change.times import iso
+from changefeed.rows.reading import BETWEEN
 from changefeed.selection.subscription import Selection
 from handlers.delivery.frames import text_frames
 
@@ -19,7 +21,7 @@ MAY_BE_LOST = "changes may have been lost"  # the only reason that clients with 
 
 @dataclass(frozen=True)
 class Dialect:
-    """Encodes changes (with the cursor after the last, if there is one), a gap, a place and going_away.
+    """Encodes changes (with the cursor after the last, if there is one), a gap, a place, going_away and rows.
 
     A place is a cursor to resume from, sent when no change before it matched. going_away says that the server stops,
     and in how many ms to reconnect. What a dialect cannot express is encoded as no bytes.
@@ -29,6 +31,8 @@ class Dialect:
     gap: Callable[[Gap], bytes]
     place: Callable[[str], bytes]
     going_away: Callable[[int], bytes]
+    # Rows of a table with BETWEEN between them, and with the last ones the cursor after which changes follow.
+    rows: Callable[[TableName, bytes, str | None], bytes] = lambda table, rows, cursor: b""
 
 
 def message_frame(kind: str, **fields: object) -> bytes:
@@ -106,6 +110,26 @@ def _event(text: str, cursor: str | None) -> str:
     return f"id: {cursor}\ndata: {data}\n\n" if cursor else f"data: {data}\n\n"
 
 
+def _protocol_rows(table: TableName, rows: bytes, cursor: str | None) -> bytes:
+    return text_frames([f'{{"type":"rows",{_rows_members(table, rows, cursor)}}}'])
+
+
+def _stream_rows(table: TableName, rows: bytes, cursor: str | None) -> bytes:
+    # Only the last event has an id: who reconnects before it gets the rows again.
+    data = _rows_members(table, rows, cursor).replace("\r", " ").replace("\n", " ")
+    return f"event: rows\n{_id(cursor)}data: {{{data}}}\n\n".encode()
+
+
+def _rows_members(table: TableName, rows: bytes, cursor: str | None) -> str:
+    last = f',"is_last":true,"cursor":{json.dumps(cursor)}' if cursor else ""
+    named = json.dumps({"schema": table.schema, "table": table.table}, ensure_ascii=False, separators=(",", ":"))
+    return f'{named[1:-1]},"rows":[{rows.replace(BETWEEN, b",").decode()}]{last}'
+
+
+def _id(cursor: str | None) -> str:
+    return f"id: {cursor}\n" if cursor else ""
+
+
 # As in the original: each text frame is one change, and there is nothing else.
 PLAIN = Dialect(_plain_changes, lambda gap: b"", lambda cursor: b"", lambda delay_ms: b"")
 # JSON messages with a type.
@@ -114,6 +138,7 @@ PROTOCOL = Dialect(
     lambda gap: message_frame("gap", **gap_fields(gap)),
     lambda cursor: message_frame("changes", changes=[], cursor=cursor),
     lambda delay_ms: message_frame("going_away", reconnect_in_ms=delay_ms),
+    _protocol_rows,
 )
 # Server-Sent Events (WHATWG HTML, 9.2), where an event without data moves the last event's id and is not dispatched.
 STREAM = Dialect(
@@ -121,6 +146,7 @@ STREAM = Dialect(
     lambda gap: f"event: gap\ndata: {json.dumps(gap_fields(gap), ensure_ascii=False)}\n\n".encode(),
     lambda cursor: f"id: {cursor}\n\n".encode(),
     lambda delay_ms: f"retry: {delay_ms}\n\n".encode(),
+    _stream_rows,
 )
 STREAM_HEARTBEAT = b":\n\n"
 
@@ -134,7 +160,3 @@ def stream_refusal(fields: Mapping[str, object], cursor: str | None, retry_ms: i
     """A stream that ends at once, with the reason and a delay. `cursor` is the client's own, which it should keep."""
     data = json.dumps(fields, ensure_ascii=False)
     return f"{_id(cursor)}retry: {retry_ms}\nevent: error\ndata: {data}\n\n".encode()
-
-
-def _id(cursor: str | None) -> str:
-    return f"id: {cursor}\n" if cursor else ""

@@ -6,8 +6,10 @@ missing between the past and the present.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import psycopg2
@@ -16,18 +18,22 @@ from changefeed.change.change import Change
 from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
-from changefeed.journal.journal import LostPast
+from changefeed.journal.journal import ForeignCursor, LostPast
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.pool import DatabaseUnavailable
+from changefeed.rows.query import RowsQuery
+from changefeed.rows.reading import Reading
 from changefeed.selection.conflation import Conflation
 from changefeed.selection.subscription import BadSubscription
 from changefeed.turns import Turn
+from handlers.access.errors import ApiError
 from handlers.delivery.audiences import Audience
 from handlers.delivery.dialects import PLAIN, STREAM, Dialect, frames, gap_within
 from handlers.delivery.live_clients import LiveClient
 from handlers.delivery.outbox import Outbox
 from handlers.feed.query import FeedQuery
-from handlers.feed.start import LOST_PAST, Start, cursor_of
+from handlers.feed.rows import send_rows, told_of_refusals
+from handlers.feed.start import LOST_PAST, Start, cursor_of, is_current
 from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.feed_client")
@@ -52,32 +58,48 @@ class Transport(Protocol):
     def give_up(self) -> None:
         """Closes the connection, because the client does not keep up."""
 
+    def refuse_rows(self, error: ApiError) -> None:
+        """Sends the error and closes the connection."""
+
 
 class FeedClient:
     """Follows the feed on an open transport, from `start` until end()."""
 
-    def __init__(self, context: ServerContext, transport: Transport, dialect: Dialect, start: Start) -> None:
+    def __init__(
+        self,
+        context: ServerContext,
+        transport: Transport,
+        dialect: Dialect,
+        start: Start,
+        holder: str | None = None,
+        reading: Reading | None = None,
+    ) -> None:
         self.dialect = dialect
         self.outbox = transport.outbox
         self.outbox.on_drained = self._on_drained
         self.leave = transport.leave
         self._give_up = transport.give_up
+        self._transport = transport
+        self._holder = holder
+        self._rows = contextlib.ExitStack()  # holds the reading whose rows are being sent
         self._context = context
         self._live_clients = context.live_clients
         self._audience: Audience[LiveClient] | None = None  # None unless the client is live
         self._catching_up: asyncio.Task[None] | None = None
         self._conflation: Conflation | None = None
         self._conflated_to: str | None = None
+        self._reading: Reading | None = None
         self._told_taken: tuple[int, int, int] | None = None  # what the client knows that retention took
         self._live_clients.add(self)
-        self._begin(start)
+        self._begin(start, reading)
 
     def resubscribe(self, start: Start) -> None:
         """Changes the subscription, once the live clients are settled().
 
         A client that is still catching up goes on, unless `start` names another place.
         """
-        if self._audience is None and start.place is None and not start.gap:
+        is_reading = self._reading is not None or start.rows
+        if self._audience is None and start.place is None and not start.gap and not is_reading:
             self._subscribe(start.query)
         else:
             self._stop_following()
@@ -141,7 +163,7 @@ class FeedClient:
         if changes:
             self._send(changes, self._conflated_to)
 
-    def _begin(self, start: Start) -> None:
+    def _begin(self, start: Start, reading: Reading | None = None) -> None:
         self._subscribe(start.query)
         self._told_taken = start.taken
         if start.gap:
@@ -150,6 +172,9 @@ class FeedClient:
                 self.outbox.send(self.dialect.place(cursor))  # what the greeting of changefeed.v1 has already
         if start.place is not None:
             self._catching_up = asyncio.create_task(self._catch_up_or_leave(start.place))
+            return
+        if start.rows:
+            self._begin_rows(start.rows, reading)
             return
         if start.replay:
             self._send(start.replay.newest(start.query.replay), None)
@@ -162,7 +187,47 @@ class FeedClient:
     def _go_live(self) -> None:
         self._audience = self._live_clients.join(self)
 
+    def _begin_rows(self, query: RowsQuery, reading: Reading | None) -> None:
+        """Sends the rows and then the changes after them. `reading` is the transport's, if it has one."""
+        readings = self._context.readings
+        try:
+            with told_of_refusals(is_bounded=query.subscription.is_bounded):
+                held = (
+                    readings.held(reading)
+                    if reading
+                    else readings.reading(query, self._holder, partial(is_current, self._context))
+                )
+                self._reading = self._rows.enter_context(held)
+        except ApiError as error:
+            self._transport.refuse_rows(error)
+            return
+        self._catching_up = asyncio.create_task(self._follow_rows(self._reading))
+
+    async def _follow_rows(self, reading: Reading) -> None:
+        try:
+            with told_of_refusals(is_bounded=reading.query.subscription.is_bounded):
+                await send_rows(reading, self.outbox, self.dialect)
+            # Raises ForeignCursor if the journal was replaced meanwhile.
+            place = self._context.journal.decode(str(reading.cursor))
+        except ApiError as error:
+            self._transport.refuse_rows(error)
+        except TimeoutError:
+            self._give_up()
+        except ForeignCursor:
+            self.leave("the journal was replaced; reconnect")
+        except Exception:
+            logger.exception("closed a client whose rows could not be sent")
+            self.leave("the server failed; reconnect")
+        else:
+            self._release_rows()
+            await self._catch_up_or_leave(place)
+
+    def _release_rows(self) -> None:
+        self._rows.close()
+        self._reading = None
+
     def _stop_following(self) -> None:
+        self._release_rows()
         if self._audience:
             self._live_clients.leave(self, self._audience)
             self._audience = None

@@ -9,12 +9,13 @@ from changefeed.selection.rights import Rights
 from changefeed.selection.subscription import ALL_CHANGES, FIELDS, BadSubscription, Subscription
 from handlers.access.errors import ApiError, whole_number
 
-NAMES = (*FIELDS, "since", "replay", "slow")
+NAMES = (*FIELDS, "since", "replay", "rows", "slow")
 # Fields that only some routes have. The others refuse them, since a caller who sends one relies on it.
 ELSEWHERE = {
     "limit": "/api/changes and /api/rows have it",
     "order": "/api/rows has it",
     "replay": "/ws and /events have it",
+    "rows": "/ws and /events have it",
     "slow": "/ws has it",
     "action": "/ws, /events and /api/changes have it",
     "since": "/ws, /events and /api/changes have it",
@@ -28,13 +29,15 @@ FIELDS_LIMIT = 100  # unknown fields included, as each is compared with the know
 class FeedQuery:
     """What a client asks for: `since` is a cursor's text, `replay` the number of newest changes to send first.
 
-    If it `conflates`, a client that does not keep up gets the newest change of each row, instead of being closed.
+    With `rows`, the rows of the only table come first. If it `conflates`, a client that does not keep up gets the
+    newest change of each row, instead of being closed.
     """
 
     subscription: Subscription = ALL_CHANGES
     since: str | None = None
     replay: int = 0
     conflates: bool = False
+    rows: bool = False
 
 
 def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights, names: Collection[str] = NAMES) -> FeedQuery:
@@ -60,6 +63,7 @@ def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights, names: Coll
         _last(fields, "since") or None,
         whole_number("replay", _last(fields, "replay") or "0", 0, RECENT_LIMIT),
         _slow(_last(fields, "slow") or "close") == "conflate",
+        _yes(_last(fields, "rows") or "false"),
     )
 
 
@@ -72,9 +76,10 @@ def fields_of_message(message: Mapping[str, object]) -> dict[str, list[str]]:
         terms = value if isinstance(value, list) else [value]
         if name not in NAMES:
             raise ApiError(400, "unknown_field", f"subscribe has no field {name[:40]!r}; it has {', '.join(NAMES)}")
-        if not all(isinstance(term, str) or (name == "replay" and type(term) is int) for term in terms):
+        other = {"replay": int, "rows": bool}.get(name, str)
+        if not all(isinstance(term, str) or type(term) is other for term in terms):
             raise ApiError(400, f"bad_{name}", f"{name} must be a text or a list of texts")
-        fields[name] = [str(term) for term in terms]
+        fields[name] = [str(term).lower() if isinstance(term, bool) else str(term) for term in terms]
     return fields
 
 
@@ -86,3 +91,9 @@ def _slow(text: str) -> str:
     if text not in ("close", "conflate"):
         raise ApiError(400, "bad_slow", f"slow must be close or conflate, not {text[:40]!r}")
     return text
+
+
+def _yes(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ApiError(400, "bad_rows", f"rows must be true or false, not {text[:40]!r}")
+    return text == "true"

@@ -1,14 +1,18 @@
-"""What the routes that give rows share: their refusals as errors, the query of a request. Knows no transport."""
+"""What the routes that give rows share: their queries, their refusals as errors, the messages. Knows no transport."""
 
+import asyncio
 import contextlib
 import http
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 from changefeed.rows.query import RowsQuery, SortKey
+from changefeed.rows.reading import Reading
 from changefeed.rows.refusal import Reason, RowsRefused
 from changefeed.selection.subscription import BadSubscription, Subscription
 from handlers.access.errors import ApiError, database_needed, no_journal
-from handlers.feed.start import until_journal_known
+from handlers.delivery.dialects import Dialect
+from handlers.delivery.outbox import Outbox
 from handlers.http.context import ServerContext
 
 # A client that takes nothing for so long is closed: what it was to get is kept for it.
@@ -42,7 +46,6 @@ async def rows_query(
     context: ServerContext, subscription: Subscription, order: tuple[SortKey, ...] = (), limit: int | None = None
 ) -> RowsQuery:
     """The query for the rows of the subscription. Raises ApiError."""
-    await until_journal_known(context)
     if context.follower.memory is None:
         raise no_journal()
     try:
@@ -50,3 +53,30 @@ async def rows_query(
             return await context.readings.query(subscription, order, limit)
     except BadSubscription as error:
         raise ApiError(http.HTTPStatus.BAD_REQUEST, error.code, str(error)) from None
+
+
+async def unless_gone(work: Coroutine[Any, Any, None], gone: asyncio.Event) -> None:
+    """Returns when the work is done, or as soon as the client is gone: then it is cancelled. Raises what it raises."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone.wait())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.wait({working})
+
+
+async def send_rows(reading: Reading, outbox: Outbox, dialect: Dialect) -> None:
+    """Sends the rows at the client's pace. Raises RowsRefused, and TimeoutError if it takes none for too long."""
+    async for part in reading.parts():
+        cursor = reading.cursor if part.is_last else None
+        encoded = reading.once(
+            (dialect, part.number, part.is_last),
+            lambda part=part, cursor=cursor: dialect.rows(reading.query.table, part.rows, cursor),  # type: ignore[misc]
+        )
+        outbox.send(encoded)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await outbox.drained()
+        await asyncio.sleep(0)

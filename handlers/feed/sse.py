@@ -1,16 +1,21 @@
 """/events: the feed as Server-Sent Events over HTTP. A browser's EventSource resumes by itself (Last-Event-ID)."""
 
 import asyncio
+import contextlib
 import random
 import re
+from functools import partial
 
+from changefeed.rows.query import RowsQuery
+from changefeed.rows.reading import Reading
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError
 from handlers.delivery.dialects import STREAM, STREAM_HEARTBEAT, stream_head, stream_refusal
 from handlers.delivery.outbox import Outbox
 from handlers.feed.client import FeedClient
 from handlers.feed.query import parse_query
-from handlers.feed.start import Start, cursor_of, prepare_start
+from handlers.feed.rows import told_of_refusals, unless_gone
+from handlers.feed.start import Start, cursor_of, is_current, prepare_start
 from handlers.http.base import RETRY_AFTER_SECONDS, BaseHandler
 from handlers.http.server import set_tcp_user_timeout
 
@@ -37,6 +42,9 @@ class EventStreamHandler(BaseHandler):
     is_for_clients = True
     outbox: Outbox
 
+    def initialize(self) -> None:
+        self._gone = asyncio.Event()
+
     async def get(self) -> None:
         fields = self.query_fields()
         last = self._last_event_id()
@@ -44,17 +52,34 @@ class EventStreamHandler(BaseHandler):
         start = await prepare_start(self.context, query, STREAM)
         assert self.identity
         self.context.admission.check(self.request.remote_ip, self.identity.holder)
-        self._stream = stream = self.detach()
-        if stream.closed():
-            return  # the client left before its start was found
-        closed = asyncio.Event()
+        with contextlib.ExitStack() as held:
+            reading = await self._read(start.rows, held) if start.rows else None
+            if self._gone.is_set():
+                return  # the client left before its rows were read
+            self._stream = self.detach()
+            if not self._stream.closed():  # else the client left before its start was found
+                await self._serve(start, reading, held)
+
+    async def _read(self, query: RowsQuery, held: contextlib.ExitStack) -> Reading | None:
+        """The rows, all read: so a refusal has its status, after which an EventSource does not come back."""
+        assert self.identity
+        with told_of_refusals(is_bounded=query.subscription.is_bounded):
+            readings, holder = self.context.readings, self.identity.holder
+            reading = held.enter_context(readings.reading(query, holder, partial(is_current, self.context)))
+            await unless_gone(reading.until_over(), self._gone)
+        return reading
+
+    async def _serve(self, start: Start, reading: Reading | None, held: contextlib.ExitStack) -> None:
+        assert self.identity
+        stream, closed = self._stream, asyncio.Event()
         stream.set_close_callback(closed.set)
         stream.set_nodelay(True)
         set_tcp_user_timeout(stream.socket, GIVE_UP_SECONDS)
         self.outbox = Outbox(stream, self.context.settings.outbox_limit_bytes, self.give_up)
         admitted = self.admit("feed", self.identity, stream.close)  # a client that reconnects then gets a 401
         self.outbox.send(self._head(start))
-        client = FeedClient(self.context, self, STREAM, start)
+        client = FeedClient(self.context, self, STREAM, start, self.identity.holder, reading)
+        held.close()  # the client holds the reading until it has the rows
         try:
             while not closed.is_set():
                 try:
@@ -68,6 +93,14 @@ class EventStreamHandler(BaseHandler):
             stream.close()
 
     def leave(self, reason: str) -> None:
+        self._stream.close()
+
+    def on_connection_close(self) -> None:
+        self._gone.set()
+        super().on_connection_close()
+
+    def refuse_rows(self, error: ApiError) -> None:
+        self.outbox.send(stream_refusal(error.fields, None, random.randint(*RETRY_MS)))
         self._stream.close()
 
     def give_up(self) -> None:

@@ -1,17 +1,20 @@
 """Finds where a client's feed starts, or raises ApiError; the same for every transport. Knows no client."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from changefeed.change.gap import Gap
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.follower import UNJOURNALED
 from changefeed.journal.journal import ForeignCursor
+from changefeed.rows.query import RowsQuery
+from changefeed.rows.reading import Reading
 from changefeed.selection.subscription import BadSubscription, Subscription
 from handlers.access.errors import ApiError, database_needed, not_a_cursor
 from handlers.delivery.dialects import PLAIN, PROTOCOL, STREAM, Dialect
 from handlers.feed.query import FeedQuery
 from handlers.feed.replay import Replay
+from handlers.feed.rows import rows_query
 from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
@@ -21,7 +24,7 @@ LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, 
 
 @dataclass(frozen=True)
 class Start:
-    """A checked request. Without a place, the client starts with the next change.
+    """A checked request. Without a place, the client starts with the next change, or with `rows` and the changes after.
 
     `taken` is what retention had taken when the gap was found, Losses.extent; it is not reported twice. `replay` has
     the changes that such a client is sent first, if it asked for some.
@@ -32,6 +35,7 @@ class Start:
     gap: Gap | None = None
     taken: tuple[int, int, int] | None = None
     replay: Replay | None = None
+    rows: RowsQuery | None = None
 
 
 async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
@@ -41,9 +45,14 @@ async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Diale
     # The greeting has a place after which nothing is missed.
     await until_journal_known(context, STREAM_DEADLINE_SECONDS if dialect is STREAM else JOURNAL_DEADLINE_SECONDS)
     await check_subscription(context, query.subscription, needs_keys=query.conflates)
+    rows = await _rows(context, query, dialect) if query.rows else None
+    if rows:
+        query = replace(query, subscription=rows.subscription)
     if query.since is None:
-        return Start(query, replay=await _replay(context, query))
+        return Start(query, replay=await _replay(context, query), rows=rows)
     place, gap = await find_place(context, query.since, query.subscription)
+    if rows and gap:
+        return Start(query, gap=gap, taken=context.journal.losses.extent, rows=rows)
     if gap and dialect is PLAIN:
         why = f"{gap.why}; connect without since, or with changefeed.v1 to get the gap as a message"
         raise ApiError(410, "gap", why)
@@ -57,6 +66,14 @@ async def _replay(context: ServerContext, query: FeedQuery) -> Replay | None:
     replay = Replay(context.hub, context.select(query.subscription))
     await replay.examine()
     return replay
+
+
+async def _rows(context: ServerContext, query: FeedQuery, dialect: Dialect) -> RowsQuery:
+    if dialect is PLAIN:
+        raise ApiError(400, "bad_rows", "rows=true needs the subprotocol changefeed.v1, or /events")
+    if query.replay:
+        raise ApiError(400, "bad_rows", "rows=true begins with the rows as they are: leave replay out")
+    return await rows_query(context, query.subscription)
 
 
 async def check_subscription(context: ServerContext, subscription: Subscription, *, needs_keys: bool = False) -> None:
@@ -104,12 +121,24 @@ async def find_place(context: ServerContext, since: str, subscription: Subscript
 
 
 def cursor_of(context: ServerContext, start: Start) -> str | None:
-    """The cursor at which the client starts; None without a journal."""
+    """The cursor at which the client starts; None without a journal, and before rows, which have their own."""
     memory = context.follower.memory
-    if memory is None:
+    if memory is None or start.rows:
         return None
     cursor = context.journal.encode(start.place or memory.edge_proven)
     return context.select(start.query.subscription).cursor(cursor)
+
+
+def is_current(context: ServerContext, reading: Reading) -> bool:
+    """Whether a client that begins now misses no gap if it follows from this reading on."""
+    if reading.place is None or reading.cursor is None:
+        return not reading.has_begun
+    memory, subscription = context.follower.memory, reading.query.subscription
+    return (
+        memory is not None
+        and memory.proves(reading.place)
+        and _missed_since(context, reading.place, reading.cursor, subscription) is None
+    )
 
 
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:

@@ -5,11 +5,13 @@ from typing import ClassVar
 
 from changefeed import __version__
 from changefeed.change.change import Change
+from handlers.access.errors import ApiError
 from handlers.delivery.dialects import PLAIN, PROTOCOL, Dialect
 from handlers.delivery.live_clients import LiveClients
 from handlers.feed.client import FeedClient
 from handlers.feed.query import fields_of_message, parse_query
 from handlers.feed.start import Start, cursor_of, prepare_start
+from handlers.http.close_codes import CloseCode
 from handlers.http.socket import BaseSocket
 
 MESSAGE_LIMIT_BYTES = 64 * 1024
@@ -40,12 +42,17 @@ class EventSocket(BaseSocket):
 
     def entered(self) -> None:
         self._say_hello(self._start)
-        self._client = FeedClient(self.context, self, self.dialect, self._start)
+        assert self.identity
+        self._client = FeedClient(self.context, self, self.dialect, self._start, self.identity.holder)
 
     def on_close(self) -> None:
         super().on_close()
         if self._client:
             self._client.end()
+
+    def refuse_rows(self, error: ApiError) -> None:
+        self.tell_error(error)
+        self.close(CloseCode.of(error), error.code)
 
     async def heard(self, message: Mapping[str, object]) -> None:
         start = await self._prepared(fields_of_message(message))

@@ -115,6 +115,7 @@ class ServerContext:
         self.outages.close()
         self.database.close()
         self.following.close()
+        self.readings.close()
         self.reading.close()
 
     @property
