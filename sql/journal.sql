@@ -13,16 +13,21 @@ CREATE TABLE IF NOT EXISTS changefeed.meta (
     epoch uuid NOT NULL DEFAULT gen_random_uuid()  -- part of each cursor; a new journal refuses old cursors
 );
 -- Servers that know at least the version `readable_from` can read the journal; an older one says on /readyz that it cannot.
--- Before version 5 there was no such column. Servers read this table with each page, and would queue behind a session that waits for a
--- lock on it: so the lock is tried without waiting, again and again.
-DO $readable_from$
+-- Before version 5 there was no such column. And a restore that failed, or that a server of an earlier state of version 5 disturbed,
+-- leaves the table without its key, perhaps with two rows. Servers read this table with each page, and would queue behind a session
+-- that waits for a lock on it: so the lock is tried without waiting, again and again.
+DO $complete_meta$
 DECLARE
     deadline constant timestamptz := clock_timestamp() + interval '10 seconds';
-BEGIN
-    IF EXISTS (
+    has_key constant boolean := EXISTS (
+        SELECT FROM pg_index AS i WHERE i.indrelid = 'changefeed.meta'::regclass AND i.indisprimary
+    );
+    has_column constant boolean := EXISTS (
         SELECT FROM pg_attribute AS a
         WHERE a.attrelid = 'changefeed.meta'::regclass AND a.attname = 'readable_from' AND NOT a.attisdropped
-    ) THEN
+    );
+BEGIN
+    IF has_key AND has_column THEN
         RETURN;
     END IF;
     LOOP
@@ -38,9 +43,17 @@ BEGIN
         END;
         PERFORM pg_sleep(0.05 * (1 + random()));
     END LOOP;
-    ALTER TABLE changefeed.meta ADD COLUMN readable_from integer NOT NULL DEFAULT 5;
+    IF NOT has_key THEN
+        IF (SELECT count(*) FROM changefeed.meta) > 1 THEN
+            DELETE FROM changefeed.meta;  -- so that it gets an epoch of its own
+        END IF;
+        ALTER TABLE changefeed.meta ADD PRIMARY KEY (is_only);
+    END IF;
+    IF NOT has_column THEN
+        ALTER TABLE changefeed.meta ADD COLUMN readable_from integer NOT NULL DEFAULT 5;
+    END IF;
 END
-$readable_from$;
+$complete_meta$;
 INSERT INTO changefeed.meta AS m (version, readable_from) VALUES (5, 5)
 ON CONFLICT (is_only) DO UPDATE SET version = excluded.version, readable_from = excluded.readable_from
 WHERE m.version < excluded.version;
@@ -167,13 +180,16 @@ $function$;
 
 -- After a dump and restore into a younger cluster the journal, or its record of what retention deleted, has transaction ids that
 -- this cluster has yet to assign; each would appear as a new change, or as a gap, once it is assigned. Such a journal is emptied
--- and gets a new epoch, and so does one whose schema alone was restored. Returns whether that happened. (By DELETE, not
--- TRUNCATE: a DELETE does not wait for readers.)
+-- and gets a new epoch, and so does one whose schema alone was restored: then meta has no row, but its key. (A restore that has
+-- not come to the row yet has not made the key either.) Returns whether that happened. (By DELETE, not TRUNCATE: a DELETE does not
+-- wait for readers.)
 CREATE OR REPLACE FUNCTION changefeed.begin_anew_if_restored()
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    IF NOT EXISTS (SELECT FROM changefeed.meta) THEN
-        INSERT INTO changefeed.meta (version, readable_from) VALUES (5, 5);
+    IF NOT EXISTS (SELECT FROM changefeed.meta) AND EXISTS (
+        SELECT FROM pg_index AS i WHERE i.indrelid = 'changefeed.meta'::regclass AND i.indisprimary
+    ) THEN
+        INSERT INTO changefeed.meta (version, readable_from) VALUES (5, 5) ON CONFLICT (is_only) DO NOTHING;
     END IF;
     IF greatest(
         (

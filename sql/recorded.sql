@@ -266,19 +266,15 @@ BEGIN
         DELETE FROM changefeed.noted AS n WHERE n.journal <> this_journal;
     END IF;
     is_first := since IS NULL AND NOT EXISTS (SELECT FROM changefeed.recorded);
+    -- By an earlier journal, if this one does not know it. Triggers that are there may be newer than rows that came since, as
+    -- pg_restore makes them last: so it is watched again from the look on that finds them.
     IF EXISTS (
         SELECT FROM unnest(known_schemas, known_tables) AS k (schema_name, table_name)
         WHERE NOT EXISTS (SELECT FROM changefeed.recorded AS r WHERE (r.schema_name, r.table_name) = (k.schema_name, k.table_name))
     ) THEN
-        -- A table whose triggers are older than this journal, because the journal was made again, was watched all the time.
         INSERT INTO changefeed.recorded (schema_name, table_name, journal, seen_at)
         SELECT k.schema_name, k.table_name, this_journal, coalesce(since, clock_timestamp())
         FROM unnest(known_schemas, known_tables) AS k (schema_name, table_name)
-        LEFT JOIN changefeed.recorded_now() AS w USING (schema_name, table_name)
-        WHERE w.state IS NULL OR EXISTS (
-            SELECT FROM changefeed.noted AS n
-            WHERE n.root = (w.state ->> 'oid')::oid AND n.member = n.root AND n.before IS NULL
-        )
         ON CONFLICT ON CONSTRAINT recorded_pkey DO NOTHING;
     END IF;
     FOR one IN

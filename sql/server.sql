@@ -56,6 +56,11 @@ WHERE n.nspname IN ('changefeed', 'changefeed_secret') AND NOT r.rolsuper AND r.
   AND (me.rolsuper OR r.oid <> n.nspowner)
 LIMIT 1;
 
+-- find journal --
+-- Whether it is there, as of which snapshot, and whether it is whole: pg_restore makes the table, then its row, then its key.
+SELECT to_regclass('changefeed.meta') IS NOT NULL, pg_current_snapshot()::text,
+       EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass('changefeed.meta') AND i.indisprimary);
+
 -- schema version --
 SELECT version FROM changefeed.meta;
 

@@ -26,7 +26,7 @@ from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.exchange import HandedPage, PageExchange
-from changefeed.journal.journal import BEGINNING, Journal, LostPast, WrongJournal
+from changefeed.journal.journal import Journal, LostPast, WrongJournal
 from changefeed.journal.lease import Lease
 from changefeed.journal.losses import Losses
 from changefeed.journal.page_cache import Page, PageCache
@@ -336,8 +336,8 @@ class Follower:
             logger.warning("%s; earlier cursors are refused", why)
             self._start_over(Gap(why))
         if has_journal and self._known.is_set():
-            # There was none a moment ago, so everything in it is new.
-            memory = PageCache(self._journal.encode_batch, BEGINNING)
+            # There was none a moment ago, so everything in it is new, but what was restored with it.
+            memory = PageCache(self._journal.encode_batch, self._journal.before_first)
             self._stand_at_edge_of(memory)
             self._journal.on_lost = self._note_lost
             logger.info("following the journal, which was installed just now")

@@ -49,6 +49,10 @@ PAGE_SECONDS = 0.025  # for processing a page in one turn of the loop
 CLIENT_READS = 2  # at the same time: writers need PostgreSQL, and other requests need the pool
 
 BEGINNING = Place.after(NOTHING)  # before everything
+HALF_RESTORED = (
+    "changefeed.meta has no primary key: a restore has not ended, or has failed; if none is running, run "
+    "sql/install.sql as its owner"
+)
 
 
 class WrongJournal(Exception):
@@ -88,6 +92,8 @@ class Journal:
         }
         self.epoch: bytes | None = None
         self.version = 0
+        # Of a journal that is made later: what was committed before is no change of it, but may be restored with it.
+        self.before_first = BEGINNING
         self.losses = Losses()
         self.awake_ms: int | None = None  # for how long the lease held, as of the last read; None before version 5
         self.on_lost: Callable[[], None] | None = None
@@ -103,12 +109,15 @@ class Journal:
         for entries in self._entries.values():
             entries.forget()
         self.forget_proofs()
-        [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
+        [(has_journal, snapshot, is_whole)] = await self._database.fetch(QUERIES["find journal"])
         if not has_journal:
             self.epoch = self._former_epoch = None
+            self.before_first = Place.after(Snapshot.parse(snapshot))
             return False
         if reason := await distrust(self._database):
             raise WrongJournal(reason)
+        if not is_whole:
+            raise WrongJournal(HALF_RESTORED)
         [(may_start_over,)] = await self._database.fetch(QUERIES["may start over"])
         if may_start_over:
             await self._database.fetch(QUERIES["start over if restored"])

@@ -14,7 +14,7 @@ import psycopg2
 from changefeed.backoff import backoff
 from changefeed.change.table_names import BadName, Pattern, TableName, parse_pattern, qualified
 from changefeed.journal.installation import parts, some_of
-from changefeed.journal.journal import VERSION
+from changefeed.journal.journal import HALF_RESTORED, VERSION
 from changefeed.postgres.legible import is_shown_only
 from changefeed.postgres.named_queries import load_queries, read_script
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
@@ -365,9 +365,15 @@ class Watching:
         self._note_schema(is_there=True)
 
     async def _version(self) -> int | None:
-        """The version of the installed schema; None if there is none, 0 if its table meta is empty."""
+        """The version of the installed schema; None if there is none, 0 if its table meta is empty.
+
+        Raises CannotWatch while it is being restored: to install it then would be in the way of that.
+        """
         if not await self._is_installed():
             return None
+        [(_, _, is_whole)] = await self._database.fetch(QUERIES["find journal"])
+        if not is_whole:
+            raise CannotWatch(HALF_RESTORED)
         rows = await self._database.fetch(QUERIES["schema version"])
         return int(rows[0][0]) if rows else 0
 
