@@ -31,7 +31,6 @@ JOB_STEP_SECONDS = 0.05
 
 # For each path of GET: the rows that a page begins with.
 READS = {
-    "/tasks": "SELECT * FROM examples.tasks ORDER BY id",
     "/messages": "SELECT * FROM (SELECT * FROM examples.messages ORDER BY id DESC LIMIT 50) newest ORDER BY id",
     "/jobs": "SELECT * FROM examples.jobs WHERE percent < 100 ORDER BY id",
 }

@@ -4,7 +4,7 @@ import { defineConfig } from 'vite';
 
 const ENTRY = 'client/client.ts';
 // Those whose types are the client's. A page gets them in one file: each module's declarations after the other's.
-const TYPED = ['src/feed/websocket_like.ts', 'client/options.ts', 'client/connect.ts'];
+const TYPED = ['src/feed/websocket_like.ts', 'client/options.ts', 'client/connect.ts', 'client/rows.ts'];
 const BANNER = '// The client of psqlisten2websocket: see "In your page" in its README. MIT License.';
 
 export default defineConfig({

@@ -2,4 +2,6 @@
 // server gives out as /client.js, and which clients/javascript packs for npm.
 export { connect } from './connect';
 export { FeedError } from './options';
-export type { Address, Change, ErrorCode, Feed, Gap, Options, State, Subscription } from './options';
+export type { Address, Change, ErrorCode, Feed, Gap, Key, Options, State, Subscription } from './options';
+export { rows } from './rows';
+export type { LiveRows, Rows, RowsOptions } from './rows';

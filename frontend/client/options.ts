@@ -51,6 +51,12 @@ export type ErrorCode =
   | 'token_expired'
   | 'sign_in'
   | 'no_rights'
+  | 'bad_key'
+  | 'bad_rows'
+  | 'cannot_read'
+  | 'not_watched'
+  | 'too_many_rows'
+  | 'too_many_bytes'
   | (string & {});
 
 /** The server refuses what it was asked for: `message` says what to do. */
@@ -115,6 +121,12 @@ export interface Options<Row = Record<string, any>> extends Subscription {
   /** Called before the changes that follow the gap. */
   readonly onGap?: (gap: Gap) => void;
 }
+
+/**
+ * A row's: the value of the key column; of several columns, and of a value that is no text or number, the JSON text of a
+ * list of the values: `[7,"a"]`.
+ */
+export type Key = string | number | bigint | boolean;
 
 /** A URL as text, or as a `URL`. */
 export type Address = string | { readonly href: string };

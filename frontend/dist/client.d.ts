@@ -43,7 +43,7 @@ export interface Gap {
     readonly table?: string;
 }
 /** Why the server refuses a subscription or a token; later servers may have others. */
-export type ErrorCode = 'unknown_table' | 'unknown_column' | 'unknown_field' | 'withheld_column' | 'bad_table' | 'bad_action' | 'bad_filter' | 'bad_columns' | 'bad_token' | 'token_expired' | 'sign_in' | 'no_rights' | (string & {});
+export type ErrorCode = 'unknown_table' | 'unknown_column' | 'unknown_field' | 'withheld_column' | 'bad_table' | 'bad_action' | 'bad_filter' | 'bad_columns' | 'bad_token' | 'token_expired' | 'sign_in' | 'no_rights' | 'bad_key' | 'bad_rows' | 'cannot_read' | 'not_watched' | 'too_many_rows' | 'too_many_bytes' | (string & {});
 /** The server refuses what it was asked for: `message` says what to do. */
 export declare class FeedError extends Error {
     readonly code: ErrorCode;
@@ -106,6 +106,11 @@ export interface Options<Row = Record<string, any>> extends Subscription {
     /** Called before the changes that follow the gap. */
     readonly onGap?: (gap: Gap) => void;
 }
+/**
+ * A row's: the value of the key column; of several columns, and of a value that is no text or number, the JSON text of a
+ * list of the values: `[7,"a"]`.
+ */
+export type Key = string | number | bigint | boolean;
 /** A URL as text, or as a `URL`. */
 export type Address = string | {
     readonly href: string;
@@ -127,3 +132,40 @@ export interface Feed {
  */
 export declare function connect<Row = Record<string, any>>(options: Options<Row>): Feed;
 export declare function connect<Row = Record<string, any>>(url: Address | undefined, options?: Options<Row>): Feed;
+
+/** The rows at one moment. It never changes: when the rows do, there is another one. */
+export interface Rows<Row> {
+    /** In no order of its own, unless `compare` gives one; a row stays where it is while it changes. */
+    readonly list: readonly Row[];
+    /** By the value of the key column; of several columns, by the JSON text of a list of their values: `[7,"a"]`. */
+    readonly byKey: ReadonlyMap<Key, Row>;
+    /** False until the rows were read for the first time. */
+    readonly isLoaded: boolean;
+    /** Whether they are followed right now. Without a connection they may be out of date, until it is there again. */
+    readonly isLive: boolean;
+}
+export interface RowsOptions<Row = Record<string, any>> extends Subscription {
+    /** One table: `orders`, `public.orders`. */
+    readonly table: string;
+    readonly action?: never;
+    /** The columns that identify a row: `id` unless given. They must be among `columns`. */
+    readonly key?: string | readonly string[];
+    /** Sorts the list, as for Array.sort. */
+    readonly compare?: (one: Row, other: Row) => number;
+}
+export interface LiveRows<Row = Record<string, any>> {
+    /** The rows now; the same object until they change. */
+    get(): Rows<Row>;
+    /** Calls `run` with the rows at once, and then when they have changed, at most 60 times a second; returns what ends that. */
+    subscribe(run: (rows: Rows<Row>) => void): () => void;
+    /** Ends the connection. The rows stay as they are. */
+    close(): void;
+}
+/**
+ * Reads the rows of a table and keeps them as they are in the database, until it is closed or refused.
+ *
+ * After a lost connection it applies the changes that it missed. Where they are not known, after a gap or a statement
+ * above the table's `row_limit`, it reads the rows again by itself; until then the old ones stay. Throws as `connect` does.
+ */
+export declare function rows<Row extends object = Record<string, any>>(options: RowsOptions<Row>): LiveRows<Row>;
+export declare function rows<Row extends object = Record<string, any>>(url: Address | undefined, options: RowsOptions<Row>): LiveRows<Row>;

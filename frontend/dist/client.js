@@ -1,3 +1,46 @@
+// The client of psqlisten2websocket: see "In your page" in its README. MIT License.
+// client/arguments.ts
+var FIELDS = [
+	"table",
+	"action",
+	"filter",
+	"columns"
+];
+/** Throws TypeError for an option that is not among `names`, and for an invalid URL. */
+function readArguments(caller, names, first, second, environment) {
+	const isAddress = first === void 0 || typeof first === "string" || "href" in first;
+	const options = (isAddress ? second : first) ?? {};
+	const unknown = Object.keys(options).filter((name) => !names.includes(name));
+	if (unknown.length) throw new TypeError(`unknown option ${unknown.join(", ")}; ${caller} takes ${names.join(", ")}`);
+	return {
+		address: addressOf(isAddress ? first ?? "/ws" : "/ws", options, environment),
+		options
+	};
+}
+function addressOf(url, options, environment) {
+	const address = new URL(typeof url === "string" ? url : url.href, environment.page);
+	address.protocol = address.protocol.replace("http", "ws");
+	address.hash = "";
+	for (const name of FIELDS) for (const value of [options[name] ?? []].flat()) address.searchParams.append(name, value);
+	return address;
+}
+// client/environment.ts
+var RUNTIME = {
+	page: globalThis.location?.href,
+	get WebSocket() {
+		return globalThis.WebSocket;
+	},
+	clock: {
+		now: () => Date.now(),
+		after: (ms, callback) => {
+			const timer = setTimeout(callback, ms);
+			return () => clearTimeout(timer);
+		}
+	},
+	random: Math.random,
+	report: (error) => typeof reportError === "function" ? reportError(error) : console.error(error),
+	window: "addEventListener" in globalThis ? globalThis : void 0
+};
 var DELAY_LIMIT_MS = 1e4;
 /**
 * Delays for ever. The first attempt is made at once: most lost connections are lost alone. The other delays are each
@@ -43,6 +86,10 @@ var ReconnectingSocket = class {
 	/** What the server announced before it goes away: its own delay for the one next attempt. */
 	expectClose(reconnectInMs) {
 		this.#announcedDelayMs = reconnectInMs;
+	}
+	/** Leaves this connection as if it were lost, so that the next one comes after the next delay. */
+	reconnect(reason) {
+		this.#lost(NO_CLOSE, reason);
 	}
 	close() {
 		this.#leaveSocket();
@@ -95,23 +142,6 @@ var ReconnectingSocket = class {
 function assertNever(value) {
 	throw new Error(`unhandled case: ${JSON.stringify(value)}`);
 }
-// client/environment.ts
-var RUNTIME = {
-	page: globalThis.location?.href,
-	get WebSocket() {
-		return globalThis.WebSocket;
-	},
-	clock: {
-		now: () => Date.now(),
-		after: (ms, callback) => {
-			const timer = setTimeout(callback, ms);
-			return () => clearTimeout(timer);
-		}
-	},
-	random: Math.random,
-	report: (error) => typeof reportError === "function" ? reportError(error) : console.error(error),
-	window: "addEventListener" in globalThis ? globalThis : void 0
-};
 // client/options.ts
 /** The server refuses what it was asked for: `message` says what to do. */
 var FeedError = class extends Error {
@@ -124,36 +154,15 @@ var FeedError = class extends Error {
 		this.isFinal = isFinal;
 	}
 };
-// client/connect.ts
-var FIELDS = [
-	"table",
-	"action",
-	"filter",
-	"columns"
-];
-var OPTIONS = [
-	...FIELDS,
-	"since",
-	"token",
-	"onChange",
-	"onGap",
-	"onState",
-	"onError",
-	"parse",
-	"WebSocket"
-];
+// client/follow.ts
 var READ_AGAIN = "read the tables you follow again; the feed continues from here";
 /** The server's close codes (RFC 6455, 7.4.1; the range for private use) for a refusal that holds for later attempts. */
 var POLICY_VIOLATION = 1008;
 var SIGN_IN = 4401;
-function connect(first, second = {}, environment = RUNTIME) {
-	const isAddress = first === void 0 || typeof first === "string" || "href" in first;
-	const options = isAddress ? second : first;
-	checkNames(options);
-	const address = addressOf(isAddress ? first ?? "/ws" : "/ws", options, environment);
+function follow(address, options, environment, reader) {
 	const { onChange, onGap, onState, onError, parse = JSON.parse, since, token } = options;
 	const WebSocket = options.WebSocket ?? environment.WebSocket;
-	if (!WebSocket) throw new TypeError("there is no WebSocket here; connect takes one as an option, such as that of the package ws");
+	if (!WebSocket) throw new TypeError("there is no WebSocket here: give one as an option, such as that of the package ws");
 	let cursor = since ?? address.searchParams.get("since");
 	let begin = null;
 	let hasUnjournaled = false;
@@ -200,7 +209,7 @@ function connect(first, second = {}, environment = RUNTIME) {
 	const finalError = (closeCode, closeReason) => {
 		const canHaveNewToken = typeof token === "function";
 		if (closeCode === SIGN_IN && !canHaveNewToken) {
-			const advice = token === void 0 ? "the server requires a token: give connect the option token" : closeReason;
+			const advice = token === void 0 ? "the server requires a token: give one as an option" : closeReason;
 			return new FeedError(refusal?.code ?? "sign_in", refusal?.message ?? advice, true);
 		}
 		if (closeCode !== POLICY_VIOLATION || !refusal || refusal.code === "not_a_cursor") return null;
@@ -217,6 +226,7 @@ function connect(first, second = {}, environment = RUNTIME) {
 		}
 		switch (message.type) {
 			case "hello":
+				if (reader?.isDue) return call(reader.onBegin, void 0);
 				isOpen = true;
 				attempts = 0;
 				call(onState, { state: "open" });
@@ -225,11 +235,22 @@ function connect(first, second = {}, environment = RUNTIME) {
 				cursor ??= begin;
 				lostAt = null;
 				return;
+			case "rows":
+				if (!reader) return;
+				call(reader.onRows, message.rows);
+				if (!message.is_last || isClosed) return;
+				reader.isDue = false;
+				isOpen = true;
+				attempts = 0;
+				begin = cursor = message.cursor;
+				lostAt = null;
+				call(reader.onEnd, void 0);
+				return call(onState, { state: "open" });
 			case "changes":
 				for (const change of message.changes) {
 					call(onChange, change);
 					cursor = change?.cursor ?? cursor;
-					if (isClosed) return;
+					if (isClosed || reader?.isDue) return;
 				}
 				begin = cursor = message.cursor ?? cursor;
 				hasUnjournaled ||= message.cursor === null;
@@ -252,6 +273,10 @@ function connect(first, second = {}, environment = RUNTIME) {
 	};
 	const socket = new ReconnectingSocket({
 		open: () => {
+			if (reader?.isDue) {
+				address.searchParams.set("rows", "true");
+				cursor = null;
+			} else address.searchParams.delete("rows");
 			if (cursor !== null) address.searchParams.set("since", cursor);
 			else address.searchParams.delete("since");
 			const opened = new WebSocket(address.href, "changefeed.v1");
@@ -316,21 +341,238 @@ function connect(first, second = {}, environment = RUNTIME) {
 		get cursor() {
 			return cursor;
 		},
+		reconnect: (reason) => socket.reconnect(reason),
+		fail,
 		close() {
 			isClosed = true;
 			stop();
 		}
 	};
 }
-function checkNames(options) {
-	const unknown = Object.keys(options).filter((name) => !OPTIONS.includes(name));
-	if (unknown.length) throw new TypeError(`unknown option ${unknown.join(", ")}; connect takes ${OPTIONS.join(", ")}`);
+// client/connect.ts
+var OPTIONS$1 = [
+	"table",
+	"action",
+	"filter",
+	"columns",
+	"since",
+	"token",
+	"onChange",
+	"onGap",
+	"onState",
+	"onError",
+	"parse",
+	"WebSocket"
+];
+function connect(first, second, environment = RUNTIME) {
+	const { address, options } = readArguments("connect", OPTIONS$1, first, second, environment);
+	const feed = follow(address, options, environment);
+	return {
+		get cursor() {
+			return feed.cursor;
+		},
+		close: feed.close
+	};
 }
-function addressOf(url, options, environment) {
-	const address = new URL(typeof url === "string" ? url : url.href, environment.page);
-	address.protocol = address.protocol.replace("http", "ws");
-	address.hash = "";
-	for (const name of FIELDS) for (const value of [options[name] ?? []].flat()) address.searchParams.append(name, value);
-	return address;
+// client/row_set.ts
+/** The key's digits would be lost, so that two rows could be taken for one. */
+var UnsafeKey = class extends Error {};
+var RowSet = class {
+	#key;
+	#rows = /* @__PURE__ */ new Map();
+	constructor(key) {
+		this.#key = key;
+	}
+	add(row) {
+		const key = this.keyOf(row);
+		const there = this.#rows.get(key);
+		if (there) there.push(row);
+		else this.#rows.set(key, [row]);
+	}
+	/** False if the change does not say which rows it is about: then they have to be read again. */
+	apply(change) {
+		const { action, data, old, filter, count } = change;
+		if (action === "TRUNCATE") {
+			this.#rows.clear();
+			return true;
+		}
+		if (count !== void 0 || data === null) return false;
+		if (action === "DELETE") this.#remove(data);
+		else if (action === "INSERT" || filter === "enter") this.add(data);
+		else if (filter === "leave") this.#remove({
+			...data,
+			...old
+		});
+		else this.#update({
+			...data,
+			...old
+		}, data);
+		return true;
+	}
+	list() {
+		const list = [];
+		for (const rows of this.#rows.values()) for (const row of rows) list.push(row);
+		return list;
+	}
+	keyOf(row) {
+		const values = this.#key.map((column) => {
+			const value = row[column];
+			if (value === void 0) throw new UnsafeKey(`the rows have no column ${column}: name the columns of their key`);
+			if (Number.isInteger(value) && !Number.isSafeInteger(value)) throw new UnsafeKey(`${column} has more digits than a number holds: give a parse that keeps them all`);
+			return value;
+		});
+		const [value] = values;
+		if (values.length === 1 && value !== null && typeof value !== "object") return value;
+		return JSON.stringify(values, (_, part) => typeof part === "bigint" ? String(part) : part);
+	}
+	#update(old, row) {
+		const rows = this.#rows.get(this.keyOf(old));
+		if (rows && this.keyOf(old) === this.keyOf(row)) {
+			rows[this.#placeOf(old, rows)] = row;
+			return;
+		}
+		this.#remove(old);
+		this.add(row);
+	}
+	#remove(row) {
+		const key = this.keyOf(row);
+		const rows = this.#rows.get(key);
+		if (!rows) return;
+		if (rows.length === 1) this.#rows.delete(key);
+		else rows.splice(this.#placeOf(row, rows), 1);
+	}
+	/** Which of several rows of one key it is: the equal one, else the one that came first. */
+	#placeOf(row, rows) {
+		if (rows.length === 1) return 0;
+		const text = JSON.stringify(row);
+		return Math.max(0, rows.findIndex((other) => JSON.stringify(other) === text));
+	}
+};
+// client/rows.ts
+var OPTIONS = [
+	"table",
+	"filter",
+	"columns",
+	"key",
+	"compare",
+	"token",
+	"onState",
+	"onError",
+	"parse",
+	"WebSocket"
+];
+var FRAME_MS = 16;
+var SHARE = 4;
+function rows(first, second, environment = RUNTIME) {
+	const { address, options } = readArguments("rows", OPTIONS, first, second, environment);
+	const key = [options.key ?? "id"].flat();
+	checkTable(options, key);
+	let set = new RowSet(key);
+	let reading = set;
+	let isLoaded = false;
+	let isLive = false;
+	let shown = null;
+	const runs = /* @__PURE__ */ new Set();
+	let dueAt = -Infinity;
+	let isTelling = false;
+	const get = () => shown ??= snapshot(set, options.compare, isLoaded, isLive);
+	const tell = () => {
+		isTelling = false;
+		const began = environment.clock.now();
+		for (const run of [...runs]) try {
+			run(get());
+		} catch (error) {
+			environment.report(error);
+		}
+		const now = environment.clock.now();
+		dueAt = now + Math.max(FRAME_MS, SHARE * (now - began));
+	};
+	/** The changes of a message come one after the other: they are shown together. */
+	const hasChanged = () => {
+		shown = null;
+		if (isTelling || runs.size === 0) return;
+		isTelling = true;
+		const wait = dueAt - environment.clock.now();
+		if (wait > 0) environment.clock.after(wait, tell);
+		else queueMicrotask(tell);
+	};
+	const setLive = (value) => {
+		if (isLive === value) return;
+		isLive = value;
+		hasChanged();
+	};
+	const readAgain = (why) => {
+		if (reader.isDue) return;
+		reader.isDue = true;
+		feed.reconnect(`the rows are read again: ${why}`);
+	};
+	/** A key that identifies no row ends it all: the set would be wrong from here on. */
+	const orFail = (work) => {
+		try {
+			work();
+		} catch (error) {
+			feed.fail(new FeedError("bad_key", error instanceof Error ? error.message : String(error), true));
+		}
+	};
+	const reader = {
+		isDue: true,
+		onBegin: () => {
+			reading = new RowSet(key);
+		},
+		onRows: (read) => orFail(() => {
+			for (const row of read) reading.add(row);
+		}),
+		onEnd: () => {
+			set = reading;
+			isLoaded = true;
+			hasChanged();
+		}
+	};
+	const { onState } = options;
+	const feed = follow(address, {
+		...options,
+		onChange: (change) => orFail(() => {
+			if (set.apply(change)) hasChanged();
+			else readAgain(`a statement changed ${change.count} rows`);
+		}),
+		onGap: (gap) => readAgain(gap.why),
+		onState: (state) => {
+			setLive(state.state === "open");
+			onState?.(state);
+		}
+	}, environment, reader);
+	return {
+		get,
+		subscribe: (run) => {
+			const own = (value) => run(value);
+			runs.add(own);
+			run(get());
+			return () => void runs.delete(own);
+		},
+		close: () => {
+			feed.close();
+			setLive(false);
+		}
+	};
 }
-export { FeedError, connect };
+function checkTable(options, key) {
+	if (typeof options.table !== "string" || options.table === "") throw new TypeError("rows takes one table: rows({ table: \"orders\" })");
+	if (options.columns === void 0) return;
+	const columns = [options.columns].flat().flatMap((names) => names.split(","));
+	const missing = key.filter((column) => !columns.some((name) => name === column || name === `"${column}"`));
+	if (missing.length) throw new TypeError(`columns must contain the key ${missing.join(", ")}`);
+}
+function snapshot(set, compare, isLoaded, isLive) {
+	const list = set.list();
+	if (compare) list.sort(compare);
+	let byKey = null;
+	return {
+		list,
+		get byKey() {
+			return byKey ??= new Map(list.map((row) => [set.keyOf(row), row]));
+		},
+		isLoaded,
+		isLive
+	};
+}
+export { FeedError, connect, rows };

@@ -120,7 +120,7 @@ def test_its_types_are_given_out_as_a_text(orders: Ground):
     )
     (script, code), (text, types) = json.loads(got)
     assert "javascript" in script
-    assert "export { FeedError, connect };" in code
+    assert "export { FeedError, connect, rows };" in code
     assert text.startswith("text/plain")
     assert "export declare function connect<Row" in types
 

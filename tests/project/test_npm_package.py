@@ -38,7 +38,7 @@ process.on('SIGTERM', () => feed.close());
 """
 
 TYPED_PROGRAM = """
-import { connect, FeedError, type Change, type Feed, type State } from 'psqlisten2websocket-client';
+import { connect, FeedError, type Change, type Feed, rows, type Rows, type State } from 'psqlisten2websocket-client';
 
 interface Order {
   readonly id: number;
@@ -67,6 +67,17 @@ const feed: Feed = connect<Order>('ws://localhost:8080/ws', {
 connect({ onChange: ({ data }) => data?.['anything'] });
 // @ts-expect-error: there is no such option
 connect({ tabel: 'orders' });
+
+const live = rows<Order>('ws://localhost:8080/ws', { table: 'orders', compare: (one, other) => one.id - other.id });
+const first: Order | undefined = live.get().byKey.get(7);
+const leave: () => void = live.subscribe(({ list, isLive }) => void [list.length, isLive]);
+// What Svelte and React take.
+const readable: { subscribe(run: (value: Rows<Order>) => void, invalidate?: () => void): () => void } = live;
+const useSyncExternalStore = <T>(subscribe: (onChange: () => void) => () => void, get: () => T): T => get();
+const status: string | undefined = useSyncExternalStore(live.subscribe, live.get).list[0]?.status;
+// @ts-expect-error: rows need the changes of every action
+rows({ table: 'orders', action: 'INSERT' });
+void [first, leave, readable, status];
 """
 
 TYPED_PAGE = """
@@ -232,4 +243,4 @@ def test_without_a_websocket_the_error_says_what_to_do(project: Path):
         [node(), NO_WEBSOCKET, str(project / "program.mjs"), options], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "TypeError: there is no WebSocket here; connect takes one as an option" in done.stderr
+    assert "TypeError: there is no WebSocket here: give one as an option" in done.stderr

@@ -24,7 +24,8 @@ ANSWER_SECONDS = 12.0  # longer than the 10 s that the server waits for a token,
 FIRST_DELAY_LIMIT_SECONDS = 0.3
 DELAY_LIMIT_SECONDS = 10.0
 STEADY_SECONDS = 5.0  # what lasts for less does not end the backoff
-SIGN_IN = 4401  # the close code for HTTP's 401
+POLICY_VIOLATION = 1008  # the close code behind an `error` that holds for later attempts
+SIGN_IN = 4401  # that for HTTP's 401
 # 4xx, but not the caller's mistake: later the same request may be accepted.
 PASSING_STATUSES = (408, 425, 429)
 TOKEN_CODES = ("bad_token", "token_expired", "sign_in", "no_rights")
@@ -63,6 +64,7 @@ class Connection:
         self._opened_at = float("inf")
         self._delays = backoff()
         self._announced_delay: float | None = None
+        self._error: Refused | None = None  # why the server may be about to close the connection
 
     async def receive(self, place: Mapping[str, str]) -> dict[str, Any]:
         """The next message. If it is the first of a connection, that one was asked to begin at `place`.
@@ -75,6 +77,7 @@ class Connection:
                     return await self._open(place)
                 message = read_message(await self._socket.recv())
                 if message["type"] != "going_away":
+                    self._error = _error_in(message)
                     return message
                 self._announced_delay = message["reconnect_in_ms"] / 1000
             except InvalidURI as error:
@@ -83,22 +86,22 @@ class Connection:
                 raise
             except (OSError, InvalidHandshake, ConnectionClosed, Refused) as error:
                 self._raise_if_lasting(error)
-                await self._lose(error)
+                await self.reconnect(error)
 
     async def close(self) -> None:
         socket, self._socket = self._socket, None
         if socket:
             await socket.close()
 
-    async def _lose(self, error: Exception) -> None:
-        """Waits until the next attempt is due."""
+    async def reconnect(self, reason: object) -> None:
+        """Leaves the connection, and waits until the next attempt is due."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._opened_at >= STEADY_SECONDS:
             self._delays = backoff()
         self._opened_at = float("inf")
         delay = next(self._delays) if self._announced_delay is None else self._announced_delay
         self._announced_delay = None
-        logger.info("no connection to %s: %s; next attempt in %.1f s", self._url.netloc, error, delay)
+        logger.info("no connection to %s: %s; next attempt in %.1f s", self._url.netloc, reason, delay)
         await self.close()
         await asyncio.sleep(delay)
 
@@ -119,8 +122,8 @@ class Connection:
             raise Refused("not_a_feed", "the server at this URL does not speak changefeed.v1; write ws://HOST:PORT/ws")
         async with asyncio.timeout(ANSWER_SECONDS):
             message = read_message(await self._socket.recv())
-        if message["type"] == "error":
-            raise Refused(message["code"], message["message"])
+        if error := _error_in(message):
+            raise error
         return message
 
     def _raise_if_lasting(self, error: Exception) -> None:
@@ -135,8 +138,11 @@ class Connection:
         if isinstance(error, InvalidStatus):
             status = error.response.status_code
             return _refusal_of(error) if 400 <= status < 500 and status not in PASSING_STATUSES else None
-        if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code == SIGN_IN:
-            return Refused("sign_in", error.rcvd.reason if self._token else "the server requires a token")
+        if isinstance(error, ConnectionClosed) and error.rcvd:
+            if error.rcvd.code == SIGN_IN:
+                return Refused("sign_in", error.rcvd.reason if self._token else "the server requires a token")
+            if error.rcvd.code == POLICY_VIOLATION:
+                return self._error
         return None
 
 
@@ -147,6 +153,10 @@ def backoff() -> Iterator[float]:
     while True:
         yield random.uniform(0, limit)
         limit = min(DELAY_LIMIT_SECONDS, 2 * limit)
+
+
+def _error_in(message: Mapping[str, Any]) -> Refused | None:
+    return Refused(message["code"], message["message"]) if message["type"] == "error" else None
 
 
 def _refusal_of(answer: InvalidStatus) -> Refused:

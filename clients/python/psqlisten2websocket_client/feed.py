@@ -74,8 +74,11 @@ class Feed:
                         self.cursor = begin = message["cursor"] or self.cursor
                         has_unjournaled = has_unjournaled or message["cursor"] is None
                     case "gap":
-                        self.cursor = begin = message.get("cursor") or begin
+                        self.cursor = begin
                         self._tell(Gap.of(message))
+                    case "unreadable":
+                        self.cursor = begin = message["cursor"] or begin
+                        self._tell(Gap(message["why"]))
                     case "error":
                         logger.warning("%s: %s", message["code"], message["message"])
                     # Other types are of later versions, for those who ask for them.

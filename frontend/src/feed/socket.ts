@@ -74,6 +74,11 @@ export class ReconnectingSocket {
     this.#announcedDelayMs = reconnectInMs;
   }
 
+  /** Leaves this connection as if it were lost, so that the next one comes after the next delay. */
+  reconnect(reason: string): void {
+    this.#lost(NO_CLOSE, reason);
+  }
+
   close(): void {
     this.#leaveSocket();
     this.#openedAt = Infinity;

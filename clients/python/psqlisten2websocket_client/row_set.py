@@ -1,0 +1,85 @@
+"""The rows of a table at one moment and each change after it in, the rows now out. Knows no connection."""
+
+import json
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from psqlisten2websocket_client.changes import Change, Row
+
+Key = Hashable
+"""The value of the key column; of several columns, a tuple of their values. A list or an object is its JSON text."""
+
+
+class RowSet(Mapping[Key, Row]):
+    """The rows by key, in the order in which they came."""
+
+    def __init__(self, key: Sequence[str]) -> None:
+        self._key = key
+        # Two rows have one key while a statement moves keys along (1 to 2, 2 to 3), or a deferred constraint allows it.
+        self._rows: dict[Key, list[Row]] = {}
+
+    def __getitem__(self, key: Key) -> Row:
+        return self._rows[key][-1]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self._rows.setdefault(self.key_of(row), []).append(row)
+
+    def apply(self, change: Change) -> bool:
+        """False if the change does not say which rows it is about: then they have to be read again."""
+        if change.action == "TRUNCATE":
+            self._rows.clear()
+            return True
+        if change.count is not None or change.data is None:
+            return False
+        old = {**change.data, **(change.old or {})}
+        if change.action == "DELETE":
+            self._remove(change.data)
+        elif change.action == "INSERT" or change.filter == "enter":
+            self.add([change.data])
+        elif change.filter == "leave":
+            self._remove(old)
+        else:
+            self._update(old, change.data)
+        return True
+
+    def key_of(self, row: Row) -> Key:
+        """Raises ValueError if the row has no such column."""
+        missing = [column for column in self._key if column not in row]
+        if missing:
+            raise ValueError(f"the rows have no column {missing[0]}: name the columns of their key")
+        values = tuple(map(_hashable, (row[column] for column in self._key)))
+        return values[0] if len(values) == 1 else values
+
+    def _update(self, old: Row, row: Row) -> None:
+        key = self.key_of(old)
+        if key in self._rows and key == self.key_of(row):
+            rows = self._rows[key]
+            rows[_place(old, rows)] = row
+        else:
+            self._remove(old)
+            self.add([row])
+
+    def _remove(self, row: Row) -> None:
+        key = self.key_of(row)
+        rows = self._rows.get(key, [])
+        if len(rows) > 1:
+            del rows[_place(row, rows)]
+        else:
+            self._rows.pop(key, None)
+
+
+def _place(row: Row, rows: Sequence[Row]) -> int:
+    """Which of several rows of one key it is: the equal one, else the one that came first."""
+    return rows.index(row) if row in rows else 0
+
+
+def _hashable(value: Any) -> Hashable:
+    return value if isinstance(value, str | int | Decimal | None) else json.dumps(value, default=str)
