@@ -20,6 +20,8 @@ from psycopg2 import _psycopg
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, encodings, make_dsn, parse_dsn
 from tornado.ioloop import IOLoop
 
+import changefeed.postgres.text_literal  # noqa: F401  # registers itself
+
 # TCP notices a silently lost peer (a cable, a firewall, a dead proxy) within 5 + 3 * 1 s while nothing is sent, and
 # 8 s after something was. Values in the user's own conninfo take precedence.
 _DEFAULTS = {

@@ -373,3 +373,14 @@ class SessionSettingsTest(DatabaseTestCase):
         for conninfo in (complete(self.conninfo), without_session_options(complete(self.conninfo))):
             [(text,)] = await self.make_database(conninfo).fetch("SELECT concat_ws('-', NULL::uuid, 7::bigint)")
             assert text == "7"
+
+    @gen_test
+    async def test_a_value_is_itself_whatever_is_set_between_connecting_and_the_statement(self):
+        """psycopg2 takes half of its answer from each; then a backslash ends the literal."""
+        conninfo = self.hostile()
+        for made in (conninfo, without_session_options(conninfo)):
+            for setting in ("on", "off"):
+                begin = f"BEGIN; SET LOCAL standard_conforming_strings = {setting}"
+                async with self.make_database(made).transaction(begin) as fetch:
+                    for text in (chr(92), r"\' OR true --", r"\\'; SELECT 1 --", "'", r"a\nb", r"É\'☃", "E'"):
+                        assert await fetch("SELECT %s::text, (%s::text[])[1]", (text, [text])) == [(text, text)]
