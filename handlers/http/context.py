@@ -43,9 +43,10 @@ class ProcessSlot:
     """The role of one process among those that share the port; the default is a server of one process.
 
     The first one does what is done once: it maintains the journal, prints the echo and makes the demo. One that
-    `prepares` watches the tables of the settings before it is ready. One whose `others_are_ready` accepts no connection
-    before it is ready too. `started_at` and `session_secret` are the same in all processes. `has_seen_schema`: one
-    of them has seen the schema changefeed since the first was started.
+    `prepares` watches the tables of the settings before it is ready. One whose `others_are_ready` accepts no
+    connection before it is ready too. Over `siblings` it sends messages to the others. `started_at` and
+    `session_secret` are the same in all processes. `has_seen_schema`: one of them has seen the schema changefeed
+    since the first was started.
     """
 
     number: int = 1

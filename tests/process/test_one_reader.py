@@ -266,6 +266,31 @@ def cluster() -> Iterator[EmbeddedPostgres]:
     postgres.discard(started)
 
 
+def test_the_clients_of_each_process_learn_that_postgresql_has_lost_commits(folder: Path):
+    cluster = postgres.start(synchronous_commit="off", autovacuum="off")
+    try:
+        for statement in DEFINITION:
+            postgres.execute(cluster.conninfo, statement)
+        wal_writer = postgres.pause_wal_writer(cluster)
+        with served(folder, cluster.conninfo) as (_, port), clients_of_all(port) as (clients, _):
+            writer = Writer(cluster.conninfo)
+            assert_all_get_all(clients, writer)
+            postgres.execute(cluster.conninfo, "SET synchronous_commit = on; CREATE TABLE flushed ()")
+            assert_all_get_all(clients, writer)
+            os.kill(wal_writer, signal.SIGKILL)  # which would heed nothing else
+            cluster.stop("immediate")
+            cluster.start()
+            assert postgres.execute(cluster.conninfo, "SELECT count(*) FROM orders") < [(len(writer.ids),)]
+            new = list(range(1001, 1031))
+            for change_id in new:
+                postgres.execute(cluster.conninfo, "INSERT INTO orders (id) VALUES (%s)", (change_id,))
+            for client in clients:
+                assert [change_id for change_id in client.until(new[-1]).ids if change_id in new] == new
+                assert any("PostgreSQL has lost commits" in why for why in client.gaps)
+    finally:
+        postgres.discard(cluster)
+
+
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_clients_get_all_once_when_postgresql_is_restarted(folder: Path, cluster: EmbeddedPostgres, mode: str):
     for statement in DEFINITION:
