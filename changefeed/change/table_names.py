@@ -16,6 +16,7 @@ NAME_LIMIT_CHARACTERS = 63
 LIMIT_CHARACTERS = 2 * (2 * NAME_LIMIT_CHARACTERS + 2) + 1  # two names in quotes, all of them quotes
 PLAIN_LIMIT_CHARACTERS = 2 * NAME_LIMIT_CHARACTERS + 1  # without quotes
 
+_MISPLACED_STAR = "a star must stand alone, for all tables, or after a schema, for all of its tables"
 _TOO_LONG = f"it is too long: PostgreSQL's names have at most {NAME_LIMIT_CHARACTERS} bytes"
 _NEEDS_QUOTES = re.compile(r'[."*]')
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".][^.]*)')
@@ -86,7 +87,7 @@ def parse_pattern(text: str) -> Patterns:
     parts = _split(text)
     for part, is_quoted in parts[:-1]:
         if "*" in part and not is_quoted:
-            raise BadName("a star must stand alone, for all tables, or after a schema, for all of its tables")
+            raise BadName(_MISPLACED_STAR)
     last, is_quoted = parts[-1]
     if last == "*" and not is_quoted:
         if len(parts) == 1:
@@ -98,7 +99,7 @@ def parse_pattern(text: str) -> Patterns:
             raise BadName(_TOO_LONG)
         return _only(Pattern(schema, None))
     if "*" in last and not is_quoted:
-        raise BadName("a star must stand alone, for all tables, or after a schema, for all of its tables")
+        raise BadName(_MISPLACED_STAR)
     possible = tuple(Pattern(*name) for name in _readings(parts))
     if not possible and any(is_quoted for _, is_quoted in parts) and len(parts) > 2:
         raise BadName("it must have at most two parts, a schema and a table")

@@ -25,6 +25,7 @@ _BEYOND_ID = 1 << 63
 _BEYOND_XID = 1 << 64
 _SHORT_CHARACTERS = 512
 _TEXT = re.compile(r"([0-9a-f]{1,16})\.([A-Za-z0-9_-]{8,})", re.ASCII)
+MANGLED = "this cursor is cut or mangled"
 
 
 class NotACursor(ValueError):
@@ -147,10 +148,10 @@ def _decode(text: str) -> tuple[bytes, Place]:
     try:
         packed = base64.b64decode(match[2] + "=" * (-len(match[2]) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
-        raise NotACursor("this cursor is cut or mangled") from None
+        raise NotACursor(MANGLED) from None
     packed, checksum = packed[:-_CHECKSUM_BYTES], packed[-_CHECKSUM_BYTES:]
     if not packed or checksum != _checksum(packed):
-        raise NotACursor("this cursor is cut or mangled")
+        raise NotACursor(MANGLED)
     if packed[0] != _VERSION:
         raise NotACursor("this cursor belongs to another version of the server")
     numbers = _unpack(packed[1 + EPOCH_BYTES :])
@@ -158,10 +159,10 @@ def _decode(text: str) -> tuple[bytes, Place]:
         previous, batch = _unpack_snapshot(numbers), _unpack_snapshot(numbers)
         losses, witness, digest = next(numbers, 0), next(numbers, 0), next(numbers, 0)
     except StopIteration:
-        raise NotACursor("this cursor is cut or mangled") from None
+        raise NotACursor(MANGLED) from None
     place = Place(previous, replace(batch, witness=witness), int(match[1], 16), losses, digest)
     if place.id >= _BEYOND_ID:
-        raise NotACursor("this cursor is cut or mangled")
+        raise NotACursor(MANGLED)
     return packed[1 : 1 + EPOCH_BYTES], place
 
 
@@ -189,7 +190,7 @@ def _unpack(packed: bytes) -> Iterator[int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if number >= _BEYOND_XID or shift > 70:
-            raise NotACursor("this cursor is cut or mangled")
+            raise NotACursor(MANGLED)
         if byte < 0x80:
             yield number
             number = shift = 0
@@ -204,5 +205,5 @@ def _unpack_snapshot(numbers: Iterator[int]) -> Snapshot:
         before += next(numbers)
         running.append(before)
     if not 0 < xmin <= xmax < _BEYOND_XID or (running and running[-1] >= xmax):
-        raise NotACursor("this cursor is cut or mangled")  # PostgreSQL would refuse it too
+        raise NotACursor(MANGLED)  # PostgreSQL would refuse it too
     return Snapshot(xmin, xmax, frozenset(running))

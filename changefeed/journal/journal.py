@@ -53,6 +53,7 @@ HALF_RESTORED = (
     "changefeed.meta has no primary key: a restore has not ended, or has failed; if none is running, run "
     "sql/install.sql as its owner"
 )
+OTHER_JOURNAL = "the cursor is of another journal: of another database, or from before it was restored"
 
 
 class WrongJournal(Exception):
@@ -222,7 +223,7 @@ class Journal:
             raise ForeignCursor("the cursor was made for other rights")
         if epoch == self.epoch or self._is_former(epoch, place):
             return self._checked(place)
-        raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
+        raise ForeignCursor(OTHER_JOURNAL)
 
     def _unseal(self, text: str, holder: bytes) -> Place:
         for sealed_for in (holder, ANYBODY):
@@ -236,7 +237,7 @@ class Journal:
     def _signed(self, text: str) -> Place:
         place = self._signature.place(text) if self._signature else None
         if place is None:
-            raise ForeignCursor("the cursor is of another journal: of another database, or from before it was restored")
+            raise ForeignCursor(OTHER_JOURNAL)
         return self._checked(place)
 
     def _is_former(self, epoch: bytes, place: Place) -> bool:

@@ -15,7 +15,7 @@ import hmac
 from dataclasses import replace
 from hashlib import sha256
 
-from changefeed.journal.cursor import NotACursor, Place, Snapshot, witness_of
+from changefeed.journal.cursor import MANGLED, NotACursor, Place, Snapshot, witness_of
 
 MARK = "q."
 _SIGNATURE_BYTES = 16
@@ -37,7 +37,7 @@ class Signature:
         except (binascii.Error, ValueError):
             packed = b""
         if not text.startswith(MARK) or len(packed) <= _SIGNATURE_BYTES + _NONCE_BYTES:
-            raise NotACursor("this cursor is cut or mangled; take it from changefeed.cursor() as it is")
+            raise NotACursor(f"{MANGLED}; take it from changefeed.cursor() as it is")
         signature, sealed = packed[:_SIGNATURE_BYTES], packed[_SIGNATURE_BYTES:]
         signed = sha256(self._key + sha256(self._key + sealed).digest()).digest()
         if not hmac.compare_digest(signature, signed[:_SIGNATURE_BYTES]):

@@ -6,7 +6,7 @@ The SQL is in sql/, and works without the server too.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg2
@@ -34,8 +34,17 @@ class NoSuchTable(Exception):
     """No table has this name; the message says so."""
 
 
+def no_such_table(name: str) -> NoSuchTable:
+    return NoSuchTable(f"the database has no table {name}")
+
+
 class CannotWatch(Exception):
     """PostgreSQL refused it, or the name is ambiguous; the message says what to do."""
+
+
+def ambiguous(name: str, ways: Iterable[str]) -> str:
+    """The message for a name that may mean any of these tables."""
+    return f"{name} may mean several tables; write {' or '.join(ways)}"
 
 
 class Refused(CannotWatch):
@@ -148,7 +157,7 @@ class Watching:
                 },
             )
         if not rows:
-            raise NoSuchTable(f"the database has no table {name}")
+            raise no_such_table(name)
         return bool(rows[0][0])
 
     async def unwatch(self, name: str) -> bool:
@@ -159,7 +168,7 @@ class Watching:
         with self._refusals(name, "only the table's owner can unwatch it"):
             rows = await self._database.fetch(QUERIES["unwatch"], table._asdict())
         if not rows:
-            raise NoSuchTable(f"the database has no table {name}")
+            raise no_such_table(name)
         return bool(rows[0][0])
 
     async def options(self, name: str) -> WatchOptions | None:
@@ -276,10 +285,10 @@ class Watching:
         if not found and await self._is_shown_only(name):
             raise CannotWatch(f"{name}: {NO_TEXT}")
         if not found:
-            raise NoSuchTable(f"the database has no table {name}")
+            raise no_such_table(name)
         if len(found) > 1:
-            ways = " or ".join(qualified(str(schema), table) for schema, table in found)
-            raise CannotWatch(f"{name} may mean several tables; write {ways}")
+            ways = [qualified(str(schema), table) for schema, table in found]
+            raise CannotWatch(ambiguous(name, ways))
         return found[0]
 
     async def _is_shown_only(self, name: str) -> bool:

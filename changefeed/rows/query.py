@@ -5,14 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from changefeed.change.table_names import TableName, exact, split_list
-from changefeed.rows.refusal import Reason, RowsRefused
+from changefeed.rows.refusal import ALTERED, Reason, RowsRefused
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filter_sql import sql_condition
 from changefeed.selection.filters import BadFilter, Condition, filters_in
 from changefeed.selection.rights import Bound, bound_of_any
 from changefeed.selection.subscription import Subscription
 
-_ALTERED = "the table was altered at this moment; try again"
 ORDER_LIMIT = 10  # columns to sort by
 _ORDER = re.compile(
     r'(?P<column>"(?:[^"]|"")+"|[^".]+)(?:\.(?P<direction>asc|desc))?(?:\.nulls(?P<nulls>first|last))?', re.DOTALL
@@ -142,7 +141,7 @@ def statement(
     `kinds` are those of the table's columns, as far as known.
     """
     if not set(source.names).issuperset(query.filtered_columns):
-        raise RowsRefused(Reason.ALTERED, _ALTERED)
+        raise RowsRefused(Reason.ALTERED, ALTERED)
     shown = shown_columns(query, source, keys_only=keys_only)
     items = ", ".join(source.item(name) for name in source.names if name in {*shown, *query.filtered_columns})
     order = ", ".join(_sorted_by(key, query, source, keys_only=keys_only) for key in query.order)
@@ -153,7 +152,7 @@ def statement(
     try:
         condition, parameters = sql_condition(query.filters, kinds, "t", expressions=hashes, encoding=source.encoding)
     except BadFilter:
-        raise RowsRefused(Reason.ALTERED, _ALTERED) from None
+        raise RowsRefused(Reason.ALTERED, ALTERED) from None
     before = f"SELECT row_to_json(r.*)::text FROM (SELECT {items} FROM {source.source} WHERE "
     after = f"{ordered}{limited}) AS r"
     return f"{before.replace('%', '%%')}{condition}{after.replace('%', '%%')}", parameters

@@ -27,7 +27,7 @@ from changefeed.postgres.legible import is_illegible
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.rows.query import RowsQuery, Source, statement
-from changefeed.rows.refusal import Reason, RowsRefused
+from changefeed.rows.refusal import ALTERED, GONE, Reason, RowsRefused
 from changefeed.rows.slots import FairSlots
 from changefeed.rows.spool import Spool, SpoolFull, SpoolSpace
 from changefeed.selection.filter_kinds import Kind
@@ -202,7 +202,7 @@ class Reading:
         self.has_begun = True
         found = await fetch(QUERIES["rows source"], asked)
         if not found:
-            raise RowsRefused(Reason.ALTERED, "the table was dropped or renamed at this moment; try again")
+            raise RowsRefused(Reason.ALTERED, GONE)
         [(cursor, *parts)] = found
         source = Source(*parts)
         try:
@@ -286,7 +286,7 @@ class Reading:
             case "42501":
                 await self._refuse_right()
             case "42P01" | "3F000":
-                raise RowsRefused(Reason.ALTERED, "the table was dropped or renamed at this moment; try again")
+                raise RowsRefused(Reason.ALTERED, GONE)
             case "55P03":
                 raise RowsRefused(Reason.BUSY, "the table is locked, as by ALTER TABLE; try again later")
 
@@ -326,7 +326,7 @@ class Reading:
             case "42883" if self.query.order:
                 raise RowsRefused(Reason.BAD_ORDER, "a column to sort by has a type without an order, such as json")
             case "42883" | "42703":  # a filter's column has another type, or is gone
-                raise RowsRefused(Reason.ALTERED, "the table was altered at this moment; try again")
+                raise RowsRefused(Reason.ALTERED, ALTERED)
 
     async def _refuse_right(self) -> None:
         """Raises RowsRefused with the grants that the server's role lacks."""

@@ -2,6 +2,9 @@
 
 import enum
 
+ALTERED = "the table was altered at this moment; try again"
+GONE = "the table was dropped or renamed at this moment; try again"
+
 
 class Reason(enum.StrEnum):
     """The code that clients get."""

@@ -42,6 +42,10 @@ def no_journal() -> ApiError:
     return ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
 
 
+def journal_replaced() -> ApiError:
+    return ApiError(503, "not_ready", "the journal is being replaced; try again")
+
+
 def not_a_cursor(error: NotACursor) -> ApiError:
     return ApiError(400, "not_a_cursor", str(error))
 

@@ -12,7 +12,7 @@ from changefeed.journal.journal import BEGINNING, LostPast
 from changefeed.selection.subscription import FIELDS, Selection
 from changefeed.turns import Turn
 from handlers.access.authentication import Need
-from handlers.access.errors import ApiError, database_needed, no_journal, whole_number
+from handlers.access.errors import database_needed, journal_replaced, no_journal, whole_number
 from handlers.delivery.dialects import gap_fields, gap_within, loss_gap
 from handlers.feed.client import TAKEN_AWAY
 from handlers.feed.query import parse_query
@@ -50,7 +50,7 @@ class ChangesHandler(ApiHandler):
             with database_needed("the journal cannot be read"):
                 taken, place, has_more = await self._read(place, limit, selection, is_oldest=query.since is None)
         except (JournalReplaced, LostPast):
-            raise ApiError(503, "not_ready", "the journal is being replaced; try again") from None
+            raise journal_replaced() from None
         if self._was_emptied and gap is None:
             gap = gap_within(selection, Gap(TAKEN_AWAY, from_cursor=query.since))
         changes = without_losses(taken)

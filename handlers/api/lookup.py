@@ -9,7 +9,7 @@ from changefeed.journal.journal import BEGINNING, ForeignCursor, LostPast
 from changefeed.postgres.named_queries import load_queries
 from changefeed.selection.subscription import Selection, Subscription
 from handlers.access.authentication import Need
-from handlers.access.errors import ApiError, database_needed, no_journal, not_a_cursor
+from handlers.access.errors import ApiError, database_needed, journal_replaced, no_journal, not_a_cursor
 from handlers.feed.start import LOST_PAST, check_subscription, until_journal_known
 from handlers.http.base import ApiHandler
 
@@ -28,7 +28,7 @@ class _PlacesHandler(ApiHandler):
             with database_needed("the journal cannot be read"):
                 await self.answer()
         except JournalReplaced:
-            raise ApiError(503, "not_ready", "the journal is being replaced; try again") from None
+            raise journal_replaced() from None
         except LostPast:
             raise ApiError(404, "foreign_cursor", LOST_PAST) from None
 

@@ -6,7 +6,15 @@ from typing import Any
 
 from changefeed.change.json_text import parse_unique
 from changefeed.change.table_names import TableName, qualified
-from changefeed.journal.watching import DEFAULT_OPTIONS, CannotWatch, NoSuchTable, Refused, WatchOptions
+from changefeed.journal.watching import (
+    DEFAULT_OPTIONS,
+    CannotWatch,
+    NoSuchTable,
+    Refused,
+    WatchOptions,
+    ambiguous,
+    no_such_table,
+)
 from changefeed.postgres.named_queries import load_queries
 from changefeed.selection.rights import Bound, bound_of_any
 from handlers.access.authentication import Need
@@ -88,9 +96,9 @@ class WatchHandler(ApiHandler):
             if bound := bound_of_any(self.rights.tables, (table,)):
                 bounds[qualified(str(table.schema), table.table)] = bound
         if not bounds:
-            raise NoSuchTable(f"the database has no table {name}")
+            raise no_such_table(name)
         if len(bounds) > 1:
-            raise ApiError(409, "ambiguous_table", f"{name} may mean several tables; write {' or '.join(bounds)}")
+            raise ApiError(409, "ambiguous_table", ambiguous(name, bounds))
         return next(iter(bounds.items()))
 
     def _answer(self, name: str, *, is_watched: bool, has_changed: bool) -> None:

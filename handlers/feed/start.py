@@ -10,7 +10,7 @@ from changefeed.journal.journal import ForeignCursor
 from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
 from changefeed.selection.subscription import BadSubscription, Subscription
-from handlers.access.errors import ApiError, database_needed, not_a_cursor
+from handlers.access.errors import ApiError, database_needed, journal_replaced, not_a_cursor
 from handlers.delivery.dialects import PLAIN, PROTOCOL, STREAM, Dialect
 from handlers.feed.query import FeedQuery
 from handlers.feed.replay import Replay
@@ -112,7 +112,7 @@ async def find_place(context: ServerContext, since: str, subscription: Subscript
             try:
                 is_proven = await context.journal.proves(place)
             except JournalReplaced:
-                raise ApiError(503, "not_ready", "the journal is being replaced; try again") from None
+                raise journal_replaced() from None
         if context.journal.epoch != epoch:
             return await find_place(context, since, subscription)  # the journal was replaced a moment ago
         if not is_proven:
