@@ -1,1 +1,1 @@
-"""first_steps Tests of the documents, the layout, the build and the programs that measure."""
+"""Tests of the documents, the layout, the build and the programs that measure."""

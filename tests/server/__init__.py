@@ -1,1 +1,1 @@
-"""illegible_names live_state rewound Tests of a whole server within the tests' process."""
+"""Tests of a whole server within the tests' process."""

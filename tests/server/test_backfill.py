@@ -19,7 +19,7 @@ from changefeed.postgres.named_queries import read_script
 from handlers.http.context import ServerContext
 from settings.sources import load_settings
 from tests.feed_case import ORDERS, FeedTestCase, message
-from tests.server.test_activity import summed
+from tests.server.test_dashboard import summed
 
 BEFORE = 1_000
 INSERT = "INSERT INTO orders SELECT generate_series(%s::bigint, %s)"

@@ -16,8 +16,8 @@ from changefeed.postgres.named_queries import read_script
 from tests import postgres
 from tests.feed_case import message
 from tests.process.test_doctor import findings
+from tests.server.test_gaps import told
 from tests.server.test_journal_feed import JournalTestCase
-from tests.server.test_true_gaps import told
 
 NUMBERS = count()
 HOSTILE = {"SQL_ASCII": r"odd\351", "WIN1252": r"odd\201"}

@@ -1,1 +1,1 @@
-"""recorded Tests of sql/ on a real PostgreSQL."""
+"""Tests of sql/ on a real PostgreSQL."""

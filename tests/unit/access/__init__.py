@@ -1,1 +1,1 @@
-"""Tests of the modules of access/, each by itself."""
+"""Tests of the modules of handlers/access/, each by itself."""

@@ -1,1 +1,1 @@
-"""Tests of the modules of change/, each by itself."""
+"""Tests of the modules of changefeed/change/, each by itself."""

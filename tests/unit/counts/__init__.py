@@ -1,1 +1,1 @@
-"""Tests of the modules of counts/, each by itself."""
+"""Tests of the modules of changefeed/counts/, each by itself."""

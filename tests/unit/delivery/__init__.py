@@ -1,1 +1,1 @@
-"""Tests of the modules of delivery/, each by itself."""
+"""Tests of the modules of handlers/delivery/, each by itself."""

@@ -1,1 +1,1 @@
-"""Tests of the modules of feed/, each by itself."""
+"""Tests of the modules of handlers/feed/, each by itself."""

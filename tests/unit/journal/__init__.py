@@ -1,1 +1,1 @@
-"""Tests of the modules of journal/, each by itself."""
+"""Tests of the modules of changefeed/journal/, each by itself."""

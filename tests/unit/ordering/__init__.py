@@ -1,1 +1,1 @@
-"""Tests of the modules of ordering/, each by itself."""
+"""Tests of the modules of changefeed/ordering/, each by itself."""

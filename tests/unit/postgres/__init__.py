@@ -1,1 +1,1 @@
-"""Tests of the modules of postgres/, each by itself."""
+"""Tests of the modules of changefeed/postgres/, each by itself."""

@@ -1,1 +1,1 @@
-"""Tests of the modules of selection/, each by itself."""
+"""Tests of the modules of changefeed/selection/, each by itself."""

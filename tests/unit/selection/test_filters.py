@@ -1,4 +1,4 @@
-"""How a filter is read, and that a bad one says what to write instead. What it compares: tests/unit/selection/test_filter_types.py."""
+"""How a filter is read, and that a bad one says what to write instead. What it compares: tests/unit/selection/test_filter_kinds.py."""
 
 import itertools
 
