@@ -88,7 +88,11 @@ BEGIN
         PERFORM changefeed.refresh_tables(targets);
     END IF;
 EXCEPTION WHEN OTHERS THEN
-    PERFORM changefeed.warn(format('new partitions are not watched yet: %s', SQLERRM));
+    BEGIN
+        PERFORM changefeed.warn(format('new partitions are not watched yet: %s', SQLERRM));
+    EXCEPTION WHEN undefined_function THEN
+        NULL;  -- the schema was dropped in part, as by pg_restore --clean --section pre-data
+    END;
 END
 $function$;
 

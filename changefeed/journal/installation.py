@@ -17,7 +17,7 @@ _TABLE = re.compile(
     r"^CREATE (?:UNLOGGED )?TABLE IF NOT EXISTS changefeed\.(?P<name>\w+) \(\n(?P<columns>.*?)\n\)", re.M | re.S
 )
 _COLUMN = re.compile(r"^    (?P<name>[a-z_]+) ", re.MULTILINE)
-_ADDED = re.compile(r"^    ALTER TABLE changefeed\.(?P<name>\w+) ADD COLUMN (?P<column>\w+)", re.MULTILINE)
+_ADDED = re.compile(r"^ +ALTER TABLE changefeed\.(?P<name>\w+) ADD COLUMN (?P<column>\w+)", re.MULTILINE)
 _SEQUENCE = re.compile(r"^CREATE SEQUENCE IF NOT EXISTS changefeed\.(?P<name>\w+)", re.MULTILINE)
 
 
