@@ -58,6 +58,7 @@ class Settings:
     clients_per_second: int
     clients_per_second_per_address: int
     sign_in_limit: int
+    request_limit: int
     unread_limit_bytes: int
     client_messages_per_second: int
     client_bytes_per_second: int
@@ -408,6 +409,14 @@ LIMITS = (
         "the most is closed",
     ),
     Setting(
+        "request_limit",
+        values.whole(1, 1_000_000),
+        1_000,
+        "N",
+        "maximum requests without an answer yet, per process; beyond it the newest one of the token, and then of the "
+        "address, with the most gets 503",
+    ),
+    Setting(
         "client_messages_per_second",
         values.whole(1, 1_000_000),
         100,
@@ -435,8 +444,8 @@ LIMITS = (
         values.whole(1 << 20, 1 << 40),
         64 << 20,
         "BYTES",
-        "maximum bytes of all answers that wait for clients that do not read them, per process; beyond it the "
-        "oldest of the address with the most is closed",
+        "maximum bytes of all answers that are being made or wait for clients that do not read them, per process; "
+        "beyond it the oldest of the address with the most is closed",
     ),
     Setting(
         "rows_limit",

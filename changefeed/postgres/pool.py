@@ -26,6 +26,9 @@ logger = logging.getLogger("changefeed.database")
 
 CONNECT_DEADLINE_SECONDS = 5.0
 QUERY_DEADLINE_SECONDS = 30.0
+# How long a query may run that nobody awaits any more. Most are over by then, and leave the connection as it was; to
+# cancel one costs PostgreSQL a new connection.
+UNAWAITED_SECONDS = 1.0
 
 DbRow = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -292,7 +295,9 @@ class Database:
         try:
             return await asyncio.shield(getting)
         except asyncio.CancelledError:
-            # The deadline passed while waiting: a connection that arrives later is returned at once.
+            # The deadline passed, or the caller is gone: a connection that arrives later is returned at once.
+            with contextlib.suppress(ValueError):
+                self._pool.conns.waiting_queue.remove(getting)
             getting.add_done_callback(self._return_unused)
             raise
 
@@ -310,11 +315,18 @@ class Database:
 
     @staticmethod
     async def _answer(connection: _Connection, answering: "asyncio.Future[Any]") -> list[DbRow]:
+        loop = asyncio.get_running_loop()
+        begun_at = loop.time()
         try:
             db_cursor = await asyncio.shield(answering)
         except asyncio.CancelledError:
-            if not answering.done():
-                connection.abandon("the deadline passed")
+            try:
+                if (left := begun_at + UNAWAITED_SECONDS - loop.time()) > 0:
+                    await asyncio.wait({answering}, timeout=left)
+            finally:
+                if not answering.done():
+                    connection.abandon("the deadline passed")
+            answering.exception()  # retrieves it, so that nothing is logged
             raise
         return fetched(db_cursor) if db_cursor.description else []
 

@@ -13,6 +13,7 @@ from handlers.access.crowd import Crowd
 from handlers.access.errors import ApiError
 from handlers.access.forwarded import place_of
 from handlers.access.rate import RateLimiter, RateLimiterPerAddress
+from handlers.access.requests import RequestsUnderWay
 from handlers.delivery.client_counts import ClientCounts
 from process.shared_numbers import SharedNumbers
 from settings.table import Settings
@@ -24,8 +25,8 @@ REASONS = ("pace", "address_pace", "all", "address", "token", "sign_in")
 class Admission:
     """Counts admitted clients in `client_counts`, by kind, and refused ones in `meters`, by reason.
 
-    `outside` holds the sockets that have not authenticated yet, `unread` the bytes of unread answers by connection. An
-    IPv6 address counts as its /64.
+    `outside` holds the sockets that have not authenticated yet, `unread` the bytes of unread answers by connection,
+    `requests` those that have no answer yet. An IPv6 address counts as its /64.
     """
 
     def __init__(self, settings: Settings, client_counts: ClientCounts, meters: SharedNumbers) -> None:
@@ -37,6 +38,7 @@ class Admission:
         self._pace_per_address = RateLimiterPerAddress(settings.clients_per_second_per_address)
         self.outside: Crowd[Hashable] = Crowd(settings.sign_in_limit)
         self.unread: Crowd[Hashable] = Crowd(settings.unread_limit_bytes)
+        self.requests = RequestsUnderWay(settings.request_limit, meters)
         self._inside = 0
         self._addresses: Counter[str] = Counter()
         self._holders: Counter[str] = Counter()

@@ -36,6 +36,7 @@ class ChangesHandler(ApiHandler):
     """
 
     needs = Need.TOKEN
+    waits_its_turn = True
 
     async def get(self) -> None:
         limit = whole_number("limit", self.get_query_argument("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
@@ -113,6 +114,7 @@ class ChangesHandler(ApiHandler):
                     await turn.end()
             if not page.changes and (is_read or page.end == place):
                 return taken, proven if proven.digest else page.end, False
+            self.hold(size)
             place = page.end
             if is_bounded and time.monotonic() >= due:
                 return taken, place, True

@@ -19,6 +19,7 @@ STATEMENT_SECONDS = 120.0  # how long a statement may take to write its entries,
 
 class _PlacesHandler(ApiHandler):
     needs = Need.TOKEN
+    waits_its_turn = True
 
     async def get(self) -> None:
         await until_journal_known(self.context)

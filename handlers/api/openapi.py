@@ -231,7 +231,7 @@ PATHS: Json = {
                     "deaf": list_of({"type": "array", "items": or_null(NUMBER), "minItems": 2, "maxItems": 2}),
                 }
             ),
-            (),
+            ("503",),
             parameters=[
                 _parameter("window", "seconds; at most 900 by step 1, 3600 by 10, 86400 by 60", _WINDOW),
                 _parameter("step", "seconds", {"enum": list(STEPS), "default": min(STEPS)}),
@@ -356,6 +356,6 @@ PATHS: Json = {
         )
     },
     "/metrics": {
-        "get": _operation("Metrics for Prometheus", TEXT, (), media_type="text/plain"),
+        "get": _operation("Metrics for Prometheus", TEXT, ("503",), media_type="text/plain"),
     },
 }

@@ -12,7 +12,7 @@ from changefeed.rows.reading import BETWEEN, Reading
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, whole_number
 from handlers.feed.query import parse_query
-from handlers.feed.rows import PATIENCE_SECONDS, rows_query, told_of_refusals, unless_gone
+from handlers.feed.rows import PATIENCE_SECONDS, rows_query, told_of_refusals
 from handlers.feed.start import until_journal_known
 from handlers.http.base import ApiHandler
 
@@ -30,9 +30,6 @@ class RowsHandler(ApiHandler):
 
     needs = Need.TOKEN
 
-    def initialize(self) -> None:
-        self._gone = asyncio.Event()
-
     async def get(self) -> None:
         text = self.get_query_argument("limit", "")
         limit = whole_number("limit", text, 0, MOST_ROWS) if text else None
@@ -41,11 +38,7 @@ class RowsHandler(ApiHandler):
             order = parse_order(self.query_fields().get("order", []))
         await until_journal_known(self.context)
         query = await rows_query(self.context, asked, order, limit)
-        await unless_gone(self._answer(query), self._gone)
-
-    def on_connection_close(self) -> None:
-        self._gone.set()
-        super().on_connection_close()
+        await self._answer(query)
 
     async def _answer(self, query: RowsQuery) -> None:
         is_bounded = query.subscription.is_bounded

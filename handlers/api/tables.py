@@ -35,6 +35,7 @@ class TablesHandler(ApiHandler):
     """
 
     needs = Need.TOKEN
+    waits_its_turn = True
 
     async def get(self) -> None:
         with database_needed("the tables cannot be listed"):
@@ -64,6 +65,7 @@ class WatchHandler(ApiHandler):
     """
 
     needs = Need.ADMIN
+    waits_its_turn = True
 
     async def put(self, name: str) -> None:
         asked = self._asked()

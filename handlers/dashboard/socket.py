@@ -101,7 +101,7 @@ class ActivitySocket(BaseSocket):
                 self._dashboard.wants_rows = wanted
                 self._go_at(self._dashboard, more.get("pace", self._dashboard.pace))
             case {"type": "filter", **fields}:
-                await self._filter({str(name): value for name, value in fields.items()})
+                await self.while_open(self._filter({str(name): value for name, value in fields.items()}))
             case _:
                 advice = 'send {"type": "seen", "message": n}, {"type": "rows", "wanted": true} or {"type": "filter"}'
                 self.send_message("error", code="unknown_type", message=advice)

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import http
-from collections.abc import Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from changefeed.rows.query import RowsQuery, SortKey
 from changefeed.rows.reading import Reading
@@ -53,19 +52,6 @@ async def rows_query(
             return await context.readings.query(subscription, order, limit)
     except BadSubscription as error:
         raise ApiError(http.HTTPStatus.BAD_REQUEST, error.code, str(error)) from None
-
-
-async def unless_gone(work: Coroutine[Any, Any, None], gone: asyncio.Event) -> None:
-    """Returns when the work is done, or as soon as the client is gone: then it is cancelled. Raises what it raises."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone.wait())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-    finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.wait({working})
 
 
 async def send_rows(reading: Reading, outbox: Outbox, dialect: Dialect) -> None:

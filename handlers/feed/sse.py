@@ -14,7 +14,7 @@ from handlers.delivery.dialects import STREAM, STREAM_HEARTBEAT, stream_head, st
 from handlers.delivery.outbox import Outbox
 from handlers.feed.client import FeedClient
 from handlers.feed.query import parse_query
-from handlers.feed.rows import told_of_refusals, unless_gone
+from handlers.feed.rows import told_of_refusals
 from handlers.feed.start import Start, cursor_of, is_current, prepare_start
 from handlers.http.base import RETRY_AFTER_SECONDS, BaseHandler
 from handlers.http.server import set_tcp_user_timeout
@@ -42,9 +42,6 @@ class EventStreamHandler(BaseHandler):
     is_for_clients = True
     outbox: Outbox
 
-    def initialize(self) -> None:
-        self._gone = asyncio.Event()
-
     async def get(self) -> None:
         fields = self.query_fields()
         last = self._last_event_id()
@@ -54,8 +51,6 @@ class EventStreamHandler(BaseHandler):
         self.context.admission.check(self.request.remote_ip, self.identity.holder)
         with contextlib.ExitStack() as held:
             reading = await self._read(start.rows, held) if start.rows else None
-            if self._gone.is_set():
-                return  # the client left before its rows were read
             self._stream = self.detach()
             if not self._stream.closed():  # else the client left before its start was found
                 await self._serve(start, reading, held)
@@ -66,7 +61,7 @@ class EventStreamHandler(BaseHandler):
         with told_of_refusals(is_bounded=query.subscription.is_bounded):
             readings, holder = self.context.readings, self.identity.holder
             reading = held.enter_context(readings.reading(query, holder, partial(is_current, self.context)))
-            await unless_gone(reading.until_over(), self._gone)
+            await reading.until_over()
         return reading
 
     async def _serve(self, start: Start, reading: Reading | None, held: contextlib.ExitStack) -> None:
@@ -94,10 +89,6 @@ class EventStreamHandler(BaseHandler):
 
     def leave(self, reason: str) -> None:
         self._stream.close()
-
-    def on_connection_close(self) -> None:
-        self._gone.set()
-        super().on_connection_close()
 
     def refuse_rows(self, error: ApiError) -> None:
         self.outbox.send(stream_refusal(error.fields, None, random.randint(*RETRY_MS)))

@@ -1,21 +1,26 @@
-"""What all HTTP answers share: security headers, JSON, and one shape of errors."""
+"""What all HTTP answers share: security headers, JSON, one shape of errors, and an end when nobody waits for them."""
 
+import asyncio
 import http
 import random
 from asyncio import Future
 from collections.abc import Callable
 from typing import Any, ClassVar, cast, final
 
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from changefeed.selection.rights import Rights
 from handlers.access.admitted import AdmittedClient
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, foreign_origin
-from handlers.access.forwarded import apply_forwarded_headers
+from handlers.access.forwarded import apply_forwarded_headers, place_of
+from handlers.access.requests import Entry
 from handlers.access.tokens import Identity
 from handlers.http.context import ServerContext
-from handlers.http.server import CLOSED, bound_what_is_unread
+from handlers.http.server import CLOSED, bound_what_is_held, bound_what_is_unread, is_connected
+from process.shared_numbers import SharedNumber
 
 # The dashboard loads nothing from elsewhere, and no page may frame it. A style-src of 'self'
 # forbids style attributes in HTML; what scripts set through the CSSOM is not affected.
@@ -25,6 +30,7 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # which change nothing (RFC 9110, 9.2.1)
 RETRY_AFTER_SECONDS = (2, 10)  # a random time in between, so that a crowd does not return all at once
 # What pages of other origins may send and read, besides what the Fetch standard always allows (CORS-safelisted).
 CORS_REQUEST_HEADERS = "Authorization, Content-Type, Last-Event-ID"
@@ -34,13 +40,21 @@ CORS_PREFLIGHT_SECONDS = 600  # how long a browser may remember the answer
 
 
 class BaseHandler(RequestHandler):
-    """Authenticates each request in prepare(); one that is refused gets no further."""
+    """Authenticates each request in prepare(); one that is refused gets no further.
+
+    A request ends when its client is gone, as the task that answers it is cancelled. One that changes something is
+    finished in any case, once it has begun.
+    """
 
     needs: ClassVar[Need] = Need.ALL_RIGHTS
     # The codes of refusals that are sent in the open socket: a page cannot read why its handshake was refused.
     told_in_socket: ClassVar[tuple[str, ...]] = ()
     is_for_clients: ClassVar[bool] = False  # its callers stay connected, and may come in crowds
+    waits_its_turn: ClassVar[bool] = False  # its answer needs much of the database, of memory or of time
     identity: Identity | None = None
+    _task: "asyncio.Task[Any] | None" = None  # what answers, while it may be cancelled
+    _is_gone = False
+    _given_way: ApiError | None = None  # why the request was ended in favor of another
     refusal: ApiError | None = None  # not yet sent to the caller
 
     @property
@@ -54,6 +68,10 @@ class BaseHandler(RequestHandler):
 
     @final
     async def prepare(self) -> None:
+        self._task = asyncio.current_task()
+        if self._is_gone:
+            self.end()
+            await asyncio.sleep(0)
         self.prepare_answer()
         apply_forwarded_headers(self.request, self.context.settings.trusted_proxies)
         if self.is_preflight:
@@ -69,6 +87,42 @@ class BaseHandler(RequestHandler):
             self.context.admission.check_rate(self.request.remote_ip, self.identity.holder if self.identity else None)
         if self.refusal and self.refusal.code not in self.told_in_socket:
             raise self.refusal
+        if self.needs is not Need.NOTHING and not self.is_for_clients:
+            await self._enter()
+
+    async def _enter(self) -> None:
+        """Counts the request until it is over, and returns when it may work. Raises ApiError."""
+        is_safe = self.request.method in SAFE_METHODS
+        owner = self.identity.holder if self.identity else None, place_of(self.request.remote_ip or "")
+        entry = self.context.admission.requests.enter(owner, self._give_way if is_safe else None)
+        assert self._task
+        self._task.add_done_callback(lambda _: self._leave(entry))
+        if self.waits_its_turn:
+            await entry.until_turn()
+            if not is_connected(self.request):
+                self.end()
+                await asyncio.sleep(0)  # where the cancellation arrives
+        if not is_safe:
+            self._task = None
+
+    def _leave(self, entry: Entry) -> None:
+        entry.leave()
+        self._bound_what_is_unread()
+
+    def _give_way(self, error: ApiError) -> None:
+        self._given_way = error
+        if self._task:
+            self._task.cancel()
+
+    def on_connection_close(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Called when the client is gone: ends what answers it."""
+        self._is_gone = True
+        if self._task and not self._task.done() and not self._task.cancelling():
+            self.context.admission.requests.give_up()
+            self._task.cancel()
 
     def admit(self, kind: str, identity: Identity, on_expired: Callable[[], None]) -> AdmittedClient:
         """Takes a place among the clients of this kind, after Admission.check()."""
@@ -133,15 +187,38 @@ class BaseHandler(RequestHandler):
         return "*" in allowed or origin.lower() in allowed
 
     def log_exception(self, *raised: Any) -> None:
-        """Does not log 4xx errors, so that clients cannot flood the log."""
-        if not (isinstance(raised[1], HTTPError) and raised[1].status_code < 500):
+        """Does not log what clients cause, so that they cannot flood the log: 4xx errors, and that they are gone."""
+        error = raised[1]
+        if not isinstance(error, StreamClosedError) and not (isinstance(error, HTTPError) and error.status_code < 500):
             super().log_exception(*raised)
 
     @final
     def flush(self, include_footers: bool = False) -> "Future[None]":
         written = super().flush(include_footers)
-        bound_what_is_unread(self.request, self.context.admission, self.context.slot.meters.meter(CLOSED, "unread"))
+        self._bound_what_is_unread()
         return written
+
+    def hold(self, size_bytes: int) -> None:
+        """Counts what the answer has so far, until it is written or the request ends."""
+        bound_what_is_held(self.request, self.context.admission, self._closed_unread, size_bytes)
+
+    def _bound_what_is_unread(self) -> None:
+        bound_what_is_unread(self.request, self.context.admission, self._closed_unread)
+
+    @property
+    def _closed_unread(self) -> SharedNumber:
+        return self.context.slot.meters.meter(CLOSED, "unread")
+
+    @final
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        if self._is_gone:
+            return
+        if self._given_way:
+            if self._headers_written:
+                cast(HTTP1Connection, self.request.connection).close()
+                return
+            status_code, kwargs = self._given_way.status_code, {"exc_info": (ApiError, self._given_way, None)}
+        super().send_error(status_code, **kwargs)
 
     @final
     def write_error(self, status_code: int, **kwargs: Any) -> None:

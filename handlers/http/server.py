@@ -38,6 +38,7 @@ DISCARDED_LIMIT_BYTES = 256 << 10  # a larger body is read up to here and discar
 SPARE_FILES = 64  # open besides the clients: connections to the database, files being read
 # Linux has TCP_USER_TIMEOUT in milliseconds, macOS TCP_RXT_CONNDROPTIME in seconds.
 DROP_OPTION, DROP_UNITS_PER_SECOND = (socket.TCP_USER_TIMEOUT, 1000) if sys.platform == "linux" else (0x80, 1)
+TCP_ESTABLISHED = 1  # the first byte of TCP_INFO
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n"
     b"Content-Type: application/json; charset=UTF-8\r\nContent-Length: 110\r\n\r\n"
@@ -139,12 +140,44 @@ def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, close
     connection = cast(HTTP1Connection, request.connection)
     written, stream = connection._pending_write, connection.stream
     if written is None or written.done() or stream is None:
+        admission.unread.discard(connection)
         return
-    unread = admission.unread
-    written.add_done_callback(lambda _: unread.discard(connection))
-    for other in unread.add(connection, place_of(request.remote_ip or ""), len(stream._write_buffer)):
+    written.add_done_callback(lambda _: admission.unread.discard(connection))
+    _forget_what_is_taken(stream._write_buffer)
+    bound_what_is_held(request, admission, closed, len(stream._write_buffer))
+
+
+def bound_what_is_held(request: HTTPServerRequest, admission: Admission, closed: SharedNumber, size_bytes: int) -> None:
+    """Counts the bytes of an answer that is not read yet, in place of what was counted for this connection before."""
+    place = place_of(request.remote_ip or "")
+    for other in admission.unread.add(request.connection, place, size_bytes):
         closed.add(1)
-        cast(HTTP1Connection, other).close()
+        # Its stream, so that the request notices, as when the client is gone.
+        cast(HTTP1Connection, other).stream.close()
+
+
+def is_connected(request: HTTPServerRequest) -> bool:
+    """Whether the client has closed nothing yet, as far as the system can tell; Tornado notices in a later turn.
+
+    Tornado does not notice at all while there are bytes to read, such as those of a next request.
+    """
+    stream = cast(HTTP1Connection, request.connection).stream
+    if stream is None or stream.closed():
+        return False
+    with contextlib.suppress(AttributeError, OSError):  # not Linux, or not TCP
+        return stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_ESTABLISHED
+    return True
+
+
+def _forget_what_is_taken(buffer: Any) -> None:
+    """Frees what the kernel has taken of an answer; Tornado keeps it all until the last byte is taken."""
+    rest = []
+    while len(buffer):
+        with buffer.peek(len(buffer)) as part:
+            rest.append(bytes(part))
+        buffer.advance(len(rest[-1]))
+    for part in rest:
+        buffer.append(part)
 
 
 def set_tcp_user_timeout(connection: socket.socket, seconds: float) -> None:

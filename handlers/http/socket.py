@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
@@ -95,6 +95,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         raise foreign_origin(origin)
 
     def open(self, *args: str, **kwargs: str) -> None:
+        self._task = None  # the request is answered
         if self.is_closed:
             return  # the client left before its handshake was answered
         self.set_nodelay(True)
@@ -144,9 +145,9 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         try:
             read = read_message(message, self.message_types)
             if read["type"] == "authenticate":
-                await self._authenticate(read)
+                await self.while_open(self._authenticate(read))
             elif self.identity:
-                await self.heard(read)
+                await self.while_open(self.heard(read))
             else:
                 raise ApiError(401, "sign_in", "authenticate first")
         except ApiError as error:
@@ -156,6 +157,17 @@ class BaseSocket(WebSocketHandler, BaseHandler):
                 self.close(CloseCode.SIGN_IN, error.code)  # says no more to a client that does not try to authenticate
             else:
                 self.refuse(error)
+
+    async def while_open(self, work: Awaitable[None]) -> None:
+        """Does the work for a message, or a part of it if the client leaves meanwhile."""
+        self._task = asyncio.current_task()
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not self._is_gone:
+                raise
+        finally:
+            self._task = None
 
     async def _authenticate(self, message: Mapping[str, object]) -> None:
         """Admits the client the first time; later, extends its stay by a newer token. Raises ApiError."""
@@ -201,6 +213,10 @@ class BaseSocket(WebSocketHandler, BaseHandler):
     def _expire(self) -> None:
         self.outbox.close()  # at once: nothing more may be sent until the client has closed too
         self.close(CloseCode.TOKEN_EXPIRED, "the token has expired")
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self.end()
 
     def on_close(self) -> None:
         self.is_closed = True

@@ -15,7 +15,7 @@ from changefeed import __version__
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.printable import printable
-from handlers.access import admission, refusals
+from handlers.access import admission, refusals, requests
 from handlers.access.authentication import Need
 from handlers.delivery import change_counts, client_counts, delivery_counts
 from handlers.http import server
@@ -71,7 +71,18 @@ METRICS = (
     ),
     MetricSpec(gauges.SIGNING_IN, (), "Sockets that have not authenticated yet."),
     MetricSpec(gauges.OUTBOX_BYTES, (), "Bytes that wait for clients that do not read."),
-    MetricSpec(gauges.UNREAD_BYTES, (), "Bytes of answers to requests that nobody reads."),
+    MetricSpec(gauges.UNREAD_BYTES, (), "Bytes of answers to requests that are being made, or that nobody reads."),
+    MetricSpec(
+        gauges.REQUESTS,
+        ("state",),
+        "Requests without an answer yet: they wait for their turn (waiting), or have it (answering).",
+    ),
+    MetricSpec(
+        requests.REFUSED,
+        ("reason",),
+        "Requests refused: too many without an answer (crowded), or not their turn in time (late).",
+    ),
+    MetricSpec(requests.GIVEN_UP, (), "Requests whose client was gone before the answer."),
     MetricSpec(
         delivery_counts.CLIENTS_DROPPED,
         ("kind", "reason"),

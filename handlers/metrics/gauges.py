@@ -9,6 +9,7 @@ from process.shared_numbers import SharedNumbers
 INTERVAL_SECONDS = 1.0
 OUTBOX_BYTES = "changefeed_outbox_bytes"
 UNREAD_BYTES = "changefeed_unread_bytes"
+REQUESTS = "changefeed_requests"
 SIGNING_IN = "changefeed_sockets_signing_in"
 LISTENER_UP = "changefeed_listener_up"
 DELIVERING = "changefeed_delivering"
@@ -31,6 +32,9 @@ def sample(context: ServerContext) -> None:
     context.change_counts.sample()
     meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in context.connected))
     meters.meter(UNREAD_BYTES).set(context.admission.unread.weight)
+    requests = context.admission.requests
+    meters.meter(REQUESTS, "waiting").set(requests.waiting)
+    meters.meter(REQUESTS, "answering").set(len(requests) - requests.waiting)
     meters.meter(SIGNING_IN).set(len(context.admission.outside))
     meters.meter(LISTENER_UP).set(listener.is_ready)
     meters.meter(DELIVERING).set(context.readiness.trouble is None)

@@ -252,6 +252,66 @@ class DeadlineTest(DatabaseTestCase):
         assert len(postgres.execute(self.conninfo, BACKENDS)) == 1
 
 
+class UnawaitedTest(DatabaseTestCase):
+    @gen_test
+    async def test_a_short_query_whose_caller_is_gone_leaves_its_connection_as_it_was(self):
+        database = self.make_database(self.conninfo, 1)
+        [(before,)] = await database.fetch("SELECT pg_backend_pid()")
+        postgres.execute(
+            self.conninfo,
+            "CREATE FUNCTION one_locked() RETURNS int LANGUAGE plpgsql "
+            "AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN 1; END'",
+        )
+        with mock.patch.object(pool, "UNAWAITED_SECONDS", 3600.0):
+            for statement in (
+                "SELECT %s, pg_advisory_xact_lock_shared(1)",
+                "SELECT 1 / (%s - x) FROM public.one_locked() AS x",
+            ):
+                self.hold()
+                query = self.start(database.fetch(statement, [1]))
+                await self.until(WAITING, 1)
+                query.cancel()
+                next_query = self.start(database.fetch("SELECT pg_backend_pid()"))
+                await asyncio.sleep(0)
+                self.let_go()
+                with pytest.raises(asyncio.CancelledError):
+                    await query
+                assert await next_query == [(before,)]
+
+    @gen_test
+    async def test_a_long_one_is_cancelled_in_postgresql(self):
+        database = self.make_database(self.conninfo, 1)
+        self.hold()
+        with mock.patch.object(pool, "UNAWAITED_SECONDS", 0.1):
+            query = self.start(database.fetch(BLOCKED, [1]))
+            await self.until(WAITING, 1)
+            query.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await query
+        await self.until(WAITING, 0)
+        self.let_go()
+        assert await database.fetch("SELECT 1") == [(1,)]
+
+    @gen_test
+    async def test_who_no_longer_waits_for_a_connection_is_in_no_queue(self):
+        database = self.make_database(self.conninfo, 1)
+        self.hold()
+        first = self.start(database.fetch(BLOCKED, ["first"]))
+        await self.until(WAITING, 1)
+        waiting = [self.start(database.fetch("SELECT 2")) for _ in range(10)]
+        last = self.start(database.fetch("SELECT 3"))
+        await asyncio.sleep(0)
+        while len(database._pool.conns.waiting_queue) < 11:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0)
+        for query in waiting:
+            query.cancel()
+        await asyncio.wait(waiting)
+        assert len(database._pool.conns.waiting_queue) == 1
+        self.let_go()
+        assert await first == [("first",)]
+        assert await last == [(3,)]
+
+
 class LimitedRoleTest(DatabaseTestCase):
     @gen_test
     async def test_a_role_that_may_open_fewer_connections_than_the_pool_is_large_serves_every_query(self):

@@ -46,6 +46,7 @@ SAMPLES = {
     "clients_per_second": ("0", "20", "-1"),
     "clients_per_second_per_address": ("0", "20", "-1"),
     "sign_in_limit": ("1", "20", "0"),
+    "request_limit": ("1", "20", "0"),
     "unread_limit_bytes": ("1048576", "2097152", "1000"),
     "client_messages_per_second": ("1", "20", "0"),
     "client_bytes_per_second": ("1", "20", "0"),

@@ -1,0 +1,164 @@
+"""Bounds the requests under way: how many there are, and how many work at the same time. Knows no request.
+
+They compete first by token, then by address, so that neither who asks for much nor who shares a token with many keeps
+the others from their answers.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+from handlers.access.errors import ApiError
+from process.shared_numbers import SharedNumbers
+
+logger = logging.getLogger("handlers.requests")
+
+REFUSED = "changefeed_requests_refused_total"
+GIVEN_UP = "changefeed_requests_given_up_total"
+REASONS = ("crowded", "late")
+AT_ONCE = 4  # more would only hold more memory: PostgreSQL and this process answer no faster
+WAIT_SECONDS = 20.0  # for a turn; many a client gives up after 30 s
+LOG_INTERVAL_SECONDS = 60.0
+
+Owner = tuple[str | None, str]  # the holder of a token, if any, and the address
+
+
+class Entry:
+    """A request under way, until leave(). `give_way` ends it in favor of another; None if it must not be ended."""
+
+    def __init__(self, requests: "RequestsUnderWay", owner: Owner, give_way: Callable[[ApiError], None] | None) -> None:
+        self.owner = owner
+        self.give_way = give_way
+        self.has_turn = False
+        self._requests = requests
+
+    async def until_turn(self) -> None:
+        """Returns when it may work. Raises ApiError if that takes too long."""
+        await self._requests.until_turn(self)
+
+    def leave(self) -> None:
+        self._requests.leave(self)
+
+
+class RequestsUnderWay:
+    """At most `limit`. Beyond it the newest one gives way, of the owner who has most.
+
+    Of those that wait for their turn, the first of the owner who works least is next; of several such owners, that of
+    the one who has waited longest.
+    """
+
+    def __init__(self, limit: int, meters: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._entries: dict[Owner, dict[Entry, None]] = {}  # in the order in which they came
+        self._waiting: dict[Owner, deque[tuple[Entry, asyncio.Future[None]]]] = {}
+        self._count = self._working = 0
+        self._works: Counter[Owner | str | None] = Counter()  # by owner, and by holder
+        self._refused = {reason: meters.meter(REFUSED, reason) for reason in REASONS}
+        self._given_up = meters.meter(GIVEN_UP)
+        self._untold, self._told_at = 0, float("-inf")
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return sum(map(len, self._waiting.values()))
+
+    def enter(self, owner: Owner, give_way: Callable[[ApiError], None] | None = None) -> Entry:
+        """Counts a request until it leaves. Raises ApiError if it is the one that has to give way."""
+        newcomer = Entry(self, owner, give_way)
+        self._entries.setdefault(owner, {})[newcomer] = None
+        self._count += 1
+        if self._count > self._limit:
+            error = self._refusal("crowded", f"the server has {self._limit} requests to answer; try again later")
+            one = self._one_too_many(newcomer)
+            self.leave(one)
+            if one is newcomer or one.give_way is None:
+                raise error
+            one.give_way(error)
+        return newcomer
+
+    def give_up(self) -> None:
+        """Counts a request whose client was gone before it had its answer."""
+        self._given_up.add(1)
+
+    def leave(self, entry: Entry) -> None:
+        """Called when the request is over; a second call does nothing."""
+        entries = self._entries.get(entry.owner, {})
+        if entry in entries:
+            del entries[entry]
+            self._count -= 1
+            if not entries:
+                del self._entries[entry.owner]
+        if entry.has_turn:
+            self._end_turn(entry)
+
+    async def until_turn(self, entry: Entry) -> None:
+        if self._working < AT_ONCE:
+            self._begin_turn(entry)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(entry.owner, deque())
+        waiting.append((entry, turn))
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await turn
+        except TimeoutError:
+            raise self._refusal("late", f"it was not your turn within {WAIT_SECONDS:g} s; try again later") from None
+        finally:
+            with contextlib.suppress(ValueError):  # if it was its turn
+                waiting.remove((entry, turn))
+                if not waiting:
+                    del self._waiting[entry.owner]
+
+    def _begin_turn(self, entry: Entry) -> None:
+        entry.has_turn = True
+        self._working += 1
+        self._works.update((entry.owner, entry.owner[0]))
+
+    def _end_turn(self, entry: Entry) -> None:
+        entry.has_turn = False
+        self._working -= 1
+        for key in (entry.owner, entry.owner[0]):
+            self._works[key] -= 1
+            if not self._works[key]:
+                del self._works[key]
+        while self._waiting and self._working < AT_ONCE:
+            owner = min(self._waiting, key=lambda one: (self._works[one[0]], self._works[one]))
+            waiting = self._waiting.pop(owner)
+            following, turn = waiting.popleft()
+            if waiting:
+                self._waiting[owner] = waiting  # behind the others, who have waited since
+            if not turn.done():
+                self._begin_turn(following)
+                turn.set_result(None)
+
+    def _one_too_many(self, newcomer: Entry) -> Entry:
+        of_holders: Counter[str | None] = Counter()
+        for (holder, _), entries in self._entries.items():
+            of_holders[holder] += len(entries)
+
+        def weight(owner: Owner) -> tuple[int, int]:
+            return of_holders[owner[0]], len(self._entries[owner])
+
+        for owner in sorted(self._entries, key=weight, reverse=True):
+            if owner == newcomer.owner or weight(owner) == weight(newcomer.owner):
+                return newcomer
+            for entry in reversed(self._entries[owner]):
+                if entry.give_way:
+                    return entry
+        return newcomer
+
+    def _refusal(self, reason: str, message: str) -> ApiError:
+        self._refused[reason].add(1)
+        self._untold += 1
+        now = self._clock()
+        if now - self._told_at >= LOG_INTERVAL_SECONDS:
+            logger.warning("refused %d requests, as too many are under way: %s", self._untold, message)
+            self._untold, self._told_at = 0, now
+        return ApiError(503, "too_many_requests", message)
