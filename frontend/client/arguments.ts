@@ -1,4 +1,4 @@
-// Comes in: what a caller gave connect or rows. Goes out: the address with the subscription in its query, and the options.
+// Comes in: what a caller gave connect or rows. Goes out: the address, whose query has the subscription, and the options.
 import type { Environment } from './environment';
 import type { Address, Subscription } from './options';
 

@@ -1,5 +1,5 @@
-// Comes in: an address with a subscription, and callbacks. Goes out: every change once, and a gap where some may be missing.
-// Speaks the subprotocol changefeed.v1.
+// Comes in: an address with a subscription, and callbacks. Goes out: every change once, and a gap where some may be
+// missing. Speaks the subprotocol changefeed.v1.
 import { ReconnectingSocket } from '../src/feed/socket';
 import type { WebSocketLike } from '../src/feed/websocket_like';
 import { assertNever } from '../src/values/assert_never';
@@ -8,13 +8,13 @@ import { type Feed, FeedError, type Options } from './options';
 
 const READ_AGAIN = 'read the tables you follow again; the feed continues from here';
 
-/** The server's close codes (RFC 6455, 7.4.1; the range for private use) for a refusal that holds for later attempts. */
+/** The server's close codes (RFC 6455, 7.4.1; the range for private use) for refusals that hold for later attempts. */
 const POLICY_VIOLATION = 1008;
 const SIGN_IN = 4401;
 
 /** Takes the rows of the table, where the feed is to begin with them. */
 export interface RowsReader {
-  /** Whether a connection has to begin with the rows: at first, and after a gap. Set back when the last of them is there. */
+  /** Whether a connection has to begin with the rows: at first, and after a gap. False once the last one is there. */
   isDue: boolean;
   readonly onBegin: () => void;
   readonly onRows: (rows: readonly any[]) => void;
@@ -200,8 +200,8 @@ export function follow(address: URL, options: Options, environment: Environment,
   });
   socket.connect();
 
-  // A browser keeps no page with an open socket as it is, and a socket that it froze is a lost one. The listeners are of
-  // the feed's lifetime: a page that is left for good takes them along.
+  // A browser keeps no page with an open socket as it is, and a socket that it froze is a lost one. The listeners live
+  // as long as the feed: a page that is left for good takes them along.
   let isAway = false;
   const leave = () => {
     isAway = true;

@@ -1,5 +1,5 @@
-// Comes in: nothing. Goes out: the types of what /client.js takes and gives, and its one error. No type of a browser: they
-// fit a program in Node as well.
+// Comes in: nothing. Goes out: the types of what /client.js takes and gives, and its one error. None is a browser's, so
+// they fit a program in Node as well.
 import type { WebSocketLike } from '../src/feed/websocket_like';
 
 /** One row's change, as docs/protocol.md describes it. `Row`: the type of the table's rows. */
@@ -78,9 +78,9 @@ export type State =
   /** The server has accepted the subscription. */
   | { readonly state: 'open' }
   /**
-   * The connection was lost. `retryAt`: epoch milliseconds. `attempts`: failures in a row, so 1 for a connection that was
-   * open. `code`: its close code, such as 4419: the token has expired; 1006: no answer. `reason`: what the server said, ''
-   * if nothing.
+   * The connection was lost. `retryAt`: epoch milliseconds. `attempts`: failures in a row, so 1 for a connection that
+   * was open. `code`: its close code, such as 4419: the token has expired; 1006: no answer. `reason`: what the server
+   * said, '' if nothing.
    */
   | {
       readonly state: 'waiting';
@@ -123,8 +123,8 @@ export interface Options<Row = Record<string, any>> extends Subscription {
 }
 
 /**
- * A row's: the value of the key column; of several columns, and of a value that is no text or number, the JSON text of a
- * list of the values: `[7,"a"]`.
+ * A row's: the value of the key column; of several columns, and of a value that is no text or number, the JSON text of
+ * a list of the values: `[7,"a"]`.
  */
 export type Key = string | number | bigint | boolean;
 

@@ -286,11 +286,15 @@ test('what is no request for the rows of one table is refused at once', () => {
   expect(() => follow({ since: 'c' } as never)).toThrow('unknown option since; rows takes table, filter,');
 });
 
-test('closed, it stays as it was', async () => {
+test('closed, it stays as it was, and calls nobody', async () => {
   loaded(A);
+  await settle();
+  seen = [];
+  changes('c0', { action: 'UPDATE', data: A, old: {} });
   live.close();
   changes('c1', insert(B));
   await settle();
   expect(live.get()).toMatchObject({ list: [A], isLoaded: true, isLive: false });
   expect(last().isClosed).toBe(true);
+  expect(seen).toEqual([]);
 });

@@ -1,5 +1,5 @@
-// Comes in: a table, and a filter. Goes out: its rows as they are now, whenever they change. Its subscribe() and get() are
-// what Svelte, React and Vue take.
+// Comes in: a table, and a filter. Goes out: its rows as they are now, whenever they change. Its subscribe() and get()
+// are what Svelte, React and Vue take.
 import { readArguments } from './arguments';
 import { type Environment, RUNTIME } from './environment';
 import { follow, type RowsReader } from './follow';
@@ -31,9 +31,12 @@ export interface RowsOptions<Row = Record<string, any>> extends Subscription {
 export interface LiveRows<Row = Record<string, any>> {
   /** The rows now; the same object until they change. */
   get(): Rows<Row>;
-  /** Calls `run` with the rows at once, and then when they have changed, at most 60 times a second; returns what ends that. */
+  /**
+   * Calls `run` with the rows at once, and then when they have changed, at most 60 times a second. Returns a function
+   * that ends this.
+   */
   subscribe(run: (rows: Rows<Row>) => void): () => void;
-  /** Ends the connection. The rows stay as they are. */
+  /** Ends the connection. No callback is called after it, and the rows stay as they are. */
   close(): void;
 }
 
@@ -41,13 +44,15 @@ const OPTIONS = [
   'table', 'filter', 'columns', 'key', 'compare', 'token', 'onState', 'onError', 'parse', 'WebSocket',
 ];
 const FRAME_MS = 16;
-const SHARE = 4; // a pause is this many times the time that the subscribers take, which a long list makes longer than a frame
+/** A pause is this many times the time that the subscribers take, which a long list makes longer than a frame. */
+const SHARE = 4;
 
 /**
  * Reads the rows of a table and keeps them as they are in the database, until it is closed or refused.
  *
  * After a lost connection it applies the changes that it missed. Where they are not known, after a gap or a statement
- * above the table's `row_limit`, it reads the rows again by itself; until then the old ones stay. Throws as `connect` does.
+ * above the table's `row_limit`, it reads the rows again by itself; until then the old ones stay. Throws as `connect`
+ * does.
  */
 export function rows<Row extends object = Record<string, any>>(options: RowsOptions<Row>): LiveRows<Row>;
 export function rows<Row extends object = Record<string, any>>(
@@ -170,6 +175,7 @@ export function rows<Row extends object>(
       return () => void runs.delete(own);
     },
     close: () => {
+      runs.clear();
       feed.close();
       setLive(false);
     },

@@ -62,9 +62,9 @@ export type State = {
     readonly state: 'open';
 }
 /**
- * The connection was lost. `retryAt`: epoch milliseconds. `attempts`: failures in a row, so 1 for a connection that was
- * open. `code`: its close code, such as 4419: the token has expired; 1006: no answer. `reason`: what the server said, ''
- * if nothing.
+ * The connection was lost. `retryAt`: epoch milliseconds. `attempts`: failures in a row, so 1 for a connection that
+ * was open. `code`: its close code, such as 4419: the token has expired; 1006: no answer. `reason`: what the server
+ * said, '' if nothing.
  */
  | {
     readonly state: 'waiting';
@@ -107,8 +107,8 @@ export interface Options<Row = Record<string, any>> extends Subscription {
     readonly onGap?: (gap: Gap) => void;
 }
 /**
- * A row's: the value of the key column; of several columns, and of a value that is no text or number, the JSON text of a
- * list of the values: `[7,"a"]`.
+ * A row's: the value of the key column; of several columns, and of a value that is no text or number, the JSON text of
+ * a list of the values: `[7,"a"]`.
  */
 export type Key = string | number | bigint | boolean;
 /** A URL as text, or as a `URL`. */
@@ -156,16 +156,20 @@ export interface RowsOptions<Row = Record<string, any>> extends Subscription {
 export interface LiveRows<Row = Record<string, any>> {
     /** The rows now; the same object until they change. */
     get(): Rows<Row>;
-    /** Calls `run` with the rows at once, and then when they have changed, at most 60 times a second; returns what ends that. */
+    /**
+     * Calls `run` with the rows at once, and then when they have changed, at most 60 times a second. Returns a function
+     * that ends this.
+     */
     subscribe(run: (rows: Rows<Row>) => void): () => void;
-    /** Ends the connection. The rows stay as they are. */
+    /** Ends the connection. No callback is called after it, and the rows stay as they are. */
     close(): void;
 }
 /**
  * Reads the rows of a table and keeps them as they are in the database, until it is closed or refused.
  *
  * After a lost connection it applies the changes that it missed. Where they are not known, after a gap or a statement
- * above the table's `row_limit`, it reads the rows again by itself; until then the old ones stay. Throws as `connect` does.
+ * above the table's `row_limit`, it reads the rows again by itself; until then the old ones stay. Throws as `connect`
+ * does.
  */
 export declare function rows<Row extends object = Record<string, any>>(options: RowsOptions<Row>): LiveRows<Row>;
 export declare function rows<Row extends object = Record<string, any>>(url: Address | undefined, options: RowsOptions<Row>): LiveRows<Row>;

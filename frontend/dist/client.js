@@ -156,7 +156,7 @@ var FeedError = class extends Error {
 };
 // client/follow.ts
 var READ_AGAIN = "read the tables you follow again; the feed continues from here";
-/** The server's close codes (RFC 6455, 7.4.1; the range for private use) for a refusal that holds for later attempts. */
+/** The server's close codes (RFC 6455, 7.4.1; the range for private use) for refusals that hold for later attempts. */
 var POLICY_VIOLATION = 1008;
 var SIGN_IN = 4401;
 function follow(address, options, environment, reader) {
@@ -462,6 +462,7 @@ var OPTIONS = [
 	"WebSocket"
 ];
 var FRAME_MS = 16;
+/** A pause is this many times the time that the subscribers take, which a long list makes longer than a frame. */
 var SHARE = 4;
 function rows(first, second, environment = RUNTIME) {
 	const { address, options } = readArguments("rows", OPTIONS, first, second, environment);
@@ -550,6 +551,7 @@ function rows(first, second, environment = RUNTIME) {
 			return () => void runs.delete(own);
 		},
 		close: () => {
+			runs.clear();
 			feed.close();
 			setLive(false);
 		}
