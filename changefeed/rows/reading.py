@@ -23,11 +23,11 @@ from changefeed.change.json_text import NotJSON, check, quoted
 from changefeed.change.table_names import qualified
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.journal import ForeignCursor, Journal
-from changefeed.postgres.legible import is_illegible
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
+from changefeed.rows.explain import Step, cannot_read, lacks_right, refusal_of
 from changefeed.rows.query import RowsQuery, Source, statement
-from changefeed.rows.refusal import ALTERED, GONE, Reason, RowsRefused
+from changefeed.rows.refusal import GONE, Reason, RowsRefused
 from changefeed.rows.slots import FairSlots
 from changefeed.rows.spool import Spool, SpoolFull, SpoolSpace
 from changefeed.selection.filter_kinds import Kind
@@ -182,15 +182,15 @@ class Reading:
             idle_ms=sql.Literal(round((self._road.limits.seconds + LOCK_SECONDS) * 1000)),
             table=sql.Identifier(str(self.query.table.schema), self.query.table.table),
         )
-        refuse = self._refuse_to_lock
+        step = Step.LOCK
         try:
             async with self._road.database.transaction(begin) as fetch:
-                refuse = self._refuse_source
+                step = Step.SOURCE
                 source = await self._source(fetch)
-                refuse = self._refuse_rows
+                step = Step.ROWS
                 await self._fetch_rows(fetch, source)
         except psycopg2.Error as error:
-            await refuse(error)
+            await self._explain(error, step)
             raise
 
     async def _source(self, fetch: Callable[..., Awaitable[list[DbRow]]]) -> Source:
@@ -281,60 +281,11 @@ class Reading:
             return line if picked else None
         return str(ChangedRow(picked).message["data"], "utf-8")
 
-    async def _refuse_to_lock(self, error: psycopg2.Error) -> None:
-        match error.pgcode:
-            case "42501":
-                await self._refuse_right()
-            case "42P01" | "3F000":
-                raise RowsRefused(Reason.ALTERED, GONE)
-            case "55P03":
-                raise RowsRefused(Reason.BUSY, "the table is locked, as by ALTER TABLE; try again later")
-
-    async def _refuse_source(self, error: psycopg2.Error) -> None:
-        told = one_line(error)
-        match error.pgcode:
-            case "CF001":
-                raise RowsRefused(
-                    Reason.NOT_WATCHED, f"{self._name} is not watched: PUT /api/tables/{self._name}/watch first"
-                )
-            case "CF002":
-                raise self._cannot_read(f"{told}; start the server with --trust-owner, or see docs/least-rights.md")
-            case "CF003" | "CF004":
-                raise self._cannot_read(f"{told}; see docs/least-rights.md")
-            case "CF005":
-                raise self._cannot_read(f"{told}; call changefeed.watch again")
-            case "0A000" | "25006":
-                raise RowsRefused(
-                    Reason.UNAVAILABLE, "the server is connected to a standby, whose snapshots have no place"
-                )
-            case "42501" | "42883":
-                raise self._cannot_read(
-                    f"{told}; run sql/install.sql of this version, and the grants of docs/least-rights.md for rows"
-                )
-
-    async def _refuse_rows(self, error: psycopg2.Error) -> None:
-        if is_illegible(error):
-            raise RowsRefused(Reason.UNREADABLE_ROW, "a row has a text that UTF-8 cannot represent")
-        match error.pgcode:
-            case "CF006":
-                raise RowsRefused(
-                    Reason.UNREADABLE_ROW,
-                    f"a row has over {self._road.limits.row_bytes} bytes (--row-limit-bytes); ask for fewer columns",
-                )
-            case "42501":
-                await self._refuse_right()
-            case "42883" if self.query.order:
-                raise RowsRefused(Reason.BAD_ORDER, "a column to sort by has a type without an order, such as json")
-            case "42883" | "42703":  # a filter's column has another type, or is gone
-                raise RowsRefused(Reason.ALTERED, ALTERED)
-
-    async def _refuse_right(self) -> None:
-        """Raises RowsRefused with the grants that the server's role lacks."""
-        asked = {"schema": self.query.table.schema, "table": self.query.table.table}
-        [(grants,)] = await self._road.database.fetch(QUERIES["missing rights"], asked)
-        raise self._cannot_read(f"the server's role may not read {self._name}: {grants or 'GRANT SELECT on it'}")
-
-    def _cannot_read(self, why: str) -> RowsRefused:
-        return RowsRefused(
-            Reason.CANNOT_READ, "the server may not read this table; its log says why, and docs/least-rights.md", why
-        )
+    async def _explain(self, error: psycopg2.Error, step: Step) -> None:
+        """Raises RowsRefused, unless the error is PostgreSQL's trouble."""
+        if lacks_right(error, step):
+            asked = {"schema": self.query.table.schema, "table": self.query.table.table}
+            [(grants,)] = await self._road.database.fetch(QUERIES["missing rights"], asked)
+            raise cannot_read(f"the server's role may not read {self._name}: {grants or 'GRANT SELECT on it'}")
+        if refused := refusal_of(error, step, self.query, self._road.limits.row_bytes):
+            raise refused

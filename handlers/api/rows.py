@@ -8,7 +8,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from changefeed.rows.query import RowsQuery, parse_order
-from changefeed.rows.reading import BETWEEN, Reading
+from changefeed.rows.reading import BETWEEN, SLICE_BYTES, Reading
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, whole_number
 from handlers.feed.query import parse_query
@@ -78,11 +78,15 @@ class RowsHandler(ApiHandler):
         self.finish(json.dumps(last) + "\n")
 
     async def _send(self, part: bytes) -> None:
-        """Waits until the client has taken it; one that does not is closed."""
+        """Waits until the client has taken it; one that does not is closed.
+
+        In pieces, since Tornado may compress each in one turn of the loop.
+        """
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                self.write(part)
-                await self.flush()
+            for at in range(0, len(part), SLICE_BYTES):
+                self.write(part[at : at + SLICE_BYTES])
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self.flush()
         except TimeoutError:
             cast(HTTP1Connection, self.request.connection).close()
             raise StreamClosedError from None

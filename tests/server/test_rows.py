@@ -5,6 +5,7 @@ import json
 from typing import Any
 from unittest import mock
 
+import pytest
 from psycopg2.extensions import parse_dsn
 from tornado.httpclient import HTTPResponse
 from tornado.testing import gen_test
@@ -131,6 +132,23 @@ class ValuesTest(RowsTestCase):
         texts = [part.split(', "schema"')[0] for part in changes.split('"data": ')[1:]]
         assert len(texts) == 2
         assert f'{{"rows":[{",".join(texts)}],"cursor"' in rows
+
+
+@pytest.mark.skipif(postgres.major_version() < 18, reason="PostgreSQL 18 has virtual generated columns")
+class VirtualColumnsTest(RowsTestCase):
+    def prepare_database(self) -> None:
+        self.write(
+            "CREATE TABLE sums (a int, b int GENERATED ALWAYS AS (a * 2) VIRTUAL, c int GENERATED ALWAYS AS (a * 3) STORED)"
+        )
+        self.watch("public.sums")
+        self.write("INSERT INTO sums VALUES (1)")
+
+    @gen_test
+    async def test_they_are_computed_as_in_changes(self):
+        assert (await self.rows("table=sums"))["rows"] == [{"a": 1, "b": 2, "c": 3}]
+        assert [change["data"] for change in (await self.fetch_json("/api/changes"))["changes"]] == [
+            {"a": 1, "b": 2, "c": 3}
+        ]
 
 
 class TreesTest(RowsTestCase):

@@ -8,7 +8,7 @@ import pytest
 from psycopg2.extensions import parse_dsn
 from tornado.testing import gen_test
 
-from tests.access_case import AccessTestCase
+from tests.access_case import AccessTestCase, issued
 from tests.feed_case import ORDERS
 from tests.server.test_rows import RowsTestCase
 
@@ -56,6 +56,29 @@ class RightsTest(AccessTestCase):
         )
         self.pay(10)
         assert await self.all_answers() == before
+
+    @gen_test
+    async def test_a_row_of_others_that_is_too_large_is_not_met(self):
+        filtered = {
+            "Authorization": f"Bearer {issued({'tables': {'public.orders': {'filter': ['customer_id=eq.42']}}})}"
+        }
+        self.order(1)
+        self.write("SET session_replication_role = replica; INSERT INTO orders VALUES (9, 43, repeat('unseen', 1000))")
+        assert (await self.ask("none", "/api/rows?table=orders", headers=filtered))[1]["rows"] == [
+            {"id": 1, "customer_id": 42, "note": "unseen"}
+        ]
+        self.write("ALTER TABLE orders ENABLE ROW LEVEL SECURITY")  # of which the server's role is free
+        assert (await self.ask("none", "/api/rows?table=orders", headers=filtered))[0] == 200
+
+    @gen_test
+    async def test_only_who_has_all_rights_is_told_of_roles(self):
+        self.write("ALTER TABLE orders RENAME note TO remark; SELECT changefeed.watch('orders', omit => '{remark}')")
+        self.write("ALTER TABLE orders RENAME remark TO note")
+        await self.feed.catalog.reread()
+        for kind, is_told in (("full", True), ("orders", False)):
+            status, answer = await self.rows(kind, "table=orders")
+            assert (status, answer["error"]["code"]) == (403, "cannot_read")
+            assert ("remark" in answer["error"]["message"]) is is_told
 
     @gen_test
     async def test_a_token_sees_the_rows_it_names(self):

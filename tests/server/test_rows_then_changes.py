@@ -4,14 +4,18 @@ import asyncio
 import json
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 from tornado.httpclient import HTTPClientError
 from tornado.testing import gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed.rows import readings
+from changefeed.rows.reading import Reading
+from handlers.feed import rows
 from tests import postgres
 from tests.access_case import AccessTestCase
 from tests.feed_case import ORDERS, FeedTestCase, message
@@ -48,6 +52,14 @@ async def events_of(port: int, path: str, **headers: str) -> AsyncIterator[dict[
         pass
     finally:
         writer.close()
+
+
+async def soon(fact: Callable[[], bool]) -> None:
+    for _ in range(10_000):
+        if fact():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it did not come true")
 
 
 class RowsThenChangesCase(FeedTestCase):
@@ -93,8 +105,8 @@ class SocketTest(RowsThenChangesCase):
     async def test_a_subscribe_message_may_ask_for_rows(self):
         socket = await self.connect("/ws?table=orders", protocol=True)
         await message(socket, "hello")
-        for rows in (True, "true"):
-            await socket.write_message(json.dumps({"type": "subscribe", "table": "orders", "rows": rows}))
+        for yes in (True, "true"):
+            await socket.write_message(json.dumps({"type": "subscribe", "table": "orders", "rows": yes}))
             assert (await message(socket))["type"] == "hello"
             assert len((await rows_of(socket))[0]) == 3
         self.write("INSERT INTO orders VALUES (4)")
@@ -159,6 +171,51 @@ class SocketTest(RowsThenChangesCase):
             db_cursor.execute("COMMIT")
         writer.close()
         assert self.feed.readings.counts == {"complete": 0, "left": 1}
+
+
+class SlowClientTest(RowsThenChangesCase):
+    UPGRADE = (
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: changefeed.v1\r\n"
+    )
+
+    async def unread(self, path: str, more: str = "") -> tuple[asyncio.StreamReader, Reading]:
+        """A client that asks for rows and reads none, once these are read."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port(), limit=1024)
+        self.addCleanup(writer.close)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
+        await soon(lambda: bool(self.feed.readings._running))
+        [reading] = self.feed.readings._running
+        await reading.until_over()
+        return reader, reading
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        self.write("SET session_replication_role = replica; UPDATE orders SET status = repeat('x', 10000000)")
+
+    @mock.patch.object(readings, "KEEP_SECONDS", 0)
+    @gen_test
+    async def test_it_keeps_no_transaction_open_and_nobody_waiting(self):
+        for path, more in ((f"/ws?{ROWS}", self.UPGRADE), (f"/events?{ROWS}", ""), ("/api/rows?table=orders", "")):
+            reader, reading = await self.unread(path, more)
+            assert self.write(
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND state <> 'active'"
+            ) == [(0,)]
+            self.write("SET lock_timeout = '3s'; ALTER TABLE orders ADD IF NOT EXISTS more int")
+            assert len((await self.fetch_json("/api/rows?table=orders&columns=id"))["rows"]) == 3
+            got = 0
+            while got < 30_000_000:
+                got += len(await reader.read(1 << 20))
+            assert reading.rows == 3
+            await soon(lambda: not self.feed.readings._running)
+
+    @gen_test
+    async def test_one_that_takes_nothing_is_closed(self):
+        with mock.patch.object(rows, "PATIENCE_SECONDS", 0.1), mock.patch.object(readings, "KEEP_SECONDS", 0):
+            _, reading = await self.unread(f"/ws?{ROWS}", self.UPGRADE)
+            await soon(lambda: not self.feed.readings._running)
+        assert self.feed.readings._road.space.bytes == 0
+        assert reading.rows == 3
 
 
 class StreamTest(RowsThenChangesCase):

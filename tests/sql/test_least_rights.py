@@ -245,6 +245,16 @@ class ReadingTest(LeastRightsCase):
         assert len(row["phone"]) == 64
 
     @gen_test
+    async def test_a_socket_is_told_which_grant_is_missing(self):
+        self.write(f"REVOKE SELECT ON orders FROM {self.role}")
+        socket = await self.connect("/ws?table=orders&rows=true", protocol=True)
+        error = await message(socket, "error")
+        assert error["code"] == "cannot_read"
+        assert f"GRANT SELECT ON public.orders TO {self.role}" in error["message"]
+        assert await socket.read_message() is None
+        assert socket.close_code == 1008
+
+    @gen_test
     async def test_no_policy_of_row_level_security_is_applied_or_run(self):
         self.write("ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON orders USING (1 / 0 = 0)")
         error = (await self.fetch_json("/api/rows?table=orders", 403))["error"]
