@@ -110,6 +110,58 @@ class Turn:
         self._began = self._clock()
 
 
+class SharedTurns:
+    """Does the work of many tasks, in turn, for at most some TURN_SECONDS in one turn of the loop.
+
+    What is little work is done at once, unless others have used up the turn.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._spent_seconds = 0.0  # in this turn
+        self._waiting: deque[tuple[Work, asyncio.Future[None]]] = deque()
+        self._is_next_due = False
+
+    async def do(self, work: Work) -> None:
+        """Returns once the work is done. Raises what it raised."""
+        if not self._waiting and self._spent_seconds < TURN_SECONDS and self._is_done_now(work):
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, done))
+        self._begin_turn_soon()
+        await done
+
+    def _is_done_now(self, work: Work) -> bool:
+        """Works until it is done, or the turn is over."""
+        self._begin_turn_soon()
+        began = self._clock()
+        try:
+            return all(self._spent_seconds + self._clock() - began < TURN_SECONDS for _ in work)
+        finally:
+            self._spent_seconds += self._clock() - began
+
+    def _begin_turn_soon(self) -> None:
+        if not self._is_next_due:
+            self._is_next_due = True
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._is_next_due, self._spent_seconds = False, 0.0
+        for _ in range(len(self._waiting)):
+            work, done = self._waiting.popleft()
+            if done.done():
+                continue  # its task was cancelled
+            try:
+                if self._is_done_now(work):
+                    done.set_result(None)
+                else:
+                    self._waiting.append((work, done))
+            except Exception as error:  # noqa: BLE001  # its task handles it
+                done.set_exception(error)
+            if self._spent_seconds >= TURN_SECONDS:
+                return
+
+
 class TurnSize:
     """`count` is how many items the next turn may process, to last TURN_SECONDS if each costs as much as the last.
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from changefeed.change.change import Change
 from changefeed.change.gap import Gap
 from changefeed.selection.subscription import BadSubscription, Selection
-from changefeed.turns import Stopwatch, Work, WorkQueue
+from changefeed.turns import SharedTurns, Stopwatch, Work, WorkQueue
 from handlers.delivery.audiences import Audience, Audiences
 from handlers.delivery.dialects import PROTOCOL, Dialect, frames, gap_within, message_frame
 from handlers.delivery.outbox import Outbox
@@ -75,6 +75,7 @@ class LiveClients:
         sending: Stopwatch | None = None,
     ) -> None:
         self._audiences: Audiences[LiveClient] = Audiences(is_known)
+        self.catching_up = SharedTurns()  # in which the clients that are not live yet select what they get
         self._work = work or WorkQueue()
         self._sending = sending or Stopwatch()
         self._asked = 0  # how many times something was to be sent to all

@@ -24,8 +24,8 @@ from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
 from changefeed.selection.conflation import Conflation
-from changefeed.selection.subscription import BadSubscription
-from changefeed.turns import Turn
+from changefeed.selection.subscription import BadSubscription, Selection
+from changefeed.turns import Work
 from handlers.access.errors import ApiError
 from handlers.delivery.audiences import Audience
 from handlers.delivery.dialects import PLAIN, STREAM, Dialect, frames, gap_within
@@ -246,7 +246,6 @@ class FeedClient:
         follower, journal = self._context.follower, self._context.journal
         is_told, spent = True, 0
         followed, epoch = follower.memory, journal.epoch
-        turn = Turn()
         while True:
             memory = follower.memory
             if memory is None:
@@ -271,15 +270,18 @@ class FeedClient:
                 continue
             if memory is not follower.memory:
                 continue  # the page belongs to a journal, or a past, that was replaced meanwhile
-            for picked, end, examined in self._slices(page, turn):
+            for part, end in _slices(page):
+                picked = await self._pick(part)
+                if memory is not follower.memory:
+                    break
                 is_told = bool(picked)
                 self._send(picked, self.selection.cursor(journal.encode(end)))
                 place = end
                 await self.outbox.drained()
-                spent += examined + PAGE_COST_CHANGES
-                if spent >= SLICE_CHANGES or turn.is_over:
+                spent += len(part) + PAGE_COST_CHANGES
+                if spent >= SLICE_CHANGES:
                     spent = 0
-                    await turn.end()  # lets others run, even if the client reads as fast as memory can be read
+                    await asyncio.sleep(0)  # lets others run, even if the client reads as fast as memory can be read
                 if memory is not follower.memory:
                     break
             else:
@@ -318,24 +320,31 @@ class FeedClient:
             self.outbox.send(self.dialect.gap(Gap(TAKEN_AWAY)))
         return page
 
-    def _slices(self, page: Page, turn: Turn) -> Iterator[tuple[list[Change], Place, int]]:
-        """Yields what is selected of the page, the place after it, and how many changes were examined for it.
-
-        A slice ends after SLICE_CHANGES, or when the turn is over.
-        """
-        picked: list[Change] = []
-        examined = 0
-        for begin in range(0, len(page.changes), PICKED_AT_ONCE):
-            part = page.changes[begin : begin + PICKED_AT_ONCE]
-            picked += self.selection.pick(part)
-            examined += len(part)
-            is_last = begin + PICKED_AT_ONCE >= len(page.changes)
-            if is_last or examined >= SLICE_CHANGES or turn.is_over:
-                yield picked, page.end if is_last and not page.digest else page.behind(part[-1]), examined
-                picked, examined = [], 0
+    async def _pick(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """What the client is to get of past changes, by the subscription that it has once that is found out."""
+        while True:
+            picked: list[Change] = []
+            selection = self.selection
+            await self._live_clients.catching_up.do(_pick_into(picked, selection, changes))
+            if selection is self.selection:
+                return picked
 
     def _send(self, changes: Sequence[Change], cursor: str | None) -> None:
         if changes:
             self._context.deliveries.catch_up(len(changes))
             is_bounded = self.selection.subscription.is_bounded
             self.outbox.send(frames(self.dialect, changes, cursor, is_bounded=is_bounded))
+
+
+def _slices(page: Page) -> Iterator[tuple[Sequence[Change], Place]]:
+    """Yields the changes of a page, some at a time, each with the place after them."""
+    for begin in range(0, len(page.changes), SLICE_CHANGES):
+        part = page.changes[begin : begin + SLICE_CHANGES]
+        is_last = begin + SLICE_CHANGES >= len(page.changes)
+        yield part, page.end if is_last and not page.digest else page.behind(part[-1])
+
+
+def _pick_into(picked: list[Change], selection: Selection, changes: Sequence[Change]) -> Work:
+    for begin in range(0, len(changes), PICKED_AT_ONCE):
+        picked += selection.pick(changes[begin : begin + PICKED_AT_ONCE])
+        yield

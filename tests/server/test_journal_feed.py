@@ -182,10 +182,10 @@ class FloorTest(JournalTestCase):
         reads = 0
         read = self.feed.journal.read
 
-        async def read_and_count(place: Place) -> Page:
+        async def read_and_count(place: Place, *more: Any) -> Page:
             nonlocal reads
             reads += 1
-            return await read(place)
+            return await read(place, *more)
 
         live = await self.connect()
         began, self.feed.follower._floor.seconds = monotonic(), 0.5

@@ -8,7 +8,7 @@ import pytest
 from changefeed import turns
 from changefeed.change.change import Change
 from changefeed.selection.subscription import ALL_CHANGES, Selection
-from changefeed.turns import FIRST_COUNT, GROWTH, Floor, Stopwatch, TurnSize, WorkQueue
+from changefeed.turns import FIRST_COUNT, GROWTH, Floor, SharedTurns, Stopwatch, TurnSize, Work, WorkQueue
 from handlers.delivery.dialects import PLAIN, Dialect
 from handlers.delivery.live_clients import LiveClient, LiveClients
 from handlers.delivery.outbox import Outbox
@@ -127,3 +127,49 @@ def test_beginning_again_at_once_waits_and_beginning_later_does_not(clock: Clock
     assert floor.left_seconds == 1.0
     clock.now += 100.0
     assert floor.left_seconds == 0.0
+
+
+@pytest.mark.parametrize("tasks", [10, 20, 40])
+def test_tasks_that_share_turns_do_no_more_in_one_turn_for_being_many(tasks: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    done: list[int] = []
+
+    def work(number: int) -> Work:
+        for _ in range(3):
+            done.append(number)
+            yield
+
+    async def share() -> int:
+        shared, most = SharedTurns(), 0
+        sharing = [asyncio.ensure_future(shared.do(work(number))) for number in range(tasks)]
+        while not all(task.done() for task in sharing):
+            before = len(done)
+            await asyncio.sleep(0)
+            most = max(most, len(done) - before)
+        return most
+
+    assert asyncio.run(share()) == 1
+    assert done == [*range(tasks)] * 3  # each in turn
+
+
+def test_a_task_that_fails_or_is_cancelled_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+
+    def work(failure: str = "") -> Work:
+        yield
+        if failure:
+            raise ValueError(failure)
+        yield
+
+    async def share() -> list[object]:
+        shared = SharedTurns()
+        sharing = [asyncio.ensure_future(shared.do(work(failure))) for failure in ("", "", "broken", "")]
+        await asyncio.sleep(0)
+        sharing[1].cancel()
+        return list(await asyncio.gather(*sharing, return_exceptions=True))
+
+    first, cancelled, failed, last = asyncio.run(share())
+    assert first is None
+    assert last is None
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert str(failed) == "broken"
