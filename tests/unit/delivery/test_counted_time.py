@@ -1,0 +1,38 @@
+"""Of which span of time all changes are counted, with and without a journal."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from changefeed.postgres.listener import ListenerState
+from handlers.delivery.counted_time import CountedTime
+from tests.unit.delivery.ground import MOMENT, OUTAGE, Ground
+
+
+def counted_time(ground: Ground, state: ListenerState) -> CountedTime:
+    listener: Any = SimpleNamespace(state=state, since=MOMENT)
+    history: Any = SimpleNamespace(is_loaded=True, counting_since=None, turns=1)
+    ground.follower.is_known = True
+    return CountedTime(ground.hub, listener, ground.follower, history, ground.outages)
+
+
+def test_a_deaf_span_is_only_where_no_journal_keeps_what_happened():
+    at = MOMENT.timestamp()
+    for memory, expected in ((None, [[at, at], [at, None]]), ("journal", [])):
+        ground = Ground(memory=memory)
+        ground.outages.recent.append(OUTAGE)
+        assert counted_time(ground, ListenerState.LOST).deaf_spans(at + 10, 60) == expected
+        assert counted_time(ground, ListenerState.LISTENING).deaf_spans(at + 90, 60) == []
+
+
+def test_without_a_journal_nothing_is_known_to_be_counted_while_the_listener_is_deaf():
+    ground = Ground()
+    assert counted_time(ground, ListenerState.LOST).span(100.0) is None
+    assert counted_time(ground, ListenerState.LISTENING).span(100.0) == (0.0, 100.0)
+
+
+def test_a_journal_is_counted_up_to_where_it_was_read_by_the_clock_of_postgresql():
+    ground = Ground(memory="journal")
+    counted = counted_time(ground, ListenerState.LOST)
+    assert counted.span(100.0) is None  # that clock is not known yet
+    ground.hub.tally.set_database_ahead(2.0)
+    assert counted.span(100.0) == (0.0, 52.0)

@@ -1,0 +1,59 @@
+"""What an outage of the listener costs: a gap where something came that nobody keeps, and the clients of raw channels."""
+
+import asyncio
+
+import pytest
+
+from handlers.delivery.delivery_counts import CLIENTS_DROPPED
+from handlers.delivery.outages import KEPT
+from tests.unit.delivery.ground import OUTAGE, Ground, Raw
+
+
+@pytest.mark.parametrize(
+    ("takes_plain", "memory", "has_plain_triggers", "is_told"),
+    [
+        (True, None, False, True),  # no journal keeps anything
+        (True, "journal", True, True),
+        (True, "journal", False, False),
+        (False, "journal", True, False),
+        (False, None, False, True),
+    ],
+)
+def test_an_outage_is_a_gap_where_something_came_that_nobody_keeps(
+    takes_plain: bool, memory: str | None, has_plain_triggers: bool, is_told: bool
+):
+    async def tell() -> Ground:
+        ground = Ground(takes_plain=takes_plain, memory=memory, has_plain_triggers=has_plain_triggers)
+        Raw(ground.raw_clients, "people")
+        ground.outages.tell(OUTAGE)
+        await asyncio.gather(*ground.outages._telling)
+        return ground
+
+    ground = asyncio.run(tell())
+    assert [gap.why for gap in ground.gaps] == ["the server received no notifications: the connection broke"] * is_told
+    assert (ground.raw_clients.connected, ground.count(CLIENTS_DROPPED, "raw", "deaf")) == ([], 1)
+
+
+def test_a_plain_payload_that_was_heard_says_that_there_are_such_triggers():
+    async def tell() -> Ground:
+        ground = Ground(memory="journal")
+        ground.hub.receive(["[1]"])
+        ground.outages.tell(OUTAGE)
+        await asyncio.gather(*ground.outages._telling)
+        return ground
+
+    assert len(asyncio.run(tell()).gaps) == 1
+
+
+def test_a_server_that_ends_tells_no_more_and_the_last_outages_are_kept():
+    async def tell() -> Ground:
+        ground = Ground()
+        for _ in range(KEPT + 1):
+            ground.outages.tell(OUTAGE)
+        telling = list(ground.outages._telling)
+        ground.outages.close()
+        await asyncio.gather(*telling, return_exceptions=True)
+        return ground
+
+    ground = asyncio.run(tell())
+    assert (ground.gaps, len(ground.outages.recent)) == ([], KEPT)

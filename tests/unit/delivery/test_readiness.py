@@ -1,0 +1,24 @@
+"""Whether the server is ready, and what it says about PostgreSQL."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from changefeed.postgres.listener import ListenerState
+from handlers.delivery.readiness import Readiness
+from tests.unit.delivery.ground import MOMENT
+
+
+def test_a_server_that_hears_and_cannot_read_the_journal_is_not_ready():
+    listener: Any = SimpleNamespace(
+        state=ListenerState.LISTENING, since=MOMENT, reason=None, is_ready=True, not_ready_reason="deaf"
+    )
+    follower: Any = SimpleNamespace(trouble=None)
+    watching: Any = SimpleNamespace(is_taken_away=False)
+    readiness = Readiness(listener, follower, watching, "shop")
+    assert (readiness.trouble, readiness.database_state()["state"]) == (None, "listening")
+    follower.trouble = "the journal cannot be read"
+    assert readiness.trouble == "the journal cannot be read"
+    hidden = readiness.database_state(is_full=False)
+    assert (hidden["state"], hidden["name"], hidden["reason"]) == ("lost", "PostgreSQL", "")
+    listener.is_ready = False
+    assert "receives no notifications from PostgreSQL: deaf" in cast(str, readiness.trouble)
