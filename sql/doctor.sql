@@ -50,7 +50,7 @@ SELECT count(*), count(*) FILTER (WHERE cardinality(g.missing) = 0 AND f.may_cal
        concat_ws(
            ' ',
            CASE WHEN NOT bool_and(f.may_call) THEN
-               'GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.next_rows TO '
+               'GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.json_array, changefeed.next_rows TO '
                || quote_ident(current_user) || ';'
            END,
            string_agg(array_to_string(g.missing, ' '), ' ' ORDER BY n.nspname, c.relname) FILTER (WHERE cardinality(g.missing) > 0)
@@ -62,7 +62,7 @@ FROM changefeed.watched() AS w JOIN pg_class AS c ON c.oid = w.target JOIN pg_na
     ], NULL)
 ) AS g (missing), LATERAL (
     SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc AS p
-    WHERE p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('cursor', 'rows_source', 'hash_of_row', 'next_rows')
+    WHERE p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('cursor', 'rows_source', 'hash_of_row', 'json_array', 'next_rows')
 ) AS f (may_call);
 
 -- who may write --

@@ -106,7 +106,7 @@ class Reading:
         self._selection = selection
         self._kinds = kinds
         self._road = road
-        self._spool = Spool(road.space)
+        self._spool = Spool(road.space, holder)
         self._moved = asyncio.Event()
         self._encoded: dict[Hashable, bytes] = {}
         self._name = qualified(str(query.table.schema), query.table.table)
@@ -286,6 +286,6 @@ class Reading:
         if lacks_right(error, step):
             asked = {"schema": self.query.table.schema, "table": self.query.table.table}
             [(grants,)] = await self._road.database.fetch(QUERIES["missing rights"], asked)
-            raise cannot_read(f"the server's role may not read {self._name}: {grants or 'GRANT SELECT on it'}")
+            raise cannot_read(f"the server's role may not read {self._name}: {grants or 'see docs/least-rights.md'}")
         if refused := refusal_of(error, step, self.query, self._road.limits.row_bytes):
             raise refused

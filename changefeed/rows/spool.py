@@ -6,6 +6,7 @@ So nobody's pace delays the reading, and memory stays bounded. One thread does a
 import asyncio
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, ParamSpec, TypeVar
@@ -20,31 +21,37 @@ _disk = ThreadPoolExecutor(1, "rows")
 
 
 class SpoolFull(Exception):
-    """All spools together have as many bytes as they may have, or the disk is full."""
+    """All spools together, or one holder's, have as many bytes as they may have; or the disk is full."""
 
 
 class SpoolSpace:
-    """How many bytes all spools have together."""
+    """How many bytes all spools have together. One holder has at most half of them, so that others find room too."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
+        self._held: Counter[str | None] = Counter()
         self.bytes = 0
 
-    def take(self, count: int) -> None:
+    def take(self, holder: str | None, count: int) -> None:
         """Raises SpoolFull."""
-        if self.bytes + count > self._limit_bytes:
+        if self.bytes + count > self._limit_bytes or self._held[holder] + count > self._limit_bytes // 2:
             raise SpoolFull
         self.bytes += count
+        self._held[holder] += count
 
-    def give_back(self, count: int) -> None:
+    def give_back(self, holder: str | None, count: int) -> None:
         self.bytes -= count
+        self._held[holder] -= count
+        if not self._held[holder]:
+            del self._held[holder]
 
 
 class Spool:
     """Parts of bytes, in their order."""
 
-    def __init__(self, space: SpoolSpace) -> None:
+    def __init__(self, space: SpoolSpace, holder: str | None = None) -> None:
         self._space = space
+        self._holder = holder
         self._in_memory: list[bytes] = []
         self._in_file: list[tuple[int, int]] = []  # where each part begins, and its bytes
         self._file: IO[bytes] | None = None
@@ -55,7 +62,7 @@ class Spool:
 
     async def append(self, part: bytes) -> None:
         """Raises SpoolFull."""
-        self._space.take(len(part))
+        self._space.take(self._holder, len(part))
         begin, self.bytes = self.bytes, self.bytes + len(part)
         if self.bytes <= MEMORY_BYTES:
             self._in_memory.append(part)
@@ -77,7 +84,7 @@ class Spool:
         return await _on_disk(_read, self._file, begin, size)
 
     def close(self) -> None:
-        self._space.give_back(self.bytes)
+        self._space.give_back(self._holder, self.bytes)
         self.bytes = 0
         self._in_memory.clear()
         self._in_file.clear()

@@ -245,6 +245,19 @@ class ReadingTest(LeastRightsCase):
         assert len(row["phone"]) == 64
 
     @gen_test
+    async def test_values_of_every_shape_are_what_the_feed_says(self):
+        self.write(
+            "CREATE TYPE mood AS ENUM ('ok'); CREATE TYPE pair AS (m mood, n int); CREATE DOMAIN positive AS int CHECK (VALUE >= 0);"
+            "CREATE TABLE shapes (id int, moods mood[], pairs pair[][], positives positive[], pair pair);"
+            f"SELECT changefeed.watch('shapes'); GRANT SELECT ON shapes TO {self.role}"
+        )
+        self.write("INSERT INTO shapes VALUES (1, '{ok}', ARRAY[[ROW('ok', 1)::pair]], '{1,2}', ROW('ok', NULL))")
+        [row] = (await self.fetch_json("/api/rows?table=shapes"))["rows"]
+        [change] = (await self.fetch_json("/api/changes?table=shapes"))["changes"]
+        assert row == change["data"]
+        assert row["pairs"] == [[{"m": "ok", "n": 1}]]
+
+    @gen_test
     async def test_a_socket_is_told_which_grant_is_missing(self):
         self.write(f"REVOKE SELECT ON orders FROM {self.role}")
         socket = await self.connect("/ws?table=orders&rows=true", protocol=True)

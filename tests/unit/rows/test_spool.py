@@ -23,7 +23,7 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 async def test_parts_come_back_whether_in_memory_or_in_the_file(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(spool, "MEMORY_BYTES", 100)
     space = SpoolSpace(10_000)
-    one, other = Spool(space), Spool(space)
+    one, other = Spool(space, "a"), Spool(space, "b")
     parts = [bytes([n]) * n * 10 for n in range(1, 20)]
     for part in parts:
         await asyncio.gather(one.append(part), other.append(part[::-1]))
@@ -40,12 +40,18 @@ async def test_parts_come_back_whether_in_memory_or_in_the_file(monkeypatch: pyt
 
 
 @in_a_loop
-async def test_all_together_have_a_bound():
+async def test_all_together_have_a_bound_and_one_holder_half_of_it():
     space = SpoolSpace(100)
-    one, other = Spool(space), Spool(space)
-    await one.append(b"x" * 60)
+    one, another_one, other, third = Spool(space, "a"), Spool(space, "a"), Spool(space, "b"), Spool(space, "c")
+    await one.append(b"x" * 40)
     with pytest.raises(SpoolFull):
-        await other.append(b"x" * 60)
+        await another_one.append(b"x" * 20)
+    await other.append(b"x" * 50)
+    with pytest.raises(SpoolFull):
+        await third.append(b"x" * 20)
     one.close()
-    await other.append(b"x" * 60)
-    other.close()
+    await another_one.append(b"x" * 20)
+    await third.append(b"x" * 20)
+    for each in (another_one, other, third):
+        each.close()
+    assert space.bytes == 0
