@@ -14,7 +14,7 @@ from changefeed.journal.follower import Follower
 from changefeed.journal.journal import Journal
 from changefeed.journal.lease import Lease
 from changefeed.journal.lookout import Lookout
-from changefeed.journal.page_cache import PageCache
+from changefeed.journal.page_cache import Page, PageCache
 from changefeed.journal.watching import Watching
 from changefeed.postgres.listener import Listener
 from changefeed.postgres.named_queries import load_queries
@@ -59,11 +59,14 @@ def make_context(
     slot = slot or ProcessSlot()
     takes_plain = not settings.no_plain_channel
 
+    # These ask parts that are built below.
     def is_known(table: str) -> bool:
-        return catalog.may_mean_some(table)  # built below
+        return catalog.may_mean_some(table)
 
-    # What clients are sent, in order. Sending the same to each client is measured apart: more clients cost more of it,
-    # and so would smaller turns.
+    def can_lead() -> bool:
+        return listener.is_ready
+
+    # What clients are sent, in order; and how long it takes to send the same to each.
     work, sending, sending_raw = WorkQueue(), Stopwatch(), Stopwatch()
     live_clients = LiveClients(is_known, work, sending)
     raw_clients, dashboards = RawClients(sending_raw), Dashboards(work)
@@ -91,14 +94,10 @@ def make_context(
     follower = Follower(
         journal,
         Lease(following),
-        PageExchange(
-            slot.number,
-            slot.siblings.send if slot.siblings.has_receivers else None,
-            can_lead=lambda: listener.is_ready,
-        ),
-        publish=lambda page, cursor: hub.publish(page.changes, cursor, backfill.uncounted(page)),
+        make_exchange(slot, can_lead),
+        publish=partial(publish, hub, backfill),
         delivered=work.emptied,
-        turn=TurnSize(lambda: work.seconds - sending.seconds),
+        turn=TurnSize(partial(publishing_seconds, work, sending)),
         before_first=in_turn(partial(recall, hub), backfill.begin),
         forget_cursors=in_turn(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journaled),
         tell_gap=tell_gap,
@@ -106,25 +105,8 @@ def make_context(
         on_state=dashboards.tell_database,
         on_lost_past=renew,
     )
-    readings = Readings(
-        reading,
-        journal,
-        catalog,
-        Limits(settings.rows_limit, settings.rows_limit_bytes, settings.rows_seconds, settings.row_limit_bytes),
-        settings.rows_readings,
-        settings.payload,
-        settings.trust_owner,
-    )
-    watching = Watching(
-        database,
-        settings.watch,
-        settings.retention_hours * 3600,
-        settings.retention_bytes,
-        # Nobody but this server uses an embedded database.
-        may_upgrade=settings.upgrade_schema or settings.database_url is None,
-        has_been_seen=slot.has_seen_schema,
-        on_taken_away=dashboards.tell_database,
-    )
+    readings = make_readings(settings, reading, journal, catalog)
+    watching = make_watching(settings, slot, database, on_taken_away=dashboards.tell_database)
     lookout = Lookout(
         database,
         catalog,
@@ -148,14 +130,14 @@ def make_context(
     listener = Listener(
         conninfo,
         notifications.channels,
-        send=lambda channel, payload: following.fetch(QUERIES["notify"], {"channel": channel, "payload": payload}),
+        send=partial(notify, following),
         on_payloads=notifications.hand_on,
         on_listening=follower.reidentify,
         on_state=in_turn(dashboards.tell_database, on_state),
         on_reached=renew,
         on_outage=outages.tell,
         backpressure=live_clients.backpressure,
-        turn=TurnSize(lambda: time.monotonic() - sending.seconds - sending_raw.seconds),
+        turn=TurnSize(partial(receiving_seconds, sending, sending_raw)),
     )
     return ServerContext(
         settings=settings,
@@ -187,6 +169,30 @@ def make_context(
     )
 
 
+def make_exchange(slot: ProcessSlot, can_lead: Callable[[], bool]) -> PageExchange:
+    return PageExchange(slot.number, slot.siblings.send if slot.siblings.has_receivers else None, can_lead=can_lead)
+
+
+def make_readings(settings: Settings, database: Database, journal: Journal, catalog: Catalog) -> Readings:
+    limits = Limits(settings.rows_limit, settings.rows_limit_bytes, settings.rows_seconds, settings.row_limit_bytes)
+    return Readings(database, journal, catalog, limits, settings.rows_readings, settings.payload, settings.trust_owner)
+
+
+def make_watching(
+    settings: Settings, slot: ProcessSlot, database: Database, on_taken_away: Callable[[], None]
+) -> Watching:
+    return Watching(
+        database,
+        settings.watch,
+        settings.retention_hours * 3600,
+        settings.retention_bytes,
+        # Nobody but this server uses an embedded database.
+        may_upgrade=settings.upgrade_schema or settings.database_url is None,
+        has_been_seen=slot.has_seen_schema,
+        on_taken_away=on_taken_away,
+    )
+
+
 def make_authenticator(settings: Settings, slot: ProcessSlot) -> Authenticator:
     """Raises SettingsError if the settings' tokens are invalid."""
     tokens = load_tokens(settings)
@@ -209,6 +215,29 @@ def in_turn(*calls: Callable[Arguments, object]) -> Callable[Arguments, None]:
             call(*args, **kwargs)
 
     return call_each
+
+
+def publish(hub: Hub, backfill: CountsBackfill, page: Page, cursor: str) -> None:
+    """Publishes a page; changes that another process has counted already are not counted again."""
+    hub.publish(page.changes, cursor, backfill.uncounted(page))
+
+
+async def notify(database: Database, channel: str, payload: str) -> None:
+    """Sends a NOTIFY."""
+    await database.fetch(QUERIES["notify"], {"channel": channel, "payload": payload})
+
+
+def publishing_seconds(work: WorkQueue, sending: Stopwatch) -> float:
+    """The clock of the follower's turns.
+
+    Sending the same to each client is left out: it costs more with more clients, and with smaller turns.
+    """
+    return work.seconds - sending.seconds
+
+
+def receiving_seconds(*sending: Stopwatch) -> float:
+    """The clock of the listener's turns, which leaves sending out, too."""
+    return time.monotonic() - sum(stopwatch.seconds for stopwatch in sending)
 
 
 def recall(hub: Hub, memory: PageCache) -> None:
