@@ -11,8 +11,8 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH asked AS MATERIALIZED (
-        SELECT o.root, o.options, changefeed.has_foreign_partition(o.root) AS has_foreign_partition
-        FROM unnest(roots, options) AS o (root, options) WHERE o.options IS NOT NULL
+        SELECT o.root, o.options, c.relkind = 'p' AND changefeed.has_foreign_partition(o.root) AS has_foreign_partition
+        FROM unnest(roots, options) AS o (root, options) JOIN pg_class AS c ON c.oid = o.root WHERE o.options IS NOT NULL
     ), facts AS (
         SELECT
             m.*,

@@ -53,7 +53,7 @@ REMEMBERED_ENTRIES = 20_000
 PROVEN_CHANGES = 1_000
 TABLES_NAMED = 5  # in a gap's text
 
-REPLACED = "the journal was replaced: restored, or installed again"
+REPLACED = "the journal was replaced: restored, or installed again; only tables that are watched in it are recorded"
 REMOVED = "the journal was removed: nothing is recorded until it is installed again, and tables are watched again"
 RETAINED = "the server was away for longer than the journal's retention"
 UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why"

@@ -377,6 +377,11 @@ def test_uninstall_ends_no_writer(empty: Session):
     assert empty.value("SELECT to_regnamespace('changefeed')") is None
 
 
+def test_an_event_trigger_whose_schema_is_half_gone_fails_no_command(db: JournalDatabase):
+    db.run("DROP FUNCTION changefeed.warn(text), changefeed.watched(oid[])")
+    db.run("CREATE TABLE orders (id int); ALTER TABLE orders ADD v text")
+
+
 def dump(conninfo: str, *flags: str) -> str:
     """A dump as statements for psycopg2: one with COPY needs psql."""
     program = postgres.cluster().binaries / "pg_dump"
