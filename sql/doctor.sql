@@ -45,25 +45,23 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
 FROM pg_namespace AS n WHERE n.nspname = 'changefeed';
 
 -- rows --
--- How many watched tables there are, of how many this role may read the rows, and what to grant for the others.
-SELECT count(*), count(*) FILTER (WHERE cardinality(g.missing) = 0 AND f.may_call),
-       concat_ws(
-           ' ',
-           CASE WHEN NOT bool_and(f.may_call) THEN
-               'GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.json_array, changefeed.next_rows TO '
-               || quote_ident(current_user) || ';'
-           END,
-           string_agg(array_to_string(g.missing, ' '), ' ' ORDER BY n.nspname, c.relname) FILTER (WHERE cardinality(g.missing) > 0)
-       )
+-- Whether this role may call what reads rows; each watched table, and what to grant so that its rows can be read.
+SELECT f.may_call, c.oid::int8, array_to_string(ARRAY[
+    CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN format('GRANT USAGE ON SCHEMA %I TO %I;', n.nspname, current_user) END,
+    CASE WHEN NOT has_table_privilege(c.oid, 'SELECT') THEN format('GRANT SELECT ON %I.%I TO %I;', n.nspname, c.relname, current_user) END
+], ' ')
 FROM changefeed.watched() AS w JOIN pg_class AS c ON c.oid = w.target JOIN pg_namespace AS n ON n.oid = c.relnamespace, LATERAL (
-    SELECT array_remove(ARRAY[
-        CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN format('GRANT USAGE ON SCHEMA %I TO %I;', n.nspname, current_user) END,
-        CASE WHEN NOT has_table_privilege(c.oid, 'SELECT') THEN format('GRANT SELECT ON %I.%I TO %I;', n.nspname, c.relname, current_user) END
-    ], NULL)
-) AS g (missing), LATERAL (
     SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc AS p
     WHERE p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('cursor', 'rows_source', 'hash_of_row', 'json_array', 'next_rows')
-) AS f (may_call);
+) AS f (may_call)
+ORDER BY n.nspname, c.relname;
+
+-- rows source --
+-- Fails with the reason if the rows of a table cannot be read although this role has SELECT.
+SELECT FROM changefeed.rows_source(%(target)s::oid, %(trusted)s::text[]);
+
+-- what reads rows --
+GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.json_array, changefeed.next_rows TO changefeed_server;
 
 -- who may write --
 -- Roles, other than the owner and superusers, that could write arbitrary entries into the journal; and the statement that ends it.

@@ -6,6 +6,7 @@ waiting, running or over.
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,8 @@ from changefeed.rows.spool import SpoolSpace
 from changefeed.selection.catalog import Catalog
 from changefeed.selection.rights import visible
 from changefeed.selection.subscription import BadSubscription, Selection, Subscription
+
+logger = logging.getLogger("changefeed.rows")
 
 WAITING_LIMIT = 10_000
 KEEP_SECONDS = 1.0  # how long rows are kept for clients that come a moment later
@@ -50,6 +53,7 @@ class Readings:
         self._road = Road(database, journal, self._slots, space, limits, payload, trusted_owners)
         self._newest: dict[RowsQuery, Reading] = {}
         self._running: dict[Reading, asyncio.Task[None]] = {}  # until nobody needs them, also when they are over
+        self._logged = ""
         self.counts = Counter({"complete": 0})  # readings that are over, by how they ended
         self.rows = 0  # that were read
 
@@ -127,6 +131,9 @@ class Readings:
         try:
             await reading.run()
             ended = str(reading.refused.reason) if reading.refused else "complete"
+            if reading.refused and reading.refused.private not in ("", self._logged):
+                self._logged = reading.refused.private  # clients with limited rights are not told
+                logger.info("rows were refused: %s", self._logged)
         finally:
             self.counts[ended] += 1
             self.rows += reading.rows

@@ -272,6 +272,9 @@ class ReadingTest(LeastRightsCase):
         self.write("ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON orders USING (1 / 0 = 0)")
         error = (await self.fetch_json("/api/rows?table=orders", 403))["error"]
         assert "row-level security hides rows of public.orders" in error["message"]
+        rows = self.findings()["rows"]
+        assert "the rows of 0" in rows.says
+        assert "row-level security hides rows of public.orders" in rows.advice
         self.write(f"ALTER ROLE {self.role} BYPASSRLS")
         assert (await self.fetch_json("/api/rows?table=orders"))["rows"] == []
 
