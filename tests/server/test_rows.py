@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 from unittest import mock
+from urllib.parse import quote
 
 import pytest
 from psycopg2.extensions import parse_dsn
@@ -149,6 +150,23 @@ class VirtualColumnsTest(RowsTestCase):
         assert [change["data"] for change in (await self.fetch_json("/api/changes"))["changes"]] == [
             {"a": 1, "b": 2, "c": 3}
         ]
+
+
+class OddNamesTest(RowsTestCase):
+    def prepare_database(self) -> None:
+        self.write('CREATE TABLE "Odd %s.t" ("a%b""c" int, "%s" text, "h%" text, "\\" int[])')
+        self.watch('public."Odd %s.t"', ", hash => '{h%}'")
+        self.write("""INSERT INTO "Odd %s.t" VALUES (1, 'x%y', 's', '{1,2}')""")
+
+    @gen_test
+    async def test_names_with_percent_signs_and_quotes(self):
+        table = "table=" + quote('public."Odd %s.t"')
+        [row] = (await self.rows(table))["rows"]
+        [change] = (await self.fetch_json("/api/changes"))["changes"]
+        assert row == change["data"]
+        filters = "&filter=" + quote('"%s"=like.x%y') + "&filter=" + quote(f"h%=eq.{row['h%']}")
+        asked = table + filters + "&order=" + quote('"a%b""c".desc,%s') + "&columns=" + quote('"a%b""c"')
+        assert (await self.rows(asked))["rows"] == [{'a%b"c': 1}]
 
 
 class TreesTest(RowsTestCase):
