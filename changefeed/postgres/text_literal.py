@@ -8,18 +8,23 @@ import psycopg2.extensions
 
 
 class TextLiteral:
-    """How psycopg2 writes a str in every statement of this process. The client's encoding must be UTF8."""
+    """How psycopg2 writes a str in every statement of this process."""
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._encoding = "utf-8"
+
+    def prepare(self, connection: psycopg2.extensions.connection) -> None:
+        """Called by psycopg2: the text is written in the connection's encoding."""
+        self._encoding = psycopg2.extensions.encodings[connection.encoding]
 
     def getquoted(self) -> bytes:
         if "\0" in self._text:
             raise ValueError("A string literal cannot contain NUL (0x00) characters.")
         quoted = self._text.replace("'", "''")
         if "\\" in quoted:
-            return f" E'{quoted.replace(chr(92), chr(92) * 2)}'".encode()
-        return f"'{quoted}'".encode()
+            return f" E'{quoted.replace(chr(92), chr(92) * 2)}'".encode(self._encoding)
+        return f"'{quoted}'".encode(self._encoding)
 
 
 psycopg2.extensions.register_adapter(str, TextLiteral)
