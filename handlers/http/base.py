@@ -69,6 +69,8 @@ class BaseHandler(RequestHandler):
     @final
     async def prepare(self) -> None:
         self._task = asyncio.current_task()
+        assert self._task
+        self._task.add_done_callback(self._forget_task)
         if self._is_gone:
             self.end()
             await asyncio.sleep(0)
@@ -104,6 +106,10 @@ class BaseHandler(RequestHandler):
                 await asyncio.sleep(0)  # where the cancellation arrives
         if not is_safe:
             self._task = None
+
+    def _forget_task(self, _: object) -> None:
+        """Otherwise a cancelled one, with all that it has read, would stay until the garbage collector comes."""
+        self._task = None
 
     def _leave(self, entry: Entry) -> None:
         entry.leave()
@@ -211,12 +217,10 @@ class BaseHandler(RequestHandler):
 
     @final
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        if self._is_gone:
+        if self._is_gone or (self._given_way and self._headers_written):
+            cast(HTTP1Connection, self.request.connection).close()
             return
         if self._given_way:
-            if self._headers_written:
-                cast(HTTP1Connection, self.request.connection).close()
-                return
             status_code, kwargs = self._given_way.status_code, {"exc_info": (ApiError, self._given_way, None)}
         super().send_error(status_code, **kwargs)
 

@@ -139,6 +139,9 @@ def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, close
     """Called after a write: counts the bytes that the kernel has not taken yet, until it has or the connection ends."""
     connection = cast(HTTP1Connection, request.connection)
     written, stream = connection._pending_write, connection.stream
+    if stream and stream.error:
+        # Its frames have the answer, and the stream is in cycles: it would stay until the garbage collector comes.
+        stream.error.__traceback__ = None
     if written is None or written.done() or stream is None:
         admission.unread.discard(connection)
         return

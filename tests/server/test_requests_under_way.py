@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any, cast
 
-from tornado.http1connection import HTTP1Connection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpclient import HTTPResponse
 from tornado.testing import ExpectLog, gen_test
 from tornado.web import RequestHandler
@@ -140,6 +140,22 @@ class GivenUpTest(StuckCase):
             await client.read()
         await self.until_under_way(0)
         assert self.counted(GIVEN_UP) == 1
+        while len(self.http_server._connections) > AT_ONCE:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0)
+
+    @gen_test
+    async def test_an_answer_that_cannot_be_written_is_not_kept(self):
+        await self.stick()
+        client = await self.ask_and_wait("/api/changes", more=b"GET /")
+        await self.until_database(READERS, 1)
+        [connection] = self.http_server._connections
+        stream = cast(HTTP1ServerConnection, connection).stream
+        client.abort()
+        self.go_on()
+        await self.until_under_way(0)
+        assert stream.closed()
+        assert isinstance(stream.error, OSError)
+        assert stream.error.__traceback__ is None  # whose frames have the answer
 
     @gen_test
     async def test_a_request_that_changes_something_is_finished_without_its_client(self):
