@@ -128,7 +128,7 @@ class Lookout:
         }
         if not gaps:
             return None
-        if len(gaps) == 1 and not subscription.is_bounded:
+        if len(gaps) == 1 and not subscription.is_restricted:
             return replace(next(iter(gaps.values())), from_cursor=cursor, to_cursor=None)
         why = f"filters did not find every change of {', '.join(sorted(map(str, gaps)))} for a moment"
         return Gap(why, from_cursor=cursor, table=next(iter(gaps)) if len(gaps) == 1 else None)

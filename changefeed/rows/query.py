@@ -9,7 +9,7 @@ from changefeed.rows.refusal import ALTERED, Reason, RowsRefused
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filter_sql import sql_condition
 from changefeed.selection.filters import BadFilter, Condition, filters_in
-from changefeed.selection.rights import Bound, bound_of_any
+from changefeed.selection.rights import TableRights, table_rights_of_any
 from changefeed.selection.subscription import Subscription
 
 ORDER_LIMIT = 10  # columns to sort by
@@ -36,9 +36,9 @@ class RowsQuery:
     limit: int | None = None
 
     @property
-    def bound(self) -> Bound:
+    def granted(self) -> TableRights:
         """What the rights allow to see of the table."""
-        return bound_of_any(self.subscription.within, (self.table,)) or Bound(frozenset(), ())
+        return table_rights_of_any(self.subscription.within, (self.table,)) or TableRights(frozenset(), ())
 
     @property
     def is_filtered(self) -> bool:
@@ -48,7 +48,7 @@ class RowsQuery:
     @property
     def filters(self) -> Sequence[Condition]:
         """The client's filters and those of its rights."""
-        return (*self.subscription.filters, *self.bound.filters)
+        return (*self.subscription.filters, *self.granted.filters)
 
     @property
     def filtered_columns(self) -> Collection[str]:
@@ -125,11 +125,11 @@ def _sort_key(term: str) -> SortKey:
 
 def shown_columns(query: RowsQuery, source: Source, *, keys_only: bool) -> list[str]:
     """The columns that the rows are to have, in the table's order."""
-    asked, bound = query.subscription.columns, query.bound
+    asked, granted = query.subscription.columns, query.granted
     return [
         name
         for name in source.names
-        if (not asked or name in asked) and bound.shows(name) and (not keys_only or name in source.key)
+        if (not asked or name in asked) and granted.shows(name) and (not keys_only or name in source.key)
     ]
 
 
@@ -160,7 +160,7 @@ def statement(
 
 def _sorted_by(key: SortKey, query: RowsQuery, source: Source, *, keys_only: bool) -> str:
     name = key.column
-    if name not in source.names or not query.bound.shows(name) or (keys_only and name not in source.key):
+    if name not in source.names or not query.granted.shows(name) or (keys_only and name not in source.key):
         raise RowsRefused(Reason.BAD_ORDER, f"{name[:80]!r} is no column to sort by")
     if name in source.hashed:
         raise RowsRefused(Reason.BAD_ORDER, f"{name[:80]!r} is hashed, and cannot be sorted by")

@@ -105,7 +105,7 @@ ALL_RIGHTS = Rights(EVERY_TABLE, ("*",), True)
 
 
 @dataclass(frozen=True)
-class Bound:
+class TableRights:
     """What rights allow to see of one table."""
 
     columns: frozenset[str] | None
@@ -115,12 +115,12 @@ class Bound:
         return self.columns is None or column in self.columns
 
 
-def bound_of(grants: Grants, table: str) -> Bound | None:
-    """bound_of_any() for a name, without asking a database what it means."""
-    return bound_of_any(grants, as_written(table))
+def table_rights(grants: Grants, table: str) -> TableRights | None:
+    """table_rights_of_any() for a name, without asking a database what it means."""
+    return table_rights_of_any(grants, as_written(table))
 
 
-def bound_of_any(grants: Grants, tables: Collection[TableName]) -> Bound | None:
+def table_rights_of_any(grants: Grants, tables: Collection[TableName]) -> TableRights | None:
     """What may be seen of a table that is one of these; None without a right to it.
 
     There must be a right to each of them, and the limits of every grant that may cover one of them apply.
@@ -130,7 +130,7 @@ def bound_of_any(grants: Grants, tables: Collection[TableName]) -> Bound | None:
     limiting = [grant for grant in grants if any(grant.limits(table) for table in tables)]
     limits = [grant.columns for grant in limiting if grant.columns is not None]
     columns = frozenset.intersection(*limits) if limits else None
-    return Bound(columns, tuple(term for grant in limiting for term in grant.filters))
+    return TableRights(columns, tuple(term for grant in limiting for term in grant.filters))
 
 
 def visible(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> Mapping[str, Mapping[str, Kind]]:
@@ -139,9 +139,9 @@ def visible(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> Mapping
         return tables
     seen = {}
     for table, columns in tables.items():
-        bound = bound_of_any(grants, (exact(table),))
-        if bound is not None and fits(bound.filters, columns):
-            seen[table] = {column: kind for column, kind in columns.items() if bound.shows(column)}
+        granted = table_rights_of_any(grants, (exact(table),))
+        if granted is not None and fits(granted.filters, columns):
+            seen[table] = {column: kind for column, kind in columns.items() if granted.shows(column)}
     return seen
 
 

@@ -41,7 +41,7 @@ from changefeed.selection.filters import (
     row_test,
     within_reach,
 )
-from changefeed.selection.rights import EVERY_TABLE, Grants, bound_of_any, visible
+from changefeed.selection.rights import EVERY_TABLE, Grants, table_rights_of_any, visible
 from changefeed.selection.visibility import SealCursor, TableVisibility, visibility_of
 
 FIELDS = ("table", "action", "filter", "columns")
@@ -101,7 +101,7 @@ class Subscription:
         )
 
     @property
-    def is_bounded(self) -> bool:
+    def is_restricted(self) -> bool:
         """Whether the client's rights are limited."""
         return self.within != EVERY_TABLE
 
@@ -137,10 +137,10 @@ class Subscription:
         With `filtered`: whether it, or the right to it, also filters by one of these columns.
         """
         names = (exact(table),)
-        bound = bound_of_any(self.within, names) if self.names(names) else None
-        if bound is None:
+        granted = table_rights_of_any(self.within, names) if self.names(names) else None
+        if granted is None:
             return False
-        return not filtered or any(term.column in filtered for term in filters_in((*self.filters, *bound.filters)))
+        return not filtered or any(term.column in filtered for term in filters_in((*self.filters, *granted.filters)))
 
 
 ALL_CHANGES = Subscription()
@@ -173,7 +173,7 @@ class Selection:
 
     def cursor(self, cursor: str | None) -> str | None:
         """The cursor to send to the client: sealed if its rights are limited."""
-        return self._seal(cursor) if cursor and self.subscription.is_bounded else cursor
+        return self._seal(cursor) if cursor and self.subscription.is_restricted else cursor
 
     def refresh_columns(self) -> None:
         self._tables.clear()
@@ -192,14 +192,14 @@ class Selection:
         if not asked.names((exact(table),) if is_exact else could_mean(table)):
             return None
         columns = self._columns(table)  # an unknown table is looked up
-        bound = bound_of_any(asked.within, (exact(table),) if is_exact else self._meanings(table))
-        if bound is None:
+        granted = table_rights_of_any(asked.within, (exact(table),) if is_exact else self._meanings(table))
+        if granted is None:
             return None
         for term in filters_in(asked.filters):
-            if not bound.shows(term.column) or (columns is not None and term.column not in columns):
+            if not granted.shows(term.column) or (columns is not None and term.column not in columns):
                 return None  # one of several tables, and it has no such column
-        visibility = visibility_of(bound, columns, self._seal) if asked.is_bounded else None
-        if asked.is_bounded and visibility is None:
+        visibility = visibility_of(granted, columns, self._seal) if asked.is_restricted else None
+        if asked.is_restricted and visibility is None:
             return None
         try:
             return TableSelection(asked, (columns or {}).get, visibility)
@@ -220,9 +220,9 @@ class TableSelection:
         self._actions = frozenset(asked.actions or ACTIONS)
         self._tests = [row_test(condition, kind_of) for condition in asked.filters]
         self._columns = frozenset(asked.columns)
-        bounding = visibility.equalities if visibility else ()
+        required = visibility.equalities if visibility else ()
         # One of them at least holds of each row that is selected; empty if there are no such.
-        self.equalities = bounding or equalities(asked.filters, kind_of)
+        self.equalities = required or equalities(asked.filters, kind_of)
 
     def pick(self, change: Change, row: ChangedRow) -> Change | None:
         if change.action not in self._actions and not change.is_loss:

@@ -14,7 +14,7 @@ from changefeed.change.changed_row import Cell, ChangedRow
 from changefeed.change.json_text import Members, some, write
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filters import KindOf, equalities, filters_in, row_test
-from changefeed.selection.rights import Bound, fits
+from changefeed.selection.rights import TableRights, fits
 
 # Not xid, which counts the transactions of the whole cluster, nor additional members of a user's trigger.
 _SHOWN = frozenset({"table", "action", "data", "schema", "old", "at", "count", "cursor"})
@@ -22,34 +22,36 @@ _SHOWN = frozenset({"table", "action", "data", "schema", "old", "at", "count", "
 SealCursor = Callable[[str], str]
 
 
-def visibility_of(bound: Bound, columns: Mapping[str, Kind] | None, seal: SealCursor) -> "TableVisibility | None":
+def visibility_of(
+    granted: TableRights, columns: Mapping[str, Kind] | None, seal: SealCursor
+) -> "TableVisibility | None":
     """The visibility of a table; None if nothing of it may be shown.
 
     Without `columns`, for a table that is not known yet, only equality is safe: an equal text is an equal value,
     whatever the column's type is.
     """
-    if columns is not None and not fits(bound.filters, columns):
+    if columns is not None and not fits(granted.filters, columns):
         return None
     if columns is None and any(
-        term.is_negated or term.operator not in ("eq", "in") for term in filters_in(bound.filters)
+        term.is_negated or term.operator not in ("eq", "in") for term in filters_in(granted.filters)
     ):
         return None
-    return TableVisibility(bound, (columns or {}).get, seal)
+    return TableVisibility(granted, (columns or {}).get, seal)
 
 
 class TableVisibility:
     """Applies the rights to the changes of one table."""
 
-    def __init__(self, bound: Bound, kind_of: KindOf, seal: SealCursor) -> None:
+    def __init__(self, granted: TableRights, kind_of: KindOf, seal: SealCursor) -> None:
         self._seal = seal
-        self._tests = [row_test(condition, kind_of) for condition in bound.filters]
-        filtered = dict.fromkeys(term.column for term in filters_in(bound.filters))
+        self._tests = [row_test(condition, kind_of) for condition in granted.filters]
+        filtered = dict.fromkeys(term.column for term in filters_in(granted.filters))
         self._filtered = tuple(filtered)
-        self._key = bound, tuple(map(kind_of, filtered)), seal
-        self._has_limits = bool(bound.filters) or bound.columns is not None
-        self._columns = bound.columns
+        self._key = granted, tuple(map(kind_of, filtered)), seal
+        self._has_limits = bool(granted.filters) or granted.columns is not None
+        self._columns = granted.columns
         # One of them at least holds of each visible row; empty if there are no such.
-        self.equalities = equalities(bound.filters, kind_of)
+        self.equalities = equalities(granted.filters, kind_of)
 
     def see(self, change: Change, row: ChangedRow) -> tuple[Change, str, ChangedRow] | None:
         """The visible change, "enter" or "leave" if it shows or hides the row, and the visible row.

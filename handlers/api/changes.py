@@ -55,9 +55,9 @@ class ChangesHandler(ApiHandler):
         if self._was_emptied and gap is None:
             gap = gap_within(selection, Gap(TAKEN_AWAY, from_cursor=query.since))
         changes = without_losses(taken)
-        is_bounded = selection.subscription.is_bounded
+        is_restricted = selection.subscription.is_restricted
         gaps = [gap] if gap else []
-        gaps += [loss_gap(loss, is_bounded=is_bounded) for loss in taken if loss.is_loss]
+        gaps += [loss_gap(loss, is_restricted=is_restricted) for loss in taken if loss.is_loss]
         gap = Gap.of_all(gaps) if gaps else None
         texts = ",".join([change.text for change in changes])
         cursor = selection.cursor(self.context.journal.encode(place))
@@ -87,7 +87,7 @@ class ChangesHandler(ApiHandler):
         A client that starts at the oldest change has missed nothing that retention removed before.
         """
         # An empty page, and `has_more`, must not reveal changes that the client has no right to.
-        is_bounded, due = selection.subscription.is_bounded, time.monotonic() + LOOK_LIMIT_SECONDS
+        is_restricted, due = selection.subscription.is_restricted, time.monotonic() + LOOK_LIMIT_SECONDS
         taken: list[Change] = []
         size = looked_at = 0
         self._was_emptied = False
@@ -101,7 +101,7 @@ class ChangesHandler(ApiHandler):
                 self._was_emptied |= not is_oldest and self.context.journal.losses.concern(place)
             is_oldest = False
             for change in page.changes:
-                if looked_at >= LOOK_LIMIT and not is_bounded:
+                if looked_at >= LOOK_LIMIT and not is_restricted:
                     return taken, place, True
                 for picked in selection.pick([change]):
                     if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES:
@@ -116,6 +116,6 @@ class ChangesHandler(ApiHandler):
                 return taken, proven if proven.digest else page.end, False
             self.hold(size)
             place = page.end
-            if is_bounded and time.monotonic() >= due:
+            if is_restricted and time.monotonic() >= due:
                 return taken, place, True
             await turn.end()

@@ -34,17 +34,17 @@ class RowsHandler(ApiHandler):
         text = self.get_query_argument("limit", "")
         limit = whole_number("limit", text, 0, MOST_ROWS) if text else None
         asked = parse_query(self.query_fields(), self.rights, NAMES).subscription
-        with told_of_refusals(is_bounded=asked.is_bounded):
+        with told_of_refusals(is_restricted=asked.is_restricted):
             order = parse_order(self.query_fields().get("order", []))
         await until_journal_known(self.context)
         query = await rows_query(self.context, asked, order, limit)
         await self._answer(query)
 
     async def _answer(self, query: RowsQuery) -> None:
-        is_bounded = query.subscription.is_bounded
+        is_restricted = query.subscription.is_restricted
         assert self.identity
         readings, holder = self.context.readings, self.identity.holder
-        with told_of_refusals(is_bounded=is_bounded), readings.reading(query, holder) as reading:
+        with told_of_refusals(is_restricted=is_restricted), readings.reading(query, holder) as reading:
             if LINES in self.request.headers.get("Accept", "").lower():
                 await self._send_lines(reading)
             else:
@@ -64,7 +64,7 @@ class RowsHandler(ApiHandler):
     async def _send_lines(self, reading: Reading) -> None:
         self.set_header("Content-Type", f"{LINES}; charset=UTF-8")
         try:
-            with told_of_refusals(is_bounded=reading.query.subscription.is_bounded):
+            with told_of_refusals(is_restricted=reading.query.subscription.is_restricted):
                 async for part in reading.parts():
                     if part.rows:
                         # JSON has line breaks only between values, where a space means the same.

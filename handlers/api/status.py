@@ -6,7 +6,7 @@ from changefeed import __version__
 from changefeed.change.table_names import TableName
 from changefeed.change.times import iso
 from changefeed.postgres.named_queries import load_queries
-from changefeed.selection.rights import bound_of_any
+from changefeed.selection.rights import table_rights_of_any
 from handlers.access.authentication import Need
 from handlers.access.errors import database_needed
 from handlers.http.base import ApiHandler
@@ -63,7 +63,7 @@ class StatusHandler(ApiHandler):
         return [
             {"schema": table.schema, "table": table.table, "reason": reason}
             for table, reason in (await self.context.watching.not_watched()).items()
-            if bound_of_any(self.rights.tables, (table,))
+            if table_rights_of_any(self.rights.tables, (table,))
         ]
 
     async def _watched(self) -> list[dict[str, object]]:
@@ -74,8 +74,8 @@ class StatusHandler(ApiHandler):
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         shown = []
         for one in found:
-            if bound := bound_of_any(self.rights.tables, (TableName(one["schema"], one["table"]),)):
+            if granted := table_rights_of_any(self.rights.tables, (TableName(one["schema"], one["table"]),)):
                 # without the columns that the caller may not see
-                named = {name: [column for column in one[name] if bound.shows(column)] for name in ("omit", "hash")}
+                named = {name: [column for column in one[name] if granted.shows(column)] for name in ("omit", "hash")}
                 shown.append({**one, **named})
         return shown

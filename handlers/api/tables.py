@@ -16,7 +16,7 @@ from changefeed.journal.watching import (
     no_such_table,
 )
 from changefeed.postgres.named_queries import load_queries
-from changefeed.selection.rights import Bound, bound_of_any
+from changefeed.selection.rights import TableRights, table_rights_of_any
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, database_needed
 from handlers.http.base import ApiHandler
@@ -48,10 +48,10 @@ class TablesHandler(ApiHandler):
                         "table": table,
                         "is_watched": watched_by is not None,
                         "watched_by": watched_by,
-                        "estimated_rows": None if bound.filters else estimated_rows,
+                        "estimated_rows": None if granted.filters else estimated_rows,
                     }
                     for schema, table, watched_by, estimated_rows in rows
-                    if (bound := bound_of_any(self.rights.tables, (TableName(schema, table),)))
+                    if (granted := table_rights_of_any(self.rights.tables, (TableName(schema, table),)))
                 ]
             }
         )
@@ -71,9 +71,9 @@ class WatchHandler(ApiHandler):
         asked = self._asked()
         try:
             with database_needed("the table cannot be watched"):
-                name, bound = await self._find(name)
+                name, granted = await self._find(name)
                 before = await self.context.watching.options(name) or DEFAULT_OPTIONS
-                options = self._options(name, bound, before, asked)
+                options = self._options(name, granted, before, asked)
                 has_changed = await self.context.watching.watch(name, options)
         except (NoSuchTable, CannotWatch) as error:
             raise self._api_error(name, error, "cannot_watch") from None
@@ -91,31 +91,31 @@ class WatchHandler(ApiHandler):
             raise self._api_error(name, error, "cannot_unwatch") from None
         self._answer(name, is_watched=False, has_changed=has_changed)
 
-    async def _find(self, name: str) -> tuple[str, Bound]:
+    async def _find(self, name: str) -> tuple[str, TableRights]:
         """The table's qualified() name, and what the caller may see of it. Raises NoSuchTable for a hidden one, too."""
-        bounds = {}
+        granted_by_name = {}
         for table in await self.context.watching.named(name) if _can_be_name(name) else ():
-            if bound := bound_of_any(self.rights.tables, (table,)):
-                bounds[qualified(str(table.schema), table.table)] = bound
-        if not bounds:
+            if granted := table_rights_of_any(self.rights.tables, (table,)):
+                granted_by_name[qualified(str(table.schema), table.table)] = granted
+        if not granted_by_name:
             raise no_such_table(name)
-        if len(bounds) > 1:
-            raise ApiError(409, "ambiguous_table", ambiguous(name, bounds))
-        return next(iter(bounds.items()))
+        if len(granted_by_name) > 1:
+            raise ApiError(409, "ambiguous_table", ambiguous(name, granted_by_name))
+        return next(iter(granted_by_name.items()))
 
     def _answer(self, name: str, *, is_watched: bool, has_changed: bool) -> None:
         self.context.follower.reidentify()  # there may be a journal now
         self.finish({"table": name, "is_watched": is_watched, "has_changed": has_changed})
 
-    def _options(self, name: str, bound: Bound, before: WatchOptions, asked: dict[str, Any]) -> WatchOptions:
+    def _options(self, name: str, granted: TableRights, before: WatchOptions, asked: dict[str, Any]) -> WatchOptions:
         """The new options. Those of columns that the caller may not see stay as they are, and are never mentioned."""
         options = replace(before, **asked)
         if self.rights.sees_everything:
             return options
         for column in (*asked.get("omit", ()), *asked.get("hash", ())):
-            if not bound.shows(column):
+            if not granted.shows(column):
                 raise CannotWatch(f"{name} has no column {column}")
-        hidden = [tuple(one for one in of if not bound.shows(one)) for of in (before.omit, before.hash)]
+        hidden = [tuple(one for one in of if not granted.shows(one)) for of in (before.omit, before.hash)]
         if "omit" in asked:
             options = replace(options, omit=(*options.omit, *hidden[0]))
         if "hash" in asked:

@@ -7,7 +7,7 @@ from changefeed.change.times import iso
 from changefeed.counts.buckets import BucketMessage, Counts
 from changefeed.counts.tally import OTHER_TABLES, UNKNOWN_TABLES
 from changefeed.selection.catalog import Catalog
-from changefeed.selection.rights import EVERY_TABLE, Grants, bound_of_any
+from changefeed.selection.rights import EVERY_TABLE, Grants, table_rights_of_any
 from handlers.http.context import ServerContext
 
 LOADED = timedelta(days=1)  # how far back the journal is counted at the start
@@ -52,5 +52,5 @@ class CountedTables:
         return context.slot.started_at - LOADED
 
     def _is_counted(self, table: str) -> bool:
-        bound = bound_of_any(self._grants, self._catalog.meanings(table))
-        return bound is not None and not bound.filters and table not in (OTHER_TABLES, UNKNOWN_TABLES)
+        granted = table_rights_of_any(self._grants, self._catalog.meanings(table))
+        return granted is not None and not granted.filters and table not in (OTHER_TABLES, UNKNOWN_TABLES)

@@ -53,15 +53,15 @@ def gap_fields(gap: Gap) -> dict[str, object]:
     }
 
 
-def frames(dialect: Dialect, changes: Sequence[Change], cursor: str | None, *, is_bounded: bool = False) -> bytes:
-    """Encodes the changes, and each loss among them as a gap in its place; without details if `is_bounded`."""
+def frames(dialect: Dialect, changes: Sequence[Change], cursor: str | None, *, is_restricted: bool = False) -> bytes:
+    """Encodes the changes, and each loss among them as a gap in its place; without details if `is_restricted`."""
     if len(without_losses(changes)) == len(changes):
         return dialect.changes(changes, cursor)
     parts: list[bytes] = []
     for is_loss, run in itertools.groupby(changes, key=lambda change: change.is_loss):
         told = list(run)
         if is_loss:
-            parts += [dialect.gap(loss_gap(loss, is_bounded=is_bounded)) for loss in told]
+            parts += [dialect.gap(loss_gap(loss, is_restricted=is_restricted)) for loss in told]
             if told[-1].cursor:
                 parts.append(dialect.place(told[-1].cursor))
         else:
@@ -78,16 +78,16 @@ def gap_within(selection: Selection, gap: Gap) -> Gap | None:
     """
     if gap.table and not selection.subscription.concerns(gap.table, gap.columns):
         return None
-    if not selection.subscription.is_bounded:
+    if not selection.subscription.is_restricted:
         return gap
     begin, end = selection.cursor(gap.from_cursor), selection.cursor(gap.to_cursor)
     return replace(gap, why=MAY_BE_LOST, from_cursor=begin, to_cursor=end)
 
 
-def loss_gap(loss: Change, *, is_bounded: bool) -> Gap:
-    """The gap that stands for a loss; without details if `is_bounded`."""
+def loss_gap(loss: Change, *, is_restricted: bool) -> Gap:
+    """The gap that stands for a loss; without details if `is_restricted`."""
     gap = Gap.of_loss(loss)
-    return replace(gap, why=MAY_BE_LOST, skipped=None) if is_bounded else gap
+    return replace(gap, why=MAY_BE_LOST, skipped=None) if is_restricted else gap
 
 
 def _plain_changes(changes: Sequence[Change], cursor: str | None) -> bytes:

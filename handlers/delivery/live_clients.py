@@ -209,7 +209,9 @@ class LiveClients:
             recipients = self._recipients(audience, asked)
             if recipients:
                 shown = audience.selection.cursor(after)
-                buffer = frames(audience.dialect, picked, shown, is_bounded=audience.selection.subscription.is_bounded)
+                buffer = frames(
+                    audience.dialect, picked, shown, is_restricted=audience.selection.subscription.is_restricted
+                )
                 audience.told = after
                 deliveries += len(picked) * len(recipients)
                 yield from self._send(audience, recipients, buffer, picked, shown)
@@ -249,7 +251,7 @@ class LiveClients:
     def _advance_cursors(self, asked: int) -> Work:
         newest = self._newest_cursor
         for audience in self._audiences if newest else ():
-            if audience.told != newest or audience.selection.subscription.is_bounded:
+            if audience.told != newest or audience.selection.subscription.is_restricted:
                 audience.told = newest
                 shown = audience.selection.cursor(newest)
                 assert shown

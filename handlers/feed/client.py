@@ -191,7 +191,7 @@ class FeedClient:
         """Sends the rows and then the changes after them. `reading` is the transport's, if it has one."""
         readings = self._context.readings
         try:
-            with told_of_refusals(is_bounded=query.subscription.is_bounded):
+            with told_of_refusals(is_restricted=query.subscription.is_restricted):
                 held = (
                     readings.held(reading)
                     if reading
@@ -205,7 +205,7 @@ class FeedClient:
 
     async def _follow_rows(self, reading: Reading) -> None:
         try:
-            with told_of_refusals(is_bounded=reading.query.subscription.is_bounded):
+            with told_of_refusals(is_restricted=reading.query.subscription.is_restricted):
                 await send_rows(reading, self.outbox, self.dialect)
             # Raises ForeignCursor if the journal was replaced meanwhile.
             place = self._context.journal.decode(str(reading.cursor))
@@ -287,7 +287,7 @@ class FeedClient:
             else:
                 place = page.end
             if place == memory.edge and memory is follower.memory:
-                if not is_told or self.selection.subscription.is_bounded:
+                if not is_told or self.selection.subscription.is_restricted:
                     self.outbox.send(self.dialect.place(str(self.selection.cursor(journal.encode(memory.edge_proven)))))
                 break  # nothing was awaited since, so no page can come in between
         self._catching_up = None
@@ -332,8 +332,8 @@ class FeedClient:
     def _send(self, changes: Sequence[Change], cursor: str | None) -> None:
         if changes:
             self._context.deliveries.catch_up(len(changes))
-            is_bounded = self.selection.subscription.is_bounded
-            self.outbox.send(frames(self.dialect, changes, cursor, is_bounded=is_bounded))
+            is_restricted = self.selection.subscription.is_restricted
+            self.outbox.send(frames(self.dialect, changes, cursor, is_restricted=is_restricted))
 
 
 def _slices(page: Page) -> Iterator[tuple[Sequence[Change], Place]]:

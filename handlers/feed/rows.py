@@ -32,12 +32,12 @@ STATUSES = {
 
 
 @contextlib.contextmanager
-def told_of_refusals(*, is_bounded: bool) -> Iterator[None]:
-    """Turns a refusal in the block into an ApiError; who `is_bounded` is not told of roles and their rights."""
+def told_of_refusals(*, is_restricted: bool) -> Iterator[None]:
+    """Turns a refusal in the block into an ApiError; who `is_restricted` is not told of roles and their rights."""
     try:
         yield
     except RowsRefused as refused:
-        message = refused.message if is_bounded or not refused.private else refused.private
+        message = refused.message if is_restricted or not refused.private else refused.private
         raise ApiError(STATUSES[refused.reason], str(refused.reason), message) from None
 
 
@@ -48,7 +48,10 @@ async def rows_query(
     if context.follower.memory is None:
         raise no_journal()
     try:
-        with database_needed("the tables cannot be looked up"), told_of_refusals(is_bounded=subscription.is_bounded):
+        with (
+            database_needed("the tables cannot be looked up"),
+            told_of_refusals(is_restricted=subscription.is_restricted),
+        ):
             return await context.readings.query(subscription, order, limit)
     except BadSubscription as error:
         raise ApiError(http.HTTPStatus.BAD_REQUEST, error.code, str(error)) from None

@@ -58,7 +58,7 @@ class EventStreamHandler(BaseHandler):
     async def _read(self, query: RowsQuery, held: contextlib.ExitStack) -> Reading | None:
         """The rows, all read: so a refusal has its status, after which an EventSource does not come back."""
         assert self.identity
-        with told_of_refusals(is_bounded=query.subscription.is_bounded):
+        with told_of_refusals(is_restricted=query.subscription.is_restricted):
             readings, holder = self.context.readings, self.identity.holder
             reading = held.enter_context(readings.reading(query, holder, partial(is_current, self.context)))
             await reading.until_over()

@@ -145,7 +145,7 @@ def _missed_since(context: ServerContext, place: Place, cursor: str, subscriptio
     """The gap for a client that resumes from this cursor, which names the place, if changes can no longer be read."""
     losses = context.journal.losses
     if losses.concern(place):
-        until = None if subscription.is_bounded else losses.taken_until  # it may be of a change that one may not see
+        until = None if subscription.is_restricted else losses.taken_until  # it may be of a change that one may not see
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor, until=until)
     if place.losses < losses.statements:
         return Gap(UNJOURNALED, from_cursor=cursor)

@@ -187,9 +187,9 @@ def journal_of(epoch: bytes, key: bytes = b"k" * 32) -> Journal:
     TEXTS | st.from_regex(r"\A[0-9a-f]{1,16}\.[A-Za-z0-9_-]{8,60}\Z") | TEXTS.map(lambda text: "s." + text),
     st.booleans(),
 )
-def test_any_text_is_a_cursor_or_is_refused_as_none(text: str, is_bounded: bool):
+def test_any_text_is_a_cursor_or_is_refused_as_none(text: str, is_restricted: bool):
     try:
-        journal_of(b"123456").decode(text, NARROW if is_bounded else EVERY_TABLE)
+        journal_of(b"123456").decode(text, NARROW if is_restricted else EVERY_TABLE)
     except (NotACursor, ForeignCursor) as error:
         assert is_one_line(str(error))
 

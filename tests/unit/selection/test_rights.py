@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from changefeed.change.change import Change
 from changefeed.change.table_names import TableName, could_mean
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.rights import ALL_RIGHTS, EVERY_TABLE, BadRights, Bound, Grants, Rights, bound_of, fingerprint
+from changefeed.selection.rights import (
+    ALL_RIGHTS,
+    EVERY_TABLE,
+    BadRights,
+    Grants,
+    Rights,
+    TableRights,
+    fingerprint,
+    table_rights,
+)
 from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
 from tests.unit.selection.test_subscription import change
 
@@ -95,7 +104,7 @@ def test_what_is_not_understood_gives_nothing(said: object):
 )
 def test_a_pattern_covers_just_these(pattern: str, covered: set[str]):
     names = {"public.orders", "sales.orders", "orders", "a.b.c", "public.orders2", "sales2.items"}
-    assert {name for name in names if bound_of(grants({pattern: {}}), name)} == covered
+    assert {name for name in names if table_rights(grants({pattern: {}}), name)} == covered
 
 
 LIMITED: Any = {"*": {}, "hr.*": {"columns": ["id"]}}
@@ -108,7 +117,7 @@ def test_a_limit_holds_for_a_name_with_dots_in_it():
     )
     one = Change(text, 'hr."pay.roll"', "INSERT", 9213, 1234)
     assert seen(one, LIMITED)["data"] == {"id": 1}  # type: ignore[index]
-    assert bound_of(grants({"*": {}, "hr.pay.roll": {"columns": ["id"]}}), 'hr."pay.roll"') == Bound(
+    assert table_rights(grants({"*": {}, "hr.pay.roll": {"columns": ["id"]}}), 'hr."pay.roll"') == TableRights(
         frozenset({"id"}), ()
     )
 
@@ -140,11 +149,11 @@ def test_a_bare_name_is_of_the_tables_that_the_catalog_says(meant: list[tuple[st
 
 
 def test_a_pattern_that_is_ambiguous_gives_nothing_and_limits_all_that_it_could_mean():
-    assert bound_of(grants({"a.b.c": {}}), 'a."b.c"') is None
+    assert table_rights(grants({"a.b.c": {}}), 'a."b.c"') is None
     limits = grants({"*": {}, "a.b.c": {"columns": ["id"]}})
     for name in ('a."b.c"', '"a.b".c', '"a.b.c"'):
-        assert bound_of(limits, name) == Bound(frozenset({"id"}), ())
-    assert bound_of(limits, "a.b") == Bound(None, ())
+        assert table_rights(limits, name) == TableRights(frozenset({"id"}), ())
+    assert table_rights(limits, "a.b") == TableRights(None, ())
 
 
 def test_an_update_of_columns_without_right_alone_is_not_told():
@@ -413,5 +422,5 @@ def test_a_column_without_right_is_refused_as_one_that_is_not_there_and_the_othe
 
 
 def test_every_table_is_bounded_by_nothing():
-    assert not Subscription.parse({}, EVERY_TABLE).is_bounded
-    assert Subscription.parse({}, grants({"*": {"columns": ["id"]}})).is_bounded
+    assert not Subscription.parse({}, EVERY_TABLE).is_restricted
+    assert Subscription.parse({}, grants({"*": {"columns": ["id"]}})).is_restricted
