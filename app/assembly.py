@@ -240,6 +240,6 @@ def receiving_seconds(*sending: Stopwatch) -> float:
     return time.monotonic() - sum(stopwatch.seconds for stopwatch in sending)
 
 
-def recall(hub: Hub, memory: PageCache) -> None:
+def recall(hub: Hub, cache: PageCache) -> None:
     """Fills newest() with the journal's latest changes, which an earlier server published."""
-    hub.recall(memory.newest(RECENT_LIMIT))
+    hub.recall(cache.newest(RECENT_LIMIT))

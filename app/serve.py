@@ -127,7 +127,7 @@ async def alerting(context: ServerContext) -> None:
 async def follow_parent(parent: SupervisorLink, context: ServerContext, stopping: asyncio.Event) -> None:
     def hand_over() -> dict[str, Any]:
         context.change_counts.sample()  # the new process counts on from these
-        return context.backfill.hand_over(context.follower.memory)
+        return context.backfill.hand_over(context.follower.cache)
 
     await parent.attend(tell=hand_over)
     if not stopping.is_set():

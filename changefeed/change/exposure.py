@@ -1,6 +1,6 @@
 """A row in, the part that --payload allows out: all, the primary key's values, or nothing. Knows no client.
 
-The journal's reader and the hub apply it first. So the memory and all routes never have more.
+The journal's reader and the hub apply it first. So the cache and all routes never have more.
 """
 
 import enum

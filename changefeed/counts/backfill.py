@@ -75,11 +75,11 @@ class CountsBackfill:
     async def until_loaded(self) -> None:
         await self._loaded.wait()
 
-    def hand_over(self, memory: PageCache | None) -> dict[str, Any]:
-        """The counts of this process, as of the edge of `memory`, for JSON."""
+    def hand_over(self, cache: PageCache | None) -> dict[str, Any]:
+        """The counts of this process, as of the edge of `cache`, for JSON."""
         return {
             "tally": self._tally.dump(),
-            "cursor": self._journal.encode(memory.edge) if memory else None,
+            "cursor": self._journal.encode(cache.edge) if cache else None,
             "uncounted": str(self._wanted) if self._wanted else None,
         }
 
@@ -93,20 +93,20 @@ class CountsBackfill:
         self._cursor = state["cursor"]
         self._uncounted = state["uncounted"]
 
-    def begin(self, memory: PageCache) -> None:
-        """Called when publishing begins after the edge of `memory`, which holds at least what came since a hand-over.
+    def begin(self, cache: PageCache) -> None:
+        """Called when publishing begins after the edge of `cache`, which holds at least what came since a hand-over.
 
         Called again if the journal or its past was replaced: then counting starts over.
         """
         cursor, self._cursor = self._cursor, None
         self._counted = self._place_of(cursor)
         if self._counted:
-            self._tally.count(_beyond(self._counted, memory.newest(sys.maxsize)), now=0)
+            self._tally.count(_beyond(self._counted, cache.newest(sys.maxsize)), now=0)
             wanted = Snapshot.parse(self._uncounted) if self._uncounted else NOTHING
         else:
             if self._has_begun or cursor:
                 self._apply(functools.partial(self._tally.reset, time.time()))
-            wanted = memory.edge.batch
+            wanted = cache.edge.batch
         self._has_begun = True
         self._want(wanted)
 

@@ -47,7 +47,7 @@ AFTER_LEASE_SHARE = 0.5
 STALLED_SECONDS = 2.0
 # The least time between two such log lines: with a full disk, no statement may be journaled. Clients get every gap.
 LOSS_WARNING_SECONDS = 10.0
-# How many entries are in memory from the start, for clients that reconnect after a restart.
+# How many entries are in the cache from the start, for clients that reconnect after a restart.
 REMEMBERED_ENTRIES = 20_000
 # How many of the newest changes are checked after a lost connection: does PostgreSQL still have them?
 PROVEN_CHANGES = 1_000
@@ -73,7 +73,7 @@ class Follower:
     """Publishes every page that comes to the journal, in parts: publish(part, cursor of its end).
 
     delivered() is awaited after each: it returns once every client was sent the part. `turn` sizes the parts.
-    Callbacks: before_first(memory) when its place is known, and again if PostgreSQL's past was replaced;
+    Callbacks: before_first(cache) when its place is known, and again if PostgreSQL's past was replaced;
     forget_cursors() when earlier cursors become invalid; tell_gap(gap) for lost changes; on_state() when `trouble`
     changes; on_lost_past() when PostgreSQL has another past, perhaps because it is another server, which not all
     connections have reached yet. drained() is awaited between the pages of a big batch, so that sockets keep up.
@@ -95,7 +95,7 @@ class Follower:
         on_state: Callable[[], None] = lambda: None,
         on_lost_past: Callable[[], None] = lambda: None,
     ) -> None:
-        self.memory: PageCache | None = None  # None while there is no journal
+        self.cache: PageCache | None = None  # None while there is no journal
         self.lease = lease
         self.exchange = exchange
         self.reads = dict.fromkeys(Cause, 0)  # of the journal, since the start
@@ -141,17 +141,17 @@ class Follower:
     @property
     def behind_seconds(self) -> float:
         """How many seconds ago, at most, everything committed by then was published."""
-        return 0.0 if self.memory is None else max(0.0, time.time() - self.read_until)
+        return 0.0 if self.cache is None else max(0.0, time.time() - self.read_until)
 
     @property
     def behind_transactions(self) -> int:
         """How many transaction ids PostgreSQL had assigned, at the last read, since the newest change read."""
-        return 0 if self.memory is None else max(0, self._journal.losses.present.xmax - self.memory.edge.batch.xmax)
+        return 0 if self.cache is None else max(0, self._journal.losses.present.xmax - self.cache.edge.batch.xmax)
 
     @property
     def edge(self) -> Place | None:
         """The place up to which the journal is published; None without a journal."""
-        return self.memory.edge if self.memory else None
+        return self.cache.edge if self.cache else None
 
     def wake(self) -> None:
         """Called when the journal may have news."""
@@ -205,7 +205,7 @@ class Follower:
         rests_since = time.monotonic()
         pause_seconds, cause = self._pause()
         while self._is_identified and not self.exchange.must_prove:
-            if self.memory and (handed := self.exchange.next_for(self.memory.edge)):
+            if self.cache and (handed := self.exchange.next_for(self.cache.edge)):
                 return handed
             self._stirred.clear()
             due_at = rests_since + pause_seconds
@@ -222,7 +222,7 @@ class Follower:
 
     def _pause(self) -> tuple[float, Cause]:
         """For how long to wait for a NOTIFY before the next read, and why that is due then."""
-        if self.memory and not self.memory.edge.is_batch_end:
+        if self.cache and not self.cache.edge.is_batch_end:
             return 0.0, self._cause
         if self.lease.is_held:
             self._leased_until = time.monotonic()
@@ -233,43 +233,43 @@ class Follower:
 
     async def _read_on(self, handed: HandedPage | None) -> None:
         """Publishes the page that another process handed over, or reads what has come since the edge."""
-        if self.memory is None:
+        if self.cache is None:
             self._woken_at = None
         # A journal may be installed at any time.
-        if not self._is_identified or self.memory is None or self.exchange.must_prove:
+        if not self._is_identified or self.cache is None or self.exchange.must_prove:
             began_at, handed = time.monotonic(), None
             with self._answering():
                 await self._identify()
             self.exchange.prove(self._journal.kind, began_at)
-        memory = self.memory
-        if memory is None:
+        cache = self.cache
+        if cache is None:
             self.lease.note(0, 0, None)
-        elif handed and handed.fits(memory.edge):
-            await self._take_over(handed, memory)
+        elif handed and handed.fits(cache.edge):
+            await self._take_over(handed, cache)
         else:
             await self._read(handed)
 
-    async def _take_over(self, handed: HandedPage, memory: PageCache) -> None:
+    async def _take_over(self, handed: HandedPage, cache: PageCache) -> None:
         losses = await self._journal.take_over(handed.losses)
         self.exchange.taken_over += 1
         self._begin(handed.began_at)
-        await self._pass_on(handed.page, memory, losses, handed.awake_ms)
+        await self._pass_on(handed.page, cache, losses, handed.awake_ms)
         # Several pages may wait: everything else runs in between.
-        await (asyncio.sleep(0) if memory.edge.is_batch_end else self._drained())
+        await (asyncio.sleep(0) if cache.edge.is_batch_end else self._drained())
 
     async def _read(self, handed: HandedPage | None) -> None:
         """Reads from the journal up to the end of a batch: of the handed page's, or else of the present."""
         self._floor.begin()
-        if self.memory and self.memory.edge.is_batch_end:  # the rest of a batch is as old as the batch
+        if self.cache and self.cache.edge.is_batch_end:  # the rest of a batch is as old as the batch
             self._begin(handed.began_at if handed else time.monotonic())
         cause, upto = (Cause.SIBLING, handed.page.batch) if handed else (self._cause, None)
-        while memory := self.memory:
+        while cache := self.cache:
             self.reads[cause] += 1
             try:
                 with self._answering():
-                    page = await self._journal.read(memory.edge, upto)
+                    page = await self._journal.read(cache.edge, upto)
             except LostPast:
-                await self._go_back(memory, ())
+                await self._go_back(cache, ())
                 upto = None
                 continue
             if upto and page.batch == upto and page.batch.witness != upto.witness:
@@ -278,9 +278,9 @@ class Follower:
             losses, awake_ms = self._journal.losses, self._journal.awake_ms
             if not handed:
                 self.exchange.hand_on(page, losses, awake_ms, self._began_at)
-            await self._pass_on(page, memory, losses, awake_ms)
+            await self._pass_on(page, cache, losses, awake_ms)
             await self.lease.keep()
-            if memory.edge.is_batch_end:
+            if cache.edge.is_batch_end:
                 return
             await self._drained()
 
@@ -290,27 +290,27 @@ class Follower:
         if self._woken_at is not None and self._woken_at <= began_at + self.exchange.lateness_seconds:
             self._woken_at = None
 
-    async def _pass_on(self, page: Page, memory: PageCache, losses: Losses, awake_ms: int | None) -> None:
+    async def _pass_on(self, page: Page, cache: PageCache, losses: Losses, awake_ms: int | None) -> None:
         """Publishes the page, and tells what is missing, as of `losses`."""
         # What retention had taken by the last read, or before this began, cannot be what was still to be read then.
         has_taken = self._taken not in (None, losses.extent)
         self._taken, began_publishing_at = losses.extent, time.monotonic()
-        if has_taken and losses.concern(memory.edge):
-            self._tell(RETAINED, memory, self._journal.encode(page.end))
+        if has_taken and losses.concern(cache.edge):
+            self._tell(RETAINED, cache, self._journal.encode(page.end))
         self._warn_of_losses(page.changes)
-        await self._take(page, memory)
-        await self._tell_lost(memory)
+        await self._take(page, cache)
+        await self._tell_lost(cache)
         self.exchange.note_publishing(time.monotonic() - began_publishing_at)
         self.lease.note(len({change.xid for change in page.changes}), len(losses.present.xip), awake_ms)
         if page.end.is_batch_end:
             self.read_until = time.time() - (time.monotonic() - self._began_at)
 
-    async def _take(self, page: Page, memory: PageCache) -> None:
+    async def _take(self, page: Page, cache: PageCache) -> None:
         """Publishes the page in parts, so that everything else runs in between."""
         rest: Page | None = page
         while rest:
             part, rest = rest.split(self._turn.count)
-            memory.append(part)
+            cache.append(part)
             self._moved.set()
             if part.changes:
                 self._turn.begin()
@@ -325,20 +325,20 @@ class Follower:
         """Finds the journal, and whether it and its past are still the ones that were followed."""
         before = self._journal.epoch
         has_journal = await self._journal.identify()
-        if self.memory is not None and self._journal.is_named(before):
-            missing = await self._journal.missing(self.memory.newest(PROVEN_CHANGES))
-            if missing or not await self._journal.proves(self.memory.edge_proven):
-                await self._go_back(self.memory, missing)
+        if self.cache is not None and self._journal.is_named(before):
+            missing = await self._journal.missing(self.cache.newest(PROVEN_CHANGES))
+            if missing or not await self._journal.proves(self.cache.edge_proven):
+                await self._go_back(self.cache, missing)
             self._is_identified = True
             return
-        if self.memory is not None:
+        if self.cache is not None:
             why = REPLACED if has_journal else REMOVED
             logger.warning("%s; earlier cursors are refused", why)
             self._start_over(Gap(why))
         if has_journal and self._known.is_set():
             # There was none a moment ago, so everything in it is new, but what was restored with it.
-            memory = PageCache(self._journal.encode_batch, self._journal.before_first)
-            self._stand_at_edge_of(memory)
+            cache = PageCache(self._journal.encode_batch, self._journal.before_first)
+            self._stand_at_edge_of(cache)
             self._journal.on_lost = self._note_lost
             logger.info("following the journal, which was installed just now")
         elif has_journal:
@@ -353,23 +353,23 @@ class Follower:
             self._owed = None
 
     async def _remember(self) -> None:
-        """Reads the newest entries into memory; publishing begins after them."""
+        """Reads the newest entries into the cache; publishing begins after them."""
         page = await self._journal.newest(REMEMBERED_ENTRIES)
-        memory = PageCache(self._journal.encode_batch, page.start)
-        memory.append(page)
+        cache = PageCache(self._journal.encode_batch, page.start)
+        cache.append(page)
         while not page.end.is_batch_end:
-            page = await self._journal.read(memory.edge)
-            memory.append(page)
+            page = await self._journal.read(cache.edge)
+            cache.append(page)
         self._journal.on_lost = self._note_lost  # clients that resume learn of earlier losses by their cursors
-        self._stand_at_edge_of(memory)
+        self._stand_at_edge_of(cache)
         logger.info("following the journal")
 
-    def _stand_at_edge_of(self, memory: PageCache) -> None:
+    def _stand_at_edge_of(self, cache: PageCache) -> None:
         self._forget_cursors()
-        self._before_first(memory)
-        self.memory = memory
+        self._before_first(cache)
+        self.cache = cache
 
-    async def _go_back(self, memory: PageCache, missing: Sequence[int]) -> None:
+    async def _go_back(self, cache: PageCache, missing: Sequence[int]) -> None:
         """PostgreSQL has lost commits. Continues from the last batch that still exists, if any.
 
         Clients get a gap for what they were sent since then, followed by what PostgreSQL has now instead.
@@ -377,17 +377,17 @@ class Follower:
         began_at = time.monotonic()
         self._on_lost_past()
         self._journal.forget_proofs()
-        if not missing and await self._journal.proves(memory.edge_proven):
+        if not missing and await self._journal.proves(cache.edge_proven):
             return  # an old connection led to a server that had gone on separately
         lost = set(missing)
-        for snapshot in memory.ends():
-            kept, sent = memory.up_to(snapshot)
+        for snapshot in cache.ends():
+            kept, sent = cache.up_to(snapshot)
             if await self._journal.proves(kept.edge_proven) and not lost.intersection(
                 c.id for c in kept.newest(PROVEN_CHANGES)
             ):
                 break
         else:
-            kept, sent = None, memory.newest(PROVEN_CHANGES)
+            kept, sent = None, cache.newest(PROVEN_CHANGES)
         counts = Counter(change.table for change in sent)
         tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
         why = (
@@ -412,13 +412,13 @@ class Follower:
         """Forgets its place; the gap is sent once it has a place again."""
         self._forget_cursors()
         self._owed = owed
-        self.memory = self._journal.on_lost = self._taken = None
+        self.cache = self._journal.on_lost = self._taken = None
         self._known.clear()
 
     def _note_lost(self) -> None:
         self._has_lost = True
 
-    async def _tell_lost(self, memory: PageCache) -> None:
+    async def _tell_lost(self, cache: PageCache) -> None:
         """Reports the loss at once, and again after the losing transaction: until then, the table has its old state."""
         if not (self._has_lost or self._losing):
             return
@@ -426,10 +426,10 @@ class Follower:
         if self._has_lost:
             self._has_lost, self._losing = False, self._losing | running
             self.lost_statements += 1
-            self._tell(UNJOURNALED, memory)
+            self._tell(UNJOURNALED, cache)
         elif not self._losing & running:
             self._losing = frozenset()
-            self._tell(UNJOURNALED, memory)
+            self._tell(UNJOURNALED, cache)
 
     def _warn_of_losses(self, changes: Sequence[Change]) -> None:
         if without_losses(changes) is changes:
@@ -440,10 +440,10 @@ class Follower:
             tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
             self._warn(f"statements could not be journaled or read ({tables}); PostgreSQL's log says why")
 
-    def _tell(self, why: str, memory: PageCache | None, end: str | None = None) -> None:
+    def _tell(self, why: str, cache: PageCache | None, end: str | None = None) -> None:
         self._warn(why)
         now = datetime.now(UTC)
-        self._tell_gap(Gap(why, self._journal.encode(memory.edge) if memory else None, end, now, now))
+        self._tell_gap(Gap(why, self._journal.encode(cache.edge) if cache else None, end, now, now))
 
     def _warn(self, why: str) -> None:
         if time.monotonic() >= self._warned_at + LOSS_WARNING_SECONDS:
@@ -480,7 +480,7 @@ class Follower:
     def _leave_trouble(self) -> None:
         before, self._trouble = self._trouble, None
         if before is not None:
-            if before.startswith("the journal cannot be read") and self.memory is not None:
+            if before.startswith("the journal cannot be read") and self.cache is not None:
                 logger.info("the journal can be read again")
             self._on_state()
 

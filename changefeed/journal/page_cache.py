@@ -101,7 +101,7 @@ class PageCache:
         return last.behind(last.changes[-1]) if last and last.digest else self.edge
 
     def page_after(self, place: Place) -> Page | None:
-        """The page after `place`, which is empty at the edge; None if memory does not know.
+        """The page after `place`, which is empty at the edge; None if the cache does not know.
 
         It does not know if it does not reach back to `place`, or if `place` is beyond the edge: then the cursor is of
         another server of the same database, which was ahead for a moment.
@@ -131,7 +131,7 @@ class PageCache:
         return list(dict.fromkeys(ends))
 
     def up_to(self, snapshot: Snapshot) -> "tuple[PageCache, list[Change]]":
-        """The memory as of the end of this batch, one of ends(), and the changes that came since."""
+        """The cache as of the end of this batch, one of ends(), and the changes that came since."""
         kept = PageCache(self._encode_batch, self._pages[0].start, self._limit_bytes)
         dropped: list[Change] = []
         is_beyond = False

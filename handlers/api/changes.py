@@ -43,7 +43,7 @@ class ChangesHandler(ApiHandler):
         query = parse_query(self.query_fields(), self.rights, NAMES)
         await check_subscription(self.context, query.subscription)
         await until_journal_known(self.context)
-        if self.context.follower.memory is None:
+        if self.context.follower.cache is None:
             raise no_journal()
         selection = self.context.select(query.subscription)
         place, gap = await self._place(query.since, selection)
@@ -76,8 +76,8 @@ class ChangesHandler(ApiHandler):
 
     def _oldest(self) -> Place:
         """The place before everything in the journal. Up to the feed's edge it is one batch, read by id."""
-        memory = self.context.follower.memory
-        return Place(BEGINNING.previous, memory.edge.batch, 0) if memory else BEGINNING
+        cache = self.context.follower.cache
+        return Place(BEGINNING.previous, cache.edge.batch, 0) if cache else BEGINNING
 
     async def _read(
         self, place: Place, limit: int, selection: Selection, *, is_oldest: bool
@@ -94,8 +94,8 @@ class ChangesHandler(ApiHandler):
         proven = place  # the place of the last change proves most
         turn = Turn()
         while True:
-            memory = self.context.follower.memory
-            page = memory.page_after(place) if memory and place != BEGINNING else None
+            cache = self.context.follower.cache
+            page = cache.page_after(place) if cache and place != BEGINNING else None
             if is_read := page is None:
                 page = await self.context.journal.read_for_client(place)
                 self._was_emptied |= not is_oldest and self.context.journal.losses.concern(place)

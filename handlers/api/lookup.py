@@ -23,7 +23,7 @@ class _PlacesHandler(ApiHandler):
 
     async def get(self) -> None:
         await until_journal_known(self.context)
-        if self.context.follower.memory is None:
+        if self.context.follower.cache is None:
             raise no_journal()
         try:
             with database_needed("the journal cannot be read"):
@@ -77,12 +77,12 @@ class PlaceHandler(_PlacesHandler):
 
     async def answer(self) -> None:
         at = self._seconds(self.get_query_argument("at", ""))
-        memory = self.context.follower.memory
-        assert memory is not None
+        cache = self.context.follower.cache
+        assert cache is not None
         [(first_id,)] = await self.context.database.fetch(
             QUERIES["first since"], {"at": at, "margin": STATEMENT_SECONDS}
         )
-        edge = memory.edge
+        edge = cache.edge
         place = edge if first_id is None else Place(BEGINNING.previous, edge.batch, first_id - 1)
         self.finish({"cursor": self.selection().cursor(self.context.journal.encode(place))})
 

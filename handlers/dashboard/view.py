@@ -180,8 +180,8 @@ class DashboardView:
         return Selection(subscription, lambda table: None)
 
     def _cursor(self) -> str | None:
-        memory = self._context.follower.memory
-        return self._selection.cursor(self._context.journal.encode(memory.edge)) if memory else None
+        cache = self._context.follower.cache
+        return self._selection.cursor(self._context.journal.encode(cache.edge)) if cache else None
 
 
 def _no_rows(why: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class CountedTime:
     @property
     def has_history(self) -> bool:
         """Whether the journal's earlier changes are counted. True without a journal, which has nothing to count."""
-        return self._follower.is_known and (self._follower.memory is None or self._backfill.is_loaded)
+        return self._follower.is_known and (self._follower.cache is None or self._backfill.is_loaded)
 
     @property
     def since(self) -> float:
@@ -55,7 +55,7 @@ class CountedTime:
         is_deaf = self._listener.state is not ListenerState.LISTENING
         deaf_until = max((to or now for _, to in self.deaf_spans(now, now)), default=0.0)
         known_from = max(tally.since.timestamp(), deaf_until)
-        if self._follower.memory is None:
+        if self._follower.cache is None:
             return None if is_deaf else (known_from, now)
         # Changes of the journal have PostgreSQL's time, those of plain triggers this machine's.
         ahead_seconds = tally.database_ahead_seconds
@@ -70,7 +70,7 @@ class CountedTime:
 
         The journal's changes of such a time are counted later. Changes that only NOTIFY carries are missing from it.
         """
-        if self._follower.memory is not None and not self._hub.has_plain_triggers:
+        if self._follower.cache is not None and not self._hub.has_plain_triggers:
             return []
         spans: list[list[float | None]] = [
             [outage.since.timestamp(), outage.until.timestamp()]

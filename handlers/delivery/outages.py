@@ -55,7 +55,7 @@ class Outages:
         """Sends a gap if plain notifications may be missing. Changes of the journal are not: the server reads it from
         where it stopped."""
         await self._follower.until_known(KNOWN_DEADLINE_SECONDS)
-        if self._follower.memory is None or await self._missed_plain():
+        if self._follower.cache is None or await self._missed_plain():
             why = f"the server received no notifications: {outage.reason}"
             self._tell_gap(Gap(why, since=outage.since, until=outage.until))
 

@@ -1,6 +1,6 @@
 """A client that follows the feed, over any transport: it starts at a place, catches up, and goes live.
 
-While it catches up, a client reads pages from memory, or from the journal if memory does not reach back, at its own
+While it catches up, a client reads pages from the cache, or from the journal if that does not reach back, at its own
 pace. Once it is where the server is, it is live and gets every broadcast. So each change is sent once, and none is
 missing between the past and the present.
 """
@@ -245,34 +245,34 @@ class FeedClient:
     async def _catch_up(self, place: Place) -> None:
         follower, journal = self._context.follower, self._context.journal
         is_told, spent = True, 0
-        followed, epoch = follower.memory, journal.epoch
+        followed, epoch = follower.cache, journal.epoch
         while True:
-            memory = follower.memory
-            if memory is None:
+            cache = follower.cache
+            if cache is None:
                 # The journal was removed; live clients were sent a gap already.
                 self.outbox.send(self.dialect.gap(Gap("there is no journal any more")))
                 break
-            if memory is not followed:
+            if cache is not followed:
                 # The journal, or its past, was replaced, which was reported. Goes on if the place is still valid.
-                followed = memory
-                if journal.epoch != epoch or not await self._is_proven(memory, place):
-                    place = memory.edge
+                followed = cache
+                if journal.epoch != epoch or not await self._is_proven(cache, place):
+                    place = cache.edge
                 epoch = journal.epoch
             try:
-                page = await self._next_page(memory, place)
+                page = await self._next_page(cache, place)
             except LostPast:
                 if told := gap_within(self.selection, Gap(LOST_PAST)):
                     self.outbox.send(self.dialect.gap(told))
-                place = memory.edge
+                place = cache.edge
                 continue
             if page is None:
                 await follower.until_moved()
                 continue
-            if memory is not follower.memory:
+            if cache is not follower.cache:
                 continue  # the page belongs to a journal, or a past, that was replaced meanwhile
             for part, end in _slices(page):
                 picked = await self._pick(part)
-                if memory is not follower.memory:
+                if cache is not follower.cache:
                     break
                 is_told = bool(picked)
                 self._send(picked, self.selection.cursor(journal.encode(end)))
@@ -281,31 +281,31 @@ class FeedClient:
                 spent += len(part) + PAGE_COST_CHANGES
                 if spent >= SLICE_CHANGES:
                     spent = 0
-                    await asyncio.sleep(0)  # lets others run, even if the client reads as fast as memory can be read
-                if memory is not follower.memory:
+                    await asyncio.sleep(0)  # lets others run, even if the client reads as fast as the cache can be read
+                if cache is not follower.cache:
                     break
             else:
                 place = page.end
-            if place == memory.edge and memory is follower.memory:
+            if place == cache.edge and cache is follower.cache:
                 if not is_told or self.selection.subscription.is_restricted:
-                    self.outbox.send(self.dialect.place(str(self.selection.cursor(journal.encode(memory.edge_proven)))))
+                    self.outbox.send(self.dialect.place(str(self.selection.cursor(journal.encode(cache.edge_proven)))))
                 break  # nothing was awaited since, so no page can come in between
         self._catching_up = None
         self._go_live()
 
-    async def _is_proven(self, memory: PageCache, place: Place) -> bool:
-        """Whether the place is still valid, even if memory does not reach back to it."""
+    async def _is_proven(self, cache: PageCache, place: Place) -> bool:
+        """Whether the place is still valid, even if the cache does not reach back to it."""
         try:
-            return memory.proves(place) or await self._context.journal.proves(place)
+            return cache.proves(place) or await self._context.journal.proves(place)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return False
 
-    async def _next_page(self, memory: PageCache, place: Place) -> Page | None:
+    async def _next_page(self, cache: PageCache, place: Place) -> Page | None:
         """The page after the place; None if it has to wait for one."""
-        if page := memory.page_after(place):
+        if page := cache.page_after(place):
             return page
-        edge = memory.edge.previous
-        if memory.is_beyond_edge(place) or not place.batch.is_within(edge):
+        edge = cache.edge.previous
+        if cache.is_beyond_edge(place) or not place.batch.is_within(edge):
             return None
         try:
             page = await self._context.journal.read_for_client(place, upto=edge)

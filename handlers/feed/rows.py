@@ -45,7 +45,7 @@ async def rows_query(
     context: ServerContext, subscription: Subscription, order: tuple[SortKey, ...] = (), limit: int | None = None
 ) -> RowsQuery:
     """The query for the rows of the subscription. Raises ApiError."""
-    if context.follower.memory is None:
+    if context.follower.cache is None:
         raise no_journal()
     try:
         with (

@@ -106,8 +106,8 @@ async def find_place(context: ServerContext, since: str, subscription: Subscript
         raise not_a_cursor(error) from None
     except ForeignCursor as error:
         return None, Gap(str(error), from_cursor=since)
-    epoch, memory = context.journal.epoch, context.follower.memory
-    if memory is None or not memory.proves(place):
+    epoch, cache = context.journal.epoch, context.follower.cache
+    if cache is None or not cache.proves(place):
         with database_needed("the journal cannot be read"):
             try:
                 is_proven = await context.journal.proves(place)
@@ -122,10 +122,10 @@ async def find_place(context: ServerContext, since: str, subscription: Subscript
 
 def cursor_of(context: ServerContext, start: Start) -> str | None:
     """The cursor at which the client starts; None without a journal, and before rows, which have their own."""
-    memory = context.follower.memory
-    if memory is None or start.rows:
+    cache = context.follower.cache
+    if cache is None or start.rows:
         return None
-    cursor = context.journal.encode(start.place or memory.edge_proven)
+    cursor = context.journal.encode(start.place or cache.edge_proven)
     return context.select(start.query.subscription).cursor(cursor)
 
 
@@ -133,10 +133,10 @@ def is_current(context: ServerContext, reading: Reading) -> bool:
     """Whether a client that begins now misses no gap if it follows from this reading on."""
     if reading.place is None or reading.cursor is None:
         return not reading.has_begun
-    memory, subscription = context.follower.memory, reading.query.subscription
+    cache, subscription = context.follower.cache, reading.query.subscription
     return (
-        memory is not None
-        and memory.proves(reading.place)
+        cache is not None
+        and cache.proves(reading.place)
         and _missed_since(context, reading.place, reading.cursor, subscription) is None
     )
 

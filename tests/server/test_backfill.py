@@ -113,7 +113,7 @@ class LoadingTest(HistoryCase):
         self.write(INSERT, (BEFORE + 1, BEFORE + 5))
         while not self.feed.hub.published:
             await self.feed.follower.until_moved()
-        state = json.loads(json.dumps(self.feed.backfill.hand_over(self.feed.follower.memory)))
+        state = json.loads(json.dumps(self.feed.backfill.hand_over(self.feed.follower.cache)))
         self.write(INSERT, (BEFORE + 6, BEFORE + 8))
         other: ServerContext = make_context(
             load_settings(self.flags, {}, Path("/nonexistent")), complete(self.conninfo), "other"
@@ -184,11 +184,11 @@ class LargeTransactionTest(FeedTestCase):
 
     @gen_test
     async def test_the_newest_entries_are_remembered_and_the_others_read_when_they_are_asked_for(self):
-        memory = self.feed.follower.memory
-        assert memory
-        newest = memory.newest(BEFORE)
+        cache = self.feed.follower.cache
+        assert cache
+        newest = cache.newest(BEFORE)
         assert [json.loads(change.text)["data"]["id"] for change in newest] == [*range(1991, 2001)]
-        assert memory.edge.batch.witness
+        assert cache.edge.batch.witness
         self.write(INSERT, (2 * BEFORE + 1, 2 * BEFORE + 2))
         while not self.feed.hub.published:
             await self.feed.follower.until_moved()

@@ -101,7 +101,7 @@ class SettingsCase(FeedTestCase):
         await feed.watching.start()
         self.start_tending()
         assert await feed.watching.not_watched() == {}
-        while self.feed.follower.memory is None:
+        while self.feed.follower.cache is None:
             await feed.follower.until_moved()
         client = await self.connect(protocol=True)
         assert (await message(client, "hello"))["cursor"] is not None

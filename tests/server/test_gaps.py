@@ -152,7 +152,7 @@ class LosingTransactionTest(JournalTestCase):
         # In a thread: the server's own reads, which keep a partition from being emptied, are to come to their end.
         while await asyncio.to_thread(self.write, "SELECT count(*) FROM changefeed.journal") != [(0,)]:
             await asyncio.to_thread(self.write, "SELECT changefeed.retain('0 s', 0)")
-        # Where memory does not reach back, and what the server knows of losses is as old as its last read.
+        # Where the cache does not reach back, and what the server knows of losses is as old as its last read.
         with mock.patch.object(PageCache, "page_after", return_value=None):
             page = await self.fetch_json(f"/api/changes?since={page['cursor']}")
         assert page["gap"] is not None

@@ -294,12 +294,12 @@ class ResumeTest(JournalTestCase):
 
     @gen_test
     async def test_a_cursor_of_a_batch_that_ends_where_a_page_in_memory_ends_leads_on(self):
-        before = self.feed.follower.memory.edge
+        before = self.feed.follower.cache.edge
         socket = await self.connect()
-        for row in (1, 2):  # two pages in memory, and one batch for whoever reads the journal from the beginning
+        for row in (1, 2):  # two pages in the cache, and one batch for whoever reads the journal from the beginning
             self.write(f"INSERT INTO orders VALUES ({row})")
             assert await self.ids(socket, 1) == [row]
-        batch = await self.feed.journal.read(before, upto=self.feed.follower.memory.edge.batch)
+        batch = await self.feed.journal.read(before, upto=self.feed.follower.cache.edge.batch)
         cursor = self.feed.journal.encode(batch.behind(batch.changes[-1]))
         self.write("INSERT INTO orders VALUES (3)")
         assert await self.ids(socket, 1) == [3]
@@ -432,7 +432,7 @@ class OutageTest(JournalTestCase):
         self.write("INSERT INTO orders VALUES (1)")
         cursor = (await message(protocol, "changes"))["cursor"]
 
-        async def wait(client: FeedClient, memory: PageCache, place: Place) -> None:
+        async def wait(client: FeedClient, cache: PageCache, place: Place) -> None:
             await asyncio.Event().wait()
 
         with mock.patch.object(FeedClient, "_next_page", wait):
@@ -511,15 +511,15 @@ class RestartTest(JournalTestCase):
     @gen_test
     async def test_what_memory_no_longer_holds_comes_from_the_journal(self):
         cursor = await self.cursor_after(30)
-        memory = self.feed.follower.memory
-        assert memory
-        memory._limit_bytes = 1
+        cache = self.feed.follower.cache
+        assert cache
+        cache._limit_bytes = 1
         self.write("INSERT INTO orders VALUES (101)")
         live = await self.connect()
         self.write("INSERT INTO orders VALUES (102)")
         while await self.ids(live, 1) != [102]:
             pass
-        assert memory.page_after(self.feed.journal.decode(cursor)) is None
+        assert cache.page_after(self.feed.journal.decode(cursor)) is None
         socket = await self.connect(f"/ws?since={cursor}")
         assert (await self.ids(socket, 82))[:70] == list(range(31, 101))
         self.write("INSERT INTO orders VALUES (103)")
@@ -571,7 +571,7 @@ class EventStreamTest(JournalTestCase):
 
     @gen_test
     async def test_a_cursor_of_elsewhere_is_an_event_gap(self):
-        foreign = self.feed.journal.encode(self.feed.follower.memory.edge)  # type: ignore[union-attr]
+        foreign = self.feed.journal.encode(self.feed.follower.cache.edge)  # type: ignore[union-attr]
         self.feed.journal.epoch = b"others"
         assert (await self.stream(f"/events?since={foreign}", 1))[0]["event"] == "gap"
 
@@ -639,7 +639,7 @@ class WatchRouteTest(FeedTestCase):
         assert (gone["is_watched"], gone["has_changed"]) == (False, True)
 
     async def until_following(self) -> None:
-        while self.feed.follower.memory is None:
+        while self.feed.follower.cache is None:
             await self.feed.follower.until_known(30)
             await asyncio.sleep(0)
 

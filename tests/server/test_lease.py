@@ -89,7 +89,7 @@ class LeaseTestCase(FeedTestCase):
 
     async def until_lost(self) -> None:
         """Until the server knows that there is no journal."""
-        while self.feed.follower.memory:  # noqa: ASYNC110  # nothing says so
+        while self.feed.follower.cache:  # noqa: ASYNC110  # nothing says so
             await asyncio.sleep(0)
 
     async def until_silent(self, session: Session, write: Callable[[], None]) -> None:

@@ -283,11 +283,11 @@ class SameOutageTest(AccessTestCase):
     async def test_an_outage_is_503_by_header_and_1013_by_message(self):
         unreachable = mock.AsyncMock(side_effect=DatabaseUnavailable("no answer within 5 s"))
         cursor = (await self.ask("full", "/api/changes"))[1]["cursor"]
-        memory = self.feed.follower.memory
-        assert memory is not None
+        cache = self.feed.follower.cache
+        assert cache is not None
         with (
             mock.patch.object(self.feed.journal, "proves", unreachable),
-            mock.patch.object(memory, "proves", return_value=False),
+            mock.patch.object(cache, "proves", return_value=False),
         ):
             with pytest.raises(HTTPClientError) as refused:
                 await self.connect(f"/ws?since={cursor}", protocol=True, **self.headers("full"))

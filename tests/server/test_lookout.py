@@ -323,7 +323,7 @@ class JournalRemovedTest(LookoutCase):
     async def install(self) -> None:
         self.write(read_script("install.sql"))
         with ExpectLog("changefeed.follower", "following the journal", level=20):
-            while self.feed.follower.memory is None:
+            while self.feed.follower.cache is None:
                 self.feed.follower.wake()
                 await self.feed.follower.until_moved()
 

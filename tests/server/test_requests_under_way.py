@@ -96,8 +96,8 @@ class GivenUpTest(StuckCase):
         since = (await self.fetch_json("/api/changes?limit=1"))["cursor"]
         await self.stick()
         self.feed.journal.forget_proofs()
-        assert self.feed.follower.memory
-        self.feed.follower.memory._pages.clear()
+        assert self.feed.follower.cache
+        self.feed.follower.cache._pages.clear()
         upgrade = (
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\n"
             "Sec-WebSocket-Version: 13\r\n"

@@ -55,7 +55,7 @@ class EncodingCase(FeedTestCase):
         body = {"method": "PUT", "body": "{}", "headers": {"Content-Type": "application/json"}}
         await self.fetch_json(path, **body)
         self.write(read_script("install.sql"))
-        while self.feed.follower.memory is None:
+        while self.feed.follower.cache is None:
             await self.feed.follower.until_moved()
         client = await self.connect(f"/ws?table={name}", protocol=True)
         await message(client, "hello")

@@ -36,9 +36,9 @@ class Raw:
 
 
 class Ground:
-    """The parts of a server without a connection. `memory` is the follower's: None without a journal."""
+    """The parts of a server without a connection. `cache` is the follower's: None without a journal."""
 
-    def __init__(self, *, takes_plain: bool = True, memory: object = None, has_plain_triggers: bool = False) -> None:
+    def __init__(self, *, takes_plain: bool = True, cache: object = None, has_plain_triggers: bool = False) -> None:
         self.meters = SharedNumbers()
         self.deliveries = Deliveries(self.meters, clock=lambda: 0.0)
         self.published: list[str] = []
@@ -50,9 +50,7 @@ class Ground:
         )
         self.gaps: list[Gap] = []
         self.told = asyncio.Event()
-        self.follower: Any = SimpleNamespace(
-            memory=memory, until_known=self._until_known, trouble=None, read_until=50.0
-        )
+        self.follower: Any = SimpleNamespace(cache=cache, until_known=self._until_known, trouble=None, read_until=50.0)
         self._has_plain_triggers = has_plain_triggers
         self.outages = Outages(
             self.follower,

@@ -17,8 +17,8 @@ def counted_time(ground: Ground, state: ListenerState) -> CountedTime:
 
 def test_a_deaf_span_is_only_where_no_journal_keeps_what_happened():
     at = MOMENT.timestamp()
-    for memory, expected in ((None, [[at, at], [at, None]]), ("journal", [])):
-        ground = Ground(memory=memory)
+    for cache, expected in ((None, [[at, at], [at, None]]), ("journal", [])):
+        ground = Ground(cache=cache)
         ground.outages.recent.append(OUTAGE)
         assert counted_time(ground, ListenerState.LOST).deaf_spans(at + 10, 60) == expected
         assert counted_time(ground, ListenerState.LISTENING).deaf_spans(at + 90, 60) == []
@@ -31,7 +31,7 @@ def test_without_a_journal_nothing_is_known_to_be_counted_while_the_listener_is_
 
 
 def test_a_journal_is_counted_up_to_where_it_was_read_by_the_clock_of_postgresql():
-    ground = Ground(memory="journal")
+    ground = Ground(cache="journal")
     counted = counted_time(ground, ListenerState.LOST)
     assert counted.span(100.0) is None  # that clock is not known yet
     ground.hub.tally.set_database_ahead(2.0)

@@ -10,7 +10,7 @@ from tests.unit.delivery.ground import OUTAGE, Ground, Raw
 
 
 @pytest.mark.parametrize(
-    ("takes_plain", "memory", "has_plain_triggers", "is_told"),
+    ("takes_plain", "cache", "has_plain_triggers", "is_told"),
     [
         (True, None, False, True),  # no journal keeps anything
         (True, "journal", True, True),
@@ -20,10 +20,10 @@ from tests.unit.delivery.ground import OUTAGE, Ground, Raw
     ],
 )
 def test_an_outage_is_a_gap_where_something_came_that_nobody_keeps(
-    takes_plain: bool, memory: str | None, has_plain_triggers: bool, is_told: bool
+    takes_plain: bool, cache: str | None, has_plain_triggers: bool, is_told: bool
 ):
     async def tell() -> Ground:
-        ground = Ground(takes_plain=takes_plain, memory=memory, has_plain_triggers=has_plain_triggers)
+        ground = Ground(takes_plain=takes_plain, cache=cache, has_plain_triggers=has_plain_triggers)
         Raw(ground.raw_clients, "people")
         ground.outages.tell(OUTAGE)
         await asyncio.gather(*ground.outages._telling)
@@ -36,7 +36,7 @@ def test_an_outage_is_a_gap_where_something_came_that_nobody_keeps(
 
 def test_a_plain_payload_that_was_heard_says_that_there_are_such_triggers():
     async def tell() -> Ground:
-        ground = Ground(memory="journal")
+        ground = Ground(cache="journal")
         ground.hub.receive(["[1]"])
         ground.outages.tell(OUTAGE)
         await asyncio.gather(*ground.outages._telling)

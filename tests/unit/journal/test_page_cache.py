@@ -1,4 +1,4 @@
-"""Memory gives what the journal itself would: checked against a history of transactions that commit out of order."""
+"""The page cache gives what the journal itself would: checked against a history of transactions that commit out of order."""
 
 import random
 import tracemalloc
@@ -58,12 +58,12 @@ class History:
 
 def fill(history: History, steps: int = 30, size: int = 3) -> tuple[PageCache, list[Snapshot]]:
     snapshots = [history.go_on()]
-    memory = PageCache(ENCODE_BATCH, Place.after(snapshots[0]))
+    cache = PageCache(ENCODE_BATCH, Place.after(snapshots[0]))
     for _ in range(steps):
         snapshots.append(history.go_on())
         for page in history.pages(snapshots[-2], snapshots[-1], size):
-            memory.append(page)
-    return memory, snapshots
+            cache.append(page)
+    return cache, snapshots
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -86,10 +86,10 @@ def test_a_page_that_is_split_is_remembered_as_the_whole_one_is(seed: int):
         assert read_all(split, place) == read_all(whole, place)
 
 
-def read_all(memory: PageCache, place: Place) -> list[int]:
+def read_all(cache: PageCache, place: Place) -> list[int]:
     ids: list[int] = []
-    while place != memory.edge:
-        page = memory.page_after(place)
+    while place != cache.edge:
+        page = cache.page_after(place)
         assert page is not None
         assert page.start == place or not page.start.has_passed(10**9, 0)
         ids += [change.id for change in page.changes]
@@ -97,30 +97,30 @@ def read_all(memory: PageCache, place: Place) -> list[int]:
     return ids
 
 
-def unseen(history: History, memory: PageCache, place: Place) -> set[int]:
-    seen_at_the_end = memory.edge.batch
+def unseen(history: History, cache: PageCache, place: Place) -> set[int]:
+    seen_at_the_end = cache.edge.batch
     return {i for xid, i in history.rows if seen_at_the_end.sees(xid) and not place.has_passed(xid, i)}
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_from_any_place_of_its_own_it_gives_each_unseen_change_once(seed: int):
     history = History(seed)
-    memory, snapshots = fill(history)
+    cache, snapshots = fill(history)
     places = [Place.after(snapshot) for snapshot in snapshots]
     for previous, batch in pairwise(snapshots):
         places += [
             Place(previous, batch, change.id) for page in history.pages(previous, batch, 100) for change in page.changes
         ]
     for place in places:
-        ids = read_all(memory, place)
+        ids = read_all(cache, place)
         assert len(ids) == len(set(ids))
-        assert set(ids) == unseen(history, memory, place)
+        assert set(ids) == unseen(history, cache, place)
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_from_a_place_of_another_server_too_and_its_cursors_lead_on(seed: int):
     history = History(seed)
-    memory, snapshots = fill(history)
+    cache, snapshots = fill(history)
     dice = random.Random(seed)
     for _ in range(40):
         # Another server read the same history in other batches.
@@ -130,9 +130,9 @@ def test_from_a_place_of_another_server_too_and_its_cursors_lead_on(seed: int):
             continue
         place = Place(snapshots[first], snapshots[second], dice.choice(batch.changes).id)
         got: list[int] = []
-        expected = unseen(history, memory, place)
-        while place != memory.edge:
-            page = memory.page_after(place)
+        expected = unseen(history, cache, place)
+        while place != cache.edge:
+            page = cache.page_after(place)
             assert page is not None
             if page.changes and dice.random() < 0.3:
                 # The client goes away in the middle of a page and comes back with the cursor of its last change.
@@ -149,33 +149,33 @@ def test_from_a_place_of_another_server_too_and_its_cursors_lead_on(seed: int):
 
 def test_what_it_does_not_reach_back_to_it_does_not_pretend_to_know():
     history = History(1)
-    memory, snapshots = fill(history)
+    cache, snapshots = fill(history)
     small = PageCache(ENCODE_BATCH, Place.after(snapshots[0]), limit_bytes=200)
     for previous, batch in pairwise(snapshots):
         for page in history.pages(previous, batch, 3):
             small.append(page)
     assert small.page_after(Place.after(snapshots[0])) is None
-    assert memory.page_after(Place.after(snapshots[0])) is not None
+    assert cache.page_after(Place.after(snapshots[0])) is not None
     assert small.page_after(small.edge) is not None
 
 
 def test_a_place_beyond_the_edge_waits():
     history = History(2)
-    memory, _ = fill(history)
+    cache, _ = fill(history)
     later = history.go_on()
-    while later == memory.edge.batch:
+    while later == cache.edge.batch:
         later = history.go_on()
     beyond = Place.after(later)
-    assert memory.page_after(beyond) is None
-    assert memory.is_beyond_edge(beyond)
+    assert cache.page_after(beyond) is None
+    assert cache.is_beyond_edge(beyond)
 
 
 def test_newest_are_the_last_ones_in_their_order():
     history = History(3)
-    memory, _ = fill(history)
-    everything = [change.id for page in memory._pages for change in page.changes]
-    assert [change.id for change in memory.newest(7)] == everything[-7:]
-    assert [change.id for change in memory.newest(10**6)] == everything
+    cache, _ = fill(history)
+    everything = [change.id for page in cache._pages for change in page.changes]
+    assert [change.id for change in cache.newest(7)] == everything[-7:]
+    assert [change.id for change in cache.newest(10**6)] == everything
 
 
 def test_another_cursor_changes_nothing_else_of_the_text():
@@ -188,24 +188,24 @@ def test_memory_of_a_part_of_a_batch_knows_nothing_of_the_rest():
     history = History(0)
     history.rows = [(11, change_id) for change_id in range(1, 10)]
     first, second, third = history.pages(before, after, 3)
-    memory = PageCache(ENCODE_BATCH, Place.after(before))
-    memory.append(first)
+    cache = PageCache(ENCODE_BATCH, Place.after(before))
+    cache.append(first)
 
-    assert memory.page_after(second.end) is None
-    assert memory.is_beyond_edge(second.end)
+    assert cache.page_after(second.end) is None
+    assert cache.is_beyond_edge(second.end)
 
-    memory.append(second)
-    memory.append(third)
-    assert read_all(memory, second.end) == [7, 8, 9]
+    cache.append(second)
+    cache.append(third)
+    assert read_all(cache, second.end) == [7, 8, 9]
 
 
 def test_a_client_far_behind_gets_its_page_without_a_search_of_all():
     """Of many pages each costs the same; else a client that comes back takes the time of the square of what it missed."""
     history = History(1)
-    memory, snapshots = fill(history, steps=2000)
+    cache, snapshots = fill(history, steps=2000)
     with mock.patch.object(Place, "is_within", autospec=True, side_effect=Place.is_within) as compared:
-        assert read_all(memory, Place.after(snapshots[1]))
-    assert compared.call_count < 5 * len(memory._pages)
+        assert read_all(cache, Place.after(snapshots[1]))
+    assert compared.call_count < 5 * len(cache._pages)
 
 
 @pytest.mark.parametrize(("changes", "running"), [(1, 0), (1, 400), (100, 1)])
@@ -213,7 +213,7 @@ def test_what_it_takes_is_what_it_counts(changes: int, running: int):
     """Not the texts alone: in a gentle feed those are the least of it."""
     tracemalloc.start()
     try:
-        memory, place = PageCache(ENCODE_BATCH, Place.after(Snapshot(1, 1))), Snapshot(1, 1)
+        cache, place = PageCache(ENCODE_BATCH, Place.after(Snapshot(1, 1))), Snapshot(1, 1)
         for number in range(2000 // changes):
             batch = Snapshot(
                 10**6 * number, 10**6 * number + 500, frozenset(range(10**6 * number, 10**6 * number + running))
@@ -223,25 +223,25 @@ def test_what_it_takes_is_what_it_counts(changes: int, running: int):
                 Change(f'{{"n": {i}, "x": "{"x" * 200}", "cursor": "{i:x}.x"}}', f"public.{i}", "INSERT", 7, i)
                 for i in ids
             ]
-            memory.append(Page(Place.after(place), Place.after(batch), page, place, batch))
+            cache.append(Page(Place.after(place), Place.after(batch), page, place, batch))
             place = batch
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert 0.6 < memory._bytes / taken < 1.6
+    assert 0.6 < cache._bytes / taken < 1.6
 
 
 def test_cursors_that_nobody_gave_take_no_more_memory_than_one_page_does():
     """Anybody can make up a snapshot that lies within what is remembered, and as many as he likes."""
     mine = [Change(f'{{"x": "{"x" * 100_000}", "cursor": "{i:x}.x"}}', "t", "INSERT", 500, i) for i in range(1, 201)]
-    memory = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))
-    memory.append(Page(memory.edge, Place.after(Snapshot(600, 600)), mine, Snapshot(400, 400), Snapshot(600, 600)))
+    cache = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))
+    cache.append(Page(cache.edge, Place.after(Snapshot(600, 600)), mine, Snapshot(400, 400), Snapshot(600, 600)))
     tracemalloc.start()
     try:
         for number in range(401, 500):
             place = Place.after(Snapshot(number, 501, frozenset({number, 500})))
             read = []
-            while page := memory.page_after(place):
+            while page := cache.page_after(place):
                 if not page.changes:
                     break
                 read += [change.id for change in page.changes]
@@ -255,14 +255,14 @@ def test_cursors_that_nobody_gave_take_no_more_memory_than_one_page_does():
 
 def test_a_cursor_of_another_server_is_given_a_large_batch_page_by_page():
     changes = [Change(f'{{"cursor": "{i:x}.x"}}', "t", "INSERT", 500, i) for i in range(1, 5_001)]
-    memory = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))
-    memory.append(Page(memory.edge, Place.after(Snapshot(600, 600)), changes, Snapshot(400, 400), Snapshot(600, 600)))
+    cache = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))
+    cache.append(Page(cache.edge, Place.after(Snapshot(600, 600)), changes, Snapshot(400, 400), Snapshot(600, 600)))
     place, sizes, read = Place.after(Snapshot(450, 450)), [], []
-    while (page := memory.page_after(place)) and page.changes:
+    while (page := cache.page_after(place)) and page.changes:
         assert page.start == place
         sizes.append(len(page.changes))
         read += page.changes
         place = page.end
     assert [change.id for change in read] == list(range(1, 5_001))
     assert sizes == [2_000, 2_000, 1_000]
-    assert place == memory.edge
+    assert place == cache.edge
