@@ -44,12 +44,20 @@ class RowsHandler(ApiHandler):
         is_restricted = query.subscription.is_restricted
         assert self.identity
         readings, holder = self.context.readings, self.identity.holder
-        with told_of_refusals(is_restricted=is_restricted), readings.reading(query, holder) as reading:
-            if LINES in self.request.headers.get("Accept", "").lower():
-                await self._send_lines(reading)
-            else:
-                await reading.until_over()
-                await self._send_object(reading)
+        expiry = self.context.authenticator.expiries.watch(self.identity, self._close)
+        try:
+            with told_of_refusals(is_restricted=is_restricted), readings.reading(query, holder) as reading:
+                if LINES in self.request.headers.get("Accept", "").lower():
+                    await self._send_lines(reading)
+                else:
+                    await reading.until_over()
+                    await self._send_object(reading)
+        finally:
+            expiry.cancel()
+
+    def _close(self) -> None:
+        cast(HTTP1Connection, self.request.connection).close()
+        self.end()
 
     async def _send_object(self, reading: Reading) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")

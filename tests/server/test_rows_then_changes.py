@@ -1,6 +1,7 @@
 """rows=true on /ws and /events: the rows of a table, and then exactly the changes that they lack."""
 
 import asyncio
+import contextlib
 import json
 import random
 import threading
@@ -216,6 +217,17 @@ class SlowClientTest(RowsThenChangesCase):
             await soon(lambda: not self.feed.readings._running)
         assert self.feed.readings._road.space.bytes == 0
         assert reading.rows == 3
+
+    @mock.patch.object(readings, "KEEP_SECONDS", 0)
+    @gen_test
+    async def test_an_answer_ends_with_the_token(self):
+        for accept in ("application/json", "application/x-ndjson"):
+            reader, _ = await self.unread("/api/rows?table=orders", f"Accept: {accept}\r\n")
+            self.feed.authenticator.expiries.end_all_of(lambda identity: True)
+            await soon(lambda: not self.feed.readings._running)
+            with contextlib.suppress(ConnectionResetError):
+                got = await reader.read()
+                assert b"cursor" not in got
 
 
 class StreamTest(RowsThenChangesCase):
