@@ -96,7 +96,7 @@ GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, chang
     changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO changefeed_server;
 GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed.last_entries, changefeed.look, changefeed.note_retyped,
-    changefeed.retyped_after, changefeed.entries_of, changefeed.mixed, changefeed.key_text,
+    changefeed.retyped_after, changefeed.entries_of, changefeed.mixed, changefeed.key_text, changefeed.can_be_parsed,
     changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(), changefeed.has_entries(integer),
     changefeed.oldest_entry(integer), changefeed.newest_entry(integer), changefeed.members(oid), changefeed.members(oid[]),
     changefeed.recorders(), changefeed.argument(bytea), changefeed.watched(oid[]),

@@ -260,11 +260,22 @@ BEGIN
 END
 $function$;
 
+-- Whether PostgreSQL can parse a value, which it need not have done to make it: json_build_array() nests without a limit.
+CREATE OR REPLACE FUNCTION changefeed.can_be_parsed(value json)
+RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    PERFORM value -> '';
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END
+$function$;
+
 DROP FUNCTION IF EXISTS changefeed.settled_snapshot(pg_snapshot);  -- version 4's
 DO $grant$
 BEGIN
     IF current_setting('changefeed.readers') <> '' THEN
-        EXECUTE 'GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.entries_of, changefeed.mixed, changefeed.key_text TO ' || current_setting('changefeed.readers');
+        EXECUTE 'GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.entries_of, changefeed.mixed, changefeed.key_text, changefeed.can_be_parsed TO ' || current_setting('changefeed.readers');
     END IF;
 END
 $grant$;

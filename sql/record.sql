@@ -17,10 +17,10 @@ DECLARE
     -- Evaluated at each statement if there are types that are not PostgreSQL's own: these, and their owners, can change
     -- while no table does.
     trusted constant text := $condition$
-        (NOT EXISTS (
+        (current_setting('transaction_isolation') = 'read committed' AND NOT EXISTS (
             SELECT FROM pg_attribute AS a
             WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND a.atttypid >= 16384 AND NOT changefeed.trusts(a.atttypid)
-        ) AND (current_setting('transaction_isolation') = 'read committed' OR changefeed.trusts_columns(TG_RELID)))
+        ))
     $condition$;
     tell_of_moved constant text := $moved$
         IF pg_partition_root(TG_RELID) IS NOT NULL THEN

@@ -216,6 +216,11 @@ SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action
 FROM whole AS w
 ORDER BY w.number, w.id;
 
+-- opaque --
+-- Those of the entries %(ids)s whose rows PostgreSQL cannot parse.
+SELECT j.id FROM changefeed.journal AS j
+WHERE j.id = ANY (%(ids)s::bigint[]) AND NOT (changefeed.can_be_parsed(j.data) AND changefeed.can_be_parsed(j.old));
+
 -- mixed --
 -- Which of the transactions %(xids)s must be put in order: those in which triggers wrote, and those in which the calls of two
 -- triggers wrote entries of one table, some that remove rows and some that add rows.

@@ -64,67 +64,57 @@ BEGIN
 END
 $function$;
 
--- The names of a table's columns as of now. Above READ COMMITTED every query sees the catalog as of the transaction's snapshot; but
--- a statement is parsed by the catalog of now. The table must be locked.
-CREATE OR REPLACE FUNCTION changefeed.columns_now(target oid)
-RETURNS text[] LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-    names text[];
-BEGIN
-    -- All values are null, so no cast is called. The name may be another table's by now.
-    EXECUTE format(
-        'SELECT ARRAY(SELECT json_object_keys(row_to_json(r.*)) FROM (SELECT (NULL::%s).*) AS r) WHERE %1$L::regclass = %2$s',
-        target::regclass, target
-    ) INTO names;
-    RETURN names;
-END
-$function$;
-
--- Whether all columns of a table have PostgreSQL's own types, for which only a superuser can create a cast, as of now. The table
--- must be locked. VOLATILE, so that at READ COMMITTED the catalog is that of now: a STABLE function would see the catalog as of the
--- writer's statement, which includes the actions of foreign keys; the columns may have changed since that began.
-CREATE OR REPLACE FUNCTION changefeed.has_builtin_columns(target oid)
-RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-    fields text[];  -- by position: f1, f2, ...
-    is_builtin boolean;
-BEGIN
-    IF current_setting('transaction_isolation') = 'read committed' THEN
-        RETURN NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attnum > 0 AND a.atttypid >= 16384);
-    END IF;
-    fields := ARRAY(SELECT 'f' || n FROM generate_series(1, cardinality(changefeed.columns_now(target))) AS n);
-    IF cardinality(fields) > 0 THEN
-        EXECUTE (
-            SELECT format(
-                'SELECT greatest(%s) < 16384 AND %L::regclass = %s FROM (SELECT (NULL::%2$s).*) AS f (%4$s)',
-                string_agg(format('pg_typeof(%s)::oid', field), ', '), target::regclass, target, string_agg(field, ', ')
-            )
-            FROM unnest(fields) AS field
-        ) INTO is_builtin;
-    END IF;
-    RETURN is_builtin IS TRUE;
-END
-$function$;
-
--- The same for the table that the setting changefeed.planned_for names.
+-- Whether all columns of a table have PostgreSQL's own types, for which only a superuser can create a cast. The setting
+-- changefeed.planned_for names the table.
 --
 -- Not immutable, but declared so: it is then evaluated when a statement is planned, and costs nothing when the plan is used.
 -- That is correct only in a statement that reads a transition table of that very table, because PostgreSQL plans such a
 -- statement again after each change of the table's columns. Code that plans one sets the setting immediately before, so that no
--- other code can have set it.
+-- other code can have set it. The plan outlives the transaction, so the answer is false if the snapshot of the catalog may be old.
 CREATE OR REPLACE FUNCTION changefeed.has_builtin_types()
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    RETURN changefeed.has_builtin_columns(current_setting('changefeed.planned_for')::oid);
+    RETURN changefeed.has_builtin_types_now();
 END
 $function$;
 
--- Whether the types of a table's columns are what the catalog says. Above READ COMMITTED it is an old one: the table, or a type,
--- may have got an owner since whom nobody trusts.
-CREATE OR REPLACE FUNCTION changefeed.trusts_columns(target oid)
+-- The same, by the catalog as it is now, since this function is VOLATILE. A STABLE one would see the catalog as of the writer's
+-- statement, which includes the actions of foreign keys; the columns may have changed since that began.
+CREATE OR REPLACE FUNCTION changefeed.has_builtin_types_now()
 RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-    RETURN current_setting('transaction_isolation') = 'read committed' OR changefeed.has_builtin_columns(target);
+    RETURN current_setting('transaction_isolation') = 'read committed' AND NOT EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = current_setting('changefeed.planned_for')::oid AND a.attnum > 0 AND a.atttypid >= 16384
+    );
+END
+$function$;
+
+-- The names of a table's columns as of now. Above READ COMMITTED every query sees the catalog as of the transaction's snapshot; this
+-- function of PostgreSQL's sees it as of now. No statement may name the table or its row type: its schema can get another name at any
+-- moment, and another schema its name.
+CREATE OR REPLACE FUNCTION changefeed.columns_now(target oid)
+RETURNS text[] LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    names text[] := '{}';
+    name text;
+BEGIN
+    FOR number IN 1..1600 LOOP
+        name := (SELECT i.object_names[3] FROM pg_identify_object_as_address('pg_class'::regclass, target, number) AS i);
+        EXIT WHEN name IS NULL;
+        IF name !~ '^[.]{8}pg[.]dropped[.][0-9]+[.]{8}$' THEN
+            names := names || name;
+        END IF;
+    END LOOP;
+    RETURN names;
+END
+$function$;
+
+-- Stands for the value of a column whose type is another one now.
+CREATE OR REPLACE FUNCTION changefeed.refuse_column()
+RETURNS json LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RAISE EXCEPTION 'its columns have changed since the snapshot of this transaction';
 END
 $function$;
 
@@ -208,7 +198,9 @@ BEGIN
         RETURN format(
             'CASE WHEN num_nonnulls(%1$s) = 1 THEN changefeed.json_array('
             'ARRAY(SELECT %3$s FROM (SELECT unnest(%1$s) AS value) AS %2$I), '
-            'ARRAY(SELECT array_length(%1$s, d) FROM generate_series(1, array_ndims(%1$s)) AS d)) END',
+            -- With the names of tables only, which no column of that name hides.
+            '(SELECT ARRAY(SELECT array_length(%2$I.whole, d.number) FROM generate_series(1, array_ndims(%2$I.whole)) AS d (number)) '
+            'FROM (SELECT %1$s AS whole) AS %2$I)) END',
             value, alias, CASE WHEN has_too_many_parts THEN format(as_text, alias || '.value')
             ELSE changefeed.json_value(alias || '.value', shape.typelem, false, depth + 1) END
         );
@@ -276,7 +268,9 @@ RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $f
 DECLARE
     omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
     hash text[] := ARRAY(SELECT json_array_elements_text(options -> 'hash'));
-    is_certain constant boolean := changefeed.trusts_columns(target);
+    -- Above READ COMMITTED the catalog is an old one: the table, or a type, may have got an owner since whom nobody trusts.
+    is_certain constant boolean := current_setting('transaction_isolation') = 'read committed';
+    are_as_known text;
     gone text;
 BEGIN
     SELECT name INTO gone FROM unnest(omit || hash) AS name
@@ -288,26 +282,32 @@ BEGIN
         RAISE EXCEPTION 'the column % that was to be left out or hashed is gone', quote_ident(gone)
             USING HINT = 'Call changefeed.watch again.';
     END IF;
-    -- Their expressions would be parsed again, and the columns may have changed since they were checked.
-    IF NOT is_certain AND EXISTS (
-        SELECT FROM pg_attribute AS a
-        WHERE a.attrelid = target AND a.attgenerated = 'v' AND NOT a.attisdropped AND a.attname <> ALL (omit)
-    ) THEN
-        RAISE EXCEPTION 'its virtual generated columns cannot be computed for certain at this isolation level';
-    END IF;
     PERFORM changefeed.check_expressions(target, omit);
-    IF current_setting('transaction_isolation') <> 'read committed' AND changefeed.columns_now(target) IS DISTINCT FROM ARRAY(
-        SELECT a.attname::text FROM pg_attribute AS a
-        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
-    ) THEN
-        RAISE EXCEPTION 'its columns have changed since the snapshot of this transaction';
+    IF NOT is_certain THEN
+        IF changefeed.columns_now(target) IS DISTINCT FROM ARRAY(
+            SELECT a.attname::text FROM pg_attribute AS a
+            WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+        ) THEN
+            PERFORM changefeed.refuse_column();
+        END IF;
+        IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attgenerated = 'v' AND a.attname = ANY (hash)) THEN
+            RAISE EXCEPTION 'a hashed virtual generated column cannot be computed for certain at this isolation level';
+        END IF;
+        -- The expression of a virtual column is parsed again. It must find the types that it was made for, all PostgreSQL's own.
+        SELECT coalesce(string_agg(format('pg_typeof(%I)::oid = %s', a.attname, a.atttypid), ' AND '), 'true') INTO are_as_known
+        FROM pg_attribute AS a
+        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND a.atttypid < 16384;
     END IF;
     RETURN (
         SELECT string_agg(
             CASE
                 WHEN a.attname = ANY (hash)
                     THEN format('%s AS %I', changefeed.hashed_value(target, a.attname, a.atttypid, v.value), a.attname)
-                WHEN a.attgenerated = 'v' THEN format('%s AS %I', v.value, a.attname)
+                WHEN a.attgenerated = 'v' THEN format(
+                    CASE WHEN is_certain THEN '%s AS %I'
+                    ELSE 'CASE WHEN %3$s THEN to_json(%1$s) ELSE changefeed.refuse_column() END AS %2$I' END,
+                    v.value, a.attname, are_as_known
+                )
                 ELSE format('%s AS %I', changefeed.json_value(v.value, a.atttypid, is_certain), a.attname)
             END,
             ', ' ORDER BY changefeed.place(a)

@@ -28,7 +28,7 @@ LOOK_BACK_IDS = 2_000  # how far back in the journal to look for a row that ends
 INLINE_ENTRIES = 1_000  # more are ordered in a thread
 REMEMBERED_ENTRIES = 1 << 21  # moved entries in the cached orders of transactions; 16 bytes each
 REMEMBERED_ORDERS = 10_000
-REMEMBERED_OPAQUE = 1_000  # entries whose rows PostgreSQL cannot take apart
+REMEMBERED_OPAQUE = 10_000  # entries whose rows PostgreSQL cannot take apart
 DEADLINE_SECONDS = 60.0
 _MOST = (1 << 63) - 1
 _TAKING, _BRINGING = frozenset("UDL"), frozenset("IUL")
@@ -172,12 +172,17 @@ class NestedOrder:
         )
 
     async def _find_opaque(self, parameters: dict[str, object]) -> None:
-        """Bisects to find the entries whose rows PostgreSQL cannot take apart, such as JSON nested too deeply for it.
+        """Finds the entries whose rows PostgreSQL cannot take apart, such as JSON nested too deeply for it.
 
         As entries of no row they keep their places, and no entry of their table passes them; other tables' do.
         """
         rows = await self._fetch_states({**parameters, "opaque": None})
-        parts = [sorted(entry_id for _, entry_id, *_ in rows)]
+        ids = sorted(entry_id for _, entry_id, *_ in rows)
+        found = [entry_id for (entry_id,) in await self._database.fetch(QUERIES["opaque"], {"ids": ids})]
+        self._opaque.update(dict.fromkeys(found))
+        # What fails for another reason is found by bisection.
+        parts = [ids] if ids else []
+        why = "PostgreSQL cannot parse it"
         while parts:
             ids = parts.pop()
             try:
@@ -187,15 +192,20 @@ class NestedOrder:
                     raise
                 if len(ids) > 1:
                     parts += [ids[len(ids) // 2 :], ids[: len(ids) // 2]]
-                    continue
-                logger.warning(
-                    "could not look into the entry %d of the journal, so its row's changes keep the recorded order: %s",
-                    ids[0],
-                    one_line(error),
-                )
-                self._opaque[ids[0]] = None
-                if len(self._opaque) > REMEMBERED_OPAQUE:
-                    del self._opaque[next(iter(self._opaque))]
+                else:
+                    found.append(ids[0])
+                    why = one_line(error)
+                    self._opaque[ids[0]] = None
+        if found:
+            logger.warning(
+                "could not look into %d entries of the journal, the first of which is %d; their rows' changes keep the "
+                "recorded order: %s",
+                len(found),
+                min(found),
+                why,
+            )
+        for entry_id in list(self._opaque)[: -max(REMEMBERED_OPAQUE, len(found))]:
+            del self._opaque[entry_id]
 
     async def _entries(self, ids: Sequence[int], byte_limit: int) -> list[DbRow]:
         """The entries with these ids, at least one; those that cannot be read are losses."""

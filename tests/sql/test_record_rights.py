@@ -431,3 +431,16 @@ def test_a_writer_with_an_older_snapshot_is_recorded_as_the_table_is_or_as_a_los
         "SELECT row_to_json(t), json_build_object('id', t.id, 'v', t.v::text) FROM own.t AS t"
     )
     assert action == "L" or row_there in (expected, as_text)
+
+
+def test_a_column_of_any_name_may_be_an_array_of_a_type_of_its_own(db: JournalDatabase):
+    role = db.new_role("typist")
+    names = ["d", "n", "v0", "f0", "n0", "a1", "value", "whole", "number", "old_rows", "new_rows", "r", "g"]
+    columns = ", ".join(f"{name} own.moods[]" for name in names)
+    db.run(f"CREATE SCHEMA own AUTHORIZATION {role}; SET ROLE {role}; CREATE TYPE own.mood AS ENUM ('ok')")
+    fields = ", ".join(f"{name} own.mood[]" for name in names)
+    db.run(f"CREATE TYPE own.moods AS ({fields}); CREATE TABLE own.t ({columns}); RESET ROLE")
+    db.run("SELECT changefeed.watch('own.t')")
+    value = f"ROW({', '.join(['ARRAY[[chr(111) || chr(107)]]::own.mood[]'] * len(names))})::own.moods"
+    db.run(f"INSERT INTO own.t VALUES ({', '.join([f'ARRAY[{value}]'] * len(names))})")
+    assert db.changes("own.t") == [("I", {name: [{name: [["ok"]] for name in names}] for name in names})]

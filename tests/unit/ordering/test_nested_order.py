@@ -245,7 +245,7 @@ def test_what_postgresql_cannot_take_apart_keeps_no_other_table_from_its_order(
         found = await all_after(await opened(db), BEGINNING)
         assert by_row([change for change in found if change.table == "public.orders"], 3) == of_each_row(3)
 
-    with ExpectLog("changefeed.journal", "could not look into the entry"):
+    with ExpectLog("changefeed.journal", "could not look into 1 entries"):
         asyncio.run(check())
 
 
@@ -256,9 +256,22 @@ def test_it_is_looked_for_once(db: JournalDatabase, docs: None):
 
     async def check() -> None:
         journal = await opened(db)
-        with ExpectLog("changefeed.journal", "could not look into the entry"):
+        with ExpectLog("changefeed.journal", "could not look into 1 entries"):
             await all_after(journal, BEGINNING)
         db.run("INSERT INTO orders VALUES (2, 'raw')")
         await all_after(journal, BEGINNING)
 
     asyncio.run(check())
+
+
+def test_however_many_there_are(db: JournalDatabase, docs: None):
+    db.run("BEGIN; INSERT INTO docs VALUES (0, NULL)")
+    db.run(DEEP.format("UPDATE docs SET value = v; INSERT INTO docs SELECT n, v FROM generate_series(1, 1200) AS n;"))
+    db.run("DELETE FROM docs WHERE id = 0; INSERT INTO orders VALUES (0, 'raw'); COMMIT")
+
+    async def check() -> None:
+        found = await all_after(await opened(db), BEGINNING)
+        assert by_row([change for change in found if change.table == "public.orders"], 1) == of_each_row(1)
+
+    with ExpectLog("changefeed.journal", "could not look into 1202 entries"):
+        asyncio.run(check())
