@@ -99,11 +99,10 @@ DECLARE
     key bytea;
 BEGIN
     SELECT sha256(
-        s.key || sha256(convert_to(n.nspname, 'UTF8')) || sha256(convert_to(c.relname, 'UTF8'))
+        s.key || sha256(convert_to(n.schema_name, 'UTF8')) || sha256(convert_to(n.table_name, 'UTF8'))
         || sha256(convert_to(column_name, 'UTF8'))
     ) INTO STRICT key
-    FROM changefeed_secret.secret AS s, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = coalesce(pg_partition_root(target), target);
+    FROM changefeed_secret.secret AS s, changefeed.name_now(coalesce(pg_partition_root(target), target)) AS n;
     RETURN key;
 END
 $function$;

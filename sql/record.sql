@@ -28,9 +28,7 @@ DECLARE
             has_lost := changefeed.may_have_moved(TG_RELID, context);
             IF has_lost THEN
                 INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
-                SELECT slot, at, 'L', n.nspname, c.relname
-                FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                WHERE c.oid = pg_partition_root(TG_RELID);
+                SELECT slot, at, 'L', n.schema_name, n.table_name FROM changefeed.name_now(pg_partition_root(TG_RELID)) AS n;
             END IF;
         END IF;
     $moved$;
@@ -84,9 +82,8 @@ DECLARE
             options := TG_ARGV[0]::json;
             IF options ->> 'root' IS NOT NULL THEN
                 -- A partition that was written directly: its changes are recorded as the root's.
-                SELECT n.nspname, c.relname INTO schema_name, table_name
-                FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                WHERE c.oid = coalesce(pg_partition_root(TG_RELID), TG_RELID);
+                SELECT n.schema_name, n.table_name INTO schema_name, table_name
+                FROM changefeed.name_now(coalesce(pg_partition_root(TG_RELID), TG_RELID)) AS n;
             END IF;
             is_dynamic := TG_LEVEL = 'ROW' OR options ->> 'dynamic' IS NOT NULL OR NOT <trusted>;
             IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN

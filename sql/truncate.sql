@@ -57,12 +57,12 @@ BEGIN
         RETURN;
     END IF;
     INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
-    SELECT coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', n.nspname, c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = pg_partition_root(target) AND EXISTS (
+    SELECT coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', n.schema_name, n.table_name
+    FROM changefeed.name_now(pg_partition_root(target)) AS n
+    WHERE EXISTS (
         SELECT FROM changefeed.journal AS j
         WHERE j.xid = pg_current_xact_id() AND j.id > truncated.last_id
-          AND j.schema_name = n.nspname AND j.table_name = c.relname
+          AND j.schema_name = n.schema_name AND j.table_name = n.table_name
     );
 END
 $function$;
@@ -164,9 +164,10 @@ BEGIN
                 WHERE inner_part.type >= 16384
             )
             SELECT FROM part AS p JOIN pg_type AS t ON t.oid = p.type JOIN pg_cast AS c ON c.castsource = t.oid
-            WHERE c.casttarget = 'json'::regtype AND (p.is_within OR t.typtype = 'c') AND t.typowner <> ALL (trusted)
+            WHERE c.casttarget = 'json'::regtype AND (p.is_within OR t.typtype = 'c')
+              AND (t.typowner <> ALL (trusted) OR t.typtype IN ('e', 'r', 'm'))
         ) THEN
-            RAISE EXCEPTION 'a composite type has a cast to json of an owner who is not trusted';
+            RAISE EXCEPTION 'a composite type has a cast to json that must not be used';
         END IF;
         -- Here virtual generated columns are computed.
         SELECT string_agg(
@@ -184,7 +185,7 @@ BEGIN
         FROM pg_attribute AS a JOIN pg_attribute AS r
             ON r.attrelid = pg_partition_root(TG_RELID) AND r.attname = a.attname  -- whose columns may be in another order
         LEFT JOIN LATERAL (
-            -- As in safe_type(): the type below domains and arrays.
+            -- The type below domains and arrays, if its values are recorded as texts (see values.sql).
             WITH RECURSIVE element AS (
                 SELECT t.oid, t.typtype, t.typbasetype, t.typelem, t.typowner, '' AS brackets
                 FROM pg_type AS t WHERE t.oid = a.atttypid
@@ -198,7 +199,7 @@ BEGIN
                     END
             )
             SELECT e.brackets FROM element AS e
-            WHERE e.oid >= 16384 AND e.typelem = 0 AND e.typtype NOT IN ('c', 'd') AND e.typowner <> ALL (trusted)
+            WHERE e.oid >= 16384 AND e.typelem = 0 AND (e.typtype IN ('e', 'r', 'm') OR e.typtype = 'b' AND e.typowner <> ALL (trusted))
         ) AS as_text ON true
         WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit);
         EXECUTE format(
@@ -379,11 +380,10 @@ BEGIN
             PERFORM changefeed.tell_of_writes_since(before, TG_RELID);
         END IF;
         INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, row_count)
-        SELECT s.last_value, clock_timestamp(), 'D', n.nspname, c.relname, r.data, (truncated ->> 'count')::bigint
-        FROM changefeed.slot AS s, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
+        SELECT s.last_value, clock_timestamp(), 'D', n.schema_name, n.table_name, r.data, (truncated ->> 'count')::bigint
+        FROM changefeed.slot AS s, changefeed.name_now(pg_partition_root(TG_RELID)) AS n,
             (SELECT changefeed.hash_rows(TG_RELID, truncated -> 'rows', coalesce(TG_ARGV[0], '{}')::json) AS data
-             UNION ALL SELECT NULL WHERE (truncated ->> 'count')::bigint > 0) AS r
-        WHERE c.oid = pg_partition_root(TG_RELID);
+             UNION ALL SELECT NULL WHERE (truncated ->> 'count')::bigint > 0) AS r;
         PERFORM changefeed.set_truncated_so_far(before.tables || TG_RELID);
     EXCEPTION WHEN transaction_rollback THEN
         RAISE;
@@ -396,9 +396,8 @@ BEGIN
         END;
         BEGIN
             INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name)
-            SELECT coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', n.nspname, c.relname
-            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-            WHERE c.oid = pg_partition_root(TG_RELID);
+            SELECT coalesce(pg_sequence_last_value('changefeed.slot'), 0), clock_timestamp(), 'L', n.schema_name, n.table_name
+            FROM changefeed.name_now(pg_partition_root(TG_RELID)) AS n;
         EXCEPTION WHEN transaction_rollback THEN
             RAISE;
         WHEN OTHERS THEN

@@ -110,6 +110,15 @@ BEGIN
 END
 $function$;
 
+-- A table's name as of now.
+CREATE OR REPLACE FUNCTION changefeed.name_now(target oid, OUT schema_name text, OUT table_name text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    SELECT i.object_names[1], i.object_names[2] INTO schema_name, table_name
+    FROM pg_identify_object_as_address('pg_class'::regclass, target, 0) AS i;
+END
+$function$;
+
 -- Stands for the value of a column whose type is another one now.
 CREATE OR REPLACE FUNCTION changefeed.refuse_column()
 RETURNS json LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
@@ -308,7 +317,11 @@ BEGIN
                     ELSE 'CASE WHEN %3$s THEN to_json(%1$s) ELSE changefeed.refuse_column() END AS %2$I' END,
                     v.value, a.attname, are_as_known
                 )
-                ELSE format('%s AS %I', changefeed.json_value(v.value, a.atttypid, is_certain), a.attname)
+                WHEN is_certain THEN format('%s AS %I', changefeed.json_value(v.value, a.atttypid, true), a.attname)
+                ELSE format(
+                    'CASE WHEN pg_typeof(%I)::oid = %s THEN %s ELSE changefeed.refuse_column() END AS %1$I',
+                    a.attname, a.atttypid, changefeed.json_value(v.value, a.atttypid, false)
+                )
             END,
             ', ' ORDER BY changefeed.place(a)
         )

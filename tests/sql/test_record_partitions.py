@@ -691,3 +691,37 @@ def test_a_composite_type_with_a_cast_of_its_owner_inside_is_a_loss(db: JournalD
     db.run("SELECT changefeed.watch('moods')")
     session.run("""INSERT INTO moods VALUES (1, '{"(sad,1)"}'); TRUNCATE moods_1""")
     assert ([letter for letter, _ in db.changes()], db.losses) == (["I"], 1)
+
+
+RENAMED_ROOTS = {
+    "the root has another name": "ALTER TABLE parts RENAME TO pieces; CREATE TABLE parts (id int, secret text); "
+    "SELECT changefeed.watch('parts')",
+    "the partition has another root": "CREATE TABLE pieces (LIKE parts) PARTITION BY RANGE (id); ALTER TABLE parts DETACH PARTITION part; "
+    "ALTER TABLE pieces ATTACH PARTITION part DEFAULT; SELECT changefeed.watch('pieces')",
+}
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("change", RENAMED_ROOTS.values(), ids=RENAMED_ROOTS.keys())
+@pytest.mark.parametrize(
+    ("write", "actions"),
+    [("INSERT INTO part VALUES (2, 'b')", {"I"}), ("TRUNCATE part", {"L"})],
+    ids=["INSERT", "TRUNCATE"],
+)
+def test_a_writer_with_an_old_snapshot_is_recorded_under_the_name_that_the_root_has(
+    db: JournalDatabase, level: str, change: str, write: str, actions: set[str]
+):
+    db.run(
+        "DROP TABLE parts; CREATE TABLE parts (id int, name text) PARTITION BY RANGE (id); "
+        "CREATE TABLE part PARTITION OF parts DEFAULT"
+    )
+    db.run("SELECT changefeed.watch('parts'); INSERT INTO parts VALUES (1, 'a')")
+    writer = db.session()
+    writer.run(f"BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM pg_class")
+    db.run(change)
+    db.forget()
+    writer.run(write)
+    writer.run("COMMIT")
+    assert set(db.run("SELECT table_name, action FROM changefeed.journal WHERE action <> 'T'")) == {
+        ("pieces", action) for action in actions
+    }

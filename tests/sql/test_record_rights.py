@@ -401,6 +401,11 @@ OLD_SNAPSHOTS = {
         "ALTER TABLE own.t RENAME id TO x; ALTER TABLE own.t RENAME v TO id; ALTER TABLE own.t RENAME x TO v",
         "(1, 'a', 'ok')",
     ),
+    "a column gets another type": (
+        "CREATE TABLE own.t (id int, v text, w own.mood)",
+        "ALTER TABLE own.t ALTER id TYPE bigint",
+        "(1, 'a', 'ok')",
+    ),
     "attributes get each other's names": (
         "CREATE TABLE own.t (id int, v own.pair)",
         "ALTER TYPE own.pair RENAME ATTRIBUTE a TO x; ALTER TYPE own.pair RENAME ATTRIBUTE b TO a; "
