@@ -74,7 +74,9 @@ class Faults:
         """To one of the processes that share a port, which reads the journal for the others or does not."""
         server = self._ground.servers[-1]
         async with self._servers_in_use[server.name]:
-            if workers := server.workers():
+            workers = server.workers()
+            # A server whose first process dies before it is ready ends; the others start after that one is ready.
+            if len(workers) > 1:
                 worker = self._draw.choice(workers)
                 with contextlib.suppress(psutil.NoSuchProcess):
                     worker.send_signal(number)
