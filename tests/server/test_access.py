@@ -48,6 +48,7 @@ PROBES: dict[str, list[Probe]] = {
     ],
     "/events": [Probe("/events", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
     "/api/changes": [Probe("/api/changes", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
+    "/api/rows": [Probe("/api/rows?table=orders", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
     "/api/activity": [Probe("/api/activity", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
     "/api/tables": [Probe("/api/tables", *UNAUTHORIZED, 200, 200, 200, 200, NO_RIGHTS)],
     "/api/tables/(.+)/watch": [
