@@ -125,10 +125,10 @@ class RestoredInStepsTest(JournalTestCase):
             self.write(read_script("install.sql"))
             self.write(read_script("install.sql"))
             assert self.write("SELECT count(*) FROM changefeed.meta") == [(1,)]
+            self.feed.follower.reidentify()
             await self.feed.watching.start()
-            while self.feed.follower.trouble is not None:  # by itself it would try again after its growing pause
-                self.feed.follower.reidentify()
-                await asyncio.sleep(0)
+            while self.feed.follower.trouble is not None:
+                await self.feed.follower.until_moved()
         socket = await self.connect("/ws?table=orders", protocol=True)
         self.write("INSERT INTO orders VALUES (7)")
         assert await self.told_until(socket, 7) == ([7], [])
