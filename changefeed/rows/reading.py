@@ -28,10 +28,10 @@ from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_l
 from changefeed.rows.explain import Step, cannot_read, lacks_right, refusal_of
 from changefeed.rows.query import RowsQuery, Source, statement
 from changefeed.rows.refusal import GONE, Reason, RowsRefused
-from changefeed.rows.slots import FairSlots
 from changefeed.rows.spool import Spool, SpoolFull, SpoolSpace
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.subscription import Selection
+from changefeed.slots import FairSlots
 from changefeed.turns import TURN_SECONDS
 
 logger = logging.getLogger("changefeed.rows")
@@ -115,7 +115,7 @@ class Reading:
     async def run(self) -> None:
         """Reads; never raises but when cancelled: `refused` says what went wrong."""
         try:
-            async with self._road.slots.slot(self.holder):
+            async with self._road.slots.slot((self.holder,)):
                 async with asyncio.timeout(self._road.limits.seconds):
                     await self._read()
         except RowsRefused as refused:

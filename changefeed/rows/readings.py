@@ -17,11 +17,11 @@ from changefeed.postgres.pool import Database
 from changefeed.rows.query import RowsQuery, SortKey, query_for
 from changefeed.rows.reading import Limits, Reading, Road
 from changefeed.rows.refusal import Reason, RowsRefused
-from changefeed.rows.slots import FairSlots
 from changefeed.rows.spool import SpoolSpace
 from changefeed.selection.catalog import Catalog
 from changefeed.selection.rights import visible
 from changefeed.selection.subscription import BadSubscription, Selection, Subscription
+from changefeed.slots import FairSlots
 
 logger = logging.getLogger("changefeed.rows")
 
@@ -45,7 +45,8 @@ class Readings:
         payload: Payload,
         trusted_owners: tuple[str, ...] = (),
     ) -> None:
-        self._slots = FairSlots(at_once, WAITING_LIMIT)
+        # One token leaves a slot to the others.
+        self._slots = FairSlots(at_once, share=max(1, at_once - 1), waiting_limit=WAITING_LIMIT)
         self._catalog = catalog
         self._journal = journal
         self._payload = payload

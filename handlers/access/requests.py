@@ -5,12 +5,12 @@ the others from their answers.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 
+from changefeed.slots import FairSlots
 from handlers.access.errors import ApiError
 from process.shared_numbers import SharedNumbers
 
@@ -44,19 +44,14 @@ class Entry:
 
 
 class RequestsUnderWay:
-    """At most `limit`. Beyond it the newest one gives way, of the owner who has most.
-
-    Of those that wait for their turn, the first of the owner who works least is next; of several such owners, that of
-    the one who has waited longest.
-    """
+    """At most `limit`. Beyond it the newest one gives way, of the owner who has most."""
 
     def __init__(self, limit: int, meters: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
         self._entries: dict[Owner, dict[Entry, None]] = {}  # in the order in which they came
-        self._waiting: dict[Owner, deque[tuple[Entry, asyncio.Future[None]]]] = {}
-        self._count = self._working = 0
-        self._works: Counter[Owner | str | None] = Counter()  # by owner, and by holder
+        self._count = 0
+        self._slots = FairSlots(AT_ONCE, share=AT_ONCE, waiting_limit=limit)
         self._refused = {reason: meters.meter(REFUSED, reason) for reason in REASONS}
         self._given_up = meters.meter(GIVEN_UP)
         self._untold, self._told_at = 0, float("-inf")
@@ -67,7 +62,7 @@ class RequestsUnderWay:
     @property
     def waiting(self) -> int:
         """How many wait for their turn."""
-        return sum(map(len, self._waiting.values()))
+        return self._slots.waiting
 
     def enter(self, owner: Owner, give_way: Callable[[ApiError], None] | None = None) -> Entry:
         """Counts a request until it leaves. Raises ApiError if it is the one that has to give way."""
@@ -96,47 +91,16 @@ class RequestsUnderWay:
             if not entries:
                 del self._entries[entry.owner]
         if entry.has_turn:
-            self._end_turn(entry)
+            entry.has_turn = False
+            self._slots.give_back(entry.owner)
 
     async def until_turn(self, entry: Entry) -> None:
-        if self._working < AT_ONCE:
-            self._begin_turn(entry)
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(entry.owner, deque())
-        waiting.append((entry, turn))
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                await turn
+                await self._slots.take(entry.owner)
         except TimeoutError:
             raise self._refusal("late", f"it was not your turn within {WAIT_SECONDS:g} s; try again later") from None
-        finally:
-            with contextlib.suppress(ValueError):  # if it was its turn
-                waiting.remove((entry, turn))
-                if not waiting:
-                    del self._waiting[entry.owner]
-
-    def _begin_turn(self, entry: Entry) -> None:
         entry.has_turn = True
-        self._working += 1
-        self._works.update((entry.owner, entry.owner[0]))
-
-    def _end_turn(self, entry: Entry) -> None:
-        entry.has_turn = False
-        self._working -= 1
-        for key in (entry.owner, entry.owner[0]):
-            self._works[key] -= 1
-            if not self._works[key]:
-                del self._works[key]
-        while self._waiting and self._working < AT_ONCE:
-            owner = min(self._waiting, key=lambda one: (self._works[one[0]], self._works[one]))
-            waiting = self._waiting.pop(owner)
-            following, turn = waiting.popleft()
-            if waiting:
-                self._waiting[owner] = waiting  # behind the others, who have waited since
-            if not turn.done():
-                self._begin_turn(following)
-                turn.set_result(None)
 
     def _one_too_many(self, newcomer: Entry) -> Entry:
         of_holders: Counter[str | None] = Counter()

@@ -34,6 +34,7 @@ ROOMS = (
     "changefeed.postgres",
     "changefeed.change",
     "changefeed.backoff",
+    "changefeed.slots",
     "changefeed.turns",
     "changefeed.printable",
 )

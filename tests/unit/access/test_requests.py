@@ -55,8 +55,8 @@ def test_each_owner_has_its_turn_and_one_that_leaves_gives_it_on():
         assert {*done[:3]} == {"little", None, "much"} or {*done[:2]} == {"little", None}
         assert len(done) == 12
         assert (len(under_way), under_way.waiting) == (0, 0)
-        assert not under_way._works
-        assert not under_way._waiting
+        assert not under_way._slots._running
+        assert not under_way._slots._waiting
 
     run(work())
 
