@@ -16,9 +16,10 @@ from changefeed.change.json_text import NotJSON
 from changefeed.change.table_names import qualified
 from changefeed.journal.cursor import Snapshot
 from changefeed.ordering.nested_order import NestedOrder
+from changefeed.postgres.apart import may_be_of_a_row, read_apart
 from changefeed.postgres.legible import is_shown_only
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, may_be_of_a_row, one_line
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow
 
 logger = logging.getLogger("changefeed.journal")
 
@@ -162,18 +163,17 @@ class Entries:
         return [*read, last]
 
     async def _contents(self, ids: list[int]) -> dict[int, _Content | Unreadable]:
-        """The entries' contents, by id, or why they cannot be read. If a read fails, bisects to find the entries."""
-        parameters = {"ids": ids, "row_limit_bytes": self._row_limit_bytes}
-        try:
-            rows = await self._database.fetch(QUERIES["contents"], parameters, READ_DEADLINE_SECONDS)
-        except (DatabaseUnavailable, psycopg2.Error) as error:
-            if not may_be_of_a_row(error):
-                raise
-            if len(ids) == 1:
-                return {ids[0]: Unreadable(one_line(error))}
-            middle = len(ids) // 2
-            return await self._contents(ids[:middle]) | await self._contents(ids[middle:])
-        return {change_id: _content(*content) for change_id, *content in rows}
+        """The entries' contents, by id, or why they cannot be read."""
+        rows, failures = await read_apart(
+            ids,
+            lambda part: self._database.fetch(
+                QUERIES["contents"],
+                {"ids": list(part), "row_limit_bytes": self._row_limit_bytes},
+                READ_DEADLINE_SECONDS,
+            ),
+        )
+        unreadable = {change_id: Unreadable(why) for change_id, why in failures.items()}
+        return unreadable | {change_id: _content(*content) for change_id, *content in rows}
 
     def _complain(self, entry: DbRow, unreadable: Unreadable) -> None:
         """Logs the entry once, however many clients read it."""

@@ -17,8 +17,9 @@ import psycopg2
 from changefeed.change.change import LOSS
 from changefeed.ordering.row_states import UNKNOWN, Entry, state_after
 from changefeed.ordering.transaction_order import Order, Transaction
+from changefeed.postgres.apart import may_be_of_a_row, read_apart
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, may_be_of_a_row, one_line
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow
 
 logger = logging.getLogger("changefeed.journal")
 
@@ -180,29 +181,20 @@ class NestedOrder:
         ids = sorted(entry_id for _, entry_id, *_ in rows)
         found = [entry_id for (entry_id,) in await self._database.fetch(QUERIES["opaque"], {"ids": ids})]
         self._opaque.update(dict.fromkeys(found))
-        # What fails for another reason is found by bisection.
-        parts = [ids] if ids else []
-        why = "PostgreSQL cannot parse it"
-        while parts:
-            ids = parts.pop()
-            try:
-                await self._fetch_states({**parameters, "after": 0, "begin": ids[0], "end": ids[-1] + 1})
-            except (DatabaseUnavailable, psycopg2.Error) as error:
-                if not may_be_of_a_row(error):
-                    raise
-                if len(ids) > 1:
-                    parts += [ids[len(ids) // 2 :], ids[: len(ids) // 2]]
-                else:
-                    found.append(ids[0])
-                    why = one_line(error)
-                    self._opaque[ids[0]] = None
+        # What fails for another reason.
+        _, failures = await read_apart(
+            ids,
+            lambda part: self._fetch_states({**parameters, "after": 0, "begin": part[0], "end": part[-1] + 1}),
+        )
+        self._opaque.update(dict.fromkeys(failures))
+        found += failures
         if found:
             logger.warning(
                 "could not look into %d entries of the journal, the first of which is %d; their rows' changes keep the "
                 "recorded order: %s",
                 len(found),
                 min(found),
-                why,
+                next(iter(failures.values()), "PostgreSQL cannot parse it"),
             )
         for entry_id in list(self._opaque)[: -max(REMEMBERED_OPAQUE, len(found))]:
             del self._opaque[entry_id]
@@ -217,16 +209,11 @@ class NestedOrder:
                 raise
         found: list[DbRow] = []
         size = 0
-        for entry_id in ids:
-            try:
-                rows = await self._fetch_entries({**parameters, "ids": [entry_id]})
-            except (DatabaseUnavailable, psycopg2.Error) as error:
-                if not may_be_of_a_row(error):
-                    raise
-                # Without contents.
-                rows = await self._database.fetch(
-                    QUERIES["entries"], {**parameters, "ids": [entry_id], "row_limit_bytes": None}, DEADLINE_SECONDS
-                )
+        for entry_id in ids:  # one by one, since a part may end at the limit
+            rows, failures = await read_apart([entry_id], lambda one: self._fetch_entries({**parameters, "ids": one}))
+            if failures:
+                without_contents = {**parameters, "ids": [entry_id], "row_limit_bytes": None}
+                rows = await self._database.fetch(QUERIES["entries"], without_contents, DEADLINE_SECONDS)
                 rows = [(*row[:3], LOSS[0], *row[4:6], None, None, None) for row in rows]
             found += rows
             size += sum(len(text) for row in rows for text in row[6:8] if text)

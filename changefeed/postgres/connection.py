@@ -17,10 +17,19 @@ from typing import Any
 
 import psycopg2
 from psycopg2 import _psycopg
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, encodings, make_dsn, parse_dsn
+from psycopg2.extensions import (
+    POLL_OK,
+    POLL_READ,
+    POLL_WRITE,
+    connection,
+    encodings,
+    make_dsn,
+    parse_dsn,
+    register_adapter,
+)
 from tornado.ioloop import IOLoop
 
-import changefeed.postgres.text_literal  # noqa: F401  # registers itself
+from changefeed.postgres.text_literal import TextLiteral
 
 # TCP notices a silently lost peer (a cable, a firewall, a dead proxy) within 5 + 3 * 1 s while nothing is sent, and
 # 8 s after something was. Values in the user's own conninfo take precedence.
@@ -82,6 +91,7 @@ _FIXED = {"client_encoding": "UTF8"}
 # C function below it makes reading a burst of notifications cheaper by a fifth.
 codecs.register({"utf_8_in_c": codecs.CodecInfo(codecs.utf_8_encode, codecs.utf_8_decode, name="utf_8_in_c")}.get)
 encodings["UTF8"] = "utf_8_in_c"
+register_adapter(str, TextLiteral)
 
 # The verbosity of libpq's errors (PQerrorVerbosity), in the libpq that psycopg2 is linked with.
 _PLAIN, _WITH_SQLSTATE = 1, 2

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -45,13 +45,6 @@ class DeadlinePassed(DatabaseUnavailable):
     """The database did not answer in time."""
 
     is_late = True
-
-
-def may_be_of_a_row(error: Exception) -> bool:
-    """Whether reading fewer rows may help: against bytes that are not text, large values, lack of memory or time."""
-    if isinstance(error, psycopg2.Error):
-        return is_illegible(error) or (error.pgcode or "").startswith(("22", "53", "54", "57014", "XX"))
-    return isinstance(error, DatabaseUnavailable) and error.is_late
 
 
 class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
@@ -216,21 +209,16 @@ class Database:
         StandIn. Raises DatabaseUnavailable, or psycopg2.Error if PostgreSQL refuses the statement.
         """
         try:
-            async with asyncio.timeout(deadline_seconds):
-                try:
-                    return await self._fetch(self._execute, query, parameters)
-                except psycopg2.Error as error:
-                    if not with_stand_ins or not is_illegible(error):
-                        raise
-                    return await self._fetch(self._show, query, parameters)
+            with self._available():
+                async with asyncio.timeout(deadline_seconds):
+                    try:
+                        return await self._fetch(self._execute, query, parameters)
+                    except psycopg2.Error as error:
+                        if not with_stand_ins or not is_illegible(error):
+                            raise
+                        return await self._fetch(self._show, query, parameters)
         except TimeoutError:
             raise DeadlinePassed(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
-        except momoko.Pool.DatabaseNotAvailable:
-            raise DatabaseUnavailable(self._pool.connect_error) from None
-        except psycopg2.Error as error:
-            if not _is_of_connection(error):
-                raise
-            raise DatabaseUnavailable(one_line(error)) from error
 
     @contextlib.asynccontextmanager
     async def transaction(self, begin: Query) -> "AsyncIterator[_Fetch]":
@@ -239,7 +227,7 @@ class Database:
         The caller sets the deadline; when it passes, the running statement is cancelled. Raises DatabaseUnavailable, or
         psycopg2.Error if PostgreSQL refuses a statement.
         """
-        try:
+        with self._available():
             connection = await self._ready()
             try:
                 await self._run(self._execute_within, connection, begin, ())
@@ -254,6 +242,12 @@ class Database:
                 raise
             finally:
                 self._pool.putconn(connection)
+
+    @contextlib.contextmanager
+    def _available(self) -> Iterator[None]:
+        """A block that needs a connection: that there is none, or that it broke, is raised as DatabaseUnavailable."""
+        try:
+            yield
         except momoko.Pool.DatabaseNotAvailable:
             raise DatabaseUnavailable(self._pool.connect_error) from None
         except psycopg2.Error as error:

@@ -25,6 +25,3 @@ class TextLiteral:
         if "\\" in quoted:
             return f" E'{quoted.replace(chr(92), chr(92) * 2)}'".encode(self._encoding)
         return f"'{quoted}'".encode(self._encoding)
-
-
-psycopg2.extensions.register_adapter(str, TextLiteral)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http
 from collections.abc import Iterator
+from functools import partial
 
 from changefeed.rows.query import RowsQuery, SortKey
 from changefeed.rows.reading import Reading
@@ -63,7 +64,7 @@ async def send_rows(reading: Reading, outbox: Outbox, dialect: Dialect) -> None:
         cursor = reading.cursor if part.is_last else None
         encoded = reading.once(
             (dialect, part.number, part.is_last),
-            lambda part=part, cursor=cursor: dialect.rows(reading.query.table, part.rows, cursor),  # type: ignore[misc]
+            partial(dialect.rows, reading.query.table, part.rows, cursor),
         )
         outbox.send(encoded)
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -3,7 +3,7 @@
 import psycopg2
 import pytest
 
-import changefeed.postgres.text_literal  # noqa: F401  # registers itself
+import changefeed.postgres.connection  # noqa: F401  # registers TextLiteral
 from tests import postgres
 
 TEXTS = ("größe", chr(92), r"É\' OR true --", "'", r"a\nb", "E'", "")
