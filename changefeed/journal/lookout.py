@@ -28,7 +28,7 @@ from changefeed.selection.subscription import Subscription
 
 logger = logging.getLogger("changefeed.lookout")
 
-QUERIES = load_queries("server.sql")
+QUERIES = load_queries("lookout.sql")
 LOOK_SECONDS = 1.0
 MOST_SECONDS = 10.0
 # A look may take at most this fraction of the time: with 8,000 partitions and 500 tables it takes some 0.1 s.

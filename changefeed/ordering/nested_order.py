@@ -23,7 +23,7 @@ from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow
 
 logger = logging.getLogger("changefeed.journal")
 
-QUERIES = load_queries("server.sql")
+QUERIES = load_queries("ordering.sql")
 STATES_AT_ONCE = 2_000  # entries that are processed in one turn of the event loop
 LOOK_BACK_IDS = 2_000  # how far back in the journal to look for a row that ends as it began
 INLINE_ENTRIES = 1_000  # more are ordered in a thread

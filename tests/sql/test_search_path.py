@@ -17,7 +17,7 @@ from tests.feed_case import ORDERS, FeedTestCase
 from tests.journal_database import JournalDatabase, Session
 
 FIXED = "search_path=pg_catalog, pg_temp"
-SENT = ("server.sql", "doctor.sql", "demo.sql")
+SENT = ("server.sql", "ordering.sql", "lookout.sql", "doctor.sql", "demo.sql")
 # With the rights of the schema's owner.
 OWNERS = {
     "rows_source",

@@ -1,0 +1,128 @@
+-- The statements that put a transaction's entries in order (changefeed/ordering/nested_order.py).
+
+-- states --
+-- What the entries of the transactions %(xids)s say about their rows, for the order in which these changed (see
+-- changefeed/ordering/transaction_order.py): digests of the column names, and of the row and its primary key before and after.
+-- At most %(limit)s entries, transaction by transaction: of the first one those behind the id %(after)s, of all those from
+-- %(begin)s on and before %(end)s. The key is the present primary key, if all of it is journaled; the triggers are the present
+-- ones too. The rows of the entries %(opaque)s are not looked at; if that is null, none are.
+WITH entry AS MATERIALIZED (
+    SELECT j.*, asked.number
+    FROM unnest(%(xids)s::text[]::xid8[]) WITH ORDINALITY AS asked (xid, number) CROSS JOIN LATERAL (
+        SELECT o.id, o.xid, o.at, o.command, o.depth, o.action, o.schema_name, o.table_name, o.data, o.old
+        FROM changefeed.entries_of(
+            asked.xid, greatest(CASE asked.number WHEN 1 THEN %(after)s ELSE 0 END, %(begin)s - 1), %(end)s, %(limit)s
+        ) AS o
+    ) AS j
+    LIMIT %(limit)s
+), named AS MATERIALIZED (
+    SELECT t.schema_name, t.table_name, format('%%I.%%I', t.schema_name, t.table_name) AS name,
+        key_of_table.names AS key, key_of_table.types AS key_types,
+        triggers.is_followed
+    FROM (SELECT DISTINCT schema_name, table_name FROM entry) AS t
+    LEFT JOIN pg_namespace AS n ON n.nspname = t.schema_name
+    LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name, LATERAL (
+        SELECT array_agg(a.attname::text ORDER BY a.attnum), array_agg(b.name ORDER BY a.attnum)
+        FROM pg_index AS i
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1]), LATERAL (
+            WITH RECURSIVE base (oid) AS (
+                SELECT a.atttypid
+                UNION ALL
+                SELECT d.typbasetype FROM base AS b JOIN pg_type AS d ON d.oid = b.oid WHERE d.typtype = 'd'
+            )
+            SELECT CASE WHEN t.typname IN ('numeric', 'float4', 'float8', 'citext', 'bpchar') THEN t.typname::text END
+            FROM base AS b JOIN pg_type AS t ON t.oid = b.oid WHERE t.typtype <> 'd'
+        ) AS b (name)
+        WHERE i.indrelid = c.oid AND i.indisprimary
+    ) AS key_of_table (names, types), LATERAL (
+        WITH RECURSIVE ancestor (oid) AS (
+            SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = c.oid
+            UNION
+            SELECT i.inhparent FROM ancestor AS a JOIN pg_inherits AS i ON i.inhrelid = a.oid
+        )
+        -- Of any action: an upsert and a MERGE have several. Where only BEFORE triggers name the table itself, what stands
+        -- before an entry of it was written before. A statement on a table that it inherits from writes to it too.
+        -- Each function's text is searched once, however many partitions have it, and only its beginning.
+        SELECT
+            coalesce(
+                bool_or(t.is_after) AND (bool_or(t.is_after AND f.names_it) OR NOT bool_or(NOT t.is_after AND f.names_it)), false
+            )
+        FROM (
+            SELECT DISTINCT t.tgtype & 2 = 0 AS is_after, t.tgfoid
+            FROM (
+                SELECT m, false FROM changefeed.members(c.oid) AS m UNION ALL SELECT a.oid, true FROM ancestor AS a
+            ) AS m (member, is_ancestor)
+            JOIN pg_trigger AS t ON t.tgrelid = m.member AND (t.tgtype & 1 = 0 OR NOT m.is_ancestor)
+            WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
+        ) AS t JOIN pg_proc AS p ON p.oid = t.tgfoid,
+            LATERAL (
+                SELECT strpos(left(p.prosrc, 100000) COLLATE "C", c.relname::text) > 0 AS names_it OFFSET 0
+            ) AS f
+        WHERE p.pronamespace <> 'changefeed'::regnamespace
+    ) AS triggers (is_followed)
+), whole AS (
+    SELECT e.number, e.xid, e.id, e.at, e.command, e.depth, e.action, n.name, n.key, n.key_types,
+        n.is_followed, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
+        CASE WHEN e.id <> ALL (%(opaque)s::bigint[]) THEN CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END END AS row_before,
+        CASE WHEN e.id <> ALL (%(opaque)s::bigint[]) AND e.action IN ('I', 'U') THEN e.data END AS row_after
+    FROM entry AS e JOIN named AS n USING (schema_name, table_name)
+)
+SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
+       w.command, w.name,
+       (SELECT hashtextextended(string_agg(c.name, ',' ORDER BY c.name), 0)
+        FROM json_object_keys(coalesce(w.row_after, w.row_before)) AS c (name)),
+       hashtextextended(w.row_before::text, 0), hashtextextended(w.row_after::text, 0),
+       CASE WHEN w.has_plain_key THEN hashtextextended((w.row_before -> w.key[1])::text, 0) ELSE
+           (SELECT hashtextextended(string_agg(
+                CASE WHEN k.type IS NULL THEN (w.row_before -> k.name)::text ELSE changefeed.key_text(w.row_before -> k.name, k.type) END,
+                ',' ORDER BY k.number), 0)
+            FROM unnest(w.key, w.key_types) WITH ORDINALITY AS k (name, type, number) HAVING bool_and(w.row_before -> k.name IS NOT NULL))
+       END,
+       CASE WHEN w.has_plain_key THEN hashtextextended((w.row_after -> w.key[1])::text, 0) ELSE
+           (SELECT hashtextextended(string_agg(
+                CASE WHEN k.type IS NULL THEN (w.row_after -> k.name)::text ELSE changefeed.key_text(w.row_after -> k.name, k.type) END,
+                ',' ORDER BY k.number), 0)
+            FROM unnest(w.key, w.key_types) WITH ORDINALITY AS k (name, type, number) HAVING bool_and(w.row_after -> k.name IS NOT NULL))
+       END
+FROM whole AS w
+ORDER BY w.number, w.id;
+
+-- opaque --
+-- Those of the entries %(ids)s whose rows PostgreSQL cannot parse.
+SELECT j.id FROM changefeed.journal AS j
+WHERE j.id = ANY (%(ids)s::bigint[]) AND NOT (changefeed.can_be_parsed(j.data) AND changefeed.can_be_parsed(j.old));
+
+-- mixed --
+-- Which of the transactions %(xids)s must be put in order: those in which triggers wrote, and those in which the calls of two
+-- triggers wrote entries of one table, some that remove rows and some that add rows.
+SELECT m.xid::text FROM changefeed.mixed(%(xids)s::text[]::xid8[]) AS m (xid);
+
+-- transactions before --
+-- The transactions that wrote the entries with ids from %(begin)s to %(end)s, except %(xid)s, newest first. It reads at most
+-- %(limit)s entries.
+SELECT j.xid::text
+FROM (
+    SELECT id, xid FROM changefeed.journal
+    WHERE id >= %(begin)s AND id < %(end)s AND xid <> %(xid)s::text::xid8 ORDER BY id DESC LIMIT %(limit)s
+) AS j
+GROUP BY j.xid ORDER BY max(j.id) DESC;
+
+-- entries --
+-- The entries %(ids)s of one transaction, in that order, up to %(byte_limit)s bytes of text, but at least one. Without
+-- %(row_limit_bytes)s it reads no rows; with it, a larger entry becomes a loss.
+SELECT id, xid::text, at, action, schema_name, table_name, data, old, row_count
+FROM (
+    SELECT j.id, j.xid, to_json(j.at AT TIME ZONE 'UTC') #>> '{}' || '+00:00' AS at, j.schema_name, j.table_name,
+        CASE WHEN b.bytes > %(row_limit_bytes)s THEN 'L' ELSE j.action::text END AS action,
+        CASE WHEN b.bytes <= %(row_limit_bytes)s THEN j.data::text END AS data,
+        CASE WHEN b.bytes <= %(row_limit_bytes)s THEN j.old::text END AS old,
+        CASE WHEN b.bytes > %(row_limit_bytes)s THEN NULL ELSE j.row_count END AS row_count,
+        asked.number,
+        sum(CASE WHEN b.bytes <= %(row_limit_bytes)s THEN b.bytes ELSE 0 END)
+            OVER (ORDER BY asked.number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+    FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS asked (id, number)
+    JOIN changefeed.journal AS j ON j.id = asked.id,
+        LATERAL (SELECT coalesce(octet_length(j.data::text), 0) + coalesce(octet_length(j.old::text), 0)) AS b (bytes)
+) AS found
+WHERE coalesce(bytes_before, 0) < %(byte_limit)s
+ORDER BY number;
