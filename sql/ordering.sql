@@ -98,9 +98,9 @@ WHERE j.id = ANY (%(ids)s::bigint[]) AND NOT (changefeed.can_be_parsed(j.data) A
 SELECT m.xid::text FROM changefeed.mixed(%(xids)s::text[]::xid8[]) AS m (xid);
 
 -- transactions before --
--- The transactions that wrote the entries with ids from %(begin)s to %(end)s, except %(xid)s, newest first. It reads at most
--- %(limit)s entries.
-SELECT j.xid::text
+-- The transactions that wrote the entries with ids from %(begin)s to %(end)s, except %(xid)s, newest first, and how many each
+-- wrote there. It reads at most %(limit)s entries, the newest.
+SELECT j.xid::text, count(*)
 FROM (
     SELECT id, xid FROM changefeed.journal
     WHERE id >= %(begin)s AND id < %(end)s AND xid <> %(xid)s::text::xid8 ORDER BY id DESC LIMIT %(limit)s

@@ -231,10 +231,16 @@ class NestedOrder:
         """
         begin, end = min(circles.values()) - LOOK_BACK_IDS, max(circles.values())
         bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_IDS}
-        xids = [row[0] for row in await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)]
+        counts = await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)
+        xids = [earlier for earlier, _ in counts]
         before: dict[str, list[Entry]] = {}  # by transaction, the newest first
-        for earlier, *entry in await self._states(xids, begin=begin, end=end) if xids else ():
+        states = await self._states(xids, begin=begin, end=end) if xids else []
+        for earlier, *entry in states:
             before.setdefault(earlier, []).append(Entry._make(entry))
+        is_whole = sum(count for _, count in counts) < LOOK_BACK_IDS
+        if len(states) == STATES_AT_ONCE:
+            is_whole = False
+            before.popitem()  # its last entries may be missing
         found: dict[_Key, int] = {}
         for (table, key), first_id in circles.items():
             for entries in before.values():
@@ -251,7 +257,7 @@ class NestedOrder:
                         found[table, key] = state
                     break
             else:
-                if begin <= 1:
+                if is_whole and begin <= 1:
                     found[table, key] = ~key  # the journal, read from its beginning, has no entry of the row
         return found
 

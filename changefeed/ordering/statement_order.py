@@ -15,17 +15,15 @@ class Statements:
     """Groups trigger calls by statement, as those of a writing CTE, as far as the numbers of commands show it.
 
     A writing statement is a command, and so is each INSERT into the journal. So two calls are at least two commands
-    apart if the second is for another statement. Calls for one statement are one apart; or two, before those of an
-    UPDATE of several rows, for which record.sql first tries its way for one row.
+    apart if the second is for another statement. Calls for one statement are one apart; or two, which is taken for
+    another statement, where record.sql first tries in vain to write a row of types that need a look.
     """
 
     def __init__(self) -> None:
-        self.ranks = array(
-            "q"
-        )  # by statement, then by action: within a statement rows are removed before others are added
+        # By statement, then by action: within a statement rows are removed before others are added.
+        self.ranks = array("q")
         self._number = 0
         self._last: Entry | None = None
-        self._may_be_joined = False  # by the call's next entry
 
     def number(self, number: int) -> int:
         return self.ranks[number] // (len(ACTIONS) + 1)
@@ -35,16 +33,8 @@ class Statements:
         last, self._last = self._last, entry
         is_joined = False
         if last is None or (entry.call, entry.action, entry.table) != (last.call, last.action, last.table):
-            is_near = last is not None and entry.depth == last.depth
-            steps = entry.command - last.command if last else 0
-            is_joined = is_near and steps == 1
-            self._may_be_joined = is_near and steps == 2 and entry.action == "U"
+            is_joined = last is not None and (entry.depth, entry.command) == (last.depth, last.command + 1)
             self._number += not is_joined
-        elif self._may_be_joined:
-            self._may_be_joined = False
-            is_joined = True
-            self._number -= 1
-            self.ranks[-1] -= len(ACTIONS) + 1
         self.ranks.append(self._number * (len(ACTIONS) + 1) + ACTIONS.find(entry.action) + 1)
         return is_joined
 

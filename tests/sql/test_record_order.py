@@ -1,10 +1,12 @@
 """Order where no trigger wrote: of what one statement did to a row, what was done first is first in the journal."""
 
+import itertools
 import json
 from typing import Any
 
 import pytest
 
+from changefeed.ordering.nested_order import LOOK_BACK_IDS, STATES_AT_ONCE
 from tests.journal_database import JournalDatabase
 
 DELETING = "WITH d AS (DELETE FROM t WHERE id IN (4, 5) RETURNING *) "
@@ -27,7 +29,8 @@ def t(db: JournalDatabase) -> None:
 def assert_keys_are_free(db: JournalDatabase, rows_there: str = "t") -> None:
     """By the key in the column id alone: who keeps rows by it has those of the table in the end."""
     rows: dict[Any, Any] = {}
-    for entry, (action, row) in zip(db.entries(), db.changes(), strict=True):
+    for entry in db.entries("public.t"):
+        action, row = entry.action, json.loads(entry.data)
         before = row if action == "D" else json.loads(entry.old) if entry.old else None
         if before:
             assert rows.pop(before["id"]) == before
@@ -76,6 +79,72 @@ def test_plain_statements_keep_their_order(db: JournalDatabase):
     assert [(action, row.get("v", row["id"])) for action, row in db.changes()] == [
         ("D", 1), ("I", 5), ("U", 1), ("U", 3), ("U", 2), ("I", 3), ("D", 3), ("I", 3), ("U", 3), ("U", 2), ("D", 3)
     ]  # fmt: skip
+
+
+COMING = (
+    "INSERT INTO t SELECT * FROM kept WHERE id <= {rows}",
+    "UPDATE t SET id = id - 10 WHERE id BETWEEN 11 AND 10 + {rows}",
+)
+GOING = ("DELETE FROM t WHERE id <= {rows}", "UPDATE t SET id = id + 20 WHERE id <= {rows}")
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+@pytest.mark.parametrize("options", ["", ", strict => true", ", hash => '{v}'"])
+@pytest.mark.parametrize("type_name", ["int", "mood"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_plain_statements_keep_their_order_where_a_row_ends_as_it_began(
+    db: JournalDatabase, isolation: str, options: str, type_name: str, rows: int
+):
+    """Also where the last change of the row before them is too far back."""
+    db.run(f"CREATE TYPE mood AS ENUM ('1', '2'); ALTER TABLE t ALTER v TYPE {type_name} USING v::text::{type_name}")
+    db.run("CREATE TABLE kept AS TABLE t; INSERT INTO kept VALUES (1, '1'), (2, '2')")
+    db.run(f"CREATE TABLE u (n int); SELECT changefeed.watch('u'), changefeed.watch('t'{options})")
+    for coming, going, comes_first in itertools.product(COMING, GOING, (True, False)):
+        db.run("DELETE FROM t")
+        if coming.startswith("UPDATE"):
+            db.run("INSERT INTO t SELECT id + 10, v FROM kept")
+        if not comes_first:
+            db.run("INSERT INTO t SELECT * FROM kept")
+        db.run(f"INSERT INTO u SELECT generate_series(1, {LOOK_BACK_IDS + 1})")
+        before = len(db.entries())
+        statements = "; ".join((coming, going) if comes_first else (going, coming)).format(rows=rows)
+        db.run(f"BEGIN ISOLATION LEVEL {isolation}; {statements}; COMMIT")
+        recorded = db.run("SELECT action::text, data::text FROM changefeed.journal ORDER BY id OFFSET %s", before)
+        assert len(recorded) == 2 * rows
+        assert [(entry.action, entry.data) for entry in db.entries()[before:]] == recorded, statements
+
+
+@pytest.fixture
+def nested_t(db: JournalDatabase) -> None:
+    """A transaction that writes to `n` has its changes of `t` ordered by the rows' states."""
+    db.run("CREATE TABLE u (n int); CREATE TABLE n (n int); SELECT changefeed.watch('u')")
+    db.run(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (9, 9); RETURN NULL; END $$"
+    )
+    db.run("CREATE TRIGGER x AFTER INSERT ON n FOR EACH ROW EXECUTE FUNCTION f()")
+
+
+@pytest.mark.usefixtures("nested_t")
+def test_a_row_that_was_there_before_more_of_other_transactions_than_is_looked_at(db: JournalDatabase):
+    db.run("INSERT INTO t VALUES (1, 1), (2, 2)")
+    ours = db.session()
+    ours.run("BEGIN; INSERT INTO n VALUES (1); DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (1, 1)")
+    db.run(f"INSERT INTO u SELECT generate_series(1, {LOOK_BACK_IDS + 1})")
+    ours.run("DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (2, 2); COMMIT")
+    assert_keys_are_free(db)
+
+
+@pytest.mark.usefixtures("nested_t")
+def test_a_row_that_came_and_went_in_a_longer_transaction_than_is_looked_at(db: JournalDatabase):
+    db.run("INSERT INTO t VALUES (2, 2)")
+    ours = db.session()
+    ours.run("BEGIN; INSERT INTO n VALUES (1); DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (2, 2)")
+    db.run(
+        f"BEGIN; INSERT INTO t VALUES (1, 1); INSERT INTO u SELECT generate_series(1, {STATES_AT_ONCE});"
+        "DELETE FROM t WHERE id = 1; COMMIT"
+    )
+    ours.run("INSERT INTO t VALUES (1, 1); DELETE FROM t WHERE id = 1; COMMIT")
+    assert_keys_are_free(db)
 
 
 REFERENCES = "ADD CONSTRAINT f{0} FOREIGN KEY (p{0}) REFERENCES par ON DELETE {1}"

@@ -86,13 +86,3 @@ def test_a_row_that_ends_as_it_began_goes_before_it_comes_in_one_statement_alone
     came, went = entry(1, 1, 0, 7, command=1)._replace(action="I"), entry(2, 1, 7, 0)._replace(action="D")
     assert sources(came, went._replace(command=2)) == [2, 1]
     assert sources(came, went._replace(command=3)) == [1, 2]
-
-
-def test_an_update_of_several_rows_is_a_command_more():
-    came, went = (
-        entry(1, 1, 0, 7, command=1)._replace(action="I"),
-        entry(2, 1, 7, 9, command=3)._replace(key_before=1, key_after=2),
-    )
-    another = entry(3, 1, 5, 6, command=3)._replace(call=2, key_before=3, key_after=4)
-    assert sources(came, went, another) == [2, 1, 3]
-    assert sources(came, went, another._replace(call=3)) == [1, 2, 3]
