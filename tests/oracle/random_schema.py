@@ -20,6 +20,8 @@ class Table:
     generated: str = ""  # STORED or VIRTUAL, where it has the column g
     partitions: list[str] = field(default_factory=list)
     view: str = ""  # of all of it, where it has one
+    omitted: tuple[str, ...] = ()
+    hashed: tuple[str, ...] = ()
 
     @property
     def has_key(self) -> bool:
@@ -27,7 +29,26 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*COLUMNS, "g") if self.generated else COLUMNS
+        """Those that are told."""
+        columns = (*COLUMNS, "g") if self.generated else COLUMNS
+        return tuple(column for column in columns if column not in self.omitted)
+
+    @property
+    def watch(self) -> str:
+        options = f"omit => '{{{','.join(self.omitted)}}}', hash => '{{{','.join(self.hashed)}}}'"
+        return f"SELECT changefeed.watch('{self.name}', {options})"
+
+    @property
+    def told(self) -> str:
+        """What is told of each of its rows."""
+        columns = (
+            f"changefeed.hash('{self.name}', '{column}', {column}::text) AS {column}"
+            if column in self.hashed
+            else column
+            for column in self.columns
+        )
+        only = "ONLY " if self.kind == "parent" else ""
+        return f"SELECT to_json(t) FROM (SELECT {', '.join(columns)} FROM {only}{self.name}) AS t"
 
 
 class RandomSchema:
@@ -46,6 +67,13 @@ class RandomSchema:
         for table in list(self.tables):
             if table.kind == "parent":
                 self.tables.append(Table(f"{table.name}_child", "child"))
+        for table in self.tables:
+            if self.draw.random() < 0.1:
+                table.omitted = self.draw.choice((("b",), ("a", "b")))
+            if self.draw.random() < 0.1:
+                table.hashed = self.draw.choice((("n",), ("n", "a")))
+            table.hashed = tuple(column for column in table.hashed if column not in table.omitted)
+        self.is_plain = self.draw.random() < 0.15  # only statements write
         self._triggers = 0
         self._added = 0
         self.merged: set[str] = set()  # the partitioned tables of which a MERGE may be told as a gap
@@ -57,8 +85,12 @@ class RandomSchema:
             yield from self._create(table)
             if table.view:
                 yield f"CREATE VIEW {table.view} AS SELECT * FROM {table.name}"
+        if self.is_plain:
+            return
         for table in self.tables:
             yield from self._foreign_keys(table)
+        if self.draw.random() < 0.1:
+            yield self._rule()
         for _ in range(self.draw.choice((0, 1, 2, 2, 3, 3, 4, 5, 6))):
             yield self._trigger()
 
@@ -134,6 +166,19 @@ class RandomSchema:
                     f"ALTER TABLE {on} ADD CONSTRAINT {column}_key FOREIGN KEY ({column}) REFERENCES {target.name} "
                     f"ON DELETE {draw.choice(ACTIONS)} ON UPDATE {draw.choice(ACTIONS)}{deferred}"
                 )
+
+    def _rule(self) -> str:
+        table, target = self.draw.choice(self.tables), self.draw.choice(self.tables)
+        event = self.draw.choice(("INSERT", "UPDATE", "DELETE"))
+        row = "OLD.id" if event == "DELETE" else "NEW.id"
+        write = self.draw.choice(
+            (
+                f"UPDATE {target.name} SET n = n + 1 WHERE id = {row}",
+                f"DELETE FROM {target.name} WHERE id = {row} AND n = 1",
+                f"INSERT INTO {target.name} (id, n, a, b) VALUES ({row}, 0, NULL, NULL)",
+            )
+        )
+        return f"CREATE RULE also AS ON {event} TO {table.name} DO ALSO {write}"
 
     def _trigger(self) -> str:
         draw = self.draw
@@ -285,7 +330,7 @@ class RandomSchema:
                 for on in (table.name, *table.partitions)
                 for column in "ab"
             ),
-            self._trigger(),
+            *([] if self.is_plain else [self._trigger()]),
         ]
         if table.kind == "range":
             statements.append(f"CREATE TABLE {table.name}_2 PARTITION OF {table.name} FOR VALUES FROM (5) TO (7)")
