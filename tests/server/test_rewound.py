@@ -168,7 +168,10 @@ class PointInTimeTest(RewoundTestCase):
         self.archive = leftovers.new_folder("archive-")
         self.addCleanup(lambda: shutil.rmtree(self.archive))
         self.archive.chmod(0o777)
-        self.options = {"archive_mode": "on", "wal_level": "replica", "archive_command": f"cp %p {self.archive}/%f"}
+        # Renamed when whole: an immediate stop kills cp, and recovery ends with FATAL at a segment that is too short.
+        segment = f"{self.archive}/%f"
+        archive_command = f"cp %p {segment}.new && mv {segment}.new {segment}"
+        self.options = {"archive_mode": "on", "wal_level": "replica", "archive_command": archive_command}
         return super().new_database()
 
     def recover(self, action: str) -> EmbeddedPostgres:
