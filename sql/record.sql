@@ -34,7 +34,7 @@ DECLARE
     $moved$;
     body constant text := replace(replace($body$
         IF lacks_rows THEN
-            RAISE EXCEPTION 'the trigger % has no transition tables', quote_ident(TG_NAME)
+            RAISE EXCEPTION 'the trigger % may have no transition tables, and a temporary relation has the name of one', quote_ident(TG_NAME)
                 USING HINT = 'Make triggers with changefeed.watch.';
         END IF;
         slot := coalesce(pg_sequence_last_value('changefeed.slot'), 0);
@@ -162,7 +162,7 @@ DECLARE
         DECLARE
             at timestamptz := clock_timestamp();
             slot smallint;
-            lacks_rows boolean;  -- the trigger has no transition tables
+            lacks_rows boolean;  -- the trigger has no transition tables, or may have none
             sampled integer;  -- the number of old rows: 0, 1, or 2 for more
             planned_for text;
             is_recorded boolean;
@@ -187,10 +187,13 @@ DECLARE
             IF pg_my_temp_schema() <> 0
                 AND (to_regclass('pg_temp.new_rows') IS NOT NULL OR to_regclass('pg_temp.old_rows') IS NOT NULL)
             THEN
-                lacks_rows := (TG_LEVEL = 'STATEMENT' OR TG_NARGS = 0) AND TG_OP <> 'TRUNCATE' AND NOT EXISTS (
-                    SELECT FROM pg_trigger AS t
-                    WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
-                      AND (TG_OP = 'INSERT' OR t.tgoldtable = 'old_rows') AND (TG_OP = 'DELETE' OR t.tgnewtable = 'new_rows')
+                -- Above READ COMMITTED the catalog shows the trigger as it was, perhaps before it was replaced.
+                lacks_rows := (TG_LEVEL = 'STATEMENT' OR TG_NARGS = 0) AND TG_OP <> 'TRUNCATE' AND NOT (
+                    current_setting('transaction_isolation') = 'read committed' AND EXISTS (
+                        SELECT FROM pg_trigger AS t
+                        WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
+                          AND (TG_OP = 'INSERT' OR t.tgoldtable = 'old_rows') AND (TG_OP = 'DELETE' OR t.tgnewtable = 'new_rows')
+                    )
                 );
             END IF;
             BEGIN

@@ -64,6 +64,18 @@ BEGIN
 END
 $function$;
 
+-- Whether the cast to json that the catalog shows is still there. Above READ COMMITTED the type may have got another owner since, who
+-- may have replaced it. (Without a cast, to_json gives a value's text.)
+CREATE OR REPLACE FUNCTION changefeed.has_json_cast_now(type oid)
+RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM pg_cast AS c WHERE c.castsource = type AND c.casttarget = 'json'::regtype
+          AND pg_describe_object('pg_cast'::regclass, c.oid, 0) IS NOT NULL
+    );
+END
+$function$;
+
 -- Whether all columns of a table have PostgreSQL's own types, for which only a superuser can create a cast. The setting
 -- changefeed.planned_for names the table.
 --
@@ -90,9 +102,9 @@ BEGIN
 END
 $function$;
 
--- The names of a table's columns as of now. Above READ COMMITTED every query sees the catalog as of the transaction's snapshot; this
--- function of PostgreSQL's sees it as of now. No statement may name the table or its row type: its schema can get another name at any
--- moment, and another schema its name.
+-- The names of a table's columns as of now, by number; a dropped one has a name that says so. Above READ COMMITTED every query sees the
+-- catalog as of the transaction's snapshot; this function of PostgreSQL's sees it as of now. No statement may name the table or its
+-- row type: its schema can get another name at any moment, and another schema its name.
 CREATE OR REPLACE FUNCTION changefeed.columns_now(target oid)
 RETURNS text[] LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -100,11 +112,9 @@ DECLARE
     name text;
 BEGIN
     FOR number IN 1..1600 LOOP
-        name := (SELECT i.object_names[3] FROM pg_identify_object_as_address('pg_class'::regclass, target, number) AS i);
+        name := (pg_identify_object_as_address('pg_class'::regclass, target, number)).object_names[3];
         EXIT WHEN name IS NULL;
-        IF name !~ '^[.]{8}pg[.]dropped[.][0-9]+[.]{8}$' THEN
-            names := names || name;
-        END IF;
+        names := names || name;
     END LOOP;
     RETURN names;
 END
@@ -119,11 +129,30 @@ BEGIN
 END
 $function$;
 
--- Stands for the value of a column whose type is another one now.
+-- Stands for a value whose type, or whose part's type, is another one now.
 CREATE OR REPLACE FUNCTION changefeed.refuse_column()
 RETURNS json LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     RAISE EXCEPTION 'its columns have changed since the snapshot of this transaction';
+END
+$function$;
+
+-- Raises an error if a table's columns are not those of the catalog that the transaction sees, or one is computed in another way.
+-- - A dropped column's number is never used again, and no column becomes a virtual one: the same number and name is the same column.
+-- - A new expression is another row of pg_attrdef. While that row exists, no column that it uses can get another type.
+-- The statement that is being recorded locks the table, so nothing of this changes before it ends.
+CREATE OR REPLACE FUNCTION changefeed.check_columns(target oid)
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    IF changefeed.columns_now(target) IS DISTINCT FROM ARRAY(
+        SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = target AND a.attnum > 0 ORDER BY a.attnum
+    ) OR EXISTS (
+        SELECT FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = target AND a.attgenerated = 'v'
+          AND (pg_identify_object_as_address('pg_attrdef'::regclass, d.oid, 0)).object_names IS NULL
+    ) THEN
+        PERFORM changefeed.refuse_column();
+    END IF;
 END
 $function$;
 
@@ -153,8 +182,8 @@ BEGIN
 END
 $function$;
 
--- Makes an expression whose JSON is that of `value`, an expression of this type. Without `is_certain` its type may have changed: then
--- the value becomes its text, as one with too many parts does.
+-- Makes an expression whose JSON is that of `value`, an expression of this type. Without `is_certain` its type, or that of a part, may
+-- have changed: then the expression raises an error. A value with too many parts becomes its text.
 CREATE OR REPLACE FUNCTION changefeed.json_value(value text, type oid, is_certain boolean, depth integer DEFAULT 0)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -164,7 +193,7 @@ DECLARE
     places text;
     names text[];
     has_too_many_parts boolean;
-    as_text constant text := 'CASE WHEN num_nonnulls(%1$s) = 1 THEN to_json(format(''%%s'', %1$s)) END';
+    expression text := 'CASE WHEN num_nonnulls(%1$s) = 1 THEN to_json(format(''%%s'', %1$s)) END';  -- its text
 BEGIN
     IF is_certain AND changefeed.trusts(type) THEN
         RETURN value;
@@ -193,30 +222,33 @@ BEGIN
             FROM pg_attribute AS a WHERE a.attrelid = shape.typrelid AND a.attnum > 0 AND NOT a.attisdropped
         ) AS a;
         -- The names are compared with those of a value of nulls, for which no cast is called.
-        RETURN format(
+        expression := format(
             CASE WHEN fields IS NULL THEN 'CASE WHEN num_nonnulls(%1$s) = 1 THEN json_build_object() END'
             ELSE 'CASE WHEN num_nonnulls(%1$s) = 1 THEN CASE WHEN ARRAY('
                  'SELECT json_object_keys(row_to_json(n%4$s.*)) FROM (SELECT (CASE WHEN false THEN %1$s END).*) AS n%4$s'
                  ') = %6$L THEN ('
                  'SELECT row_to_json(%2$I.*) FROM (SELECT %3$s FROM (SELECT (%1$s).*) AS f%4$s (%5$s)) AS %2$I'
-                 ') ELSE to_json(format(''%%s'', %1$s)) END END'
+                 ') ELSE changefeed.refuse_column() END END'
             END,
             value, alias, fields, depth, places, names
         );
     ELSIF shape.typelem >= 16384 AND EXISTS (SELECT FROM pg_type AS t WHERE t.typarray = shape.oid) THEN
-        RETURN format(
+        expression := format(
             'CASE WHEN num_nonnulls(%1$s) = 1 THEN changefeed.json_array('
             'ARRAY(SELECT %3$s FROM (SELECT unnest(%1$s) AS value) AS %2$I), '
             -- With the names of tables only, which no column of that name hides.
             '(SELECT ARRAY(SELECT array_length(%2$I.whole, d.number) FROM generate_series(1, array_ndims(%2$I.whole)) AS d (number)) '
             'FROM (SELECT %1$s AS whole) AS %2$I)) END',
-            value, alias, CASE WHEN has_too_many_parts THEN format(as_text, alias || '.value')
+            value, alias, CASE WHEN has_too_many_parts THEN format(expression, alias || '.value')
             ELSE changefeed.json_value(alias || '.value', shape.typelem, false, depth + 1) END
         );
-    ELSIF shape.typtype IN ('b', 'r', 'm') AND shape.oid < 16384 OR shape.typtype = 'b' AND changefeed.trusts(shape.oid) THEN
-        RETURN format('CASE WHEN pg_typeof(%1$s)::oid = %2$s THEN to_json(%1$s) ELSE %3$s END', value, type, format(as_text, value));
+    ELSIF shape.typtype IN ('b', 'r', 'm') AND shape.oid < 16384
+        OR shape.typtype = 'b' AND changefeed.trusts(shape.oid) AND changefeed.has_json_cast_now(shape.oid) THEN
+        expression := format('to_json(%s)', value);
+    ELSE
+        expression := format(expression, value);
     END IF;
-    RETURN format(as_text, value);
+    RETURN format('CASE WHEN pg_typeof(%s)::oid = %s THEN %s ELSE changefeed.refuse_column() END', value, type, expression);
 END
 $function$;
 
@@ -279,7 +311,7 @@ DECLARE
     hash text[] := ARRAY(SELECT json_array_elements_text(options -> 'hash'));
     -- Above READ COMMITTED the catalog is an old one: the table, or a type, may have got an owner since whom nobody trusts.
     is_certain constant boolean := current_setting('transaction_isolation') = 'read committed';
-    are_as_known text;
+    root_columns text[];
     gone text;
 BEGIN
     SELECT name INTO gone FROM unnest(omit || hash) AS name
@@ -293,41 +325,24 @@ BEGIN
     END IF;
     PERFORM changefeed.check_expressions(target, omit);
     IF NOT is_certain THEN
-        IF changefeed.columns_now(target) IS DISTINCT FROM ARRAY(
-            SELECT a.attname::text FROM pg_attribute AS a
-            WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
-        ) THEN
-            PERFORM changefeed.refuse_column();
-        END IF;
-        IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attgenerated = 'v' AND a.attname = ANY (hash)) THEN
-            RAISE EXCEPTION 'a hashed virtual generated column cannot be computed for certain at this isolation level';
-        END IF;
-        -- The expression of a virtual column is parsed again. It must find the types that it was made for, all PostgreSQL's own.
-        SELECT coalesce(string_agg(format('pg_typeof(%I)::oid = %s', a.attname, a.atttypid), ' AND '), 'true') INTO are_as_known
-        FROM pg_attribute AS a
-        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND a.atttypid < 16384;
+        PERFORM changefeed.check_columns(target);
+        root_columns := changefeed.columns_now(nullif(pg_partition_root(target), target));
     END IF;
     RETURN (
         SELECT string_agg(
             CASE
                 WHEN a.attname = ANY (hash)
                     THEN format('%s AS %I', changefeed.hashed_value(target, a.attname, a.atttypid, v.value), a.attname)
-                WHEN a.attgenerated = 'v' THEN format(
-                    CASE WHEN is_certain THEN '%s AS %I'
-                    ELSE 'CASE WHEN %3$s THEN to_json(%1$s) ELSE changefeed.refuse_column() END AS %2$I' END,
-                    v.value, a.attname, are_as_known
-                )
-                WHEN is_certain THEN format('%s AS %I', changefeed.json_value(v.value, a.atttypid, true), a.attname)
-                ELSE format(
-                    'CASE WHEN pg_typeof(%I)::oid = %s THEN %s ELSE changefeed.refuse_column() END AS %1$I',
-                    a.attname, a.atttypid, changefeed.json_value(v.value, a.atttypid, false)
-                )
+                WHEN a.attgenerated = 'v' THEN format('%s AS %I', v.value, a.attname)
+                ELSE format('%s AS %I', changefeed.json_value(v.value, a.atttypid, is_certain), a.attname)
             END,
-            ', ' ORDER BY changefeed.place(a)
+            ', ' ORDER BY coalesce(array_position(root_columns, a.attname::text), changefeed.place(a))
         )
         FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum,
             LATERAL (
-                SELECT CASE WHEN a.attgenerated = 'v' THEN format('(%s)', pg_get_expr(d.adbin, d.adrelid))
+                -- Its expression, as a text, lacks the cast to the column's type, which is always one of PostgreSQL's own.
+                SELECT CASE WHEN a.attgenerated = 'v'
+                    THEN format('CAST((%s) AS %s)', pg_get_expr(d.adbin, d.adrelid), format_type(a.atttypid, a.atttypmod))
                 ELSE quote_ident(a.attname) END
             ) AS v (value)
         WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit)
