@@ -26,7 +26,6 @@ SLICE_CHANGES = 500  # examined in one turn of the loop
 LOOK_LIMIT = 50_000  # changes to examine for one page, matching or not
 # The limit for clients that must not learn how many changes there are: a time, which they can see anyway.
 LOOK_LIMIT_SECONDS = 2.0
-NAMES = (*FIELDS, "since", "limit")
 
 
 class ChangesHandler(ApiHandler):
@@ -36,11 +35,12 @@ class ChangesHandler(ApiHandler):
     """
 
     needs = Need.TOKEN
+    query_names = (*FIELDS, "since", "limit")
     waits_its_turn = True
 
     async def get(self) -> None:
         limit = whole_number("limit", self.get_query_argument("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
-        query = parse_query(self.query_fields(), self.rights, NAMES)
+        query = parse_query(self.query_fields(), self.rights)
         await check_subscription(self.context, query.subscription)
         await until_journal_known(self.context)
         if self.context.follower.cache is None:

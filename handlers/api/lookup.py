@@ -44,6 +44,8 @@ class _PlacesHandler(ApiHandler):
 class ChangeHandler(_PlacesHandler):
     """Answers with the change that has this `cursor`, as clients were sent it."""
 
+    query_names = ("cursor",)
+
     async def answer(self) -> None:
         await check_subscription(
             self.context, self.selection().subscription
@@ -74,6 +76,8 @@ class ChangeHandler(_PlacesHandler):
 
 class PlaceHandler(_PlacesHandler):
     """Answers {"cursor": …}, before all journaled changes since `at`, in epoch seconds."""
+
+    query_names = ("at",)
 
     async def answer(self) -> None:
         at = self._seconds(self.get_query_argument("at", ""))

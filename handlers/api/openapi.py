@@ -6,7 +6,7 @@ from changefeed.hub import RECENT_LIMIT
 from handlers.access.authentication import COOKIE, Need
 from handlers.access.tokens import TOKEN_LIMIT_CHARACTERS
 from handlers.api.changes import DEFAULT_LIMIT, MAX_LIMIT
-from handlers.api.rows import MOST_ROWS, NAMES
+from handlers.api.rows import MOST_ROWS, RowsHandler
 from handlers.api.schemas import (
     COLUMNS,
     COUNT,
@@ -37,6 +37,7 @@ LEFT_OUT = {
 
 class OpenApiHandler(ApiHandler):
     needs = Need.NOTHING
+    query_names = ()
 
     def get(self) -> None:
         self.finish(describe(self.context.settings.base_path))
@@ -118,7 +119,7 @@ FEED_PARAMETERS = {
     "slow": _parameter("slow", "what the server does if you do not keep up", {"enum": ["close"]}),
 }
 _CHANGES_PARAMETERS = [one for name, one in FEED_PARAMETERS.items() if name not in ("replay", "rows", "slow")]
-_ROWS_PARAMETERS = [FEED_PARAMETERS[name] for name in NAMES if name in ("filter", "columns")]
+_ROWS_PARAMETERS = [FEED_PARAMETERS[name] for name in RowsHandler.query_names if name in ("filter", "columns")]
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
 _WINDOW = {"type": "integer", "minimum": 1, "maximum": 86400}
 _TABLE = _parameter("table", "schema.table", {"type": "string", "minLength": 1}, "path")

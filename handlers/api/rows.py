@@ -16,7 +16,6 @@ from handlers.feed.rows import PATIENCE_SECONDS, rows_query, told_of_refusals
 from handlers.feed.start import until_journal_known
 from handlers.http.base import ApiHandler
 
-NAMES = ("table", "filter", "columns", "order", "limit")
 MOST_ROWS = 99_999_999  # of `limit`; --rows-limit is what counts
 LINES = "application/x-ndjson"
 
@@ -29,11 +28,12 @@ class RowsHandler(ApiHandler):
     """
 
     needs = Need.TOKEN
+    query_names = ("table", "filter", "columns", "order", "limit")
 
     async def get(self) -> None:
         text = self.get_query_argument("limit", "")
         limit = whole_number("limit", text, 0, MOST_ROWS) if text else None
-        asked = parse_query(self.query_fields(), self.rights, NAMES).subscription
+        asked = parse_query(self.query_fields(), self.rights).subscription
         with told_of_refusals(is_restricted=asked.is_restricted):
             order = parse_order(self.query_fields().get("order", []))
         await until_journal_known(self.context)

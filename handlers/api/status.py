@@ -18,6 +18,7 @@ class StatusHandler(ApiHandler):
     """Gives figures of all tables, such as the journal's size, only to callers who may see all tables."""
 
     needs = Need.ADMIN
+    query_names = ()
     waits_its_turn = True
 
     async def get(self) -> None:

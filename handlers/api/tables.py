@@ -35,6 +35,7 @@ class TablesHandler(ApiHandler):
     """
 
     needs = Need.TOKEN
+    query_names = ()
     waits_its_turn = True
 
     async def get(self) -> None:
@@ -65,6 +66,7 @@ class WatchHandler(ApiHandler):
     """
 
     needs = Need.ADMIN
+    query_names = ()
     waits_its_turn = True
 
     async def put(self, name: str) -> None:

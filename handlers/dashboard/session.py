@@ -21,6 +21,7 @@ class SessionHandler(ApiHandler):
     """
 
     needs = Need.NOTHING
+    query_names = ()
 
     async def get(self) -> None:
         try:

@@ -34,6 +34,7 @@ class ActivityHandler(ApiHandler):
     """
 
     needs = Need.TOKEN
+    query_names = ("window", "step")
 
     def get(self) -> None:
         tally = self.context.hub.tally

@@ -1,28 +1,15 @@
 """Parses the query of /ws, /events and /api/changes, and the fields of a `subscribe` message."""
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from changefeed.hub import RECENT_LIMIT
 from changefeed.selection.rights import Rights
 from changefeed.selection.subscription import ALL_CHANGES, FIELDS, BadSubscription, Subscription
 from handlers.access.errors import ApiError, whole_number
+from handlers.http.query_names import check_names
 
 NAMES = (*FIELDS, "since", "replay", "rows", "slow")
-# Fields that only some routes have. The others refuse them, since a caller who sends one relies on it.
-ELSEWHERE = {
-    "limit": "/api/changes and /api/rows have it",
-    "order": "/api/rows has it",
-    "replay": "/ws and /events have it",
-    "rows": "/ws and /events have it",
-    "slow": "/ws has it",
-    "action": "/ws, /events and /api/changes have it",
-    "since": "/ws, /events and /api/changes have it",
-}
-# PostgREST has these fields beside the columns; here, as all conditions, they are in `filter`.
-GROUPS = ("or", "and", "not.or", "not.and")
-FIELDS_LIMIT = 100  # unknown fields included, as each is compared with the known ones
 
 
 @dataclass(frozen=True)
@@ -40,20 +27,8 @@ class FeedQuery:
     rows: bool = False
 
 
-def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights, names: Collection[str] = NAMES) -> FeedQuery:
-    """Parses the fields, for a caller with these rights, on a route that has `names`. Raises ApiError.
-
-    An unknown name is ignored, unless it looks like a misspelling or belongs to another route.
-    """
-    if len(fields) > FIELDS_LIMIT:
-        raise ApiError(400, "too_many_fields", f"a query has at most {FIELDS_LIMIT} fields")
-    for name in fields:
-        if name in ELSEWHERE and name not in names:
-            raise ApiError(400, "unknown_field", f"there is no field {name!r} here; {ELSEWHERE[name]}")
-        if name in GROUPS:
-            raise ApiError(400, "unknown_field", f"there is no field {name!r}; write filter={name}=(…)")
-        if name not in names and (close := difflib.get_close_matches(name, names, n=1, cutoff=0.75)):
-            raise ApiError(400, "unknown_field", f"there is no field {name[:40]!r}; did you mean {close[0]}?")
+def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights) -> FeedQuery:
+    """Parses the fields, whose names were checked, for a caller with these rights. Raises ApiError."""
     try:
         subscription = Subscription.parse({name: fields.get(name, ()) for name in FIELDS}, rights.tables)
     except BadSubscription as error:
@@ -65,6 +40,12 @@ def parse_query(fields: Mapping[str, Sequence[str]], rights: Rights, names: Coll
         _slow(_last(fields, "slow") or "close") == "conflate",
         _yes(_last(fields, "rows") or "false"),
     )
+
+
+def parse_stream_query(fields: Mapping[str, Sequence[str]], rights: Rights) -> FeedQuery:
+    """The same for /ws and /events, which ignore most names that they do not know: the original's clients send any."""
+    check_names(fields, NAMES, ignores_others=True)
+    return parse_query(fields, rights)
 
 
 def fields_of_message(message: Mapping[str, object]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from handlers.access.errors import ApiError
 from handlers.delivery.dialects import STREAM, STREAM_HEARTBEAT, stream_head, stream_refusal
 from handlers.delivery.outbox import Outbox
 from handlers.feed.client import FeedClient
-from handlers.feed.query import parse_query
+from handlers.feed.query import parse_stream_query
 from handlers.feed.rows import told_of_refusals
 from handlers.feed.start import Start, cursor_of, is_current, prepare_start
 from handlers.http.base import RETRY_AFTER_SECONDS, BaseHandler
@@ -45,7 +45,7 @@ class EventStreamHandler(BaseHandler):
     async def get(self) -> None:
         fields = self.query_fields()
         last = self._last_event_id()
-        query = parse_query({**fields, "since": [last]} if last else fields, self.rights)
+        query = parse_stream_query({**fields, "since": [last]} if last else fields, self.rights)
         start = await prepare_start(self.context, query, STREAM)
         assert self.identity
         self.context.admission.check(self.request.remote_ip, self.identity.holder)

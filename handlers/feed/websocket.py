@@ -9,7 +9,7 @@ from handlers.access.errors import ApiError
 from handlers.delivery.dialects import PLAIN, PROTOCOL, Dialect
 from handlers.delivery.live_clients import LiveClients
 from handlers.feed.client import FeedClient
-from handlers.feed.query import fields_of_message, parse_query
+from handlers.feed.query import fields_of_message, parse_stream_query
 from handlers.feed.start import Start, cursor_of, prepare_start
 from handlers.http.close_codes import CloseCode
 from handlers.http.socket import BaseSocket
@@ -62,7 +62,7 @@ class EventSocket(BaseSocket):
             self._client.resubscribe(start)
 
     async def _prepared(self, fields: Mapping[str, Sequence[str]]) -> Start:
-        return await prepare_start(self.context, parse_query(fields, self.rights), self.dialect)
+        return await prepare_start(self.context, parse_stream_query(fields, self.rights), self.dialect)
 
     def _say_hello(self, start: Start) -> None:
         if not self.speaks_protocol:

@@ -4,7 +4,7 @@ import asyncio
 import http
 import random
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast, final
 
 from tornado.http1connection import HTTP1Connection
@@ -19,6 +19,7 @@ from handlers.access.forwarded import apply_forwarded_headers, place_of
 from handlers.access.requests import Entry
 from handlers.access.tokens import Identity
 from handlers.http.context import ServerContext
+from handlers.http.query_names import check_names
 from handlers.http.server import CLOSED, bound_what_is_held, bound_what_is_unread, is_connected
 from process.shared_numbers import SharedNumber
 
@@ -49,6 +50,7 @@ class BaseHandler(RequestHandler):
     needs: ClassVar[Need] = Need.ALL_RIGHTS
     # The codes of refusals that are sent in the open socket: a page cannot read why its handshake was refused.
     told_in_socket: ClassVar[tuple[str, ...]] = ()
+    query_names: ClassVar[Sequence[str] | None] = None  # of its query, the only ones; None: any
     is_for_clients: ClassVar[bool] = False  # its callers stay connected, and may come in crowds
     waits_its_turn: ClassVar[bool] = False  # its answer needs much of the database, of memory or of time
     identity: Identity | None = None
@@ -89,6 +91,8 @@ class BaseHandler(RequestHandler):
             self.context.admission.check_rate(self.request.remote_ip, self.identity.holder if self.identity else None)
         if self.refusal and self.refusal.code not in self.told_in_socket:
             raise self.refusal
+        if self.query_names is not None:
+            check_names(self.query_fields(), self.query_names)
         if self.needs is not Need.NOTHING and not self.is_for_clients:
             await self._enter()
 

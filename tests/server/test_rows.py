@@ -112,6 +112,7 @@ class RowsTest(RowsTestCase):
             ("table=public.orders&limit=-1", 400, "bad_limit"),
             ("table=public.orders&action=INSERT", 400, "unknown_field"),
             ("table=public.orders&since=x", 400, "unknown_field"),
+            ("table=public.orders&verbose=1", 400, "unknown_field"),
         ):
             await self.refused(query, status, code)
         # Each was refused by the database or before it; the connections are good as before.

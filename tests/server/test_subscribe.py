@@ -236,6 +236,9 @@ class RefusedSubscriptionTest(SubscribeTestCase):
         ("action=UPSERT", "bad_action"),
         ("tabel=orders", "unknown_field"),
         ("limit=3", "unknown_field"),
+        ("status=eq.open", "unknown_field"),
+        ("id=not.in.(1,2)", "unknown_field"),
+        ("select=id", "unknown_field"),
         ("&".join(f"{number}=" for number in range(101)), "too_many_fields"),
         ("slow=down", "bad_slow"),
         ("replay=-1", "bad_replay"),
@@ -250,6 +253,35 @@ class RefusedSubscriptionTest(SubscribeTestCase):
             assert refused.value.code == 400
             assert json.loads(refused.value.response.body)["error"]["code"] == code  # type: ignore[union-attr]
             assert (await self.fetch_json(f"/events?{query}", 400))["error"]["code"] == code
+
+    @gen_test
+    async def test_a_route_of_the_api_refuses_what_it_does_not_have_and_says_what_to_write(self):
+        for path, advice in (
+            ("/api/rows?table=orders&status=eq.open", "write filter=status=eq.open"),
+            ("/api/rows?table=orders&id=not.in.(1,2)", "write filter=id=not.in.(1,2)"),
+            ("/api/rows?table=orders&select=id", "write columns="),
+            ("/api/rows?table=orders&verbose=1", "this route has table, filter, columns, order, limit"),
+            ("/api/changes?status=eq.open", "write filter=status=eq.open"),
+            ("/api/changes?offset=3", "this route has "),
+            ("/api/activity?stop=60", "did you mean step?"),
+            ("/api/change?curser=x", "did you mean cursor?"),
+            ("/api/place?since=1", "have it"),
+            ("/api/tables?schema=public", "this route has none"),
+            ("/api/status?full=1", "this route has none"),
+            ("/api/session?full=1", "this route has none"),
+            ("/api/openapi.json?full=1", "this route has none"),
+        ):
+            error = (await self.fetch_json(path, 400))["error"]
+            assert error["code"] == "unknown_field", path
+            assert advice in error["message"], error
+
+    @gen_test
+    async def test_a_field_that_defeats_caches_changes_nothing(self):
+        for path in ("/api/rows?table=orders", "/api/changes?limit=1", "/api/tables?"):
+            assert await self.fetch_json(f"{path}&_=1763801588", 200)
+        for path in ("/healthz", "/readyz"):
+            assert await self.fetch_json(f"{path}?probe=7&status=eq.open", 200)
+        await self.connect("/ws?_=1763801588&version=7&utm_source=page")
 
     @gen_test
     async def test_a_page_of_the_journal_has_no_field_of_a_stream(self):

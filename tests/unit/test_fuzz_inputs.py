@@ -36,7 +36,7 @@ from handlers.access.errors import ApiError
 from handlers.access.forwarded import apply_forwarded_headers
 from handlers.access.refusals import Refusals
 from handlers.access.tokens import BadToken, Tokens, load_tokens
-from handlers.feed.query import FeedQuery, fields_of_message, parse_query
+from handlers.feed.query import FeedQuery, fields_of_message, parse_stream_query
 from process.shared_numbers import SharedNumbers
 from settings.sources import load_settings
 from settings.table import SETTINGS, SettingsError
@@ -306,7 +306,7 @@ def test_any_filter_is_refused_in_one_line_or_never_raises_on_any_row(
 )
 def test_any_query_is_a_subscription_or_refused(fields: dict[str, list[str]]):
     try:
-        assert isinstance(parse_query(fields, Rights(EVERY_TABLE)), FeedQuery)
+        assert isinstance(parse_stream_query(fields, Rights(EVERY_TABLE)), FeedQuery)
     except ApiError as error:
         assert error.status_code == 400
         assert is_one_line(error.message)

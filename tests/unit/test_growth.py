@@ -32,7 +32,7 @@ from handlers.access.authentication import COOKIE, session_cookie
 from handlers.access.errors import ApiError
 from handlers.delivery.dialects import PLAIN, PROTOCOL, STREAM
 from handlers.delivery.row_sample import sample_texts
-from handlers.feed.query import fields_of_message, parse_query
+from handlers.feed.query import fields_of_message, parse_stream_query
 from handlers.feed.websocket import EventSocket
 from handlers.http.socket import read_message
 from process.logs import JsonLines
@@ -180,8 +180,11 @@ READERS: dict[str, tuple[Callable[[int], Any], Read]] = {
     "a client's digits": (lambda n: '{"type": ' + "1" * n + "}", read),
     "fields of a message": (lambda n: {"table": ["t"] * n}, fields_of_message),
     "a message's field": (lambda n: {"x" * n: "t"}, fields_of_message),
-    "a query's fields": (lambda n: {str(i): ["t"] for i in range(n)}, lambda fields: parse_query(fields, Rights())),
-    "a query's field": (lambda n: {"subscribe" * n: ["t"]}, lambda fields: parse_query(fields, Rights())),
+    "a query's fields": (
+        lambda n: {str(i): ["t"] for i in range(n)},
+        lambda fields: parse_stream_query(fields, Rights()),
+    ),
+    "a query's field": (lambda n: {"subscribe" * n: ["t"]}, lambda fields: parse_stream_query(fields, Rights())),
     "columns": (lambda n: {"columns": ["a" * n]}, Subscription.parse),
     "columns and commas": (lambda n: {"columns": ["a," * n + "b"]}, Subscription.parse),
     "quoted columns": (lambda n: {"columns": ['"' * n]}, Subscription.parse),
