@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from app.webhook import Message
+from app.webhook import AlertMessage
 from changefeed.change.times import iso_of
 from changefeed.counts.alerts import Alerts, Transition
 from handlers.http.context import ServerContext
@@ -15,7 +15,7 @@ logger = logging.getLogger("handlers.alerting")
 INTERVAL_SECONDS = 1.0
 
 
-async def keep_alerting(context: ServerContext, send: Callable[[Message], None]) -> None:
+async def keep_alerting(context: ServerContext, send: Callable[[AlertMessage], None]) -> None:
     """Checks until cancelled. After a restart, an alert whose condition still holds is raised again."""
     alerts = Alerts(context.settings.alert, context.hub.tally)
     while True:
@@ -33,7 +33,7 @@ def log(transition: Transition) -> None:
         logger.info("alert ended: %s; it was raised at %s", transition.alert, iso_of(transition.since))
 
 
-def message_of(transition: Transition) -> Message:
+def message_of(transition: Transition) -> AlertMessage:
     return {
         "state": "raised" if transition.is_raised else "ended",
         "what": str(transition.alert),

@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from app.source import Source
+from app.source import DatabaseSource
 from changefeed import __version__
 from process.logs import JSON
 from process.systemd import ServiceManager
@@ -20,7 +20,7 @@ def url_of(listening: Sequence[socket.socket], settings: Settings) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{settings.base_path}/"
 
 
-def announce(url: str, source: Source, settings: Settings, manager: ServiceManager) -> None:
+def announce(url: str, source: DatabaseSource, settings: Settings, manager: ServiceManager) -> None:
     manager.ready()
     if settings.from_environment:
         logger.info("settings from the environment: %s", ", ".join(settings.from_environment))

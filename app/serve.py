@@ -13,7 +13,7 @@ from app.assembly import make_context
 from app.demo import Demo
 from app.hang_up import HangUp
 from app.running import running
-from app.source import Source
+from app.source import DatabaseSource
 from app.starting import first_contact, first_of, prepare_tables
 from app.stopping import stop_serving
 from app.webhook import Webhook
@@ -36,7 +36,7 @@ logger = logging.getLogger("server")
 
 async def serve(
     settings: Settings,
-    source: Source,
+    source: DatabaseSource,
     slot: ProcessSlot,
     stopping: asyncio.Event,
     hang_up: HangUp,

@@ -10,7 +10,7 @@ from settings.table import Settings
 
 
 @dataclass(frozen=True)
-class Source:
+class DatabaseSource:
     """The database to follow. Only the embedded one has a `psql_command`, which opens it in psql."""
 
     conninfo: str
@@ -23,15 +23,15 @@ class Source:
 
 
 @contextlib.contextmanager
-def source_of(settings: Settings) -> Iterator[Source]:
+def source_of(settings: Settings) -> Iterator[DatabaseSource]:
     """The user's database, or the embedded one, which runs as long as the block does. Raises EmbeddedError."""
     if settings.database_url is not None:
         conninfo = complete(settings.database_url)
-        yield Source(conninfo, display_name(conninfo))
+        yield DatabaseSource(conninfo, display_name(conninfo))
         return
     embedded = EmbeddedPostgres(settings.data_dir or default_data_dir())
     embedded.start()
     try:
-        yield Source(complete(embedded.conninfo), "demo (embedded)", embedded.psql_command)
+        yield DatabaseSource(complete(embedded.conninfo), "demo (embedded)", embedded.psql_command)
     finally:
         embedded.stop()

@@ -23,10 +23,10 @@ MOST_PAUSE_SECONDS = 30.0
 ANSWER_LIMIT_BYTES = 1 << 20
 WORTH_ANOTHER_TRY = (408, 425, 429)  # and every 5xx; waiting does not help against other refusals
 
-Message = dict[str, object]
+AlertMessage = dict[str, object]
 
 
-class Refused(Exception):
+class WebhookRefused(Exception):
     """The webhook will not accept this message later either; the text is its answer."""
 
 
@@ -40,11 +40,11 @@ class Webhook:
     def __init__(self, url: str) -> None:
         self._url = url
         self._host = urlsplit(url).netloc.rpartition("@")[2]
-        self._waiting: deque[Message] = deque()
-        self._under_way: Message | None = None
+        self._waiting: deque[AlertMessage] = deque()
+        self._under_way: AlertMessage | None = None
         self._came = asyncio.Event()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: AlertMessage) -> None:
         self._waiting.append(message)
         if len(self._waiting) > QUEUE_LIMIT:
             oldest = self._waiting.popleft()
@@ -72,7 +72,7 @@ class Webhook:
             for message in (*filter(None, [self._under_way]), *self._waiting):
                 logger.warning("stopped before the webhook at %s accepted: %s", self._host, _short(message))
 
-    async def _deliver(self, client: AsyncHTTPClient, message: Message) -> None:
+    async def _deliver(self, client: AsyncHTTPClient, message: AlertMessage) -> None:
         delays, complaint = backoff(1.0, MOST_PAUSE_SECONDS), ""
         try:
             async with asyncio.timeout(GIVE_UP_SECONDS):
@@ -85,15 +85,15 @@ class Webhook:
                         if complaint != (complaint := str(reason)):
                             logger.warning("the webhook at %s: %s; trying again", self._host, complaint)
                     await asyncio.sleep(next(delays))
-        except Refused as refusal:
+        except WebhookRefused as refusal:
             logger.warning(
                 "the webhook at %s refused with %s, which is final: %s", self._host, refusal, _short(message)
             )
         except TimeoutError:
             logger.warning("the webhook at %s: gave up after %g s: %s", self._host, GIVE_UP_SECONDS, _short(message))
 
-    async def _post(self, client: AsyncHTTPClient, message: Message) -> None:
-        """Raises NotAccepted or Refused."""
+    async def _post(self, client: AsyncHTTPClient, message: AlertMessage) -> None:
+        """Raises NotAccepted or WebhookRefused."""
         request = HTTPRequest(
             self._url,
             "POST",
@@ -112,8 +112,8 @@ class Webhook:
         if answer.code >= 500 or answer.code in WORTH_ANOTHER_TRY:
             raise NotAccepted(f"HTTP {answer.code}")
         if not 200 <= answer.code < 300:
-            raise Refused(f"HTTP {answer.code}")
+            raise WebhookRefused(f"HTTP {answer.code}")
 
 
-def _short(message: Message) -> str:
+def _short(message: AlertMessage) -> str:
     return f"{message['state']}: {message['what']}"

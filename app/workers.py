@@ -14,10 +14,9 @@ from app.assembly import in_turn
 from app.hang_up import HangUp
 from app.running import running
 from app.serve import serve
-from app.source import Source, source_of
+from app.source import DatabaseSource, source_of
 from app.starting import bind
-from handlers.access.ended_sessions import PART_BYTES as ENDED_BYTES
-from handlers.access.ended_sessions import EndedSessions
+from handlers.access.ended_sessions import ENDED_SESSIONS_BYTES, EndedSessions
 from handlers.http.context import ProcessSlot
 from handlers.metrics.gauges import one_line_of
 from process.logs import log_to_stderr
@@ -28,7 +27,7 @@ from process.supervisor import Supervisor, SupervisorLink
 from process.systemd import ServiceManager
 from settings.table import Settings
 
-SERVER = Path(__file__).parents[1] / "server.py"
+SERVER_PROGRAM = Path(__file__).parents[1] / "server.py"
 
 
 async def run_supervisor(
@@ -43,7 +42,7 @@ async def run_supervisor(
     with (
         source_of(settings) as source,
         shared_memory(settings.processes) as memory,
-        shared_memory(settings.processes, ENDED_BYTES) as ended_sessions,
+        shared_memory(settings.processes, ENDED_SESSIONS_BYTES) as ended_sessions,
         shared_memory(settings.processes, RING_BYTES) as rings,
         bells_of(settings.processes) as bells,
     ):
@@ -59,7 +58,7 @@ async def run_supervisor(
         }
         meters = SharedNumbers(1, settings.processes, memory)
         supervisor = Supervisor(
-            (sys.executable, str(SERVER), *argv),
+            (sys.executable, str(SERVER_PROGRAM), *argv),
             settings.processes,
             orders=orders,
             inherited=(memory, ended_sessions, rings, *chain.from_iterable(bells)),
@@ -89,7 +88,7 @@ async def run_worker(settings: Settings, parent: SupervisorLink, stopping: async
     )
     await serve(
         settings,
-        Source(**orders["source"]),
+        DatabaseSource(**orders["source"]),
         slot,
         stopping,
         hang_up,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
-from changefeed.change.change import Change, parse, without_losses
+from changefeed.change.change import Change, parse_payload, without_losses
 from changefeed.change.json_text import NotJSON
 from changefeed.counts.tally import Tally
 
@@ -54,7 +54,7 @@ class Hub:
         changes = []
         for payload in payloads:
             try:
-                change = parse(payload)
+                change = parse_payload(payload)
             except NotJSON as error:
                 self.tally.not_json += 1
                 self._complain(f"that is not JSON ({error})", self.tally.not_json)

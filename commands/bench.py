@@ -43,7 +43,7 @@ CLOCK_LOOKS = 20
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Refused(Exception):
+class BenchRefused(Exception):
     """The benchmark cannot run on that PostgreSQL; the message is one line that says why and what to do."""
 
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str], dotenv_path: Path) -> 
     try:
         with _ground(settings, options.seconds) as ground:
             print(_table(ground, settings, options.clients))
-    except Refused as error:
+    except BenchRefused as error:
         print(f"server.py bench: {printable(str(error))}", file=sys.stderr)
         return 2
     except psycopg2.Error as error:
@@ -132,7 +132,7 @@ def _between(least: float, most: int, kind: type[float] | type[int]) -> Callable
 
 @contextlib.contextmanager
 def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
-    """Raises Refused."""
+    """Raises BenchRefused."""
     if settings.database_url is None:
         print("bench: measuring with a PostgreSQL of its own, which it stops afterwards", file=sys.stderr)
         with database() as opened:
@@ -149,7 +149,7 @@ def _ground(settings: Settings, seconds: float) -> Iterator[Ground]:
     try:
         maker: Any = psycopg2.connect(conninfo)
     except psycopg2.Error as error:
-        raise Refused(f"cannot reach {where}: {one_line(error)}; correct --database-url") from None
+        raise BenchRefused(f"cannot reach {where}: {one_line(error)}; correct --database-url") from None
     maker.autocommit = True
     with contextlib.closing(maker), contextlib.ExitStack() as stack:
         with _held(ENDINGS):  # delays a Ctrl-C until the new database can be dropped again
@@ -179,17 +179,17 @@ def _make_database(maker: Any) -> None:
             db_cursor.execute(f"REVOKE ALL ON DATABASE {NAME} FROM PUBLIC")
             db_cursor.execute(f"ALTER DATABASE {NAME} CONNECTION LIMIT -1")
     except psycopg2.errors.DuplicateDatabase:
-        raise Refused(
+        raise BenchRefused(
             f"the database {NAME} exists: another bench is running, or was killed; if none is, DROP DATABASE {NAME};"
         ) from None
     except psycopg2.errors.InsufficientPrivilege:
         role = maker.info.user
-        raise Refused(
+        raise BenchRefused(
             f'{role} may not create a database; ALTER ROLE "{role}" CREATEDB; as a role that may, or name another '
             "role in --database-url"
         ) from None
     except psycopg2.Error as error:
-        raise Refused(f"cannot make the database {NAME}: {one_line(error)}") from None
+        raise BenchRefused(f"cannot make the database {NAME}: {one_line(error)}") from None
 
 
 def _drop_database(maker: Any, conninfo: str) -> None:

@@ -29,7 +29,7 @@ BEAT_SECONDS = 5.0
 MISSED_BEATS_LIMIT = 12
 LINE_LIMIT_BYTES = 256 << 20  # counts of a day, of a thousand tables
 
-Message = dict[str, Any]
+LinkMessage = dict[str, Any]
 
 
 class NeverStarted(Exception):
@@ -47,12 +47,12 @@ class _Link:
     async def over(cls, end: socket.socket) -> "_Link":
         return cls(*await asyncio.open_unix_connection(sock=end, limit=LINE_LIMIT_BYTES))
 
-    async def read(self) -> Message | None:
+    async def read(self) -> LinkMessage | None:
         """The next message; None if the other end is gone."""
         with contextlib.suppress(OSError):
             line = await self._reader.readline()
             if line.endswith(b"\n"):
-                message: Message = json.loads(line)
+                message: LinkMessage = json.loads(line)
                 return message
         return None
 
@@ -240,7 +240,7 @@ class Supervisor:
 class SupervisorLink:
     """The parent, as a worker sees it; `orders` is the parent's first message."""
 
-    def __init__(self, link: _Link, orders: Message) -> None:
+    def __init__(self, link: _Link, orders: LinkMessage) -> None:
         self.orders = orders
         self._link = link
         self._answer: asyncio.Future[Any] | None = None

@@ -493,7 +493,7 @@ LIMITS = (
 ALERTS = (
     Setting(
         "alert",
-        values.Parser(alerts.EXPECTED, alerts.parse),
+        values.Parser(alerts.EXPECTED, alerts.parse_alert),
         (),
         "ALERT",
         "condition to log and to send to the webhook, such as 'no INSERT in public.orders for 5 min', 'more than "

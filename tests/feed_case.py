@@ -56,7 +56,7 @@ class FeedTestCase(AsyncHTTPTestCase):
         return make_server(self._app, self.feed, **self.get_httpserver_options())
 
     def setUp(self) -> None:
-        patience = mock.patch.object(live_clients, "PATIENCE_SECONDS", self.patience_seconds)
+        patience = mock.patch.object(live_clients, "BURST_PATIENCE_SECONDS", self.patience_seconds)
         patience.start()
         self.addCleanup(patience.stop)
         super().setUp()

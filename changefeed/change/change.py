@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from changefeed.change.json_text import NotJSON, changed_columns, check, half_character, members, string_of
+from changefeed.change.json_text import NotJSON, changed_columns, check_json, half_character, members, string_of
 from changefeed.change.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
@@ -91,7 +91,7 @@ class _Head(msgspec.Struct, gc=False):
 _read_head = msgspec.json.Decoder(_Head).decode
 
 
-def parse(payload: str) -> Change:
+def parse_payload(payload: str) -> Change:
     """Parses a NOTIFY payload, even JSON of another shape. Raises NotJSON."""
     try:
         head = _read_head(payload)
@@ -129,7 +129,7 @@ def from_journal(row: tuple[Any, ...], cursor_suffix: str) -> Change:
     if data is not None:
         try:
             if old is None:
-                check(data)
+                check_json(data)
             else:
                 middle += f'"old": {changed_columns(old, data)}, '
         except NotJSON:

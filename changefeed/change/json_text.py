@@ -85,11 +85,11 @@ def members(text: str | Raw, *, rows: int = 1) -> Members | None:
         whole = text_of(text)
         if whole.lstrip()[:1] == "{":
             return _read_by_hand(whole, rows)
-        check(whole)
+        check_json(whole)
         return None
 
 
-def check(text: str) -> None:
+def check_json(text: str) -> None:
     """Raises NotJSON unless the text is JSON."""
     try:
         _read_any(text)
@@ -131,7 +131,7 @@ def write(found: Mapping[str, str | Raw], *, space: str = "") -> str:
 def changed_columns(old_row: str, new_row: str) -> str:
     """A JSON object of the old row's members that differ or are missing in the new row. Raises NotJSON."""
     if old_row == new_row:
-        check(new_row)
+        check_json(new_row)
         return "{}"
     old, new = members(old_row) or {}, members(new_row) or {}
     return write({key: value for key, value in old.items() if new.get(key) != value}, space=" ")

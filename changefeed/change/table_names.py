@@ -156,13 +156,13 @@ def _only(pattern: Pattern) -> Patterns:
     return Patterns(pattern, (pattern,))
 
 
-Part = tuple[str, bool]  # and whether it is quoted
+_Part = tuple[str, bool]  # and whether it is quoted
 
 
-def _split(text: str) -> Sequence[Part]:
+def _split(text: str) -> Sequence[_Part]:
     if len(text) > (LIMIT_CHARACTERS if '"' in text else PLAIN_LIMIT_CHARACTERS):
         raise BadName(_TOO_LONG)
-    parts: list[Part] = []
+    parts: list[_Part] = []
     at = 0
     while found := _PART.match(text, at):
         quoted, plain = found.groups()
@@ -176,7 +176,7 @@ def _split(text: str) -> Sequence[Part]:
     raise BadName('each part must be a name, or be in double quotes with "" for a quote')
 
 
-def _readings(parts: Sequence[Part]) -> Iterator[TableName]:
+def _readings(parts: Sequence[_Part]) -> Iterator[TableName]:
     """Each table that the parts could mean, without names that are too long."""
     if not any(is_quoted for _, is_quoted in parts):
         yield from _plain_readings(".".join(text for text, _ in parts))
@@ -216,7 +216,7 @@ def _may_be(name: str) -> bool:
     return len(name) <= NAME_LIMIT_CHARACTERS
 
 
-def _joined(parts: Sequence[Part]) -> str | None:
+def _joined(parts: Sequence[_Part]) -> str | None:
     """Joins the parts to one name with dots, if none of them is quoted."""
     if len(parts) > 1 and any(is_quoted for _, is_quoted in parts):
         return None

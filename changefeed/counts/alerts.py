@@ -59,7 +59,7 @@ class Quiet:
 Alert = Above | Quiet
 
 
-def parse(text: str) -> Alert:
+def parse_alert(text: str) -> Alert:
     """Parses the words of an alert, as EXPECTED says. Raises ValueError."""
     text = text.strip()
     if found := _ABOVE.fullmatch(text):

@@ -17,7 +17,7 @@ from changefeed.backoff import backoff
 from changefeed.change.change import BY_LETTER, Change
 from changefeed.change.table_names import qualified
 from changefeed.counts.tally import STEPS, Tally
-from changefeed.journal.cursor import NOTHING, NotACursor, Place, Snapshot
+from changefeed.journal.cursor import EMPTY_SNAPSHOT, NotACursor, Place, Snapshot
 from changefeed.journal.journal import ForeignCursor, Journal
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.named_queries import load_queries
@@ -102,7 +102,7 @@ class CountsBackfill:
         self._counted = self._place_of(cursor)
         if self._counted:
             self._tally.count(_beyond(self._counted, cache.newest(sys.maxsize)), now=0)
-            wanted = Snapshot.parse(self._uncounted) if self._uncounted else NOTHING
+            wanted = Snapshot.parse(self._uncounted) if self._uncounted else EMPTY_SNAPSHOT
         else:
             if self._has_begun or cursor:
                 self._apply(functools.partial(self._tally.reset, time.time()))
@@ -125,11 +125,11 @@ class CountsBackfill:
             loaded = await self._load(wanted) if wanted else None
             if loaded and self._wanted is wanted:
                 self._apply(functools.partial(self._tally.add_before, loaded))
-                self._want(NOTHING)
+                self._want(EMPTY_SNAPSHOT)
 
     def _want(self, wanted: Snapshot) -> None:
         self.generation += 1
-        if wanted == NOTHING:
+        if wanted == EMPTY_SNAPSHOT:
             self._wanted = self.counting_since = None
             self._loaded.set()
             return

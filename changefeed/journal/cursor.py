@@ -60,7 +60,7 @@ class Snapshot:
         return self.xmax <= other.xmax and all(xid in self.xip for xid in other.xip if xid < self.xmax)
 
 
-NOTHING = Snapshot(1, 1)
+EMPTY_SNAPSHOT = Snapshot(1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ is the truth:
 - Whoever reads a page hands it on. A process follows the lowest number below its own from which pages come.
 - A page fits if it starts exactly where this process has published to. If not, this process reads from the journal up
   to the end of the page's batch, where the next page starts.
-- A process that has waited for a page for PATIENCE_SECONDS longer than it would have waited to read, or hears that the
-  other one has ended, reads for itself, as if it were alone.
+- A process that has waited for a page for SIBLING_PATIENCE_SECONDS longer than it would have waited to read, or hears
+  that the other one has ended, reads for itself, as if it were alone.
 - A process that is slow to publish hands on no pages, so that it holds up nobody.
 
 So what a process publishes, and every place that it gives out, is what it would have read. All else it decides for
@@ -26,7 +26,7 @@ from changefeed.journal.losses import Losses, Taken
 from changefeed.journal.page_cache import Page
 
 # More than a read takes while all is well, so that a slow PostgreSQL is not read by all.
-PATIENCE_SECONDS = 0.5
+SIBLING_PATIENCE_SECONDS = 0.5
 # Processes hear a NOTIFY at different times: a page may have the news that this process heard of this long after the
 # other one had begun to read it.
 LATENESS_SECONDS = 0.1
@@ -37,13 +37,13 @@ BUSY_PAUSE_SECONDS = 2.0
 WAITING_LIMIT_BYTES = 16 << 20
 
 # Equal for the same journal, read by the same version of the server with the same settings.
-Kind = tuple[str, ...]
+PageKind = tuple[str, ...]
 
 
 class HandedPage(msgspec.Struct, array_like=True, frozen=True):
     """A page, and what its reader knew after it had read it. Times are those of the machine's monotonic clock."""
 
-    kind: Kind
+    kind: PageKind
     proven_at: float  # when its reader had last made sure that the journal and its past are those that it knew
     began_at: float  # what was committed before is in this batch, or an earlier one
     page: Page
@@ -93,7 +93,7 @@ class PageExchange:
         self._followed: int | None = None
         self._waiting: deque[tuple[int, HandedPage]] = deque()  # with the sizes of their messages
         self._waiting_bytes = 0
-        self._kind: Kind | None = None
+        self._kind: PageKind | None = None
         self._proof_began_at = self._proven_at = self._other_proven_at = float("-inf")
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(HandedPage).decode
@@ -101,7 +101,7 @@ class PageExchange:
     @property
     def patience_seconds(self) -> float:
         """How much longer to wait for a page than to wait before reading."""
-        return 0.0 if self._followed is None else PATIENCE_SECONDS
+        return 0.0 if self._followed is None else SIBLING_PATIENCE_SECONDS
 
     @property
     def lateness_seconds(self) -> float:
@@ -113,7 +113,7 @@ class PageExchange:
         """Whether the followed process has made sure of the journal and its past later than this one."""
         return self._other_proven_at > self._proof_began_at
 
-    def prove(self, kind: Kind | None, began_at: float) -> None:
+    def prove(self, kind: PageKind | None, began_at: float) -> None:
         """Called when this process has made sure of them, from `began_at` on; kind is None if no page may be shared."""
         self._forget()  # the pages may be of another past
         self._kind = kind

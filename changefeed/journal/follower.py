@@ -48,7 +48,7 @@ STALLED_SECONDS = 2.0
 # The least time between two such log lines: with a full disk, no statement may be journaled. Clients get every gap.
 LOSS_WARNING_SECONDS = 10.0
 # How many entries are in the cache from the start, for clients that reconnect after a restart.
-REMEMBERED_ENTRIES = 20_000
+RECALLED_ENTRIES = 20_000
 # How many of the newest changes are checked after a lost connection: does PostgreSQL still have them?
 PROVEN_CHANGES = 1_000
 TABLES_NAMED = 5  # in a gap's text
@@ -240,7 +240,7 @@ class Follower:
             began_at, handed = time.monotonic(), None
             with self._answering():
                 await self._identify()
-            self.exchange.prove(self._journal.kind, began_at)
+            self.exchange.prove(self._journal.page_kind, began_at)
         cache = self.cache
         if cache is None:
             self.lease.note(0, 0, None)
@@ -354,7 +354,7 @@ class Follower:
 
     async def _remember(self) -> None:
         """Reads the newest entries into the cache; publishing begins after them."""
-        page = await self._journal.newest(REMEMBERED_ENTRIES)
+        page = await self._journal.newest(RECALLED_ENTRIES)
         cache = PageCache(self._journal.encode_batch, page.start)
         cache.append(page)
         while not page.end.is_batch_end:
@@ -405,7 +405,7 @@ class Follower:
             self._stand_at_edge_of(kept)
             table = next(iter(counts)) if len(counts) == 1 else None
             self._tell_gap(replace(gap, from_cursor=self._journal.encode(kept.edge), table=table))
-        self.exchange.prove(self._journal.kind, began_at)
+        self.exchange.prove(self._journal.page_kind, began_at)
         self._moved.set()
 
     def _start_over(self, owed: Gap) -> None:

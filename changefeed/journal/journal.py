@@ -15,8 +15,8 @@ from changefeed import __version__
 from changefeed.change.change import LOSS, Change, from_journal
 from changefeed.change.exposure import Payload
 from changefeed.journal.cursor import (
+    EMPTY_SNAPSHOT,
     EPOCH_BYTES,
-    NOTHING,
     NotACursor,
     Place,
     Snapshot,
@@ -27,13 +27,11 @@ from changefeed.journal.cursor import (
     witness_of,
 )
 from changefeed.journal.entries import PAGE_ROWS, ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
-from changefeed.journal.exchange import Kind
+from changefeed.journal.exchange import PageKind
 from changefeed.journal.losses import Losses, Taken
 from changefeed.journal.page_cache import Page
-from changefeed.journal.sealed_cursor import ANYBODY, Seal
-from changefeed.journal.sealed_cursor import MARK as SEALED
-from changefeed.journal.signed_cursor import MARK as SIGNED
-from changefeed.journal.signed_cursor import Signature
+from changefeed.journal.sealed_cursor import NO_HOLDER, SEALED_MARK, Seal
+from changefeed.journal.signed_cursor import SIGNED_MARK, Signature
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DbRow
 from changefeed.postgres.trust import distrust
@@ -48,7 +46,7 @@ PROOFS_KEPT = 1_000
 PAGE_SECONDS = 0.025  # for processing a page in one turn of the loop
 CLIENT_READS = 2  # at the same time: writers need PostgreSQL, and other requests need the pool
 
-BEGINNING = Place.after(NOTHING)  # before everything
+BEGINNING = Place.after(EMPTY_SNAPSHOT)  # before everything
 HALF_RESTORED = (
     "changefeed.meta has no primary key: a restore has not ended, or has failed; if none is running, run "
     "sql/install.sql as its owner"
@@ -177,7 +175,7 @@ class Journal:
         return found
 
     @property
-    def kind(self) -> Kind | None:
+    def page_kind(self) -> PageKind | None:
         """Equal where read() gives equal pages; None if it proves no places."""
         if self.epoch is None or self.identity is None:
             return None
@@ -210,13 +208,13 @@ class Journal:
     def seal(self, cursor: str, holder: bytes) -> str:
         """Encrypts the cursor for the rights with this fingerprint."""
         assert self._seal is not None
-        return self._seal.seal(cursor, holder if self.version >= WITNESSED_SINCE else ANYBODY)
+        return self._seal.seal(cursor, holder if self.version >= WITNESSED_SINCE else NO_HOLDER)
 
     def decode(self, text: str, within: Grants = EVERY_TABLE) -> Place:
         """The place of a cursor, for a client with these rights. Raises NotACursor or ForeignCursor."""
-        if text.startswith(SEALED):
+        if text.startswith(SEALED_MARK):
             return self._unseal(text, fingerprint(within))
-        if text.startswith(SIGNED):
+        if text.startswith(SIGNED_MARK):
             return self._signed(text)
         epoch, place = decode(text)
         if within != EVERY_TABLE:
@@ -226,7 +224,7 @@ class Journal:
         raise ForeignCursor(OTHER_JOURNAL)
 
     def _unseal(self, text: str, holder: bytes) -> Place:
-        for sealed_for in (holder, ANYBODY):
+        for sealed_for in (holder, NO_HOLDER):
             opened = self._seal.open(text, sealed_for) if self._seal else None
             if opened is not None:
                 epoch, place = decode(opened)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, takewhile
 
-from changefeed.journal.cursor import NOTHING, Place, Snapshot
+from changefeed.journal.cursor import EMPTY_SNAPSHOT, Place, Snapshot
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Taken:
     """
 
     number: int = 0
-    snapshot: Snapshot = NOTHING
+    snapshot: Snapshot = EMPTY_SNAPSHOT
     ids: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
@@ -44,7 +44,7 @@ class Losses:
     id: int = 0
     statements: int = 0
     at: int = 0
-    present: Snapshot = NOTHING
+    present: Snapshot = EMPTY_SNAPSHOT
     taken: Taken = Taken()
 
     @property

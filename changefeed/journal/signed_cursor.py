@@ -17,7 +17,7 @@ from hashlib import sha256
 
 from changefeed.journal.cursor import MANGLED, NotACursor, Place, Snapshot, witness_of
 
-MARK = "q."
+SIGNED_MARK = "q."
 _SIGNATURE_BYTES = 16
 _NONCE_BYTES = 16
 _BLOCK_BYTES = 32  # of the key stream
@@ -33,10 +33,12 @@ class Signature:
     def place(self, text: str) -> Place | None:
         """The cursor's place; None if it is of another journal or was altered. Raises NotACursor if it is malformed."""
         try:
-            packed = base64.urlsafe_b64decode(text.removeprefix(MARK) + "=" * (-len(text.removeprefix(MARK)) % 4))
+            packed = base64.urlsafe_b64decode(
+                text.removeprefix(SIGNED_MARK) + "=" * (-len(text.removeprefix(SIGNED_MARK)) % 4)
+            )
         except (binascii.Error, ValueError):
             packed = b""
-        if not text.startswith(MARK) or len(packed) <= _SIGNATURE_BYTES + _NONCE_BYTES:
+        if not text.startswith(SIGNED_MARK) or len(packed) <= _SIGNATURE_BYTES + _NONCE_BYTES:
             raise NotACursor(f"{MANGLED}; take it from changefeed.cursor() as it is")
         signature, sealed = packed[:_SIGNATURE_BYTES], packed[_SIGNATURE_BYTES:]
         signed = sha256(self._key + sha256(self._key + sealed).digest()).digest()

@@ -47,7 +47,7 @@ def ambiguous(name: str, ways: Iterable[str]) -> str:
     return f"{name} may mean several tables; write {' or '.join(ways)}"
 
 
-class Refused(CannotWatch):
+class PostgresRefused(CannotWatch):
     """PostgreSQL or a function of sql/ refused: the message may name any column, and other tables."""
 
 
@@ -391,13 +391,13 @@ class Watching:
         try:
             yield
         except psycopg2.errors.InsufficientPrivilege as error:
-            raise Refused(
+            raise PostgresRefused(
                 f"{name}: {_without_context(error)}; {needed}, and the rights of docs/least-rights.md"
             ) from None
         except psycopg2.errors.LockNotAvailable:
             raise CannotWatch(f"{name} is locked by another transaction; try again when that has ended") from None
         except psycopg2.Error as error:
-            raise Refused(f"{name}: {_without_context(error)}") from None
+            raise PostgresRefused(f"{name}: {_without_context(error)}") from None
 
 
 def _is_of_one_table(pattern: str) -> bool:

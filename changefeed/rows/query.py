@@ -57,7 +57,7 @@ class RowsQuery:
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """The columns of a table, as sql/rows.sql tells them in the reading's snapshot."""
 
     source: str
@@ -123,7 +123,7 @@ def _sort_key(term: str) -> SortKey:
     return SortKey(column, direction + (f" NULLS {found['nulls'].upper()}" if found["nulls"] else ""))
 
 
-def shown_columns(query: RowsQuery, source: Source, *, keys_only: bool) -> list[str]:
+def shown_columns(query: RowsQuery, source: TableSource, *, keys_only: bool) -> list[str]:
     """The columns that the rows are to have, in the table's order."""
     asked, granted = query.subscription.columns, query.granted
     return [
@@ -134,7 +134,7 @@ def shown_columns(query: RowsQuery, source: Source, *, keys_only: bool) -> list[
 
 
 def statement(
-    query: RowsQuery, source: Source, kinds: Mapping[str, Kind], *, keys_only: bool
+    query: RowsQuery, source: TableSource, kinds: Mapping[str, Kind], *, keys_only: bool
 ) -> tuple[str, tuple[str, ...]]:
     """The query of the rows as JSON texts, and its parameters, for psycopg2. Raises RowsRefused.
 
@@ -158,7 +158,7 @@ def statement(
     return f"{before.replace('%', '%%')}{condition}{after.replace('%', '%%')}", parameters
 
 
-def _sorted_by(key: SortKey, query: RowsQuery, source: Source, *, keys_only: bool) -> str:
+def _sorted_by(key: SortKey, query: RowsQuery, source: TableSource, *, keys_only: bool) -> str:
     name = key.column
     if name not in source.names or not query.granted.shows(name) or (keys_only and name not in source.key):
         raise RowsRefused(Reason.BAD_ORDER, f"{name[:80]!r} is no column to sort by")

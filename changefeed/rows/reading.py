@@ -19,14 +19,14 @@ from psycopg2 import sql
 from changefeed.change.change import Change
 from changefeed.change.changed_row import ChangedRow
 from changefeed.change.exposure import Payload
-from changefeed.change.json_text import NotJSON, check, quoted
+from changefeed.change.json_text import NotJSON, check_json, quoted
 from changefeed.change.table_names import qualified
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.journal import ForeignCursor, Journal
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.rows.explain import Step, cannot_read, lacks_right, refusal_of
-from changefeed.rows.query import RowsQuery, Source, statement
+from changefeed.rows.query import RowsQuery, TableSource, statement
 from changefeed.rows.refusal import GONE, Reason, RowsRefused
 from changefeed.rows.spool import Spool, SpoolFull, SpoolSpace
 from changefeed.selection.filter_kinds import Kind
@@ -193,7 +193,7 @@ class Reading:
             await self._explain(error, step)
             raise
 
-    async def _source(self, fetch: Callable[..., Awaitable[list[DbRow]]]) -> Source:
+    async def _source(self, fetch: Callable[..., Awaitable[list[DbRow]]]) -> TableSource:
         asked = {
             "schema": self.query.table.schema,
             "table": self.query.table.table,
@@ -204,7 +204,7 @@ class Reading:
         if not found:
             raise RowsRefused(Reason.ALTERED, GONE)
         [(cursor, *parts)] = found
-        source = Source(*parts)
+        source = TableSource(*parts)
         try:
             self.place = self._road.journal.decode(cursor)
         except (ForeignCursor, NotACursor):
@@ -213,7 +213,7 @@ class Reading:
         self._tell()
         return source
 
-    async def _fetch_rows(self, fetch: Callable[..., Awaitable[list[DbRow]]], source: Source) -> None:
+    async def _fetch_rows(self, fetch: Callable[..., Awaitable[list[DbRow]]], source: TableSource) -> None:
         keys_only = self._road.payload is Payload.KEYS
         query, operands = statement(self.query, source, self._kinds, keys_only=keys_only)
         begin = "" if self.query.limit is not None else "SET LOCAL cursor_tuple_fraction = 1; "
@@ -268,7 +268,7 @@ class Reading:
     def _selected(self, line: str) -> str | None:
         """The row as the client may see it, if so."""
         try:
-            check(line)
+            check_json(line)
             return self._picked(line) if self.query.is_filtered else line
         except NotJSON as error:
             raise RowsRefused(Reason.UNREADABLE_ROW, f"a row is not JSON that can be read in time: {error}") from None

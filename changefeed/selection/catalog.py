@@ -20,7 +20,7 @@ from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.postgres.trust import distrust
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
+from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check_subscribable
 from changefeed.selection.visibility import SealCursor
 
 logger = logging.getLogger("changefeed.catalog")
@@ -77,10 +77,10 @@ class Catalog:
         await self.until_read()
         asked_at = self._clock()
         try:
-            check(subscription, self.tables.columns, self._payload)
+            check_subscribable(subscription, self.tables.columns, self._payload)
         except BadSubscription:
             await self._read_since(asked_at)
-            check(subscription, self.tables.columns, self._payload)
+            check_subscribable(subscription, self.tables.columns, self._payload)
 
     def trouble(self, subscription: Subscription) -> BadSubscription | None:
         """Why no change can match the subscription, as far as is known now."""
@@ -88,7 +88,7 @@ class Catalog:
         if not self.tables.columns or not (asked.tables or asked.filters or asked.columns):
             return None
         try:
-            check(subscription, self._named(subscription), self._payload)
+            check_subscribable(subscription, self._named(subscription), self._payload)
         except BadSubscription as error:
             return error
         return None

@@ -14,7 +14,7 @@ from changefeed.selection.filter_text import parse_filter
 from changefeed.selection.filters import BadFilter, Condition, Filter, all_of, filters_in, make_test
 
 ORDERING = ("lt", "lte", "gt", "gte")
-SHAPE = (
+RIGHTS_SHAPE = (
     '{"tables": {"public.orders": {"columns": ["id"], "filter": ["customer_id=eq.42"]}}, "channels": [], '
     '"admin": false}'
 )
@@ -86,11 +86,11 @@ class Rights:
 
     @classmethod
     def parse(cls, value: object) -> "Rights":
-        """Parses JSON of the form of SHAPE; each member may be missing. Raises BadRights."""
+        """Parses JSON of the form of RIGHTS_SHAPE; each member may be missing. Raises BadRights."""
         given = _members(value, "the rights", ("tables", "channels", "admin"))
         tables = given.get("tables", {})
         if not isinstance(tables, dict):
-            raise BadRights(f"name tables as in {SHAPE}")
+            raise BadRights(f"name tables as in {RIGHTS_SHAPE}")
         is_admin = given.get("admin", False)
         if not isinstance(is_admin, bool):
             raise BadRights("admin must be true or false")
@@ -183,11 +183,11 @@ def _grant(pattern: str, limits: object) -> Grant:
 
 def _members(value: object, what: str, known: tuple[str, ...]) -> Mapping[str, object]:
     if not isinstance(value, dict) or not value.keys() <= set(known):
-        raise BadRights(f"{what} must be an object with only {', '.join(known)}, as in {SHAPE}")
+        raise BadRights(f"{what} must be an object with only {', '.join(known)}, as in {RIGHTS_SHAPE}")
     return value
 
 
 def _texts(value: object, what: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
-        raise BadRights(f"{what} must be a list of texts, as in {SHAPE}")
+        raise BadRights(f"{what} must be a list of texts, as in {RIGHTS_SHAPE}")
     return value

@@ -317,7 +317,7 @@ def _columns(text: str) -> list[str]:
     return columns
 
 
-def check(
+def check_subscribable(
     subscription: Subscription, tables: Mapping[str, Mapping[str, Kind]], payload: Payload = Payload.FULL
 ) -> None:
     """Raises BadSubscription if no change can ever match: no such table or column, or a value of another type.

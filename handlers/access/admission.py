@@ -18,7 +18,7 @@ from handlers.delivery.client_counts import ClientCounts
 from process.shared_numbers import SharedNumbers
 from settings.table import Settings
 
-REFUSED = "changefeed_clients_refused_total"
+CLIENTS_REFUSED = "changefeed_clients_refused_total"
 REASONS = ("pace", "address_pace", "all", "address", "token", "sign_in")
 
 
@@ -43,7 +43,7 @@ class Admission:
         self._addresses: Counter[str] = Counter()
         self._holders: Counter[str] = Counter()
         self._client_counts = client_counts
-        self._refused = {reason: meters.meter(REFUSED, reason) for reason in REASONS}
+        self._refused = {reason: meters.meter(CLIENTS_REFUSED, reason) for reason in REASONS}
         self._left = asyncio.Event()
 
     @property

@@ -22,7 +22,7 @@ from handlers.access.errors import ApiError
 from handlers.access.expiry import Expiries
 from handlers.access.jwks import KeysUnavailable
 from handlers.access.refusals import Refusals
-from handlers.access.tokens import ANYBODY, CLAIM, BadToken, Identity, Tokens, digest
+from handlers.access.tokens import ANONYMOUS, CLAIM, BadToken, Identity, Tokens, digest
 from settings.table import Settings, is_loopback
 
 COOKIE = "changefeed_session"
@@ -103,7 +103,7 @@ class Authenticator:
     async def identify(self, request: HTTPServerRequest) -> Identity:
         """Identifies by the header, else by the session's cookie. Raises ApiError (sign_in if both are missing)."""
         if not self.tokens.are_required:
-            return ANYBODY
+            return ANONYMOUS
         header = request.headers.get("Authorization")
         if header is not None:
             scheme, _, token = header.partition(" ")

@@ -10,11 +10,11 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-KEPT: Final = 4096  # by each process
+SESSIONS_KEPT: Final = 4096  # by each process
 ID_BYTES: Final = 8
 _ENTRY = struct.Struct(f"{ID_BYTES}sd")  # the id, and when it began
 _HEAD = struct.Struct("Qd")  # how many sessions were ever ended, and when the newest forgotten one began
-PART_BYTES: Final = _HEAD.size + KEPT * _ENTRY.size
+ENDED_SESSIONS_BYTES: Final = _HEAD.size + SESSIONS_KEPT * _ENTRY.size
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class EndedSessions:
     """`number` is this process's, from 1; `descriptor` is that of shared_memory(), if there are other processes."""
 
     def __init__(self, number: int = 1, processes: int = 1, descriptor: int | None = None) -> None:
-        self._memory = mmap.mmap(-1 if descriptor is None else descriptor, processes * PART_BYTES)
-        self._begins = [part * PART_BYTES for part in range(processes)]
+        self._memory = mmap.mmap(-1 if descriptor is None else descriptor, processes * ENDED_SESSIONS_BYTES)
+        self._begins = [part * ENDED_SESSIONS_BYTES for part in range(processes)]
         self._mine = self._begins[number - 1]
         self._seen = [0] * processes
         self._ended: set[str] = set()
@@ -41,7 +41,7 @@ class EndedSessions:
     def end(self, session: Session) -> None:
         count, forgotten_until = _HEAD.unpack_from(self._memory, self._mine)
         place = self._place(self._mine, count)
-        if count >= KEPT:
+        if count >= SESSIONS_KEPT:
             _, at = _ENTRY.unpack_from(self._memory, place)
             forgotten_until = max(forgotten_until, at)
         _ENTRY.pack_into(self._memory, place, bytes.fromhex(session.id), session.at)
@@ -61,12 +61,12 @@ class EndedSessions:
             if count == self._seen[part]:
                 continue
             is_new = True
-            for number in range(max(self._seen[part], count - KEPT), count):
+            for number in range(max(self._seen[part], count - SESSIONS_KEPT), count):
                 found, _ = _ENTRY.unpack_from(self._memory, self._place(begin, number))
                 self._ended.add(found.hex())
             self._seen[part] = count
             self._forgotten_until = max(self._forgotten_until, forgotten_until)
-        if len(self._ended) > 2 * KEPT * len(self._begins):
+        if len(self._ended) > 2 * SESSIONS_KEPT * len(self._begins):
             self._reread()
         return is_new
 
@@ -74,10 +74,10 @@ class EndedSessions:
         """Forgets the sessions that the rings no longer hold."""
         self._ended.clear()
         for begin, count in zip(self._begins, self._seen, strict=True):
-            for number in range(max(0, count - KEPT), count):
+            for number in range(max(0, count - SESSIONS_KEPT), count):
                 found, _ = _ENTRY.unpack_from(self._memory, self._place(begin, number))
                 self._ended.add(found.hex())
 
     @staticmethod
     def _place(begin: int, number: int) -> int:
-        return begin + _HEAD.size + number % KEPT * _ENTRY.size
+        return begin + _HEAD.size + number % SESSIONS_KEPT * _ENTRY.size

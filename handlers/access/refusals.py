@@ -9,7 +9,7 @@ from process.shared_numbers import SharedNumbers
 
 logger = logging.getLogger("handlers.refusals")
 
-REFUSED = "changefeed_tokens_refused_total"
+TOKENS_REFUSED = "changefeed_tokens_refused_total"
 CODES = ("bad_token", "token_expired", "no_rights")
 INTERVAL_SECONDS = 60.0
 MESSAGE_LIMIT_CHARACTERS = 300
@@ -27,7 +27,7 @@ class Refusals:
     def __init__(self, meters: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._reasons: dict[tuple[str, str], _Reason] = {}
-        self._meters = {code: meters.meter(REFUSED, code) for code in CODES}
+        self._meters = {code: meters.meter(TOKENS_REFUSED, code) for code in CODES}
 
     def tell(self, code: str, message: str, reason: str = "") -> None:
         """Counts and logs a refusal. `message` is what the caller is sent, and contains nothing of the token."""

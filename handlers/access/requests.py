@@ -10,23 +10,21 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from changefeed.slots import FairSlots
+from changefeed.slots import FairSlots, Owner
 from handlers.access.errors import ApiError
 from process.shared_numbers import SharedNumbers
 
 logger = logging.getLogger("handlers.requests")
 
-REFUSED = "changefeed_requests_refused_total"
-GIVEN_UP = "changefeed_requests_given_up_total"
+REQUESTS_REFUSED = "changefeed_requests_refused_total"
+REQUESTS_GIVEN_UP = "changefeed_requests_given_up_total"
 REASONS = ("crowded", "late")
 AT_ONCE = 4  # more would only hold more memory: PostgreSQL and this process answer no faster
 WAIT_SECONDS = 20.0  # for a turn; many a client gives up after 30 s
 LOG_INTERVAL_SECONDS = 60.0
 
-Owner = tuple[str | None, str]  # the holder of a token, if any, and the address
 
-
-class Entry:
+class RequestUnderWay:
     """A request under way, until leave(). `give_way` ends it in favor of another; None if it must not be ended."""
 
     def __init__(self, requests: "RequestsUnderWay", owner: Owner, give_way: Callable[[ApiError], None] | None) -> None:
@@ -44,16 +42,19 @@ class Entry:
 
 
 class RequestsUnderWay:
-    """At most `limit`. Beyond it the newest one gives way, of the owner who has most."""
+    """At most `limit`. Beyond it the newest one gives way, of the owner who has most.
+
+    An owner is the holder of a token, if any, and an address.
+    """
 
     def __init__(self, limit: int, meters: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
-        self._entries: dict[Owner, dict[Entry, None]] = {}  # in the order in which they came
+        self._under_way: dict[Owner, dict[RequestUnderWay, None]] = {}  # in the order in which they came
         self._count = 0
         self._slots = FairSlots(AT_ONCE, share=AT_ONCE, waiting_limit=limit)
-        self._refused = {reason: meters.meter(REFUSED, reason) for reason in REASONS}
-        self._given_up = meters.meter(GIVEN_UP)
+        self._refused = {reason: meters.meter(REQUESTS_REFUSED, reason) for reason in REASONS}
+        self._given_up = meters.meter(REQUESTS_GIVEN_UP)
         self._untold, self._told_at = 0, float("-inf")
 
     def __len__(self) -> int:
@@ -64,10 +65,10 @@ class RequestsUnderWay:
         """How many wait for their turn."""
         return self._slots.waiting
 
-    def enter(self, owner: Owner, give_way: Callable[[ApiError], None] | None = None) -> Entry:
+    def enter(self, owner: Owner, give_way: Callable[[ApiError], None] | None = None) -> RequestUnderWay:
         """Counts a request until it leaves. Raises ApiError if it is the one that has to give way."""
-        newcomer = Entry(self, owner, give_way)
-        self._entries.setdefault(owner, {})[newcomer] = None
+        newcomer = RequestUnderWay(self, owner, give_way)
+        self._under_way.setdefault(owner, {})[newcomer] = None
         self._count += 1
         if self._count > self._limit:
             error = self._refusal("crowded", f"the server has {self._limit} requests to answer; try again later")
@@ -82,40 +83,40 @@ class RequestsUnderWay:
         """Counts a request whose client was gone before it had its answer."""
         self._given_up.add(1)
 
-    def leave(self, entry: Entry) -> None:
+    def leave(self, request: RequestUnderWay) -> None:
         """Called when the request is over; a second call does nothing."""
-        entries = self._entries.get(entry.owner, {})
-        if entry in entries:
-            del entries[entry]
+        requests = self._under_way.get(request.owner, {})
+        if request in requests:
+            del requests[request]
             self._count -= 1
-            if not entries:
-                del self._entries[entry.owner]
-        if entry.has_turn:
-            entry.has_turn = False
-            self._slots.give_back(entry.owner)
+            if not requests:
+                del self._under_way[request.owner]
+        if request.has_turn:
+            request.has_turn = False
+            self._slots.give_back(request.owner)
 
-    async def until_turn(self, entry: Entry) -> None:
+    async def until_turn(self, request: RequestUnderWay) -> None:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                await self._slots.take(entry.owner)
+                await self._slots.take(request.owner)
         except TimeoutError:
             raise self._refusal("late", f"it was not your turn within {WAIT_SECONDS:g} s; try again later") from None
-        entry.has_turn = True
+        request.has_turn = True
 
-    def _one_too_many(self, newcomer: Entry) -> Entry:
+    def _one_too_many(self, newcomer: RequestUnderWay) -> RequestUnderWay:
         of_holders: Counter[str | None] = Counter()
-        for (holder, _), entries in self._entries.items():
-            of_holders[holder] += len(entries)
+        for (holder, _), requests in self._under_way.items():
+            of_holders[holder] += len(requests)
 
         def weight(owner: Owner) -> tuple[int, int]:
-            return of_holders[owner[0]], len(self._entries[owner])
+            return of_holders[owner[0]], len(self._under_way[owner])
 
-        for owner in sorted(self._entries, key=weight, reverse=True):
+        for owner in sorted(self._under_way, key=weight, reverse=True):
             if owner == newcomer.owner or weight(owner) == weight(newcomer.owner):
                 return newcomer
-            for entry in reversed(self._entries[owner]):
-                if entry.give_way:
-                    return entry
+            for request in reversed(self._under_way[owner]):
+                if request.give_way:
+                    return request
         return newcomer
 
     def _refusal(self, reason: str, message: str) -> ApiError:

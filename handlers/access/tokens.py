@@ -38,7 +38,7 @@ class Identity:
     session: Session | None = field(default=None, compare=False)
 
 
-ANYBODY = Identity(ALL_RIGHTS)  # if the server requires no tokens
+ANONYMOUS = Identity(ALL_RIGHTS)  # if the server requires no tokens
 
 
 class BadToken(Exception):

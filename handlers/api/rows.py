@@ -12,7 +12,7 @@ from changefeed.rows.reading import BETWEEN, SLICE_BYTES, Reading
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, whole_number
 from handlers.feed.query import parse_query
-from handlers.feed.rows import PATIENCE_SECONDS, rows_query, told_of_refusals
+from handlers.feed.rows import ROWS_STALL_SECONDS, rows_query, told_of_refusals
 from handlers.feed.start import until_journal_known
 from handlers.http.base import ApiHandler
 
@@ -93,7 +93,7 @@ class RowsHandler(ApiHandler):
         try:
             for at in range(0, len(part), SLICE_BYTES):
                 self.write(part[at : at + SLICE_BYTES])
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(ROWS_STALL_SECONDS):
                     await self.flush()
         except TimeoutError:
             cast(HTTP1Connection, self.request.connection).close()

@@ -10,7 +10,7 @@ from changefeed.journal.watching import (
     DEFAULT_OPTIONS,
     CannotWatch,
     NoSuchTable,
-    Refused,
+    PostgresRefused,
     WatchOptions,
     ambiguous,
     no_such_table,
@@ -25,7 +25,9 @@ from handlers.http.server import BODY_LIMIT_BYTES
 logger = logging.getLogger("handlers.tables")
 
 QUERIES = load_queries("server.sql")
-SHAPE = 'send {"omit": ["column", …], "row_limit": 1000, "strict": false, "hash": ["column", …]}, each of them optional'
+OPTIONS_SHAPE = (
+    'send {"omit": ["column", …], "row_limit": 1000, "strict": false, "hash": ["column", …]}, each of them optional'
+)
 
 
 class TablesHandler(ApiHandler):
@@ -131,7 +133,7 @@ class WatchHandler(ApiHandler):
         match error:
             case NoSuchTable():
                 return ApiError(404, "no_such_table", str(error))
-            case Refused() if not self.rights.sees_everything:
+            case PostgresRefused() if not self.rights.sees_everything:
                 logger.info("refused: %s", error)
                 why = "PostgreSQL refuses it; the log says why, and so does the answer to a token with all rights"
                 return ApiError(409, code, f"{name}: {why}")
@@ -153,17 +155,17 @@ class WatchHandler(ApiHandler):
         except (ValueError, RecursionError) as error:
             raise ApiError(400, "not_json", f"the body must be empty or a JSON object: {error}") from None
         if not isinstance(body, dict) or not body.keys() <= {field.name for field in fields(WatchOptions)}:
-            raise ApiError(400, "bad_options", SHAPE)
+            raise ApiError(400, "bad_options", OPTIONS_SHAPE)
         asked = dict(body)
         for name in asked.keys() & {"omit", "hash"}:
             if not _are_names(asked[name] or []):
-                raise ApiError(400, "bad_options", SHAPE)
+                raise ApiError(400, "bad_options", OPTIONS_SHAPE)
             asked[name] = tuple(asked[name] or [])
         row_limit, strict = asked.get("row_limit"), asked.get("strict", False)
         if not (row_limit is None or (type(row_limit) is int and 0 < row_limit < 1 << 62)) or not isinstance(
             strict, bool
         ):
-            raise ApiError(400, "bad_options", SHAPE)
+            raise ApiError(400, "bad_options", OPTIONS_SHAPE)
         return asked
 
 

@@ -19,8 +19,8 @@ from handlers.delivery.outbox import Outbox
 # How long the feed waits, in a burst, for clients that have not read what they were sent. It waits this long if all of
 # them are busy, since then the machine is, and next to nothing for one among many. A client that takes longer is not
 # waited for again until it has read everything.
-PATIENCE_SECONDS = 0.5
-LEAST_PATIENCE_SECONDS = 0.01
+BURST_PATIENCE_SECONDS = 0.5
+LEAST_BURST_PATIENCE_SECONDS = 0.01
 # How many clients are sent to before everything else may run.
 SENDING_SLICE = 32
 # How often a client gets a newer cursor while no change matches what it asked for.
@@ -170,7 +170,7 @@ class LiveClients:
         if not self._work.is_empty:
             return self._settled_and_drained()
         busy, connected = self._busy_since, self._connected
-        patience = max(LEAST_PATIENCE_SECONDS, PATIENCE_SECONDS * len(busy) / max(1, len(connected)))
+        patience = max(LEAST_BURST_PATIENCE_SECONDS, BURST_PATIENCE_SECONDS * len(busy) / max(1, len(connected)))
         due = time.monotonic() - patience
         waited_for = [client for client, since in busy.items() if since > due]
         return _until_drained(waited_for, patience) if waited_for else None

@@ -11,7 +11,7 @@ from changefeed.postgres.listener import Outage
 from handlers.delivery.delivery_counts import Deliveries
 from handlers.delivery.raw_clients import RawClients
 
-KEPT = 100
+OUTAGES_KEPT = 100
 KNOWN_DEADLINE_SECONDS = 60.0  # after which the database is assumed to have no journal
 
 
@@ -29,7 +29,7 @@ class Outages:
         has_plain_triggers: Callable[[], Awaitable[bool]],
         tell_gap: Callable[[Gap], None],
     ) -> None:
-        self.recent: deque[Outage] = deque(maxlen=KEPT)  # the newest last
+        self.recent: deque[Outage] = deque(maxlen=OUTAGES_KEPT)  # the newest last
         self._follower = follower
         self._hub = hub
         self._raw_clients = raw_clients

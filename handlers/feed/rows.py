@@ -16,7 +16,7 @@ from handlers.delivery.outbox import Outbox
 from handlers.http.context import ServerContext
 
 # A client that takes nothing for so long is closed: what it was to get is kept for it.
-PATIENCE_SECONDS = 60.0
+ROWS_STALL_SECONDS = 60.0
 STATUSES = {
     Reason.BAD_ROWS: http.HTTPStatus.BAD_REQUEST,
     Reason.BAD_ORDER: http.HTTPStatus.BAD_REQUEST,
@@ -67,6 +67,6 @@ async def send_rows(reading: Reading, outbox: Outbox, dialect: Dialect) -> None:
             partial(dialect.rows, reading.query.table, part.rows, cursor),
         )
         outbox.send(encoded)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(ROWS_STALL_SECONDS):
             await outbox.drained()
         await asyncio.sleep(0)

@@ -16,7 +16,7 @@ from handlers.access.admitted import AdmittedClient
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, foreign_origin
 from handlers.access.forwarded import apply_forwarded_headers, place_of
-from handlers.access.requests import Entry
+from handlers.access.requests import RequestUnderWay
 from handlers.access.tokens import Identity
 from handlers.http.context import ServerContext
 from handlers.http.query_names import check_names
@@ -115,7 +115,7 @@ class BaseHandler(RequestHandler):
         """Otherwise a cancelled one, with all that it has read, would stay until the garbage collector comes."""
         self._task = None
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: RequestUnderWay) -> None:
         entry.leave()
         self._bound_what_is_unread()
 

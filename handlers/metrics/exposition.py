@@ -78,11 +78,11 @@ METRICS = (
         "Requests without an answer yet: they wait for their turn (waiting), or have it (answering).",
     ),
     MetricSpec(
-        requests.REFUSED,
+        requests.REQUESTS_REFUSED,
         ("reason",),
         "Requests refused: too many without an answer (crowded), or not their turn in time (late).",
     ),
-    MetricSpec(requests.GIVEN_UP, (), "Requests whose client was gone before the answer."),
+    MetricSpec(requests.REQUESTS_GIVEN_UP, (), "Requests whose client was gone before the answer."),
     MetricSpec(
         delivery_counts.CLIENTS_DROPPED,
         ("kind", "reason"),
@@ -90,13 +90,13 @@ METRICS = (
         "may (sent_too_much).",
     ),
     MetricSpec(
-        admission.REFUSED,
+        admission.CLIENTS_REFUSED,
         ("reason",),
         "Clients refused: too many new ones per second (pace), or from one address (address_pace); too many at the "
         "same time in all, from one address or with one token; too many that had not authenticated (sign_in).",
     ),
     MetricSpec(
-        refusals.REFUSED,
+        refusals.TOKENS_REFUSED,
         ("reason",),
         "Requests and sockets refused because of their token: unknown (bad_token), expired (token_expired), or without "
         "any right (no_rights).",

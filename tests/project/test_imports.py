@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,28 @@ def test_the_server_loads_no_more_than_it_needs():
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     tools = {"playwright", "pytest", "websockets", "hypothesis", "tests", "benchmarks"}
     assert tools & set(loaded.stdout.split()) == set()
+
+
+def names_of(node: ast.stmt) -> list[str]:
+    """The public class or type alias that the statement defines."""
+    match node:
+        case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec"))):  # a letter of its module's own
+            found = []
+        case ast.ClassDef(name=name):
+            found = [name]
+        case ast.Assign(targets=targets):
+            found = [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            found = [name]
+        case _:
+            found = []
+    return [name for name in found if name[0].isupper() and not name.isupper()]
+
+
+def test_no_two_modules_have_a_class_or_type_of_the_same_name():
+    modules: dict[str, set[str]] = defaultdict(set)
+    for module in MODULES:
+        for node in ast.parse(module.read_text("utf-8")).body:
+            for name in names_of(node):
+                modules[name].add(name_of(module))
+    assert {name: where for name, where in modules.items() if len(where) > 1} == {}

@@ -6,7 +6,7 @@ from typing import Any
 
 from tornado.testing import gen_test
 
-from changefeed.change.change import parse
+from changefeed.change.change import parse_payload
 from changefeed.postgres.clock_offset import DatabaseClock
 from handlers.delivery.row_sample import (
     BEGINNING_CHARACTERS,
@@ -311,7 +311,7 @@ class ActivityTest(FeedTestCase):
     @gen_test
     async def test_a_window_leaves_older_buckets_out_and_the_totals_whole(self):
         now = time.time()
-        change = parse('{"table": "orders", "action": "INSERT"}')
+        change = parse_payload('{"table": "orders", "action": "INSERT"}')
         for seconds_ago in (100, 10):
             self.feed.hub.tally.count([change], now - seconds_ago)
         for window, inserts in ((1, 0), (50, 1), (150, 2)):

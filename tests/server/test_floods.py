@@ -7,7 +7,7 @@ from typing import Any
 from tornado.testing import gen_test
 from tornado.websocket import WebSocketClientConnection
 
-from handlers.access.admission import REFUSED
+from handlers.access.admission import CLIENTS_REFUSED
 from handlers.http.close_codes import CloseCode
 from handlers.http.server import BODY_LIMIT_BYTES, CLOSED
 from handlers.metrics.gauges import SIGNING_IN, UNREAD_BYTES, sample
@@ -49,7 +49,7 @@ class PaceOfStrangersTest(DoorCase):
         for number in range(12):
             status = (await self.ask("none", "/events", headers={"X-Forwarded-For": f"2001:db8::{number}"}))[0]
         assert status == 503
-        assert self.counted(REFUSED, "address_pace") == 2
+        assert self.counted(CLIENTS_REFUSED, "address_pace") == 2
         for address in ("2001:db8:0:1::1", "192.0.2.1"):
             status, _ = await self.ask("none", "/events", headers={"X-Forwarded-For": address})
             assert status == 401, address
@@ -58,7 +58,7 @@ class PaceOfStrangersTest(DoorCase):
     async def test_those_of_many_addresses_have_a_pace_of_their_own_together(self):
         answers = [await self.ask("none", "/events", headers={"X-Forwarded-For": f"192.0.2.{n}"}) for n in range(22)]
         assert answers[-1][0] == 503
-        assert self.counted(REFUSED, "pace") == 2
+        assert self.counted(CLIENTS_REFUSED, "pace") == 2
         assert not isinstance(await self.knock("full", "/ws"), int)
 
 
@@ -84,7 +84,7 @@ class StrangersTest(DoorCase):
         many = [await self.connect(protocol=True, **{"X-Forwarded-For": "192.0.2.2"}) for _ in range(20)]
         for socket in many[:-2]:
             assert await closing(socket) == CloseCode.TRY_AGAIN_LATER
-        assert self.counted(REFUSED, "sign_in") == 18
+        assert self.counted(CLIENTS_REFUSED, "sign_in") == 18
         await other.write_message(AUTHENTICATE)
         await message(other, "hello")
 

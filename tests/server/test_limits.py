@@ -15,7 +15,7 @@ from tornado.iostream import IOStream
 from tornado.testing import AsyncHTTPSTestCase, gen_test
 from tornado.websocket import WebSocketClientConnection, WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
 
-from handlers.access.admission import REFUSED
+from handlers.access.admission import CLIENTS_REFUSED
 from handlers.delivery.delivery_counts import CLIENTS_DROPPED
 from handlers.http import server
 from handlers.http.certificate import Certificate
@@ -63,7 +63,7 @@ class PaceTest(LimitCase):
         assert error["code"] == "too_many_at_once"
         assert f"try again in {waits[0]} s" in error["message"]
         assert (await self.fetch_json("/events", 503))["error"]["code"] == "too_many_at_once"
-        assert self.counted(REFUSED, "pace") == 4
+        assert self.counted(CLIENTS_REFUSED, "pace") == 4
 
     @gen_test
     async def test_what_is_no_client_is_let_through(self):
@@ -93,7 +93,7 @@ class TokenLimitTest(LimitCase, AccessTestCase):
                 assert (answer.code, json.loads(answer.body)["error"]["code"]) == (503, "too_many_clients")
         await self.connect("/ws", Authorization="Bearer for-narrow-clients")
         assert await closing(await self.say(token_of("full") or "")) == CloseCode.TRY_AGAIN_LATER
-        assert self.counted(REFUSED, "token") == 4
+        assert self.counted(CLIENTS_REFUSED, "token") == 4
         first.close()
         await first.read_message()
         await message(await self.say(token_of("full") or ""), "hello")

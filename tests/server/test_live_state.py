@@ -22,7 +22,7 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from app.assembly import make_context
-from changefeed.change.change import parse
+from changefeed.change.change import parse_payload
 from changefeed.journal.cursor import decode
 from changefeed.postgres.connection import complete
 from changefeed.postgres.named_queries import read_script
@@ -250,7 +250,7 @@ def test_a_conflating_clients_held_back_changes_are_dropped_when_cursors_become_
     )
     transport: Any = SimpleNamespace(outbox=outbox, leave=None, give_up=None)
     FeedClient(feed, transport, PROTOCOL, Start(FeedQuery(conflates=True)))
-    change = parse('{"table": "orders", "action": "INSERT", "data": {"id": 1}}')
+    change = parse_payload('{"table": "orders", "action": "INSERT", "data": {"id": 1}}')
     live_clients.broadcast([change, change], "cursor of before")
     live_clients.forget_cursors()
     outbox.on_drained()

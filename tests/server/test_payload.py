@@ -11,7 +11,7 @@ from tornado.testing import ExpectLog, gen_test
 from tornado.web import Application
 
 from app.assembly import make_context
-from changefeed.change.change import Change, parse
+from changefeed.change.change import Change, parse_payload
 from changefeed.change.exposure import Payload, reduce
 from changefeed.echo import json_line, terminal_line
 from changefeed.postgres.connection import complete
@@ -324,15 +324,15 @@ PAYLOADS = [
 @pytest.mark.parametrize(("payload", "data", "action"), PAYLOADS)
 def test_of_what_a_plain_trigger_tells_the_key_is_left(payload: str, data: str, action: str):
     expected = f'{{"table": "t", "action": "{action}", "data": {data}}}'
-    assert reduce(parse(payload), Payload.KEYS, lambda table: ("id",)) == Change(expected, "t", action)
-    assert reduce(parse(payload), Payload.OFF, lambda table: ("id",)) == Change(
+    assert reduce(parse_payload(payload), Payload.KEYS, lambda table: ("id",)) == Change(expected, "t", action)
+    assert reduce(parse_payload(payload), Payload.OFF, lambda table: ("id",)) == Change(
         f'{{"table": "t", "action": "{action}", "data": null}}', "t", action
     )
-    assert reduce(parse(payload), Payload.FULL, lambda table: ()) == parse(payload)
+    assert reduce(parse_payload(payload), Payload.FULL, lambda table: ()) == parse_payload(payload)
 
 
 def test_the_schema_that_a_plain_trigger_names_is_kept():
-    change = parse('{"table":"t","action":"INSERT","data":{"id":1},"schema":"s\\u00e4"}')
+    change = parse_payload('{"table":"t","action":"INSERT","data":{"id":1},"schema":"s\\u00e4"}')
     found = reduce(change, Payload.OFF, lambda table: ())
     assert found == Change('{"table": "t", "action": "INSERT", "data": null, "schema": "sä"}', "sä.t", "INSERT")
-    assert found == parse(found.text)
+    assert found == parse_payload(found.text)

@@ -9,7 +9,7 @@ from tornado.httpclient import HTTPResponse
 from tornado.testing import ExpectLog, gen_test
 from tornado.web import RequestHandler
 
-from handlers.access.requests import AT_ONCE, GIVEN_UP, REFUSED
+from handlers.access.requests import AT_ONCE, REQUESTS_GIVEN_UP, REQUESTS_REFUSED
 from handlers.api.changes import ChangesHandler
 from handlers.metrics.gauges import REQUESTS, sample
 from tests import postgres
@@ -80,7 +80,7 @@ class GivenUpTest(StuckCase):
         await self.until_under_way(0)
         while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0)
-        assert self.counted(GIVEN_UP) == 50
+        assert self.counted(REQUESTS_GIVEN_UP) == 50
         pool = self.feed.database._pool.conns
         assert not pool.busy
         assert not pool.waiting_queue
@@ -139,7 +139,7 @@ class GivenUpTest(StuckCase):
         for client in clients:
             await client.read()
         await self.until_under_way(0)
-        assert self.counted(GIVEN_UP) == 1
+        assert self.counted(REQUESTS_GIVEN_UP) == 1
         while len(self.http_server._connections) > AT_ONCE:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0)
 
@@ -181,7 +181,7 @@ class CrowdTest(StuckCase):
         await self.stick()
         with ExpectLog("handlers.requests", "refused 1 requests", level=30):
             clients = [await self.ask_and_wait("/api/changes?limit=10") for _ in range(40)]
-            while self.counted(REFUSED, "crowded") < 20:  # noqa: ASYNC110  # nobody tells
+            while self.counted(REQUESTS_REFUSED, "crowded") < 20:  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0)
         assert self.under_way() == 20
         assert self.counted(REQUESTS, "answering") == AT_ONCE

@@ -18,7 +18,7 @@ from tornado.testing import AsyncHTTPTestCase, bind_unused_port, gen_test
 from tornado.web import Application, RequestHandler
 
 from app import webhook
-from app.webhook import QUEUE_LIMIT, Message, Webhook
+from app.webhook import QUEUE_LIMIT, AlertMessage, Webhook
 from tests import postgres
 from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess
@@ -26,7 +26,7 @@ from tests.server_process import ServerProcess
 TOKEN = "token-7f3a"
 
 
-def message(number: int) -> Message:
+def message(number: int) -> AlertMessage:
     return {"state": "raised", "what": f"alert {number}"}
 
 

@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
-from changefeed.change.change import ACTIONS, Change, parse
+from changefeed.change.change import ACTIONS, Change, parse_payload
 from changefeed.change.json_text import NotJSON
 from changefeed.counts.tally import Tally
 from changefeed.hub import Hub
 from changefeed.journal.cursor import NotACursor, Place, Snapshot, decode, encode
 from changefeed.journal.journal import VERSION, ForeignCursor, Journal
-from changefeed.journal.sealed_cursor import ANYBODY, Seal
+from changefeed.journal.sealed_cursor import NO_HOLDER, Seal
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.rights import EVERY_TABLE, Rights
 from changefeed.selection.subscription import BadSubscription, Selection, Subscription
@@ -215,7 +215,7 @@ def test_a_cursor_sealed_by_an_older_server_is_valid_only_for_its_epoch():
     journal = journal_of(b"123456")
     journal._former_epoch = b"former"
     place = replace(Place.after(Snapshot(5, 6)), id=7)
-    former, newer = (Seal(b"k" * 32).seal(encode(epoch, place), ANYBODY) for epoch in (b"former", b"123456"))
+    former, newer = (Seal(b"k" * 32).seal(encode(epoch, place), NO_HOLDER) for epoch in (b"former", b"123456"))
     assert journal.decode(former, NARROW).id == 7
     with pytest.raises(ForeignCursor):
         journal.decode(newer, NARROW)
@@ -351,7 +351,7 @@ def test_any_payload_is_published_or_counted_and_none_stops_those_behind_it(payl
     assert hub.tally.not_json + len(published) == 2
     assert published[-1] == '{"table": "t", "action": "INSERT", "data": {}}'
     try:
-        change = parse(payload)
+        change = parse_payload(payload)
     except NotJSON:
         return
     asked = Subscription.parse({"table": ["t"], "filter": ["n=gt.1"], "columns": ["n"]})

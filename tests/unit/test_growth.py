@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from changefeed.change.change import Change, from_journal, parse
+from changefeed.change.change import Change, from_journal, parse_payload
 from changefeed.change.changed_row import ChangedRow
 from changefeed.change.exposure import Payload, key_members, reduce
-from changefeed.change.json_text import STEPS_LIMIT, NotJSON, _read_tokens, changed_columns, check, members
+from changefeed.change.json_text import STEPS_LIMIT, NotJSON, _read_tokens, changed_columns, check_json, members
 from changefeed.change.table_names import TableName, as_written, could_mean, parse_pattern, qualified
 from changefeed.echo import json_line, terminal_line
 from changefeed.journal.cursor import NotACursor, Place, Snapshot, decode, encode
@@ -26,8 +26,7 @@ from changefeed.selection.catalog import SLICE_COLUMNS, tables_of
 from changefeed.selection.conflation import Conflation
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.rights import Rights
-from changefeed.selection.subscription import BadSubscription, Selection, Subscription
-from changefeed.selection.subscription import check as check_subscription
+from changefeed.selection.subscription import BadSubscription, Selection, Subscription, check_subscribable
 from handlers.access.authentication import COOKIE, session_cookie
 from handlers.access.errors import ApiError
 from handlers.delivery.dialects import PLAIN, PROTOCOL, STREAM
@@ -127,11 +126,11 @@ def conflate(given: Change) -> None:
 READERS_OF_VALUES: dict[str, tuple[Callable[[str], object], Read]] = {
     "members": (row, members),
     "members by hand": (row, _read_tokens),
-    "check": (row, check),
+    "check": (row, check_json),
     "changed_columns": (row, lambda text: changed_columns(text, text[:-2] + 'b"}')),
     "key_members": (row, lambda text: key_members(text, ("id", "doc"))),
-    "parse": (lambda value: f'{{"table": "t", "action": "INSERT", "data": {row(value)}}}', parse),
-    "a foreign payload": (str, parse),
+    "parse": (lambda value: f'{{"table": "t", "action": "INSERT", "data": {row(value)}}}', parse_payload),
+    "a foreign payload": (str, parse_payload),
     "reduce": (change, lambda given: reduce(given, Payload.KEYS, lambda table: ("id",))),
     "a row's value": (change, lambda given: ChangedRow(given).value("doc")),
     "filter": (change, select(filter=["doc=not.is.null"])),
@@ -293,8 +292,8 @@ def test_a_check_takes_as_long_as_the_tables_and_the_names_together():
         asked = Subscription.parse({"table": [dotted(20) + str(i) for i in range(names)]})
         known = {qualified("s", f"t{i}"): {"id": Kind.NUMBER} for i in range(tables)}
         known |= {qualified("a", f"{dotted(19)}{i}"): {"id": Kind.NUMBER} for i in range(names)}
-        check_subscription(asked, known)
-        return steps(lambda: check_subscription(asked, known))
+        check_subscribable(asked, known)
+        return steps(lambda: check_subscribable(asked, known))
 
     assert checking(80, 800) < 8 * checking(20, 200)
 

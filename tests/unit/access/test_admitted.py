@@ -9,7 +9,7 @@ from handlers.access.admission import Admission
 from handlers.access.admitted import AdmittedClient
 from handlers.access.errors import ApiError
 from handlers.access.expiry import Expiries
-from handlers.access.tokens import ANYBODY, Identity
+from handlers.access.tokens import ANONYMOUS, Identity
 from handlers.delivery.client_counts import ClientCounts
 from handlers.http.close_codes import CloseCode
 from process.shared_numbers import SharedNumbers
@@ -33,7 +33,7 @@ class Door:
 
 
 def lasting(seconds: float) -> Identity:
-    return replace(ANYBODY, expires_at=time.time() + seconds)
+    return replace(ANONYMOUS, expires_at=time.time() + seconds)
 
 
 def test_a_client_that_left_is_not_counted_and_never_expires():

@@ -11,7 +11,7 @@ from tornado.testing import gen_test
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from handlers.access.ended_sessions import KEPT, PART_BYTES, EndedSessions, Session
+from handlers.access.ended_sessions import ENDED_SESSIONS_BYTES, SESSIONS_KEPT, EndedSessions, Session
 from handlers.http.close_codes import CloseCode
 from process.shared_numbers import shared_memory
 from tests import postgres
@@ -27,7 +27,7 @@ def session(number: int) -> Session:
 
 
 def test_one_that_was_ended_is_ended_in_every_process():
-    with shared_memory(3, PART_BYTES) as descriptor:
+    with shared_memory(3, ENDED_SESSIONS_BYTES) as descriptor:
         one, two, three = (EndedSessions(number, 3, descriptor) for number in (1, 2, 3))
         one.end(session(1))
         two.end(session(2))
@@ -41,17 +41,17 @@ def test_one_that_was_ended_is_ended_in_every_process():
 
 def test_however_many_were_ended_none_comes_back_and_little_is_kept():
     ended = EndedSessions()
-    for number in range(3 * KEPT):
+    for number in range(3 * SESSIONS_KEPT):
         ended.end(session(number))
-    assert all(ended.has(session(number)) for number in range(3 * KEPT))
-    assert not ended.has(session(3 * KEPT))
-    assert len(ended._ended) <= 2 * KEPT
+    assert all(ended.has(session(number)) for number in range(3 * SESSIONS_KEPT))
+    assert not ended.has(session(3 * SESSIONS_KEPT))
+    assert len(ended._ended) <= 2 * SESSIONS_KEPT
     slowly = EndedSessions()
-    for number in range(5 * KEPT):
+    for number in range(5 * SESSIONS_KEPT):
         slowly.end(session(number))
         slowly.news()
-    assert all(slowly.has(session(number)) for number in range(5 * KEPT))
-    assert len(slowly._ended) <= 2 * KEPT
+    assert all(slowly.has(session(number)) for number in range(5 * SESSIONS_KEPT))
+    assert len(slowly._ended) <= 2 * SESSIONS_KEPT
 
 
 class SignOutTest(AccessTestCase):

@@ -6,7 +6,7 @@ import pytest
 from tornado.testing import gen_test
 
 from handlers.access import refusals
-from handlers.access.refusals import INTERVAL_SECONDS, REFUSED, Refusals
+from handlers.access.refusals import INTERVAL_SECONDS, TOKENS_REFUSED, Refusals
 from process.shared_numbers import SharedNumbers
 from tests.access_case import RIGHTS, AccessTestCase, issued, token_of
 
@@ -33,7 +33,7 @@ def test_a_reason_is_logged_once_a_minute_with_how_many_there_were(caplog: pytes
         "refused 1 with a token (token_expired): the token has expired; get a new one",
         "refused 1000 with a token (bad_token): the token is refused: Signature verification failed",
     ]
-    assert meters.everywhere()[0][REFUSED, "bad_token"] == 1001
+    assert meters.everywhere()[0][TOKENS_REFUSED, "bad_token"] == 1001
 
 
 class RefusedTest(AccessTestCase):
@@ -52,7 +52,7 @@ class RefusedTest(AccessTestCase):
         text = "\n".join(logged.output)
         for code, refused in tokens.items():
             assert f"({code})" in text
-            assert self.feed.slot.meters.meter(REFUSED, code).value == len(refused)
+            assert self.feed.slot.meters.meter(TOKENS_REFUSED, code).value == len(refused)
             for token in refused:
                 assert (token or "") not in text
         for why in ("audience", "Not enough segments", "claim changefeed", "has expired"):

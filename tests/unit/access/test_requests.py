@@ -9,7 +9,7 @@ import pytest
 
 from handlers.access import requests
 from handlers.access.errors import ApiError
-from handlers.access.requests import AT_ONCE, LOG_INTERVAL_SECONDS, REFUSED, Entry, RequestsUnderWay
+from handlers.access.requests import AT_ONCE, LOG_INTERVAL_SECONDS, REQUESTS_REFUSED, RequestsUnderWay, RequestUnderWay
 from process.shared_numbers import SharedNumbers
 
 MUCH, LITTLE, OTHER = ("much", "192.0.2.1"), ("little", "192.0.2.1"), (None, "192.0.2.2")
@@ -31,7 +31,7 @@ def test_each_owner_has_its_turn_and_one_that_leaves_gives_it_on():
     async def work() -> None:
         under_way, done = RequestsUnderWay(100, SharedNumbers()), list[str | None]()
 
-        async def answer(entry: Entry) -> None:
+        async def answer(entry: RequestUnderWay) -> None:
             try:
                 await entry.until_turn()
                 done.append(entry.owner[0])
@@ -70,7 +70,7 @@ def test_who_waits_too_long_is_refused():
         with mock.patch.object(requests, "WAIT_SECONDS", 0.01), pytest.raises(ApiError, match="503"):
             await under_way.enter(LITTLE).until_turn()
         assert under_way.waiting == 0
-        assert meters.meter(REFUSED, "late").value == 1
+        assert meters.meter(REQUESTS_REFUSED, "late").value == 1
 
     with mock.patch.object(logging.getLogger("handlers.requests"), "warning"):
         run(work())

@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from changefeed.change.change import ACTIONS, Change, from_journal, parse
+from changefeed.change.change import ACTIONS, Change, from_journal, parse_payload
 from changefeed.change.json_text import NotJSON
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_a_payload_of_the_originals_trigger_names_table_and_action(action: str):
     payload = f'{{"table" : "orders", "action" : "{action}", "data" : {{"id":1}}}}'
-    assert parse(payload) == Change(payload, "orders", action)
+    assert parse_payload(payload) == Change(payload, "orders", action)
 
 
 def test_a_schema_makes_the_tables_name_whole():
-    assert parse('{"table": "Ärger", "schema": "sales", "action": "INSERT"}').table == "sales.Ärger"
+    assert parse_payload('{"table": "Ärger", "schema": "sales", "action": "INSERT"}').table == "sales.Ärger"
     for no_schema in ('""', "null", "7"):
-        assert parse(f'{{"table": "orders", "schema": {no_schema}, "action": "INSERT"}}').table == "orders"
+        assert parse_payload(f'{{"table": "orders", "schema": {no_schema}, "action": "INSERT"}}').table == "orders"
 
 
 @pytest.mark.parametrize(
@@ -44,30 +44,30 @@ def test_a_schema_makes_the_tables_name_whole():
     ],
 )
 def test_json_that_names_no_table_or_action_of_ours_is_foreign_and_kept(payload: str):
-    change = parse(payload)
+    change = parse_payload(payload)
     assert change.is_foreign
     assert (change.text, change.table, change.action) == (payload, "", "")
 
 
 def test_a_character_beyond_16_bits_in_a_tables_name_is_no_half_character():
-    assert parse(r'{"table": "\ud83d\ude00", "action": "INSERT"}').table == "😀"
+    assert parse_payload(r'{"table": "\ud83d\ude00", "action": "INSERT"}').table == "😀"
 
 
 @pytest.mark.parametrize("payload", ["", " ", "not json", "{", '{"a": 1} x', "{'a': 1}", "NaN", '{"a": -Infinity}'])
 def test_what_no_browser_would_read_as_json_is_not_json(payload: str):
     with pytest.raises(NotJSON):
-        parse(payload)
+        parse_payload(payload)
 
 
 @pytest.mark.parametrize("depth", [900, *range(960, 1_000, 3), 3_900])
 def test_a_payload_may_be_nested_as_deep_as_postgresql_takes_it(depth: int):
     payload = '{"table": "orders", "action": "INSERT", "data": {"doc": ' + "[" * depth + "]" * depth + "}}"
-    assert parse(payload) == Change(payload, "orders", "INSERT")
+    assert parse_payload(payload) == Change(payload, "orders", "INSERT")
 
 
 def test_a_payload_that_is_nested_and_not_closed_is_not_json():
     with pytest.raises(NotJSON, match="it ends too early"):
-        parse("[" * 100_000)
+        parse_payload("[" * 100_000)
 
 
 def journaled(data: str, old: str | None = None) -> Change:
@@ -85,7 +85,7 @@ def test_a_row_that_is_not_json_is_sent_without_its_data(value: str):
 
 def test_a_number_may_have_as_many_digits_as_postgresql_gives_it():
     payload = '{"table": "orders", "action": "INSERT", "data": {"total": ' + "9" * 7_000 + "}}"
-    assert parse(payload) == Change(payload, "orders", "INSERT")
+    assert parse_payload(payload) == Change(payload, "orders", "INSERT")
 
 
 @given(
@@ -96,7 +96,7 @@ def test_a_number_may_have_as_many_digits_as_postgresql_gives_it():
 )
 def test_any_json_passes_byte_for_byte_under_a_name_that_utf8_can_say(value: object):
     for payload in (json.dumps(value), json.dumps(value, indent=1)):
-        change = parse(payload)
+        change = parse_payload(payload)
         assert change.text is payload
         change.table.encode()
 
@@ -104,6 +104,6 @@ def test_any_json_passes_byte_for_byte_under_a_name_that_utf8_can_say(value: obj
 @given(st.text())
 def test_no_text_at_all_raises_anything_but_not_json(payload: str):
     try:
-        parse(payload)
+        parse_payload(payload)
     except NotJSON as error:
         assert "\n" not in str(error)  # noqa: PT017  # most texts are not JSON, some are

@@ -12,7 +12,7 @@ from changefeed.change.json_text import (
     NotJSON,
     _read_tokens,
     changed_columns,
-    check,
+    check_json,
     members,
     quoted,
     string_of,
@@ -70,11 +70,11 @@ def test_half_of_a_surrogate_pair_is_json_and_kept():
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_no_nesting_is_too_deep(opening: str, closing: str, depth: int):
     value = opening * depth + "1" + closing * depth
-    check(value)
+    check_json(value)
     assert texts(members(f'{{"id":7,"doc":{value},"z":"end"}}')) == {"id": "7", "doc": value, "z": '"end"'}
     for broken in (value[:-1], value + closing, value.replace("1", "x"), value.replace("1", "1 1")):
         with pytest.raises(NotJSON):
-            check(broken)
+            check_json(broken)
         with pytest.raises(NotJSON):
             members(f'{{"id":7,"doc":{broken}}}')
 

@@ -8,12 +8,12 @@ import pytest
 from tornado.testing import ExpectLog
 
 from changefeed import echo as echoing
-from changefeed.change.change import parse
+from changefeed.change.change import parse_payload
 from changefeed.echo import WAITING_LIMIT_BYTES, Echo, terminal_line
 
 
 def shown(payload: str) -> str:
-    return terminal_line(parse(payload))
+    return terminal_line(parse_payload(payload))
 
 
 def into(pipe: int) -> Echo:
@@ -24,7 +24,7 @@ def test_into_a_pipe_each_change_is_a_line_of_the_json_as_it_came():
     payloads = ['{"table": "orders",  "action": "INSERT", "data": {"n": 1.10}}', "[1,\r\n 2]", r'{"a": "\n"}']
     reading, writing = os.pipe()
     echo = into(writing)
-    echo([parse(payload) for payload in payloads])
+    echo([parse_payload(payload) for payload in payloads])
     echo.close()
     with os.fdopen(reading) as pipe:
         lines = [pipe.readline() for _ in payloads]
@@ -35,7 +35,7 @@ def test_into_a_pipe_each_change_is_a_line_of_the_json_as_it_came():
 def test_into_a_terminal_goes_what_a_terminal_shows():
     reading, writing = os.openpty()
     echo = into(writing)
-    echo([parse('{"hello": 1}')])
+    echo([parse_payload('{"hello": 1}')])
     echo.close()
     assert os.read(reading, 1000) == b'\x1b[0m{"hello": 1}\r\n'
     os.close(reading)
@@ -72,24 +72,24 @@ def test_a_pipe_that_nobody_reads_any_more_ends_the_echo_and_nothing_else():
     os.close(reading)
     echo = into(writing)
     with ExpectLog("changefeed.echo", "the reader of --echo is gone", level=20):
-        echo([parse("[1]")])
+        echo([parse_payload("[1]")])
         echo.close()
-    echo([parse("[2]")])
+    echo([parse_payload("[2]")])
 
 
 def test_a_pipe_that_nobody_reads_now_stalls_nobody_and_what_is_left_out_is_counted():
     reading, writing = os.pipe()
     echo = into(writing)
     much = json.dumps("x" * WAITING_LIMIT_BYTES)
-    echo([parse(much)])
+    echo([parse_payload(much)])
     with ExpectLog("changefeed.echo", "the output of --echo is read too slowly", level=30):
-        echo([parse("[1]"), parse("[2]")])
-        echo([parse("[3]")])
+        echo([parse_payload("[1]"), parse_payload("[2]")])
+        echo([parse_payload("[3]")])
     with os.fdopen(reading) as pipe, ExpectLog("changefeed.echo", "--echo skipped 3 changes", level=30):
         assert pipe.readline() == much + "\n"
         while echo._taken_bytes != echo._written_bytes:  # until the thread has noticed that it was read
             pass
-        echo([parse("[4]")])
+        echo([parse_payload("[4]")])
         assert pipe.readline() == "[4]\n"
     echo.close()
 
@@ -97,7 +97,7 @@ def test_a_pipe_that_nobody_reads_now_stalls_nobody_and_what_is_left_out_is_coun
 def test_closing_does_not_wait_for_ever_for_a_reader():
     reading, writing = os.pipe()
     echo = into(writing)
-    echo([parse(json.dumps("x" * WAITING_LIMIT_BYTES))])
+    echo([parse_payload(json.dumps("x" * WAITING_LIMIT_BYTES))])
     with mock.patch.object(echoing, "CLOSE_DEADLINE_SECONDS", 0.01):
         echo.close()
     os.close(reading)  # which ends the thread too

@@ -3,7 +3,7 @@
 import pytest
 
 from changefeed.change.change import Change
-from changefeed.counts.alerts import CALM_SECONDS, Above, Alert, Alerts, Quiet, Transition, parse
+from changefeed.counts.alerts import CALM_SECONDS, Above, Alert, Alerts, Quiet, Transition, parse_alert
 from changefeed.counts.tally import OTHER_TABLES, TABLE_LIMIT, Tally
 
 ORDERS = "public.orders"
@@ -44,9 +44,9 @@ def turns(tally: Tally, alert: Alert, *nows: float, known_from: float = 0.0) -> 
     ],
 )
 def test_an_alert_has_the_words_of_the_dashboard(text: str, alert: Alert, shown: str | None):
-    assert parse(text) == alert
+    assert parse_alert(text) == alert
     assert str(alert) == (shown or text)
-    assert parse(str(alert)) == alert
+    assert parse_alert(str(alert)) == alert
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_alert_has_the_words_of_the_dashboard(text: str, alert: Alert, shown:
 )
 def test_other_words_are_none(text: str):
     with pytest.raises(ValueError):  # noqa: PT011  # a setting's parser says no more
-        parse(text)
+        parse_alert(text)
 
 
 # -- more than so many

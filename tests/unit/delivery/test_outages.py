@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from handlers.delivery.delivery_counts import CLIENTS_DROPPED
-from handlers.delivery.outages import KEPT
+from handlers.delivery.outages import OUTAGES_KEPT
 from tests.unit.delivery.ground import OUTAGE, Ground, Raw
 
 
@@ -48,7 +48,7 @@ def test_a_plain_payload_that_was_heard_says_that_there_are_such_triggers():
 def test_a_server_that_ends_tells_no_more_and_the_last_outages_are_kept():
     async def tell() -> Ground:
         ground = Ground()
-        for _ in range(KEPT + 1):
+        for _ in range(OUTAGES_KEPT + 1):
             ground.outages.tell(OUTAGE)
         telling = list(ground.outages._telling)
         ground.outages.close()
@@ -56,4 +56,4 @@ def test_a_server_that_ends_tells_no_more_and_the_last_outages_are_kept():
         return ground
 
     ground = asyncio.run(tell())
-    assert (ground.gaps, len(ground.outages.recent)) == ([], KEPT)
+    assert (ground.gaps, len(ground.outages.recent)) == ([], OUTAGES_KEPT)

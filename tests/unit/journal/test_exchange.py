@@ -13,16 +13,16 @@ from changefeed.journal.cursor import Place, Snapshot
 from changefeed.journal.exchange import (
     BUSY_PAUSE_SECONDS,
     BUSY_SECONDS,
-    PATIENCE_SECONDS,
+    SIBLING_PATIENCE_SECONDS,
     HandedPage,
-    Kind,
     PageExchange,
+    PageKind,
 )
 from changefeed.journal.losses import Losses, Taken
 from changefeed.journal.page_cache import Page
 from tests.unit.journal.test_page_cache import History
 
-KIND: Kind = ("version", "journal")
+KIND: PageKind = ("version", "journal")
 
 
 class Line:
@@ -163,7 +163,7 @@ def test_a_batch_whose_end_proves_nothing_leads_nowhere():
 
 
 @pytest.mark.parametrize("kind", [("other version", "journal"), ("version", "other journal"), None])
-def test_pages_of_another_journal_or_version_are_not_taken(kind: Kind | None):
+def test_pages_of_another_journal_or_version_are_not_taken(kind: PageKind | None):
     line = Line()
     line.receiver.prove(kind, 0.0)
     line.hand_on(page(snapshot(10), snapshot(20)))
@@ -184,7 +184,7 @@ def test_it_waits_for_pages_only_while_it_follows_somebody():
     line.receiver.on_left = lambda: told.append("left")
     assert line.receiver.patience_seconds == 0
     line.hand_on(page(snapshot(10), snapshot(20)))
-    assert line.receiver.patience_seconds == PATIENCE_SECONDS
+    assert line.receiver.patience_seconds == SIBLING_PATIENCE_SECONDS
     line.receiver.receive(1, b"")
     assert (line.receiver.patience_seconds, told) == (0, ["left"])
     assert line.receiver.next_for(Place.after(snapshot(10))) is None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from changefeed.journal.cursor import NotACursor
-from changefeed.journal.sealed_cursor import ANYBODY, Seal
+from changefeed.journal.sealed_cursor import NO_HOLDER, Seal
 
 SEAL = Seal(bytes(32))
 MINE = b"mine"
@@ -32,7 +32,7 @@ def test_another_journals_seal_does_not_open_it():
 
 def test_another_holder_s_does_not_open():
     assert SEAL.open(SEAL.seal("4d2.AY3f", MINE), b"another's") is None
-    assert SEAL.open(SEAL.seal("4d2.AY3f", MINE), ANYBODY) is None
+    assert SEAL.open(SEAL.seal("4d2.AY3f", MINE), NO_HOLDER) is None
 
 
 def test_one_that_was_changed_does_not_open():

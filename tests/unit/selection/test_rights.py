@@ -21,7 +21,7 @@ from changefeed.selection.rights import (
     fingerprint,
     table_rights,
 )
-from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
+from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check_subscribable
 from tests.unit.selection.test_subscription import change
 
 TABLES: Mapping[str, Mapping[str, Kind]] = {
@@ -382,7 +382,7 @@ def test_a_column_without_right_cannot_be_filtered_by_in_a_group():
     limits = {"public.orders": {"columns": ["id"]}}
     assert seen(change("INSERT", row()), limits, filter="or=(id.eq.7,status.eq.open)") is None
     with pytest.raises(BadSubscription, match=r"has no column 'status'; it has id$"):
-        check(Subscription.parse({"filter": ["or=(id.eq.7,status.eq.open)"]}, grants(limits)), TABLES)
+        check_subscribable(Subscription.parse({"filter": ["or=(id.eq.7,status.eq.open)"]}, grants(limits)), TABLES)
 
 
 def test_rights_with_other_groups_are_other_rights():
@@ -406,7 +406,7 @@ def test_a_table_is_shut_where_only_postgresql_could_tell_which_rows_are_meant(t
 def refusal(name: str, tables: Mapping[str, Mapping[str, Kind]], **fields: str) -> str:
     asked = Subscription.parse({field: [text] for field, text in fields.items()}, grants(MINE))
     with pytest.raises(BadSubscription) as refused:
-        check(asked, tables)
+        check_subscribable(asked, tables)
     return f"{refused.value.code}: {refused.value}".replace(name, "NAME")
 
 
@@ -418,7 +418,7 @@ def test_a_table_without_right_is_refused_as_one_that_is_not_there(name: str):
 def test_a_column_without_right_is_refused_as_one_that_is_not_there_and_the_others_are_named():
     asked = Subscription.parse({"filter": ["status=eq.open"]}, grants({"public.orders": {"columns": ["id"]}}))
     with pytest.raises(BadSubscription, match=r"has no column 'status'; it has id$"):
-        check(asked, TABLES)
+        check_subscribable(asked, TABLES)
 
 
 def test_every_table_is_bounded_by_nothing():

@@ -7,7 +7,7 @@ import pytest
 
 from changefeed.change.change import Change
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check
+from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check_subscribable
 
 ORDERS = {"id": Kind.NUMBER, "status": Kind.TEXT, "total": Kind.NUMBER}
 TABLES: Mapping[str, Mapping[str, Kind]] = {
@@ -216,13 +216,13 @@ def test_what_cannot_be_understood_is_refused(fields: dict[str, list[str]], code
 )
 def test_what_can_never_be_is_refused(fields: dict[str, list[str]], code: str, said: str):
     with pytest.raises(BadSubscription, match=said) as refused:
-        check(Subscription.parse(fields), TABLES)
+        check_subscribable(Subscription.parse(fields), TABLES)
     assert refused.value.code == code
 
 
 def test_what_fits_one_of_several_tables_may_be_asked_for():
     asked = Subscription.parse({"filter": ["total=gt.1"], "columns": ["id"]})
-    check(asked, TABLES)
+    check_subscribable(asked, TABLES)
     selection = Selection(asked, TABLES.get)
     assert selection.pick([INSERT])
     assert not selection.pick([change("INSERT", '{"id":7}', table="sales.items")])
