@@ -34,7 +34,7 @@ CHANGELOG_GROUPS = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Secur
 LAST_LINE = "Before this there was a program in Go: [From the original](docs/migrating.md#from-the-original).\n"
 MERGED_BADLY = (
     "CHANGELOG.md has old lines again, which a merge by union brought back: "
-    "`git checkout main -- CHANGELOG.md`, then add your line below `## Unreleased`"
+    "`git checkout main -- CHANGELOG.md`, then add your line to its group below `## Unreleased`"
 )
 
 
@@ -219,8 +219,7 @@ def test_the_newest_version_is_this_one():
 
 def test_every_item_of_a_version_is_in_a_group_of_the_changelog():
     for heading, text in versions().items():
-        if heading != "Unreleased":
-            before, *parts = re.split(r"^### (.+)$", text, flags=re.MULTILINE)
-            assert not items(before), f"{heading}: {MERGED_BADLY}"
-            assert parts[::2] == sorted(parts[::2], key=CHANGELOG_GROUPS.index)
-            assert all(items(group) for group in parts[1::2])
+        before, *parts = re.split(r"^### (.+)$", text, flags=re.MULTILINE)
+        assert not items(before), f"{heading}: {MERGED_BADLY}"
+        assert parts[::2] == sorted(parts[::2], key=CHANGELOG_GROUPS.index)
+        assert all(items(group) for group in parts[1::2])
