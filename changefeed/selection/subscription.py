@@ -51,6 +51,7 @@ PATTERNS_LIMIT_CHARACTERS = 1_000  # of all patterns of like together
 LIKE_COST_LIMIT = 50  # of all patterns of like together
 LIKE_REACH_CHARACTERS = 65_536  # of a text that all patterns of like together may compare
 VALUES_LIMIT = 1_000  # of all filters together
+SHOWN_TABLES = 5  # of those in a refusal
 KEPT_TABLES_LIMIT = 1_000  # a user's trigger may name any number of tables that do not exist
 
 # The columns of a table and their kinds; None for an unknown table.
@@ -329,10 +330,14 @@ def check_subscribable(
         raise BadSubscription("withheld_column", payload.withheld)
     tables = visible(subscription.within, tables)
     covering = {pattern for table in tables for pattern in exact(table).covering} if subscription.tables else set()
+    unknown = []
     for name in subscription.tables:
         meant = parse_pattern(name).meant
         if all(pattern.table is not None for pattern in meant) and covering.isdisjoint(meant):
-            raise BadSubscription("unknown_table", f"there is no table {name[:80]!r}; GET /api/tables lists the tables")
+            unknown.append(repr(name[:80]))
+    if unknown:
+        names = ", ".join(unknown[:SHOWN_TABLES]) + (" and others" if unknown[SHOWN_TABLES:] else "")
+        raise BadSubscription("unknown_table", f"there is no table {names}; GET /api/tables lists the tables")
     named = {table: columns for table, columns in tables.items() if subscription.names((exact(table),))}
     if not named:
         return

@@ -22,6 +22,7 @@ export function readArguments<Given extends Subscription>(
 function addressOf(url: Address, options: Subscription, environment: Environment): URL {
   const address = new URL(typeof url === 'string' ? url : url.href, environment.page);
   address.protocol = address.protocol.replace('http', 'ws');
+  if (address.pathname === '/') address.pathname = '/ws'; // the server's address alone, where the dashboard is
   address.hash = ''; // new WebSocket refuses one
   for (const name of FIELDS) {
     for (const value of [options[name] ?? []].flat()) address.searchParams.append(name, value);

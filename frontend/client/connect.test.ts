@@ -500,6 +500,10 @@ test('a WebSocket may be given, and without one the error says so', () => {
 });
 
 test('a URL may be a URL', () => {
+  connect('http://bare.example', {}, browser());
+  expect(urls.at(-1)).toBe('ws://bare.example/ws');
+  connect('https://bare.example/?table=a', {}, browser());
+  expect(urls.at(-1)).toBe('wss://bare.example/ws?table=a');
   connect(new URL('http://other.example/ws?table=a'), {}, browser());
   expect(urls.at(-1)).toBe('ws://other.example/ws?table=a');
 });

@@ -123,7 +123,7 @@ export interface Feed {
 }
 
 /**
- * Follows the feed at `url`, which is /ws of the page's own server unless given, until it is closed or refused.
+ * Follows the feed at `url`, a server's or that of its /ws; the page's own server's unless given; until it is closed or refused.
  *
  * It reconnects for ever, and continues after the last change that was delivered: each comes once, in order. Where that
  * cannot be kept, onGap says so. What the server refuses for good, such as an unknown table, ends the feed, and onError

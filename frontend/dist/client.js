@@ -20,6 +20,7 @@ function readArguments(caller, names, first, second, environment) {
 function addressOf(url, options, environment) {
 	const address = new URL(typeof url === "string" ? url : url.href, environment.page);
 	address.protocol = address.protocol.replace("http", "ws");
+	if (address.pathname === "/") address.pathname = "/ws";
 	address.hash = "";
 	for (const name of FIELDS) for (const value of [options[name] ?? []].flat()) address.searchParams.append(name, value);
 	return address;

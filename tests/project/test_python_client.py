@@ -238,6 +238,26 @@ def test_what_can_never_work_is_raised(ground: Ground):
     assert refusal().code == "sign_in"
 
 
+def test_the_address_of_a_server_is_enough(ground: Ground):
+    cursor = ground.cursor()
+    ground.write("INSERT INTO orders VALUES (1)")
+    for url in (base := ground.url.removesuffix("/ws"), f"{base}/", base.replace("ws://", "http://")):
+        assert asyncio.run(until(aiter(follow(url, since=cursor)), 1)) == [1]
+
+
+def test_a_missing_token_and_an_address_without_a_feed_are_raised_by_the_first_attempt(
+    ground: Ground, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", "psqlisten2websocket_client")  # which logs each further attempt
+    ground.kill()
+    ground.start(TOKEN=TOKEN)
+    for url, code in ((ground.url, "sign_in"), (ground.url.replace("/ws", "/client.js"), "not_a_feed")):
+        with pytest.raises(Refused) as raised:
+            asyncio.run(until(aiter(follow(url)), 1))
+        assert raised.value.code == code
+    assert not caplog.records
+
+
 def test_a_function_is_asked_for_the_token_of_each_connection(ground: Ground):
     cursor = ground.cursor()
     ground.kill()

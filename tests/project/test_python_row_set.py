@@ -24,7 +24,7 @@ A, B, C = ({"id": id, "name": name} for id, name in ((1, "A"), (2, "B"), (3, "C"
 
 def after(rows: RowSet, *changes: Change) -> list[Any]:
     assert all(map(rows.apply, changes))
-    return sorted(rows.values(), key=lambda row: row["id"])
+    return sorted(rows.at("").values(), key=lambda row: row["id"])
 
 
 def test_rows_come_change_and_go_enter_and_leave():
@@ -35,6 +35,17 @@ def test_rows_come_change_and_go_enter_and_leave():
     assert after(set_of(A, B), change("UPDATE", {"id": 9, "name": "B"}, old={"id": 2}, filter="leave")) == [A]
     assert after(set_of(A, B), change("TRUNCATE", None), change("INSERT", C)) == [C]
     assert not set_of(A).apply(change("UPDATE", None, count=5000))
+
+
+def test_rows_of_one_moment_never_change():
+    rows = set_of(A)
+    before = rows.at("one")
+    rows.apply(change("UPDATE", {"id": 1, "name": "a"}, old={"name": "A"}))
+    rows.apply(change("INSERT", C))
+    after = rows.at("two")
+    assert (before, before.cursor) == ({1: A}, "one")
+    assert (after, after.cursor) == ({1: {"id": 1, "name": "a"}, 3: C}, "two")
+    assert repr(after) == "<2 rows>"
 
 
 def test_keys_may_be_swapped_by_one_statement():
@@ -75,4 +86,4 @@ def test_random_statements_leave_what_the_table_has(seed: int):
                 if old != new:
                     rows.apply(change("UPDATE", {"id": new, "name": table[old]}, old={"id": old}))
             table = {moved[id]: name for id, name in table.items()}
-        assert {key: row["name"] for key, row in rows.items()} == table
+        assert {key: row["name"] for key, row in rows.at("").items()} == table

@@ -284,6 +284,13 @@ class RefusedSubscriptionTest(SubscribeTestCase):
         await self.connect("/ws?_=1763801588&version=7&utm_source=page")
 
     @gen_test
+    async def test_all_tables_that_do_not_exist_are_named_at_once(self):
+        error = (await self.fetch_json("/events?table=ordres&table=orders&table=itmes", 400))["error"]
+        assert "no table 'itmes', 'ordres'; GET" in error["message"]
+        many = "&".join(f"table=t{number}" for number in range(9))
+        assert "'t4' and others; GET" in (await self.fetch_json(f"/api/changes?{many}", 400))["error"]["message"]
+
+    @gen_test
     async def test_a_page_of_the_journal_has_no_field_of_a_stream(self):
         for query, where in (("replay=3", "/ws and /events have it"), ("slow=conflate", "/ws has it")):
             error = (await self.fetch_json(f"/api/changes?{query}", 400))["error"]

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
@@ -28,6 +28,8 @@ POLICY_VIOLATION = 1008  # the close code behind an `error` that holds for later
 SIGN_IN = 4401  # that for HTTP's 401
 # 4xx, but not the caller's mistake: later the same request may be accepted.
 PASSING_STATUSES = (408, 425, 429)
+NO_FEED = "the server at this URL does not speak changefeed.v1; write http://HOST:PORT, or ws://HOST:PORT/BASE_PATH/ws"
+NO_TOKEN = "the server requires a token: give one as `token`"
 TOKEN_CODES = ("bad_token", "token_expired", "sign_in", "no_rights")
 
 Token = str | Callable[[], str | Awaitable[str]]
@@ -57,7 +59,7 @@ class Connection:
     """One connection after the other, as if they were one."""
 
     def __init__(self, request: Request) -> None:
-        self._url = urlsplit(request.url)
+        self._url = _socket_url(request.url)
         self._fields = request.fields
         self._token = request.token
         self._socket: ClientConnection | None = None
@@ -112,14 +114,15 @@ class Connection:
         if inspect.isawaitable(token):
             token = await token
         self._socket = await connect(
-            urlunsplit(self._url._replace(scheme=self._url.scheme.replace("http", "ws"), query=query)),
+            urlunsplit(self._url._replace(query=query)),
             subprotocols=[SUBPROTOCOL],
-            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+            # Also without a token: a server that requires one refuses this at once. Else it waits for one in a message.
+            additional_headers=None if self._url.username else {"Authorization": f"Bearer {token or ''}".strip()},
             max_size=None,
         )
         self._opened_at = asyncio.get_running_loop().time()
         if self._socket.subprotocol != SUBPROTOCOL:
-            raise Refused("not_a_feed", "the server at this URL does not speak changefeed.v1; write ws://HOST:PORT/ws")
+            raise Refused("not_a_feed", NO_FEED)
         async with asyncio.timeout(ANSWER_SECONDS):
             message = read_message(await self._socket.recv())
         if error := _error_in(message):
@@ -137,13 +140,24 @@ class Connection:
             return error
         if isinstance(error, InvalidStatus):
             status = error.response.status_code
-            return _refusal_of(error) if 400 <= status < 500 and status not in PASSING_STATUSES else None
+            if status < 400:
+                return Refused("not_a_feed", NO_FEED)
+            if status == 401 and not self._token:
+                return Refused("sign_in", NO_TOKEN)
+            return _refusal_of(error) if status < 500 and status not in PASSING_STATUSES else None
         if isinstance(error, ConnectionClosed) and error.rcvd:
             if error.rcvd.code == SIGN_IN:
-                return Refused("sign_in", error.rcvd.reason if self._token else "the server requires a token")
+                return Refused("sign_in", error.rcvd.reason if self._token else NO_TOKEN)
             if error.rcvd.code == POLICY_VIOLATION:
                 return self._error
         return None
+
+
+def _socket_url(url: str) -> SplitResult:
+    """That of the feed. An address of a server alone, such as http://localhost:8080, gets the path /ws."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.replace("http", "ws") if parts.scheme in ("http", "https") else parts.scheme
+    return parts._replace(scheme=scheme, path="/ws" if parts.path in ("", "/") else parts.path, fragment="")
 
 
 def backoff() -> Iterator[float]:

@@ -26,7 +26,7 @@ def follow(
     token: Token | None = None,
     on_gap: Callable[[Gap], None] | None = None,
 ) -> "Feed":
-    """Follows the feed at `url`, such as ws://localhost:8080/ws, until the iteration over it ends.
+    """Follows the feed at `url`, such as http://localhost:8080, until the iteration over it ends.
 
     Each change comes once and in order. A lost connection is made again, for ever, and continues after the last change
     that was processed. `since` is a cursor to continue after; without it the feed begins now.

@@ -1,10 +1,10 @@
 """The rows of a table, kept as they are in the database."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
-from psqlisten2websocket_client.changes import Change, Row
+from psqlisten2websocket_client.changes import Change
 from psqlisten2websocket_client.connection import Connection, Refused, Request, Token, logger
-from psqlisten2websocket_client.row_set import Key, RowSet
+from psqlisten2websocket_client.row_set import Rows, RowSet
 
 
 async def rows(
@@ -15,10 +15,10 @@ async def rows(
     columns: str | Sequence[str] = (),
     key: str | Sequence[str] = "id",
     token: Token | None = None,
-) -> AsyncIterator[Mapping[Key, Row]]:
+) -> AsyncIterator[Rows]:
     """Yields the rows of the table by key: once they are read, and whenever they have changed.
 
-    It is the same mapping each time, up to date until the next iteration. `key` are the columns that identify a row.
+    What it yields never changes: the next one is another. `key` are the columns that identify a row.
 
     After a lost connection it applies the changes that it missed. Where they are not known, after a gap or a statement
     above the table's `row_limit`, it reads the rows again. Raises Refused for what can never work, and ValueError if
@@ -38,7 +38,7 @@ async def rows(
                     reading.add(message["rows"])
                     if message.get("is_last"):
                         current, cursor = reading, message["cursor"]
-                        yield current
+                        yield current.at(cursor)
                 case "changes" if cursor is not None:
                     if not all(current.apply(Change.of(value)) for value in message["changes"]):
                         cursor = None
@@ -46,7 +46,7 @@ async def rows(
                         continue
                     cursor = message["cursor"] or cursor
                     if message["changes"]:
-                        yield current
+                        yield current.at(cursor)
                 case "gap":
                     cursor = None
                     await connection.reconnect(message["why"])

@@ -11,7 +11,32 @@ Key = Hashable
 """The value of the key column; of several columns, a tuple of their values. A list or an object is its JSON text."""
 
 
-class RowSet(Mapping[Key, Row]):
+class Rows(Mapping[Key, Row]):
+    """The rows of a table by key, at one moment. It never changes: when the rows do, there is another one.
+
+    `cursor`: the changes up to here are in it.
+    """
+
+    __slots__ = ("_rows", "cursor")
+
+    def __init__(self, rows: Mapping[Key, Row], cursor: str) -> None:
+        self._rows = rows
+        self.cursor = cursor
+
+    def __getitem__(self, key: Key) -> Row:
+        return self._rows[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} rows>"
+
+
+class RowSet:
     """The rows by key, in the order in which they came."""
 
     def __init__(self, key: Sequence[str]) -> None:
@@ -19,14 +44,9 @@ class RowSet(Mapping[Key, Row]):
         # Two rows have one key while a statement moves keys along (1 to 2, 2 to 3), or a deferred constraint allows it.
         self._rows: dict[Key, list[Row]] = {}
 
-    def __getitem__(self, key: Key) -> Row:
-        return self._rows[key][-1]
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
+    def at(self, cursor: str) -> Rows:
+        """The rows as they are now, copied."""
+        return Rows({key: rows[-1] for key, rows in self._rows.items()}, cursor)
 
     def add(self, rows: Iterable[Row]) -> None:
         for row in rows:
