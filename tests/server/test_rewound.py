@@ -303,6 +303,8 @@ class SplitBrainTest(StandbyTestCase):
         # Then the new primary fails in its turn, and the old one, as its standby, takes over with all that it had.
         old, new = self.cluster, self.standby
         old.stop()
+        # Before PostgreSQL 16 pg_rewind reads the timeline in the control file, where only a checkpoint writes the new one.
+        postgres.execute(new.conninfo, "CHECKPOINT")
         place, source = ("--target-pgdata", str(old._cluster)), new.conninfo
         postgres.run_tool(old, "pg_rewind", *place, "--source-server", source, "--write-recovery-conf", "--no-sync")
         old.start()
