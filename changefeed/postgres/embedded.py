@@ -28,6 +28,10 @@ _UNPRIVILEGED_ACCOUNTS = ("postgres", "nobody")
 _SOCKET_PATH_LIMIT_BYTES = 103
 _PASSED_ON = ("PATH", "LANG", "TZ", "HOME")  # and LC_*
 _SOCKET_NAME = ".s.PGSQL.5432"
+# Of the log's lines those that tell why a start failed: "2026-01-31 12:00:00.000 UTC [42] FATAL:  the reason".
+# Not what clients are answered meanwhile: "FATAL:  the database system is starting up".
+_REASON = re.compile(r"\b((?:FATAL|PANIC|DETAIL|HINT):  (?!the database system is ).*)")
+_REASONS_LIMIT = 5
 
 
 class EmbeddedError(Exception):
@@ -212,12 +216,25 @@ class EmbeddedPostgres:
         return self._run([str(self.binaries / "pg_ctl"), "status", "--pgdata", str(self._cluster)]).returncode == 0
 
     def _pg_ctl(self, action: str, *arguments: str) -> None:
+        logged_before = self._log.stat().st_size if self._log.exists() else 0
         done = self._run([str(self.binaries / "pg_ctl"), action, "--pgdata", str(self._cluster), "--wait", *arguments])
         if done.returncode != 0:
+            why = self._reasons(logged_before) or _last_line(done.stderr or done.stdout)
             raise EmbeddedError(
-                f"the embedded PostgreSQL did not {action}: {_last_line(done.stderr or done.stdout)} ({self._log} says "
-                "more); to start over, delete that folder"
+                f"the embedded PostgreSQL did not {action}: {why} ({self._log} says more); to start over, delete "
+                f"{self._cluster}"
             )
+
+    def _reasons(self, logged_before: int) -> str:
+        """What ended PostgreSQL, by the part of its log that starts at this byte; empty where the log does not say."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(logged_before)
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        found = [match[1] for line in lines if (match := _REASON.search(line))]
+        return "; ".join(found[-_REASONS_LIMIT:])
 
     def _run(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
         # Files, not pipes: the server that pg_ctl leaves behind would hold a pipe open.

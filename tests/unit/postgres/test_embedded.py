@@ -170,9 +170,15 @@ def test_a_file_in_the_way_is_refused(folder: Path, make: Make):
         make(folder / "file" / "data").start()
 
 
-def test_a_start_that_fails_says_where_to_read_more_and_lets_the_folder_go(make: Make):
-    with pytest.raises(EmbeddedError, match=r"did not start: .*postgresql\.log says more"):
+def test_a_start_that_fails_says_why_and_where_to_read_more_and_lets_the_folder_go(make: Make):
+    with pytest.raises(
+        EmbeddedError, match=r'did not start: FATAL:  .*"shared_buffers".*postgresql\.log says more'
+    ) as first:
         make(shared_buffers="nonsense").start()
+    assert "Examine the log output" not in str(first.value)
+    with pytest.raises(EmbeddedError, match=r'did not start: FATAL:  .*"work_mem"') as second:
+        make(work_mem="nonsense").start()
+    assert "shared_buffers" not in str(second.value)  # which the log of the start before says
     embedded = make()
     embedded.start()
     assert postgres.execute(embedded.conninfo, "SELECT 1") == [(1,)]
