@@ -215,14 +215,22 @@ class Watching:
             self._woken.clear()
             try:
                 await self._maintain_once()
-                self._complaint = ""
+                self._log_maintained("")
             except (DatabaseUnavailable, psycopg2.Error, CannotWatch) as error:
-                if self._complaint != (complaint := one_line(error)):
-                    self._complaint = complaint
-                    logger.warning("could not maintain the journal: %s", complaint)
+                self._log_maintained(one_line(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(MAINTAIN_SECONDS):
                     await self._woken.wait()
+
+    def _log_maintained(self, complaint: str) -> None:
+        """Logs what is new: why the journal could not be maintained, or that it is again."""
+        if complaint == self._complaint:
+            return
+        self._complaint = complaint
+        if complaint:
+            logger.warning("could not maintain the journal: %s", complaint)
+        else:
+            logger.info("the journal is maintained again")
 
     async def mend(self) -> None:
         """Creates missing triggers, such as those of new partitions. maintain() reports what prevents it."""

@@ -1,5 +1,6 @@
 """What --watch names is watched, also what comes later; and what somebody has watched otherwise stays as it is."""
 
+import asyncio
 from unittest import mock
 
 import pytest
@@ -25,6 +26,35 @@ class WatchingTest(FeedTestCase):
         with ExpectLog("changefeed.watching", "watching public.later", level=20):
             await self.feed.watching._maintain_once()
         assert self.write("SELECT table_name FROM changefeed.status()") == [("later",), ("orders",)]
+
+    @gen_test
+    async def test_maintenance_that_fails_and_works_again_is_logged_once_each(self):
+        await self.feed.watching.start()
+        with self.assertLogs("changefeed.watching", "INFO") as logged:
+            self.write("ALTER FUNCTION changefeed.retain(interval, bigint) RENAME TO retain_not")
+            await self.maintained()
+            await self.maintained()
+            self.write("ALTER FUNCTION changefeed.retain_not(interval, bigint) RENAME TO retain")
+            await self.maintained()
+            await self.maintained()
+        failed, works = [text for record in logged.records if "maintain" in (text := record.getMessage())]
+        assert failed.startswith("could not maintain the journal: ")
+        assert works == "the journal is maintained again"
+
+    async def maintained(self) -> None:
+        """One turn of the loop that maintains the journal."""
+        waits = asyncio.Event()
+        watching = self.feed.watching
+
+        async def wait() -> None:
+            waits.set()
+            await asyncio.Event().wait()
+
+        with mock.patch.object(watching, "_woken", mock.Mock(wait=wait)):
+            turn = asyncio.create_task(watching.maintain())
+            await waits.wait()
+            turn.cancel()
+            await asyncio.gather(turn, return_exceptions=True)
 
     @gen_test
     async def test_what_is_left_out_or_hashed_stays_so(self):
