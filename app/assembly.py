@@ -186,7 +186,7 @@ def make_watching(
         settings.watch,
         settings.retention_hours * 3600,
         settings.retention_bytes,
-        # Nobody but this server uses an embedded database.
+        # No other server uses an embedded database.
         may_upgrade=settings.upgrade_schema or settings.database_url is None,
         has_been_seen=slot.has_seen_schema,
         on_taken_away=on_taken_away,

@@ -1,6 +1,6 @@
 """Prints changes, one per line: as JSON into a pipe, shortened and coloured on a terminal.
 
-A thread writes them, so that a stalled pipe or terminal (nobody reads, Ctrl-S) delays nothing else.
+A thread writes them, so that a stalled pipe or terminal (no reader, Ctrl-S) delays nothing else.
 """
 
 import logging

@@ -21,12 +21,12 @@ class FairSlots:
         self._share = share
         self._waiting_limit = waiting_limit
         self._running: Counter[Owner] = Counter()  # by owner, and by the first parts of owners
-        self._waiting: dict[Owner, dict[asyncio.Future[None], None]] = {}  # who waits longest comes first
+        self._waiting: dict[Owner, dict[asyncio.Future[None], None]] = {}  # the one that waits longest comes first
         self.waiting = 0
 
     @property
     def is_full(self) -> bool:
-        """Whether nobody more may wait."""
+        """Whether no more may wait."""
         return self.waiting >= self._waiting_limit
 
     @contextlib.asynccontextmanager

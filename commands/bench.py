@@ -50,7 +50,7 @@ class BenchRefused(Exception):
 class OwnDatabase(Database):
     """A database on the user's PostgreSQL: keeps its settings, and requests no checkpoint, which needs rights.
 
-    Its tables have a schema of their own, in which nobody else may create functions or operators.
+    Its tables have a schema of their own, in which no other role may create functions or operators.
     """
 
     def __init__(self, conninfo: str) -> None:

@@ -43,7 +43,7 @@ QUERY_DEADLINE_MS = 10_000
 CANARY_DEADLINE_SECONDS = 4.0
 LONG_TRANSACTION_SECONDS = 300.0
 QUEUE_WARNING, QUEUE_PROBLEM = 0.05, 0.5  # of 1
-LONGEST_LEASE_MS = 2_000  # one that ends later is none; see sql/journal.sql
+LONGEST_LEASE_MS = 2_000  # one that ends later is not valid; see sql/journal.sql
 OTHER_FILES = 100  # that a process has open besides its clients' sockets
 INSTALL = 'psql -f sql/install.sql "$DATABASE_URL"'
 
@@ -172,12 +172,12 @@ def check_version(patient: Patient) -> Iterator[Finding]:
 def check_rights(patient: Patient) -> Iterator[Finding]:
     role, owner = patient.role, patient.owner
     for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
-        says = f"the event trigger {trigger} runs, in everybody's sessions, a function that {other} may replace"
+        says = f"the event trigger {trigger} runs, in all sessions, a function that {other} may replace"
         yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
     if patient.distrusted:
         says = f"part of the schema changefeed belongs to {patient.distrusted[0]}, whose code would run as {role}"
         advice = (
-            "connect as the schema's owner or as a role of docs/least-rights.md; if it is somebody else's, rename it"
+            "connect as the schema's owner or as a role of docs/least-rights.md; if another role owns it, rename it"
         )
         yield Finding(Level.PROBLEM, "rights", says, advice=advice)
         return
@@ -436,7 +436,7 @@ def check_transactions(patient: Patient) -> Iterator[Finding]:
 
 def check_replica(patient: Patient) -> Iterator[Finding]:
     if patient.is_standby:
-        says = "this is a standby, where nobody can LISTEN"
+        says = "this is a standby, which allows no LISTEN"
         yield Finding(Level.PROBLEM, "replica", says, advice="point --database-url at the primary")
         return
     found = False

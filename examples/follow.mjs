@@ -28,4 +28,4 @@ const feed = connect(url, {
 });
 
 process.on("SIGINT", () => feed.close());
-process.stdout.on("error", () => process.exit()); // nobody reads any more, as after `| head`
+process.stdout.on("error", () => process.exit()); // the reader has ended, as after `| head`

@@ -19,7 +19,7 @@ TEXT, JSON = "text", "json"
 
 
 MESSAGE_LIMIT_CHARACTERS = 2_000
-# The loggers that anybody who reaches the port can cause to write lines.
+# The loggers that any client can cause to write lines.
 VISITED_LOGGERS = ("tornado.", "asyncio", "handlers.socket")
 VISITED_LINES = 10
 VISITED_INTERVAL_SECONDS = 60.0

@@ -52,7 +52,7 @@ class Siblings:
 
     @property
     def has_receivers(self) -> bool:
-        """Whether send() reaches anybody."""
+        """Whether send() reaches any process."""
         return self._number < len(self._bells)
 
     def send(self, message: bytes) -> bool:

@@ -80,7 +80,7 @@ class Supervisor:
 
     `orders` is sent to each, with its `number`, `is_first_start` and `others_are_ready`. ended(number) is called when
     one has ended. The others are started once the first is ready. A worker whose event loop hangs is killed: it serves
-    nobody, and would not end by itself.
+    no client, and would not end by itself.
     """
 
     def __init__(

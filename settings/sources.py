@@ -18,7 +18,7 @@ from changefeed.change.table_names import split_list
 from settings import values
 from settings.table import GROUPS, SETTINGS, Setting, Settings, SettingsError, is_loopback
 
-# libpq's own variables that make up a conninfo string, and the keywords they stand for (PostgreSQL manual, 34.15).
+# libpq's own variables that make up a conninfo string, and the keywords they set (PostgreSQL manual, 34.15).
 LIBPQ_VARIABLES = {
     "PGHOST": "host",
     "PGHOSTADDR": "hostaddr",
@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             # argparse's own message repeats all values, and one of them may be a password.
             slips = [text.partition("=")[0] for text in unknown if text.startswith("-")]
-            # Where a command may stand, a word is no password; a URL may hold one.
+            # A word in the place of a command is no password; a URL may hold one.
             if self.prog == _PROGRAM and unknown[0] == argv[0] and argv[0].isalpha():
                 self.error(f"{argv[0]} is not a command{_did_you_mean(argv[0], COMMANDS)}")
             if not slips:
@@ -181,7 +181,7 @@ def _check_closed(settings: Settings) -> None:
         return
     reached = "it" if way_in.startswith("--address") else "the proxy that this is for"
     raise SettingsError(
-        f"with {way_in} the server would show the database's rows to everybody who can reach {reached}; require tokens "
+        f"with {way_in} the server would show the database's rows to all that can reach {reached}; require tokens "
         "(--token, --token-file, --jwt-algorithm), or add --allow-anonymous if that is what you want"
     )
 

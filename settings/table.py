@@ -324,8 +324,7 @@ ACCESS = (
         values.secret,
         None,
         "TEXT",
-        "secret that signs the dashboard's cookies; without it each start makes a new one, and everybody signs in "
-        "again",
+        "secret that signs the dashboard's cookies; without it each start makes a new one, and all users sign in again",
         is_secret=True,
     ),
     Setting(
@@ -333,7 +332,7 @@ ACCESS = (
         values.yes_or_no,
         False,
         "",
-        "serve everybody without authentication, beyond loopback or behind a proxy; name a public name with "
+        "serve all clients without authentication, beyond loopback or behind a proxy; name a public name with "
         "--allow-host",
     ),
     Setting(

@@ -5,7 +5,7 @@ what became visible by the snapshot `batch`. So it says exactly which changes co
 
 The text is `<id>.<the rest>`, hexadecimal and base64url: safe in a URL as it is. The rest is the same for all changes
 of a batch and is packed once: a version, six bytes of the epoch, the two snapshots as variable-length differences, the
-losses that its holder has been told of, the batch's witness and digest, and a checksum that reveals a text that was cut
+losses that its holder knows, the batch's witness and digest, and a checksum that reveals a text that was cut
 or mangled. Cursors of older servers lack witness and digest; such a server ignores those of ours.
 """
 
@@ -68,7 +68,7 @@ class Place:
     """A position in the feed. Its holder has seen exactly the changes for which has_passed() is true.
 
     Two fields are not part of the position. `losses` is how many lost statements, of which the journal has no trace,
-    the holder has been told of. `digest` is that of the batch's transactions, 0 if unknown: a crash or failover undoes
+    the holder knows. `digest` is that of the batch's transactions, 0 if unknown: a crash or failover undoes
     what was committed last, which need not be the newest transaction.
     """
 
@@ -166,7 +166,7 @@ def _decode(text: str) -> tuple[bytes, Place]:
     return packed[1 : 1 + EPOCH_BYTES], place
 
 
-# A crowd reconnects with the same few. Long ones are not cached, since anybody can make any number of them.
+# A crowd reconnects with the same few. Long ones are not cached, since clients can make up any number of them.
 _decode_short = lru_cache(maxsize=1024)(_decode)
 
 

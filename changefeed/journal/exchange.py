@@ -3,12 +3,12 @@
 Knows no database and no socket: how messages travel is the caller's. Any may be lost, or come late, since the journal
 is the truth:
 
-- Whoever reads a page hands it on. A process follows the lowest number below its own from which pages come.
+- The process that reads a page hands it on. A process follows the lowest number below its own from which pages come.
 - A page fits if it starts exactly where this process has published to. If not, this process reads from the journal up
   to the end of the page's batch, where the next page starts.
 - A process that has waited for a page for SIBLING_PATIENCE_SECONDS longer than it would have waited to read, or hears
   that the other one has ended, reads for itself, as if it were alone.
-- A process that is slow to publish hands on no pages, so that it holds up nobody.
+- A process that is slow to publish hands on no pages, so that it holds up no other.
 
 So what a process publishes, and every place that it gives out, is what it would have read. All else it decides for
 itself: what was lost, whether the past is still the one that it knows, whether it is ready.
@@ -27,7 +27,7 @@ from changefeed.journal.page_cache import Page
 
 # More than a read takes while all is well, so that a slow PostgreSQL is not read by all.
 SIBLING_PATIENCE_SECONDS = 0.5
-# Processes hear a NOTIFY at different times: a page may have the news that this process heard of this long after the
+# Processes receive a NOTIFY at different times: a page may have the news that this process received this long after the
 # other one had begun to read it.
 LATENESS_SECONDS = 0.1
 # A process that took this long to publish a page hands on none for a while.
@@ -70,7 +70,7 @@ class PageExchange:
     """The pages of one process, `number`, and of its siblings. By default there are none.
 
     send(message) sends to the processes with higher numbers, and returns false if the message is too large. can_lead()
-    says whether this process hears of news at once, so that others may rely on it. on_news() is called when next_for()
+    says whether this process receives news at once, so that others may rely on it. on_news() is called when next_for()
     or must_prove may have another answer, on_left() when this process must read for itself.
     """
 
@@ -105,7 +105,7 @@ class PageExchange:
 
     @property
     def lateness_seconds(self) -> float:
-        """How much later than the process that reads this one may hear of news."""
+        """How much later than the process that reads this one may receive news."""
         return 0.0 if self._followed is None else LATENESS_SECONDS
 
     @property

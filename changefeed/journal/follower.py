@@ -42,7 +42,7 @@ READ_FLOOR_SECONDS = 0.004
 # After the lease a pause is this share of the time that has passed since, up to the sweep's. So what commits then is
 # found within half that time, whatever wakes the follower meanwhile.
 AFTER_LEASE_SHARE = 0.5
-# After a read has taken this long, as while somebody locks the journal, the server counts as not ready. It is far more
+# After a read has taken this long, as while the journal is locked, the server counts as not ready. It is far more
 # than a page of the journal needs.
 STALLED_SECONDS = 2.0
 # The least time between two such log lines: with a full disk, no statement may be journaled. Clients get every gap.
@@ -99,7 +99,7 @@ class Follower:
         self.lease = lease
         self.exchange = exchange
         self.reads = dict.fromkeys(Cause, 0)  # of the journal, since the start
-        self.lost_statements = 0  # since the start: each was told as a gap
+        self.lost_statements = 0  # since the start: each was sent as a gap
         self.read_until = 0.0  # epoch seconds: what was committed before is published
         self._journal = journal
         self._publish = publish
@@ -126,9 +126,9 @@ class Follower:
         self._warned_at = float("-inf")  # of losses; monotonic
         self._owed: Gap | None = None
         self._taken: tuple[int, int, int] | None = None  # by retention, as of the last read
-        self._has_lost = False  # since the last read something that not even a loss stands for in the journal
+        self._has_lost = False  # since the last read something of which the journal has not even a loss
         self._cause = Cause.SWEEP  # of the next read
-        self._leased_until = float("-inf")  # as of the last read under the lease, whoever held it
+        self._leased_until = float("-inf")  # as of the last read under the lease, of any server
         self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
 
     @property
@@ -291,7 +291,7 @@ class Follower:
             self._woken_at = None
 
     async def _pass_on(self, page: Page, cache: PageCache, losses: Losses, awake_ms: int | None) -> None:
-        """Publishes the page, and tells what is missing, as of `losses`."""
+        """Publishes the page, and sends a gap for what is missing, as of `losses`."""
         # What retention had taken by the last read, or before this began, cannot be what was still to be read then.
         has_taken = self._taken not in (None, losses.extent)
         self._taken, began_publishing_at = losses.extent, time.monotonic()

@@ -70,7 +70,7 @@ class Journal:
     """The journal of one database, once identify() has found it. Returns rows as far as `payload` allows.
 
     on_lost() is called when a read finds statements that could not be journaled, not even as a loss. That is before any
-    cursor is made that says that its holder knows of them.
+    cursor is made whose holder counts as informed.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Journal:
         return replace(page, start=Place(previous, page.batch, first_id - 1))
 
     def encode(self, place: Place) -> str:
-        """The cursor for a client that has been told of all statements that could not be journaled."""
+        """The cursor for a client that was sent the gap of every statement that could not be journaled."""
         assert self.epoch is not None
         return encode(self.epoch, replace(place, losses=self.losses.statements))
 
@@ -337,7 +337,7 @@ class Journal:
 
     def _note_losses(self, found: Losses) -> None:
         known = self.losses.statements
-        # One answer may overtake another, on another connection: what was told is not taken back.
+        # One answer may overtake another, on another connection: what was sent is not taken back.
         taken = max(found.taken, self.losses.taken, key=lambda taken: taken.number)
         self.losses = replace(found, statements=max(known, found.statements), taken=taken)
         if found.statements > known and self.on_lost:

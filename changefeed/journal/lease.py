@@ -99,8 +99,8 @@ class Lease:
         return is_set
 
     async def _tell_others(self) -> None:
-        """Beside the reading: it has to wait for the commits of those who notified before the lease."""
+        """A task of its own, because it waits for the commits that sent a NOTIFY before the lease."""
         try:
             await self._database.fetch(QUERIES["wake all"])
         except (DatabaseUnavailable, psycopg2.Error) as error:
-            logger.debug("other servers were not told of the lease: %s", one_line(error))  # their sweep finds it
+            logger.debug("other servers do not know of the lease: %s", one_line(error))  # their sweep finds it

@@ -34,7 +34,7 @@ MOST_SECONDS = 10.0
 # A look may take at most this fraction of the time: with 8,000 partitions and 500 tables it takes some 0.1 s.
 COST_PART = 20
 POSTPONED_SECONDS = 30.0  # after which the log names a table that is locked at every look
-RETYPED_KEPT = 1_000  # kept for clients that reconnect; older ones are combined, and sent to everybody
+RETYPED_KEPT = 1_000  # kept for clients that reconnect; older ones are combined, and sent to all clients
 
 
 class Lookout:

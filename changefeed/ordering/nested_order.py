@@ -273,7 +273,7 @@ def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[_Key, 
 def _mixed(rows: Sequence[DbRow]) -> set[str]:
     """The transactions in which two trigger calls for one table removed rows and added rows.
 
-    The same as changefeed.mixed(). A loss may stand for either.
+    The same as changefeed.mixed(). A loss may be of either.
     """
     actions = {row[3] for row in rows}
     if not (actions & _TAKING and actions & _BRINGING):

@@ -69,7 +69,7 @@ class Edge(NamedTuple):
 def state_after(entries: Iterable[Entry], key: int) -> int | None:
     """The state in which one transaction's entries left the row of a key, ~key for none; None where they do not say.
 
-    UNKNOWN where something else may have changed it: what a count or a loss stands for, or DDL, before which rows were
+    UNKNOWN where something else may have changed it: the statement of a count or a loss, or DDL, before which rows were
     written in another way. `entries` are those of the row, and those that are of no single row.
     """
     balance: Counter[int] = Counter()

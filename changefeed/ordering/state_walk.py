@@ -5,7 +5,7 @@ to another, a DELETE to nothing. The order is a walk along all edges. Where the 
 nearest to the edges' ranks is preferred.
 
 A row that ends in the state in which it began leads in a circle, and may have begun anywhere in it. circles() names
-those rows; `began` says of some the state in which they began.
+those rows; `began` has the first state of some.
 """
 
 from collections import Counter, defaultdict, deque

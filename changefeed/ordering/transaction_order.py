@@ -1,8 +1,8 @@
 """The entries of one transaction in, the order in which its rows really changed out. Knows no database.
 
 Triggers write the journal, and those of statements fire in an order of their own: what a row trigger, a BEFORE trigger,
-a foreign key's action or a writing CTE wrote stands before or after the statement that caused it, by rules that differ
-from case to case. But each entry holds whole rows. So the states of the rows tell the order (see state_walk.py); where
+a foreign key's action or a writing CTE wrote comes before or after the statement that caused it, by rules that differ
+from case to case. But each entry holds whole rows. So the states of the rows give the order (see state_walk.py); where
 they allow several, the order in which the statements began is preferred (see statement_order.py). The entries of a
 statement come before those that its AFTER triggers wrote, which have a greater depth and smaller ids.
 

@@ -41,14 +41,14 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "8000",  # milliseconds
     "connect_timeout": "5",  # of a request to cancel, as of all that blocks
-    # On a standby, or during a restore, nobody can LISTEN, and what is replayed so far may not be final.
+    # A standby, or a server in a restore, allows no LISTEN, and what is replayed so far may not be final.
     "target_session_attrs": "primary",
 }
 # Settings that the server's statements depend on, whatever those of the role or the database are. A
 # search_path that others cannot write to comes first: an exact match of the argument types wins over pg_catalog's own
 # (CVE-2018-1058). As startup options, so that they hold from the first statement on and no pooler hands them to others.
 SESSION_SETTINGS = {
-    # The owner of a database may choose one for everybody (ALTER DATABASE ... SET role); and code that runs as a set
+    # The owner of a database may choose one for all sessions (ALTER DATABASE ... SET role); and code that runs as a set
     # role can take the session's own back.
     "role": "none",
     "search_path": "pg_catalog,pg_temp",
@@ -61,7 +61,7 @@ SESSION_SETTINGS = {
     "default_transaction_deferrable": "off",
     "exit_on_error": "off",  # our functions catch some errors
     "jit": "off",  # compiling takes longer than any of the server's statements
-    "client_min_messages": "error",  # nobody reads lesser messages, and names in them may have no text in UTF-8
+    "client_min_messages": "error",  # lesser messages are not read, and names in them may have no text in UTF-8
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
     "TimeZone": "UTC",

@@ -179,7 +179,7 @@ class EmbeddedPostgres:
             return False
 
     def _initdb(self) -> None:
-        # Made beside its place and moved there when whole, so that an interrupted initdb leaves no half cluster.
+        # Made under another name and renamed when whole, so that an interrupted initdb leaves no half cluster.
         unfinished = self._cluster.with_name(self._cluster.name + ".new")
         shutil.rmtree(unfinished, ignore_errors=True)
         # Before PostgreSQL 17 the locale C knows upper and lower case of ASCII only; before 16 a map cannot say "all".
@@ -195,7 +195,7 @@ class EmbeddedPostgres:
         )
         if made.returncode != 0:
             raise EmbeddedError(f"initdb failed: {_last_line(made.stderr or made.stdout)}")
-        # Peer authentication asks the kernel who is at the other end: only who started the server, as postgres.
+        # Peer authentication: only the operating-system user of this server may connect, as postgres.
         names = {pwd.getpwuid(os.geteuid()).pw_name, *([self._account.pw_name] if self._account else [])}
         method = "peer map=embedded" if version >= 16 else "trust"
         (unfinished / "pg_hba.conf").write_text(f"local all all {method}\n")
@@ -258,7 +258,7 @@ class EmbeddedPostgres:
 
 
 def _environment() -> dict[str, str]:
-    """What PostgreSQL needs, and nothing of what the server was given: a token or a password is nobody else's."""
+    """What PostgreSQL needs, and nothing else of the environment, which may hold tokens and passwords."""
     return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("LC_")}
 
 

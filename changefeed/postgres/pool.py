@@ -26,7 +26,7 @@ logger = logging.getLogger("changefeed.database")
 
 CONNECT_DEADLINE_SECONDS = 5.0
 QUERY_DEADLINE_SECONDS = 30.0
-# How long a query may run that nobody awaits any more. Most are over by then, and leave the connection as it was; to
+# How long a query may run that is no longer awaited. Most are over by then, and leave the connection as it was; to
 # cancel one costs PostgreSQL a new connection.
 UNAWAITED_SECONDS = 1.0
 
@@ -143,7 +143,7 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
         if self.answering and not self.answering.done():
             self.ioloop.remove_handler(self.fileno)  # before another file gets its number
             self.answering.set_exception(psycopg2.OperationalError(why))
-            self.answering.exception()  # retrieves the error, so that nothing is logged if nobody awaits it
+            self.answering.exception()  # retrieves the error, so that nothing is logged if it is not awaited
             if self.connection:
                 self._given_up = give_up(self.connection)
         self.close()

@@ -92,7 +92,7 @@ class RawChannels:
         wanted = self._wanted.get(channel)
         if wanted and not wanted.heard.done():
             wanted.heard.set_exception(error)
-            wanted.heard.exception()  # retrieves the error, so that nothing is logged if nobody awaits it
+            wanted.heard.exception()  # retrieves the error, so that nothing is logged if it is not awaited
 
     def _look_at(self, channel: str) -> None:
         self._unsettled[channel] = None

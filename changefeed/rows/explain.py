@@ -25,7 +25,7 @@ def lacks_right(error: psycopg2.Error, step: Step) -> bool:
 
 
 def refusal_of(error: psycopg2.Error, step: Step, query: RowsQuery, row_limit_bytes: int) -> RowsRefused | None:
-    """None if the error is PostgreSQL's trouble, which is nobody's mistake. The codes CF… are those of sql/rows.sql."""
+    """None if the error is PostgreSQL's trouble, not a mistake. The codes CF… are those of sql/rows.sql."""
     match step, error.pgcode:
         case Step.LOCK, "55P03":
             return RowsRefused(Reason.BUSY, "the table is locked, as by ALTER TABLE; try again later")

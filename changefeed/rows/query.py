@@ -58,7 +58,7 @@ class RowsQuery:
 
 @dataclass(frozen=True)
 class TableSource:
-    """The columns of a table, as sql/rows.sql tells them in the reading's snapshot."""
+    """The columns of a table, as sql/rows.sql reads them in the reading's snapshot."""
 
     source: str
     names: Sequence[str]

@@ -40,7 +40,7 @@ QUERIES = load_queries("server.sql")
 SLICE_BYTES = 256 << 10
 BETWEEN = b"\0"  # between the rows of a part: no text of PostgreSQL has it
 ENCODED_PARTS = 4  # of each reading, kept for clients that are a little behind the first
-LOCK_SECONDS = 2  # how long to wait while somebody changes the table
+LOCK_SECONDS = 2  # how long to wait while the table is being changed
 # The settings with which the triggers write values (sql/record.sql), and those that keep others' code out.
 _BEGIN = """
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
@@ -137,7 +137,7 @@ class Reading:
             self._tell()
 
     def close(self) -> None:
-        """Called when nobody needs the rows any more, and run() has ended."""
+        """Called when no client needs the rows any more, and run() has ended."""
         self._spool.close()
         self._encoded.clear()
 

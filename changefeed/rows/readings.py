@@ -1,6 +1,6 @@
 """A query in, its reading out, within the bounds of all readings. Knows no client.
 
-Clients that ask for the same at the same time share a reading. It ends when nobody needs it any more, whether it is
+Clients that ask for the same at the same time share a reading. It ends when no client needs it any more, whether it is
 waiting, running or over.
 """
 
@@ -53,7 +53,7 @@ class Readings:
         space = SpoolSpace(SPOOLS * limits.bytes)
         self._road = Road(database, journal, self._slots, space, limits, payload, trusted_owners)
         self._newest: dict[RowsQuery, Reading] = {}
-        self._running: dict[Reading, asyncio.Task[None]] = {}  # until nobody needs them, also when they are over
+        self._running: dict[Reading, asyncio.Task[None]] = {}  # until no client needs them, also when they are over
         self._logged = ""
         self.counts = Counter({"complete": 0})  # readings that are over, by how they ended
         self.rows = 0  # that were read
@@ -133,7 +133,7 @@ class Readings:
             await reading.run()
             ended = str(reading.refused.reason) if reading.refused else "complete"
             if reading.refused and reading.refused.private not in ("", self._logged):
-                self._logged = reading.refused.private  # clients with limited rights are not told
+                self._logged = reading.refused.private  # not shown to clients with limited rights
                 logger.info("rows were refused: %s", self._logged)
         finally:
             self.counts[ended] += 1

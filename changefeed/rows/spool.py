@@ -1,6 +1,6 @@
-"""Parts of an answer in, kept until everybody has taken them: in memory, then in a temporary file. Knows no rows.
+"""Parts of an answer in, kept until all clients have taken them: in memory, then in a temporary file. Knows no rows.
 
-So nobody's pace delays the reading, and memory stays bounded. One thread does all that waits for a disk.
+So no slow client delays the reading, and memory stays bounded. One thread does all that waits for a disk.
 """
 
 import asyncio

@@ -112,7 +112,7 @@ class Catalog:
     async def reread(self) -> None:
         """Reads the tables again after the schema has changed. Raises DatabaseUnavailable."""
         self._missed.clear()
-        if self.tables.columns:  # else nobody has needed them yet
+        if self.tables.columns:  # else not needed yet
             await self._read_since(self._clock())
 
     def take_retyped(self) -> Mapping[str, Collection[str]]:

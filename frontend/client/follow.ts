@@ -56,7 +56,7 @@ export function follow(address: URL, options: Options, environment: Environment,
     }
   };
 
-  // Before this the server says nothing; it waits for 10 s.
+  // Before this the server sends nothing; it waits for 10 s.
   const authenticate = async (opened: WebSocketLike) => {
     try {
       const given = typeof token === 'function' ? await token() : token;
@@ -155,7 +155,7 @@ export function follow(address: URL, options: Options, environment: Environment,
         }
         refusal = message; // the server closes the connection next
         return;
-      // Other types are of later versions, for those who ask for them.
+      // Other types are of later versions, for clients that ask for them.
     }
   };
 
@@ -189,7 +189,7 @@ export function follow(address: URL, options: Options, environment: Environment,
           if (attempts > 0) call(onState, connection);
           else queueMicrotask(() => call(onState, connection));
           return;
-        case 'open': // the server has spoken; `hello` says that the feed is open
+        case 'open': // a message has come; `hello` opens the feed
         case 'closed':
           return;
         default:

@@ -25,7 +25,7 @@ export interface Change<Row = Record<string, any>> {
     readonly cursor?: string;
     /** With a `filter`, on an UPDATE that moves the row into or out of it. */
     readonly filter?: 'enter' | 'leave';
-    /** On a change that stands for all rows of a statement above its table's `row_limit`: their number. */
+    /** The number of rows, on a change that represents a whole statement above its table's `row_limit`. */
     readonly count?: number;
     readonly [more: string]: unknown;
 }
@@ -78,7 +78,7 @@ export type State = {
     readonly state: 'failed';
     readonly reason: string;
 };
-/** What to follow, where, and as whom. */
+/** What to follow, where, and with which credentials. */
 export interface Subscription {
     /** `orders`, `public.orders`, `sales.*`; one or a list, as with the next three. Without it, every table. */
     readonly table?: string | readonly string[];
@@ -116,7 +116,7 @@ export type Address = string | {
     readonly href: string;
 };
 export interface Feed {
-    /** Everything up to here was delivered; null before the server has said anything, and where there is no journal. */
+    /** Everything up to here was delivered; null before the first message, and without a journal. */
     readonly cursor: string | null;
     /** Ends the feed. No callback is called after it. */
     close(): void;

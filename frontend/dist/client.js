@@ -58,7 +58,7 @@ function* backoff(random) {
 * token, so that it can say that one is missing.
 */
 var ANSWER_LIMIT_MS = 12e3;
-/** What a browser says of a connection that was lost without a word (RFC 6455, 7.1.5). */
+/** The browser's code of a connection that was lost without a close frame (RFC 6455, 7.1.5). */
 var NO_CLOSE = 1006;
 var ReconnectingSocket = class {
 	#options;

@@ -10,12 +10,12 @@ import { apply, applyHistory, initialState, notify, setConnection, settle, type 
 
 const OTHER_VERSION = 'Reload this page. If it stays, the page and the server may be of different versions.';
 
-/** The server says something to the dashboard every second. */
+/** The server sends the dashboard a message every second. */
 const SILENCE_LIMIT_MS = 10_000;
 /** How often the page acknowledges what it has drawn: a page that falls behind gets no rows. */
 const SEEN_MS = 1_000;
 
-/** Close codes of the server: nobody is signed in, and the token has expired. */
+/** Close codes of the server: not signed in, and the token has expired. */
 const SIGNED_OUT: readonly number[] = [4401, 4419];
 
 export class Live {
@@ -70,7 +70,7 @@ export class Live {
     if (this.state.server !== null) void this.#loadHistory(stepSeconds);
   }
 
-  /** Whether anybody looks at the rows: counts come in any case. */
+  /** Whether the rows are looked at: counts come in any case. */
   wantRows(wanted: boolean): void {
     this.#wantsRows = wanted;
     this.#sayRows();
@@ -189,7 +189,7 @@ export class Live {
     });
   }
 
-  /** Without an answer the line about the journal stays as it was: nobody acts on it. */
+  /** Without an answer the line about the journal stays as it was, which does no harm. */
   async #loadStatus(): Promise<void> {
     const status = await fetchStatus((url) => fetch(url));
     if (status.ok) this.state.status = status.value;

@@ -195,7 +195,7 @@ startDrawing(
 );
 setInterval(live.reloadTables, STATUS_MS);
 setInterval(() => {
-  // A hidden page draws nothing, but its title tells of an alert.
+  // A hidden page draws nothing, but its title shows an alert.
   if (document.visibilityState === 'hidden') screen.drawCalm();
   showTitle();
   live.narrow(

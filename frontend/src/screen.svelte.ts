@@ -112,7 +112,7 @@ export class Screen {
     this.#drawAll();
   }
 
-  /** What the reader chose is seen at once, and stands in the page's address. */
+  /** What the user chose shows at once, and is in the page's address. */
   choose(changed: Partial<Choices>): void {
     this.choices = { ...this.choices, ...changed };
     this.#onChoice(this.choices);

@@ -56,7 +56,7 @@ class Need(enum.Enum):
 
 @dataclass(frozen=True)
 class Hosts:
-    """The Host names that the server accepts: `named`, and with `takes_private` all that nobody can register."""
+    """The Host names that the server accepts: `named`, and with `takes_private` all that cannot be registered."""
 
     named: frozenset[str]
     takes_private: bool = False
@@ -150,7 +150,7 @@ class Authenticator:
         return create_signed_value(self.secret, COOKIE, content).decode()
 
     def end_session(self, request: HTTPServerRequest) -> None:
-        """Ends the session of the request's cookie, for everybody who has a copy of it."""
+        """Ends the session of the request's cookie, for every holder of a copy."""
         session = self._session(request)
         if session and not self.ended.has(session):  # else the same session could fill the list
             self.ended.end(session)
@@ -253,7 +253,7 @@ def hosts_of(settings: Settings) -> Hosts | None:
 
 
 def is_private_name(name: str) -> bool:
-    """Whether nobody can register the name on the Internet: it is an address, or has no public domain.
+    """Whether the name cannot be registered on the Internet: it is an address, or has no public domain.
 
     Examples are `feed`, in a network of containers, and `printer.local`.
     """

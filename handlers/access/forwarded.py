@@ -1,6 +1,6 @@
 """Applies X-Forwarded-For and X-Forwarded-Proto as far as they can be trusted. Knows no settings.
 
-Anybody can send these headers. An entry counts only if a trusted proxy wrote it: the last entry is the proxy's own, and
+Clients can send these headers. An entry counts only if a trusted proxy wrote it: the last entry is the proxy's own, and
 each one before was written by the address in the entry after it.
 """
 
@@ -35,7 +35,7 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
 
 
 def place_of(address: str) -> str:
-    """What counts as one address: for IPv6 the /64, whose addresses all belong to one customer (RFC 6177)."""
+    """The network that counts as one address: for IPv6 the /64, which belongs to one customer (RFC 6177)."""
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((parsed, 64), strict=False))

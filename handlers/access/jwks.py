@@ -29,7 +29,7 @@ READ_DEADLINE_SECONDS = 5.0
 READ_AGAIN_SECONDS = 600.0  # after which a key that the issuer revoked is no longer accepted
 # How long keys stay valid if the URL fails: blocking the issuer must not keep a revoked key alive.
 GOOD_SECONDS = 3600.0
-# The least time between two requests to the URL, since anybody may send a token that names an unknown key.
+# The least time between two requests to the URL, since any client may send a token that names an unknown key.
 READ_INTERVAL_SECONDS = 10.0
 KEY_SET_LIMIT_BYTES = 1 << 20
 

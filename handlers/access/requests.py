@@ -1,7 +1,6 @@
 """Bounds the requests under way: how many there are, and how many work at the same time. Knows no request.
 
-They compete first by token, then by address, so that neither who asks for much nor who shares a token with many keeps
-the others from their answers.
+They compete first by token, then by address, so that one busy token or address does not delay the others.
 """
 
 import asyncio

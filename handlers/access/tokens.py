@@ -85,7 +85,7 @@ class Tokens:
         return await self._issuer.identify(token)
 
     def find(self, token_digest: str) -> Identity | None:
-        """The identity of the settings' token with this digest. Compares all, so that the time taken tells nothing."""
+        """The identity of the settings' token with this digest. Compares all, so that the time taken shows nothing."""
         found = None
         for known, identity in self._known:
             if hmac.compare_digest(known, token_digest):
@@ -144,7 +144,7 @@ class IssuedTokens:
 
 
 def _told(error: jwt.PyJWTError) -> str:
-    """Its message, without what a header says that nobody need have signed: that would be anybody's text in our log."""
+    """Its message, without the header's text: it may be unsigned, and any client's text would be in our log."""
     if isinstance(error, jwt.InvalidAlgorithmError):
         return "its algorithm is not that of the settings"
     if type(error) is jwt.InvalidTokenError:

@@ -280,7 +280,7 @@ PATHS: Json = {
     },
     "/api/status": {
         "get": _operation(
-            "How the feed stands",
+            "The state of the feed",
             shape(
                 {
                     "server": shape({"version": TEXT, "started_at": TIME}),

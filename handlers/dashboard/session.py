@@ -1,6 +1,6 @@
 """The dashboard's sign-in: POST exchanges a token for a session cookie that no script can read; DELETE ends it.
 
-DELETE ends the session for every holder of the cookie: it closes its connections and admits nobody with it any more.
+DELETE ends the session for every holder of the cookie: it closes its connections, and refuses it from now on.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Serves what the dashboard draws: counts in buckets over HTTP, and counts with a sample of rows over /ws/activity.
 
-Counts are exact and absolute. Only the rows are sampled, and each message says of how many.
+Counts are exact and absolute. Only the rows are sampled, and each message has the number of all.
 """
 
 import contextlib

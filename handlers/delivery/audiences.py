@@ -27,7 +27,7 @@ Client = TypeVar("Client")
 
 
 class Audience(Generic[Client]):
-    """`told` is the cursor that its clients were last sent; `trouble` the code of why no change can match any more."""
+    """`told` is the cursor that its clients were last sent; `trouble` the error, if no change can match any more."""
 
     def __init__(self, number: int, dialect: Dialect, selection: Selection) -> None:
         self.number = number  # rising in the order in which audiences joined

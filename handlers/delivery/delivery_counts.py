@@ -1,4 +1,4 @@
-"""Counts deliveries, and what and who was dropped, in the meters. Knows no client and no metric.
+"""Counts deliveries, dropped changes and dropped clients, in the meters. Knows no client and no metric.
 
 A broadcast is counted as a whole, once the last socket has it: counting each delivery would cost as much as making it.
 """

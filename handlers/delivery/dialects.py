@@ -85,7 +85,7 @@ def gap_within(selection: Selection, gap: Gap) -> Gap | None:
 
 
 def loss_gap(loss: Change, *, is_restricted: bool) -> Gap:
-    """The gap that stands for a loss; without details if `is_restricted`."""
+    """The gap for a loss; without details if `is_restricted`."""
     gap = Gap.of_loss(loss)
     return replace(gap, why=MAY_BE_LOST, skipped=None) if is_restricted else gap
 
@@ -115,7 +115,7 @@ def _protocol_rows(table: TableName, rows: bytes, cursor: str | None) -> bytes:
 
 
 def _stream_rows(table: TableName, rows: bytes, cursor: str | None) -> bytes:
-    # Only the last event has an id: who reconnects before it gets the rows again.
+    # Only the last event has an id: a client that reconnects before it gets the rows again.
     data = _rows_members(table, rows, cursor).replace("\r", " ").replace("\n", " ")
     return f"event: rows\n{_id(cursor)}data: {{{data}}}\n\n".encode()
 

@@ -181,12 +181,12 @@ class LiveClients:
 
     async def _settled_and_drained(self) -> None:
         await self.settled()
-        await asyncio.sleep(0)  # lets those go on first who must not wait for the next changes too
+        await asyncio.sleep(0)  # first lets those continue that must not wait for the next changes too
         if rest := self.backpressure():
             await rest
 
     def _to_all(self, work: Callable[[int], Work]) -> None:
-        """Adds work, made with a number for _recipients(): whoever joins from now on is none of them."""
+        """Adds work, made with a number for _recipients(), which excludes clients that join later."""
         if self._work.is_empty:
             self._joined_after.clear()
         self._asked += 1

@@ -1,6 +1,6 @@
 """Sends bytes to one client; holds what the client does not read yet, up to a bound.
 
-The caller encodes frames once for all clients. A stuck client costs the bound and slows nobody: when its outbox is full
+The caller encodes frames once for all clients. A stuck client costs the bound, and slows none: when its outbox is full
 it is closed, and resumes from its cursor later.
 """
 

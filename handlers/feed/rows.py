@@ -34,7 +34,7 @@ STATUSES = {
 
 @contextlib.contextmanager
 def told_of_refusals(*, is_restricted: bool) -> Iterator[None]:
-    """Turns a refusal in the block into an ApiError; who `is_restricted` is not told of roles and their rights."""
+    """Turns a refusal in the block into an ApiError, for clients with limited rights one that names no roles."""
     try:
         yield
     except RowsRefused as refused:

@@ -1,4 +1,4 @@
-"""What all HTTP answers share: security headers, JSON, one shape of errors, and an end when nobody waits for them."""
+"""What all HTTP answers share: security headers, JSON, one shape of errors, and an end when the client is gone."""
 
 import asyncio
 import http

@@ -17,7 +17,7 @@ ELSEWHERE = {
     "action": "/ws, /events and /api/changes have it",
     "since": "/ws, /events and /api/changes have it",
 }
-# PostgREST has these fields beside the columns; here, as all conditions, they are in `filter`.
+# PostgREST has these fields in addition to the columns; here, as all conditions, they are in `filter`.
 GROUPS = ("or", "and", "not.or", "not.and")
 # PostgREST's columns and their conditions: status=eq.open.
 _CONDITION = re.compile(rf"(not\.)?({'|'.join(OPERATORS)})\.", re.ASCII)

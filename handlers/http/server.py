@@ -50,7 +50,7 @@ class BoundedServer(HTTPServer):
     """Holds at most `waiting_limit` connections whose request has not arrived; beyond it the oldest is closed.
 
     It also closes the oldest when there are `open_limit` connections and clients, since a process that is out of file
-    descriptors can accept nobody. If none is waiting, the newcomer gets a 503. `clients` counts the clients.
+    descriptors can accept no connection. If none is waiting, the newcomer gets a 503. `clients` counts the clients.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:

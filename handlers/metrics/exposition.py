@@ -71,7 +71,9 @@ METRICS = (
     ),
     MetricSpec(gauges.SIGNING_IN, (), "Sockets that have not authenticated yet."),
     MetricSpec(gauges.OUTBOX_BYTES, (), "Bytes that wait for clients that do not read."),
-    MetricSpec(gauges.UNREAD_BYTES, (), "Bytes of answers to requests that are being made, or that nobody reads."),
+    MetricSpec(
+        gauges.UNREAD_BYTES, (), "Bytes of answers to requests that are being made, or that are not being read."
+    ),
     MetricSpec(
         gauges.REQUESTS,
         ("state",),

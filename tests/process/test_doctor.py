@@ -555,7 +555,7 @@ def test_a_standby_is_a_problem(cluster: EmbeddedPostgres):
     cluster.start()
     found = [finding for finding in findings(cluster.conninfo) if finding.about in ("pooler", "replica")]
     assert [(finding.level, finding.says) for finding in found] == [
-        (PROBLEM, "this is a standby, where nobody can LISTEN")
+        (PROBLEM, "this is a standby, which allows no LISTEN")
     ]
 
 

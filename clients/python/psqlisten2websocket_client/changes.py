@@ -27,11 +27,11 @@ class Change:
     filter: Literal["enter", "leave"] | None = None
     """With a filter, on an UPDATE that moves the row into or out of it."""
     count: int | None = None
-    """On a change that stands for all rows of a statement above its table's `row_limit`: their number."""
+    """The number of rows, on a change that represents a whole statement above its table's `row_limit`."""
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """A payload of somebody's own, which names no table, becomes a change with that payload as `data`."""
+        """A payload of another trigger, which names no table, becomes a change with that payload as `data`."""
         if not isinstance(value, dict) or not {"table", "action", "data"} <= value.keys():
             value = {"table": "", "action": "", "data": value}
         return cls(**{name: value[name] for name in cls.__slots__ if name in value})

@@ -48,7 +48,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask which URL for, and as whom."""
+    """The URL, the subscription and the credentials."""
 
     url: str
     fields: Mapping[str, str | Sequence[str]]

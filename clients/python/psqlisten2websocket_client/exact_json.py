@@ -22,6 +22,6 @@ def _integer(digits: str) -> int | Decimal:
 
 
 def _cursor_at_end(text: str) -> str | None:
-    """That of a list of changes, which stands behind them."""
+    """The cursor of a list of changes, which comes after them."""
     found = text.rpartition('"cursor":')[2].strip(' "}')
     return None if '"' in found or found == "null" else found

@@ -41,7 +41,7 @@ def follow(
 class Feed:
     """An asynchronous iterable of changes. A new iteration continues where the last one ended.
 
-    `cursor`: everything up to here was processed; None before the server has said anything, and without a journal.
+    `cursor`: everything up to here was processed; None before the first message, and without a journal.
     """
 
     def __init__(self, request: Request, since: str | None, on_gap: Callable[[Gap], None] | None) -> None:
@@ -81,7 +81,7 @@ class Feed:
                         self._tell(Gap(message["why"]))
                     case "error":
                         logger.warning("%s: %s", message["code"], message["message"])
-                    # Other types are of later versions, for those who ask for them.
+                    # Other types are of later versions, for clients that ask for them.
                 heard_at = _now()
         finally:
             await connection.close()

@@ -1,4 +1,4 @@
-// Comes in: a way to fetch. Goes out: what the server's HTTP API says, decoded, or one sentence of what went wrong.
+// Comes in: a way to fetch. Goes out: the HTTP API's answer, decoded, or one sentence of what went wrong.
 // Every URL is relative, because a reverse proxy may add a prefix.
 import { tableName } from '../values/format';
 import {

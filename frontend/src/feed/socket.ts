@@ -38,7 +38,7 @@ export const ANSWER_LIMIT_MS = 12_000;
 /** What lasts for less does not end the backoff: a server that greets and hangs up is not called without a pause. */
 export const STEADY_MS = 5_000;
 
-/** What a browser says of a connection that was lost without a word (RFC 6455, 7.1.5). */
+/** The browser's code of a connection that was lost without a close frame (RFC 6455, 7.1.5). */
 const NO_CLOSE = 1006;
 
 export class ReconnectingSocket {
@@ -64,7 +64,7 @@ export class ReconnectingSocket {
     // Open only after the first message: a proxy that accepts and then hangs up is not a connection.
     socket.onmessage = (event: { data: unknown }) => this.#receive(event.data);
     socket.onclose = ({ code, reason }: { code: number; reason: string }) => this.#lost(code, reason);
-    socket.onerror = () => {}; // a close follows; the package ws throws an error that nobody listens for
+    socket.onerror = () => {}; // a close follows; the package ws throws an error without a listener
     this.#giveUpAfter(ANSWER_LIMIT_MS);
     this.#enter({ state: 'connecting' });
   }

@@ -1,9 +1,9 @@
-// Comes in: absolute counts by table and step of time. Goes out: counts by step, null where nobody counted.
+// Comes in: absolute counts by table and step of time. Goes out: counts by step, null without data.
 // Knows no message and no chart.
 import type { Histogram } from '../values/delays';
 import { ACTIONS, type Bucket } from '../feed/protocol';
 
-/** From and to (null: it lasts) in epoch seconds: nobody counted here, so that "nothing" is not zero. */
+/** From and to (null: it lasts) in epoch seconds: a time without data, so that "nothing" is not zero. */
 export interface Span {
   readonly from: number;
   readonly to: number | null;
@@ -19,9 +19,9 @@ export class Timeline {
   /** Steps are numbered from the epoch on; this is the newest. */
   newest = 0;
   spans: readonly Span[] = [];
-  /** Epoch seconds: before that, nobody counted. */
+  /** Epoch seconds: before that, there is no data. */
   knownFrom = Infinity;
-  /** Whether what is counted of a step in which somebody did not count may be only a part of it. */
+  /** Whether the count of a step without complete data may be only a part of it. */
   isPartial = false;
   readonly #rings = new Map<string, Uint32Array>();
   readonly #sum: Uint32Array;
@@ -79,7 +79,7 @@ export class Timeline {
     return [...this.#rings.keys()];
   }
 
-  /** Of some tables together; null where nobody counted. */
+  /** Of some tables together; null without data. */
   countOf(tables: readonly string[], step: number, action: number): number | null {
     let sum: number | null = 0;
     for (const table of tables) {
@@ -89,7 +89,7 @@ export class Timeline {
     return sum ?? null;
   }
 
-  /** Of one table, or of all (null). `action` is a place in ACTIONS. Null where nobody counted. */
+  /** Of one table, or of all (null). `action` is an index in ACTIONS. Null without data. */
   count(table: string | null, step: number, action: number): number | null {
     if (this.isUnknown(step)) return null;
     const ring = table === null ? this.#sum : this.#rings.get(table);
@@ -125,7 +125,7 @@ export class Timeline {
     return sum / (known * this.stepSeconds);
   }
 
-  /** A step that touches a span in which nobody counted, and has no count that says otherwise. */
+  /** A step that touches a span without data, and has no count of its own. */
   isUnknown(step: number): boolean {
     if (!this.#holds(step)) return true;
     const from = step * this.stepSeconds;

@@ -101,7 +101,7 @@ export function askedOf(conditions: readonly Condition[]): Asked | null {
   return asked.table.length + asked.action.length + asked.filter.length === 0 ? null : asked;
 }
 
-/** A function that says whether a row fulfils all of them. */
+/** Returns a function that tests whether a row meets all of them. */
 export function matcher(conditions: readonly Condition[], span: Span | null): (row: Row) => boolean {
   const byHead = conditions.some(({ kind }) => kind === 'table' || kind === 'action');
   const texts = conditions

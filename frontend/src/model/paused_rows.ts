@@ -1,4 +1,4 @@
-// Comes in: the ring of rows, a filter, and why a reader wants the list to stand still. Goes out: the list to show.
+// Comes in: the ring of rows, a filter, and why the list is paused. Goes out: the list to show.
 // Held, nothing in it moves and nothing leaves it, whatever comes meanwhile.
 import type { Row, Rows } from './rows';
 

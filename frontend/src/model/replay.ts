@@ -169,7 +169,7 @@ export class Replay {
   }
 }
 
-/** How much later in the journal than in time a change may stand: as long as a statement ran. */
+/** How much later in the journal than in time a change may be: as long as a statement ran. */
 const SLACK_SECONDS = 60;
 
 function add(totals: Map<string, Counts>, table: string, place: number, count: number): void {

@@ -10,14 +10,14 @@ export interface Change {
   /** `schema.table`, or `table` when a trigger of the database's own names no schema. */
   readonly table: string;
   readonly data: Columns | null;
-  /** On UPDATE the previous values of what changed, if the trigger tells them. */
+  /** On UPDATE the previous values of what changed, if the trigger sends them. */
   readonly old: Columns | null;
   /** Epoch milliseconds. */
   readonly at: number | null;
   /** Its place in the journal; null if a NOTIFY trigger sent it. */
   readonly cursor: string | null;
   readonly xid: string | null;
-  /** How many rows it stands for. */
+  /** The number of rows that it represents. */
   readonly count: number;
   /** The server sent only the beginning of it: see Cut. */
   readonly cut: Cut | null;
@@ -28,7 +28,7 @@ export interface Cut {
   readonly beginning: string;
 }
 
-/** What somebody else's trigger sends. */
+/** What another trigger sends. */
 export interface Foreign {
   readonly kind: 'foreign';
   readonly text: string;

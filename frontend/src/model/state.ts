@@ -1,4 +1,4 @@
-// Comes in: messages, history and the connection's state. Goes out: plain data that says all the page knows.
+// Comes in: messages, history and the connection's state. Goes out: plain data, all that the page knows.
 // Knows no socket, no clock and no view: a message changes the state, a frame draws it.
 import { Timeline, type Span } from './buckets';
 import { assertNever } from '../values/assert_never';
@@ -46,7 +46,7 @@ export interface State {
   server: Server | null;
   tables: readonly TableStatus[] | null;
   status: JournalStatus | null;
-  /** What this page may do; null until it is known, and where nobody says. */
+  /** What this page may do; null while unknown. */
   session: Session | null;
   /** The finest first; never empty. */
   timelines: readonly Timeline[];

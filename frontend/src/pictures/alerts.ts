@@ -16,7 +16,7 @@ export function alertName(alert: Alert): string {
   return `no ${action}${alert.table === null ? '' : ` in ${shownName(alert.table, undefined)}`} for ${durationText(alert.seconds)}`;
 }
 
-/** Only what is surely so: where nobody counted, nothing is raised. */
+/** Only what is certain: without data nothing is raised. */
 export function raisedOf(state: State, alerts: readonly Alert[], now: number): readonly Raised[] {
   if (alerts.length === 0 || state.connection.state !== 'open') return [];
   const timeline = finest(state);

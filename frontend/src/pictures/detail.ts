@@ -1,10 +1,10 @@
-// Comes in: a row. Goes out: everything it says, column by column.
+// Comes in: a row. Goes out: all its values, column by column.
 import type { Columns, Json } from '../values/json';
 import { type Change, contentOf, type Foreign } from '../model/rows';
 
 export interface ColumnDetail {
   readonly name: string;
-  /** Undefined where there is none: before an INSERT, after a DELETE, or because the trigger does not tell. */
+  /** Undefined where there is none: before an INSERT, after a DELETE, or because the trigger does not send it. */
   readonly before: Json | undefined;
   readonly after: Json | undefined;
   readonly isChanged: boolean;
@@ -13,7 +13,7 @@ export interface ColumnDetail {
 export interface Detail {
   readonly content: Change | Foreign;
   readonly columns: readonly ColumnDetail[];
-  /** An UPDATE of which the trigger does not tell the old values. */
+  /** An UPDATE whose trigger does not send the old values. */
   readonly lacksOld: boolean;
   readonly old: Columns | null;
   readonly data: Columns | null;

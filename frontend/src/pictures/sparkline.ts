@@ -1,4 +1,4 @@
-// Comes in: counts, null where nobody counted. Goes out: the path of a small line, broken there.
+// Comes in: counts, null without data. Goes out: the path of a small line, broken there.
 export const SPARKLINE_HEIGHT = 20;
 const INSET = 2;
 

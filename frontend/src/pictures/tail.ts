@@ -1,4 +1,4 @@
-// Comes in: rows. Goes out: a line for each, which says what changed.
+// Comes in: rows. Goes out: a line for each, which shows what changed.
 import { clockText, clockTextWithMs, countText, kindOf, shortened, type ValueKind, valueText, type Zone } from '../values/format';
 import type { Columns, Json } from '../values/json';
 import { shownName } from './view_model';
@@ -15,7 +15,7 @@ const BETWEEN = '\u00a0\u00a0 '; // three spaces, of which none collapses
 
 /** A piece of a line. They are one flat list, since every element of every line costs at each draw. */
 export interface Part {
-  /** What stands before it: a column's name, or the arrow from the old value to the new one. */
+  /** What precedes it: a column's name, or the arrow from the old value to the new one. */
   readonly lead: string;
   readonly text: string;
   /** What it looks like: a value of this kind, a value as it was, or words of ours. */
@@ -118,7 +118,7 @@ function leadOf(name: string, place: number): string {
   return `${place === 0 ? '' : BETWEEN}${name}: `;
 }
 
-/** A row that says no time and was there before this page came is only known to be earlier. */
+/** A row without a time that was there before this page opened is only known to be earlier. */
 function timeOf(milliseconds: number | null, zone: Zone): string {
   return milliseconds === null ? 'earlier' : clockTextWithMs(milliseconds, zone);
 }

@@ -3,7 +3,7 @@ import type { State } from '../model/state';
 
 const NAME = 'psqlisten2websocket';
 
-/** Says first what is off: in a row of tabs only the beginning is seen. */
+/** Begins with what is wrong: in a row of tabs only the beginning is visible. */
 export function titleOf(state: State, alerts = 0): string {
   if (state.connection.state !== 'open') return `(off) ${NAME}`;
   if (state.server?.database.state !== 'listening') return `(database off) ${NAME}`;

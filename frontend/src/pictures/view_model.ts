@@ -24,7 +24,7 @@ export interface Status {
   /** Whole seconds; null unless it waits. */
   readonly retryInSeconds: number | null;
   readonly lastMessageAt: number | null;
-  /** Null until the server has said something. While the browser is not connected, its last word. */
+  /** Null until the first message. While the browser is not connected, of the last one. */
   readonly database: Database | null;
   /** Why no rows come at the moment. */
   readonly withheld: string | null;
@@ -123,7 +123,7 @@ export interface ChartPicture {
   readonly stepSeconds: number;
   /** Epoch seconds. */
   readonly times: readonly number[];
-  /** INSERT, UPDATE, DELETE per second, null where nobody counted. */
+  /** INSERT, UPDATE, DELETE per second, null without data. */
   readonly rates: readonly (readonly (number | null)[])[];
   /** Which of them the filter leaves. */
   readonly wanted: readonly boolean[];
@@ -207,7 +207,7 @@ export interface TableLine {
   readonly isIncomplete: boolean;
   /** Seconds; null if not within the history. */
   readonly lastSeenAgo: number | null;
-  /** Changes per step, oldest first, null where nobody counted. */
+  /** Changes per step, oldest first, null without data. */
   readonly sparkline: readonly (number | null)[];
 }
 
@@ -296,7 +296,7 @@ function lastWholeStep(state: State, timeline: Timeline, now: number): number {
   return timeline.stepOf(serverNow(state, now)) - 1;
 }
 
-/** Epoch seconds of the server's clock: as it said in its last message, or reckoned since. */
+/** Epoch seconds of the server's clock: of its last message, or computed since. */
 export function serverNow(state: State, now: number): number {
   if (state.server === null) return now / 1000;
   return state.connection.state === 'open' ? state.server.now : now / 1000 + state.server.ahead;

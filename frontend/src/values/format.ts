@@ -72,7 +72,7 @@ export function agoText(seconds: number): string {
   return `${Math.floor(seconds / 3600)} h ago`;
 }
 
-/** 216 kB, 1.5 GB: by 1024, as PostgreSQL's pg_size_pretty says sizes. */
+/** 216 kB, 1.5 GB: by 1024, as PostgreSQL's pg_size_pretty writes sizes. */
 export function bytesText(bytes: number): string {
   const units = ['bytes', 'kB', 'MB', 'GB', 'TB'];
   const power = Math.min(Math.floor(Math.log2(Math.max(bytes, 1)) / 10), units.length - 1);

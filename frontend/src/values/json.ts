@@ -107,7 +107,7 @@ export function isColumns(value: Json | undefined): value is Columns {
   return value instanceof Map;
 }
 
-/** JSON again. With an `indent` each item stands on a line of its own, those far within not farther in than DEEPEST. */
+/** JSON again. With an `indent` each item has a line of its own, indented by at most DEEPEST levels. */
 export function jsonText(value: Json, indent = ''): string {
   const parts: string[] = [];
   /** What is still to be written, the next one last. */
