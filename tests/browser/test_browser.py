@@ -90,7 +90,7 @@ def test_a_page_that_comes_late_shows_what_was_before(orders: Ground):
 # -- payloads of other triggers
 
 
-def test_the_columns_an_update_changed_and_a_truncate_are_said(ground: Ground):
+def test_changed_columns_and_truncates_are_shown(ground: Ground):
     page = ground.open()
     ground.notify(
         '{"schema": "shop", "table": "orders", "action": "UPDATE", "data": {"id": 7, "status": "paid", "total": 1.10},'
@@ -168,7 +168,7 @@ def test_what_is_written_while_the_page_is_cut_off_is_counted_once(orders: Groun
     expect(page.notices).to_have_count(0)  # nothing was lost
 
 
-def test_a_stopped_postgresql_is_shown_and_the_gap_told(orders: Ground):
+def test_a_stopped_postgresql_is_shown_and_then_a_gap(orders: Ground):
     orders.allow(LOST_DATABASE)
     page = orders.open()
     orders.write("INSERT INTO orders SELECT generate_series(1, 2)")
@@ -194,7 +194,7 @@ def test_a_stopped_postgresql_is_shown_and_the_gap_told(orders: Ground):
         expect(each.tail.locator(".id")).to_have_text(["3", "2", "1"])
 
 
-def test_a_gap_says_what_to_do_and_can_be_dismissed(orders: Ground):
+def test_a_gap_shows_what_to_do_and_can_be_dismissed(orders: Ground):
     orders.allow(LOST_DATABASE)
     page = orders.open()
     orders.write(LISTENER)

@@ -60,7 +60,7 @@ def heard(page: Page, last: int) -> Any:
     return page.evaluate("heard")
 
 
-def test_the_page_of_the_readme_goes_on_when_it_is_brought_back(site: str, page: Page, tmp_path: Path):
+def test_the_readmes_page_resumes_after_the_back_button(site: str, page: Page, tmp_path: Path):
     conninfo = postgres.new_database()
     postgres.execute(conninfo, ORDERS)
     settings = ("--port", "0", "--database-url", conninfo, "--watch", "public.orders", "--allow-origin", site[:-1])

@@ -27,7 +27,7 @@ def drag_over_chart(page: Dashboard) -> None:
     page.page.mouse.up()
 
 
-def test_windows_are_chosen_by_button_and_key_and_their_history_is_loaded(shop: Ground):
+def test_buttons_and_keys_choose_the_window_and_load_history(shop: Ground):
     page = shop.open()
     expect(window(page, "5m")).to_have_attribute("aria-pressed", "true")
     with page.page.expect_response(re.compile("step=60")) as answer:

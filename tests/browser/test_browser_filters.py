@@ -22,7 +22,7 @@ def ids(page: Dashboard, *expected: str) -> None:
     expect(page.tail.locator(".id")).to_have_text(list(expected))
 
 
-def test_conditions_are_chips_that_filter_at_once_and_stand_in_the_address(shop: Ground):
+def test_condition_chips_filter_at_once_and_are_in_the_address(shop: Ground):
     page = shop.open()
     ids(page, "1", "3", "5", "4", "3", "2", "1")
     for typed, expected in (
@@ -44,7 +44,7 @@ def test_conditions_are_chips_that_filter_at_once_and_stand_in_the_address(shop:
     assert again.page.url == shop.url
 
 
-def test_a_filter_that_hides_all_says_so_and_lets_go(shop: Ground):
+def test_a_filter_that_hides_all_can_be_cleared(shop: Ground):
     page = shop.open()
     page.page.keyboard.press("/")
     page.page.keyboard.type("table:nothing")

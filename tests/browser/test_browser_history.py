@@ -20,7 +20,7 @@ def totals(page: Dashboard) -> list[str]:
     return [*cards, page.table("orders").nth(4).inner_text()]
 
 
-def test_no_wrong_total_is_shown_while_what_was_before_is_counted(ground: Ground):
+def test_no_wrong_total_is_shown_during_the_backfill(ground: Ground):
     ground.allow("^WebSocket connection to .* failed: ")
     ground.journal(ORDERS, "orders")
     ground.write("INSERT INTO orders SELECT generate_series(1, %s)", [BEFORE])

@@ -167,13 +167,13 @@ def test_a_named_origin_may_listen_to_a_channel_with_a_token_by_its_first_messag
 
 
 @pytest.mark.parametrize("way", WAYS_IN)
-def test_a_named_origin_may_follow_without_a_token_where_none_is_asked_for(way: str, without_token: Shop):
+def test_a_named_origin_may_follow_an_open_server(way: str, without_token: Shop):
     page = without_token.page(without_token.named)
     page.evaluate(WAYS_IN[way], {})
     without_token.write_until_heard(page)
 
 
-def test_a_named_origin_may_watch_without_a_token_where_none_is_asked_for(without_token: Shop):
+def test_a_named_origin_may_watch_on_an_open_server(without_token: Shop):
     page = without_token.page(without_token.named)
     for method in ("PUT", "DELETE"):
         status = page.evaluate(

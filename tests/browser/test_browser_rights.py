@@ -56,9 +56,7 @@ def test_what_a_token_may_not_do_is_not_offered(chromium: Browser, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("payload", "badge", "said"), [("keys", "keys only", '"a"'), ("off", "rows withheld", "")])
-def test_a_server_that_withholds_rows_is_said_to(
-    chromium: Browser, tmp_path: Path, payload: str, badge: str, said: str
-):
+def test_the_page_shows_that_rows_are_withheld(chromium: Browser, tmp_path: Path, payload: str, badge: str, said: str):
     conninfo = postgres.new_database()
     postgres.execute(conninfo, "CREATE TABLE orders (code text PRIMARY KEY, note text)")
     flags = ("--port", "0", "--database-url", conninfo, "--watch", "public.orders", "--payload", payload)

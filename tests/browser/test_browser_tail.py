@@ -79,7 +79,7 @@ def test_a_key_meant_for_the_panel_waits_until_that_is_loaded(shop: Ground, key:
     is_done(page)
 
 
-def test_a_link_to_a_row_opens_it_again_and_says_when_it_is_gone(shop: Ground):
+def test_a_link_opens_its_row_or_shows_that_it_is_gone(shop: Ground):
     page = shop.open()
     shop.write("INSERT INTO orders VALUES (121, 'linked')")
     page.row("121").click()
@@ -120,7 +120,7 @@ def test_a_row_that_is_nested_deeply_is_loaded_in_full(shop: Ground):
     expect(page.panel.locator("pre")).to_contain_text(re.compile(r'"doc": \[\s+\[\s+\['))
 
 
-def test_space_holds_the_list_and_says_what_came(shop: Ground):
+def test_space_pauses_the_list_and_counts_new_rows(shop: Ground):
     page = shop.open()
     shop.write("INSERT INTO orders VALUES (141)")
     expect(page.row("141")).to_be_visible()
@@ -164,14 +164,14 @@ def test_rows_are_walked_by_key(shop: Ground):
     expect(page.panel).to_have_count(0)
 
 
-def test_an_update_whose_trigger_tells_no_old_values_says_what_does(ground: Ground):
+def test_an_update_without_old_values_explains_how_to_get_them(ground: Ground):
     page = ground.open()
     ground.notify('{"table": "t", "schema": "s", "action": "UPDATE", "data": {"id": 1}}')
     page.row("1").click()
     expect(page.panel.locator(".note code")).to_have_text("SELECT changefeed.watch('s.t');")
 
 
-def test_a_page_that_nobody_looks_at_takes_no_rows_and_still_counts(shop: Ground):
+def test_a_hidden_page_takes_no_rows_and_still_counts(shop: Ground):
     page = shop.open()
     hide = "Object.defineProperty(document, 'visibilityState', { value: '%s', configurable: true });"
     changed = "document.dispatchEvent(new Event('visibilitychange'))"
@@ -199,7 +199,7 @@ def test_a_filter_is_looked_for_on_the_server_once_rows_are_sampled(shop: Ground
     expect(page.tail.locator(".table").first).to_have_text("items")
 
 
-def test_how_many_rows_a_second_come_is_chosen_and_stands_in_the_address(shop: Ground):
+def test_the_row_rate_is_chosen_and_in_the_address(shop: Ground):
     shop.write("INSERT INTO items VALUES (20000)")
     page = shop.open(f"{shop.url}?rows=50")
     choice = page.page.get_by_role("combobox", name="Rows a second, at most")

@@ -73,7 +73,7 @@ def test_each_change_comes_once_though_the_connection_is_cut(orders: Ground):
     assert heard(page, 6) == [1, 2, 3, 4, 5, 6]
 
 
-def test_it_goes_on_through_a_restart_of_the_server(orders: Ground):
+def test_it_resumes_after_a_restart_of_the_server(orders: Ground):
     orders.allow(r"^WebSocket connection to 'ws://127\.0\.0\.1:\d+/ws")
     page = follow(orders)
     orders.write("INSERT INTO orders SELECT generate_series(1, 3)")

@@ -107,7 +107,7 @@ def test_it_waits_for_its_turn_in_a_crowd(shop: Shop):
         shop.write_until_heard()
 
 
-def test_it_goes_on_after_a_start_in_which_the_journal_answers_late(shop: Shop):
+def test_it_resumes_although_the_journal_answers_late(shop: Shop):
     with shop.start() as server:
         server.port()
         shop.follow()

@@ -76,7 +76,7 @@ CREATE OPERATOR public.|| (FUNCTION = public.evil, LEFTARG = text, RIGHTARG = in
 """
 
 
-def test_nobody_else_gets_into_its_database_nor_has_code_run_by_it(tmp_path: Path, conninfo: str, db: JournalDatabase):
+def test_other_roles_cannot_use_its_database(tmp_path: Path, conninfo: str, db: JournalDatabase):
     role = db.new_role("mallory")
     with ServerProcess(tmp_path, *TINY, DATABASE_URL=conninfo) as bench:
         bench.until_said("bench: 100 changes/s")
@@ -93,7 +93,7 @@ def test_nobody_else_gets_into_its_database_nor_has_code_run_by_it(tmp_path: Pat
     assert db.run(f"SELECT FROM pg_roles WHERE rolname = '{role}_was_here'") == []
 
 
-def test_a_role_that_may_not_make_a_database_is_told_how_it_could(tmp_path: Path, conninfo: str, db: JournalDatabase):
+def test_a_role_without_createdb_gets_advice(tmp_path: Path, conninfo: str, db: JournalDatabase):
     guest = db.new_role("guest")
     with ServerProcess(tmp_path, *TINY, DATABASE_URL=str(make_dsn(conninfo, user=guest))) as bench:
         code, table, said = bench.ended()
@@ -109,7 +109,7 @@ def test_a_database_of_that_name_is_left_alone(tmp_path: Path, conninfo: str):
     assert (code, "the database changefeed_bench exists" in said) == (2, True)
 
 
-def test_a_database_that_cannot_be_reached_is_said(tmp_path: Path):
+def test_an_unreachable_database_is_reported(tmp_path: Path):
     with ServerProcess(tmp_path, *TINY, DATABASE_URL="postgresql://127.0.0.1:1/nowhere") as bench:
         code, _, said = bench.ended()
     assert (code, said.strip().splitlines()[-1].startswith("server.py bench: cannot reach nowhere@127.0.0.1:1")) == (

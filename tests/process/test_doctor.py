@@ -67,7 +67,7 @@ def test_where_all_is_well_each_line_is_ok_and_the_exit_code_0(watched: JournalD
     assert [line.split(":")[0].split() for line in lines] == [["ok", about] for about in doctor.CHECKS]
 
 
-def test_a_problem_is_exit_code_1_and_its_line_says_what_mends_it(watched: JournalDatabase):
+def test_a_problem_is_exit_code_1_and_shows_its_fix(watched: JournalDatabase):
     watched.run('ALTER TABLE orders DISABLE TRIGGER "~changefeed_update"')
     answer = run(watched.conninfo)
     assert answer.returncode == 1
@@ -107,9 +107,7 @@ def test_an_old_postgresql_is_refused(watched: JournalDatabase):
     ["x\x1b[2J\x1b]0;pwned\x07\nok       all: is well\u202e", "a'); DROP TABLE orders; --", 'a"\x9bb\\c', "a\tb"],
 )
 @pytest.mark.parametrize("trigger", ["~changefeed_insert", "~changefeed_update"])
-def test_a_table_s_name_commands_neither_the_terminal_nor_who_pastes_what_mends_it(
-    name: str, trigger: str, watched: JournalDatabase
-):
+def test_a_tables_name_is_safe_in_a_terminal_and_pasted(name: str, trigger: str, watched: JournalDatabase):
     quoted = watched.value("SELECT quote_ident(%s)", name)
     watched.run(f"CREATE TABLE {quoted} (id int); SELECT changefeed.watch(%s)", quoted)
     watched.run(f'DROP TRIGGER "{trigger}" ON {quoted}')
@@ -284,7 +282,7 @@ def test_a_few_files_are_too_few_for_many_clients(watched: JournalDatabase):
         'CREATE OR REPLACE TRIGGER "!changefeed_truncate" AFTER TRUNCATE ON orders EXECUTE FUNCTION changefeed.read_truncated()',
     ],
 )
-def test_triggers_that_do_not_do_what_they_ought_to_are_mended(harm: str, watched: JournalDatabase):
+def test_altered_triggers_are_fixed(harm: str, watched: JournalDatabase):
     watched.run(harm)
     found = only("triggers", watched.conninfo)
     assert found.level is PROBLEM
@@ -363,7 +361,7 @@ def test_roles_that_could_write_the_journal_are_named(harm: str, watched: Journa
     assert only("rights", watched.conninfo).level is OK
 
 
-def test_an_event_trigger_whose_function_a_lesser_role_may_replace_is_named(watched: JournalDatabase):
+def test_a_replaceable_event_trigger_function_is_reported(watched: JournalDatabase):
     role = watched.new_role("feed_owner")
     watched.run(f"ALTER FUNCTION changefeed.refresh_after_ddl OWNER TO {role}")
     found = [finding for finding in findings(watched.conninfo) if finding.level is not OK]
@@ -446,7 +444,7 @@ def test_an_old_transaction_is_named(watched: JournalDatabase, monkeypatch: pyte
     assert (found.level, found.mend) == (WARNING, f"SELECT pg_terminate_backend({pid});")
 
 
-def test_a_role_that_does_not_see_others_is_told_what_it_lacks(watched: JournalDatabase):
+def test_a_role_that_sees_no_other_sessions_is_advised(watched: JournalDatabase):
     role = watched.new_role("blind")
     conninfo = str(make_dsn(watched.conninfo, user=role))
     found = only("transactions", conninfo)
@@ -458,7 +456,7 @@ def test_a_role_that_does_not_see_others_is_told_what_it_lacks(watched: JournalD
 # -- the journal
 
 
-def test_a_journal_that_nobody_empties_is_a_problem(watched: JournalDatabase):
+def test_a_journal_without_retention_is_a_problem(watched: JournalDatabase):
     watched.run("INSERT INTO orders VALUES (1)")
     flags = ("--retention-hours", "0.000001")
     found = only("journal", watched.conninfo, *flags)
@@ -538,7 +536,7 @@ def test_a_transaction_that_stays_prepared_is_named(cluster: EmbeddedPostgres, m
     assert only("transactions", cluster.conninfo).level is OK
 
 
-def test_triggers_that_fire_for_nobody_are_a_problem(cluster: EmbeddedPostgres):
+def test_triggers_that_never_fire_are_a_problem(cluster: EmbeddedPostgres):
     postgres.execute(cluster.conninfo, "ALTER SYSTEM SET session_replication_role = 'replica'")
     postgres.execute(cluster.conninfo, "SELECT pg_reload_conf()")
     while (found := only("replica", cluster.conninfo)).level is not PROBLEM:

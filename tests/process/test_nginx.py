@@ -129,7 +129,7 @@ def behind_nginx(folder: Path, server_port: int) -> Iterator[tuple[int, ssl.SSLC
         subprocess.run([*command, "-s", "stop"], check=True)
 
 
-def test_while_the_server_is_away_an_event_source_is_told_when_to_come_back(tmp_path: Path):
+def test_an_event_source_learns_when_to_retry_during_a_restart(tmp_path: Path):
     with behind_nginx(tmp_path, free_port()) as (port, tls):
         for path, status in (("/feed/events?table=orders", 200), ("/feed/api/changes", 502), ("/feed/ws", 502)):
             asked = http.client.HTTPSConnection("127.0.0.1", port, context=tls)
@@ -188,12 +188,12 @@ def test_the_server_accepts_the_proxys_client_address_and_scheme(site: Site):
 
 
 @pytest.mark.parametrize("path", ["/feed/api/changes", "/feed/api/tables", "/feed/events", "/feed/api/status"])
-def test_nobody_is_let_in_without_a_token(site: Site, path: str):
+def test_every_request_needs_a_token(site: Site, path: str):
     assert site.request(path, token=None).status == 401
     assert site.request(path, token="0" * 32).status == 401
 
 
-def test_nobody_changes_what_is_watched_without_a_token(site: Site):
+def test_watching_needs_a_token(site: Site):
     for method in ("PUT", "DELETE"):
         assert site.request("/feed/api/tables/public.orders/watch", method, token=None).status == 401
     said = json.loads(site.request("/feed/api/session", token=None).read())
@@ -201,7 +201,7 @@ def test_nobody_changes_what_is_watched_without_a_token(site: Site):
 
 
 @pytest.mark.parametrize("path", ["/feed/ws", "/feed/ws/activity"])
-def test_a_socket_without_a_token_is_told_nothing(site: Site, path: str):
+def test_a_socket_without_a_token_gets_nothing(site: Site, path: str):
     with (
         connect(
             f"wss://{HOST}:{site.port}{path}", sock=site.link("127.0.0.4"), ssl=site.tls, proxy=None, max_size=None

@@ -82,7 +82,7 @@ def test_echo_into_a_pipe_prints_each_frame_as_a_line(folder: Path):
         assert list(newest) == frames
 
 
-def test_an_echo_that_nobody_reads_stalls_no_client(folder: Path):
+def test_an_unread_echo_stalls_no_client(folder: Path):
     conninfo = postgres.new_database()
     with (
         ServerProcess(folder, "--port", "0", "--echo", DATABASE_URL=conninfo) as server,
@@ -97,7 +97,7 @@ def test_an_echo_that_nobody_reads_stalls_no_client(folder: Path):
                 client.recv()
 
 
-def test_who_reads_the_echo_no_more_disturbs_nobody(folder: Path):
+def test_a_closed_echo_pipe_disturbs_no_client(folder: Path):
     with demo(folder, "--demo-rate", "500", "--echo") as server, events(server.port()) as client:
         server.stdout.readline()
         server.stdout.close()
@@ -123,7 +123,7 @@ def test_a_signal_ends_everything_and_the_clients_learn_of_it(number: signal.Sig
     assert not is_running(embedded)
 
 
-def test_what_it_says_when_it_serves_is_one_line_with_its_address(folder: Path):
+def test_the_start_prints_one_line_with_the_address(folder: Path):
     with demo(folder) as server:
         line = server.until_said("shows the changes").string
         port = int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
@@ -133,7 +133,7 @@ def test_what_it_says_when_it_serves_is_one_line_with_its_address(folder: Path):
     assert "http" not in said
 
 
-def test_a_second_start_goes_on_with_the_data_of_the_first(folder: Path):
+def test_a_second_start_keeps_the_data(folder: Path):
     embedded = EmbeddedPostgres(folder / "data")
     with demo(folder) as server:
         server.port()
@@ -144,7 +144,7 @@ def test_a_second_start_goes_on_with_the_data_of_the_first(folder: Path):
         assert postgres.execute(embedded.conninfo, "SELECT obj_description('kept'::regclass)") == [("kept",)]
 
 
-def test_a_data_folder_in_use_by_another_server_is_refused_and_the_other_goes_on(folder: Path):
+def test_a_data_folder_in_use_is_refused(folder: Path):
     with demo(folder, "--demo-rate", "500") as first, events(first.port()) as client:
         with demo(folder) as second:
             code, _, said = second.ended()

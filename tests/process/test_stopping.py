@@ -72,7 +72,7 @@ def until_refused(port: int) -> None:
             socket.create_connection(("127.0.0.1", port)).close()
 
 
-def test_each_client_is_told_in_its_own_way(tmp_path: Path, conninfo: str):
+def test_each_protocol_announces_the_stop(tmp_path: Path, conninfo: str):
     with served(tmp_path, conninfo) as (server, port), contextlib.ExitStack() as stack:
         followers = [stack.enter_context(client_of(port, protocol=True)) for _ in range(5)]
         others = [stack.enter_context(client_of(port, path)) for path in ("/ws", "/ws/activity", "/listen/people")]
@@ -103,7 +103,7 @@ def test_a_crowd_is_spread_by_its_size(clients: int, least: float, most: float):
     assert least <= spread_seconds(clients) <= most
 
 
-def test_nobody_new_is_let_in_while_a_slow_client_still_gets_what_was_sent(tmp_path: Path, conninfo: str):
+def test_a_stop_drains_slow_clients_and_accepts_none(tmp_path: Path, conninfo: str):
     with (
         served(tmp_path, conninfo, "--outbox-limit-bytes", str(1 << 28)) as (server, port),
         client_of(port, protocol=True, queue=1) as slow,
@@ -164,7 +164,7 @@ def test_as_many_files_may_be_open_as_the_system_lets():
     assert said == f"{'inf' if hard == resource.RLIM_INFINITY else hard} ({hard}, {hard})\n"
 
 
-def test_a_limit_of_clients_beyond_that_is_said(tmp_path: Path, conninfo: str):
+def test_a_client_limit_above_the_open_files_is_reported(tmp_path: Path, conninfo: str):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY or hard >= 1_000_000:
         pytest.skip("the system lets a process open a million files")

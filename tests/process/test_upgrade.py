@@ -236,7 +236,7 @@ def test_an_upgrade_under_writers_hurts_no_write_and_loses_no_client_of_the_new_
 @pytest.mark.parametrize(
     "holds", ["INSERT INTO orders VALUES (0, '110')", "SELECT FROM changefeed.meta, changefeed.journal"]
 )
-def test_nobody_waits_behind_an_upgrade_that_waits_for_a_long_transaction(conninfo: str, holds: str):
+def test_an_upgrade_that_waits_blocks_no_writer(conninfo: str, holds: str):
     holder = postgres.connect(conninfo)
     with holder.cursor() as db_cursor, Writers(conninfo) as writers:
         db_cursor.execute("BEGIN")
@@ -277,7 +277,7 @@ def test_a_rollback_after_the_upgrade_starts_the_journal_over(before: Path, conn
         back.until(2)
 
 
-def test_the_schema_of_a_later_release_is_read_where_it_says_that_this_one_can(conninfo: str):
+def test_a_newer_schema_is_read_if_it_allows_this_version(conninfo: str):
     upgrade(conninfo)
     postgres.execute(conninfo, "UPDATE changefeed.meta SET version = 99")
     with serving(conninfo, "--upgrade-schema") as port:

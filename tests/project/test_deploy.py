@@ -92,7 +92,7 @@ def test_every_variable_that_the_service_is_given_is_a_setting():
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
-def test_systemd_understands_every_line_of_the_service(tmp_path: Path):
+def test_systemd_accepts_every_line_of_the_service(tmp_path: Path):
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text("utf-8").replace("/opt/psqlisten2websocket/.venv/bin/python", sys.executable))
     verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)

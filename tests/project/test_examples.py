@@ -88,7 +88,7 @@ def refusal(*command: str, **environ: str) -> str:
     return line
 
 
-def test_a_follower_of_what_is_not_there_says_so_in_one_line_and_ends(orders: Orders):
+def test_a_follower_of_an_unknown_table_ends_with_one_line(orders: Orders):
     javascript, curl = commands(orders.host).values()
     python = (sys.executable, str(EXAMPLES / "follow.py"))
     assert "ordres" in refusal(*javascript[:-1], "ordres", TOKEN=TOKEN)
@@ -103,7 +103,7 @@ def test_a_follower_of_what_is_not_there_says_so_in_one_line_and_ends(orders: Or
         assert "not" in refusal(*curl[:-2], f"http://{orders.host}/nowhere", TOKEN=TOKEN)
 
 
-def test_a_program_without_what_it_needs_says_so_in_one_line(tmp_path: Path):
+def test_a_missing_requirement_is_reported_in_one_line(tmp_path: Path):
     assert "Node 22" in refusal(node(), "--no-experimental-websocket", str(EXAMPLES / "follow.mjs"))
     bare = (sys.executable, "-S")  # without installed packages
     assert "pip install websockets" in refusal(*bare, str(EXAMPLES / "follow.py"))
@@ -217,7 +217,7 @@ def test_a_progress_bar_follows_its_job_to_the_end_in_every_page(site: Site):
         expect(page.get_by_role("progressbar", name="Job 1")).to_have_js_property("value", 100)
 
 
-def test_the_site_s_tables_run_no_code_of_somebody_else():
+def test_the_sites_tables_run_no_code_of_other_roles():
     conninfo = postgres.new_database()
     mallory = f"mallory_{parse_dsn(conninfo)['dbname']}"
     evil = f"BEGIN IF current_user <> '{mallory}' THEN CREATE ROLE {mallory}_was_here; END IF; RETURN true; END"

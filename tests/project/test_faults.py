@@ -23,12 +23,12 @@ def test_no_fault_of_a_client_harms_another():
     uvloop.run(do_all())
 
 
-def test_the_table_says_of_each_fault_what_was_done_and_how_long_it_took():
+def test_the_table_has_each_faults_action_and_duration():
     measured = {fault.name: [3.0, 1.0, 2.0] for fault in FAULTS}
     lines = table(measured).splitlines()
     assert len([line for line in lines if line.endswith("| 2.00 (3.00) |")]) == len(FAULTS)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_each_fault_stands_in_the_document(fault: Fault):
+def test_each_fault_is_in_the_document(fault: Fault):
     assert " ".join((fault.run.__doc__ or "").split()).rstrip(".") in DOCUMENT

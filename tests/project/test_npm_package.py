@@ -209,7 +209,7 @@ def test_it_gets_each_change_once_though_the_server_is_killed_and_away(
 
 
 @pytest.mark.parametrize(("binary", "flags", "ws"), programs())
-def test_nobody_at_the_address_is_waited_for(project: Path, binary: str, flags: tuple[str, ...], ws: bool):
+def test_an_unreachable_address_is_retried(project: Path, binary: str, flags: tuple[str, ...], ws: bool):
     program = follower(project, *flags, binary=binary, ws=ws, url=f"ws://127.0.0.1:{free_port()}/ws")
     try:
         assert lines(program, 5) == [{"state": state} for state in ["connecting", "waiting"] * 2 + ["connecting"]]
@@ -237,7 +237,7 @@ def test_what_the_server_refuses_ends_the_program(
         assert ending() == refused("sign_in")  # the server waits for a token for 10 s
 
 
-def test_without_a_websocket_the_error_says_what_to_do(project: Path):
+def test_without_a_websocket_the_error_gives_advice(project: Path):
     options = json.dumps({"url": "ws://127.0.0.1:1/ws"})
     done = subprocess.run(
         [node(), NO_WEBSOCKET, str(project / "program.mjs"), options], capture_output=True, text=True, check=False

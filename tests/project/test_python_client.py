@@ -139,7 +139,7 @@ def test_a_feed_continues_after_the_change_that_was_processed_last(ground: Groun
     assert asyncio.run(run()) == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 10]
 
 
-def test_a_change_has_what_the_protocol_says(ground: Ground):
+def test_a_change_has_the_protocols_fields(ground: Ground):
     async def run() -> list[Change]:
         changes = aiter(ground.follow(filter="status=eq.open", columns=["id", "status"]))
         ground.write("INSERT INTO orders VALUES (1, 'open'), (2, 'new')")
@@ -179,7 +179,7 @@ def test_a_cursor_of_before_a_restore_is_a_gap_and_the_feed_continues(ground: Gr
     assert gap.what_to_do
 
 
-def test_a_gap_that_nobody_asked_for_is_raised_and_the_feed_can_be_iterated_again(ground: Ground):
+def test_an_unhandled_gap_is_raised_and_iteration_can_resume(ground: Ground):
     async def run() -> list[int]:
         feed = ground.follow()
         ground.kill()

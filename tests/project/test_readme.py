@@ -55,7 +55,7 @@ def anchors(document: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.flag)
-def test_every_setting_stands_in_the_table_of_settings(setting: Setting):
+def test_every_setting_is_in_the_table_of_settings(setting: Setting):
     assert f"| `{setting.flag}` |" in (DOCS / "settings.md").read_text("utf-8")
 
 
@@ -86,7 +86,7 @@ def test_every_flag_in_a_document_is_a_setting(document: Path):
 
 
 @pytest.mark.parametrize("path", [route.regex.pattern.rstrip("$") for route in ROUTES])
-def test_every_route_stands_in_the_table_of_routes(path: str):
+def test_every_route_is_in_the_table_of_routes(path: str):
     # The dashboard's own files and the page's argument are no route that anybody asks for.
     if "assets" not in path:
         shown = (
@@ -98,7 +98,7 @@ def test_every_route_stands_in_the_table_of_routes(path: str):
         assert re.search(rf"^\| `{re.escape(shown)}[`?]", (DOCS / "http-api.md").read_text("utf-8"), re.MULTILINE)
 
 
-def test_every_function_that_says_it_is_for_users_stands_in_the_table_of_functions():
+def test_every_public_function_is_in_the_table_of_functions():
     scripts = "".join(path.read_text("utf-8") for path in SQL_DIR.glob("*.sql"))
     for_users = set(re.findall(r"^COMMENT ON FUNCTION changefeed\.(\w+)", scripts, re.MULTILINE))
     assert for_users == set(

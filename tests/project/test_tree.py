@@ -37,6 +37,6 @@ def test_a_folder_begins_by_saying_in_a_sentence_what_is_in_it(folder: Path):
     assert first_line.endswith((".", ":"))
 
 
-def test_every_test_is_in_a_folder_that_says_of_which_kind_it_is():
+def test_every_test_is_in_a_folder_of_its_kind():
     kinds = {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("test_*.py")}
     assert kinds == {"unit", "sql", "server", "browser", "process", "project"}

@@ -134,7 +134,7 @@ class WalkTest(AccessTestCase):
         return status
 
     @gen_test
-    async def test_a_refusal_says_how_to_get_in(self):
+    async def test_a_refusal_explains_how_to_authenticate(self):
         answer = await self.http_client.fetch(self.get_url("/api/changes"), raise_error=False)
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert "Authorization: Bearer" in json.loads(answer.body)["error"]["message"]
@@ -152,7 +152,7 @@ class WalkTest(AccessTestCase):
                 assert "the-token" not in json.dumps(said)
 
     @gen_test
-    async def test_who_watches_the_server_from_outside_is_not_told_what_it_serves(self):
+    async def test_health_routes_reveal_no_data(self):
         assert await self.ask("none", "/healthz") == (200, {"status": "ok"})
         _, ready = await self.ask("none", "/readyz")
         assert (ready["database"]["name"], ready["database"]["reason"]) == ("PostgreSQL", "")
@@ -293,7 +293,7 @@ class UnseenTest(AccessTestCase):
         assert (status, said["error"]["code"]) == (400, "not_a_cursor")
 
     @gen_test
-    async def test_another_s_sealed_cursor_says_no_more_than_a_made_up_one(self):
+    async def test_a_foreign_sealed_cursor_answers_like_a_forged_one(self):
         self.order(1)
         self.order(2, customer=OTHERS)
         await self.until_published()
@@ -371,7 +371,7 @@ class AuthenticateTest(AccessTestCase):
         await socket.write_message(json.dumps({"type": "authenticate", "token": token, **fields}))
 
     @gen_test
-    async def test_nothing_is_said_before_and_the_feed_begins_after(self):
+    async def test_nothing_is_sent_before_authentication(self):
         socket = await self.socket("/ws?table=orders")
         self.order(1)
         await self.say(socket, token_of("narrow"))
@@ -393,7 +393,7 @@ class AuthenticateTest(AccessTestCase):
             assert await closing(socket) == CloseCode.SIGN_IN, one
 
     @gen_test
-    async def test_the_holder_of_a_token_is_told_why_it_is_refused(self):
+    async def test_a_refused_token_gets_the_reason(self):
         for token, code, close_code, why in (
             (token_of("wrong"), "bad_token", CloseCode.SIGN_IN, "Not enough segments"),
             (token_of("expired"), "token_expired", CloseCode.SIGN_IN, "get a new one"),
@@ -412,7 +412,7 @@ class AuthenticateTest(AccessTestCase):
             assert socket.close_reason == code
 
     @gen_test
-    async def test_a_token_without_a_right_is_told_so_on_every_road(self):
+    async def test_every_route_reports_a_missing_right(self):
         headers = self.headers("nothing")
         socket = await self.connect("/ws", protocol=True, **headers)
         said = await message(socket)
@@ -434,7 +434,7 @@ class AuthenticateTest(AccessTestCase):
             assert status == 200
 
     @gen_test
-    async def test_who_says_nothing_is_closed_in_time(self):
+    async def test_a_silent_client_is_closed_in_time(self):
         deadline, sockets.AUTHENTICATE_SECONDS = sockets.AUTHENTICATE_SECONDS, 0.01
         try:
             socket = await self.socket()
@@ -490,7 +490,7 @@ class SessionTest(AccessTestCase):
         return answer.code, json.loads(answer.body), answer.headers.get("Set-Cookie", "")
 
     @gen_test
-    async def test_a_cookie_that_no_script_can_read_stands_for_the_token(self):
+    async def test_an_httponly_cookie_replaces_the_token(self):
         for kind in ("full", "narrow"):
             status, said, cookie = await self.sign_in(token_of(kind) or "")
             assert (status, said["is_signed_in"], said["sees_everything"]) == (200, True, kind == "full")
@@ -578,7 +578,7 @@ class OpenTest(AccessTestCase):
         return super(AccessTestCase, self).get_app()
 
     @gen_test
-    async def test_everybody_has_all_rights_and_no_session(self):
+    async def test_an_open_server_gives_all_rights_and_no_session(self):
         assert (await self.ask("none", "/api/status"))[0] == 200
         _, state = await self.ask("none", "/api/session", method="POST", body="")
         assert (state["is_required"], state["is_admin"], state["sees_everything"]) == (False, True, True)

@@ -18,7 +18,7 @@ class PlainTest(FeedTestCase):
         self.watch_with_notify()
 
     @gen_test
-    async def test_what_was_not_heard_is_not_counted(self):
+    async def test_alerts_ignore_time_without_notifications(self):
         now = time.time()
         assert self.feed.counted.span(now) == (self.feed.hub.tally.since.timestamp(), now)
         with ExpectLog("changefeed.listener", "lost the LISTEN connection"):

@@ -109,7 +109,7 @@ class LoadingTest(HistoryCase):
         assert (totals, minutes) == ({"public.orders": [7, 0, 0, 0]},) * 2
 
     @gen_test
-    async def test_who_takes_over_before_it_is_counted_counts_it_itself(self):
+    async def test_a_replacement_counts_an_unfinished_backfill_itself(self):
         self.write(INSERT, (BEFORE + 1, BEFORE + 5))
         while not self.feed.hub.published:
             await self.feed.follower.until_moved()

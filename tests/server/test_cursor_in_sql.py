@@ -285,7 +285,7 @@ def standby() -> Iterator[EmbeddedPostgres]:
 REPEATABLE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
-def test_a_transaction_whose_statements_see_different_states_is_refused(conninfo: str):
+def test_read_committed_is_refused(conninfo: str):
     with pytest.raises(psycopg2.errors.ActiveSqlTransaction, match="no cursor fits them all"):
         transaction(conninfo, "SELECT changefeed.cursor()")
 

@@ -49,7 +49,7 @@ def rows_of(told: list[Any]) -> list[str]:
 
 class ActivitySocketTest(FeedTestCase):
     @gen_test
-    async def test_hello_says_what_was_before_and_how_the_database_is(self):
+    async def test_hello_has_the_history_and_the_databases_state(self):
         early = await self.connect("/ws/activity")
         self.write(BURST, [ROWS_IN_HELLO + 10])
         await until_rows(early, ROWS_IN_HELLO + 10)
@@ -64,7 +64,7 @@ class ActivitySocketTest(FeedTestCase):
         assert (hello["database"]["state"], hello["database"]["name"]) == ("listening", "test")
 
     @gen_test
-    async def test_when_nothing_happens_a_message_says_so(self):
+    async def test_an_idle_dashboard_gets_a_message(self):
         socket = await self.connect("/ws/activity")
         hello = await message(socket, "hello")
         idle = [await message(socket, "activity") for _ in range(2)]
@@ -128,7 +128,7 @@ class ActivitySocketTest(FeedTestCase):
         assert rows_of(told) == ["[1]", "[2]"]
 
     @gen_test
-    async def test_a_table_whose_name_no_utf8_can_say_breaks_no_dashboard(self):
+    async def test_a_name_that_is_not_utf8_breaks_no_dashboard(self):
         socket = await self.connect("/ws/activity")
         payload = r'{"table": "\ud800", "action": "INSERT"}'
         self.write("SELECT pg_notify('events', %s)", [payload])
@@ -156,7 +156,7 @@ class ActivitySocketTest(FeedTestCase):
             assert answer["buckets"] == told[step]
 
     @gen_test
-    async def test_a_page_that_nobody_looks_at_gets_counts_and_no_rows(self):
+    async def test_a_hidden_page_gets_counts_and_no_rows(self):
         socket = await self.connect("/ws/activity")
         await socket.write_message('{"type": "rows", "wanted": false}')
         await socket.write_message("{}")

@@ -353,7 +353,7 @@ class ReplicationRoleTest(SettingsCase):
     writers: ClassVar = {"session_replication_role": "origin"}
 
     @gen_test
-    async def test_writers_that_are_none_of_a_replica_s_are_recorded(self):
+    async def test_only_writers_with_the_role_origin_are_recorded(self):
         await self.go_the_whole_road()
         self.run_sql("SELECT changefeed.watch('public.orders')")
         before = self.run_sql("SELECT count(*) FROM changefeed.journal")

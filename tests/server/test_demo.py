@@ -18,7 +18,7 @@ from tests import postgres
 COUNT = "SELECT count(*) FROM public.portal_eventrequests"
 
 
-def test_the_mood_drifts_about_one_and_never_stands_still():
+def test_the_mood_keeps_drifting_around_one():
     moods = [mood(second / 10) for second in range(6_000)]
     assert 0 < min(moods) < 0.5
     assert 1.5 < max(moods) < 10
@@ -47,7 +47,7 @@ class DemoTest(AsyncTestCase):
         assert await self.database.fetch("SELECT count(*) FROM public.portal_termine") == [(12,)]
 
     @gen_test
-    async def test_every_table_lives_and_none_grows_without_end(self):
+    async def test_every_demo_table_changes_within_a_bound(self):
         writes = Demo(self.database, 1.0, random.Random(7))
         for _ in range(1_500):
             await writes._one_write()
@@ -98,7 +98,7 @@ class DemoTest(AsyncTestCase):
         assert newest == 2
 
     @gen_test
-    async def test_it_goes_on_after_its_database_was_away(self):
+    async def test_it_continues_after_an_outage_of_its_database(self):
         async with self.writing():
             with self.noticing() as logs:
                 await asyncio.to_thread(postgres.cluster().stop)
@@ -112,7 +112,7 @@ class DemoTest(AsyncTestCase):
             await self.until_rows_beyond(before)
 
     @gen_test
-    async def test_it_goes_on_when_somebody_hides_its_table_for_a_while(self):
+    async def test_it_continues_when_its_table_is_renamed_for_a_while(self):
         async with self.writing():
             with self.noticing() as logs:
                 postgres.execute(self.conninfo, "ALTER TABLE public.portal_eventrequests RENAME TO hidden")

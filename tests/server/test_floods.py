@@ -36,7 +36,7 @@ class PaceOfStrangersTest(DoorCase):
     )
 
     @gen_test
-    async def test_a_flood_without_a_token_refuses_nobody_who_has_one(self):
+    async def test_a_flood_without_a_token_blocks_no_token_holder(self):
         for kind in ("none", "wrong", "expired"):
             answers = [await self.ask(kind, "/events", headers={"X-Forwarded-For": kind}) for _ in range(12)]
             assert [status for status, _ in answers[-2:]] == [503, 503], kind
@@ -149,7 +149,7 @@ class UnreadTest(FeedTestCase):
         self.write("INSERT INTO orders SELECT n, repeat('x', 100000) FROM generate_series(1, 30) AS n")
 
     @gen_test
-    async def test_answers_that_nobody_reads_are_bounded_together_and_the_oldest_are_closed(self):
+    async def test_unread_answers_are_bounded_and_the_oldest_closed(self):
         meters = self.feed.slot.meters
         closed = meters.meter(CLOSED, "unread")
         clients: list[Any] = []

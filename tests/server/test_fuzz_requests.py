@@ -158,7 +158,7 @@ class AnyRequestTest(AccessTestCase):
         await self.assert_answers(on_every_route(odd_bodies))
 
     @gen_test(timeout=110)
-    async def test_nor_a_parameter_or_a_body_of_who_has_all_rights(self):
+    async def test_nor_any_query_or_body_with_all_rights(self):
         authorization = f"Bearer {token_of('full')}".encode()
         await self.assert_answers(on_every_route(odd_parameters), Authorization=authorization)
         await self.assert_answers(on_every_route(odd_bodies), Authorization=authorization)

@@ -158,7 +158,7 @@ class LosingTransactionTest(JournalTestCase):
         assert page["gap"] is not None
 
     @gen_test
-    async def test_a_cursor_that_is_too_old_is_told_once(self):
+    async def test_a_too_old_cursor_gets_one_gap(self):
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
         while self.feed.hub.published < 3:
             await self.feed.follower.until_moved()
@@ -182,7 +182,7 @@ class LosingTransactionTest(JournalTestCase):
         assert await told(socket, 1) == [1]
 
     @gen_test
-    async def test_a_transaction_open_for_long_gives_nobody_a_gap_while_retention_works(self):
+    async def test_a_long_transaction_causes_no_gap_during_retention(self):
         open_for_long = postgres.connect(self.conninfo)
         open_for_long.autocommit = False
         open_for_long.cursor().execute("SELECT pg_current_xact_id()")
@@ -199,7 +199,7 @@ class LosingTransactionTest(JournalTestCase):
         open_for_long.close()
 
     @gen_test
-    async def test_what_retention_takes_in_the_moment_of_its_commit_is_a_gap_to_who_is_live(self):
+    async def test_live_clients_get_a_gap_when_retention_deletes_unread_changes(self):
         late = postgres.connect(self.conninfo)
         late.autocommit = False
         late.cursor().execute("INSERT INTO orders VALUES (1)")
@@ -228,7 +228,7 @@ class GreetingTest(JournalTestCase):
         """The journal does not answer yet."""
 
     @gen_test
-    async def test_nobody_is_greeted_before_the_journal_answers(self):
+    async def test_no_hello_is_sent_before_the_journal_answers(self):
         connecting = asyncio.ensure_future(self.connect(protocol=True))
         await self.fetch_json("/readyz", 503)
         with pytest.raises(HTTPClientError) as refused:
@@ -247,7 +247,7 @@ class StreamGreetingTest(GreetingTest):
     """An EventSource, whose connection waits in a page for the answer, is told to come back before others are."""
 
     @gen_test
-    async def test_nobody_is_greeted_before_the_journal_answers(self):
+    async def test_no_hello_is_sent_before_the_journal_answers(self):
         for query in ("", "?table=orders&filter=id=gt.0"):
             answer = await self.http_client.fetch(
                 self.get_url(f"/events{query}"), headers={"Accept": "text/event-stream"}
@@ -290,7 +290,7 @@ class ReadyTest(JournalTestCase):
         assert await told(socket, 1) == [1]
 
     @gen_test
-    async def test_a_journal_that_somebody_locks(self):
+    async def test_a_locked_journal(self):
         await self.until_ready(200)
         socket = await self.connect(protocol=True)
         states: list[str] = []

@@ -181,7 +181,7 @@ class NoProxyTest(AccessTestCase):
     more_flags = ("--client-limit-per-address", "1", "--trusted-proxies", "10.0.0.0/8")
 
     @gen_test
-    async def test_nobody_else_is_believed(self):
+    async def test_only_trusted_proxies_are_believed(self):
         await self.connect("/ws", **self.headers("full"), **{"X-Forwarded-For": "192.0.2.1"})
         status, _ = await self.ask("full", "/events", headers={"X-Forwarded-For": "192.0.2.2"})
         assert status == 503

@@ -83,7 +83,7 @@ class IllegibleNamesTest(JournalTestCase):
             await self.feed.watching.watch("public.nothing")
 
     @gen_test
-    async def test_a_watched_table_whose_name_becomes_illegible_becomes_gaps(self):
+    async def test_a_table_renamed_to_an_illegible_name_becomes_gaps(self):
         self.write("CREATE TABLE more (id int)")
         await self.feed.watching.start()
         await self.feed.lookout.look()

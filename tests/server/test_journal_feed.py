@@ -62,7 +62,7 @@ class JournalTestCase(FeedTestCase):
 
 class DearPageTest(JournalTestCase):
     @gen_test
-    async def test_a_page_that_takes_long_to_understand_ends_early_and_the_next_goes_on(self):
+    async def test_a_page_that_is_slow_to_parse_is_split(self):
         with mock.patch.object(journal, "PAGE_SECONDS", 0.0):
             live = await self.connect()
             self.write("INSERT INTO orders SELECT generate_series(1, 50)")
@@ -90,7 +90,7 @@ class DearPageTest(JournalTestCase):
             assert await self.ids(back, 50 - change["data"]["id"]) == list(range(change["data"]["id"] + 1, 51))
 
     @gen_test
-    async def test_others_are_answered_between_two_clients_whom_one_change_is_for(self):
+    async def test_other_requests_are_answered_during_one_fan_out(self):
         got: list[str] = []
 
         async def read(client: WebSocketClientConnection, name: str) -> None:
@@ -149,7 +149,7 @@ class DearPageTest(JournalTestCase):
         assert most <= PICKED_AT_ONCE + 1  # the page and the client may have their turns one after the other
 
     @gen_test
-    async def test_who_subscribes_anew_while_a_change_is_delivered_gets_it_by_the_subscription_before(self):
+    async def test_a_new_subscription_applies_after_the_current_change(self):
         followers = [
             await self.connect(f"/ws?table=orders&filter=id=neq.{number}", protocol=True) for number in range(30)
         ]
@@ -201,7 +201,7 @@ class FloorTest(JournalTestCase):
 
 class ChangeTest(JournalTestCase):
     @gen_test
-    async def test_each_action_says_what_was_and_what_is(self):
+    async def test_each_action_has_its_old_and_new_values(self):
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (9007199254740993, 'new', 1.10)")
         self.write("UPDATE orders SET status = 'paid', id = 5")
@@ -230,7 +230,7 @@ class ChangeTest(JournalTestCase):
         assert (await self.fetch_json("/api/activity"))["totals"] == {"public.orders": [3, 0, 0, 0]}
 
     @gen_test
-    async def test_a_big_statement_arrives_whole_at_every_socket(self):
+    async def test_a_big_statement_reaches_every_socket(self):
         sockets = [await self.connect() for _ in range(2)] + [await self.connect(protocol=True)]
         self.write("INSERT INTO orders SELECT generate_series(1, 20000), repeat('x', 100)")
 
@@ -377,7 +377,7 @@ class ResumeTest(JournalTestCase):
 
 class OutageTest(JournalTestCase):
     @gen_test
-    async def test_changes_while_nobody_listened_are_sent_without_a_gap(self):
+    async def test_changes_during_an_outage_are_sent_without_a_gap(self):
         plain, protocol = await self.connect(), await self.connect(protocol=True)
         with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
             self.write(KILL)
@@ -403,7 +403,7 @@ class OutageTest(JournalTestCase):
         assert self.write("SELECT count(*) FROM orders") == [(3,)]
 
     @gen_test
-    async def test_who_was_away_when_a_statement_could_not_be_journaled_is_told_when_he_is_back(self):
+    async def test_a_returning_client_gets_the_gap_of_a_lost_statement(self):
         protocol = await self.connect(protocol=True)
         self.write("INSERT INTO orders VALUES (1)")
         before = (await message(protocol, "changes"))["cursor"]
@@ -503,7 +503,7 @@ class RestartTest(JournalTestCase):
         assert len((await message(dashboard, "hello"))["recent"]) == 110
 
     @gen_test
-    async def test_a_cursor_of_before_goes_on_from_memory(self):
+    async def test_an_older_cursor_resumes_from_memory(self):
         page = await self.fetch_json("/api/changes?limit=30")
         socket = await self.connect(f"/ws?since={page['cursor']}")
         assert (await self.ids(socket, 80))[:70] == list(range(31, 101))
@@ -576,7 +576,7 @@ class EventStreamTest(JournalTestCase):
         assert (await self.stream(f"/events?since={foreign}", 1))[0]["event"] == "gap"
 
     @gen_test
-    async def test_a_stream_whose_heartbeats_nobody_acknowledges_is_ended_by_tcp(self):
+    async def test_tcp_ends_a_stream_without_acknowledgements(self):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
         writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
@@ -586,7 +586,7 @@ class EventStreamTest(JournalTestCase):
         writer.close()
 
     @gen_test
-    async def test_a_stream_whose_client_is_gone_before_its_start_is_found_is_no_mistake(self):
+    async def test_a_client_that_leaves_before_its_start_is_no_error(self):
         left = asyncio.Event()
 
         async def prepare_start(feed: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
@@ -655,7 +655,7 @@ class WatchRouteTest(FeedTestCase):
         assert (watched["omit"], watched["hash"]) == ([], ["id"])
 
     @gen_test
-    async def test_what_cannot_be_watched_says_why(self):
+    async def test_a_refused_watch_gives_the_reason(self):
         self.write("CREATE VIEW some_view AS SELECT 1")
         for name, status, code, body in (
             ("public.nix", 404, "no_such_table", ""),

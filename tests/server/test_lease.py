@@ -142,7 +142,7 @@ class OneServerTest(LeaseTestCase):
             ends.add(writer.value("SELECT last_value FROM changefeed.awake_until"))
 
     @gen_test
-    async def test_who_takes_it_tells_the_other_servers(self):
+    async def test_taking_it_informs_the_other_servers(self):
         writer, other = self.session(), self.session()
         other.run("LISTEN changefeed")
         writer.run("SET changefeed.notify = off")
@@ -204,7 +204,7 @@ class OneServerTest(LeaseTestCase):
         assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
 
     @gen_test
-    async def test_whoever_notifies_after_it_makes_nobody_wait_longer(self):
+    async def test_a_notify_after_it_blocks_no_other_commit(self):
         self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
         socket, writer, slow = await self.connect(), self.session(), self.session()
         self.insert_many(writer)
@@ -222,7 +222,7 @@ class OneServerTest(LeaseTestCase):
         assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
 
     @gen_test
-    async def test_a_lease_of_a_clock_that_was_set_back_silences_nobody(self):
+    async def test_a_lease_from_a_reset_clock_is_ignored(self):
         socket, writer = await self.connect(), self.session()
         writer.run(
             "SELECT setval('changefeed.awake_until', (extract(epoch FROM now() + interval '1 year') * 1000)::bigint)"
@@ -352,7 +352,7 @@ class WithoutTheRightTest(LeaseTestCase):
         self.write(f"DROP OWNED BY {self.role}; DROP ROLE {self.role}")
 
     @gen_test
-    async def test_the_log_says_so_once_and_writers_notify(self):
+    async def test_it_is_logged_once_and_writers_notify(self):
         socket, writer = await self.connect(), self.session()
         with ExpectLog("changefeed.lease", "each writer sends its NOTIFY, .*permission denied.*awake_until", level=20):
             for _ in range(2):
@@ -416,7 +416,7 @@ class WithoutStandbyTest(LeaseTestCase):
         return super().write(f"SET synchronous_commit = local; {statement}", parameters)
 
     @gen_test
-    async def test_who_takes_it_does_not_wait_for_commits_that_hang(self):
+    async def test_taking_it_waits_for_no_hanging_commit(self):
         socket, writer = await self.connect(), self.session()
         hanging = psycopg2.connect(self.conninfo, async_=True)
         psycopg2.extras.wait_select(hanging)

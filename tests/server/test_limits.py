@@ -113,7 +113,7 @@ class TokenLimitTest(LimitCase, AccessTestCase):
         await self.connect("/ws", Authorization=f"Bearer {issued(RIGHTS['full'], 4002)}")
 
     @gen_test
-    async def test_who_says_a_token_twice_takes_one_place(self):
+    async def test_a_repeated_token_takes_one_place(self):
         first = await self.say(token_of("full") or "")
         await message(first, "hello")
         await first.write_message(json.dumps({"type": "authenticate", "token": token_of("full")}))
@@ -129,7 +129,7 @@ class TalkTest(LimitCase):
         return client.close_code
 
     @gen_test
-    async def test_who_sends_too_many_messages_is_closed_and_told_why(self):
+    async def test_a_client_that_sends_too_many_messages_is_closed(self):
         for path, protocol, kind in (
             ("/ws", True, "feed"),
             ("/ws/activity", False, "dashboards"),
@@ -145,7 +145,7 @@ class TalkTest(LimitCase):
             assert self.counted(CLIENTS_DROPPED, kind, "sent_too_much") == 1
 
     @gen_test
-    async def test_who_sends_too_many_bytes_is_closed(self):
+    async def test_a_client_that_sends_too_many_bytes_is_closed(self):
         client = await self.connect(protocol=True)
         await client.write_message("x" * 9_000)
         assert (await message(client, "error"))["code"] == "not_json"

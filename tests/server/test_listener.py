@@ -40,7 +40,7 @@ class ListenerTest(FeedTestCase):
         assert (await message(protocol, "changes"))["changes"][0]["data"]["id"] == 1
 
     @gen_test
-    async def test_a_stop_and_start_of_postgresql_is_survived_and_said(self):
+    async def test_a_restart_of_postgresql_is_survived_and_reported(self):
         self.write(ORDERS)
         self.watch_with_notify()
         socket = await self.connect()
@@ -59,7 +59,7 @@ class ListenerTest(FeedTestCase):
         assert (await message(socket))["data"]["id"] == 1
 
     @gen_test
-    async def test_names_of_channels_are_quoted_and_a_burst_arrives_whole(self):
+    async def test_channel_names_are_quoted_and_bursts_complete(self):
         socket = await self.connect()
         self.write("SELECT pg_notify('events', i::text) FROM generate_series(1, 12000) i")
         assert [int(await socket.read_message()) for _ in range(12000)] == list(range(1, 12001))
@@ -121,7 +121,7 @@ class LateCanaryTest(FeedTestCase):
         await self.until_state(ListenerState.LISTENING)
 
     @gen_test
-    async def test_who_sends_a_canary_is_waited_for_also_when_it_is_heard_before(self):
+    async def test_the_canarys_sender_is_awaited_after_its_arrival(self):
         """Else its connection of the pool is closed in the middle of a query, and the next one is opened when it may be too late."""
         send, answered = self.feed.listener.canary.send, asyncio.Event()
 
@@ -138,7 +138,7 @@ class LateCanaryTest(FeedTestCase):
         self.feed.listener.canary.send = send
 
     @gen_test
-    async def test_a_connection_that_hears_is_kept_while_the_pool_can_send_nothing(self):
+    async def test_a_receiving_connection_is_kept_while_the_pool_fails(self):
         send, canaries, third = self.feed.listener.canary.send, set(), asyncio.Event()
 
         async def fail(channel: str, payload: str) -> None:
@@ -266,7 +266,7 @@ class PoolerTest(FeedTestCase):
         super().setUp()
 
     @gen_test(timeout=60)
-    async def test_a_listen_that_hears_nothing_is_named(self):
+    async def test_a_listen_without_notifications_is_reported(self):
         async def swallow(channel: str, payload: str) -> None:
             self.swallowed.set()
 

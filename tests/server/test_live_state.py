@@ -190,7 +190,7 @@ def test_a_registry_in_a_class_would_be_found():
     assert mutable_attributes(Stateful) == ["registry", "owner"]
 
 
-def test_the_class_level_broadcast_reaches_the_clients_of_the_server_whose_class_it_is():
+def test_the_class_level_broadcast_reaches_its_servers_clients():
     one, other = mock.Mock(spec=LiveClients), mock.Mock(spec=LiveClients)
     event_socket_of(one).broadcast((), "cursor", print)
     one.broadcast.assert_called_once_with((), "cursor", print)
@@ -261,7 +261,7 @@ def test_a_conflating_clients_held_back_changes_are_dropped_when_cursors_become_
 
 class RestrictedDashboardTest(AccessTestCase):
     @gen_test
-    async def test_one_that_nobody_looks_at_gets_counts_and_no_rows_whatever_its_rights(self):
+    async def test_a_hidden_dashboard_gets_counts_and_no_rows(self):
         for kind in ("full", "orders"):
             socket = await self.knock(kind, "/ws/activity")
             assert not isinstance(socket, int)

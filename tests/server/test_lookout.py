@@ -228,7 +228,7 @@ class GapTest(LookoutCase):
         )
 
     @gen_test
-    async def test_one_that_is_locked_is_told_later_and_keeps_no_other_from_being_told(self):
+    async def test_a_locked_table_is_reported_later_and_delays_no_other(self):
         self.write("INSERT INTO parted VALUES (1, 'x')")
         await self.until_published(1)
         socket = await self.subscribed()
@@ -265,7 +265,7 @@ class GapTest(LookoutCase):
         assert "another name" in gap["why"]
 
     @gen_test
-    async def test_who_was_away_is_told_when_he_comes_back_and_never_again(self):
+    async def test_a_returning_client_gets_the_gap_once(self):
         await self.look()
         cursor = await self.cursor()
         self.write("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL")
@@ -426,7 +426,7 @@ class SeveralServersTest(LookoutCase):
             await self.another().look()
 
     @gen_test
-    async def test_what_was_filtered_by_another_type_is_told_by_a_process_that_was_not_there(self):
+    async def test_a_new_process_sends_the_gap_of_a_retyped_filter(self):
         self.write("ALTER TABLE orders ADD qty text")
         filtered = Subscription.parse({"table": ["orders"], "filter": ["qty=gt.10"]})
         await self.fetch_json("/api/changes?table=orders&filter=qty=gt.10")  # by which the types are known
@@ -546,7 +546,7 @@ class ColumnsTest(LookoutCase):
         assert [change["data"]["id"] for change in page["changes"]] == [2]
 
     @gen_test
-    async def test_a_client_whose_column_is_gone_gets_an_error_once(self):
+    async def test_a_dropped_column_is_an_error_once(self):
         named = await self.subscribed("?table=orders&columns=status")
         filtered = await self.subscribed("?table=orders&filter=status=eq.open")
         whole = await self.subscribed("?table=orders")
@@ -570,7 +570,7 @@ class RightsTest(AccessTestCase):
         self.watch("public.levels")
 
     @gen_test
-    async def test_a_right_whose_column_changed_its_type_gives_nothing_before_it_is_known(self):
+    async def test_a_right_on_a_retyped_column_gives_nothing_until_reloaded(self):
         await self.feed.lookout.look()
         rights = {"tables": {"public.levels": {"filter": ["level=lt.50"]}, "public.orders": {}}}
         socket = await self.connect("/ws", Authorization=f"Bearer {issued(rights)}")

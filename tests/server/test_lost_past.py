@@ -401,7 +401,7 @@ class SchemaAloneTest(JournalTestCase):
         self.write("DELETE FROM changefeed.meta")
 
     @gen_test
-    async def test_a_journal_whose_schema_alone_was_restored_starts_over(self):
+    async def test_a_journal_restored_without_data_starts_over(self):
         socket = await self.connect()
         self.write("INSERT INTO orders VALUES (1)")
         assert await self.ids(socket, 1) == [1]

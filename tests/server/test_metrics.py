@@ -97,7 +97,7 @@ class MetricsTest(FeedTestCase):
         assert value(await self.samples(), "latency_seconds_sum") > 500
 
     @gen_test
-    async def test_what_nobody_gets_is_no_delivery(self):
+    async def test_without_clients_there_is_no_delivery(self):
         client = await self.connect("/ws?table=orders&filter=status=eq.paid")
         self.write("INSERT INTO orders VALUES (1, 'new')")
         self.write("INSERT INTO orders VALUES (2, 'paid')")
@@ -275,7 +275,7 @@ def test_a_change_that_every_process_publishes_is_one(memory: int):
     assert (one.changes(), two.changes()) == (4, 4)
 
 
-def test_a_process_that_is_started_again_goes_on_where_it_was(memory: int):
+def test_a_restarted_process_continues_its_counts(memory: int):
     one, two = Process(1, memory), Process(2, memory)
     for process in (one, two):
         process.publish(3)
@@ -291,7 +291,7 @@ def test_a_process_that_is_started_again_goes_on_where_it_was(memory: int):
     assert value(shown(one.meters), "deliveries_total", kind="feed") == 4
 
 
-def test_when_all_were_started_again_the_count_goes_on(memory: int):
+def test_counts_survive_a_restart_of_all_processes(memory: int):
     for _ in range(2):
         one, two = Process(1, memory), Process(2, memory)
         for process in (one, two):
@@ -345,7 +345,7 @@ def test_no_table_s_name_commands_a_terminal_or_breaks_a_line(memory: int):
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_every_metric_stands_in_the_documents_with_its_labels(metric: MetricSpec):
+def test_every_metric_and_its_labels_are_documented(metric: MetricSpec):
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     assert f"| `{metric.name}` | {labels} |".replace("|  |", "| |") in OPERATIONS
 

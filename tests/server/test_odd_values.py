@@ -74,7 +74,7 @@ class ValuesTest(AccessTestCase):
         self.watch("public.docs")
 
     @gen_test(timeout=120)
-    async def test_every_client_hears_of_every_change_live_and_afterwards(self):
+    async def test_every_client_gets_every_change_live_and_later(self):
         bounded = {"Authorization": f"Bearer {issued({'tables': LIMITS})}"}
         everyone = [(path, self.headers("full")) for path in self.PATHS] + [
             ("/ws", bounded),
@@ -119,7 +119,7 @@ class KeysTest(FeedTestCase):
         self.watch("public.docs")
 
     @gen_test(timeout=120)
-    async def test_of_any_row_the_key_is_told(self):
+    async def test_every_row_is_sent_with_its_key(self):
         client = await self.connect()
         reading = asyncio.ensure_future(texts_until(client, LAST))
         await asyncio.to_thread(write_all, self)

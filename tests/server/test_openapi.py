@@ -56,7 +56,7 @@ def test_the_parameters_of_the_feed_are_those_that_it_takes():
     assert FEED_PARAMETERS.keys() == set(NAMES)
 
 
-def test_below_a_path_the_servers_address_says_so():
+def test_the_server_address_includes_the_base_path():
     assert describe("/feed")["servers"] == [{"url": "/feed"}]
 
 

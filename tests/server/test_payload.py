@@ -140,7 +140,7 @@ class WalkTestCase(PayloadCase):
         assert (str(KEY + 102) in said) == (self.feed.settings.payload is not Payload.OFF)
 
     @gen_test
-    async def test_status_and_the_dashboard_are_told_what_is_sent(self):
+    async def test_status_and_dashboard_show_the_payload_setting(self):
         assert (await self.fetch_json("/api/status"))["payload"] == self.feed.settings.payload
         hello = await message(await self.connect("/ws/activity"), "hello")
         assert hello["payload"] == self.feed.settings.payload
@@ -199,7 +199,7 @@ class KeysTest(WalkTestCase):
         assert json.loads(await socket.read_message())["data"] == {"id": 7}
 
     @gen_test
-    async def test_a_dashboard_is_told_so_too(self):
+    async def test_a_dashboard_learns_it_too(self):
         dashboard = await self.connect("/ws/activity")
         dashboard.write_message(json.dumps({"type": "filter", "filter": ["note=eq.x"]}))
         assert (await message(dashboard, "error"))["code"] == "withheld_column"

@@ -59,7 +59,7 @@ class ListenTest(ListenCase):
         assert await other.read_message() == "cat"
 
     @gen_test
-    async def test_a_channel_is_heard_from_the_moment_its_handshake_is_answered(self):
+    async def test_a_channel_is_open_when_the_handshake_is_answered(self):
         for number in range(50):
             client = await self.listen(f"fresh {number}")
             self.notify(f"fresh {number}", "first")
@@ -108,7 +108,7 @@ class ListenTest(ListenCase):
         assert await back.read_message() == "back again"
 
     @gen_test
-    async def test_what_a_client_says_and_asks_means_nothing(self):
+    async def test_messages_and_queries_of_clients_are_ignored(self):
         client = await self.connect("/listen/people?since=1f3.AbCd&table=nothing&filter=x")
         await client.write_message("hello?")
         self.notify("people", "hello")
@@ -158,7 +158,7 @@ class ListenTest(ListenCase):
 
 class OutageTest(ListenCase):
     @gen_test
-    async def test_after_an_outage_the_sockets_are_closed_and_a_new_one_hears(self):
+    async def test_after_an_outage_sockets_close_and_new_ones_work(self):
         client = await self.listen("people")
         with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
             self.write(BACKEND)
@@ -196,7 +196,7 @@ class AnswerTest(ListenCase):
         super().setUp()
 
     @gen_test
-    async def test_what_comes_together_with_the_answer_to_listen_is_heard_without_waiting_for_more(self):
+    async def test_a_notification_with_listens_answer_is_sent_at_once(self):
         heard: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.feed.listener._on_payloads = heard.set_result
         entering = asyncio.ensure_future(self.feed.listener.raw_channels.enter("people"))
@@ -309,7 +309,7 @@ class AuthenticateTest(AccessTestCase):
         assert await client.read_message() == "after"
 
     @gen_test
-    async def test_what_is_no_token_gets_nobody_in(self):
+    async def test_an_invalid_token_is_refused(self):
         for first in ("hello", "{}", '{"type": "subscribe"}'):
             assert await closing(await self.say("/listen/people", first)) == CloseCode.SIGN_IN, first
         for kind, code in (("wrong", "bad_token"), ("expired", "token_expired")):
@@ -318,12 +318,12 @@ class AuthenticateTest(AccessTestCase):
             assert await closing(client) == CloseCode.SIGN_IN
 
     @gen_test
-    async def test_who_says_nothing_is_closed_in_time(self):
+    async def test_a_silent_client_is_closed_in_time(self):
         with mock.patch.object(sockets, "AUTHENTICATE_SECONDS", 0.01):
             assert await closing(await self.say("/listen/people")) == CloseCode.SIGN_IN
 
     @gen_test
-    async def test_one_without_the_right_is_told_so_however_it_said_who_it_is(self):
+    async def test_a_missing_right_is_reported_however_it_authenticates(self):
         for client in (
             await self.say("/listen/people", self.token("narrow")),
             await self.connect("/listen/people", protocol=True, **self.headers("narrow")),

@@ -68,7 +68,7 @@ class StuckCase(FeedTestCase):
 
 class GivenUpTest(StuckCase):
     @gen_test
-    async def test_nothing_is_left_of_requests_whose_clients_are_gone_and_others_are_answered(self):
+    async def test_requests_of_gone_clients_leave_nothing(self):
         await self.stick()
         tasks = len(asyncio.all_tasks())
         clients = [await self.ask_and_wait("/api/changes?limit=10000") for _ in range(50)]
@@ -202,7 +202,7 @@ class OwnersTest(AccessTestCase):
     more_flags = ("--request-limit", "20")
 
     @gen_test
-    async def test_who_asks_much_gives_way_to_who_asks_little(self):
+    async def test_busy_clients_give_way_to_others(self):
         self.order(1)
         self.running[1].cancel()
         await asyncio.wait({self.running[1]})

@@ -268,7 +268,7 @@ class StandbyTestCase(RewoundTestCase):
 
 class FailoverTest(StandbyTestCase):
     @gen_test
-    async def test_to_a_standby_that_has_received_all_and_not_replayed_it_yet(self):
+    async def test_to_a_standby_that_received_but_did_not_replay_all(self):
         await self.begin()
         self.until_replayed()
         postgres.execute(self.standby.conninfo, "SELECT pg_wal_replay_pause()")
@@ -388,7 +388,7 @@ class CopyOfClusterTest(ElsewhereTestCase):
     options = {"max_wal_senders": "4", "wal_level": "replica"}  # noqa: RUF012
 
     @gen_test
-    async def test_a_base_backup_beside_that_the_server_is_led_to(self):
+    async def test_a_base_backup_that_the_server_is_pointed_to(self):
         await self.begin()
         copy = postgres.base_backup(self.cluster)
         self.addCleanup(lambda: postgres.discard(copy))

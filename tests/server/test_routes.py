@@ -236,14 +236,14 @@ class RoutesTest(FeedTestCase):
         self.assert_is_error(answer, 400, "multipart")  # and conftest.py fails a test that logs a warning
 
     @gen_test
-    async def test_a_socket_asked_for_as_a_page_says_what_it_is(self):
+    async def test_a_socket_route_opened_as_a_page_explains_itself(self):
         for path in ("/ws", "/ws/activity", "/listen/people"):
             answer = await self.get(path)
             self.assert_is_error(answer, 400, path)
             assert "WebSocket" in json.loads(answer.body)["error"]["message"]
 
     @gen_test
-    async def test_a_page_of_another_origin_is_told_which_setting_would_let_it_in(self):
+    async def test_a_foreign_origin_gets_the_name_of_the_setting(self):
         handshake = {
             "Upgrade": "websocket",
             "Connection": "Upgrade",
@@ -265,7 +265,7 @@ class RoutesTest(FeedTestCase):
             self.assert_is_error(answer, answer.code, path)
 
     @gen_test
-    async def test_a_mistake_of_the_servers_is_an_error_of_the_one_shape_and_stands_in_the_log(self):
+    async def test_an_internal_error_has_the_usual_shape_and_is_logged(self):
         self.feed.hub.tally = None  # type: ignore[assignment]
         with ExpectLog("tornado.application", "Uncaught exception GET /api/activity", level=40):
             answer = await self.get("/api/activity")

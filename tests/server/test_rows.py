@@ -94,7 +94,7 @@ class RowsTest(RowsTestCase):
         assert (await self.fetch_json(f"/api/changes?since={last['cursor']}"))["changes"] == []
 
     @gen_test
-    async def test_mistakes_are_told(self):
+    async def test_mistakes_are_reported(self):
         self.write("CREATE SCHEMA sales; CREATE TABLE sales.orders (id int); CREATE TABLE other (id int, doc json)")
         self.write("SELECT changefeed.watch('other')")
         for query, status, code in (
@@ -226,13 +226,13 @@ class LimitsTest(RowsTestCase):
         assert json.loads(lines[-1])["error"]["code"] == "too_many_bytes"
 
     @gen_test
-    async def test_a_row_that_is_too_large_is_told(self):
+    async def test_a_too_large_row_is_reported(self):
         self.write("SET session_replication_role = replica; INSERT INTO orders VALUES (0, repeat('x', 300000))")
         await self.refused("table=orders&limit=1&order=id", 409, "unreadable_row")
         assert (await self.rows("table=orders&limit=1&order=id&columns=id"))["rows"] == [{"id": 0}]
 
     @gen_test
-    async def test_a_table_that_is_locked_is_told_and_the_others_have_their_turn(self):
+    async def test_a_locked_table_is_reported_and_others_are_read(self):
         writer = postgres.connect(self.conninfo)
         with writer.cursor() as db_cursor:
             db_cursor.execute("BEGIN; LOCK TABLE orders")

@@ -71,7 +71,7 @@ class RightsTest(AccessTestCase):
         assert (await self.ask("none", "/api/rows?table=orders", headers=filtered))[0] == 200
 
     @gen_test
-    async def test_only_who_has_all_rights_is_told_of_roles(self):
+    async def test_only_clients_with_all_rights_see_role_names(self):
         self.write("ALTER TABLE orders RENAME note TO remark; SELECT changefeed.watch('orders', omit => '{remark}')")
         self.write("ALTER TABLE orders RENAME remark TO note")
         await self.feed.catalog.reread()
@@ -173,7 +173,7 @@ class OwnersTest(RowsTestCase):
         self.write(f"SET ROLE {self.mallory}; {statement}")
 
     @gen_test
-    async def test_no_table_is_read_whose_owner_could_run_code(self):
+    async def test_no_table_of_an_untrusted_owner_is_read(self):
         for make in (
             "CREATE TABLE public.t (id int); CREATE INDEX ON public.t ((evil.seize(1)))",
             "CREATE TABLE public.t (id int); CREATE STATISTICS evil.s ON (evil.seize(1)), id FROM public.t",

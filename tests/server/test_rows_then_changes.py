@@ -159,7 +159,7 @@ class SocketTest(RowsThenChangesCase):
             assert (await message(socket, "changes"))["changes"][0]["data"]["id"] == 4
 
     @gen_test
-    async def test_who_leaves_ends_the_reading(self):
+    async def test_the_reading_ends_when_its_client_leaves(self):
         writer = postgres.connect(self.conninfo)
         with writer.cursor() as db_cursor:
             db_cursor.execute("BEGIN; LOCK TABLE orders")
@@ -194,7 +194,7 @@ class SlowClientTest(RowsThenChangesCase):
 
     @mock.patch.object(readings, "KEEP_SECONDS", 0)
     @gen_test
-    async def test_it_keeps_no_transaction_open_and_nobody_waiting(self):
+    async def test_slow_clients_keep_no_transaction_open(self):
         for path, more in ((f"/ws?{ROWS}", self.UPGRADE), (f"/events?{ROWS}", ""), ("/api/rows?table=orders", "")):
             reader, reading = await self.unread(path, more)
             assert self.write(

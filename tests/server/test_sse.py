@@ -145,7 +145,7 @@ class LastEventIdTest(StreamCase):
         return cursors
 
     @gen_test
-    async def test_it_may_stand_in_the_query_as_polyfills_have_it(self):
+    async def test_polyfills_may_send_it_in_the_query(self):
         first, _ = await self.cursors(1, 2)
         for name in ("lastEventId", "lastEventID", "Last-Event-ID", "last_event_id", "lasteventid"):
             with self.subTest(name):

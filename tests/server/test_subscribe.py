@@ -54,7 +54,7 @@ class SubscribeTest(SubscribeTestCase):
             assert [f"{change['table']} {change['data']['id']}" for change in changes] == expected, path
 
     @gen_test
-    async def test_what_stands_at_the_end_of_a_filter_is_part_of_it(self):
+    async def test_a_filters_end_is_part_of_it(self):
         sockets = {
             end: await self.connect(f"/ws?table=orders&filter=status=eq.x{end}") for end in ("", "%20", "%01", "%0A")
         }
@@ -246,7 +246,7 @@ class RefusedSubscriptionTest(SubscribeTestCase):
     )
 
     @gen_test
-    async def test_a_bad_query_is_a_400_that_says_which_field(self):
+    async def test_a_bad_query_is_a_400_that_names_the_field(self):
         for query, code in self.BAD:
             with pytest.raises(HTTPClientError) as refused:
                 await self.connect(f"/ws?{query}")
@@ -255,7 +255,7 @@ class RefusedSubscriptionTest(SubscribeTestCase):
             assert (await self.fetch_json(f"/events?{query}", 400))["error"]["code"] == code
 
     @gen_test
-    async def test_a_route_of_the_api_refuses_what_it_does_not_have_and_says_what_to_write(self):
+    async def test_an_api_route_refuses_unknown_fields_with_advice(self):
         for path, advice in (
             ("/api/rows?table=orders&status=eq.open", "write filter=status=eq.open"),
             ("/api/rows?table=orders&id=not.in.(1,2)", "write filter=id=not.in.(1,2)"),
@@ -326,7 +326,7 @@ class LimitTest(FeedTestCase):
     flags = ("--client-limit", "3", "--client-limit-per-address", "2")
 
     @gen_test
-    async def test_one_too_many_is_told_to_come_back_and_a_place_is_free_again(self):
+    async def test_one_too_many_gets_retry_after_until_a_place_is_free(self):
         first, _ = [await self.connect() for _ in range(2)]
         for path in ("/ws", "/ws/activity"):
             with pytest.raises(HTTPClientError) as refused:

@@ -27,7 +27,7 @@ class TablesTest(FeedTestCase):
         assert list(listed) == sorted(listed)
 
     @gen_test
-    async def test_a_partitioned_table_stands_for_its_partitions(self):
+    async def test_a_partitioned_table_includes_its_partitions(self):
         self.write("CREATE TABLE parted (id int) PARTITION BY RANGE (id)")
         self.write("CREATE TABLE part_1 PARTITION OF parted FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id)")
         self.write("CREATE TABLE part_1_1 PARTITION OF part_1 FOR VALUES FROM (0) TO (5)")

@@ -80,7 +80,7 @@ class WatchingTest(FeedTestCase):
         assert self.write("SELECT count(*) FROM changefeed.meta") == [(1,)]
 
     @gen_test
-    async def test_a_schema_that_is_taken_away_comes_back_only_where_somebody_asks_for_it(self):
+    async def test_a_removed_schema_returns_only_on_request(self):
         await self.feed.watching.start()
         self.write(read_script("uninstall.sql"))
         with ExpectLog("changefeed.watching", ".*was removed.*psql -f sql/install.sql, or restart the server"):

@@ -56,7 +56,7 @@ class PlainSocketTest(FeedTestCase):
         assert (self.feed.hub.tally.not_json, self.feed.hub.tally.foreign) == (2, 2)
 
     @gen_test
-    async def test_what_a_plain_client_says_is_not_answered(self):
+    async def test_messages_of_a_plain_client_are_ignored(self):
         self.write(ORDERS)
         self.watch_with_notify()
         socket = await self.connect()

@@ -78,9 +78,7 @@ def test_of_unlogged_tables_alone_a_crash_is_a_gap(cluster: EmbeddedPostgres) ->
     assert execute(cluster.conninfo, "SELECT count(*) FROM parted") == [(0,)]
 
 
-def test_a_change_whose_transaction_id_was_that_of_one_rolled_back_before_the_crash_is_read(
-    cluster: EmbeddedPostgres, crash: Callable[[], None]
-) -> None:
+def test_a_transaction_id_reused_after_a_crash_is_read(cluster: EmbeddedPostgres, crash: Callable[[], None]) -> None:
     execute(cluster.conninfo, read_script("install.sql"))
     execute(cluster.conninfo, "CREATE TABLE orders (id int)")
     execute(cluster.conninfo, "SELECT changefeed.watch('orders')")

@@ -114,7 +114,7 @@ def test_psql_runs_the_same_file():
     assert done.stdout.count("\n") == 1
 
 
-def test_a_role_that_may_not_install_is_told_who_may(empty: Session):
+def test_a_role_that_may_not_install_gets_advice(empty: Session):
     database = parse_dsn(empty.connection.dsn)["dbname"]
     empty.run(f"CREATE ROLE weak_{database} LOGIN")
     weak = Session(str(make_dsn(empty.connection.dsn, user=f"weak_{database}")))
@@ -347,7 +347,7 @@ def test_an_upgrade_takes_back_the_right_to_write_the_journal(db: JournalDatabas
     ]
 
 
-def test_nobody_without_a_right_holds_up_an_install_or_retention(db: JournalDatabase):
+def test_unprivileged_roles_cannot_block_install_or_retention(db: JournalDatabase):
     guest = db.session(user=db.new_role("guest"))
     guest.run("SELECT pg_advisory_lock(hashtext('changefeed')), pg_advisory_lock(hashtext('changefeed.retain'))")
     db.run("SET statement_timeout = '20s'")
@@ -377,7 +377,7 @@ def test_uninstall_ends_no_writer(empty: Session):
     assert empty.value("SELECT to_regnamespace('changefeed')") is None
 
 
-def test_an_event_trigger_whose_schema_is_half_gone_fails_no_command(db: JournalDatabase):
+def test_an_orphaned_event_trigger_fails_no_command(db: JournalDatabase):
     db.run("DROP FUNCTION changefeed.warn(text), changefeed.watched(oid[])")
     db.run("CREATE TABLE orders (id int); ALTER TABLE orders ADD v text")
 
@@ -442,7 +442,7 @@ def test_a_role_that_may_read_all_data_can_still_dump_the_database(db: JournalDa
     assert rows == postgres.execute(target, "SELECT changefeed.hash('public.orders', 'phone', '110')")
 
 
-def test_a_restore_of_the_schema_alone_goes_on_after_an_install(db: JournalDatabase):
+def test_a_restored_schema_works_after_an_install(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int, phone text); SELECT changefeed.watch('orders', hash => '{phone}')")
     target = postgres.new_database()
     postgres.execute(target, dump(db.conninfo, "--schema-only"))

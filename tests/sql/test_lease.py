@@ -139,7 +139,7 @@ def test_a_truncated_partition_leaves_it_out_too(db: JournalDatabase, listener: 
     assert heard(listener) == []
 
 
-def test_who_takes_a_lease_tells_the_others(db: JournalDatabase, listener: Session):
+def test_taking_a_lease_informs_the_others(db: JournalDatabase, listener: Session):
     db.run(QUERIES["wake all"])
     assert heard(listener) == ["changefeed"]
 
@@ -213,13 +213,13 @@ class TestRights:
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             keep_awake(db.session(user=reader), 1_000)
 
-    def test_who_tends_the_journal_may_take_it_and_no_more(self, db: JournalDatabase):
+    def test_maintainers_may_take_it_and_no_more(self, db: JournalDatabase):
         server = self.granted(db, "server", READ, TEND)
         keep_awake(db.session(user=server), 1_500)
         assert awake_ms(db) > 0
         assert self.refused(db, server) == list(self.FORGERIES[2:])
 
-    def test_nobody_else_has_a_right_on_it(self, db: JournalDatabase):
+    def test_other_roles_have_no_right_on_it(self, db: JournalDatabase):
         assert db.value("SELECT relacl FROM pg_class WHERE oid = 'changefeed.awake_until'::regclass") is None
 
     def test_an_upgrade_grants_it_to_roles_that_maintained_the_journal_before(self, db: JournalDatabase):
@@ -243,7 +243,7 @@ class TestStandby:
         postgres.discard(copy)
         postgres.discard(primary)
 
-    def test_a_standby_refuses_it_and_a_promoted_one_does_not_wait_for_its_holder(self, standby: EmbeddedPostgres):
+    def test_a_standby_refuses_it_and_a_promoted_one_grants_it(self, standby: EmbeddedPostgres):
         replica = Session(standby.conninfo)
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
             keep_awake(replica, 1_000)

@@ -107,7 +107,7 @@ class FollowingTest(LeastRightsCase):
         assert len((await self.fetch_json("/api/changes"))["changes"]) == 3
 
     @gen_test
-    async def test_it_tells_how_the_journal_and_the_tables_stand(self):
+    async def test_it_reports_the_journals_and_tables_state(self):
         status = await self.fetch_json("/api/status")
         assert [table["table"] for table in status["watched"]] == ["orders", "parts"]
         assert all(table["is_complete"] for table in status["watched"])
@@ -245,7 +245,7 @@ class ReadingTest(LeastRightsCase):
         assert len(row["phone"]) == 64
 
     @gen_test
-    async def test_values_of_every_shape_are_what_the_feed_says(self):
+    async def test_values_of_every_shape_equal_the_feeds(self):
         self.write(
             "CREATE TYPE mood AS ENUM ('ok'); CREATE TYPE pair AS (m mood, n int); CREATE DOMAIN positive AS int CHECK (VALUE >= 0);"
             "CREATE TABLE shapes (id int, moods mood[], pairs pair[][], positives positive[], pair pair);"
@@ -258,7 +258,7 @@ class ReadingTest(LeastRightsCase):
         assert row["pairs"] == [[{"m": "ok", "n": 1}]]
 
     @gen_test
-    async def test_a_socket_is_told_which_grant_is_missing(self):
+    async def test_a_socket_learns_which_grant_is_missing(self):
         self.write(f"REVOKE SELECT ON orders FROM {self.role}")
         socket = await self.connect("/ws?table=orders&rows=true", protocol=True)
         error = await message(socket, "error")
@@ -279,7 +279,7 @@ class ReadingTest(LeastRightsCase):
         assert (await self.fetch_json("/api/rows?table=orders"))["rows"] == []
 
     @gen_test
-    async def test_whoever_may_not_read_the_column_learns_no_hash(self):
+    async def test_a_role_without_select_on_the_column_gets_no_hash(self):
         self.write(f"REVOKE SELECT ON ALL TABLES IN SCHEMA public FROM {self.role}")
         with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="permission denied for the column"):
             postgres.execute(
@@ -288,7 +288,7 @@ class ReadingTest(LeastRightsCase):
             )
 
     @gen_test
-    async def test_without_the_functions_it_says_so(self):
+    async def test_without_the_functions_it_gives_advice(self):
         self.write(f"REVOKE EXECUTE ON FUNCTION changefeed.rows_source FROM {self.role}")
         error = (await self.fetch_json("/api/rows?table=orders", 403))["error"]
         assert "permission denied for function rows_source" in error["message"]
@@ -419,7 +419,7 @@ def test_a_request_of_one_s_own_opens_nothing_that_watch_refuses(ground: Ground)
             session.run(f"SELECT changefeed.grant_request('{table}')")
 
 
-def test_somebody_else_s_request_changes_no_option(ground: Ground):
+def test_requests_of_other_roles_change_no_option(ground: Ground):
     session = ground.session("watching")
     session.run(
         "CREATE TRIGGER aaa AFTER INSERT ON app.orders FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{}')"
@@ -458,7 +458,7 @@ def asked(port: int, token: str, path: str, method: str = "GET") -> tuple[int, A
 
 
 @pytest.mark.parametrize("who", ["reading", "tending", "watching"])
-def test_two_processes_serve_with_each_role_beside_publications_of_all_tables(ground: Ground, who: str, tmp_path: Path):
+def test_two_processes_serve_with_publications_of_all_tables(ground: Ground, who: str, tmp_path: Path):
     ground.root.run("SET client_min_messages = error; CREATE PUBLICATION everything FOR ALL TABLES")
     ground.app.run("ALTER TABLE app.orders REPLICA IDENTITY FULL; ALTER TABLE app.p1 REPLICA IDENTITY FULL")
     ground.owner.run("SELECT changefeed.watch('app.orders', omit => '{secret}')")

@@ -71,7 +71,7 @@ def test_a_new_partition_that_was_not_watched_at_once_and_is_empty_brings_nothin
     assert refreshed(db) == {}
 
 
-def test_a_childs_row_that_was_told_as_the_tables_own(db: JournalDatabase, unseen: str):
+def test_a_childs_row_that_was_reported_as_the_tables_own(db: JournalDatabase, unseen: str):
     schema = "elsewhere." if "SCHEMA" in unseen else ""
     db.run(f"BEGIN; {unseen.format('CREATE TABLE child () INHERITS (public.orders)')}")
     db.run(f"INSERT INTO {schema}child VALUES (7); UPDATE orders SET id = id + 1; COMMIT")
@@ -81,14 +81,14 @@ def test_a_childs_row_that_was_told_as_the_tables_own(db: JournalDatabase, unsee
     assert refreshed(db) == {}
 
 
-def test_a_childs_row_that_was_told_before_another_command_made_the_triggers(db: JournalDatabase):
+def test_a_childs_row_reported_before_a_command_made_the_triggers(db: JournalDatabase):
     db.run("BEGIN; CREATE SCHEMA elsewhere CREATE TABLE child () INHERITS (public.orders)")
     db.run("INSERT INTO elsewhere.child VALUES (7); UPDATE orders SET id = id + 1")
     db.run("ALTER TABLE orders ADD more text; COMMIT")
     assert "reported as that table's own" in look(db)["orders"]
 
 
-def test_a_filled_child_is_told_of_rightly_from_its_first_moment_on(db: JournalDatabase):
+def test_a_filled_child_is_reported_rightly_from_the_first_moment(db: JournalDatabase):
     db.run("CREATE TABLE filled (id int); INSERT INTO filled VALUES (1); ALTER TABLE filled INHERIT orders")
     db.run("UPDATE orders SET id = id + 1")
     assert refreshed(db) == {}
@@ -96,7 +96,7 @@ def test_a_filled_child_is_told_of_rightly_from_its_first_moment_on(db: JournalD
 
 
 @IN_ONE_OR_SEVERAL
-def test_a_virtual_column_that_was_told_as_null(db: JournalDatabase, unseen: str, is_in_one: bool):
+def test_a_virtual_column_that_was_reported_as_null(db: JournalDatabase, unseen: str, is_in_one: bool):
     if db.version < 18:
         pytest.skip("PostgreSQL 18 brought virtual generated columns")
     if "SCHEMA" in unseen:
@@ -215,7 +215,7 @@ def test_a_table_with_a_foreign_partition_is_complete_and_looked_at(db: JournalD
     assert "parted" in refreshed(db)
 
 
-def test_what_comes_and_goes_before_a_look_without_a_change_was_never_told(db: JournalDatabase):
+def test_a_short_lived_table_without_changes_causes_no_gap(db: JournalDatabase):
     for ddl in (
         "CREATE TABLE later (id int); SELECT changefeed.watch('later'); DROP TABLE later",
         f"{PART_2}; {AWAY}; {BACK}; DROP TABLE part_2",

@@ -141,7 +141,7 @@ def test_nor_those_of_a_member_of_the_owner_s_role(ground: Ground, use: Callable
     assert not ground.was_seized
 
 
-def test_a_superuser_who_sets_the_role_of_an_owner_with_fewer_rights_is_refused(ground: Ground):
+def test_a_superuser_with_the_role_of_a_lesser_owner_is_refused(ground: Ground):
     done = ground.psql("postgres", "-c", f"SET ROLE {ground.owner}", "-f", str(SQL_DIR / "install.sql"))
     assert done.returncode != 0
     assert "SET ROLE NONE first" in done.stderr
@@ -168,7 +168,7 @@ def test_the_owners_of_the_schema_are_asked_for_by_the_session_s_own_role_too(gr
     assert postgres.execute(conninfo, f"SET search_path = pg_catalog; {distrusted}") == [(ground.owner,)]
 
 
-def test_no_setting_changes_whose_rights_the_session_has(ground: Ground):
+def test_no_setting_changes_the_sessions_rights(ground: Ground):
     for planted in (
         f"session_authorization = {ground.owner}",
         "session_preload_libraries = 'x'",

@@ -72,7 +72,7 @@ def test_what_is_committed_late_and_has_lower_ids_is_read_when_it_is_committed(d
     assert ids(reader.read()) == [1, 3]
 
 
-def test_a_transaction_open_for_long_keeps_nobody_s_changes_back(db: JournalDatabase):
+def test_a_long_transaction_delays_no_other_change(db: JournalDatabase):
     reader, slow = Reader(db), db.session()
     slow.run("BEGIN; INSERT INTO orders VALUES (0)")
     for number in range(1, 20):
@@ -130,7 +130,7 @@ def test_a_place_within_a_batch_reads_on_from_there_for_any_reader(db: JournalDa
     assert ids(second.read()) == [1]
 
 
-def test_the_last_row_says_how_the_journal_stands(db: JournalDatabase):
+def test_the_last_row_has_the_journals_state(db: JournalDatabase):
     db.run("SELECT nextval('changefeed.losses'), nextval('changefeed.losses')")
     [row] = db.run("SELECT * FROM changefeed.read('1:1:', NULL, NULL, 10, 1000)")
     assert row[:9] == (None,) * 9

@@ -60,7 +60,7 @@ def test_one_transaction_sends_one_notify_without_a_payload(db: JournalDatabase,
         "BEGIN; INSERT INTO orders VALUES (9); ROLLBACK",
     ],
 )
-def test_what_touches_no_row_writes_nothing_and_wakes_nobody(db: JournalDatabase, listener: Session, statement: str):
+def test_a_statement_without_rows_writes_and_wakes_nothing(db: JournalDatabase, listener: Session, statement: str):
     db.run("INSERT INTO orders VALUES (1)")
     heard(listener)
     db.forget()

@@ -296,7 +296,7 @@ def test_a_trigger_of_the_parent_writes_to_the_child_that_its_statement_wrote_to
     assert [action for action, _ in db.changes("public.special")] == ["I", "D", "I"]
 
 
-def test_a_statement_during_which_the_journal_goes_on_to_the_next_partitions(db: JournalDatabase):
+def test_a_statement_during_a_rotation_of_the_journal(db: JournalDatabase):
     make_trigger(
         db,
         "AFTER INSERT OR UPDATE ON orders",

@@ -159,7 +159,7 @@ def test_a_writer_s_settings_hide_and_make_up_no_deleted_rows(db: JournalDatabas
     "forged",
     ['{"count": 1}', '{"rows": [{"id": 9}]}', '{"apart": true}', '{"root": 1}', "[", ""],
 )
-def test_an_owner_of_a_partition_who_separates_the_triggers_causes_a_loss(db: JournalDatabase, forged: str):
+def test_a_partition_owner_who_separates_triggers_causes_a_loss(db: JournalDatabase, forged: str):
     db.run("ALTER TABLE part_2 DISABLE TRIGGER changefeed_truncating; INSERT INTO parts VALUES (2, 2)")
     db.forget()
     db.run(f"SET changefeed.truncated = '{forged}'; TRUNCATE part_2")
@@ -279,7 +279,7 @@ def test_a_writer_s_settings_hide_no_deleted_rows(db: JournalDatabase, is_local:
     assert len(ids(db, "D")) + db.losses == 2
 
 
-def test_a_truncate_that_failed_hides_none_that_comes_after_it(db: JournalDatabase):
+def test_a_failed_truncate_hides_no_later_one(db: JournalDatabase):
     role = db.new_role("tenant")
     db.run(f"GRANT USAGE, CREATE ON SCHEMA public TO {role}; ALTER TABLE part_3 OWNER TO {role}")
     db.run(
@@ -298,7 +298,7 @@ def test_a_truncate_that_failed_hides_none_that_comes_after_it(db: JournalDataba
     assert (ids(db, "D"), db.losses) == ([], 1)
 
 
-def test_whoever_disables_the_last_trigger_hides_no_truncate(db: JournalDatabase):
+def test_disabling_the_last_trigger_hides_no_truncate(db: JournalDatabase):
     db.run("INSERT INTO parts VALUES (2, 2); ALTER TABLE part_2 DISABLE TRIGGER changefeed_truncated")
     db.forget()
     db.run("BEGIN; TRUNCATE part_2; INSERT INTO parts VALUES (22, 2); TRUNCATE part_2; COMMIT")
@@ -593,7 +593,7 @@ class TestMerge:
         assert db.losses == 0
         db.assert_rebuilds("public.stock")
 
-    def test_one_of_a_partition_that_has_none_of_its_own_is_no_loss(self, db: JournalDatabase):
+    def test_a_partition_without_a_trigger_of_its_own_is_no_loss(self, db: JournalDatabase):
         db.run("INSERT INTO stock SELECT i, 1 FROM generate_series(1, 20) AS i; DELETE FROM stock WHERE id > 10")
         db.run("MERGE INTO stock_0 AS t USING stock_0 AS s ON t.id = s.id WHEN MATCHED THEN UPDATE SET n = 2")
         assert db.losses == 0
@@ -607,7 +607,7 @@ class TestMerge:
         db.assert_rebuilds("public.parts")
 
 
-def test_writes_reach_a_foreign_partition_as_if_nobody_watched(db: JournalDatabase):
+def test_writes_reach_a_foreign_partition_undisturbed(db: JournalDatabase):
     if not db.run("SELECT FROM pg_available_extensions WHERE name = 'postgres_fdw'"):
         pytest.skip("this PostgreSQL has no postgres_fdw")
     socket = db.connection.get_dsn_parameters()

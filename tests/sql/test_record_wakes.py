@@ -105,7 +105,7 @@ def test_a_queue_that_others_fill_before_the_commit_fails_no_write(small_queue: 
         ("changefeed.notify = ''", True),
     ],
 )
-def test_who_is_woken(db: JournalDatabase, setting: str, is_woken: bool):
+def test_which_commits_notify(db: JournalDatabase, setting: str, is_woken: bool):
     db.run(TABLES)
     listener = db.session()
     listener.run("LISTEN changefeed")

@@ -91,7 +91,7 @@ def test_what_replaces_triggers_in_one_transaction_misses_nothing(db: JournalDat
     assert db.run("SELECT action, data FROM changefeed.journal") == [("I", {"id": 1})]
 
 
-def test_without_an_event_trigger_a_childs_rows_were_told_as_the_tables_own(db: JournalDatabase):
+def test_without_an_event_trigger_child_rows_came_as_the_tables(db: JournalDatabase):
     db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE child () INHERITS (orders)")
     db.run("INSERT INTO child VALUES (1); UPDATE orders SET id = 2; SELECT changefeed.refresh()")
     assert "reported as that table's own" in look(db)["orders"]
@@ -203,7 +203,7 @@ def test_a_partition_that_came_and_went_with_rows_takes_them_away(db: JournalDat
     assert look(db) == {}
 
 
-def test_a_child_that_came_and_went_costs_nobody_a_gap_and_hides_none(db: JournalDatabase):
+def test_a_short_lived_child_causes_and_hides_no_gap(db: JournalDatabase):
     come_and_go = "CREATE TABLE child () INHERITS (orders); DROP TABLE child; SELECT changefeed.refresh()"
     for _ in range(2):
         db.run(come_and_go)
@@ -323,7 +323,7 @@ def test_a_look_that_finds_nothing_writes_nothing(db: JournalDatabase):
     db.run("COMMIT")
 
 
-def test_who_was_let_read_may_look_and_write_nothing_else(db: JournalDatabase):
+def test_readers_may_look_and_write_nothing_else(db: JournalDatabase):
     role = db.new_role("reader")
     db.run(f"GRANT USAGE ON SCHEMA changefeed TO {role}")
     reader = db.session(user=role)

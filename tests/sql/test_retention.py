@@ -50,7 +50,7 @@ def test_what_is_young_and_small_stays(db: JournalDatabase, retain: Retain):
     assert (slot(db), kept(db), lost(db)) == (0, [(0, 1)], (0, 0))
 
 
-def test_by_age_the_ring_goes_on_and_what_is_too_old_is_emptied(db: JournalDatabase, retain: Retain):
+def test_old_partitions_are_emptied_by_age(db: JournalDatabase, retain: Retain):
     write(db, "8 days")
     assert retain("7 days") == []  # it was being written until now
     assert slot(db) == 1
@@ -146,7 +146,7 @@ def test_a_transaction_that_began_before_a_rotation_writes_where_it_should(db: J
     assert kept(db) == [(0, 1), (1, 1)]
 
 
-def test_a_reader_whose_snapshot_is_older_than_the_emptying_learns_of_it(db: JournalDatabase, retain: Retain):
+def test_a_reader_with_an_older_snapshot_notices_the_emptying(db: JournalDatabase, retain: Retain):
     write(db, "9 days")
     retain("7 days")
     reader = db.session()

@@ -80,7 +80,7 @@ def test_every_function_has_a_fixed_search_path(db: JournalDatabase):
     assert [name for name, settings in functions if FIXED not in (settings or ())] == []
 
 
-def test_no_function_may_be_executed_by_everybody(db: JournalDatabase):
+def test_public_may_execute_no_function(db: JournalDatabase):
     # Also where default privileges give everything away. Triggers fire all the same: that takes no right of a writer's.
     db.run("CREATE SCHEMA s; ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC")
     db.run(read_script("uninstall.sql"))

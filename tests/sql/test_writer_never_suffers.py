@@ -248,14 +248,14 @@ class TestTwin:
         session.run("DELETE FROM orders")
         assert session.value("SELECT lastval()") == 1
 
-    def test_nobody_sees_the_number_that_another_drew(self, db: JournalDatabase):
+    def test_other_sessions_do_not_see_a_drawn_number(self, db: JournalDatabase):
         db.run("CREATE SEQUENCE numbers START 4711; SELECT nextval('numbers'); INSERT INTO orders VALUES (1)")
         assert db.value("SELECT lastval()") == 4711
         role = db.new_role("reader")
         seen = db.session(user=role).run("SELECT last_value FROM pg_sequences WHERE schemaname = 'changefeed'")
         assert (4711,) not in seen
 
-    def test_nobody_else_draws_from_the_sequence_that_holds_a_writers_number(self, db: JournalDatabase):
+    def test_other_roles_cannot_draw_from_the_writers_sequence(self, db: JournalDatabase):
         db.run("GRANT USAGE ON SEQUENCE changefeed.lastval TO PUBLIC")  # as install.sql did before
         db.run(read_script("install.sql"))
         role = db.new_role("reader")

@@ -65,7 +65,7 @@ def test_a_newer_token_lets_it_stay():
     asyncio.run(go())
 
 
-def test_one_whose_token_is_over_is_ended_at_once_and_once():
+def test_a_client_with_an_expired_token_is_closed_once():
     async def go() -> None:
         door = Door()
         client = door.let_in(lasting(-1))
@@ -89,6 +89,6 @@ def test_the_expiries_of_one_server_end_nothing_of_another():
     asyncio.run(go())
 
 
-def test_an_error_closes_a_socket_with_what_its_status_says():
+def test_an_errors_status_decides_the_close_code():
     for status, code in ((401, 4401), (403, 1008), (400, 1008), (404, 1008), (410, 1008), (503, 1013), (500, 1013)):
         assert CloseCode.of(ApiError(status, "code", "message")) == code

@@ -3,7 +3,7 @@
 from handlers.access.crowd import Crowd
 
 
-def test_whoever_waits_longest_goes_of_the_address_that_weighs_most():
+def test_the_longest_waiting_of_the_heaviest_address_goes():
     crowd: Crowd[str] = Crowd(4)
     for name, address in (("a1", "a"), ("b1", "b"), ("b2", "b"), ("b3", "b")):
         assert crowd.add(name, address) == []

@@ -39,7 +39,7 @@ def test_one_that_was_ended_is_ended_in_every_process():
         assert [three.has(session(number)) for number in (1, 2, 3, 4)] == [True, True, True, False]
 
 
-def test_however_many_were_ended_none_comes_back_and_little_is_kept():
+def test_many_ended_sessions_stay_ended_in_little_memory():
     ended = EndedSessions()
     for number in range(3 * SESSIONS_KEPT):
         ended.end(session(number))
@@ -65,7 +65,7 @@ class SignOutTest(AccessTestCase):
         return (await self.ask("none", "/api/tables", headers=cookies))[0]
 
     @gen_test
-    async def test_a_cookie_lets_nobody_in_once_it_was_signed_out_of(self):
+    async def test_a_signed_out_cookie_is_refused(self):
         for kind in ("full", "narrow", "orders"):
             mine, other = await self.sign_in(kind), await self.sign_in(kind)
             assert mine != other
@@ -91,7 +91,7 @@ class SignOutTest(AccessTestCase):
             assert await self.status(other) == 200
 
     @gen_test
-    async def test_nobody_else_ends_a_session(self):
+    async def test_only_the_holder_ends_a_session(self):
         mine = await self.sign_in()
         for headers in (
             {},

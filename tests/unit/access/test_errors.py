@@ -8,7 +8,7 @@ from changefeed.postgres.pool import DatabaseUnavailable, DeadlinePassed
 from handlers.access.errors import ApiError, database_needed
 
 
-def test_what_postgresql_says_of_names_is_for_the_log():
+def test_names_in_postgresqls_errors_go_to_the_log_only():
     with (
         ExpectLog("handlers.errors", ".*permission denied for schema payroll"),
         pytest.raises(ApiError) as told,

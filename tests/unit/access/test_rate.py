@@ -21,7 +21,7 @@ def test_a_burst_passes_and_then_a_number_per_second():
     assert [pace.wait_seconds() > 0 for _ in range(3)] == [False, False, True]
 
 
-def test_what_nobody_used_is_kept_for_no_longer_than_a_burst():
+def test_idle_time_saves_up_at_most_one_burst():
     clock = Clock()
     pace = RateLimiter(4, clock)
     clock.now += 1_000_000
@@ -40,12 +40,12 @@ def test_each_of_a_crowd_is_given_a_turn_of_its_own_and_gets_in_at_it():
         assert pace.wait_seconds() == 0
 
 
-def test_nobody_is_sent_away_for_longer_than_a_minute():
+def test_retry_after_is_at_most_a_minute():
     pace = RateLimiter(1, Clock())
     assert max(pace.wait_seconds() for _ in range(1_000)) == LONGEST_WAIT_SECONDS
 
 
-def test_without_a_limit_everybody_comes_in():
+def test_without_a_limit_every_client_passes():
     pace = RateLimiter(0, Clock())
     assert not any(pace.wait_seconds() for _ in range(10_000))
 

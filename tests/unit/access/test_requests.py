@@ -61,7 +61,7 @@ def test_each_owner_has_its_turn_and_one_that_leaves_gives_it_on():
     run(work())
 
 
-def test_who_waits_too_long_is_refused():
+def test_a_request_that_waits_too_long_is_refused():
     async def work() -> None:
         meters = SharedNumbers()
         under_way = RequestsUnderWay(100, meters)

@@ -192,7 +192,7 @@ def test_a_token_without_the_claim_has_no_rights(given: Given):
         {"aud": "somebody else"},
     ],
 )
-def test_a_token_that_says_something_odd_is_refused(given: Given, said: dict[str, Any]):
+def test_a_token_with_odd_claims_is_refused(given: Given, said: dict[str, Any]):
     token = jwt.encode(claims(**said), SECRET, "HS256")
     assert refusal(given.issued("HS256", SECRET), token).startswith("bad_token: ")
 
@@ -252,12 +252,12 @@ def test_a_signed_claim_of_an_odd_type_raises_nothing_else(given: Given, claim: 
         {"typ": "MARK", "cty": "MARK", "zip": "MARK", "jku": "https://MARK", "jwk": {"MARK": 1}, "x5u": "MARK"},
     ],
 )
-def test_why_a_token_is_refused_repeats_nothing_of_what_nobody_signed(given: Given, header: dict[str, Any]):
+def test_a_refusal_repeats_no_unsigned_text(given: Given, header: dict[str, Any]):
     for tokens in (given.issued("HS256", SECRET), given.issued("RS256", public_pem(RSA))):
         assert "MARK" not in refusal(tokens, by_hand({"alg": "HS256", **header}, b"MARK"))
 
 
-def test_a_token_that_expired_is_told_so(given: Given):
+def test_an_expired_token_gets_the_reason(given: Given):
     token = jwt.encode(claims(exp=time.time() - 1), SECRET, "HS256")
     assert refusal(given.issued("HS256", SECRET), token).startswith("token_expired: ")
 
@@ -281,7 +281,7 @@ def by_hand(header: dict[str, Any], signature: bytes = b"") -> str:
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
-def test_the_algorithm_is_that_of_the_settings_whatever_the_token_says(given: Given):
+def test_the_tokens_header_cannot_choose_the_algorithm(given: Given):
     by_rsa = given.issued("RS256", public_pem(RSA))
     for token in (
         by_hand({"alg": "none"}),

@@ -16,7 +16,7 @@ def test_a_payload_of_the_originals_trigger_names_table_and_action(action: str):
     assert parse_payload(payload) == Change(payload, "orders", action)
 
 
-def test_a_schema_makes_the_tables_name_whole():
+def test_the_schema_completes_the_tables_name():
     assert parse_payload('{"table": "Ärger", "schema": "sales", "action": "INSERT"}').table == "sales.Ärger"
     for no_schema in ('""', "null", "7"):
         assert parse_payload(f'{{"table": "orders", "schema": {no_schema}, "action": "INSERT"}}').table == "orders"

@@ -109,7 +109,7 @@ def test_any_text_is_what_json_takes_it_for(read: Read, text: str):
 
 
 @given(st.text(st.characters()))
-def test_a_quoted_text_says_what_it_said_and_can_be_sent(text: str):
+def test_a_quoted_text_is_unchanged_and_can_be_sent(text: str):
     sent = quoted(text).encode()
     assert json.loads(sent) == text
     read = members(f'{{"a":{sent.decode()}}}')
@@ -150,7 +150,7 @@ def test_a_column_that_is_gone_counts_as_changed():
 
 
 @given(ROWS, ROWS)
-def test_the_old_values_are_those_of_the_keys_whose_text_differs(old: dict[str, object], new: dict[str, object]):
+def test_old_values_are_of_the_keys_that_differ(old: dict[str, object], new: dict[str, object]):
     texts = [json.dumps(row, separators=(",", ":")) for row in (old, new)]
     expected = {key: value for key, value in old.items() if key not in new or json.dumps(new[key]) != json.dumps(value)}
     assert json.loads(changed_columns(*texts)) == expected

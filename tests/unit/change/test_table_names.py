@@ -77,7 +77,7 @@ def test_what_a_pattern_means(text: str, certain: tuple[str | None, str | None] 
     assert parse_pattern(text).certain == certain
 
 
-def test_an_ambiguous_pattern_could_mean_each_table_and_says_how_they_are_written():
+def test_an_ambiguous_pattern_lists_its_tables():
     assert set(parse_pattern("a.b.c").possible) == {("a", "b.c"), ("a.b", "c"), (None, "a.b.c")}
     assert parse_pattern("a.b.c").readings == 'a."b.c" or "a.b".c'
 

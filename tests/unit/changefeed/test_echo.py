@@ -67,7 +67,7 @@ def test_a_long_row_is_cut_to_one_line_of_the_terminal(monkeypatch: pytest.Monke
     assert seen.endswith("…")
 
 
-def test_a_pipe_that_nobody_reads_any_more_ends_the_echo_and_nothing_else():
+def test_a_closed_pipe_ends_only_the_echo():
     reading, writing = os.pipe()
     os.close(reading)
     echo = into(writing)
@@ -77,7 +77,7 @@ def test_a_pipe_that_nobody_reads_any_more_ends_the_echo_and_nothing_else():
     echo([parse_payload("[2]")])
 
 
-def test_a_pipe_that_nobody_reads_now_stalls_nobody_and_what_is_left_out_is_counted():
+def test_a_stalled_pipe_delays_nothing_and_skips_are_counted():
     reading, writing = os.pipe()
     echo = into(writing)
     much = json.dumps("x" * WAITING_LIMIT_BYTES)

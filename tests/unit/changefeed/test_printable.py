@@ -59,7 +59,7 @@ def test_text_is_left_as_it_is(text: str):
 
 
 @pytest.mark.parametrize("text", [*CONTROLS, *BIDI, *UNSEEN, *NAMES], ids=ascii)
-def test_json_says_the_same(text: str):
+def test_json_keeps_its_value(text: str):
     assert json.loads(json_printable(json.dumps(text, ensure_ascii=False))) == text
 
 

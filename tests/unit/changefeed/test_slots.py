@@ -46,7 +46,7 @@ async def test_never_more_work_than_there_are_slots_and_all_of_it_is_done():
 
 
 @in_a_loop
-async def test_who_asks_for_much_does_not_keep_others_waiting():
+async def test_one_busy_owner_does_not_delay_others():
     slots, order = FairSlots(1, share=1, waiting_limit=1_000), []
 
     async def work(holder: str) -> None:
@@ -103,7 +103,7 @@ async def test_owners_with_the_same_first_part_compete_by_the_second():
 
 
 @in_a_loop
-async def test_who_stops_waiting_is_not_counted():
+async def test_a_cancelled_wait_is_not_counted():
     slots = FairSlots(1, share=1, waiting_limit=1_000)
     await slots.take(("much",))
     waiting = [asyncio.ensure_future(slots.take(("much",))) for _ in range(3)]

@@ -123,7 +123,7 @@ def test_a_table_without_any_change_is_raised_and_its_value_is_not_known():
     assert Alerts([QUIET], Tally(0.0)).check(0.0, 1000.0) == [Transition(QUIET, True, 1000.0, 1000.0, None)]
 
 
-def test_a_time_that_nobody_counted_raises_nothing_and_ends_nothing():
+def test_time_without_data_raises_and_ends_nothing():
     assert turns(tally_with((900.0, 1)), QUIET, 1000.0, known_from=940.5) == []
     tally = tally_with((999.0, 11))
     alerts = Alerts([MORE], tally)

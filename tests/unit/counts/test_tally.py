@@ -49,7 +49,7 @@ def test_in_whatever_order_they_come_each_is_counted_once(found: list[Change]):
         assert tally.totals.get(table, [0] * 4) == counts
 
 
-def test_buckets_are_whole_seconds_oldest_first_and_sum_up_to_the_totals():
+def test_buckets_are_seconds_that_sum_up_to_the_totals():
     tally = Tally(1000.0)
     for now, action in ((1000.0, INSERT), (1000.999, UPDATE), (1003.2, INSERT), (1003.3, INSERT)):
         tally.count(changes("orders", action), now)
@@ -89,7 +89,7 @@ def test_what_was_touched_is_returned_once_with_absolute_counts():
         assert tally.by_step[step].take_touched() == [{"at": begins, "counts": {"orders": [2, 0, 0, 0]}}]
 
 
-def test_only_the_newest_buckets_are_kept_also_when_nobody_takes_what_was_touched():
+def test_old_buckets_go_also_without_a_reader():
     tally = Tally(1000.0)
     for second in range(2000):
         tally.count(changes("orders", INSERT), 1000.0 + second)
@@ -193,7 +193,7 @@ def test_made_up_names_hide_no_table_that_there_is():
     assert len(tally.totals) == UNKNOWN_LIMIT + 1 + TABLE_LIMIT
 
 
-def test_tables_that_only_payloads_name_hide_none_of_the_journal():
+def test_made_up_tables_hide_no_real_one():
     tally = Tally(1000.0, is_table=lambda table: table.startswith("mine."))
     for number in range(TABLE_LIMIT + 5):
         tally.count(changes(f"mine.table{number}", INSERT), 1000.0)
@@ -221,7 +221,7 @@ def test_a_table_that_a_payload_named_first_counts_as_real_once_the_journal_has_
         assert (one.totals["new"], one.totals[UNKNOWN_TABLES]) == ([1, 0, 0, 0], [1, 0, 0, 0])
 
 
-def test_what_one_process_counted_another_goes_on_with():
+def test_a_process_continues_anothers_counts():
     tally, successor = Tally(1000.0), Tally(2000.0)
     tally.set_database_ahead(0.0)
     tally.count([Change("{}", "orders", INSERT, xid=1, id=1, at=1001.5), FOREIGN], 1001.75)

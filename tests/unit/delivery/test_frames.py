@@ -20,7 +20,7 @@ def read(stream: bytes) -> list[Any]:
 
 # Where the length needs more bytes: 126 and 65536 of them, which may be fewer characters.
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 1_000_000])
-def test_a_frame_of_any_size_is_read_back_whole(size: int):
+def test_frames_of_any_size_are_read_back(size: int):
     [frame] = read(text_frames(["x" * size]))
     assert (frame.opcode, frame.fin, len(frame.data)) == (Opcode.TEXT, True, size)
 

@@ -16,7 +16,7 @@ def test_each_payload_goes_to_the_followers_of_its_channel():
     assert (ground.published, ground.woken) == (["[1]"], 1)
 
 
-def test_without_the_plain_channel_only_a_raw_client_hears_it():
+def test_without_the_plain_channel_only_raw_clients_get_it():
     ground = Ground(takes_plain=False)
     raw = Raw(ground.raw_clients, PLAIN_CHANNEL)
     ground.notifications.hand_on({PLAIN_CHANNEL: ["[1]"]})

@@ -19,7 +19,7 @@ from tests.unit.delivery.ground import OUTAGE, Ground, Raw
         (False, None, False, True),
     ],
 )
-def test_an_outage_is_a_gap_where_something_came_that_nobody_keeps(
+def test_an_outage_is_a_gap_if_unstored_payloads_exist(
     takes_plain: bool, cache: str | None, has_plain_triggers: bool, is_told: bool
 ):
     async def tell() -> Ground:
@@ -34,7 +34,7 @@ def test_an_outage_is_a_gap_where_something_came_that_nobody_keeps(
     assert (ground.raw_clients.connected, ground.count(CLIENTS_DROPPED, "raw", "deaf")) == ([], 1)
 
 
-def test_a_plain_payload_that_was_heard_says_that_there_are_such_triggers():
+def test_a_received_plain_payload_proves_plain_triggers():
     async def tell() -> Ground:
         ground = Ground(cache="journal")
         ground.hub.receive(["[1]"])

@@ -80,7 +80,7 @@ def test_what_tornado_has_still_to_write_goes_first(loop: asyncio.Runner):
     loop.run(run())
 
 
-def test_a_full_outbox_says_so_once_and_takes_nothing_more(loop: asyncio.Runner):
+def test_a_full_outbox_reports_once_and_takes_no_more(loop: asyncio.Runner):
     async def run() -> None:
         line = Line(limit_bytes=10)
         line.outbox.send(b"x" * BIG)
@@ -93,7 +93,7 @@ def test_a_full_outbox_says_so_once_and_takes_nothing_more(loop: asyncio.Runner)
     loop.run(run())
 
 
-def test_a_client_that_is_gone_is_nobodys_trouble(loop: asyncio.Runner):
+def test_a_gone_client_is_no_error(loop: asyncio.Runner):
     async def run() -> None:
         line = Line()
         line.far.close()

@@ -8,7 +8,7 @@ from handlers.delivery.readiness import Readiness
 from tests.unit.delivery.ground import MOMENT
 
 
-def test_a_server_that_hears_and_cannot_read_the_journal_is_not_ready():
+def test_a_server_that_cannot_read_the_journal_is_not_ready():
     listener: Any = SimpleNamespace(
         state=ListenerState.LISTENING, since=MOMENT, reason=None, is_ready=True, not_ready_reason="deaf"
     )

@@ -33,7 +33,7 @@ def test_a_place_survives_its_text(place: Place):
 
 
 @given(places, st.integers(1, 2**63 - 1))
-def test_what_its_holder_was_told_survives_too_and_is_no_part_of_the_place(place: Place, losses: int):
+def test_losses_survive_and_are_not_part_of_the_place(place: Place, losses: int):
     informed = replace(place, losses=losses)
     assert informed == place
     assert decode(encode(EPOCH, informed))[1].losses == losses

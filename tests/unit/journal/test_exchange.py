@@ -81,7 +81,7 @@ def test_a_page_arrives_as_it_was_read():
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_with_any_messages_lost_every_change_is_published_once_and_each_batch_is_whole(seed: int):
+def test_lost_messages_cost_no_change(seed: int):
     dice, history = random.Random(seed), History(seed)
     line = Line(takes=lambda message: dice.random() < 0.6)
     present = proven(history.go_on())
@@ -156,7 +156,7 @@ def test_a_page_of_another_past_does_not_fit_though_its_snapshot_is_the_same():
     assert not handed.fits(Place.after(snapshot(10, witness=2)))
 
 
-def test_a_batch_whose_end_proves_nothing_leads_nowhere():
+def test_a_batch_without_proof_leads_nowhere():
     line = Line()
     line.hand_on(page(snapshot(20), snapshot(30, witness=0), change(1)))
     assert line.receiver.next_for(Place.after(snapshot(10))) is None
@@ -172,13 +172,13 @@ def test_pages_of_another_journal_or_version_are_not_taken(kind: PageKind | None
 
 
 @pytest.mark.parametrize("message", [b"\xc1", b"\x90", msgspec.msgpack.encode([KIND, "no time"])])
-def test_a_message_that_is_none_is_not_taken(message: bytes):
+def test_an_invalid_message_is_ignored(message: bytes):
     line = Line()
     line.receiver.receive(1, message)
     assert line.receiver.patience_seconds == 0
 
 
-def test_it_waits_for_pages_only_while_it_follows_somebody():
+def test_it_waits_for_pages_only_if_it_follows_a_process():
     line = Line()
     told: list[str] = []
     line.receiver.on_left = lambda: told.append("left")
@@ -232,7 +232,7 @@ def test_it_makes_sure_of_the_past_after_the_process_that_it_follows_has():
     assert line.receiver.next_for(Place.after(a)) is None  # what it had received may be of the past that was lost
 
 
-def test_a_page_too_large_to_send_still_says_where_its_batch_ends():
+def test_a_page_too_large_to_send_still_gives_its_batchs_end():
     line = Line()
     line.limit_bytes = 1000
     a, b = snapshot(10), snapshot(20)
@@ -256,7 +256,7 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch):
     assert line.receiver._waiting_bytes <= 3 * len(line.sent[0])
 
 
-def test_who_is_slow_to_publish_or_hears_nothing_says_so_and_hands_on_nothing():
+def test_a_slow_or_disconnected_process_hands_on_nothing():
     line = Line()
     a, b = snapshot(10), snapshot(20)
     line.hand_on(page(a, b))

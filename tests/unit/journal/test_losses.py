@@ -87,7 +87,7 @@ def test_of_random_transactions_exactly_the_clients_that_miss_something_get_a_ga
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nobody_who_misses_something_is_not_told_where_little_is_kept_of_it(db: JournalDatabase, seed: int):
+def test_every_client_that_misses_something_gets_a_gap(db: JournalDatabase, seed: int):
     [(source,)] = db.run("SELECT pg_get_functiondef('changefeed.note_taken'::regproc)")
     assert "integer := 1000;" in source
     db.run(source.replace("integer := 1000;", "integer := 2;"))
@@ -137,7 +137,7 @@ def test_a_change_that_retention_takes_at_its_commit_is_a_gap_even_after_newer_o
     assert after.concern(history.edge)
 
 
-def test_who_reads_in_the_moment_of_the_emptying_is_told_of_it(db: JournalDatabase):
+def test_a_read_during_the_emptying_gets_a_gap(db: JournalDatabase):
     """A page whose statement has begun before waits for the partition, and finds it empty."""
     db.run("INSERT INTO orders VALUES (1)")
     db.run("SELECT changefeed.retain('0 s', 0)")

@@ -67,7 +67,7 @@ def fill(history: History, steps: int = 30, size: int = 3) -> tuple[PageCache, l
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_page_that_is_split_is_remembered_as_the_whole_one_is(seed: int):
+def test_a_split_page_is_remembered_as_one(seed: int):
     history = History(seed)
     snapshots = [history.go_on()]
     whole, split = (PageCache(ENCODE_BATCH, Place.after(snapshots[0])) for _ in range(2))
@@ -231,7 +231,7 @@ def test_what_it_takes_is_what_it_counts(changes: int, running: int):
     assert 0.6 < cache._bytes / taken < 1.6
 
 
-def test_cursors_that_nobody_gave_take_no_more_memory_than_one_page_does():
+def test_made_up_cursors_take_at_most_one_pages_memory():
     """Anybody can make up a snapshot that lies within what is remembered, and as many as he likes."""
     mine = [Change(f'{{"x": "{"x" * 100_000}", "cursor": "{i:x}.x"}}', "t", "INSERT", 500, i) for i in range(1, 201)]
     cache = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))

@@ -58,9 +58,7 @@ def by_row(changes: list[Change], count: int) -> list[list[tuple[str, int, str]]
 
 
 @pytest.mark.parametrize("page_rows", [1, 2, 7, 1000])
-def test_the_pages_of_a_transaction_from_wherever_one_goes_on(
-    db: JournalDatabase, page_rows: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_transactions_pages_from_any_place(db: JournalDatabase, page_rows: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(entries, "PAGE_ROWS", page_rows)
     db.run("INSERT INTO orders SELECT i, 'raw' FROM generate_series(0, 9) AS i")
 
@@ -172,9 +170,7 @@ def test_a_transaction_of_which_triggers_wrote_on_another_page_only(
 
 
 @pytest.mark.parametrize("payload", [Payload.FULL, Payload.OFF])
-def test_a_statement_whose_calls_are_on_different_pages(
-    db: JournalDatabase, payload: Payload, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_statement_with_calls_on_two_pages(db: JournalDatabase, payload: Payload, monkeypatch: pytest.MonkeyPatch):
     """On each page alone rows only come, or only go."""
     monkeypatch.setattr(entries, "PAGE_ROWS", 1)
     db.run("INSERT INTO orders VALUES (4, 'x')")

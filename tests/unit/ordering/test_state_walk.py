@@ -117,7 +117,7 @@ def test_whatever_is_preferred_the_states_decide(draw: random.Random):
             assert is_strict([state for state in at_start if state[0] == key], own, has_key=True)
 
 
-def test_rows_whose_columns_change_in_between_are_two_walks():
+def test_rows_of_changed_columns_are_two_walks():
     edges = [Edge(2, 3, 1, 1, 1), Edge(0, 2, 0, 1, 0), Edge(13, 14, 1, 1, 3), Edge(12, 13, 1, 1, 2)]
     assert list(walk(edges)) == [1, 0, 3, 2]
 

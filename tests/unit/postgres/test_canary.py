@@ -37,7 +37,7 @@ async def fail(channel: str, payload: str) -> None:
     raise DatabaseUnavailable("too many clients")
 
 
-def test_one_that_comes_back_proves_that_the_connection_hears():
+def test_one_that_returns_proves_the_connection():
     async def go() -> None:
         async def send(channel: str, payload: str) -> None:
             assert channel == canary.channel
@@ -54,7 +54,7 @@ def test_one_that_comes_back_proves_that_the_connection_hears():
 
 
 @pytest.mark.parametrize(("send", "why"), [(swallow, "pool_mode=transaction"), (never, "has not answered")])
-def test_one_that_stays_away_is_told_by_what_became_of_sending_it(send: Send, why: str):
+def test_a_missing_one_is_explained_by_its_sending(send: Send, why: str):
     with pytest.raises(Deaf, match=why):
         asyncio.run(fly(Canary(send, deadline_seconds=0.01)))
 

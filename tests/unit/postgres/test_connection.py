@@ -36,7 +36,7 @@ def test_what_a_conninfo_leaves_open_is_completed():
     }
 
 
-def test_what_a_conninfo_says_itself_wins_but_for_the_encoding():
+def test_a_conninfos_own_values_win_except_the_encoding():
     said = {"application_name": "mine", "keepalives_idle": "60", "tcp_user_timeout": "0", "password": "it's \\ me"}
     completed = parse_dsn(complete(psycopg2.extensions.make_dsn(**said, client_encoding="LATIN1")))
     assert said.items() <= completed.items()
@@ -98,7 +98,7 @@ def test_a_hopeless_refusal_is_recognized_in_any_language(told: str, is_hopeless
 
 class OpenConnectionTest(AsyncTestCase):
     @gen_test
-    async def test_a_server_that_accepts_and_says_nothing_is_given_up_at_the_deadline(self):
+    async def test_a_silent_server_is_given_up_at_the_deadline(self):
         proxy = Proxy(postgres.cluster().conninfo)
         await proxy.start()
         proxy.go_deaf()

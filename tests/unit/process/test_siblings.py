@@ -99,7 +99,7 @@ def test_a_process_that_receives_nothing_holds_up_no_sender(group: list[Siblings
     asyncio.run(exchange())
 
 
-def test_the_parent_says_which_process_has_ended(group: list[Siblings]):
+def test_the_parent_reports_which_process_has_ended(group: list[Siblings]):
     async def exchange() -> None:
         async with Inbox(group[1]) as to_second, Inbox(group[2]) as to_third:
             group[0].send(b"one")

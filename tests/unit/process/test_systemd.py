@@ -114,7 +114,7 @@ def test_a_server_that_hangs_tells_nothing(tmp_path: Path, systemd: Systemd):
             systemd.next(within_seconds=1)
 
 
-def test_nobody_else_speaks_for_the_server():
+def test_child_processes_cannot_notify_systemd():
     environ = {"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1", "PATH": "/bin"}
     ServiceManager(environ)
     assert environ == {"PATH": "/bin"}
@@ -126,7 +126,7 @@ def test_a_watchdog_of_another_process_is_not_fed(systemd: Systemd):
 
 
 @pytest.mark.parametrize("name", ["", "/nowhere/at/all", "vsock:2:1"])
-def test_where_nobody_hears_it_the_server_goes_on(name: str):
+def test_without_systemd_the_server_continues(name: str):
     manager = ServiceManager({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000000"})
     manager.ready()
     manager.stopping()

@@ -413,7 +413,7 @@ def test_a_group_names_several_columns_of_one_row(reader: Session):
     assert [holds for (holds,) in answers] == [True, False, True, True, False, True]
 
 
-def test_another_expression_stands_for_a_column():
+def test_another_expression_replaces_a_column():
     text, parameters = sql_condition(
         [parse_filter("phone=eq.5f")], {"phone": Kind.TEXT}, "r", expressions={"phone": "h(1)"}
     )

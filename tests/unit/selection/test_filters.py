@@ -45,7 +45,7 @@ def test_like_is_postgresqls(pattern: str, texts: list[str]):
 
 
 @pytest.mark.parametrize("pattern", ["a_*_b", "*_a_*", "_*_", "*__*b_c*", "a__c", "*a_b", "b_*", "*", "", "*_b_*_b_*"])
-def test_an_underscore_is_one_character_wherever_it_stands(pattern: str):
+def test_an_underscore_matches_one_character_anywhere(pattern: str):
     texts = ["".join(letters) for length in range(7) for letters in itertools.product("abc", repeat=length)]
     test = make_test(parse_filter(f"c=like.{pattern}"), Kind.TEXT)
     expected = execute("SELECT t, t LIKE %s FROM unnest(%s::text[]) AS t", pattern.replace("*", "%"), texts)
@@ -115,7 +115,7 @@ def test_an_equality_is_found_by_its_key():
     assert equality(parse_filter("c=gt.1"), Kind.NUMBER) is None
 
 
-def test_a_column_with_an_equals_sign_stands_in_quotes():
+def test_a_column_with_an_equals_sign_is_quoted():
     assert parse_filter('"a=b""c"=eq.1').column == 'a=b"c'
 
 
@@ -200,7 +200,7 @@ def test_a_filter_is_read_back_from_its_text(condition: Condition):
         ),
     ],
 )
-def test_what_is_no_group_says_what_to_write(text: str, said: str):
+def test_an_invalid_group_gets_advice(text: str, said: str):
     with pytest.raises(BadFilter) as refused:
         parse_filter(text)
     assert said in str(refused.value)
@@ -215,7 +215,7 @@ def test_what_is_no_group_says_what_to_write(text: str, said: str):
         ("or=(a.eq.1,b.is.true)", "is.true is for booleans"),
     ],
 )
-def test_what_does_not_fit_its_column_says_so_in_a_group_too(text: str, said: str):
+def test_a_misfit_in_a_group_is_reported(text: str, said: str):
     with pytest.raises(BadFilter) as refused:
         row_test(parse_filter(text), {"a": Kind.NUMBER, "b": Kind.NUMBER}.get)
     assert said in str(refused.value)
@@ -258,7 +258,7 @@ def test_rows_that_match_are_found_by_the_values_of_one_of_some_columns(texts: l
         (f"id=in.({','.join(map(str, range(VALUES_LIMIT + 1)))})", f"at most {VALUES_LIMIT}"),
     ],
 )
-def test_what_is_no_filter_says_what_to_write(text: str, said: str):
+def test_an_invalid_filter_gets_advice(text: str, said: str):
     with pytest.raises(BadFilter) as refused:
         make_test(parse_filter(text), Kind.TEXT)
     assert said in str(refused.value)
@@ -283,6 +283,6 @@ def test_what_is_no_filter_says_what_to_write(text: str, said: str):
         ("c=is.null", Kind.NOTHING, "generated column"),
     ],
 )
-def test_what_does_not_fit_its_column_says_what_would(text: str, kind: Kind, said: str):
+def test_a_misfit_is_reported_with_what_would_fit(text: str, kind: Kind, said: str):
     with pytest.raises(BadFilter, match=said):
         make_test(parse_filter(text), kind)

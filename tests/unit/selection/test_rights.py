@@ -140,7 +140,7 @@ def test_a_limit_holds_for_a_bare_name_that_could_be_of_its_table():
         ([("public", "salaries"), ("secret", "salaries")], None),
     ],
 )
-def test_a_bare_name_is_of_the_tables_that_the_catalog_says(meant: list[tuple[str, str]], data: Any):
+def test_a_bare_name_means_the_catalogs_tables(meant: list[tuple[str, str]], data: Any):
     tables = {"public.*": {}, "hr.*": {"columns": ["id"]}}
     asked = Subscription.parse({}, grants(tables))
     selection = Selection(asked, TABLES.get, meanings=lambda name: [TableName(*one) for one in meant])
@@ -156,7 +156,7 @@ def test_a_pattern_that_is_ambiguous_gives_nothing_and_limits_all_that_it_could_
     assert table_rights(limits, "a.b") == TableRights(None, ())
 
 
-def test_an_update_of_columns_without_right_alone_is_not_told():
+def test_an_update_of_hidden_columns_is_not_sent():
     assert seen(change("UPDATE", row(), '{"status": "new"}'), {"orders": {"columns": ["id"]}}) is None
     assert seen(change("UPDATE", row(), '{"status": "new", "id": 6}'), {"orders": {"columns": ["id"]}}) is not None
     # Of one that was left out by `omit`, or of none.
@@ -211,7 +211,7 @@ def test_a_change_that_is_seen_tells_of_no_others():
     }
 
 
-def test_columns_without_right_stand_neither_in_the_row_nor_in_the_old_one():
+def test_hidden_columns_are_in_neither_row():
     shown = seen(
         change("UPDATE", row(), '{"status": "new", "customer_id": 1}'), {"orders": {"columns": ["id", "status"]}}
     )
@@ -272,11 +272,11 @@ def test_a_truncate_is_shown_and_a_statement_of_many_rows_without_their_number()
         '{"table": "public.orders", "action": "INSERT", "data": {"id": 1}}',
     ],
 )
-def test_a_payload_whose_visibility_is_uncertain_is_not_sent(text: str):
+def test_a_payload_of_uncertain_visibility_is_not_sent(text: str):
     assert seen(Change(text, "public.orders", "INSERT"), MINE) is None
 
 
-def test_a_payload_says_nothing_beside_what_the_contract_names():
+def test_a_payload_reveals_only_the_contracts_fields():
     text = (
         '{"table": "orders", "action": "UPDATE", "data": {"customer_id": 42}, "old": "x", "more": 43, "cursor": "no",'
         ' "schema": "public"}'

@@ -74,7 +74,7 @@ def test_one_of_several_tables_or_actions_is_enough_and_every_filter_must_hold()
         ('{"id":7,"status":"open"}', '{"id": 6}', None),
     ],
 )
-def test_an_update_says_when_it_takes_its_row_into_or_out_of_the_filter(data: str, old: str, passage: str | None):
+def test_an_update_shows_that_its_row_enters_or_leaves(data: str, old: str, passage: str | None):
     found = picked(change("UPDATE", data, old), filter="status=eq.open")
     assert found is not None
     assert json.loads(found.text).get("filter") == passage
@@ -128,7 +128,7 @@ def test_columns_are_cut_out_byte_for_byte():
     assert found.cursor == one.cursor
 
 
-def test_a_column_name_with_a_comma_stands_in_quotes():
+def test_a_column_name_with_a_comma_is_quoted():
     assert Subscription.parse({"columns": ['a,"b,""c"']}).columns == ("a", 'b,"c')
 
 

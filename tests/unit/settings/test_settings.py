@@ -228,7 +228,7 @@ def test_a_bad_value_of_a_repeatable_flag_is_shown_as_it_was_typed(dotenv: Path)
         load_settings(["--watch", "public.items", "--watch", "orders"], {}, dotenv)
 
 
-def test_errors_are_whole_without_docstrings():
+def test_errors_need_no_docstrings():
     command = [sys.executable, "-OO", str(SERVER), "--demo-rate", "x"]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     assert said == "server.py: --demo-rate: 'x' is not a number from 0 to 1000000\n"
@@ -329,7 +329,7 @@ def test_what_may_hold_a_password_is_not_repeated(flag: str, dotenv: Path):
         ("jdbc:postgresql://db/shop?password=hunter2", "are for JDBC; write postgresql://"),
     ],
 )
-def test_a_url_of_another_program_is_told_how_to_write_it(url: str, said: str, dotenv: Path):
+def test_a_foreign_url_gets_advice(url: str, said: str, dotenv: Path):
     with pytest.raises(SettingsError, match=r"^--database-url: ") as refused:
         load_settings(["--database-url", url], {}, dotenv)
     assert said in str(refused.value)

@@ -68,7 +68,7 @@ def test_port_is_the_servers_in_the_environment_and_the_databases_in_the_file(do
     assert database_of(dotenv, "PORT=5433\n", {"PORT": "8081"}) == {"port": "5433"}
 
 
-def test_the_nearest_source_that_names_a_database_is_taken_whole(dotenv: Path):
+def test_the_nearest_source_of_a_database_is_used_alone(dotenv: Path):
     in_file = "HOST=original\nPASSWORD=original\nPGHOST=file\nPGPASSWORD=file\nDATABASE_URL=host=file_url\n"
     environ = {"PGHOST": "environment", "DATABASE_URL": "host=environment_url"}
     assert database_of(dotenv, in_file, environ, ["--database-url", "host=flag"])["host"] == "flag"
@@ -114,7 +114,7 @@ def test_what_a_url_leaves_open_libpqs_variables_in_the_file_say(
         "service=shop",
     ],
 )
-def test_what_libpq_understands_is_taken_as_it_is(url: str, dotenv: Path):
+def test_libpqs_syntax_is_accepted(url: str, dotenv: Path):
     assert load_settings(["--database-url", f" {url}\n"], {}, dotenv).database_url == url
 
 
@@ -143,7 +143,7 @@ SECRET = "postgresql://me:hunter2@db.example.com:port/shop"
         ([], {}, "HOST=h\nPORT=x\nPASSWORD=hunter2"),
     ],
 )
-def test_a_slip_beside_a_password_is_refused_in_one_line_without_it(
+def test_a_typo_near_a_password_is_refused_without_it(
     argv: list[str], environ: dict[str, str], in_file: str, dotenv: Path
 ):
     dotenv.write_text(in_file)
