@@ -40,7 +40,7 @@ def test_buttons_and_keys_choose_the_window_and_load_history(shop: Ground):
     expect(page.page).to_have_url(re.compile(r"\?w=1h$"))
 
 
-def test_a_span_dragged_over_is_zoomed_to_by_both_charts_the_tables_and_the_rows(shop: Ground):
+def test_dragging_zooms_charts_tables_and_rows(shop: Ground):
     page = shop.open()
     expect(page.tail.first).to_be_visible()
     drag_over_chart(page)

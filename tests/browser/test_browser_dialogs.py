@@ -45,7 +45,7 @@ def test_a_command_is_found_by_its_letters_and_run(shop: Ground):
     expect(page.page.get_by_role("heading", name="Newest rows")).to_be_visible()
 
 
-def test_what_is_typed_before_the_palette_is_loaded_is_in_its_field(shop: Ground):
+def test_typing_before_the_palette_loads_is_kept(shop: Ground):
     page = shop.open()
     held = page.hold_back("Dialogs")
     with page.page.expect_request("**/Dialogs-*.js"):
@@ -86,7 +86,7 @@ def test_a_table_is_watched_and_left_alone_again(shop: Ground):
     expect(dialog(page).get_by_role("button", name="Watch public.extras")).to_be_visible()
 
 
-def test_an_alert_is_raised_in_the_page_and_in_the_title_of_its_tab(shop: Ground):
+def test_an_alert_shows_in_the_page_and_the_tabs_title(shop: Ground):
     page = shop.open(f"{shop.url}?alert=i%3E0.5&alert=public.items%3Ad%3D0%2F1")
     expect(page.page.get_by_role("alert").get_by_text("Alert: no DELETE in items for 1 s")).to_be_visible()
     expect(page.page).to_have_title(re.compile(r"^\(\d!\)"))

@@ -156,7 +156,7 @@ def test_a_named_origin_may_follow_with_a_token_by_the_client(with_token: Shop):
     with_token.write_until_heard(page)
 
 
-def test_a_named_origin_may_listen_to_a_channel_with_a_token_by_its_first_message(with_token: Shop):
+def test_a_named_origin_may_authenticate_by_first_message(with_token: Shop):
     page = with_token.page(with_token.named)
     page.evaluate("""() => {
       const socket = new WebSocket(url.replace('http', 'ws') + '/listen/people', 'changefeed.v1');

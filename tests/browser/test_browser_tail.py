@@ -18,7 +18,7 @@ def cells(page: Dashboard) -> dict[str, list[str]]:
     return {name: [text.replace("⌕", "").strip() for text in texts] for name, *texts in lines}
 
 
-def test_a_row_opens_with_what_differs_and_every_kind_of_value_as_it_is(shop: Ground):
+def test_a_row_opens_with_its_differences(shop: Ground):
     shop.write(
         "INSERT INTO orders VALUES (101, 'null', 123456789012345678901234567890.10, '{a,NULL}', NULL, '\\xdead')"
     )
@@ -185,7 +185,7 @@ def test_a_hidden_page_takes_no_rows_and_still_counts(shop: Ground):
     expect(page.row("172")).to_be_visible()
 
 
-def test_a_filter_is_looked_for_on_the_server_once_rows_are_sampled(shop: Ground):
+def test_the_server_filters_once_rows_are_sampled(shop: Ground):
     page = shop.open()
     shop.write("INSERT INTO orders SELECT generate_series(18000, 19999)")
     expect(page.page.get_by_text(re.compile("Sampling rows"))).to_be_visible()

@@ -139,7 +139,7 @@ FOLLOW_WITH_TOKENS = """async tokens => {
 }"""
 
 
-def test_it_asks_for_another_token_where_one_is_refused_or_has_expired(chromium: Browser, tmp_path: Path):
+def test_it_asks_again_after_a_refused_or_expired_token(chromium: Browser, tmp_path: Path):
     conninfo = postgres.new_database()
     postgres.execute(conninfo, ORDERS)
     key = tmp_path / "key"

@@ -98,9 +98,7 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def test_they_show_what_the_table_has_and_follow_it_through_a_restart(
-    site: tuple[str, int], page: Page, tmp_path: Path
-):
+def test_they_show_the_table_through_a_restart(site: tuple[str, int], page: Page, tmp_path: Path):
     origin, feed_port = site
     conninfo = postgres.new_database()
     postgres.execute(conninfo, ORDERS)

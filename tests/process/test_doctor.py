@@ -77,7 +77,7 @@ def test_a_problem_is_exit_code_1_and_shows_its_fix(watched: JournalDatabase):
     )
 
 
-def test_what_cannot_be_looked_at_is_exit_code_2_and_shows_no_password():
+def test_an_unexaminable_database_is_exit_code_2():
     answer = run("postgresql://me:hunter2@127.0.0.1:1/x")
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith("server.py doctor: cannot look at x@127.0.0.1:1: ")
@@ -188,7 +188,7 @@ EARLIER_STATES = [
 
 
 @pytest.mark.parametrize("harm", EARLIER_STATES)
-def test_a_schema_of_this_version_but_of_an_earlier_state_is_a_problem(harm: str, watched: JournalDatabase):
+def test_an_earlier_state_of_the_schema_is_a_problem(harm: str, watched: JournalDatabase):
     watched.run(harm)
     found = only("schema", watched.conninfo)
     assert (found.level, found.mend) == (PROBLEM, doctor.INSTALL)
@@ -292,7 +292,7 @@ def test_altered_triggers_are_fixed(harm: str, watched: JournalDatabase):
     assert (mended.level, mended.says) == (OK, "1 table is watched, with all its triggers")
 
 
-def test_a_partitions_disabled_trigger_is_reported_for_the_partition(db: JournalDatabase):
+def test_a_partitions_disabled_trigger_is_reported(db: JournalDatabase):
     db.run('CREATE TABLE "Parts" (k int) PARTITION BY LIST (k)')
     db.run('CREATE TABLE one PARTITION OF "Parts" FOR VALUES IN (1)')
     db.run('SELECT changefeed.watch(\'"Parts"\'); ALTER TABLE one DISABLE TRIGGER "~changefeed_insert"')
@@ -303,7 +303,7 @@ def test_a_partitions_disabled_trigger_is_reported_for_the_partition(db: Journal
 
 
 @pytest.mark.parametrize("option", ["omit", "hash"])
-def test_a_column_to_be_left_out_or_hashed_that_is_gone_is_a_problem(option: str, watched: JournalDatabase):
+def test_a_missing_omitted_or_hashed_column_is_a_problem(option: str, watched: JournalDatabase):
     watched.run(f"SELECT changefeed.watch('orders', {option} => '{{id}}'); ALTER TABLE orders RENAME id TO number")
     found = only("triggers", watched.conninfo)
     assert (found.level, "public.orders has no column id any more" in found.says) == (PROBLEM, True)
@@ -496,7 +496,7 @@ def cluster() -> Iterator[EmbeddedPostgres]:
     postgres.discard(started)
 
 
-def test_where_transactions_may_be_prepared_no_notify_wakes_the_server(cluster: EmbeddedPostgres):
+def test_with_prepared_transactions_no_notify_is_sent(cluster: EmbeddedPostgres):
     found = only("wake-up", cluster.conninfo)
     assert (found.level, found.mend) == (WARNING, "ALTER DATABASE postgres SET changefeed.notify = 'on';")
     postgres.execute(cluster.conninfo, found.mend)

@@ -181,7 +181,7 @@ def until_sampled(port: int, before: dict[int, float], more: int) -> None:
             return  # not such a round
 
 
-def test_clients_get_all_once_when_the_process_that_reads_is_killed_again_and_again(folder: Path, conninfo: str):
+def test_killing_the_reading_process_loses_nothing(folder: Path, conninfo: str):
     with served(folder, conninfo) as (server, port), clients_of_all(port) as (clients, _):
         writer = Writer(conninfo)
         for _ in range(2):
@@ -193,7 +193,7 @@ def test_clients_get_all_once_when_the_process_that_reads_is_killed_again_and_ag
         assert_all_get_all(clients, writer)
 
 
-def test_clients_of_the_others_do_not_wait_for_a_process_that_reads_and_is_stopped(folder: Path, conninfo: str):
+def test_a_stopped_reader_delays_no_other_process(folder: Path, conninfo: str):
     with served(folder, conninfo) as (_, port), clients_of_all(port) as (clients, each):
         writer = Writer(conninfo)
         assert_all_get_all(clients, writer)
@@ -209,7 +209,7 @@ def test_clients_of_the_others_do_not_wait_for_a_process_that_reads_and_is_stopp
         assert_all_get_all(clients, writer)
 
 
-def test_a_process_that_lags_far_behind_the_one_that_reads_loses_nothing(folder: Path, conninfo: str):
+def test_a_lagging_process_loses_nothing(folder: Path, conninfo: str):
     with served(folder, conninfo) as (_, port), clients_of_all(port) as (clients, each):
         writer = Writer(conninfo)
         assert_all_get_all(clients, writer)
@@ -224,7 +224,7 @@ def test_a_process_that_lags_far_behind_the_one_that_reads_loses_nothing(folder:
         assert_all_get_all(clients, writer)
 
 
-def test_a_journal_that_is_replaced_is_a_gap_to_the_clients_of_each_process(folder: Path, conninfo: str):
+def test_a_replaced_journal_is_a_gap_in_each_process(folder: Path, conninfo: str):
     with served(folder, conninfo) as (_, port), clients_of_all(port) as (clients, _):
         writer = Writer(conninfo)
         assert_all_get_all(clients, writer)
@@ -243,7 +243,7 @@ def test_a_journal_that_is_replaced_is_a_gap_to_the_clients_of_each_process(fold
             assert ids[ids.index(first) :] == list(range(first, last + 1))
 
 
-def test_what_could_not_be_journaled_is_a_gap_to_the_clients_of_each_process(folder: Path, conninfo: str):
+def test_a_loss_is_a_gap_in_each_process(folder: Path, conninfo: str):
     with served(folder, conninfo) as (_, port), clients_of_all(port) as (clients, _):
         writer = Writer(conninfo)
         assert_all_get_all(clients, writer)
@@ -266,7 +266,7 @@ def cluster() -> Iterator[EmbeddedPostgres]:
     postgres.discard(started)
 
 
-def test_the_clients_of_each_process_learn_that_postgresql_has_lost_commits(folder: Path):
+def test_every_process_reports_lost_commits(folder: Path):
     cluster = postgres.start(synchronous_commit="off", autovacuum="off")
     try:
         for statement in DEFINITION:

@@ -115,7 +115,7 @@ def until_gone(pids: Iterable[int]) -> None:
                     break
 
 
-def test_a_change_reaches_the_clients_of_every_process_and_all_are_counted(folder: Path, conninfo: str):
+def test_a_change_reaches_every_processs_clients(folder: Path, conninfo: str):
     with served(folder, conninfo) as (server, port), contextlib.ExitStack() as stack:
         clients: list[ClientConnection] = []
         while not all(here["process"]["clients"]["feed"] for here in from_each(port, "/api/status").values()):
@@ -147,7 +147,7 @@ def scraped(port: int) -> list[dict[str, float]]:
     ]
 
 
-def test_whichever_process_is_scraped_the_numbers_are_those_of_all_and_outlive_one(folder: Path, conninfo: str):
+def test_metrics_are_those_of_all_processes(folder: Path, conninfo: str):
     postgres.execute(conninfo, "INSERT INTO orders (note) VALUES ('before')")
     with served(folder, conninfo) as (server, port), contextlib.ExitStack() as stack:
         clients: list[ClientConnection] = []
@@ -179,7 +179,7 @@ def up_of(numbers: dict[str, float]) -> list[float]:
     return [value for name, value in numbers.items() if name.startswith("changefeed_listener_up")]
 
 
-def test_one_that_is_killed_is_replaced_and_all_give_the_same_figures(folder: Path, conninfo: str):
+def test_a_killed_process_is_replaced(folder: Path, conninfo: str):
     postgres.execute(conninfo, "INSERT INTO orders (note) SELECT 'before' FROM generate_series(1, 40)")
     with served(folder, conninfo) as (server, port):
         stop = threading.Event()
@@ -207,7 +207,7 @@ def test_one_that_is_killed_is_replaced_and_all_give_the_same_figures(folder: Pa
         assert sum(counts.get("public.orders", [0])[0] for counts in shown[0][3].values()) == rows
 
 
-def test_one_that_is_replaced_does_not_put_back_a_schema_that_was_taken_away(folder: Path, conninfo: str):
+def test_a_replaced_process_restores_no_removed_schema(folder: Path, conninfo: str):
     with served(folder, conninfo, "--watch", "public.orders") as (server, port):
         first = pids(port)[1]
         postgres.execute(conninfo, read_script("uninstall.sql"))
@@ -230,7 +230,7 @@ def write_until(stop: threading.Event, conninfo: str) -> None:
     writer.close()
 
 
-def test_clients_of_a_process_that_was_killed_are_not_counted_any_more(folder: Path, conninfo: str):
+def test_a_killed_processs_clients_are_not_counted(folder: Path, conninfo: str):
     with served(folder, conninfo) as (server, port), contextlib.ExitStack() as stack:
         while not from_each(port, "/api/status")[2]["process"]["clients"]["feed"]:
             stack.enter_context(feed_of(port))
@@ -260,7 +260,7 @@ def test_a_signal_to_all_of_them_ends_all_with_0(number: signal.Signals, folder:
         until_gone(running.values())
 
 
-def test_the_demo_is_made_and_echoed_once_and_its_postgresql_ends_with_it(folder: Path):
+def test_the_demo_starts_and_ends_with_its_postgresql(folder: Path):
     flags = ("--port", "0", "--processes", "2", "--data-dir", str(folder / "data"), "--demo-rate", "200", "--echo")
     with ServerProcess(folder, *flags) as server:
         server.port()

@@ -156,7 +156,7 @@ def test_a_data_folder_in_use_is_refused(folder: Path):
             client.recv()
 
 
-def test_after_kill_9_the_next_start_adopts_the_orphaned_postgresql(folder: Path):
+def test_after_kill_9_the_orphan_is_adopted(folder: Path):
     embedded = EmbeddedPostgres(folder / "data")
     with demo(folder) as server:
         server.port()
@@ -191,7 +191,7 @@ def test_a_database_that_comes_later_is_waited_for(folder: Path):
         postgres.cluster().start()
 
 
-def test_a_connection_that_is_terminated_while_the_server_starts_is_tried_again(folder: Path):
+def test_a_connection_terminated_at_the_start_is_retried(folder: Path):
     conninfo = postgres.new_database()
     postgres.execute(conninfo, "CREATE TABLE still_refused ()")
     postgres.execute(
@@ -229,7 +229,7 @@ def test_a_signal_ends_the_waiting_for_a_database(folder: Path):
     assert code == 0
 
 
-def test_a_database_of_the_users_is_served_without_a_demo_and_its_password_shown_nowhere(folder: Path):
+def test_a_users_database_is_served_without_a_demo(folder: Path):
     conninfo = postgres.new_database()
     with ServerProcess(folder, "--port", "0", DATABASE_URL=f"{conninfo} password=hunter2") as server:
         line = server.until_said("shows the changes").string
@@ -242,7 +242,7 @@ def test_a_database_of_the_users_is_served_without_a_demo_and_its_password_shown
     assert postgres.execute(conninfo, "SELECT to_regclass('portal_eventrequests')") == [(None,)]
 
 
-def test_what_is_written_until_the_journal_is_installed_and_the_table_watched_again_is_a_gap(folder: Path):
+def test_writes_before_the_new_watch_are_a_gap(folder: Path):
     conninfo = postgres.new_database()
     postgres.execute(conninfo, read_script("install.sql"))
     postgres.execute(conninfo, "CREATE TABLE orders (v text); SELECT changefeed.watch('orders')")

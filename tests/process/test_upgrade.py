@@ -185,7 +185,7 @@ def upgrade(conninfo: str) -> None:
     postgres.execute(conninfo, read_script("install.sql"))
 
 
-def test_a_client_moves_between_the_releases_by_its_cursor_while_the_schema_is_the_older(before: Path, conninfo: str):
+def test_cursors_move_between_releases_of_one_schema(before: Path, conninfo: str):
     with (
         serving(conninfo, program=before / "server.py") as old,
         server(conninfo, "--watch", "public.orders") as process,
@@ -208,7 +208,7 @@ def test_a_client_moves_between_the_releases_by_its_cursor_while_the_schema_is_t
         assert version_of(conninfo) == 4
 
 
-def test_an_upgrade_under_writers_hurts_no_write_and_loses_no_client_of_the_new_server(before: Path, conninfo: str):
+def test_an_upgrade_disturbs_no_writer_and_no_client(before: Path, conninfo: str):
     with (
         serving(conninfo, program=before / "server.py") as old,
         server(least_rights(before, conninfo)) as process,

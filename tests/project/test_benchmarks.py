@@ -91,7 +91,7 @@ def test_a_ping_is_answered_wherever_a_read_cuts_it():
         assert answers - {b""} == {b"\x8a\x84\0\0\0\0\x89abc"}
 
 
-def test_the_table_has_medians_and_how_many_times_better_they_are_than_the_peers():
+def test_the_table_has_medians_and_ratios():
     lines = table(
         {
             (BURST, WEBSOCKETS): [{CPU: 9.0, RATE: 50_000}, {CPU: 8.0, RATE: 60_000}, {CPU: 7.0, RATE: 70_000}],

@@ -71,7 +71,7 @@ class Page(HTMLParser):
             self.inline.append(f"<{tag}>")
 
 
-def test_the_page_has_nothing_inline_and_links_only_to_its_own_files():
+def test_the_page_has_only_its_own_files():
     page = Page((DIST / "index.html").read_text())
     assert page.inline == []
     assert set(page.links) <= {f"./{name}" for name in contents(DIST)}

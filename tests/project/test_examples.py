@@ -41,7 +41,7 @@ def commands(host: str) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("program", ["node", "curl"])
-def test_a_follower_gets_each_change_once_and_in_order_though_the_server_is_killed(orders: Orders, program: str):
+def test_a_follower_gets_each_change_once_despite_kills(orders: Orders, program: str):
     if program == "curl" and not shutil.which("curl"):
         pytest.skip("curl is not here")
     follower = Follower(*commands(orders.host)[program], TOKEN=TOKEN)
@@ -233,7 +233,7 @@ def test_the_sites_tables_run_no_code_of_other_roles():
     assert postgres.execute(conninfo, f"SELECT FROM pg_roles WHERE rolname = '{mallory}_was_here'") == []
 
 
-def test_the_site_refuses_what_a_foreign_page_could_send_and_what_is_no_value(site: Site):
+def test_the_site_refuses_foreign_pages_and_bad_values(site: Site):
     def status(body: bytes, content_type: str) -> Any:
         request = urllib.request.Request(f"{site.url}/tasks", body, {"Content-Type": content_type})
         try:

@@ -34,7 +34,7 @@ def test_one_that_dies_at_the_start_fails_it():
     assert "in die\n    raise NameError" in errors_with(die)
 
 
-def test_one_that_dies_while_the_test_waits_is_reported_with_the_test():
+def test_a_task_that_dies_is_reported_with_the_test():
     run = Follower.run
 
     async def die(follower: Follower, waits: asyncio.Event) -> None:

@@ -193,7 +193,7 @@ def programs() -> list[Any]:
 
 
 @pytest.mark.parametrize(("binary", "flags", "ws"), programs())
-def test_it_gets_each_change_once_though_the_server_is_killed_and_away(
+def test_it_gets_each_change_once_despite_kills(
     project: Path, orders: Orders, binary: str, flags: tuple[str, ...], ws: bool
 ):
     program = follower(project, *flags, binary=binary, ws=ws, url=f"ws://{orders.host}/ws", table="orders", token=TOKEN)

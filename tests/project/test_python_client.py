@@ -108,7 +108,7 @@ async def until(changes: AsyncIterator[Change], last: int) -> list[int]:
     return found
 
 
-def test_each_change_comes_once_and_in_order_though_the_server_is_killed_and_away(ground: Ground):
+def test_each_change_comes_once_in_order_despite_kills(ground: Ground):
     async def run() -> list[int]:
         changes = aiter(ground.follow())
         ground.write("INSERT INTO orders SELECT generate_series(1, 1200)")  # several messages
@@ -155,7 +155,7 @@ def test_a_change_has_the_protocols_fields(ground: Ground):
     assert all(change.cursor and change.at and change.xid for change in (inserted, left, truncated))
 
 
-def test_a_cursor_of_before_a_restore_is_a_gap_and_the_feed_continues(ground: Ground):
+def test_a_cursor_from_before_a_restore_is_a_gap(ground: Ground):
     gaps = Gaps()
 
     async def run() -> list[int]:
@@ -245,9 +245,7 @@ def test_the_address_of_a_server_is_enough(ground: Ground):
         assert asyncio.run(until(aiter(follow(url, since=cursor)), 1)) == [1]
 
 
-def test_a_missing_token_and_an_address_without_a_feed_are_raised_by_the_first_attempt(
-    ground: Ground, caplog: pytest.LogCaptureFixture
-):
+def test_final_errors_are_raised_by_the_first_attempt(ground: Ground, caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO", "psqlisten2websocket_client")  # which logs each further attempt
     ground.kill()
     ground.start(TOKEN=TOKEN)

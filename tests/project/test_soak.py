@@ -60,7 +60,7 @@ def test_a_drift_is_the_slope_after_the_warm_up():
 
 
 @pytest.mark.timeout(240)
-def test_nothing_is_lost_or_doubled_while_clients_come_and_go_and_connections_are_terminated():
+def test_nothing_is_lost_or_doubled_under_disconnects():
     soak = Soak(Plan(0.2, visitors=12, seconds_between_faults=3.0, seconds_between_figures=4.0))
     uvloop.run(soak.run())
     assert soak.faults

@@ -143,7 +143,7 @@ class WalkTest(AccessTestCase):
             assert (status, said["error"]["code"]) == (401, "bad_token"), header
 
     @gen_test
-    async def test_a_token_in_the_url_is_refused_on_every_route_and_not_repeated(self):
+    async def test_a_token_in_the_url_is_refused_everywhere(self):
         for probes in PROBES.values():
             for name in ("token", "access_token", "JWT"):
                 path = f"{probes[0].path}{'&' if '?' in probes[0].path else '?'}{name}={token_of('full')}"
@@ -227,7 +227,7 @@ class UnseenTest(AccessTestCase):
         return {name: normal(said) for name, said in told.items()}
 
     @gen_test(timeout=60)
-    async def test_what_is_sent_is_the_same_whether_the_unseen_happened_or_not(self):
+    async def test_unseen_changes_do_not_affect_what_is_sent(self):
         for number in (1, 2, 3):
             self.order(number)
         await self.until_published()
@@ -314,7 +314,7 @@ class UnseenTest(AccessTestCase):
         assert (await self.ask("admin", f"/api/change?cursor={mine['changes'][0]['cursor']}"))[0] == 200
 
     @gen_test
-    async def test_a_place_is_sent_regularly_whether_anything_happened_or_not(self):
+    async def test_a_place_is_sent_regularly_in_any_case(self):
         self.order(1)
         await self.until_published()
         socket = await self.knock("narrow", "/ws", protocol=True)

@@ -44,7 +44,7 @@ class JournalTest(FeedTestCase):
             await self.feed.follower.until_moved()
 
     @gen_test
-    async def test_everything_up_to_the_last_reading_is_counted_by_the_clock_of_the_database(self):
+    async def test_everything_up_to_the_last_read_is_counted(self):
         assert self.feed.counted.span(time.time()) is None  # how far that clock is ahead isn't known yet
         self.feed.hub.tally.set_database_ahead(-10.0)
         self.write("INSERT INTO orders VALUES (1)")
@@ -56,7 +56,7 @@ class JournalTest(FeedTestCase):
         assert self.feed.hub.tally.totals["public.orders"][0] == 1
 
     @gen_test
-    async def test_without_the_listener_the_journal_is_read_and_counted_all_the_same(self):
+    async def test_the_journal_is_read_without_the_listener(self):
         self.feed.hub.tally.set_database_ahead(0.0)
         with ExpectLog("changefeed.listener", "lost the LISTEN connection"):
             self.write(TERMINATE)

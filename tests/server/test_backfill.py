@@ -52,7 +52,7 @@ def counts(hello: Any) -> Any:
 
 class LoadingTest(HistoryCase):
     @gen_test
-    async def test_until_the_past_is_counted_it_is_not_shown_and_then_old_pages_equal_new_ones(self):
+    async def test_the_past_is_hidden_until_counted(self):
         old = await self.connect("/ws/activity")
         hello = await message(old, "hello")
         assert (hello["has_history"], hello["totals"], hello["cursor"] is None) == (False, {}, False)
@@ -82,7 +82,7 @@ class LoadingTest(HistoryCase):
         assert len(buckets["60"]) < 3
 
     @gen_test
-    async def test_parts_of_any_size_with_lost_connections_in_between_count_each_change_once(self):
+    async def test_a_backfill_in_any_parts_counts_each_change_once(self):
         with mock.patch.object(backfill, "PART_ENTRIES", 64), mock.patch.object(backfill, "LEAST_PART_ENTRIES", 16):
             loaded = self.load()
             cut = 0
@@ -183,7 +183,7 @@ class LargeTransactionTest(FeedTestCase):
         self.addCleanup(remembering.stop)
 
     @gen_test
-    async def test_the_newest_entries_are_remembered_and_the_others_read_when_they_are_asked_for(self):
+    async def test_the_newest_entries_are_cached(self):
         cache = self.feed.follower.cache
         assert cache
         newest = cache.newest(BEFORE)

@@ -75,7 +75,7 @@ class NamedOriginTest(OriginCase, AccessTestCase):
         assert (await self.send("OPTIONS", "/api/changes", headers=headers)).code == 403
 
     @gen_test
-    async def test_every_answer_also_an_error_may_be_read_and_no_cache_gives_it_to_another_origin(self):
+    async def test_every_answer_varies_by_origin(self):
         token = self.headers("full")
         for path, headers, status in (
             ("/client.js", {}, 200),
@@ -97,7 +97,7 @@ class NamedOriginTest(OriginCase, AccessTestCase):
                     assert "Access-Control-Allow-Origin" not in answer.headers
 
     @gen_test
-    async def test_a_kept_file_that_has_not_changed_depends_on_the_origin_too(self):
+    async def test_an_unchanged_cached_file_varies_by_origin(self):
         kept = (await self.send("GET", "/client.js")).headers["Etag"]
         answer = await self.send("GET", "/client.js", headers={"Origin": NAMED, "If-None-Match": kept})
         assert (answer.code, answer.headers["Vary"].split(", ")[0]) == (304, "Origin")

@@ -110,7 +110,7 @@ class ActivitySocketTest(FeedTestCase):
         assert shown["all"] == 700
 
     @gen_test
-    async def test_there_are_at_most_ten_messages_a_second_however_often_something_happens(self):
+    async def test_at_most_ten_messages_a_second_are_sent(self):
         socket = await self.connect("/ws/activity")
         stamps = []
         while len(stamps) < 21:
@@ -172,7 +172,7 @@ class ActivitySocketTest(FeedTestCase):
         assert len(rows_of(await until_rows(socket, 1))) == 1
 
     @gen_test
-    async def test_a_page_that_falls_behind_gets_no_rows_until_it_has_caught_up(self):
+    async def test_a_slow_page_gets_no_rows_until_it_catches_up(self):
         slow, other = [await self.connect("/ws/activity") for _ in range(2)]
         await slow.write_message('{"type": "seen", "message": 0}')
         while True:
@@ -189,7 +189,7 @@ class ActivitySocketTest(FeedTestCase):
         assert len(told["rows"]["changes"]) == told["rows"]["of"]
 
     @gen_test
-    async def test_rows_that_are_filtered_are_a_sample_of_what_fits_and_the_counts_are_of_all(self):
+    async def test_filtered_rows_are_a_sample_with_exact_counts(self):
         filtered, other = [await self.connect("/ws/activity") for _ in range(2)]
         await filtered.write_message('{"type": "filter", "table": ["orders"], "filter": ["id=eq.17"]}')
         await filtered.write_message("{}")
@@ -211,7 +211,7 @@ class ActivitySocketTest(FeedTestCase):
         assert [dashboard.filter for dashboard in self.feed.dashboards.connected] == [None, None]
 
     @gen_test
-    async def test_an_invalid_cursor_gets_a_gap_since_a_page_cannot_read_a_refusal(self):
+    async def test_an_invalid_cursor_gets_a_gap(self):
         socket = await self.connect("/ws/activity?since=x")
         assert (await message(socket))["type"] == "hello"
         gap = await message(socket)
@@ -291,7 +291,7 @@ class JournaledActivityTest(FeedTestCase):
 
 class ActivityTest(FeedTestCase):
     @gen_test
-    async def test_each_action_is_counted_in_buckets_that_sum_up_to_the_totals(self):
+    async def test_buckets_of_actions_sum_up_to_the_totals(self):
         self.write(ORDERS)
         self.watch_with_notify()
         socket = await self.connect()

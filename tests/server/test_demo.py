@@ -70,7 +70,7 @@ class DemoTest(AsyncTestCase):
         assert await self.database.fetch(seats) == [(True,)]
 
     @gen_test
-    async def test_an_update_or_delete_finds_nothing_in_an_empty_table_and_one_of_the_rows_in_another(self):
+    async def test_updates_and_deletes_hit_one_row_if_there_is_one(self):
         for rows in range(3):
             for place in (0.0, 0.3, 0.7, 0.999):
                 await self.database.fetch("TRUNCATE public.portal_eventrequests")

@@ -66,7 +66,7 @@ class StrangersTest(DoorCase):
     more_flags = ("--client-limit", "2", "--sign-in-limit", "3", "--trusted-proxies", "127.0.0.1")
 
     @gen_test
-    async def test_sockets_that_are_about_to_sign_in_take_no_place_of_those_that_are_in(self):
+    async def test_unauthenticated_sockets_take_no_clients_place(self):
         strangers = [await self.connect(protocol=True) for _ in range(3)]
         sample(self.feed)
         assert self.counted(SIGNING_IN) == 3
@@ -89,7 +89,7 @@ class StrangersTest(DoorCase):
         await message(other, "hello")
 
     @gen_test
-    async def test_one_that_cannot_sign_in_and_does_not_close_either_makes_room_at_once(self):
+    async def test_a_refused_client_that_stays_makes_room(self):
         stubborn = []
         for _ in range(10):
             client = RawClient(self.get_http_port())
@@ -104,7 +104,7 @@ class StrangersTest(DoorCase):
 
 class BodyTest(DoorCase):
     @gen_test
-    async def test_of_a_body_no_more_is_kept_than_one_without_a_token_may_send(self):
+    async def test_bodies_are_bounded_before_authentication(self):
         token = json.dumps({"token": token_of("full")})
         for body, status in (
             (token.ljust(BODY_LIMIT_BYTES), 200),

@@ -138,7 +138,7 @@ class SocketsTest(FeedTestCase):
     @example('{"table": "t", "action": "INSERT", "data": {"n": "\\u0000\\ud800"}}')
     @example('{"table": "\\udfff", "action": "INSERT", "data": null}')
     @example("")
-    def test_after_any_payload_of_a_plain_trigger_the_next_one_is_sent_too(self, payload: str):
+    def test_any_plain_payload_lets_the_next_one_pass(self, payload: str):
         async def run() -> None:
             if not self.sockets:
                 await self.connect()

@@ -144,7 +144,7 @@ class LosingTransactionTest(JournalTestCase):
             assert "could not be journaled" in (await message(socket, "gap"))["why"]
 
     @gen_test
-    async def test_what_retention_takes_before_it_is_read_is_a_gap_of_the_page_too(self):
+    async def test_unread_changes_deleted_by_retention_are_a_gap(self):
         self.write("INSERT INTO orders SELECT generate_series(1, 30000)")
         while self.feed.hub.published < 30000:
             await self.feed.follower.until_moved()
@@ -172,7 +172,7 @@ class LosingTransactionTest(JournalTestCase):
         assert ("older than what the journal keeps" in gap["why"], last) == (True, 4)
 
     @gen_test
-    async def test_where_the_cursor_is_of_another_journal_the_greeting_has_the_new_place(self):
+    async def test_a_foreign_cursor_gets_the_new_place_in_hello(self):
         old = "s." + "A1_-" * 20
         socket = await self.connect(f"/ws?since={old}", protocol=True)
         place = (await message(socket, "hello"))["cursor"]

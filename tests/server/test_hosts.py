@@ -90,7 +90,7 @@ class OpenHereTest(FeedTestCase):
         await self.fetch_json("/healthz", 403, headers={"Host": "pages.example.com"})
 
 
-def test_where_tokens_are_asked_for_beyond_loopback_a_name_counts_where_names_are_set():
+def test_beyond_loopback_names_count_where_names_are_set():
     def hosts(*flags: str) -> Hosts | None:
         tokens = ("--token", "0123456789abcdef")
         return hosts_of(load_settings(("--address", "192.0.2.1", *tokens, *flags), {}, Path("/nonexistent")))
@@ -156,7 +156,7 @@ class ProxyTest(AccessTestCase):
             assert (await self.ask("none", "/api/tables", headers={"Cookie": cookie.split(";")[0]}))[0] == 200
 
     @gen_test
-    async def test_the_cookie_of_this_host_alone_comes_before_one_that_others_can_set(self):
+    async def test_the_host_cookie_wins(self):
         secure = {"X-Forwarded-Proto": "https"}
         answer = await self.http_client.fetch(
             self.get_url("/api/session"), method="POST", body=json.dumps({"token": token_of("full")}), headers=secure

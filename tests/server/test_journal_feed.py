@@ -69,7 +69,7 @@ class DearPageTest(JournalTestCase):
             assert await self.ids(live, 50) == list(range(1, 51))
 
     @gen_test
-    async def test_others_have_a_turn_between_the_slices_of_a_page_and_each_cursor_leads_on(self):
+    async def test_slices_of_a_page_let_others_run(self):
         published = set()
 
         async def take_turns() -> None:
@@ -178,7 +178,7 @@ class DearPageTest(JournalTestCase):
 
 class FloorTest(JournalTestCase):
     @gen_test
-    async def test_many_commits_are_few_reads_and_the_first_one_is_read_at_once(self):
+    async def test_many_commits_are_few_reads(self):
         reads = 0
         read = self.feed.journal.read
 
@@ -221,7 +221,7 @@ class ChangeTest(JournalTestCase):
         assert changes[0]["xid"] < changes[3]["xid"]
 
     @gen_test
-    async def test_a_statement_beyond_its_row_limit_is_one_change_that_counts(self):
+    async def test_a_statement_above_its_row_limit_is_one_change(self):
         self.watch(options=", row_limit => 2")
         socket = await self.connect()
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
@@ -293,7 +293,7 @@ class ResumeTest(JournalTestCase):
         assert behind["changes"] == []
 
     @gen_test
-    async def test_a_cursor_of_a_batch_that_ends_where_a_page_in_memory_ends_leads_on(self):
+    async def test_a_cursor_at_a_cached_pages_end_leads_on(self):
         before = self.feed.follower.cache.edge
         socket = await self.connect()
         for row in (1, 2):  # two pages in the cache, and one batch for whoever reads the journal from the beginning
@@ -392,7 +392,7 @@ class OutageTest(JournalTestCase):
         assert {told["type"] for told in kinds} == {"hello", "changes"}
 
     @gen_test
-    async def test_each_statement_that_could_not_be_journaled_is_a_gap_and_the_first_is_logged(self):
+    async def test_each_lost_statement_is_a_gap_and_the_first_logged(self):
         protocol = await self.connect(protocol=True)
         self.hide_journal()
         with ExpectLog("changefeed.follower", "changes are missing: some statements", level=30) as expected:
@@ -427,7 +427,7 @@ class OutageTest(JournalTestCase):
         assert (await self.fetch_json(f"/api/changes?since={behind}"))["gap"] is None
 
     @gen_test
-    async def test_a_client_that_catches_up_learns_of_an_unjournaled_statement_too(self):
+    async def test_a_client_that_catches_up_gets_the_gap_of_a_loss(self):
         protocol = await self.connect(protocol=True)
         self.write("INSERT INTO orders VALUES (1)")
         cursor = (await message(protocol, "changes"))["cursor"]
@@ -559,7 +559,7 @@ class EventStreamTest(JournalTestCase):
         return events
 
     @gen_test
-    async def test_events_come_with_their_cursor_and_go_on_after_the_last_one(self):
+    async def test_events_have_cursors_and_resume_after_the_last(self):
         self.write("INSERT INTO orders SELECT generate_series(1, 4)")
         page = await self.fetch_json("/api/changes")
         since = page["changes"][0]["cursor"]

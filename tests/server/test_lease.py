@@ -121,7 +121,7 @@ class OneServerTest(LeaseTestCase):
     __test__ = True
 
     @gen_test
-    async def test_while_changes_come_often_writers_send_no_notify_and_all_of_them_arrive(self):
+    async def test_frequent_writers_send_no_notify(self):
         self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)  # so it stays often
         socket, writer = await self.connect(), self.session()
         self.insert_many(writer)
@@ -153,7 +153,7 @@ class OneServerTest(LeaseTestCase):
             await self.feed.follower.until_moved()
 
     @gen_test
-    async def test_when_it_is_quiet_again_it_is_given_back_and_a_single_change_is_notified_of(self):
+    async def test_the_lease_is_given_back_when_changes_are_rare(self):
         socket, writer = await self.connect(), self.session()
         self.insert_many(writer)
         await self.until_lease(is_held=True)
@@ -165,7 +165,7 @@ class OneServerTest(LeaseTestCase):
             assert await self.ids(socket, 1) == [self.written]
 
     @gen_test
-    async def test_seldom_changes_take_no_lease_and_an_idle_server_does_not_poll(self):
+    async def test_rare_changes_take_no_lease(self):
         socket, writer = await self.connect(), self.session()
         before = sum(self.feed.follower.reads.values())
         for _ in range(lease.FEWEST - 1):
@@ -187,7 +187,7 @@ class OneServerTest(LeaseTestCase):
         await self.until_lease(is_held=True)
 
     @gen_test
-    async def test_what_saw_the_lease_and_commits_long_after_it_is_found_without_a_sweep(self):
+    async def test_late_commits_under_the_lease_need_no_sweep(self):
         self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
         socket, writer, slow = await self.connect(), self.session(), self.session()
         self.insert_many(writer)
@@ -377,7 +377,7 @@ class SeveralServersTest(LeaseTestCase):
     takes_the_lease = False
 
     @gen_test(timeout=60)
-    async def test_a_follower_misses_nothing_when_the_leases_holder_is_killed(self):
+    async def test_killing_the_leases_holder_loses_nothing(self):
         socket = await self.connect()
         writer, watcher = self.session(), self.session()
         stopping = asyncio.Event()
@@ -445,7 +445,7 @@ class RestartedPostgresTest(LeaseTestCase):
         self.write("ALTER DATABASE postgres SET changefeed.notify = 'on'")
 
     @gen_test(timeout=60)
-    async def test_a_transaction_that_was_prepared_while_it_held_is_found_after_it(self):
+    async def test_a_transaction_prepared_under_it_is_found_later(self):
         self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
         socket, writer = await self.connect(), self.session()
         self.insert_many(writer)
@@ -470,7 +470,7 @@ class RestartedPostgresTest(LeaseTestCase):
         assert sorted(await self.all_ids(socket)) == list(range(1, self.written + 1))
 
     @gen_test(timeout=60)
-    async def test_nothing_is_missed_when_postgresql_is_restarted_while_it_holds(self):
+    async def test_a_restart_of_postgresql_under_it_loses_nothing(self):
         self.patch(lease, "WINDOW_SECONDS", NEVER_SECONDS)
         socket, writer = await self.connect(), self.session()
         self.insert_many(writer)

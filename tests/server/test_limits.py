@@ -99,7 +99,7 @@ class TokenLimitTest(LimitCase, AccessTestCase):
         await message(await self.say(token_of("full") or ""), "hello")
 
     @gen_test
-    async def test_the_tokens_of_one_subject_count_together_and_one_without_by_itself(self):
+    async def test_tokens_of_one_subject_count_together(self):
         for number in range(2):
             token = issued(RIGHTS["full"], 3600 + number, sub="anna")
             await self.connect("/ws", Authorization=f"Bearer {token}")
@@ -194,7 +194,7 @@ class SlowRequestTest(LimitCase):
             trickling.cancel()
 
     @gen_test
-    async def test_headers_that_never_end_a_body_that_never_comes_and_one_that_asks_nothing_are_closed(self):
+    async def test_unfinished_and_idle_requests_are_closed(self):
         slow_body = GET.replace(b"GET /healthz", b"PUT /api/tables/public.orders/watch")
         for sent, more in (
             (b"", b""),
@@ -234,7 +234,7 @@ class SlowHandshakeTest(SlowRequestTest, AsyncHTTPSTestCase):
         return Certificate(*write_certificate(Path(folder.name))).context
 
     @gen_test
-    async def test_headers_that_never_end_a_body_that_never_comes_and_one_that_asks_nothing_are_closed(self):
+    async def test_unfinished_and_idle_requests_are_closed(self):
         for sent in (b"", b"\x16\x03\x01\x02\x00"):
             before = self.counted(CLOSED, "slow")
             await self.until_gone(sent, b"")
@@ -301,7 +301,7 @@ class CrowdedTest(LimitCase):
     flags = ("--waiting-connection-limit", "3")
 
     @gen_test
-    async def test_the_one_that_waits_longest_is_closed_and_a_request_is_served(self):
+    async def test_the_longest_waiting_connection_is_closed(self):
         idle = [await self.open() for _ in range(3)]
         asked, _ = await self.open(GET + b"\r\n")
         assert b"200" in await asked.readline()
@@ -317,7 +317,7 @@ class CrowdedTest(LimitCase):
         assert await idle[2][0].read() == b""
 
     @gen_test
-    async def test_before_the_files_run_out_a_waiting_connection_is_closed_or_the_newcomer_refused(self):
+    async def test_few_open_files_close_a_waiting_connection(self):
         clients = [await self.connect() for _ in range(2)]
         self.http_server._open_limit = 3
         idle, _ = await self.open()

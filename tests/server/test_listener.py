@@ -106,7 +106,7 @@ class LateCanaryTest(FeedTestCase):
         assert taken == [1] * 101
 
     @gen_test
-    async def test_a_canary_behind_a_long_burst_is_waited_for_as_long_as_anything_arrives(self):
+    async def test_a_canary_behind_a_burst_is_awaited(self):
         socket, clock = await self.connect(), asyncio.get_running_loop().time
         with (
             ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30),
@@ -182,7 +182,7 @@ class DeafConnectionTest(FeedTestCase):
         await self.until_state(ListenerState.LISTENING)
 
     @gen_test
-    async def test_what_the_pool_meets_first_does_not_decide_whether_the_connection_is_found_deaf(self):
+    async def test_deafness_is_found_whatever_the_pool_meets(self):
         async def fail(channel: str, payload: str) -> None:
             raise DatabaseUnavailable("no answer within 5 s")
 

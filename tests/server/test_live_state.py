@@ -236,7 +236,7 @@ class OtherJournalTest(FeedTestCase):
         assert {decode(cursor)[0].hex() for cursor in cursors} == {after}
 
 
-def test_a_conflating_clients_held_back_changes_are_dropped_when_cursors_become_invalid():
+def test_invalid_cursors_drop_held_back_changes():
     sent: list[bytes] = []
     outbox: Any = SimpleNamespace(is_busy=True, send=sent.append)
     deliveries = mock.Mock(spec=Deliveries)
@@ -299,7 +299,7 @@ class SameOutageTest(AccessTestCase):
             assert (socket.close_code, socket.close_reason) == (CloseCode.TRY_AGAIN_LATER, "database_unavailable")
 
     @gen_test
-    async def test_a_journal_that_is_not_known_yet_is_503_by_header_and_1013_by_message(self):
+    async def test_an_unknown_journal_is_503_by_header_and_1013_by_message(self):
         self.feed.follower._known.clear()
         with mock.patch.object(start, "JOURNAL_DEADLINE_SECONDS", 0.01):
             with pytest.raises(HTTPClientError) as refused:

@@ -81,7 +81,7 @@ class GapTest(LookoutCase):
         return gap
 
     @gen_test
-    async def test_an_unwatched_one_is_reported_at_once_and_when_it_is_watched_again(self):
+    async def test_unwatching_and_watching_again_are_reported(self):
         gap = await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
         assert "not watched any more" in gap["why"]
         assert "until it is watched again" in gap["what_to_do"]
@@ -121,7 +121,7 @@ class GapTest(LookoutCase):
         await self.gap_of("ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE orders ENABLE TRIGGER ALL", "orders")
 
     @gen_test
-    async def test_one_of_which_a_partitions_triggers_were_disabled_between_two_looks(self):
+    async def test_a_table_whose_partitions_triggers_were_disabled(self):
         off, on = "ALTER TABLE part_1 DISABLE TRIGGER USER", "ALTER TABLE part_1 ENABLE TRIGGER USER"
         await self.gap_of(f"{off}; INSERT INTO part_1 VALUES (1, 'x'); {on}", "parted")
 
@@ -208,7 +208,7 @@ class GapTest(LookoutCase):
             assert told["type"] == "changes"
 
     @gen_test
-    async def test_a_partition_a_day_is_no_gap_without_an_event_trigger_either(self):
+    async def test_daily_partitions_are_no_gap_without_event_trigger(self):
         self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
         socket = await self.subscribed()
         for day in range(1, 4):
@@ -481,7 +481,7 @@ class PatternTest(LookoutCase):
         assert (await message(socket))["type"] == "changes"
 
     @gen_test
-    async def test_what_was_empty_when_it_was_watched_has_no_gap_however_soon_it_has_rows(self):
+    async def test_an_empty_table_has_no_gap_when_watched(self):
         self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
         socket = await self.subscribed()
         attach = "ALTER TABLE parted ATTACH PARTITION"
@@ -511,7 +511,7 @@ class PatternTest(LookoutCase):
         assert self.write("SELECT * FROM changefeed.noted") == []
 
     @gen_test
-    async def test_a_partition_that_comes_from_a_watched_table_to_one_that_is_not_tells_of_nothing(self):
+    async def test_moving_a_partition_to_an_unwatched_table_is_silent(self):
         self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")
         self.write("CREATE SCHEMA other; CREATE TABLE other.q (LIKE parted) PARTITION BY RANGE (id)")
         self.write("ALTER TABLE parted DETACH PARTITION part_1")

@@ -107,7 +107,7 @@ class MetricsTest(FeedTestCase):
         assert value(samples, "latency_seconds_count") == 1
 
     @gen_test
-    async def test_what_a_client_catches_up_with_is_counted_and_has_no_latency(self):
+    async def test_catching_up_is_counted_without_latency(self):
         client = await self.connect(protocol=True)
         begin = (await message(client, "hello"))["cursor"]
         self.write("INSERT INTO orders SELECT i FROM generate_series(1, 4) AS i")
@@ -251,7 +251,7 @@ class Process:
         return value(shown(self.meters), "changes_total", table="t", action="INSERT")
 
 
-def test_deliveries_and_latencies_of_all_processes_add_up_whichever_answers(memory: int):
+def test_deliveries_and_latencies_add_up_over_processes(memory: int):
     one, two = Process(1, memory), Process(2, memory)
     one.deliveries.broadcast(5, at=99.996)
     one.deliveries.broadcast(1, at=0)  # when, is not known

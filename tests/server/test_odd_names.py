@@ -53,7 +53,7 @@ class OddNamesTest(FeedTestCase):
         assert await self.watched() == {("sales.eu", "orders")}
 
     @gen_test
-    async def test_an_ambiguous_name_changes_nothing_and_the_error_lists_its_meanings(self):
+    async def test_an_ambiguous_name_is_refused_with_its_meanings(self):
         for method, body in (("PUT", ""), ("DELETE", None)):
             said = await self.fetch_json(path_of("sales.eu.orders"), 409, method=method, body=body)
             assert said["error"]["code"] == "ambiguous_table"
@@ -79,7 +79,7 @@ class OddNamesTest(FeedTestCase):
 
 class NoTableTest(FeedTestCase):
     @gen_test
-    async def test_a_name_that_could_mean_tables_that_are_not_there_is_refused(self):
+    async def test_an_ambiguous_name_of_missing_tables_is_refused(self):
         watching = Watching(self.feed.database, ("a.b.c",), 1.0, 1)
         with pytest.raises(NoSuchTable, match=r"--watch a.b.c: the database has no such table"):
             await watching.start()
@@ -185,7 +185,7 @@ class OptionsTest(AccessTestCase):
         assert self.options() == [([], ["phone"], None, False)]
 
     @gen_test
-    async def test_an_admin_of_some_tables_gives_out_no_column_that_was_kept_back(self):
+    async def test_a_partial_admin_exposes_no_hidden_column(self):
         some = {"tables": {"public.people": {}, "public.plain": {}}, "admin": True}
         for said in ({"omit": []}, {"hash": []}, {"omit": [], "hash": ["ssn", "phone"]}):
             status, reason = await self.put(some, said)

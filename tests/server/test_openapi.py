@@ -44,7 +44,7 @@ def test_every_route_is_described_or_named_as_left_out():
     assert all(path in describe("")["info"]["description"] for path in LEFT_OUT)
 
 
-def test_every_method_that_is_described_is_the_handlers_and_the_other_way_round():
+def test_the_description_has_exactly_the_methods():
     for route in ROUTES:
         path = next((path for path in PATHS if re.fullmatch(route.regex.pattern, path)), None)
         if path:

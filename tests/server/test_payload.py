@@ -177,7 +177,7 @@ class KeysTest(WalkTestCase):
         assert await socket.read_message() == '{"table": "plain", "action": "INSERT", "data": {"id":3}}'
 
     @gen_test
-    async def test_a_key_of_several_columns_and_one_made_meanwhile_are_the_key_of_now(self):
+    async def test_keys_of_several_columns_and_new_keys_are_current(self):
         self.write("CREATE TABLE parts (a int, b text, c text, PRIMARY KEY (a, b)) PARTITION BY LIST (a)")
         self.write("CREATE TABLE part PARTITION OF parts DEFAULT")
         self.watch("public.parts")

@@ -48,7 +48,7 @@ class ListenCase(FeedTestCase):
 
 class ListenTest(ListenCase):
     @gen_test
-    async def test_payloads_come_as_they_are_to_every_client_of_their_channel(self):
+    async def test_payloads_reach_their_channels_clients_unchanged(self):
         payloads = ["people", '{"id": 9007199254740993}', "", "not json", 'ä"\\\n☃ \U0001f418', "x" * 7999]
         clients = [await self.listen("people") for _ in range(3)]
         other = await self.listen("pets")
@@ -84,7 +84,7 @@ class ListenTest(ListenCase):
         assert [await feed.read_message(), await feed.read_message()] == ["[1]", "[2]"]
 
     @gen_test
-    async def test_when_the_last_client_has_gone_the_channel_is_not_listened_to_any_more(self):
+    async def test_the_last_client_to_leave_ends_the_listen(self):
         arrived: list[str] = []
         hand_on = self.feed.listener._on_payloads
         self.feed.listener._on_payloads = lambda payloads: (arrived.extend(payloads), hand_on(payloads))
@@ -127,7 +127,7 @@ class ListenTest(ListenCase):
             assert (await self.refusal(channel, 400))["code"] == "bad_channel"
 
     @gen_test
-    async def test_no_notification_of_the_feed_is_missed_while_channels_come_and_go(self):
+    async def test_changing_channels_loses_no_notification(self):
         feed = await self.connect()
         writer = postgres.connect(self.conninfo)
         stopping = threading.Event()
@@ -227,7 +227,7 @@ class RefusedByPostgreSQLTest(ListenCase):
         return self.conninfo
 
     @gen_test
-    async def test_a_channel_that_postgresql_refuses_costs_the_others_nothing(self):
+    async def test_a_refused_channel_does_not_affect_others(self):
         feed, good = await self.connect(), await self.listen("größe")
         error = await self.refusal("☃", 400)
         assert error["code"] == "bad_channel"
@@ -242,7 +242,7 @@ class ClosedByDefaultTest(ListenCase):
     flags = ()
 
     @gen_test
-    async def test_without_the_setting_no_channel_is_open_and_the_refusal_names_the_setting(self):
+    async def test_without_channels_the_refusal_names_the_setting(self):
         error = await self.refusal("people", 403)
         assert error["code"] == "channel_not_allowed"
         assert "--channels" in error["message"]
@@ -341,7 +341,7 @@ class AuthenticateTest(AccessTestCase):
         assert await client.read_message() == "first"
 
     @gen_test
-    async def test_one_that_goes_while_its_channel_is_asked_for_leaves_nothing_behind(self):
+    async def test_a_client_that_leaves_early_leaves_no_channel(self):
         for _ in range(10):
             client = await self.say("/listen/people", self.token("full"))
             client.close()

@@ -128,7 +128,7 @@ class GivenUpTest(StuckCase):
             assert self.feed.admission.count == 0
 
     @gen_test
-    async def test_one_that_sent_the_start_of_a_next_request_is_noticed_when_it_is_its_turn(self):
+    async def test_a_pipelined_request_is_noticed_at_its_turn(self):
         await self.stick()
         clients = [await self.ask_and_wait("/api/changes") for _ in range(AT_ONCE)]
         await self.until_under_way(AT_ONCE)
@@ -158,7 +158,7 @@ class GivenUpTest(StuckCase):
         assert stream.error.__traceback__ is None  # whose frames have the answer
 
     @gen_test
-    async def test_a_request_that_changes_something_is_finished_without_its_client(self):
+    async def test_a_writing_request_is_finished_without_its_client(self):
         self.write("CREATE TABLE late (id int PRIMARY KEY)")
         holder = postgres.connect(self.conninfo)
         self.addCleanup(holder.close)
@@ -177,7 +177,7 @@ class CrowdTest(StuckCase):
     flags = ("--request-limit", "20")
 
     @gen_test
-    async def test_requests_beyond_the_limit_are_refused_and_the_others_answered(self):
+    async def test_requests_above_the_limit_are_refused(self):
         await self.stick()
         with ExpectLog("handlers.requests", "refused 1 requests", level=30):
             clients = [await self.ask_and_wait("/api/changes?limit=10") for _ in range(40)]
@@ -246,7 +246,7 @@ class HeldBytesTest(StuckCase):
         assert self.weight == 0
 
     @gen_test
-    async def test_an_answer_that_is_read_slowly_takes_no_more_memory_than_is_counted(self):
+    async def test_a_slowly_read_answer_takes_only_counted_memory(self):
         client = await self.ask_and_wait("/api/changes")
         await client.read(1)
         [connection] = self.feed.admission.unread._addresses

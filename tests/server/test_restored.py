@@ -62,7 +62,7 @@ class RestoredInStepsTest(JournalTestCase):
         return ids, gaps
 
     @gen_test(timeout=60)
-    async def test_clients_get_a_gap_when_the_rows_are_there_and_one_when_the_table_is_watched(self):
+    async def test_restored_rows_are_a_gap_and_so_is_the_new_watch(self):
         socket = await self.begin()
         self.write("INSERT INTO orders VALUES (2)")
         await message(socket, "changes")

@@ -321,7 +321,7 @@ class SplitBrainTest(StandbyTestCase):
         await self.assert_gap(self.after)
 
     @gen_test
-    async def test_some_connections_lead_to_the_new_primary_and_others_to_the_old(self):
+    async def test_connections_split_between_two_primaries(self):
         await self.begin()
         self.part()
         await self.go_on()
@@ -405,7 +405,7 @@ class CopyOfClusterTest(ElsewhereTestCase):
 
 class CopyOfDatabaseTest(ElsewhereTestCase):
     @gen_test
-    async def test_a_copy_by_template_that_takes_the_name_of_what_it_was_copied_from(self):
+    async def test_a_template_copy_that_takes_the_originals_name(self):
         await self.begin()
         await self.go_on()
         async with self.time_goes_back():

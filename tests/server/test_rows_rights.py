@@ -190,7 +190,7 @@ class OwnersTest(RowsTestCase):
             self.write("DROP TABLE public.t")
 
     @gen_test
-    async def test_neither_is_one_in_a_schema_or_with_a_partition_of_such_an_owner(self):
+    async def test_neither_is_one_below_such_an_owner(self):
         self.write("CREATE TABLE evil.t (id int); SELECT changefeed.watch('evil.t')")
         await self.refused("table=evil.t", 403, "cannot_read")
         self.write("CREATE TABLE parts (id int) PARTITION BY LIST (id); CREATE TABLE part PARTITION OF parts DEFAULT")

@@ -45,7 +45,7 @@ class SlowClientTest(SlowClientCase):
         assert json.loads(await again.read_message())["data"]["id"] == len(ids) + 1
 
     @gen_test
-    async def test_conflating_it_gets_the_newest_of_each_row_and_a_gap_that_counts(self):
+    async def test_conflating_keeps_each_rows_newest_change(self):
         stuck, other, seen = await self.left_behind()
         self.write("DELETE FROM wide WHERE id = 8")
         await message(other, "changes")
@@ -67,7 +67,7 @@ class SlowClientTest(SlowClientCase):
 
 class NotifiedClientTest(FeedTestCase):
     @gen_test
-    async def test_a_burst_of_notifications_waits_in_postgresql_for_clients_that_read(self):
+    async def test_a_burst_waits_in_postgresql_for_reading_clients(self):
         clients = [await self.connect() for _ in range(3)]
         self.write(
             "SELECT count(pg_notify('events', json_build_object('n', n, 'x', repeat('x', 1000))::text)) "

@@ -63,7 +63,7 @@ class RefusedForNowTest(StreamCase):
     flags = ("--client-limit", "1", "--clients-per-second", "1")
 
     @gen_test
-    async def test_a_refused_browser_gets_a_stream_that_ends_and_other_clients_a_status(self):
+    async def test_a_refused_browser_gets_a_stream_and_others_a_status(self):
         await self.connect()
         waits = set()
         for _ in range(5):
@@ -166,7 +166,7 @@ class LastEventIdTest(StreamCase):
             assert f'"id":{expected}' in await stream.until("data: "), path
 
     @gen_test
-    async def test_a_stream_begins_with_its_place_so_that_an_early_loss_misses_nothing(self):
+    async def test_a_stream_begins_with_its_place(self):
         stream = await self.ask("/events")
         [begin] = re.findall(r"^id: (.+)$", await stream.block(), re.MULTILINE)
         stream.writer.close()

@@ -77,7 +77,7 @@ class SubscribeTest(SubscribeTestCase):
         assert json.loads(await by_value.read_message())["action"] == "TRUNCATE"
 
     @gen_test
-    async def test_clients_that_ask_for_everything_and_for_less_get_each_change_once(self):
+    async def test_full_and_filtered_clients_get_each_change_once(self):
         everything, less = await self.connect(), await self.connect("/ws?table=orders&action=INSERT")
         for number in range(1, 4):
             self.write("INSERT INTO orders VALUES (%s)", [number])
@@ -185,7 +185,7 @@ class SubscribeTest(SubscribeTestCase):
         assert [change["data"]["id"] for change in await self.rows(socket, 2)] == [8, 9]
 
     @gen_test
-    async def test_the_cursor_moves_on_where_nothing_happens_that_was_asked_for(self):
+    async def test_the_cursor_advances_without_matching_changes(self):
         socket = await self.connect("/ws?table=items", protocol=True)
         hello, everything = await message(socket, "hello"), await self.connect()
         self.write("INSERT INTO orders VALUES (1)")

@@ -118,7 +118,7 @@ class WebhookTest(AsyncHTTPTestCase):
         assert self.said.warnings == [f"{where}: HTTP {code}; trying again" for code in (503, 429)]
 
     @gen_test
-    async def test_a_refusal_and_a_redirect_are_final_and_the_next_message_comes(self):
+    async def test_refusals_and_redirects_are_final(self):
         self.answers = [404, 302]
         async with self.running() as hook:
             for number in range(3):
@@ -147,7 +147,7 @@ class WebhookTest(AsyncHTTPTestCase):
         assert re.search(rf"^{QUEUE_LIMIT} messages wait .* dropped the oldest: raised: alert 1$", warning)
 
     @gen_test
-    async def test_an_unreachable_webhook_is_tried_again_and_unsent_messages_are_logged_at_the_end(self):
+    async def test_an_unreachable_webhook_is_retried(self):
         closed, port = bind_unused_port()
         closed.close()
         async with self.running(f"http://user:hunter2@127.0.0.1:{port}/{TOKEN}") as hook:
@@ -161,7 +161,7 @@ class WebhookTest(AsyncHTTPTestCase):
         ]
 
     @gen_test
-    async def test_a_webhook_that_never_answers_is_given_up_and_the_next_message_sent(self):
+    async def test_a_silent_webhook_is_given_up(self):
         self.may_answer.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(webhook, "DEADLINE_SECONDS", 0.05)
@@ -205,7 +205,7 @@ ABOVE = "more than 100 INSERT/s"
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_the_server_tells_once_that_an_alert_is_raised_and_that_it_ends(processes: str, tmp_path: Path):
+def test_alerts_are_sent_once_when_raised_and_ended(processes: str, tmp_path: Path):
     conninfo = postgres.new_database()
     postgres.execute(conninfo, ORDERS.replace("id bigint", "id bigserial"))
     flags = ("--port", "0", "--processes", processes, "--watch", "public.orders", "--alert", QUIET, "--alert", ABOVE)

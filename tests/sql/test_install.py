@@ -155,7 +155,7 @@ def owner(empty: Session) -> Iterator[Session]:
     session.connection.close()
 
 
-def test_the_database_s_owner_installs_and_watches_without_being_superuser(owner: Session):
+def test_a_database_owner_needs_no_superuser(owner: Session):
     install(owner)
     install(owner)
     owner.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
@@ -186,7 +186,7 @@ def test_a_role_without_create_is_refused_and_nothing_is_left(db: JournalDatabas
     assert postgres.execute(conninfo, "SELECT to_regnamespace('changefeed')") == [(None,)]
 
 
-def test_a_restored_dump_starts_over_if_its_transactions_are_yet_to_come(db: JournalDatabase):
+def test_a_restored_dump_with_future_transactions_starts_over(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders')")
     db.run("INSERT INTO orders VALUES (1)")
     epoch = db.value("SELECT epoch FROM changefeed.meta")
@@ -204,7 +204,7 @@ def test_a_transaction_s_own_changes_are_no_sign_of_a_restore(db: JournalDatabas
     assert len(db.changes()) == 1
 
 
-def test_an_upgrade_serves_the_triggers_of_before_and_brings_them_up_to_date(db: JournalDatabase):
+def test_an_upgrade_serves_and_updates_old_triggers(db: JournalDatabase):
     db.run("CREATE TABLE parts (k int) PARTITION BY LIST (k); CREATE TABLE part PARTITION OF parts DEFAULT")
     db.run("SELECT changefeed.watch('parts'); UPDATE changefeed.meta SET version = 1")
     epoch = db.value("SELECT epoch FROM changefeed.meta")
@@ -220,7 +220,7 @@ def test_an_upgrade_serves_the_triggers_of_before_and_brings_them_up_to_date(db:
     assert db.run("SELECT version, epoch FROM changefeed.meta") == [(VERSION, epoch)]
 
 
-def test_an_upgrade_from_version_2_leaves_one_watch_and_tells_of_hashes(db: JournalDatabase):
+def test_an_upgrade_from_version_2_keeps_one_watch(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int, secret int); SELECT changefeed.watch('orders', omit => '{secret}')")
     db.run(
         "DROP SCHEMA changefeed_secret CASCADE; UPDATE changefeed.meta SET version = 2; DROP FUNCTION changefeed.status()"
@@ -392,7 +392,7 @@ def dump(conninfo: str, *flags: str) -> str:
     return "\n".join(line for line in dumped.stdout.splitlines() if not line.startswith("\\"))
 
 
-def test_pg_dump_and_restore_keep_what_is_watched_but_not_the_secret():
+def test_dumps_keep_watches_but_not_the_secret():
     source, target = postgres.new_database(), postgres.new_database()
     postgres.execute(source, read_script("install.sql"))
     postgres.execute(source, "CREATE TABLE orders (id int, secret int, phone int); INSERT INTO orders VALUES (1)")
@@ -415,7 +415,7 @@ def test_pg_dump_and_restore_keep_what_is_watched_but_not_the_secret():
     assert rows == postgres.execute(source, hash_of_110)
 
 
-def test_one_schema_s_dump_has_its_triggers_where_the_change_feed_is_installed_first(db: JournalDatabase):
+def test_a_schemas_dump_restores_its_triggers(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders', row_limit => 7)")
     target = postgres.new_database()
     postgres.execute(target, "DROP SCHEMA public")
@@ -452,7 +452,7 @@ def test_a_restored_schema_works_after_an_install(db: JournalDatabase):
     assert postgres.execute(target, "SELECT is_complete FROM changefeed.status()") == [(True,)]
 
 
-def test_a_publication_for_all_tables_lets_everything_go_on_and_has_no_secret(db: JournalDatabase):
+def test_a_publication_of_all_tables_has_no_secret(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int PRIMARY KEY, phone text); CREATE TABLE audit (id int)")
     db.run(
         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO audit VALUES (NEW.id); RETURN NULL; END'"
@@ -471,7 +471,7 @@ def test_a_publication_for_all_tables_lets_everything_go_on_and_has_no_secret(db
     assert db.changes() == []
 
 
-def test_an_upgrade_removes_version_4_s_marks_and_keeps_the_readers(db: JournalDatabase):
+def test_an_upgrade_keeps_the_readers(db: JournalDatabase):
     reader = db.new_role("reader")
     db.run("CREATE TABLE orders (id int PRIMARY KEY, v int); SELECT changefeed.watch('orders')")
     db.run("CREATE TABLE busy (id int); SELECT changefeed.watch('busy'); UPDATE changefeed.meta SET version = 4")

@@ -81,9 +81,7 @@ def test_what_is_given_back_is_over_at_once(db: JournalDatabase, listener: Sessi
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_a_transaction_of_an_older_snapshot_sees_the_lease_as_it_is_now(
-    db: JournalDatabase, listener: Session, level: str
-):
+def test_an_older_snapshot_sees_the_current_lease(db: JournalDatabase, listener: Session, level: str):
     writer = db.session()
     writer.run(f"BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM orders")
     keep_awake(db, 1_500)
@@ -98,9 +96,7 @@ def test_a_transaction_of_an_older_snapshot_sees_the_lease_as_it_is_now(
 
 
 @pytest.mark.parametrize("end", ["ROLLBACK", "ROLLBACK TO s; COMMIT"])
-def test_what_was_written_after_the_lease_wakes_and_what_is_rolled_back_does_not(
-    db: JournalDatabase, listener: Session, end: str
-):
+def test_commits_notify_after_the_lease_and_rollbacks_do_not(db: JournalDatabase, listener: Session, end: str):
     server = db.session()
     keep_awake(server, 1_500)
     db.run("BEGIN; INSERT INTO orders VALUES (1); SAVEPOINT s")
@@ -222,7 +218,7 @@ class TestRights:
     def test_other_roles_have_no_right_on_it(self, db: JournalDatabase):
         assert db.value("SELECT relacl FROM pg_class WHERE oid = 'changefeed.awake_until'::regclass") is None
 
-    def test_an_upgrade_grants_it_to_roles_that_maintained_the_journal_before(self, db: JournalDatabase):
+    def test_an_upgrade_grants_it_to_maintainers(self, db: JournalDatabase):
         server = self.granted(db, "server", READ, TEND)
         db.run("DROP SEQUENCE changefeed.awake_until")
         db.run(read_script("install.sql"))

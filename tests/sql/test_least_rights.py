@@ -31,7 +31,7 @@ def test_the_doctor_asks_for_what_the_document_has():
         assert doctor.grants(doctor.QUERIES[name], ROLE) == " ".join(block.split())
 
 
-def test_a_back_end_gets_the_cursor_of_its_rows_and_nothing_else_of_ours():
+def test_a_back_end_gets_its_cursor_and_nothing_else():
     conninfo = postgres.new_database()
     postgres.execute(conninfo, read_script("install.sql"))
     role = f"backend_{parse_dsn(conninfo)['dbname']}"
@@ -120,7 +120,7 @@ class FollowingTest(LeastRightsCase):
         assert (await self.http_client.fetch(self.get_url("/metrics"))).code == 200
 
     @gen_test
-    async def test_the_doctor_looks_at_tables_of_schemas_that_the_role_may_not_use(self):
+    async def test_doctor_examines_tables_of_closed_schemas(self):
         self.write("CREATE SCHEMA priv; CREATE TABLE priv.t (id int, note text); CREATE TABLE priv.u (id int)")
         self.write("SELECT changefeed.watch('priv.t', omit => '{note}'), changefeed.watch('priv.u')")
         for table in ("priv.t", "public.orders"):
@@ -152,7 +152,7 @@ class FollowingTest(LeastRightsCase):
         assert self.write("SELECT count(*) FROM changefeed.journal") == [(0,)]
 
     @gen_test
-    async def test_a_new_partition_that_it_may_not_watch_is_a_gap_and_counted(self):
+    async def test_a_new_partition_without_rights_is_a_gap(self):
         self.write("DROP EVENT TRIGGER IF EXISTS changefeed_new_partitions")  # as where no superuser installed
         self.write(f"REVOKE EXECUTE ON FUNCTION changefeed.refresh(oid[]) FROM {self.role}")
         await self.feed.lookout.look()
@@ -375,7 +375,7 @@ RECORDERS = ("record", "record_strict", "read_truncated", "record_truncated")
 
 
 @pytest.mark.parametrize("who", ["reading", "tending", "watching"])
-def test_no_role_can_put_a_recording_function_on_a_table_of_its_own(ground: Ground, who: str):
+def test_other_roles_cannot_use_recording_functions(ground: Ground, who: str):
     session = ground.session(who)
     for statement in ROAD_TO_THE_OWNER:
         session.run(statement)
@@ -430,7 +430,7 @@ def test_requests_of_other_roles_change_no_option(ground: Ground):
     assert session.run("SELECT data::text FROM changefeed.journal") == [('{"id":1}',)]
 
 
-def test_watching_a_table_includes_its_present_and_later_partitions(ground: Ground):
+def test_watching_includes_present_and_later_partitions(ground: Ground):
     session = ground.session("watching")
     assert session.value("SELECT changefeed.watch('app.parts')") is True
     ground.app.run("CREATE TABLE app.p7 PARTITION OF app.parts FOR VALUES IN (7)")

@@ -54,9 +54,7 @@ def unseen(request: pytest.FixtureRequest, db: JournalDatabase) -> str:
 
 
 @IN_ONE_OR_SEVERAL
-def test_what_is_written_to_a_new_partition_that_was_not_watched_at_once(
-    db: JournalDatabase, unseen: str, is_in_one: bool
-):
+def test_writes_to_a_new_partition_before_its_triggers(db: JournalDatabase, unseen: str, is_in_one: bool):
     make = "CREATE TABLE part_2 PARTITION OF public.parted FOR VALUES IN (2)"
     schema = "elsewhere." if "SCHEMA" in unseen else ""
     run(db, f"{unseen.format(make)}; INSERT INTO {schema}part_2 VALUES (2)", is_in_one)
@@ -66,7 +64,7 @@ def test_what_is_written_to_a_new_partition_that_was_not_watched_at_once(
     assert db.changes("public.parted")[-1] == ("I", {"id": 2})
 
 
-def test_a_new_partition_that_was_not_watched_at_once_and_is_empty_brings_nothing(db: JournalDatabase, unseen: str):
+def test_an_empty_new_partition_causes_no_gap(db: JournalDatabase, unseen: str):
     db.run(unseen.format("CREATE TABLE part_2 PARTITION OF public.parted FOR VALUES IN (2)"))
     assert refreshed(db) == {}
 
@@ -201,13 +199,13 @@ def test_what_is_done_between_two_watches_and_no_look_is_found(db: JournalDataba
     assert look(db) == {}
 
 
-def test_a_partition_that_was_emptied_while_it_was_detached_took_its_rows_away(db: JournalDatabase):
+def test_a_partition_emptied_while_detached_is_a_gap(db: JournalDatabase):
     away, back = (one.replace("part_2", "part_1").replace("(2)", "(1)") for one in (AWAY, BACK))
     db.run(f"BEGIN; {away}; TRUNCATE part_1; {back}; COMMIT")
     assert "parted" in refreshed(db)
 
 
-def test_a_table_with_a_foreign_partition_is_complete_and_looked_at(db: JournalDatabase):
+def test_a_table_with_a_foreign_partition_is_complete(db: JournalDatabase):
     db.run("CREATE FOREIGN DATA WRAPPER far; CREATE SERVER far FOREIGN DATA WRAPPER far")
     db.run("CREATE FOREIGN TABLE part_3 PARTITION OF parted FOR VALUES IN (3) SERVER far")
     assert refreshed(db) == {}
@@ -348,7 +346,7 @@ THROUGH_PARENT = "ALTER TABLE orders INHERIT parent; DELETE FROM parent"
     ids=["a partition", "a child", "a child that it still is"],
 )
 @pytest.mark.parametrize("is_seen", [True, False])
-def test_what_is_written_by_way_of_another_table(db: JournalDatabase, ddl: str, is_in_one: bool, is_seen: bool):
+def test_writes_through_another_table(db: JournalDatabase, ddl: str, is_in_one: bool, is_seen: bool):
     """Where the event trigger sees it, a child's rows are recorded as they should be."""
     db.run("ALTER TABLE orders ADD name text")
     db.run("CREATE TABLE parent (id int); CREATE TABLE q (id int, name text) PARTITION BY LIST (id)")
@@ -366,7 +364,7 @@ def test_what_is_written_by_way_of_another_table(db: JournalDatabase, ddl: str, 
 
 
 @pytest.mark.parametrize("ddl", [THROUGH_PARTITIONED, f"{THROUGH_PARENT}; ALTER TABLE orders NO INHERIT parent"])
-def test_what_is_written_by_way_of_another_table_before_the_first_look(db: JournalDatabase, ddl: str):
+def test_writes_through_another_table_before_the_first_look(db: JournalDatabase, ddl: str):
     db.run("DROP EVENT TRIGGER changefeed_new_partitions")
     db.run("CREATE TABLE parent (id int); CREATE TABLE q (id int) PARTITION BY LIST (id)")
     later = ddl.replace("orders", "later")
@@ -384,7 +382,7 @@ def test_a_child_that_a_refresh_of_its_transaction_found_late(db: JournalDatabas
     assert refreshed(db) == {}
 
 
-def test_what_is_written_by_way_of_a_table_that_a_partitioned_one_was_a_partition_of(db: JournalDatabase, unseen: str):
+def test_writes_through_a_former_parent(db: JournalDatabase, unseen: str):
     if "SCHEMA" in unseen:
         pytest.skip("it attaches nothing")
     db.run("CREATE TABLE above (id int) PARTITION BY LIST (id)")

@@ -126,7 +126,7 @@ def serve(ground: Ground, role: str) -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("use", [install, uninstall, look_at, serve])
-def test_a_role_that_the_database_s_owner_sets_gives_a_superuser_s_rights_to_none(
+def test_a_databases_role_setting_gains_no_superuser_rights(
     ground: Ground, use: Callable[[Ground, str], None], setting: str
 ):
     ground.plant(setting)
@@ -160,7 +160,7 @@ def test_a_member_may_install_as_the_role_set_in_the_session(ground: Ground):
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_owners_of_the_schema_are_asked_for_by_the_session_s_own_role_too(ground: Ground):
+def test_distrusted_owners_are_found_in_spite_of_settings(ground: Ground):
     # Where a pooler lets no options through.
     ground.plant(SETTINGS[0])
     conninfo = without_session_options(ground.conninfo)
@@ -203,7 +203,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_an_install_and_the_feed_do_not_depend_on_what_the_owner_sets(name: str):
+def test_the_owners_settings_do_not_affect_the_install(name: str):
     conninfo = postgres.new_database()
     database = parse_dsn(conninfo)["dbname"]
     if name == "debug_parallel_query" and postgres.major_version() < 16:

@@ -63,7 +63,7 @@ def test_a_batch_is_what_was_committed_since_the_last(db: JournalDatabase):
     assert reader.read() == []
 
 
-def test_what_is_committed_late_and_has_lower_ids_is_read_when_it_is_committed(db: JournalDatabase):
+def test_late_commits_with_lower_ids_are_read(db: JournalDatabase):
     reader, early, late = Reader(db), db.session(), db.session()
     early.run("BEGIN; INSERT INTO orders VALUES (1)")
     late.run("BEGIN; INSERT INTO orders VALUES (2); COMMIT")
@@ -216,6 +216,6 @@ def test_against_an_oracle(db: JournalDatabase, steps: list[tuple[int, str]]):
         version[row] = final
 
 
-def test_a_journal_that_is_emptied_between_where_a_start_begins_and_what_it_reads(db: JournalDatabase):
+def test_a_journal_emptied_during_a_start(db: JournalDatabase):
     [(_, _, snapshot, has_more, *_)] = db.run(READ, "900:900:", None, 7, 10, 1000)
     assert (snapshot, has_more) == ("900:900:", False)

@@ -128,7 +128,7 @@ def contents(db: JournalDatabase, table: str) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(case=cases())
-def test_a_watched_table_is_like_its_unwatched_twin_and_the_journal_rebuilds_it(
+def test_the_journal_rebuilds_a_watched_table(
     db: JournalDatabase, case: tuple[str, list[tuple[str, str, str]], list[tuple[str, list[Any], int]]]
 ):
     kind, columns, steps = case

@@ -140,7 +140,7 @@ def test_a_merge_is_known_where_postgresql_counts_no_rows(db: JournalDatabase):
 
 
 @pytest.mark.parametrize("way", ["CREATE TABLE new PARTITION OF moved FOR VALUES IN (3)", None])
-def test_a_merge_is_known_that_moves_rows_to_where_its_snapshot_sees_no_partition(db: JournalDatabase, way: str | None):
+def test_a_merge_into_a_newer_partition_is_known(db: JournalDatabase, way: str | None):
     old = db.session()
     old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
     if way:
@@ -152,7 +152,7 @@ def test_a_merge_is_known_that_moves_rows_to_where_its_snapshot_sees_no_partitio
     assert (where(db), db.losses) == (3, 1)
 
 
-def test_a_merge_is_known_into_a_view_that_its_snapshot_does_not_see(db: JournalDatabase):
+def test_a_merge_into_a_view_newer_than_its_snapshot_is_known(db: JournalDatabase):
     if db.version < 17:
         pytest.skip("PostgreSQL 17 brought MERGE into views")
     old = db.session()

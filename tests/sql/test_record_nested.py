@@ -42,7 +42,7 @@ def test_triggers_within_triggers_within_triggers(db: JournalDatabase):
 
 
 @pytest.mark.parametrize("name", ["a", "zz"])
-def test_what_a_statement_s_triggers_wrote_is_not_taken_for_the_next_one_s(db: JournalDatabase, name: str):
+def test_trigger_writes_stay_with_their_statement(db: JournalDatabase, name: str):
     """Nothing but the order of the statements tells: the row, which has no key, ends as it began."""
     db.run("CREATE TABLE heap (n int); SELECT changefeed.watch('heap'); INSERT INTO heap VALUES (0)")
     db.run(FUNCTION.format(name, "UPDATE heap SET n = 1 WHERE n = 0; RETURN NULL;"))
@@ -144,7 +144,7 @@ def test_a_foreign_key_s_cascade(db: JournalDatabase, action: str):
         db.assert_rebuilds(table)
 
 
-def test_a_cascade_from_a_table_that_is_not_watched_comes_after_what_was_before(db: JournalDatabase):
+def test_a_cascade_from_an_unwatched_table_comes_last(db: JournalDatabase):
     db.run(LINES.format("CASCADE", "") + "SELECT changefeed.watch('lines'), changefeed.unwatch('orders')")
     db.run("BEGIN; INSERT INTO orders VALUES (1); INSERT INTO lines VALUES (1, 1); DELETE FROM orders; COMMIT")
     db.assert_rebuilds("public.lines")
@@ -180,7 +180,7 @@ def test_a_tree_that_deletes_itself(db: JournalDatabase):
     assert [action for action, _ in db.changes()] == ["I"] * 5 + ["D"] * 4
 
 
-def test_two_foreign_keys_of_which_the_later_parent_s_action_is_recorded_first(db: JournalDatabase):
+def test_two_foreign_keys_with_the_later_action_first(db: JournalDatabase):
     db.run(LINES.format("SET NULL", ", b int REFERENCES orders ON DELETE CASCADE") + "SELECT changefeed.watch('lines')")
     db.run("INSERT INTO orders VALUES (1), (2); INSERT INTO lines VALUES (10, 1, 2)")
     db.run("DELETE FROM orders WHERE id IN (1, 2)")
@@ -201,7 +201,7 @@ def test_a_tree_whose_rows_have_two_parents(db: JournalDatabase):
 CURRENT = "CREATE TABLE terms (id int PRIMARY KEY, grp int, cur boolean, seen timestamptz);"
 
 
-def test_a_before_trigger_alone_that_writes_to_rows_of_the_same_statement(db: JournalDatabase):
+def test_a_before_trigger_that_writes_to_its_statements_rows(db: JournalDatabase):
     db.run(CURRENT + "SELECT changefeed.watch('terms')")
     make_trigger(
         db,
@@ -272,7 +272,7 @@ def test_a_row_that_comes_before_ddl_and_goes_after_it(db: JournalDatabase):
     assert [(action, sorted(row)[1]) for action, row in db.changes()] == [("I", "parent"), ("D", "n")]
 
 
-def test_a_row_replaced_by_its_equal_after_ddl_is_known_to_have_been_there(db: JournalDatabase):
+def test_a_row_replaced_by_its_equal_after_ddl_is_known(db: JournalDatabase):
     """What it was before cannot be compared with what it is now; but that it was, decides."""
     make_trigger(
         db,
@@ -285,7 +285,7 @@ def test_a_row_replaced_by_its_equal_after_ddl_is_known_to_have_been_there(db: J
     assert [action for action, _ in db.changes()] == ["I", "D", "I", "U", "U"]
 
 
-def test_a_trigger_of_the_parent_writes_to_the_child_that_its_statement_wrote_to(db: JournalDatabase):
+def test_a_parents_trigger_writes_to_the_same_child(db: JournalDatabase):
     """Too much is journaled in between for what the row was before to tell."""
     db.run("CREATE TABLE special (PRIMARY KEY (id)) INHERITS (orders); SELECT changefeed.watch('special')")
     db.run(FUNCTION.format("again", "INSERT INTO special VALUES (1, 'a'); RETURN NULL;"))
@@ -399,7 +399,7 @@ BRING_BACK = (
         ),
     ],
 )
-def test_a_row_that_ends_as_it_began_began_as_the_transaction_before_left_it(
+def test_a_row_that_ends_as_it_began_uses_the_past(
     db: JournalDatabase, before: str, trigger: tuple[str, str], statement: str, order: str
 ):
     db.run("SELECT changefeed.unwatch('orders'); INSERT INTO orders VALUES (1, 'there')")

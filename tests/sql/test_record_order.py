@@ -92,7 +92,7 @@ GOING = ("DELETE FROM t WHERE id <= {rows}", "UPDATE t SET id = id + 20 WHERE id
 @pytest.mark.parametrize("options", ["", ", strict => true", ", hash => '{v}'"])
 @pytest.mark.parametrize("type_name", ["int", "mood"])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_plain_statements_keep_their_order_where_a_row_ends_as_it_began(
+def test_plain_statements_keep_their_order_if_a_row_is_restored(
     db: JournalDatabase, isolation: str, options: str, type_name: str, rows: int
 ):
     """Also where the last change of the row before them is too far back."""
@@ -125,7 +125,7 @@ def nested_t(db: JournalDatabase) -> None:
 
 
 @pytest.mark.usefixtures("nested_t")
-def test_a_row_that_was_there_before_more_of_other_transactions_than_is_looked_at(db: JournalDatabase):
+def test_a_row_older_than_the_lookback(db: JournalDatabase):
     db.run("INSERT INTO t VALUES (1, 1), (2, 2)")
     ours = db.session()
     ours.run("BEGIN; INSERT INTO n VALUES (1); DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (1, 1)")
@@ -135,7 +135,7 @@ def test_a_row_that_was_there_before_more_of_other_transactions_than_is_looked_a
 
 
 @pytest.mark.usefixtures("nested_t")
-def test_a_row_that_came_and_went_in_a_longer_transaction_than_is_looked_at(db: JournalDatabase):
+def test_a_short_lived_row_in_a_long_transaction(db: JournalDatabase):
     db.run("INSERT INTO t VALUES (2, 2)")
     ours = db.session()
     ours.run("BEGIN; INSERT INTO n VALUES (1); DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (2, 2)")
@@ -175,7 +175,7 @@ def test_foreign_keys_of_a_table_without_a_key(db: JournalDatabase, rows: int):
     db.assert_rebuilds("public.r")
 
 
-def test_a_row_without_a_key_that_comes_and_goes_with_its_parent_in_one_statement(db: JournalDatabase):
+def test_a_keyless_row_that_comes_and_goes_with_its_parent(db: JournalDatabase):
     db.run("CREATE TABLE par (id int PRIMARY KEY); CREATE TABLE r (p1 int); SELECT changefeed.watch('r')")
     db.run(f"ALTER TABLE r {REFERENCES.format(1, 'CASCADE')}; INSERT INTO par VALUES (1)")
     db.run("WITH i AS (INSERT INTO r VALUES (1)) DELETE FROM par")

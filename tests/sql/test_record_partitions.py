@@ -43,7 +43,7 @@ def test_writes_to_the_root_and_to_any_partition_are_the_root_s(db: JournalDatab
     assert ids(db, "D") == [14]
 
 
-def test_rows_of_a_partition_of_another_column_order_are_in_the_root_s(db: JournalDatabase):
+def test_partition_rows_have_the_roots_column_order(db: JournalDatabase):
     db.run("INSERT INTO part_1 (id, k) VALUES (1, 1); UPDATE parts SET note = 'x'; UPDATE part_1 SET note = 'y'")
     db.assert_rebuilds("public.parts")
     db.run("TRUNCATE part_1")
@@ -59,7 +59,7 @@ def test_rows_that_move_between_partitions_are_updated(db: JournalDatabase):
     assert {action for action, _ in db.changes()} == {"I", "U"}
 
 
-def test_a_row_that_a_trigger_keeps_from_moving_is_deleted_and_no_row_gets_another_s_old(db: JournalDatabase):
+def test_a_row_kept_from_moving_by_a_trigger_is_deleted(db: JournalDatabase):
     db.run("INSERT INTO parts SELECT i, 1, 'n' FROM generate_series(1, 5) AS i")
     db.run("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     db.run("CREATE TRIGGER refuse BEFORE INSERT ON part_2 FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION refuse()")
@@ -118,9 +118,7 @@ def test_a_partition_dropped_is_no_obstacle(db: JournalDatabase):
         ("BEGIN; TRUNCATE part_1; SAVEPOINT s; TRUNCATE part_2; ROLLBACK TO s; TRUNCATE part_3; COMMIT", [1, 3, 4], 0),
     ],
 )
-def test_truncate_of_the_root_is_one_entry_and_of_partitions_deletes(
-    db: JournalDatabase, statement: str, deleted: list[int], truncated: int
-):
+def test_truncate_of_a_root_is_one_entry(db: JournalDatabase, statement: str, deleted: list[int], truncated: int):
     db.run("INSERT INTO parts VALUES (1, 1, 'ä'), (2, 2, ''), (3, 3, ''), (4, 4, '')")
     db.run(statement)
     assert ids(db, "D") == deleted
@@ -222,7 +220,7 @@ def test_what_runs_between_the_two_makes_up_no_deleted_rows(db: JournalDatabase,
     assert (db.entries(), db.losses) == ([], 1)
 
 
-def test_a_trigger_that_took_the_place_of_the_first_while_it_fired_makes_up_no_deleted_rows(db: JournalDatabase):
+def test_a_replaced_trigger_makes_up_no_deletes(db: JournalDatabase):
     role = db.new_role("tenant")
     db.run(f"GRANT USAGE, CREATE ON SCHEMA public TO {role}; ALTER TABLE part_2 OWNER TO {role}")
     db.run("INSERT INTO parts VALUES (2, 2)")
@@ -239,7 +237,7 @@ def test_a_trigger_that_took_the_place_of_the_first_while_it_fired_makes_up_no_d
     assert (db.entries(), db.losses) == ([], 1)
 
 
-def test_one_that_an_old_snapshot_does_not_show_makes_up_no_deleted_rows(db: JournalDatabase):
+def test_a_hidden_partition_makes_up_no_deletes(db: JournalDatabase):
     db.run(f"CREATE FUNCTION forge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {FORGE} RETURN NULL; END $$")
     db.run("INSERT INTO parts VALUES (2, 2)")
     old = db.session()
@@ -250,7 +248,7 @@ def test_one_that_an_old_snapshot_does_not_show_makes_up_no_deleted_rows(db: Jou
     assert (db.entries(), db.losses) == ([], 1)
 
 
-def test_a_trigger_of_one_s_own_that_is_not_in_between_hides_nothing(db: JournalDatabase):
+def test_an_unrelated_trigger_hides_nothing(db: JournalDatabase):
     db.run("CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     for name in ("a", "z"):
         db.run(f"CREATE TRIGGER {name} BEFORE TRUNCATE ON part_2 EXECUTE FUNCTION own()")
@@ -259,7 +257,7 @@ def test_a_trigger_of_one_s_own_that_is_not_in_between_hides_nothing(db: Journal
     assert (ids(db, "D"), db.losses) == ([2], 0)
 
 
-def test_a_partition_that_is_made_and_truncated_in_one_transaction_is_no_loss(db: JournalDatabase):
+def test_a_partition_made_and_truncated_at_once_is_no_loss(db: JournalDatabase):
     db.run(
         "CREATE TABLE part_5 PARTITION OF parts FOR VALUES IN (5); INSERT INTO part_5 VALUES (5, 5); TRUNCATE part_5"
     )
@@ -307,7 +305,7 @@ def test_disabling_the_last_trigger_hides_no_truncate(db: JournalDatabase):
 
 @pytest.mark.parametrize("write", ["INSERT INTO part_2 VALUES (99, 2)", "DELETE FROM parts"])
 @pytest.mark.parametrize("table", ["part_2", "mine"])
-def test_what_is_written_before_the_rows_are_gone_is_recorded_as_a_loss(db: JournalDatabase, table: str, write: str):
+def test_writes_before_the_rows_are_gone_are_a_loss(db: JournalDatabase, table: str, write: str):
     db.run("CREATE TABLE mine (); INSERT INTO parts VALUES (2, 2)")
     db.run(f"CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {write}; RETURN NULL; END $$")
     db.run(f"CREATE TRIGGER z BEFORE TRUNCATE ON {table} EXECUTE FUNCTION act()")
@@ -326,7 +324,7 @@ def test_what_is_written_to_other_tables_meanwhile_is_no_loss(db: JournalDatabas
     assert (ids(db, "D"), db.losses) == ([2, 3, 22], 0)
 
 
-def test_truncates_of_concurrent_serializable_transactions_do_not_fail(db: JournalDatabase):
+def test_concurrent_serializable_truncates_succeed(db: JournalDatabase):
     db.run(
         "CREATE TABLE others (id int, k int) PARTITION BY LIST (k); CREATE TABLE other_1 PARTITION OF others DEFAULT"
     )
@@ -383,7 +381,7 @@ def test_truncate_of_an_empty_partition_writes_nothing(db: JournalDatabase):
     assert db.entries() == []
 
 
-def test_truncate_of_a_partition_of_more_rows_than_the_limit_is_one_entry(db: JournalDatabase):
+def test_truncate_above_the_limit_is_one_entry(db: JournalDatabase):
     db.run("SELECT changefeed.watch('parts', row_limit => 3)")
     db.run("INSERT INTO part_2 SELECT i, 2 FROM generate_series(1, 5) AS i")
     db.run("TRUNCATE part_2")
@@ -396,7 +394,7 @@ def test_truncate_of_a_partition_leaves_out_what_is_to_be_left_out(db: JournalDa
     assert [entry.data for entry in db.entries()] == ['{"id":2,"k":2}'] * 2
 
 
-def test_truncate_of_a_partition_by_an_old_snapshot_is_recorded_as_a_loss(db: JournalDatabase):
+def test_truncate_by_an_old_snapshot_is_a_loss(db: JournalDatabase):
     db.run("INSERT INTO parts VALUES (2, 2)")
     old = db.session()
     old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM parts")
@@ -407,7 +405,7 @@ def test_truncate_of_a_partition_by_an_old_snapshot_is_recorded_as_a_loss(db: Jo
     assert "TRUNCATE it in READ COMMITTED" in old.warnings[0]
 
 
-def test_truncate_of_a_partition_sees_what_was_committed_while_it_waited(db: JournalDatabase):
+def test_truncate_sees_commits_it_waited_for(db: JournalDatabase):
     db.run("INSERT INTO parts VALUES (2, 2)")
     other, waiting = db.session(), db.session()
     other.run("BEGIN; DELETE FROM parts WHERE id = 2; INSERT INTO part_2 VALUES (22, 2)")
@@ -421,7 +419,7 @@ def test_truncate_of_a_partition_sees_what_was_committed_while_it_waited(db: Jou
     db.assert_rebuilds("public.parts")
 
 
-def test_truncate_by_a_role_that_may_not_read_succeeds_and_is_recorded(db: JournalDatabase):
+def test_truncate_without_select_is_recorded(db: JournalDatabase):
     role = db.new_role("truncater")
     db.run(f"INSERT INTO parts VALUES (2, 2); GRANT TRUNCATE ON part_2 TO {role}")
     session = db.session(user=role)
@@ -568,7 +566,7 @@ class TestMerge:
         assert db.value("SELECT k FROM parts WHERE id = 1") == 2
         assert db.losses == 1
 
-    def test_rows_that_a_merge_in_a_long_script_moves_are_recorded_as_a_loss(self, db: JournalDatabase):
+    def test_a_merge_in_a_long_script_is_a_loss(self, db: JournalDatabase):
         updates = "UPDATE parts SET note = 'n'; " * 500
         db.run(f"INSERT INTO parts VALUES (1, 1); {updates}")
         assert db.losses == 0
@@ -682,7 +680,7 @@ def test_a_deleted_row_has_the_values_that_it_was_inserted_with(
     assert (inserted, deleted, row, db.losses) == ("I", "D", same_row, 0)
 
 
-def test_a_composite_type_with_a_cast_of_its_owner_inside_is_a_loss(db: JournalDatabase):
+def test_a_composite_with_its_owners_cast_is_a_loss(db: JournalDatabase):
     owner = db.new_role("owner")
     db.run(f"GRANT CREATE ON SCHEMA public TO {owner}")
     session = db.session(user=owner)
@@ -708,7 +706,7 @@ RENAMED_ROOTS = {
     [("INSERT INTO part VALUES (2, 'b')", {"I"}), ("TRUNCATE part", {"L"})],
     ids=["INSERT", "TRUNCATE"],
 )
-def test_a_writer_with_an_old_snapshot_is_recorded_under_the_name_that_the_root_has(
+def test_an_old_snapshot_records_under_the_roots_name(
     db: JournalDatabase, level: str, change: str, write: str, actions: set[str]
 ):
     db.run(

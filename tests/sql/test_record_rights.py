@@ -18,7 +18,7 @@ def is_superuser(db: JournalDatabase, role: str) -> bool:
 @pytest.mark.parametrize("function", ["record", "record_strict"])
 @pytest.mark.parametrize("event", ["INSERT", "UPDATE", "DELETE"])
 @pytest.mark.parametrize("argument", ["", """'{"omit": ["x"]}'""", """'{"dynamic": true}'""", """'{"limit": 1}'"""])
-def test_a_trigger_without_transition_tables_reads_no_relation_of_the_writer(
+def test_a_trigger_without_transition_tables_reads_nothing(
     db: JournalDatabase, function: str, event: str, argument: str
 ):
     mallory = db.new_role("mallory")
@@ -43,7 +43,7 @@ def test_a_trigger_without_transition_tables_reads_no_relation_of_the_writer(
     assert db.entries() == []
 
 
-def test_relations_named_like_transition_tables_do_no_harm_to_real_triggers(db: JournalDatabase):
+def test_relations_named_like_transition_tables_do_no_harm(db: JournalDatabase):
     db.run("CREATE TABLE t (id int); SELECT changefeed.watch('t')")
     db.run("CREATE TEMP TABLE new_rows (id int); CREATE TEMP TABLE old_rows (id int); INSERT INTO new_rows VALUES (9)")
     db.run("INSERT INTO t VALUES (1); UPDATE t SET id = 2; DELETE FROM t; TRUNCATE t")
@@ -163,7 +163,7 @@ CHILDS_ALTERATION = "ALTER TABLE evil.child ALTER v TYPE evil.mood USING v::evil
 FAMILIES = "INSERT INTO evil.parent VALUES (1), (2), (3); INSERT INTO evil.child SELECT n, n, 'ok' FROM generate_series(1, 3) AS n"
 
 
-def test_it_is_not_found_in_a_catalog_that_is_past_since_a_cascade_began(db: JournalDatabase, mallory: str):
+def test_it_is_not_found_in_a_cascades_old_catalog(db: JournalDatabase, mallory: str):
     """What a foreign key's action is recorded by is planned while the statement on the other table goes on."""
     db.run(CASCADING.format(mallory=mallory))
     db.run(
@@ -178,7 +178,7 @@ def test_it_is_not_found_in_a_catalog_that_is_past_since_a_cascade_began(db: Jou
     assert (len(db.entries("evil.child")), db.losses, writer.warnings) == (4, 0, [])
 
 
-def test_nor_since_another_session_altered_the_table_of_a_cascade_that_waited(db: JournalDatabase, mallory: str):
+def test_nor_after_another_session_altered_a_cascades_table(db: JournalDatabase, mallory: str):
     db.run(CASCADING.format(mallory=mallory))
     writer, holder = db.session(user=mallory), db.session()
     writer.run(FAMILIES)
@@ -211,7 +211,7 @@ def test_it_is_not_found_in_a_catalog_that_is_past(db: JournalDatabase, mallory:
     assert (len(db.entries("evil.w")), db.losses) == (60, 60)
 
 
-def test_only_what_records_calls_what_is_answered_when_a_statement_is_planned(db: JournalDatabase):
+def test_only_recorders_ask_for_builtin_types_at_planning(db: JournalDatabase):
     # It is called immutable and is not: right in a statement that reads a transition table, and in no other.
     bodies = dict(
         db.run(
@@ -251,9 +251,7 @@ INSERT_PAIRS = "INSERT INTO evil.pairs VALUES (1, '(1,A,{2})', '{\"(1,A,{2})\"}'
         "DROP ATTRIBUTE k, ADD ATTRIBUTE k evil.mood",
     ],
 )
-def test_a_composite_type_that_changes_after_the_snapshot_runs_no_code_of_its_owner(
-    db: JournalDatabase, level: str, alteration: str
-):
+def test_a_changed_composite_type_runs_no_code_of_its_owner(db: JournalDatabase, level: str, alteration: str):
     """(value).lower is a call of lower(), and so of a cast, where the type has no such attribute any more."""
     mallory = db.new_role("mallory")
     db.run(COMPOSITE.format(mallory=mallory, seize=SEIZE.format(mallory=mallory)))
@@ -271,7 +269,7 @@ def test_a_composite_type_that_changes_after_the_snapshot_runs_no_code_of_its_ow
 
 
 @pytest.mark.skipif(postgres.major_version() < 18, reason="virtual generated columns are of PostgreSQL 18")
-def test_a_virtual_column_over_one_that_changes_after_the_snapshot_runs_no_code_of_its_owner(db: JournalDatabase):
+def test_a_virtual_column_runs_no_code_of_a_new_owner(db: JournalDatabase):
     mallory = db.new_role("mallory")
     db.run(COMPOSITE.format(mallory=mallory, seize=SEIZE.format(mallory=mallory)))
     db.run(
@@ -313,9 +311,7 @@ SEIZED = """
         ("text", "ALTER TABLE evil.w DROP id, DROP v, ADD v evil.mood"),
     ],
 )
-def test_a_type_or_table_that_gets_another_owner_after_the_snapshot_runs_no_code_of_that_owner(
-    db: JournalDatabase, level: str, column: str, change: str
-):
+def test_a_new_owner_runs_no_code_under_an_old_snapshot(db: JournalDatabase, level: str, column: str, change: str):
     """All the writer's queries see it as it was, when a superuser owned it."""
     mallory = db.new_role("mallory")
     db.run(HANDED_OVER.format(mallory=mallory, column=column))
@@ -417,7 +413,7 @@ OLD_SNAPSHOTS = {
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 @pytest.mark.parametrize(("before", "change", "row"), OLD_SNAPSHOTS.values(), ids=OLD_SNAPSHOTS.keys())
-def test_a_writer_with_an_older_snapshot_is_recorded_as_the_table_is_or_as_a_loss(
+def test_an_old_snapshot_records_the_table_or_a_loss(
     db: JournalDatabase, level: str, before: str, change: str, row: str
 ):
     role = db.new_role("owner")

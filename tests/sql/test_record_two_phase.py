@@ -53,7 +53,7 @@ def test_a_prepared_write_that_is_rolled_back_is_never_read(session: Session):
     assert read(session, before)[0] == []
 
 
-def test_where_transactions_can_be_prepared_notify_is_for_the_setting_to_say(session: Session):
+def test_with_prepared_transactions_the_setting_decides(session: Session):
     session.run("LISTEN changefeed; INSERT INTO orders VALUES (1)")
     assert session.connection.notifies == []
     session.run("SET changefeed.notify = 'on'; INSERT INTO orders VALUES (1)")

@@ -25,7 +25,7 @@ def look(db: JournalDatabase, *promised: tuple[str, str | None]) -> dict[str, st
     return dict(db.run(LOOK, schemas, tables))
 
 
-def test_of_what_an_older_version_watched_nothing_is_known_at_the_first_look():
+def test_tables_of_older_versions_are_unknown_at_first():
     with closing(JournalDatabase()) as db:
         db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders'); DELETE FROM changefeed.noted")
         db.run("ALTER TABLE orders DISABLE TRIGGER USER; INSERT INTO orders VALUES (1)")
@@ -44,7 +44,7 @@ def test_each_gap_is_found_once_and_is_an_entry_of_the_journal(db: JournalDataba
     assert written == [("L", "orders", "false"), ("L", "orders", "true")]
 
 
-def test_an_incomplete_one_is_reported_once_and_when_it_is_complete_again(db: JournalDatabase):
+def test_an_incomplete_table_is_reported_once_each_way(db: JournalDatabase):
     db.run("ALTER TABLE orders DISABLE TRIGGER USER")
     assert "are missing" in look(db)["orders"]
     assert look(db) == {}
@@ -63,7 +63,7 @@ def test_only_what_was_promised_is_missed_from_its_first_row_on(db: JournalDatab
     assert "before it was watched" in found["later"]
 
 
-def test_without_an_event_trigger_a_new_partition_had_a_moment_without_triggers(db: JournalDatabase):
+def test_without_an_event_trigger_a_partition_starts_without_triggers(db: JournalDatabase):
     db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1)")
     assert look(db) == {}
     db.run("DROP EVENT TRIGGER changefeed_new_partitions; CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2)")
@@ -100,9 +100,7 @@ def test_without_an_event_trigger_child_rows_came_as_the_tables(db: JournalDatab
 
 
 @pytest.mark.parametrize("is_watched_from_ddl", [True, False])
-def test_a_partition_without_a_row_takes_nothing_away_and_brings_nothing(
-    db: JournalDatabase, is_watched_from_ddl: bool
-):
+def test_an_empty_partition_causes_no_gap(db: JournalDatabase, is_watched_from_ddl: bool):
     if not is_watched_from_ddl:
         db.run("DROP EVENT TRIGGER changefeed_new_partitions")
     db.run("CREATE TABLE empty (id int); CREATE TABLE deep (id int) PARTITION BY LIST (id)")
@@ -126,7 +124,7 @@ def test_a_partition_without_a_row_takes_nothing_away_and_brings_nothing(
     assert "detached or dropped" in look(db)["parted"]
 
 
-def test_what_retention_took_meanwhile_may_have_been_a_row_of_a_dropped_partition(db: JournalDatabase):
+def test_deleted_entries_may_concern_a_dropped_partition(db: JournalDatabase):
     db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1)")
     assert look(db) == {}
     db.run("INSERT INTO parted VALUES (1)")
@@ -153,9 +151,7 @@ LEAVE = pytest.mark.parametrize("leave", ["DROP TABLE part_2", "ALTER TABLE part
     ],
     ids=["MERGE", "prepared UPDATE", "renamed column", "renamed column, by the partition", "no entry at all"],
 )
-def test_rows_that_came_to_an_empty_partition_by_a_loss_are_taken_away_with_it(
-    db: JournalDatabase, bring: str, leave: str
-):
+def test_lost_rows_of_a_partition_are_missed_with_it(db: JournalDatabase, bring: str, leave: str):
     db.run("ALTER TABLE parted ADD secret text; SELECT changefeed.watch('parted', omit => '{secret}')")
     db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1); INSERT INTO parted VALUES (1)")
     db.run("CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2)")
@@ -181,7 +177,7 @@ def test_a_loss_of_another_table_brings_no_rows(db: JournalDatabase):
     assert look(db) == {}
 
 
-def test_a_row_that_no_trigger_saw_is_taken_away_with_its_partition(db: JournalDatabase):
+def test_an_unseen_row_is_missed_with_its_partition(db: JournalDatabase):
     db.run("CREATE TABLE part_1 PARTITION OF parted FOR VALUES IN (1)")
     assert look(db) == {}
     db.run("SET session_replication_role = replica; INSERT INTO parted VALUES (1); RESET session_replication_role")
@@ -260,7 +256,7 @@ def test_a_partitioned_table_brings_the_rows_of_its_partitions(
 
 @pytest.mark.parametrize("is_watched_from_ddl", [True, False])
 @pytest.mark.parametrize("is_empty", [True, False])
-def test_a_partitioned_table_that_was_away_for_a_transaction_was_not_recorded(
+def test_a_partitioned_table_detached_in_a_transaction_is_a_gap(
     db: JournalDatabase, is_watched_from_ddl: bool, is_empty: bool
 ):
     if not is_watched_from_ddl:
@@ -297,7 +293,7 @@ def test_a_virtual_column_is_null_until_the_triggers_know_it(db: JournalDatabase
     assert look(db) == {}
 
 
-def test_a_virtual_column_that_no_look_saw_without_its_triggers_was_null_for_a_moment(db: JournalDatabase):
+def test_an_unseen_virtual_column_was_null_for_a_moment(db: JournalDatabase):
     if db.version < 18:
         pytest.skip("PostgreSQL 18 brought virtual generated columns")
     db.run("DROP EVENT TRIGGER changefeed_new_partitions")

@@ -89,9 +89,7 @@ def test_an_empty_partition_is_not_left(db: JournalDatabase, retain: Retain):
     assert slot(db) == 0
 
 
-def test_a_partition_in_which_a_transaction_is_open_is_left_and_its_writer_does_not_wait(
-    db: JournalDatabase, retain: Retain
-):
+def test_a_partition_in_use_is_not_emptied(db: JournalDatabase, retain: Retain):
     writer = db.session()
     writer.run("SET lock_timeout = '1ms'")
     write(db, "9 days")
@@ -126,7 +124,7 @@ def test_writers_go_on_while_an_emptying_waits_to_be_committed(db: JournalDataba
     assert (db.losses, writer.warnings) == (0, [])
 
 
-def test_a_reader_keeps_it_from_emptying_only_for_as_long_as_it_reads(db: JournalDatabase, retain: Retain):
+def test_a_reader_delays_retention_only_while_it_reads(db: JournalDatabase, retain: Retain):
     write(db, "9 days")
     retain("7 days")
     reader = db.session()
@@ -136,7 +134,7 @@ def test_a_reader_keeps_it_from_emptying_only_for_as_long_as_it_reads(db: Journa
     assert retain("7 days") == [0]
 
 
-def test_a_transaction_that_began_before_a_rotation_writes_where_it_should(db: JournalDatabase, retain: Retain):
+def test_a_transaction_older_than_a_rotation_writes_right(db: JournalDatabase, retain: Retain):
     old = db.session()
     old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM orders")
     write(db, "2 days")

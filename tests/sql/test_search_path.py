@@ -122,7 +122,7 @@ def test_every_trigger_calls_a_function_of_the_schema_s_owner(db: JournalDatabas
 
 
 @pytest.mark.parametrize("file_name", SENT)
-def test_every_name_of_ours_in_a_statement_that_the_server_sends_is_qualified(db: JournalDatabase, file_name: str):
+def test_every_name_in_the_servers_sql_is_qualified(db: JournalDatabase, file_name: str):
     relations = {
         name for (name,) in db.run("SELECT relname FROM pg_class WHERE relnamespace = 'changefeed'::regnamespace")
     }
@@ -142,7 +142,7 @@ def test_every_name_of_ours_in_a_statement_that_the_server_sends_is_qualified(db
 
 
 @pytest.mark.parametrize("file_name", ["install.sql", "uninstall.sql"])
-def test_a_script_fixes_the_search_path_first_in_each_of_its_transactions(file_name: str):
+def test_a_script_fixes_the_search_path_per_transaction(file_name: str):
     script = re.sub(r"\$(\w*)\$.*?\$\1\$|--.*", "", read_script(file_name), flags=re.DOTALL)
     script = re.sub(r"--.*", "", script)
     statements = [" ".join(statement.split()) for statement in script.split(";") if statement.strip()]

@@ -86,7 +86,7 @@ def test_a_strict_table_s_write_fails_over_a_broken_journal(db: JournalDatabase,
     assert db.run("SELECT id FROM orders") == [(9,)]
 
 
-def test_a_failure_amid_a_transaction_costs_only_its_statement_s_entries(db: JournalDatabase):
+def test_a_failure_costs_only_its_statements_entries(db: JournalDatabase):
     db.run("BEGIN; INSERT INTO orders VALUES (1)")
     db.run("ALTER TABLE changefeed.journal RENAME TO diary; INSERT INTO orders VALUES (2)")
     db.run("ALTER TABLE changefeed.diary RENAME TO journal; INSERT INTO orders VALUES (3); COMMIT")
@@ -269,7 +269,7 @@ class TestTwin:
         session.run("CREATE TEMP SEQUENCE numbers START 7; SELECT nextval('numbers'); INSERT INTO orders VALUES (1)")
         assert session.value("SELECT lastval()") == 7
 
-    def test_the_highest_number_that_another_drew_takes_nothing_from_a_writer(self, db: JournalDatabase):
+    def test_another_sessions_highest_number_harms_no_writer(self, db: JournalDatabase):
         """It stands in the sequence for a moment, while others draw of that too."""
         db.run("CREATE SEQUENCE numbers START 4711; SELECT nextval('numbers')")
         db.run("SELECT setval('changefeed.lastval', 9223372036854775807); SELECT nextval('numbers'); LISTEN changefeed")
@@ -287,7 +287,7 @@ DISJOINT = """
     CREATE TRIGGER logged AFTER INSERT ON b FOR EACH ROW EXECUTE FUNCTION logged()"""
 
 
-def test_serializable_writers_with_nothing_in_common_do_not_meet_in_the_journal(db: JournalDatabase):
+def test_serializable_writers_do_not_conflict(db: JournalDatabase):
     db.run(DISJOINT)
     db.run("SELECT changefeed.watch('a'), changefeed.watch('a_log'), changefeed.watch('b'), changefeed.watch('b_log')")
     for row in range(0, 60, 2):

@@ -21,7 +21,7 @@ def test_a_heavy_newcomer_stays_though_it_is_alone_too_heavy():
     assert crowd.weight == 1
 
 
-def test_one_that_left_makes_room_and_one_that_comes_again_counts_once():
+def test_a_client_that_left_makes_room():
     crowd: Crowd[str] = Crowd(2)
     crowd.add("a1", "a")
     crowd.add("a2", "a")

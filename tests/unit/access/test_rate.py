@@ -28,7 +28,7 @@ def test_idle_time_saves_up_at_most_one_burst():
     assert sum(pace.wait_seconds() == 0 for _ in range(100)) == 40
 
 
-def test_each_of_a_crowd_is_given_a_turn_of_its_own_and_gets_in_at_it():
+def test_each_client_of_a_crowd_gets_its_own_turn():
     clock = Clock()
     pace = RateLimiter(10, clock)
     for _ in range(10 * BURST_SECONDS):
@@ -57,7 +57,7 @@ def test_each_address_has_a_pace_of_its_own():
     assert RateLimiterPerAddress(0).wait_seconds("a") == 0
 
 
-def test_of_any_number_of_addresses_those_that_came_last_are_remembered():
+def test_the_newest_addresses_are_remembered():
     pace = RateLimiterPerAddress(1, Clock())
     for number in range(2 * ADDRESS_LIMIT):
         pace.wait_seconds(str(number))

@@ -38,7 +38,7 @@ def test_a_reason_is_logged_once_a_minute_with_how_many_there_were(caplog: pytes
 
 class RefusedTest(AccessTestCase):
     @gen_test
-    async def test_each_refusal_is_in_the_log_and_in_the_metric_and_no_token_is(self):
+    async def test_refusals_are_logged_and_counted_without_tokens(self):
         tokens = {
             "bad_token": [token_of("wrong"), issued({"table": {}}), issued(RIGHTS["full"], aud="others"), "x" * 9000],
             "token_expired": [token_of("expired")],

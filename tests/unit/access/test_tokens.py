@@ -112,7 +112,7 @@ def test_several_tokens_each_have_their_rights(given: Given):
         *((f"good-enough-token {twice}", "is given twice") for twice in TWICE),
     ],
 )
-def test_a_file_without_tokens_is_refused_in_one_line_without_its_contents(given: Given, content: str, said: str):
+def test_a_file_without_tokens_is_refused_in_one_line(given: Given, content: str, said: str):
     with pytest.raises(SettingsError) as refused:
         given.load("--token-file", given.file("tokens", content))
     assert said in str(refused.value)
@@ -406,7 +406,7 @@ def test_a_key_that_the_issuer_revoked_is_refused(loop: asyncio.Runner):
     loop.run(run())
 
 
-def test_a_token_with_a_known_key_does_not_wait_for_an_issuer_that_hangs(loop: asyncio.Runner):
+def test_a_known_key_does_not_wait_for_its_issuer(loop: asyncio.Runner):
     async def run() -> None:
         async with Issuer() as issuer:
             KeySet.keys = [jwk(RSA, "one")]
@@ -447,7 +447,7 @@ def test_keys_of_another_kind_or_use_are_none(loop: asyncio.Runner):
     loop.run(run())
 
 
-def test_an_issuer_that_does_not_answer_is_logged_and_its_earlier_keys_stay(loop: asyncio.Runner):
+def test_a_silent_issuer_is_logged_and_its_keys_stay(loop: asyncio.Runner):
     async def run() -> None:
         async with Issuer() as issuer:
             KeySet.status = 500
@@ -500,7 +500,7 @@ def test_the_secrets_of_the_issuer_s_url_are_not_logged(loop: asyncio.Runner, ca
     assert "hunter2" not in caplog.text
 
 
-def test_unreadable_keys_are_logged_at_the_start_and_tried_again_by_the_first_token(loop: asyncio.Runner):
+def test_unreadable_keys_are_retried_by_the_first_token(loop: asyncio.Runner):
     async def run() -> None:
         keys = KeySetUrl("http://127.0.0.1:1/keys", "RS256")
         with ExpectLog("handlers.issuer_keys", "could not read the keys of http://127.0.0.1:1/keys"):

@@ -38,7 +38,7 @@ def test_only_a_part_that_could_be_misread_is_quoted(schema: str, table: str, wr
 
 
 @given(PARTS, PARTS)
-def test_every_table_has_a_name_of_its_own_that_is_read_as_it_was_written(schema: str, table: str):
+def test_every_tables_name_is_unique_and_read_back(schema: str, table: str):
     name = qualified(schema, table)
     assert exact(name) == TableName(schema, table)
     assert parse_pattern(name).certain == Pattern(schema, table)
@@ -90,7 +90,7 @@ def test_what_names_no_table_is_refused(text: str):
         parse_pattern(text)
 
 
-def test_a_triggers_name_is_a_table_of_its_schema_unless_that_is_ambiguous():
+def test_a_triggers_table_name_is_of_its_schema():
     assert as_written("public.orders") == [TableName("public", "orders")]
     assert TableName(None, "pay.roll") in could_mean("pay.roll")
     assert as_written("orders") == (TableName(None, "orders"),)

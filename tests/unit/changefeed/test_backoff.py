@@ -5,7 +5,7 @@ from itertools import islice
 from changefeed.backoff import backoff
 
 
-def test_the_first_retry_comes_at_once_and_the_bound_doubles_up_to_its_limit():
+def test_the_first_retry_is_immediate_and_bounds_double():
     longest = backoff(first_seconds=0.2, most_seconds=5.0, uniform=lambda low, high: high)
     assert list(islice(longest, 8)) == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
@@ -21,7 +21,7 @@ def test_each_delay_is_drawn_from_zero_on():
     assert drawn == [(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]
 
 
-def test_without_arguments_two_clients_do_not_come_back_at_the_same_moment():
+def test_default_delays_differ_between_clients():
     one, other = list(islice(backoff(), 100)), list(islice(backoff(), 100))
     assert one != other
     assert all(0.0 <= delay <= 1.0 for delay in one + other)

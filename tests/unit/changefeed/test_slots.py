@@ -18,7 +18,7 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 
 @in_a_loop
-async def test_never_more_work_than_there_are_slots_and_all_of_it_is_done():
+async def test_no_more_work_than_slots_and_all_is_done():
     slots, chance, running, done = FairSlots(3, share=2, waiting_limit=1_000), random.Random(1), 0, 0
 
     async def work(holder: str) -> None:

@@ -39,7 +39,7 @@ def take(turn: TurnSize, clock: Clock, count: int, seconds: float) -> None:
     turn.end(count)
 
 
-def test_the_next_turn_lasts_as_long_as_one_should_if_each_thing_costs_the_same(turn: TurnSize, clock: Clock):
+def test_the_next_turn_has_the_right_length(turn: TurnSize, clock: Clock):
     take(turn, clock, 16, 1 / 4)
     assert turn.count == 64
     take(turn, clock, 64, 1.0)
@@ -66,7 +66,7 @@ def test_work_that_is_left_out_does_not_count(clock: Clock):
     assert turn.count == 64
 
 
-def test_what_it_was_is_not_forgotten_for_a_turn_that_had_less_to_do(turn: TurnSize, clock: Clock):
+def test_a_small_turn_does_not_reset_the_size(turn: TurnSize, clock: Clock):
     take(turn, clock, 16, 1 / 4)
     take(turn, clock, 1, 1 / 64)
     assert turn.count == 64
@@ -96,7 +96,7 @@ def joined(clients: LiveClients, client: FakeClient) -> FakeClient:
     return client
 
 
-def test_writing_to_each_client_is_left_out_since_shorter_turns_would_only_write_more_often(clock: Clock):
+def test_turn_sizes_exclude_writing_to_clients(clock: Clock):
     def pass_a_second() -> None:
         clock.now += 1.0
 
@@ -118,7 +118,7 @@ def test_writing_to_each_client_is_left_out_since_shorter_turns_would_only_write
     assert asyncio.run(publish_all()) <= 4
 
 
-def test_beginning_again_at_once_waits_and_beginning_later_does_not(clock: Clock):
+def test_only_an_immediate_restart_waits(clock: Clock):
     floor = Floor(4.0, clock)
     assert floor.left_seconds == 0.0
     floor.begin()
@@ -130,7 +130,7 @@ def test_beginning_again_at_once_waits_and_beginning_later_does_not(clock: Clock
 
 
 @pytest.mark.parametrize("tasks", [10, 20, 40])
-def test_tasks_that_share_turns_do_no_more_in_one_turn_for_being_many(tasks: int, monkeypatch: pytest.MonkeyPatch):
+def test_many_tasks_share_one_turn(tasks: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
     done: list[int] = []
 

@@ -76,13 +76,13 @@ def test_other_words_are_none(text: str):
 # -- more than so many
 
 
-def test_a_rate_above_its_limit_is_raised_and_the_mean_of_some_seconds_counts():
+def test_a_rate_alert_uses_the_mean_of_some_seconds():
     assert turns(tally_with((999.0, 11)), MORE, 1000.0) == [(1000.0, True)]
     assert turns(tally_with((999.0, 10)), MORE, 1000.0) == []
     assert turns(tally_with((1000.2, 11)), MORE, 1000.9, 1001.0) == [(1001.0, True)]
 
 
-def test_a_rate_that_comes_and_goes_is_one_alert_which_ends_when_it_stays_away():
+def test_a_fluctuating_rate_is_one_alert():
     tally = tally_with((1000.0, 11), (1020.0, 11))
     times = [1001.0 + second for second in range(100)]
     assert turns(tally, MORE, *times) == [(1001.0, True), (1025.0 + CALM_SECONDS, False)]
@@ -107,7 +107,7 @@ def test_a_table_that_comes_later_counts_too():
 # -- none for so long
 
 
-def test_a_table_that_was_quiet_for_long_enough_is_raised_and_ends_with_the_next_change():
+def test_a_quiet_alert_ends_with_the_next_change():
     tally = tally_with((939.5, 1))
     alerts = Alerts([QUIET], tally)
     assert alerts.check(0.0, 999.9) == []
@@ -119,7 +119,7 @@ def test_a_table_that_was_quiet_for_long_enough_is_raised_and_ends_with_the_next
     assert alerts.check(0.0, 1003.0) == [Transition(QUIET, False, 1000.0, 1003.0, 0.0)]
 
 
-def test_a_table_without_any_change_is_raised_and_its_value_is_not_known():
+def test_a_table_without_changes_raises_a_quiet_alert():
     assert Alerts([QUIET], Tally(0.0)).check(0.0, 1000.0) == [Transition(QUIET, True, 1000.0, 1000.0, None)]
 
 
@@ -137,7 +137,7 @@ def test_a_quiet_day_is_found_in_the_minutes():
     assert turns(tally_with((1_000_000.0, 1)), day, 1_086_400.0, 1_086_460.0) == [(1_086_460.0, True)]
 
 
-def test_a_table_that_may_be_counted_under_the_common_name_raises_nothing():
+def test_a_table_counted_as_other_raises_nothing():
     tally = Tally(0.0)
     tally.count([Change("{}", f"table{number}", "INSERT", at=900.0) for number in range(TABLE_LIMIT + 1)], 900.0)
     assert OTHER_TABLES in tally.totals

@@ -108,7 +108,7 @@ def test_a_minute_holds_what_its_seconds_hold():
     ]
 
 
-def test_a_change_of_the_journal_counts_at_its_statements_time_with_all_its_rows():
+def test_a_change_counts_at_its_statements_time():
     tally = Tally(5000.0)
     tally.count([Change("{}", "orders", INSERT, xid=1, id=1, at=4990.5, count=7)], 5000.0)
     tally.count([Change("{}", "orders", INSERT, xid=1, id=2, at=100.0)], 5000.0)
@@ -143,7 +143,7 @@ def test_what_was_before_is_loaded_once_into_the_totals():
     assert not any(tally.by_step[step].take_touched() for step in STEPS)  # who is told of all that is told another way
 
 
-def test_a_delay_is_counted_at_its_end_once_the_databases_clock_is_known():
+def test_a_delay_is_counted_once_the_clock_is_known():
     tally = Tally(5000.0)
     late = [Change("{}", "orders", INSERT, xid=1, id=number, at=4990.0, count=3) for number in (1, 2)]
     tally.count(late, 5000.0)
@@ -167,7 +167,7 @@ def journaled(table: str) -> list[Change]:
     return [Change("{}", table, INSERT, 1, 1, 1000.0)]
 
 
-def test_names_of_tables_beyond_the_limit_are_counted_under_one_name():
+def test_tables_beyond_the_limit_share_one_name():
     tally = Tally(1000.0)
     for number in range(TABLE_LIMIT + 5):
         tally.count(journaled(f"table{number}"), 1000.0)
@@ -209,7 +209,7 @@ def test_made_up_tables_hide_no_real_one():
         assert one.totals[OTHER_TABLES] == [5, 0, 0, 0]
 
 
-def test_a_table_that_a_payload_named_first_counts_as_real_once_the_journal_has_it():
+def test_a_payloads_table_is_real_once_journaled():
     tally, other = Tally(1000.0), Tally(1000.0)
     for number in range(UNKNOWN_LIMIT):
         tally.count(changes(f"public.table{number}", INSERT), 1000.0)

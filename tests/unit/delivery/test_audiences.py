@@ -70,9 +70,7 @@ def route(audiences: Audiences[int], changes: list[Change]) -> dict[Audience[int
 
 @settings(max_examples=500)
 @given(st.lists(st.one_of(st.just(ALL_CHANGES), subscriptions), max_size=6), st.lists(changes(), max_size=6), st.data())
-def test_each_audience_gets_what_its_subscription_picks_and_gets_it_once(
-    asked: list[Subscription], published: list[Change], data: st.DataObject
-):
+def test_each_audience_gets_its_changes_once(asked: list[Subscription], published: list[Change], data: st.DataObject):
     limit, copies = data.draw(st.sampled_from([1, 1000])), data.draw(st.sampled_from([1, 200, 1 << 20]))
     with (
         mock.patch.multiple(audiences_module, TABLES_LIMIT=limit, UNKNOWN_LIMIT=limit, LEFT_LIMIT=limit),
@@ -122,7 +120,7 @@ def join(audiences: Audiences[int], clients: range, columns: Lookups) -> None:
         audiences.join(client, PROTOCOL, Selection(subscription, columns))
 
 
-def test_of_many_groups_of_values_those_that_may_match_are_asked_alone():
+def test_only_groups_that_may_match_are_asked():
     audiences: Audiences[int] = Audiences()
     for client in range(1_000):
         group = f"or=(n.eq.{client},and(t.eq.{client},n.gt.0))"
@@ -135,7 +133,7 @@ def test_of_many_groups_of_values_those_that_may_match_are_asked_alone():
     assert picks.call_count == 4
 
 
-def test_any_number_of_names_that_no_table_has_are_looked_up_as_one():
+def test_unknown_names_are_looked_up_as_one():
     columns = Lookups()
     audiences: Audiences[int] = Audiences(lambda table: table in TABLES)
     join(audiences, range(20), columns)
@@ -149,7 +147,7 @@ def test_any_number_of_names_that_no_table_has_are_looked_up_as_one():
     assert columns.count == before + 10
 
 
-def test_no_more_tables_are_kept_than_the_limit_and_those_in_use_are(monkeypatch):
+def test_tables_are_kept_up_to_the_limit(monkeypatch):
     monkeypatch.setattr(audiences_module, "TABLES_LIMIT", 10)
     columns = Lookups()
     audiences: Audiences[int] = Audiences()
@@ -160,7 +158,7 @@ def test_no_more_tables_are_kept_than_the_limit_and_those_in_use_are(monkeypatch
     assert len(audiences._tables) == 10
 
 
-def test_those_that_left_are_given_up_by_indexes_that_nothing_comes_for(monkeypatch):
+def test_indexes_forget_audiences_that_left(monkeypatch):
     monkeypatch.setattr(audiences_module, "LEFT_LIMIT", 10)
     columns = Lookups()
     audiences: Audiences[int] = Audiences()

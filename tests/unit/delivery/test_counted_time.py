@@ -24,13 +24,13 @@ def test_a_deaf_span_is_only_where_no_journal_keeps_what_happened():
         assert counted_time(ground, ListenerState.LISTENING).deaf_spans(at + 90, 60) == []
 
 
-def test_without_a_journal_nothing_is_known_to_be_counted_while_the_listener_is_deaf():
+def test_without_a_journal_a_deaf_time_is_not_counted():
     ground = Ground()
     assert counted_time(ground, ListenerState.LOST).span(100.0) is None
     assert counted_time(ground, ListenerState.LISTENING).span(100.0) == (0.0, 100.0)
 
 
-def test_a_journal_is_counted_up_to_where_it_was_read_by_the_clock_of_postgresql():
+def test_a_journal_is_counted_up_to_its_last_read():
     ground = Ground(cache="journal")
     counted = counted_time(ground, ListenerState.LOST)
     assert counted.span(100.0) is None  # that clock is not known yet

@@ -194,7 +194,7 @@ def test_a_gap_keeps_its_place_and_skips_later_clients():
     assert late == []
 
 
-def test_equal_patterns_of_different_subscriptions_are_compared_with_a_row_once():
+def test_equal_patterns_are_matched_once_per_row():
     async def publish() -> int:
         clients = LiveClients()
         for filters in (["t=like.*x_*"], ["t=like.*x_*", "n=eq.0"], ["t=not.like.*x_*"]):

@@ -45,7 +45,7 @@ def test_a_received_plain_payload_proves_plain_triggers():
     assert len(asyncio.run(tell()).gaps) == 1
 
 
-def test_a_server_that_ends_tells_no_more_and_the_last_outages_are_kept():
+def test_a_stopped_server_sends_no_gap_of_an_outage():
     async def tell() -> Ground:
         ground = Ground()
         for _ in range(OUTAGES_KEPT + 1):

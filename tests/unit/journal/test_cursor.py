@@ -113,7 +113,7 @@ def test_snapshots_of_one_database_are_within_the_later_ones(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_place_is_within_another_only_if_all_it_has_passed_the_other_has_too(seed: int):
+def test_is_within_compares_all_that_was_passed(seed: int):
     taken = history(seed)
     dice = random.Random(seed)
     found = []

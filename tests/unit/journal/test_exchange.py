@@ -131,7 +131,7 @@ def proven(taken: Snapshot) -> Snapshot:
     return replace(taken, witness=taken.xmax)
 
 
-def test_a_page_that_starts_elsewhere_leads_on_to_the_end_of_its_batch():
+def test_a_page_that_starts_elsewhere_leads_to_its_batchs_end():
     line = Line()
     a, b, c = snapshot(10), snapshot(20), snapshot(30)
     line.hand_on(page(b, c, change(1)))
@@ -148,7 +148,7 @@ def test_a_page_from_before_the_edge_is_left_out():
     assert line.receiver.next_for(Place.after(c)) is None
 
 
-def test_a_page_of_another_past_does_not_fit_though_its_snapshot_is_the_same():
+def test_a_page_of_another_past_does_not_fit():
     line = Line()
     line.hand_on(page(snapshot(10, witness=1), snapshot(20), change(1)))
     handed = line.receiver.next_for(Place.after(snapshot(10, witness=2)))
@@ -218,7 +218,7 @@ def test_it_follows_the_lowest_number_below_its_own():
     assert followed() == 2
 
 
-def test_it_makes_sure_of_the_past_after_the_process_that_it_follows_has():
+def test_it_proves_the_past_after_the_process_it_follows():
     line = Line()
     a, b = snapshot(10), snapshot(20)
     line.hand_on(page(a, b))

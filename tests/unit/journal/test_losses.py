@@ -78,7 +78,7 @@ class History:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_of_random_transactions_exactly_the_clients_that_miss_something_get_a_gap(db: JournalDatabase, seed: int):
+def test_exactly_the_clients_that_miss_something_get_a_gap(db: JournalDatabase, seed: int):
     history = History(db)
     history.live(random.Random(seed), 150)
     assert history.taken
@@ -99,7 +99,7 @@ def test_every_client_that_misses_something_gets_a_gap(db: JournalDatabase, seed
     assert len(losses.taken.ids) < 10
 
 
-def test_a_long_transaction_that_outlived_newer_taken_ones_is_no_gap(db: JournalDatabase):
+def test_a_long_transaction_is_no_gap_after_newer_deletions(db: JournalDatabase):
     history = History(db)
     old = db.session()
     old.run("BEGIN; SELECT pg_current_xact_id()")
@@ -116,7 +116,7 @@ def test_a_long_transaction_that_outlived_newer_taken_ones_is_no_gap(db: Journal
     assert not history.journal.losses.concern(history.edge)
 
 
-def test_a_change_that_retention_takes_at_its_commit_is_a_gap_even_after_newer_ones(
+def test_a_change_deleted_at_its_commit_is_a_gap(
     db: JournalDatabase,
 ):
     """Retention waits for the lock that the writer holds, and has it before any reader."""
@@ -158,7 +158,7 @@ def test_a_read_during_the_emptying_gets_a_gap(db: JournalDatabase):
     assert page == [(1, 1)]
 
 
-def test_with_a_schema_that_keeps_less_each_client_that_may_miss_something_gets_a_gap():
+def test_with_an_older_schema_every_possible_miss_is_a_gap():
     def place(xmin: int, xmax: int, *running: int) -> Place:
         return Place.after(Snapshot(xmin, xmax, frozenset(running)))
 

@@ -103,7 +103,7 @@ def unseen(history: History, cache: PageCache, place: Place) -> set[int]:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_from_any_place_of_its_own_it_gives_each_unseen_change_once(seed: int):
+def test_any_place_gives_each_unseen_change_once(seed: int):
     history = History(seed)
     cache, snapshots = fill(history)
     places = [Place.after(snapshot) for snapshot in snapshots]
@@ -118,7 +118,7 @@ def test_from_any_place_of_its_own_it_gives_each_unseen_change_once(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_from_a_place_of_another_server_too_and_its_cursors_lead_on(seed: int):
+def test_another_servers_place_is_continued(seed: int):
     history = History(seed)
     cache, snapshots = fill(history)
     dice = random.Random(seed)
@@ -147,7 +147,7 @@ def test_from_a_place_of_another_server_too_and_its_cursors_lead_on(seed: int):
         assert set(got) == expected
 
 
-def test_what_it_does_not_reach_back_to_it_does_not_pretend_to_know():
+def test_it_does_not_answer_beyond_its_oldest_page():
     history = History(1)
     cache, snapshots = fill(history)
     small = PageCache(ENCODE_BATCH, Place.after(snapshots[0]), limit_bytes=200)
@@ -253,7 +253,7 @@ def test_made_up_cursors_take_at_most_one_pages_memory():
     assert taken < page_cache.ACROSS_KEPT_BYTES + 2 * page_cache.ACROSS_LIMIT_BYTES
 
 
-def test_a_cursor_of_another_server_is_given_a_large_batch_page_by_page():
+def test_another_servers_cursor_reads_a_batch_in_pages():
     changes = [Change(f'{{"cursor": "{i:x}.x"}}', "t", "INSERT", 500, i) for i in range(1, 5_001)]
     cache = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))
     cache.append(Page(cache.edge, Place.after(Snapshot(600, 600)), changes, Snapshot(400, 400), Snapshot(600, 600)))

@@ -21,7 +21,7 @@ def test_it_opens_to_what_was_sealed(cursor: str):
     assert set(sealed) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
-def test_the_same_cursor_looks_different_each_time_and_as_long_as_one_of_its_kind():
+def test_sealed_cursors_differ_and_have_one_length():
     assert len({SEAL.seal("4d2.AY3f", MINE) for _ in range(10)}) == 10
     assert len(SEAL.seal("1.AY3f", MINE)) == len(SEAL.seal("4d2ffff.AY3f0123", MINE))
 

@@ -75,9 +75,7 @@ def test_a_transactions_pages_from_any_place(db: JournalDatabase, page_rows: int
     asyncio.run(check())
 
 
-def test_a_page_ends_where_contents_from_elsewhere_are_too_many_bytes(
-    db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_page_ends_at_too_many_bytes_of_contents(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(entries, "PAGE_ROWS", 20)
     monkeypatch.setattr(entries, "PAGE_LIMIT_BYTES", 50_000)
     db.run("INSERT INTO orders SELECT i, 'raw', repeat('x', 10000) FROM generate_series(0, 19) AS i")
@@ -155,9 +153,7 @@ def test_many_transactions_on_a_page_are_asked_for_at_once(db: JournalDatabase, 
     asyncio.run(check())
 
 
-def test_a_transaction_of_which_triggers_wrote_on_another_page_only(
-    db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_transaction_with_trigger_writes_on_another_page(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(entries, "PAGE_ROWS", 2)
     db.run("BEGIN; INSERT INTO orders VALUES (0, 'x'), (1, 'x'), (2, 'x'), (3, 'x')")
     db.run("UPDATE orders SET status = 'raw' WHERE id = 3; UPDATE orders SET status = 'done'; COMMIT")
@@ -183,7 +179,7 @@ def test_a_statement_with_calls_on_two_pages(db: JournalDatabase, payload: Paylo
     asyncio.run(check())
 
 
-def test_a_trigger_s_function_is_looked_into_once_and_into_its_beginning(db: JournalDatabase):
+def test_a_trigger_function_is_read_once_from_its_beginning(db: JournalDatabase):
     name = "b" + 62 * "a"  # which takes longest to be searched for in what follows
     db.run(f"CREATE TABLE {name} (id int) PARTITION BY LIST (id)")
     for number in range(40):
@@ -228,7 +224,7 @@ def docs(db: JournalDatabase) -> None:
 
 
 @pytest.mark.parametrize("page_rows", [1, 2, 1000])
-def test_what_postgresql_cannot_take_apart_keeps_no_other_table_from_its_order(
+def test_an_unparsable_value_affects_no_other_tables_order(
     db: JournalDatabase, docs: None, page_rows: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(entries, "PAGE_ROWS", page_rows)

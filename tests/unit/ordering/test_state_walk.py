@@ -123,7 +123,7 @@ def test_rows_of_changed_columns_are_two_walks():
 
 
 @pytest.mark.parametrize(("depth", "state"), [(1, 11), (2, None)])
-def test_ids_tell_where_a_row_ends_that_goes_and_comes_back_unless_triggers_wrote(depth: int, state: int | None):
+def test_ids_decide_unless_triggers_wrote(depth: int, state: int | None):
     entries = [
         Entry(1, 1, "U", depth, False, 1, "t", 5, 11, 12, 7, 7),
         Entry(2, 2, "U", 1, False, 2, "t", 5, 12, 11, 7, 7),

@@ -36,7 +36,7 @@ def test_of_a_circle_the_statement_s_beginning_comes_first(is_followed: bool, ex
     assert sources(entry(1, 2, 7, 8), entry(2, 1, 8, 7, is_followed=is_followed)) == expected
 
 
-def test_statements_within_statements_begin_before_what_they_caused():
+def test_nested_statements_follow_their_cause():
     nested = [(1, 3, 8, 7), (2, 2, 7, 8), (3, 1, 8, 7), (4, 2, 7, 8), (5, 1, 8, 7)]
     entries = [entry(*each, is_followed=each[1] < 3) for each in nested]
     assert sources(*entries)[:3] == [3, 2, 1]
@@ -77,12 +77,12 @@ def keyless(*entries: Entry) -> list[Entry]:
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(1, [2, 1]), (2, [1, 2])])
-def test_of_plain_entries_without_a_key_only_those_of_one_statement_change_places(steps: int, expected: list[int]):
+def test_keyless_entries_move_only_within_their_statement(steps: int, expected: list[int]):
     entries = keyless(entry(1, 1, 7, 8, command=1), entry(2, 1, 6, 7, command=1 + steps))
     assert sources(*entries) == expected
 
 
-def test_a_row_that_ends_as_it_began_goes_before_it_comes_in_one_statement_alone():
+def test_a_delete_precedes_its_equal_insert_in_one_statement():
     came, went = entry(1, 1, 0, 7, command=1)._replace(action="I"), entry(2, 1, 7, 0)._replace(action="D")
     assert sources(came, went._replace(command=2)) == [2, 1]
     assert sources(came, went._replace(command=3)) == [1, 2]

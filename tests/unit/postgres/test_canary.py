@@ -60,7 +60,7 @@ def test_a_missing_one_is_explained_by_its_sending(send: Send, why: str):
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
-def test_a_connection_that_notifies_itself_is_not_deaf_though_the_pool_can_send_nothing(is_refused: bool):
+def test_a_self_notifying_connection_is_not_deaf(is_refused: bool):
     async def go() -> None:
         async def run(statement: sql.Composable) -> None:
             if is_refused:

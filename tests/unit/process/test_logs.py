@@ -42,7 +42,7 @@ def line(message: str, *values: object, exc_info: bool = False) -> dict[str, obj
     return fields
 
 
-def test_a_json_line_has_the_message_and_what_it_was_before_its_values():
+def test_a_json_line_has_message_and_template():
     fields = line("lost %s: %d", 'the "connection"\nof ü', 3)
     assert fields["message"] == 'lost the "connection"\nof ü: 3'
     assert (fields["event"], fields["level"], fields["logger"]) == ("lost %s: %d", "warning", "changefeed.x")

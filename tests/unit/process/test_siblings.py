@@ -68,7 +68,7 @@ def test_a_message_reaches_the_processes_with_higher_numbers(group: list[Sibling
     asyncio.run(exchange())
 
 
-def test_what_was_overwritten_before_it_was_received_is_not_received_and_the_rest_is(group: list[Siblings]):
+def test_overwritten_messages_are_not_received(group: list[Siblings]):
     async def exchange() -> None:
         messages = [bytes([number]) * 1000 for number in range(1, 11)]
         for message in messages:

@@ -106,7 +106,7 @@ def test_each_comparison_is_postgresqls(database: Session, kinds: dict[str, Kind
         ("date", "5874897-12-31"),
     ],
 )
-def test_what_postgresql_rounds_to_the_end_is_compared_as_it_writes_it(database: Session, type_name: str, text: str):
+def test_rounded_values_compare_as_postgresql_writes_them(database: Session, type_name: str, text: str):
     [(written, shown)] = database.run(
         f"SELECT to_json(%s::text::{type_name})::text, %s::text::{type_name}::text", text, text
     )

@@ -233,7 +233,7 @@ def test_a_misfit_in_a_group_is_reported(text: str, said: str):
         (["not.and=(a.not.eq.1,b.not.eq.2)"], {("a", "1"), ("b", "2")}),
     ],
 )
-def test_rows_that_match_are_found_by_the_values_of_one_of_some_columns(texts: list[str], found: set[tuple[str, str]]):
+def test_audiences_are_found_by_column_values(texts: list[str], found: set[tuple[str, str]]):
     alternatives = equalities(all_of(map(parse_filter, texts)), lambda _: Kind.TEXT)
     assert {(one.column, str(value)) for one in alternatives for value in one.values} == found
 

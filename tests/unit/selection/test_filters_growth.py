@@ -304,7 +304,7 @@ def test_a_long_value_compares_as_if_read_at_once(kind: Kind, text: str):
         (["*" + "a" * 24 + "_" + "a" * 20 + "b*"], LIKE_REACH_CHARACTERS // 46),
     ],
 )
-def test_all_patterns_together_search_a_bounded_number_of_characters(patterns: list[str], characters: int):
+def test_patterns_search_a_bounded_number_of_characters(patterns: list[str], characters: int):
     asked = selection([f"c=like.{pattern}" for pattern in patterns], Kind.TEXT)
     none = selection([f"c=not.like.{pattern}" for pattern in patterns[:1]], Kind.TEXT)
     within, beyond = insert(c="a" * characters), insert(c="a" * (LIKE_REACH_CHARACTERS + 1))

@@ -148,7 +148,7 @@ def test_a_bare_name_means_the_catalogs_tables(meant: list[tuple[str, str]], dat
     assert [json.loads(one.text)["data"] for one in picked] == ([] if data is None else [data])
 
 
-def test_a_pattern_that_is_ambiguous_gives_nothing_and_limits_all_that_it_could_mean():
+def test_an_ambiguous_pattern_gives_nothing_and_limits_all():
     assert table_rights(grants({"a.b.c": {}}), 'a."b.c"') is None
     limits = grants({"*": {}, "a.b.c": {"columns": ["id"]}})
     for name in ('a."b.c"', '"a.b".c', '"a.b.c"'):
@@ -226,7 +226,7 @@ def test_a_row_that_comes_into_sight_shows_nothing_of_what_it_was():
     assert (shown["filter"], shown["data"], shown.get("old")) == ("enter", json.loads(row()), None)
 
 
-def test_a_row_that_goes_out_of_sight_is_shown_as_it_was_and_not_as_it_is():
+def test_a_row_that_leaves_the_rights_is_shown_as_before():
     shown = seen(change("UPDATE", row(customer_id=43, status="theirs"), '{"customer_id": 42, "status": "open"}'), MINE)
     assert shown is not None
     assert (shown["filter"], shown["data"], shown.get("old")) == ("leave", json.loads(row()), None)
@@ -254,7 +254,7 @@ def test_a_column_without_right_cannot_be_filtered_by():
     assert seen(change("INSERT", row()), limits, filter="id=eq.7") is not None
 
 
-def test_a_truncate_is_shown_and_a_statement_of_many_rows_without_their_number():
+def test_truncates_and_counts_show_no_row_number():
     assert seen(change("TRUNCATE", "null"), MINE)["data"] is None  # type: ignore[index]
     many = change("DELETE", "null")
     many.text = many.text.replace(', "xid"', ', "count": 5000, "xid"')
@@ -306,7 +306,7 @@ def test_a_column_that_is_gone_is_no_null():
     assert seen(change("INSERT", row()), limits) is None
 
 
-def test_of_a_table_that_is_not_known_yet_only_equality_opens_the_rows():
+def test_an_unknown_table_is_filtered_by_equality_only():
     one = change("INSERT", row(), table="new.table")
     assert seen(one, {"new.*": {"filter": ["customer_id=eq.42"]}}) is not None
     assert seen(one, {"new.*": {"filter": ["customer_id=eq.43"]}}) is None
@@ -365,7 +365,7 @@ def test_a_column_of_a_group_that_is_gone_shuts_its_row():
     assert seen(change("INSERT", row()), limits) is None
 
 
-def test_of_a_table_that_is_not_known_yet_only_groups_of_equality_open_the_rows():
+def test_an_unknown_table_is_filtered_by_equality_groups_only():
     one = change("INSERT", row(), table="new.table")
     for group, is_shown in (
         ("or=(customer_id.eq.42,id.in.(1))", True),
@@ -396,7 +396,7 @@ def test_rights_with_other_groups_are_other_rights():
 
 
 @pytest.mark.parametrize("text", ["email=eq.a", "email=neq.a", "email=not.eq.a", "email=in.(a)", "doc=is.null"])
-def test_a_table_is_shut_where_only_postgresql_could_tell_which_rows_are_meant(text: str):
+def test_a_table_that_only_postgresql_can_filter_is_closed(text: str):
     rights = Rights.parse({"tables": {"public.people": {"filter": [text]}}})
     columns = {"id": Kind.NUMBER, "email": Kind.NULL_ONLY, "doc": Kind.NOTHING}
     one = change("INSERT", '{"id":1,"email":"A","doc":{}}', table="public.people")
@@ -415,7 +415,7 @@ def test_a_table_without_right_is_refused_as_one_that_is_not_there(name: str):
     assert refusal(name, TABLES, table=name) == refusal("public.nothing", TABLES, table="public.nothing")
 
 
-def test_a_column_without_right_is_refused_as_one_that_is_not_there_and_the_others_are_named():
+def test_a_hidden_column_is_refused_like_an_unknown_one():
     asked = Subscription.parse({"filter": ["status=eq.open"]}, grants({"public.orders": {"columns": ["id"]}}))
     with pytest.raises(BadSubscription, match=r"has no column 'status'; it has id$"):
         check_subscribable(asked, TABLES)

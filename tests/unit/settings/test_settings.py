@@ -162,7 +162,7 @@ def test_a_port_is_a_whole_number(text: str, dotenv: Path):
         load_settings(["--port", text], {}, dotenv)
 
 
-def test_a_repeatable_setting_is_a_list_with_commas_where_it_cannot_be_repeated(dotenv: Path):
+def test_repeatable_settings_are_lists_with_commas(dotenv: Path):
     both = ("https://a.example.com", "https://b.example.com")
     assert load_settings(["--allow-origin", both[0], "--allow-origin", both[1]], {}, dotenv).allow_origin == both
     assert load_settings([], {"ALLOW_ORIGIN": ", ".join(both)}, dotenv).allow_origin == both
@@ -171,7 +171,7 @@ def test_a_repeatable_setting_is_a_list_with_commas_where_it_cannot_be_repeated(
 # -- the file
 
 
-def test_quotes_comments_export_and_windows_line_ends_are_understood(dotenv: Path):
+def test_dotenv_syntax_is_understood(dotenv: Path):
     dotenv.write_bytes(
         b"\xef\xbb\xbf# ours\r\nexport HTTP_PORT=81 # http\r\nDATABASE_URL='postgresql://u:p%23$a@h/d'\r\n"
     )
@@ -180,7 +180,7 @@ def test_quotes_comments_export_and_windows_line_ends_are_understood(dotenv: Pat
 
 
 @pytest.mark.parametrize(("name", "meant"), [("DATABSE_URL", "DATABASE_URL"), ("DEMORATE", "DEMO_RATE"), ("host", "")])
-def test_an_unknown_name_in_the_file_is_refused_and_a_known_one_suggested(name: str, meant: str, dotenv: Path):
+def test_an_unknown_name_in_the_file_gets_a_suggestion(name: str, meant: str, dotenv: Path):
     dotenv.write_text(f"{name}=hunter2\n")
     hint = f"did you mean {meant}?" if meant else "see .venv/bin/python server.py --help"
     with pytest.raises(SettingsError, match=rf"^\.env: {name} is not a setting; {hint}"):
@@ -256,7 +256,7 @@ def test_a_slip_in_the_flags_is_named(argv: list[str], said: str, dotenv: Path):
     assert said in str(refused.value)
 
 
-def test_a_line_of_the_file_that_names_nothing_is_refused_by_its_number(dotenv: Path):
+def test_an_invalid_line_is_refused_by_its_number(dotenv: Path):
     dotenv.write_text("# ours\nHTTP_PORT=81\nDATABASE_URL\n")
     with pytest.raises(SettingsError, match=r"^\.env: line 3 does not have the form NAME=value"):
         load_settings([], {}, dotenv)
@@ -298,7 +298,7 @@ def test_a_name_that_leads_to_this_machine_needs_no_leave(host: str, dotenv: Pat
 
 
 @pytest.mark.parametrize("flag", ["--token=0123456789abcdef", "--token-file=/one", "--jwt-algorithm=RS256"])
-def test_an_address_beyond_loopback_is_served_to_clients_with_a_token(flag: str, dotenv: Path):
+def test_beyond_loopback_clients_need_a_token(flag: str, dotenv: Path):
     assert load_settings(["--address", "0.0.0.0", flag], {}, dotenv).asks_for_tokens
 
 

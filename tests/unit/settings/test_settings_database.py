@@ -61,7 +61,7 @@ def test_the_originals_names_mean_nothing_in_the_environment(dotenv: Path):
     assert load_settings([], environ, dotenv) == load_settings([], {}, dotenv)
 
 
-def test_port_is_the_servers_in_the_environment_and_the_databases_in_the_file(dotenv: Path):
+def test_port_means_different_things_by_source(dotenv: Path):
     dotenv.write_text("PORT=5433\nHTTP_PORT=8082\n")
     assert load_settings([], {"PORT": "8081", "HTTP_PORT": "8083"}, dotenv).port == 8081
     assert load_settings([], {"HTTP_PORT": "8083"}, dotenv).port == 8082
