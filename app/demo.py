@@ -48,7 +48,7 @@ class Demo:
                 await asyncio.sleep(self._dice.expovariate(self._rate * mood(time.time())))
                 await self._one_write()
                 complaint = ""
-            except (DatabaseUnavailable, psycopg2.Error) as error:  # for example because somebody dropped its table
+            except (DatabaseUnavailable, psycopg2.Error) as error:  # for example because its table was dropped
                 if complaint != (complaint := one_line(error)):
                     logger.info("the demo cannot write: %s; trying again until it can", complaint)
                 await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)

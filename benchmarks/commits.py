@@ -68,13 +68,13 @@ class Commits:
         return float(found[1])
 
     def steadily(self, rate: int, seconds: int) -> None:
-        """So many commits a second by many writers."""
+        """This many commits a second by many writers."""
         writers = min(PACED_WRITERS, rate)
         with self._writing(writers, "--rate", str(rate), "--transactions", str(rate * seconds // writers)):
             pass
 
     def delays_ms(self, server: RunningServer, rate: int, seconds: int) -> tuple[float, float]:
-        """At so many commits a second by many writers: from the statement to a client's socket, p50 and p99.
+        """At this many commits a second by many writers: from the statement to a client's socket, p50 and p99.
 
         Of the first second nothing counts: the writers connect, and the server finds that changes come often.
         """

@@ -195,7 +195,7 @@ class Crowd:
             self._step(0.1)
 
     def receive(self, more: int, within_seconds: float = 120, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Until each client has received so many changes more than when this was last asked for; calls `meanwhile` often."""
+        """Until each client has received this many changes more than when this was last asked for; calls `meanwhile` often."""
         self.aim += more
         self.arrived = sum(client.received >= self.aim for client in self._clients)
         deadline = time.monotonic() + within_seconds

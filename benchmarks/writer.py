@@ -52,7 +52,7 @@ def prepare(run: Run) -> None:
 
 
 def bulk(run: Run, rows: int, rounds: int, settle: Callable[[], object] = lambda: None) -> Measured:
-    """Seconds for so many rows in one statement; settle() is called before each turn."""
+    """Seconds for this many rows in one statement; settle() is called before each turn."""
     took: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         for name in TABLES:
@@ -95,7 +95,7 @@ AUDITED_ROWS = (1, 1_000, 100_000)
 
 
 def audited(run: Run, rounds: int) -> dict[int, list[float]]:
-    """Seconds for an UPDATE of so many rows, each of which an audit trigger logs: unwatched, and with both tables watched."""
+    """Seconds for an UPDATE of this many rows, each of which an audit trigger logs: unwatched, and with both tables watched."""
     took: dict[tuple[int, str], list[float]] = {}
     for name in ("plain", "watched"):
         run(AUDITED.format(name=name))

@@ -1,4 +1,4 @@
-"""The ground for tests of who may see what: a server with a token of each kind, a table for all and one for few."""
+"""The base of tests of access: a server with a token of each kind, a table for all and one for few."""
 
 import json
 import tempfile

@@ -161,7 +161,7 @@ class Dashboard:
         self.page.keyboard.press("Enter")
 
     def hold_back(self, script: str) -> list[Route]:
-        """The requests for this script, from now on: each waits until it is told to continue."""
+        """The requests for this script, from now on: each waits until it is released."""
         held: list[Route] = []
 
         def hold(route: Route) -> None:

@@ -1,6 +1,6 @@
 """Folders and processes of the tests, which end with them, even if they are killed.
 
-A guard, a process of its own, is told of each. It reads a pipe, which the kernel closes when the tests end, however they
+A guard, a process of its own, is informed of each. It reads a pipe, which the kernel closes when the tests end, however they
 end. Then it ends every server and PostgreSQL that is left, and removes the folders.
 """
 

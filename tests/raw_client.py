@@ -1,4 +1,4 @@
-"""A client below any library: reads only when it is told to, and may write what no client should. Knows no test."""
+"""A client below any library: reads only on request, and may write what no client should. Knows no test."""
 
 import asyncio
 import os

@@ -29,7 +29,7 @@ SECONDS_DRAWN = 90
 CHANGES_WHEN_BUSY = 5_000
 LISTENER = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
 
-# Whether the chart, which says "since 12:00:00" once it has more than a minute, goes on for so many seconds after that.
+# Whether the chart, which says "since 12:00:00" once it has more than a minute, continues for this many seconds after that.
 IS_DRAWN = """least => {
   const [since, until] = document.querySelector('.rate-chart .panel-head').innerText.match(/\\d+:\\d+:\\d+/g).slice(-2)
     .map(text => text.split(':').reduce((sum, part) => 60 * sum + Number(part), 0));

@@ -12,8 +12,8 @@ class SlowClientCase(FeedTestCase):
         self.watch("public.wide")
 
     async def left_behind(self) -> tuple[RawClient, WebSocketClientConnection, int]:
-        """A client that has read nothing of so many changes, and is to be sent the newest of each row; and one that read
-        them all: of 8 rows, each changed 250 times."""
+        """A conflating client that has read nothing, and one that has read all changes: of 8 rows, each changed 250
+        times."""
         stuck = RawClient(self.get_http_port())
         await stuck.connect("/ws?slow=conflate", protocol=True)
         other = await self.connect(protocol=True)

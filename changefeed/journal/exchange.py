@@ -6,7 +6,7 @@ is the truth:
 - The process that reads a page hands it on. A process follows the lowest number below its own from which pages come.
 - A page fits if it starts exactly where this process has published to. If not, this process reads from the journal up
   to the end of the page's batch, where the next page starts.
-- A process that has waited for a page for SIBLING_PATIENCE_SECONDS longer than it would have waited to read, or hears
+- A process that has waited for a page for SIBLING_PATIENCE_SECONDS longer than it would have waited to read, or learns
   that the other one has ended, reads for itself, as if it were alone.
 - A process that is slow to publish hands on no pages, so that it holds up no other.
 

@@ -1,4 +1,4 @@
-"""What a token may not see or do, in a real browser: it is not offered, and the page says why."""
+"""In a real browser, the page offers only what the token allows, and explains why."""
 
 import json
 from pathlib import Path

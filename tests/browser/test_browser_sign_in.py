@@ -1,4 +1,4 @@
-"""Signing in, in a real browser: a server that asks for a token shows its dashboard to who has one."""
+"""In a real browser, a server that asks for a token shows its dashboard after signing in."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the dashboard weighs in a browser: how much of it stands in the page."""
+"""The size of the dashboard's page in a browser."""
 
 from playwright.sync_api import expect
 

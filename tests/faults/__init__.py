@@ -1,4 +1,4 @@
-"""What goes wrong, done on purpose to a real server and a real PostgreSQL, and what comes of it: docs/faults.md.
+"""What goes wrong, done on purpose to a real server and a real PostgreSQL, and the outcome: docs/faults.md.
 
     site.py      PostgreSQL, a server, who writes, and followers that must get each change once
     database.py  faults of PostgreSQL, of the network to it, and of the server's own process

@@ -61,7 +61,7 @@ async def _status(site: Site) -> int:
 
 
 class _ToldOfGaps(Reader):
-    """May miss some changes in a row of each writer for each gap that it is told of."""
+    """May miss some changes in a row of each writer for each gap that it gets."""
 
     _due: list[int]
 
@@ -77,7 +77,7 @@ class _ToldOfGaps(Reader):
     def take(self, change: Change) -> None:
         writer, number = change["data"]["writer"], number_of(change)
         if writer in self._may_skip and number > self._due[writer]:
-            # The gap is told before the changes among which others are missing.
+            # The gap comes before the changes among which others are missing.
             self._may_skip = self._may_skip - {writer}
             self._due[writer] = number
         super().take(change)

@@ -1,4 +1,4 @@
-"""Every fault, what comes of it, and the table. What a fault's function asserts is what stands here as having happened."""
+"""Every fault, its outcome, and the table. A fault's function asserts the outcome that is listed here."""
 
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence

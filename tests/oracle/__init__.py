@@ -14,7 +14,7 @@ them. A reader has nothing but the feed, applies it strictly, and must in the en
     run.py         rounds of faults, and the checkpoints at which everything must be equal
 
     random_schema.py   tables with triggers and foreign keys at random, and what is written to them
-    random_schemas.py  many of those, without faults, on each PostgreSQL: what is told must be what happened
+    random_schemas.py  many of those, without faults, on each PostgreSQL: the changes must be what happened
 
 `python -m tests.oracle --rounds 1000 --seed 7` runs it; tests/project/test_oracle.py is its short form.
 """

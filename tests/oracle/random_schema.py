@@ -29,7 +29,7 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those that are told."""
+        """Those that are sent."""
         columns = (*COLUMNS, "g") if self.generated else COLUMNS
         return tuple(column for column in columns if column not in self.omitted)
 
@@ -40,7 +40,7 @@ class Table:
 
     @property
     def told(self) -> str:
-        """What is told of each of its rows."""
+        """What is sent of each of its rows."""
         columns = (
             f"changefeed.hash('{self.name}', '{column}', {column}::text) AS {column}"
             if column in self.hashed

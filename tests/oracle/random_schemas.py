@@ -1,9 +1,9 @@
-"""Random schemas, each written at random and read as the server reads it; what is told must be what happened.
+"""Random schemas, each written at random and read as the server reads it; the changes must be what happened.
 
 The replay is strict: an UPDATE's or a DELETE's old row must be there, an INSERT's key must be free; and at the end each
 table is what it is in the database. Pages are short, so that transactions are cut anywhere. Two things end the
-comparison of a table, and are counted: a gap that was told of it, and a row from before the watch that was told of in the
-wrong order in the first transaction that is told of it, which can be (docs/database.md, "The order of one row").
+comparison of a table, and are counted: a gap of it, and a row from before the watch that was sent in the
+wrong order in the first transaction that is read, which can be (docs/database.md, "The order of one row").
 
     python -m tests.oracle.random_schemas --count 1000 --seed 7
 """
@@ -126,7 +126,7 @@ def _rows(db: JournalDatabase, table: Table) -> Counter[Row]:
 
 
 def _prepare(db: JournalDatabase, schema: RandomSchema) -> dict[str, Counter[Row]]:
-    """The rows before the first change that is told, by table."""
+    """The rows before the first change that is read, by table."""
     for statement in schema.definition():
         with contextlib.suppress(*_NOT_SUPPORTED):
             db.run(statement)
@@ -198,7 +198,7 @@ async def _compare(db: JournalDatabase, schema: RandomSchema, rows_before: dict[
             break
     for name, replica in replicas.items():
         if +replica.rows != (there := _rows(db, replica.table)):
-            raise Differs(f"{name} is told as {sorted(+replica.rows)}, and is {sorted(there)}")
+            raise Differs(f"{name} is read as {sorted(+replica.rows)}, and is {sorted(there)}")
     return told
 
 

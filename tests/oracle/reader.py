@@ -1,4 +1,4 @@
-"""Who follows the feed, with nothing but a cursor between two connections. Knows no transport.
+"""Follows the feed, with nothing but a cursor between two connections. Knows no transport.
 
 A reader connects to either server, takes some changes, drops without reading what is on its way, and goes on from the
 last change it took. It refuses a change that does not fit, one that comes twice, and any gap.

@@ -1,4 +1,4 @@
-"""Who changes the tables: threads, each with a seed, in every way that PostgreSQL has for it.
+"""Changes the tables: threads, each with a seed, in every way that PostgreSQL has for it.
 
 A write may fail of what writers do to each other, or because PostgreSQL was stopped under it. That it fails because of
 the feed is what they watch for: any other error, and any that the feed's own functions have a part in.
@@ -129,7 +129,7 @@ STATEMENTS: tuple[tuple[float, str], ...] = (
 HUGE = "INSERT INTO items (id, n) SELECT i, i FROM generate_series(1000000, 1000000 + %(rows)s) AS i ON CONFLICT DO NOTHING"
 
 
-# Who sent a NOTIFY cannot prepare his transaction. Where it may be prepared, or with a short lock_timeout, none is sent.
+# A transaction that sent a NOTIFY cannot be prepared. Where it may be prepared, or with a short lock_timeout, none is sent.
 _NOTIFYING = "SET lock_timeout = '2s'; SET changefeed.notify = 'on'"
 _SILENT = "SET lock_timeout = '300ms'"
 
@@ -242,7 +242,7 @@ class Writer(threading.Thread):
             None,
             READ_COMMITTED,
         ):
-            return  # which cannot be journaled, and is told as a gap
+            return  # which cannot be journaled, and is sent as a gap
         db_cursor.execute(statement, _values(self._draw))
 
     def _two_phases(self, connection: Any, db_cursor: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the server cannot start with: one line that says what and what to do, exit code 2, and nothing left behind."""
+"""A refused start prints one line that says what to do, exits with code 2, and leaves nothing behind."""
 
 import contextlib
 import re

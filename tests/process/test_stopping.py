@@ -1,4 +1,4 @@
-"""How the server leaves: nobody new, everything that was sent, a time to come back, and a crowd that may come at once."""
+"""A stop accepts no client, drains what was sent, and spreads the reconnects."""
 
 import contextlib
 import http.client

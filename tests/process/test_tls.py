@@ -186,7 +186,7 @@ def test_a_server_takes_a_renewed_certificate_at_sighup(tmp_path: Path):
         port = int(server.until_said(r"at https://127\.0\.0\.1:(\d+)/")[1])
 
         def pinned(host: str) -> bool:
-            """Whether a browser is told to ask for this host by TLS only."""
+            """Whether browsers must use TLS for this host."""
             with (
                 socket.create_connection(("127.0.0.1", port)) as plain,
                 trusting(cert_file).wrap_socket(plain, server_hostname="localhost") as secure,

@@ -1,4 +1,4 @@
-"""This release beside the one before it, on one database: upgrades and rollbacks go as docs/upgrading.md says."""
+"""This release and the one before it on one database upgrade and roll back as docs/upgrading.md says."""
 
 import contextlib
 import json
@@ -148,7 +148,7 @@ class Writers:
             thread.join()
 
     def until_more(self, count: int = 20) -> None:
-        """Waits until so many more were written."""
+        """Waits until this many more were written."""
         with self._more:
             wanted = len(self.written) + count
             assert self._more.wait_for(lambda: len(self.written) >= wanted or bool(self.errors), timeout=60)

@@ -1,4 +1,4 @@
-"""The benchmarks do not rot: they run against ours for a moment, and nobody looks at how fast it was."""
+"""The benchmarks run against our server for a moment; no speed is asserted."""
 
 from pathlib import Path
 

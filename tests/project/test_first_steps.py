@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to run, as it stands there."""
+"""The first steps of the README work as printed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The documents say all there is: every setting, route, SQL function and dependency, and every link leads somewhere."""
+"""The documents have every setting, route, SQL function and dependency, and every link leads somewhere."""
 
 import re
 import tokenize
@@ -134,6 +134,20 @@ def test_the_readme_is_of_one_page():
 PRIVATE_WORDS = ["anew", "comes of", "is told", "are told", "so many", "what is left", "his", "he"]
 # And those that stay out of the code's comments, docstrings and messages.
 PRIVATE_WORDS_IN_CODE = [*PRIVATE_WORDS, "him", "be had", "whichever", "as they ought to be"]
+# These stay out of the names of tests, which say what is checked.
+PRIVATE_WORDS_IN_NAMES = [
+    *PRIVATE_WORDS,
+    "told",
+    "who",
+    "whoever",
+    "nobody",
+    "somebody",
+    "anybody",
+    "stands",
+    "hears",
+    "heard",
+]
+THIS = Path(__file__)
 PROGRAMS = [
     ROOT / "server.py",
     *(
@@ -146,6 +160,9 @@ SCRIPTS = [
     *sorted(SQL_DIR.glob("*.sql")),
     *(path for path in sorted(ROOT.glob("frontend/src/**/*.*")) if path.suffix in (".svelte", ".ts")),
     *sorted(ROOT.glob("frontend/client/*.ts")),
+]
+TESTS = [
+    path for pattern in ("tests/**/*.py", "benchmarks/*.py") for path in sorted(ROOT.glob(pattern)) if path != THIS
 ]
 
 
@@ -175,11 +192,18 @@ def prose_of(program: Path) -> str:
     return "\n".join(token.string for token in tokens if " " in token.string)
 
 
-@pytest.mark.parametrize("program", [*PROGRAMS, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("program", [*PROGRAMS, *TESTS, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_program_is_in_plain_english(program: Path):
     prose = " ".join(prose_of(program).split())
     found = [word for word in PRIVATE_WORDS_IN_CODE if re.search(rf"(?<![\w-]){word}(?![\w-])", prose, re.IGNORECASE)]
     assert found == []
+
+
+def test_tests_have_names_in_plain_english():
+    for path in TESTS:
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text("utf-8"), re.MULTILINE):
+            prose = f" {name.replace('_', ' ')} "
+            assert [word for word in PRIVATE_WORDS_IN_NAMES if f" {word} " in prose] == [], f"{path}: {name}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""Each route with each kind of token: who is let in, and that nobody hears of what he has no right to."""
+"""Each route with each kind of token: what is refused, and what a client with limited rights can see."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ class Probe:
 
 
 UNAUTHORIZED: tuple[Outcome, ...] = ((401, "sign_in"), (401, "bad_token"), (401, "token_expired"))
-KNOCKING: tuple[Outcome, ...] = (CloseCode.SIGN_IN, 401, 401)  # a page without a token is told in the socket
+KNOCKING: tuple[Outcome, ...] = (CloseCode.SIGN_IN, 401, 401)  # a page without a token gets it in the socket
 FOR_ALL: tuple[Outcome, ...] = (200,) * len(KINDS)
 NO_RIGHT = (403, "no_right")
 NO_RIGHTS = (403, "no_rights")

@@ -1,4 +1,4 @@
-"""changefeed.cursor(): who reads rows with it and then the feed from it on misses no change, and gets none twice."""
+"""A client with the rows and the cursor of changefeed.cursor() misses no change, and gets none twice."""
 
 import base64
 import random

@@ -36,7 +36,7 @@ def summed(buckets: list[Any]) -> dict[str, list[int]]:
 
 
 async def until_rows(socket: Any, rows: int) -> list[Any]:
-    """The activity messages up to the one that has told of so many rows, and then of the counts."""
+    """The activity messages until this many rows have come, and then the counts."""
     told: list[Any] = []
     while sum(activity["rows"]["of"] for activity in told) < rows or "totals" not in told[-1]:
         told.append(await message(socket, "activity"))

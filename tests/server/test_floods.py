@@ -1,4 +1,4 @@
-"""What those without a token, and those who read nothing, can take from the others: no place, no pace, little memory."""
+"""Clients without a token, or that read nothing, take no place, rate or much memory from the others."""
 
 import asyncio
 import json

@@ -50,7 +50,7 @@ UPGRADE = {
 }
 PATHS = [route.regex.pattern.removesuffix("$").replace("\\", "").replace("()", "") for route in ROUTES]
 CONNECTIONS = 20
-EVERY = 8  # of so many values one, another on each route
+EVERY = 8  # one of this many values, another on each route
 Request = tuple[str, bytes, dict[str, bytes], bytes]  # method, target, headers, body
 
 

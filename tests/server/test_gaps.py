@@ -1,4 +1,4 @@
-"""Gaps that are true: one for each loss, when it is certain, with its table; and none to who misses nothing."""
+"""Each loss is one gap with its table, sent when it is certain; clients that miss nothing get none."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ class UntranslatableEntryTest(UnreadableEntryTest):
 
 
 class LargeRowTest(JournalTestCase):
-    """A row beyond --row-limit-bytes is told as a gap, and not read."""
+    """A row beyond --row-limit-bytes is a gap, and not read."""
 
     flags = ("--row-limit-bytes", "100000")
 
@@ -244,7 +244,7 @@ class GreetingTest(JournalTestCase):
 
 
 class StreamGreetingTest(GreetingTest):
-    """An EventSource, whose connection waits in a page for the answer, is told to come back before others are."""
+    """An EventSource, whose connection waits in a page for the answer, learns first when to come back."""
 
     @gen_test
     async def test_no_hello_is_sent_before_the_journal_answers(self):

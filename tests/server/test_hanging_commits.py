@@ -37,7 +37,7 @@ class HangingCommitsTest(FeedTestCase):
         return int(count)
 
     async def until_sent(self, canaries: int) -> int:
-        """The most backends of the server that were there after any of so many canaries."""
+        """The most backends of the server that were there after any of this many canaries."""
         sent: list[int] = []
         canary = self.feed.listener.canary
         fly = canary.fly

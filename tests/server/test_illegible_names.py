@@ -1,4 +1,4 @@
-"""Names and texts that have none in UTF-8: in databases of other encodings one costs itself, and nobody else."""
+"""In databases of other encodings, a name or text that UTF-8 lacks affects only itself."""
 
 import os
 import re

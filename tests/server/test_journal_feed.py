@@ -192,7 +192,7 @@ class FloorTest(JournalTestCase):
         with mock.patch.object(self.feed.journal, "read", read_and_count):
             for number in range(100):
                 self.write("INSERT INTO orders VALUES (%s)", [number])
-                await asyncio.sleep(0)  # the server is told of each
+                await asyncio.sleep(0)  # the server learns of each
                 if number == 0:
                     assert await self.ids(live, 1) == [0]
             assert await self.ids(live, 99) == list(range(1, 100))

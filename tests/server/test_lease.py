@@ -79,7 +79,7 @@ class LeaseTestCase(FeedTestCase):
         session.run(f"INSERT INTO orders VALUES ({self.written}){more}")
 
     def insert_many(self, session: Session) -> None:
-        """So many transactions, while the server reads nothing, that its next read finds that changes come often."""
+        """Writes often enough, while the server reads nothing, for its next read to take the lease."""
         for _ in range(lease.OFTEN):
             self.insert(session)
 

@@ -1,4 +1,4 @@
-"""The listener never dies quietly: killed, restarted and deaf connections are noticed, told and healed."""
+"""The listener never dies quietly: killed, restarted and deaf connections are noticed, reported and replaced."""
 
 import asyncio
 from collections.abc import Iterator

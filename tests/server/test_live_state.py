@@ -1,4 +1,4 @@
-"""Whose clients are whose: each server has its own, and gives them up when it ends."""
+"""Each server has its own clients, and gives them up when it ends."""
 
 import ast
 import asyncio

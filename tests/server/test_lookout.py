@@ -69,7 +69,7 @@ class GapTest(LookoutCase):
     __test__ = True
 
     async def gap_of(self, ddl: str | Callable[[], object], table: str, level: int = 20) -> Any:
-        """The one gap that is told when `ddl` was run, to those who asked for the table, and to no other."""
+        """The one gap after `ddl`, which only clients that asked for the table get."""
         socket, other = await self.subscribed(f"?table=public.{table}"), await self.subscribed("?table=items")
         self.write(ddl) if isinstance(ddl, str) else ddl()
         with ExpectLog("changefeed.lookout", "changes are missing", level=level):

@@ -1,4 +1,4 @@
-"""PostgreSQL goes back in time: nobody is left in silence, and nothing that is committed afterwards is passed over."""
+"""When PostgreSQL goes back in time, clients get a gap, and later commits are not skipped."""
 
 import contextlib
 import os
@@ -130,7 +130,7 @@ class CrashTest(LostPastTestCase):
         assert gap["since"] <= gap["until"]
         behind = await self.fetch_json(f"/api/changes?since={gap['from']}")  # from there on all is as it is now
         assert (behind["changes"][-1]["data"]["id"], behind["gap"]) == (900, None)
-        # Who has seen no more than what was kept misses nothing, and is told of nothing.
+        # A client that has seen no more than what was kept misses nothing, and gets no gap.
         resumed = await self.connect(f"/ws?since={good}", protocol=True)
         ids, gaps, _ = await self.changes(resumed, 107)
         assert (gaps, ids[-7:]) == ([], [101, 102, 103, 104, 105, 106, 107])

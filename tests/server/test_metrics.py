@@ -1,4 +1,4 @@
-"""/metrics: what it counts, that it never counts a change twice, and that every metric stands in the documents."""
+"""/metrics counts no change twice, and every metric is documented."""
 
 import json
 import re

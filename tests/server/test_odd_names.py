@@ -98,7 +98,7 @@ class OddRightsTest(AccessTestCase):
         self.watch_with_notify("hr.salaries")
 
     async def told(self, tables: dict[str, Any]) -> list[Any]:
-        """What is told of one change of each table of hr, and of one that may be seen."""
+        """What is sent of one change of each table of hr, and of one that may be seen."""
         rights = {"tables": {**tables, "public.orders": {}}}
         socket = await self.connect("/ws", Authorization=f"Bearer {issued(rights)}")
         self.write('UPDATE hr.salaries SET amount = amount + 1; INSERT INTO hr."pay.roll" VALUES (1, 555)')

@@ -254,7 +254,7 @@ class OffTest(WalkTestCase):
 
 
 class RightsTestCase(AccessTestCase):
-    """A token whose rights filter on a column that is withheld sees nothing of the table; others see what is left."""
+    """A token whose rights filter on a column that is withheld sees nothing of the table; others see the other columns."""
 
     __test__ = False
     has_channels = False

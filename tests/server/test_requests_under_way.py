@@ -1,4 +1,4 @@
-"""Requests without an answer yet: they end with their client, there are only so many, and each owner has a turn."""
+"""Requests without an answer yet end with their client, are bounded, and owners take turns."""
 
 import asyncio
 import json

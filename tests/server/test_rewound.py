@@ -1,4 +1,4 @@
-"""The roads by which operators take PostgreSQL back: whoever was sent what never was is told, and nobody else."""
+"""PostgreSQL goes back in time: exactly the clients that were sent undone changes get a gap."""
 
 import asyncio
 import contextlib
@@ -372,7 +372,7 @@ class ElsewhereTestCase(RewoundTestCase):
             yield
 
     async def until_replaced(self) -> None:
-        """Until the client that is there is told, and so that everything from now on is sent."""
+        """Until the connected client has its gap, after which everything is sent."""
         while "was replaced" not in (await message(self.live, "gap"))["why"]:
             pass
 
@@ -416,7 +416,7 @@ class CopyOfDatabaseTest(ElsewhereTestCase):
                 "CREATE DATABASE shop TEMPLATE former",
             ):
                 postgres.execute(self.cluster.conninfo, statement)
-            # Who is told reads the tables anew; what comes after that is sent.
+            # A client with a gap reads the tables again; what comes after that is sent.
             await self.until_replaced()
             self.insert(9)
             assert (await self.changes(self.live, 9))[:2] == ([9], [])

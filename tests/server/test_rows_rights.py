@@ -1,4 +1,4 @@
-"""What /api/rows shows is what the feed shows: the rights of a token, omit, hash and --payload; and whose code it runs."""
+"""/api/rows applies rights, omit, hash and --payload as the feed does, and runs no code of untrusted owners."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A client that does not read: the others do not notice, and it is closed with a reason, or told what it missed."""
+"""A client that does not read is closed with a reason, or gets a gap; the others do not notice."""
 
 import asyncio
 import json

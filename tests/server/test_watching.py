@@ -1,4 +1,4 @@
-"""What --watch names is watched, also what comes later; and what somebody has watched otherwise stays as it is."""
+"""--watch watches present and later tables, and keeps the options of a table that is already watched."""
 
 import asyncio
 from unittest import mock
@@ -57,7 +57,7 @@ class WatchingTest(FeedTestCase):
             await asyncio.gather(turn, return_exceptions=True)
 
     @gen_test
-    async def test_what_is_left_out_or_hashed_stays_so(self):
+    async def test_omitted_and_hashed_columns_stay_so(self):
         options = WatchOptions(omit=("total",), row_limit=7, strict=True, hash=("status",))
         await self.feed.watching.watch("public.orders", options)
         await self.feed.watching.start()

@@ -41,7 +41,7 @@ class Column:
     head: str
     value: Callable[[Figures], float | None]
     form: str = ",.0f"
-    drifts: str = ""  # its unit, where a drift of it is told
+    drifts: str = ""  # its unit, where its drift is reported
 
 
 COLUMNS = (

@@ -1,4 +1,4 @@
-"""PostgreSQL, the server, those who write, follow and visit, and light faults; figures each minute."""
+"""PostgreSQL, the server, writers, followers and visitors, and light faults; figures each minute."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A schema `changefeed` that somebody else made runs no code of theirs: not in install.sql, the server, or doctor."""
+"""A schema `changefeed` of another owner runs no code of theirs: not in install.sql, the server, or doctor."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""Which writers leave out their NOTIFY, since a server reads anyway: while a lease holds, and by whose right it does."""
+"""Writers omit their NOTIFY while a lease holds; only roles with the right can take one."""
 
 from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ def awake_ms(session: Session) -> int:
 
 
 def lease_until(session: Session, ms: int) -> None:
-    """One that ends so many milliseconds from now, whoever's it is."""
+    """A lease of any server that ends in this many milliseconds."""
     session.run(
         "SELECT setval('changefeed.awake_until', (extract(epoch FROM clock_timestamp()) * 1000)::bigint + %s)", ms
     )
@@ -166,7 +166,7 @@ def test_installing_again_keeps_it_and_uninstalling_takes_it_away(db: JournalDat
 
 
 class TestRights:
-    """A writer whom a lease that he forged silenced would delay everybody's changes by up to a sweep."""
+    """A writer could forge a lease, send no NOTIFY, and delay all changes by up to a sweep."""
 
     FORGERIES = (
         "SELECT setval('changefeed.awake_until', 1)",

@@ -448,7 +448,7 @@ NARROW = {"tables": {"app.orders": {"columns": ["id"], "filter": ["id=lt.10"]}}}
 
 
 def asked(port: int, token: str, path: str, method: str = "GET") -> tuple[int, Any]:
-    """On a connection of its own, so by whichever process."""
+    """On a connection of its own, so by any process."""
     request = Request(f"http://127.0.0.1:{port}{path}", method=method, headers={"Authorization": f"Bearer {token}"})
     try:
         with urlopen(request, timeout=30) as answer:

@@ -1,4 +1,4 @@
-"""What the owner of a database sets for every session in it lends the owner nobody's rights (ALTER DATABASE ... SET role)."""
+"""Settings of a database (ALTER DATABASE ... SET role) give its owner no other rights."""
 
 import asyncio
 import subprocess
@@ -18,7 +18,7 @@ from tests import postgres
 from tests.journal_database import Session
 from tests.process.test_doctor import findings
 
-# Run by whichever statement calls something of the schema: it takes the session's own role back, and uses it.
+# Run by any statement that calls something of the schema: it takes the session's own role back, and uses it.
 EVIL = """
 CREATE FUNCTION public.evil() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN

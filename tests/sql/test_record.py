@@ -1,4 +1,4 @@
-"""What a statement leaves in the journal: every change, in its order, once; and nothing where there was none."""
+"""A statement leaves every change in the journal once, in order, and nothing without a change."""
 
 import select
 

@@ -1,4 +1,4 @@
-"""Columns that are hashed: of their values nothing but hashes stands in the journal, however the rows were written."""
+"""Hashed columns leave only hashes in the journal, however the rows are written."""
 
 import base64
 import hashlib
@@ -39,7 +39,7 @@ def the_hash(db: JournalDatabase, table: str = "people", column: str = "phone", 
     return str(db.value("SELECT changefeed.hash(%s, %s, %s)", table, column, value))
 
 
-def test_a_hash_stands_for_the_value_in_every_change(db: JournalDatabase):
+def test_every_change_has_the_hash_instead_of_the_value(db: JournalDatabase):
     db.run("SELECT changefeed.watch('people', hash => '{phone}')")
     db.run("INSERT INTO people VALUES (1, %s), (2, %s), (3, NULL), (4, 'other')", PHONE, PHONE)
     db.run("DELETE FROM people")
@@ -52,7 +52,7 @@ def test_a_hash_stands_for_the_value_in_every_change(db: JournalDatabase):
     assert PHONE not in journal_text(db)
 
 
-def test_old_has_the_hash_where_the_column_changed_and_the_same_one_where_it_did_not(db: JournalDatabase):
+def test_old_has_the_hash_of_changed_columns_only(db: JournalDatabase):
     db.run("SELECT changefeed.watch('people', hash => '{phone}'); INSERT INTO people VALUES (1, '1'), (2, '2')")
     db.run("UPDATE people SET note = 'n'; UPDATE people SET phone = 'x' WHERE id = 1")
     *_, first, second, third = [(json.loads(entry.data or ""), json.loads(entry.old or "{}")) for entry in db.entries()]
@@ -61,7 +61,7 @@ def test_old_has_the_hash_where_the_column_changed_and_the_same_one_where_it_did
     assert (third[1]["phone"], third[0]["phone"]) == (the_hash(db, value="1"), the_hash(db, value="x"))
 
 
-def test_it_is_as_the_documentation_says(db: JournalDatabase):
+def test_it_equals_the_documented_value(db: JournalDatabase):
     db.run("SELECT changefeed.watch('people', hash => '{phone}'); INSERT INTO people VALUES (1, %s)", PHONE)
 
     def sha256(*parts: bytes) -> bytes:
@@ -72,7 +72,7 @@ def test_it_is_as_the_documentation_says(db: JournalDatabase):
     assert hashes(db) == [sha256(key, sha256(key, PHONE.encode())).hex()]
 
 
-def test_equal_values_of_other_columns_and_tables_have_other_hashes(db: JournalDatabase):
+def test_hashes_differ_between_columns_and_tables(db: JournalDatabase):
     db.run("CREATE SCHEMA s; CREATE TABLE s.people (phone text)")
     db.run("SELECT changefeed.watch('people', hash => '{phone,note}'), changefeed.watch('s.people', hash => '{phone}')")
     db.run("INSERT INTO people VALUES (1, %s, %s); INSERT INTO s.people VALUES (%s)", PHONE, PHONE, PHONE)
@@ -114,9 +114,7 @@ OTHER_SETTINGS = """
 
 @pytest.mark.parametrize("is_trusted", [True, False])
 @pytest.mark.parametrize("type_name", VALUES)
-def test_values_of_every_type_hash_alike_whatever_the_session_and_the_statement(
-    db: JournalDatabase, type_name: str, is_trusted: bool
-):
+def test_hashes_do_not_depend_on_session_or_statement(db: JournalDatabase, type_name: str, is_trusted: bool):
     if not is_trusted:
         role = db.new_role("typist")
         db.run(f"GRANT CREATE ON SCHEMA public TO {role}; SET ROLE {role}")
@@ -136,7 +134,7 @@ def test_values_of_every_type_hash_alike_whatever_the_session_and_the_statement(
     assert (db.losses, db.warnings, other.warnings) == (0, [], [])
 
 
-def test_truncate_of_a_partition_hands_over_no_value_that_reaches_the_journal(db: JournalDatabase):
+def test_a_partitions_truncate_exposes_no_value(db: JournalDatabase):
     db.run("CREATE TABLE calls (id int, phone text, at timestamptz, extra json, gone int) PARTITION BY LIST (id)")
     db.run("CREATE TABLE calls_1 PARTITION OF calls FOR VALUES IN (1); ALTER TABLE calls DROP COLUMN gone")
     db.run("SELECT changefeed.watch('calls', hash => '{phone}', omit => '{at}')")
@@ -198,7 +196,7 @@ def test_odd_names(db: JournalDatabase, name: str):
 
 @pytest.mark.parametrize("option", ["hash", "omit"])
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_column_that_was_renamed_does_not_leave_under_its_new_name(db: JournalDatabase, option: str, strict: bool):
+def test_a_renamed_hashed_column_stays_hashed(db: JournalDatabase, option: str, strict: bool):
     db.run("CREATE TABLE calls (id int, phone text) PARTITION BY LIST (id)")
     db.run("CREATE TABLE calls_1 PARTITION OF calls FOR VALUES IN (1)")
     db.run(f"SELECT changefeed.watch('calls', {option} => '{{phone}}', strict => %s)", strict)
@@ -234,7 +232,7 @@ def test_watching_again_changes_what_is_hashed(db: JournalDatabase):
 # -- the secret
 
 
-def test_nobody_but_its_owner_sees_the_secret_whatever_is_granted(db: JournalDatabase):
+def test_only_its_owner_sees_the_secret(db: JournalDatabase):
     guest = db.new_role("guest")
     session = db.session(user=guest)
     db.run(f"GRANT USAGE ON SCHEMA changefeed TO {guest}")
@@ -247,7 +245,7 @@ def test_nobody_but_its_owner_sees_the_secret_whatever_is_granted(db: JournalDat
             session.run(query)
 
 
-def test_neither_the_secret_nor_a_key_stands_in_a_statement_that_may_be_logged(db: JournalDatabase):
+def test_logged_statements_have_no_secret_or_key(db: JournalDatabase):
     options = json.dumps({"hash": ["phone"]})
     columns = db.value("SELECT changefeed.column_list('people'::regclass, %s)", options)
     secret = db.value("SELECT encode(key, 'hex') FROM changefeed_secret.secret")
@@ -319,7 +317,7 @@ def forms_of(secret: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("binaries", [postgres.BINARIES, *postgres.others()], ids=str)
-def test_the_secret_is_in_no_log_and_no_statistics_however_much_these_tell(binaries: Path | None):
+def test_the_secret_is_in_no_log_or_statistics(binaries: Path | None):
     modules = TELLING_MODULES if binaries and has_modules(binaries) else {}
     started = postgres.start(binaries=binaries, **TELLING, **modules)
     try:
@@ -350,13 +348,13 @@ def test_the_secret_is_in_no_log_and_no_statistics_however_much_these_tell(binar
         if modules:
             session.run("CREATE EXTENSION pg_stat_statements")
             told += str(session.run("SELECT query FROM pg_stat_statements"))
-        assert "REFRESH MATERIALIZED VIEW changefeed_secret.secret" in told  # so what functions do is told
+        assert "REFRESH MATERIALIZED VIEW changefeed_secret.secret" in told  # what functions do is logged, too
         assert [form for form in (*forms_of(secret), *forms_of(key)) if form in told] == []
     finally:
         postgres.discard(started)
 
 
-def test_a_refresh_takes_no_secret_that_anybody_else_put_into_the_setting(db: JournalDatabase):
+def test_a_refresh_ignores_a_planted_secret(db: JournalDatabase):
     before = db.value("SELECT key FROM changefeed_secret.secret")
     setting = f"SET changefeed.carried = '{bytes(32).hex()}'"
     db.run(f"BEGIN; {setting}; REFRESH MATERIALIZED VIEW changefeed_secret.secret; COMMIT")
@@ -382,7 +380,7 @@ def test_a_refresh_takes_no_secret_that_anybody_else_put_into_the_setting(db: Jo
         "DROP SCHEMA changefeed_secret CASCADE",
     ],
 )
-def test_without_a_secret_a_change_is_a_loss_and_an_install_makes_one(db: JournalDatabase, harm: str):
+def test_without_a_secret_changes_are_losses(db: JournalDatabase, harm: str):
     db.run("SELECT changefeed.watch('people', hash => '{phone}')")
     db.run(harm)
     db.run("INSERT INTO people VALUES (1, %s)", PHONE)

@@ -1,4 +1,4 @@
-"""A MERGE that moves rows to other partitions is a loss, however it is written; an UPDATE that does so is none."""
+"""A MERGE that moves rows to other partitions is a loss; an UPDATE that does so is not."""
 
 import shutil
 import subprocess

@@ -157,7 +157,7 @@ def test_a_writer_s_settings_hide_and_make_up_no_deleted_rows(db: JournalDatabas
     "forged",
     ['{"count": 1}', '{"rows": [{"id": 9}]}', '{"apart": true}', '{"root": 1}', "[", ""],
 )
-def test_a_partition_owner_who_separates_triggers_causes_a_loss(db: JournalDatabase, forged: str):
+def test_a_partition_owner_that_separates_triggers_causes_a_loss(db: JournalDatabase, forged: str):
     db.run("ALTER TABLE part_2 DISABLE TRIGGER changefeed_truncating; INSERT INTO parts VALUES (2, 2)")
     db.forget()
     db.run(f"SET changefeed.truncated = '{forged}'; TRUNCATE part_2")

@@ -1,4 +1,4 @@
-"""Whose code the trigger functions run: nobody's but their own, whatever relations, types and settings others make."""
+"""Trigger functions run no code but their own, whatever relations, types and settings others make."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""A writer whose snapshot is older than the table's definition: recorded as the table is, or as a loss, and by nobody else's code."""
+"""A writer with a snapshot older than the table's definition is recorded right or as a loss, without others' code."""
 
 import pytest
 
@@ -83,7 +83,7 @@ def test_a_part_of_a_value_that_has_another_type_is_a_loss(db: JournalDatabase, 
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_partition_s_columns_take_the_order_of_a_root_that_is_newer(db: JournalDatabase, level: str):
+def test_a_partition_takes_a_newer_roots_column_order(db: JournalDatabase, level: str):
     db.run("CREATE TABLE part (a int, b int); SELECT changefeed.watch('part')")
     writer = begin(db, level)
     db.run("CREATE TABLE root (b int, a int) PARTITION BY LIST (a); SELECT changefeed.watch('root')")
@@ -108,9 +108,7 @@ BASE_TYPE = """
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("has_cast", [False, True], ids=["a cast comes", "the cast is replaced"])
-def test_a_base_type_that_gets_another_owner_runs_no_code_of_that_owner(
-    db: JournalDatabase, level: str, has_cast: bool
-):
+def test_a_base_types_new_owner_runs_no_code(db: JournalDatabase, level: str, has_cast: bool):
     mallory = db.new_role("mallory")
     db.run(BASE_TYPE.format(mallory=mallory))
     if has_cast:
@@ -129,7 +127,7 @@ def test_a_base_type_that_gets_another_owner_runs_no_code_of_that_owner(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_trigger_that_lost_its_transition_tables_reads_no_relation_of_the_writer(db: JournalDatabase, level: str):
+def test_a_trigger_without_transition_tables_reads_no_relation(db: JournalDatabase, level: str):
     mallory = db.new_role("mallory")
     db.run(f"CREATE SCHEMA m AUTHORIZATION {mallory}; GRANT USAGE ON SCHEMA changefeed TO {mallory}")
     db.run(f"GRANT EXECUTE ON FUNCTION changefeed.record() TO {mallory}")

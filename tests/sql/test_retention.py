@@ -1,4 +1,4 @@
-"""Retention: by age, by size, whole partitions at a time; never a writer that waits, never a loss that is not told."""
+"""Retention empties whole partitions by age and size, blocks no writer, and every loss is a gap."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Whose names our SQL means: none that somebody else made, in no statement, function or trigger (CVE-2018-1058)."""
+"""Our SQL resolves names to our own objects only, in statements, functions and triggers (CVE-2018-1058)."""
 
 import re
 from pathlib import Path

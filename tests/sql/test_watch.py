@@ -1,4 +1,4 @@
-"""watch, unwatch, status: what they make, change and refuse; and that they wait for nobody without need."""
+"""watch, unwatch and status: what they make, change and refuse, and that they rarely wait."""
 
 import contextlib
 import itertools
@@ -44,7 +44,7 @@ def busy(db: JournalDatabase) -> Session:
     return writer
 
 
-def test_a_table_is_watched_from_the_next_statement_on_until_it_is_unwatched(db: JournalDatabase):
+def test_a_watch_lasts_from_the_next_statement_to_unwatch(db: JournalDatabase):
     db.run("INSERT INTO orders VALUES (1)")
     assert db.value("SELECT changefeed.watch('orders')") is True
     db.run("INSERT INTO orders VALUES (2)")
@@ -54,7 +54,7 @@ def test_a_table_is_watched_from_the_next_statement_on_until_it_is_unwatched(db:
     assert triggers(db) == []
 
 
-def test_a_second_watch_and_a_second_unwatch_change_nothing_and_say_so(db: JournalDatabase):
+def test_repeated_watch_and_unwatch_change_nothing(db: JournalDatabase):
     db.run("SELECT changefeed.watch('orders')")
     before = triggers(db)
     assert db.value("SELECT changefeed.watch('public.orders')") is False
@@ -181,7 +181,7 @@ def test_a_table_s_owner_without_rights_on_the_schema_is_refused(db: JournalData
         db.session(user=owner).run("SELECT changefeed.watch('orders')")
 
 
-def test_a_role_that_may_call_watch_but_does_not_own_the_table_is_refused(db: JournalDatabase):
+def test_watch_is_refused_to_a_role_that_is_not_the_owner(db: JournalDatabase):
     guest = db.new_role("guest")
     db.run(f"GRANT USAGE ON SCHEMA changefeed TO {guest}")
     db.run(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA changefeed TO {guest}")
@@ -189,7 +189,7 @@ def test_a_role_that_may_call_watch_but_does_not_own_the_table_is_refused(db: Jo
         db.session(user=guest).run("SELECT changefeed.watch('orders')")
 
 
-def test_nobody_but_the_owner_may_use_anything_of_the_schema(db: JournalDatabase):
+def test_only_the_owner_may_use_the_schema(db: JournalDatabase):
     open_to_all = db.run(
         "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'changefeed'::regnamespace "
         "AND has_function_privilege('public', oid, 'EXECUTE') AND prosecdef"
@@ -216,7 +216,7 @@ def test_triggers_that_someone_changed_are_reported_and_mended(db: JournalDataba
     assert status(db)["is_complete"] is True
 
 
-def test_triggers_that_someone_switched_off_stay_off_and_are_reported(db: JournalDatabase):
+def test_disabled_triggers_stay_off_and_are_reported(db: JournalDatabase):
     db.run("SELECT changefeed.watch('orders'); ALTER TABLE orders DISABLE TRIGGER USER")
     assert status(db)["is_complete"] is False
     assert db.run("SELECT * FROM changefeed.refresh()") == []
@@ -237,7 +237,7 @@ def test_one_table_in_use_does_not_keep_refresh_from_the_others(db: JournalDatab
     assert "orders could not be changed" in db.warnings[0]
 
 
-def test_a_trigger_that_only_has_a_name_of_ours_is_nobody_s_watch(db: JournalDatabase):
+def test_a_foreign_trigger_with_our_name_is_no_watch(db: JournalDatabase):
     db.run("CREATE TABLE theirs (id int); SELECT changefeed.watch('orders')")
     db.run("CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     db.run(
@@ -330,7 +330,7 @@ def written_meanwhile(writers: list[Session], transaction: list[str]) -> Iterato
             thread.join()
 
 
-def test_no_writer_fails_by_its_lock_timeout_while_a_lock_is_tried_for(db: JournalDatabase, busy: Session):
+def test_a_pending_lock_fails_no_writer(db: JournalDatabase, busy: Session):
     busy.run("COMMIT; INSERT INTO orders VALUES (1); BEGIN; UPDATE orders SET status = 'x' WHERE id = 1")
     writer = db.session()
     writer.run("SET lock_timeout = '200ms'")
@@ -396,7 +396,7 @@ def test_a_partitioned_table_in_use_is_left_as_it_was(db: JournalDatabase):
     assert db.value("SELECT changefeed.watch('p')") is True
 
 
-def test_a_partition_that_went_to_an_unwatched_table_is_recorded_no_more(db: JournalDatabase):
+def test_a_partition_of_an_unwatched_table_is_not_recorded(db: JournalDatabase):
     for table in ("p", "q"):
         db.run(f"CREATE TABLE {table} (k int) PARTITION BY LIST (k)")
     db.run("CREATE TABLE part PARTITION OF p FOR VALUES IN (1); SELECT changefeed.watch('p')")
@@ -417,7 +417,7 @@ def test_an_unlogged_table_is_refused_unless_it_is_watched_already(db: JournalDa
     assert "public.orders is unlogged" in db.warnings[-1]
 
 
-def test_row_level_security_is_said_not_to_be_applied(db: JournalDatabase):
+def test_watch_warns_of_row_level_security(db: JournalDatabase):
     db.run("ALTER TABLE orders ENABLE ROW LEVEL SECURITY; SELECT changefeed.watch('orders')")
     assert "row-level security of public.orders is not applied" in db.connection.notices[-1]
 
@@ -437,7 +437,7 @@ TURKISH = "LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR' LOCALE 'C' ENCODING 'UTF8'"
         ("LOCALE 'C' ENCODING 'UTF8'", "default_transaction_isolation = 'serializable'"),
     ],
 )
-def test_no_locale_encoding_or_setting_makes_triggers_look_other_than_they_are(database: str, setting: str):
+def test_triggers_look_the_same_under_all_settings(database: str, setting: str):
     admin = postgres.connect(postgres.cluster().conninfo)
     name = f"odd_{os.getpid()}_{next(NUMBERS)}"
     with admin.cursor() as db_cursor:

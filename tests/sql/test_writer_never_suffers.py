@@ -1,4 +1,4 @@
-"""Whatever becomes of the journal, the write succeeds: the loss is counted where that is possible, and said."""
+"""A write succeeds whatever happens to the journal; the loss is counted if possible, and reported."""
 
 import time
 

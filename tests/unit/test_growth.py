@@ -107,7 +107,7 @@ def row(value: str) -> str:
 
 
 def change(value: str) -> Change:
-    """An UPDATE; where the value is malformed, what is left of it."""
+    """An UPDATE; where the value is malformed, the rest of it."""
     updated = row(value).replace('"body":"a"', '"body":"b"')
     return from_journal((1, "7", "2026-11-22T07:13:08+00:00", "U", "public", "t", updated, row(value), None), "x")
 
@@ -145,7 +145,7 @@ READERS_OF_VALUES: dict[str, tuple[Callable[[str], object], Read]] = {
 
 
 def cursor(length: int) -> str:
-    """With so many transactions running."""
+    """With this many transactions running."""
     return encode(b"123456", Place.after(Snapshot(1, length + 2, frozenset(range(2, length + 2)))))
 
 
@@ -299,7 +299,7 @@ def test_a_check_takes_linear_time():
 
 
 async def turns_of_others(tables: int) -> int:
-    """How often, while so many tables of 300 columns are read."""
+    """How often, while this many tables of 300 columns are read."""
     columns = [f"c{i}" for i in range(300)]
     rows = [("public", f"t{i}", columns, ["number"] * 300, ["c0"]) for i in range(tables)]
     turns = 0

@@ -1,4 +1,4 @@
-"""Who must go for a newcomer."""
+"""Which client is closed when a newcomer needs its place."""
 
 from handlers.access.crowd import Crowd
 

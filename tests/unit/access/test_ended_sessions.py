@@ -1,4 +1,4 @@
-"""Signing out ends the session on the server: for whoever else has the cookie, and in every process."""
+"""Signing out ends the session on the server, for every holder of the cookie and in every process."""
 
 import contextlib
 import http.client

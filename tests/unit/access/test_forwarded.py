@@ -1,4 +1,4 @@
-"""Whom to believe of the proxies that a request says it came through."""
+"""Which X-Forwarded headers are believed."""
 
 import ipaddress
 

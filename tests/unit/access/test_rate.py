@@ -1,4 +1,4 @@
-"""So many a second: the clock is an argument, so that these are facts."""
+"""A rate per second; the clock is an argument, so that the tests do not depend on time."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tokens: which are taken, which are refused, and that the settings alone say by which algorithm and key."""
+"""Tokens are accepted or refused by the algorithm and key of the settings alone."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Names of tables: each has one way to be written, every way is understood, and what is ambiguous is said to be so."""
+"""Names of tables have one canonical form; every form is understood, and ambiguous ones are reported."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What others wrote, on a terminal and in a log: nothing of it commands, and all of it can be told apart."""
+"""Text of others cannot control a terminal or a log, and stays distinguishable."""
 
 import json
 import unicodedata

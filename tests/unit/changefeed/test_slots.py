@@ -1,4 +1,4 @@
-"""Slots: never more at once than there are, each owner in turn, and none is lost by who leaves."""
+"""Slots are never exceeded, owners take turns, and a cancelled wait loses none."""
 
 import asyncio
 import functools

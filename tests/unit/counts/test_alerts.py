@@ -1,4 +1,4 @@
-"""Alerts: their words, when they are raised and end, and that what nobody counted raises none."""
+"""Alerts: their words, when they are raised and end, and that time without data raises none."""
 
 import pytest
 
@@ -73,7 +73,7 @@ def test_other_words_are_none(text: str):
         parse_alert(text)
 
 
-# -- more than so many
+# -- above a rate
 
 
 def test_a_rate_alert_uses_the_mean_of_some_seconds():

@@ -140,7 +140,7 @@ def test_what_was_before_is_loaded_once_into_the_totals():
         60: [(1200, 2), (4980, 6)],
     }
     assert all(told)
-    assert not any(tally.by_step[step].take_touched() for step in STEPS)  # who is told of all that is told another way
+    assert not any(tally.by_step[step].take_touched() for step in STEPS)  # nothing is left to take twice
 
 
 def test_a_delay_is_counted_once_the_clock_is_known():

@@ -1,4 +1,4 @@
-"""What an outage of the listener costs: a gap where something came that nobody keeps, and the clients of raw channels."""
+"""An outage of the listener is a gap if payloads are not stored, and closes raw clients."""
 
 import asyncio
 

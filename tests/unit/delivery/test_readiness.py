@@ -1,4 +1,4 @@
-"""Whether the server is ready, and what it says about PostgreSQL."""
+"""When the server is ready, and the state of PostgreSQL that it reports."""
 
 from types import SimpleNamespace
 from typing import Any, cast

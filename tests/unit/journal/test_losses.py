@@ -1,4 +1,4 @@
-"""Who is told that retention took something he has not read: whoever misses any of it, and nobody else."""
+"""Exactly the clients that miss something get a gap after retention deleted unread changes."""
 
 import asyncio
 import random

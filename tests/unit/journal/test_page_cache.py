@@ -232,7 +232,7 @@ def test_what_it_takes_is_what_it_counts(changes: int, running: int):
 
 
 def test_made_up_cursors_take_at_most_one_pages_memory():
-    """Anybody can make up a snapshot that lies within what is remembered, and as many as he likes."""
+    """Clients can make up any number of snapshots within what is remembered."""
     mine = [Change(f'{{"x": "{"x" * 100_000}", "cursor": "{i:x}.x"}}', "t", "INSERT", 500, i) for i in range(1, 201)]
     cache = PageCache(ENCODE_BATCH, Place.after(Snapshot(400, 400)))
     cache.append(Page(cache.edge, Place.after(Snapshot(600, 600)), mine, Snapshot(400, 400), Snapshot(600, 600)))

@@ -1,4 +1,4 @@
-"""A sealed cursor: it comes back as it was, and tells nothing but to whoever has the key."""
+"""A sealed cursor opens unchanged with the key, and reveals nothing without it."""
 
 import base64
 

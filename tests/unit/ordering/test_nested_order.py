@@ -211,7 +211,7 @@ def test_a_large_transaction_is_read_a_piece_at_a_time_and_once(db: JournalDatab
     entries = 2 * rows
     assert (
         entries < read < 4 * entries
-    )  # once for the page, once for the order; for each piece anew it would be ten times
+    )  # once for the page, once for the order; for each piece again it would be ten times
 
 
 DEEP = "DO $$ DECLARE v json := '1'; BEGIN FOR i IN 1..40000 LOOP v := json_build_array(v); END LOOP; {} END $$"

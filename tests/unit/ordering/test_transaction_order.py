@@ -1,4 +1,4 @@
-"""The order in which a transaction's rows changed, from what its entries say of them and of the statements."""
+"""The order of a transaction's rows, from its entries and statements."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a canary proves: that a connection hears, whatever becomes of the pool; and when it does not."""
+"""A canary proves that a connection receives notifications, whatever happens to the pool."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

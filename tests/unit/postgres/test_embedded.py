@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: started, stopped, adopted, refused; its user's alone, and as root nobody's loss."""
+"""The embedded PostgreSQL is started, stopped, adopted and refused, and belongs to its user alone."""
 
 import os
 import pwd
@@ -200,7 +200,7 @@ def account_other_than(*uids: int) -> pwd.struct_passwd:
 
 
 def connect_as(account: pwd.struct_passwd, conninfo: str) -> str:
-    """What a process of this account is told when it connects; empty when it may."""
+    """The error that a process of this account gets when it connects; empty if none."""
     reading, writing = os.pipe()
     child = os.fork()  # an interpreter of its own might lie where the account may not enter
     if child == 0:

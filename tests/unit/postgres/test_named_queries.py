@@ -1,4 +1,4 @@
-"""The files of named SQL, and that the code asks for names that stand in them."""
+"""The files of named SQL have every name that the code asks for."""
 
 import ast
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ signal.signal(signal.SIGUSR1, hang)
 
 
 class Systemd:
-    """The end of a datagram socket that reads what it is told."""
+    """The receiving end of a datagram socket."""
 
     def __init__(self, name: str) -> None:
         """`name` begins with @ for an abstract one."""

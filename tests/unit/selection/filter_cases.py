@@ -1,4 +1,4 @@
-"""Columns of every type, their values and operands, for whoever asks both a filter and PostgreSQL itself."""
+"""Columns of every type, with values and operands for filters and PostgreSQL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Rights: what they name, what is refused, and that nothing but what they name is ever picked, told or checked."""
+"""Rights: what they name, what is refused, and that nothing else is picked, sent or checked."""
 
 import json
 from collections.abc import Mapping
