@@ -227,6 +227,41 @@ class SlowClientTest(RowsThenChangesCase):
                 assert b"cursor" not in got
 
 
+class LargeRowsTest(FeedTestCase):
+    ROWS = 100
+    READERS = 3  # each with a reading of its own
+
+    def prepare_database(self) -> None:
+        self.write("CREATE TABLE large (id int PRIMARY KEY, word text)")
+        self.watch("public.large")
+        self.write(
+            "SET session_replication_role = replica; "
+            f"INSERT INTO large SELECT i, repeat(md5(i::text), 32768) FROM generate_series(1, {self.ROWS}) AS i"
+        )
+
+    @gen_test(timeout=120)
+    async def test_others_are_served_between_rows_of_a_megabyte(self):
+        readings = [asyncio.ensure_future(self.size_of(number)) for number in range(self.READERS)]
+        answered = 0
+        while not all(reading.done() for reading in readings):
+            await self.fetch_json("/healthz")
+            answered += 1
+        for reading in readings:
+            assert await reading > self.ROWS << 20
+        assert answered > self.ROWS  # of one reading: so nobody waits for many rows
+
+    async def size_of(self, number: int) -> int:
+        """The bytes of an answer with all rows, which it takes as they come."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
+        path = f"/api/rows?table=large&filter=id=gt.-{number}"
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n".encode())
+        size = 0
+        while part := await reader.read(1 << 20):
+            size += len(part)
+        writer.close()
+        return size
+
+
 class StreamTest(RowsThenChangesCase):
     @gen_test
     async def test_only_the_last_event_of_the_rows_has_an_id(self):
