@@ -38,7 +38,8 @@ class Dropped(Exception):
 class Reader(ABC):
     """Follows until cancelled. `cut` is set to make all readers drop at once."""
 
-    query = ""  # what a WebSocket asks for beside the place, such as "&table=orders"
+    query = ""  # what it asks for beside the place, such as "&table=orders"
+    table: str | None = None  # the only one that it follows
 
     def __init__(self, name: str, draw: random.Random, servers: list[Server], cursor: str, *, is_slow: bool) -> None:
         self.name = name
@@ -154,6 +155,9 @@ class Reader(ABC):
         return f"  the last of that row ({self.taken} changes, {self.connections} connections):\n" + "\n".join(
             lines[-12:]
         )
+
+    def take_rows(self, message: dict[str, Any]) -> None:
+        raise FeedFailed(f"{self.name} got rows that it did not ask for: {str(message)[:300]}")
 
     def refuse_gap(self, gap: object) -> None:
         raise FeedFailed(f"{self.name} was told of a gap: {gap} (its cursor is {self.cursor})")

@@ -66,6 +66,9 @@ class ProtocolReader(PlainReader):
                 case "changes" if has_hello:
                     self._message_cursor = message["cursor"]
                     yield message["changes"]
+                case "rows" if has_hello:
+                    self.take_rows(message)
+                    yield []
                 case "gap":
                     self.refuse_gap(message)
                 case "going_away":
@@ -109,6 +112,9 @@ class StreamReader(Reader):
                 continue
             if fields.get("event") == "gap":
                 self.refuse_gap(fields)
+            elif fields.get("event") == "rows":
+                self.take_rows(parse(fields["data"]))
+                yield []
             elif "data" in fields:
                 change = parse(fields["data"])
                 if fields.get("id") != change["cursor"]:
@@ -129,7 +135,7 @@ class PollingReader(Reader):
     async def _arriving(self, server: Server) -> AsyncIterator[list[Change]]:
         while True:
             limit = self._draw.choice((1, 7, 100, 1000, 10000))
-            parsed = parse(await self.ask(server, f"/api/changes?since={self.cursor}&limit={limit}"))
+            parsed = parse(await self.ask(server, f"/api/changes?since={self.cursor}&limit={limit}{self.query}"))
             if parsed["gap"]:
                 self.refuse_gap(parsed["gap"])
             self._answer_cursor = parsed["cursor"]
@@ -156,7 +162,13 @@ async def get(port: int, path: str) -> tuple[int, bytes]:
         try:
             writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             status, headers = await read_head(stream)
-            return status, await stream.readexactly(int(headers["content-length"]))
+            if "content-length" in headers:
+                return status, await stream.readexactly(int(headers["content-length"]))
+            body = bytearray()
+            while size := int(await stream.readline() or b"0", 16):
+                body += await stream.readexactly(size)
+                await stream.readline()
+            return status, bytes(body)
         finally:
             writer.transport.abort()
 
