@@ -32,7 +32,7 @@ class FeedTestCase(AsyncHTTPTestCase):
 
     flags: ClassVar[tuple[str, ...]] = ()
     # The clients read in the server's own process here: on a busy machine that takes longer than it does elsewhere. Less
-    # than a canary's deadline, which nobody hears of while one that does not read at all is waited for.
+    # than a canary's deadline, which stays unknown while one that does not read at all is awaited.
     patience_seconds: ClassVar[float] = 3.0
     # Without it what was before is never counted, unless the test starts feed.backfill.run() itself.
     loads_history: ClassVar[bool] = True
@@ -117,7 +117,7 @@ class FeedTestCase(AsyncHTTPTestCase):
         return postgres.execute(self.conninfo, statement, parameters)
 
     def watch_with_notify(self, table: str = "orders") -> None:
-        """The original's row trigger, as someone who comes from it has it."""
+        """The original's row trigger, as its users have it."""
         self.write((SQL_DIR / "trigger_func.sql").read_text())
         self.write((SQL_DIR / "trigger.sql").read_text().replace("portal_eventrequests", table))
 

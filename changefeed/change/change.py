@@ -16,7 +16,7 @@ from changefeed.change.json_text import NotJSON, changed_columns, check_json, ha
 from changefeed.change.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
-LOSS = "LOSS"  # stands for changes that could not be journaled or read, or were not recorded
+LOSS = "LOSS"  # changes that could not be journaled or read, or were not recorded
 BY_LETTER = {action[0]: action for action in (*ACTIONS, LOSS)}
 
 
@@ -25,7 +25,7 @@ class Change(msgspec.Struct, gc=False, array_like=True):
     """One row's change. `text` is its JSON on the wire; `table` is its qualified() name, or the name the trigger sent.
 
     A change from the journal has a place in it (`xid` and `id`, else 0), and `at`, the epoch seconds of its statement.
-    A `count` above 1 means that it stands for a statement of that many rows. `finding` is the reason, as JSON, for a
+    A `count` above 1 means that it represents a statement of that many rows. `finding` is the reason, as JSON, for a
     loss that a look at the schema found (see sql/recorded.sql).
     """
 
@@ -50,7 +50,7 @@ class Change(msgspec.Struct, gc=False, array_like=True):
 
     @property
     def is_loss(self) -> bool:
-        """Whether it stands for lost changes; clients that asked for these get a gap."""
+        """Whether it represents lost changes; clients that asked for these get a gap."""
         return self.action == LOSS
 
     @property

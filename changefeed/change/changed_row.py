@@ -72,7 +72,7 @@ class ChangedRow:
         self._worked_out: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """compute(), remembered by a key that stands for the same result of this row."""
+        """compute(), remembered by a key that gives the same result for this row."""
         if key not in self._worked_out:
             self._worked_out[key] = compute()
         found: T = self._worked_out[key]

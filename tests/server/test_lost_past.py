@@ -56,7 +56,7 @@ class LostPastTestCase(JournalTestCase):
 
     @contextlib.asynccontextmanager
     async def restart(self) -> AsyncIterator[None]:
-        """PostgreSQL is stopped and started again in the block, at the end of which the server hears it again."""
+        """PostgreSQL is stopped and started again in the block, at the end of which the server is connected again."""
         listener, before = self.feed.listener, self.feed.listener.reconnects
         with ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30):
             yield

@@ -76,7 +76,7 @@ class RewoundTestCase(LostPastTestCase, StreamCase):
         assert [number for number in seen if number in NEW] == NEW
 
     async def assert_comes(self, cursor: str, expected: list[int]) -> None:
-        """To everybody who comes back with it, and no gap."""
+        """To every client that resumes with it, and no gap."""
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         assert (await self.changes(resumed, expected[-1]))[:2] == (expected, [])
         stream = await self.ask("/events", Last_Event_ID=cursor)
@@ -88,7 +88,7 @@ class RewoundTestCase(LostPastTestCase, StreamCase):
         assert page["gap"] is None
 
     async def assert_gap(self, cursor: str, why: str = "past that PostgreSQL has lost") -> None:
-        """To everybody who comes back with it."""
+        """To every client that resumes with it."""
         resumed = await self.connect(f"/ws?since={cursor}", protocol=True)
         await message(resumed, "hello")
         assert why in (await message(resumed))["why"]

@@ -89,7 +89,7 @@ class SocketTest(RowsThenChangesCase):
             ("INSERT", {"id": 4}),
             ("DELETE", {"id": 2}),
         ]
-        # Who comes back with a cursor gets no rows again.
+        # A client that resumes with a cursor gets no rows again.
         again = await self.begun(f"{ROWS}&filter=id=gt.1&columns=id&since={cursor}")
         told = await message(again)
         assert [change["action"] for change in told["changes"]] == ["INSERT", "DELETE"]
@@ -370,7 +370,7 @@ class ExactnessTest(RowsThenChangesCase):
         self.final, _ = rows_and_cursor(self.conninfo)
         done.set()
         while pending := [client for client in clients if not client.done()]:
-            # What everybody hears, and no table of theirs has: so each looks once more.
+            # A change that all get, of none of their tables: so each looks once more.
             self.write("INSERT INTO orders VALUES (1001 + (random() * 1e9)::int) ON CONFLICT DO NOTHING")
             await asyncio.wait(pending, timeout=0.2)
         for client in clients:

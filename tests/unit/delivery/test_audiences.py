@@ -142,7 +142,7 @@ def test_unknown_names_are_looked_up_as_one():
     assert columns.count <= 3 * 20
     before = columns.count
     join(audiences, range(20, 30), columns)
-    assert columns.count == before  # who comes is looked up for what changes next
+    assert columns.count == before  # a newcomer is looked up at the next change
     route(audiences, of_tables(["made.1"]))
     assert columns.count == before + 10
 
