@@ -165,7 +165,9 @@ def make_context(
         dashboards=dashboards,
         outages=outages,
         counted=CountedTime(hub, listener, follower, backfill, outages),
-        readiness=Readiness(listener, follower, watching, database_name),
+        readiness=Readiness(
+            listener, follower, watching, database_name, needs_journal=not (takes_plain or settings.channels)
+        ),
     )
 
 

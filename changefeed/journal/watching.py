@@ -92,7 +92,7 @@ class Watching:
         self._has_seen_schema = has_been_seen
         self._on_taken_away = on_taken_away
         self.on_seen: Callable[[], None] = lambda: None
-        self.is_taken_away = False  # whether it was uninstalled while --watch names tables
+        self.is_taken_away = False  # whether the schema was uninstalled under the server
         self._is_told_of_no_schema = False
         self._complaint = ""
         self._woken = asyncio.Event()
@@ -319,7 +319,7 @@ class Watching:
         if is_there and not self._has_seen_schema:
             self._has_seen_schema = True
             self.on_seen()
-        before, self.is_taken_away = self.is_taken_away, bool(self._patterns) and self._has_seen_schema and not is_there
+        before, self.is_taken_away = self.is_taken_away, self._has_seen_schema and not is_there
         if before is not self.is_taken_away:
             self._on_taken_away()
 

@@ -7,13 +7,16 @@ from changefeed.postgres.listener import Listener, ListenerState
 
 
 class Readiness:
-    """`database_name` is for display only."""
+    """`database_name` is for display only. `needs_journal` says that no NOTIFY of the user's is passed on."""
 
-    def __init__(self, listener: Listener, follower: Follower, watching: Watching, database_name: str) -> None:
+    def __init__(
+        self, listener: Listener, follower: Follower, watching: Watching, database_name: str, *, needs_journal: bool
+    ) -> None:
         self._listener = listener
         self._follower = follower
         self._watching = watching
         self._database_name = database_name
+        self._needs_journal = needs_journal
 
     @property
     def trouble(self) -> str | None:
@@ -40,5 +43,13 @@ class Readiness:
     @property
     def _trouble_of_journal(self) -> str | None:
         if self._watching.is_taken_away:
-            return "the schema changefeed was removed: the tables of --watch are not recorded"
+            return (
+                "the schema changefeed was removed: nothing is recorded until you run psql -f sql/install.sql and "
+                "watch tables again; restart the server to go on with NOTIFY triggers alone"
+            )
+        if self._follower.trouble is None and self._needs_journal and self._follower.cache is None:
+            return (
+                "the schema changefeed is not installed, and the server passes on no NOTIFY: start with --watch "
+                "schema.table, or run psql -f sql/install.sql"
+            )
         return self._follower.trouble

@@ -144,3 +144,39 @@ class NoTableTest(FeedTestCase):
     async def test_a_name_of_no_table_is_refused(self):
         with pytest.raises(NoSuchTable, match=r"--watch public.orders: the database has no such table"):
             await self.feed.watching.start()
+
+
+class RemovedSchemaTest(FeedTestCase):
+    """Without --watch: tables are watched in SQL."""
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+
+    @gen_test
+    async def test_the_server_is_not_ready_until_the_schema_is_back(self):
+        await self.fetch_json("/readyz")  # for NOTIFY triggers alone
+        self.watch()
+        await self.feed.watching._maintain_once()
+        await self.fetch_json("/readyz")
+        self.write(read_script("uninstall.sql"))
+        await self.feed.watching._maintain_once()
+        assert "was removed" in (await self.fetch_json("/readyz", 503))["error"]["message"]
+        self.write(read_script("install.sql"))
+        await self.feed.watching._maintain_once()
+        await self.fetch_json("/readyz")
+
+
+class NoPlainChannelTest(FeedTestCase):
+    flags = ("--no-plain-channel",)
+
+    @gen_test
+    async def test_without_a_journal_nothing_could_be_delivered(self):
+        assert "not installed" in (await self.fetch_json("/readyz", 503))["error"]["message"]
+
+
+class ChannelsAloneTest(FeedTestCase):
+    flags = ("--no-plain-channel", "--channels", "chat")
+
+    @gen_test
+    async def test_a_server_of_channels_alone_is_ready(self):
+        await self.fetch_json("/readyz")
