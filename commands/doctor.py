@@ -343,6 +343,11 @@ def check_rows(patient: Patient) -> Iterator[Finding]:
     """Without these rights there are no rows, but all changes: so none of this is a problem."""
     if not patient.may_read:
         return
+    version, _ = patient.row(QUERIES["version"])
+    if version < VERSION:
+        says = f"a schema of version {version} gives no rows, for /api/rows and rows=true"
+        yield Finding(Level.WARNING, "rows", says, INSTALL)
+        return
     watched = patient.rows(QUERIES["rows"])
     may_call = all(may_call for may_call, *_ in watched)
     lacking = [missing for *_, missing in watched if missing]

@@ -62,7 +62,13 @@ def _refusal_of_source(error: psycopg2.Error, table: str) -> RowsRefused | None:
             return RowsRefused(
                 Reason.UNAVAILABLE, "the server is connected to a standby, whose snapshots have no place"
             )
-        case "42501" | "42883":
+        case "42883" | "42P01" | "42703":
+            return RowsRefused(
+                Reason.UNAVAILABLE,
+                "the schema changefeed is older than this server, and gives no rows: run psql -f sql/install.sql of "
+                "this version",
+            )
+        case "42501":
             return cannot_read(
                 f"{told}; run sql/install.sql of this version, and the grants of docs/least-rights.md for rows"
             )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -72,6 +73,26 @@ def is_ready(port: int) -> tuple[bool, str]:
             return True, answer.read().decode()
     except urllib.error.HTTPError as error:
         return False, error.read().decode()
+
+
+def test_until_the_upgrade_rows_are_refused_with_what_to_do(conninfo: str):
+    with serving(conninfo) as port:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/rows?table=orders")
+        error = json.load(refused.value)["error"]
+        assert (refused.value.code, error["code"]) == (503, "database_unavailable")
+        assert "run psql -f sql/install.sql of this version" in error["message"]
+        doctor = subprocess.run(
+            [sys.executable, str(SERVER), "doctor", "--database-url", conninfo],
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert "warning  rows: a schema of version 4 gives no rows" in doctor.stdout
+        assert "could not be examined" not in doctor.stdout
+        postgres.execute(conninfo, read_script("install.sql"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/rows?table=orders") as answer:
+            assert json.load(answer)["rows"] == []
 
 
 class Client:
