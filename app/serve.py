@@ -21,6 +21,7 @@ from changefeed.change.exposure import Payload
 from changefeed.echo import Echo
 from changefeed.postgres.clock_offset import DatabaseClock
 from changefeed.postgres.pool import DatabaseUnavailable
+from changefeed.selection.rights import unchecked
 from handlers.access.tokens import reload_tokens
 from handlers.delivery.outages import KNOWN_DEADLINE_SECONDS
 from handlers.http.certificate import load_certificate
@@ -32,6 +33,8 @@ from process.supervisor import SupervisorLink
 from settings.table import Settings, SettingsError
 
 logger = logging.getLogger("server")
+
+UNCHECKED_SHOWN = 5
 
 
 async def serve(
@@ -78,6 +81,8 @@ async def serve(
         if parent and (counts := await parent.ask_others()):
             context.backfill.take_over(counts)
             context.change_counts.begin()
+        if slot.is_first:
+            await stack.enter_async_context(running(look_for_unchecked_rights(context)))
         await stack.enter_async_context(running(context.backfill.run()))
         await stack.enter_async_context(running(context.follower.run()))
         stack.enter_context(slot.siblings.receiving(context.follower.exchange.receive))
@@ -113,6 +118,26 @@ def reload_tokens_of(context: ServerContext) -> None:
         return
     context.authenticator.expiries.end_all_of(lambda identity: identity in gone)
     logger.info("reloaded the tokens; %d were removed or have other rights", len(gone))
+    log_unchecked_rights(context)
+
+
+async def look_for_unchecked_rights(context: ServerContext) -> None:
+    if any(grant.filters for grant in context.authenticator.tokens.known_grants):
+        with contextlib.suppress(DatabaseUnavailable):
+            await context.catalog.until_read()
+            log_unchecked_rights(context)
+
+
+def log_unchecked_rights(context: ServerContext) -> None:
+    """Logs where a filter of the token file cannot be applied: its holders must not learn more than `unknown_table`."""
+    found = sorted(unchecked(context.authenticator.tokens.known_grants, context.catalog.tables.columns))
+    if found and context.slot.is_first:
+        logger.warning(
+            "--token-file: filters cannot be checked on %s%s: there is no such column, or its type does not fit; such "
+            "tokens get nothing of the table; correct the file and send SIGHUP",
+            ", ".join(f"{column} of {table}" for table, column in found[:UNCHECKED_SHOWN]),
+            f" and {len(found) - UNCHECKED_SHOWN} more" if len(found) > UNCHECKED_SHOWN else "",
+        )
 
 
 async def alerting(context: ServerContext) -> None:

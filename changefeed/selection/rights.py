@@ -157,6 +157,18 @@ def fits(filters: Iterable[Condition], columns: Mapping[str, Kind]) -> bool:
     return True
 
 
+def unchecked(grants: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> set[tuple[str, str]]:
+    """Tables, each with a column, whose filters cannot be applied: nothing of these tables may be seen."""
+    return {
+        (table, term.column)
+        for table, columns in tables.items()
+        for grant in grants
+        if grant.filters and grant.limits(exact(table))
+        for term in filters_in(grant.filters)
+        if not fits((term,), columns)
+    }
+
+
 def _is_of_number(term: Filter) -> bool:
     try:
         make_test(term, Kind.NUMBER)

@@ -14,7 +14,7 @@ import jwt
 from jwt.utils import base64url_decode
 
 from changefeed.change.json_text import parse_unique
-from changefeed.selection.rights import ALL_RIGHTS, BadRights, Rights
+from changefeed.selection.rights import ALL_RIGHTS, BadRights, Grants, Rights
 from handlers.access.ended_sessions import Session
 from handlers.access.jwks import FileKeys, IssuerKeys, KeySetUrl
 from settings import values
@@ -70,6 +70,11 @@ class Tokens:
     @property
     def are_required(self) -> bool:
         return bool(self._known or self._issuer)
+
+    @property
+    def known_grants(self) -> Grants:
+        """The rights to tables of all the settings' tokens together."""
+        return tuple({grant for _, identity in self._known for grant in identity.rights.tables})
 
     async def prepare(self) -> None:
         """Reads the issuer's keys; logs a failure."""

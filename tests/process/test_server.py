@@ -272,3 +272,14 @@ def test_writes_before_the_new_watch_are_a_gap(folder: Path):
             postgres.execute(conninfo, "INSERT INTO orders VALUES ('b')")
             assert gaps + until("changes", '"b"') == ["public.orders is watched again, and was not for a while"]
         server.end()
+
+
+def test_a_filter_of_the_token_file_that_cannot_be_checked_is_logged(folder: Path):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, "CREATE TABLE orders (id int PRIMARY KEY)")
+    file = folder / "tokens"
+    file.write_text(
+        '0123456789abcdef0123456789abcdef {"tables": {"public.orders": {"filter": ["custmer_id=eq.42"]}}}\n'
+    )
+    with ServerProcess(folder, "--port", "0", "--token-file", str(file), DATABASE_URL=conninfo) as server:
+        server.until_said("filters cannot be checked on custmer_id of public.orders")

@@ -20,6 +20,7 @@ from changefeed.selection.rights import (
     TableRights,
     fingerprint,
     table_rights,
+    unchecked,
 )
 from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check_subscribable
 from tests.unit.selection.test_subscription import change
@@ -424,3 +425,9 @@ def test_a_hidden_column_is_refused_like_an_unknown_one():
 def test_every_table_is_bounded_by_nothing():
     assert not Subscription.parse({}, EVERY_TABLE).is_restricted
     assert Subscription.parse({}, grants({"*": {"columns": ["id"]}})).is_restricted
+
+
+def test_filters_that_cannot_be_applied_are_found():
+    given = grants({"public.orders": {"filter": ["custmer_id=eq.1", "id=eq.abc", "id=gt.1"]}, "sales.*": {}})
+    tables = {"public.orders": {"id": Kind.NUMBER}, "sales.parts": {"id": Kind.NUMBER}}
+    assert unchecked(given, tables) == {("public.orders", "custmer_id"), ("public.orders", "id")}
