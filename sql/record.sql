@@ -86,6 +86,18 @@ DECLARE
                 FROM changefeed.name_now(coalesce(pg_partition_root(TG_RELID), TG_RELID)) AS n;
             END IF;
             is_dynamic := TG_LEVEL = 'ROW' OR options ->> 'dynamic' IS NOT NULL OR NOT <trusted>;
+            IF TG_LEVEL = 'STATEMENT' AND TG_OP <> 'TRUNCATE' AND options ->> 'dynamic' IS NULL
+                AND current_setting('transaction_isolation') <> 'read committed'
+            THEN
+                types_test := changefeed.builtin_types_test(TG_RELID, CASE TG_OP WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END);
+                IF types_test IS NOT NULL THEN
+                    BEGIN
+                        EXECUTE types_test INTO is_dynamic;
+                    EXCEPTION WHEN invalid_column_reference THEN
+                        NULL;  -- there are fewer columns now
+                    END;
+                END IF;
+            END IF;
             IF TG_OP = 'UPDATE' AND TG_LEVEL = 'STATEMENT' THEN
                 -- A row that moves to another partition is lost if a trigger there rejects it: there are fewer new rows
                 -- than old ones, and nothing says which belong together.
@@ -169,6 +181,7 @@ DECLARE
             touched bigint;
             options json;
             is_dynamic boolean;
+            types_test text;
             schema_name text;
             table_name text;
             operation text;
