@@ -178,7 +178,7 @@ class LargeTransactionTest(FeedTestCase):
         self.watch()
         self.write(INSERT, (1, BEFORE))
         self.write(INSERT, (BEFORE + 1, 2 * BEFORE))
-        remembering = mock.patch.object(follower, "REMEMBERED_ENTRIES", 10)
+        remembering = mock.patch.object(follower, "RECALLED_ENTRIES", 10)
         remembering.start()
         self.addCleanup(remembering.stop)
 
