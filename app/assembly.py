@@ -30,7 +30,7 @@ from handlers.access.tokens import load_tokens
 from handlers.delivery.change_counts import ChangeCounts
 from handlers.delivery.counted_time import CountedTime
 from handlers.delivery.dashboards import Dashboards
-from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.delivery.live_clients import LiveClients
 from handlers.delivery.notifications import Notifications
 from handlers.delivery.outages import Outages
@@ -83,8 +83,8 @@ def make_context(
 
     catalog = Catalog(database, in_turn(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload)
     tally = Tally(time.time(), catalog.has)
-    deliveries = Deliveries(slot.meters, clock=tally.database_now)
-    broadcasts = [deliveries.counting(event_socket.broadcast), dashboards.broadcast, *([echo] if echo else [])]
+    delivery_counts = DeliveryCounts(slot.meters, clock=tally.database_now)
+    broadcasts = [delivery_counts.counting(event_socket.broadcast), dashboards.broadcast, *([echo] if echo else [])]
     reduced = partial(reduce, payload=settings.payload, key_of=catalog.key)
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
 
@@ -121,12 +121,12 @@ def make_context(
         follower,
         hub,
         raw_clients,
-        deliveries,
+        delivery_counts,
         takes_plain=takes_plain,
         has_plain_triggers=watching.has_plain_triggers,
         tell_gap=tell_gap,
     )
-    notifications = Notifications(hub, follower.wake, raw_clients, deliveries, takes_plain=takes_plain)
+    notifications = Notifications(hub, follower.wake, raw_clients, delivery_counts, takes_plain=takes_plain)
     listener = Listener(
         conninfo,
         notifications.channels,
@@ -156,7 +156,7 @@ def make_context(
         backfill=backfill,
         database_name=database_name,
         slot=slot,
-        deliveries=deliveries,
+        delivery_counts=delivery_counts,
         change_counts=change_counts,
         authenticator=make_authenticator(settings, slot),
         live_clients=live_clients,

@@ -17,6 +17,7 @@ from changefeed.change.exposure import Payload
 from changefeed.journal.cursor import (
     EMPTY_SNAPSHOT,
     EPOCH_BYTES,
+    MANGLED,
     NotACursor,
     Place,
     Snapshot,
@@ -63,7 +64,7 @@ class LostPast(Exception):
 
 
 class ForeignCursor(ValueError):
-    """The cursor is of another epoch: of another database, or from before a restore or reinstallation."""
+    """The cursor is not for this client: it is of another journal, or was made for other rights."""
 
 
 class Journal:
@@ -245,7 +246,7 @@ class Journal:
     @staticmethod
     def _checked(place: Place) -> Place:
         if max(place.previous.xmax, place.batch.xmax) >= BEYOND_XID:
-            raise NotACursor("this cursor is cut or mangled")
+            raise NotACursor(MANGLED)
         return place
 
     async def proves(self, place: Place) -> bool:

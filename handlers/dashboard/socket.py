@@ -72,13 +72,13 @@ class ActivitySocket(BaseSocket):
     _dashboard: Dashboard | None = None  # while the socket is open and authenticated
     _view: View | None = None
 
-    async def look(self, *args: str) -> None:
+    async def check_request(self, *args: str) -> None:
         if not self.rights.sees_everything:
             with contextlib.suppress(DatabaseUnavailable):  # then it shows only what is safe to show without it
                 await self.context.catalog.until_read()
         self._gap = await self._read_since(self.get_query_argument("since", None))
 
-    def entered(self) -> None:
+    def begin(self) -> None:
         context, grants = self.context, self.rights.tables
         self._dashboard = Dashboard(self.outbox, self.leave)
         self._view = context.dashboards.enter(self._dashboard, grants, lambda: DashboardView(context, grants))

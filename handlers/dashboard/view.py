@@ -22,7 +22,7 @@ from handlers.dashboard.count_policies import AllCounts, CountPolicy, VisibleCou
 from handlers.dashboard.visible_counts import CountedTables
 from handlers.delivery.audiences import Audience, Audiences
 from handlers.delivery.dashboards import Dashboard
-from handlers.delivery.dialects import PROTOCOL, gap_fields, gap_within, message_frame
+from handlers.delivery.dialects import V1, gap_fields, gap_within, message_frame
 from handlers.delivery.row_sample import (
     HELLO_LIMIT_CHARACTERS,
     PACES,
@@ -74,7 +74,7 @@ class DashboardView:
             self._filters.leave(dashboard, dashboard.filter)
             dashboard.filter = None
         if subscription != self._selection.subscription:
-            dashboard.filter = self._filters.join(dashboard, PROTOCOL, self._select(subscription))
+            dashboard.filter = self._filters.join(dashboard, V1, self._select(subscription))
 
     def add(self, changes: Sequence[Change], now: float) -> None:
         """Adds published changes, without losses; match() looks for those that pass a filter."""

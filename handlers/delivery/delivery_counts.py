@@ -33,7 +33,7 @@ CHANGES_DROPPED = "changefeed_changes_dropped_total"
 LATENCY_BUCKET, LATENCY_SUM = "changefeed_latency_seconds_bucket", "changefeed_latency_seconds_sum"
 
 
-class Deliveries:
+class DeliveryCounts:
     """The counts of one process. A delivery is one change or payload in one outbox. `clock` is PostgreSQL's."""
 
     def __init__(self, meters: SharedNumbers, clock: Callable[[], float]) -> None:
@@ -48,7 +48,7 @@ class Deliveries:
         self._sent_too_much = {kind: meters.meter(CLIENTS_DROPPED, kind, "sent_too_much") for kind in KINDS}
         self._deaf = meters.meter(CLIENTS_DROPPED, "raw", "deaf")
 
-    def broadcast(self, count: int, at: float) -> None:
+    def count_broadcast(self, count: int, at: float) -> None:
         """Counts `count` deliveries. `at` is the time of their oldest change, in epoch seconds; 0 if unknown."""
         count, self._held_back = count - self._held_back, 0
         if count:
@@ -62,34 +62,34 @@ class Deliveries:
         """Wraps a broadcast that reports how many deliveries it made, so that they are counted."""
 
         def broadcast(changes: Sequence[Change], cursor: str | None) -> None:
-            deliver(changes, cursor, lambda count: self.broadcast(count, changes[0].at))
+            deliver(changes, cursor, lambda count: self.count_broadcast(count, changes[0].at))
 
         return broadcast
 
-    def hold_back(self, count: int) -> None:
+    def count_held_back(self, count: int) -> None:
         """Takes `count` changes out of the current broadcast: they are held back for conflation."""
         self._held_back += count
 
-    def catch_up(self, count: int) -> None:
+    def count_past(self, count: int) -> None:
         """Counts deliveries of past changes to one client."""
         self._feed.add(count)
 
-    def raw(self, count: int) -> None:
+    def count_raw(self, count: int) -> None:
         self._raw.add(count)
 
-    def conflated(self, count: int) -> None:
+    def count_conflated(self, count: int) -> None:
         """Counts changes that conflation dropped for one client."""
         self._conflated.add(count)
 
-    def outbox_full(self, kind: str) -> None:
+    def count_outbox_full(self, kind: str) -> None:
         """Counts a client that was closed because its outbox was full."""
         self._outbox_full[kind].add(1)
 
-    def sent_too_much(self, kind: str) -> None:
+    def count_sent_too_much(self, kind: str) -> None:
         """Counts a client that was closed because it sent too much."""
         self._sent_too_much[kind].add(1)
 
-    def deaf(self, count: int) -> None:
+    def count_cut_off(self, count: int) -> None:
         """Counts clients of raw payloads that were closed after an outage, as they may have missed some."""
         self._deaf.add(count)
 

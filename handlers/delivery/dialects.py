@@ -94,13 +94,13 @@ def _plain_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
     return text_frames([change.text for change in changes])
 
 
-def _protocol_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
+def _v1_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
     texts = ",".join([change.text for change in changes if change.table])
     message = f'{{"type":"changes","changes":[{texts}],"cursor":{json.dumps(cursor)}}}'
     return text_frames([message]) if texts else b""
 
 
-def _stream_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
+def _sse_changes(changes: Sequence[Change], cursor: str | None) -> bytes:
     # JSON has line breaks only between values, where a space means the same; an event's data is one line.
     return "".join([_event(change.text, change.cursor) for change in changes if not change.is_foreign]).encode()
 
@@ -110,11 +110,11 @@ def _event(text: str, cursor: str | None) -> str:
     return f"id: {cursor}\ndata: {data}\n\n" if cursor else f"data: {data}\n\n"
 
 
-def _protocol_rows(table: TableName, rows: bytes, cursor: str | None) -> bytes:
+def _v1_rows(table: TableName, rows: bytes, cursor: str | None) -> bytes:
     return text_frames([f'{{"type":"rows",{_rows_members(table, rows, cursor)}}}'])
 
 
-def _stream_rows(table: TableName, rows: bytes, cursor: str | None) -> bytes:
+def _sse_rows(table: TableName, rows: bytes, cursor: str | None) -> bytes:
     # Only the last event has an id: a client that reconnects before it gets the rows again.
     data = _rows_members(table, rows, cursor).replace("\r", " ").replace("\n", " ")
     return f"event: rows\n{_id(cursor)}data: {{{data}}}\n\n".encode()
@@ -133,30 +133,30 @@ def _id(cursor: str | None) -> str:
 # As in the original: each text frame is one change, and there is nothing else.
 PLAIN = Dialect(_plain_changes, lambda gap: b"", lambda cursor: b"", lambda delay_ms: b"")
 # JSON messages with a type.
-PROTOCOL = Dialect(
-    _protocol_changes,
+V1 = Dialect(
+    _v1_changes,
     lambda gap: message_frame("gap", **gap_fields(gap)),
     lambda cursor: message_frame("changes", changes=[], cursor=cursor),
     lambda delay_ms: message_frame("going_away", reconnect_in_ms=delay_ms),
-    _protocol_rows,
+    _v1_rows,
 )
 # Server-Sent Events (WHATWG HTML, 9.2), where an event without data moves the last event's id and is not dispatched.
-STREAM = Dialect(
-    _stream_changes,
+SSE = Dialect(
+    _sse_changes,
     lambda gap: f"event: gap\ndata: {json.dumps(gap_fields(gap), ensure_ascii=False)}\n\n".encode(),
     lambda cursor: f"id: {cursor}\n\n".encode(),
     lambda delay_ms: f"retry: {delay_ms}\n\n".encode(),
-    _stream_rows,
+    _sse_rows,
 )
-STREAM_HEARTBEAT = b":\n\n"
+SSE_HEARTBEAT = b":\n\n"
 
 
-def stream_head(cursor: str | None, retry_ms: int) -> bytes:
+def sse_head(cursor: str | None, retry_ms: int) -> bytes:
     """The start of a stream: the cursor to resume from before the first event, and the delay before reconnecting."""
     return f"{_id(cursor)}retry: {retry_ms}\n\n".encode()
 
 
-def stream_refusal(fields: Mapping[str, object], cursor: str | None, retry_ms: int) -> bytes:
+def sse_refusal(fields: Mapping[str, object], cursor: str | None, retry_ms: int) -> bytes:
     """A stream that ends at once, with the reason and a delay. `cursor` is the client's own, which it should keep."""
     data = json.dumps(fields, ensure_ascii=False)
     return f"{_id(cursor)}retry: {retry_ms}\nevent: error\ndata: {data}\n\n".encode()

@@ -13,7 +13,7 @@ from changefeed.change.gap import Gap
 from changefeed.selection.subscription import BadSubscription, Selection
 from changefeed.turns import SharedTurns, Stopwatch, Work, WorkQueue
 from handlers.delivery.audiences import Audience, Audiences
-from handlers.delivery.dialects import PROTOCOL, Dialect, frames, gap_within, message_frame
+from handlers.delivery.dialects import V1, Dialect, frames, gap_within, message_frame
 from handlers.delivery.outbox import Outbox
 
 # How long the feed waits, in a burst, for clients that have not read what they were sent. It waits this long if all of
@@ -267,7 +267,7 @@ class LiveClients:
 
 def _tell_trouble_to(audience: Audience[LiveClient]) -> None:
     client = next(iter(audience.clients), None)
-    if client is None or audience.dialect is not PROTOCOL:
+    if client is None or audience.dialect is not V1:
         return
     trouble = client.trouble()
     if trouble and trouble.code != audience.trouble:

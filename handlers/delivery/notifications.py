@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from changefeed.hub import PLAIN_CHANNEL, Hub
-from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.delivery.raw_clients import RawClients
 
 JOURNAL_CHANNEL = "changefeed"
@@ -17,7 +17,7 @@ class Notifications:
         hub: Hub,
         wake: Callable[[], None],
         raw_clients: RawClients,
-        deliveries: Deliveries,
+        delivery_counts: DeliveryCounts,
         *,
         takes_plain: bool,
     ) -> None:
@@ -25,7 +25,7 @@ class Notifications:
         self._hub = hub
         self._wake = wake
         self._raw_clients = raw_clients
-        self._deliveries = deliveries
+        self._delivery_counts = delivery_counts
         self._takes_plain = takes_plain
 
     def hand_on(self, payloads: Mapping[str, Sequence[str]]) -> None:
@@ -34,4 +34,4 @@ class Notifications:
             self._hub.receive(plain)
         if JOURNAL_CHANNEL in payloads:
             self._wake()
-        self._deliveries.raw(self._raw_clients.broadcast(payloads))
+        self._delivery_counts.count_raw(self._raw_clients.broadcast(payloads))

@@ -8,7 +8,7 @@ from changefeed.change.gap import Gap
 from changefeed.hub import Hub
 from changefeed.journal.follower import Follower
 from changefeed.postgres.listener import Outage
-from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.delivery.raw_clients import RawClients
 
 OUTAGES_KEPT = 100
@@ -23,7 +23,7 @@ class Outages:
         follower: Follower,
         hub: Hub,
         raw_clients: RawClients,
-        deliveries: Deliveries,
+        delivery_counts: DeliveryCounts,
         *,
         takes_plain: bool,
         has_plain_triggers: Callable[[], Awaitable[bool]],
@@ -33,7 +33,7 @@ class Outages:
         self._follower = follower
         self._hub = hub
         self._raw_clients = raw_clients
-        self._deliveries = deliveries
+        self._delivery_counts = delivery_counts
         self._takes_plain = takes_plain
         self._has_plain_triggers = has_plain_triggers
         self._tell_gap = tell_gap
@@ -42,7 +42,7 @@ class Outages:
     def tell(self, outage: Outage) -> None:
         """Called when an outage is over."""
         self.recent.append(outage)
-        self._deliveries.deaf(self._raw_clients.tell_outage())
+        self._delivery_counts.count_cut_off(self._raw_clients.tell_outage())
         self._telling.add(task := asyncio.ensure_future(self._tell_loss(outage)))
         task.add_done_callback(self._telling.discard)
 

@@ -28,7 +28,7 @@ from changefeed.selection.subscription import BadSubscription, Selection
 from changefeed.turns import Work
 from handlers.access.errors import ApiError
 from handlers.delivery.audiences import Audience
-from handlers.delivery.dialects import PLAIN, STREAM, Dialect, frames, gap_within
+from handlers.delivery.dialects import PLAIN, SSE, Dialect, frames, gap_within
 from handlers.delivery.live_clients import LiveClient
 from handlers.delivery.outbox import Outbox
 from handlers.feed.query import FeedQuery
@@ -129,7 +129,7 @@ class FeedClient:
         """What is broadcast to the client's audience, to be sent conflated when the outbox is empty."""
         assert self._conflation is not None
         self._conflation.add(changes)
-        self._context.deliveries.hold_back(len(changes))
+        self._context.delivery_counts.count_held_back(len(changes))
         self._conflated_to = cursor
         if self._conflation.bytes > self._context.settings.outbox_limit_bytes:
             self._conflation = None
@@ -139,7 +139,7 @@ class FeedClient:
         """Drops the changes that are held back for conflation; the caller sends a gap."""
         if self._conflation:
             changes, skipped = self._conflation.take()
-            self._context.deliveries.conflated(skipped + len(changes))
+            self._context.delivery_counts.count_conflated(skipped + len(changes))
 
     def trouble(self) -> BadSubscription | None:
         """Why no change can match the subscription any more, if so."""
@@ -156,7 +156,7 @@ class FeedClient:
             return
         changes, skipped = self._conflation.take()
         if skipped:
-            self._context.deliveries.conflated(skipped)
+            self._context.delivery_counts.count_conflated(skipped)
             why = f"{skipped} changes were replaced by newer ones of the same rows, because the client did not keep up"
             gap = Gap(why, to_cursor=self._conflated_to, what_to_do=CONFLATED, skipped=skipped)
             self.outbox.send(self.dialect.gap(gap))
@@ -168,7 +168,7 @@ class FeedClient:
         self._told_taken = start.taken
         if start.gap:
             self.outbox.send(self.dialect.gap(start.gap))
-            if start.place is None and self.dialect is STREAM and (cursor := cursor_of(self._context, start)):
+            if start.place is None and self.dialect is SSE and (cursor := cursor_of(self._context, start)):
                 self.outbox.send(self.dialect.place(cursor))  # what the greeting of changefeed.v1 has already
         if start.place is not None:
             self._catching_up = asyncio.create_task(self._catch_up_or_leave(start.place))
@@ -331,7 +331,7 @@ class FeedClient:
 
     def _send(self, changes: Sequence[Change], cursor: str | None) -> None:
         if changes:
-            self._context.deliveries.catch_up(len(changes))
+            self._context.delivery_counts.count_past(len(changes))
             is_restricted = self.selection.subscription.is_restricted
             self.outbox.send(frames(self.dialect, changes, cursor, is_restricted=is_restricted))
 

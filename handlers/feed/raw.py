@@ -38,13 +38,13 @@ class ListenSocket(BaseSocket):
         finally:
             self._stop_listening()
 
-    async def look(self, *args: str) -> None:
+    async def check_request(self, *args: str) -> None:
         [channel] = args
         check_channel(self.context, self.rights, channel)
         self._channel = channel
         await self._until_listening(channel)
 
-    def entered(self) -> None:
+    def begin(self) -> None:
         assert self._channel is not None
         if self.speaks_protocol:
             self.send_message("hello", channel=self._channel)

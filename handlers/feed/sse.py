@@ -10,7 +10,7 @@ from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError
-from handlers.delivery.dialects import STREAM, STREAM_HEARTBEAT, stream_head, stream_refusal
+from handlers.delivery.dialects import SSE, SSE_HEARTBEAT, sse_head, sse_refusal
 from handlers.delivery.outbox import Outbox
 from handlers.feed.client import FeedClient
 from handlers.feed.query import parse_stream_query
@@ -46,7 +46,7 @@ class EventStreamHandler(BaseHandler):
         fields = self.query_fields()
         last = self._last_event_id()
         query = parse_stream_query({**fields, "since": [last]} if last else fields, self.rights)
-        start = await prepare_start(self.context, query, STREAM)
+        start = await prepare_start(self.context, query, SSE)
         assert self.identity
         self.context.admission.check(self.request.remote_ip, self.identity.holder)
         with contextlib.ExitStack() as held:
@@ -73,7 +73,7 @@ class EventStreamHandler(BaseHandler):
         self.outbox = Outbox(stream, self.context.settings.outbox_limit_bytes, self.give_up)
         admitted = self.admit("feed", self.identity, stream.close)  # a client that reconnects then gets a 401
         self.outbox.send(self._head(start))
-        client = FeedClient(self.context, self, STREAM, start, self.identity.holder, reading)
+        client = FeedClient(self.context, self, SSE, start, self.identity.holder, reading)
         held.close()  # the client holds the reading until it has the rows
         try:
             while not closed.is_set():
@@ -81,7 +81,7 @@ class EventStreamHandler(BaseHandler):
                     async with asyncio.timeout(COMMENT_INTERVAL_SECONDS):
                         await closed.wait()
                 except TimeoutError:
-                    self.outbox.send(STREAM_HEARTBEAT)
+                    self.outbox.send(SSE_HEARTBEAT)
         finally:
             client.end()
             admitted.leave()
@@ -91,11 +91,11 @@ class EventStreamHandler(BaseHandler):
         self._stream.close()
 
     def refuse_rows(self, error: ApiError) -> None:
-        self.outbox.send(stream_refusal(error.fields, None, random.randint(*RETRY_MS)))
+        self.outbox.send(sse_refusal(error.fields, None, random.randint(*RETRY_MS)))
         self._stream.close()
 
     def give_up(self) -> None:
-        self.context.deliveries.outbox_full("feed")
+        self.context.delivery_counts.count_outbox_full("feed")
         self._stream.close()
 
     def answer_error(self, error: ApiError) -> None:
@@ -110,7 +110,7 @@ class EventStreamHandler(BaseHandler):
         is_safe = last is not None and _SAFE_IN_A_LINE.fullmatch(last)
         self.set_status(200)
         self._set_stream_headers()
-        self.finish(stream_refusal(error.fields, last if is_safe else None, retry_ms))
+        self.finish(sse_refusal(error.fields, last if is_safe else None, retry_ms))
 
     def _last_event_id(self) -> str | None:
         """The header's value, else that of the query field as polyfills write it."""
@@ -138,4 +138,4 @@ class EventStreamHandler(BaseHandler):
         self.set_header("Connection", "close")
         headers = "".join(f"{name}: {value}\r\n" for name, value in self._headers.get_all())
         cursor = start.query.since if start.gap else cursor_of(self.context, start)
-        return f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode() + stream_head(cursor, random.randint(*RETRY_MS))
+        return f"HTTP/1.1 200 OK\r\n{headers}\r\n".encode() + sse_head(cursor, random.randint(*RETRY_MS))

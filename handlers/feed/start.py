@@ -11,14 +11,14 @@ from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
 from changefeed.selection.subscription import BadSubscription, Subscription
 from handlers.access.errors import ApiError, database_needed, journal_replaced, not_a_cursor
-from handlers.delivery.dialects import PLAIN, PROTOCOL, STREAM, Dialect
+from handlers.delivery.dialects import PLAIN, SSE, V1, Dialect
 from handlers.feed.query import FeedQuery
 from handlers.feed.replay import Replay
 from handlers.feed.rows import rows_query
 from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
-STREAM_DEADLINE_SECONDS = 1.0  # an EventSource gets a delay, and reconnects by itself
+SSE_DEADLINE_SECONDS = 1.0  # an EventSource gets a delay, and reconnects by itself
 LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, a failover, or restored files"
 
 
@@ -40,10 +40,10 @@ class Start:
 
 async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Dialect) -> Start:
     """Checks the request and finds its place. Raises ApiError."""
-    if query.conflates and dialect is not PROTOCOL:
+    if query.conflates and dialect is not V1:
         raise ApiError(400, "bad_slow", "slow=conflate needs the subprotocol changefeed.v1, which can report gaps")
     # The greeting has a place after which nothing is missed.
-    await until_journal_known(context, STREAM_DEADLINE_SECONDS if dialect is STREAM else JOURNAL_DEADLINE_SECONDS)
+    await until_journal_known(context, SSE_DEADLINE_SECONDS if dialect is SSE else JOURNAL_DEADLINE_SECONDS)
     await check_subscription(context, query.subscription, needs_keys=query.conflates)
     rows = await _rows(context, query, dialect) if query.rows else None
     if rows:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from changefeed import __version__
 from changefeed.change.change import Change
 from handlers.access.errors import ApiError
-from handlers.delivery.dialects import PLAIN, PROTOCOL, Dialect
+from handlers.delivery.dialects import PLAIN, V1, Dialect
 from handlers.delivery.live_clients import LiveClients
 from handlers.feed.client import FeedClient
 from handlers.feed.query import fields_of_message, parse_stream_query
@@ -18,7 +18,10 @@ MESSAGE_LIMIT_BYTES = 64 * 1024
 
 
 class EventSocket(BaseSocket):
-    """A client of the feed. A plain one gets the original's frames; one with changefeed.v1 gets typed messages."""
+    """A client of the feed. A plain one gets the original's frames; one with changefeed.v1 gets typed messages.
+
+    Each server has a subclass, see event_socket_of(); this base has no clients to broadcast to.
+    """
 
     live_clients: ClassVar[LiveClients]  # set by event_socket_of(), to those of one server
     knows_protocol = True
@@ -35,12 +38,12 @@ class EventSocket(BaseSocket):
 
     @property
     def dialect(self) -> Dialect:
-        return PROTOCOL if self.speaks_protocol else PLAIN
+        return V1 if self.speaks_protocol else PLAIN
 
-    async def look(self, *args: str) -> None:
+    async def check_request(self, *args: str) -> None:
         self._start = await self._prepared(self.query_fields())
 
-    def entered(self) -> None:
+    def begin(self) -> None:
         self._say_hello(self._start)
         assert self.identity
         self._client = FeedClient(self.context, self, self.dialect, self._start, self.identity.holder)
@@ -54,7 +57,7 @@ class EventSocket(BaseSocket):
         self.tell_error(error)
         self.close(CloseCode.of(error), error.code)
 
-    async def heard(self, message: Mapping[str, object]) -> None:
+    async def handle_message(self, message: Mapping[str, object]) -> None:
         start = await self._prepared(fields_of_message(message))
         await self.live_clients.settled()  # so that it has all that the subscription before asked for, up to `hello`
         if self._client and not self.is_closed:

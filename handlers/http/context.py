@@ -27,7 +27,7 @@ from handlers.delivery.change_counts import ChangeCounts
 from handlers.delivery.client_counts import ClientCounts
 from handlers.delivery.counted_time import CountedTime
 from handlers.delivery.dashboards import Dashboards
-from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.delivery.live_clients import LiveClients
 from handlers.delivery.outages import Outages
 from handlers.delivery.outbox import Outbox
@@ -98,7 +98,7 @@ class ServerContext:
     backfill: CountsBackfill
     database_name: str
     slot: ProcessSlot
-    deliveries: Deliveries
+    delivery_counts: DeliveryCounts
     change_counts: ChangeCounts
     authenticator: Authenticator
     live_clients: LiveClients

@@ -34,7 +34,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
     A page cannot send a header, and cannot read why its handshake was refused. So the handshake of a client without a
     token succeeds. If the client offers changefeed.v1, on a socket that `knows_protocol`, its first message may
     authenticate it, within AUTHENTICATE_SECONDS. Until then it is sent nothing, not even what is wrong with its
-    request. Any other socket is closed with SIGN_IN, or refused if its token has no right. entered() is called only
+    request. Any other socket is closed with SIGN_IN, or refused if its token has no right. begin() is called only
     for authenticated clients.
     """
 
@@ -56,7 +56,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         self.speaks_protocol = self.knows_protocol and SUBPROTOCOL in map(str.strip, offered.split(","))
         if self.identity:
             try:
-                await self.look(*args)
+                await self.check_request(*args)
             except ApiError as error:
                 if not self.speaks_protocol or error.status_code >= 500:
                     raise
@@ -68,13 +68,13 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             self.context.admission.check(self.request.remote_ip, self.identity.holder)
         await super().get(*args, **kwargs)
 
-    async def look(self, *args: str) -> None:
+    async def check_request(self, *args: str) -> None:
         """Checks the request before the client is admitted. Raises ApiError."""
 
-    def entered(self) -> None:
+    def begin(self) -> None:
         """Called once the client is authenticated and admitted."""
 
-    async def heard(self, message: Mapping[str, object]) -> None:
+    async def handle_message(self, message: Mapping[str, object]) -> None:
         """Handles a message of changefeed.v1, of one of `message_types`, by an admitted client. Raises ApiError."""
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
@@ -117,7 +117,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         if self._trouble:
             self.refuse(self._trouble)
         else:
-            self.entered()
+            self.begin()
 
     def _wait_outside(self) -> None:
         for one in self.context.admission.wait_outside(self, self.request.remote_ip):
@@ -147,7 +147,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             if read["type"] == "authenticate":
                 await self.while_open(self._authenticate(read))
             elif self.identity:
-                await self.while_open(self.heard(read))
+                await self.while_open(self.handle_message(read))
             else:
                 raise ApiError(401, "sign_in", "authenticate first")
         except ApiError as error:
@@ -192,7 +192,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         self._leave_outside()
         self._take_place()
         try:
-            await self.look(*self.path_args)
+            await self.check_request(*self.path_args)
         except ApiError as error:
             self._trouble = error
         if self.ws_connection is not None:
@@ -244,13 +244,13 @@ class BaseSocket(WebSocketHandler, BaseHandler):
 
     def stop_talking(self) -> None:
         logger.info("closed a client that sent too much")
-        self.context.deliveries.sent_too_much(self.kind)
+        self.context.delivery_counts.count_sent_too_much(self.kind)
         self.outbox.close()
         self.close(CloseCode.POLICY_VIOLATION, f"you send too much; send less, and reconnect in {BURST_SECONDS} s")
 
     def give_up(self) -> None:
         logger.info("closed a client that did not read")
-        self.context.deliveries.outbox_full(self.kind)
+        self.context.delivery_counts.count_outbox_full(self.kind)
         self.close(CloseCode.TRY_AGAIN_LATER, "the outbox is full: read faster, or ask for less")
 
 

@@ -255,7 +255,7 @@ class StreamGreetingTest(GreetingTest):
             assert b"retry: " in answer.body
             assert b"not_ready" in answer.body
             assert b"id: " not in answer.body
-        assert start.STREAM_DEADLINE_SECONDS < start.JOURNAL_DEADLINE_SECONDS
+        assert start.SSE_DEADLINE_SECONDS < start.JOURNAL_DEADLINE_SECONDS
         self.holder.close()
 
 

@@ -28,8 +28,8 @@ from changefeed.postgres.connection import complete
 from changefeed.postgres.named_queries import read_script
 from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.selection.subscription import Selection
-from handlers.delivery.delivery_counts import Deliveries
-from handlers.delivery.dialects import PROTOCOL
+from handlers.delivery.delivery_counts import DeliveryCounts
+from handlers.delivery.dialects import V1
 from handlers.delivery.live_clients import LiveClients
 from handlers.feed import start
 from handlers.feed.client import FeedClient
@@ -239,24 +239,24 @@ class OtherJournalTest(FeedTestCase):
 def test_invalid_cursors_drop_held_back_changes():
     sent: list[bytes] = []
     outbox: Any = SimpleNamespace(is_busy=True, send=sent.append)
-    deliveries = mock.Mock(spec=Deliveries)
+    delivery_counts = mock.Mock(spec=DeliveryCounts)
     live_clients = LiveClients()
     feed: Any = SimpleNamespace(
         live_clients=live_clients,
-        deliveries=deliveries,
+        delivery_counts=delivery_counts,
         select=lambda subscription: Selection(subscription, lambda table: None),
         catalog=SimpleNamespace(key=lambda table: ("id",)),
         settings=SimpleNamespace(outbox_limit_bytes=1_000),
     )
     transport: Any = SimpleNamespace(outbox=outbox, leave=None, give_up=None)
-    FeedClient(feed, transport, PROTOCOL, Start(FeedQuery(conflates=True)))
+    FeedClient(feed, transport, V1, Start(FeedQuery(conflates=True)))
     change = parse_payload('{"table": "orders", "action": "INSERT", "data": {"id": 1}}')
     live_clients.broadcast([change, change], "cursor of before")
     live_clients.forget_cursors()
     outbox.on_drained()
     live_clients.advance_cursors()
     assert sent == []
-    deliveries.conflated.assert_called_once_with(2)
+    delivery_counts.count_conflated.assert_called_once_with(2)
 
 
 class RestrictedDashboardTest(AccessTestCase):

@@ -14,7 +14,7 @@ from tornado.testing import gen_test
 from changefeed.change.change import Change
 from changefeed.counts.tally import OTHER_TABLES, TABLE_LIMIT, UNKNOWN_LIMIT, Tally
 from handlers.delivery.change_counts import NAME, ChangeCounts
-from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.metrics.exposition import METRICS, MetricsCollector, MetricSpec
 from process.shared_numbers import SharedNumbers, shared_memory
 from tests import ROOT
@@ -239,7 +239,7 @@ class Process:
 
     def __init__(self, number: int, memory: int) -> None:
         self.meters = SharedNumbers(number, 2, memory)
-        self.deliveries = Deliveries(self.meters, clock=lambda: 100.0)
+        self.delivery_counts = DeliveryCounts(self.meters, clock=lambda: 100.0)
         self.tally = Tally(0)
         self.counts = ChangeCounts(self.tally, self.meters)
 
@@ -253,10 +253,10 @@ class Process:
 
 def test_deliveries_and_latencies_add_up_over_processes(memory: int):
     one, two = Process(1, memory), Process(2, memory)
-    one.deliveries.broadcast(5, at=99.996)
-    one.deliveries.broadcast(1, at=0)  # when, is not known
-    two.deliveries.broadcast(2, at=98)
-    two.deliveries.raw(7)
+    one.delivery_counts.count_broadcast(5, at=99.996)
+    one.delivery_counts.count_broadcast(1, at=0)  # when, is not known
+    two.delivery_counts.count_broadcast(2, at=98)
+    two.delivery_counts.count_raw(7)
     assert shown(one.meters) == shown(two.meters)
     samples = shown(one.meters)
     assert value(samples, "deliveries_total", kind="feed") == 8
@@ -279,7 +279,7 @@ def test_a_restarted_process_continues_its_counts(memory: int):
     one, two = Process(1, memory), Process(2, memory)
     for process in (one, two):
         process.publish(3)
-        process.deliveries.broadcast(2, at=0)
+        process.delivery_counts.count_broadcast(2, at=0)
     one.meters.clear(1)
     two.publish(1)
     one = Process(1, memory)
@@ -307,7 +307,7 @@ def test_of_a_process_that_is_gone_only_what_it_counted_is_left(memory: int):
     one, two = Process(1, memory), Process(2, memory)
     two.meters.meter("changefeed_listener_up").set(1)
     two.meters.meter("changefeed_clients", "feed").add(4)
-    two.deliveries.broadcast(2, at=99)
+    two.delivery_counts.count_broadcast(2, at=99)
     one.meters.clear(2)
     samples = shown(one.meters)
     assert value(samples, "listener_up", process="2") == 0

@@ -20,8 +20,8 @@ class SlowClientTest(SlowClientCase):
         others = [await self.connect() for _ in range(3)]
         # Tornado ends the connection 5 s after that, whether the client has read why or not.
         given_up = asyncio.Event()
-        count = self.feed.deliveries.outbox_full
-        self.feed.deliveries.outbox_full = lambda kind: (count(kind), given_up.set())  # type: ignore[method-assign]
+        count = self.feed.delivery_counts.count_outbox_full
+        self.feed.delivery_counts.count_outbox_full = lambda kind: (count(kind), given_up.set())  # type: ignore[method-assign]
         self.write("INSERT INTO wide SELECT n, n, repeat('x', 1000) FROM generate_series(1, 12000) AS n")
 
         async def ids_of(other: WebSocketClientConnection) -> list[int]:

@@ -29,7 +29,7 @@ from changefeed.selection.rights import Rights
 from changefeed.selection.subscription import BadSubscription, Selection, Subscription, check_subscribable
 from handlers.access.authentication import COOKIE, session_cookie
 from handlers.access.errors import ApiError
-from handlers.delivery.dialects import PLAIN, PROTOCOL, STREAM
+from handlers.delivery.dialects import PLAIN, SSE, V1
 from handlers.delivery.row_sample import sample_texts
 from handlers.feed.query import fields_of_message, parse_stream_query
 from handlers.feed.websocket import EventSocket
@@ -159,8 +159,8 @@ def quotes(size: int) -> Change:
 
 READERS: dict[str, tuple[Callable[[int], Any], Read]] = {
     "a plain frame": (quotes, lambda given: PLAIN.changes([given], None)),
-    "a message": (quotes, lambda given: PROTOCOL.changes([given], None)),
-    "an event": (quotes, lambda given: STREAM.changes([given], None)),
+    "a message": (quotes, lambda given: V1.changes([given], None)),
+    "an event": (quotes, lambda given: SSE.changes([given], None)),
     "the dashboard's sample": (quotes, lambda given: sample_texts([given], 1_000)),
     "a line of --echo": (quotes, json_line),
     "a line on a terminal": (quotes, terminal_line),

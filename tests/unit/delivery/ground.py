@@ -9,7 +9,7 @@ from changefeed.change.gap import Gap
 from changefeed.counts.tally import Tally
 from changefeed.hub import Hub
 from changefeed.postgres.listener import Outage
-from handlers.delivery.delivery_counts import Deliveries
+from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.delivery.notifications import Notifications
 from handlers.delivery.outages import Outages
 from handlers.delivery.raw_clients import RawClients
@@ -40,13 +40,13 @@ class Ground:
 
     def __init__(self, *, takes_plain: bool = True, cache: object = None, has_plain_triggers: bool = False) -> None:
         self.meters = SharedNumbers()
-        self.deliveries = Deliveries(self.meters, clock=lambda: 0.0)
+        self.delivery_counts = DeliveryCounts(self.meters, clock=lambda: 0.0)
         self.published: list[str] = []
         self.hub = Hub(Tally(0.0), [lambda changes, cursor: self.published.extend(change.text for change in changes)])
         self.raw_clients = RawClients()
         self.woken = 0
         self.notifications = Notifications(
-            self.hub, self._wake, self.raw_clients, self.deliveries, takes_plain=takes_plain
+            self.hub, self._wake, self.raw_clients, self.delivery_counts, takes_plain=takes_plain
         )
         self.gaps: list[Gap] = []
         self.told = asyncio.Event()
@@ -56,7 +56,7 @@ class Ground:
             self.follower,
             self.hub,
             self.raw_clients,
-            self.deliveries,
+            self.delivery_counts,
             takes_plain=takes_plain,
             has_plain_triggers=self._look_for_triggers,
             tell_gap=self.gaps.append,

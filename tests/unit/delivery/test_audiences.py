@@ -13,7 +13,7 @@ from changefeed.selection.rights import EVERY_TABLE, Grant
 from changefeed.selection.subscription import ALL_CHANGES, Selection, Subscription, TableSelection
 from handlers.delivery import audiences as audiences_module
 from handlers.delivery.audiences import Audience, Audiences
-from handlers.delivery.dialects import PLAIN, PROTOCOL
+from handlers.delivery.dialects import PLAIN, V1
 
 TABLES: Mapping[str, Mapping[str, Kind]] = {
     "public.a": {"n": Kind.NUMBER, "t": Kind.TEXT},
@@ -85,7 +85,7 @@ def assert_each_gets_what_it_asked_for(asked: list[Subscription], published: lis
     )
     joined = {}
     for client, subscription in enumerate(asked):
-        dialect = data.draw(st.sampled_from([PLAIN, PROTOCOL]))
+        dialect = data.draw(st.sampled_from([PLAIN, V1]))
         joined[client] = audiences.join(client, dialect, Selection(subscription, TABLES.get))
         if data.draw(st.booleans()):
             route(audiences, published)  # so that some come to an index that is there already
@@ -117,14 +117,14 @@ def of_tables(names: list[str], *, is_journaled: bool = False) -> list[Change]:
 def join(audiences: Audiences[int], clients: range, columns: Lookups) -> None:
     for client in clients:
         subscription = Subscription.parse({"table": ["public.*", "made.*"], "filter": [f"n=eq.{client}"]})
-        audiences.join(client, PROTOCOL, Selection(subscription, columns))
+        audiences.join(client, V1, Selection(subscription, columns))
 
 
 def test_only_groups_that_may_match_are_asked():
     audiences: Audiences[int] = Audiences()
     for client in range(1_000):
         group = f"or=(n.eq.{client},and(t.eq.{client},n.gt.0))"
-        audiences.join(client, PROTOCOL, Selection(Subscription.parse({"filter": [group]}), TABLES.get))
+        audiences.join(client, V1, Selection(Subscription.parse({"filter": [group]}), TABLES.get))
     text = '{"table": "public.a", "action": "UPDATE", "data": {"n": 7, "t": "8"}, "old": {"n": 9, "t": "3"}, "cursor": "1.x"}'
     published = [Change(text, "public.a", "UPDATE", 1, 1)]
     with mock.patch.object(TableSelection, "pick", autospec=True, side_effect=TableSelection.pick) as picks:
@@ -164,7 +164,7 @@ def test_indexes_forget_audiences_that_left(monkeypatch):
     audiences: Audiences[int] = Audiences()
     for round_ in range(10):
         joined = [
-            audiences.join(client, PROTOCOL, Selection(Subscription.parse({"filter": [f"n=eq.{client}"]}), columns))
+            audiences.join(client, V1, Selection(Subscription.parse({"filter": [f"n=eq.{client}"]}), columns))
             for client in range(5)
         ]
         route(audiences, of_tables([f"public.made{round_}"], is_journaled=True))
