@@ -71,7 +71,7 @@ def make_context(
     live_clients = LiveClients(is_known, work, sending)
     raw_clients, dashboards = RawClients(sending_raw), Dashboards(work)
     event_socket = event_socket_of(live_clients)
-    tell_gap = in_turn(live_clients.tell_gap, dashboards.tell_gap)
+    tell_gap = calling_each(live_clients.tell_gap, dashboards.tell_gap)
 
     database = Database(conninfo, REQUEST_CONNECTIONS)
     # Connections of their own, so that the follower and the canary never wait for a request.
@@ -79,9 +79,11 @@ def make_context(
     # And these, so that no request and no change waits for a reading of rows.
     reading = Database(conninfo, settings.rows_readings)
     # What broke the listener's connection may have broken these too.
-    renew = in_turn(following.renew, database.renew, reading.renew)
+    renew = calling_each(following.renew, database.renew, reading.renew)
 
-    catalog = Catalog(database, in_turn(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload)
+    catalog = Catalog(
+        database, calling_each(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload
+    )
     tally = Tally(time.time(), catalog.has)
     delivery_counts = DeliveryCounts(slot.meters, clock=tally.database_now)
     broadcasts = [delivery_counts.counting(event_socket.broadcast), dashboards.broadcast, *([echo] if echo else [])]
@@ -98,8 +100,8 @@ def make_context(
         publish=partial(publish, hub, backfill),
         delivered=work.emptied,
         turn=TurnSize(partial(publishing_seconds, work, sending)),
-        before_first=in_turn(partial(recall, hub), backfill.begin),
-        forget_cursors=in_turn(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journaled),
+        before_first=calling_each(partial(recall, hub), backfill.begin),
+        forget_cursors=calling_each(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journaled),
         tell_gap=tell_gap,
         drained=live_clients.drained,
         on_state=dashboards.tell_database,
@@ -133,7 +135,7 @@ def make_context(
         send=partial(notify, following),
         on_payloads=notifications.hand_on,
         on_listening=follower.reidentify,
-        on_state=in_turn(dashboards.tell_database, on_state),
+        on_state=calling_each(dashboards.tell_database, on_state),
         on_reached=renew,
         on_outage=outages.tell,
         backpressure=live_clients.backpressure,
@@ -209,7 +211,7 @@ def make_authenticator(settings: Settings, slot: ProcessSlot) -> Authenticator:
     )
 
 
-def in_turn(*calls: Callable[Arguments, object]) -> Callable[Arguments, None]:
+def calling_each(*calls: Callable[Arguments, object]) -> Callable[Arguments, None]:
     """Returns a function that calls all of these, in order and with the same arguments."""
 
     def call_each(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:

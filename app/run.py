@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 
 from app.announcement import announce, url_of
 from app.hang_up import HangUp
@@ -30,16 +31,12 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     """Serves until SIGINT or SIGTERM. Raises StartError, SettingsError, EmbeddedError or NeverStarted."""
     stopping = asyncio.Event()
     manager = ServiceManager(os.environ)
-
-    def stop() -> None:
-        manager.stopping()
-        stopping.set()
-
+    stop_now = partial(stop, manager, stopping)
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+        asyncio.get_running_loop().add_signal_handler(number, stop_now)
     load_tokens(settings)  # reports faulty tokens, or a faulty certificate, before anything is opened
     load_certificate(settings)
-    hang_up = HangUp(stop)
+    hang_up = HangUp(stop_now)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     files = raise_limit()
     if parent := await SupervisorLink.find():
@@ -75,3 +72,9 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
                 listen=lambda: listening,
                 ready=lambda: announce(url, source, settings, manager),
             )
+
+
+def stop(manager: ServiceManager, stopping: asyncio.Event) -> None:
+    """Begins to stop the server, and notifies systemd."""
+    manager.stopping()
+    stopping.set()

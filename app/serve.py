@@ -79,8 +79,7 @@ async def serve(
             with contextlib.suppress(DatabaseUnavailable):  # until it is read, rows of NOTIFY triggers have no key
                 await context.catalog.until_read()
         if parent and (counts := await parent.ask_others()):
-            context.backfill.take_over(counts)
-            context.change_counts.begin()
+            take_over(context, counts)
         if slot.is_first:
             await stack.enter_async_context(running(look_for_unchecked_rights(context)))
         await stack.enter_async_context(running(context.backfill.run()))
@@ -149,12 +148,20 @@ async def alerting(context: ServerContext) -> None:
         await keep_alerting(context, webhook.send)
 
 
-async def follow_parent(parent: SupervisorLink, context: ServerContext, stopping: asyncio.Event) -> None:
-    def hand_over() -> dict[str, Any]:
-        context.change_counts.sample()  # the new process counts on from these
-        return context.backfill.hand_over(context.follower.cache)
+def hand_over(context: ServerContext) -> dict[str, Any]:
+    """The counts of this process, as JSON, for one that starts. That one counts on from the numbers sampled now."""
+    context.change_counts.sample()
+    return context.backfill.hand_over(context.follower.cache)
 
-    await parent.attend(tell=hand_over)
+
+def take_over(context: ServerContext, counts: dict[str, Any]) -> None:
+    """Takes what hand_over() of another process returned, before this one counts."""
+    context.backfill.take_over(counts)
+    context.change_counts.begin()
+
+
+async def follow_parent(parent: SupervisorLink, context: ServerContext, stopping: asyncio.Event) -> None:
+    await parent.attend(tell=partial(hand_over, context))
     if not stopping.is_set():
         logger.warning("the parent process is gone: stopping")
         stopping.set()

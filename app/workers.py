@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from app.announcement import announce, url_of
-from app.assembly import in_turn
+from app.assembly import calling_each
 from app.hang_up import HangUp
 from app.running import running
 from app.serve import serve
@@ -62,7 +62,7 @@ async def run_supervisor(
             settings.processes,
             orders=orders,
             inherited=(memory, ended_sessions, rings, *chain.from_iterable(bells)),
-            ended=in_turn(meters.clear, partial(tell_ended, bells=bells)),
+            ended=calling_each(meters.clear, partial(tell_ended, bells=bells)),
         )
         hang_up.reloads.append(supervisor.hang_up)
         async with running(manager.keep_telling(lambda: one_line_of(meters))):
