@@ -73,16 +73,16 @@ def make_context(
     event_socket = event_socket_of(live_clients)
     tell_gap = calling_each(live_clients.tell_gap, dashboards.tell_gap)
 
-    database = Database(conninfo, REQUEST_CONNECTIONS)
+    request_pool = Database(conninfo, REQUEST_CONNECTIONS)
     # Connections of their own, so that the follower and the canary never wait for a request.
-    following = Database(conninfo, FOLLOWING_CONNECTIONS)
+    follower_pool = Database(conninfo, FOLLOWING_CONNECTIONS)
     # And these, so that no request and no change waits for a reading of rows.
-    reading = Database(conninfo, settings.rows_readings)
+    rows_pool = Database(conninfo, settings.rows_readings)
     # What broke the listener's connection may have broken these too.
-    renew = calling_each(following.renew, database.renew, reading.renew)
+    renew = calling_each(follower_pool.renew, request_pool.renew, rows_pool.renew)
 
     catalog = Catalog(
-        database, calling_each(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload
+        request_pool, calling_each(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload
     )
     tally = Tally(time.time(), catalog.has)
     delivery_counts = DeliveryCounts(slot.meters, clock=tally.database_now)
@@ -91,11 +91,11 @@ def make_context(
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
 
     change_counts = ChangeCounts(tally, slot.meters)
-    journal = Journal(following, settings.payload, database, settings.row_limit_bytes)
-    backfill = CountsBackfill(database, journal, tally, apply=change_counts.leave_out)
+    journal = Journal(follower_pool, settings.payload, request_pool, settings.row_limit_bytes)
+    backfill = CountsBackfill(request_pool, journal, tally, apply=change_counts.leave_out)
     follower = Follower(
         journal,
-        Lease(following),
+        Lease(follower_pool),
         make_exchange(slot, can_lead),
         publish=partial(publish, hub, backfill),
         delivered=work.emptied,
@@ -107,10 +107,10 @@ def make_context(
         on_state=dashboards.tell_database,
         on_lost_past=renew,
     )
-    readings = make_readings(settings, reading, journal, catalog)
-    watching = make_watching(settings, slot, database, on_taken_away=dashboards.tell_database)
+    readings = make_readings(settings, rows_pool, journal, catalog)
+    watching = make_watching(settings, slot, request_pool, on_taken_away=dashboards.tell_database)
     lookout = Lookout(
-        database,
+        request_pool,
         catalog,
         journal,
         settings.watch,
@@ -132,7 +132,7 @@ def make_context(
     listener = Listener(
         conninfo,
         notifications.channels,
-        send=partial(notify, following),
+        send=partial(notify, follower_pool),
         on_payloads=notifications.hand_on,
         on_listening=follower.reidentify,
         on_state=calling_each(dashboards.tell_database, on_state),
@@ -148,9 +148,9 @@ def make_context(
         journal=journal,
         follower=follower,
         watching=watching,
-        database=database,
-        following=following,
-        reading=reading,
+        request_pool=request_pool,
+        follower_pool=follower_pool,
+        rows_pool=rows_pool,
         readings=readings,
         catalog=catalog,
         lookout=lookout,

@@ -93,12 +93,12 @@ async def serve(
         known = context.follower.until_known(KNOWN_DEADLINE_SECONDS)
         await first_of(known, stopping.wait(), within_seconds=KNOWN_DEADLINE_SECONDS)
         await stack.enter_async_context(running(context.lookout.run()))
-        clock = DatabaseClock(context.database, context.hub.tally.set_database_ahead)
+        clock = DatabaseClock(context.request_pool, context.hub.tally.set_database_ahead)
         await stack.enter_async_context(running(clock.run()))
         if slot.is_first:
             await stack.enter_async_context(running(context.watching.maintain()))
         if slot.is_first and source.is_demo:
-            await stack.enter_async_context(running(Demo(context.database, settings.demo_rate).run()))
+            await stack.enter_async_context(running(Demo(context.request_pool, settings.demo_rate).run()))
         if slot.is_first and settings.alert:
             await stack.enter_async_context(running(alerting(context)))
         if slot.others_are_ready:

@@ -73,7 +73,7 @@ async def prepare_tables(context: ServerContext, stopping: asyncio.Event, *, is_
         try:
             await context.watching.start()
             if is_demo:
-                await make_tables(context.database, context.watching)
+                await make_tables(context.request_pool, context.watching)
             await context.watching.say_if_no_journal()
             return True
         except (NoSuchTable, CannotWatch) as error:

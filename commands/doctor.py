@@ -56,21 +56,21 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """`mend` is SQL (ending in a semicolon), a command or a setting; `advice` is for findings that have none."""
+    """`fix` is SQL (ending in a semicolon), a command or a setting; `advice` is for findings that have none."""
 
     level: Level
     about: str
     says: str
-    mend: str = ""
+    fix: str = ""
     advice: str = ""
 
     def __str__(self) -> str:
-        mend = f"; fix: {sql_printable(self.mend)}" if self.mend else ""
+        fix = f"; fix: {sql_printable(self.fix)}" if self.fix else ""
         advice = f"; what to do: {printable(self.advice)}" if self.advice else ""
-        return f"{self.level:<7}  {self.about}: {printable(self.says)}{mend}{advice}"
+        return f"{self.level:<7}  {self.about}: {printable(self.says)}{fix}{advice}"
 
 
-class Patient:
+class ExaminedDatabase:
     """The examined database, over a connection of its own, and the settings to use it with."""
 
     def __init__(self, conninfo: str, settings: Settings) -> None:
@@ -91,7 +91,9 @@ class Patient:
         # Other roles whose code would run here with this role's rights.
         self.distrusted = [owner for (owner,) in self.rows(SERVER_QUERIES["distrusted owner"])]
         is_installed = is_installed and not self.distrusted
-        self.may_read, self.may_tend, self.owner = self.row(QUERIES["rights"]) if is_installed else (False, False, "")
+        self.may_read, self.may_maintain, self.owner = (
+            self.row(QUERIES["rights"]) if is_installed else (False, False, "")
+        )
         self.is_installed = bool(is_installed)
 
     def connect(self) -> connection:
@@ -140,56 +142,56 @@ def main(settings: Settings) -> int:
     """Prints the findings. Returns the exit code, as DESCRIPTION says."""
     conninfo = settings.database_url or EmbeddedPostgres(settings.data_dir or default_data_dir()).conninfo
     try:
-        patient = Patient(conninfo, settings)
+        examined = ExaminedDatabase(conninfo, settings)
     except psycopg2.Error as error:
         where = display_name(complete(conninfo))
         advice = "correct --database-url" if settings.database_url else "name a database with --database-url"
         print(f"server.py doctor: cannot look at {printable(f'{where}: {one_line(error)}')}; {advice}", file=sys.stderr)
         return 2
-    with contextlib.closing(patient.connection):
-        findings = list(examine(patient))
+    with contextlib.closing(examined.connection):
+        findings = list(examine(examined))
     for finding in findings:
         print(finding)
     return int(any(finding.level is Level.PROBLEM for finding in findings))
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
+def examine(examined: ExaminedDatabase) -> Iterator[Finding]:
     """Yields every finding, the good ones too."""
     for about, check in CHECKS.items():
         try:
-            yield from check(patient)
+            yield from check(examined)
         except psycopg2.Error as error:
             yield Finding(Level.WARNING, about, f"could not be examined: {one_line(error)}")
 
 
-def check_version(patient: Patient) -> Iterator[Finding]:
-    if patient.version < OLDEST_VERSION:
-        yield Finding(Level.PROBLEM, "version", f"PostgreSQL {patient.version_text}; version 14 or newer is required")
+def check_version(examined: ExaminedDatabase) -> Iterator[Finding]:
+    if examined.version < OLDEST_VERSION:
+        yield Finding(Level.PROBLEM, "version", f"PostgreSQL {examined.version_text}; version 14 or newer is required")
     else:
-        yield Finding(Level.OK, "version", f"PostgreSQL {patient.version_text}")
+        yield Finding(Level.OK, "version", f"PostgreSQL {examined.version_text}")
 
 
-def check_rights(patient: Patient) -> Iterator[Finding]:
-    role, owner = patient.role, patient.owner
-    for trigger, other in patient.rows(QUERIES["borrowed event triggers"]):
+def check_rights(examined: ExaminedDatabase) -> Iterator[Finding]:
+    role, owner = examined.role, examined.owner
+    for trigger, other in examined.rows(QUERIES["borrowed event triggers"]):
         says = f"the event trigger {trigger} runs, in all sessions, a function that {other} may replace"
         yield Finding(Level.PROBLEM, "rights", says, f"DROP EVENT TRIGGER {trigger};")
-    if patient.distrusted:
-        says = f"part of the schema changefeed belongs to {patient.distrusted[0]}, whose code would run as {role}"
+    if examined.distrusted:
+        says = f"part of the schema changefeed belongs to {examined.distrusted[0]}, whose code would run as {role}"
         advice = (
             "connect as the schema's owner or as a role of docs/least-rights.md; if another role owns it, rename it"
         )
         yield Finding(Level.PROBLEM, "rights", says, advice=advice)
         return
-    if not patient.is_installed:
+    if not examined.is_installed:
         who = (
             "this role can install it"
-            if patient.may_install
+            if examined.may_install
             else f"{role} may not install it, the database's owner may"
         )
         yield Finding(Level.WARNING, "rights", f"the schema changefeed is missing; {who}", INSTALL)
         return
-    if not patient.may_read:
+    if not examined.may_read:
         yield Finding(
             Level.PROBLEM,
             "rights",
@@ -197,19 +199,19 @@ def check_rights(patient: Patient) -> Iterator[Finding]:
             grants(QUERIES["what reads"], role),
         )
         return
-    if not patient.may_tend:
+    if not examined.may_maintain:
         says = f"{role} may read the journal but not maintain it (retention, new partitions): {owner} owns it"
         yield Finding(Level.WARNING, "rights", says, grants(QUERIES["what tends"], role))
     else:
         yield Finding(Level.OK, "rights", f"{role} may read and maintain the journal")
-    for other, mend in patient.rows(QUERIES["who may write"]):
-        yield Finding(Level.PROBLEM, "rights", f"{other} could write anything into the journal", mend)
+    for other, fix in examined.rows(QUERIES["who may write"]):
+        yield Finding(Level.PROBLEM, "rights", f"{other} could write anything into the journal", fix)
 
 
-def check_schema(patient: Patient) -> Iterator[Finding]:
-    if not patient.may_read:
+def check_schema(examined: ExaminedDatabase) -> Iterator[Finding]:
+    if not examined.may_read:
         return
-    version, readable_from = patient.row(QUERIES["version"])
+    version, readable_from = examined.row(QUERIES["version"])
     says = f"the schema changefeed has version {version}, this server has {VERSION}"
     if version < VERSION:
         says += "; once no older server is left, upgrade it: docs/upgrading.md"
@@ -217,7 +219,7 @@ def check_schema(patient: Patient) -> Iterator[Finding]:
     elif readable_from > VERSION:
         yield Finding(Level.PROBLEM, "schema", f"{says} and cannot read it: use the newer server")
     elif version == VERSION and (
-        differing := [part for (part,) in patient.rows(SERVER_QUERIES["schema differs"], **parts())]
+        differing := [part for (part,) in examined.rows(SERVER_QUERIES["schema differs"], **parts())]
     ):
         says = f"the schema changefeed has version {version}, but an earlier state of it ({some_of(differing)})"
         yield Finding(Level.PROBLEM, "schema", says, INSTALL)
@@ -231,13 +233,13 @@ def grants(script: str, role: str) -> str:
     return " ".join(" ".join(statements).split()).replace("changefeed_server", role)
 
 
-def check_pooler(patient: Patient) -> Iterator[Finding]:
+def check_pooler(examined: ExaminedDatabase) -> Iterator[Finding]:
     """Detects a pooler by its own process ids; one that pools transactions loses the LISTEN."""
-    if patient.is_standby:
+    if examined.is_standby:
         return
-    [pid] = patient.row(QUERIES["backend"])
-    is_pooled = pid != patient.connection.info.backend_pid
-    if not _receives(patient):
+    [pid] = examined.row(QUERIES["backend"])
+    is_pooled = pid != examined.connection.info.backend_pid
+    if not _receives(examined):
         says = "LISTEN is accepted, but no notification arrives: there is a transaction pooler in between"
         yield Finding(
             Level.PROBLEM,
@@ -252,14 +254,14 @@ def check_pooler(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "pooler", "none in between; a notification arrives")
 
 
-def _receives(patient: Patient) -> bool:
+def _receives(examined: ExaminedDatabase) -> bool:
     """Whether a session that listens receives a notification of another one."""
     channel = f"changefeed_doctor_{uuid.uuid4().hex}"
-    listening = patient.connect()
+    listening = examined.connect()
     try:
         with listening.cursor() as db_cursor:
             db_cursor.execute(f"LISTEN {channel}")
-        patient.rows("SELECT pg_notify(%(channel)s, '')", channel=channel)
+        examined.rows("SELECT pg_notify(%(channel)s, '')", channel=channel)
         deadline = time.monotonic() + CANARY_DEADLINE_SECONDS
         while not listening.notifies and (left := deadline - time.monotonic()) > 0:
             select.select([listening], [], [], left)
@@ -269,41 +271,41 @@ def _receives(patient: Patient) -> bool:
         listening.close()
 
 
-def check_triggers(patient: Patient) -> Iterator[Finding]:
-    for pattern in patient.settings.watch:
+def check_triggers(examined: ExaminedDatabase) -> Iterator[Finding]:
+    for pattern in examined.settings.watch:
         named = [
             row
             for one in parse_pattern(pattern).possible
             if one.schema
-            for row in patient.rows(QUERIES["named tables"], schema=one.schema, table=one.table)
+            for row in examined.rows(QUERIES["named tables"], schema=one.schema, table=one.table)
         ]
         if not named and not pattern.endswith(".*"):
             says = f"--watch {pattern} matches no table"
             yield Finding(Level.PROBLEM, "triggers", says, advice="create the table, or write schema.table as in SQL")
         for schema, table, is_watched in named:
-            if not is_watched and patient.may_read:
+            if not is_watched and examined.may_read:
                 says = f"{qualified(schema, table)} is not watched, though --watch {pattern} matches it"
                 yield Finding(Level.WARNING, "triggers", says, advice="see the server's log for the reason")
-    if not patient.may_read:
+    if not examined.may_read:
         return
-    watched = patient.rows(QUERIES["triggers"])
-    disabled = patient.rows(QUERIES["disabled triggers"])
-    gone = patient.rows(QUERIES["gone columns"])
+    watched = examined.rows(QUERIES["triggers"])
+    disabled = examined.rows(QUERIES["disabled triggers"])
+    gone = examined.rows(QUERIES["gone columns"])
     for table, column in gone:
         says = f"{table} has no column {column} any more, which watch() omits or hashes: no change is journaled"
         advice = f"call changefeed.watch for {table} again, with the column's present name"
         yield Finding(Level.PROBLEM, "triggers", says, advice=advice)
     for table, trigger, _ in disabled:
-        mend = f"ALTER TABLE {table} ENABLE TRIGGER {trigger};"
-        yield Finding(Level.PROBLEM, "triggers", f"{trigger} of {table} is disabled: changes are missed", mend)
+        fix = f"ALTER TABLE {table} ENABLE TRIGGER {trigger};"
+        yield Finding(Level.PROBLEM, "triggers", f"{trigger} of {table} is disabled: changes are missed", fix)
     told = {watched_table for _, _, watched_table in disabled}
     for table, is_complete in watched:
         if not is_complete and table not in told:
             says = f"some triggers of {table} are missing or altered: changes are missed"
             yield Finding(Level.PROBLEM, "triggers", says, "SELECT changefeed.refresh();")
     if not watched:
-        mend = "SELECT changefeed.watch('schema.table');"
-        yield Finding(Level.WARNING, "triggers", "no table is watched", mend)
+        fix = "SELECT changefeed.watch('schema.table');"
+        yield Finding(Level.WARNING, "triggers", "no table is watched", fix)
     elif not disabled and not gone and all(is_complete for _, is_complete in watched):
         says = (
             "1 table is watched, with all its"
@@ -313,10 +315,10 @@ def check_triggers(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "triggers", f"{says} triggers")
 
 
-def check_row_security(patient: Patient) -> Iterator[Finding]:
-    if not patient.may_read:
+def check_row_security(examined: ExaminedDatabase) -> Iterator[Finding]:
+    if not examined.may_read:
         return
-    found = patient.rows(QUERIES["tables with row security"])
+    found = examined.rows(QUERIES["tables with row security"])
     for (table,) in found:
         says = f"{table} has row-level security, which the feed does not apply: clients of the table get all its rows"
         yield Finding(Level.WARNING, "policies", says, advice="give each token a filter for it, or unwatch the table")
@@ -324,49 +326,49 @@ def check_row_security(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "policies", "no watched table has row-level security, which the feed would not apply")
 
 
-def check_tables(patient: Patient) -> Iterator[Finding]:
-    if not patient.may_read:
+def check_tables(examined: ExaminedDatabase) -> Iterator[Finding]:
+    if not examined.may_read:
         return
-    found = patient.rows(QUERIES["tables that lose rows untold"])
-    for table, is_unlogged, mend in found:
+    found = examined.rows(QUERIES["tables that lose rows untold"])
+    for table, is_unlogged, fix in found:
         if is_unlogged:
             says = f"{table} is unlogged: PostgreSQL empties it after a crash, without a change in the feed"
             yield Finding(Level.WARNING, "tables", says, f"ALTER TABLE {table} SET LOGGED;")
         else:
             says = f"{table} is written by a subscription, whose changes fire no ordinary trigger and are missed"
-            yield Finding(Level.WARNING, "tables", says, mend)
+            yield Finding(Level.WARNING, "tables", says, fix)
     if not found:
         yield Finding(Level.OK, "tables", "no watched table is unlogged or written by a subscription")
 
 
-def check_rows(patient: Patient) -> Iterator[Finding]:
+def check_rows(examined: ExaminedDatabase) -> Iterator[Finding]:
     """Without these rights there are no rows, but all changes: so none of this is a problem."""
-    if not patient.may_read:
+    if not examined.may_read:
         return
-    version, _ = patient.row(QUERIES["version"])
+    version, _ = examined.row(QUERIES["version"])
     if version < VERSION:
         says = f"a schema of version {version} gives no rows, for /api/rows and rows=true"
         yield Finding(Level.WARNING, "rows", says, INSTALL)
         return
-    watched = patient.rows(QUERIES["rows"])
+    watched = examined.rows(QUERIES["rows"])
     may_call = all(may_call for may_call, *_ in watched)
     lacking = [missing for *_, missing in watched if missing]
     refused = []
     for _, table, missing in watched if may_call else ():
         try:
-            patient.rows(QUERIES["rows source"], target=table, trusted=list(patient.settings.trust_owner))
+            examined.rows(QUERIES["rows source"], target=table, trusted=list(examined.settings.trust_owner))
         except psycopg2.Error as error:
             if not missing:
                 refused.append(one_line(error))
     readable = len(watched) - len(lacking) - len(refused) if may_call else 0
     says = f"of {len(watched)} watched tables the rows of {readable} can be read, for /api/rows and rows=true"
-    calls = [] if may_call else [grants(QUERIES["what reads rows"], patient.role)]
+    calls = [] if may_call else [grants(QUERIES["what reads rows"], examined.role)]
     advice = f"{refused[0]}: see docs/least-rights.md, (d)" if refused else ""
     yield Finding(Level.OK, "rows", says, " ".join([*calls, *lacking]), advice)
 
 
-def check_publications(patient: Patient) -> Iterator[Finding]:
-    found = patient.rows(QUERIES["publications"])
+def check_publications(examined: ExaminedDatabase) -> Iterator[Finding]:
+    found = examined.rows(QUERIES["publications"])
     for (publication,) in found:
         says = f"{publication} also publishes the journal, so that its subscribers get each change twice"
         yield Finding(
@@ -387,14 +389,14 @@ _CONSEQUENCES = {
 }
 
 
-def check_settings(patient: Patient) -> Iterator[Finding]:
-    found = patient.rows(QUERIES["settings"])
+def check_settings(examined: ExaminedDatabase) -> Iterator[Finding]:
+    found = examined.rows(QUERIES["settings"])
     harmless = []
     for entry, whom in found:
         name = entry.split("=")[0]
         if name in _CONSEQUENCES and not entry.endswith(("=0", "=off" if name != "event_triggers" else "=on")):
-            what, mend = _CONSEQUENCES[name]
-            yield Finding(Level.WARNING, "settings", f"{entry} for {whom}: {what}", f"ALTER {whom} {mend};")
+            what, fix = _CONSEQUENCES[name]
+            yield Finding(Level.WARNING, "settings", f"{entry} for {whom}: {what}", f"ALTER {whom} {fix};")
         else:
             harmless.append(f"{entry} for {whom}")
     if len(harmless) == len(found):
@@ -402,69 +404,69 @@ def check_settings(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "settings", told)
 
 
-def check_queue(patient: Patient) -> Iterator[Finding]:
-    [usage] = patient.row(QUERIES["notification queue"])
+def check_queue(examined: ExaminedDatabase) -> Iterator[Finding]:
+    [usage] = examined.row(QUERIES["notification queue"])
     says = f"PostgreSQL's queue of notifications is {usage:.0%} full"
     if usage < QUEUE_WARNING:
         yield Finding(Level.OK, "queue", says)
         return
-    oldest = patient.rows(QUERIES["oldest transaction"])
-    mend = f"SELECT pg_terminate_backend({oldest[0][1]});" if oldest else ""
+    oldest = examined.rows(QUERIES["oldest transaction"])
+    fix = f"SELECT pg_terminate_backend({oldest[0][1]});" if oldest else ""
     advice = "" if oldest else "end the sessions that LISTEN and are busy"
     level = Level.WARNING if usage < QUEUE_PROBLEM else Level.PROBLEM
     yield Finding(
-        level, "queue", f"{says}, and at 100% writers fail: a session with LISTEN is in a transaction", mend, advice
+        level, "queue", f"{says}, and at 100% writers fail: a session with LISTEN is in a transaction", fix, advice
     )
 
 
-def check_transactions(patient: Patient) -> Iterator[Finding]:
+def check_transactions(examined: ExaminedDatabase) -> Iterator[Finding]:
     """Old transactions delay retention, and VACUUM everywhere."""
     found = False
-    for age_seconds, pid, user, state in patient.rows(QUERIES["oldest transaction"]):
+    for age_seconds, pid, user, state in examined.rows(QUERIES["oldest transaction"]):
         if found := age_seconds > LONG_TRANSACTION_SECONDS:
             says = f"the oldest is {age_seconds:.0f} s old: session {pid} of {user}, {state}"
             yield Finding(Level.WARNING, "transactions", says, f"SELECT pg_terminate_backend({pid});")
-    for age_seconds, name in patient.rows(QUERIES["oldest prepared transaction"]):
+    for age_seconds, name in examined.rows(QUERIES["oldest prepared transaction"]):
         if age_seconds > LONG_TRANSACTION_SECONDS:
             found = True
             says = (
                 f"{name} was prepared {age_seconds:.0f} s ago, and holds its locks until it is committed or rolled back"
             )
             yield Finding(Level.WARNING, "transactions", says, f"ROLLBACK PREPARED {name};")
-    [sees_everybody] = patient.row(QUERIES["sees everybody"])
+    [sees_everybody] = examined.row(QUERIES["sees everybody"])
     if not sees_everybody:
-        says = f"{patient.role} can see only its own"
-        yield Finding(Level.WARNING, "transactions", says, f"GRANT pg_read_all_stats TO {patient.role};")
+        says = f"{examined.role} can see only its own"
+        yield Finding(Level.WARNING, "transactions", says, f"GRANT pg_read_all_stats TO {examined.role};")
     elif not found:
         yield Finding(Level.OK, "transactions", f"none is older than {LONG_TRANSACTION_SECONDS:.0f} s")
 
 
-def check_replica(patient: Patient) -> Iterator[Finding]:
-    if patient.is_standby:
+def check_replica(examined: ExaminedDatabase) -> Iterator[Finding]:
+    if examined.is_standby:
         says = "this is a standby, which allows no LISTEN"
         yield Finding(Level.PROBLEM, "replica", says, advice="point --database-url at the primary")
         return
     found = False
-    for role, database in patient.rows(QUERIES["replica roles"]):
+    for role, database in examined.rows(QUERIES["replica roles"]):
         found = True
         whom = f"ROLE {role}" + (f" IN DATABASE {database}" if database else "")
-        mend = f"ALTER DATABASE {database}" if role == "ALL" else f"ALTER {whom}"
+        fix = f"ALTER DATABASE {database}" if role == "ALL" else f"ALTER {whom}"
         says = "session_replication_role is replica, so no trigger fires"
-        yield Finding(Level.PROBLEM, "replica", f"{whom}: {says}", f"{mend} RESET session_replication_role;")
-    [replication_role] = patient.row(QUERIES["replication role"])
+        yield Finding(Level.PROBLEM, "replica", f"{whom}: {says}", f"{fix} RESET session_replication_role;")
+    [replication_role] = examined.row(QUERIES["replication role"])
     if replication_role == "replica" and not found:
         says = "session_replication_role is replica for all sessions, so no trigger fires"
-        mend = "ALTER SYSTEM RESET session_replication_role; SELECT pg_reload_conf();"
-        yield Finding(Level.PROBLEM, "replica", says, mend)
+        fix = "ALTER SYSTEM RESET session_replication_role; SELECT pg_reload_conf();"
+        yield Finding(Level.PROBLEM, "replica", says, fix)
     elif not found:
         yield Finding(Level.OK, "replica", "this is a primary, where triggers fire")
 
 
-def check_encryption(patient: Patient) -> Iterator[Finding]:
-    told = parse_dsn(patient.conninfo)
+def check_encryption(examined: ExaminedDatabase) -> Iterator[Finding]:
+    told = parse_dsn(examined.conninfo)
     mode = told.get("sslmode", "prefer")
-    host = patient.connection.info.host or ""
-    yield encryption(host, bool(patient.connection.info.ssl_in_use), mode)
+    host = examined.connection.info.host or ""
+    yield encryption(host, bool(examined.connection.info.ssl_in_use), mode)
 
 
 def encryption(host: str, is_encrypted: bool, mode: str) -> Finding:
@@ -482,8 +484,8 @@ def encryption(host: str, is_encrypted: bool, mode: str) -> Finding:
     return Finding(Level.OK, "TLS", f"encrypted, and {host} is verified")
 
 
-def check_files(patient: Patient) -> Iterator[Finding]:
-    files, clients = raise_limit(), patient.settings.client_limit
+def check_files(examined: ExaminedDatabase) -> Iterator[Finding]:
+    files, clients = raise_limit(), examined.settings.client_limit
     if files < clients + OTHER_FILES:
         says = f"a process may open {files:.0f} files, too few for --client-limit {clients}"
         yield Finding(Level.WARNING, "ulimit", says, f"ulimit -n {clients + OTHER_FILES}")
@@ -491,48 +493,48 @@ def check_files(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "ulimit", f"a process may open {files:.0f} files, for --client-limit {clients}")
 
 
-def check_journal(patient: Patient) -> Iterator[Finding]:
-    if not patient.may_read:
+def check_journal(examined: ExaminedDatabase) -> Iterator[Finding]:
+    if not examined.may_read:
         return
-    size, age_seconds, losses = patient.row(QUERIES["journal"])
-    settings, hours = patient.settings, (age_seconds or 0.0) / 3600
+    size, age_seconds, losses = examined.row(QUERIES["journal"])
+    settings, hours = examined.settings, (age_seconds or 0.0) / 3600
     says = f"{size / 1e6:.1f} MB, back to {hours:.1f} h ago"
     if losses:
         lost = f"{losses} statements could not be journaled; PostgreSQL's log says why"
         yield Finding(Level.WARNING, "journal", lost, advice="look for changefeed in PostgreSQL's log")
     if size > 1.5 * settings.retention_bytes or hours > 1.5 * settings.retention_hours:
         seconds = settings.retention_hours * 3600
-        mend = f"SELECT changefeed.retain(make_interval(secs => {seconds:g}), {settings.retention_bytes});"
-        yield Finding(Level.PROBLEM, "journal", f"{says}: beyond its retention, which no server enforces", mend)
+        fix = f"SELECT changefeed.retain(make_interval(secs => {seconds:g}), {settings.retention_bytes});"
+        yield Finding(Level.PROBLEM, "journal", f"{says}: beyond its retention, which no server enforces", fix)
     elif size > 0.8 * settings.retention_bytes and hours < 0.5 * settings.retention_hours:
-        mend = f"--retention-bytes {2 * settings.retention_bytes}"
-        yield Finding(Level.WARNING, "journal", f"{says}: full long before --retention-hours", mend)
+        fix = f"--retention-bytes {2 * settings.retention_bytes}"
+        yield Finding(Level.WARNING, "journal", f"{says}: full long before --retention-hours", fix)
     else:
         yield Finding(Level.OK, "journal", says)
 
 
-def check_wakeup(patient: Patient) -> Iterator[Finding]:
-    if patient.prepared_limit and patient.notify != "on":
+def check_wakeup(examined: ExaminedDatabase) -> Iterator[Finding]:
+    if examined.prepared_limit and examined.notify != "on":
         says = (
             "max_prepared_transactions is above 0, so no NOTIFY is sent and changes come up to 2 s late; if nobody "
             "prepares transactions that write watched tables, it can be turned on"
         )
-        mend = f"ALTER DATABASE {patient.database} SET changefeed.notify = 'on';"
-        yield Finding(Level.WARNING, "wake-up", says, mend)
-    elif not patient.prepared_limit and patient.notify not in ("", "on"):
-        mend = f"ALTER DATABASE {patient.database} RESET changefeed.notify;"
-        yield Finding(Level.WARNING, "wake-up", "changefeed.notify is off, so changes come up to 2 s late", mend)
+        fix = f"ALTER DATABASE {examined.database} SET changefeed.notify = 'on';"
+        yield Finding(Level.WARNING, "wake-up", says, fix)
+    elif not examined.prepared_limit and examined.notify not in ("", "on"):
+        fix = f"ALTER DATABASE {examined.database} RESET changefeed.notify;"
+        yield Finding(Level.WARNING, "wake-up", "changefeed.notify is off, so changes come up to 2 s late", fix)
     else:
         yield Finding(Level.OK, "wake-up", "a NOTIFY announces each change at once")
 
 
-def check_lease(patient: Patient) -> Iterator[Finding]:
-    if not patient.may_read:
+def check_lease(examined: ExaminedDatabase) -> Iterator[Finding]:
+    if not examined.may_read:
         return
-    is_switched_on, left_ms = patient.row(QUERIES["lease"])
+    is_switched_on, left_ms = examined.row(QUERIES["lease"])
     if not is_switched_on:
         says = "changefeed.lease is off, so commits wait for each other however often changes come"
-        yield Finding(Level.WARNING, "lease", says, f"ALTER DATABASE {patient.database} RESET changefeed.lease;")
+        yield Finding(Level.WARNING, "lease", says, f"ALTER DATABASE {examined.database} RESET changefeed.lease;")
     elif 0 <= left_ms <= LONGEST_LEASE_MS:
         yield Finding(
             Level.OK, "lease", "one holds: changes come often, so a server reads anyway and no NOTIFY is sent"
@@ -541,7 +543,7 @@ def check_lease(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "lease", "none holds now, so each commit sends a NOTIFY")
 
 
-CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[ExaminedDatabase], Iterator[Finding]]] = {
     "version": check_version,
     "rights": check_rights,
     "schema": check_schema,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed.change.change import JournalRow
-from changefeed.journal.entries import Standing
+from changefeed.journal.entries import JournalState
 from changefeed.ordering.nested_order import NestedOrder
 from changefeed.postgres.named_queries import load_queries, read_script
 from changefeed.postgres.pool import DbRow, Parameters
@@ -96,13 +96,13 @@ class JournalDatabase(Session):
         *rows, last = await self.fetch(load_queries("server.sql")["read"], page)
         rows = [row[: len(JournalRow._fields)] for row in rows]
         return await NestedOrder(self, row_limit_bytes=1 << 30).apply(
-            rows, nested=Standing.of(last).nested or (), is_whole_batch=True, byte_limit=1 << 60
+            rows, nested=JournalState.of(last).nested or (), is_whole_batch=True, byte_limit=1 << 60
         )
 
     async def fetch(
         self, query: str, parameters: Parameters = (), deadline_seconds: float = 0, *, with_stand_ins: bool = True
     ) -> list[DbRow]:
-        """As changefeed.database.Database does it, but on this connection."""
+        """As changefeed.request_pool.Database does it, but on this connection."""
         with self.connection.cursor() as db_cursor:
             db_cursor.execute(query, parameters or None)
             return list(db_cursor.fetchall())

@@ -31,14 +31,14 @@ PAGE_LIMIT_BYTES = 256 << 10
 READ_DEADLINE_SECONDS = 60.0
 ROW_LIMIT_BYTES = 16 << 20  # of a change's row and its old values, unless the settings say otherwise
 COMPLAINTS_REMEMBERED = 10_000
-_OF_THE_CHANGE = slice(len(JournalRow._fields))  # the columns of a row that belong to the change; Standing follows
+_OF_THE_CHANGE = slice(len(JournalRow._fields))  # the columns of a row that belong to the change; JournalState follows
 
 
 class JournalReplaced(Exception):
     """The journal was replaced since it was identified: restored, reinstalled or upgraded."""
 
 
-class Standing(NamedTuple):
+class JournalState(NamedTuple):
     """The last row of changefeed.read(): the state of the journal. See sql/read.sql."""
 
     # In the order in which the queries "read" of sql/server.sql give them.
@@ -58,7 +58,7 @@ class Standing(NamedTuple):
     awake_ms: int | None
 
     @classmethod
-    def of(cls, last: DbRow) -> "Standing":
+    def of(cls, last: DbRow) -> "JournalState":
         return cls(*json.loads(last[_OF_THE_CHANGE.stop]))
 
 
@@ -90,7 +90,7 @@ class Entries:
 
     async def read(
         self, version: int, previous: Snapshot, batch: Snapshot | None, after: int | None
-    ) -> tuple[list[DbRow], Standing]:
+    ) -> tuple[list[DbRow], JournalState]:
         """A page of changefeed.read(), with the columns of JournalRow. Raises JournalReplaced."""
         parameters = self._page(previous, batch, after)
         try:
@@ -104,15 +104,15 @@ class Entries:
         for entry in entries:
             if (size := entry[-1]) is not None:
                 self._complain(entry, _too_large(size))
-        return [entry[_OF_THE_CHANGE] for entry in entries], Standing.of(last)
+        return [entry[_OF_THE_CHANGE] for entry in entries], JournalState.of(last)
 
-    async def arrange(self, entries: list[DbRow], standing: Standing, *, is_whole_batch: bool) -> Sequence[DbRow]:
+    async def arrange(self, entries: list[DbRow], state: JournalState, *, is_whole_batch: bool) -> Sequence[DbRow]:
         """The entries in the order in which their rows changed, reduced by --payload; fewer if they are too large."""
-        if standing.nested is None:
+        if state.nested is None:
             return entries  # a schema of version 4 has too little information
         found = await self._nested_order.apply(
             entries,
-            nested=standing.nested,
+            nested=state.nested,
             is_whole_batch=is_whole_batch,
             byte_limit=PAGE_LIMIT_BYTES,
         )

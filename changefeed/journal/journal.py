@@ -88,7 +88,7 @@ class Journal:
         self._reading_for_clients = asyncio.Semaphore(CLIENT_READS)
         complained: dict[int, None] = {}
         self._entries = {
-            road: Entries(road, payload, row_limit_bytes, complained) for road in (database, self._for_clients)
+            pool: Entries(pool, payload, row_limit_bytes, complained) for pool in (database, self._for_clients)
         }
         self.epoch: bytes | None = None
         self.version = 0
@@ -301,25 +301,25 @@ class Journal:
         self, database: Database, start: Place, previous: Snapshot, batch: Snapshot | None, after: int | None
     ) -> Page:
         entries = self._entries[database]
-        rows, standing = await entries.read(self.version, previous, batch, after)
-        if standing.identity != self.identity:
+        rows, state = await entries.read(self.version, previous, batch, after)
+        if state.identity != self.identity:
             raise JournalReplaced
-        lost_xid, lost_at = int(standing.lost_xid), standing.lost_at
+        lost_xid, lost_at = int(state.lost_xid), state.lost_at
         given = previous if after is None or batch is None else batch
-        if given.witness and not _is_witnessed(given, standing.proven_at, lost_xid, lost_at):
+        if given.witness and not _is_witnessed(given, state.proven_at, lost_xid, lost_at):
             raise LostPast
-        present = Snapshot.parse(standing.present or standing.snapshot)
-        self.awake_ms = standing.awake_ms
-        taken = await self._what_was_taken(standing.taken, lost_xid, present)
-        self._note_losses(Losses(lost_xid, standing.lost_id, standing.lost_statements, lost_at or 0, present, taken))
-        read = Snapshot.parse(standing.snapshot)
-        read = replace(read, witness=self._witness(read, standing.batch_at, given))
-        found = await entries.arrange(rows, standing, is_whole_batch=after is None and not standing.has_more)
-        has_more = standing.has_more or len(found) < len(rows)
+        present = Snapshot.parse(state.present or state.snapshot)
+        self.awake_ms = state.awake_ms
+        taken = await self._what_was_taken(state.taken, lost_xid, present)
+        self._note_losses(Losses(lost_xid, state.lost_id, state.lost_statements, lost_at or 0, present, taken))
+        read = Snapshot.parse(state.snapshot)
+        read = replace(read, witness=self._witness(read, state.batch_at, given))
+        found = await entries.arrange(rows, state, is_whole_batch=after is None and not state.has_more)
+        has_more = state.has_more or len(found) < len(rows)
         begins_batch = batch is None or after is None
         digest = 0 if begins_batch else start.digest
         if begins_batch and rows and read.witness:
-            is_whole = after is None and not standing.has_more
+            is_whole = after is None and not state.has_more
             last = rows if is_whole else await self._last_entries(database, previous, read)
             # If there is only one transaction, it is the witness.
             digest = digest_of(last) if {row[1] for row in last} - {str(read.xmax - 1)} else 0

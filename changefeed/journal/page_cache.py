@@ -39,7 +39,7 @@ class Page:
     batch: Snapshot
     digest: int = 0  # of the batch; see Place
 
-    def behind(self, change: Change) -> Place:
+    def place_after(self, change: Change) -> Place:
         """The place of a client that got the page up to this change."""
         return Place(self.previous, self.batch, change.id, digest=self.digest)
 
@@ -47,7 +47,7 @@ class Page:
         """Splits the page after `count` changes; the second page is None if nothing is left."""
         if count >= len(self.changes):
             return self, None
-        middle = self.behind(self.changes[count - 1])
+        middle = self.place_after(self.changes[count - 1])
         return (
             replace(self, end=middle, changes=self.changes[:count]),
             replace(self, start=middle, changes=self.changes[count:]),
@@ -98,7 +98,7 @@ class PageCache:
     def edge_proven(self) -> Place:
         """The edge as the place that proves most: after the last change. What was read since had no change in it."""
         last = self._pages[-1] if self._pages else None
-        return last.behind(last.changes[-1]) if last and last.digest else self.edge
+        return last.place_after(last.changes[-1]) if last and last.digest else self.edge
 
     def page_after(self, place: Place) -> Page | None:
         """The page after `place`, which is empty at the edge; None if the cache does not know.

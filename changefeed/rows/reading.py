@@ -67,7 +67,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Road:
+class SharedByReadings:
     """What all readings of a server share."""
 
     database: Database
@@ -92,7 +92,12 @@ class Reading:
     """One reading, which begins with run(). `rows` counts those read so far."""
 
     def __init__(
-        self, query: RowsQuery, selection: Selection, kinds: Mapping[str, Kind], road: Road, holder: str | None
+        self,
+        query: RowsQuery,
+        selection: Selection,
+        kinds: Mapping[str, Kind],
+        shared: SharedByReadings,
+        holder: str | None,
     ) -> None:
         self.query = query
         self.holder = holder
@@ -105,8 +110,8 @@ class Reading:
         self.refused: RowsRefused | None = None
         self._selection = selection
         self._kinds = kinds
-        self._road = road
-        self._spool = Spool(road.space, holder)
+        self._shared = shared
+        self._spool = Spool(shared.space, holder)
         self._moved = asyncio.Event()
         self._encoded: dict[Hashable, bytes] = {}
         self._name = qualified(str(query.table.schema), query.table.table)
@@ -115,15 +120,15 @@ class Reading:
     async def run(self) -> None:
         """Reads; never raises but when cancelled: `refused` says what went wrong."""
         try:
-            async with self._road.slots.slot((self.holder,)):
-                async with asyncio.timeout(self._road.limits.seconds):
+            async with self._shared.slots.slot((self.holder,)):
+                async with asyncio.timeout(self._shared.limits.seconds):
                     await self._read()
         except RowsRefused as refused:
             self.refused = refused
         except TimeoutError:
             self.refused = RowsRefused(
                 Reason.TOO_SLOW,
-                f"the rows could not be read within {self._road.limits.seconds:g} s (--rows-seconds); ask for fewer, "
+                f"the rows could not be read within {self._shared.limits.seconds:g} s (--rows-seconds); ask for fewer, "
                 "with a filter or limit",
             )
         except (DatabaseUnavailable, psycopg2.Error) as error:
@@ -179,12 +184,12 @@ class Reading:
     async def _read(self) -> None:
         begin = sql.SQL(_BEGIN).format(
             lock_ms=sql.Literal(LOCK_SECONDS * 1000),
-            idle_ms=sql.Literal(round((self._road.limits.seconds + LOCK_SECONDS) * 1000)),
+            idle_ms=sql.Literal(round((self._shared.limits.seconds + LOCK_SECONDS) * 1000)),
             table=sql.Identifier(str(self.query.table.schema), self.query.table.table),
         )
         step = Step.LOCK
         try:
-            async with self._road.database.transaction(begin) as fetch:
+            async with self._shared.database.transaction(begin) as fetch:
                 step = Step.SOURCE
                 source = await self._source(fetch)
                 step = Step.ROWS
@@ -197,7 +202,7 @@ class Reading:
         asked = {
             "schema": self.query.table.schema,
             "table": self.query.table.table,
-            "trusted": list(self._road.trusted_owners),
+            "trusted": list(self._shared.trusted_owners),
         }
         self.has_begun = True
         found = await fetch(QUERIES["rows source"], asked)
@@ -206,7 +211,7 @@ class Reading:
         [(cursor, *parts)] = found
         source = TableSource(*parts)
         try:
-            self.place = self._road.journal.decode(cursor)
+            self.place = self._shared.journal.decode(cursor)
         except (ForeignCursor, NotACursor):
             raise RowsRefused(Reason.ALTERED, "the journal is being replaced; try again") from None
         self.cursor = cursor
@@ -214,12 +219,12 @@ class Reading:
         return source
 
     async def _fetch_rows(self, fetch: Callable[..., Awaitable[list[DbRow]]], source: TableSource) -> None:
-        keys_only = self._road.payload is Payload.KEYS
+        keys_only = self._shared.payload is Payload.KEYS
         query, operands = statement(self.query, source, self._kinds, keys_only=keys_only)
         begin = "" if self.query.limit is not None else "SET LOCAL cursor_tuple_fraction = 1; "
         begin += f"DECLARE reading NO SCROLL CURSOR FOR {query}; "
         while True:
-            lines = await fetch(begin + QUERIES["next rows"], (*operands, SLICE_BYTES, self._road.limits.row_bytes))
+            lines = await fetch(begin + QUERIES["next rows"], (*operands, SLICE_BYTES, self._shared.limits.row_bytes))
             begin, operands = "", ()
             if not await self._take([line for (line,) in lines]):
                 return
@@ -236,10 +241,10 @@ class Reading:
             if row is not None:
                 self.rows += 1
                 kept.append(row.encode())
-            if self.rows > self._road.limits.rows:
+            if self.rows > self._shared.limits.rows:
                 raise RowsRefused(
                     Reason.TOO_MANY_ROWS,
-                    f"there are more than {self._road.limits.rows} rows (--rows-limit); ask for fewer, with a filter "
+                    f"there are more than {self._shared.limits.rows} rows (--rows-limit); ask for fewer, with a filter "
                     "or limit",
                 )
             if time.monotonic() > due:
@@ -252,11 +257,11 @@ class Reading:
         if not rows:
             return
         part = BETWEEN.join(rows)
-        if self._spool.bytes + len(part) > self._road.limits.bytes:
+        if self._spool.bytes + len(part) > self._shared.limits.bytes:
             raise RowsRefused(
                 Reason.TOO_MANY_BYTES,
-                f"the rows have more than {self._road.limits.bytes} bytes (--rows-limit-bytes); ask for fewer, with a "
-                "filter, columns or limit",
+                f"the rows have more than {self._shared.limits.bytes} bytes (--rows-limit-bytes); ask for fewer, with "
+                "a filter, columns or limit",
             )
         try:
             await self._spool.append(part)
@@ -285,7 +290,7 @@ class Reading:
         """Raises RowsRefused, unless the error is PostgreSQL's trouble."""
         if lacks_right(error, step):
             asked = {"schema": self.query.table.schema, "table": self.query.table.table}
-            [(grants,)] = await self._road.database.fetch(QUERIES["missing rights"], asked)
+            [(grants,)] = await self._shared.database.fetch(QUERIES["missing rights"], asked)
             raise cannot_read(f"the server's role may not read {self._name}: {grants or 'see docs/least-rights.md'}")
-        if refused := refusal_of(error, step, self.query, self._road.limits.row_bytes):
+        if refused := refusal_of(error, step, self.query, self._shared.limits.row_bytes):
             raise refused

@@ -15,7 +15,7 @@ from changefeed.change.table_names import exact
 from changefeed.journal.journal import Journal
 from changefeed.postgres.pool import Database
 from changefeed.rows.query import RowsQuery, SortKey, query_for
-from changefeed.rows.reading import Limits, Reading, Road
+from changefeed.rows.reading import Limits, Reading, SharedByReadings
 from changefeed.rows.refusal import Reason, RowsRefused
 from changefeed.rows.spool import SpoolSpace
 from changefeed.selection.catalog import Catalog
@@ -51,7 +51,7 @@ class Readings:
         self._journal = journal
         self._payload = payload
         space = SpoolSpace(SPOOLS * limits.bytes)
-        self._road = Road(database, journal, self._slots, space, limits, payload, trusted_owners)
+        self._shared = SharedByReadings(database, journal, self._slots, space, limits, payload, trusted_owners)
         self._newest: dict[RowsQuery, Reading] = {}
         self._running: dict[Reading, asyncio.Task[None]] = {}  # until no client needs them, also when they are over
         self._logged = ""
@@ -113,7 +113,7 @@ class Readings:
             raise RowsRefused(Reason.BUSY, "too many others wait for rows; try again later")
         selection = self._catalog.select(query.subscription, self._journal.seal_for(query.subscription.within))
         kinds = self._catalog.columns(query.subscription.tables[0]) or {}
-        reading = Reading(query, selection, kinds, self._road, holder)
+        reading = Reading(query, selection, kinds, self._shared, holder)
         self._newest[query] = reading
         self._running[reading] = asyncio.create_task(self._run(reading))
         return reading

@@ -109,7 +109,7 @@ class ChangesHandler(ApiHandler):
                     taken.append(picked)
                     size += len(picked.text)
                 looked_at += 1
-                place = proven = page.behind(change)
+                place = proven = page.place_after(change)
                 if looked_at % SLICE_CHANGES == 0 or turn.is_over:
                     await turn.end()
             if not page.changes and (is_read or page.end == place):

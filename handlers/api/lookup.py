@@ -83,7 +83,7 @@ class PlaceHandler(_PlacesHandler):
         at = self._seconds(self.get_query_argument("at", ""))
         cache = self.context.follower.cache
         assert cache is not None
-        [(first_id,)] = await self.context.database.fetch(
+        [(first_id,)] = await self.context.request_pool.fetch(
             QUERIES["first since"], {"at": at, "margin": STATEMENT_SECONDS}
         )
         edge = cache.edge

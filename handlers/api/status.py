@@ -47,7 +47,7 @@ class StatusHandler(ApiHandler):
         """Sizes in bytes, times in UTC; None without a journal."""
         if self.context.journal.epoch is None or not self.rights.sees_everything:
             return None
-        [(size, oldest, newest, losses)] = await self.context.database.fetch(QUERIES["journal status"])
+        [(size, oldest, newest, losses)] = await self.context.request_pool.fetch(QUERIES["journal status"])
         return {
             "schema": "changefeed",
             "epoch": self.context.journal.epoch.hex(),
@@ -71,7 +71,7 @@ class StatusHandler(ApiHandler):
         if self.context.journal.epoch is None:
             return []
         columns = ("schema", "table", "is_complete", "omit", "row_limit", "strict", "partitions", "hash")
-        rows = await self.context.database.fetch(QUERIES["watched tables"])
+        rows = await self.context.request_pool.fetch(QUERIES["watched tables"])
         found = [dict(zip(columns, row, strict=True)) for row in rows]
         shown = []
         for one in found:

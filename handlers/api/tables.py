@@ -42,7 +42,7 @@ class TablesHandler(ApiHandler):
 
     async def get(self) -> None:
         with database_needed("the tables cannot be listed"):
-            rows = await self.context.database.fetch(QUERIES["tables"])
+            rows = await self.context.request_pool.fetch(QUERIES["tables"])
         self.finish(
             {
                 "tables": [

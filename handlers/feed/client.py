@@ -341,7 +341,7 @@ def _slices(page: Page) -> Iterator[tuple[Sequence[Change], Place]]:
     for begin in range(0, len(page.changes), SLICE_CHANGES):
         part = page.changes[begin : begin + SLICE_CHANGES]
         is_last = begin + SLICE_CHANGES >= len(page.changes)
-        yield part, page.end if is_last and not page.digest else page.behind(part[-1])
+        yield part, page.end if is_last and not page.digest else page.place_after(part[-1])
 
 
 def _pick_into(picked: list[Change], selection: Selection, changes: Sequence[Change]) -> Work:

@@ -88,9 +88,9 @@ class ServerContext:
     journal: Journal
     follower: Follower
     watching: Watching
-    database: Database
-    following: Database
-    reading: Database
+    request_pool: Database  # of requests, and of what serves them all
+    follower_pool: Database  # of the follower and the canary
+    rows_pool: Database  # of readings of rows
     readings: Readings
     catalog: Catalog
     lookout: Lookout
@@ -114,10 +114,10 @@ class ServerContext:
         self.live_clients.close()
         self.dashboards.close()
         self.outages.close()
-        self.database.close()
-        self.following.close()
+        self.request_pool.close()
+        self.follower_pool.close()
         self.readings.close()
-        self.reading.close()
+        self.rows_pool.close()
 
     @property
     def connected(self) -> Sequence[Connected]:

@@ -255,7 +255,7 @@ def _settings(context: ServerContext) -> dict[NumberKey, float]:
 
 async def _database(context: ServerContext) -> dict[NumberKey, float]:
     """The numbers that PostgreSQL knows; empty while it does not answer, which changefeed_listener_up shows."""
-    fetch = context.database.fetch
+    fetch = context.request_pool.fetch
     try:
         async with asyncio.timeout(DATABASE_DEADLINE_SECONDS):
             [(queue_usage,)] = await fetch(QUERIES["queue usage"])

@@ -17,7 +17,7 @@ from changefeed.postgres.connection import complete
 from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import read_script
 from commands import doctor
-from commands.doctor import Finding, Level, Patient
+from commands.doctor import ExaminedDatabase, Finding, Level
 from settings.sources import load_settings
 from settings.table import Settings
 from tests import postgres
@@ -33,14 +33,14 @@ def settings(conninfo: str, *flags: str) -> Settings:
 
 
 def findings(conninfo: str, *flags: str) -> list[Finding]:
-    patient = Patient(conninfo, settings(conninfo, *flags))
+    examined = ExaminedDatabase(conninfo, settings(conninfo, *flags))
     try:
-        found = list(doctor.examine(patient))
+        found = list(doctor.examine(examined))
         for one in found:  # what mends it can be pasted: SQL, a command or a setting
-            assert re.fullmatch(r"|[A-Z]+ .*;|(psql|ulimit) -.*|--[a-z-]+ .*", one.mend, re.DOTALL), one
+            assert re.fullmatch(r"|[A-Z]+ .*;|(psql|ulimit) -.*|--[a-z-]+ .*", one.fix, re.DOTALL), one
         return found
     finally:
-        patient.connection.close()
+        examined.connection.close()
 
 
 def only(about: str, conninfo: str, *flags: str) -> Finding:
@@ -96,10 +96,10 @@ def test_it_changes_nothing(watched: JournalDatabase):
 
 
 def test_an_old_postgresql_is_refused(watched: JournalDatabase):
-    patient = Patient(watched.conninfo, settings(watched.conninfo))
-    patient.version, patient.version_text = 130012, "13.12"  # no such one is here
-    assert [finding.level for finding in doctor.check_version(patient)] == [PROBLEM]
-    patient.connection.close()
+    examined = ExaminedDatabase(watched.conninfo, settings(watched.conninfo))
+    examined.version, examined.version_text = 130012, "13.12"  # no such one is here
+    assert [finding.level for finding in doctor.check_version(examined)] == [PROBLEM]
+    examined.connection.close()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_policies_that_the_feed_does_not_apply_are_named(watched: JournalDatabas
 def test_the_schema_may_be_missing():
     conninfo = postgres.new_database()
     found = only("rights", conninfo)
-    assert (found.level, found.mend) == (WARNING, doctor.INSTALL)
+    assert (found.level, found.fix) == (WARNING, doctor.INSTALL)
     assert "this role can install it" in found.says
     postgres.execute(conninfo, read_script("install.sql"))
     assert only("rights", conninfo).level is OK
@@ -149,8 +149,8 @@ def test_a_role_is_granted_what_it_lacks(watched: JournalDatabase):
     for _ in range(3):
         found = only("rights", conninfo)
         levels.append(found.level)
-        if found.mend:
-            watched.run(found.mend)
+        if found.fix:
+            watched.run(found.fix)
     assert levels == [PROBLEM, WARNING, OK]
 
 
@@ -191,7 +191,7 @@ EARLIER_STATES = [
 def test_an_earlier_state_of_the_schema_is_a_problem(harm: str, watched: JournalDatabase):
     watched.run(harm)
     found = only("schema", watched.conninfo)
-    assert (found.level, found.mend) == (PROBLEM, doctor.INSTALL)
+    assert (found.level, found.fix) == (PROBLEM, doctor.INSTALL)
     watched.run(read_script("install.sql"))
     assert only("schema", watched.conninfo).level == OK
 
@@ -287,7 +287,7 @@ def test_altered_triggers_are_fixed(harm: str, watched: JournalDatabase):
     found = only("triggers", watched.conninfo)
     assert found.level is PROBLEM
     assert "orders" in found.says
-    watched.run(found.mend)
+    watched.run(found.fix)
     mended = only("triggers", watched.conninfo)
     assert (mended.level, mended.says) == (OK, "1 table is watched, with all its triggers")
 
@@ -297,8 +297,8 @@ def test_a_partitions_disabled_trigger_is_reported(db: JournalDatabase):
     db.run('CREATE TABLE one PARTITION OF "Parts" FOR VALUES IN (1)')
     db.run('SELECT changefeed.watch(\'"Parts"\'); ALTER TABLE one DISABLE TRIGGER "~changefeed_insert"')
     found = only("triggers", db.conninfo)
-    assert (found.level, found.mend) == (PROBLEM, 'ALTER TABLE public.one ENABLE TRIGGER "~changefeed_insert";')
-    db.run(found.mend)
+    assert (found.level, found.fix) == (PROBLEM, 'ALTER TABLE public.one ENABLE TRIGGER "~changefeed_insert";')
+    db.run(found.fix)
     assert only("triggers", db.conninfo).level is OK
 
 
@@ -334,7 +334,7 @@ def test_where_triggers_do_not_fire_is_a_problem(whom: str, watched: JournalData
     watched.run(f"ALTER {named} SET session_replication_role = 'replica'")
     found = only("replica", watched.conninfo)
     assert found.level is PROBLEM
-    watched.run(found.mend)
+    watched.run(found.fix)
     assert only("replica", watched.conninfo).level is OK
 
 
@@ -357,7 +357,7 @@ def test_roles_that_could_write_the_journal_are_named(harm: str, watched: Journa
     found = [finding for finding in findings(watched.conninfo) if finding.level is not OK]
     assert [(finding.level, finding.about) for finding in found] == [(PROBLEM, "rights")]
     assert role in found[0].says
-    watched.run(found[0].mend)
+    watched.run(found[0].fix)
     assert only("rights", watched.conninfo).level is OK
 
 
@@ -366,9 +366,9 @@ def test_a_replaceable_event_trigger_function_is_reported(watched: JournalDataba
     watched.run(f"ALTER FUNCTION changefeed.refresh_after_ddl OWNER TO {role}")
     found = [finding for finding in findings(watched.conninfo) if finding.level is not OK]
     assert [finding.level for finding in found] == [PROBLEM, PROBLEM]
-    assert found[0].mend == "DROP EVENT TRIGGER changefeed_new_partitions;"
+    assert found[0].fix == "DROP EVENT TRIGGER changefeed_new_partitions;"
     assert f"belongs to {role}" in found[1].says  # and nothing of theirs is called
-    watched.run(found[0].mend)
+    watched.run(found[0].fix)
     assert only("rights", watched.conninfo).says == found[1].says
 
 
@@ -389,8 +389,8 @@ def test_a_watched_table_that_became_unlogged_is_named(db: JournalDatabase):
     )
     db.run('ALTER TABLE "Odd ""one""" SET UNLOGGED')
     found = only("tables", db.conninfo)
-    assert (found.level, found.mend) == (WARNING, 'ALTER TABLE public."Odd ""one""" SET LOGGED;')
-    db.run(found.mend)
+    assert (found.level, found.fix) == (WARNING, 'ALTER TABLE public."Odd ""one""" SET LOGGED;')
+    db.run(found.fix)
     assert only("tables", db.conninfo).level is OK
 
 
@@ -426,8 +426,8 @@ def test_settings_of_the_role_or_database_are_named(setting: str, level: Level, 
     watched.run(f"ALTER DATABASE {watched.name} SET {setting}")
     found = only("settings", watched.conninfo)
     assert (found.level, setting.split(maxsplit=1)[0] in found.says) == (level, True)
-    if found.mend:
-        watched.run(found.mend)
+    if found.fix:
+        watched.run(found.fix)
         assert only("settings", watched.conninfo).level is OK
 
 
@@ -441,7 +441,7 @@ def test_an_old_transaction_is_named(watched: JournalDatabase, monkeypatch: pyte
     session.run("BEGIN")
     session.run("SELECT 1")
     found = only("transactions", watched.conninfo)
-    assert (found.level, found.mend) == (WARNING, f"SELECT pg_terminate_backend({pid});")
+    assert (found.level, found.fix) == (WARNING, f"SELECT pg_terminate_backend({pid});")
 
 
 def test_a_role_that_sees_no_other_sessions_is_advised(watched: JournalDatabase):
@@ -449,7 +449,7 @@ def test_a_role_that_sees_no_other_sessions_is_advised(watched: JournalDatabase)
     conninfo = str(make_dsn(watched.conninfo, user=role))
     found = only("transactions", conninfo)
     assert found.level is WARNING
-    watched.run(found.mend)
+    watched.run(found.fix)
     assert only("transactions", conninfo).level is OK
 
 
@@ -462,7 +462,7 @@ def test_a_journal_without_retention_is_a_problem(watched: JournalDatabase):
     found = only("journal", watched.conninfo, *flags)
     assert found.level is PROBLEM
     for _ in range(2):  # the first ends the partition that is written
-        watched.run(found.mend)
+        watched.run(found.fix)
     assert only("journal", watched.conninfo, *flags).level is OK
 
 
@@ -471,7 +471,7 @@ def test_a_journal_that_is_full_too_soon_is_a_warning(watched: JournalDatabase):
     size = watched.value("SELECT bytes FROM changefeed.journal_status()")
     found = only("journal", watched.conninfo, "--retention-bytes", str(int(size / 1.1)))
     assert found.level is WARNING
-    assert only("journal", watched.conninfo, *found.mend.split()).level is OK
+    assert only("journal", watched.conninfo, *found.fix.split()).level is OK
 
 
 def test_statements_that_could_not_be_journaled_are_reported(watched: JournalDatabase):
@@ -498,8 +498,8 @@ def cluster() -> Iterator[EmbeddedPostgres]:
 
 def test_with_prepared_transactions_no_notify_is_sent(cluster: EmbeddedPostgres):
     found = only("wake-up", cluster.conninfo)
-    assert (found.level, found.mend) == (WARNING, "ALTER DATABASE postgres SET changefeed.notify = 'on';")
-    postgres.execute(cluster.conninfo, found.mend)
+    assert (found.level, found.fix) == (WARNING, "ALTER DATABASE postgres SET changefeed.notify = 'on';")
+    postgres.execute(cluster.conninfo, found.fix)
     assert only("wake-up", cluster.conninfo).level is OK
 
 
@@ -518,8 +518,8 @@ def test_whether_a_lease_holds_and_that_it_is_switched_off(cluster: EmbeddedPost
     assert lease_until(-1).startswith("none holds")
     postgres.execute(cluster.conninfo, "ALTER DATABASE postgres SET changefeed.lease = 'off'")
     found = only("lease", cluster.conninfo)
-    assert (found.level, found.mend) == (WARNING, "ALTER DATABASE postgres RESET changefeed.lease;")
-    postgres.execute(cluster.conninfo, found.mend)
+    assert (found.level, found.fix) == (WARNING, "ALTER DATABASE postgres RESET changefeed.lease;")
+    postgres.execute(cluster.conninfo, found.fix)
     assert only("lease", cluster.conninfo).level is OK
 
 
@@ -531,8 +531,8 @@ def test_a_transaction_that_stays_prepared_is_named(cluster: EmbeddedPostgres, m
     preparing.close()
     monkeypatch.setattr(doctor, "LONG_TRANSACTION_SECONDS", 0.0)
     found = only("transactions", cluster.conninfo)
-    assert (found.level, found.mend) == (WARNING, "ROLLBACK PREPARED 'it''s';")
-    postgres.execute(cluster.conninfo, found.mend)
+    assert (found.level, found.fix) == (WARNING, "ROLLBACK PREPARED 'it''s';")
+    postgres.execute(cluster.conninfo, found.fix)
     assert only("transactions", cluster.conninfo).level is OK
 
 
@@ -541,7 +541,7 @@ def test_triggers_that_never_fire_are_a_problem(cluster: EmbeddedPostgres):
     postgres.execute(cluster.conninfo, "SELECT pg_reload_conf()")
     while (found := only("replica", cluster.conninfo)).level is not PROBLEM:
         pass  # the signal is under way
-    for statement in filter(None, map(str.strip, found.mend.split(";"))):
+    for statement in filter(None, map(str.strip, found.fix.split(";"))):
         postgres.execute(cluster.conninfo, statement)
     while only("replica", cluster.conninfo).level is not OK:
         pass
@@ -574,8 +574,8 @@ def test_a_queue_that_fills_names_the_session_that_holds_it(cluster: EmbeddedPos
         if found.level is not levels[-1]:
             levels.append(found.level)
     assert levels == [OK, WARNING, PROBLEM]
-    assert found.mend == f"SELECT pg_terminate_backend({pid});"
-    postgres.execute(conninfo, found.mend)
+    assert found.fix == f"SELECT pg_terminate_backend({pid});"
+    postgres.execute(conninfo, found.fix)
     while only("queue", conninfo).level is not OK:
         pass  # the session is ending
     holding.close()

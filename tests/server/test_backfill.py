@@ -130,8 +130,8 @@ class LoadingTest(HistoryCase):
         for step in STEPS:
             theirs, ours = (feed.hub.tally.by_step[step].since(0) for feed in (other, self.feed))
             assert [of["counts"] for of in theirs] == [of["counts"] for of in ours]
-        other.database.close()
-        other.following.close()
+        other.request_pool.close()
+        other.follower_pool.close()
 
     @gen_test
     async def test_it_is_no_news_for_the_metrics(self):

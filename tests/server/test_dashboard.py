@@ -273,7 +273,7 @@ class JournaledActivityTest(FeedTestCase):
 
     @gen_test
     async def test_delays_are_reckoned_by_the_clock_of_the_database(self):
-        await DatabaseClock(self.feed.database, self.feed.hub.tally.set_database_ahead).compare()
+        await DatabaseClock(self.feed.request_pool, self.feed.hub.tally.set_database_ahead).compare()
         assert abs(self.feed.hub.tally.database_ahead_seconds or 9) < 1
         socket = await self.connect("/ws/activity")
         hello = await message(socket, "hello")

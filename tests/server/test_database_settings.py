@@ -134,7 +134,7 @@ class SettingsCase(FeedTestCase):
         assert [one["data"] for one in await self.next_changes(client, 1)] == [{"k": 2, "note": None}]
         complete = self.run_sql("SELECT table_name, is_complete FROM changefeed.status() ORDER BY 1")
         assert complete == [("orders", True), ("parts", True)]
-        assert await feed.database.fetch("SELECT is_complete FROM changefeed.status()") == [(True,), (True,)]
+        assert await feed.request_pool.fetch("SELECT is_complete FROM changefeed.status()") == [(True,), (True,)]
         # Which refuses snapshots that are older than itself, as a session with another default has them.
         self.run_sql("SET default_transaction_isolation = 'read committed'")
         self.run_sql("SELECT changefeed.retain('1 day', 100000000)")

@@ -71,12 +71,12 @@ class HangingCommitsTest(FeedTestCase):
     async def test_a_statement_that_is_given_up_is_cancelled(self):
         for number in range(ROUNDS):
             try:
-                await self.feed.database.fetch(f"CREATE TABLE public.t{number} ()", deadline_seconds=0.1)
+                await self.feed.request_pool.fetch(f"CREATE TABLE public.t{number} ()", deadline_seconds=0.1)
             except DeadlinePassed:
                 pass
             else:
                 raise AssertionError("the commit did not hang")
             assert self.count("wait_event = 'SyncRep'") <= 1
         while self.count("wait_event = 'SyncRep'"):
-            await self.feed.database.fetch("SELECT")
+            await self.feed.request_pool.fetch("SELECT")
         assert self.count() <= MOST

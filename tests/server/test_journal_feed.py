@@ -300,7 +300,7 @@ class ResumeTest(JournalTestCase):
             self.write(f"INSERT INTO orders VALUES ({row})")
             assert await self.ids(socket, 1) == [row]
         batch = await self.feed.journal.read(before, upto=self.feed.follower.cache.edge.batch)
-        cursor = self.feed.journal.encode(batch.behind(batch.changes[-1]))
+        cursor = self.feed.journal.encode(batch.place_after(batch.changes[-1]))
         self.write("INSERT INTO orders VALUES (3)")
         assert await self.ids(socket, 1) == [3]
         page = await self.fetch_json(f"/api/changes?since={cursor}")

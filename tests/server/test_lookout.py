@@ -54,7 +54,7 @@ class LookoutCase(FeedTestCase):
 
     def another(self) -> Lookout:
         return Lookout(
-            self.feed.database,
+            self.feed.request_pool,
             self.feed.catalog,
             self.feed.journal,
             (),

@@ -80,7 +80,7 @@ class OddNamesTest(FeedTestCase):
 class NoTableTest(FeedTestCase):
     @gen_test
     async def test_an_ambiguous_name_of_missing_tables_is_refused(self):
-        watching = Watching(self.feed.database, ("a.b.c",), 1.0, 1)
+        watching = Watching(self.feed.request_pool, ("a.b.c",), 1.0, 1)
         with pytest.raises(NoSuchTable, match=r"--watch a.b.c: the database has no such table"):
             await watching.start()
 
@@ -148,7 +148,7 @@ class OneCannotBeWatchedTest(FeedTestCase):
 
     @gen_test
     async def test_one_that_the_settings_name_itself_is_an_error(self):
-        watching = Watching(self.feed.database, ("public.*", "public.aaa"), 1.0, 1)
+        watching = Watching(self.feed.request_pool, ("public.*", "public.aaa"), 1.0, 1)
         with ExpectLog("changefeed.watching", "not watched"), pytest.raises(CannotWatch, match="aaa is not yours"):
             await watching.start()
 

@@ -81,7 +81,7 @@ class GivenUpTest(StuckCase):
         while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0)
         assert self.counted(REQUESTS_GIVEN_UP) == 50
-        pool = self.feed.database._pool.conns
+        pool = self.feed.request_pool._pool.conns
         assert not pool.busy
         assert not pool.waiting_queue
         assert not self.feed.journal._reading_for_clients.locked()

@@ -98,7 +98,7 @@ class RestoredInStepsTest(JournalTestCase):
             await self.work()
             self.write("INSERT INTO orders VALUES (5)")
             assert await self.told_until(socket, 5) == ([5], [])
-        assert await Journal(self.feed.database).identify()
+        assert await Journal(self.feed.request_pool).identify()
 
     @gen_test(timeout=60)
     async def test_what_was_journaled_before_the_dump_does_not_come_again(self):

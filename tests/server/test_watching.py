@@ -102,13 +102,13 @@ class WatchingTest(FeedTestCase):
     async def test_an_earlier_schema_is_updated_on_request(self):
         self.watch()
         self.write("ALTER TABLE changefeed.meta DROP COLUMN readable_from")
-        careful = Watching(self.feed.database, (), 1.0, 1, may_upgrade=False)
+        careful = Watching(self.feed.request_pool, (), 1.0, 1, may_upgrade=False)
         with ExpectLog(
             "changefeed.watching", r".*earlier state of it \(meta.readable_from\): run psql -f sql/install.sql again"
         ):
             await careful.start()
         with ExpectLog("changefeed.watching", "brought the schema changefeed up to date", level=20):
-            await Watching(self.feed.database, (), 1.0, 1).start()
+            await Watching(self.feed.request_pool, (), 1.0, 1).start()
         await careful.start()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 
-from changefeed.journal.entries import Standing
+from changefeed.journal.entries import JournalState
 from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import load_queries, read_script
 from tests import postgres
@@ -39,7 +39,7 @@ def awake_ms(session: Session) -> int:
     """For how long the lease holds, as a server reads it."""
     with session.connection.cursor() as db_cursor:
         db_cursor.execute(QUERIES["read"], {"previous": "1:1:", "batch": None, "after": None, **LIMITS})
-        return Standing.of(db_cursor.fetchall()[-1]).awake_ms or 0
+        return JournalState.of(db_cursor.fetchall()[-1]).awake_ms or 0
 
 
 def lease_until(session: Session, ms: int) -> None:

@@ -14,7 +14,7 @@ from tornado.testing import ExpectLog, gen_test
 
 from changefeed.postgres.named_queries import read_script
 from commands import doctor
-from commands.doctor import Finding, Level, Patient
+from commands.doctor import ExaminedDatabase, Finding, Level
 from tests import ROOT, postgres
 from tests.feed_case import ORDERS, FeedTestCase, message
 from tests.journal_database import Session
@@ -84,11 +84,11 @@ class LeastRightsCase(FeedTestCase):
         return block.replace(ROLE, self.role)
 
     def findings(self) -> dict[str, Finding]:
-        patient = Patient(str(make_dsn(self.conninfo, user=self.role)), self.feed.settings)
+        examined = ExaminedDatabase(str(make_dsn(self.conninfo, user=self.role)), self.feed.settings)
         try:
-            return {finding.about: finding for finding in doctor.examine(patient)}
+            return {finding.about: finding for finding in doctor.examine(examined)}
         finally:
-            patient.connection.close()
+            examined.connection.close()
 
 
 class FollowingTest(LeastRightsCase):
@@ -127,9 +127,9 @@ class FollowingTest(LeastRightsCase):
             self.write(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         self.write("ALTER TABLE priv.t RENAME COLUMN note TO remark; ALTER TABLE priv.u SET UNLOGGED")
         self.write('ALTER TABLE priv.u DISABLE TRIGGER "~changefeed_update"')
-        patient = Patient(str(make_dsn(self.conninfo, user=self.role)), self.feed.settings)
-        found = list(doctor.examine(patient))
-        patient.connection.close()
+        examined = ExaminedDatabase(str(make_dsn(self.conninfo, user=self.role)), self.feed.settings)
+        found = list(doctor.examine(examined))
+        examined.connection.close()
         assert not [finding for finding in found if "could not be examined" in finding.says]
         told = [(finding.about, finding.says) for finding in found if finding.level is not Level.OK]
         for about, what in (
@@ -188,7 +188,7 @@ class FollowingTest(LeastRightsCase):
         self.write(f"REVOKE TRUNCATE ON changefeed.journal_3 FROM {self.role}")
         rights = self.findings()["rights"]
         assert rights.level == Level.WARNING
-        self.write(rights.mend)
+        self.write(rights.fix)
         assert self.findings()["rights"].level == Level.OK
 
     def test_it_may_do_no_more(self):
@@ -230,7 +230,7 @@ class ReadingTest(LeastRightsCase):
         await self.feed.catalog.reread()
         for grant in (f"GRANT USAGE ON SCHEMA priv TO {self.role}", f"GRANT SELECT ON priv.parts TO {self.role}"):
             rows = self.findings()["rows"]
-            assert (rows.level, "of 2 watched tables the rows of 1" in rows.says, f"{grant};" in rows.mend) == (
+            assert (rows.level, "of 2 watched tables the rows of 1" in rows.says, f"{grant};" in rows.fix) == (
                 Level.OK,
                 True,
                 True,
@@ -292,7 +292,7 @@ class ReadingTest(LeastRightsCase):
         self.write(f"REVOKE EXECUTE ON FUNCTION changefeed.rows_source FROM {self.role}")
         error = (await self.fetch_json("/api/rows?table=orders", 403))["error"]
         assert "permission denied for function rows_source" in error["message"]
-        assert "GRANT EXECUTE ON FUNCTION" in self.findings()["rows"].mend
+        assert "GRANT EXECUTE ON FUNCTION" in self.findings()["rows"].fix
 
 
 class WatchingTest(LeastRightsCase):

@@ -11,7 +11,7 @@ from tornado.testing import gen_test
 
 from changefeed.postgres.named_queries import SQL_DIR, load_queries, read_script
 from commands import doctor
-from commands.doctor import Level, Patient
+from commands.doctor import ExaminedDatabase, Level
 from tests import postgres
 from tests.feed_case import ORDERS, FeedTestCase
 from tests.journal_database import JournalDatabase, Session
@@ -243,9 +243,9 @@ class HostileTest(FeedTestCase):
         await self.fetch_json("/api/changes?table=nosuch", 400)
         await self.http_client.fetch(self.get_url("/metrics"))
         await self.fetch_json("/api/tables/public.orders/watch", method="DELETE")
-        patient = Patient(str(make_dsn(self.conninfo)), self.feed.settings)
-        findings = list(doctor.examine(patient))
-        patient.connection.close()
+        examined = ExaminedDatabase(str(make_dsn(self.conninfo)), self.feed.settings)
+        findings = list(doctor.examine(examined))
+        examined.connection.close()
         assert "could not be examined" not in " ".join(map(str, findings))
         assert Level.OK in [finding.level for finding in findings]
         assert self.ran() == 0

@@ -36,7 +36,7 @@ class History:
         async def read_on() -> None:
             while True:
                 page = await self.journal.read(self.edge)
-                self.places += [page.behind(change) for change in page.changes]
+                self.places += [page.place_after(change) for change in page.changes]
                 self.edge = page.end
                 if self.edge.previous == self.edge.batch:
                     self.places.append(self.edge)

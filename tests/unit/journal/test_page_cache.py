@@ -79,7 +79,7 @@ def test_a_split_page_is_remembered_as_one(seed: int):
                 part, rest = rest.split(2)
                 split.append(part)
             whole.append(page)
-    places = [page.behind(change) for page in whole._pages for change in page.changes]
+    places = [page.place_after(change) for page in whole._pages for change in page.changes]
     assert split.edge == whole.edge
     assert split.ends() == whole.ends()
     for place in [*places, *map(Place.after, snapshots)]:
