@@ -52,7 +52,7 @@ SELECT f.may_call, c.oid::int8, array_to_string(ARRAY[
 ], ' ')
 FROM changefeed.watched() AS w JOIN pg_class AS c ON c.oid = w.target JOIN pg_namespace AS n ON n.oid = c.relnamespace, LATERAL (
     SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc AS p
-    WHERE p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('cursor', 'rows_source', 'hash_of_row', 'json_array', 'next_rows')
+    WHERE p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('cursor', 'rows_source', 'hash_of_row', 'json_array', 'next_rows', 'refuse_column')
 ) AS f (may_call)
 ORDER BY n.nspname, c.relname;
 
@@ -61,7 +61,7 @@ ORDER BY n.nspname, c.relname;
 SELECT FROM changefeed.rows_source(%(target)s::oid, %(trusted)s::text[]);
 
 -- what reads rows --
-GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.json_array, changefeed.next_rows TO changefeed_server;
+GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.json_array, changefeed.next_rows, changefeed.refuse_column TO changefeed_server;
 
 -- who may write --
 -- Roles, other than the owner and superusers, that could write arbitrary entries into the journal; and the statement that ends it.
