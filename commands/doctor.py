@@ -290,9 +290,13 @@ def check_triggers(examined: ExaminedDatabase) -> Iterator[Finding]:
         return
     watched = examined.rows(QUERIES["triggers"])
     disabled = examined.rows(QUERIES["disabled triggers"])
-    gone = examined.rows(QUERIES["gone columns"])
-    for table, column in gone:
+    version, _ = examined.row(QUERIES["version"])
+    gone = examined.rows(SERVER_QUERIES["gone columns"]) if version >= VERSION else []
+    for schema, bare, column, is_replaced in gone:
+        table = qualified(schema, bare)
         says = f"{table} has no column {column} any more, which watch() omits or hashes: no change is journaled"
+        if is_replaced:
+            says = f"{column} of {table} is not the column that watch() omits or hashes: no change is journaled"
         advice = f"call changefeed.watch for {table} again, with the column's present name"
         yield Finding(Level.PROBLEM, "triggers", says, advice=advice)
     for table, trigger, _ in disabled:

@@ -61,7 +61,7 @@ BEGIN
     PERFORM changefeed.check_target(target);
     RETURN changefeed.try_to_apply(
         target,
-        (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(asked) WHERE key IN ('omit', 'hash', 'limit', 'strict')),
+        (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(asked) WHERE key IN ('omit', 'hash', 'numbers', 'limit', 'strict')),
         changefeed.lock_wait_ms()
     );
 END

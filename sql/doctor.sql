@@ -127,19 +127,6 @@ SELECT pg_backend_pid();
 -- Each watched table, and whether its triggers are intact.
 SELECT format('%I.%I', schema_name, table_name), is_complete FROM changefeed.status();
 
--- gone columns --
--- Columns of `omit` or `hash` that no longer exist under that name, with their tables.
-SELECT format('%I.%I', s.schema_name, s.table_name), quote_ident(g.name)
-FROM changefeed.status() AS s
-JOIN pg_namespace AS n ON n.nspname = s.schema_name
-JOIN pg_class AS root ON root.relnamespace = n.oid AND root.relname = s.table_name,
-    LATERAL (SELECT unnest(s.omit) UNION SELECT jsonb_array_elements_text(to_jsonb(s) -> 'hash')) AS g (name)
-WHERE NOT EXISTS (
-    SELECT FROM pg_attribute AS a
-    WHERE a.attrelid = root.oid AND a.attname = g.name AND a.attnum > 0 AND NOT a.attisdropped
-)
-ORDER BY 1, 2;
-
 -- disabled triggers --
 -- Each with its table, and with the watched table, which is a partition's root.
 SELECT format('%I.%I', m.nspname, member.relname), quote_ident(t.tgname), format('%I.%I', n.nspname, c.relname)

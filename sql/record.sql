@@ -11,7 +11,8 @@
 -- of trusted types; for an UPDATE, one row) takes one INSERT. Only if that writes nothing does the rest find out why.
 --
 -- Their argument, if there is one, is JSON:
--- {"omit": [column, ...], "hash": [column, ...], "limit": rows, "root": true, "dynamic": true}
+-- {"omit": [column, ...], "hash": [column, ...], "numbers": {column: attnum, ...}, "limit": rows, "root": true, "dynamic": true}
+-- The numbers identify the columns to omit and to hash: a name can pass to another column.
 DO $make$
 DECLARE
     -- Evaluated at each statement if there are types that are not PostgreSQL's own: these, and their owners, can change

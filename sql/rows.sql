@@ -55,14 +55,8 @@ BEGIN
     ) THEN
         RAISE EXCEPTION 'row-level security hides rows of % from %', name, quote_ident(session_user) USING ERRCODE = 'CF004';
     END IF;
-    SELECT d.name INTO name
-    FROM (
-        SELECT jsonb_array_elements_text(coalesce(watched_with -> 'omit', '[]') || coalesce(watched_with -> 'hash', '[]'))
-    ) AS d (name)
-    WHERE NOT EXISTS (
-        SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attname = d.name AND a.attnum > 0 AND NOT a.attisdropped
-    );
-    IF FOUND THEN
+    name := changefeed.gone_column(target, watched_with::json);
+    IF name IS NOT NULL THEN
         RAISE EXCEPTION 'the column % that was to be left out or hashed is gone', quote_ident(name) USING ERRCODE = 'CF005';
     END IF;
     RETURN QUERY

@@ -327,6 +327,17 @@ SELECT schema_name, table_name, is_complete, omit, row_limit, strict, partitions
        ARRAY(SELECT jsonb_array_elements_text(to_jsonb(s) -> 'hash'))
 FROM changefeed.status() AS s;
 
+-- gone columns --
+-- Columns of `omit` or `hash` that are gone, with their tables, and whether another column has the name now.
+SELECT n.nspname, c.relname, h.name, a.attnum IS NOT NULL
+FROM changefeed.watched() AS w JOIN pg_class AS c ON c.oid = w.target JOIN pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+    SELECT jsonb_array_elements_text(w.options -> 'omit') UNION SELECT jsonb_array_elements_text(w.options -> 'hash')
+) AS h (name)
+LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
+WHERE a.attnum IS NULL OR w.options ? 'numbers' AND a.attnum IS DISTINCT FROM (w.options -> 'numbers' ->> h.name)::integer
+ORDER BY 1, 2, 3;
+
 -- has plain triggers --
 -- Whether a trigger that is not ours sends notifications: those are lost while nobody listens.
 -- Of each function's text as in "tables".

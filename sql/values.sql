@@ -323,6 +323,27 @@ BEGIN
 END
 $function$;
 
+-- A column of `omit` or `hash` that is gone: dropped, or renamed, whether or not another column has its name now. Then no value may
+-- leave the table, since it might be that column's. `options` are a trigger's argument, or those of watched().
+CREATE OR REPLACE FUNCTION changefeed.gone_column(target oid, options json)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN (
+        SELECT h.name
+        FROM (
+            SELECT json_array_elements_text(options -> 'omit') UNION ALL SELECT json_array_elements_text(options -> 'hash')
+        ) AS h (name)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = target AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
+              -- An earlier version's trigger has names only, until refresh() adds the numbers.
+              AND (options -> 'numbers' IS NULL OR a.attnum = (options -> 'numbers' ->> h.name)::integer)
+        )
+        LIMIT 1
+    );
+END
+$function$;
+
 -- A table's columns as a list for SELECT: without those of `omit`, with hashes for those of `hash`, and with virtual generated
 -- columns computed, because a trigger sees them as null.
 CREATE OR REPLACE FUNCTION changefeed.column_list(target oid, options json)
@@ -333,14 +354,9 @@ DECLARE
     -- Above READ COMMITTED the catalog is an old one: the table, or a type, may have got an owner since whom nobody trusts.
     is_certain constant boolean := current_setting('transaction_isolation') = 'read committed';
     root_columns text[];
-    gone text;
+    gone constant text := CASE WHEN cardinality(omit || hash) > 0 THEN changefeed.gone_column(target, options) END;
 BEGIN
-    SELECT name INTO gone FROM unnest(omit || hash) AS name
-    WHERE NOT EXISTS (
-        SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped
-    );
     IF gone IS NOT NULL THEN
-        -- Dropped, or renamed: then it must not leave the table under its new name.
         RAISE EXCEPTION 'the column % that was to be left out or hashed is gone', quote_ident(gone)
             USING HINT = 'Call changefeed.watch again.';
     END IF;

@@ -35,12 +35,38 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
             ) <> (
                 SELECT string_agg(quote_ident(a.attname), ',' ORDER BY a.attnum) FROM pg_attribute AS a
                 WHERE a.attrelid = m.root AND a.attnum > 0 AND NOT a.attisdropped
-            ) AS is_in_another_order
+            ) AS is_in_another_order,
+            (
+                -- A partition has its root's columns under the same names. 0 is no column's number.
+                SELECT jsonb_build_object('numbers', jsonb_object_agg(h.name, CASE
+                    WHEN m.member = m.root THEN coalesce(n.number, 0)
+                    WHEN n.number = (
+                        SELECT a.attnum FROM pg_attribute AS a
+                        WHERE a.attrelid = m.root AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
+                    ) THEN coalesce((
+                        SELECT a.attnum FROM pg_attribute AS a
+                        WHERE a.attrelid = m.member AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
+                    ), 0)
+                    ELSE 0
+                END))
+                FROM jsonb_array_elements_text(
+                    coalesce(o.options -> 'omit', '[]') || coalesce(o.options -> 'hash', '[]')
+                ) AS h (name) CROSS JOIN LATERAL (
+                    SELECT CASE WHEN o.options ? 'numbers' THEN (o.options -> 'numbers' ->> h.name)::integer
+                    -- An earlier version's trigger has names only.
+                    ELSE (
+                        SELECT a.attnum FROM pg_attribute AS a
+                        WHERE a.attrelid = m.root AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
+                    ) END
+                ) AS n (number)
+                WHERE o.options ?| '{omit,hash}'
+                HAVING count(*) > 0
+            ) AS numbers
         FROM changefeed.members(roots) AS m JOIN pg_class AS c ON c.oid = m.member
         JOIN asked AS o ON o.root = m.root
     ), arguments AS (
         SELECT *,
-            (options - 'strict')
+            (options - '{strict,numbers}'::text[]) || coalesce(numbers, '{}')
             || CASE WHEN is_partition THEN '{"root": true}' ELSE '{}' END::jsonb
             || CASE WHEN has_virtual OR is_rowwise OR is_in_another_order OR options ?| '{omit,hash}' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
             AS argument,

@@ -84,6 +84,10 @@ BEGIN
     options := jsonb_strip_nulls(jsonb_build_object(
         'omit', CASE WHEN cardinality(omit) > 0 THEN to_jsonb(omit) END,
         'hash', CASE WHEN cardinality(hash) > 0 THEN to_jsonb(hash) END,
+        'numbers', (
+            SELECT jsonb_object_agg(a.attname, a.attnum) FROM pg_attribute AS a
+            WHERE a.attrelid = target AND a.attname = ANY (omit || hash) AND a.attnum > 0 AND NOT a.attisdropped
+        ),
         'limit', row_limit,
         'strict', CASE WHEN strict THEN true END
     ));

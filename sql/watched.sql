@@ -41,6 +41,7 @@ BEGIN
     END IF;
     PERFORM (argument ->> 'limit')::bigint, jsonb_array_elements_text(argument -> 'omit'),
         jsonb_array_elements_text(argument -> 'hash');
+    PERFORM n.value::smallint FROM jsonb_each_text(argument -> 'numbers') AS n;
     RETURN CASE WHEN jsonb_typeof(argument) = 'object' THEN argument END;
 EXCEPTION WHEN data_exception THEN
     RETURN NULL;

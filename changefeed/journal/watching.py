@@ -181,6 +181,14 @@ class Watching:
                 return WatchOptions(tuple(omit), row_limit, strict, tuple(hash_))
         return None
 
+    async def replaced_columns(self, name: str) -> set[str]:
+        """The columns to omit or hash whose names other columns have now: nothing is recorded then."""
+        table = await self._only(name)
+        if (await self._version() or 0) < VERSION:
+            return set()
+        gone = await self._database.fetch(QUERIES["gone columns"])
+        return {column for schema, bare, column, is_replaced in gone if (schema, bare) == table and is_replaced}
+
     async def not_watched(self) -> dict[TableName, str]:
         """The tables of the patterns that are not watched, with the reason, as far as this process knows."""
         found = [row for pattern in self._patterns for row in await self._tables_of(pattern)]

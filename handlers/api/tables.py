@@ -78,6 +78,7 @@ class WatchHandler(ApiHandler):
                 name, granted = await self._find(name)
                 before = await self.context.watching.options(name) or DEFAULT_OPTIONS
                 options = self._options(name, granted, before, asked)
+                self._check_replaced(name, await self.context.watching.replaced_columns(name), before, asked)
                 has_changed = await self.context.watching.watch(name, options)
         except (NoSuchTable, CannotWatch) as error:
             raise self._api_error(name, error, "cannot_watch") from None
@@ -127,6 +128,17 @@ class WatchHandler(ApiHandler):
         if set(before.omit) - set(options.omit) or set(before.hash) - set(options.hash) - set(options.omit):
             raise _needs_all_rights("this would expose a column that is omitted or hashed")
         return options
+
+    def _check_replaced(self, name: str, replaced: set[str], before: WatchOptions, asked: dict[str, Any]) -> None:
+        """Raises an error if the request would expose a column by keeping its name, which another column has now."""
+        if replaced and not self.rights.sees_everything:
+            raise _needs_all_rights(f"a column of {name} that is omitted or hashed was renamed or dropped")
+        kept = {column for option in {"omit", "hash"} - asked.keys() for column in getattr(before, option)}
+        if kept & replaced:
+            raise CannotWatch(
+                f"{name}: the column {min(kept & replaced)} that was to be left out or hashed is gone; say in omit and "
+                "in hash which columns it is now"
+            )
 
     def _api_error(self, name: str, error: NoSuchTable | CannotWatch, code: str) -> ApiError:
         """The error, without names that the caller may not see."""

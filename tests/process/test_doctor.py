@@ -311,6 +311,18 @@ def test_a_missing_omitted_or_hashed_column_is_a_problem(option: str, watched: J
     assert only("triggers", watched.conninfo).level is OK
 
 
+@pytest.mark.parametrize("option", ["omit", "hash"])
+def test_another_column_under_the_name_of_one_to_be_left_out_or_hashed_is_a_problem(
+    option: str, watched: JournalDatabase
+):
+    watched.run(f"SELECT changefeed.watch('orders', {option} => '{{id}}')")
+    watched.run("ALTER TABLE orders RENAME id TO number; ALTER TABLE orders ADD id int")
+    found = only("triggers", watched.conninfo)
+    assert (found.level, "id of public.orders is not the column that" in found.says) == (PROBLEM, True)
+    watched.run(f"SELECT changefeed.watch('orders', {option} => '{{number}}')")
+    assert only("triggers", watched.conninfo).level is OK
+
+
 def test_no_watched_table_is_a_warning(db: JournalDatabase):
     assert only("triggers", db.conninfo).level is WARNING
 

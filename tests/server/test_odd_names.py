@@ -212,6 +212,22 @@ class OptionsTest(AccessTestCase):
         assert (status["omit"], status["hash"]) == (["id"], [])
 
     @gen_test
+    async def test_a_column_that_is_gone_is_not_replaced_by_the_one_that_has_its_name(self):
+        full = {"tables": {"*": {}}, "channels": ["*"], "admin": True}
+        some = {"tables": {"public.people": {}}, "admin": True}
+        for option, column in (("omit", "ssn"), ("hash", "phone")):
+            self.write(f"ALTER TABLE people RENAME {column} TO other; ALTER TABLE people ADD {column} text")
+            status, reason = await self.put(full, {"row_limit": 5})
+            assert (status, f"the column {column} that was to be left out or hashed is gone" in reason) == (409, True)
+            for said in (None, {"omit": ["ssn"], "hash": ["phone"]}):
+                status, reason = await self.put(some, said)
+                assert (status, "was renamed or dropped" in reason) == (403, True)
+            assert self.options() == [(["ssn"], ["phone"], 9, True)]
+            assert (await self.put(full, {option: ["other"]}))[0] == 200
+            self.write(f"ALTER TABLE people DROP {column}; ALTER TABLE people RENAME other TO {column}")
+            assert (await self.put(full, {option: [column]}))[0] == 200
+
+    @gen_test
     async def test_nor_by_a_refusal_of_postgresql(self):
         bounded = {"tables": {"public.people": {"columns": ["id"]}, "public.part": {}}, "admin": True}
         self.write("CREATE TABLE whole (id int) PARTITION BY LIST (id)")

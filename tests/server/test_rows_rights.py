@@ -125,6 +125,15 @@ class HiddenColumnsTest(RowsTestCase):
         why = await self.refused("table=people", 403, "cannot_read")
         assert "the column pin that was to be left out or hashed is gone" in why
 
+    @gen_test
+    async def test_a_name_that_has_passed_to_another_column_hides_nothing(self):
+        for hidden in ("pin", "phone"):
+            self.write(f"ALTER TABLE people RENAME {hidden} TO code; ALTER TABLE people ADD {hidden} text")
+            why = await self.refused("table=people", 403, "cannot_read")
+            assert f"the column {hidden} that was to be left out or hashed is gone" in why
+            self.write(f"ALTER TABLE people DROP {hidden}; ALTER TABLE people RENAME code TO {hidden}")
+            assert len((await self.rows("table=people"))["rows"]) == 2
+
 
 class KeysTest(RowsTestCase):
     flags = ("--payload", "keys")

@@ -415,6 +415,34 @@ def test_dumps_keep_watches_but_not_the_secret():
     assert rows == postgres.execute(source, hash_of_110)
 
 
+@pytest.mark.parametrize("option", ["omit", "hash"])
+@pytest.mark.parametrize(
+    ("ddl", "is_recorded"),
+    [
+        ("", True),
+        ("ALTER TABLE orders RENAME secret TO other; ALTER TABLE orders ADD secret text", False),
+        # A restore gives the columns new numbers, without those that were dropped.
+        ("ALTER TABLE orders DROP note", False),
+    ],
+)
+def test_a_restored_table_gives_out_no_column_that_was_kept_back(
+    option: str, ddl: str, is_recorded: bool, db: JournalDatabase
+):
+    db.run("CREATE TABLE orders (id int, note text, secret text)")
+    db.run(f"SELECT changefeed.watch('orders', {option} => '{{secret}}'); {ddl}")
+    target = postgres.new_database()
+    postgres.execute(target, dump(db.conninfo))
+    postgres.execute(target, read_script("install.sql"))
+    last = "other" if "other" in ddl else "secret"
+    write = f"INSERT INTO public.orders (id, {last}) VALUES (1, 'S3CRET')"
+    postgres.execute(target, write)
+    journal = "SELECT action::text, position('S3CRET' IN j::text) FROM changefeed.journal AS j"
+    assert postgres.execute(target, journal) == [("I" if is_recorded else "L", 0)]
+    postgres.execute(target, f"SELECT changefeed.watch('public.orders', {option} => '{{{last}}}')")
+    postgres.execute(target, write)
+    assert postgres.execute(target, f"{journal} ORDER BY j.id DESC LIMIT 1") == [("I", 0)]
+
+
 def test_a_schemas_dump_restores_its_triggers(db: JournalDatabase):
     db.run("CREATE TABLE orders (id int); SELECT changefeed.watch('orders', row_limit => 7)")
     target = postgres.new_database()

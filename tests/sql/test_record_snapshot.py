@@ -41,7 +41,7 @@ def test_a_column_that_is_computed_in_another_way_is_a_loss(
     db.forget()
     writer.run(f"INSERT INTO t VALUES {row}; UPDATE t SET id = 2; DELETE FROM t; COMMIT")
     assert (db.entries(), db.losses, len(writer.warnings)) == ([], 3, 3)
-    db.run(f"INSERT INTO t VALUES {row}")
+    db.run(f"SELECT changefeed.watch('t'{options}); INSERT INTO t VALUES {row}")
     assert (len(db.entries()), db.warnings) == (1, [])
 
 
