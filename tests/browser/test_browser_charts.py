@@ -82,9 +82,14 @@ def span_of(page: Dashboard) -> tuple[int, ...]:
 def test_both_charts_share_the_crosshair(shop: Ground):
     page = shop.open()
     page.page.locator(".delay-chart .u-over").hover(position={"x": 60, "y": 20})
-    times = page.page.locator(".time.muted:visible").filter(has_text=re.compile(r"^\d\d:\d\d:\d\d$"))
-    expect(times).to_have_count(2)
-    expect(times.first).to_have_text(times.last.inner_text())
+    # Both at one moment: the charts move on each second.
+    page.page.wait_for_function(
+        r"""() => {
+            const texts = [...document.querySelectorAll(".time.muted")].map((time) => time.checkVisibility() && time.innerText)
+            const times = texts.filter((text) => /^\d\d:\d\d:\d\d$/.test(text))
+            return times.length === 2 && times[0] === times[1]
+        }"""
+    )
 
 
 def test_the_delay_of_writes_is_measured(shop: Ground):
