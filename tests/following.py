@@ -1,5 +1,6 @@
 """A program that follows the feed, and the server that it follows."""
 
+import asyncio
 import contextlib
 import os
 import queue
@@ -8,12 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tests import leftovers, postgres
 from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess, free_port
+
+Result = TypeVar("Result")
 
 TIMEOUT_SECONDS = 60
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -24,6 +28,21 @@ def node() -> str:
     found = shutil.which("node", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     assert found, "Node is needed: make test installs it"
     return found
+
+
+def run_to_the_end(main: Coroutine[Any, Any, Result]) -> Result:
+    """As asyncio.run(), which would cancel connections that are being closed because the loop over a feed was left."""
+
+    async def run() -> Result:
+        try:
+            return await main
+        finally:
+            await asyncio.get_running_loop().shutdown_asyncgens()
+            # Python closes those that nothing refers to any more in tasks of their own.
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others)
+
+    return asyncio.run(run())
 
 
 class Follower:

@@ -15,7 +15,7 @@ from psqlisten2websocket_client import Refused, rows
 
 from changefeed.postgres.named_queries import read_script
 from tests import ROOT, postgres
-from tests.following import TIMEOUT_SECONDS, Follower, node
+from tests.following import TIMEOUT_SECONDS, Follower, node, run_to_the_end
 from tests.server_process import ServerProcess, free_port
 
 SEED = 1  # others have been tried
@@ -193,7 +193,7 @@ def first_rows(url: str, table: str, **options: Any) -> Any:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             return dict(await anext(aiter(rows(url, table, **options))))
 
-    return asyncio.run(run())
+    return run_to_the_end(run())
 
 
 def test_rows_keep_every_digit_in_python(ground: Ground):

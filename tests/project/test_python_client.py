@@ -19,6 +19,7 @@ from changefeed import __version__
 from changefeed.postgres.named_queries import read_script
 from tests import ROOT, postgres
 from tests.feed_case import ORDERS
+from tests.following import run_to_the_end
 from tests.server_process import ServerProcess, free_port
 
 PACKAGE = ROOT / "clients" / "python"
@@ -119,7 +120,7 @@ def test_each_change_comes_once_in_order_despite_kills(ground: Ground):
         ground.write("INSERT INTO orders SELECT generate_series(1301, 1400)")
         return found + await until(changes, 1400)
 
-    assert asyncio.run(run()) == list(range(1, 1401))
+    assert run_to_the_end(run()) == list(range(1, 1401))
 
 
 def test_a_feed_continues_after_the_change_that_was_processed_last(ground: Ground):
@@ -136,7 +137,7 @@ def test_a_feed_continues_after_the_change_that_was_processed_last(ground: Groun
                         break  # before it is processed: it comes again
         return found
 
-    assert asyncio.run(run()) == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 10]
+    assert run_to_the_end(run()) == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 10]
 
 
 def test_a_change_has_the_protocols_fields(ground: Ground):
@@ -147,7 +148,7 @@ def test_a_change_has_the_protocols_fields(ground: Ground):
         ground.write("TRUNCATE orders")
         return [await anext(changes) for _ in range(3)]
 
-    inserted, left, truncated = asyncio.run(run())
+    inserted, left, truncated = run_to_the_end(run())
     assert (inserted.table, inserted.schema, inserted.action) == ("orders", "public", "INSERT")
     assert (inserted.data, inserted.old, inserted.filter) == ({"id": 1, "status": "open"}, None, None)
     assert (left.data, left.old, left.filter) == ({"id": 1, "status": "paid"}, {"status": "open"}, "leave")
@@ -173,7 +174,7 @@ def test_a_cursor_from_before_a_restore_is_a_gap(ground: Ground):
         ground.write("INSERT INTO orders VALUES (3)")
         return found + await until(changes, 3)
 
-    assert asyncio.run(run()) == [1, 2, 3]
+    assert run_to_the_end(run()) == [1, 2, 3]
     [gap] = gaps.told
     assert gap.why
     assert gap.what_to_do
@@ -190,7 +191,7 @@ def test_an_unhandled_gap_is_raised_and_iteration_can_resume(ground: Ground):
         ground.write("INSERT INTO orders VALUES (1)")
         return await until(aiter(feed), 1)
 
-    assert asyncio.run(run()) == [1]
+    assert run_to_the_end(run()) == [1]
 
 
 def test_values_that_pythons_json_does_not_read_end_nothing(ground: Ground):
@@ -210,7 +211,7 @@ def test_values_that_pythons_json_does_not_read_end_nothing(ground: Ground):
         assert await coming == [4]
         return [row["total"] for row in rows if row]
 
-    assert asyncio.run(run()) == [Decimal("9" * 5000), Decimal("1.10")]
+    assert run_to_the_end(run()) == [Decimal("9" * 5000), Decimal("1.10")]
     assert len([gap for gap in gaps.told if "nested" in gap.why]) == 1
 
 
@@ -221,7 +222,7 @@ def test_what_can_never_work_is_raised(ground: Ground):
 
     def refusal(url: str = ground.url, **options: Any) -> Refused:
         with pytest.raises(Refused) as raised:
-            asyncio.run(first(follow(url, **options)))
+            run_to_the_end(first(follow(url, **options)))
         return raised.value
 
     assert refusal(table="ordres").code == "unknown_table"
@@ -231,7 +232,7 @@ def test_what_can_never_work_is_raised(ground: Ground):
     assert refusal(since="no-cursor").code == "not_a_cursor"
     assert refusal(f"{ground.url}/nowhere").code == "not_found"
     with pytest.raises(ValueError, match="localhost:8080"):
-        asyncio.run(first(follow("localhost:8080")))
+        run_to_the_end(first(follow("localhost:8080")))
     ground.kill()
     ground.start(TOKEN=TOKEN)
     assert refusal(token="wrong").code == "bad_token"
@@ -242,7 +243,7 @@ def test_the_address_of_a_server_is_enough(ground: Ground):
     cursor = ground.cursor()
     ground.write("INSERT INTO orders VALUES (1)")
     for url in (base := ground.url.removesuffix("/ws"), f"{base}/", base.replace("ws://", "http://")):
-        assert asyncio.run(until(aiter(follow(url, since=cursor)), 1)) == [1]
+        assert run_to_the_end(until(aiter(follow(url, since=cursor)), 1)) == [1]
 
 
 def test_final_errors_are_raised_by_the_first_attempt(ground: Ground, caplog: pytest.LogCaptureFixture):
@@ -251,7 +252,7 @@ def test_final_errors_are_raised_by_the_first_attempt(ground: Ground, caplog: py
     ground.start(TOKEN=TOKEN)
     for url, code in ((ground.url, "sign_in"), (ground.url.replace("/ws", "/client.js"), "not_a_feed")):
         with pytest.raises(Refused) as raised:
-            asyncio.run(until(aiter(follow(url)), 1))
+            run_to_the_end(until(aiter(follow(url)), 1))
         assert raised.value.code == code
     assert not caplog.records
 
@@ -266,7 +267,7 @@ def test_a_function_is_asked_for_the_token_of_each_connection(ground: Ground):
         return tokens.pop(0)
 
     ground.write("INSERT INTO orders VALUES (1)")
-    assert asyncio.run(until(aiter(follow(ground.url, since=cursor, token=token)), 1)) == [1]
+    assert run_to_the_end(until(aiter(follow(ground.url, since=cursor, token=token)), 1)) == [1]
     assert tokens == []
 
 

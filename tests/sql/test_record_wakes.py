@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import psycopg2
 import psycopg2.extras
 import pytest
+from psycopg2.extensions import Notify
 
 from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import read_script
@@ -142,11 +143,15 @@ def test_each_transaction_in_which_only_triggers_wrote_wakes_once(db: JournalDat
 
 def heard(listener: Session) -> list[str]:
     """The channels of what was committed before now."""
+    return [notify.channel for notify in notifies_before_now(listener)]
+
+
+def notifies_before_now(listener: Session) -> list[Notify]:
     listener.run("LISTEN marker; NOTIFY marker")
     notifies = listener.connection.notifies
     while not notifies or notifies[-1].channel != "marker":
         select.select([listener.connection], [], [])
         listener.connection.poll()
-    channels = [notify.channel for notify in notifies[:-1]]
+    before = list(notifies[:-1])
     notifies.clear()
-    return channels
+    return before
