@@ -8,6 +8,31 @@ RETURNS integer LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fu
     SELECT least(8, greatest(setting::integer / 4, 1)) FROM pg_settings WHERE name = 'deadlock_timeout'
 $function$;
 
+-- Raises an error if triggers of ours that the catalog shows on a table or its partitions are not there any more, or have other
+-- arguments. Above READ COMMITTED the catalog is that of the transaction's snapshot: triggers made by what it shows could undo what was
+-- changed since, such as the columns to omit. pg_get_triggerdef shows a trigger as of now.
+CREATE OR REPLACE FUNCTION changefeed.check_triggers(target oid)
+RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off SET standard_conforming_strings = on AS $function$
+BEGIN
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') AND EXISTS (
+        SELECT FROM changefeed.members(target) AS m (member) JOIN pg_trigger AS t ON t.tgrelid = m.member
+        JOIN pg_proc AS p ON p.oid = t.tgfoid
+        CROSS JOIN LATERAL (
+            SELECT format('EXECUTE FUNCTION changefeed.%I(%s)', p.proname, CASE WHEN t.tgnargs > 0 THEN concat(
+                $$'$$, replace(convert_from(rtrim(t.tgargs, decode('00', 'hex')), getdatabaseencoding()), $$'$$, $$''$$), $$'$$
+            ) END)
+        ) AS e (ending)
+        WHERE t.tgfoid = ANY (changefeed.recorders()) AND t.tgparentid = 0
+          AND right(pg_get_triggerdef(t.oid), length(e.ending)) IS DISTINCT FROM e.ending
+          AND (changefeed.name_now(m.member)).table_name IS NOT NULL  -- not dropped with its table
+    ) THEN
+        RAISE EXCEPTION 'the triggers of % have changed since the snapshot of this transaction', target::regclass
+            USING ERRCODE = 'serialization_failure', HINT = 'Try again in a new transaction.';
+    END IF;
+END
+$function$;
+
 -- Brings the triggers of a table and its partitions into order, or drops them if `options` is null. Returns whether anything
 -- changed. If nothing has to change, it locks nothing. Fails with lock_not_available, and changes nothing, if it cannot get all
 -- locks within `wait_ms` together.
@@ -21,6 +46,7 @@ DECLARE
     members oid[];
     states jsonb[];
 BEGIN
+    PERFORM changefeed.check_triggers(target);
     SELECT t.tgname INTO squatter
     FROM changefeed.wanted_triggers(ARRAY[target], ARRAY[options]) AS w JOIN pg_trigger AS t ON t.tgrelid = w.member AND t.tgname = w.name
     WHERE t.tgfoid NOT IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace);

@@ -101,7 +101,7 @@ GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed
     changefeed.oldest_entry(integer), changefeed.newest_entry(integer), changefeed.members(oid), changefeed.members(oid[]),
     changefeed.recorders(), changefeed.argument(bytea), changefeed.watched(oid[]),
     changefeed.wanted_triggers(oid[], jsonb[]), changefeed.has_foreign_partition(oid), changefeed.repairs(oid[], jsonb[]),
-    changefeed.left_behind(oid[]), changefeed.check_target(regclass), changefeed.shown(text), changefeed.warn_of_limits(regclass), changefeed.check_expressions(oid, text[]),
+    changefeed.left_behind(oid[]), changefeed.check_target(regclass), changefeed.shown(text), changefeed.warn_of_limits(regclass), changefeed.check_expressions(oid, text[]), changefeed.check_triggers(oid), changefeed.name_now(oid),
     changefeed.lock_wait_ms() TO changefeed_server;
 
 -- what tends --

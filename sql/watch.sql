@@ -93,6 +93,7 @@ BEGIN
     ));
     PERFORM changefeed.check_expressions(target, omit);
     PERFORM changefeed.warn_of_limits(target);
+    PERFORM changefeed.check_triggers(target);
     RETURN EXISTS (SELECT FROM changefeed.repairs(ARRAY[target]::oid[], ARRAY[options])) AND changefeed.apply(target, options);
 END
 $function$;

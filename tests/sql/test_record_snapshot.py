@@ -1,5 +1,6 @@
-"""A writer with a snapshot older than the table's definition is recorded right or as a loss, without others' code."""
+"""A transaction with a snapshot older than the table's definition: its writes are right or a loss, its DDL undoes nothing."""
 
+import psycopg2
 import pytest
 
 from tests import postgres
@@ -170,3 +171,64 @@ def test_a_trigger_without_transition_tables_reads_no_relation(db: JournalDataba
     writer.run("CREATE TEMP VIEW new_rows AS SELECT pg_temp.seize() AS a; INSERT INTO m.t VALUES (1); COMMIT")
     assert db.value("SELECT rolsuper FROM pg_roles WHERE rolname = %s", mallory) is False
     assert (db.entries(), db.losses) == ([], 1)
+
+
+OMIT = "SELECT changefeed.watch('t', omit => '{secret}')"
+TABLES = "CREATE TABLE t (id int, secret text)"
+PARTITIONED = f"{TABLES} PARTITION BY LIST (id); CREATE TABLE part PARTITION OF t FOR VALUES IN (1)"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("tables", "ddl", "writes"),
+    [
+        (TABLES, "CREATE TABLE child () INHERITS (t)", ["t"]),
+        (PARTITIONED, "CREATE TABLE new PARTITION OF t DEFAULT", ["t", "new"]),
+        pytest.param(TABLES, f"ALTER TABLE t ADD {TWICE}", ["t"], marks=needs_virtual),
+    ],
+)
+def test_ddl_does_not_take_back_what_is_omitted_since_its_snapshot(
+    db: JournalDatabase, level: str, tables: str, ddl: str, writes: list[str]
+):
+    db.run(f"{tables}; SELECT changefeed.watch('t')")
+    writer = begin(db, level)
+    db.run(OMIT)
+    db.forget()
+    writer.run(ddl)
+    for table in writes:
+        writer.run(f"INSERT INTO {table} VALUES (2, 'hush')")
+    writer.run("COMMIT; SELECT changefeed.refresh()")
+    for table in writes:
+        db.run(f"INSERT INTO {table} VALUES (2, 'hush')")
+    assert "hush" not in str(db.entries())
+    assert db.value("SELECT omit FROM changefeed.status()") == ["secret"]
+    assert len(writer.warnings) == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_ddl_watches_a_new_partition_though_another_was_dropped_since_its_snapshot(db: JournalDatabase, level: str):
+    db.run(f"{PARTITIONED}; SELECT changefeed.watch('t', omit => '{{secret}}')")
+    writer = begin(db, level)
+    db.run("DROP TABLE part")
+    db.forget()
+    writer.run("CREATE TABLE new PARTITION OF t DEFAULT; INSERT INTO new VALUES (2, 'hush'); COMMIT")
+    assert db.changes() == [("I", {"id": 2})]
+    assert writer.warnings == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("change", [OMIT, "SELECT changefeed.unwatch('t')", OMIT.replace(")", ", strict => true)")])
+@pytest.mark.parametrize("call", ["changefeed.watch('t')", "changefeed.unwatch('t')"])
+def test_a_table_s_settings_that_are_newer_than_the_snapshot_are_not_changed_by_it(
+    db: JournalDatabase, level: str, change: str, call: str
+):
+    db.run(f"{TABLES}; SELECT changefeed.watch('t')")
+    writer = begin(db, level)
+    db.run(change)
+    before = db.run("SELECT * FROM changefeed.status()")
+    with pytest.raises(psycopg2.errors.SerializationFailure, match="have changed since the snapshot"):
+        writer.run(f"SELECT {call}")
+    writer.run("ROLLBACK")
+    assert db.run("SELECT * FROM changefeed.status()") == before
+    writer.run(f"BEGIN ISOLATION LEVEL {level}; SELECT {call}; COMMIT")
+    assert db.value("SELECT count(*) FROM changefeed.status()") == ("unwatch" not in call)
