@@ -5,7 +5,11 @@
 -- changefeed/ordering/transaction_order.py): digests of the column names, and of the row and its primary key before and after.
 -- At most %(limit)s entries, transaction by transaction: of the first one those behind the id %(after)s, of all those from
 -- %(begin)s on and before %(end)s. The key is the present primary key, if all of it is journaled; the triggers are the present
--- ones too. The rows of the entries %(opaque)s are not looked at; if that is null, none are.
+-- ones too. The rows of the entries %(opaque)s are not examined; if that is null, none are. Nor are rows of more than
+-- %(small_bytes)s bytes once such rows of their transaction have %(transaction_limit_bytes)s bytes; those of the first one that
+-- precede had %(large_bytes)s. This depends on the transaction alone, so that every server computes the same order.
+-- It ends early if the rows to be examined exceed %(limit_bytes)s bytes. `found` is how many entries it would have had else.
+-- Of those it returns the entries with ids from %(first)s to %(last)s.
 WITH entry AS MATERIALIZED (
     SELECT j.*, asked.number
     FROM unnest(%(xids)s::text[]::xid8[]) WITH ORDINALITY AS asked (xid, number) CROSS JOIN LATERAL (
@@ -15,6 +19,19 @@ WITH entry AS MATERIALIZED (
         ) AS o
     ) AS j
     LIMIT %(limit)s
+), measured AS (
+    -- octet_length() knows the size of a value without reading it.
+    SELECT e.id, e.number, b.bytes, count(*) OVER () AS found,
+        (CASE e.number WHEN 1 THEN %(large_bytes)s::bigint ELSE 0 END + sum(CASE WHEN b.bytes > %(small_bytes)s THEN b.bytes ELSE 0 END)
+            OVER (PARTITION BY e.number ORDER BY e.id))::bigint AS large_bytes
+    FROM entry AS e,
+        LATERAL (SELECT coalesce(octet_length(e.data::text), 0)::bigint + coalesce(octet_length(e.old::text), 0)) AS b (bytes)
+), chosen AS (
+    SELECT m.id, m.found, m.large_bytes, x.is_examined,
+        sum(CASE WHEN x.is_examined THEN m.bytes ELSE 0 END)
+            OVER (ORDER BY m.number, m.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+    FROM measured AS m,
+        LATERAL (SELECT m.bytes <= %(small_bytes)s OR m.large_bytes <= %(transaction_limit_bytes)s) AS x (is_examined)
 ), named AS MATERIALIZED (
     SELECT t.schema_name, t.table_name, format('%%I.%%I', t.schema_name, t.table_name) AS name,
         key_of_table.names AS key, key_of_table.types AS key_types,
@@ -63,11 +80,14 @@ WITH entry AS MATERIALIZED (
 ), whole AS (
     SELECT e.number, e.xid, e.id, e.at, e.command, e.depth, e.action, n.name, n.key, n.key_types,
         n.is_followed, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
-        CASE WHEN e.id <> ALL (%(opaque)s::bigint[]) THEN CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END END AS row_before,
-        CASE WHEN e.id <> ALL (%(opaque)s::bigint[]) AND e.action IN ('I', 'U') THEN e.data END AS row_after
-    FROM entry AS e JOIN named AS n USING (schema_name, table_name)
+        c.is_examined, c.large_bytes, c.found,
+        CASE WHEN c.is_examined AND e.id <> ALL (%(opaque)s::bigint[])
+            THEN CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END END AS row_before,
+        CASE WHEN c.is_examined AND e.id <> ALL (%(opaque)s::bigint[]) AND e.action IN ('I', 'U') THEN e.data END AS row_after
+    FROM chosen AS c JOIN entry AS e USING (id) JOIN named AS n USING (schema_name, table_name)
+    WHERE coalesce(c.bytes_before, 0) < %(limit_bytes)s AND e.id BETWEEN %(first)s AND %(last)s
 )
-SELECT w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
+SELECT w.found, w.large_bytes, w.is_examined, w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
        w.command, w.name,
        (SELECT hashtextextended(string_agg(c.name, ',' ORDER BY c.name), 0)
         FROM json_object_keys(coalesce(w.row_after, w.row_before)) AS c (name)),

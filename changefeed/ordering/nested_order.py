@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
+from typing import NamedTuple
 
 import psycopg2
 
@@ -25,6 +26,10 @@ logger = logging.getLogger("changefeed.journal")
 
 QUERIES = load_queries("ordering.sql")
 STATES_AT_ONCE = 2_000  # entries that are processed in one turn of the event loop
+STATES_LIMIT_BYTES = 16 << 20  # of the rows that one statement examines, and one row more
+# Of a transaction's large rows only the first are examined: a value that is cheap to write may be expensive to parse.
+SMALL_BYTES = 16 << 10
+LARGE_ROWS_LIMIT_BYTES = 64 << 20
 LOOK_BACK_IDS = 2_000  # how far back in the journal to look for a row that ends as it began
 INLINE_ENTRIES = 1_000  # more are ordered in a thread
 REMEMBERED_ENTRIES = 1 << 21  # moved entries in the cached orders of transactions; 16 bytes each
@@ -34,7 +39,28 @@ DEADLINE_SECONDS = 60.0
 _MOST = (1 << 63) - 1
 _TAKING, _BRINGING = frozenset("UDL"), frozenset("IUL")
 _CALL = itemgetter(1, 2, 3, 4, 5)  # of a JournalRow: its transaction, and what one call of a trigger has in common
+_IS_EXAMINED, _ID = 2, 4  # of a row of the query "states"
+_TOO_MUCH = f"their transaction has more than {LARGE_ROWS_LIMIT_BYTES >> 20} MB of large rows"
 _Key = tuple[str, int]  # a row's table and the digest of its key
+
+
+class _States(NamedTuple):
+    """What the query "states" found: entries of one or several transactions, each with its transaction's xid."""
+
+    entries: list[tuple[str, Entry]]
+    is_all: bool  # what was asked for; else the next ones have to be asked for
+    large_bytes: int  # of the rows of the last transaction that have more than SMALL_BYTES, so far
+    failures: dict[int, str]  # why rows were not examined, by the entry's id
+
+    @classmethod
+    def of(cls, rows: Sequence[DbRow], failures: dict[int, str] | None = None) -> "_States":
+        found, large_bytes = rows[-1][:2] if rows else (0, 0)
+        return cls(
+            [(xid, Entry._make(entry)) for _, _, _, xid, *entry in rows],
+            not rows or len(rows) == found < STATES_AT_ONCE,
+            large_bytes,
+            dict.fromkeys((row[_ID] for row in rows if not row[_IS_EXAMINED]), _TOO_MUCH) | (failures or {}),
+        )
 
 
 class NestedOrder:
@@ -141,63 +167,76 @@ class NestedOrder:
         as_recorded = {xid: Order.as_recorded() for xid in unsure if xid not in mixed}
         xids = [xid for xid in xids if xid in mixed]
         transactions = {xid: Transaction() for xid in xids}
-        after = 0
+        failures: dict[int, str] = {}
+        after = large_bytes = 0
         while xids:
-            rows = await self._states(xids, after=after)
-            for xid, *entry in rows:
-                transactions[xid].add(Entry._make(entry))
-            if len(rows) < STATES_AT_ONCE:
+            states = await self._states(xids, after=after, large_bytes=large_bytes)
+            for xid, entry in states.entries:
+                transactions[xid].add(entry)
+            failures |= states.failures
+            if states.is_all:
                 break
-            xid, after, *_ = rows[-1]
+            xid, last = states.entries[-1]
+            after, large_bytes = last.id, states.large_bytes
             xids = xids[xids.index(xid) :]
+        _complain(failures)
         is_short = sum(map(len, transactions.values())) <= INLINE_ENTRIES
         circles = _circles(transactions) if is_short else await asyncio.to_thread(_circles, transactions)
         began = {xid: await self._began(xid, rows_there) for xid, rows_there in circles.items() if rows_there}
         orders = _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
         return as_recorded | orders
 
-    async def _states(self, xids: Sequence[str], *, after: int = 0, begin: int = 0, end: int = _MOST) -> list[DbRow]:
-        bounds = {"after": after, "begin": begin, "end": end, "limit": STATES_AT_ONCE}
-        parameters = {"xids": list(xids), **bounds}
+    async def _states(
+        self, xids: Sequence[str], *, after: int = 0, large_bytes: int = 0, begin: int = 0, end: int = _MOST
+    ) -> _States:
+        parameters = {
+            "xids": list(xids),
+            "after": after,
+            "large_bytes": large_bytes,
+            "begin": begin,
+            "end": end,
+            "limit": STATES_AT_ONCE,
+            "limit_bytes": STATES_LIMIT_BYTES,
+            "small_bytes": SMALL_BYTES,
+            "transaction_limit_bytes": LARGE_ROWS_LIMIT_BYTES,
+            "first": 0,
+            "last": _MOST,
+        }
         try:
-            return await self._fetch_states(parameters)
+            return _States.of(await self._fetch_states(parameters))
         except (DatabaseUnavailable, psycopg2.Error) as error:
             if not may_be_of_a_row(error):
                 raise
-            await self._find_opaque(parameters)
-            return await self._fetch_states(parameters)
+        return await self._states_apart(parameters)
 
     async def _fetch_states(self, parameters: dict[str, object]) -> list[DbRow]:
         return await self._database.fetch(
             QUERIES["states"], {"opaque": list(self._opaque), **parameters}, DEADLINE_SECONDS
         )
 
-    async def _find_opaque(self, parameters: dict[str, object]) -> None:
-        """Finds the entries whose rows PostgreSQL cannot take apart, such as JSON nested too deeply for it.
+    async def _states_apart(self, parameters: dict[str, object]) -> _States:
+        """The same where PostgreSQL cannot take some rows apart, such as JSON nested too deeply for it.
 
         As entries of no row they keep their places, and no entry of their table passes them; other tables' do.
         """
-        rows = await self._fetch_states({**parameters, "opaque": None})
-        ids = sorted(entry_id for _, entry_id, *_ in rows)
-        found = [entry_id for (entry_id,) in await self._database.fetch(QUERIES["opaque"], {"ids": ids})]
+        rows = {row[_ID]: row for row in await self._fetch_states({**parameters, "opaque": None})}
+        ids = sorted(row[_ID] for row in rows.values() if row[_IS_EXAMINED] and row[_ID] not in self._opaque)
+        opaque, failures = await read_apart(
+            ids, lambda part: self._database.fetch(QUERIES["opaque"], {"ids": list(part)}, DEADLINE_SECONDS)
+        )
+        found = {**dict.fromkeys((entry_id for (entry_id,) in opaque), "PostgreSQL cannot parse them"), **failures}
         self._opaque.update(dict.fromkeys(found))
         # What fails for another reason.
-        _, failures = await read_apart(
-            ids,
-            lambda part: self._fetch_states({**parameters, "after": 0, "begin": part[0], "end": part[-1] + 1}),
+        examined, failures = await read_apart(
+            [entry_id for entry_id in ids if entry_id not in found],
+            lambda part: self._fetch_states({**parameters, "first": part[0], "last": part[-1]}),
         )
         self._opaque.update(dict.fromkeys(failures))
-        found += failures
-        if found:
-            logger.warning(
-                "could not look into %d entries of the journal, the first of which is %d; their rows' changes keep the "
-                "recorded order: %s",
-                len(found),
-                min(found),
-                next(iter(failures.values()), "PostgreSQL cannot parse it"),
-            )
+        found |= failures
         for entry_id in list(self._opaque)[: -max(REMEMBERED_OPAQUE, len(found))]:
             del self._opaque[entry_id]
+        rows.update((row[_ID], row) for row in examined if row[_ID] in rows)
+        return _States.of(list(rows.values()), found)
 
     async def _entries(self, ids: Sequence[int], byte_limit: int) -> list[DbRow]:
         """The entries with these ids, at least one; those that cannot be read are losses."""
@@ -234,11 +273,12 @@ class NestedOrder:
         counts = await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)
         xids = [earlier for earlier, _ in counts]
         before: dict[str, list[Entry]] = {}  # by transaction, the newest first
-        states = await self._states(xids, begin=begin, end=end) if xids else []
-        for earlier, *entry in states:
-            before.setdefault(earlier, []).append(Entry._make(entry))
+        states = await self._states(xids, begin=begin, end=end)
+        _complain({entry_id: why for entry_id, why in states.failures.items() if why != _TOO_MUCH})
+        for earlier, entry in states.entries:
+            before.setdefault(earlier, []).append(entry)
         is_whole = sum(count for _, count in counts) < LOOK_BACK_IDS
-        if len(states) == STATES_AT_ONCE:
+        if not states.is_all:
             is_whole = False
             before.popitem()  # its last entries may be missing
         found: dict[_Key, int] = {}
@@ -260,6 +300,17 @@ class NestedOrder:
                 if is_whole and begin <= 1:
                     found[table, key] = ~key  # the journal, read from its beginning, has no entry of the row
         return found
+
+
+def _complain(failures: dict[int, str]) -> None:
+    if failures:
+        logger.warning(
+            "could not look into %d entries of the journal, the first of which is %d; their rows' changes keep the "
+            "recorded order: %s",
+            len(failures),
+            min(failures),
+            failures[min(failures)],
+        )
 
 
 def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[_Key, int]]:

@@ -13,6 +13,7 @@ from changefeed.journal import entries
 from changefeed.journal.cursor import Place
 from changefeed.journal.journal import BEGINNING, Journal
 from changefeed.ordering import nested_order
+from changefeed.postgres.pool import DeadlinePassed
 from tests.journal_database import JournalDatabase
 
 COOK = """CREATE FUNCTION cook() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -267,3 +268,85 @@ def test_however_many_there_are(db: JournalDatabase, docs: None):
 
     with ExpectLog("changefeed.journal", "could not look into 1202 entries"):
         asyncio.run(check())
+
+
+LARGE = "SELECT n, to_json(repeat('x', 50000)) FROM generate_series(1, 40) AS n"
+
+
+@pytest.mark.parametrize("states_at_once", [7, 2_000])
+@pytest.mark.parametrize("limit_bytes", [1, 120_000, 16 << 20])
+def test_of_a_transaction_s_large_rows_only_the_first_are_examined(
+    db: JournalDatabase, docs: None, states_at_once: int, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
+):
+    """However the entries are divided among statements, so that every server computes the same order."""
+    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", states_at_once)
+    monkeypatch.setattr(nested_order, "STATES_LIMIT_BYTES", limit_bytes)
+    monkeypatch.setattr(nested_order, "LARGE_ROWS_LIMIT_BYTES", 520_000)
+    db.run("INSERT INTO orders VALUES (0, 'raw')")
+    db.run(
+        f"BEGIN; INSERT INTO docs {LARGE}; DELETE FROM docs WHERE id = 40; INSERT INTO orders VALUES (1, 'raw'); COMMIT"
+    )
+
+    async def check() -> None:
+        found = await all_after(await opened(db), BEGINNING)
+        assert by_row([change for change in found if change.table == "public.orders"], 2) == of_each_row(2)
+        docs = [json.loads(change.text) for change in found if change.table == "public.docs"]
+        recorded = [("INSERT", row) for row in range(1, 41)] + [("DELETE", 40)]
+        assert [(change["action"], change["data"]["id"]) for change in docs] == recorded
+
+    with ExpectLog("changefeed.journal", "could not look into 31 entries of the journal, the first of which is 13;"):
+        asyncio.run(check())
+
+
+def test_a_statement_examines_rows_up_to_a_number_of_bytes(
+    db: JournalDatabase, docs: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(nested_order, "STATES_LIMIT_BYTES", 190_000)
+    db.run(f"BEGIN; INSERT INTO docs {LARGE}; DELETE FROM docs WHERE id = 40; COMMIT")
+    asked: list[str] = []
+    fetch = db.fetch
+
+    async def counting(query: str, *args: Any, **options: Any) -> Any:
+        asked.append(query)
+        return await fetch(query, *args, **options)
+
+    monkeypatch.setattr(db, "fetch", counting)
+
+    async def check() -> None:
+        assert len(await all_after(await opened(db), BEGINNING)) == 41
+
+    asyncio.run(check())
+    assert asked.count(nested_order.QUERIES["states"]) == 11  # of four entries each, the last of one
+
+
+def test_statements_that_take_too_long_are_divided_and_none_is_run_again(
+    db: JournalDatabase, docs: None, monkeypatch: pytest.MonkeyPatch
+):
+    """As if PostgreSQL took too long for more than 10 entries, and for one of them in any case."""
+    db.run(
+        f"BEGIN; INSERT INTO docs {LARGE}; DELETE FROM docs WHERE id = 40; INSERT INTO orders VALUES (0, 'raw'); COMMIT"
+    )
+    late: list[tuple[str, str]] = []
+    fetch = db.fetch
+
+    async def slow(query: str, parameters: Any = (), *args: Any, **options: Any) -> Any:
+        rows = await fetch(query, parameters, *args, **options)
+        is_states = query == nested_order.QUERIES["states"] and parameters.get("opaque", []) is not None
+        ids = {row[4] for row in rows if row[2]} - set(parameters["opaque"]) if is_states else set()
+        if query == nested_order.QUERIES["opaque"]:
+            ids = set(parameters["ids"])
+        if len(ids) > 10 or (is_states and 20 in ids):
+            late.append((query, repr(parameters)))
+            raise DeadlinePassed("PostgreSQL did not answer within 60 s")
+        return rows
+
+    monkeypatch.setattr(db, "fetch", slow)
+
+    async def check() -> None:
+        found = await all_after(await opened(db), BEGINNING)
+        assert by_row([change for change in found if change.table == "public.orders"], 1) == of_each_row(1)
+        assert len(found) == 43
+
+    with ExpectLog("changefeed.journal", "could not look into 1 entries of the journal, the first of which is 20;"):
+        asyncio.run(check())
+    assert len(set(late)) == len(late)
