@@ -29,7 +29,7 @@ STATES_AT_ONCE = 2_000  # entries that are processed in one turn of the event lo
 STATES_LIMIT_BYTES = 16 << 20  # of the rows that one statement examines, and one row more
 # Of a transaction's large rows only the first are examined: a value that is cheap to write may be expensive to parse.
 SMALL_BYTES = 16 << 10
-LARGE_ROWS_LIMIT_BYTES = 64 << 20
+LARGE_ROWS_LIMIT_BYTES = 128 << 20  # some 20 s of the worst values
 LOOK_BACK_IDS = 2_000  # how far back in the journal to look for a row that ends as it began
 INLINE_ENTRIES = 1_000  # more are ordered in a thread
 REMEMBERED_ENTRIES = 1 << 21  # moved entries in the cached orders of transactions; 16 bytes each
