@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import os
 import queue
 import shutil
@@ -37,10 +38,9 @@ def run_to_the_end(main: Coroutine[Any, Any, Result]) -> Result:
         try:
             return await main
         finally:
-            await asyncio.get_running_loop().shutdown_asyncgens()
-            # Python closes those that nothing refers to any more in tasks of their own.
-            while others := asyncio.all_tasks() - {asyncio.current_task()}:
-                await asyncio.wait(others)
+            await asyncio.sleep(0)  # Python closes a generator to which nothing refers in a task of its own
+            while closing := [task for task in asyncio.all_tasks() if not inspect.iscoroutine(task.get_coro())]:
+                await asyncio.wait(closing)
 
     return asyncio.run(run())
 

@@ -73,6 +73,8 @@ class ProtocolReader(PlainReader):
                     self.refuse_gap(message)
                 case "going_away":
                     return
+                case "error" if message["code"] == "database_unavailable":
+                    return
                 case _:
                     raise FeedFailed(f"{self.name} does not understand {frame[:300]!r}")
 
@@ -115,6 +117,8 @@ class StreamReader(Reader):
             elif fields.get("event") == "rows":
                 self.take_rows(parse(fields["data"]))
                 yield []
+            elif fields.get("event") == "error" and parse(fields["data"])["error"]["code"] == "database_unavailable":
+                return
             elif "data" in fields:
                 change = parse(fields["data"])
                 if fields.get("id") != change["cursor"]:
