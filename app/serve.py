@@ -82,6 +82,7 @@ async def serve(
             take_over(context, counts)
         if slot.is_first:
             await stack.enter_async_context(running(look_for_unchecked_rights(context)))
+        await context.lookout.note_watched()
         await stack.enter_async_context(running(context.backfill.run()))
         await stack.enter_async_context(running(context.follower.run()))
         stack.enter_context(slot.siblings.receiving(context.follower.exchange.receive))

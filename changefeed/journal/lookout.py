@@ -6,6 +6,7 @@ are reported by each process to its own clients.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -96,6 +97,11 @@ class Lookout:
                     logger.warning("could not look at the schema: %s; trying again until it can", complaint)
             cost = time.monotonic() - began
             await asyncio.sleep(min(max(LOOK_SECONDS, COST_PART * cost), MOST_SECONDS))
+
+    async def note_watched(self) -> None:
+        """Notes the watched tables before clients get their changes, as the journal may be removed before a look."""
+        with contextlib.suppress(DatabaseUnavailable, psycopg2.Error):
+            self._known.update(await self._database.fetch(QUERIES["watched names"]))
 
     async def look(self) -> None:
         """Looks once. Raises DatabaseUnavailable or psycopg2.Error; then the next look finds what this one missed."""
