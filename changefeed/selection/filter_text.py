@@ -26,7 +26,7 @@ _INNER_FILTER = re.compile(rf'(?:"((?:[^"\\]|\\.)+)"|([^".,=()]+))\.(not\.)?({"|
 _INNER_VALUE = re.compile(r'"((?:[^"\\]|\\.)*)" *|([^",()]*)', re.DOTALL)
 _INNER_LIST = re.compile(r'\((?:"(?:[^"\\]|\\.)*"|[^"()])*\)', re.DOTALL)
 _SPACES = re.compile(r" *")
-_LIST_ITEM = re.compile(r'(?:"((?:[^"\\]|\\.)*)"|([^",]*))(?=,|\Z)', re.DOTALL)
+_LIST_ITEM = re.compile(r'(?: *"((?:[^"\\]|\\.)*)" *|([^",]*))(?=,|\Z)', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -137,7 +137,8 @@ class _Groups:
             found = self._take(_INNER_FILTER)
         if found is None:
             self._refuse(
-                "column.operator.value, or(…) or and(…)", f"the operators are {', '.join(OPERATORS)}, also after not."
+                "column.operator.value, or(…) or and(…)",
+                f"{_QUOTING}; the operators are {', '.join(OPERATORS)}, also after not.",
             )
         quoted, bare, negation, operator = found.groups()
         if operator != "in":
