@@ -40,13 +40,14 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
 FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 
 -- may look --
--- Whether this role may; null if the schema is missing, or of a version without this function.
+-- Whether this role may, null if the schema is missing, or of a version without this function; and the journal's oid.
 SELECT has_function_privilege(to_regprocedure('changefeed.look(timestamptz, text[], text[], text[], text[])'), 'EXECUTE')
    AND has_function_privilege(to_regprocedure('changefeed.note_retyped(text, text[], timestamptz)'), 'EXECUTE')
-   AND has_function_privilege(to_regprocedure('changefeed.retyped_after(bigint)'), 'EXECUTE');
+   AND has_function_privilege(to_regprocedure('changefeed.retyped_after(bigint)'), 'EXECUTE'),
+       to_regclass('changefeed.journal')::oid;
 
 -- watched names --
-SELECT DISTINCT n.nspname, c.relname
+SELECT DISTINCT n.nspname, c.relname, to_regclass('changefeed.journal')::oid
 FROM pg_trigger AS t
 JOIN pg_proc AS p ON p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('changefeed') AND p.proname <> 'request'
 JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition

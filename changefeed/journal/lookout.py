@@ -75,6 +75,7 @@ class Lookout:
         self._looked_from: Place | None = None
         self._may_look = False
         self._known: set[tuple[str, str]] = set()  # tables that it saw watched, by this journal or an earlier one
+        self._at_start: set[tuple[str, str, int]] = set()  # those of the start, with the oid of their journal
         self._retyped: deque[tuple[Place, Gap]] = deque()  # each with the place up to which changes had been published
         self._retyped_number = 0  # of the newest that the schema has
         self._forgotten: Place | None = None  # the place of the newest one that is no longer kept
@@ -101,7 +102,7 @@ class Lookout:
     async def note_watched(self) -> None:
         """Notes the watched tables before clients get their changes, as the journal may be removed before a look."""
         with contextlib.suppress(DatabaseUnavailable, psycopg2.Error):
-            self._known.update(await self._database.fetch(QUERIES["watched names"]))
+            self._at_start = set(await self._database.fetch(QUERIES["watched names"]))
 
     async def look(self) -> None:
         """Looks once. Raises DatabaseUnavailable or psycopg2.Error; then the next look finds what this one missed."""
@@ -141,7 +142,7 @@ class Lookout:
 
     async def _look_at_recording(self) -> None:
         """Its findings go into the journal, and from there, with a place, to all clients."""
-        [(may_look,)] = await self._database.fetch(QUERIES["may look"])
+        [(may_look, journal_oid)] = await self._database.fetch(QUERIES["may look"])
         if may_look is False and not self._has_complained:
             self._has_complained = True
             logger.warning(
@@ -157,12 +158,16 @@ class Lookout:
             return
         await self._mend()
         watched = await self._database.fetch(QUERIES["watched names"])
+        # Those of this journal may be new: a look has not noted them yet.
+        self._known.update((schema, table) for schema, table, oid in self._at_start if oid != journal_oid)
         known = {"known_schemas": [one for one, _ in self._known], "known_tables": [one for _, one in self._known]}
         rows = await self._database.fetch(QUERIES["look"], {"since": self._looked_at, **self._promised, **known})
         # A postponed table is not in changefeed.recorded yet, so it would be reported as watched again.
-        self._known.update({*watched} - {(schema, table) for schema, table, *_, is_over in rows if is_over is None})
+        postponed = {(schema, table) for schema, table, *_, is_over in rows if is_over is None}
+        self._known.update({(schema, table) for schema, table, _ in watched} - postponed)
+        self._at_start.clear()
         self.incomplete = sum(not is_complete for _, _, is_complete, *_ in rows)
-        self._note_postponed({qualified(schema, table) for schema, table, *_, is_over in rows if is_over is None})
+        self._note_postponed({qualified(schema, table) for schema, table in postponed})
         for _, _, _, is_watched, why, is_over in rows:
             if why:
                 # Unwatching a table is meant; leaving it partly recorded is not.

@@ -242,6 +242,20 @@ def test_a_users_database_is_served_without_a_demo(folder: Path):
     assert postgres.execute(conninfo, "SELECT to_regclass('portal_eventrequests')") == [(None,)]
 
 
+def test_the_first_start_on_watched_tables_reports_no_gap(folder: Path):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, read_script("install.sql"))
+    postgres.execute(conninfo, "CREATE TABLE orders (v text); SELECT changefeed.watch('orders')")
+    postgres.execute(conninfo, "INSERT INTO orders VALUES ('a')")
+    with ServerProcess(folder, "--port", "0", DATABASE_URL=conninfo) as server:
+        server.port()
+        while not postgres.execute(conninfo, "SELECT 1 FROM changefeed.recorded"):
+            pass  # until the server has looked
+        assert postgres.execute(conninfo, "SELECT action FROM changefeed.journal ORDER BY id") == [("I",)]
+        _, said = server.end()
+    assert "missing" not in said
+
+
 @pytest.mark.parametrize("lock", ["SELECT", "LOCK TABLE changefeed.recorded IN SHARE ROW EXCLUSIVE MODE"])
 def test_writes_before_the_new_watch_are_a_gap(folder: Path, lock: str):
     """Also if the server could not look at the schema before the journal was removed."""
