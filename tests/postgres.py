@@ -45,10 +45,10 @@ def others() -> list[Path]:
 
 
 @contextlib.contextmanager
-def used(binaries: Path) -> Iterator[None]:
-    """A cluster of another PostgreSQL instead of cluster()."""
+def used(binaries: Path | None = BINARIES, **options: str) -> Iterator[None]:
+    """A cluster of another PostgreSQL, or with settings of its own, instead of cluster()."""
     global cluster  # noqa: PLW0603  # whoever asks for the cluster gets it
-    before, other = cluster, start(binaries=binaries)
+    before, other = cluster, start(binaries=binaries, **options)
     cluster = functools.cache(lambda: other)
     try:
         yield

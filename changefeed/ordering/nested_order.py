@@ -273,7 +273,7 @@ class NestedOrder:
         counts = await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)
         xids = [earlier for earlier, _ in counts]
         before: dict[str, list[Entry]] = {}  # by transaction, the newest first
-        states = await self._states(xids, begin=begin, end=end)
+        states = await self._states(xids, begin=begin, end=end) if xids else _States.of([])
         _complain({entry_id: why for entry_id, why in states.failures.items() if why != _TOO_MUCH})
         for earlier, entry in states.entries:
             before.setdefault(earlier, []).append(entry)

@@ -18,7 +18,7 @@ All takes linear time, but for the sorting of a component's entries.
 from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from changefeed.ordering.row_states import NOTHING, Edge, Entry
 from changefeed.ordering.state_walk import circles, is_by_rank, settled, walk
@@ -83,13 +83,16 @@ class Transaction:
     def circles(self) -> dict[tuple[str, int], int]:
         """The rows, by table and key, that end as they began, each with the id of its first entry.
 
-        Leaves out rows for which an earlier part of the transaction shows how they began.
+        Leaves out rows for which an earlier part of the transaction shows how they began. Where no trigger wrote, it
+        leaves out those that were removed before they were added, too: no statement removes a row that it added itself.
         """
         found: dict[tuple[str, int], int] = {}
         for run, began, numbers, edges in self._parts({}):
-            if run.is_nested or not is_by_rank(edges):
+            is_sure = not run.is_nested and is_by_rank(edges)
+            added_first = _added_first(edges) if is_sure else set()
+            if added_first or not is_sure:
                 for key, first in circles(edges).items():
-                    if key not in began:
+                    if key not in began and (key in added_first or not is_sure):
                         found.setdefault((run.table, key), self._ids[numbers[first]])
         return found
 
@@ -175,6 +178,16 @@ class Transaction:
                 while following[members[-1]]:
                     members.append(following[members[-1]])
                 yield [numbers[member] for member in members]
+
+
+def _added_first(edges: Iterable[Edge]) -> set[int]:
+    """The keys whose first edge adds their row."""
+    found, others = set[int](), set[int]()
+    for edge in edges:
+        if edge.key_after != edge.key_before and edge.key_after not in others:
+            found.add(edge.key_after)
+        others |= {edge.key_before, edge.key_after} - found
+    return found - {NOTHING}
 
 
 class _Run:

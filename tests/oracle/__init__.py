@@ -15,6 +15,7 @@ them. A reader has nothing but the feed, applies it strictly, and must in the en
 
     random_schema.py   tables with triggers and foreign keys at random, and what is written to them
     random_schemas.py  many of those, without faults, on each PostgreSQL: the changes must be what happened
+    strict_replay.py   their comparison, and the limits of the order
 
 `python -m tests.oracle --rounds 1000 --seed 7` runs it; tests/project/test_oracle.py is its short form.
 """

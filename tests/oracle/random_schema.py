@@ -20,12 +20,18 @@ class Table:
     generated: str = ""  # STORED or VIRTUAL, where it has the column g
     partitions: list[str] = field(default_factory=list)
     view: str = ""  # of all of it, where it has one
+    deferrable: str = ""  # how its primary key is checked, where not at once
     omitted: tuple[str, ...] = ()
     hashed: tuple[str, ...] = ()
 
     @property
     def has_key(self) -> bool:
         return self.kind != "heap"
+
+    @property
+    def can_be_referenced(self) -> bool:
+        """By foreign keys, and by ON CONFLICT."""
+        return self.has_key and not self.deferrable
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,6 +79,8 @@ class RandomSchema:
             if self.draw.random() < 0.1:
                 table.hashed = self.draw.choice((("n",), ("n", "a")))
             table.hashed = tuple(column for column in table.hashed if column not in table.omitted)
+            if table.has_key and self.draw.random() < 0.15:
+                table.deferrable = self.draw.choice((" DEFERRABLE", " DEFERRABLE INITIALLY DEFERRED"))
         self.is_plain = self.draw.random() < 0.15  # only statements write
         self._triggers = 0
         self._added = 0
@@ -99,6 +107,13 @@ class RandomSchema:
             for key in self.draw.sample(range(self.keys), self.draw.choice((0, 0, 3))):
                 yield f"INSERT INTO {table.name} (id, n, a, b) VALUES ({key}, {self.draw.randrange(3)}, NULL, NULL)"
 
+    def end(self) -> str:
+        """How a transaction ends: with PREPARE TRANSACTION, others can run before end_of_prepared()."""
+        return self.draw.choices(("COMMIT", "ROLLBACK", "PREPARE TRANSACTION 'prepared'"), (17, 2, 1))[0]
+
+    def end_of_prepared(self) -> str:
+        return self.draw.choices(("COMMIT PREPARED 'prepared'", "ROLLBACK PREPARED 'prepared'"), (4, 1))[0]
+
     def transactions(self, count: int) -> Iterator[list[str]]:
         """Statements each; one that fails is to be undone alone, by a savepoint."""
         for _ in range(count):
@@ -118,21 +133,21 @@ class RandomSchema:
             columns += f", g int GENERATED ALWAYS AS (n * 2) {table.generated}"
         if draw.random() < 0.2:
             table.view = f"{table.name}_view"
-        name = table.name
+        name, key = table.name, table.deferrable
         match table.kind:
             case "plain" | "numeric":
-                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id){draw.choice(('', ' INCLUDE (n)'))})"
+                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id){draw.choice(('', ' INCLUDE (n)'))}{key})"
             case "heap":
                 yield f"CREATE TABLE {name} ({columns})"
             case "parent":
-                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id))"
+                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id){key})"
             case "child":
                 [parent] = [other for other in self.tables if other.name == name.removesuffix("_child")]
                 table.generated = parent.generated
-                yield f"CREATE TABLE {name} (PRIMARY KEY (id)) INHERITS ({parent.name})"
+                yield f"CREATE TABLE {name} (PRIMARY KEY (id){key}) INHERITS ({parent.name})"
             case _:
                 method = "list" if table.kind == "deep" else table.kind
-                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id)) PARTITION BY {method} (id)"
+                yield f"CREATE TABLE {name} ({columns}, PRIMARY KEY (id){key}) PARTITION BY {method} (id)"
                 yield from self._partitions(table)
 
     def _partitions(self, table: Table) -> Iterator[str]:
@@ -155,10 +170,10 @@ class RandomSchema:
 
     def _foreign_keys(self, table: Table) -> Iterator[str]:
         draw = self.draw
-        keyed = [other for other in self.tables if other.has_key]
+        keyed = [other for other in self.tables if other.can_be_referenced]
         for column in ("a", "b"):
             if keyed and draw.random() < 0.45:
-                target = draw.choice([*keyed, *(table for _ in range(2) if table.has_key)])
+                target = draw.choice([*keyed, *(table for _ in range(2) if table.can_be_referenced)])
                 table.parents[column] = target.name
                 deferred = draw.choice(("", "", " DEFERRABLE INITIALLY DEFERRED"))
                 on = draw.choice([table.name] * 3 + table.partitions)
@@ -240,7 +255,7 @@ class RandomSchema:
 
     def _insert(self, table: Table, *rows: str) -> str:
         conflict = ""
-        if table.has_key:
+        if table.can_be_referenced:
             conflict = " ON CONFLICT DO NOTHING"
             if table.kind != "parent" and self.draw.random() < 0.5:
                 conflict = " ON CONFLICT (id) DO UPDATE SET n = excluded.n"
@@ -275,10 +290,10 @@ class RandomSchema:
             choices = [
                 f"WITH gone AS (DELETE FROM {name} {matching} RETURNING id, n) "
                 f"INSERT INTO {other.name} (id, n, b) SELECT id, n, {self._reference()} FROM gone"
-                + (" ON CONFLICT DO NOTHING" if other.has_key else ""),
-                # Not read to its end. (A row that such a CTE replaces by its equal is a limit of docs/database.md.)
+                + (" ON CONFLICT DO NOTHING" if other.can_be_referenced else ""),
+                # Not read to its end.
                 f"WITH gone AS (DELETE FROM {name} {matching} RETURNING id, n) "
-                f"INSERT INTO {table.name} (id, n, b) SELECT id, n + 1, NULL FROM gone LIMIT 1",
+                f"INSERT INTO {table.name} (id, n, b) SELECT id, n + {draw.randrange(2)}, NULL FROM gone LIMIT 1",
                 f"WITH moved AS (UPDATE {name} SET id = id + {self.keys} {matching} RETURNING id, n) "
                 f"INSERT INTO {table.name} (id, n, b) SELECT id - {self.keys}, n + 1, NULL FROM moved LIMIT 1",
                 f"WITH more AS ({self._insert(other, self._row(other, low))}) UPDATE {name} SET n = n + 1 {matching}",

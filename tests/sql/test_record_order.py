@@ -194,3 +194,22 @@ def test_tables_whose_names_differ_only_in_where_the_dot_is_quoted(db: JournalDa
         db.run(f"CREATE TRIGGER x AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION f{number}()")
     db.run("BEGIN; " + "".join(f"INSERT INTO {table} VALUES (2, 1); " for table in tables) + "COMMIT")
     assert [(action, row["v"]) for action, row in db.changes()] == [("I", 1), ("U", 2)] * 2
+
+
+BETWEEN = (
+    "CREATE TABLE child (t int REFERENCES t)",
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO u VALUES (1); RETURN NULL; END $$;"
+    "CREATE TABLE u (n int); CREATE TRIGGER x AFTER INSERT OR DELETE ON t EXECUTE FUNCTION f()",
+)
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_equal_row_in_its_place_where_other_commands_come_in_between(db: JournalDatabase, between: str, rows: int):
+    """Then the numbers of the commands do not show that one statement did both; the row's last change does."""
+    db.run(between)
+    db.run(f"INSERT INTO t SELECT i, i FROM generate_series(1, {rows}) AS i")
+    db.run("WITH d AS (DELETE FROM t RETURNING id) INSERT INTO t SELECT id, id FROM d LIMIT 1")
+    assert_keys_are_free(db)
+    db.run("BEGIN; INSERT INTO t VALUES (8, 8); DELETE FROM t WHERE id = 8; COMMIT")
+    assert_keys_are_free(db)
