@@ -380,6 +380,9 @@ BEGIN
         IF before.tables <> '{}' THEN
             PERFORM changefeed.tell_of_writes_since(before, TG_RELID);
         END IF;
+        -- This takes the number of a command, as TRUNCATE has not yet done. Else the reader would take the entries for a part of
+        -- the statement before (changefeed/ordering/statement_order.py).
+        DELETE FROM changefeed.truncation WHERE false;
         INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name, data, row_count)
         SELECT s.last_value, clock_timestamp(), 'D', n.schema_name, n.table_name, r.data, (truncated ->> 'count')::bigint
         FROM changefeed.slot AS s, changefeed.name_now(pg_partition_root(TG_RELID)) AS n,

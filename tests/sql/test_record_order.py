@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from changefeed.ordering import nested_order
 from changefeed.ordering.nested_order import LOOK_BACK_IDS, STATES_AT_ONCE
 from tests.journal_database import JournalDatabase
 
@@ -213,3 +214,13 @@ def test_an_equal_row_in_its_place_where_other_commands_come_in_between(db: Jour
     assert_keys_are_free(db)
     db.run("BEGIN; INSERT INTO t VALUES (8, 8); DELETE FROM t WHERE id = 8; COMMIT")
     assert_keys_are_free(db)
+
+
+def test_a_truncated_partition_is_no_part_of_the_statement_before(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
+    """Also where the row's last change before is not known."""
+    monkeypatch.setattr(nested_order, "LOOK_BACK_IDS", 0)
+    db.run("CREATE TABLE r (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    db.run("CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100); SELECT changefeed.watch('r')")
+    db.run("INSERT INTO t VALUES (1, 1)")
+    db.run("BEGIN; INSERT INTO r VALUES (1); TRUNCATE r1; COMMIT")
+    assert [action for action, _ in db.changes("public.r")] == ["I", "D"]
