@@ -42,6 +42,7 @@ const browser = (address = 'http://shop.example/orders/7?a=b#c'): Environment =>
   page: address,
   window: page,
   WebSocket: PageSocket,
+  fetch: undefined,
   clock,
   random: () => 1,
   report: (error) => reported.push(error),
@@ -512,13 +513,20 @@ test('a URL may be a URL', () => {
 
 const authenticated = () => last().sent.map((text) => JSON.parse(text));
 
-test('a token is the first that is said, and without one nothing is', async () => {
+test('a token is the first that is said, or that there is none', async () => {
   follow({ token: 'of the page' });
   last().onopen?.({} as Event);
   await Promise.resolve();
   expect(authenticated()).toEqual([{ type: 'authenticate', token: 'of the page' }]);
   follow();
-  expect(last().onopen).toBeNull();
+  last().onopen?.({} as Event);
+  expect(authenticated()).toEqual([{ type: 'authenticate' }]);
+});
+
+test('a server that answers this with an error, as version 0.2 did, is open all the same', () => {
+  hello('c0');
+  say('error', { code: 'bad_token', message: 'send {"type": "authenticate", "token": "..."}' });
+  expect([errors, states.at(-1)]).toEqual([[], { state: 'open' }]);
 });
 
 test('a function is asked for the token at each connection, and its refusal is in the state', async () => {
@@ -543,7 +551,7 @@ test('a token that does not change and is refused ends the feed; so does a serve
   follow({ token: 'of the page' });
   refuse('bad_token', 'the token is not accepted', 4401);
   follow();
-  last().hangUp(4401, 'authenticate in time');
+  refuse('sign_in', 'sign in: send the header', 4401);
   expect(errors).toMatchObject([
     { code: 'bad_token', message: 'the token is not accepted', isFinal: true },
     { code: 'sign_in', message: expect.stringContaining('requires a token'), isFinal: true },
@@ -571,4 +579,99 @@ test('where there is no token, that is reported and it connects again', async ()
   await Promise.resolve();
   expect(reported).toEqual([problem]);
   expect(last().isClosed).toBe(true);
+});
+
+// -- a socket that does not open, of which a page is not told why
+
+const found = (status: number, code: string, message: string) => Response.json({ error: { code, message } }, { status });
+/** Whose address is asked by HTTP; `answer` is what it says. */
+const probed = async (answer: () => Response | Promise<Response>, address = '/ws', page?: string) => {
+  feed.close();
+  const asked: { url: string; signal: AbortSignal }[] = [];
+  const fetch = async (url: string, { signal }: { signal: AbortSignal }) => {
+    asked.push({ url, signal });
+    return answer();
+  };
+  const options = { onState: (state: State) => states.push(state), onError: (error: FeedError) => errors.push(error) };
+  feed = connect(address, options, { ...browser(page), fetch });
+  last().hangUp();
+  await settled();
+  return asked;
+};
+const settled = () => new Promise((resolve) => setTimeout(resolve));
+
+test('an address where there is nothing ends the feed, with what the server says', async () => {
+  const asked = await probed(() => found(404, 'not_found', 'there is nothing at this path'), '/sw?table=a');
+  expect(asked.map(({ url }) => url)).toEqual(['http://shop.example/sw?table=a']);
+  expect(errors).toMatchObject([{ code: 'not_found', message: 'there is nothing at this path', isFinal: true }]);
+  expect(states.at(-1)).toEqual({ state: 'failed', reason: 'there is nothing at this path' });
+  expect([clock.timers, asked[0]!.signal.aborted]).toEqual([[], true]);
+});
+
+test('so does an address with something else: a page, a redirect, an error without JSON', async () => {
+  await probed(() => new Response('<!doctype html>'));
+  await probed(() => Response.error(), 'https://shop.example/ws'); // status 0, as a redirect has in a page
+  await probed(() => new Response('no', { status: 403 }));
+  expect(errors.map(({ code }) => code)).toEqual(['not_a_feed', 'not_a_feed', 'http_403']);
+  expect(errors[0]!.message).toContain('there is no feed at http://shop.example/ws, which answers with the status 200: write');
+});
+
+test('what may pass is tried again, and explained', async () => {
+  const answers = [
+    found(503, 'not_ready', 'the journal is not known yet'),
+    found(400, 'not_a_websocket', 'this path is a WebSocket'),
+    new Response('', { status: 426 }),
+    new Response('', { status: 429 }),
+  ];
+  const reasons = [];
+  const asked = await probed(() => answers.shift() ?? Response.error());
+  while (asked.length < 4) {
+    clock.pass(DELAY_LIMIT_MS);
+    last().hangUp();
+    reasons.push(states.at(-1));
+    await settled();
+  }
+  const proxy = expect.stringContaining('does a proxy pass on Upgrade?');
+  expect(reasons).toMatchObject([{ reason: 'the journal is not known yet' }, { reason: proxy }, { reason: proxy }]);
+  expect(errors).toEqual([]);
+});
+
+test('without an answer it is tried again; a page of another origin may not have been let in', async () => {
+  const unreachable = () => Promise.reject(new TypeError('Failed to fetch'));
+  await probed(unreachable);
+  clock.pass(0);
+  last().hangUp();
+  expect(states.at(-1)).toMatchObject({ state: 'waiting', reason: '' });
+  await probed(unreachable, 'http://feed.example:8080');
+  clock.pass(0);
+  last().hangUp();
+  expect(states.at(-1)).toMatchObject({
+    reason:
+      'no answer from feed.example:8080; if it runs, it may not let pages of http://shop.example in: --allow-origin http://shop.example',
+  });
+  expect(errors).toEqual([]);
+});
+
+test('an address that has answered once is not asked again', async () => {
+  const asked = await probed(() => Promise.reject(new TypeError('Failed to fetch')));
+  clock.pass(0);
+  hello('c0');
+  cut();
+  last().hangUp();
+  expect(asked).toHaveLength(1);
+});
+
+test('a feed that is closed meanwhile, or open, asks no more and calls nobody', async () => {
+  let answer: (response: Response) => void = () => {};
+  const later = () => new Promise<Response>((resolve) => (answer = resolve));
+  const [asked] = await probed(later);
+  feed.close();
+  expect(asked!.signal.aborted).toBe(true);
+  answer(found(404, 'not_found', 'there is nothing at this path'));
+  await probed(later);
+  clock.pass(0);
+  hello('c0');
+  answer(found(404, 'not_found', 'there is nothing at this path'));
+  await settled();
+  expect([errors, states.at(-1)]).toEqual([[], { state: 'open' }]);
 });

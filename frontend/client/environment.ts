@@ -1,11 +1,13 @@
 // Comes in: the runtime's globals. Goes out: those that the client uses, as values that a test can replace.
 import type { Clock } from '../src/feed/socket';
 import type { WebSocketLike } from '../src/feed/websocket_like';
+import type { Fetch } from './probe';
 
 export interface Environment {
   /** What relative URLs are relative to; undefined outside of a page. */
   readonly page: string | undefined;
   readonly WebSocket: (new (url: string, protocol: string) => WebSocketLike) | undefined;
+  readonly fetch: Fetch | undefined;
   readonly clock: Clock;
   readonly random: () => number;
   readonly report: (error: unknown) => void;
@@ -18,6 +20,7 @@ export const RUNTIME: Environment = {
   get WebSocket() {
     return globalThis.WebSocket; // looked up late: a program may set it after this module was loaded
   },
+  fetch: globalThis.fetch && ((url, options) => fetch(url, options)),
   clock: {
     now: () => Date.now(),
     after: (ms, callback) => {

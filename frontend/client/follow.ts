@@ -5,12 +5,15 @@ import type { WebSocketLike } from '../src/feed/websocket_like';
 import { assertNever } from '../src/values/assert_never';
 import type { Environment } from './environment';
 import { type Feed, FeedError, type Options } from './options';
+import { probe } from './probe';
 
 const READ_AGAIN = 'read the tables you follow again; the feed continues from here';
 
 /** The server's close codes (RFC 6455, 7.4.1; the range for private use) for refusals that hold for later attempts. */
 const POLICY_VIOLATION = 1008;
 const SIGN_IN = 4401;
+const NO_CLOSE_FRAME = 1006;
+const NO_TOKEN = 'the server requires a token: give one as an option';
 
 /** Takes the rows of the table, where the feed is to begin with them. */
 export interface RowsReader {
@@ -46,6 +49,9 @@ export function follow(address: URL, options: Options, environment: Environment,
   let attempts = 0;
   let refusal: { code: string; message: string } | null = null; // why the server is about to close this connection
   let isClosed = false;
+  let hasAnswered = false; // once it has, a socket that does not open is not the address's fault
+  let probing: AbortController | null = null;
+  let explanation = ''; // why the last socket did not open, as far as HTTP tells
 
   const call = <T>(callback: ((value: T) => void) | undefined, value: T) => {
     if (isClosed) return;
@@ -56,7 +62,7 @@ export function follow(address: URL, options: Options, environment: Environment,
     }
   };
 
-  // Before this the server sends nothing; it waits for 10 s.
+  // Before this a server that requires a token sends nothing; it waits for 10 s. Without one it says so at once.
   const authenticate = async (opened: WebSocketLike) => {
     try {
       const given = typeof token === 'function' ? await token() : token;
@@ -88,13 +94,25 @@ export function follow(address: URL, options: Options, environment: Environment,
   /** The error with which the feed ends, if the server would refuse each further attempt as it did this one. */
   const finalError = (closeCode: number, closeReason: string): FeedError | null => {
     const canHaveNewToken = typeof token === 'function';
+    if (closeCode === SIGN_IN && token === undefined) return new FeedError('sign_in', NO_TOKEN, true);
     if (closeCode === SIGN_IN && !canHaveNewToken) {
-      const advice = token === undefined ? 'the server requires a token: give one as an option' : closeReason;
-      return new FeedError(refusal?.code ?? 'sign_in', refusal?.message ?? advice, true);
+      return new FeedError(refusal?.code ?? 'sign_in', refusal?.message ?? closeReason, true);
     }
     if (closeCode !== POLICY_VIOLATION || !refusal || refusal.code === 'not_a_cursor') return null;
     if (refusal.code === 'no_rights' && canHaveNewToken) return null;
     return new FeedError(refusal.code, refusal.message, true);
+  };
+
+  /** Asks by HTTP why the socket did not open, and ends the feed if it never will. */
+  const explain = async () => {
+    if (hasAnswered || probing || !environment.fetch) return;
+    probing = new AbortController();
+    const answer = await probe(address, environment.fetch, probing.signal);
+    probing.abort(); // the rest of a long page is not needed
+    probing = null;
+    if (isClosed || hasAnswered) return;
+    explanation = answer?.message ?? foreignOrigin(address, environment.page);
+    if (answer?.isLasting) fail(new FeedError(answer.code, answer.message, true));
   };
 
   const onText = (text: string) => {
@@ -147,6 +165,8 @@ export function follow(address: URL, options: Options, environment: Environment,
       case 'going_away':
         return socket.expectClose(Number(message.reconnect_in_ms));
       case 'error':
+        // A server of version 0.2 does not know that a client may say that it has no token.
+        if (isOpen && message.code === 'bad_token' && token === undefined) return;
         if (isOpen) return tellError(new FeedError(message.code, message.message, false));
         if (message.code === 'not_a_cursor') {
           tellGap(`the feed cannot continue after the cursor given: ${message.message}`, environment.clock.now());
@@ -168,7 +188,7 @@ export function follow(address: URL, options: Options, environment: Environment,
       if (cursor !== null) address.searchParams.set('since', cursor);
       else address.searchParams.delete('since');
       const opened = new WebSocket(address.href, 'changefeed.v1');
-      if (token !== undefined) opened.onopen = () => void authenticate(opened);
+      opened.onopen = () => void authenticate(opened);
       return opened;
     },
     clock: environment.clock,
@@ -181,7 +201,9 @@ export function follow(address: URL, options: Options, environment: Environment,
           const error = finalError(connection.code, connection.reason);
           if (error) return fail(error);
           hasLost();
-          return call(onState, { ...connection, attempts, reason: refusal?.message ?? connection.reason });
+          if (connection.code === NO_CLOSE_FRAME) void explain();
+          const reason = refusal?.message ?? (connection.reason || explanation);
+          return call(onState, { ...connection, attempts, reason });
         }
         case 'connecting':
           refusal = null;
@@ -190,6 +212,9 @@ export function follow(address: URL, options: Options, environment: Environment,
           else queueMicrotask(() => call(onState, connection));
           return;
         case 'open': // a message has come; `hello` opens the feed
+          hasAnswered = true;
+          explanation = '';
+          return;
         case 'closed':
           return;
         default:
@@ -218,6 +243,7 @@ export function follow(address: URL, options: Options, environment: Environment,
   const stop = () => {
     environment.window?.removeEventListener('pagehide', leave);
     environment.window?.removeEventListener('pageshow', comeBack);
+    probing?.abort();
     socket.close();
   };
   const fail = (error: FeedError) => {
@@ -238,4 +264,11 @@ export function follow(address: URL, options: Options, environment: Environment,
       stop();
     },
   };
+}
+
+/** A hint, since a page may not read what a server answers that does not let it. */
+function foreignOrigin(address: URL, page: string | undefined): string {
+  if (page === undefined || new URL(page).host === address.host) return '';
+  const { origin } = new URL(page);
+  return `no answer from ${address.host}; if it runs, it may not let pages of ${origin} in: --allow-origin ${origin}`;
 }

@@ -37,8 +37,11 @@ export interface Gap {
   readonly table?: string;
 }
 
-/** Why the server refuses a subscription or a token; later servers may have others. */
+/** Why the server refuses a subscription or a token, or that it is none; later servers may have others. */
 export type ErrorCode =
+  | 'not_a_feed'
+  | 'not_found'
+  | 'token_in_url'
   | 'unknown_table'
   | 'unknown_column'
   | 'unknown_field'

@@ -31,6 +31,7 @@ const environment = (): Environment => ({
   page: 'http://shop.example/',
   window: undefined,
   WebSocket: PageSocket,
+  fetch: undefined,
   clock,
   random: () => 1,
   report: (error) => reported.push(error),

@@ -31,6 +31,7 @@ var RUNTIME = {
 	get WebSocket() {
 		return globalThis.WebSocket;
 	},
+	fetch: globalThis.fetch && ((url, options) => fetch(url, options)),
 	clock: {
 		now: () => Date.now(),
 		after: (ms, callback) => {
@@ -155,11 +156,71 @@ var FeedError = class extends Error {
 		this.isFinal = isFinal;
 	}
 };
+// client/probe.ts
+/** What our server answers where a WebSocket would open, and what others do (RFC 9110, 15.5.22). */
+var NOT_A_WEBSOCKET = "not_a_websocket";
+var UPGRADE_REQUIRED = 426;
+/** 4xx, but not the caller's mistake: later the same request may be accepted. */
+var PASSING_STATUSES = [
+	408,
+	425,
+	429
+];
+/** Null without an answer, which includes one that a page of another origin may not read. */
+async function probe(socket, fetch, signal) {
+	const address = new URL(socket);
+	address.protocol = address.protocol.replace("ws", "http");
+	try {
+		return await read(await fetch(address.href, {
+			redirect: "manual",
+			cache: "no-store",
+			signal
+		}), address);
+	} catch {
+		return null;
+	}
+}
+async function read(response, address) {
+	const { status } = response;
+	if (status < 400) {
+		const answer = status ? `the status ${status}` : "a redirect";
+		return {
+			code: "not_a_feed",
+			message: `there is no feed at ${address.origin}${address.pathname}, which answers with ${answer}: write http://HOST:PORT, or ws://HOST:PORT/BASE_PATH/ws`,
+			isLasting: true
+		};
+	}
+	const { code, message } = await errorIn(response);
+	if (code === NOT_A_WEBSOCKET || status === UPGRADE_REQUIRED) return {
+		code,
+		message: "the server answers, but no WebSocket opens: does a proxy pass on Upgrade?",
+		isLasting: false
+	};
+	return {
+		code,
+		message,
+		isLasting: status < 500 && !PASSING_STATUSES.includes(status)
+	};
+}
+/** The error in the body, `{"error": {"code", "message"}}`; else the status. */
+async function errorIn(response) {
+	const { code, message } = await response.json().then((body) => Object(body?.error), () => ({}));
+	if (typeof code === "string" && typeof message === "string") return {
+		code,
+		message
+	};
+	return {
+		code: `http_${response.status}`,
+		message: `the server answers with the status ${response.status}`
+	};
+}
 // client/follow.ts
 var READ_AGAIN = "read the tables you follow again; the feed continues from here";
 /** The server's close codes (RFC 6455, 7.4.1; the range for private use) for refusals that hold for later attempts. */
 var POLICY_VIOLATION = 1008;
 var SIGN_IN = 4401;
+var NO_CLOSE_FRAME = 1006;
+var NO_TOKEN = "the server requires a token: give one as an option";
 function follow(address, options, environment, reader) {
 	const { onChange, onGap, onState, onError, parse = JSON.parse, since, token } = options;
 	const WebSocket = options.WebSocket ?? environment.WebSocket;
@@ -172,6 +233,9 @@ function follow(address, options, environment, reader) {
 	let attempts = 0;
 	let refusal = null;
 	let isClosed = false;
+	let hasAnswered = false;
+	let probing = null;
+	let explanation = "";
 	const call = (callback, value) => {
 		if (isClosed) return;
 		try {
@@ -209,13 +273,22 @@ function follow(address, options, environment, reader) {
 	/** The error with which the feed ends, if the server would refuse each further attempt as it did this one. */
 	const finalError = (closeCode, closeReason) => {
 		const canHaveNewToken = typeof token === "function";
-		if (closeCode === SIGN_IN && !canHaveNewToken) {
-			const advice = token === void 0 ? "the server requires a token: give one as an option" : closeReason;
-			return new FeedError(refusal?.code ?? "sign_in", refusal?.message ?? advice, true);
-		}
+		if (closeCode === SIGN_IN && token === void 0) return new FeedError("sign_in", NO_TOKEN, true);
+		if (closeCode === SIGN_IN && !canHaveNewToken) return new FeedError(refusal?.code ?? "sign_in", refusal?.message ?? closeReason, true);
 		if (closeCode !== POLICY_VIOLATION || !refusal || refusal.code === "not_a_cursor") return null;
 		if (refusal.code === "no_rights" && canHaveNewToken) return null;
 		return new FeedError(refusal.code, refusal.message, true);
+	};
+	/** Asks by HTTP why the socket did not open, and ends the feed if it never will. */
+	const explain = async () => {
+		if (hasAnswered || probing || !environment.fetch) return;
+		probing = new AbortController();
+		const answer = await probe(address, environment.fetch, probing.signal);
+		probing.abort();
+		probing = null;
+		if (isClosed || hasAnswered) return;
+		explanation = answer?.message ?? foreignOrigin(address, environment.page);
+		if (answer?.isLasting) fail(new FeedError(answer.code, answer.message, true));
 	};
 	const onText = (text) => {
 		let message;
@@ -262,6 +335,7 @@ function follow(address, options, environment, reader) {
 				return;
 			case "going_away": return socket.expectClose(Number(message.reconnect_in_ms));
 			case "error":
+				if (isOpen && message.code === "bad_token" && token === void 0) return;
 				if (isOpen) return tellError(new FeedError(message.code, message.message, false));
 				if (message.code === "not_a_cursor") {
 					tellGap(`the feed cannot continue after the cursor given: ${message.message}`, environment.clock.now());
@@ -281,7 +355,7 @@ function follow(address, options, environment, reader) {
 			if (cursor !== null) address.searchParams.set("since", cursor);
 			else address.searchParams.delete("since");
 			const opened = new WebSocket(address.href, "changefeed.v1");
-			if (token !== void 0) opened.onopen = () => void authenticate(opened);
+			opened.onopen = () => void authenticate(opened);
 			return opened;
 		},
 		clock: environment.clock,
@@ -293,10 +367,12 @@ function follow(address, options, environment, reader) {
 					const error = finalError(connection.code, connection.reason);
 					if (error) return fail(error);
 					hasLost();
+					if (connection.code === NO_CLOSE_FRAME) explain();
+					const reason = refusal?.message ?? (connection.reason || explanation);
 					return call(onState, {
 						...connection,
 						attempts,
-						reason: refusal?.message ?? connection.reason
+						reason
 					});
 				}
 				case "connecting":
@@ -305,6 +381,9 @@ function follow(address, options, environment, reader) {
 					else queueMicrotask(() => call(onState, connection));
 					return;
 				case "open":
+					hasAnswered = true;
+					explanation = "";
+					return;
 				case "closed": return;
 				default: return assertNever(connection);
 			}
@@ -327,6 +406,7 @@ function follow(address, options, environment, reader) {
 	const stop = () => {
 		environment.window?.removeEventListener("pagehide", leave);
 		environment.window?.removeEventListener("pageshow", comeBack);
+		probing?.abort();
 		socket.close();
 	};
 	const fail = (error) => {
@@ -349,6 +429,12 @@ function follow(address, options, environment, reader) {
 			stop();
 		}
 	};
+}
+/** A hint, since a page may not read what a server answers that does not let it. */
+function foreignOrigin(address, page) {
+	if (page === void 0 || new URL(page).host === address.host) return "";
+	const { origin } = new URL(page);
+	return `no answer from ${address.host}; if it runs, it may not let pages of ${origin} in: --allow-origin ${origin}`;
 }
 // client/connect.ts
 var OPTIONS$1 = [

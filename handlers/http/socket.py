@@ -12,7 +12,7 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, _WebSocketParams
 
 from handlers.access.admitted import AdmittedClient
-from handlers.access.authentication import Need
+from handlers.access.authentication import SIGN_IN_ADVICE, Need
 from handlers.access.errors import ApiError, foreign_origin
 from handlers.access.frame_limit import MeteredProtocol
 from handlers.access.rate import BURST_SECONDS
@@ -52,6 +52,9 @@ class BaseSocket(WebSocketHandler, BaseHandler):
     _trouble: ApiError | None = None  # an error in the request that made the handshake
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
+        # First: a client whose socket does not open asks for the same address by HTTP, to learn whether it is right.
+        if self.request.headers.get("Upgrade", "").lower() != "websocket":
+            raise ApiError(400, "not_a_websocket", 'this path is a WebSocket; connect with new WebSocket("ws://…")')
         offered = self.request.headers.get("Sec-WebSocket-Protocol", "")
         self.speaks_protocol = self.knows_protocol and SUBPROTOCOL in map(str.strip, offered.split(","))
         if self.identity:
@@ -61,8 +64,6 @@ class BaseSocket(WebSocketHandler, BaseHandler):
                 if not self.speaks_protocol or error.status_code >= 500:
                     raise
                 self._trouble = error
-        if self.request.headers.get("Upgrade", "").lower() != "websocket":
-            raise ApiError(400, "not_a_websocket", 'this path is a WebSocket; connect with new WebSocket("ws://…")')
         refuse_unreadable_origin(self.request.headers.get("Origin", ""))
         if self.identity:
             self.context.admission.check(self.request.remote_ip, self.identity.holder)
@@ -170,8 +171,15 @@ class BaseSocket(WebSocketHandler, BaseHandler):
             self._task = None
 
     async def _authenticate(self, message: Mapping[str, object]) -> None:
-        """Admits the client the first time; later, extends its stay by a newer token. Raises ApiError."""
+        """Admits the client the first time; later, extends its stay by a newer token. Raises ApiError.
+
+        Without a token the client asks whether it needs one, so that it does not wait for AUTHENTICATE_SECONDS.
+        """
         token = message.get("token")
+        if self.identity and (token is None or not self.context.authenticator.tokens.are_required):
+            return
+        if token is None:
+            raise ApiError(401, "sign_in", SIGN_IN_ADVICE)
         if not isinstance(token, str):
             raise ApiError(401, "bad_token", 'send {"type": "authenticate", "token": "…"}')
         identity = await self.context.authenticator.identify_token(token)

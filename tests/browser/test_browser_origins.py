@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests import postgres
+from tests import ROOT, postgres
 from tests.feed_case import ORDERS
 from tests.server_process import ServerProcess
 
@@ -193,3 +193,31 @@ def test_another_origin_may_do_nothing(without_token: Shop):
         without_token.conninfo, "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'items'::regclass"
     )
     assert watched == 0
+
+
+# The client is in the page's own bundle. Returns the code of the error, or why it waits.
+WHAT_IT_LEARNS = """async ([client, path]) => {
+  const { connect } = await import(URL.createObjectURL(new Blob([client], { type: 'text/javascript' })));
+  return new Promise(resolve => connect(url + path, {
+    onState: ({ state, reason }) => state === 'waiting' && reason && resolve(reason),
+    onError: ({ code }) => resolve(code),
+  }));
+}"""
+
+
+def what_it_learns(page: Page, path: str) -> Any:
+    return page.evaluate(WHAT_IT_LEARNS, [(ROOT / "frontend" / "dist" / "client.js").read_text(), path])
+
+
+def test_a_page_learns_why_its_socket_does_not_open(with_token: Shop):
+    page = with_token.page(with_token.named)
+    assert what_it_learns(page, "/ws") == "sign_in"
+    assert what_it_learns(page, "/sw") == "not_found"
+    assert what_it_learns(page, "/client.js") == "not_a_feed"
+    assert what_it_learns(page, f"/ws?token={TOKEN}") == "token_in_url"
+
+
+def test_a_page_of_another_origin_gets_a_hint(without_token: Shop):
+    origin = without_token.other
+    reason = what_it_learns(without_token.page(origin), "/ws")
+    assert reason.endswith(f"; if it runs, it may not let pages of {origin} in: --allow-origin {origin}")

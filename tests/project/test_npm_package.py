@@ -233,8 +233,16 @@ def test_what_the_server_refuses_ends_the_program(
     assert ending(table="orders", filter="colour=eq.red", token=TOKEN) == refused("unknown_column")
     assert ending(table="orders", filter="id=eq.red", token=TOKEN) == refused("bad_filter")
     assert ending(token="wrong") == refused("bad_token")
-    if not ws:
-        assert ending() == refused("sign_in")  # the server waits for a token for 10 s
+    assert ending() == refused("sign_in")
+
+    def without_a_feed(path: str, **options: Any) -> Any:
+        printed = ending(url=f"ws://{orders.host}{path}", token=TOKEN, **options)
+        assert {line["state"] for line in printed[:-1]} == {"connecting", "waiting", "failed"}
+        return printed[-1]
+
+    assert without_a_feed("/sw") == {"code": "not_found", "isFinal": True}
+    assert without_a_feed("/client.js") == {"code": "not_a_feed", "isFinal": True}
+    assert without_a_feed(f"/ws?token={TOKEN}") == {"code": "token_in_url", "isFinal": True}
 
 
 def test_without_a_websocket_the_error_gives_advice(project: Path):

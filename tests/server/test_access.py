@@ -401,7 +401,7 @@ class AuthenticateTest(AccessTestCase):
             (issued({"table": {}}), "bad_token", CloseCode.SIGN_IN, "the claim changefeed"),
             (token_of("nothing"), "no_rights", 1008, "its claim changefeed"),
             (issued(None), "bad_token", CloseCode.SIGN_IN, "claim changefeed"),
-            (None, "bad_token", CloseCode.SIGN_IN, "authenticate"),
+            (None, "sign_in", CloseCode.SIGN_IN, "authenticate"),
         ):
             socket = await self.socket("/ws?table=nothing")
             await self.say(socket, token)
@@ -432,6 +432,25 @@ class AuthenticateTest(AccessTestCase):
         for rights in ({"channels": ["people"]}, {"admin": True}, {"tables": {"public.no_such": {}}}):
             status, _ = await self.ask("none", "/api/changes", headers={"Authorization": f"Bearer {issued(rights)}"})
             assert status == 200
+
+    @gen_test
+    async def test_a_client_that_needs_no_token_may_say_that_it_has_none(self):
+        socket = await self.connect("/ws", protocol=True, **self.headers("narrow"))
+        assert (await message(socket))["type"] == "hello"
+        await socket.write_message(json.dumps({"type": "authenticate"}))
+        await socket.write_message(json.dumps({"type": "subscribe"}))
+        assert (await message(socket))["type"] == "hello"
+
+    @gen_test
+    async def test_a_request_that_opens_no_socket_learns_whether_the_address_is_right(self):
+        for path, code in (
+            ("/ws", "not_a_websocket"),
+            ("/ws?table=nothing&rows=true&since=nothing", "not_a_websocket"),
+            ("/ws?token=x", "token_in_url"),
+            ("/sw", "not_found"),
+        ):
+            _, said = await self.ask("none", path)
+            assert said["error"]["code"] == code, path
 
     @gen_test
     async def test_a_silent_client_is_closed_in_time(self):
@@ -584,4 +603,13 @@ class OpenTest(AccessTestCase):
         assert (state["is_required"], state["is_admin"], state["sees_everything"]) == (False, True, True)
         socket = await websocket_connect(f"ws://127.0.0.1:{self.get_http_port()}/ws/activity")
         self.sockets.append(socket)
+        assert (await message(socket))["type"] == "hello"
+
+    @gen_test
+    async def test_an_open_server_looks_at_no_token(self):
+        socket = await self.connect("/ws", protocol=True)
+        assert (await message(socket))["type"] == "hello"
+        for fields in ({}, {"token": "of another server"}):
+            await socket.write_message(json.dumps({"type": "authenticate", **fields}))
+        await socket.write_message(json.dumps({"type": "subscribe"}))
         assert (await message(socket))["type"] == "hello"
