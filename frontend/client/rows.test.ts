@@ -238,6 +238,40 @@ test('gaps that come again and again are read after ever longer delays', () => {
   expect(delays).toEqual([0, 300, 600, 1200]);
 });
 
+test('rows that were kept are there at once, and what has changed since is applied', () => {
+  live = follow({ since: { list: [A, B], cursor: 'c5' } });
+  expect(live.get()).toMatchObject({ list: [A, B], isLoaded: true, isLive: false });
+  expect([query('rows'), query('since'), live.cursor]).toEqual([null, 'c5', 'c5']);
+  hello('c5');
+  expect(live.get().isLive).toBe(true);
+  changes('c6', insert(C), { action: 'DELETE', data: A });
+  expect([list(), live.cursor]).toEqual([[B, C], 'c6']);
+  say('gap', { why: 'retention', what_to_do: '' });
+  expect(live.cursor).toBeNull();
+  readsAgain(C);
+});
+
+test('rows that were kept without a cursor, or with an invalid one, are read again', () => {
+  live = follow({ since: { list: [A], cursor: null } });
+  expect([list(), query('rows')]).toEqual([[], 'true']);
+  live = follow({ since: { list: [A], cursor: 'of elsewhere' } });
+  say('error', { code: 'not_a_cursor', message: 'that is no cursor' });
+  readsAgain(B);
+});
+
+test('there is no cursor to keep while the rows lack a change', () => {
+  expect(live.cursor).toBeNull();
+  loaded(A);
+  expect(live.cursor).toBe('r1');
+  changes('c1', insert(B), { action: 'UPDATE', data: null, count: 20_000 });
+  expect(live.cursor).toBeNull();
+  clock.pass(DELAY_LIMIT_MS);
+  expect(live.cursor).toBeNull();
+  loaded(C);
+  changes('c2', { action: 'DELETE', data: { name: 'without a key' } });
+  expect([errors.map(({ code }) => code), live.cursor]).toEqual([['bad_key'], null]);
+});
+
 test('a TRUNCATE empties the list', () => {
   loaded(A, B);
   changes('c1', { action: 'TRUNCATE', data: null }, insert(C));
@@ -284,7 +318,8 @@ test('what is no request for the rows of one table is refused at once', () => {
   expect(() => follow({ table: '' })).toThrow('rows takes one table');
   expect(() => follow({ columns: 'name' })).toThrow('columns must contain the key id');
   expect(() => follow({ columns: ['id,name'] })).not.toThrow();
-  expect(() => follow({ since: 'c' } as never)).toThrow('unknown option since; rows takes table, filter,');
+  expect(() => follow({ since: 'c' } as never)).toThrow('since takes rows that were kept with their cursor');
+  expect(() => follow({ action: 'INSERT' } as never)).toThrow('unknown option action; rows takes table, filter,');
 });
 
 test('closed, it stays as it was, and calls nobody', async () => {

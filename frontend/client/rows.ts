@@ -24,6 +24,11 @@ export interface RowsOptions<Row = Record<string, any>> extends Subscription {
   readonly action?: never;
   /** The columns that identify a row: `id` unless given. They must be among `columns`. */
   readonly key?: string | readonly string[];
+  /**
+   * Rows that were kept, with the cursor of that moment, of the same table, filter and columns: it begins with them, and
+   * applies what has changed since. Without it, or with a cursor of null, it reads the rows.
+   */
+  readonly since?: { readonly list: readonly Row[]; readonly cursor: string | null } | null;
   /** Sorts the list, as for Array.sort. */
   readonly compare?: (one: Row, other: Row) => number;
 }
@@ -31,6 +36,8 @@ export interface RowsOptions<Row = Record<string, any>> extends Subscription {
 export interface LiveRows<Row = Record<string, any>> {
   /** The rows now; the same object until they change. */
   get(): Rows<Row>;
+  /** The place of these rows, to keep with them for `since`; null while they have to be read first. */
+  readonly cursor: string | null;
   /**
    * Calls `run` with the rows at once, and then when they have changed, at most 60 times a second. Returns a function
    * that ends this.
@@ -41,7 +48,7 @@ export interface LiveRows<Row = Record<string, any>> {
 }
 
 const OPTIONS = [
-  'table', 'filter', 'columns', 'key', 'compare', 'token', 'onState', 'onError', 'parse', 'WebSocket',
+  'table', 'filter', 'columns', 'key', 'since', 'compare', 'token', 'onState', 'onError', 'parse', 'WebSocket',
 ];
 const FRAME_MS = 16;
 /** A pause is this many times the time that the subscribers take, which a long list makes longer than a frame. */
@@ -76,7 +83,9 @@ export function rows<Row extends object>(
 
   let set = new RowSet<Row>(key);
   let reading = set; // what is being read, which takes the place of the set once it is complete
-  let isLoaded = false;
+  const kept = options.since?.cursor ? options.since : null;
+  for (const row of kept?.list ?? []) set.add(row);
+  let isLoaded = kept !== null;
   let isLive = false;
   let shown: Rows<Row> | null = null; // null if something has changed since
   const runs = new Set<(rows: Rows<Row>) => void>();
@@ -126,12 +135,13 @@ export function rows<Row extends object>(
     try {
       work();
     } catch (error) {
+      reader.isDue = true;
       feed.fail(new FeedError('bad_key', error instanceof Error ? error.message : String(error), true));
     }
   };
 
   const reader: RowsReader = {
-    isDue: true,
+    isDue: kept === null,
     onBegin: () => {
       reading = new RowSet(key);
     },
@@ -151,6 +161,7 @@ export function rows<Row extends object>(
     address,
     {
       ...options,
+      since: kept?.cursor ?? null,
       onChange: (change) =>
         orFail(() => {
           if (set.apply(change as never)) hasChanged();
@@ -168,6 +179,9 @@ export function rows<Row extends object>(
 
   return {
     get,
+    get cursor() {
+      return reader.isDue ? null : feed.cursor;
+    },
     subscribe: (run) => {
       const own = (value: Rows<Row>) => run(value); // so that one function may be given twice
       runs.add(own);
@@ -185,6 +199,9 @@ export function rows<Row extends object>(
 function checkTable(options: RowsOptions<any>, key: readonly string[]): void {
   if (typeof options.table !== 'string' || options.table === '') {
     throw new TypeError('rows takes one table: rows({ table: "orders" })');
+  }
+  if (options.since && !Array.isArray(options.since.list)) {
+    throw new TypeError('since takes rows that were kept with their cursor: { list, cursor }');
   }
   if (options.columns === undefined) return;
   const columns = [options.columns].flat().flatMap((names) => names.split(','));

@@ -150,12 +150,22 @@ export interface RowsOptions<Row = Record<string, any>> extends Subscription {
     readonly action?: never;
     /** The columns that identify a row: `id` unless given. They must be among `columns`. */
     readonly key?: string | readonly string[];
+    /**
+     * Rows that were kept, with the cursor of that moment, of the same table, filter and columns: it begins with them, and
+     * applies what has changed since. Without it, or with a cursor of null, it reads the rows.
+     */
+    readonly since?: {
+        readonly list: readonly Row[];
+        readonly cursor: string | null;
+    } | null;
     /** Sorts the list, as for Array.sort. */
     readonly compare?: (one: Row, other: Row) => number;
 }
 export interface LiveRows<Row = Record<string, any>> {
     /** The rows now; the same object until they change. */
     get(): Rows<Row>;
+    /** The place of these rows, to keep with them for `since`; null while they have to be read first. */
+    readonly cursor: string | null;
     /**
      * Calls `run` with the rows at once, and then when they have changed, at most 60 times a second. Returns a function
      * that ends this.

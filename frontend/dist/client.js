@@ -541,6 +541,7 @@ var OPTIONS = [
 	"filter",
 	"columns",
 	"key",
+	"since",
 	"compare",
 	"token",
 	"onState",
@@ -557,7 +558,9 @@ function rows(first, second, environment = RUNTIME) {
 	checkTable(options, key);
 	let set = new RowSet(key);
 	let reading = set;
-	let isLoaded = false;
+	const kept = options.since?.cursor ? options.since : null;
+	for (const row of kept?.list ?? []) set.add(row);
+	let isLoaded = kept !== null;
 	let isLive = false;
 	let shown = null;
 	const runs = /* @__PURE__ */ new Set();
@@ -599,11 +602,12 @@ function rows(first, second, environment = RUNTIME) {
 		try {
 			work();
 		} catch (error) {
+			reader.isDue = true;
 			feed.fail(new FeedError("bad_key", error instanceof Error ? error.message : String(error), true));
 		}
 	};
 	const reader = {
-		isDue: true,
+		isDue: kept === null,
 		onBegin: () => {
 			reading = new RowSet(key);
 		},
@@ -619,6 +623,7 @@ function rows(first, second, environment = RUNTIME) {
 	const { onState } = options;
 	const feed = follow(address, {
 		...options,
+		since: kept?.cursor ?? null,
 		onChange: (change) => orFail(() => {
 			if (set.apply(change)) hasChanged();
 			else readAgain(`a statement changed ${change.count} rows`);
@@ -631,6 +636,9 @@ function rows(first, second, environment = RUNTIME) {
 	}, environment, reader);
 	return {
 		get,
+		get cursor() {
+			return reader.isDue ? null : feed.cursor;
+		},
 		subscribe: (run) => {
 			const own = (value) => run(value);
 			runs.add(own);
@@ -646,6 +654,7 @@ function rows(first, second, environment = RUNTIME) {
 }
 function checkTable(options, key) {
 	if (typeof options.table !== "string" || options.table === "") throw new TypeError("rows takes one table: rows({ table: \"orders\" })");
+	if (options.since && !Array.isArray(options.since.list)) throw new TypeError("since takes rows that were kept with their cursor: { list, cursor }");
 	if (options.columns === void 0) return;
 	const columns = [options.columns].flat().flatMap((names) => names.split(","));
 	const missing = key.filter((column) => !columns.some((name) => name === column || name === `"${column}"`));

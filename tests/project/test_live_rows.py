@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import pickle
 import queue
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
@@ -188,6 +190,54 @@ def test_the_rows_in_python_are_always_those_of_the_table(ground: Ground):
         client.stop()
 
 
+class Worker:
+    """An example that keeps the rows in a file: killed after each round, and started again before the next one's end."""
+
+    def __init__(self, url: str, file: Path, *command: str) -> None:
+        self._command = (*command, url, "items", str(file), FILTER)
+        self._file = file
+        self._marks = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._follower = Follower(*self._command)
+
+    def rows(self) -> list[dict[str, Any]]:
+        self._marks += 1
+        while True:
+            self._follower.line()  # printed once the rows are in the file
+            if any(row["id"] == -self._marks for row in self._kept()):
+                break
+        self.stop()
+        found = self._kept()
+        self._start()
+        return found
+
+    def _kept(self) -> list[dict[str, Any]]:
+        data = self._file.read_bytes()
+        kept = json.loads(data)["list"] if self._file.suffix == ".json" else pickle.loads(data)[0]
+        return list(kept)
+
+    def stop(self) -> None:
+        self._follower.stop()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        pytest.param((node(), str(ROOT / "examples" / "keep_rows.mjs")), "rows.json", id="node"),
+        pytest.param((sys.executable, str(ROOT / "examples" / "keep_rows.py")), "rows.pickle", id="python"),
+    ],
+)
+def test_a_worker_keeps_the_rows_through_kills(ground: Ground, tmp_path: Path, command: tuple[str, ...], file: str):
+    worker = Worker(ground.url, tmp_path / file, *command)
+    try:
+        play(ground, worker)
+    finally:
+        worker.stop()
+
+
 def first_rows(url: str, table: str, **options: Any) -> Any:
     async def run() -> Any:
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -203,6 +253,21 @@ def test_rows_keep_every_digit_in_python(ground: Ground):
     [(key, row)] = first_rows(ground.url, "sums").items()
     assert key == Decimal("12345678901234567890.10")
     assert str(row["total"]) == "0.1000000000000000055511151231257827"
+
+
+def test_rows_that_were_kept_are_not_read_again_in_python(ground: Ground):
+    async def run() -> list[Any]:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            _, cursor = (await anext(aiter(rows(ground.url, "items")))).kept
+            ground.write("INSERT INTO items VALUES (1, 1, 'written since')")
+            found = []
+            async for now in rows(ground.url, "items", since=([{"id": 7, "n": 1, "name": "only kept"}], cursor)):
+                found.append(sorted(row["name"] for row in now.values()))
+                if len(found) == 2:
+                    break
+            return found
+
+    assert run_to_the_end(run()) == [["only kept"], ["only kept", "written since"]]
 
 
 def test_what_can_never_work_is_raised_in_python(ground: Ground):

@@ -1,5 +1,6 @@
 """The Python client's set of rows by key: random statements leave what PostgreSQL has."""
 
+import pickle
 import random
 from decimal import Decimal
 from typing import Any
@@ -46,6 +47,17 @@ def test_rows_of_one_moment_never_change():
     assert (before, before.cursor) == ({1: A}, "one")
     assert (after, after.cursor) == ({1: {"id": 1, "name": "a"}, 3: C}, "two")
     assert repr(after) == "<2 rows>"
+
+
+def test_what_is_kept_in_the_middle_of_a_statement_has_all_rows():
+    rows = set_of(A, B)
+    rows.apply(change("UPDATE", {"id": 2, "name": "A"}, old={"id": 1}))
+    kept, cursor = pickle.loads(pickle.dumps(rows.at("middle").kept))
+    assert cursor == "middle"
+    assert after(set_of(*kept), change("UPDATE", {"id": 1, "name": "B"}, old={"id": 2})) == [
+        {"id": 1, "name": "B"},
+        {"id": 2, "name": "A"},
+    ]
 
 
 def test_keys_may_be_swapped_by_one_statement():

@@ -13,6 +13,19 @@ from psqlisten2websocket_client.changes import Change, Gap, Row
 from psqlisten2websocket_client.connection import Refused, Token
 from psqlisten2websocket_client.feed import ChangesMissing, Feed, follow
 from psqlisten2websocket_client.live_rows import rows
-from psqlisten2websocket_client.row_set import Key, Rows
+from psqlisten2websocket_client.row_set import Kept, Key, Rows
 
-__all__ = ["Change", "ChangesMissing", "Feed", "Gap", "Key", "Refused", "Row", "Rows", "Token", "follow", "rows"]
+__all__ = [
+    "Change",
+    "ChangesMissing",
+    "Feed",
+    "Gap",
+    "Kept",
+    "Key",
+    "Refused",
+    "Row",
+    "Rows",
+    "Token",
+    "follow",
+    "rows",
+]

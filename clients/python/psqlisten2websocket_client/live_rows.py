@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from psqlisten2websocket_client.changes import Change
 from psqlisten2websocket_client.connection import Connection, Refused, Request, Token, logger
-from psqlisten2websocket_client.row_set import Rows, RowSet
+from psqlisten2websocket_client.row_set import Kept, Rows, RowSet
 
 
 async def rows(
@@ -14,11 +14,14 @@ async def rows(
     filter: str | Sequence[str] = (),
     columns: str | Sequence[str] = (),
     key: str | Sequence[str] = "id",
+    since: Kept | None = None,
     token: Token | None = None,
 ) -> AsyncIterator[Rows]:
     """Yields the rows of the table by key: once they are read, and whenever they have changed.
 
-    What it yields never changes: the next one is another. `key` are the columns that identify a row.
+    What it yields never changes: the next one is another. `key` are the columns that identify a row. `since` is
+    Rows.kept of before, of the same table, filter and columns: it yields these rows, and then applies what has changed
+    since, instead of reading all.
 
     After a lost connection it applies the changes that it missed. Where they are not known, after a gap or a statement
     above the table's `row_limit`, it reads the rows again. Raises Refused for what can never work, and ValueError if
@@ -28,6 +31,10 @@ async def rows(
     connection = Connection(Request(url, {"table": table, "filter": filter, "columns": columns}, token))
     current = reading = RowSet(key)
     cursor: str | None = None  # None while the rows have to be read
+    if since:
+        kept, cursor = since
+        current.add(kept)
+        yield current.at(cursor)
     try:
         while True:
             message = await connection.receive({"since": cursor} if cursor else {"rows": "true"})

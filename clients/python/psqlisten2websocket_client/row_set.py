@@ -10,6 +10,9 @@ from psqlisten2websocket_client.changes import Change, Row
 Key = Hashable
 """The value of the key column; of several columns, a tuple of their values. A list or an object is its JSON text."""
 
+Kept = tuple[Iterable[Row], str]
+"""All rows of one moment, and its cursor."""
+
 
 class Rows(Mapping[Key, Row]):
     """The rows of a table by key, at one moment. It never changes: when the rows do, there is another one.
@@ -19,12 +22,17 @@ class Rows(Mapping[Key, Row]):
 
     __slots__ = ("_rows", "cursor")
 
-    def __init__(self, rows: Mapping[Key, Row], cursor: str) -> None:
+    def __init__(self, rows: Mapping[Key, tuple[Row, ...]], cursor: str) -> None:
         self._rows = rows
         self.cursor = cursor
 
     def __getitem__(self, key: Key) -> Row:
-        return self._rows[key]
+        return self._rows[key][-1]
+
+    @property
+    def kept(self) -> Kept:
+        """What rows() takes as `since`, to continue with these rows after a restart. May be pickled."""
+        return [row for rows in self._rows.values() for row in rows], self.cursor
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._rows)
@@ -42,15 +50,16 @@ class RowSet:
     def __init__(self, key: Sequence[str]) -> None:
         self._key = key
         # Two rows have one key while a statement moves keys along (1 to 2, 2 to 3), or a deferred constraint allows it.
-        self._rows: dict[Key, list[Row]] = {}
+        self._rows: dict[Key, tuple[Row, ...]] = {}
 
     def at(self, cursor: str) -> Rows:
         """The rows as they are now, copied."""
-        return Rows({key: rows[-1] for key, rows in self._rows.items()}, cursor)
+        return Rows(dict(self._rows), cursor)
 
     def add(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            self._rows.setdefault(self.key_of(row), []).append(row)
+            key = self.key_of(row)
+            self._rows[key] = (*self._rows.get(key, ()), row)
 
     def apply(self, change: Change) -> bool:
         """False if the change does not say which rows it is about: then they have to be read again."""
@@ -82,16 +91,18 @@ class RowSet:
         key = self.key_of(old)
         if key in self._rows and key == self.key_of(row):
             rows = self._rows[key]
-            rows[_place(old, rows)] = row
+            place = _place(old, rows)
+            self._rows[key] = (*rows[:place], row, *rows[place + 1 :])
         else:
             self._remove(old)
             self.add([row])
 
     def _remove(self, row: Row) -> None:
         key = self.key_of(row)
-        rows = self._rows.get(key, [])
+        rows = self._rows.get(key, ())
         if len(rows) > 1:
-            del rows[_place(row, rows)]
+            place = _place(row, rows)
+            self._rows[key] = rows[:place] + rows[place + 1 :]
         else:
             self._rows.pop(key, None)
 
