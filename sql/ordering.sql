@@ -127,6 +127,10 @@ FROM (
 ) AS j
 GROUP BY j.xid ORDER BY max(j.id) DESC;
 
+-- newest deleted --
+-- The newest transaction that retention has deleted, and the highest id, 0 for none.
+SELECT x.last_value, i.last_value FROM changefeed.lost_xid AS x, changefeed.lost_id AS i;
+
 -- entries --
 -- The entries %(ids)s of one transaction, in that order, up to %(byte_limit)s bytes of text, but at least one. Without
 -- %(row_limit_bytes)s it reads no rows; with it, a larger entry becomes a loss.

@@ -88,6 +88,10 @@ class Entries:
         """Forgets everything about the journal: it may have been replaced."""
         self._nested_order.forget()
 
+    def may_differ_after(self, entry_id: int) -> bool:
+        """Whether it is in the middle of a transaction whose order may have been another one when it was sent."""
+        return self._nested_order.may_differ_after(entry_id)
+
     async def read(
         self, version: int, previous: Snapshot, batch: Snapshot | None, after: int | None
     ) -> tuple[list[DbRow], JournalState]:

@@ -249,6 +249,12 @@ class Journal:
             raise NotACursor(MANGLED)
         return place
 
+    def has_deleted_before(self, place: Place) -> bool:
+        """Whether retention deleted a change that a client at `place` has not read, or what told the order there."""
+        return self.losses.concern(place) or (
+            not place.is_batch_end and any(entries.may_differ_after(place.id) for entries in self._entries.values())
+        )
+
     async def proves(self, place: Place) -> bool:
         """Whether everything that the place's holder has seen is still there, by its witnesses. A crowd asks once.
 

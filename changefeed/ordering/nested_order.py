@@ -63,6 +63,13 @@ class _States(NamedTuple):
         )
 
 
+class _Before(NamedTuple):
+    """What the journal says of rows before a transaction."""
+
+    began: dict[_Key, int]  # the states in which the transaction found them, where known
+    is_unsure: bool  # another state may have been known before retention deleted older entries
+
+
 class NestedOrder:
     """Puts pages in order. Contents above `row_limit_bytes` become losses; without it, no contents are read."""
 
@@ -71,15 +78,21 @@ class NestedOrder:
         self._row_limit_bytes = row_limit_bytes
         self._orders: OrderedDict[str, Order] = OrderedDict()  # by xid, the one used last at the end
         self._remembered_entries = 0
+        self._unsure: dict[str, range] = {}  # the ids of those transactions of `_orders` whose order is unsure
         self._opaque: dict[int, None] = {}  # the ids of entries that no statement may look into
         self._computing: dict[str, asyncio.Task[dict[str, Order]]] = {}
 
     def forget(self) -> None:
         """Forgets all orders: the database may be another one, or have lost commits, so that xids come again."""
         self._orders.clear()
+        self._unsure.clear()
         self._computing.clear()
         self._opaque.clear()
         self._remembered_entries = 0
+
+    def may_differ_after(self, entry_id: int) -> bool:
+        """Whether it is in the middle of a transaction whose order may have been another one when it was sent."""
+        return any(entry_id in ids[:-1] for ids in self._unsure.values())
 
     async def apply(
         self,
@@ -150,6 +163,8 @@ class NestedOrder:
         for xid, order in task.result().items():
             self._orders[xid] = order
             self._remembered_entries += len(order)
+            if order.unsure:
+                self._unsure[xid] = order.unsure
         while len(self._orders) > 1 and (
             self._remembered_entries > REMEMBERED_ENTRIES or len(self._orders) > REMEMBERED_ORDERS
         ):
@@ -157,6 +172,7 @@ class NestedOrder:
 
     def _forget_orders(self, xids: Iterable[str]) -> None:
         for xid in xids:
+            self._unsure.pop(xid, None)
             if order := self._orders.pop(xid, None):
                 self._remembered_entries -= len(order)
 
@@ -182,8 +198,15 @@ class NestedOrder:
         _complain(failures)
         is_short = sum(map(len, transactions.values())) <= INLINE_ENTRIES
         circles = _circles(transactions) if is_short else await asyncio.to_thread(_circles, transactions)
-        began = {xid: await self._began(xid, rows_there) for xid, rows_there in circles.items() if rows_there}
+        before = {xid: await self._before(xid, rows_there) for xid, rows_there in circles.items() if rows_there}
+        began = {xid: found.began for xid, found in before.items()}
         orders = _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
+        if xids:
+            # A transaction of two partitions may have lost its first entries.
+            [(deleted_xid, _)] = await self._database.fetch(QUERIES["newest deleted"])
+            for xid, order in orders.items():
+                if int(xid) <= deleted_xid or (xid in before and before[xid].is_unsure):
+                    order.unsure = transactions[xid].ids
         return as_recorded | orders
 
     async def _states(
@@ -263,8 +286,8 @@ class NestedOrder:
     async def _fetch_entries(self, parameters: dict[str, object]) -> list[DbRow]:
         return await self._database.fetch(QUERIES["entries"], parameters, DEADLINE_SECONDS, with_stand_ins=False)
 
-    async def _began(self, xid: str, circles: dict[_Key, int]) -> dict[_Key, int]:
-        """The states in which rows began that end as they began, if known. `circles` has their first ids.
+    async def _before(self, xid: str, circles: dict[_Key, int]) -> _Before:
+        """Looks for the states in which rows began that end as they began. `circles` has their first ids.
 
         Earlier writers of a row held its lock, so their entries are visible and have lower ids.
         """
@@ -281,7 +304,10 @@ class NestedOrder:
         if not states.is_all:
             is_whole = False
             before.popitem()  # its last entries may be missing
+        # After the reading, so that it includes what retention deleted meanwhile.
+        [(_, deleted_id)] = await self._database.fetch(QUERIES["newest deleted"])
         found: dict[_Key, int] = {}
+        is_unsure = False
         for (table, key), first_id in circles.items():
             for entries in before.values():
                 concerned = [
@@ -297,9 +323,10 @@ class NestedOrder:
                         found[table, key] = state
                     break
             else:
-                if is_whole and begin <= 1:
+                is_unsure |= deleted_id >= begin
+                if is_whole and begin <= 1 and not deleted_id:
                     found[table, key] = ~key  # the journal, read from its beginning, has no entry of the row
-        return found
+        return _Before(found, is_unsure)
 
 
 def _complain(failures: dict[int, str]) -> None:

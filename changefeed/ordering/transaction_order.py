@@ -26,11 +26,15 @@ from changefeed.ordering.statement_order import PreferredOrder, Statements
 
 
 class Order:
-    """Which entry's content belongs at each id: that of source(id). Ids that it does not hold keep their own."""
+    """Which entry's content belongs at each id: that of source(id). Ids that it does not hold keep their own.
+
+    `unsure` are the transaction's ids if the order may have been another one before retention deleted older entries.
+    """
 
     def __init__(self, ids: "array[int]", sources: "array[int]") -> None:
         self._ids = ids  # ascending
         self._sources = sources
+        self.unsure: range | None = None
 
     @classmethod
     def as_recorded(cls) -> "Order":
@@ -58,6 +62,11 @@ class Transaction:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    @property
+    def ids(self) -> range:
+        """From its first entry's to its last one's."""
+        return range(self._ids[0], self._ids[-1] + 1) if self._ids else range(0)
 
     def add(self, entry: Entry) -> None:
         number = len(self._ids)

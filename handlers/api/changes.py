@@ -98,7 +98,7 @@ class ChangesHandler(ApiHandler):
             page = cache.page_after(place) if cache and place != BEGINNING else None
             if is_read := page is None:
                 page = await self.context.journal.read_for_client(place)
-                self._was_emptied |= not is_oldest and self.context.journal.losses.concern(place)
+                self._was_emptied |= not is_oldest and self.context.journal.has_deleted_before(place)
             is_oldest = False
             for change in page.changes:
                 if looked_at >= LOOK_LIMIT and not is_restricted:

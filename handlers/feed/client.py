@@ -311,9 +311,9 @@ class FeedClient:
             page = await self._context.journal.read_for_client(place, upto=edge)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower logs it, and moves on when the database is back
-        losses = self._context.journal.losses
-        if losses.concern(place) and losses.extent != self._told_taken:
-            self._told_taken = losses.extent
+        journal = self._context.journal
+        if journal.has_deleted_before(place) and journal.losses.extent != self._told_taken:
+            self._told_taken = journal.losses.extent
             if self.dialect is PLAIN:  # has no message for gaps: its cursor will be answered with 410
                 self.leave(TAKEN_AWAY)
                 return None

@@ -144,7 +144,7 @@ def is_current(context: ServerContext, reading: Reading) -> bool:
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """The gap for a client that resumes from this cursor, which names the place, if changes can no longer be read."""
     losses = context.journal.losses
-    if losses.concern(place):
+    if context.journal.has_deleted_before(place):
         until = None if subscription.is_restricted else losses.taken_until  # it may be of a change that one may not see
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor, until=until)
     if place.losses < losses.statements:

@@ -172,6 +172,25 @@ class LosingTransactionTest(JournalTestCase):
         assert ("older than what the journal keeps" in gap["why"], last) == (True, 4)
 
     @gen_test
+    async def test_a_cursor_within_an_order_that_retention_made_unsure_gets_a_gap(self):
+        self.write(
+            "CREATE FUNCTION free() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " DELETE FROM orders WHERE id = NEW.id; RETURN NEW; END $$;"
+            "CREATE TRIGGER free BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION free();"
+            "INSERT INTO orders VALUES (1); SELECT changefeed.retain('1 day', 1000); INSERT INTO orders VALUES (1)"
+        )
+        while self.feed.hub.published < 3:
+            await self.feed.follower.until_moved()
+        [_, deleted, inserted] = (await self.fetch_json("/api/changes"))["changes"]
+        assert (deleted["action"], inserted["action"]) == ("DELETE", "INSERT")
+        self.write("SELECT changefeed.empty_partition(0)")
+        with mock.patch.object(PageCache, "page_after", return_value=None):
+            assert (await self.fetch_json(f"/api/changes?since={inserted['cursor']}"))["gap"] is None
+            assert (await self.fetch_json(f"/api/changes?since={deleted['cursor']}"))["gap"]
+            socket = await self.connect(f"/ws?since={deleted['cursor']}", protocol=True)
+            await message(socket, "gap")
+
+    @gen_test
     async def test_a_foreign_cursor_gets_the_new_place_in_hello(self):
         old = "s." + "A1_-" * 20
         socket = await self.connect(f"/ws?since={old}", protocol=True)

@@ -350,3 +350,39 @@ def test_statements_that_take_too_long_are_divided_and_none_is_run_again(
     with ExpectLog("changefeed.journal", "could not look into 1 entries of the journal, the first of which is 20;"):
         asyncio.run(check())
     assert len(set(late)) == len(late)
+
+
+@pytest.mark.parametrize("names_t", [False, True])
+def test_the_order_of_a_row_whose_history_retention_deleted(db: JournalDatabase, names_t: bool):
+    """The triggers decide. A client that was sent a part of the transaction in the earlier order gets a gap."""
+    db.run("CREATE TABLE t (id int PRIMARY KEY); SELECT changefeed.watch('t')")
+    db.run(
+        "CREATE FUNCTION free() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM t WHERE id = NEW.id; RETURN NEW; END $$"
+    )
+    db.run("CREATE TRIGGER free BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION free()")
+    if names_t:  # so that by the triggers the statement comes first
+        db.run(
+            "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM FROM t; RETURN NULL; END $$"
+        )
+        db.run("CREATE TRIGGER look AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION look()")
+    inserting = "INSERT INTO t SELECT generate_series(1, 5)"
+    db.run(inserting)
+    db.run("SELECT changefeed.retain('1 day', 1000)")  # from now on it writes another partition
+    db.run(inserting)
+
+    async def check() -> None:
+        before = (await all_after(await opened(db), BEGINNING))[5:]
+        rows: set[int] = {1, 2, 3, 4, 5}
+        for change in before:
+            found = json.loads(change.text)
+            assert (found["data"]["id"] in rows) == (found["action"] == "DELETE")
+            rows ^= {found["data"]["id"]}
+        db.run("SELECT changefeed.retain('0 s', 1000000)")
+        anew = await opened(db)
+        texts = [change.text for change in await all_after(anew, BEGINNING)]
+        assert (texts == [change.text for change in before]) == (not names_t)
+        for seen, change in enumerate(before, 1):
+            place = anew.decode(change.cursor or "")
+            assert anew.has_deleted_before(place) == (seen < len(before))
+
+    asyncio.run(check())
