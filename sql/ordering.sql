@@ -118,14 +118,18 @@ WHERE j.id = ANY (%(ids)s::bigint[]) AND NOT (changefeed.can_be_parsed(j.data) A
 SELECT m.xid::text FROM changefeed.mixed(%(xids)s::text[]::xid8[]) AS m (xid);
 
 -- transactions before --
--- The transactions that wrote the entries with ids from %(begin)s to %(end)s, except %(xid)s, newest first, and how many each
--- wrote there. It reads at most %(limit)s entries, the newest.
-SELECT j.xid::text, count(*)
+-- The transactions that wrote the entries with ids from %(begin)s to %(end)s, except %(xid)s, newest first; how many each wrote
+-- there; and whether it wrote entries before these. It reads at most %(limit)s entries, the newest.
+SELECT t.xid::text, t.entries, EXISTS (SELECT FROM changefeed.journal AS b WHERE b.xid = t.xid AND b.id < %(begin)s)
 FROM (
-    SELECT id, xid FROM changefeed.journal
-    WHERE id >= %(begin)s AND id < %(end)s AND xid <> %(xid)s::text::xid8 ORDER BY id DESC LIMIT %(limit)s
-) AS j
-GROUP BY j.xid ORDER BY max(j.id) DESC;
+    SELECT j.xid, count(*) AS entries, max(j.id) AS last_id
+    FROM (
+        SELECT id, xid FROM changefeed.journal
+        WHERE id >= %(begin)s AND id < %(end)s AND xid <> %(xid)s::text::xid8 ORDER BY id DESC LIMIT %(limit)s
+    ) AS j
+    GROUP BY j.xid
+) AS t
+ORDER BY t.last_id DESC;
 
 -- newest deleted --
 -- The newest transaction that retention has deleted, and the highest id, 0 for none.

@@ -8,7 +8,7 @@ the database computes the same order, once, from the journal's entries of the tr
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -16,7 +16,8 @@ from typing import NamedTuple
 import psycopg2
 
 from changefeed.change.change import LOSS
-from changefeed.ordering.row_states import UNKNOWN, Entry, state_after
+from changefeed.ordering.look_back import Key, LookBack, SeenPart
+from changefeed.ordering.row_states import UNKNOWN, Entry
 from changefeed.ordering.transaction_order import Order, Transaction
 from changefeed.postgres.apart import may_be_of_a_row, read_apart
 from changefeed.postgres.named_queries import load_queries
@@ -41,7 +42,6 @@ _TAKING, _BRINGING = frozenset("UDL"), frozenset("IUL")
 _CALL = itemgetter(1, 2, 3, 4, 5)  # of a JournalRow: its transaction, and what one call of a trigger has in common
 _IS_EXAMINED, _ID = 2, 4  # of a row of the query "states"
 _TOO_MUCH = f"their transaction has more than {LARGE_ROWS_LIMIT_BYTES >> 20} MB of large rows"
-_Key = tuple[str, int]  # a row's table and the digest of its key
 
 
 class _States(NamedTuple):
@@ -66,7 +66,7 @@ class _States(NamedTuple):
 class _Before(NamedTuple):
     """What the journal says of rows before a transaction."""
 
-    began: dict[_Key, int]  # the states in which the transaction found them, where known
+    began: dict[Key, int]  # the states in which the transaction found them, where known
     is_unsure: bool  # another state may have been known before retention deleted older entries
 
 
@@ -177,9 +177,8 @@ class NestedOrder:
                 self._remembered_entries -= len(order)
 
     async def _compute(self, xids: Sequence[str], mixed: set[str]) -> dict[str, Order]:
-        if unsure := [xid for xid in xids if xid not in mixed]:
-            found = await self._database.fetch(QUERIES["mixed"], {"xids": unsure}, DEADLINE_SECONDS)
-            mixed = mixed.union(xid for (xid,) in found)
+        unsure = [xid for xid in xids if xid not in mixed]
+        mixed = mixed | await self._mixed_of(unsure)
         as_recorded = {xid: Order.as_recorded() for xid in unsure if xid not in mixed}
         xids = [xid for xid in xids if xid in mixed]
         transactions = {xid: Transaction() for xid in xids}
@@ -286,7 +285,7 @@ class NestedOrder:
     async def _fetch_entries(self, parameters: dict[str, object]) -> list[DbRow]:
         return await self._database.fetch(QUERIES["entries"], parameters, DEADLINE_SECONDS, with_stand_ins=False)
 
-    async def _before(self, xid: str, circles: dict[_Key, int]) -> _Before:
+    async def _before(self, xid: str, circles: dict[Key, int]) -> _Before:
         """Looks for the states in which rows began that end as they began. `circles` has their first ids.
 
         Earlier writers of a row held its lock, so their entries are visible and have lower ids.
@@ -294,39 +293,47 @@ class NestedOrder:
         begin, end = min(circles.values()) - LOOK_BACK_IDS, max(circles.values())
         bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_IDS}
         counts = await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)
-        xids = [earlier for earlier, _ in counts]
+        xids = [earlier for earlier, *_ in counts]
         before: dict[str, list[Entry]] = {}  # by transaction, the newest first
         states = await self._states(xids, begin=begin, end=end) if xids else _States.of([])
         _complain({entry_id: why for entry_id, why in states.failures.items() if why != _TOO_MUCH})
         for earlier, entry in states.entries:
             before.setdefault(earlier, []).append(entry)
-        is_whole = sum(count for _, count in counts) < LOOK_BACK_IDS
+        is_whole = sum(count for _, count, _ in counts) < LOOK_BACK_IDS
         if not states.is_all:
             is_whole = False
             before.popitem()  # its last entries may be missing
         # After the reading, so that it includes what retention deleted meanwhile.
-        [(_, deleted_id)] = await self._database.fetch(QUERIES["newest deleted"])
-        found: dict[_Key, int] = {}
-        is_unsure = False
-        for (table, key), first_id in circles.items():
-            for entries in before.values():
-                concerned = [
-                    entry
-                    for entry in entries
-                    if entry.table == table
-                    and entry.id < first_id
-                    and (key in (entry.key_before, entry.key_after) or entry.before is entry.after is None)
-                ]
-                state = state_after(concerned, key)
-                if state is not None:
-                    if state != UNKNOWN:
-                        found[table, key] = state
-                    break
-            else:
-                is_unsure |= deleted_id >= begin
-                if is_whole and begin <= 1 and not deleted_id:
-                    found[table, key] = ~key  # the journal, read from its beginning, has no entry of the row
-        return _Before(found, is_unsure)
+        [(deleted_xid, deleted_id)] = await self._database.fetch(QUERIES["newest deleted"])
+        # A transaction of two partitions may have lost its first entries, and one that began earlier is not read whole.
+        may_lack = {earlier for earlier in before if int(earlier) <= deleted_xid}
+        begun = [earlier for earlier, _, has_more in counts if has_more and earlier in before.keys() - may_lack]
+        mixed = await self._mixed_of(begun) | may_lack
+        parts = {earlier: SeenPart.UNSURE if earlier in mixed else SeenPart.IN_ORDER for earlier in {*begun, *may_lack}}
+        is_short = len(circles) + len(states.entries) <= INLINE_ENTRIES
+        looked = (before, parts, circles)
+        found = _looked_back(*looked) if is_short else await asyncio.to_thread(_looked_back, *looked)
+        unseen = [row for row, state in found.items() if state is None]
+        began = {row: state for row, state in found.items() if state not in (None, UNKNOWN)}
+        if is_whole and begin <= 1 and not deleted_id:
+            began |= {row: ~row[1] for row in unseen}  # the journal, read from its beginning, has no entry of the row
+        return _Before(began, is_unsure=bool(may_lack) or (bool(unseen) and deleted_id >= begin))
+
+    async def _mixed_of(self, xids: Sequence[str]) -> set[str]:
+        """Those of the transactions that must be put in order."""
+        if not xids:
+            return set()
+        return {xid for (xid,) in await self._database.fetch(QUERIES["mixed"], {"xids": xids}, DEADLINE_SECONDS)}
+
+
+def _looked_back(
+    before: Mapping[str, Sequence[Entry]], parts: Mapping[str, SeenPart], circles: Mapping[Key, int]
+) -> dict[Key, int | None]:
+    """The states of the rows, by LookBack.state_before()."""
+    look_back = LookBack()
+    for earlier, entries in before.items():
+        look_back.add(entries, parts.get(earlier, SeenPart.WHOLE))
+    return {(table, key): look_back.state_before(table, key, first_id) for (table, key), first_id in circles.items()}
 
 
 def _complain(failures: dict[int, str]) -> None:
@@ -340,11 +347,11 @@ def _complain(failures: dict[int, str]) -> None:
         )
 
 
-def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[_Key, int]]:
+def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[Key, int]]:
     return {xid: transaction.circles() for xid, transaction in transactions.items()}
 
 
-def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[_Key, int]]) -> dict[str, Order]:
+def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[Key, int]]) -> dict[str, Order]:
     return {xid: transaction.order(began.get(xid, {})) for xid, transaction in transactions.items()}
 
 

@@ -224,3 +224,35 @@ def test_a_truncated_partition_is_no_part_of_the_statement_before(db: JournalDat
     db.run("INSERT INTO t VALUES (1, 1)")
     db.run("BEGIN; INSERT INTO r VALUES (1); TRUNCATE r1; COMMIT")
     assert [action for action, _ in db.changes("public.r")] == ["I", "D"]
+
+
+DELETED_AT_ONCE = (
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM t WHERE id = NEW.id; RETURN NULL; END $$;"
+    "CREATE TRIGGER x AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"
+)
+
+
+def test_a_lookback_that_sees_only_the_end_of_a_transaction_in_which_triggers_wrote(
+    db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
+):
+    """The deletions, whose ids are lower, happened after the insertions that it sees."""
+    monkeypatch.setattr(nested_order, "LOOK_BACK_IDS", 20)
+    db.run(DELETED_AT_ONCE)
+    for _ in range(2):
+        db.run("INSERT INTO t SELECT i, i FROM generate_series(1, 15) AS i")
+    assert_keys_are_free(db)
+
+
+def test_a_lookback_that_sees_only_the_end_of_a_plain_transaction(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nested_order, "LOOK_BACK_IDS", 20)
+    db.run("INSERT INTO t SELECT i, i FROM generate_series(1, 30) AS i")
+    db.run(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM t WHERE id = NEW.id; RETURN NEW; END $$;"
+        "CREATE TRIGGER x BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    db.run(
+        "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM FROM t; RETURN NULL; END $$;"
+        "CREATE TRIGGER y AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION g()"
+    )
+    db.run("INSERT INTO t VALUES (30, 30)")
+    assert_keys_are_free(db)

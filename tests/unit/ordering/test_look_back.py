@@ -1,0 +1,82 @@
+"""Earlier transactions: what they say of a row, beside the simplest way to find it."""
+
+import random
+
+import pytest
+
+from changefeed.ordering.look_back import LookBack, SeenPart
+from changefeed.ordering.row_states import UNKNOWN, Entry, state_after
+
+TABLES = ("t", "u")
+KEYS = (7, 8, 9)
+
+
+def entry(entry_id: int, action: str, table: str = "t", key: int | None = 7, state: int = 1) -> Entry:
+    """Of a row, or of none if `key` is None."""
+    there, gone = (state, key), (None, None)
+    if key is None:
+        there = gone
+    (before, key_before), (after, key_after) = {"I": (gone, there), "D": (there, gone), "U": (there, there)}.get(
+        action, (gone, gone)
+    )
+    return Entry(entry_id, 0, action, 1, False, 0, table, None, before, after, key_before, key_after)
+
+
+def looking_back(*transactions: list[Entry], part: SeenPart = SeenPart.WHOLE) -> LookBack:
+    """Past transactions, the newest first; `part` is the first one's."""
+    look_back = LookBack()
+    for number, entries in enumerate(transactions):
+        look_back.add(entries, SeenPart.WHOLE if number else part)
+    return look_back
+
+
+def simplest(transactions: list[list[Entry]], table: str, key: int, first_id: int) -> int | None:
+    for entries in transactions:
+        concerned = [
+            entry
+            for entry in entries
+            if entry.table == table
+            and entry.id < first_id
+            and (key in (entry.key_before, entry.key_after) or entry.before is entry.after is None)
+        ]
+        if (state := state_after(concerned, key)) is not None:
+            return state
+    return None
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_it_finds_what_a_search_of_all_entries_finds(seed: int):
+    rng = random.Random(seed)
+    ids = rng.sample(range(1, 100), 30)
+    transactions: list[list[Entry]] = []
+    while ids:
+        own, ids = sorted(ids[: rng.randint(1, 6)]), ids[rng.randint(1, 6) :]
+        transactions.append(
+            [
+                entry(
+                    entry_id,
+                    rng.choice("IIDDUT" if seed % 2 else "ID"),
+                    rng.choice(TABLES),
+                    rng.choice((*KEYS, *KEYS, None)),
+                )
+                for entry_id in own
+            ]
+        )
+    transactions.sort(key=lambda entries: -entries[-1].id)
+    look_back = looking_back(*transactions)
+    for table in TABLES:
+        for key in KEYS:
+            for first_id in range(0, 101, 5):
+                assert look_back.state_before(table, key, first_id) == simplest(transactions, table, key, first_id)
+
+
+def test_the_last_entries_of_a_transaction_without_triggers():
+    look_back = looking_back([entry(5, "I"), entry(6, "D")], [entry(3, "I")], part=SeenPart.IN_ORDER)
+    assert look_back.state_before("t", 7, 10) == ~7
+
+
+def test_the_last_entries_of_a_transaction_in_which_triggers_wrote():
+    """An entry of a lower id, which is not among them, may have happened later."""
+    look_back = looking_back([entry(6, "I")], [entry(3, "I"), entry(4, "I", key=8)], part=SeenPart.UNSURE)
+    assert look_back.state_before("t", 7, 10) == UNKNOWN
+    assert look_back.state_before("t", 8, 10) == 1
