@@ -18,6 +18,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn
 
 from changefeed.postgres.embedded import EmbeddedPostgres
+from changefeed.postgres.named_queries import read_script
 from tests import leftovers
 from tests.postgres import connect, execute
 from tests.proxy import Proxy
@@ -150,6 +151,14 @@ class Ground:
 
     def query(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         return execute(self.conninfo, statement, parameters)
+
+    def cursor_of_another_journal(self) -> str:
+        """Of a database of its own."""
+        self.query("CREATE DATABASE another")
+        another = str(make_dsn(self.conninfo, dbname="another"))
+        execute(another, read_script("install.sql"))
+        [(cursor,)] = execute(another, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT changefeed.cursor()")
+        return str(cursor)
 
     async def restart_postgres(self, mode: str, down_seconds: float, pause: asyncio.Event) -> None:
         async with self.lock:

@@ -17,7 +17,7 @@ from tests.oracle.faults import Faults
 from tests.oracle.ground import Ground, Start, wait
 from tests.oracle.reader import FeedFailed, Reader
 from tests.oracle.replica import parse
-from tests.oracle.rows import ROWS_READERS
+from tests.oracle.rows import ROWS_READERS, RowsReader
 from tests.oracle.schema import DEFINITION, TABLES, WATCH
 from tests.oracle.transports import READERS, PollingReader
 from tests.oracle.writers import Writer
@@ -91,8 +91,11 @@ class Oracle:
         return (
             f"{sum(self.rounds.values())} fault rounds, {self.changes} changes to each of "
             f"{len(self.readers) if hasattr(self, 'readers') else 0} readers, {self.checkpoints} checkpoints, "
-            f"{self.writes['commits']} commits, {time.monotonic() - self._started:.0f} s"
+            f"{self.writes['commits']} commits, {self._gaps()} gaps followed by rows, {time.monotonic() - self._started:.0f} s"
         )
+
+    def _gaps(self) -> int:
+        return sum(reader.gaps for reader in getattr(self, "readers", []) if isinstance(reader, RowsReader))
 
     async def _until_watched(self) -> None:
         deadline = time.monotonic() + 30
@@ -126,6 +129,10 @@ class Oracle:
             for kind in (*READERS, *ROWS_READERS)
             for number in range(self.plan.readers_of_each_kind)
         ]
+        foreign_cursor = self.ground.cursor_of_another_journal()
+        for reader in self.readers:
+            if isinstance(reader, RowsReader):
+                reader.foreign_cursor = foreign_cursor
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(reader.run(), name=reader.name) for reader in self.readers]
             yield
