@@ -317,7 +317,7 @@ class NestedOrder:
         began = {row: state for row, state in found.items() if state not in (None, UNKNOWN)}
         if is_whole and begin <= 1 and not deleted_id:
             began |= {row: ~row[1] for row in unseen}  # the journal, read from its beginning, has no entry of the row
-        return _Before(began, is_unsure=bool(may_lack) or (bool(unseen) and deleted_id >= begin))
+        return _Before(began, is_unsure=bool(may_lack) or (bool(unseen) and deleted_id >= max(begin, 1)))
 
     async def _mixed_of(self, xids: Sequence[str]) -> set[str]:
         """Those of the transactions that must be put in order."""

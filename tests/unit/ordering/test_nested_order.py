@@ -389,3 +389,17 @@ def test_the_order_of_a_row_whose_history_retention_deleted(db: JournalDatabase,
             assert anew.has_deleted_before(place) == (seen < len(before))
 
     asyncio.run(check())
+
+
+def test_no_order_is_unsure_in_a_young_journal_of_which_nothing_is_deleted(db: JournalDatabase):
+    db.run(
+        "INSERT INTO orders VALUES (1, 'raw'); DELETE FROM orders"
+    )  # the row ends as it began, and was not there before
+
+    async def check() -> None:
+        journal = await opened(db)
+        changes = await all_after(journal, BEGINNING)
+        assert [action for action, *_ in parsed(changes)] == ["INSERT", "UPDATE", "DELETE"]
+        assert not any(journal.has_deleted_before(journal.decode(change.cursor or "")) for change in changes)
+
+    asyncio.run(check())
