@@ -156,7 +156,7 @@ $function$;
 -- What retention deleted, as needed to decide whether a client has read all of it: one row. For each transaction that `snapshot`
 -- does not see, `ids` has the highest deleted id, at the place where `xids` has the transaction; a transaction that is missing
 -- lost nothing. Of those that it sees, any entry may have been deleted. See retention.sql, which writes it, and
--- changefeed/journal/losses.py.
+-- changefeed/journal/horizon.py.
 CREATE TABLE IF NOT EXISTS changefeed.taken (
     is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     epoch uuid NOT NULL,

@@ -158,7 +158,7 @@ FROM changefeed.journal AS j,
     LATERAL (SELECT CASE WHEN b.bytes > %(row_limit_bytes)s THEN b.bytes END) AS s (too_large)
 WHERE j.id = ANY (%(ids)s::bigint[]);
 
--- what was taken --
+-- what was deleted --
 -- By retention: see sql/retention.sql.
 SELECT number, snapshot::text, xids, ids FROM changefeed.what_was_taken();
 

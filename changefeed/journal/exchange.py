@@ -22,7 +22,7 @@ from dataclasses import replace
 import msgspec
 
 from changefeed.journal.cursor import Place
-from changefeed.journal.losses import Losses, Taken
+from changefeed.journal.horizon import Deleted, Horizon
 from changefeed.journal.page_cache import Page
 
 # More than a read takes while all is well, so that a slow PostgreSQL is not read by all.
@@ -47,7 +47,7 @@ class HandedPage(msgspec.Struct, array_like=True, frozen=True):
     proven_at: float  # when its reader had last made sure that the journal and its past are those that it knew
     began_at: float  # what was committed before is in this batch, or an earlier one
     page: Page
-    losses: Losses  # of `taken` only the number
+    horizon: Horizon  # of `deleted` only the number
     awake_ms: int | None
     is_whole: bool = True  # else the changes were left out, as they are too large
 
@@ -119,7 +119,7 @@ class PageExchange:
         self._kind = kind
         self._proof_began_at, self._proven_at = began_at, self._clock()
 
-    def hand_on(self, page: Page, losses: Losses, awake_ms: int | None, began_at: float) -> None:
+    def hand_on(self, page: Page, horizon: Horizon, awake_ms: int | None, began_at: float) -> None:
         """Hands a page that was read from the journal to the siblings."""
         if self._send is None:
             return
@@ -128,7 +128,7 @@ class PageExchange:
             if led:
                 self._send(b"")
             return
-        known = replace(losses, taken=Taken(losses.taken.number))
+        known = replace(horizon, deleted=Deleted(horizon.deleted.number))
         handed = HandedPage(self._kind, self._proven_at, began_at, page, known, awake_ms)
         if not self._send(self._encode(handed)):
             without = msgspec.structs.replace(handed, page=replace(page, changes=[]), is_whole=False)

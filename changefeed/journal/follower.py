@@ -26,9 +26,9 @@ from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.exchange import HandedPage, PageExchange
+from changefeed.journal.horizon import Horizon
 from changefeed.journal.journal import Journal, LostPast, WrongJournal
 from changefeed.journal.lease import Lease
-from changefeed.journal.losses import Losses
 from changefeed.journal.page_cache import Page, PageCache
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
 from changefeed.turns import Floor, TurnSize
@@ -125,7 +125,7 @@ class Follower:
         self._reading_since = 0.0  # monotonic
         self._warned_at = float("-inf")  # of losses; monotonic
         self._owed: Gap | None = None
-        self._taken: tuple[int, int, int] | None = None  # by retention, as of the last read
+        self._deleted: tuple[int, int, int] | None = None  # by retention, as of the last read: Horizon.extent
         self._has_lost = False  # since the last read something of which the journal has not even a loss
         self._cause = Cause.SWEEP  # of the next read
         self._leased_until = float("-inf")  # as of the last read under the lease, of any server
@@ -146,7 +146,7 @@ class Follower:
     @property
     def behind_transactions(self) -> int:
         """How many transaction ids PostgreSQL had assigned, at the last read, since the newest change read."""
-        return 0 if self.cache is None else max(0, self._journal.losses.present.xmax - self.cache.edge.batch.xmax)
+        return 0 if self.cache is None else max(0, self._journal.horizon.present.xmax - self.cache.edge.batch.xmax)
 
     @property
     def edge(self) -> Place | None:
@@ -198,17 +198,17 @@ class Follower:
             else:
                 delays = backoff()
                 self._leave_trouble()
-                handed = await self._rest()
+                handed = await self._until_next_read()
 
-    async def _rest(self) -> HandedPage | None:
+    async def _until_next_read(self) -> HandedPage | None:
         """Waits until the next read is due, or until another process hands over a page."""
-        rests_since = time.monotonic()
+        waits_since = time.monotonic()
         pause_seconds, cause = self._pause()
         while self._is_identified and not self.exchange.must_prove:
             if self.cache and (handed := self.exchange.next_for(self.cache.edge)):
                 return handed
             self._stirred.clear()
-            due_at = rests_since + pause_seconds
+            due_at = waits_since + pause_seconds
             if pause_seconds and self._woken_at is not None and self._woken_at < due_at:
                 due_at, cause = self._woken_at, Cause.NOTIFY
             left_seconds = due_at + self.exchange.patience_seconds - time.monotonic()
@@ -245,15 +245,15 @@ class Follower:
         if cache is None:
             self.lease.note(0, 0, None)
         elif handed and handed.fits(cache.edge):
-            await self._take_over(handed, cache)
+            await self._publish_handed(handed, cache)
         else:
             await self._read(handed)
 
-    async def _take_over(self, handed: HandedPage, cache: PageCache) -> None:
-        losses = await self._journal.take_over(handed.losses)
+    async def _publish_handed(self, handed: HandedPage, cache: PageCache) -> None:
+        horizon = await self._journal.take_over(handed.horizon)
         self.exchange.taken_over += 1
         self._begin(handed.began_at)
-        await self._pass_on(handed.page, cache, losses, handed.awake_ms)
+        await self._pass_on(handed.page, cache, horizon, handed.awake_ms)
         # Several pages may wait: everything else runs in between.
         await (asyncio.sleep(0) if cache.edge.is_batch_end else self._drained())
 
@@ -275,10 +275,10 @@ class Follower:
             if upto and page.batch == upto and page.batch.witness != upto.witness:
                 upto = None  # of another past, as far as can be known
                 continue
-            losses, awake_ms = self._journal.losses, self._journal.awake_ms
+            horizon, awake_ms = self._journal.horizon, self._journal.awake_ms
             if not handed:
-                self.exchange.hand_on(page, losses, awake_ms, self._began_at)
-            await self._pass_on(page, cache, losses, awake_ms)
+                self.exchange.hand_on(page, horizon, awake_ms, self._began_at)
+            await self._pass_on(page, cache, horizon, awake_ms)
             await self.lease.keep()
             if cache.edge.is_batch_end:
                 return
@@ -290,22 +290,22 @@ class Follower:
         if self._woken_at is not None and self._woken_at <= began_at + self.exchange.lateness_seconds:
             self._woken_at = None
 
-    async def _pass_on(self, page: Page, cache: PageCache, losses: Losses, awake_ms: int | None) -> None:
-        """Publishes the page, and sends a gap for what is missing, as of `losses`."""
-        # What retention had taken by the last read, or before this began, cannot be what was still to be read then.
-        has_taken = self._taken not in (None, losses.extent)
-        self._taken, began_publishing_at = losses.extent, time.monotonic()
-        if has_taken and losses.concern(cache.edge):
+    async def _pass_on(self, page: Page, cache: PageCache, horizon: Horizon, awake_ms: int | None) -> None:
+        """Publishes the page, and sends a gap for what is missing, as of `horizon`."""
+        # What retention had deleted by the last read, or before this began, cannot be what was still to be read then.
+        has_deleted = self._deleted not in (None, horizon.extent)
+        self._deleted, began_publishing_at = horizon.extent, time.monotonic()
+        if has_deleted and horizon.hides_from(cache.edge):
             self._tell(RETAINED, cache, self._journal.encode(page.end))
         self._warn_of_losses(page.changes)
-        await self._take(page, cache)
+        await self._publish_in_parts(page, cache)
         await self._tell_lost(cache)
         self.exchange.note_publishing(time.monotonic() - began_publishing_at)
-        self.lease.note(len({change.xid for change in page.changes}), len(losses.present.xip), awake_ms)
+        self.lease.note(len({change.xid for change in page.changes}), len(horizon.present.xip), awake_ms)
         if page.end.is_batch_end:
             self.read_until = time.time() - (time.monotonic() - self._began_at)
 
-    async def _take(self, page: Page, cache: PageCache) -> None:
+    async def _publish_in_parts(self, page: Page, cache: PageCache) -> None:
         """Publishes the page in parts, so that everything else runs in between."""
         rest: Page | None = page
         while rest:
@@ -343,7 +343,7 @@ class Follower:
             logger.info("following the journal, which was installed just now")
         elif has_journal:
             await self._remember()
-            self._taken = self._journal.losses.extent
+            self._deleted = self._journal.horizon.extent
         self._is_identified = True
         self._known.set()
         self._leave_trouble()
@@ -412,7 +412,7 @@ class Follower:
         """Forgets its place; the gap is sent once it has a place again."""
         self._forget_cursors()
         self._owed = owed
-        self.cache = self._journal.on_lost = self._taken = None
+        self.cache = self._journal.on_lost = self._deleted = None
         self._known.clear()
 
     def _note_lost(self) -> None:

@@ -29,7 +29,7 @@ from changefeed.journal.cursor import (
 )
 from changefeed.journal.entries import PAGE_ROWS, ROW_LIMIT_BYTES, WITNESSED_SINCE, Entries, JournalReplaced
 from changefeed.journal.exchange import PageKind
-from changefeed.journal.losses import Losses, Taken
+from changefeed.journal.horizon import Deleted, Horizon
 from changefeed.journal.page_cache import Page
 from changefeed.journal.sealed_cursor import NO_HOLDER, SEALED_MARK, Seal
 from changefeed.journal.signed_cursor import SIGNED_MARK, Signature
@@ -94,7 +94,7 @@ class Journal:
         self.version = 0
         # Of a journal that is made later: what was committed before is no change of it, but may be restored with it.
         self.before_first = BEGINNING
-        self.losses = Losses()
+        self.horizon = Horizon()
         self.awake_ms: int | None = None  # for how long the lease held, as of the last read; None before version 5
         self.on_lost: Callable[[], None] | None = None
         self.identity: str | None = None  # by which the queries recognize it; None before version 5
@@ -140,7 +140,7 @@ class Journal:
             self.epoch, self.identity = self._former_epoch, None
         self._seal, self._signature = Seal(bytes.fromhex(seal_key)), Signature(bytes.fromhex(sign_key))
         if not self.is_named(before):
-            self.losses = Losses()
+            self.horizon = Horizon()
         return True
 
     def is_named(self, epoch: bytes | None) -> bool:
@@ -148,7 +148,7 @@ class Journal:
         return epoch in (self.epoch, self._former_epoch)
 
     async def read(self, place: Place, upto: Snapshot | None = None) -> Page:
-        """The page after `place`. A batch that starts there ends at `upto`, or now. Updates `losses`.
+        """The page after `place`. A batch that starts there ends at `upto`, or now. Updates `horizon`.
 
         A page without changes ends later than it starts: nothing changed in between. Raises LostPast if the place
         belongs to a lost past, and JournalReplaced if the journal was replaced.
@@ -168,11 +168,12 @@ class Journal:
             place = Place.after(place.batch)
         return await self._fetch(database, place, place.batch, upto, None)
 
-    async def take_over(self, losses: Losses) -> Losses:
-        """What another process found when it read a page: `losses`, of whose `taken` only the number is known."""
-        found = replace(losses, taken=await self._what_was_taken(losses.taken.number, losses.xid, losses.present))
-        is_older = not self.losses.present.is_within(found.present)
-        self._note_losses(replace(self.losses, statements=found.statements) if is_older else found)
+    async def take_over(self, horizon: Horizon) -> Horizon:
+        """Notes what another process found when it read a page, of whose `deleted` only the number is known."""
+        deleted = await self._what_was_deleted(horizon.deleted.number, horizon.deleted_xid, horizon.present)
+        found = replace(horizon, deleted=deleted)
+        is_older = not self.horizon.present.is_within(found.present)
+        self._note(replace(self.horizon, lost_statements=found.lost_statements) if is_older else found)
         return found
 
     @property
@@ -195,12 +196,12 @@ class Journal:
     def encode(self, place: Place) -> str:
         """The cursor for a client that was sent the gap of every statement that could not be journaled."""
         assert self.epoch is not None
-        return encode(self.epoch, replace(place, losses=self.losses.statements))
+        return encode(self.epoch, replace(place, losses=self.horizon.lost_statements))
 
     def encode_batch(self, previous: Snapshot, batch: Snapshot, digest: int = 0) -> str:
         """The part after the point in such cursors."""
         assert self.epoch is not None
-        return encode_batch(self.epoch, previous, batch, self.losses.statements, digest)
+        return encode_batch(self.epoch, previous, batch, self.horizon.lost_statements, digest)
 
     def seal_for(self, grants: Grants) -> Callable[[str], str]:
         """Encrypts cursors for limited rights, as plain ones reveal the number of changes. Equal for equal rights."""
@@ -251,7 +252,7 @@ class Journal:
 
     def has_deleted_before(self, place: Place) -> bool:
         """Whether retention deleted a change that a client at `place` has not read, or what told the order there."""
-        return self.losses.concern(place) or (
+        return self.horizon.hides_from(place) or (
             not place.is_batch_end and any(entries.may_differ_after(place.id) for entries in self._entries.values())
         )
 
@@ -316,8 +317,8 @@ class Journal:
             raise LostPast
         present = Snapshot.parse(state.present or state.snapshot)
         self.awake_ms = state.awake_ms
-        taken = await self._what_was_taken(state.taken, lost_xid, present)
-        self._note_losses(Losses(lost_xid, state.lost_id, state.lost_statements, lost_at or 0, present, taken))
+        deleted = await self._what_was_deleted(state.taken, lost_xid, present)
+        self._note(Horizon(lost_xid, state.lost_id, state.lost_statements, lost_at or 0, present, deleted))
         read = Snapshot.parse(state.snapshot)
         read = replace(read, witness=self._witness(read, state.batch_at, given))
         found = await entries.arrange(rows, state, is_whole_batch=after is None and not state.has_more)
@@ -331,31 +332,31 @@ class Journal:
             digest = digest_of(last) if {row[1] for row in last} - {str(read.xmax - 1)} else 0
         return self._page(start, previous, read, found, has_more, digest)
 
-    async def _what_was_taken(self, number: int | None, lost_xid: int, present: Snapshot) -> Taken:
+    async def _what_was_deleted(self, number: int | None, newest_xid: int, present: Snapshot) -> Deleted:
         """By retention, as of a read that found that number and that newest transaction."""
-        known = self.losses.taken
-        if number is not None and (number != known.number or not known.includes(lost_xid)):
-            for found, snapshot, xids, ids in await self._database.fetch(QUERIES["what was taken"]):
-                known = Taken(found, Snapshot.parse(snapshot), dict(zip(xids, ids, strict=True)))
-        if number is not None and known.includes(lost_xid):
+        known = self.horizon.deleted
+        if number is not None and (number != known.number or not known.includes(newest_xid)):
+            for found, snapshot, xids, ids in await self._database.fetch(QUERIES["what was deleted"]):
+                known = Deleted(found, Snapshot.parse(snapshot), dict(zip(xids, ids, strict=True)))
+        if number is not None and known.includes(newest_xid):
             return known
         # A schema of version 4 keeps no more than that; nor does another while it is at it.
-        return Taken.unnoted(lost_xid, present)
+        return Deleted.unnoted(newest_xid, present)
 
-    def _note_losses(self, found: Losses) -> None:
-        known = self.losses.statements
+    def _note(self, found: Horizon) -> None:
+        known = self.horizon.lost_statements
         # One answer may overtake another, on another connection: what was sent is not taken back.
-        taken = max(found.taken, self.losses.taken, key=lambda taken: taken.number)
-        self.losses = replace(found, statements=max(known, found.statements), taken=taken)
-        if found.statements > known and self.on_lost:
+        deleted = max(found.deleted, self.horizon.deleted, key=lambda deleted: deleted.number)
+        self.horizon = replace(found, lost_statements=max(known, found.lost_statements), deleted=deleted)
+        if found.lost_statements > known and self.on_lost:
             self.on_lost()
 
     def _witness(self, read: Snapshot, batch_at: int | None, given: Snapshot) -> int:
         xid = read.xmax - 1
         if batch_at is not None:
             return witness_of(xid, batch_at)
-        if self.losses.xid == xid and self.losses.at:
-            return witness_of(xid, self.losses.at)
+        if self.horizon.deleted_xid == xid and self.horizon.deleted_at:
+            return witness_of(xid, self.horizon.deleted_at)
         return given.witness if given.xmax == read.xmax else 0
 
     def _page(
@@ -394,6 +395,6 @@ def _is_witnessed(snapshot: Snapshot, made_at: int | None, lost_xid: int, lost_a
     xid = snapshot.xmax - 1
     if made_at is None:
         if lost_xid != xid or not lost_at:
-            return lost_xid >= xid  # retention took it: whether more than was seen, Losses.concern() says
+            return lost_xid >= xid  # retention deleted it: whether also what was not seen, Horizon.hides_from() says
         made_at = lost_at
     return witness_of(xid, made_at) == snapshot.witness

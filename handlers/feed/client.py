@@ -89,7 +89,7 @@ class FeedClient:
         self._conflation: Conflation | None = None
         self._conflated_to: str | None = None
         self._reading: Reading | None = None
-        self._told_taken: tuple[int, int, int] | None = None  # what the client knows that retention took
+        self._reported_extent: tuple[int, int, int] | None = None  # of what retention deleted
         self._live_clients.add(self)
         self._begin(start, reading)
 
@@ -165,7 +165,7 @@ class FeedClient:
 
     def _begin(self, start: Start, reading: Reading | None = None) -> None:
         self._subscribe(start.query)
-        self._told_taken = start.taken
+        self._reported_extent = start.reported_extent
         if start.gap:
             self.outbox.send(self.dialect.gap(start.gap))
             if start.place is None and self.dialect is SSE and (cursor := cursor_of(self._context, start)):
@@ -312,8 +312,8 @@ class FeedClient:
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower logs it, and moves on when the database is back
         journal = self._context.journal
-        if journal.has_deleted_before(place) and journal.losses.extent != self._told_taken:
-            self._told_taken = journal.losses.extent
+        if journal.has_deleted_before(place) and journal.horizon.extent != self._reported_extent:
+            self._reported_extent = journal.horizon.extent
             if self.dialect is PLAIN:  # has no message for gaps: its cursor will be answered with 410
                 self.leave(TAKEN_AWAY)
                 return None

@@ -26,14 +26,14 @@ LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, 
 class Start:
     """A checked request. Without a place, the client starts with the next change, or with `rows` and the changes after.
 
-    `taken` is what retention had taken when the gap was found, Losses.extent; it is not reported twice. `replay` has
+    `reported_extent` is Horizon.extent when the gap was found: what is not reported again. `replay` has
     the changes that such a client is sent first, if it asked for some.
     """
 
     query: FeedQuery
     place: Place | None = None
     gap: Gap | None = None
-    taken: tuple[int, int, int] | None = None
+    reported_extent: tuple[int, int, int] | None = None
     replay: Replay | None = None
     rows: RowsQuery | None = None
 
@@ -52,12 +52,12 @@ async def prepare_start(context: ServerContext, query: FeedQuery, dialect: Diale
         return Start(query, replay=await _replay(context, query), rows=rows)
     place, gap = await find_place(context, query.since, query.subscription)
     if rows and gap:
-        return Start(query, gap=gap, taken=context.journal.losses.extent, rows=rows)
+        return Start(query, gap=gap, reported_extent=context.journal.horizon.extent, rows=rows)
     if gap and dialect is PLAIN:
         why = f"{gap.why}; connect without since, or with changefeed.v1 to get the gap as a message"
         raise ApiError(410, "gap", why)
-    taken = context.journal.losses.extent if gap else None
-    return Start(query, place, gap, taken, None if place else await _replay(context, query))
+    extent = context.journal.horizon.extent if gap else None
+    return Start(query, place, gap, extent, None if place else await _replay(context, query))
 
 
 async def _replay(context: ServerContext, query: FeedQuery) -> Replay | None:
@@ -143,10 +143,11 @@ def is_current(context: ServerContext, reading: Reading) -> bool:
 
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """The gap for a client that resumes from this cursor, which names the place, if changes can no longer be read."""
-    losses = context.journal.losses
+    horizon = context.journal.horizon
     if context.journal.has_deleted_before(place):
-        until = None if subscription.is_restricted else losses.taken_until  # it may be of a change that one may not see
+        # Its end may be that of a change that one may not see.
+        until = None if subscription.is_restricted else horizon.deleted_until
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor, until=until)
-    if place.losses < losses.statements:
+    if place.losses < horizon.lost_statements:
         return Gap(UNJOURNALED, from_cursor=cursor)
     return context.lookout.missed_since(place, cursor, subscription)

@@ -18,7 +18,7 @@ from changefeed.journal.exchange import (
     PageExchange,
     PageKind,
 )
-from changefeed.journal.losses import Losses, Taken
+from changefeed.journal.horizon import Deleted, Horizon
 from changefeed.journal.page_cache import Page
 from tests.unit.journal.test_page_cache import History
 
@@ -50,7 +50,7 @@ class Line:
 
     def hand_on(self, *pages: Page) -> None:
         for page in pages:
-            self.sender.hand_on(page, Losses(), None, self.now)
+            self.sender.hand_on(page, Horizon(), None, self.now)
 
 
 def snapshot(xmax: int, witness: int | None = None) -> Snapshot:
@@ -69,14 +69,14 @@ def test_a_page_arrives_as_it_was_read():
     line = Line()
     begin, end = snapshot(10), Snapshot(10, 20, frozenset({12, 15}), witness=7)
     read = replace(page(begin, end, change(1), change(2)), digest=5)
-    losses = Losses(3, 4, 5, 6, Snapshot(1, 30), Taken(8, Snapshot(1, 9), {3: 4}))
-    line.sender.hand_on(read, losses, 250, began_at=12.5)
+    horizon = Horizon(3, 4, 5, 6, Snapshot(1, 30), Deleted(8, Snapshot(1, 9), {3: 4}))
+    line.sender.hand_on(read, horizon, 250, began_at=12.5)
     handed = line.receiver.next_for(Place.after(begin))
     assert handed is not None
     assert handed.fits(Place.after(begin))
     assert (handed.page, handed.awake_ms, handed.began_at) == (read, 250, 12.5)
     assert handed.page.batch.witness == 7
-    assert handed.losses == replace(losses, taken=Taken(8))
+    assert handed.horizon == replace(horizon, deleted=Deleted(8))
     assert line.receiver.next_for(Place.after(begin)) is None
 
 
@@ -197,12 +197,12 @@ def test_it_follows_the_lowest_number_below_its_own():
 
     def message(witness: int) -> bytes:
         return msgspec.msgpack.encode(
-            HandedPage(KIND, -1.0, 0.0, page(a, b, change(witness)), Losses(statements=witness), None)
+            HandedPage(KIND, -1.0, 0.0, page(a, b, change(witness)), Horizon(lost_statements=witness), None)
         )
 
     def followed() -> int:
         handed = third.next_for(Place.after(a))
-        return handed.losses.statements if handed else 0
+        return handed.horizon.lost_statements if handed else 0
 
     third.receive(4, message(4))
     assert followed() == 0
@@ -276,5 +276,5 @@ def test_a_slow_or_disconnected_process_hands_on_nothing():
 def test_a_server_of_one_process_hands_on_nothing():
     alone = PageExchange()
     alone.prove(KIND, 0.0)
-    alone.hand_on(page(snapshot(10), snapshot(20)), Losses(), None, 0.0)
+    alone.hand_on(page(snapshot(10), snapshot(20)), Horizon(), None, 0.0)
     assert alone.patience_seconds == alone.lateness_seconds == 0

@@ -1,4 +1,4 @@
-"""What the journal no longer has, and whether a client at a place has missed any of it. Logic only."""
+"""What the journal no longer has, and whether a client at a place has not read some of it. Logic only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from changefeed.journal.cursor import EMPTY_SNAPSHOT, Place, Snapshot
 
 
 @dataclass(frozen=True)
-class Taken:
+class Deleted:
     """What retention deleted, as sql/retention.sql notes it: `number` counts the notes.
 
     For each transaction that `snapshot` does not see, newest first, `ids` has the highest deleted id; a transaction
@@ -21,7 +21,7 @@ class Taken:
     ids: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
-    def unnoted(cls, xid: int, present: Snapshot) -> "Taken":
+    def unnoted(cls, xid: int, present: Snapshot) -> "Deleted":
         """If only the newest transaction with a deleted entry is known. A running transaction has lost no entry:
         it holds a lock on the partition that it wrote to."""
         running = frozenset(other for other in present.xip if other <= xid)
@@ -33,35 +33,36 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Losses:
-    """What the journal no longer has: what retention deleted, up to a transaction (whose last entry was made at `at`,
-    in microseconds since 1970) and an id; and the number of statements for which not even a loss could be journaled.
+class Horizon:
+    """How far back the journal reaches: what retention deleted from it, and how many statements never came into it.
 
-    `present` is the snapshot that read this.
+    `deleted_xid` is the newest transaction of which an entry was deleted, `deleted_at` the time of its last one, in
+    microseconds since 1970, and `deleted_id` the highest deleted id. `lost_statements` counts those for which not even
+    a loss could be recorded. `present` is the snapshot that read this.
     """
 
-    xid: int = 0
-    id: int = 0
-    statements: int = 0
-    at: int = 0
+    deleted_xid: int = 0
+    deleted_id: int = 0
+    lost_statements: int = 0
+    deleted_at: int = 0
     present: Snapshot = EMPTY_SNAPSHOT
-    taken: Taken = Taken()
+    deleted: Deleted = Deleted()
 
     @property
-    def taken_until(self) -> datetime | None:
+    def deleted_until(self) -> datetime | None:
         """The time of the newest entry that retention deleted."""
-        return datetime.fromtimestamp(self.at / 1e6, UTC) if self.at else None
+        return datetime.fromtimestamp(self.deleted_at / 1e6, UTC) if self.deleted_at else None
 
     @property
     def extent(self) -> tuple[int, int, int]:
         """Differs after each deletion by retention."""
-        return self.xid, self.id, self.taken.number
+        return self.deleted_xid, self.deleted_id, self.deleted.number
 
-    def concern(self, place: Place) -> bool:
+    def hides_from(self, place: Place) -> bool:
         """Whether retention deleted a change that a client at `place` has not read."""
-        unknown = self.taken.snapshot
-        if not unknown.is_within(place.batch) or (self.id > place.id and not unknown.is_within(place.previous)):
+        unknown = self.deleted.snapshot
+        if not unknown.is_within(place.batch) or (self.deleted_id > place.id and not unknown.is_within(place.previous)):
             return True
-        ids, previous = self.taken.ids, place.previous
+        ids, previous = self.deleted.ids, place.previous
         newer = takewhile(lambda xid: xid >= previous.xmax, ids)
         return any(not place.has_passed(xid, ids[xid]) for xid in chain(newer, ids.keys() & previous.xip))

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from changefeed.journal.cursor import Place, Snapshot
+from changefeed.journal.horizon import Deleted, Horizon
 from changefeed.journal.journal import BEGINNING, Journal
-from changefeed.journal.losses import Losses, Taken
 from tests.journal_database import JournalDatabase, Session
 
 ENTRIES = "SELECT xid::text::bigint, id FROM changefeed.journal"
@@ -20,14 +20,14 @@ def orders(db: JournalDatabase) -> None:
 
 
 class History:
-    """What was written, read and taken by and by, in a database; each place that a reader has come to."""
+    """What was written, read and deleted by and by, in a database; each place that a reader has come to."""
 
     def __init__(self, db: JournalDatabase) -> None:
         self.db = db
         self.journal = Journal(db)
         assert asyncio.run(self.journal.identify())
         self.places: list[Place] = []
-        self.taken: set[tuple[int, int]] = set()
+        self.deleted: set[tuple[int, int]] = set()
         self.edge = BEGINNING
 
     def read(self) -> None:
@@ -48,10 +48,10 @@ class History:
         """Empties what can be, and goes on to the next partition."""
         before = set(self.db.run(ENTRIES))
         self.db.run("SELECT changefeed.retain('0 s', 0)")
-        self.taken |= before - set(self.db.run(ENTRIES))
+        self.deleted |= before - set(self.db.run(ENTRIES))
 
     def missed(self, place: Place) -> bool:
-        return any(not place.has_passed(xid, entry_id) for xid, entry_id in self.taken)
+        return any(not place.has_passed(xid, entry_id) for xid, entry_id in self.deleted)
 
     def live(self, draw: random.Random, steps: int) -> None:
         writers = [self.db.session() for _ in range(4)]
@@ -81,9 +81,9 @@ class History:
 def test_exactly_the_clients_that_miss_something_get_a_gap(db: JournalDatabase, seed: int):
     history = History(db)
     history.live(random.Random(seed), 150)
-    assert history.taken
-    wrong = [place for place in history.places if history.journal.losses.concern(place) != history.missed(place)]
-    assert not wrong, (history.journal.losses, wrong[:3])
+    assert history.deleted
+    wrong = [place for place in history.places if history.journal.horizon.hides_from(place) != history.missed(place)]
+    assert not wrong, (history.journal.horizon, wrong[:3])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -93,10 +93,10 @@ def test_every_client_that_misses_something_gets_a_gap(db: JournalDatabase, seed
     db.run(source.replace("integer := 1000;", "integer := 2;"))
     history = History(db)
     history.live(random.Random(seed), 150)
-    losses = history.journal.losses
+    horizon = history.journal.horizon
     assert any(history.missed(place) for place in history.places)
-    assert [place for place in history.places if history.missed(place) and not losses.concern(place)] == []
-    assert len(losses.taken.ids) < 10
+    assert [place for place in history.places if history.missed(place) and not horizon.hides_from(place)] == []
+    assert len(horizon.deleted.ids) < 10
 
 
 def test_a_long_transaction_is_no_gap_after_newer_deletions(db: JournalDatabase):
@@ -112,13 +112,11 @@ def test_a_long_transaction_is_no_gap_after_newer_deletions(db: JournalDatabase)
     old.run("COMMIT")
     history.retain()
     asyncio.run(history.journal.read(history.edge))
-    assert history.taken
-    assert not history.journal.losses.concern(history.edge)
+    assert history.deleted
+    assert not history.journal.horizon.hides_from(history.edge)
 
 
-def test_a_change_deleted_at_its_commit_is_a_gap(
-    db: JournalDatabase,
-):
+def test_a_change_deleted_at_its_commit_is_a_gap(db: JournalDatabase):
     """Retention waits for the lock that the writer holds, and has it before any reader."""
     history = History(db)
     old = db.session()
@@ -127,14 +125,14 @@ def test_a_change_deleted_at_its_commit_is_a_gap(
         db.run("INSERT INTO orders VALUES (%s)", number)
         history.read()
         history.retain()
-    before = history.journal.losses
+    before = history.journal.horizon
     old.run("COMMIT")
     history.retain()
     asyncio.run(history.journal.read(history.edge))
-    after = history.journal.losses
-    assert (after.xid, after.id) == (before.xid, before.id)
-    assert after.taken.number > before.taken.number
-    assert after.concern(history.edge)
+    after = history.journal.horizon
+    assert (after.deleted_xid, after.deleted_id) == (before.deleted_xid, before.deleted_id)
+    assert after.deleted.number > before.deleted.number
+    assert after.hides_from(history.edge)
 
 
 def test_a_read_during_the_emptying_gets_a_gap(db: JournalDatabase):
@@ -167,11 +165,11 @@ def test_with_an_older_schema_every_possible_miss_is_a_gap():
         (place(50, 50), 49, nobody, False),
         (place(50, 50), 50, nobody, True),
         (place(10, 50, 10), 49, Snapshot(10, 100, frozenset({10})), False),  # it still runs
-        (place(10, 50, 10), 49, nobody, True),  # it is over, and may have been taken
-        (place(10, 50, 10), 9, nobody, False),  # nothing as new was taken
+        (place(10, 50, 10), 49, nobody, True),  # it is over, and may have been deleted
+        (place(10, 50, 10), 9, nobody, False),  # nothing as new was deleted
     ]
-    for at, xid, present, concerned in cases:
-        assert Losses(xid, 9, taken=Taken.unnoted(xid, present)).concern(at) == concerned, (at, xid, present)
+    for at, xid, present, is_hidden in cases:
+        assert Horizon(xid, 9, deleted=Deleted.unnoted(xid, present)).hides_from(at) == is_hidden, (at, xid, present)
     within = Place(Snapshot(40, 40), Snapshot(50, 50), 7)
-    assert not Losses(45, 7, taken=Taken.unnoted(45, nobody)).concern(within)
-    assert Losses(45, 8, taken=Taken.unnoted(45, nobody)).concern(within)
+    assert not Horizon(45, 7, deleted=Deleted.unnoted(45, nobody)).hides_from(within)
+    assert Horizon(45, 8, deleted=Deleted.unnoted(45, nobody)).hides_from(within)
