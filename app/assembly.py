@@ -101,7 +101,7 @@ def make_context(
         delivered=work.emptied,
         turn=TurnSize(partial(publishing_seconds, work, sending)),
         before_first=calling_each(partial(recall, hub), backfill.begin),
-        forget_cursors=calling_each(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journaled),
+        forget_cursors=calling_each(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journal),
         tell_gap=tell_gap,
         drained=live_clients.drained,
         on_state=dashboards.tell_database,

@@ -89,7 +89,7 @@ class Hub:
         self._recent_bytes = 0
         self._remember(without_losses([*changes, *plain]))
 
-    def forget_journaled(self) -> None:
+    def forget_journal(self) -> None:
         """Removes the journal's changes from newest(): the journal was replaced."""
         self.recall([])
 

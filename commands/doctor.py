@@ -294,9 +294,9 @@ def check_triggers(examined: ExaminedDatabase) -> Iterator[Finding]:
     gone = examined.rows(SERVER_QUERIES["gone columns"]) if version >= VERSION else []
     for schema, bare, column, is_replaced in gone:
         table = qualified(schema, bare)
-        says = f"{table} has no column {column} any more, which watch() omits or hashes: no change is journaled"
+        says = f"{table} has no column {column} any more, which watch() omits or hashes: no change is recorded"
         if is_replaced:
-            says = f"{column} of {table} is not the column that watch() omits or hashes: no change is journaled"
+            says = f"{column} of {table} is not the column that watch() omits or hashes: no change is recorded"
         advice = f"call changefeed.watch for {table} again, with the column's present name"
         yield Finding(Level.PROBLEM, "triggers", says, advice=advice)
     for table, trigger, _ in disabled:
@@ -504,7 +504,7 @@ def check_journal(examined: ExaminedDatabase) -> Iterator[Finding]:
     settings, hours = examined.settings, (age_seconds or 0.0) / 3600
     says = f"{size / 1e6:.1f} MB, back to {hours:.1f} h ago"
     if losses:
-        lost = f"{losses} statements could not be journaled; PostgreSQL's log says why"
+        lost = f"{losses} statements could not be recorded; PostgreSQL's log says why"
         yield Finding(Level.WARNING, "journal", lost, advice="look for changefeed in PostgreSQL's log")
     if size > 1.5 * settings.retention_bytes or hours > 1.5 * settings.retention_hours:
         seconds = settings.retention_hours * 3600

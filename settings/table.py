@@ -186,7 +186,7 @@ DATABASE = (
         values.pattern,
         (),
         "TABLE",
-        "table to journal, as schema.table or schema.*; adds triggers to it, and the schema changefeed",
+        "table to watch, as schema.table or schema.*; adds triggers that record its changes, and the schema changefeed",
         is_repeatable=True,
     ),
     Setting(

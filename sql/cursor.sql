@@ -7,7 +7,7 @@
 --
 -- and then the feed with since=<that cursor>. What this snapshot sees is in the rows; the feed sends everything else.
 --
--- One exception: losses of which nothing could be journaled are counted by a sequence, at once and not with the commit. So the place
+-- One exception: losses of which nothing could be recorded are counted by a sequence, at once and not with the commit. So the place
 -- counts also those of transactions that are still open, whose gap its holder does not get. Which transactions they are
 -- of is kept nowhere, since nothing could be written; to count fewer would give a gap to everybody after each loss.
 --

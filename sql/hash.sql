@@ -41,7 +41,7 @@ END
 $function$;
 
 -- Carries a secret over from another database, whose owner reads it by SELECT key FROM changefeed_secret.secret. Only for the schema's
--- owner. Values journaled from then on have the same hashes as there. Read it from a table, so that no statement contains it:
+-- owner. Values recorded from then on have the same hashes as there. Read it from a table, so that no statement contains it:
 -- docs/database.md shows how.
 CREATE OR REPLACE FUNCTION changefeed.set_secret(key bytea)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$

@@ -33,7 +33,7 @@
 COMMENT ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]) IS 'journal a table''s changes from the next statement on';
 COMMENT ON FUNCTION changefeed.hash(regclass, text, text) IS 'the hash that the feed shows for a value of a hashed column';
 COMMENT ON FUNCTION changefeed.set_secret(bytea) IS 'carry over the secret of hashed columns from another database';
-COMMENT ON FUNCTION changefeed.unwatch(regclass) IS 'stop journaling a table; journaled changes stay';
+COMMENT ON FUNCTION changefeed.unwatch(regclass) IS 'stop recording a table; recorded changes stay';
 COMMENT ON FUNCTION changefeed.status() IS 'the watched tables, their options, and whether their triggers are complete';
 COMMENT ON FUNCTION changefeed.refresh() IS 'watch new partitions of watched tables';
 COMMENT ON FUNCTION changefeed.cursor() IS 'the place of this transaction in the feed: the changes after the rows that it reads';

@@ -62,7 +62,7 @@ CREATE SEQUENCE IF NOT EXISTS changefeed.journal_id CACHE 1;
 -- The partition that is being written, 0 to 7. A sequence, because no snapshot hides its value: a transaction that began before
 -- the last rotation writes to the right partition too.
 CREATE SEQUENCE IF NOT EXISTS changefeed.slot MINVALUE 0 MAXVALUE 7 START 0;
--- The number of statements for which not even a loss could be journaled (see record.sql). A sequence, so that no writer waits
+-- The number of statements for which not even a loss could be recorded (see record.sql). A sequence, so that no writer waits
 -- for another.
 CREATE SEQUENCE IF NOT EXISTS changefeed.losses;
 -- Of the entries that retention deleted: the newest transaction, when its last entry was made (in microseconds since 1970), and
@@ -122,7 +122,7 @@ CREATE TABLE IF NOT EXISTS changefeed.journal (
     id bigint NOT NULL DEFAULT nextval('changefeed.journal_id'),
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL,
-    action "char" NOT NULL,   -- I, U, D, T; or L, for changes that could not be journaled, or were not recorded (see recorded.sql)
+    action "char" NOT NULL,   -- I, U, D, T; or L, for changes that could not be recorded, or that no trigger saw (see recorded.sql)
     schema_name text NOT NULL,
     table_name text NOT NULL,
     data json,                -- the new row; for D the old one; for L the reason, if known

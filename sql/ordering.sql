@@ -4,7 +4,7 @@
 -- What the entries of the transactions %(xids)s say about their rows, for the order in which these changed (see
 -- changefeed/ordering/transaction_order.py): digests of the column names, and of the row and its primary key before and after.
 -- At most %(limit)s entries, transaction by transaction: of the first one those behind the id %(after)s, of all those from
--- %(begin)s on and before %(end)s. The key is the present primary key, if all of it is journaled; the triggers are the present
+-- %(begin)s on and before %(end)s. The key is the present primary key, if all of it is recorded; the triggers are the present
 -- ones too. The rows of the entries %(opaque)s are not examined; if that is null, none are. Nor are rows of more than
 -- %(small_bytes)s bytes once such rows of their transaction have %(transaction_limit_bytes)s bytes; those of the first one that
 -- precede had %(large_bytes)s. This depends on the transaction alone, so that every server computes the same order.

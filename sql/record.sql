@@ -266,7 +266,7 @@ DECLARE
         WHEN OTHERS THEN
             reason := SQLERRM;
             BEGIN
-                RAISE WARNING 'changefeed: a change of %%.%% was not journaled: %%', TG_TABLE_SCHEMA, TG_TABLE_NAME, reason;
+                RAISE WARNING 'changefeed: a change of %%.%% was not recorded: %%', TG_TABLE_SCHEMA, TG_TABLE_NAME, reason;
             EXCEPTION WHEN OTHERS THEN
                 NULL;  -- the writer's client_encoding has no text for it; PostgreSQL's log has it
             END;

@@ -55,7 +55,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
     GROUP BY n.nspname, c.relname, c.oid
 $function$;
 
--- How many statements could not be journaled, not even as a loss of their table.
+-- How many statements could not be recorded, not even as a loss of their table.
 CREATE OR REPLACE FUNCTION changefeed.lost_statements()
 RETURNS bigint LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT CASE WHEN l.is_called THEN l.last_value ELSE 0 END FROM changefeed.losses AS l

@@ -213,7 +213,7 @@ END
 $function$;
 
 -- The journal's state: `entries` is the planner's estimate, sizes and times are exact. `losses` counts the entries for
--- statements that could not be journaled, and all statements for which not even such an entry could be written.
+-- statements that could not be recorded, and all statements for which not even such an entry could be written.
 CREATE OR REPLACE FUNCTION changefeed.journal_status()
 RETURNS TABLE (bytes bigint, oldest timestamptz, newest timestamptz, entries bigint, losses bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$

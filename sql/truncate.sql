@@ -48,8 +48,8 @@ EXCEPTION WHEN object_not_in_prerequisite_state THEN
 END
 $function$;
 
--- Records a loss if other triggers have written to the partitioned table after its rows were journaled as deleted, but before these
--- were removed: new rows are gone too, and deleted rows are journaled twice.
+-- Records a loss if other triggers have written to the partitioned table after its rows were recorded as deleted, but before these
+-- were removed: new rows are gone too, and deleted rows are recorded twice.
 CREATE OR REPLACE FUNCTION changefeed.tell_of_writes_since(truncated changefeed.truncation, target oid)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -124,7 +124,7 @@ BEGIN
     END IF;
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         -- TRUNCATE also removes rows that are newer than the transaction's snapshot, which its queries cannot see; and some
-        -- rows that the snapshot still shows were deleted before, and journaled as deleted.
+        -- rows that the snapshot still shows were deleted before, and recorded as deleted.
         RAISE EXCEPTION 'what is in a partition cannot be seen at the isolation level %; TRUNCATE it in READ COMMITTED',
             upper(current_setting('transaction_isolation'));
     END IF;
@@ -360,7 +360,7 @@ BEGIN
         IF pg_partition_root(TG_RELID) <> TG_RELID AND EXISTS (
             SELECT FROM pg_partition_ancestors(TG_RELID) AS a WHERE a.relid <> TG_RELID AND a.relid = ANY (before.tables)
             UNION ALL
-            -- The statement named one of its partitions first, whose rows are journaled; the other partitions record theirs too.
+            -- The statement named one of its partitions first, whose rows are recorded; the other partitions record theirs too.
             SELECT FROM pg_partition_tree(TG_RELID) AS t WHERE t.relid <> TG_RELID AND t.relid = ANY (before.tables)
         ) THEN
             RETURN NULL;
@@ -394,7 +394,7 @@ BEGIN
     WHEN OTHERS THEN
         reason := SQLERRM;
         BEGIN
-            RAISE WARNING 'changefeed: the TRUNCATE of % was not journaled: %', TG_RELID::regclass, reason;
+            RAISE WARNING 'changefeed: the TRUNCATE of % was not recorded: %', TG_RELID::regclass, reason;
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- as in record.sql
         END;

@@ -1,4 +1,4 @@
--- watch, unwatch, status: what users call to have tables journaled.
+-- watch, unwatch, status: what users call to have tables recorded.
 --
 -- Without JIT: if settings make queries of the catalog seem expensive, compiling them takes seconds, and running them milliseconds.
 
@@ -52,10 +52,10 @@ END
 $function$;
 
 DROP FUNCTION IF EXISTS changefeed.watch(regclass, text[], bigint, boolean);  -- version 2's
--- Watches a table: from the next statement on, its changes are journaled. Returns whether anything had to be changed.
+-- Watches a table: from the next statement on, its changes are recorded. Returns whether anything had to be changed.
 --   omit       columns that never leave the table
 --   row_limit  a statement of more rows than this becomes a single change with its action and the number of rows
---   strict     a write that cannot be journaled fails (see record.sql for what the default costs)
+--   strict     a write that cannot be recorded fails (see record.sql for what the default costs)
 --   hash       columns whose values leave the table only as hashes (see hash.sql)
 CREATE OR REPLACE FUNCTION changefeed.watch(
     target regclass, omit text[] DEFAULT '{}', row_limit bigint DEFAULT NULL, strict boolean DEFAULT false,
@@ -131,7 +131,7 @@ BEGIN
 END
 $function$;
 
--- Stops watching a table; journaled changes stay. Returns whether the table was watched.
+-- Stops watching a table; recorded changes stay. Returns whether the table was watched.
 CREATE OR REPLACE FUNCTION changefeed.unwatch(target regclass)
 RETURNS boolean LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
     SELECT changefeed.apply(target, NULL)

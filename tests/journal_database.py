@@ -116,7 +116,7 @@ class JournalDatabase(Session):
 
     @property
     def losses(self) -> int:
-        """How many statements could not be journaled: those that the journal says, and those that only a sequence counts."""
+        """How many statements could not be recorded: those that the journal says, and those that only a sequence counts."""
         return int(
             self.value(
                 "SELECT (SELECT count(*) FROM changefeed.journal WHERE action = 'L')"

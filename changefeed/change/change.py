@@ -16,7 +16,7 @@ from changefeed.change.json_text import NotJSON, changed_columns, check_json, ha
 from changefeed.change.table_names import qualified
 
 ACTIONS = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
-LOSS = "LOSS"  # changes that could not be journaled or read, or were not recorded
+LOSS = "LOSS"  # changes that could not be recorded or read, or that no trigger saw
 BY_LETTER = {action[0]: action for action in (*ACTIONS, LOSS)}
 
 
@@ -44,7 +44,7 @@ class Change(msgspec.Struct, gc=False, array_like=True):
         return self.text[self.text.rindex('"', 0, -2) + 1 : -2] if self.id else None
 
     @property
-    def is_journaled(self) -> bool:
+    def is_from_journal(self) -> bool:
         """Whether it is from the journal, so that its table is certain."""
         return self.id > 0
 

@@ -40,7 +40,7 @@ class Gap:
             since = datetime.fromtimestamp(found["since"], UTC) if found["since"] else None
             what_to_do = READ_AGAIN if found["is_over"] else LEFT.get(found.get("became"), READ_ELSEWHERE)
             return cls(found["why"], None, loss.cursor, since, at, what_to_do, table=loss.table)
-        why = f"a statement on {loss.table} could not be journaled or read; PostgreSQL's log says why"
+        why = f"a statement on {loss.table} could not be recorded or read; PostgreSQL's log says why"
         skipped = loss.count if loss.count > 1 else None
         return cls(why, to_cursor=loss.cursor, since=at, until=at, skipped=skipped, table=loss.table)
 

@@ -45,7 +45,7 @@ AFTER_LEASE_SHARE = 0.5
 # After a read has taken this long, as while the journal is locked, the server counts as not ready. It is far more
 # than a page of the journal needs.
 STALLED_SECONDS = 2.0
-# The least time between two such log lines: with a full disk, no statement may be journaled. Clients get every gap.
+# The least time between two such log lines: with a full disk, no statement may be recorded. Clients get every gap.
 LOSS_WARNING_SECONDS = 10.0
 # How many entries are in the cache from the start, for clients that reconnect after a restart.
 RECALLED_ENTRIES = 20_000
@@ -56,7 +56,7 @@ TABLES_NAMED = 5  # in a gap's text
 REPLACED = "the journal was replaced: restored, or installed again; only tables that are watched in it are recorded"
 REMOVED = "the journal was removed: nothing is recorded until it is installed again, and tables are watched again"
 RETAINED = "the server was away for longer than the journal's retention"
-UNJOURNALED = "some statements could not be journaled; PostgreSQL's log says why"
+UNRECORDED = "some statements could not be recorded; PostgreSQL's log says why"
 
 
 class Cause(enum.StrEnum):
@@ -426,10 +426,10 @@ class Follower:
         if self._has_lost:
             self._has_lost, self._losing = False, self._losing | running
             self.lost_statements += 1
-            self._tell(UNJOURNALED, cache)
+            self._tell(UNRECORDED, cache)
         elif not self._losing & running:
             self._losing = frozenset()
-            self._tell(UNJOURNALED, cache)
+            self._tell(UNRECORDED, cache)
 
     def _warn_of_losses(self, changes: Sequence[Change]) -> None:
         if without_losses(changes) is changes:
@@ -438,7 +438,7 @@ class Follower:
         if counts:
             self.lost_statements += counts.total()
             tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
-            self._warn(f"statements could not be journaled or read ({tables}); PostgreSQL's log says why")
+            self._warn(f"statements could not be recorded or read ({tables}); PostgreSQL's log says why")
 
     def _tell(self, why: str, cache: PageCache | None, end: str | None = None) -> None:
         self._warn(why)

@@ -70,7 +70,7 @@ class ForeignCursor(ValueError):
 class Journal:
     """The journal of one database, once identify() has found it. Returns rows as far as `payload` allows.
 
-    on_lost() is called when a read finds statements that could not be journaled, not even as a loss. That is before any
+    on_lost() is called when a read finds statements that could not be recorded, not even as a loss. That is before any
     cursor is made whose holder counts as informed.
     """
 
@@ -194,7 +194,7 @@ class Journal:
         return replace(page, start=Place(previous, page.batch, first_id - 1))
 
     def encode(self, place: Place) -> str:
-        """The cursor for a client that was sent the gap of every statement that could not be journaled."""
+        """The cursor for a client that was sent the gap of every statement that could not be recorded."""
         assert self.epoch is not None
         return encode(self.epoch, replace(place, losses=self.horizon.lost_statements))
 

@@ -119,10 +119,10 @@ class Watching:
                 logger.info("--watch %s matches no table yet; new ones will be watched", pattern)
 
     async def say_if_no_journal(self) -> None:
-        """Logs, at the start, that no table is journaled yet: then only NOTIFY triggers of the user send changes."""
+        """Logs, at the start, that no table is watched yet: then only NOTIFY triggers of the user send changes."""
         if not await self._is_installed():
             logger.info(
-                "no table is journaled yet, as the schema changefeed is not installed: start with --watch "
+                "no table is watched yet, as the schema changefeed is not installed: start with --watch "
                 "schema.table, or run psql -f sql/install.sql and SELECT changefeed.watch('schema.table')"
             )
 

@@ -169,7 +169,7 @@ class Selection:
         return [change for change in picked if change is not None]
 
     def pick_one(self, change: Change, row: ChangedRow) -> Change | None:
-        selected = self.for_table(change.table, is_exact=change.is_journaled)
+        selected = self.for_table(change.table, is_exact=change.is_from_journal)
         return selected.pick(change, row) if selected else None
 
     def cursor(self, cursor: str | None) -> str | None:

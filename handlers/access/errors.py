@@ -39,7 +39,7 @@ def foreign_origin(origin: str) -> ApiError:
 
 
 def no_journal() -> ApiError:
-    return ApiError(404, "no_journal", "nothing is journaled; watch a table: PUT /api/tables/SCHEMA.TABLE/watch")
+    return ApiError(404, "no_journal", "no table is watched yet: PUT /api/tables/SCHEMA.TABLE/watch")
 
 
 def journal_replaced() -> ApiError:

@@ -75,7 +75,7 @@ class ChangeHandler(_PlacesHandler):
 
 
 class PlaceHandler(_PlacesHandler):
-    """Answers {"cursor": …}, before all journaled changes since `at`, in epoch seconds."""
+    """Answers {"cursor": …}, before all recorded changes since `at`, in epoch seconds."""
 
     query_names = ("at",)
 

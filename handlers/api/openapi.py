@@ -203,7 +203,7 @@ PATHS: Json = {
     },
     "/api/place": {
         "get": _operation(
-            "The cursor before all journaled changes since a time",
+            "The cursor before all recorded changes since a time",
             shape({"cursor": TEXT}),
             ("404", "503"),
             parameters=[

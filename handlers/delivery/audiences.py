@@ -110,7 +110,7 @@ class Audiences(Generic[Client]):
         for change in changes:
             if change.table:
                 row = ChangedRow(change)
-                index = yield from self._index(change.table, change.is_journaled)
+                index = yield from self._index(change.table, change.is_from_journal)
                 for audience, selected in index.concerned(row):
                     chosen = selected.pick(change, row)
                     if chosen is not None:
@@ -134,15 +134,15 @@ class Audiences(Generic[Client]):
         self._tables.clear()
         self._unknown.clear()
 
-    def _index(self, table: str, is_journaled: bool) -> "Generator[None, None, _TableIndex[Client]]":
+    def _index(self, table: str, is_from_journal: bool) -> "Generator[None, None, _TableIndex[Client]]":
         """Returns the table's index. Yields wherever the caller may do something else first."""
-        key: Hashable = (table, is_journaled)
+        key: Hashable = (table, is_from_journal)
         kept, limit = self._tables, TABLES_LIMIT
-        if key not in kept and not is_journaled and not self._is_known(table):
+        if key not in kept and not is_from_journal and not self._is_known(table):
             kept, limit, key = self._unknown, UNKNOWN_LIMIT, self._patterns.tell_apart(table)
         index = kept.get(key)
         if index is None or index.is_stale(self._left):
-            index = kept[key] = _TableIndex(table, is_exact=is_journaled, left=self._left)
+            index = kept[key] = _TableIndex(table, is_exact=is_from_journal, left=self._left)
         kept.move_to_end(key)
         if len(kept) > limit:
             kept.popitem(last=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from changefeed.change.gap import Gap
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.entries import JournalReplaced
-from changefeed.journal.follower import UNJOURNALED
+from changefeed.journal.follower import UNRECORDED
 from changefeed.journal.journal import ForeignCursor
 from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
@@ -149,5 +149,5 @@ def _missed_since(context: ServerContext, place: Place, cursor: str, subscriptio
         until = None if subscription.is_restricted else horizon.deleted_until
         return Gap("the cursor is older than what the journal keeps", from_cursor=cursor, until=until)
     if place.losses < horizon.lost_statements:
-        return Gap(UNJOURNALED, from_cursor=cursor)
+        return Gap(UNRECORDED, from_cursor=cursor)
     return context.lookout.missed_since(place, cursor, subscription)

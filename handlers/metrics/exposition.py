@@ -170,7 +170,7 @@ METRICS = (
     MetricSpec("changefeed_journal_oldest_entry_age_seconds", (), "How far back a client can resume."),
     MetricSpec("changefeed_journal_retention_seconds", (), "--retention-hours."),
     MetricSpec(
-        gauges.LOST_STATEMENTS, (), "Statements that could not be journaled or read since the server started.", max
+        gauges.LOST_STATEMENTS, (), "Statements that could not be recorded or read since the server started.", max
     ),
     MetricSpec(
         "changefeed_incomplete_tables",

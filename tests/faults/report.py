@@ -8,7 +8,7 @@ from tests.faults import clients, database, machine
 from tests.faults.site import Site
 
 NOTHING = "nothing"
-TOLD = "what could not be journaled; clients get a gap"
+TOLD = "what could not be recorded; clients get a gap"
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ OF_THE_MACHINE = (
     ),
     Fault(
         machine.disk_full,
-        "statements fail as they would without us, or succeed and are not journaled",
+        "statements fail as they would without us, or succeed and are not recorded",
         TOLD,
         machine.FullDisk,
         machine.CAN_MOUNT,
     ),
     Fault(
         machine.journal_full,
-        "no statement fails; each that is not journaled is counted",
+        "no statement fails; each that is not recorded is counted",
         TOLD,
         machine.FullJournal,
         machine.CAN_MOUNT,

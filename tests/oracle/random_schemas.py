@@ -135,7 +135,7 @@ def _moment(db: JournalDatabase, schema: RandomSchema) -> Moment:
 async def _compare(db: JournalDatabase, schema: RandomSchema, moments: list[Moment]) -> Told:
     lost = db.run("SELECT id, xid::text, table_name FROM changefeed.journal WHERE action = 'L'")
     if ({table for _, _, table in lost} - schema.merged) or (db.losses and not lost):
-        raise Differs(f"{db.losses} statements were not journaled: {lost} {db.warnings[:3]}")
+        raise Differs(f"{db.losses} statements were not recorded: {lost} {db.warnings[:3]}")
     tables = {f"public.{table.name}": table for table in schema.tables}
     changes: dict[str, list[Said]] = {name: [] for name in tables}
     for entry_id, xid, table in lost:

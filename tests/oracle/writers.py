@@ -135,7 +135,7 @@ _SILENT = "SET lock_timeout = '300ms'"
 
 
 class WriteFailed(AssertionError):
-    """A write failed, or was not journaled, because of the feed."""
+    """A write failed, or was not recorded, because of the feed."""
 
 
 class Writer(threading.Thread):
@@ -242,7 +242,7 @@ class Writer(threading.Thread):
             None,
             READ_COMMITTED,
         ):
-            return  # which cannot be journaled, and is sent as a gap
+            return  # which cannot be recorded, and is sent as a gap
         db_cursor.execute(statement, _values(self._draw))
 
     def _two_phases(self, connection: Any, db_cursor: Any) -> None:

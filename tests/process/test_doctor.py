@@ -486,7 +486,7 @@ def test_a_journal_that_is_full_too_soon_is_a_warning(watched: JournalDatabase):
     assert only("journal", watched.conninfo, *found.fix.split()).level is OK
 
 
-def test_statements_that_could_not_be_journaled_are_reported(watched: JournalDatabase):
+def test_statements_that_could_not_be_recorded_are_reported(watched: JournalDatabase):
     watched.run("ALTER TABLE changefeed.journal ADD CHECK (action <> 'I')")
     watched.run("INSERT INTO orders VALUES (1)")
     found = [finding for finding in findings(watched.conninfo) if finding.about == "journal"]

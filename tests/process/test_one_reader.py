@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from changefeed.journal.exchange import WAITING_LIMIT_BYTES
-from changefeed.journal.follower import UNJOURNALED
+from changefeed.journal.follower import UNRECORDED
 from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import read_script
 from tests import leftovers, postgres
@@ -255,7 +255,7 @@ def test_a_loss_is_a_gap_in_each_process(folder: Path, conninfo: str):
         last = writer.write(10)
         for client in clients:
             assert client.until(last).ids == writer.ids
-            assert set(client.gaps) == {UNJOURNALED}
+            assert set(client.gaps) == {UNRECORDED}
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def conninfo() -> str:
-    """A journaled table, and one with the original's trigger."""
+    """A recorded table, and one with the original's trigger."""
     made = postgres.new_database()
     for statement in (
         read_script("install.sql"),

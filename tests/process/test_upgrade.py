@@ -152,7 +152,7 @@ class Writers:
     def __init__(self, conninfo: str) -> None:
         self.written: list[int] = []
         self.errors: list[psycopg2.Error] = []
-        self.warnings: list[str] = []  # of PostgreSQL, as for a write that could not be journaled
+        self.warnings: list[str] = []  # of PostgreSQL, as for a write that could not be recorded
         self._conninfo = conninfo
         self._ended = threading.Event()
         self._more = threading.Condition()

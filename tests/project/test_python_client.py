@@ -28,7 +28,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 
 class Ground:
-    """A journaled table, and a server that is started again on the same port."""
+    """A recorded table, and a server that is started again on the same port."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,13 +61,13 @@ class Ground:
         await asyncio.to_thread(self.start)
 
     def cursor(self) -> str:
-        """Of what is journaled so far."""
+        """Of what is recorded so far."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/api/changes") as answer:
             cursor: str = json.load(answer)["cursor"]
             return cursor
 
     def follow(self, **options: Any) -> Feed:
-        """From what is journaled so far on."""
+        """From what is recorded so far on."""
         return follow(self.url, table="orders", since=self.cursor(), **options)
 
 

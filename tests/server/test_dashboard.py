@@ -219,7 +219,7 @@ class ActivitySocketTest(FeedTestCase):
         assert "a cursor looks like" in gap["why"]
 
 
-class JournaledActivityTest(FeedTestCase):
+class RecordedActivityTest(FeedTestCase):
     def prepare_database(self) -> None:
         self.write(ORDERS)
         self.watch()

@@ -51,10 +51,10 @@ class DemoTest(AsyncTestCase):
         writes = Demo(self.database, 1.0, random.Random(7))
         for _ in range(1_500):
             await writes._one_write()
-        journaled = (
+        recorded = (
             "SELECT table_name, array_agg(DISTINCT action::text ORDER BY action::text) FROM {} GROUP BY 1 ORDER BY 1"
         )
-        assert await self.database.fetch(journaled.format("changefeed.journal")) == [
+        assert await self.database.fetch(recorded.format("changefeed.journal")) == [
             ("portal_eventrequests", ["D", "I", "U"]),
             ("portal_sessions", ["D", "I", "U"]),
             ("portal_termine", ["I", "U"]),

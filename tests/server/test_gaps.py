@@ -141,7 +141,7 @@ class LosingTransactionTest(JournalTestCase):
             self.show_journal()
             losing.commit()
             losing.close()
-            assert "could not be journaled" in (await message(socket, "gap"))["why"]
+            assert "could not be recorded" in (await message(socket, "gap"))["why"]
 
     @gen_test
     async def test_unread_changes_deleted_by_retention_are_a_gap(self):

@@ -151,7 +151,7 @@ def test_doctor_shows_what_it_finds(encoding: str):
     run(conninfo, "CREATE PUBLICATION %I FOR TABLES IN SCHEMA changefeed", HOSTILE[encoding])
     said = [str(finding) for finding in findings(conninfo, "--watch", "public.*")]
     for about in (
-        "omits or hashes: no change is journaled",
+        "omits or hashes: no change is recorded",
         "is disabled",
         "has row-level security",
         "publishes the journal",

@@ -44,8 +44,8 @@ class JournalTestCase(FeedTestCase):
         return [json.loads(await socket.read_message())["data"]["id"] for _ in range(count)]
 
     def hide_journal(self) -> None:
-        """From now on nothing can be journaled."""
-        self.write("SELECT setval('changefeed.slot', 1)")  # what was journaled before stays
+        """From now on nothing can be recorded."""
+        self.write("SELECT setval('changefeed.slot', 1)")  # what was recorded before stays
         self.write("ALTER TABLE changefeed.journal_1 RENAME TO hidden")
         [(self.bounds,)] = self.write("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'hidden'")
         self.write("ALTER TABLE changefeed.journal DETACH PARTITION changefeed.hidden")
@@ -398,7 +398,7 @@ class OutageTest(JournalTestCase):
         with ExpectLog("changefeed.follower", "changes are missing: some statements", level=30) as expected:
             for number in (1, 2, 3):
                 self.write("INSERT INTO orders VALUES (%s)", [number])
-                assert "could not be journaled" in (await message(protocol, "gap"))["why"]
+                assert "could not be recorded" in (await message(protocol, "gap"))["why"]
         assert expected.matched == 1
         assert self.write("SELECT count(*) FROM orders") == [(3,)]
 
@@ -416,9 +416,9 @@ class OutageTest(JournalTestCase):
         await message(protocol, "changes")
 
         back = await self.connect(f"/ws?since={before}", protocol=True)
-        assert "could not be journaled" in (await message(back, "gap"))["why"]
+        assert "could not be recorded" in (await message(back, "gap"))["why"]
         assert (await message(back, "changes"))["changes"][0]["data"]["id"] == 3
-        assert "could not be journaled" in (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"]
+        assert "could not be recorded" in (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"]
         with pytest.raises(HTTPClientError) as refused:
             await self.connect(f"/ws?since={before}")
         assert refused.value.code == 410
@@ -441,11 +441,11 @@ class OutageTest(JournalTestCase):
             self.hide_journal()
             with ExpectLog("changefeed.follower", "changes are missing", level=30):
                 self.write("INSERT INTO orders VALUES (2)")
-                assert "could not be journaled" in (await message(back, "gap"))["why"]
+                assert "could not be recorded" in (await message(back, "gap"))["why"]
 
 
 class LostBeforeTest(JournalTestCase):
-    """What could not be journaled before the server was started: what it would not know of by itself."""
+    """What could not be recorded before the server was started: what it would not know of by itself."""
 
     def prepare_database(self) -> None:
         super().prepare_database()
@@ -464,16 +464,16 @@ class LostBeforeTest(JournalTestCase):
     async def test_a_client_that_returns_after_a_restart_gets_a_gap_once(self):
         cursor = await self.cursor_after(2)
         before = self.uninformed(cursor)
-        assert "could not be journaled" in (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"]
+        assert "could not be recorded" in (await self.fetch_json(f"/api/changes?since={before}"))["gap"]["why"]
         dashboard = await self.connect(f"/ws/activity?since={before}")
-        assert "could not be journaled" in (await message(dashboard, "gap"))["why"]
+        assert "could not be recorded" in (await message(dashboard, "gap"))["why"]
         with pytest.raises(HTTPClientError) as refused:
             await self.connect(f"/ws?since={before}")
         assert refused.value.code == 410
 
         back = await self.connect(f"/ws?since={before}", protocol=True)
         told = (await message(back, "hello"))["cursor"]
-        assert "could not be journaled" in (await message(back, "gap"))["why"]
+        assert "could not be recorded" in (await message(back, "gap"))["why"]
         assert (await self.fetch_json(f"/api/changes?since={told}"))["gap"] is None
         await self.connect(f"/ws?since={told}")
 

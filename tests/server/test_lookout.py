@@ -298,7 +298,7 @@ class GapTest(LookoutCase):
         assert gap["table"] == "public.parted"
 
     @gen_test
-    async def test_it_is_no_statement_that_could_not_be_journaled(self):
+    async def test_it_is_no_statement_that_could_not_be_recorded(self):
         await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
         assert self.feed.follower.lost_statements == 0
         assert (await self.fetch_json("/api/status"))["journal"]["lost_statements"] == 0

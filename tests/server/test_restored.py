@@ -101,7 +101,7 @@ class RestoredInStepsTest(JournalTestCase):
         assert await Journal(self.feed.request_pool).identify()
 
     @gen_test(timeout=60)
-    async def test_what_was_journaled_before_the_dump_does_not_come_again(self):
+    async def test_what_was_recorded_before_the_dump_does_not_come_again(self):
         socket = await self.begin()
         any_log = [ExpectLog(f"changefeed.{name}", ".*", required=False) for name in ("follower", "lookout")]
         with any_log[0], any_log[1]:

@@ -38,7 +38,7 @@ def crash(cluster: EmbeddedPostgres) -> Iterator[Callable[[], None]]:
         os.kill(wal_writer, signal.SIGKILL)
 
 
-def test_what_could_not_be_journaled_is_no_more_after_a_crash(
+def test_what_could_not_be_recorded_is_no_more_after_a_crash(
     cluster: EmbeddedPostgres, crash: Callable[[], None]
 ) -> None:
     execute(cluster.conninfo, read_script("install.sql"))

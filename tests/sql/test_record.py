@@ -32,7 +32,7 @@ def heard(listener: Session) -> list[tuple[str, str]]:
     return found[:-1]
 
 
-def test_every_action_is_journaled_with_its_row(db: JournalDatabase):
+def test_every_action_is_recorded_with_its_row(db: JournalDatabase):
     db.run("INSERT INTO orders VALUES (1, 'new')")
     db.run("UPDATE orders SET status = 'paid'")
     db.run("DELETE FROM orders")
@@ -207,7 +207,7 @@ def test_columns_may_come_go_and_change_their_name_and_type(db: JournalDatabase)
     ]
 
 
-def test_a_renamed_or_moved_table_is_journaled_under_its_new_name(db: JournalDatabase):
+def test_a_renamed_or_moved_table_is_recorded_under_its_new_name(db: JournalDatabase):
     db.run("CREATE SCHEMA sales; ALTER TABLE orders RENAME TO deals; ALTER TABLE deals SET SCHEMA sales")
     db.run("INSERT INTO sales.deals VALUES (1); TRUNCATE sales.deals")
     assert [entry[:2] for entry in db.entries()] == [("I", "sales.deals"), ("T", "sales.deals")]

@@ -286,7 +286,7 @@ def test_a_row_replaced_by_its_equal_after_ddl_is_known(db: JournalDatabase):
 
 
 def test_a_parents_trigger_writes_to_the_same_child(db: JournalDatabase):
-    """Too much is journaled in between for what the row was before to tell."""
+    """Too much is recorded in between for what the row was before to tell."""
     db.run("CREATE TABLE special (PRIMARY KEY (id)) INHERITS (orders); SELECT changefeed.watch('special')")
     db.run(FUNCTION.format("again", "INSERT INTO special VALUES (1, 'a'); RETURN NULL;"))
     db.run("CREATE TRIGGER again AFTER DELETE ON orders FOR EACH STATEMENT EXECUTE FUNCTION again()")

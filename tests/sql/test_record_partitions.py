@@ -471,7 +471,7 @@ class TestInheritance:
     def family(self, db: JournalDatabase) -> None:
         db.run("CREATE TABLE parent (id int, note text); CREATE TABLE child (x int) INHERITS (parent)")
 
-    def test_each_row_is_journaled_under_the_table_that_it_is_in(self, db: JournalDatabase):
+    def test_each_row_is_recorded_under_the_table_that_it_is_in(self, db: JournalDatabase):
         db.run("SELECT changefeed.watch('parent'), changefeed.watch('child')")
         db.run("INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2, 'c', 3)")
         db.run("UPDATE parent SET note = 'all'; DELETE FROM parent")

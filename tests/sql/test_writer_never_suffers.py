@@ -65,7 +65,7 @@ def test_every_write_succeeds_over_a_broken_journal(db: JournalDatabase, breakag
         count = 5 if breakage == "column dropped" else 6
         assert losses(db) == (None if breakage == "losses dropped too" else count)
         assert len(db.warnings) == count
-        assert all("changefeed: a change of public.orders was not journaled: " in warning for warning in db.warnings)
+        assert all("changefeed: a change of public.orders was not recorded: " in warning for warning in db.warnings)
 
 
 @pytest.mark.parametrize("breakage", ["partition dropped", "journal dropped", "ids used up", "losses dropped too"])

@@ -70,17 +70,17 @@ def test_a_payload_that_is_nested_and_not_closed_is_not_json():
         parse_payload("[" * 100_000)
 
 
-def journaled(data: str, old: str | None = None) -> Change:
+def recorded(data: str, old: str | None = None) -> Change:
     return from_journal((1, "7", "2026-11-22T07:13:08+00:00", "U" if old else "I", "s", "t", data, old, None), "x")
 
 
 @pytest.mark.parametrize("value", ['{"type":"Point","coordinates":[NaN,NaN]}', "", "x", "1,", '"', "[1}"])
 def test_a_row_that_is_not_json_is_sent_without_its_data(value: str):
     bad, good = f'{{"id":1,"place":{value}}}', '{"id":1,"place":null}'
-    for change in (journaled(bad), journaled(bad, bad), journaled(bad, good), journaled(good, bad)):
+    for change in (recorded(bad), recorded(bad, bad), recorded(bad, good), recorded(good, bad)):
         told = json.loads(change.text)
         assert (told["data"], told["count"], change.count, "old" in told) == (None, 1, 1, False)
-    assert json.loads(journaled(good).text)["data"] == {"id": 1, "place": None}
+    assert json.loads(recorded(good).text)["data"] == {"id": 1, "place": None}
 
 
 def test_a_number_may_have_as_many_digits_as_postgresql_gives_it():

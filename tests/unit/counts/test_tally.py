@@ -163,15 +163,15 @@ def test_a_delay_s_place_is_within_five_percent_and_within_bounds():
         assert abs(middle / seconds - 1) < 0.05
 
 
-def journaled(table: str) -> list[Change]:
+def recorded(table: str) -> list[Change]:
     return [Change("{}", table, INSERT, 1, 1, 1000.0)]
 
 
 def test_tables_beyond_the_limit_share_one_name():
     tally = Tally(1000.0)
     for number in range(TABLE_LIMIT + 5):
-        tally.count(journaled(f"table{number}"), 1000.0)
-    tally.count(journaled("table0"), 1000.0)
+        tally.count(recorded(f"table{number}"), 1000.0)
+    tally.count(recorded("table0"), 1000.0)
     assert len(tally.totals) == TABLE_LIMIT + 1
     assert tally.totals[OTHER_TABLES] == [5, 0, 0, 0]
     assert tally.totals["table0"] == [2, 0, 0, 0]
@@ -186,7 +186,7 @@ def test_made_up_names_hide_no_table_that_there_is():
     assert len(tally.totals) == UNKNOWN_LIMIT + 1
     assert tally.totals[UNKNOWN_TABLES] == [2 * TABLE_LIMIT - UNKNOWN_LIMIT, 0, 0, 0]
     for number in range(TABLE_LIMIT - 1):
-        tally.count(journaled(f"public.table{number}"), 1000.0)
+        tally.count(recorded(f"public.table{number}"), 1000.0)
     tally.count(changes("plain", INSERT, UPDATE), 1000.0)
     assert tally.totals["plain"] == [1, 1, 0, 0]
     assert OTHER_TABLES not in tally.totals
@@ -202,20 +202,20 @@ def test_made_up_tables_hide_no_real_one():
     other.restore(json.loads(json.dumps(tally.dump())))
     for one in (tally, other):
         for number in range(TABLE_LIMIT - 1):
-            one.count(journaled(f"public.table{number}"), 1000.0)
-        one.count(journaled("mine.table1"), 1000.0)
+            one.count(recorded(f"public.table{number}"), 1000.0)
+        one.count(recorded("mine.table1"), 1000.0)
         assert one.totals[f"public.table{TABLE_LIMIT - 2}"] == [1, 0, 0, 0]
         assert one.totals["mine.table1"] == [2, 0, 0, 0]
         assert one.totals[OTHER_TABLES] == [5, 0, 0, 0]
 
 
-def test_a_payloads_table_is_real_once_journaled():
+def test_a_payloads_table_is_real_once_recorded():
     tally, other = Tally(1000.0), Tally(1000.0)
     for number in range(UNKNOWN_LIMIT):
         tally.count(changes(f"public.table{number}", INSERT), 1000.0)
     other.restore(json.loads(json.dumps(tally.dump())))
     for one in (tally, other):
-        one.count(journaled("public.table0"), 1000.0)
+        one.count(recorded("public.table0"), 1000.0)
         one.count(changes("new", INSERT) + changes("newer", INSERT), 1000.0)
         assert one.totals["public.table0"] == [2, 0, 0, 0]
         assert (one.totals["new"], one.totals[UNKNOWN_TABLES]) == ([1, 0, 0, 0], [1, 0, 0, 0])

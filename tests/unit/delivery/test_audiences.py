@@ -51,12 +51,12 @@ rows = st.fixed_dictionaries({"n": values, "t": values})
 def changes(draw: st.DrawFn) -> Change:
     told = ["public.a", "public.b", "c", "", "a", "made.up", "made.up.too", "public.none", '"a"', "none", "n" * 200]
     table = draw(st.sampled_from(["public.a", *told]))
-    is_journaled = table in TABLES and draw(st.booleans())
+    is_from_journal = table in TABLES and draw(st.booleans())
     action = draw(st.sampled_from(["INSERT", "UPDATE", "UPDATE", "DELETE", "TRUNCATE"]))
     data = None if action == "TRUNCATE" else draw(rows)
     old = {"old": draw(st.dictionaries(st.sampled_from("nt"), values))} if action == "UPDATE" else {}
     text = json.dumps({"table": table, "action": action, "data": data, **old, "cursor": "1.x"})
-    return Change(text, table, action if table else "", 1, 1 if is_journaled else 0)
+    return Change(text, table, action if table else "", 1, 1 if is_from_journal else 0)
 
 
 def route(audiences: Audiences[int], changes: list[Change]) -> dict[Audience[int], list[str]]:
@@ -110,8 +110,8 @@ class Lookups:
         return TABLES.get(table)
 
 
-def of_tables(names: list[str], *, is_journaled: bool = False) -> list[Change]:
-    return [Change(f'{{"table": "{name}"}}', name, "INSERT", 1, 1 if is_journaled else 0) for name in names]
+def of_tables(names: list[str], *, is_from_journal: bool = False) -> list[Change]:
+    return [Change(f'{{"table": "{name}"}}', name, "INSERT", 1, 1 if is_from_journal else 0) for name in names]
 
 
 def join(audiences: Audiences[int], clients: range, columns: Lookups) -> None:
@@ -153,7 +153,7 @@ def test_tables_are_kept_up_to_the_limit(monkeypatch):
     audiences: Audiences[int] = Audiences()
     join(audiences, range(1), columns)
     for number in range(100):
-        route(audiences, of_tables(["public.a", f"public.made{number}"], is_journaled=True))
+        route(audiences, of_tables(["public.a", f"public.made{number}"], is_from_journal=True))
     assert columns.count == 101
     assert len(audiences._tables) == 10
 
@@ -167,7 +167,7 @@ def test_indexes_forget_audiences_that_left(monkeypatch):
             audiences.join(client, V1, Selection(Subscription.parse({"filter": [f"n=eq.{client}"]}), columns))
             for client in range(5)
         ]
-        route(audiences, of_tables([f"public.made{round_}"], is_journaled=True))
+        route(audiences, of_tables([f"public.made{round_}"], is_from_journal=True))
         for client, audience in enumerate(joined):
             audiences.leave(client, audience)
     assert len(audiences._tables) <= 4

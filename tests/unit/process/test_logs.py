@@ -102,7 +102,7 @@ def test_no_row_is_in_the_log_whatever_happens(log_format: str, conninfo: str, t
             for path in (f"/api/changes?filter=note=eq.{MARKED}", f"/api/changes?filter=id=eq.{MARKED}"):
                 get(port, path)
             postgres.execute(conninfo, BACKEND)
-            # A statement that cannot be journaled is a gap, and a warning.
+            # A statement that cannot be recorded is a gap, and a warning.
             postgres.execute(conninfo, "ALTER TABLE changefeed.journal ADD CHECK (data::text NOT LIKE '%unwanted%')")
             postgres.execute(conninfo, "INSERT INTO orders (note) VALUES (%s)", [f"unwanted {MARKED}"])
             postgres.execute(conninfo, "INSERT INTO orders (note) VALUES (%s)", [f"last {MARKED}"])
