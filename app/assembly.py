@@ -85,12 +85,12 @@ def make_context(
         request_pool, calling_each(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload
     )
     tally = Tally(time.time(), catalog.has)
-    delivery_counts = DeliveryCounts(slot.meters, clock=tally.database_now)
+    delivery_counts = DeliveryCounts(slot.numbers, clock=tally.database_now)
     broadcasts = [delivery_counts.counting(event_socket.broadcast), dashboards.broadcast, *([echo] if echo else [])]
     reduced = partial(reduce, payload=settings.payload, key_of=catalog.key)
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
 
-    change_counts = ChangeCounts(tally, slot.meters)
+    change_counts = ChangeCounts(tally, slot.numbers)
     journal = Journal(follower_pool, settings.payload, request_pool, settings.row_limit_bytes)
     backfill = CountsBackfill(request_pool, journal, tally, apply=change_counts.leave_out)
     follower = Follower(
@@ -154,7 +154,7 @@ def make_context(
         readings=readings,
         catalog=catalog,
         lookout=lookout,
-        admission=Admission(settings, slot.client_counts, slot.meters),
+        admission=Admission(settings, slot.client_counts, slot.numbers),
         backfill=backfill,
         database_name=database_name,
         slot=slot,
@@ -203,7 +203,7 @@ def make_authenticator(settings: Settings, slot: ProcessSlot) -> Authenticator:
     return Authenticator(
         tokens,
         settings.session_secret or slot.session_secret,
-        Refusals(slot.meters),
+        Refusals(slot.numbers),
         slot.ended_sessions,
         settings.allow_origin,
         hosts_of(settings),

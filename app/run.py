@@ -62,7 +62,7 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
     listening = bind(settings.address, settings.port)
     url, slot = url_of(listening, settings), ProcessSlot()
     with source_of(settings) as source:
-        async with running(manager.keep_telling(lambda: one_line_of(slot.meters))):
+        async with running(manager.keep_telling(lambda: one_line_of(slot.numbers))):
             await serve(
                 settings,
                 source,

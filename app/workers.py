@@ -56,16 +56,16 @@ async def run_supervisor(
             "started_at": datetime.now(UTC).isoformat(),
             "session_secret": ProcessSlot().session_secret,
         }
-        meters = SharedNumbers(1, settings.processes, memory)
+        numbers = SharedNumbers(1, settings.processes, memory)
         supervisor = Supervisor(
             (sys.executable, str(SERVER_PROGRAM), *argv),
             settings.processes,
             orders=orders,
             inherited=(memory, ended_sessions, rings, *chain.from_iterable(bells)),
-            ended=calling_each(meters.clear, partial(tell_ended, bells=bells)),
+            ended=calling_each(numbers.clear, partial(tell_ended, bells=bells)),
         )
         hang_up.reloads.append(supervisor.hang_up)
-        async with running(manager.keep_telling(lambda: one_line_of(meters))):
+        async with running(manager.keep_telling(lambda: one_line_of(numbers))):
             await supervisor.run(stopping, on_ready=lambda: announce(url, source, settings, manager))
 
 
@@ -79,7 +79,7 @@ async def run_worker(settings: Settings, parent: SupervisorLink, stopping: async
         settings.processes,
         prepares=number == 1 and orders["is_first_start"],
         others_are_ready=orders["others_are_ready"],
-        meters=SharedNumbers(number, settings.processes, orders["memory"]),
+        numbers=SharedNumbers(number, settings.processes, orders["memory"]),
         started_at=datetime.fromisoformat(orders["started_at"]),
         session_secret=orders["session_secret"],
         ended_sessions=EndedSessions(number, settings.processes, orders["ended_sessions"]),

@@ -73,7 +73,7 @@ class SharedNumbers:
         # A restarted process continues with the numbers of the one before it.
         self._mine = {key: SharedNumber(self._floats, index) for key, index in self._entries(number)}
 
-    def meter(self, *key: str) -> SharedNumber:
+    def number(self, *key: str) -> SharedNumber:
         """The number of this key; a new one is 0. Raises NoRoom."""
         return self._mine.get(key) or self._make(key)
 

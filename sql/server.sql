@@ -254,7 +254,7 @@ SELECT (
     WHERE j.id > (SELECT max(below) FROM halves) AND j.at >= to_timestamp(%(at)s) ORDER BY j.id LIMIT 1
 );
 
--- keep awake --
+-- take lease --
 -- Takes or renews the lease, for %(ms)s from now, or gives it back (0), unless changefeed.lease is off; see sql/journal.sql.
 -- It does not wait for the disk: a crash ends the lease.
 SELECT set_config('synchronous_commit', 'off', true),
@@ -264,7 +264,7 @@ SELECT set_config('synchronous_commit', 'off', true),
        )
 WHERE coalesce(nullif(current_setting('changefeed.lease', true), ''), 'on') = 'on';
 
--- wake all --
+-- announce lease --
 -- Wakes the other servers. Not while commits that notify hang: then the servers find the changes by their sweep.
 SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '1s', true), pg_notify('changefeed', '');
 

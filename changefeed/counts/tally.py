@@ -37,7 +37,7 @@ class Tally:
         self.totals: dict[str, Counts] = {}
         self._is_table = is_table
         # The names that only payloads contain: of existing tables, and of those that may be made up.
-        self._heard: set[str] = set()
+        self._by_payload: set[str] = set()
         self._unknown: set[str] = set()
         self.foreign = 0
         self.not_json = 0
@@ -81,7 +81,7 @@ class Tally:
         for table, counts in loaded.totals.items():
             known = self.totals.get(table, NONE)
             self.totals[table] = [one + other for one, other in zip(known, counts, strict=True)]
-            self._heard.discard(table)
+            self._by_payload.discard(table)
             self._unknown.discard(table)
         self.since = min(self.since, loaded.since)
         for step, buckets in self.by_step.items():
@@ -97,7 +97,7 @@ class Tally:
         return {
             "since": self.since.timestamp(),
             "totals": self.totals,
-            "heard": sorted(self._heard),
+            "heard": sorted(self._by_payload),
             "unknown": sorted(self._unknown),
             "foreign": self.foreign,
             "not_json": self.not_json,
@@ -109,7 +109,7 @@ class Tally:
         """Takes the state of a dump(), and forgets all earlier counts."""
         self.since = datetime.fromtimestamp(dumped["since"], UTC)
         self.totals = dict(dumped["totals"])
-        self._heard = set(dumped["heard"])
+        self._by_payload = set(dumped["heard"])
         self._unknown = set(dumped["unknown"])
         self.foreign = dumped["foreign"]
         self.not_json = dumped["not_json"]
@@ -138,9 +138,9 @@ class Tally:
 
     def _known(self, table: str) -> str:
         """The name under which a table of the journal is counted."""
-        self._heard.discard(table)
+        self._by_payload.discard(table)
         self._unknown.discard(table)
-        if table not in self.totals and len(self.totals) - len(self._heard) - len(self._unknown) >= TABLE_LIMIT:
+        if table not in self.totals and len(self.totals) - len(self._by_payload) - len(self._unknown) >= TABLE_LIMIT:
             table = OTHER_TABLES
         self.totals.setdefault(table, [0] * len(ACTIONS))
         return table
@@ -150,7 +150,7 @@ class Tally:
         if table in self.totals:
             return table
         if self._is_table(table):
-            names, table = self._heard, table if len(self._heard) < TABLE_LIMIT else OTHER_TABLES
+            names, table = self._by_payload, table if len(self._by_payload) < TABLE_LIMIT else OTHER_TABLES
         else:
             names, table = self._unknown, table if len(self._unknown) < UNKNOWN_LIMIT else UNKNOWN_TABLES
         names.add(table)

@@ -46,16 +46,16 @@ class JournalState(NamedTuple):
     nested: list[str] | None
     snapshot: str
     has_more: bool
-    lost_xid: str
-    lost_id: int
-    lost_at: int | None
+    deleted_xid: str
+    deleted_id: int
+    deleted_at: int | None
     lost_statements: int
     proven_at: int | None
     batch_at: int | None
     present: str | None
     identity: str | None
-    taken: int | None
-    awake_ms: int | None
+    deletions: int | None
+    lease_ms: int | None
 
     @classmethod
     def of(cls, last: DbRow) -> "JournalState":

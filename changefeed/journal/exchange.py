@@ -48,7 +48,7 @@ class HandedPage(msgspec.Struct, array_like=True, frozen=True):
     began_at: float  # what was committed before is in this batch, or an earlier one
     page: Page
     horizon: Horizon  # of `deleted` only the number
-    awake_ms: int | None
+    lease_ms: int | None
     is_whole: bool = True  # else the changes were left out, as they are too large
 
     def fits(self, edge: Place) -> bool:
@@ -119,7 +119,7 @@ class PageExchange:
         self._kind = kind
         self._proof_began_at, self._proven_at = began_at, self._clock()
 
-    def hand_on(self, page: Page, horizon: Horizon, awake_ms: int | None, began_at: float) -> None:
+    def hand_on(self, page: Page, horizon: Horizon, lease_ms: int | None, began_at: float) -> None:
         """Hands a page that was read from the journal to the siblings."""
         if self._send is None:
             return
@@ -129,7 +129,7 @@ class PageExchange:
                 self._send(b"")
             return
         known = replace(horizon, deleted=Deleted(horizon.deleted.number))
-        handed = HandedPage(self._kind, self._proven_at, began_at, page, known, awake_ms)
+        handed = HandedPage(self._kind, self._proven_at, began_at, page, known, lease_ms)
         if not self._send(self._encode(handed)):
             without = msgspec.structs.replace(handed, page=replace(page, changes=[]), is_whole=False)
             self._send(self._encode(without))

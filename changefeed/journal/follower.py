@@ -253,7 +253,7 @@ class Follower:
         horizon = await self._journal.take_over(handed.horizon)
         self.exchange.taken_over += 1
         self._begin(handed.began_at)
-        await self._pass_on(handed.page, cache, horizon, handed.awake_ms)
+        await self._pass_on(handed.page, cache, horizon, handed.lease_ms)
         # Several pages may wait: everything else runs in between.
         await (asyncio.sleep(0) if cache.edge.is_batch_end else self._drained())
 
@@ -275,10 +275,10 @@ class Follower:
             if upto and page.batch == upto and page.batch.witness != upto.witness:
                 upto = None  # of another past, as far as can be known
                 continue
-            horizon, awake_ms = self._journal.horizon, self._journal.awake_ms
+            horizon, lease_ms = self._journal.horizon, self._journal.lease_ms
             if not handed:
-                self.exchange.hand_on(page, horizon, awake_ms, self._began_at)
-            await self._pass_on(page, cache, horizon, awake_ms)
+                self.exchange.hand_on(page, horizon, lease_ms, self._began_at)
+            await self._pass_on(page, cache, horizon, lease_ms)
             await self.lease.keep()
             if cache.edge.is_batch_end:
                 return
@@ -290,7 +290,7 @@ class Follower:
         if self._woken_at is not None and self._woken_at <= began_at + self.exchange.lateness_seconds:
             self._woken_at = None
 
-    async def _pass_on(self, page: Page, cache: PageCache, horizon: Horizon, awake_ms: int | None) -> None:
+    async def _pass_on(self, page: Page, cache: PageCache, horizon: Horizon, lease_ms: int | None) -> None:
         """Publishes the page, and sends a gap for what is missing, as of `horizon`."""
         # What retention had deleted by the last read, or before this began, cannot be what was still to be read then.
         has_deleted = self._deleted not in (None, horizon.extent)
@@ -301,7 +301,7 @@ class Follower:
         await self._publish_in_parts(page, cache)
         await self._tell_lost(cache)
         self.exchange.note_publishing(time.monotonic() - began_publishing_at)
-        self.lease.note(len({change.xid for change in page.changes}), len(horizon.present.xip), awake_ms)
+        self.lease.note(len({change.xid for change in page.changes}), len(horizon.present.xip), lease_ms)
         if page.end.is_batch_end:
             self.read_until = time.time() - (time.monotonic() - self._began_at)
 

@@ -95,7 +95,7 @@ class Journal:
         # Of a journal that is made later: what was committed before is no change of it, but may be restored with it.
         self.before_first = BEGINNING
         self.horizon = Horizon()
-        self.awake_ms: int | None = None  # for how long the lease held, as of the last read; None before version 5
+        self.lease_ms: int | None = None  # for how long the lease held, as of the last read; None before version 5
         self.on_lost: Callable[[], None] | None = None
         self.identity: str | None = None  # by which the queries recognize it; None before version 5
         self._former_epoch: bytes | None = None  # the same journal's epoch while its version is below 5
@@ -267,11 +267,11 @@ class Journal:
         key = place.batch.xmax, place.batch.witness, place.id, place.digest
         if key not in self._proofs:
             asked = {"xid": str(place.batch.xmax - 1), "id": place.id}
-            [(made_at, lost_xid, lost_at, has_entry)] = await self._for_clients.fetch(QUERIES["witness"], asked)
+            [(made_at, deleted_xid, deleted_at, has_entry)] = await self._for_clients.fetch(QUERIES["witness"], asked)
             self._proofs[key] = (
                 has_entry
-                and _is_witnessed(place.batch, made_at, int(lost_xid), lost_at)
-                and (int(lost_xid) >= place.previous.xmin or await self._has_batch(place))
+                and _is_witnessed(place.batch, made_at, int(deleted_xid), deleted_at)
+                and (int(deleted_xid) >= place.previous.xmin or await self._has_batch(place))
             )
             while len(self._proofs) > PROOFS_KEPT:
                 self._proofs.popitem(last=False)
@@ -311,14 +311,14 @@ class Journal:
         rows, state = await entries.read(self.version, previous, batch, after)
         if state.identity != self.identity:
             raise JournalReplaced
-        lost_xid, lost_at = int(state.lost_xid), state.lost_at
+        deleted_xid, deleted_at = int(state.deleted_xid), state.deleted_at
         given = previous if after is None or batch is None else batch
-        if given.witness and not _is_witnessed(given, state.proven_at, lost_xid, lost_at):
+        if given.witness and not _is_witnessed(given, state.proven_at, deleted_xid, deleted_at):
             raise LostPast
         present = Snapshot.parse(state.present or state.snapshot)
-        self.awake_ms = state.awake_ms
-        deleted = await self._what_was_deleted(state.taken, lost_xid, present)
-        self._note(Horizon(lost_xid, state.lost_id, state.lost_statements, lost_at or 0, present, deleted))
+        self.lease_ms = state.lease_ms
+        deleted = await self._what_was_deleted(state.deletions, deleted_xid, present)
+        self._note(Horizon(deleted_xid, state.deleted_id, state.lost_statements, deleted_at or 0, present, deleted))
         read = Snapshot.parse(state.snapshot)
         read = replace(read, witness=self._witness(read, state.batch_at, given))
         found = await entries.arrange(rows, state, is_whole_batch=after is None and not state.has_more)
@@ -391,10 +391,10 @@ def _change_or_loss(row: DbRow, suffix: str) -> Change:
         return from_journal((change_id, xid, at, LOSS[0], schema, table, None, None, None), suffix)
 
 
-def _is_witnessed(snapshot: Snapshot, made_at: int | None, lost_xid: int, lost_at: int | None) -> bool:
+def _is_witnessed(snapshot: Snapshot, made_at: int | None, deleted_xid: int, deleted_at: int | None) -> bool:
     xid = snapshot.xmax - 1
     if made_at is None:
-        if lost_xid != xid or not lost_at:
-            return lost_xid >= xid  # retention deleted it: whether also what was not seen, Horizon.hides_from() says
-        made_at = lost_at
+        if deleted_xid != xid or not deleted_at:
+            return deleted_xid >= xid  # retention deleted it: whether also what was not seen, Horizon.hides_from() says
+        made_at = deleted_at
     return witness_of(xid, made_at) == snapshot.witness

@@ -86,7 +86,7 @@ class Lease:
 
     async def _set(self, ms: int) -> bool:
         try:
-            is_set = bool(await self._database.fetch(QUERIES["keep awake"], {"ms": ms}))
+            is_set = bool(await self._database.fetch(QUERIES["take lease"], {"ms": ms}))
         except psycopg2.Error as error:  # without the right to, or while nothing may be written
             is_set = False
             if self._complaint != (complaint := one_line(error)):
@@ -101,6 +101,6 @@ class Lease:
     async def _tell_others(self) -> None:
         """A task of its own, because it waits for the commits that sent a NOTIFY before the lease."""
         try:
-            await self._database.fetch(QUERIES["wake all"])
+            await self._database.fetch(QUERIES["announce lease"])
         except (DatabaseUnavailable, psycopg2.Error) as error:
             logger.debug("other servers do not know of the lease: %s", one_line(error))  # their sweep finds it

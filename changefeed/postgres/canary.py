@@ -1,7 +1,7 @@
 """Proves that a connection receives notifications: sends one that must come back through PostgreSQL in time.
 
 The pool sends it, which also proves that the server can query. If the pool fails, the connection notifies itself, so
-that a failing pool does not look like a deaf connection. Knows no connection: how to send is an argument.
+that a failing pool does not look like a lost connection. Knows no connection: how to send is an argument.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _NOTIFY = sql.SQL(
 )
 
 
-class Deaf(Exception):
+class CanaryLost(Exception):
     """The canary did not come back; the message says what that means."""
 
 
@@ -38,7 +38,7 @@ class Canary:
         self.channel = f"changefeed_canary_{uuid.uuid4().hex}"
         self.send = send
         self.deadline_seconds = deadline_seconds
-        self.heard: asyncio.Future[None] | None = None  # done when the last canary is back
+        self.came_back: asyncio.Future[None] | None = None  # done when the last canary is back
         self.round_trip_seconds: float | None = None  # of the last canary that came back
         self.error: str | None = None  # why the pool could not send it
         self._payload = ""
@@ -46,13 +46,13 @@ class Canary:
         self._notifying_itself: asyncio.Task[None] | None = None
 
     def note_arrival(self) -> None:
-        """Called when anything arrives: after a long burst the canary may be late without the connection being deaf."""
+        """Called when anything arrives: after a long burst the canary may be late although the connection works."""
         self._arrived_at = asyncio.get_running_loop().time()
 
-    def hear(self, payload: str) -> None:
+    def receive(self, payload: str) -> None:
         """Takes a payload that arrived on `channel`."""
-        if self.heard and not self.heard.done() and payload == self._payload:
-            self.heard.set_result(None)
+        if self.came_back and not self.came_back.done() and payload == self._payload:
+            self.came_back.set_result(None)
 
     def forget(self) -> None:
         """Called when the connection is gone."""
@@ -63,21 +63,24 @@ class Canary:
     async def fly(self, run: Run, lost: "asyncio.Future[None]") -> bool:
         """Sends a canary. True once it is back; False if it is back but the pool could not send it (see `error`).
 
-        run(statement) executes on the listening connection; `lost` ends with it. Raises Deaf, or the error of `lost`.
+        run(statement) executes on the listening connection; `lost` ends with it. Raises CanaryLost,
+        or the error of `lost`.
         """
         self._payload = uuid.uuid4().hex
         loop = asyncio.get_running_loop()
-        self.heard = heard = loop.create_future()
+        self.came_back = came_back = loop.create_future()
         sending = asyncio.create_task(self._send_by_pool(run))
         begun_at = loop.time()
         try:
-            while not heard.done():
+            while not came_back.done():
                 left = max(begun_at, self._arrived_at) + self.deadline_seconds - loop.time()
-                done, _ = await asyncio.wait({heard, lost}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    {came_back, lost}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED
+                )
                 if lost in done:
                     lost.result()
                 elif not done and left <= 0:
-                    raise Deaf(self._silence(was_sent=sending.done()))
+                    raise CanaryLost(self._silence(was_sent=sending.done()))
             self.round_trip_seconds = loop.time() - begun_at
             left = begun_at + self.deadline_seconds - loop.time()
             await asyncio.wait({sending, lost}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +110,7 @@ class Canary:
         try:
             await run(_NOTIFY.format(sql.Literal(self.channel), sql.Literal(self._payload)))
         except ChannelRefused:
-            self.hear(self._payload)  # PostgreSQL answers; it only accepts no notification now
+            self.receive(self._payload)  # PostgreSQL answers; it only accepts no notification now
         except (psycopg2.Error, TimeoutError) as error:
             logger.debug("the listening connection could not notify itself: %s", one_line(error))  # the deadline tells
 

@@ -22,7 +22,7 @@ from psycopg2.extensions import Notify, connection
 from tornado.ioloop import IOLoop
 
 from changefeed.backoff import backoff
-from changefeed.postgres.canary import Canary, Deaf
+from changefeed.postgres.canary import Canary, CanaryLost
 from changefeed.postgres.connection import CannotConnect, give_up, open_connection, wait_until_done
 from changefeed.postgres.pool import one_line
 from changefeed.postgres.raw_channels import ChannelRefused, RawChannels
@@ -53,7 +53,7 @@ class Outage:
 
 
 class ListenerLost(Exception):
-    """The connection is gone or deaf; the message says how that was noticed."""
+    """The connection is gone, or does not answer; the message says how that was noticed."""
 
 
 class Listener:
@@ -103,13 +103,13 @@ class Listener:
         self._turn = turn or TurnSize()
         self._resting: asyncio.Task[None] | None = None
         self._told_canary_error: str | None = None
-        self._heard_at = 0.0  # monotonic
-        self._heard_time = self.since
+        self._received_at = 0.0  # monotonic
+        self._received_time = self.since
 
     @property
     def is_ready(self) -> bool:
         """Whether a notification now would be received: it is listening, and the last canary is fresh."""
-        fresh = time.monotonic() - self._heard_at <= CANARY_INTERVAL_SECONDS + self.canary.deadline_seconds
+        fresh = time.monotonic() - self._received_at <= CANARY_INTERVAL_SECONDS + self.canary.deadline_seconds
         return self.state is ListenerState.LISTENING and fresh
 
     @property
@@ -121,75 +121,75 @@ class Listener:
         delays = backoff()
         while True:
             try:
-                await self._connect_and_hear()
-            except (psycopg2.Error, ListenerLost, Deaf) as error:
+                await self._connect_and_listen()
+            except (psycopg2.Error, ListenerLost, CanaryLost) as error:
                 if self.state is ListenerState.LISTENING:
                     delays = backoff()
                 self.is_hopeless = isinstance(error, CannotConnect) and error.is_hopeless
                 self._lost(one_line(error))
             await asyncio.sleep(next(delays))
 
-    async def _connect_and_hear(self) -> None:
-        hearing = await open_connection(self._conninfo, CONNECT_DEADLINE_SECONDS)
+    async def _connect_and_listen(self) -> None:
+        listening = await open_connection(self._conninfo, CONNECT_DEADLINE_SECONDS)
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            await self._listen(hearing)
+            await self._listen(listening)
             if self.reconnects:
                 self._on_reached()  # before the first canary, which the pool sends
             # A duplicate, since libpq closes its own descriptor within poll() when the connection fails. uvloop would
             # then lose events of whatever gets the same number next.
-            self._descriptor = os.dup(hearing.fileno())
+            self._descriptor = os.dup(listening.fileno())
             try:
-                self._watch(hearing, lost)
-                await self._prove_hearing(hearing, lost)
+                self._watch(listening, lost)
+                await self._prove_receiving(listening, lost)
             finally:
                 if self._resting:
                     self._resting.cancel()
                 IOLoop.current().remove_handler(self._descriptor)
                 os.close(self._descriptor)
         finally:
-            give_up(hearing)
+            give_up(listening)
 
-    async def _listen(self, hearing: connection) -> None:
+    async def _listen(self, listening: connection) -> None:
         statement = sql.SQL("; ").join(
             sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in (*self._channels, self.canary.channel)
         )
         try:
             async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
-                with hearing.cursor() as db_cursor:
+                with listening.cursor() as db_cursor:
                     db_cursor.execute(statement)
-                    await wait_until_done(hearing)
+                    await wait_until_done(listening)
         except TimeoutError:
             raise ListenerLost(f"LISTEN was not answered within {CONNECT_DEADLINE_SECONDS:g} s") from None
 
-    def _watch(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
-        IOLoop.current().add_handler(self._descriptor, lambda *_: self._drain(hearing, lost), IOLoop.READ)
-        self._drain(hearing, lost)  # data that is already in libpq's memory does not make the descriptor readable
+    def _watch(self, listening: connection, lost: "asyncio.Future[None]") -> None:
+        IOLoop.current().add_handler(self._descriptor, lambda *_: self._drain(listening, lost), IOLoop.READ)
+        self._drain(listening, lost)  # data that is already in libpq's memory does not make the descriptor readable
 
     async def _watch_after(
-        self, rest: Coroutine[Any, Any, None], hearing: connection, lost: "asyncio.Future[None]"
+        self, rest: Coroutine[Any, Any, None], listening: connection, lost: "asyncio.Future[None]"
     ) -> None:
         await rest
         self._resting = None
         if not lost.done():
-            self._watch(hearing, lost)
+            self._watch(listening, lost)
 
-    def _drain(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+    def _drain(self, listening: connection, lost: "asyncio.Future[None]") -> None:
         """Takes what has arrived. Over TLS a poll() may return one of many, so it polls until nothing is left."""
         if lost.done() or self._resting:
             return
-        notifications: list[Notify] = hearing.notifies
+        notifications: list[Notify] = listening.notifies
         limit = min(DRAIN_LIMIT, self._turn.count)
         try:
             while len(notifications) < limit:
-                before = (len(notifications), hearing.isexecuting())
-                self._poll(hearing)
+                before = (len(notifications), listening.isexecuting())
+                self._poll(listening)
                 # What came with a statement's answer stays in libpq's memory until the next poll.
-                if (len(notifications), hearing.isexecuting()) == before:
+                if (len(notifications), listening.isexecuting()) == before:
                     break
             else:
                 # The rest is here, or in libpq's memory, which the descriptor does not show.
-                IOLoop.current().add_callback(self._drain, hearing, lost)
+                IOLoop.current().add_callback(self._drain, listening, lost)
         except psycopg2.Error as error:
             lost.set_exception(ListenerLost(one_line(error)))
         arrived = notifications[:] if lost.done() else notifications[:limit]
@@ -200,17 +200,17 @@ class Listener:
             self._turn.end(len(arrived))
         if arrived and not lost.done() and (rest := self._backpressure()):
             IOLoop.current().remove_handler(self._descriptor)
-            self._resting = asyncio.create_task(self._watch_after(rest, hearing, lost))
+            self._resting = asyncio.create_task(self._watch_after(rest, listening, lost))
 
-    def _poll(self, hearing: connection) -> None:
+    def _poll(self, listening: connection) -> None:
         """Polls the connection, and takes the answer to the running statement, which may be an error."""
         try:
-            hearing.poll()
+            listening.poll()
         except psycopg2.Error as error:
-            if hearing.closed or not error.pgcode or self._answering is None or self._answering.done():
+            if listening.closed or not error.pgcode or self._answering is None or self._answering.done():
                 raise
             self._answering.set_exception(ChannelRefused(one_line(error)))
-        if self._answering and not self._answering.done() and not hearing.isexecuting():
+        if self._answering and not self._answering.done() and not listening.isexecuting():
             self._answering.set_result(None)
 
     def _hand_on(self, arrived: Iterable[Notify]) -> None:
@@ -220,21 +220,21 @@ class Listener:
         if payloads:
             self.canary.note_arrival()
         for payload in payloads.pop(self.canary.channel, ()):
-            self.canary.hear(payload)
+            self.canary.receive(payload)
         if payloads:
             self._on_payloads(payloads)
 
-    async def _prove_hearing(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
-        """Sends canaries until one does not come back or the connection breaks. Raises ListenerLost or Deaf."""
+    async def _prove_receiving(self, listening: connection, lost: "asyncio.Future[None]") -> None:
+        """Sends canaries until one does not come back or the connection breaks. Raises ListenerLost or CanaryLost."""
         delays = backoff()
         keeping: asyncio.Task[None] | None = None
         self._executing = asyncio.Lock()
         try:
             while True:
-                if await self.canary.fly(lambda statement: self._execute(hearing, statement), lost):
-                    self._heard()
+                if await self.canary.fly(lambda statement: self._execute(listening, statement), lost):
+                    self._note_received()
                     delays, pause_seconds = backoff(), CANARY_INTERVAL_SECONDS
-                    keeping = keeping or asyncio.create_task(self._keep_raw_channels(hearing, lost))
+                    keeping = keeping or asyncio.create_task(self._keep_raw_channels(listening, lost))
                 else:
                     self._tell_canary_error()
                     pause_seconds = next(delays)
@@ -246,18 +246,18 @@ class Listener:
             if keeping:
                 keeping.cancel()
 
-    async def _execute(self, hearing: connection, statement: sql.Composable) -> None:
+    async def _execute(self, listening: connection, statement: sql.Composable) -> None:
         """Executes a statement on the listening connection; _drain takes its answer."""
         async with self._executing:
             self._answering = asyncio.get_running_loop().create_future()
-            db_cursor = hearing.cursor()  # psycopg2 needs it to live as long as the statement
+            db_cursor = listening.cursor()  # psycopg2 needs it to live as long as the statement
             db_cursor.execute(statement)
             async with asyncio.timeout(CONNECT_DEADLINE_SECONDS):
                 await self._answering
 
-    async def _keep_raw_channels(self, hearing: connection, lost: "asyncio.Future[None]") -> None:
+    async def _keep_raw_channels(self, listening: connection, lost: "asyncio.Future[None]") -> None:
         try:
-            await self.raw_channels.keep(lambda statement: self._execute(hearing, statement))
+            await self.raw_channels.keep(lambda statement: self._execute(listening, statement))
         except (psycopg2.Error, TimeoutError) as error:
             if not lost.done():
                 lost.set_exception(ListenerLost(f"LISTEN was not answered: {one_line(error)}"))
@@ -267,12 +267,12 @@ class Listener:
             self._told_canary_error = self.canary.error
             logger.warning("%s", self.canary.error)
 
-    def _heard(self) -> None:
-        previous, self._heard_at, self._heard_time = self._heard_time, time.monotonic(), datetime.now(UTC)
+    def _note_received(self) -> None:
+        previous, self._received_at, self._received_time = self._received_time, time.monotonic(), datetime.now(UTC)
         self._told_canary_error = None
         if self.state is ListenerState.LISTENING:
             return
-        outage = Outage(previous, self._heard_time, self._lost_reason) if self.state is ListenerState.LOST else None
+        outage = Outage(previous, self._received_time, self._lost_reason) if self.state is ListenerState.LOST else None
         self._enter(ListenerState.LISTENING, None)
         logger.info("listening on %s", ", ".join(self._channels))
         if outage:

@@ -21,7 +21,7 @@ class ChannelRefused(Exception):
 
 @dataclass
 class _Wanted:
-    heard: "asyncio.Future[None]"
+    listening: "asyncio.Future[None]"
     count: int = 0
 
 
@@ -44,55 +44,55 @@ class RawChannels:
             wanted = self._wanted[channel] = _Wanted(asyncio.get_running_loop().create_future())
             self._look_at(channel)
         wanted.count += 1
-        await asyncio.shield(wanted.heard)
+        await asyncio.shield(wanted.listening)
 
     def leave(self, channel: str) -> None:
         wanted = self._wanted[channel]
         wanted.count -= 1
         if not wanted.count:
             del self._wanted[channel]
-            wanted.heard.cancel()
+            wanted.listening.cancel()
             self._look_at(channel)
 
     async def keep(self, run: Run) -> None:
         """Keeps a connection listening to exactly the wanted channels. Runs until cancelled or `run` raises."""
-        heard = set(self._always)
+        listened = set(self._always)
         self._unsettled = dict.fromkeys(self._wanted)
         try:
             while True:
                 while self._unsettled:
                     channel = next(iter(self._unsettled))
                     del self._unsettled[channel]
-                    await self._settle(channel, heard, run)
+                    await self._settle(channel, listened, run)
                 self._woken.clear()
                 await self._woken.wait()
         finally:
             # Clients that enter from now on wait for the next connection.
             for wanted in self._wanted.values():
-                if wanted.heard.done():
-                    wanted.heard = wanted.heard.get_loop().create_future()
+                if wanted.listening.done():
+                    wanted.listening = wanted.listening.get_loop().create_future()
 
-    async def _settle(self, channel: str, heard: set[str], run: Run) -> None:
-        if channel in self._wanted and channel not in heard:
+    async def _settle(self, channel: str, listened: set[str], run: Run) -> None:
+        if channel in self._wanted and channel not in listened:
             try:
                 await run(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             except ChannelRefused as error:
                 self._refuse(channel, error)
                 return
-            heard.add(channel)
-        elif channel not in self._wanted and channel in heard - self._always:
-            heard.remove(channel)
+            listened.add(channel)
+        elif channel not in self._wanted and channel in listened - self._always:
+            listened.remove(channel)
             await run(sql.SQL("UNLISTEN {}").format(sql.Identifier(channel)))
         wanted = self._wanted.get(channel)
-        if wanted and channel in heard and not wanted.heard.done():
-            wanted.heard.set_result(None)
+        if wanted and channel in listened and not wanted.listening.done():
+            wanted.listening.set_result(None)
         # If that has changed since the statement began, the channel is unsettled again.
 
     def _refuse(self, channel: str, error: ChannelRefused) -> None:
         wanted = self._wanted.get(channel)
-        if wanted and not wanted.heard.done():
-            wanted.heard.set_exception(error)
-            wanted.heard.exception()  # retrieves the error, so that nothing is logged if it is not awaited
+        if wanted and not wanted.listening.done():
+            wanted.listening.set_exception(error)
+            wanted.listening.exception()  # retrieves the error, so that nothing is logged if it is not awaited
 
     def _look_at(self, channel: str) -> None:
         self._unsettled[channel] = None

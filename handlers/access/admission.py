@@ -11,7 +11,7 @@ from collections.abc import Hashable
 
 from handlers.access.crowd import Crowd
 from handlers.access.errors import ApiError
-from handlers.access.forwarded import place_of
+from handlers.access.forwarded import network_of
 from handlers.access.rate import RateLimiter, RateLimiterPerAddress
 from handlers.access.requests import RequestsUnderWay
 from handlers.delivery.client_counts import ClientCounts
@@ -23,13 +23,13 @@ REASONS = ("pace", "address_pace", "all", "address", "token", "sign_in")
 
 
 class Admission:
-    """Counts admitted clients in `client_counts`, by kind, and refused ones in `meters`, by reason.
+    """Counts admitted clients in `client_counts`, by kind, and refused ones in `numbers`, by reason.
 
     `outside` holds the sockets that have not authenticated yet, `unread` the bytes of unread answers by connection,
     `requests` those that have no answer yet. An IPv6 address counts as its /64.
     """
 
-    def __init__(self, settings: Settings, client_counts: ClientCounts, meters: SharedNumbers) -> None:
+    def __init__(self, settings: Settings, client_counts: ClientCounts, numbers: SharedNumbers) -> None:
         self._limit = settings.client_limit
         self._limit_per_address = settings.client_limit_per_address
         self._limit_per_token = settings.client_limit_per_token
@@ -38,12 +38,12 @@ class Admission:
         self._pace_per_address = RateLimiterPerAddress(settings.clients_per_second_per_address)
         self.outside: Crowd[Hashable] = Crowd(settings.sign_in_limit)
         self.unread: Crowd[Hashable] = Crowd(settings.unread_limit_bytes)
-        self.requests = RequestsUnderWay(settings.request_limit, meters)
+        self.requests = RequestsUnderWay(settings.request_limit, numbers)
         self._inside = 0
         self._addresses: Counter[str] = Counter()
         self._holders: Counter[str] = Counter()
         self._client_counts = client_counts
-        self._refused = {reason: meters.meter(CLIENTS_REFUSED, reason) for reason in REASONS}
+        self._refused = {reason: numbers.number(CLIENTS_REFUSED, reason) for reason in REASONS}
         self._left = asyncio.Event()
 
     @property
@@ -56,7 +56,7 @@ class Admission:
         if holder:
             self._wait("pace", self._pace.wait_seconds())
         else:
-            self._wait("address_pace", self._pace_per_address.wait_seconds(place_of(address or "")))
+            self._wait("address_pace", self._pace_per_address.wait_seconds(network_of(address or "")))
             self._wait("pace", self._pace_without_token.wait_seconds())
 
     def _wait(self, reason: str, wait_seconds: float) -> None:
@@ -69,10 +69,10 @@ class Admission:
             )
 
     def check(self, address: str | None, holder: str | None = None) -> None:
-        """Raises ApiError if no place is free. `holder` identifies the client's token or its `sub`, if any."""
+        """Raises ApiError if there is no room. `holder` identifies the client's token or its `sub`, if any."""
         if self._inside >= self._limit:
             raise self._refusal("all", f"{self._limit} clients are connected already; try again later")
-        if self._limit_per_address and self._addresses[place_of(address or "")] >= self._limit_per_address:
+        if self._limit_per_address and self._addresses[network_of(address or "")] >= self._limit_per_address:
             raise self._refusal(
                 "address",
                 f"{self._limit_per_address} clients from this address are connected already; close one of them",
@@ -84,7 +84,7 @@ class Admission:
 
     def wait_outside(self, newcomer: Hashable, address: str | None) -> list[Hashable]:
         """Adds a socket that has yet to authenticate. Returns those that must close to make room for it."""
-        gone = self.outside.add(newcomer, place_of(address or ""))
+        gone = self.outside.add(newcomer, network_of(address or ""))
         self._refused["sign_in"].add(len(gone))
         return gone
 
@@ -96,7 +96,7 @@ class Admission:
         """Takes a place after check(); call leave() with the same arguments."""
         self._inside += 1
         self._client_counts.add(kind, 1)
-        self._addresses[place_of(address or "")] += 1
+        self._addresses[network_of(address or "")] += 1
         if holder:
             self._holders[holder] += 1
 
@@ -104,7 +104,7 @@ class Admission:
         self._inside -= 1
         self._client_counts.add(kind, -1)
         self._left.set()
-        _take_one(self._addresses, place_of(address or ""))
+        _take_one(self._addresses, network_of(address or ""))
         if holder:
             _take_one(self._holders, holder)
 

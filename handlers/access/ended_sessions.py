@@ -40,11 +40,11 @@ class EndedSessions:
 
     def end(self, session: Session) -> None:
         count, forgotten_until = _HEAD.unpack_from(self._memory, self._mine)
-        place = self._place(self._mine, count)
+        offset = self._offset(self._mine, count)
         if count >= SESSIONS_KEPT:
-            _, at = _ENTRY.unpack_from(self._memory, place)
+            _, at = _ENTRY.unpack_from(self._memory, offset)
             forgotten_until = max(forgotten_until, at)
-        _ENTRY.pack_into(self._memory, place, bytes.fromhex(session.id), session.at)
+        _ENTRY.pack_into(self._memory, offset, bytes.fromhex(session.id), session.at)
         _HEAD.pack_into(
             self._memory, self._mine, count + 1, forgotten_until
         )  # last, as from now on others read the entry
@@ -62,7 +62,7 @@ class EndedSessions:
                 continue
             is_new = True
             for number in range(max(self._seen[part], count - SESSIONS_KEPT), count):
-                found, _ = _ENTRY.unpack_from(self._memory, self._place(begin, number))
+                found, _ = _ENTRY.unpack_from(self._memory, self._offset(begin, number))
                 self._ended.add(found.hex())
             self._seen[part] = count
             self._forgotten_until = max(self._forgotten_until, forgotten_until)
@@ -75,9 +75,9 @@ class EndedSessions:
         self._ended.clear()
         for begin, count in zip(self._begins, self._seen, strict=True):
             for number in range(max(0, count - SESSIONS_KEPT), count):
-                found, _ = _ENTRY.unpack_from(self._memory, self._place(begin, number))
+                found, _ = _ENTRY.unpack_from(self._memory, self._offset(begin, number))
                 self._ended.add(found.hex())
 
     @staticmethod
-    def _place(begin: int, number: int) -> int:
+    def _offset(begin: int, number: int) -> int:
         return begin + _HEAD.size + number % SESSIONS_KEPT * _ENTRY.size

@@ -34,7 +34,7 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
     return address
 
 
-def place_of(address: str) -> str:
+def network_of(address: str) -> str:
     """The network that counts as one address: for IPv6 the /64, which belongs to one customer (RFC 6177)."""
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):

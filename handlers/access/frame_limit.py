@@ -13,7 +13,7 @@ LAST_WORDS_SECONDS = 1.0  # for the close frame to arrive, before the unread res
 FRAMES_BETWEEN_RESTS = 50
 
 
-class MeteredProtocol(WebSocketProtocol13):
+class FrameLimitProtocol(WebSocketProtocol13):
     """Counts every frame, even those that are no message, since each costs. A test pins what this uses of Tornado.
 
     In each span of BURST_SECONDS a client may send that many seconds' worth. After more, the server reads nothing more

@@ -24,14 +24,14 @@ class _Reason:
 class Refusals:
     """`reason` distinguishes refusals of the same code; it is one of a fixed few, never a text from outside."""
 
-    def __init__(self, meters: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, numbers: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._reasons: dict[tuple[str, str], _Reason] = {}
-        self._meters = {code: meters.meter(TOKENS_REFUSED, code) for code in CODES}
+        self._numbers = {code: numbers.number(TOKENS_REFUSED, code) for code in CODES}
 
     def tell(self, code: str, message: str, reason: str = "") -> None:
         """Counts and logs a refusal. `message` is what the caller is sent, and contains nothing of the token."""
-        self._meters[code].add(1)
+        self._numbers[code].add(1)
         found = self._reasons.setdefault((code, reason), _Reason())
         found.count += 1
         now = self._clock()

@@ -46,14 +46,14 @@ class RequestsUnderWay:
     An owner is the holder of a token, if any, and an address.
     """
 
-    def __init__(self, limit: int, meters: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int, numbers: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
         self._under_way: dict[Owner, dict[RequestUnderWay, None]] = {}  # in the order in which they came
         self._count = 0
         self._slots = FairSlots(AT_ONCE, share=AT_ONCE, waiting_limit=limit)
-        self._refused = {reason: meters.meter(REQUESTS_REFUSED, reason) for reason in REASONS}
-        self._given_up = meters.meter(REQUESTS_GIVEN_UP)
+        self._refused = {reason: numbers.number(REQUESTS_REFUSED, reason) for reason in REASONS}
+        self._given_up = numbers.number(REQUESTS_GIVEN_UP)
         self._untold, self._told_at = 0, float("-inf")
 
     def __len__(self) -> int:

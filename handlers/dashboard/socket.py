@@ -51,7 +51,7 @@ class ActivityHandler(ApiHandler):
                 **counted.state(self.context, now),
                 "step_seconds": buckets.step_seconds,
                 "buckets": counted.buckets(self.context.counted.whole(buckets.since(now - window))),
-                "deaf": self.context.counted.deaf_spans(now, window),
+                "deaf": self.context.counted.outage_spans(now, window),
             }
         )
 

@@ -16,17 +16,17 @@ DROPPED = "changefeed_payloads_dropped_total"
 
 
 class ChangeCounts:
-    """Writes the counts into `meters`, by table and action."""
+    """Writes the counts into `numbers`, by table and action."""
 
-    def __init__(self, tally: Tally, meters: SharedNumbers) -> None:
+    def __init__(self, tally: Tally, numbers: SharedNumbers) -> None:
         self._tally = tally
-        self._meters = meters
+        self._numbers = numbers
         self._offsets: dict[NumberKey, float] = {}  # added to the tally's numbers
 
     def begin(self) -> None:
         """Called after the tally was taken over from another process: counts on from the present numbers."""
         known: dict[NumberKey, float] = {}
-        for part in self._meters.everywhere():
+        for part in self._numbers.everywhere():
             for key, value in part.items():
                 if key[0] in (NAME, DROPPED):
                     known[key] = max(value, known.get(key, 0))
@@ -43,8 +43,8 @@ class ChangeCounts:
 
     def sample(self) -> None:
         for key, total in self._totals().items():
-            meter = self._meters.meter(*key)
-            meter.set(max(meter.value, total + self._offsets.get(key, 0)))
+            number = self._numbers.number(*key)
+            number.set(max(number.value, total + self._offsets.get(key, 0)))
 
     def _totals(self) -> dict[NumberKey, float]:
         totals: dict[NumberKey, float] = {

@@ -52,20 +52,20 @@ class CountedTime:
         if not self.has_history:
             return None
         tally = self._hub.tally
-        is_deaf = self._listener.state is not ListenerState.LISTENING
-        deaf_until = max((to or now for _, to in self.deaf_spans(now, now)), default=0.0)
-        known_from = max(tally.since.timestamp(), deaf_until)
+        has_outage = self._listener.state is not ListenerState.LISTENING
+        outage_until = max((to or now for _, to in self.outage_spans(now, now)), default=0.0)
+        known_from = max(tally.since.timestamp(), outage_until)
         if self._follower.cache is None:
-            return None if is_deaf else (known_from, now)
+            return None if has_outage else (known_from, now)
         # Changes of the journal have PostgreSQL's time, those of plain triggers this machine's.
         ahead_seconds = tally.database_ahead_seconds
-        if ahead_seconds is None or (is_deaf and self._hub.has_plain_triggers):
+        if ahead_seconds is None or (has_outage and self._hub.has_plain_triggers):
             return None
         if self._hub.has_plain_triggers:
             ahead_seconds = min(ahead_seconds, 0.0)
         return known_from, self._follower.read_until + ahead_seconds
 
-    def deaf_spans(self, now: float, window_seconds: float) -> list[list[float | None]]:
+    def outage_spans(self, now: float, window_seconds: float) -> list[list[float | None]]:
         """The outages, as [from, to] in epoch seconds; `to` is None if one lasts.
 
         The journal's changes of such a time are counted later. Changes that only NOTIFY carries are missing from it.

@@ -1,4 +1,4 @@
-"""Counts deliveries, dropped changes and dropped clients, in the meters. Knows no client and no metric.
+"""Counts deliveries, dropped changes and dropped clients, in shared numbers. Knows no client and no metric.
 
 A broadcast is counted as a whole, once the last socket has it: counting each delivery would cost as much as making it.
 """
@@ -36,17 +36,17 @@ LATENCY_BUCKET, LATENCY_SUM = "changefeed_latency_seconds_bucket", "changefeed_l
 class DeliveryCounts:
     """The counts of one process. A delivery is one change or payload in one outbox. `clock` is PostgreSQL's."""
 
-    def __init__(self, meters: SharedNumbers, clock: Callable[[], float]) -> None:
+    def __init__(self, numbers: SharedNumbers, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._held_back = 0
-        self._feed = meters.meter(DELIVERIES, "feed")
-        self._raw = meters.meter(DELIVERIES, "raw")
-        self._conflated = meters.meter(CHANGES_DROPPED, "conflated")
-        self._latencies = [meters.meter(LATENCY_BUCKET, f"{bound:g}") for bound in LATENCY_BOUNDS_SECONDS]
-        self._latency_sum = meters.meter(LATENCY_SUM)
-        self._outbox_full = {kind: meters.meter(CLIENTS_DROPPED, kind, "outbox_full") for kind in KINDS}
-        self._sent_too_much = {kind: meters.meter(CLIENTS_DROPPED, kind, "sent_too_much") for kind in KINDS}
-        self._deaf = meters.meter(CLIENTS_DROPPED, "raw", "deaf")
+        self._feed = numbers.number(DELIVERIES, "feed")
+        self._raw = numbers.number(DELIVERIES, "raw")
+        self._conflated = numbers.number(CHANGES_DROPPED, "conflated")
+        self._latencies = [numbers.number(LATENCY_BUCKET, f"{bound:g}") for bound in LATENCY_BOUNDS_SECONDS]
+        self._latency_sum = numbers.number(LATENCY_SUM)
+        self._outbox_full = {kind: numbers.number(CLIENTS_DROPPED, kind, "outbox_full") for kind in KINDS}
+        self._sent_too_much = {kind: numbers.number(CLIENTS_DROPPED, kind, "sent_too_much") for kind in KINDS}
+        self._outage = numbers.number(CLIENTS_DROPPED, "raw", "deaf")
 
     def count_broadcast(self, count: int, at: float) -> None:
         """Counts `count` deliveries. `at` is the time of their oldest change, in epoch seconds; 0 if unknown."""
@@ -91,7 +91,7 @@ class DeliveryCounts:
 
     def count_cut_off(self, count: int) -> None:
         """Counts clients of raw payloads that were closed after an outage, as they may have missed some."""
-        self._deaf.add(count)
+        self._outage.add(count)
 
     def _observe(self, seconds: float) -> None:
         self._latencies[bisect_left(LATENCY_BOUNDS_SECONDS, seconds)].add(1)

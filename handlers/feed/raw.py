@@ -17,7 +17,7 @@ from handlers.http.context import ServerContext
 from handlers.http.socket import BaseSocket
 
 LISTEN_DEADLINE_SECONDS = 5.0
-DEAF = "payloads may be missing: the server received no notifications for a while"
+RAW_OUTAGE = "payloads may be missing: the server received no notifications for a while"
 
 
 class ListenSocket(BaseSocket):
@@ -62,7 +62,7 @@ class ListenSocket(BaseSocket):
     def lose(self) -> None:
         """Closes the socket: there is no other way to tell this client that payloads may be missing."""
         self._stop_listening()
-        self.close(CloseCode.TRY_AGAIN_LATER, DEAF)
+        self.close(CloseCode.TRY_AGAIN_LATER, RAW_OUTAGE)
 
     async def _until_listening(self, channel: str) -> None:
         try:

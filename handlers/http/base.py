@@ -15,7 +15,7 @@ from changefeed.selection.rights import Rights
 from handlers.access.admitted import AdmittedClient
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, foreign_origin
-from handlers.access.forwarded import apply_forwarded_headers, place_of
+from handlers.access.forwarded import apply_forwarded_headers, network_of
 from handlers.access.requests import RequestUnderWay
 from handlers.access.tokens import Identity
 from handlers.http.context import ServerContext
@@ -99,7 +99,7 @@ class BaseHandler(RequestHandler):
     async def _enter(self) -> None:
         """Counts the request until it is over, and returns when it may work. Raises ApiError."""
         is_safe = self.request.method in SAFE_METHODS
-        owner = self.identity.holder if self.identity else None, place_of(self.request.remote_ip or "")
+        owner = self.identity.holder if self.identity else None, network_of(self.request.remote_ip or "")
         entry = self.context.admission.requests.enter(owner, self._give_way if is_safe else None)
         assert self._task
         self._task.add_done_callback(lambda _: self._leave(entry))
@@ -217,7 +217,7 @@ class BaseHandler(RequestHandler):
 
     @property
     def _closed_unread(self) -> SharedNumber:
-        return self.context.slot.meters.meter(CLOSED, "unread")
+        return self.context.slot.numbers.number(CLOSED, "unread")
 
     @final
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:

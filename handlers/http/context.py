@@ -53,7 +53,7 @@ class ProcessSlot:
     of: int = 1
     prepares: bool = True
     others_are_ready: bool = False
-    meters: SharedNumbers = field(default_factory=SharedNumbers)
+    numbers: SharedNumbers = field(default_factory=SharedNumbers)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     session_secret: str = field(default_factory=lambda: secrets.token_hex(32))
     ended_sessions: EndedSessions = field(default_factory=EndedSessions)
@@ -66,7 +66,7 @@ class ProcessSlot:
 
     @cached_property
     def client_counts(self) -> ClientCounts:
-        return ClientCounts(self.meters)
+        return ClientCounts(self.numbers)
 
 
 class Connected(Protocol):

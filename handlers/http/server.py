@@ -26,7 +26,7 @@ from tornado.iostream import IOStream
 from tornado.web import Application
 
 from handlers.access.admission import Admission
-from handlers.access.forwarded import place_of
+from handlers.access.forwarded import network_of
 from handlers.http.context import ServerContext
 from process.open_files import raise_limit
 from process.shared_numbers import SharedNumber, SharedNumbers
@@ -57,12 +57,12 @@ class BoundedServer(HTTPServer):
         self._waiting_limit: int = kwargs.pop("waiting_limit")
         self._open_limit: float = kwargs.pop("open_limit")
         self._clients: Callable[[], int] = kwargs.pop("clients")
-        meters: SharedNumbers = kwargs.pop("meters")
+        numbers: SharedNumbers = kwargs.pop("numbers")
         self._request_seconds: float = kwargs["idle_connection_timeout"]
         # The next request of each connection and since when it waits, oldest first. A connection whose request has
         # arrived stays here until it is looked at.
         self._waiting: dict[object, tuple[HTTP1Connection, float]] = {}
-        self._closed = {reason: meters.meter(CLOSED, reason) for reason in ("slow", "crowded", "files")}
+        self._closed = {reason: numbers.number(CLOSED, reason) for reason in ("slow", "crowded", "files")}
         super().initialize(*args, **kwargs)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
@@ -152,8 +152,8 @@ def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, close
 
 def bound_what_is_held(request: HTTPServerRequest, admission: Admission, closed: SharedNumber, size_bytes: int) -> None:
     """Counts the bytes of an answer that is not read yet, in place of what was counted for this connection before."""
-    place = place_of(request.remote_ip or "")
-    for other in admission.unread.add(request.connection, place, size_bytes):
+    network = network_of(request.remote_ip or "")
+    for other in admission.unread.add(request.connection, network, size_bytes):
         closed.add(1)
         # Its stream, so that the request notices, as when the client is gone.
         cast(HTTP1Connection, other).stream.close()
@@ -196,7 +196,7 @@ def make_server(app: Application, context: ServerContext, **options: Any) -> Bou
         waiting_limit=settings.waiting_connection_limit,
         open_limit=raise_limit() - SPARE_FILES,
         clients=lambda: context.admission.count,
-        meters=context.slot.meters,
+        numbers=context.slot.numbers,
         idle_connection_timeout=settings.request_seconds,
         body_timeout=settings.request_seconds,
         max_header_size=HEADERS_LIMIT_BYTES,

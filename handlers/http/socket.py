@@ -14,7 +14,7 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol, _WebSocketPar
 from handlers.access.admitted import AdmittedClient
 from handlers.access.authentication import SIGN_IN_ADVICE, Need
 from handlers.access.errors import ApiError, foreign_origin
-from handlers.access.frame_limit import MeteredProtocol
+from handlers.access.frame_limit import FrameLimitProtocol
 from handlers.access.rate import BURST_SECONDS
 from handlers.delivery.dialects import message_frame
 from handlers.delivery.outbox import Outbox
@@ -243,7 +243,7 @@ class BaseSocket(WebSocketHandler, BaseHandler):
         if self.request.headers.get("Sec-WebSocket-Version") != "13":
             return None
         params = _WebSocketParams(self.ping_interval, self.ping_timeout, self.max_message_size)
-        return MeteredProtocol(self, False, params)
+        return FrameLimitProtocol(self, False, params)
 
     @property
     def may_send(self) -> tuple[int, int]:

@@ -194,7 +194,7 @@ class MetricsHandler(BaseHandler):
 
     async def get(self) -> None:
         sample(self.context)
-        parts = self.context.slot.meters.everywhere()
+        parts = self.context.slot.numbers.everywhere()
         shown = MetricsCollector([*parts, {**_settings(self.context), **await _database(self.context)}])
         encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", content_type)

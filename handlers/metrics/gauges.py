@@ -1,4 +1,4 @@
-"""Writes this process's gauges into the shared meters: before each answer, and every second for other processes."""
+"""Writes this process's gauges into the shared numbers: before each answer, and every second for other processes."""
 
 import asyncio
 
@@ -28,31 +28,31 @@ ROWS_WAITING = "changefeed_rows_waiting"
 
 
 def sample(context: ServerContext) -> None:
-    meters, listener = context.slot.meters, context.listener
+    numbers, listener = context.slot.numbers, context.listener
     context.change_counts.sample()
-    meters.meter(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in context.connected))
-    meters.meter(UNREAD_BYTES).set(context.admission.unread.weight)
+    numbers.number(OUTBOX_BYTES).set(sum(client.outbox.waiting_bytes for client in context.connected))
+    numbers.number(UNREAD_BYTES).set(context.admission.unread.weight)
     requests = context.admission.requests
-    meters.meter(REQUESTS, "waiting").set(requests.waiting)
-    meters.meter(REQUESTS, "answering").set(len(requests) - requests.waiting)
-    meters.meter(SIGNING_IN).set(len(context.admission.outside))
-    meters.meter(LISTENER_UP).set(listener.is_ready)
-    meters.meter(DELIVERING).set(context.readiness.trouble is None)
-    meters.meter(LOST_STATEMENTS).set(context.follower.lost_statements)
-    meters.meter(BEHIND_SECONDS).set(context.follower.behind_seconds)
-    meters.meter(BEHIND_TRANSACTIONS).set(context.follower.behind_transactions)
-    meters.meter(LEASE_HELD).set(context.follower.lease.is_held)
-    meters.meter(NOTIFIES_SAVED).set(context.follower.lease.saved_notifies)
+    numbers.number(REQUESTS, "waiting").set(requests.waiting)
+    numbers.number(REQUESTS, "answering").set(len(requests) - requests.waiting)
+    numbers.number(SIGNING_IN).set(len(context.admission.outside))
+    numbers.number(LISTENER_UP).set(listener.is_ready)
+    numbers.number(DELIVERING).set(context.readiness.trouble is None)
+    numbers.number(LOST_STATEMENTS).set(context.follower.lost_statements)
+    numbers.number(BEHIND_SECONDS).set(context.follower.behind_seconds)
+    numbers.number(BEHIND_TRANSACTIONS).set(context.follower.behind_transactions)
+    numbers.number(LEASE_HELD).set(context.follower.lease.is_held)
+    numbers.number(NOTIFIES_SAVED).set(context.follower.lease.saved_notifies)
     for cause, reads in context.follower.reads.items():
-        meters.meter(READS, cause).set(reads)
-    meters.meter(TAKEN_OVER).set(context.follower.exchange.taken_over)
+        numbers.number(READS, cause).set(reads)
+    numbers.number(TAKEN_OVER).set(context.follower.exchange.taken_over)
     for ended, readings in context.readings.counts.items():
-        meters.meter(ROWS_READINGS, ended).set(readings)
-    meters.meter(ROWS_READ).set(context.readings.rows)
-    meters.meter(ROWS_WAITING).set(context.readings.waiting)
-    meters.meter(RECONNECTS).set(listener.reconnects)
+        numbers.number(ROWS_READINGS, ended).set(readings)
+    numbers.number(ROWS_READ).set(context.readings.rows)
+    numbers.number(ROWS_WAITING).set(context.readings.waiting)
+    numbers.number(RECONNECTS).set(listener.reconnects)
     if listener.canary.round_trip_seconds is not None:
-        meters.meter(CANARY_SECONDS).set(listener.canary.round_trip_seconds)
+        numbers.number(CANARY_SECONDS).set(listener.canary.round_trip_seconds)
 
 
 async def keep_sampling(context: ServerContext) -> None:
@@ -61,9 +61,9 @@ async def keep_sampling(context: ServerContext) -> None:
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
-def one_line_of(meters: SharedNumbers) -> str:
+def one_line_of(numbers: SharedNumbers) -> str:
     """The state of all processes, in one line for systemd."""
-    parts = meters.everywhere()
+    parts = numbers.everywhere()
     clients = sum(value for part in parts for (name, *_), value in part.items() if name == client_counts.NAME)
     delivering = sum(part.get((DELIVERING,), 0) for part in parts)
     who = "" if len(parts) == 1 else f"{delivering:.0f} of {len(parts)} processes: "

@@ -105,8 +105,8 @@ class Faults:
         """As another server would that reads often, and then gives it back or dies."""
         for ms in (LEASE_MS, LEASE_MS, self._draw.choice((LEASE_MS, 0))):
             with contextlib.suppress(psycopg2.DatabaseError):  # PostgreSQL is away, or goes
-                await asyncio.to_thread(self._ground.query, QUERIES["keep awake"], {"ms": ms})
-                await asyncio.to_thread(self._ground.query, QUERIES["wake all"])
+                await asyncio.to_thread(self._ground.query, QUERIES["take lease"], {"ms": ms})
+                await asyncio.to_thread(self._ground.query, QUERIES["announce lease"])
             await wait(self._pause, self._draw.uniform(0.1, 1))
 
     async def _cut_again_and_again(self) -> None:

@@ -20,7 +20,7 @@ AUTHENTICATE = json.dumps({"type": "authenticate", "token": token_of("full")})
 
 class DoorCase(AccessTestCase):
     def counted(self, name: str, *labels: str) -> float:
-        return self.feed.slot.meters.meter(name, *labels).value
+        return self.feed.slot.numbers.number(name, *labels).value
 
     async def sign_in(self) -> WebSocketClientConnection:
         socket = await self.connect(protocol=True)
@@ -150,8 +150,8 @@ class UnreadTest(FeedTestCase):
 
     @gen_test
     async def test_unread_answers_are_bounded_and_the_oldest_closed(self):
-        meters = self.feed.slot.meters
-        closed = meters.meter(CLOSED, "unread")
+        numbers = self.feed.slot.numbers
+        closed = numbers.number(CLOSED, "unread")
         clients: list[Any] = []
         while closed.value < 3:
             client = RawClient(self.get_http_port())
@@ -162,7 +162,7 @@ class UnreadTest(FeedTestCase):
             await client.read(1)  # so that it is its turn, and its answer waits
             assert self.feed.admission.unread.weight <= 8 << 20
         sample(self.feed)
-        assert meters.meter(UNREAD_BYTES).value > 2 << 20
+        assert numbers.number(UNREAD_BYTES).value > 2 << 20
         said = b""
         while part := await clients[0].read():
             said += part

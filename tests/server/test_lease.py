@@ -36,12 +36,12 @@ HOLDS = (
 NEVER_SECONDS = 3_600.0
 
 
-def keep_awake(session: Session, ms: int) -> None:
+def take_lease(session: Session, ms: int) -> None:
     """As another server does."""
     with session.connection.cursor() as db_cursor:
-        db_cursor.execute(QUERIES["keep awake"], {"ms": ms})
+        db_cursor.execute(QUERIES["take lease"], {"ms": ms})
     if ms:
-        session.run(QUERIES["wake all"])
+        session.run(QUERIES["announce lease"])
 
 
 class LeaseTestCase(FeedTestCase):
@@ -280,9 +280,9 @@ class RandomScheduleTest(LeaseTestCase):
             session = draw.choice(sessions)
             match draw.choices(steps, weights)[0]:
                 case "take":
-                    keep_awake(control, draw.choice((1, 20, 1_000)))
+                    take_lease(control, draw.choice((1, 20, 1_000)))
                 case "give back":
-                    keep_awake(control, 0)
+                    take_lease(control, 0)
                 case "let time pass":
                     await asyncio.sleep(draw.choice((0.001, 0.005, 0.03)))  # some leases run out, and the server reads
                 case "write":
@@ -366,7 +366,7 @@ class WithoutTheRightTest(LeaseTestCase):
     @gen_test
     async def test_it_reads_while_another_s_lease_holds(self):
         socket, writer = await self.connect(), self.session()
-        keep_awake(writer, 1_500)
+        take_lease(writer, 1_500)
         await self.until_lease(is_held=True)
         self.insert(writer)
         assert await self.ids(socket, 1) == [1]

@@ -30,7 +30,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 class LimitCase(FeedTestCase):
     def counted(self, name: str, *labels: str) -> float:
-        return self.feed.slot.meters.meter(name, *labels).value
+        return self.feed.slot.numbers.number(name, *labels).value
 
     async def open(self, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.get_http_port())
@@ -173,7 +173,7 @@ class SlowRequestTest(LimitCase):
     flags = ("--request-seconds", "0.3")
 
     async def until_counted(self, count: float) -> None:
-        while self.counted(CLOSED, "slow") < count:  # noqa: ASYNC110  # a meter sets no event
+        while self.counted(CLOSED, "slow") < count:  # noqa: ASYNC110  # a number sets no event
             await asyncio.sleep(0)
 
     async def until_gone(self, sent: bytes, more: bytes) -> bytes:

@@ -110,7 +110,7 @@ class LateCanaryTest(FeedTestCase):
         socket, clock = await self.connect(), asyncio.get_running_loop().time
         with (
             ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30),
-            mock.patch.object(self.feed.listener.canary, "hear"),
+            mock.patch.object(self.feed.listener.canary, "receive"),
         ):
             begun = clock()
             while clock() < begun + 3 * self.DEADLINE_SECONDS:
@@ -127,8 +127,8 @@ class LateCanaryTest(FeedTestCase):
 
         async def be_answered_late(channel: str, payload: str) -> None:
             await send(channel, payload)
-            assert self.feed.listener.canary.heard
-            await asyncio.shield(self.feed.listener.canary.heard)
+            assert self.feed.listener.canary.came_back
+            await asyncio.shield(self.feed.listener.canary.came_back)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             answered.set()

@@ -226,10 +226,10 @@ def memory() -> Iterator[int]:
         yield descriptor
 
 
-def shown(meters: SharedNumbers) -> Samples:
+def shown(numbers: SharedNumbers) -> Samples:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for metric in MetricsCollector(meters.everywhere()).collect()
+        for metric in MetricsCollector(numbers.everywhere()).collect()
         for sample in metric.samples
     }
 
@@ -238,17 +238,17 @@ class Process:
     """What counts in one of two processes."""
 
     def __init__(self, number: int, memory: int) -> None:
-        self.meters = SharedNumbers(number, 2, memory)
-        self.delivery_counts = DeliveryCounts(self.meters, clock=lambda: 100.0)
+        self.numbers = SharedNumbers(number, 2, memory)
+        self.delivery_counts = DeliveryCounts(self.numbers, clock=lambda: 100.0)
         self.tally = Tally(0)
-        self.counts = ChangeCounts(self.tally, self.meters)
+        self.counts = ChangeCounts(self.tally, self.numbers)
 
     def publish(self, count: int, table: str = "t") -> None:
         self.tally.count([Change("{}", table, "INSERT")] * count, now=100)
         self.counts.sample()
 
     def changes(self) -> float:
-        return value(shown(self.meters), "changes_total", table="t", action="INSERT")
+        return value(shown(self.numbers), "changes_total", table="t", action="INSERT")
 
 
 def test_deliveries_and_latencies_add_up_over_processes(memory: int):
@@ -257,8 +257,8 @@ def test_deliveries_and_latencies_add_up_over_processes(memory: int):
     one.delivery_counts.count_broadcast(1, at=0)  # when, is not known
     two.delivery_counts.count_broadcast(2, at=98)
     two.delivery_counts.count_raw(7)
-    assert shown(one.meters) == shown(two.meters)
-    samples = shown(one.meters)
+    assert shown(one.numbers) == shown(two.numbers)
+    samples = shown(one.numbers)
     assert value(samples, "deliveries_total", kind="feed") == 8
     assert value(samples, "deliveries_total", kind="raw") == 7
     counts = [value(samples, "latency_seconds_bucket", le=le) for le in ("0.0025", "0.005", "1", "2.5", "+Inf")]
@@ -280,7 +280,7 @@ def test_a_restarted_process_continues_its_counts(memory: int):
     for process in (one, two):
         process.publish(3)
         process.delivery_counts.count_broadcast(2, at=0)
-    one.meters.clear(1)
+    one.numbers.clear(1)
     two.publish(1)
     one = Process(1, memory)
     one.tally.restore(json.loads(json.dumps(two.tally.dump())))
@@ -288,7 +288,7 @@ def test_a_restarted_process_continues_its_counts(memory: int):
     one.publish(1)
     two.publish(1)
     assert (one.changes(), two.changes()) == (5, 5)
-    assert value(shown(one.meters), "deliveries_total", kind="feed") == 4
+    assert value(shown(one.numbers), "deliveries_total", kind="feed") == 4
 
 
 def test_counts_survive_a_restart_of_all_processes(memory: int):
@@ -305,11 +305,11 @@ def test_counts_survive_a_restart_of_all_processes(memory: int):
 
 def test_of_a_process_that_is_gone_only_what_it_counted_is_left(memory: int):
     one, two = Process(1, memory), Process(2, memory)
-    two.meters.meter("changefeed_listener_up").set(1)
-    two.meters.meter("changefeed_clients", "feed").add(4)
+    two.numbers.number("changefeed_listener_up").set(1)
+    two.numbers.number("changefeed_clients", "feed").add(4)
     two.delivery_counts.count_broadcast(2, at=99)
-    one.meters.clear(2)
-    samples = shown(one.meters)
+    one.numbers.clear(2)
+    samples = shown(one.numbers)
     assert value(samples, "listener_up", process="2") == 0
     assert value(samples, "clients", kind="feed") == 0
     assert value(samples, "deliveries_total", kind="feed") == 2
@@ -323,7 +323,7 @@ def test_the_number_of_tables_has_a_bound_however_they_are_named(memory: int):
         one.tally.count([Change("{}", name, action, at=99.0) for name in names], now=100)
         one.tally.count([Change("{}", f"?{name[1:]}", action) for name in [*names, "long" * 100]], now=100)
     one.counts.sample()
-    counted = {key[1:]: count for key, count in one.meters.everywhere()[0].items() if key[0] == NAME}
+    counted = {key[1:]: count for key, count in one.numbers.everywhere()[0].items() if key[0] == NAME}
     assert len(counted) == 4 * (TABLE_LIMIT + UNKNOWN_LIMIT + 2)
     assert counted[OTHER_TABLES, "INSERT"] == 50
     assert sum(counted.values()) == 4 * (2 * TABLE_LIMIT + 101)
@@ -335,9 +335,9 @@ def test_no_table_s_name_commands_a_terminal_or_breaks_a_line(memory: int):
     one.publish(3, r"\x1b[2J")
     one.publish(4, "\x1b[2J")
     other.publish(6, "\x1b[2J")
-    text = generate_latest(cast(Collector, MetricsCollector(one.meters.everywhere()))).decode()
+    text = generate_latest(cast(Collector, MetricsCollector(one.numbers.everywhere()))).decode()
     assert text.replace("\n", "").isprintable()
-    counted = {key: number for key, number in shown(one.meters).items() if key[0].endswith("_changes_total")}
+    counted = {key: number for key, number in shown(one.numbers).items() if key[0].endswith("_changes_total")}
     assert sorted(counted.values()) == [2, 7]  # those that look the same are one; the processes count the same changes
 
 

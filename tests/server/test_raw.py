@@ -163,7 +163,7 @@ class OutageTest(ListenCase):
         with ExpectLog("changefeed.listener", "lost the LISTEN connection", level=30):
             self.write(BACKEND)
             assert await client.read_message() is None
-        assert (client.close_code, client.close_reason) == (1013, raw.DEAF)
+        assert (client.close_code, client.close_reason) == (1013, raw.RAW_OUTAGE)
         again = await self.listen("people")
         self.notify("people", "here I am")
         assert await again.read_message() == "here I am"

@@ -59,7 +59,7 @@ class StuckCase(FeedTestCase):
 
     def counted(self, name: str, *labels: str) -> float:
         sample(self.feed)
-        return self.feed.slot.meters.meter(name, *labels).value
+        return self.feed.slot.numbers.number(name, *labels).value
 
     def under_way(self) -> int:
         """How many tasks answer requests."""

@@ -14,7 +14,7 @@ from tests.sql.test_least_rights import READ, ROLE, TEND
 from tests.sql.test_record_wakes import heard
 
 QUERIES = load_queries("server.sql")
-KEEP_AWAKE = QUERIES["keep awake"]
+TAKE_LEASE = QUERIES["take lease"]
 LIMITS = {"row_limit": 1, "byte_limit": 1, "row_limit_bytes": 1}
 
 
@@ -30,16 +30,16 @@ def listener(db: JournalDatabase) -> Session:
     return listening
 
 
-def keep_awake(session: Session, ms: int) -> None:
+def take_lease(session: Session, ms: int) -> None:
     with session.connection.cursor() as db_cursor:
-        db_cursor.execute(KEEP_AWAKE, {"ms": ms})
+        db_cursor.execute(TAKE_LEASE, {"ms": ms})
 
 
-def awake_ms(session: Session) -> int:
+def lease_ms(session: Session) -> int:
     """For how long the lease holds, as a server reads it."""
     with session.connection.cursor() as db_cursor:
         db_cursor.execute(QUERIES["read"], {"previous": "1:1:", "batch": None, "after": None, **LIMITS})
-        return JournalState.of(db_cursor.fetchall()[-1]).awake_ms or 0
+        return JournalState.of(db_cursor.fetchall()[-1]).lease_ms or 0
 
 
 def lease_until(session: Session, ms: int) -> None:
@@ -60,7 +60,7 @@ def test_a_writer_notifies_unless_a_lease_holds(
     lease_until(db, ends_in_ms)
     db.run("INSERT INTO orders VALUES (1)")
     assert heard(listener) == ["changefeed"] * is_woken
-    assert bool(awake_ms(db)) is not is_woken
+    assert bool(lease_ms(db)) is not is_woken
     lease_until(db, ends_in_ms)
     assert db.value("SELECT changefeed.may_notify()") is is_woken
 
@@ -68,14 +68,14 @@ def test_a_writer_notifies_unless_a_lease_holds(
 def test_where_no_lease_ever_was_writers_notify(db: JournalDatabase, listener: Session):
     db.run("INSERT INTO orders VALUES (1)")
     assert heard(listener) == ["changefeed"]
-    assert awake_ms(db) == 0
+    assert lease_ms(db) == 0
 
 
 def test_what_is_given_back_is_over_at_once(db: JournalDatabase, listener: Session):
-    keep_awake(db, 1_000)
-    assert 0 < awake_ms(db) <= 1_000
-    keep_awake(db, 0)
-    assert awake_ms(db) == 0
+    take_lease(db, 1_000)
+    assert 0 < lease_ms(db) <= 1_000
+    take_lease(db, 0)
+    assert lease_ms(db) == 0
     db.run("INSERT INTO orders VALUES (1)")
     assert heard(listener) == ["changefeed"]
 
@@ -84,12 +84,12 @@ def test_what_is_given_back_is_over_at_once(db: JournalDatabase, listener: Sessi
 def test_an_older_snapshot_sees_the_current_lease(db: JournalDatabase, listener: Session, level: str):
     writer = db.session()
     writer.run(f"BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM orders")
-    keep_awake(db, 1_500)
+    take_lease(db, 1_500)
     writer.run("INSERT INTO orders VALUES (1)")
     writer.run("COMMIT")
     assert heard(listener) == []
     writer.run(f"BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM orders")
-    keep_awake(db, 0)
+    take_lease(db, 0)
     writer.run("INSERT INTO orders VALUES (2)")
     writer.run("COMMIT")
     assert heard(listener) == ["changefeed"]
@@ -98,14 +98,14 @@ def test_an_older_snapshot_sees_the_current_lease(db: JournalDatabase, listener:
 @pytest.mark.parametrize("end", ["ROLLBACK", "ROLLBACK TO s; COMMIT"])
 def test_commits_notify_after_the_lease_and_rollbacks_do_not(db: JournalDatabase, listener: Session, end: str):
     server = db.session()
-    keep_awake(server, 1_500)
+    take_lease(server, 1_500)
     db.run("BEGIN; INSERT INTO orders VALUES (1); SAVEPOINT s")
-    keep_awake(server, 0)
+    take_lease(server, 0)
     db.run(f"INSERT INTO orders VALUES (2); {end}")
     assert heard(listener) == []
-    keep_awake(server, 1_500)
+    take_lease(server, 1_500)
     db.run("BEGIN; INSERT INTO orders VALUES (3)")
-    keep_awake(server, 0)
+    take_lease(server, 0)
     db.run("INSERT INTO orders VALUES (4); COMMIT")
     assert heard(listener) == ["changefeed"]
 
@@ -117,9 +117,9 @@ def test_what_triggers_write_leaves_it_out_too(db: JournalDatabase, listener: Se
         "CREATE TRIGGER write AFTER INSERT ON causes FOR EACH ROW EXECUTE FUNCTION write()"
     )
     server = db.session()
-    keep_awake(server, 1_500)
+    take_lease(server, 1_500)
     db.run("BEGIN; INSERT INTO causes VALUES (1), (2)")
-    keep_awake(server, 0)
+    take_lease(server, 0)
     db.run("COMMIT")
     assert heard(listener) == []
     db.run("INSERT INTO causes VALUES (1), (2)")
@@ -130,13 +130,13 @@ def test_a_truncated_partition_leaves_it_out_too(db: JournalDatabase, listener: 
     db.run("CREATE TABLE parts (k int) PARTITION BY LIST (k); CREATE TABLE part PARTITION OF parts DEFAULT")
     db.run("SELECT changefeed.watch('parts'); INSERT INTO parts VALUES (1)")
     heard(listener)
-    keep_awake(db, 1_500)
+    take_lease(db, 1_500)
     db.run("TRUNCATE part")
     assert heard(listener) == []
 
 
 def test_taking_a_lease_informs_the_others(db: JournalDatabase, listener: Session):
-    db.run(QUERIES["wake all"])
+    db.run(QUERIES["announce lease"])
     assert heard(listener) == ["changefeed"]
 
 
@@ -144,9 +144,9 @@ def test_it_can_be_switched_off_for_a_database(db: JournalDatabase):
     db.run(f"ALTER DATABASE {db.name} SET changefeed.lease = 'off'")
     server = db.session()
     with server.connection.cursor() as db_cursor:
-        db_cursor.execute(KEEP_AWAKE, {"ms": 1_000})
+        db_cursor.execute(TAKE_LEASE, {"ms": 1_000})
         assert db_cursor.fetchall() == []
-    assert awake_ms(db) == 0
+    assert lease_ms(db) == 0
 
 
 def test_a_lease_that_is_gone_fails_no_write(db: JournalDatabase):
@@ -155,14 +155,14 @@ def test_a_lease_that_is_gone_fails_no_write(db: JournalDatabase):
 
 
 def test_installing_again_keeps_it_and_uninstalling_takes_it_away(db: JournalDatabase):
-    keep_awake(db, 1_900)
+    take_lease(db, 1_900)
     before = db.value("SELECT last_value FROM changefeed.awake_until")
     db.run(read_script("install.sql"))
     assert db.value("SELECT last_value FROM changefeed.awake_until") == before
     db.run(read_script("uninstall.sql"))
     db.run("INSERT INTO orders VALUES (1)")
     db.run(read_script("install.sql"))
-    assert awake_ms(db) == 0
+    assert lease_ms(db) == 0
 
 
 class TestRights:
@@ -198,21 +198,21 @@ class TestRights:
             db, "writer", f"GRANT ALL ON orders TO {ROLE}; GRANT USAGE ON SCHEMA changefeed TO {ROLE}"
         )
         assert self.refused(db, writer) == list(self.FORGERIES)
-        keep_awake(db, 1_500)
+        take_lease(db, 1_500)
         db.session(user=writer).run("INSERT INTO orders VALUES (1)")
 
     def test_a_role_that_only_reads_the_journal_sees_it(self, db: JournalDatabase):
         reader = self.granted(db, "reader", READ)
         assert self.refused(db, reader) == list(self.FORGERIES)
-        keep_awake(db, 1_500)
-        assert awake_ms(db.session(user=reader)) > 0
+        take_lease(db, 1_500)
+        assert lease_ms(db.session(user=reader)) > 0
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            keep_awake(db.session(user=reader), 1_000)
+            take_lease(db.session(user=reader), 1_000)
 
     def test_maintainers_may_take_it_and_no_more(self, db: JournalDatabase):
         server = self.granted(db, "server", READ, TEND)
-        keep_awake(db.session(user=server), 1_500)
-        assert awake_ms(db) > 0
+        take_lease(db.session(user=server), 1_500)
+        assert lease_ms(db) > 0
         assert self.refused(db, server) == list(self.FORGERIES[2:])
 
     def test_other_roles_have_no_right_on_it(self, db: JournalDatabase):
@@ -222,8 +222,8 @@ class TestRights:
         server = self.granted(db, "server", READ, TEND)
         db.run("DROP SEQUENCE changefeed.awake_until")
         db.run(read_script("install.sql"))
-        keep_awake(db.session(user=server), 1_500)
-        assert awake_ms(db.session(user=server)) > 0
+        take_lease(db.session(user=server), 1_500)
+        assert lease_ms(db.session(user=server)) > 0
 
 
 class TestStandby:
@@ -242,9 +242,9 @@ class TestStandby:
     def test_a_standby_refuses_it_and_a_promoted_one_grants_it(self, standby: EmbeddedPostgres):
         replica = Session(standby.conninfo)
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
-            keep_awake(replica, 1_000)
+            take_lease(replica, 1_000)
         assert replica.value("SELECT pg_promote()") is True
         replica.run("SET search_path = public; INSERT INTO orders VALUES (1)")
-        keep_awake(replica, 1_000)
-        assert awake_ms(replica) > 0
+        take_lease(replica, 1_000)
+        assert lease_ms(replica) > 0
         replica.connection.close()

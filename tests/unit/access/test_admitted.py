@@ -18,8 +18,8 @@ from settings.sources import load_settings
 
 class Door:
     def __init__(self) -> None:
-        meters = SharedNumbers()
-        self.admission = Admission(load_settings((), {}, Path("/nonexistent")), ClientCounts(meters), meters)
+        numbers = SharedNumbers()
+        self.admission = Admission(load_settings((), {}, Path("/nonexistent")), ClientCounts(numbers), numbers)
         self.expiries = Expiries()
         self.expired: list[Identity] = []
         self.has_expired = asyncio.Event()

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from handlers.access.forwarded import client_address, is_trusted, place_of
+from handlers.access.forwarded import client_address, is_trusted, network_of
 
 TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1")]
 
@@ -46,4 +46,4 @@ def test_what_is_not_named_is_not_trusted(peer: str):
     ],
 )
 def test_the_addresses_of_one_network_of_ipv6_are_one_place(address: str, place: str):
-    assert place_of(address) == place
+    assert network_of(address) == place

@@ -19,8 +19,8 @@ class Clock:
 
 
 def test_a_reason_is_logged_once_a_minute_with_how_many_there_were(caplog: pytest.LogCaptureFixture):
-    clock, meters = Clock(), SharedNumbers()
-    told = Refusals(meters, clock)
+    clock, numbers = Clock(), SharedNumbers()
+    told = Refusals(numbers, clock)
     with caplog.at_level(logging.INFO):
         for _ in range(1000):
             told.tell("bad_token", "the token is refused: Signature verification failed", "InvalidSignatureError")
@@ -33,7 +33,7 @@ def test_a_reason_is_logged_once_a_minute_with_how_many_there_were(caplog: pytes
         "refused 1 with a token (token_expired): the token has expired; get a new one",
         "refused 1000 with a token (bad_token): the token is refused: Signature verification failed",
     ]
-    assert meters.everywhere()[0][TOKENS_REFUSED, "bad_token"] == 1001
+    assert numbers.everywhere()[0][TOKENS_REFUSED, "bad_token"] == 1001
 
 
 class RefusedTest(AccessTestCase):
@@ -52,7 +52,7 @@ class RefusedTest(AccessTestCase):
         text = "\n".join(logged.output)
         for code, refused in tokens.items():
             assert f"({code})" in text
-            assert self.feed.slot.meters.meter(TOKENS_REFUSED, code).value == len(refused)
+            assert self.feed.slot.numbers.number(TOKENS_REFUSED, code).value == len(refused)
             for token in refused:
                 assert (token or "") not in text
         for why in ("audience", "Not enough segments", "claim changefeed", "has expired"):

@@ -63,14 +63,14 @@ def test_each_owner_has_its_turn_and_one_that_leaves_gives_it_on():
 
 def test_a_request_that_waits_too_long_is_refused():
     async def work() -> None:
-        meters = SharedNumbers()
-        under_way = RequestsUnderWay(100, meters)
+        numbers = SharedNumbers()
+        under_way = RequestsUnderWay(100, numbers)
         for _ in range(AT_ONCE):
             await under_way.enter(MUCH).until_turn()
         with mock.patch.object(requests, "WAIT_SECONDS", 0.01), pytest.raises(ApiError, match="503"):
             await under_way.enter(LITTLE).until_turn()
         assert under_way.waiting == 0
-        assert meters.meter(REQUESTS_REFUSED, "late").value == 1
+        assert numbers.number(REQUESTS_REFUSED, "late").value == 1
 
     with mock.patch.object(logging.getLogger("handlers.requests"), "warning"):
         run(work())

@@ -30,14 +30,14 @@ def test_a_new_process_counts_on_from_what_another_handed_over():
         old = process(slot)
         count_inserts(old, 3)
         counts = json.loads(json.dumps(hand_over(old)))
-        assert slot.meters.meter(*INSERTED).value == 3  # sampled at once: the other process begins from there
+        assert slot.numbers.number(*INSERTED).value == 3  # sampled at once: the other process begins from there
         new = process(slot)
         take_over(new, counts)
         new.change_counts.sample()
-        assert slot.meters.meter(*INSERTED).value == 3
+        assert slot.numbers.number(*INSERTED).value == 3
         count_inserts(new, 2)
         new.change_counts.sample()
-        assert slot.meters.meter(*INSERTED).value == 5
+        assert slot.numbers.number(*INSERTED).value == 5
         assert sum(new.hub.tally.totals["orders"]) == 5
         for context in (old, new):
             context.close()

@@ -39,8 +39,8 @@ class Ground:
     """The parts of a server without a connection. `cache` is the follower's: None without a journal."""
 
     def __init__(self, *, takes_plain: bool = True, cache: object = None, has_plain_triggers: bool = False) -> None:
-        self.meters = SharedNumbers()
-        self.delivery_counts = DeliveryCounts(self.meters, clock=lambda: 0.0)
+        self.numbers = SharedNumbers()
+        self.delivery_counts = DeliveryCounts(self.numbers, clock=lambda: 0.0)
         self.published: list[str] = []
         self.hub = Hub(Tally(0.0), [lambda changes, cursor: self.published.extend(change.text for change in changes)])
         self.raw_clients = RawClients()
@@ -71,5 +71,5 @@ class Ground:
     async def _look_for_triggers(self) -> bool:
         return self._has_plain_triggers
 
-    def count(self, *meter: str) -> float:
-        return self.meters.meter(*meter).value
+    def count(self, *key: str) -> float:
+        return self.numbers.number(*key).value

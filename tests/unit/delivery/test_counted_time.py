@@ -20,8 +20,8 @@ def test_a_deaf_span_is_only_where_no_journal_keeps_what_happened():
     for cache, expected in ((None, [[at, at], [at, None]]), ("journal", [])):
         ground = Ground(cache=cache)
         ground.outages.recent.append(OUTAGE)
-        assert counted_time(ground, ListenerState.LOST).deaf_spans(at + 10, 60) == expected
-        assert counted_time(ground, ListenerState.LISTENING).deaf_spans(at + 90, 60) == []
+        assert counted_time(ground, ListenerState.LOST).outage_spans(at + 10, 60) == expected
+        assert counted_time(ground, ListenerState.LISTENING).outage_spans(at + 90, 60) == []
 
 
 def test_without_a_journal_a_deaf_time_is_not_counted():

@@ -74,7 +74,7 @@ def test_a_page_arrives_as_it_was_read():
     handed = line.receiver.next_for(Place.after(begin))
     assert handed is not None
     assert handed.fits(Place.after(begin))
-    assert (handed.page, handed.awake_ms, handed.began_at) == (read, 250, 12.5)
+    assert (handed.page, handed.lease_ms, handed.began_at) == (read, 250, 12.5)
     assert handed.page.batch.witness == 7
     assert handed.horizon == replace(horizon, deleted=Deleted(8))
     assert line.receiver.next_for(Place.after(begin)) is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from psycopg2 import sql
 
-from changefeed.postgres.canary import Canary, Deaf
+from changefeed.postgres.canary import Canary, CanaryLost
 from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.postgres.raw_channels import ChannelRefused
 
@@ -41,10 +41,10 @@ def test_one_that_returns_proves_the_connection():
     async def go() -> None:
         async def send(channel: str, payload: str) -> None:
             assert channel == canary.channel
-            canary.hear("another's")
-            assert canary.heard
-            assert not canary.heard.done()
-            canary.hear(payload)
+            canary.receive("another's")
+            assert canary.came_back
+            assert not canary.came_back.done()
+            canary.receive(payload)
 
         canary = Canary(send)
         assert await fly(canary)
@@ -55,7 +55,7 @@ def test_one_that_returns_proves_the_connection():
 
 @pytest.mark.parametrize(("send", "why"), [(swallow, "pool_mode=transaction"), (never, "has not answered")])
 def test_a_missing_one_is_explained_by_its_sending(send: Send, why: str):
-    with pytest.raises(Deaf, match=why):
+    with pytest.raises(CanaryLost, match=why):
         asyncio.run(fly(Canary(send, deadline_seconds=0.01)))
 
 
@@ -65,7 +65,7 @@ def test_a_self_notifying_connection_is_not_deaf(is_refused: bool):
         async def run(statement: sql.Composable) -> None:
             if is_refused:
                 raise ChannelRefused("the queue of notifications is full")
-            canary.hear(canary._payload)
+            canary.receive(canary._payload)
 
         canary = Canary(fail, deadline_seconds=0.1)
         assert not await fly(canary, run)
@@ -84,7 +84,7 @@ def test_as_long_as_anything_arrives_it_is_waited_for():
             canary.note_arrival()
             await asyncio.sleep(0)
         assert not flying.done()
-        with pytest.raises(Deaf):
+        with pytest.raises(CanaryLost):
             await flying
 
     asyncio.run(go())
