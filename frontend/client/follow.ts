@@ -43,7 +43,7 @@ export function follow(address: URL, options: Options, environment: Environment,
   // that is delivered the old cursor stays, so that a connection lost in between does not lose the gap.
   let begin: string | null = null;
   // Changes that are in no journal, so that those of a time without a connection are gone.
-  let hasUnjournaled = false;
+  let hasUnrecorded = false;
   let isOpen = false;
   let lostAt: number | null = null;
   let attempts = 0;
@@ -130,8 +130,8 @@ export function follow(address: URL, options: Options, environment: Environment,
         isOpen = true;
         attempts = 0;
         call(onState, { state: 'open' });
-        if (lostAt !== null && (cursor === null || hasUnjournaled)) {
-          tellGap('the connection was lost, and what is not journaled is not sent later', lostAt);
+        if (lostAt !== null && (cursor === null || hasUnrecorded)) {
+          tellGap('the connection was lost, and what is not recorded is not sent later', lostAt);
         }
         begin = message.cursor;
         cursor ??= begin;
@@ -156,7 +156,7 @@ export function follow(address: URL, options: Options, environment: Environment,
           if (isClosed || reader?.isDue) return;
         }
         begin = cursor = message.cursor ?? cursor;
-        hasUnjournaled ||= message.cursor === null;
+        hasUnrecorded ||= message.cursor === null;
         return;
       case 'gap':
         call(onGap, message);

@@ -227,7 +227,7 @@ function follow(address, options, environment, reader) {
 	if (!WebSocket) throw new TypeError("there is no WebSocket here: give one as an option, such as that of the package ws");
 	let cursor = since ?? address.searchParams.get("since");
 	let begin = null;
-	let hasUnjournaled = false;
+	let hasUnrecorded = false;
 	let isOpen = false;
 	let lostAt = null;
 	let attempts = 0;
@@ -304,7 +304,7 @@ function follow(address, options, environment, reader) {
 				isOpen = true;
 				attempts = 0;
 				call(onState, { state: "open" });
-				if (lostAt !== null && (cursor === null || hasUnjournaled)) tellGap("the connection was lost, and what is not journaled is not sent later", lostAt);
+				if (lostAt !== null && (cursor === null || hasUnrecorded)) tellGap("the connection was lost, and what is not recorded is not sent later", lostAt);
 				begin = message.cursor;
 				cursor ??= begin;
 				lostAt = null;
@@ -327,7 +327,7 @@ function follow(address, options, environment, reader) {
 					if (isClosed || reader?.isDue) return;
 				}
 				begin = cursor = message.cursor ?? cursor;
-				hasUnjournaled ||= message.cursor === null;
+				hasUnrecorded ||= message.cursor === null;
 				return;
 			case "gap":
 				call(onGap, message);

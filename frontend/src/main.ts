@@ -46,7 +46,7 @@ function showTitle(): void {
 async function showSignIn(): Promise<void> {
   if (isSigningIn) return;
   isSigningIn = true; // until the page is reloaded
-  const { default: SignIn } = await import('./views/SignIn.svelte');
+  const { default: SignIn } = await import('./views/dialogs/SignIn.svelte');
   mount(SignIn, { target: document.body });
 }
 

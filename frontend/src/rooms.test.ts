@@ -4,16 +4,17 @@ import { describe, expect, it } from 'vitest';
 
 /** Top to bottom. The files beside the rooms (main, live, screen, player) put them together. */
 const ROOMS = ['views', 'pictures', 'model', 'feed', 'values'];
-const SOURCES = import.meta.glob<string>(['./*/*.ts', './*/*.svelte', '!./**/*.test.ts'], {
+const SOURCES = import.meta.glob<string>(['./*/**/*.ts', './*/**/*.svelte', '!./**/*.test.ts'], {
   query: '?raw',
   import: 'default',
   eager: true,
 });
 
-/** The rooms that a source imports from: './delays' is its own room, '../model/state' another one, '../screen' none. */
-function importedRooms(source: string): string[] {
-  const paths = [...source.matchAll(/(?:from|import) '(\.\.\/[^']+)'/g)].map((match) => match[1]!.split('/'));
-  return paths.filter((path) => path.length > 2).map((path) => path[1]!);
+/** What a source imports, as paths from here: 'model/state.ts' imports '../values/delays', which is ['values', 'delays']. */
+function importedPaths(path: string, source: string): string[][] {
+  return [...source.matchAll(/(?:from|import|import\() ?'(\.[^']+)'/g)].map((match) =>
+    new URL(match[1]!, `file:///${path}`).pathname.slice(1).split('/'),
+  );
 }
 
 describe('rooms', () => {
@@ -22,14 +23,14 @@ describe('rooms', () => {
     expect(new Set(Object.keys(SOURCES).map((path) => path.split('/')[1]))).toEqual(new Set(ROOMS));
   });
 
-  it.each(Object.entries(SOURCES))('%s imports from rooms below its own', (path, source) => {
+  it.each(Object.entries(SOURCES))('%s imports from its own room and those below', (path, source) => {
     const own = ROOMS.indexOf(path.split('/')[1]!);
-    const upward = importedRooms(source).filter((room) => ROOMS.indexOf(room) <= own);
-    expect(upward).toEqual([]);
+    const rooms = importedPaths(path, source).filter((parts) => parts.length > 1);
+    expect(rooms.filter(([room]) => ROOMS.indexOf(room!) < own)).toEqual([]);
   });
 
   it.each(Object.entries(SOURCES))('%s imports none of what puts the rooms together, unless it is a view', (path, source) => {
-    const composition = [...source.matchAll(/from '\.\.\/([^/']+)'/g)].map((match) => match[1]);
+    const composition = importedPaths(path, source).filter((parts) => parts.length === 1);
     if (!path.startsWith('./views/')) expect(composition).toEqual([]);
   });
 });

@@ -18,7 +18,7 @@ import {
   tablesOf,
 } from './pictures/view_model';
 import type { TableStatus } from './feed/protocol';
-import type { Row } from './model/rows';
+import type { TailEntry } from './model/tail_entries';
 import type { Notice, State } from './model/state';
 import { type TailLine, tailLineOf } from './pictures/tail';
 
@@ -44,7 +44,7 @@ export class Screen {
   dialog: DialogName | null = $state.raw(null);
   /** What is typed into the palette, from the moment on that it is asked for: it is loaded only then. */
   typed = $state.raw('');
-  selected: Row | null = $state.raw(null);
+  selected: TailEntry | null = $state.raw(null);
   /** It waits until the panel is there, which is loaded with the first row that is opened. */
   panelTask: PanelTask | null = $state.raw(null);
   status: Status;
@@ -127,7 +127,7 @@ export class Screen {
     this.choose({ conditions: isThere ? others : [...others, condition] });
   }
 
-  get rowsShown(): readonly Row[] {
+  get rowsShown(): readonly TailEntry[] {
     return this.#rows.shown;
   }
 
@@ -149,7 +149,7 @@ export class Screen {
     else this.#drawTail();
   }
 
-  select(row: Row | null): void {
+  select(row: TailEntry | null): void {
     if (row !== null) this.#rows.hold('row selected');
     else this.#rows.release('row selected');
     this.selected = row;

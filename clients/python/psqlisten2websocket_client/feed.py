@@ -54,15 +54,15 @@ class Feed:
         # Until that is delivered the old cursor stays, so that a connection lost in between does not lose the gap.
         begin: str | None = None
         heard_at: str | None = None
-        has_unjournaled = False  # some changes are in no journal, so those of a time without a connection are lost
+        has_unrecorded = False  # some changes are in no journal, so those of a time without a connection are lost
         connection = Connection(self._request)
         try:
             while True:
                 message = await connection.receive({"since": self.cursor} if self.cursor else {})
                 match message["type"]:
                     case "hello":
-                        if heard_at and (self.cursor is None or has_unjournaled):
-                            why = "the connection was lost, and what is not journaled is not sent later"
+                        if heard_at and (self.cursor is None or has_unrecorded):
+                            why = "the connection was lost, and what is not recorded is not sent later"
                             self._tell(Gap(why, since=heard_at, until=_now()))
                         begin = message["cursor"]
                         self.cursor = self.cursor or begin
@@ -72,7 +72,7 @@ class Feed:
                             yield change
                             self.cursor = change.cursor or self.cursor
                         self.cursor = begin = message["cursor"] or self.cursor
-                        has_unjournaled = has_unjournaled or message["cursor"] is None
+                        has_unrecorded = has_unrecorded or message["cursor"] is None
                     case "gap":
                         self.cursor = begin
                         self._tell(Gap.of(message))

@@ -2,12 +2,12 @@ import { expect, test } from 'vitest';
 
 import { askedOf, type Condition, conditionOf, conditionText, conditionValue, matcher } from './filter';
 import { JsonNumber } from '../values/json';
-import { Row } from './rows';
+import { TailEntry } from './tail_entries';
 
-const row = (text: string) => new Row(text, 0, null, 0);
+const row = (text: string) => new TailEntry(text, 0, null, 0);
 const order = (data: string, more = '') =>
   row(`{"table":"orders","action":"UPDATE","data":${data},"schema":"public"${more},"at":"1970-01-01T00:01:40Z"}`);
-const matches = (found: Row, ...typed: string[]) =>
+const matches = (found: TailEntry, ...typed: string[]) =>
   matcher(
     typed.map((text) => conditionOf(text)!),
     null,

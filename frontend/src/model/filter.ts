@@ -2,7 +2,7 @@
 import { assertNever } from '../values/assert_never';
 import { type Columns, type Json, JsonNumber, jsonText } from '../values/json';
 import { type Action, ACTIONS } from '../feed/protocol';
-import type { Row } from './rows';
+import type { TailEntry } from './tail_entries';
 
 /** Tables are joined by "or", and so are actions; all else by "and". */
 export type Condition =
@@ -102,7 +102,7 @@ export function askedOf(conditions: readonly Condition[]): Asked | null {
 }
 
 /** Returns a function that tests whether a row meets all of them. */
-export function matcher(conditions: readonly Condition[], span: Span | null): (row: Row) => boolean {
+export function matcher(conditions: readonly Condition[], span: Span | null): (row: TailEntry) => boolean {
   const byHead = conditions.some(({ kind }) => kind === 'table' || kind === 'action');
   const texts = conditions
     .filter(({ kind }) => kind === 'text')
@@ -126,7 +126,7 @@ export function matcher(conditions: readonly Condition[], span: Span | null): (r
   };
 }
 
-function fulfilsColumns(row: Row, columns: readonly Extract<Condition, { kind: 'column' }>[]): boolean {
+function fulfilsColumns(row: TailEntry, columns: readonly Extract<Condition, { kind: 'column' }>[]): boolean {
   const { content } = row;
   if (content.kind === 'foreign') return false;
   return columns.every(({ column, value, isExcluded }) => {

@@ -1,15 +1,15 @@
 import { beforeEach, expect, test } from 'vitest';
 
 import { HeldRows } from './paused_rows';
-import { Rows } from './rows';
+import { TailEntries } from './tail_entries';
 
-let rows: Rows;
+let rows: TailEntries;
 let list: HeldRows;
 const push = (...texts: string[]) => rows.push(texts, texts.length, 0);
 const shown = () => list.shown.map((row) => row.text).join('');
 
 beforeEach(() => {
-  rows = new Rows(5);
+  rows = new TailEntries(5);
   list = new HeldRows(rows);
   push('a', 'b');
   list.follow();

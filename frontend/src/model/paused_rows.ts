@@ -1,6 +1,6 @@
 // Comes in: the ring of rows, a filter, and why the list is paused. Goes out: the list to show.
 // Held, nothing in it moves and nothing leaves it, whatever comes meanwhile.
-import type { Row, Rows } from './rows';
+import type { TailEntries, TailEntry } from './tail_entries';
 
 /** By hand, by scrolling away, by a row that is selected. */
 export const HOLDS = ['paused', 'row selected', 'scrolled'] as const;
@@ -17,19 +17,19 @@ export interface Held {
 
 export class HeldRows {
   /** What is shown, newest first. */
-  shown: readonly Row[] = [];
-  readonly #rows: Rows;
-  #matches: (row: Row) => boolean = () => true;
+  shown: readonly TailEntry[] = [];
+  readonly #rows: TailEntries;
+  #matches: (row: TailEntry) => boolean = () => true;
   readonly #why = new Set<Hold>();
   /** Of all rows, filtered or not, when the list was held; null while it is not. */
-  #base: readonly Row[] | null = null;
+  #base: readonly TailEntry[] | null = null;
   #pushed = 0;
   #missed = 0;
   #waiting = 0;
   /** How many rows had been pushed at the last look. */
   #lookedAt = 0;
 
-  constructor(rows: Rows) {
+  constructor(rows: TailEntries) {
     this.#rows = rows;
   }
 
@@ -54,7 +54,7 @@ export class HeldRows {
     return `${this.#rows.pushed} ${this.#rows.missed}`;
   }
 
-  filter(matches: (row: Row) => boolean): void {
+  filter(matches: (row: TailEntry) => boolean): void {
     this.#matches = matches;
     const all = this.#base ?? this.#rows.newest(this.#rows.limit);
     this.shown = all.filter(matches);
@@ -98,7 +98,7 @@ export class HeldRows {
     for (const row of this.#came()) if (this.#matches(row)) this.#waiting += 1;
   }
 
-  #came(): Row[] {
+  #came(): TailEntry[] {
     const came = this.#rows.newest(this.#rows.pushed - this.#lookedAt);
     this.#lookedAt = this.#rows.pushed;
     return came;

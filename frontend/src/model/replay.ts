@@ -10,7 +10,7 @@ import {
   type Decoded,
   type Hello,
 } from '../feed/protocol';
-import { type Change, contentOf } from './rows';
+import { type Change, contentOf } from './tail_entries';
 import { apply, initialState, setConnection, type State } from './state';
 
 export const SPEEDS = [1, 4, 16, 64] as const;

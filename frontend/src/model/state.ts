@@ -18,7 +18,7 @@ import type {
   TableStatus,
   Totals,
 } from '../feed/protocol';
-import { Rows } from './rows';
+import { TailEntries } from './tail_entries';
 import type { Connection } from '../feed/socket';
 
 export const ROW_LIMIT = 10_000;
@@ -52,7 +52,7 @@ export interface State {
   timelines: readonly Timeline[];
   /** How often the server's history came. */
   histories: number;
-  readonly rows: Rows;
+  readonly rows: TailEntries;
   /** By server second, the newest SHARE_SECONDS: how many of how many changes that fit were sent as rows. */
   readonly shares: Map<number, { sent: number; of: number }>;
   notices: readonly Notice[];
@@ -95,7 +95,7 @@ export function initialState(): State {
     session: null,
     timelines: makeTimelines(STEPS),
     histories: 0,
-    rows: new Rows(ROW_LIMIT),
+    rows: new TailEntries(ROW_LIMIT),
     shares: new Map(),
     notices: [],
     noticesMade: 0,

@@ -1,6 +1,6 @@
 // Comes in: a row. Goes out: all its values, column by column.
 import type { Columns, Json } from '../values/json';
-import { type Change, contentOf, type Foreign } from '../model/rows';
+import { type Change, contentOf, type Foreign } from '../model/tail_entries';
 
 export interface ColumnDetail {
   readonly name: string;

@@ -1,13 +1,13 @@
 import { expect, test } from 'vitest';
 
 import { csv, ndjson } from './export';
-import { Row } from '../model/rows';
+import { TailEntry } from '../model/tail_entries';
 
 const rows = [
   '["foreign", "x"]',
   '{"table":"b","action":"DELETE","data":{"note":""}}',
   '{"table":"a","action":"INSERT","data":{"id":9007199254740993,"note":null,"doc":{"a":1.10}},"schema":"s","at":"2026-11-22T07:00:00.120931+00:00","cursor":"1.x"}',
-].map((text, place) => new Row(text, place, null, 0));
+].map((text, place) => new TailEntry(text, place, null, 0));
 
 test('a line of NDJSON is what came, the oldest first', () => {
   expect(ndjson(rows).split('\n')).toEqual([...rows.map(({ text }) => text).reverse(), '']);
@@ -27,7 +27,7 @@ test('CSV has every column, with every digit, and tells null from an empty text'
 
 function field(value: string): string {
   const text = JSON.stringify({ table: 't', action: 'INSERT', data: { it: value } });
-  const [, line] = csv([new Row(text, 0, null, 0)]).split(/\r\n(?=,INSERT|$)/);
+  const [, line] = csv([new TailEntry(text, 0, null, 0)]).split(/\r\n(?=,INSERT|$)/);
   return (line ?? '').replace(/^,INSERT,t,,/, '').replace(/,$/, '');
 }
 
@@ -55,7 +55,7 @@ test.each(['-5', '+5', '-1.50', '1e-7', '-1E+20', 'a=b', "O'Brien", 'x-1', '2026
 
 test('numbers stay numbers, and names of columns and tables are no formulas either', () => {
   const text = '{"table":"=t","action":"INSERT","data":{"-n":-5,"=c":[-1]}}';
-  const [head, line] = csv([new Row(text, 0, null, 0)]).split('\r\n');
+  const [head, line] = csv([new TailEntry(text, 0, null, 0)]).split('\r\n');
   expect(head).toBe("\ufeffchangefeed_at,changefeed_action,changefeed_table,changefeed_cursor,'-n,'=c,changefeed_other");
   expect(line).toBe(",INSERT,'=t,,-5,[-1],");
 });

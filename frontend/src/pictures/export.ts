@@ -1,9 +1,9 @@
 // Comes in: rows. Goes out: the text of a file with all of them, oldest first.
 import { type Json, jsonText } from '../values/json';
-import type { Row } from '../model/rows';
+import type { TailEntry } from '../model/tail_entries';
 
 /** Each row as it came, byte for byte. */
-export function ndjson(rows: readonly Row[]): string {
+export function ndjson(rows: readonly TailEntry[]): string {
   return rows
     .toReversed()
     .map((row) => `${row.text.replaceAll(/[\r\n]+/g, ' ')}\n`)
@@ -20,7 +20,7 @@ const NUMBER = /^[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$/;
  * What a change is, then every column that any of the rows has (RFC 4180). Null is nothing, an empty text is "".
  * Other JSON is in the last column, unchanged. A text that would be a formula gets a ' before it.
  */
-export function csv(rows: readonly Row[]): string {
+export function csv(rows: readonly TailEntry[]): string {
   const contents = rows.toReversed().map((row) => row.content);
   const names = [
     ...new Set(contents.flatMap((content) => (content.kind === 'change' ? [...(content.data?.keys() ?? [])] : []))),

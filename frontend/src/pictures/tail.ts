@@ -3,7 +3,7 @@ import { clockText, clockTextWithMs, countText, kindOf, shortened, type ValueKin
 import type { Columns, Json } from '../values/json';
 import { shownName } from './view_model';
 import type { Action } from '../feed/protocol';
-import type { Change, Row } from '../model/rows';
+import type { Change, TailEntry } from '../model/tail_entries';
 
 // Of a wide line; a row's panel shows all of them.
 const COLUMNS_SHOWN = 5;
@@ -23,7 +23,7 @@ export interface Part {
 }
 
 export interface TailLine {
-  readonly row: Row;
+  readonly row: TailEntry;
   readonly time: string;
   /** Null for other JSON than a change. */
   readonly action: Action | null;
@@ -38,8 +38,8 @@ export interface TailLine {
 
 /** `below`: the row that came before it, of all that were sent; null if unknown. */
 export function tailLineOf(
-  row: Row,
-  below: Row | null,
+  row: TailEntry,
+  below: TailEntry | null,
   zone: Zone,
   tables: ReadonlyMap<string, unknown> | undefined,
 ): TailLine {
@@ -71,7 +71,7 @@ export function tailLineOf(
   };
 }
 
-function missedText({ missedBefore, away }: Row, below: Row, zone: Zone): string {
+function missedText({ missedBefore, away }: TailEntry, below: TailEntry, zone: Zone): string {
   const missed = missedBefore - below.missedBefore;
   if (missed === 0) return '';
   if (away === null) return `· ${countText(missed)} more ·`;

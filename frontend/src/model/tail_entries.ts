@@ -40,7 +40,7 @@ export interface Away {
   readonly to: number;
 }
 
-export class Row {
+export class TailEntry {
   #head: Pick<Change, 'table' | 'action' | 'at'> | null | undefined;
 
   /**
@@ -71,11 +71,11 @@ export class Row {
 }
 
 /** A ring of the newest `limit` rows. */
-export class Rows {
+export class TailEntries {
   /** How many rows and how many missed changes there ever were. */
   pushed = 0;
   missed = 0;
-  readonly #ring: Row[] = [];
+  readonly #ring: TailEntry[] = [];
 
   constructor(readonly limit: number) {}
 
@@ -85,7 +85,7 @@ export class Rows {
     this.missed += Math.max(0, of - texts.length);
     const missedBefore = this.missed;
     for (const [place, text] of texts.entries()) {
-      const row = new Row(text, this.pushed, receivedAt, missedBefore, place === 0 ? away : null);
+      const row = new TailEntry(text, this.pushed, receivedAt, missedBefore, place === 0 ? away : null);
       this.#ring[this.pushed % this.limit] = row;
       this.pushed += 1;
     }
@@ -103,8 +103,8 @@ export class Rows {
   }
 
   /** Newest first. */
-  newest(count: number): Row[] {
-    const rows: Row[] = [];
+  newest(count: number): TailEntry[] {
+    const rows: TailEntry[] = [];
     for (let at = this.pushed - 1; at >= 0 && rows.length < Math.min(count, this.limit); at--) {
       const row = this.#ring[at % this.limit];
       if (row !== undefined) rows.push(row);

@@ -1,15 +1,15 @@
 import { beforeEach, expect, test } from 'vitest';
 
 import { type Columns, jsonText } from '../values/json';
-import { type Change, Row, Rows } from './rows';
+import { type Change, TailEntries, TailEntry } from './tail_entries';
 
-let rows: Rows;
+let rows: TailEntries;
 
 beforeEach(() => {
-  rows = new Rows(5);
+  rows = new TailEntries(5);
 });
 
-const contentOf = (text: string) => new Row(text, 0, null, 0).content;
+const contentOf = (text: string) => new TailEntry(text, 0, null, 0).content;
 const changeOf = (text: string) => contentOf(text) as Change;
 const texts = (count: number) => rows.newest(count).map((row) => row.text);
 
@@ -75,10 +75,10 @@ test('a row that the server cut says how long it is and how it begins', () => {
 });
 
 test('a row is known by its head without being parsed again', () => {
-  const row = new Row('{"table":"t","action":"INSERT","schema":"s","at":"1970-01-01T00:00:01Z"}', 0, null, 0);
+  const row = new TailEntry('{"table":"t","action":"INSERT","schema":"s","at":"1970-01-01T00:00:01Z"}', 0, null, 0);
   expect(row.head).toEqual({ table: 's.t', action: 'INSERT', at: 1000 });
   expect(row.head).toBe(row.head);
-  expect(new Row('[]', 0, null, 0).head).toBeNull();
+  expect(new TailEntry('[]', 0, null, 0).head).toBeNull();
 });
 
 test('the newest come first, and the oldest leave', () => {
