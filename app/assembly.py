@@ -11,6 +11,7 @@ from changefeed.counts.tally import Tally
 from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
 from changefeed.journal.exchange import PageExchange
 from changefeed.journal.follower import Follower
+from changefeed.journal.installation import Installation
 from changefeed.journal.journal import Journal
 from changefeed.journal.lease import Lease
 from changefeed.journal.lookout import Lookout
@@ -33,7 +34,7 @@ from handlers.delivery.dashboards import Dashboards
 from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.delivery.live_clients import LiveClients
 from handlers.delivery.notifications import Notifications
-from handlers.delivery.outages import Outages
+from handlers.delivery.outages import Outages, has_plain_triggers
 from handlers.delivery.raw_clients import RawClients
 from handlers.delivery.readiness import Readiness
 from handlers.feed.websocket import event_socket_of
@@ -108,7 +109,7 @@ def make_context(
         on_lost_past=renew,
     )
     readings = make_readings(settings, rows_pool, journal, catalog)
-    watching = make_watching(settings, slot, request_pool, on_taken_away=dashboards.tell_database)
+    watching = make_watching(settings, slot, request_pool, on_removed=dashboards.tell_database)
     lookout = Lookout(
         request_pool,
         catalog,
@@ -125,7 +126,7 @@ def make_context(
         raw_clients,
         delivery_counts,
         takes_plain=takes_plain,
-        has_plain_triggers=watching.has_plain_triggers,
+        has_plain_triggers=partial(has_plain_triggers, request_pool),
         tell_gap=tell_gap,
     )
     notifications = Notifications(hub, follower.wake, raw_clients, delivery_counts, takes_plain=takes_plain)
@@ -183,18 +184,16 @@ def make_readings(settings: Settings, database: Database, journal: Journal, cata
 
 
 def make_watching(
-    settings: Settings, slot: ProcessSlot, database: Database, on_taken_away: Callable[[], None]
+    settings: Settings, slot: ProcessSlot, database: Database, on_removed: Callable[[], None]
 ) -> Watching:
-    return Watching(
+    installation = Installation(
         database,
-        settings.watch,
-        settings.retention_hours * 3600,
-        settings.retention_bytes,
         # No other server uses an embedded database.
         may_upgrade=settings.upgrade_schema or settings.database_url is None,
         has_been_seen=slot.has_seen_schema,
-        on_taken_away=on_taken_away,
+        on_removed=on_removed,
     )
+    return Watching(database, installation, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
 
 
 def make_authenticator(settings: Settings, slot: ProcessSlot) -> Authenticator:

@@ -68,7 +68,7 @@ async def serve(
         if slot.is_first:
             await stack.enter_async_context(running(context.authenticator.tokens.prepare()))
         if parent:
-            context.watching.on_seen = partial(parent.remember, has_seen_schema=True)
+            context.watching.installation.on_seen = partial(parent.remember, has_seen_schema=True)
             await stack.enter_async_context(running(follow_parent(parent, context, stopping)))
         await stack.enter_async_context(running(context.listener.run()))
         if not await first_contact(context, state_changed, stopping):

@@ -13,7 +13,8 @@ from tornado.netutil import bind_sockets
 
 from app.demo import make_tables
 from changefeed.backoff import backoff
-from changefeed.journal.watching import CannotWatch, NoSuchTable
+from changefeed.journal.installation import CannotWatch
+from changefeed.journal.watching import NoSuchTable
 from changefeed.postgres.connection import IN_RECOVERY
 from changefeed.postgres.listener import ListenerState
 from changefeed.postgres.pool import DatabaseUnavailable, one_line

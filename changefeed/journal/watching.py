@@ -1,4 +1,4 @@
-"""Installs the schema, watches the tables of the settings, and maintains both. Knows no client.
+"""Watches the tables of the settings, and maintains them and the journal. Knows no client.
 
 The SQL is in sql/, and works without the server too.
 """
@@ -6,26 +6,22 @@ The SQL is in sql/, and works without the server too.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg2
 
-from changefeed.backoff import backoff
 from changefeed.change.table_names import BadName, Pattern, TableName, parse_pattern, qualified
-from changefeed.journal.installation import parts, some_of
-from changefeed.journal.journal import HALF_RESTORED, VERSION
+from changefeed.journal.installation import CannotWatch, Installation
+from changefeed.journal.journal import VERSION
 from changefeed.postgres.legible import is_shown_only
-from changefeed.postgres.named_queries import load_queries, read_script
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
-from changefeed.postgres.trust import distrust
 
 logger = logging.getLogger("changefeed.watching")
 
 QUERIES = load_queries("server.sql")
 MAINTAIN_SECONDS = 10.0
-INSTALL_DEADLINE_SECONDS = 60.0
-
 
 NO_TEXT = "its name has no text in UTF-8, which clients need; ALTER TABLE … RENAME it first"
 
@@ -36,10 +32,6 @@ class NoSuchTable(Exception):
 
 def no_such_table(name: str) -> NoSuchTable:
     return NoSuchTable(f"the database has no table {name}")
-
-
-class CannotWatch(Exception):
-    """PostgreSQL refused it, or the name is ambiguous; the message says what to do."""
 
 
 def ambiguous(name: str, ways: Iterable[str]) -> str:
@@ -67,45 +59,34 @@ DEFAULT_OPTIONS = WatchOptions()
 class Watching:
     """`patterns` are schema.table or schema.*; retention is in seconds and bytes.
 
-    An older schema is upgraded if `may_upgrade`. Else the server works with it, since other servers may be too old to
-    read a newer one. A schema that was uninstalled is not installed again, except by a new start or a request to watch
-    a table. `has_been_seen` tells a process that replaces another whether the schema was there. on_seen() is called
-    when it is seen, on_taken_away() when `is_taken_away` changes.
+    A schema that was removed is not installed again, except by a new start or a request to watch a table.
     """
 
     def __init__(
         self,
         database: Database,
+        installation: Installation,
         patterns: Sequence[str],
         retention_seconds: float,
         retention_bytes: int,
-        *,
-        may_upgrade: bool = True,
-        has_been_seen: bool = False,
-        on_taken_away: Callable[[], None] = lambda: None,
     ) -> None:
-        self._may_upgrade = may_upgrade
-        self._is_told_to_upgrade = False
+        self.installation = installation
+        self.refused: dict[str, str] = {}  # tables of the patterns that cannot be watched now, with the reason
         self._database = database
         self._patterns = tuple(patterns)
         self._retention = {"seconds": retention_seconds, "bytes": retention_bytes}
-        self._has_seen_schema = has_been_seen
-        self._on_taken_away = on_taken_away
-        self.on_seen: Callable[[], None] = lambda: None
-        self.is_taken_away = False  # whether the schema was uninstalled under the server
         self._is_told_of_no_schema = False
         self._complaint = ""
         self._woken = asyncio.Event()
-        self.refused: dict[str, str] = {}  # tables of the patterns that cannot be watched now, with the reason
 
     async def start(self) -> None:
         """Watches the tables of the patterns. Raises NoSuchTable, or CannotWatch for a table named without a star.
 
         Upgrades an older schema if it may, even without patterns, or logs that there is one.
         """
-        if await self._is_installed():
-            await self._install()
-            await self._complete()
+        if await self.installation.is_there():
+            await self.installation.ensure()
+            await self.installation.complete()
         for pattern in self._patterns:
             has_one = await self._watch_pattern(pattern)
             if _is_of_one_table(pattern):
@@ -120,7 +101,7 @@ class Watching:
 
     async def say_if_no_journal(self) -> None:
         """Logs, at the start, that no table is watched yet: then only NOTIFY triggers of the user send changes."""
-        if not await self._is_installed():
+        if not await self.installation.is_there():
             logger.info(
                 "no table is watched yet, as the schema changefeed is not installed: start with --watch "
                 "schema.table, or run psql -f sql/install.sql and SELECT changefeed.watch('schema.table')"
@@ -141,7 +122,7 @@ class Watching:
         Installs the schema if it is missing.
         """
         table = await self._only(name)
-        await self._install()
+        await self.installation.ensure()
         return await self._watch(name, table, options)
 
     async def _watch(self, name: str, table: TableName, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
@@ -163,7 +144,7 @@ class Watching:
     async def unwatch(self, name: str) -> bool:
         """Stops watching a table; returns whether it was watched. Raises NoSuchTable or CannotWatch."""
         table = await self._only(name)
-        if not await self._is_installed():
+        if not await self.installation.is_there():
             return False
         with self._refusals(name, "only the table's owner can unwatch it"):
             rows = await self._database.fetch(QUERIES["unwatch"], table._asdict())
@@ -174,7 +155,7 @@ class Watching:
     async def options(self, name: str) -> WatchOptions | None:
         """The options with which a table is watched; None if it is not."""
         table = await self._only(name)
-        if not await self._is_installed():
+        if not await self.installation.is_there():
             return None
         for schema, bare, _, omit, row_limit, strict, _, hash_ in await self._database.fetch(QUERIES["watched tables"]):
             if (schema, bare) == table:
@@ -184,7 +165,7 @@ class Watching:
     async def replaced_columns(self, name: str) -> set[str]:
         """The columns to omit or hash whose names other columns have now: nothing is recorded then."""
         table = await self._only(name)
-        if (await self._version() or 0) < VERSION:
+        if (await self.installation.version() or 0) < VERSION:
             return set()
         gone = await self._database.fetch(QUERIES["gone columns"])
         return {column for schema, bare, column, is_replaced in gone if (schema, bare) == table and is_replaced}
@@ -197,21 +178,6 @@ class Watching:
             for schema, table, is_watched in found
             if not is_watched
         }
-
-    async def has_plain_triggers(self) -> bool:
-        """Whether a trigger of the user's sends NOTIFYs.
-
-        Retries until PostgreSQL answers; returns True if permission is denied.
-        """
-        delays = backoff()
-        while True:
-            try:
-                [(has_plain,)] = await self._database.fetch(QUERIES["has plain triggers"])
-                return bool(has_plain)
-            except DatabaseUnavailable:
-                await asyncio.sleep(next(delays))
-            except psycopg2.Error:
-                return True
 
     def maintain_now(self) -> None:
         """Called when the schema has changed: there may be new partitions or tables to watch."""
@@ -243,7 +209,7 @@ class Watching:
     async def mend(self) -> None:
         """Creates missing triggers, such as those of new partitions. maintain() reports what prevents it."""
         with contextlib.suppress(psycopg2.Error, CannotWatch):
-            if await self._is_installed():
+            if await self.installation.is_there():
                 await self._refresh()
 
     async def _refresh(self) -> None:
@@ -255,7 +221,7 @@ class Watching:
                 logger.info("the triggers of %s were brought up to date", table)
 
     async def _maintain_once(self) -> None:
-        if await self._is_installed():
+        if await self.installation.is_there():
             await self._refresh()
             for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
                 logger.info("retention emptied partition %d of the journal", number)
@@ -268,10 +234,10 @@ class Watching:
         If one table cannot be watched, the others still are.
         """
         found = await self._tables_of(pattern)
-        if found and await self._was_uninstalled():
+        if found and await self._was_removed():
             return True
         if found:
-            await self._install()
+            await self.installation.ensure()
         for schema, table, is_watched in found:
             name = qualified(schema, table)
             try:
@@ -316,23 +282,8 @@ class Watching:
                         return True
         return False
 
-    async def _is_installed(self) -> bool:
-        [(has_journal,)] = await self._database.fetch(QUERIES["has journal"])
-        if has_journal and (reason := await distrust(self._database)):
-            raise CannotWatch(reason)
-        self._note_schema(is_there=bool(has_journal))
-        return bool(has_journal)
-
-    def _note_schema(self, *, is_there: bool) -> None:
-        if is_there and not self._has_seen_schema:
-            self._has_seen_schema = True
-            self.on_seen()
-        before, self.is_taken_away = self.is_taken_away, self._has_seen_schema and not is_there
-        if before is not self.is_taken_away:
-            self._on_taken_away()
-
-    async def _was_uninstalled(self) -> bool:
-        if await self._is_installed() or not self._has_seen_schema:
+    async def _was_removed(self) -> bool:
+        if await self.installation.is_there() or not self.installation.is_removed:
             self._is_told_of_no_schema = False
             return False
         if not self._is_told_of_no_schema:
@@ -342,65 +293,6 @@ class Watching:
                 "the tables of --watch again, run psql -f sql/install.sql, or restart the server"
             )
         return True
-
-    async def _install(self) -> None:
-        version = await self._version()
-        if version is not None and version >= VERSION:
-            return
-        if version and not self._may_upgrade:
-            if not self._is_told_to_upgrade:
-                self._is_told_to_upgrade = True
-                logger.warning(
-                    "the schema changefeed has version %d, this server brings %d: once no older server is left, run "
-                    "psql -f sql/install.sql, or start with --upgrade-schema",
-                    version,
-                    VERSION,
-                )
-            return
-        await self._run_install()
-        if version:
-            logger.info("upgraded the schema changefeed from version %d to %d", version, VERSION)
-        else:
-            logger.info("installed the schema changefeed")
-
-    async def _complete(self) -> None:
-        """Checks, once at the start, whether the schema has this version but an earlier state."""
-        if await self._version() != VERSION:
-            return
-        differing = [part for (part,) in await self._database.fetch(QUERIES["schema differs"], parts())]
-        if differing and self._may_upgrade:
-            await self._run_install()
-            logger.info("brought the schema changefeed up to date: %s", some_of(differing))
-        elif differing:
-            logger.warning(
-                "the schema changefeed has version %d, but an earlier state of it (%s): run psql -f "
-                "sql/install.sql again, or start with --upgrade-schema",
-                VERSION,
-                some_of(differing),
-            )
-
-    async def _run_install(self) -> None:
-        try:
-            await self._database.fetch(read_script("install.sql"), deadline_seconds=INSTALL_DEADLINE_SECONDS)
-        except psycopg2.errors.InsufficientPrivilege as error:
-            raise CannotWatch(
-                f"the schema changefeed cannot be installed ({one_line(error)}); let the database's owner run "
-                "psql -f sql/install.sql once"
-            ) from None
-        self._note_schema(is_there=True)
-
-    async def _version(self) -> int | None:
-        """The version of the installed schema; None if there is none, 0 if its table meta is empty.
-
-        Raises CannotWatch while it is being restored: to install it then would be in the way of that.
-        """
-        if not await self._is_installed():
-            return None
-        [(_, _, is_whole)] = await self._database.fetch(QUERIES["find journal"])
-        if not is_whole:
-            raise CannotWatch(HALF_RESTORED)
-        rows = await self._database.fetch(QUERIES["schema version"])
-        return int(rows[0][0]) if rows else 0
 
     @contextlib.contextmanager
     def _refusals(self, name: str, needed: str) -> Iterator[None]:

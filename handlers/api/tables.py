@@ -6,9 +6,9 @@ from typing import Any
 
 from changefeed.change.json_text import parse_unique
 from changefeed.change.table_names import TableName, qualified
+from changefeed.journal.installation import CannotWatch
 from changefeed.journal.watching import (
     DEFAULT_OPTIONS,
-    CannotWatch,
     NoSuchTable,
     PostgresRefused,
     WatchOptions,

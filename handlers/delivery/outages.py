@@ -4,13 +4,19 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+import psycopg2
+
+from changefeed.backoff import backoff
 from changefeed.change.gap import Gap
 from changefeed.hub import Hub
 from changefeed.journal.follower import Follower
 from changefeed.postgres.listener import Outage
+from changefeed.postgres.named_queries import load_queries
+from changefeed.postgres.pool import Database, DatabaseUnavailable
 from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.delivery.raw_clients import RawClients
 
+QUERIES = load_queries("server.sql")
 OUTAGES_KEPT = 100
 KNOWN_DEADLINE_SECONDS = 60.0  # after which the database is assumed to have no journal
 
@@ -61,3 +67,19 @@ class Outages:
 
     async def _missed_plain(self) -> bool:
         return self._takes_plain and (self._hub.has_plain_triggers or await self._has_plain_triggers())
+
+
+async def has_plain_triggers(database: Database) -> bool:
+    """Whether a trigger of the user's sends NOTIFYs.
+
+    Retries until PostgreSQL answers; returns True if permission is denied.
+    """
+    delays = backoff()
+    while True:
+        try:
+            [(has_plain,)] = await database.fetch(QUERIES["has plain triggers"])
+            return bool(has_plain)
+        except DatabaseUnavailable:
+            await asyncio.sleep(next(delays))
+        except psycopg2.Error:
+            return True

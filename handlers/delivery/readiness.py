@@ -42,7 +42,7 @@ class Readiness:
 
     @property
     def _trouble_of_journal(self) -> str | None:
-        if self._watching.is_taken_away:
+        if self._watching.installation.is_removed:
             return (
                 "the schema changefeed was removed: nothing is recorded until you run psql -f sql/install.sql and "
                 "watch tables again; restart the server to go on with NOTIFY triggers alone"

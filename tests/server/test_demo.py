@@ -11,6 +11,7 @@ from tornado.testing import AsyncTestCase, gen_test
 
 from app import demo
 from app.demo import Demo, make_tables, mood
+from changefeed.journal.installation import Installation
 from changefeed.journal.watching import Watching
 from changefeed.postgres.pool import Database
 from tests import postgres
@@ -30,7 +31,7 @@ class DemoTest(AsyncTestCase):
         super().setUp()
         self.conninfo = postgres.new_database()
         self.database = Database(self.conninfo)
-        self.watching = Watching(self.database, (), 3600, 1 << 20)
+        self.watching = Watching(self.database, Installation(self.database), (), 3600, 1 << 20)
         self.io_loop.run_sync(lambda: make_tables(self.database, self.watching))
 
     def tearDown(self) -> None:

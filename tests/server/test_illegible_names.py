@@ -10,7 +10,8 @@ import pytest
 from psycopg2.extensions import make_dsn
 from tornado.testing import ExpectLog, gen_test
 
-from changefeed.journal.watching import CannotWatch, NoSuchTable
+from changefeed.journal.installation import CannotWatch
+from changefeed.journal.watching import NoSuchTable
 from changefeed.postgres.legible import rows_of, showing
 from changefeed.postgres.named_queries import read_script
 from tests import postgres

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tornado.testing import ExpectLog, gen_test
 
-from changefeed.journal.watching import CannotWatch, NoSuchTable, Watching
+from changefeed.journal.installation import CannotWatch, Installation
+from changefeed.journal.watching import NoSuchTable, Watching
 from settings.sources import load_settings
 from tests.access_case import AccessTestCase, issued
 from tests.feed_case import FeedTestCase, message
@@ -80,7 +81,7 @@ class OddNamesTest(FeedTestCase):
 class NoTableTest(FeedTestCase):
     @gen_test
     async def test_an_ambiguous_name_of_missing_tables_is_refused(self):
-        watching = Watching(self.feed.request_pool, ("a.b.c",), 1.0, 1)
+        watching = Watching(self.feed.request_pool, Installation(self.feed.request_pool), ("a.b.c",), 1.0, 1)
         with pytest.raises(NoSuchTable, match=r"--watch a.b.c: the database has no such table"):
             await watching.start()
 
@@ -148,7 +149,9 @@ class OneCannotBeWatchedTest(FeedTestCase):
 
     @gen_test
     async def test_one_that_the_settings_name_itself_is_an_error(self):
-        watching = Watching(self.feed.request_pool, ("public.*", "public.aaa"), 1.0, 1)
+        watching = Watching(
+            self.feed.request_pool, Installation(self.feed.request_pool), ("public.*", "public.aaa"), 1.0, 1
+        )
         with ExpectLog("changefeed.watching", "not watched"), pytest.raises(CannotWatch, match="aaa is not yours"):
             await watching.start()
 

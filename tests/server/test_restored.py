@@ -9,8 +9,8 @@ import pytest
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed.journal.installation import CannotWatch
 from changefeed.journal.journal import Journal
-from changefeed.journal.watching import CannotWatch
 from changefeed.postgres.named_queries import read_script
 from tests import postgres
 from tests.feed_case import message

@@ -7,6 +7,7 @@ import pytest
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed.change.table_names import TableName
+from changefeed.journal.installation import Installation
 from changefeed.journal.watching import NoSuchTable, Watching, WatchOptions
 from changefeed.postgres.named_queries import read_script
 from tests.feed_case import ORDERS, FeedTestCase
@@ -102,13 +103,14 @@ class WatchingTest(FeedTestCase):
     async def test_an_earlier_schema_is_updated_on_request(self):
         self.watch()
         self.write("ALTER TABLE changefeed.meta DROP COLUMN readable_from")
-        careful = Watching(self.feed.request_pool, (), 1.0, 1, may_upgrade=False)
+        installation = Installation(self.feed.request_pool, may_upgrade=False)
+        careful = Watching(self.feed.request_pool, installation, (), 1.0, 1)
         with ExpectLog(
             "changefeed.watching", r".*earlier state of it \(meta.readable_from\): run psql -f sql/install.sql again"
         ):
             await careful.start()
         with ExpectLog("changefeed.watching", "brought the schema changefeed up to date", level=20):
-            await Watching(self.feed.request_pool, (), 1.0, 1).start()
+            await Watching(self.feed.request_pool, Installation(self.feed.request_pool), (), 1.0, 1).start()
         await careful.start()
 
 

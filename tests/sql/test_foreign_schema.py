@@ -6,8 +6,9 @@ import subprocess
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from changefeed.journal.installation import CannotWatch, Installation
 from changefeed.journal.journal import Journal, WrongJournal
-from changefeed.journal.watching import CannotWatch, Watching
+from changefeed.journal.watching import Watching
 from changefeed.postgres.named_queries import SQL_DIR
 from tests import postgres
 from tests.journal_database import JournalDatabase
@@ -63,7 +64,7 @@ def test_neither_does_the_server(db: JournalDatabase, planted: str):
         with pytest.raises(WrongJournal, match=planted):
             await Journal(db).identify()  # type: ignore[arg-type]  # it has the one method that is called
         with pytest.raises(CannotWatch, match=planted):
-            await Watching(db, [], 1.0, 1).start()  # type: ignore[arg-type]
+            await Watching(db, Installation(db), [], 1.0, 1).start()  # type: ignore[arg-type]
 
     asyncio.run(serve())
     assert not was_called(db, planted)

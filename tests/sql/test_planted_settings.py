@@ -9,8 +9,9 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from changefeed.journal.installation import CannotWatch, Installation
 from changefeed.journal.journal import Journal, WrongJournal
-from changefeed.journal.watching import CannotWatch, Watching
+from changefeed.journal.watching import Watching
 from changefeed.postgres.connection import without_session_options
 from changefeed.postgres.named_queries import SQL_DIR, load_queries, read_script
 from changefeed.postgres.pool import Database
@@ -116,7 +117,7 @@ def serve(ground: Ground, role: str) -> None:
                 with pytest.raises(WrongJournal, match=ground.owner):
                     await Journal(database).identify()
                 with pytest.raises(CannotWatch, match=ground.owner):
-                    await Watching(database, [], 1.0, 1).start()
+                    await Watching(database, Installation(database), [], 1.0, 1).start()
             assert await database.fetch("SELECT current_user = session_user") == [(True,)]
         finally:
             database.close()
