@@ -14,23 +14,24 @@ import enum
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import psycopg2
 
 from changefeed.backoff import backoff
-from changefeed.change.change import Change, without_losses
 from changefeed.change.gap import Gap
 from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.exchange import HandedPage, PageExchange
 from changefeed.journal.horizon import Horizon
 from changefeed.journal.journal import Journal, LostPast, WrongJournal
+from changefeed.journal.journal_health import JournalHealth
 from changefeed.journal.lease import Lease
+from changefeed.journal.loss_reports import LossReports, by_table
 from changefeed.journal.page_cache import Page, PageCache
-from changefeed.postgres.pool import DatabaseUnavailable, one_line
+from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.turns import Floor, TurnSize
 
 logger = logging.getLogger("changefeed.follower")
@@ -42,21 +43,14 @@ READ_FLOOR_SECONDS = 0.004
 # After the lease a pause is this share of the time that has passed since, up to the sweep's. So what commits then is
 # found within half that time, whatever wakes the follower meanwhile.
 AFTER_LEASE_SHARE = 0.5
-# After a read has taken this long, as while the journal is locked, the server counts as not ready. It is far more
-# than a page of the journal needs.
-STALLED_SECONDS = 2.0
-# The least time between two such log lines: with a full disk, no statement may be recorded. Clients get every gap.
-LOSS_WARNING_SECONDS = 10.0
 # How many entries are in the cache from the start, for clients that reconnect after a restart.
 RECALLED_ENTRIES = 20_000
 # How many of the newest changes are checked after a lost connection: does PostgreSQL still have them?
 PROVEN_CHANGES = 1_000
-TABLES_NAMED = 5  # in a gap's text
 
 REPLACED = "the journal was replaced: restored, or installed again; only tables that are watched in it are recorded"
 REMOVED = "the journal was removed: nothing is recorded until it is installed again, and tables are watched again"
 RETAINED = "the server was away for longer than the journal's retention"
-UNRECORDED = "some statements could not be recorded; PostgreSQL's log says why"
 
 
 class Cause(enum.StrEnum):
@@ -98,8 +92,8 @@ class Follower:
         self.cache: PageCache | None = None  # None while there is no journal
         self.lease = lease
         self.exchange = exchange
+        self.losses = LossReports(journal, tell_gap)
         self.reads = dict.fromkeys(Cause, 0)  # of the journal, since the start
-        self.lost_statements = 0  # since the start: each was sent as a gap
         self.read_until = 0.0  # epoch seconds: what was committed before is published
         self._journal = journal
         self._publish = publish
@@ -109,7 +103,7 @@ class Follower:
         self._forget_cursors = forget_cursors
         self._tell_gap = tell_gap
         self._drained = drained
-        self._on_state = on_state
+        self._health = JournalHealth(on_state)
         self._on_lost_past = on_lost_past
         self._floor = Floor(READ_FLOOR_SECONDS)
         self._known = asyncio.Event()
@@ -120,23 +114,15 @@ class Follower:
         self._reconnected = asyncio.Event()
         self._is_identified = False
         self._began_at = 0.0  # monotonic: what was committed before is in the batch at the edge, or an earlier one
-        self._trouble: str | None = "the journal has not been read yet"
-        self._is_stalled = False
-        self._reading_since = 0.0  # monotonic
-        self._warned_at = float("-inf")  # of losses; monotonic
         self._owed: Gap | None = None
         self._deleted: tuple[int, int, int] | None = None  # by retention, as of the last read: Horizon.extent
-        self._has_lost = False  # since the last read something of which the journal has not even a loss
         self._cause = Cause.SWEEP  # of the next read
         self._leased_until = float("-inf")  # as of the last read under the lease, of any server
-        self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
 
     @property
     def trouble(self) -> str | None:
         """Why a commit now would not be delivered; None if it would."""
-        if self._trouble is None and self._is_stalled:
-            return f"the journal has not answered for {time.monotonic() - self._reading_since:.0f} s"
-        return self._trouble
+        return self._health.trouble
 
     @property
     def behind_seconds(self) -> float:
@@ -193,11 +179,11 @@ class Follower:
                 self._is_identified, handed = False, None
             except (DatabaseUnavailable, psycopg2.Error, WrongJournal) as error:
                 self._is_identified, handed = False, None
-                self._enter_trouble(error)
+                self._health.fail(error)
                 await _wait(self._reconnected, next(delays))
             else:
                 delays = backoff()
-                self._leave_trouble()
+                self._health.recover(has_journal=self.cache is not None)
                 handed = await self._until_next_read()
 
     async def _until_next_read(self) -> HandedPage | None:
@@ -238,7 +224,7 @@ class Follower:
         # A journal may be installed at any time.
         if not self._is_identified or self.cache is None or self.exchange.must_prove:
             began_at, handed = time.monotonic(), None
-            with self._answering():
+            with self._health.answering():
                 await self._identify()
             self.exchange.prove(self._journal.page_kind, began_at)
         cache = self.cache
@@ -266,7 +252,7 @@ class Follower:
         while cache := self.cache:
             self.reads[cause] += 1
             try:
-                with self._answering():
+                with self._health.answering():
                     page = await self._journal.read(cache.edge, upto)
             except LostPast:
                 await self._go_back(cache, ())
@@ -296,10 +282,10 @@ class Follower:
         has_deleted = self._deleted not in (None, horizon.extent)
         self._deleted, began_publishing_at = horizon.extent, time.monotonic()
         if has_deleted and horizon.hides_from(cache.edge):
-            self._tell(RETAINED, cache, self._journal.encode(page.end))
-        self._warn_of_losses(page.changes)
+            self.losses.tell(RETAINED, cache.edge, self._journal.encode(page.end))
+        self.losses.count(page.changes)
         await self._publish_in_parts(page, cache)
-        await self._tell_lost(cache)
+        await self.losses.report_unrecorded(cache.edge)
         self.exchange.note_publishing(time.monotonic() - began_publishing_at)
         self.lease.note(len({change.xid for change in page.changes}), len(horizon.present.xip), lease_ms)
         if page.end.is_batch_end:
@@ -339,14 +325,14 @@ class Follower:
             # There was none a moment ago, so everything in it is new, but what was restored with it.
             cache = PageCache(self._journal.encode_batch, self._journal.before_first)
             self._stand_at_edge_of(cache)
-            self._journal.on_lost = self._note_lost
+            self._journal.on_lost = self.losses.note_unrecorded
             logger.info("following the journal, which was installed just now")
         elif has_journal:
             await self._remember()
             self._deleted = self._journal.horizon.extent
         self._is_identified = True
         self._known.set()
-        self._leave_trouble()
+        self._health.recover(has_journal=self.cache is not None)
         if self._owed:
             # Not before its place is known, so that a client that reads the tables again now misses nothing.
             self._tell_gap(self._owed)
@@ -360,7 +346,8 @@ class Follower:
         while not page.end.is_batch_end:
             page = await self._journal.read(cache.edge)
             cache.append(page)
-        self._journal.on_lost = self._note_lost  # clients that resume learn of earlier losses by their cursors
+        # Clients that resume learn of earlier losses by their cursors.
+        self._journal.on_lost = self.losses.note_unrecorded
         self._stand_at_edge_of(cache)
         logger.info("following the journal")
 
@@ -389,12 +376,11 @@ class Follower:
         else:
             kept, sent = None, cache.newest(PROVEN_CHANGES)
         counts = Counter(change.table for change in sent)
-        tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
         why = (
             "PostgreSQL has lost commits, as by a crash with synchronous_commit = off, a failover or a restore of "
-            f"older files; up to {len(sent)} of the sent changes are undone: {tables}"
+            f"older files; up to {len(sent)} of the sent changes are undone: {by_table(counts)}"
         )
-        self._warn(why)
+        self.losses.warn(why)
         now = datetime.now(UTC)
         since = min((change.at for change in sent), default=now.timestamp())
         gap = Gap(why, since=datetime.fromtimestamp(since, UTC), until=now)
@@ -414,75 +400,6 @@ class Follower:
         self._owed = owed
         self.cache = self._journal.on_lost = self._deleted = None
         self._known.clear()
-
-    def _note_lost(self) -> None:
-        self._has_lost = True
-
-    async def _tell_lost(self, cache: PageCache) -> None:
-        """Reports the loss at once, and again after the losing transaction: until then, the table has its old state."""
-        if not (self._has_lost or self._losing):
-            return
-        running = await self._journal.running()
-        if self._has_lost:
-            self._has_lost, self._losing = False, self._losing | running
-            self.lost_statements += 1
-            self._tell(UNRECORDED, cache)
-        elif not self._losing & running:
-            self._losing = frozenset()
-            self._tell(UNRECORDED, cache)
-
-    def _warn_of_losses(self, changes: Sequence[Change]) -> None:
-        if without_losses(changes) is changes:
-            return
-        counts = Counter(change.table for change in changes if change.is_loss and not change.finding)
-        if counts:
-            self.lost_statements += counts.total()
-            tables = ", ".join(f"{count} of {table}" for table, count in counts.most_common(TABLES_NAMED))
-            self._warn(f"statements could not be recorded or read ({tables}); PostgreSQL's log says why")
-
-    def _tell(self, why: str, cache: PageCache | None, end: str | None = None) -> None:
-        self._warn(why)
-        now = datetime.now(UTC)
-        self._tell_gap(Gap(why, self._journal.encode(cache.edge) if cache else None, end, now, now))
-
-    def _warn(self, why: str) -> None:
-        if time.monotonic() >= self._warned_at + LOSS_WARNING_SECONDS:
-            self._warned_at = time.monotonic()
-            logger.warning("changes are missing: %s", why)
-
-    @contextlib.contextmanager
-    def _answering(self) -> Iterator[None]:
-        """A block that waits for the journal; the journal counts as stalled if that takes too long."""
-        self._reading_since = time.monotonic()
-        stalling = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._set_stalled, True)
-        try:
-            yield
-        finally:
-            stalling.cancel()
-            self._set_stalled(False)
-
-    def _set_stalled(self, is_stalled: bool) -> None:
-        if is_stalled is not self._is_stalled:
-            self._is_stalled = is_stalled
-            if self._trouble is None:
-                what = "has not answered for" if is_stalled else "answers again, after"
-                logger.info("the journal %s %.0f s", what, time.monotonic() - self._reading_since)
-            self._on_state()
-
-    def _enter_trouble(self, error: Exception) -> None:
-        before, self._trouble = self._trouble, f"the journal cannot be read: {one_line(error)}"
-        if before != self._trouble:
-            # The listener reports that the database is unreachable.
-            level = logging.INFO if isinstance(error, DatabaseUnavailable) else logging.WARNING
-            logger.log(level, "%s; trying again until it can", self._trouble)
-            self._on_state()
-
-    def _leave_trouble(self) -> None:
-        before, self._trouble = self._trouble, None
-        if before is not None:
-            if before.startswith("the journal cannot be read") and self.cache is not None:
-                logger.info("the journal can be read again")
-            self._on_state()
 
 
 async def _wait(event: asyncio.Event, most_seconds: float) -> bool:

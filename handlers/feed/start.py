@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from changefeed.change.gap import Gap
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.entries import JournalReplaced
-from changefeed.journal.follower import UNRECORDED
 from changefeed.journal.journal import ForeignCursor
+from changefeed.journal.loss_reports import UNRECORDED
 from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
 from changefeed.selection.subscription import BadSubscription, Subscription

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from changefeed.journal.exchange import WAITING_LIMIT_BYTES
-from changefeed.journal.follower import UNRECORDED
+from changefeed.journal.loss_reports import UNRECORDED
 from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import read_script
 from tests import leftovers, postgres

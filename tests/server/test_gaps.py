@@ -313,7 +313,7 @@ class ReadyTest(JournalTestCase):
         await self.until_ready(200)
         socket = await self.connect(protocol=True)
         states: list[str] = []
-        self.feed.follower._on_state = lambda: states.append(self.feed.readiness.database_state()["state"])  # type: ignore[func-returns-value]
+        self.feed.follower._health._on_state = lambda: states.append(self.feed.readiness.database_state()["state"])  # type: ignore[func-returns-value]
         holder = postgres.connect(self.conninfo)
         holder.autocommit = False
         holder.cursor().execute("LOCK TABLE changefeed.journal IN ACCESS EXCLUSIVE MODE")
