@@ -16,8 +16,8 @@ from changefeed.journal.journal import VERSION
 from changefeed.postgres.connection import complete
 from changefeed.postgres.embedded import EmbeddedPostgres
 from changefeed.postgres.named_queries import read_script
-from commands import doctor
-from commands.doctor import ExaminedDatabase, Finding, Level
+from commands import doctor, journal_checks, server_checks
+from commands.examined import ExaminedDatabase, Finding, Level
 from settings.sources import load_settings
 from settings.table import Settings
 from tests import postgres
@@ -98,7 +98,7 @@ def test_it_changes_nothing(watched: JournalDatabase):
 def test_an_old_postgresql_is_refused(watched: JournalDatabase):
     examined = ExaminedDatabase(watched.conninfo, settings(watched.conninfo))
     examined.version, examined.version_text = 130012, "13.12"  # no such one is here
-    assert [finding.level for finding in doctor.check_version(examined)] == [PROBLEM]
+    assert [finding.level for finding in server_checks.check_version(examined)] == [PROBLEM]
     examined.connection.close()
 
 
@@ -136,7 +136,7 @@ def test_policies_that_the_feed_does_not_apply_are_named(watched: JournalDatabas
 def test_the_schema_may_be_missing():
     conninfo = postgres.new_database()
     found = only("rights", conninfo)
-    assert (found.level, found.fix) == (WARNING, doctor.INSTALL)
+    assert (found.level, found.fix) == (WARNING, journal_checks.INSTALL)
     assert "this role can install it" in found.says
     postgres.execute(conninfo, read_script("install.sql"))
     assert only("rights", conninfo).level is OK
@@ -156,7 +156,7 @@ def test_a_role_is_granted_what_it_lacks(watched: JournalDatabase):
 
 def test_reading_takes_no_right_on_the_secret(watched: JournalDatabase):
     role = watched.new_role("reader")
-    watched.run(doctor.grants(doctor.QUERIES["what reads"], role))
+    watched.run(journal_checks.grants(journal_checks.QUERIES["what reads"], role))
     found = only("rights", str(make_dsn(watched.conninfo, user=role)))
     assert (found.level, "may read the journal but not maintain it" in found.says) == (WARNING, True)
     assert watched.value("SELECT has_schema_privilege(%s, 'changefeed_secret', 'USAGE')", role) is False
@@ -191,7 +191,7 @@ EARLIER_STATES = [
 def test_an_earlier_state_of_the_schema_is_a_problem(harm: str, watched: JournalDatabase):
     watched.run(harm)
     found = only("schema", watched.conninfo)
-    assert (found.level, found.fix) == (PROBLEM, doctor.INSTALL)
+    assert (found.level, found.fix) == (PROBLEM, journal_checks.INSTALL)
     watched.run(read_script("install.sql"))
     assert only("schema", watched.conninfo).level == OK
 
@@ -254,7 +254,7 @@ def test_a_pooler_in_between_is_known(
     ],
 )
 def test_rows_do_not_go_through_a_network_in_the_clear(host: str, is_encrypted: bool, mode: str, level: Level):
-    assert doctor.encryption(host, is_encrypted, mode).level is level
+    assert server_checks.encryption(host, is_encrypted, mode).level is level
 
 
 def test_a_few_files_are_too_few_for_many_clients(watched: JournalDatabase):

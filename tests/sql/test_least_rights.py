@@ -13,8 +13,8 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed.postgres.named_queries import read_script
-from commands import doctor
-from commands.doctor import ExaminedDatabase, Finding, Level
+from commands import doctor, journal_checks
+from commands.examined import ExaminedDatabase, Finding, Level
 from tests import ROOT, postgres
 from tests.feed_case import ORDERS, FeedTestCase, message
 from tests.journal_database import Session
@@ -28,7 +28,7 @@ MAKE, READ, TEND, SEE, WATCH, BACKEND, ROWS = re.findall(r"^```sql\n(.*?)^```$",
 
 def test_the_doctor_asks_for_what_the_document_has():
     for name, block in (("what reads", READ), ("what tends", TEND)):
-        assert doctor.grants(doctor.QUERIES[name], ROLE) == " ".join(block.split())
+        assert journal_checks.grants(journal_checks.QUERIES[name], ROLE) == " ".join(block.split())
 
 
 def test_a_back_end_gets_its_cursor_and_nothing_else():

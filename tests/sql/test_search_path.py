@@ -11,7 +11,7 @@ from tornado.testing import gen_test
 
 from changefeed.postgres.named_queries import SQL_DIR, load_queries, read_script
 from commands import doctor
-from commands.doctor import ExaminedDatabase, Level
+from commands.examined import ExaminedDatabase, Level
 from tests import postgres
 from tests.feed_case import ORDERS, FeedTestCase
 from tests.journal_database import JournalDatabase, Session
