@@ -72,7 +72,11 @@ class Hub:
     def publish(
         self, changes: Sequence[Change], cursor: str | None = None, uncounted: Sequence[Change] | None = None
     ) -> None:
-        """Publishes the changes. `uncounted` are those that the tally does not hold yet, if not all."""
+        """Publishes the changes. `uncounted` are those that the tally does not hold yet, if not all.
+
+        A process that replaces another takes over the counts of a third, which may be ahead of what it has published
+        itself. Counting those changes again would make the dashboards of the processes differ for good.
+        """
         told = without_losses(changes)
         is_new = told if uncounted is None or uncounted is changes else without_losses(uncounted)
         self.tally.count(is_new, self._clock())

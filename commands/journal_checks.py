@@ -213,8 +213,8 @@ def check_journal(examined: ExaminedDatabase) -> Iterator[Finding]:
 def check_wakeup(examined: ExaminedDatabase) -> Iterator[Finding]:
     if examined.prepared_limit and examined.notify != "on":
         says = (
-            "max_prepared_transactions is above 0, so no NOTIFY is sent and changes come up to 2 s late; if nobody "
-            "prepares transactions that write watched tables, it can be turned on"
+            "max_prepared_transactions is above 0, so no NOTIFY is sent and changes come up to 2 s late; if "
+            "no prepared transaction writes watched tables, it can be turned on"
         )
         fix = f"ALTER DATABASE {examined.database} SET changefeed.notify = 'on';"
         yield Finding(Level.WARNING, "wake-up", says, fix)

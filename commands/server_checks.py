@@ -120,8 +120,8 @@ def check_transactions(examined: ExaminedDatabase) -> Iterator[Finding]:
                 f"{name} was prepared {age_seconds:.0f} s ago, and holds its locks until it is committed or rolled back"
             )
             yield Finding(Level.WARNING, "transactions", says, f"ROLLBACK PREPARED {name};")
-    [sees_everybody] = examined.row(QUERIES["sees everybody"])
-    if not sees_everybody:
+    [sees_all] = examined.row(QUERIES["sees all sessions"])
+    if not sees_all:
         says = f"{examined.role} can see only its own"
         yield Finding(Level.WARNING, "transactions", says, f"GRANT pg_read_all_stats TO {examined.role};")
     elif not found:

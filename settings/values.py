@@ -161,7 +161,7 @@ def file(text: str) -> Path:
 
 
 def _path(text: str) -> Path:
-    """Raises ValueError for a path that cannot exist, or that names an unknown user (~somebody)."""
+    """Raises ValueError for a path that cannot exist, or that names an unknown user (~name)."""
     try:
         path = Path(words(text)).expanduser().absolute()
         path.exists()

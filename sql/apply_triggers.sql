@@ -81,7 +81,7 @@ BEGIN
     SELECT changefeed.argument(t.tgargs) INTO asked FROM pg_trigger AS t
     WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure AND t.tgname ~ '^[!~]?changefeed_insert$';
     IF asked IS NULL THEN
-        RAISE EXCEPTION 'nobody has requested to watch %', target
+        RAISE EXCEPTION 'no call of changefeed.watch() asked to watch %', target
             USING ERRCODE = 'insufficient_privilege', HINT = 'Call changefeed.watch.';
     END IF;
     PERFORM changefeed.check_target(target);
@@ -97,12 +97,12 @@ $function$;
 -- nothing is locked, so that writers go on, for several times as long as the attempt may have kept them waiting.
 --
 -- A role that may not call the recording functions, but has the right TRIGGER on the table, makes a request by a trigger that does
--- nothing; PostgreSQL lets nobody without that right create it. The schema's owner then creates the real triggers.
+-- nothing; PostgreSQL lets only a role with that right create it. The schema's owner then creates the real triggers.
 CREATE OR REPLACE FUNCTION changefeed.apply(target regclass, options jsonb)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET exit_on_error = off SET lock_timeout = '3s' AS $function$
 DECLARE
     patience constant text := current_setting('lock_timeout');
-    wait_ms integer := 1;  -- enough for a table that nobody uses
+    wait_ms integer := 1;  -- enough for a table that is not in use
     pause interval;
     deadline constant timestamptz := clock_timestamp() + (
         SELECT s.setting::integer * interval '1 millisecond' FROM pg_settings AS s WHERE s.name = 'lock_timeout'

@@ -9,7 +9,7 @@
 --
 -- One exception: losses of which nothing could be recorded are counted by a sequence, at once and not with the commit. So the place
 -- counts also those of transactions that are still open, whose gap its holder does not get. Which transactions they are
--- of is kept nowhere, since nothing could be written; to count fewer would give a gap to everybody after each loss.
+-- of is kept nowhere, since nothing could be written; to count fewer would give a gap to all clients after each loss.
 --
 -- Owned by the journal's owner and run as that, so that a back end needs no right but EXECUTE on it. Its holder may have rights
 -- to some tables only, and the place tells of all: when the newest change was made, and how many transactions there were. So what
@@ -80,7 +80,7 @@ BEGIN
     FROM generate_series(0, octet_length(plain) / 32 - 1) AS i;
     SELECT nonce || string_agg(set_byte(decode('00', 'hex'), 0, get_byte(plain, i) # get_byte(key_stream, i)), '' ORDER BY i) INTO sealed
     FROM generate_series(0, octet_length(plain) - 1) AS i;
-    -- Twice, since nobody who has one text and its hash can make the hash of a longer text then.
+    -- Twice, so that one text and its hash do not give the hash of a longer text.
     signature := substr(sha256(key || sha256(key || sealed)), 1, 16);
     RETURN 'q.' || translate(encode(signature || sealed, 'base64'), E'+/=\n', '-_');
 END

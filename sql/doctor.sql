@@ -211,7 +211,7 @@ ORDER BY xact_start LIMIT 1;
 SELECT extract(epoch FROM clock_timestamp() - prepared)::float8, quote_literal(gid) FROM pg_prepared_xacts
 WHERE database = current_database() ORDER BY prepared LIMIT 1;
 
--- sees everybody --
+-- sees all sessions --
 -- Whether this role can see the transactions of others.
 SELECT pg_has_role('pg_read_all_stats', 'USAGE');
 

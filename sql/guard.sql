@@ -1,7 +1,7 @@
--- Creates the schemas, or fails if somebody else could change what is in them: that would run with the rights of the installing
+-- Creates the schemas, or fails if another role could change what is in them: that would run with the rights of the installing
 -- role (CVE-2022-2625 was of this kind). No SET ROLE to an owner with fewer rights: code of theirs could take
 -- the session's own role back. Nor is a role relied on that the session began with: the owner of a database may choose it for
--- everybody (ALTER DATABASE ... SET role). A SET ROLE within the session is its user's own decision.
+-- all users (ALTER DATABASE ... SET role). A SET ROLE within the session is its user's own decision.
 DO $guard$
 DECLARE
     schema_name text;
@@ -73,7 +73,7 @@ BEGIN
             AND s.classid = d.classid AND s.objid = d.objid AND s.deptype = 'o' AND s.refobjid IN (SELECT oid FROM distrusted)
       )
     UNION ALL
-    -- A trigger, rule, default, constraint or index of a table of ours that calls somebody's function.
+    -- A trigger, rule, default, constraint or index of a table of ours that calls a function of another role.
     SELECT pg_describe_object(d.classid, d.objid, 0)
     FROM pg_depend AS d JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
     WHERE p.proowner IN (SELECT oid FROM distrusted) AND EXISTS (
@@ -83,7 +83,7 @@ BEGIN
     )
     LIMIT 1;
     IF foreign_one IS NOT NULL THEN
-        RAISE EXCEPTION 'somebody else can change the schema changefeed or changefeed_secret: %', foreign_one
+        RAISE EXCEPTION 'another role can change the schema changefeed or changefeed_secret: %', foreign_one
             USING ERRCODE = 'insufficient_privilege',
             HINT = format('Drop that, or make %s its owner if it is intended.', quote_ident(current_user));
     END IF;

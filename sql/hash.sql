@@ -1,5 +1,5 @@
 -- Hashes columns before they leave the table: equal values of one column have equal hashes, and null stays null. Without the
--- secret, nobody can find a short value, such as a phone number, by trying all.
+-- secret, a short value, such as a phone number, cannot be found by trying all.
 --
 --     hash = sha256(column_key || sha256(column_key || the value's text in UTF-8)), in hex
 --     column_key = sha256(secret || sha256(schema) || sha256(table) || sha256(column))
@@ -16,7 +16,7 @@
 CREATE SEQUENCE IF NOT EXISTS changefeed.carrying MINVALUE 0 START 0;
 
 -- Called by the view's query. Returns the secret that set_secret() passes; else the present one, so that a REFRESH changes nothing;
--- else a new one, 244 bits of PostgreSQL's strong randomness. It is passed in a setting, which anybody may set; so it is accepted
+-- else a new one, 244 bits of PostgreSQL's strong randomness. It is passed in a setting, which any user may set; so it is accepted
 -- only in the transaction that the sequence's currval() names, which only the owner can change.
 --
 -- Here and in set_secret() the secret is in no statement, neither as text nor as a parameter: pg_stat_statements, auto_explain and
@@ -73,7 +73,7 @@ BEGIN
         is_new := true;
     END IF;
     IF is_new AND to_regclass('changefeed.secret') IS NOT NULL THEN
-        -- Version 4's table, which install.sql drops once nobody uses it.
+        -- Version 4's table, which install.sql drops once it is not in use.
         PERFORM changefeed.set_secret(s.key) FROM changefeed.secret AS s;
     END IF;
     -- Grants by ALTER DEFAULT PRIVILEGES.

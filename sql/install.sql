@@ -6,7 +6,7 @@
 -- The server runs the same file when it is to watch a table. sql/uninstall.sql removes everything again.
 
 \set QUIET on
--- An error ends the script: no later statement may run in a schema of somebody else.
+-- An error ends the script: no later statement may run in a schema of another role.
 \set ON_ERROR_STOP on
 \ir begin.sql
 \ir guard.sql
@@ -42,7 +42,7 @@ COMMENT ON FUNCTION changefeed.retain(interval, bigint) IS 'empty the journal''s
 COMMENT ON FUNCTION changefeed.journal_status() IS 'the journal''s size in bytes, oldest and newest entry, losses';
 COMMENT ON FUNCTION changefeed.read(pg_snapshot, pg_snapshot, bigint, integer, bigint) IS 'the changes after a place in the feed; see sql/read.sql';
 
--- No function is granted to everybody. Before version 5, those that only read were: roles that may read the journal keep them.
+-- No function is granted to PUBLIC. Before version 5, those that only read were: roles that may read the journal keep them.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA changefeed FROM PUBLIC;
 DO $readers$
 DECLARE

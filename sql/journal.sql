@@ -107,7 +107,7 @@ BEGIN
     END IF;
 END
 $lastval$;
-REVOKE USAGE ON SEQUENCE changefeed.lastval FROM PUBLIC;  -- granted before; by its oid, it let anybody draw numbers
+REVOKE USAGE ON SEQUENCE changefeed.lastval FROM PUBLIC;  -- granted before; by its oid, it let all users draw numbers
 GRANT SELECT ON SEQUENCE changefeed.lastval TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS changefeed.no_lastval
     MINVALUE -9223372036854775808 START -9223372036854775808 MAXVALUE -9200000000000000000 CACHE 1000 CYCLE;

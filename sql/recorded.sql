@@ -125,7 +125,7 @@ BEGIN
     ) THEN
         gone_empty := '{}';
     END IF;
-    -- From each state to the next that is known. Between `last` and `next` anybody may have done anything. Where nothing recorded
+    -- From each state to the next that is known. Between `last` and `next` any change may have been made. Where nothing recorded
     -- a member before we made its triggers, `next` is null, and what it held then is noted.
     WITH changed AS (
         SELECT b.member::oid AS member, b.state AS before, n.state AS now
@@ -232,11 +232,11 @@ BEGIN
 END
 $function$;
 
--- Writes an entry for each table of which changes were missed since the last look, whoever's that was. `since`: when the
+-- Writes an entry for each table of which changes were missed since the last look of any process. `since`: when the
 -- caller looked the last time, null for never. A table of the `promised` names (no table: all of the schema) was to be
 -- recorded from its first row on. The `known` ones are those that the caller saw watched, perhaps by a journal that was removed
 -- since: what is written until they are watched again is missing. Returns the tables that it wrote of, and why, and those that are recorded in part; and those,
--- with is_over null, that are to be looked at again, as it would have had to wait for somebody's lock.
+-- with is_over null, that are to be looked at again, as it would have had to wait for a lock of another session.
 -- As the schema's owner, so that the server's role needs no right to write: it can write nothing but what is found, or known.
 CREATE OR REPLACE FUNCTION changefeed.look(
     since timestamptz, promised_schemas text[], promised_tables text[], known_schemas text[] DEFAULT '{}', known_tables text[] DEFAULT '{}'
@@ -257,7 +257,7 @@ DECLARE
     one record;
 BEGIN
     -- One at a time, since what one writes the next is to see. By a lock that takes a right on the table: an advisory one
-    -- could be held by anybody.
+    -- could be held by any session.
     LOCK TABLE changefeed.recorded IN SHARE ROW EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM changefeed.recorded AS r WHERE r.journal <> this_journal) THEN
         DELETE FROM changefeed.recorded AS r WHERE r.journal <> this_journal;
@@ -312,14 +312,14 @@ BEGIN
             END, c.relispartition INTO became, is_partition
             FROM (SELECT) AS _ LEFT JOIN pg_class AS c ON c.oid = one.root
             LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace;
-            -- Nobody missed one that came and went between two looks, if none of its changes was told.
+            -- No client missed one that came and went between two looks, if none of its changes was told.
             IF NOT is_unseen OR NOT EXISTS (SELECT FROM changefeed.recorded AS r WHERE (r.state ->> 'oid')::oid = one.root) AND (
                 became IS NULL AND NOT is_partition
                 OR changefeed.may_have_rows(schema_name, table_name, one.notes[1].snapshot, 0)
             ) THEN
                 why := format('%I.%I', schema_name, table_name) || CASE became
                     WHEN 'dropped' THEN ' was dropped'
-                    WHEN 'renamed' THEN ' has another name now, or is in another schema'  -- which not everybody may know
+                    WHEN 'renamed' THEN ' has another name now, or is in another schema'  -- which not all clients may know
                     ELSE ' is not watched any more'
                 END;
                 is_over := false;

@@ -96,7 +96,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $function$;
 
--- Only if the function's owner is a superuser: an event trigger runs its function in everybody's sessions, and the function's owner
+-- Only if the function's owner is a superuser: an event trigger runs its function in the sessions of all users, and the function's owner
 -- may replace it.
 DO $event_trigger$
 BEGIN

@@ -24,7 +24,7 @@ BEGIN
         LOCK TABLE ONLY changefeed.journal IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
     EXCEPTION WHEN lock_not_available THEN
         IF changefeed.journal_bytes() > 2 * keep_bytes THEN
-            RAISE EXCEPTION 'retention cannot run: somebody holds a lock on changefeed.journal'
+            RAISE EXCEPTION 'retention cannot run: another session holds a lock on changefeed.journal'
                 USING ERRCODE = 'lock_not_available', HINT = 'pg_locks says who.';
         END IF;
         RETURN;
@@ -48,7 +48,7 @@ BEGIN
         END IF;
     END LOOP;
     IF in_use IS NOT NULL AND changefeed.journal_bytes() > 2 * keep_bytes THEN
-        RAISE WARNING 'changefeed: the journal grows: somebody uses changefeed.journal_%', in_use
+        RAISE WARNING 'changefeed: the journal grows: another session uses changefeed.journal_%', in_use
             USING HINT = 'An old transaction, a dump or a reader of the journal holds it; pg_locks says who.';
     END IF;
 

@@ -1,7 +1,7 @@
 -- Reads the rows of a watched table as the feed shows them: for "rows, then changes" (changefeed/rows/reading.py).
 --
 -- The rows are read with the rights of the role that reads, here the session's own. PostgreSQL runs code of a table's owner for
--- whoever reads the table: when it plans the query it evaluates what the owner wrote into an index, a statistics object or a
+-- the role that reads the table: when it plans the query it evaluates what the owner wrote into an index, a statistics object or a
 -- partition's key. A check for such code would be outdated at once, since the owner may add it at any moment. So the
 -- owner must be trusted, and so must the schema's owner, who may put another table in its place.
 
@@ -96,7 +96,7 @@ BEGIN
 END
 $function$;
 
--- The hash that stands for a value of a row that the session's role may read. Nobody but the owner may read the secret. The value's
+-- The hash that stands for a value of a row that the session's role may read. Only the owner may read the secret. The value's
 -- text must have been made with the settings of changefeed.settled_text().
 CREATE OR REPLACE FUNCTION changefeed.hash_of_row(target oid, column_name text, value text)
 RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$

@@ -339,7 +339,7 @@ WHERE a.attnum IS NULL OR w.options ? 'numbers' AND a.attnum IS DISTINCT FROM (w
 ORDER BY 1, 2, 3;
 
 -- has plain triggers --
--- Whether a trigger that is not ours sends notifications: those are lost while nobody listens.
+-- Whether a trigger that is not ours sends notifications: those are lost while no server listens.
 -- Of each function's text as in "tables".
 SELECT EXISTS (
     SELECT FROM pg_proc AS p

@@ -4,11 +4,11 @@
 --
 -- Two triggers fire BEFORE it. The first runs as the truncating role: planning a query may run code of the table's owner, such as an
 -- index's expression. It passes the rows, in a transaction-local setting, to the second, which journals them as the journal's
--- owner. Anybody may set a setting, so it is used only if no other code can have run between the two (was_handed_over); else
+-- owner. Any user may set a setting, so it is used only if no other code can have run between the two (was_handed_over); else
 -- the second records a loss.
 --
 -- The tables that the statement has processed are in a table to which only the journal's owner has rights. The first trigger gets them
--- from another setting, which saves needless reading of rows; if somebody else set it, the second finds no rows and records a
+-- from another setting, which saves needless reading of rows; if another user set it, the second finds no rows and records a
 -- loss.
 
 -- The tables that a running TRUNCATE has processed, with their partitions; one row per transaction. A rollback undoes the row with

@@ -1,6 +1,6 @@
 -- Removes all triggers of the change feed, the journal and all functions. Existing cursors are refused from then on.
 \set QUIET on
--- An error ends the script: no later statement may run in a schema of somebody else.
+-- An error ends the script: no later statement may run in a schema of another role.
 \set ON_ERROR_STOP on
 \ir begin.sql
 DO $uninstall$

@@ -103,7 +103,7 @@ END
 $function$;
 
 -- A statement that returns whether the rows of a transition table have other types now than the catalog shows. Null if the catalog does
--- not show only PostgreSQL's own types, for which nobody else can create a cast. (No cast is called for a null.)
+-- not show only PostgreSQL's own types, for which no other user can create a cast. (No cast is called for a null.)
 CREATE OR REPLACE FUNCTION changefeed.builtin_types_test(target oid, transition_table text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -351,7 +351,7 @@ RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $f
 DECLARE
     omit text[] := ARRAY(SELECT json_array_elements_text(options -> 'omit'));
     hash text[] := ARRAY(SELECT json_array_elements_text(options -> 'hash'));
-    -- Above READ COMMITTED the catalog is an old one: the table, or a type, may have got an owner since whom nobody trusts.
+    -- Above READ COMMITTED the catalog is an old one: the table, or a type, may have got an untrusted owner since.
     is_certain constant boolean := current_setting('transaction_isolation') = 'read committed';
     root_columns text[];
     gone constant text := CASE WHEN cardinality(omit || hash) > 0 THEN changefeed.gone_column(target, options) END;

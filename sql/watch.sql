@@ -33,7 +33,7 @@ BEGIN
         RAISE EXCEPTION '% belongs to the change feed itself', target
             USING ERRCODE = 'wrong_object_type', HINT = 'Watch tables of your own.';
     ELSIF persistence = 'u' AND NOT EXISTS (SELECT FROM changefeed.watched(ARRAY[target]::oid[])) THEN
-        RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, without telling anybody', target
+        RAISE EXCEPTION '% is unlogged: PostgreSQL empties it after a crash, without a change in the feed', target
             USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED first.', target);
     END IF;
     SELECT changefeed.shown(n.name) INTO illegible
@@ -117,7 +117,7 @@ BEGIN
     FOR partition IN
         SELECT c.oid FROM pg_class AS c WHERE c.oid IN (SELECT changefeed.members(target)) AND c.relpersistence = 'u'
     LOOP
-        RAISE WARNING '% is unlogged: PostgreSQL empties it after a crash, without telling anybody', partition
+        RAISE WARNING '% is unlogged: PostgreSQL empties it after a crash, without a change in the feed', partition
             USING HINT = format('ALTER TABLE %s SET LOGGED.', partition);
     END LOOP;
     FOR partition IN

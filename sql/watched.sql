@@ -1,7 +1,7 @@
 -- Finds the watched tables, their options and their partitions. Only the triggers themselves record that, so there is nothing that
 -- could disagree with the catalog.
 --
--- A trigger of ours is known by its function, never by its name, which anybody may give to a trigger of their own.
+-- A trigger of ours is known by its function, never by its name, which any user may give to another trigger.
 
 -- The functions that record changes: a table is watched if one of its triggers calls one of them.
 CREATE OR REPLACE FUNCTION changefeed.recorders()

@@ -2,7 +2,7 @@
 
 Only the wheel's binaries are used; they are started here with initdb and pg_ctl, on a Unix socket only, for the one
 operating-system user who started them (peer authentication). As root, which PostgreSQL refuses to run as, they run
-under the unprivileged account "postgres" or "nobody", in a folder that is that account's own; nobody's permissions
+under the unprivileged account "postgres" or "nobody", in a folder that is that account's own; no permissions
 are loosened and no account is made.
 """
 

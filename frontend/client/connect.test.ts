@@ -433,7 +433,7 @@ test('a page that is shown for the first time, and one whose feed is closed, bri
 
 // -- the rest
 
-test('a closed feed calls nobody, whatever still happens', () => {
+test('a closed feed calls nothing, whatever still happens', () => {
   hello('c0');
   const before = states.length;
   feed.close();
@@ -460,7 +460,7 @@ test('closed by its own callback, it has dealt with that change and no other', (
   expect(other.cursor).toBe('c2');
 });
 
-test('messages are parsed by whoever keeps every digit', () => {
+test('messages are parsed by a parser that keeps every digit', () => {
   const parse = (text: string) => JSON.parse(text.replace(/:(\d+)/g, ':"$1"')) as unknown;
   const ids: unknown[] = [];
   follow({ parse, onChange: (change) => ids.push(change.data?.['id']) });

@@ -322,7 +322,7 @@ test('what is no request for the rows of one table is refused at once', () => {
   expect(() => follow({ action: 'INSERT' } as never)).toThrow('unknown option action; rows takes table, filter,');
 });
 
-test('closed, it stays as it was, and calls nobody', async () => {
+test('closed, it stays as it was, and calls nothing', async () => {
   loaded(A);
   await settle();
   seen = [];

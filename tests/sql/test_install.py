@@ -282,7 +282,7 @@ def test_what_a_stranger_put_into_the_schema_before_is_never_run(empty: Session,
     empty.run("RESET ROLE")
     with pytest.raises(
         psycopg2.errors.InsufficientPrivilege,
-        match="somebody else can change the schema changefeed or changefeed_secret",
+        match="another role can change the schema changefeed or changefeed_secret",
     ):
         install(empty)
     empty.run("ROLLBACK")
@@ -315,7 +315,7 @@ def test_a_stranger_s_function_on_a_table_of_ours_is_refused(db: JournalDatabase
     db.run(harm.format(stranger=stranger) if "CHECK" not in harm else harm.format(stranger=stranger) + " NOT VALID")
     with pytest.raises(
         psycopg2.errors.InsufficientPrivilege,
-        match="somebody else can change the schema changefeed or changefeed_secret",
+        match="another role can change the schema changefeed or changefeed_secret",
     ):
         install(db)
     db.run("ROLLBACK")

@@ -65,7 +65,7 @@ test('what is older than the ring or yet to come is unknown, and is not merged',
   expect(timeline.count('a', 100, INSERT)).toBe(0);
 });
 
-test('where nobody counted there is null, not zero', () => {
+test('without data there is null, not zero', () => {
   timeline.spans = [{ from: 95.2, to: 97.5, cause: 'database' }];
   const known = [93, 94, 95, 96, 97, 98].map((step) => timeline.count(null, step, INSERT));
   expect(known).toEqual([0, 0, null, null, null, 0]);

@@ -21,7 +21,7 @@ test('a key runs its command', () => {
   expect(nameOf(press('p', { altKey: true }))).toBeUndefined();
 });
 
-test('single keys are for the text while somebody types, and off where they are switched off', () => {
+test('single keys are for the text while one types, and off where they are switched off', () => {
   for (const [isTyping, hasKeys] of [
     [true, true],
     [false, false],

@@ -24,7 +24,7 @@ test('a rate above its threshold is raised, the mean of some seconds counts', ()
   expect(raised(stateWith(999, 'public.orders', 10, 0, 0, 0), ABOVE)).toBe(0);
 });
 
-test('a table that was quiet for long enough is raised, and not where nobody counted', () => {
+test('a table that was quiet for long enough is raised, and not without data', () => {
   expect(raised(stateWith(941, 'public.orders', 1, 0, 0, 0), QUIET)).toBe(0);
   expect(raised(stateWith(940, 'public.orders', 1, 0, 0, 0), QUIET)).toBe(1);
   expect(raised(stateWith(999, 'public.items', 1, 0, 0, 0), QUIET)).toBe(1);
