@@ -17,7 +17,7 @@
 \ir record.sql
 \ir truncate.sql
 \ir watched.sql
-\ir noted.sql
+\ir trigger_notes.sql
 \ir wanted_triggers.sql
 \ir apply_triggers.sql
 \ir watch.sql
@@ -25,12 +25,12 @@
 \ir read.sql
 \ir cursor.sql
 \ir rows.sql
-\ir recorded.sql
-\ir retyped.sql
+\ir unrecorded.sql
+\ir type_changes.sql
 \ir retention.sql
 
 -- The functions for users; psql shows these comments with \df+ changefeed.*
-COMMENT ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]) IS 'journal a table''s changes from the next statement on';
+COMMENT ON FUNCTION changefeed.watch(regclass, text[], bigint, boolean, text[]) IS 'record a table''s changes from the next statement on';
 COMMENT ON FUNCTION changefeed.hash(regclass, text, text) IS 'the hash that the feed shows for a value of a hashed column';
 COMMENT ON FUNCTION changefeed.set_secret(bytea) IS 'carry over the secret of hashed columns from another database';
 COMMENT ON FUNCTION changefeed.unwatch(regclass) IS 'stop recording a table; recorded changes stay';

@@ -122,7 +122,7 @@ CREATE TABLE IF NOT EXISTS changefeed.journal (
     id bigint NOT NULL DEFAULT nextval('changefeed.journal_id'),
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL,
-    action "char" NOT NULL,   -- I, U, D, T; or L, for changes that could not be recorded, or that no trigger saw (see recorded.sql)
+    action "char" NOT NULL,   -- I, U, D, T; or L, for changes that could not be recorded, or that no trigger saw (see unrecorded.sql)
     schema_name text NOT NULL,
     table_name text NOT NULL,
     data json,                -- the new row; for D the old one; for L the reason, if known

@@ -55,14 +55,14 @@ JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE t.tgtype::int & 2 = 0;
 
 -- look --
--- See sql/recorded.sql.
+-- See sql/unrecorded.sql.
 SELECT schema_name, table_name, is_complete, is_watched, why, is_over
 FROM changefeed.look(
     %(since)s, %(schemas)s::text[], %(tables)s::text[], %(known_schemas)s::text[], %(known_tables)s::text[]
 );
 
 -- note retyped --
--- See sql/retyped.sql.
+-- See sql/type_changes.sql.
 SELECT changefeed.note_retyped(%(table)s, %(columns)s::text[], %(since)s);
 
 -- retyped after --

@@ -26,7 +26,7 @@ class Change(msgspec.Struct, gc=False, array_like=True):
 
     A change from the journal has a place in it (`xid` and `id`, else 0), and `at`, the epoch seconds of its statement.
     A `count` above 1 means that it represents a statement of that many rows. `finding` is the reason, as JSON, for a
-    loss that a look at the schema found (see sql/recorded.sql).
+    loss that a look at the schema found (see sql/unrecorded.sql).
     """
 
     text: str

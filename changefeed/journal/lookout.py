@@ -1,7 +1,7 @@
 """Looks at the schema every second: reloads the catalog, and reports tables whose changes were not recorded.
 
 It polls, since an event trigger would need a superuser. Each process looks for itself. The first to find unrecorded
-changes writes them into the journal, and all get them from there (sql/recorded.sql). Filters that used outdated types
+changes writes them into the journal, and all get them from there (sql/unrecorded.sql). Filters that used outdated types
 are reported by each process to its own clients.
 """
 

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from tests.journal_database import JournalDatabase
-from tests.sql.test_recorded import look
+from tests.sql.test_unrecorded import look
 
 PART_2 = "CREATE TABLE part_2 PARTITION OF parted FOR VALUES IN (2)"
 OFF, ON = "ALTER TABLE {0} DISABLE TRIGGER USER", "ALTER TABLE {0} ENABLE TRIGGER USER"
