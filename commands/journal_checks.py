@@ -47,7 +47,7 @@ def check_rights(examined: ExaminedDatabase) -> Iterator[Finding]:
         return
     if not examined.may_maintain:
         says = f"{role} may read the journal but not maintain it (retention, new partitions): {owner} owns it"
-        yield Finding(Level.WARNING, "rights", says, grants(QUERIES["what tends"], role))
+        yield Finding(Level.WARNING, "rights", says, grants(QUERIES["what maintains"], role))
     else:
         yield Finding(Level.OK, "rights", f"{role} may read and maintain the journal")
     for other, fix in examined.rows(QUERIES["who may write"]):

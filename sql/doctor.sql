@@ -104,7 +104,7 @@ GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed
     changefeed.left_behind(oid[]), changefeed.check_target(regclass), changefeed.shown(text), changefeed.warn_of_limits(regclass), changefeed.check_expressions(oid, text[]), changefeed.check_triggers(oid), changefeed.name_now(oid),
     changefeed.lock_wait_ms() TO changefeed_server;
 
--- what tends --
+-- what maintains --
 -- And those that it needs to maintain it.
 GRANT UPDATE (epoch) ON changefeed.meta TO changefeed_server;
 GRANT DELETE ON changefeed.journal TO changefeed_server;

@@ -39,8 +39,6 @@ TESTED_BY = {
     "changefeed/journal/entries.py": "server/test_illegible_names.py",
     "changefeed/journal/follower.py": "server/test_journal_feed.py",
     "changefeed/journal/installation.py": "server/test_watching.py",
-    "changefeed/journal/journal_health.py": "server/test_gaps.py",
-    "changefeed/journal/loss_reports.py": "server/test_journal_feed.py",
     "changefeed/journal/signed_cursor.py": "server/test_cursor_in_sql.py",
     "changefeed/ordering/row_states.py": "unit/ordering/test_state_walk.py",
     "changefeed/ordering/statement_order.py": "unit/ordering/test_transaction_order.py",

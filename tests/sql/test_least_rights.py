@@ -27,7 +27,7 @@ MAKE, READ, TEND, SEE, WATCH, BACKEND, ROWS = re.findall(r"^```sql\n(.*?)^```$",
 
 
 def test_the_doctor_asks_for_what_the_document_has():
-    for name, block in (("what reads", READ), ("what tends", TEND)):
+    for name, block in (("what reads", READ), ("what maintains", TEND)):
         assert journal_checks.grants(journal_checks.QUERIES[name], ROLE) == " ".join(block.split())
 
 
