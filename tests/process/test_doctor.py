@@ -228,7 +228,7 @@ def test_a_pooler_in_between_is_known(
     is_for_transactions: bool, level: Level, watched: JournalDatabase, monkeypatch: pytest.MonkeyPatch
 ):
     if is_for_transactions:
-        monkeypatch.setattr(doctor, "CANARY_DEADLINE_SECONDS", 0.2)
+        monkeypatch.setattr(server_checks, "CANARY_DEADLINE_SECONDS", 0.2)
 
     async def look() -> Finding:
         pooler = Pooler(watched.conninfo, is_for_transactions=is_for_transactions)
@@ -447,7 +447,7 @@ def test_settings_of_the_role_or_database_are_named(setting: str, level: Level, 
 
 
 def test_an_old_transaction_is_named(watched: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(doctor, "LONG_TRANSACTION_SECONDS", 0.0)
+    monkeypatch.setattr(server_checks, "LONG_TRANSACTION_SECONDS", 0.0)
     session = watched.session()
     pid = session.value("SELECT pg_backend_pid()")
     session.run("BEGIN")
@@ -541,7 +541,7 @@ def test_a_transaction_that_stays_prepared_is_named(cluster: EmbeddedPostgres, m
         for statement in ("BEGIN", "CREATE TABLE t ()", "PREPARE TRANSACTION 'it''s'"):
             db_cursor.execute(statement)
     preparing.close()
-    monkeypatch.setattr(doctor, "LONG_TRANSACTION_SECONDS", 0.0)
+    monkeypatch.setattr(server_checks, "LONG_TRANSACTION_SECONDS", 0.0)
     found = only("transactions", cluster.conninfo)
     assert (found.level, found.fix) == (WARNING, "ROLLBACK PREPARED 'it''s';")
     postgres.execute(cluster.conninfo, found.fix)

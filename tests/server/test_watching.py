@@ -82,22 +82,22 @@ class WatchingTest(FeedTestCase):
 
     @gen_test
     async def test_a_removed_schema_returns_only_on_request(self):
-        await self.feed.watching.start()
-        self.write(read_script("uninstall.sql"))
-        with ExpectLog("changefeed.watching", ".*was removed.*psql -f sql/install.sql, or restart the server"):
+        # The follower may, or may not, read meanwhile.
+        with ExpectLog("changefeed.follower", "the journal (cannot be read|was replaced|was removed)", required=False):
+            await self.feed.watching.start()
+            self.write(read_script("uninstall.sql"))
+            with ExpectLog("changefeed.watching", ".*was removed.*psql -f sql/install.sql, or restart the server"):
+                await self.feed.watching._maintain_once()
+            assert "was removed" in (await self.fetch_json("/readyz", 503))["error"]["message"]
+            await self.feed.watching._maintain_once()  # it says no more, or conftest.py would fail this test
+            assert self.write("SELECT to_regnamespace('changefeed')") == [(None,)]
+            assert self.write("SELECT tgname FROM pg_trigger WHERE tgrelid = 'orders'::regclass") == []
+            self.write(read_script("install.sql"))
             await self.feed.watching._maintain_once()
-        assert "was removed" in (await self.fetch_json("/readyz", 503))["error"]["message"]
-        await (
-            self.feed.watching._maintain_once()
-        )  # which says nothing more: conftest.py fails a test that logs a warning
-        assert self.write("SELECT to_regnamespace('changefeed')") == [(None,)]
-        assert self.write("SELECT tgname FROM pg_trigger WHERE tgrelid = 'orders'::regclass") == []
-        self.write(read_script("install.sql"))
-        await self.feed.watching._maintain_once()
-        assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
-        self.write(read_script("uninstall.sql"))
-        await self.feed.watching.watch("public.orders")
-        assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
+            assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
+            self.write(read_script("uninstall.sql"))
+            await self.feed.watching.watch("public.orders")
+            assert self.write("SELECT table_name FROM changefeed.status()") == [("orders",)]
 
     @gen_test
     async def test_an_earlier_schema_is_updated_on_request(self):
