@@ -357,6 +357,18 @@ JOIN pg_class AS c ON c.oid = t.tgrelid
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE NOT t.tgisinternal AND (c.relkind NOT IN ('r', 'p') OR c.relispartition OR c.relpersistence = 't');
 
+-- relations without changes --
+-- Those that a client may take for tables, and what to ask for instead.
+SELECT n.nspname, c.relname,
+       CASE
+           WHEN c.relispartition THEN 'a partition: ask for the table that it is a part of'
+           WHEN c.relkind = 'f' THEN 'a foreign table, which has no changes here'
+           ELSE 'a view, which has no changes: ask for the tables that it takes its rows from'
+       END
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE (c.relkind IN ('v', 'm', 'f') OR c.relkind IN ('r', 'p') AND c.relispartition)
+  AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT IN ('information_schema', 'changefeed');
+
 -- columns --
 -- The columns of every table and how their values compare, for clients' filters; columns of `omit` never leave the table.
 -- For types that are not named here, only PostgreSQL knows which texts mean the same value.

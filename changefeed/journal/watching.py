@@ -31,7 +31,8 @@ class NoSuchTable(Exception):
 
 
 def no_such_table(name: str) -> NoSuchTable:
-    return NoSuchTable(f"the database has no table {name}")
+    advice = "" if "." in name else f"; write schema.table, such as public.{name}"
+    return NoSuchTable(f"the database has no table {name}{advice}")
 
 
 def ambiguous(name: str, ways: Iterable[str]) -> str:
@@ -299,20 +300,18 @@ class Watching:
         try:
             yield
         except psycopg2.errors.InsufficientPrivilege as error:
-            raise PostgresRefused(
-                f"{name}: {_without_context(error)}; {needed}, and the rights of docs/least-rights.md"
-            ) from None
+            raise PostgresRefused(f"{_reason(name, error)}; {needed}, and the rights of docs/least-rights.md") from None
         except psycopg2.errors.LockNotAvailable:
             raise CannotWatch(f"{name} is locked by another transaction; try again when that has ended") from None
         except psycopg2.Error as error:
-            raise PostgresRefused(f"{name}: {_without_context(error)}") from None
+            raise PostgresRefused(_reason(name, error)) from None
 
 
 def _is_of_one_table(pattern: str) -> bool:
     return all(one.table is not None for one in parse_pattern(pattern).meant)
 
 
-def _without_context(error: psycopg2.Error) -> str:
-    """PostgreSQL's message and hint, without the lines of the function's context."""
-    primary, hint = error.diag.message_primary, error.diag.message_hint
-    return " ".join(filter(None, (primary, hint))) or one_line(error)
+def _reason(name: str, error: psycopg2.Error) -> str:
+    """PostgreSQL's message and hint, without the lines of the function's context; it begins with the table's name."""
+    reason = one_line(error)
+    return reason if reason.startswith(f"{name} ") else f"{name}: {reason}"

@@ -160,8 +160,11 @@ def statement(
 
 def _sorted_by(key: SortKey, query: RowsQuery, source: TableSource, *, keys_only: bool) -> str:
     name = key.column
-    if name not in source.names or not query.granted.shows(name) or (keys_only and name not in source.key):
-        raise RowsRefused(Reason.BAD_ORDER, f"{name[:80]!r} is no column to sort by")
+    seen = [one for one in source.names if query.granted.shows(one) and (not keys_only or one in source.key)]
+    if name not in seen:
+        sortable = ", ".join(one for one in seen if one not in source.hashed)[:500]
+        advice = f"write one of {sortable}" if sortable else "leave order out"
+        raise RowsRefused(Reason.BAD_ORDER, f"{name[:80]!r} is no column to sort by; {advice}")
     if name in source.hashed:
         raise RowsRefused(Reason.BAD_ORDER, f"{name[:80]!r} is hashed, and cannot be sorted by")
     return f"t.{source.quoted_names[source.names.index(name)]}{key.direction}"

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg2
 
@@ -37,12 +37,14 @@ FORGET_SECONDS = 10.0  # after which a remembered name is looked up again, as it
 class Tables:
     """The tables at the time of a read: columns and primary keys by qualified() name.
 
-    `bare` maps a name without its schema to the tables it may mean.
+    `bare` maps a name without its schema to the tables it may mean. `others` are relations without changes, with what
+    they are and what to ask for instead.
     """
 
     columns: Mapping[str, Mapping[str, Kind]] = field(default_factory=dict)
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     bare: Mapping[str, Collection[TableName]] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 class Catalog:
@@ -80,7 +82,7 @@ class Catalog:
             check_subscribable(subscription, self.tables.columns, self._payload)
         except BadSubscription:
             await self._read_since(asked_at)
-            check_subscribable(subscription, self.tables.columns, self._payload)
+            check_subscribable(subscription, self.tables.columns, self._payload, self.tables.others)
 
     def trouble(self, subscription: Subscription) -> BadSubscription | None:
         """Why no change can match the subscription, as far as is known now."""
@@ -199,6 +201,8 @@ class Catalog:
         watched = await self._database.fetch(QUERIES["watched tables"]) if is_trusted else []
         others = await self._database.fetch(QUERIES["others with triggers"])
         found = await tables_of(rows, watched, others, self._payload)
+        without_changes = await self._database.fetch(QUERIES["relations without changes"])
+        found = replace(found, others={qualified(schema, name): what for schema, name, what in without_changes})
         for name, before in self.tables.columns.items():
             now = found.columns.get(name, {})
             if before != now and (

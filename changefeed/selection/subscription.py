@@ -319,12 +319,16 @@ def _columns(text: str) -> list[str]:
 
 
 def check_subscribable(
-    subscription: Subscription, tables: Mapping[str, Mapping[str, Kind]], payload: Payload = Payload.FULL
+    subscription: Subscription,
+    tables: Mapping[str, Mapping[str, Kind]],
+    payload: Payload = Payload.FULL,
+    others: Mapping[str, str] | None = None,
 ) -> None:
     """Raises BadSubscription if no change can ever match: no such table or column, or a value of another type.
 
     Of several tables, one must match. `tables` are the database's, by schema.name. Tables and columns that the client
-    has no right to count as missing. A column that `payload` withholds has an error of its own.
+    has no right to count as missing. A column that `payload` withholds has an error of its own. `others` are relations
+    without changes, by schema.name, with what they are.
     """
     if payload is Payload.OFF and (subscription.filters or subscription.columns):
         raise BadSubscription("withheld_column", payload.withheld)
@@ -334,9 +338,11 @@ def check_subscribable(
     for name in subscription.tables:
         meant = parse_pattern(name).meant
         if all(pattern.table is not None for pattern in meant) and covering.isdisjoint(meant):
-            unknown.append(repr(name[:80]))
+            unknown.append(name)
     if unknown:
-        names = ", ".join(unknown[:SHOWN_TABLES]) + (" and others" if unknown[SHOWN_TABLES:] else "")
+        _refuse_other(unknown, subscription.within, others or {})
+        names = ", ".join(repr(name[:80]) for name in unknown[:SHOWN_TABLES])
+        names += " and others" if unknown[SHOWN_TABLES:] else ""
         raise BadSubscription("unknown_table", f"there is no table {names}; GET /api/tables lists the tables")
     named = {table: columns for table, columns in tables.items() if subscription.names((exact(table),))}
     if not named:
@@ -355,6 +361,14 @@ def check_subscribable(
     for column in subscription.columns:
         if not any(column in columns for columns in named.values()):
             raise _unknown_column(column, named, payload)
+
+
+def _refuse_other(names: Iterable[str], within: Grants, others: Mapping[str, str]) -> None:
+    """Raises BadSubscription if a name means a relation without changes that the client may know of."""
+    meant = {pattern for name in names for pattern in parse_pattern(name).meant}
+    for other, what in others.items():
+        if not meant.isdisjoint(exact(other).covering) and table_rights_of_any(within, (exact(other),)):
+            raise BadSubscription("unknown_table", f"{other} is {what}")
 
 
 def _check_value(term: Filter, kinds: set[Kind]) -> None:

@@ -154,6 +154,8 @@ def _told(error: jwt.PyJWTError) -> str:
         return "its algorithm is not that of the settings"
     if type(error) is jwt.InvalidTokenError:
         return "its header requires an extension (crit, b64) that this server does not support"
+    if type(error) is jwt.DecodeError:
+        return f"it is neither one of --token's nor a JSON Web Token; copy it whole ({error})"
     return str(error)
 
 

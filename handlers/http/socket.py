@@ -281,5 +281,6 @@ def read_message(message: str | bytes, types: Sequence[str]) -> dict[str, object
     if not isinstance(parsed, dict) or not isinstance(parsed.get("type"), str):
         raise ApiError(400, "no_type", 'a message must be a JSON object with a type, as {"type": "subscribe"}')
     if parsed["type"] not in types:
-        raise ApiError(400, "unknown_type", f"unknown type of message: {parsed['type'][:40]!r}")
+        known = " or ".join(types)
+        raise ApiError(400, "unknown_type", f"unknown type of message: {parsed['type'][:40]!r}; write {known}")
     return parsed

@@ -395,7 +395,7 @@ class AuthenticateTest(AccessTestCase):
     @gen_test
     async def test_a_refused_token_gets_the_reason(self):
         for token, code, close_code, why in (
-            (token_of("wrong"), "bad_token", CloseCode.SIGN_IN, "Not enough segments"),
+            (token_of("wrong"), "bad_token", CloseCode.SIGN_IN, "neither one of --token's nor"),
             (token_of("expired"), "token_expired", CloseCode.SIGN_IN, "get a new one"),
             (issued(RIGHTS["full"], aud="others"), "bad_token", CloseCode.SIGN_IN, "audience"),
             (issued({"table": {}}), "bad_token", CloseCode.SIGN_IN, "the claim changefeed"),

@@ -679,6 +679,23 @@ class WatchRouteTest(FeedTestCase):
         ] == "no_such_table"
 
     @gen_test
+    async def test_a_refused_watch_says_what_to_do(self):
+        self.write("CREATE VIEW some_view AS SELECT 1; CREATE UNLOGGED TABLE brief (id int)")
+        for name, status, says in (
+            ("public.some_view", 409, "public.some_view is not a table. HINT: Watch the tables it takes its rows from"),
+            (
+                "public.brief",
+                409,
+                "public.brief is unlogged: PostgreSQL empties it after a crash, without telling anybody. "
+                "HINT: ALTER TABLE public.brief SET LOGGED first",
+            ),
+            ("orders", 404, "the database has no table orders; write schema.table, such as public.orders"),
+            ("public.nix", 404, "the database has no table public.nix"),
+        ):
+            error = (await self.fetch_json(f"/api/tables/{name}/watch", status, method="PUT", body=""))["error"]
+            assert error["message"] == says
+
+    @gen_test
     async def test_a_page_of_another_origin_changes_nothing(self):
         path = "/api/tables/public.orders/watch"
         headers = {"Origin": "http://evil.example.com"}

@@ -115,6 +115,8 @@ class RowsTest(RowsTestCase):
             ("table=public.orders&verbose=1", 400, "unknown_field"),
         ):
             await self.refused(query, status, code)
+        why = await self.refused("table=public.orders&order=nothing", 400, "bad_order")
+        assert why == "'nothing' is no column to sort by; write one of id, status, total"
         # Each was refused by the database or before it; the connections are good as before.
         assert len((await self.rows("table=public.orders"))["rows"]) == 5
 
@@ -191,7 +193,8 @@ class TreesTest(RowsTestCase):
             found = (await self.rows(f"table={table}"))["rows"]
             assert len(found) == rows
             assert sorted(found, key=str) == sorted(changes, key=str)
-        await self.refused("table=part_1", 400, "unknown_table")
+        why = await self.refused("table=part_1", 400, "unknown_table")
+        assert why == "public.part_1 is a partition: ask for the table that it is a part of"
 
     @gen_test
     async def test_rows_in_another_database_are_not_read(self):

@@ -81,6 +81,14 @@ class RightsTest(AccessTestCase):
             assert ("remark" in answer["error"]["message"]) is is_told
 
     @gen_test
+    async def test_only_clients_that_may_see_a_view_are_told_of_it(self):
+        self.write("CREATE VIEW secrets AS TABLE orders")
+        for kind, is_told in (("full", True), ("orders", False)):
+            status, answer = await self.rows(kind, "table=secrets")
+            assert (status, answer["error"]["code"]) == (400, "unknown_table")
+            assert ("a view" in answer["error"]["message"]) is is_told
+
+    @gen_test
     async def test_a_token_sees_the_rows_it_names(self):
         self.order(1)
         self.order(2, customer=43)
@@ -116,7 +124,8 @@ class HiddenColumnsTest(RowsTestCase):
         assert len(hashed) == 64
         assert (await self.rows(f"table=people&filter=phone=eq.{hashed}&columns=id"))["rows"] == [{"id": 1}]
         await self.refused("table=people&order=phone", 400, "bad_order")
-        await self.refused("table=people&order=pin", 400, "bad_order")
+        why = await self.refused("table=people&order=pin", 400, "bad_order")
+        assert why == "'pin' is no column to sort by; write one of id"  # neither the hidden nor the hashed ones
         await self.refused("table=people&filter=pin=eq.unseen", 400, "unknown_column")
 
     @gen_test
@@ -222,7 +231,8 @@ class OwnersTest(RowsTestCase):
     @gen_test
     async def test_a_view_that_takes_the_place_of_a_table_is_not_read(self):
         self.write("ALTER TABLE orders RENAME TO others; CREATE VIEW orders AS TABLE others")
-        assert await self.refused("table=orders", 400, "unknown_table")
+        why = await self.refused("table=orders", 400, "unknown_table")
+        assert why == "public.orders is a view, which has no changes: ask for the tables that it takes its rows from"
 
 
 class TrustedOwnerTest(RowsTestCase):

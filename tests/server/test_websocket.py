@@ -108,7 +108,9 @@ class ProtocolSocketTest(FeedTestCase):
             ('{"type": "nonsense"}', "unknown_type"),
         ):
             await socket.write_message(sent)
-            assert (await message(socket, "error"))["code"] == code
+            error = await message(socket, "error")
+            assert error["code"] == code
+        assert error["message"] == "unknown type of message: 'nonsense'; write subscribe or authenticate"
 
     @gen_test
     async def test_a_message_beyond_the_limit_closes_the_socket(self):
