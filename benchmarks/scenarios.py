@@ -93,9 +93,19 @@ def trial(ground: Ground, server: Server, paths: Sequence[str], *, stuck: int = 
         try:
             crowd.connect()
             yield Trial(server, running, crowd, publisher)
-        except CouldNot:
-            print("    the server's last words:", *running.said.splitlines()[-3:], sep="\n    ", file=sys.stderr)
+        except CouldNot as reason:
+            print(not_measured(reason, running.said), file=sys.stderr)
             raise
+
+
+def not_measured(reason: CouldNot, log: str) -> str:
+    """What to print of one measurement that could not be made; the others go on."""
+    return "\n".join(
+        (
+            f"    not measured: {reason}. The end of the server's log:",
+            *(f"      {line}" for line in log.splitlines()[-3:]),
+        )
+    )
 
 
 class Meter:

@@ -1,6 +1,6 @@
 """Follows the feed from Python, for ever: prints each change once and in order.
 
-.venv/bin/python examples/follow.py ws://localhost:8080/ws
+.venv/bin/python examples/follow.py http://localhost:8080 orders
 """
 
 import asyncio
@@ -19,15 +19,15 @@ def print_gap(gap: Gap) -> None:
     print(f"changes may be missing: {gap.why}; {gap.what_to_do}", file=sys.stderr)
 
 
-async def main(url: str) -> None:
-    async for change in follow(url, token=os.environ.get("TOKEN"), on_gap=print_gap):
+async def main(url: str, tables: list[str]) -> None:
+    async for change in follow(url, table=tables, token=os.environ.get("TOKEN"), on_gap=print_gap):
         print(change)
 
 
 if __name__ == "__main__":
-    url = sys.argv[1] if len(sys.argv) > 1 else "ws://localhost:8080/ws"
+    url, *tables = sys.argv[1:] or ["http://localhost:8080"]
     try:
-        asyncio.run(main(url))
+        asyncio.run(main(url, tables))
     except (Refused, ValueError) as error:
         sys.exit(f"{url}: {error}")
     except KeyboardInterrupt:

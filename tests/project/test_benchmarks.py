@@ -10,7 +10,7 @@ from benchmarks.database import Database
 from benchmarks.journal import cluster
 from benchmarks.processes import costs
 from benchmarks.publisher import TABLE
-from benchmarks.scenarios import CPU, P99, RATE, SCENARIOS, Figure, Ground
+from benchmarks.scenarios import CPU, P99, RATE, SCENARIOS, Figure, Ground, not_measured
 from benchmarks.servers import NODE, OURS_BY_JOURNAL, OURS_BY_NOTIFY, WEBSOCKETS, Server
 from benchmarks.slow_disk import compiler, slow_cluster
 from benchmarks.stream import TAIL, Stream, pongs, written_at_us
@@ -89,6 +89,15 @@ def test_a_ping_is_answered_wherever_a_read_cuts_it():
             stream.changes(buffer, len(part))
             answers.add(pongs(buffer, len(part)))
         assert answers - {b""} == {b"\x8a\x84\0\0\0\0\x89abc"}
+
+
+def test_a_measurement_that_failed_is_not_taken_for_a_crash():
+    assert not_measured(CouldNot("can't keep up"), "one\ntwo\nthree\nfour").splitlines() == [
+        "    not measured: can't keep up. The end of the server's log:",
+        "      two",
+        "      three",
+        "      four",
+    ]
 
 
 def test_the_table_has_medians_and_ratios():

@@ -94,6 +94,7 @@ def test_a_follower_of_an_unknown_table_ends_with_one_line(orders: Orders):
     assert "ordres" in refusal(*javascript[:-1], "ordres", TOKEN=TOKEN)
     assert "token" in refusal(*javascript, TOKEN="wrong")
     assert "ordres" in refusal(*python, f"ws://{orders.host}/ws?table=ordres", TOKEN=TOKEN)
+    assert "ordres" in refusal(*python, f"http://{orders.host}", "ordres", TOKEN=TOKEN)
     assert "token" in refusal(*python, f"ws://{orders.host}/ws", TOKEN="wrong")
     assert "not" in refusal(*python, f"ws://{orders.host}/nowhere")
     assert "localhost:8080" in refusal(*python, "localhost:8080")
