@@ -39,11 +39,9 @@ from handlers.delivery.raw_clients import RawClients
 from handlers.delivery.readiness import Readiness
 from handlers.feed.websocket import event_socket_of
 from handlers.http.context import ProcessSlot, ServerContext
-from settings.table import Settings
+from settings.table import FOLLOWING_CONNECTIONS, REQUEST_CONNECTIONS, Settings
 
 QUERIES = load_queries("server.sql")
-REQUEST_CONNECTIONS = 3
-FOLLOWING_CONNECTIONS = 2
 
 Arguments = ParamSpec("Arguments")
 

@@ -22,7 +22,7 @@ from handlers.metrics.gauges import one_line_of
 from process.open_files import raise_limit
 from process.supervisor import SupervisorLink
 from process.systemd import ServiceManager
-from settings.table import Settings
+from settings.table import DEMO_RATE, Settings
 
 logger = logging.getLogger("server")
 
@@ -56,6 +56,11 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
         )
     if settings.alert_webhook and not settings.alert:
         logger.warning("--alert-webhook has no effect without --alert")
+    if settings.database_url is not None and (settings.demo_rate != DEMO_RATE or settings.data_dir):
+        name = "--data-dir" if settings.data_dir else "--demo-rate"
+        logger.warning(
+            "%s has no effect with --database-url: it is for the demo, which has a database of its own", name
+        )
     if settings.processes > 1:
         await run_supervisor(settings, argv, stopping, manager, hang_up)
         return

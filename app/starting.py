@@ -17,10 +17,13 @@ from changefeed.journal.installation import CannotWatch
 from changefeed.journal.watching import NoSuchTable
 from changefeed.postgres.connection import IN_RECOVERY
 from changefeed.postgres.listener import ListenerState
+from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
 from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.starting")
+
+QUERIES = load_queries("server.sql")
 
 CORRECT_IT = "correct --database-url (user, password, database name)"
 A_STANDBY = "it is a standby: name its primary in --database-url, or all hosts, or promote it"
@@ -76,6 +79,7 @@ async def prepare_tables(context: ServerContext, stopping: asyncio.Event, *, is_
             if is_demo:
                 await make_tables(context.request_pool, context.watching)
             await context.watching.say_if_no_journal()
+            await warn_of_missing_roles(context)
             return True
         except (NoSuchTable, CannotWatch) as error:
             raise StartError(str(error)) from None
@@ -88,6 +92,12 @@ async def prepare_tables(context: ServerContext, stopping: asyncio.Event, *, is_
                 )
         await first_of(stopping.wait(), within_seconds=next(delays))
     return False
+
+
+async def warn_of_missing_roles(context: ServerContext) -> None:
+    asked = {"roles": list(context.settings.trust_owner)}
+    for (role,) in await context.request_pool.fetch(QUERIES["missing roles"], asked):
+        logger.warning("--trust-owner %s: there is no such role, so no table is read for it; correct the name", role)
 
 
 async def first_of(*waits: Coroutine[Any, Any, Any], within_seconds: float) -> None:

@@ -39,6 +39,7 @@ CHECKS: dict[str, Callable[[ExaminedDatabase], Iterator[Finding]]] = {
     "replica": server_checks.check_replica,
     "TLS": server_checks.check_encryption,
     "ulimit": server_checks.check_files,
+    "connections": server_checks.check_connections,
     "journal": journal_checks.check_journal,
     "wake-up": journal_checks.check_wakeup,
     "lease": journal_checks.check_lease,

@@ -157,6 +157,9 @@ def check_rows(examined: ExaminedDatabase) -> Iterator[Finding]:
     """Without these rights there are no rows, but all changes: so none of this is a problem."""
     if not examined.may_read:
         return
+    for (role,) in examined.rows(SERVER_QUERIES["missing roles"], roles=list(examined.settings.trust_owner)):
+        says = f"--trust-owner {role}: there is no such role, so no table is read for it"
+        yield Finding(Level.WARNING, "rows", says, advice="correct the name")
     version, _ = examined.row(QUERIES["version"])
     if version < VERSION:
         says = f"a schema of version {version} gives no rows, for /api/rows and rows=true"

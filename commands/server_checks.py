@@ -178,3 +178,15 @@ def check_files(examined: ExaminedDatabase) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "ulimit", says, f"ulimit -n {clients + OTHER_FILES}")
     else:
         yield Finding(Level.OK, "ulimit", f"a process may open {files:.0f} files, for --client-limit {clients}")
+
+
+def check_connections(examined: ExaminedDatabase) -> Iterator[Finding]:
+    needed, settings = examined.settings.connections, examined.settings
+    says = f"the server has up to {needed}: --processes {settings.processes}, --rows-readings {settings.rows_readings}"
+    is_enough = True
+    for limit, what, fix in examined.rows(QUERIES["connection limits"], needed=needed):
+        if limit < needed:
+            is_enough = False
+            yield Finding(Level.WARNING, "connections", f"{says}; {what} allows {limit}", fix)
+    if is_enough:
+        yield Finding(Level.OK, "connections", says)

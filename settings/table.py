@@ -13,6 +13,12 @@ from changefeed.counts import alerts
 from process import logs
 from settings import values
 
+# The connections of each process to PostgreSQL, beside those of --rows-readings.
+LISTEN_CONNECTIONS = 1
+FOLLOWING_CONNECTIONS = 2
+REQUEST_CONNECTIONS = 3
+DEMO_RATE = 4.0
+
 
 class SettingsError(Exception):
     """A setting is unknown or invalid; the message is one line that says what to write instead."""
@@ -45,6 +51,12 @@ class Settings:
     jwt_audience: str | None
     jwt_issuer: str | None
     session_secret: str | None  # None means a random one, made at the start
+
+    @property
+    def connections(self) -> int:
+        """The most that all processes together have to PostgreSQL."""
+        of_each = LISTEN_CONNECTIONS + FOLLOWING_CONNECTIONS + REQUEST_CONNECTIONS + self.rows_readings
+        return self.processes * of_each
 
     @property
     def asks_for_tokens(self) -> bool:
@@ -260,7 +272,7 @@ DATABASE = (
     Setting(
         "demo_rate",
         values.number,
-        4.0,
+        DEMO_RATE,
         "PER_SECOND",
         "changes per second, on average, of the demo; 0 = none",
     ),

@@ -197,6 +197,32 @@ WHERE coalesce(d.datname, current_database()) = current_database() AND coalesce(
   )
 ORDER BY 1, 2;
 
+-- connection limits --
+-- How many connections this role may have, what says so, and how to allow as many as are needed. Superusers have no such limit
+-- but max_connections.
+SELECT l.allowed, l.what, l.fix
+FROM pg_roles AS r JOIN pg_database AS d ON d.datname = current_database(),
+    LATERAL (
+        VALUES (
+            current_setting('max_connections')::integer - CASE
+                WHEN r.rolsuper THEN 0
+                ELSE current_setting('superuser_reserved_connections')::integer
+                    + coalesce(current_setting('reserved_connections', true)::integer, 0)
+            END,
+            'max_connections',
+            format('ALTER SYSTEM SET max_connections = %%s;', current_setting('max_connections')::integer + %(needed)s::integer)
+        ), (
+            CASE WHEN NOT r.rolsuper AND r.rolconnlimit >= 0 THEN r.rolconnlimit END,
+            'the role ' || quote_ident(r.rolname),
+            format('ALTER ROLE %%I CONNECTION LIMIT %%s;', r.rolname, %(needed)s::integer)
+        ), (
+            CASE WHEN NOT r.rolsuper AND d.datconnlimit >= 0 THEN d.datconnlimit END,
+            'the database ' || quote_ident(d.datname),
+            format('ALTER DATABASE %%I CONNECTION LIMIT %%s;', d.datname, d.datconnlimit + %(needed)s::integer)
+        )
+    ) AS l (allowed, what, fix)
+WHERE r.rolname = session_user AND l.allowed IS NOT NULL;
+
 -- notification queue --
 SELECT pg_notification_queue_usage();
 

@@ -39,6 +39,9 @@ ORDER BY 1, 2;
 -- has journal --
 SELECT to_regclass('changefeed.meta') IS NOT NULL;
 
+-- missing roles --
+SELECT name FROM unnest(%(roles)s::text[]) AS named (name) WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name);
+
 -- distrusted owner --
 -- Owners of functions that could run code as this role: functions of the schema run with the rights of their caller. So a
 -- superuser calls only those of superusers; another role those of superusers, of the schema's owner, and its own. After

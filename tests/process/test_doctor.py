@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from changefeed.journal.journal import VERSION
 from changefeed.postgres.connection import complete
@@ -267,6 +267,29 @@ def test_a_few_files_are_too_few_for_many_clients(watched: JournalDatabase):
     assert f"warning  ulimit: a process may open {few} files, too few for --client-limit 1000" in answer.stdout
     assert "ulimit -n 1100\n" in answer.stdout
     assert answer.returncode == 0
+
+
+@pytest.mark.parametrize("whom", ["ROLE {role}", "DATABASE {database}"])
+def test_too_few_connections_for_the_processes_are_reported(whom: str, watched: JournalDatabase):
+    database = parse_dsn(watched.conninfo)["dbname"]
+    role = f"few_{database}"
+    conninfo = str(make_dsn(watched.conninfo, user=role))
+    whom = whom.format(role=role, database=database)
+    watched.run(f"CREATE ROLE {role} LOGIN; ALTER {whom} CONNECTION LIMIT 20")
+    found = only("connections", conninfo, "--processes", "2")
+    assert (found.level, found.says) == (OK, "the server has up to 20: --processes 2, --rows-readings 4")
+    found = only("connections", conninfo, "--processes", "2", "--rows-readings", "5")
+    assert (found.level, found.says.partition("; ")[2]) == (WARNING, f"the {whom.lower()} allows 20")
+    watched.run(found.fix)
+    assert only("connections", conninfo, "--processes", "2", "--rows-readings", "5").level is OK
+    watched.run(f"DROP ROLE {role}")
+
+
+def test_a_trusted_owner_that_is_no_role_is_reported(watched: JournalDatabase):
+    found = findings(watched.conninfo, "--trust-owner", "nobodyx")
+    assert [one.says for one in found if one.level is WARNING and one.about == "rows"] == [
+        "--trust-owner nobodyx: there is no such role, so no table is read for it"
+    ]
 
 
 # -- triggers

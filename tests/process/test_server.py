@@ -242,6 +242,14 @@ def test_a_users_database_is_served_without_a_demo(folder: Path):
     assert postgres.execute(conninfo, "SELECT to_regclass('portal_eventrequests')") == [(None,)]
 
 
+def test_settings_without_effect_are_logged(folder: Path):
+    conninfo = postgres.new_database()
+    flags = ("--port", "0", "--demo-rate", "3", "--trust-owner", "nobodyx")
+    with ServerProcess(folder, *flags, DATABASE_URL=conninfo) as server:
+        server.until_said(r"WARNING .*--demo-rate has no effect with --database-url")
+        server.until_said(r"WARNING .*--trust-owner nobodyx: there is no such role")
+
+
 def test_the_first_start_on_watched_tables_reports_no_gap(folder: Path):
     conninfo = postgres.new_database()
     postgres.execute(conninfo, read_script("install.sql"))

@@ -81,7 +81,7 @@ class RightsTest(AccessTestCase):
             assert ("remark" in answer["error"]["message"]) is is_told
 
     @gen_test
-    async def test_only_clients_that_may_see_a_view_are_told_of_it(self):
+    async def test_only_clients_that_may_see_a_view_learn_of_it(self):
         self.write("CREATE VIEW secrets AS TABLE orders")
         for kind, is_told in (("full", True), ("orders", False)):
             status, answer = await self.rows(kind, "table=secrets")
