@@ -686,7 +686,7 @@ class WatchRouteTest(FeedTestCase):
             (
                 "public.brief",
                 409,
-                "public.brief is unlogged: PostgreSQL empties it after a crash, without telling anybody. "
+                "public.brief is unlogged: PostgreSQL empties it after a crash, without a change in the feed. "
                 "HINT: ALTER TABLE public.brief SET LOGGED first",
             ),
             ("orders", 404, "the database has no table orders; write schema.table, such as public.orders"),
