@@ -170,7 +170,9 @@ BEGIN
             OR last ->> 'is_complete' <> next ->> 'is_complete'
             OR last ->> 'definition' = next ->> 'definition' AND last ->> 'written' <> next ->> 'written'
         )) AS was_off,
-        bool_or(last ->> 'unlogged_since' <> next ->> 'unlogged_since') AS has_crashed,
+        bool_or(last -> 'running_since' <> next -> 'running_since' AND (
+            'true' IN (last -> 'is_unlogged', next -> 'is_unlogged') OR last -> 'file' <> next -> 'file'
+        )) AS has_crashed,
         bool_or(
             last -> 'is_null' = 'true' AND next -> 'is_null' = 'false'
             OR next -> 'is_null' = 'true' AND is_noted
@@ -207,7 +209,7 @@ BEGIN
     ELSIF facts.was_away OR NOT facts.moved <@ unwritten THEN
         why := format('%s, or a partition of it, was not recorded for a while', name);
     ELSIF facts.has_crashed THEN
-        why := format('%s, or a partition of it, is unlogged: PostgreSQL may have emptied it after a crash', name);
+        why := format('%s, or a partition of it, is unlogged, or was for a while: PostgreSQL may have emptied it after a crash', name);
     ELSIF is_null AND NOT was_null THEN
         why := format('virtual generated columns of %s are reported as null', name);
         is_over := false;

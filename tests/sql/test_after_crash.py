@@ -12,6 +12,7 @@ from changefeed.postgres.named_queries import read_script
 from tests import postgres
 from tests.postgres import connect, execute
 
+LOOK = "SELECT table_name, why FROM changefeed.look(now(), '{}', '{}') WHERE why IS NOT NULL ORDER BY 1"
 READ = "SELECT data, snapshot FROM changefeed.read(%s, NULL, NULL, 100, 100000)"
 
 
@@ -52,8 +53,40 @@ def test_what_could_not_be_recorded_is_no_more_after_a_crash(
     assert execute(cluster.conninfo, "SELECT last_value, is_called FROM changefeed.losses") == [(2, True)]
 
 
+@pytest.mark.parametrize("table", ["orders", "part"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ("ALTER TABLE <table> SET UNLOGGED", "crash", LOOK),
+        ("ALTER TABLE <table> SET UNLOGGED", LOOK, "crash", "ALTER TABLE <table> SET LOGGED", LOOK),
+        ("ALTER TABLE <table> SET UNLOGGED", "crash", "ALTER TABLE <table> SET LOGGED", LOOK),
+    ],
+)
+def test_an_unlogged_table_in_a_crash_that_no_look_saw_is_a_gap(
+    cluster: EmbeddedPostgres, table: str, steps: tuple[str, ...]
+) -> None:
+    execute(cluster.conninfo, read_script("install.sql"))
+    execute(cluster.conninfo, "CREATE TABLE orders (id int)")
+    execute(cluster.conninfo, "CREATE TABLE parted (id int) PARTITION BY LIST (id)")
+    execute(cluster.conninfo, "CREATE TABLE part PARTITION OF parted FOR VALUES IN (1)")
+    execute(cluster.conninfo, "SELECT changefeed.watch('orders'), changefeed.watch('parted')")
+    execute(cluster.conninfo, "INSERT INTO orders VALUES (1); INSERT INTO parted VALUES (1)")
+    assert execute(cluster.conninfo, LOOK) == []
+    found = []
+    for step in steps:
+        if step == "crash":
+            cluster.stop("immediate")
+            cluster.start()
+        else:
+            found = execute(cluster.conninfo, step.replace("<table>", table))
+    [(named, why)] = found
+    assert named == ("parted" if table == "part" else table)
+    assert "emptied it after a crash" in why
+    assert execute(cluster.conninfo, f"SELECT count(*) FROM {table}") == [(0,)]
+    assert execute(cluster.conninfo, LOOK) == []
+
+
 def test_of_unlogged_tables_alone_a_crash_is_a_gap(cluster: EmbeddedPostgres) -> None:
-    look = "SELECT table_name, why FROM changefeed.look(now(), '{}', '{}') WHERE why IS NOT NULL ORDER BY 1"
     execute(cluster.conninfo, read_script("install.sql"))
     execute(cluster.conninfo, "CREATE TABLE orders (id int)")
     execute(cluster.conninfo, "CREATE TABLE parted (id int) PARTITION BY LIST (id)")
@@ -62,12 +95,12 @@ def test_of_unlogged_tables_alone_a_crash_is_a_gap(cluster: EmbeddedPostgres) ->
     execute(cluster.conninfo, "ALTER TABLE part SET UNLOGGED")
     execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
     execute(cluster.conninfo, "INSERT INTO parted VALUES (1)")
-    assert execute(cluster.conninfo, look) == []
+    assert execute(cluster.conninfo, LOOK) == []
     for mode in ("fast", "immediate"):
         cluster.stop(mode)
         cluster.start()
-        gaps = execute(cluster.conninfo, look)
-        assert execute(cluster.conninfo, look) == []
+        gaps = execute(cluster.conninfo, LOOK)
+        assert execute(cluster.conninfo, LOOK) == []
         if mode == "fast":
             assert gaps == []
         else:
@@ -101,7 +134,6 @@ def test_a_transaction_id_reused_after_a_crash_is_read(cluster: EmbeddedPostgres
 
 def test_a_crash_alone_is_no_gap(cluster: EmbeddedPostgres) -> None:
     """What PostgreSQL recovers from the WAL does not have the numbers of the commands that wrote it."""
-    look = "SELECT table_name, why FROM changefeed.look(now(), '{}', '{}') WHERE why IS NOT NULL"
     execute(cluster.conninfo, read_script("install.sql"))
     for number in range(20):
         execute(
@@ -111,7 +143,7 @@ def test_a_crash_alone_is_no_gap(cluster: EmbeddedPostgres) -> None:
             f"SELECT changefeed.watch('orders_{number}'), changefeed.watch('parted_{number}'); COMMIT",
         )
         execute(cluster.conninfo, f"INSERT INTO orders_{number} VALUES (1); INSERT INTO parted_{number} VALUES (1)")
-    assert execute(cluster.conninfo, look) == []
+    assert execute(cluster.conninfo, LOOK) == []
     cluster.stop("immediate")
     cluster.start()
-    assert execute(cluster.conninfo, look) == []
+    assert execute(cluster.conninfo, LOOK) == []
