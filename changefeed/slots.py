@@ -2,89 +2,100 @@
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-# For instance the holder of a token, then an address: owners compete by the first part, of an equal one by the second.
-Owner = tuple[str | None, ...]
+from changefeed.owners import Holding, Line, Owner, Quotas
 
 
 class FairSlots:
-    """`limit` slots. A free one goes to the waiting owner with the fewest; of several, to the one that waits longest.
+    """`limit` slots. A free one goes to the waiting party with the fewest; of several, to the one that waits longest.
 
-    So an owner that asks for much does not keep the others waiting. Those with the same first part have at most
-    `share` slots together. At most `waiting_limit` wait.
+    So an owner that asks for much does not keep the others waiting. If the slots are `divided`, no party has them all.
     """
 
-    def __init__(self, limit: int, *, share: int, waiting_limit: int) -> None:
-        self._free = limit
-        self._share = share
-        self._waiting_limit = waiting_limit
-        self._running: Counter[Owner] = Counter()  # by owner, and by the first parts of owners
-        self._waiting: dict[Owner, dict[asyncio.Future[None], None]] = {}  # the one that waits longest comes first
-        self.waiting = 0
+    def __init__(self, limit: int, *, divided: bool = True) -> None:
+        self.waiting = 0  # claims
+        self._quotas = Quotas(limit, divided=divided)
+        self._line: Line[Claim] = Line()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more may wait."""
-        return self.waiting >= self._waiting_limit
+    def claim(self) -> "Claim":
+        return Claim(self, Holding(self._quotas), self._line)
 
     @contextlib.asynccontextmanager
     async def slot(self, owner: Owner) -> AsyncIterator[None]:
-        await self.take(owner)
-        try:
+        claim = self.claim()
+        claim.join(owner)
+        async with claim:
             yield
-        finally:
-            self.give_back(owner)
 
-    async def take(self, owner: Owner) -> None:
-        """Returns when the owner has one slot more. If it is cancelled it has none."""
-        if self._may_take(owner):
-            self._count(owner)
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, {})[turn] = None
-        self.waiting += 1
+    def give_out(self) -> None:
+        """Called when a claim may have become the next one that is granted."""
+        while claim := self._line.take_within(self._quotas):
+            claim.grant()
+
+
+class Claim:
+    """For one slot, which it has inside `async with`, or from take() to give_back().
+
+    Owners that need the same work share a claim: it is granted when it is the turn of any of them.
+    """
+
+    def __init__(self, slots: FairSlots, holding: Holding, line: Line["Claim"]) -> None:
+        self._slots = slots
+        self._holding = holding
+        self._line = line
+        self._turn: asyncio.Future[None] | None = None  # while it waits
+
+    async def __aenter__(self) -> None:
+        await self.take()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give_back()
+
+    def join(self, owner: Owner) -> None:
+        self._holding.join(owner)
+        if self._turn:
+            self._line.add(owner, self)
+            self._slots.give_out()
+
+    def leave(self, owner: Owner) -> None:
+        """Called once for each join()."""
+        self._holding.leave(owner)
+        if owner not in self._holding.owners:
+            self._line.discard(owner, self)
+        self._slots.give_out()  # the owner may take another one now
+
+    async def take(self) -> None:
+        """Returns when it has a slot. If it is cancelled it has none."""
+        self._turn = turn = asyncio.get_running_loop().create_future()
+        self._slots.waiting += 1
+        for owner in self._holding.owners:
+            self._line.add(owner, self)
+        self._slots.give_out()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._stop_waiting(owner, turn)
-            else:
-                self.give_back(owner)
+            self._stop_waiting()
+            self.give_back()
             raise
 
-    def give_back(self, owner: Owner) -> None:
-        self._free += 1
-        for part in _parts(owner):
-            self._running[part] -= 1
-            if not self._running[part]:
-                del self._running[part]
-        while next_ones := [one for one in self._waiting if self._may_take(one)]:
-            chosen = min(next_ones, key=lambda one: tuple(self._running[part] for part in _parts(one)))
-            turn = next(iter(self._waiting[chosen]))
-            self._stop_waiting(chosen, turn)
-            if chosen in self._waiting:  # goes behind the others that wait
-                self._waiting[chosen] = self._waiting.pop(chosen)
-            if not turn.cancelled():
-                self._count(chosen)
-                turn.set_result(None)
+    def grant(self) -> None:
+        assert self._turn
+        turn = self._turn
+        self._stop_waiting()
+        if not turn.cancelled():
+            self._holding.grow()
+            turn.set_result(None)
 
-    def _may_take(self, owner: Owner) -> bool:
-        return self._free > 0 and self._running[owner[:1]] < self._share
+    def give_back(self) -> None:
+        """A second call does nothing."""
+        if self._holding.amount:
+            self._holding.clear()
+            self._slots.give_out()
 
-    def _count(self, owner: Owner) -> None:
-        self._free -= 1
-        self._running.update(_parts(owner))
-
-    def _stop_waiting(self, owner: Owner, turn: "asyncio.Future[None]") -> None:
-        turns = self._waiting.get(owner, {})
-        if turn in turns:
-            self.waiting -= 1
-            del turns[turn]
-            if not turns:
-                del self._waiting[owner]
-
-
-def _parts(owner: Owner) -> Iterator[Owner]:
-    return (owner[: end + 1] for end in range(len(owner)))
+    def _stop_waiting(self) -> None:
+        if self._turn:
+            self._turn = None
+            self._slots.waiting -= 1
+            for owner in self._holding.owners:
+                self._line.discard(owner, self)

@@ -5,6 +5,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+from changefeed.owners import Line, Owner
 
 TURN_SECONDS = 0.02  # how long everything else waits
 FIRST_COUNT = 16  # for the first turn, whose cost is unknown
@@ -111,7 +114,7 @@ class Turn:
 
 
 class SharedTurns:
-    """Does the work of many tasks, in turn, for at most some TURN_SECONDS in one turn of the loop.
+    """Does the work of many tasks, each owner's in turn, for at most some TURN_SECONDS in one turn of the loop.
 
     What is little work is done at once, unless others have used up the turn.
     """
@@ -119,15 +122,15 @@ class SharedTurns:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._spent_seconds = 0.0  # in this turn
-        self._waiting: deque[tuple[Work, asyncio.Future[None]]] = deque()
+        self._waiting: Line[_Shared] = Line()
         self._is_next_due = False
 
-    async def do(self, work: Work) -> None:
+    async def do(self, work: Work, owner: Owner) -> None:
         """Returns once the work is done. Raises what it raised."""
         if not self._waiting and self._spent_seconds < TURN_SECONDS and self._is_done_now(work):
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, done))
+        self._waiting.add(owner, _Shared(work, owner, done))
         self._begin_turn_soon()
         await done
 
@@ -147,19 +150,27 @@ class SharedTurns:
 
     def _begin_turn(self) -> None:
         self._is_next_due, self._spent_seconds = False, 0.0
-        for _ in range(len(self._waiting)):
-            work, done = self._waiting.popleft()
+        while self._waiting:
+            next_one = self._waiting.take()
+            done = next_one.done
             if done.done():
                 continue  # its task was cancelled
             try:
-                if self._is_done_now(work):
+                if self._is_done_now(next_one.work):
                     done.set_result(None)
                 else:
-                    self._waiting.append((work, done))
+                    self._waiting.add(next_one.owner, next_one)
             except Exception as error:  # noqa: BLE001  # its task handles it
                 done.set_exception(error)
             if self._spent_seconds >= TURN_SECONDS:
                 return
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    work: Work
+    owner: Owner
+    done: "asyncio.Future[None]"
 
 
 class TurnSize:

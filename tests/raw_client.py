@@ -12,9 +12,10 @@ TEXT_FRAME, BINARY_FRAME, CLOSE_FRAME, PING_FRAME, PONG_FRAME = 0x81, 0x82, 0x88
 class RawClient:
     """One TCP connection. With `little_room` the kernel takes next to nothing for a client that does not read."""
 
-    def __init__(self, port: int, *, little_room: bool = True) -> None:
+    def __init__(self, port: int, *, little_room: bool = True, address: str = "127.0.0.1") -> None:
         self._port = port
         self._socket = socket.socket()
+        self._socket.bind((address, 0))
         if little_room:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self._socket.setblocking(False)

@@ -4,7 +4,6 @@ The algorithm is sql/read.sql's: a batch is the difference of two snapshots. The
 connection and a client's resume all read through here.
 """
 
-import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -33,10 +32,12 @@ from changefeed.journal.horizon import Deleted, Horizon
 from changefeed.journal.page_cache import Page
 from changefeed.journal.sealed_cursor import NO_HOLDER, SEALED_MARK, Seal
 from changefeed.journal.signed_cursor import SIGNED_MARK, Signature
+from changefeed.owners import Owner
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DbRow
 from changefeed.postgres.trust import distrust
 from changefeed.selection.rights import EVERY_TABLE, Grants, fingerprint
+from changefeed.slots import FairSlots
 
 logger = logging.getLogger("changefeed.journal")
 
@@ -85,7 +86,7 @@ class Journal:
         self._for_clients = for_clients or database
         self._payload = payload
         self._row_limit_bytes = row_limit_bytes
-        self._reading_for_clients = asyncio.Semaphore(CLIENT_READS)
+        self._reading_for_clients = FairSlots(CLIENT_READS, divided=False)
         complained: dict[int, None] = {}
         self._entries = {
             pool: Entries(pool, payload, row_limit_bytes, complained) for pool in (database, self._for_clients)
@@ -155,9 +156,9 @@ class Journal:
         """
         return await self._page_after(place, upto, self._database)
 
-    async def read_for_client(self, place: Place, upto: Snapshot | None = None) -> Page:
+    async def read_for_client(self, owner: Owner, place: Place, upto: Snapshot | None = None) -> Page:
         """The same for clients: over connections that the follower does not need, CLIENT_READS at once."""
-        async with self._reading_for_clients:
+        async with self._reading_for_clients.slot(owner):
             return await self._page_after(place, upto, self._for_clients)
 
     async def _page_after(self, place: Place, upto: Snapshot | None, database: Database) -> Page:

@@ -23,12 +23,13 @@ from changefeed.change.json_text import NotJSON, check_json, quoted
 from changefeed.change.table_names import qualified
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.journal import ForeignCursor, Journal
+from changefeed.owners import Holding, Owner, Quotas
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.rows.explain import Step, cannot_read, lacks_right, refusal_of
 from changefeed.rows.query import RowsQuery, TableSource, statement
 from changefeed.rows.refusal import GONE, Reason, RowsRefused
-from changefeed.rows.spool import Spool, SpoolFull, SpoolSpace
+from changefeed.rows.spool import Spool, SpoolFull
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.subscription import Selection
 from changefeed.slots import FairSlots
@@ -73,7 +74,8 @@ class SharedByReadings:
     database: Database
     journal: Journal
     slots: FairSlots
-    space: SpoolSpace
+    count: Quotas
+    space: Quotas  # of the spools, in bytes
     limits: Limits
     payload: Payload
     trusted_owners: tuple[str, ...]
@@ -89,7 +91,10 @@ class Part:
 
 
 class Reading:
-    """One reading, which begins with run(). `rows` counts those read so far."""
+    """One reading, which begins with run() when it is the turn of one of its owners. `rows` counts those read so far.
+
+    What it takes counts for each owner that uses it.
+    """
 
     def __init__(
         self,
@@ -97,30 +102,44 @@ class Reading:
         selection: Selection,
         kinds: Mapping[str, Kind],
         shared: SharedByReadings,
-        holder: str | None,
     ) -> None:
         self.query = query
-        self.holder = holder
         self.cursor: str | None = None  # its place, as text, once it has a snapshot
         self.place: Place | None = None
         self.rows = 0
         self.has_begun = False  # so that its snapshot may have been taken
         self.is_over = False
-        self.users = 0  # which need its rows
         self.refused: RowsRefused | None = None
         self._selection = selection
         self._kinds = kinds
         self._shared = shared
-        self._spool = Spool(shared.space, holder)
+        self._claim = shared.slots.claim()
+        self._counted = Holding(shared.count)
+        self._counted.grow()
+        self._spool = Spool(shared.space)
         self._moved = asyncio.Event()
         self._encoded: dict[Hashable, bytes] = {}
         self._name = qualified(str(query.table.schema), query.table.table)
         self._head = f'{{"table": {quoted(query.table.table)}, "action": "INSERT", "data": '
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a client needs its rows."""
+        return bool(self._counted.owners)
+
+    def join(self, owner: Owner) -> None:
+        """Called for each client that needs its rows."""
+        for held in (self._counted, self._claim, self._spool.holding):
+            held.join(owner)
+
+    def leave(self, owner: Owner) -> None:
+        for held in (self._counted, self._claim, self._spool.holding):
+            held.leave(owner)
+
     async def run(self) -> None:
         """Reads; never raises but when cancelled: `refused` says what went wrong."""
         try:
-            async with self._shared.slots.slot((self.holder,)):
+            async with self._claim:
                 async with asyncio.timeout(self._shared.limits.seconds):
                     await self._read()
         except RowsRefused as refused:
@@ -143,6 +162,7 @@ class Reading:
 
     def close(self) -> None:
         """Called when no client needs the rows any more, and run() has ended."""
+        self._counted.clear()
         self._spool.close()
         self._encoded.clear()
 
@@ -257,7 +277,7 @@ class Reading:
         if not rows:
             return
         part = BETWEEN.join(rows)
-        if self._spool.bytes + len(part) > self._shared.limits.bytes:
+        if self._spool.size_bytes + len(part) > self._shared.limits.bytes:
             raise RowsRefused(
                 Reason.TOO_MANY_BYTES,
                 f"the rows have more than {self._shared.limits.bytes} bytes (--rows-limit-bytes); ask for fewer, with "

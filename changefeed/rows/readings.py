@@ -1,7 +1,7 @@
 """A query in, its reading out, within the bounds of all readings. Knows no client.
 
-Clients that ask for the same at the same time share a reading. It ends when no client needs it any more, whether it is
-waiting, running or over.
+Clients that ask for the same at the same time share a reading. It begins when it is the turn of any of them, and ends
+when none needs it any more, whether it is waiting, running or over.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from changefeed.change.exposure import Payload
 from changefeed.change.table_names import exact
 from changefeed.journal.journal import Journal
+from changefeed.owners import Owner, Quotas
 from changefeed.postgres.pool import Database
 from changefeed.rows.query import RowsQuery, SortKey, query_for
 from changefeed.rows.reading import Limits, Reading, SharedByReadings
 from changefeed.rows.refusal import Reason, RowsRefused
-from changefeed.rows.spool import SpoolSpace
 from changefeed.selection.catalog import Catalog
 from changefeed.selection.rights import visible
 from changefeed.selection.subscription import BadSubscription, Selection, Subscription
@@ -25,7 +25,7 @@ from changefeed.slots import FairSlots
 
 logger = logging.getLogger("changefeed.rows")
 
-WAITING_LIMIT = 10_000
+READINGS_LIMIT = 10_000  # that wait, run, or have rows for clients
 KEEP_SECONDS = 1.0  # how long rows are kept for clients that come a moment later
 SPOOLS = 4  # how many of the largest readings may be kept for clients at the same time
 
@@ -45,13 +45,15 @@ class Readings:
         payload: Payload,
         trusted_owners: tuple[str, ...] = (),
     ) -> None:
-        # One token leaves a slot to the others.
-        self._slots = FairSlots(at_once, share=max(1, at_once - 1), waiting_limit=WAITING_LIMIT)
+        self._slots = FairSlots(at_once)
+        self._count = Quotas(READINGS_LIMIT)
         self._catalog = catalog
         self._journal = journal
         self._payload = payload
-        space = SpoolSpace(SPOOLS * limits.bytes)
-        self._shared = SharedByReadings(database, journal, self._slots, space, limits, payload, trusted_owners)
+        space = Quotas(SPOOLS * limits.bytes)
+        self._shared = SharedByReadings(
+            database, journal, self._slots, self._count, space, limits, payload, trusted_owners
+        )
         self._newest: dict[RowsQuery, Reading] = {}
         self._running: dict[Reading, asyncio.Task[None]] = {}  # until no client needs them, also when they are over
         self._logged = ""
@@ -76,52 +78,56 @@ class Readings:
 
     @contextlib.contextmanager
     def reading(
-        self, query: RowsQuery, holder: str | None, is_current: Callable[[Reading], bool] = lambda reading: False
+        self, query: RowsQuery, owner: Owner, is_current: Callable[[Reading], bool] = lambda reading: False
     ) -> Iterator[Reading]:
-        """A reading that begins now, or when it is its turn; or another client's of the same query.
+        """A reading that begins now, or when it is the owner's turn; or another client's of the same query.
 
         That is one that has not begun, so that it sees all that is committed by now; or, for clients that get the
         changes after it, one that `is_current`. Raises RowsRefused if too many wait.
         """
         found = self._newest.get(query)
         if found is None or found.refused or (found.has_begun and not is_current(found)):
-            found = self._begin(query, holder)
-        with self.held(found):
+            found = self._begin(query, owner)
+        with self.held(found, owner):
             yield found
 
     @contextlib.contextmanager
-    def held(self, reading: Reading) -> Iterator[Reading]:
+    def held(self, reading: Reading, owner: Owner) -> Iterator[Reading]:
         """Keeps the reading for one more client."""
-        reading.users += 1
+        reading.join(owner)
         try:
             yield reading
         finally:
-            reading.users -= 1
             if reading.is_over and not reading.refused:
-                asyncio.get_running_loop().call_later(KEEP_SECONDS, self._end_unused, reading)
+                # The owner keeps it a moment longer, so that it counts for an owner as long as it is there.
+                asyncio.get_running_loop().call_later(KEEP_SECONDS, self._leave, reading, owner)
             else:
-                self._end_unused(reading)
+                self._leave(reading, owner)
 
     def close(self) -> None:
         """Called when the server ends."""
         for reading in tuple(self._running):
-            reading.users = 0
-            self._end_unused(reading)
+            self._end(reading)
 
-    def _begin(self, query: RowsQuery, holder: str | None) -> Reading:
-        if self._slots.is_full:
+    def _begin(self, query: RowsQuery, owner: Owner) -> Reading:
+        if not self._count.have_room(owner):
             raise RowsRefused(Reason.BUSY, "too many others wait for rows; try again later")
         selection = self._catalog.select(query.subscription, self._journal.seal_for(query.subscription.within))
         kinds = self._catalog.columns(query.subscription.tables[0]) or {}
-        reading = Reading(query, selection, kinds, self._shared, holder)
+        reading = Reading(query, selection, kinds, self._shared)
         self._newest[query] = reading
         self._running[reading] = asyncio.create_task(self._run(reading))
         return reading
 
-    def _end_unused(self, reading: Reading) -> None:
-        running = None if reading.users else self._running.pop(reading, None)
+    def _leave(self, reading: Reading, owner: Owner) -> None:
+        reading.leave(owner)
+        if not reading.is_used:
+            self._end(reading)
+
+    def _end(self, reading: Reading) -> None:
+        running = self._running.pop(reading, None)
         if running is None:
-            return  # it is used again, or was ended before
+            return  # it was ended before
         if self._newest.get(reading.query) is reading:
             del self._newest[reading.query]
         running.cancel()

@@ -6,10 +6,11 @@ So no slow client delays the reading, and memory stays bounded. One thread does 
 import asyncio
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, ParamSpec, TypeVar
+
+from changefeed.owners import Holding, Quotas
 
 MEMORY_BYTES = 1 << 20  # of each spool
 
@@ -21,50 +22,32 @@ _disk = ThreadPoolExecutor(1, "rows")
 
 
 class SpoolFull(Exception):
-    """All spools together, or one holder's, have as many bytes as they may have; or the disk is full."""
-
-
-class SpoolSpace:
-    """How many bytes all spools have together. One holder has at most half of them, so that others find room too."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._held: Counter[str | None] = Counter()
-        self.bytes = 0
-
-    def take(self, holder: str | None, count: int) -> None:
-        """Raises SpoolFull."""
-        if self.bytes + count > self._limit_bytes or self._held[holder] + count > self._limit_bytes // 2:
-            raise SpoolFull
-        self.bytes += count
-        self._held[holder] += count
-
-    def give_back(self, holder: str | None, count: int) -> None:
-        self.bytes -= count
-        self._held[holder] -= count
-        if not self._held[holder]:
-            del self._held[holder]
+    """All spools together, or one owner's, have as many bytes as they may have; or the disk is full."""
 
 
 class Spool:
-    """Parts of bytes, in their order."""
+    """Parts of bytes, in their order. `space` is what all spools have; the bytes count for each owner of `holding`."""
 
-    def __init__(self, space: SpoolSpace, holder: str | None = None) -> None:
-        self._space = space
-        self._holder = holder
+    def __init__(self, space: Quotas) -> None:
+        self.holding = Holding(space)
         self._in_memory: list[bytes] = []
         self._in_file: list[tuple[int, int]] = []  # where each part begins, and its bytes
         self._file: IO[bytes] | None = None
-        self.bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self.holding.amount
 
     def __len__(self) -> int:
         return len(self._in_memory) + len(self._in_file)
 
     async def append(self, part: bytes) -> None:
         """Raises SpoolFull."""
-        self._space.take(self._holder, len(part))
-        begin, self.bytes = self.bytes, self.bytes + len(part)
-        if self.bytes <= MEMORY_BYTES:
+        if not self.holding.may_grow(len(part)):
+            raise SpoolFull
+        begin = self.size_bytes
+        self.holding.grow(len(part))
+        if self.size_bytes <= MEMORY_BYTES:
             self._in_memory.append(part)
             return
         try:
@@ -84,8 +67,7 @@ class Spool:
         return await _on_disk(_read, self._file, begin, size)
 
     def close(self) -> None:
-        self._space.give_back(self._holder, self.bytes)
-        self.bytes = 0
+        self.holding.clear()
         self._in_memory.clear()
         self._in_file.clear()
         if self._file is not None:

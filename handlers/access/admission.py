@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable
 
+from changefeed.owners import Owner
 from handlers.access.crowd import Crowd
 from handlers.access.errors import ApiError
 from handlers.access.forwarded import network_of
@@ -84,7 +85,7 @@ class Admission:
 
     def wait_outside(self, newcomer: Hashable, address: str | None) -> list[Hashable]:
         """Adds a socket that has yet to authenticate. Returns those that must close to make room for it."""
-        gone = self.outside.add(newcomer, network_of(address or ""))
+        gone = self.outside.add(newcomer, Owner(None, network_of(address or "")))
         self._refused["sign_in"].add(len(gone))
         return gone
 

@@ -9,7 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from changefeed.slots import FairSlots, Owner
+from changefeed.owners import Owner, Party
+from changefeed.slots import Claim, FairSlots
 from handlers.access.errors import ApiError
 from process.shared_numbers import SharedNumbers
 
@@ -24,13 +25,20 @@ LOG_INTERVAL_SECONDS = 60.0
 
 
 class RequestUnderWay:
-    """A request under way, until leave(). `give_way` ends it in favor of another; None if it must not be ended."""
+    """A request under way, until leave(). `give_way` ends it in favor of another; None once it must not be ended."""
 
-    def __init__(self, requests: "RequestsUnderWay", owner: Owner, give_way: Callable[[ApiError], None] | None) -> None:
+    def __init__(
+        self,
+        requests: "RequestsUnderWay",
+        owner: Owner,
+        give_way: Callable[[ApiError], None] | None,
+        claim: Claim,
+    ) -> None:
         self.owner = owner
         self.give_way = give_way
-        self.has_turn = False
+        self.claim = claim
         self._requests = requests
+        claim.join(owner)
 
     async def until_turn(self) -> None:
         """Returns when it may work. Raises ApiError if that takes too long."""
@@ -41,17 +49,14 @@ class RequestUnderWay:
 
 
 class RequestsUnderWay:
-    """At most `limit`. Beyond it the newest one gives way, of the owner who has most.
-
-    An owner is the holder of a token, if any, and an address.
-    """
+    """At most `limit`. Beyond it the newest one gives way, of the owner that has most."""
 
     def __init__(self, limit: int, numbers: SharedNumbers, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
         self._under_way: dict[Owner, dict[RequestUnderWay, None]] = {}  # in the order in which they came
         self._count = 0
-        self._slots = FairSlots(AT_ONCE, share=AT_ONCE, waiting_limit=limit)
+        self._slots = FairSlots(AT_ONCE)
         self._refused = {reason: numbers.number(REQUESTS_REFUSED, reason) for reason in REASONS}
         self._given_up = numbers.number(REQUESTS_GIVEN_UP)
         self._untold, self._told_at = 0, float("-inf")
@@ -66,7 +71,7 @@ class RequestsUnderWay:
 
     def enter(self, owner: Owner, give_way: Callable[[ApiError], None] | None = None) -> RequestUnderWay:
         """Counts a request until it leaves. Raises ApiError if it is the one that has to give way."""
-        newcomer = RequestUnderWay(self, owner, give_way)
+        newcomer = RequestUnderWay(self, owner, give_way, self._slots.claim())
         self._under_way.setdefault(owner, {})[newcomer] = None
         self._count += 1
         if self._count > self._limit:
@@ -90,25 +95,22 @@ class RequestsUnderWay:
             self._count -= 1
             if not requests:
                 del self._under_way[request.owner]
-        if request.has_turn:
-            request.has_turn = False
-            self._slots.give_back(request.owner)
+        request.claim.give_back()
 
     async def until_turn(self, request: RequestUnderWay) -> None:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                await self._slots.take(request.owner)
+                await request.claim.take()
         except TimeoutError:
             raise self._refusal("late", f"it was not your turn within {WAIT_SECONDS:g} s; try again later") from None
-        request.has_turn = True
 
     def _one_too_many(self, newcomer: RequestUnderWay) -> RequestUnderWay:
-        of_holders: Counter[str | None] = Counter()
-        for (holder, _), requests in self._under_way.items():
-            of_holders[holder] += len(requests)
+        counts: Counter[Party] = Counter()
+        for owner, requests in self._under_way.items():
+            counts.update(dict.fromkeys(owner.parties, len(requests)))
 
-        def weight(owner: Owner) -> tuple[int, int]:
-            return of_holders[owner[0]], len(self._under_way[owner])
+        def weight(owner: Owner) -> list[int]:
+            return [counts[party] for party in owner.parties]
 
         for owner in sorted(self._under_way, key=weight, reverse=True):
             if owner == newcomer.owner or weight(owner) == weight(newcomer.owner):

@@ -23,15 +23,16 @@ DEFAULT_LIMIT = 1_000
 MAX_LIMIT = 10_000
 ANSWER_LIMIT_BYTES = 4 << 20
 SLICE_CHANGES = 500  # examined in one turn of the loop
-LOOK_LIMIT = 50_000  # changes to examine for one page, matching or not
-# The limit for clients that must not learn how many changes there are: a time, which they can see anyway.
+# How long changes are examined for one page, matching or not: a client that must not learn how many there are can see a
+# time anyway.
 LOOK_LIMIT_SECONDS = 2.0
+LOOK_LIMIT = 50_000  # changes, for clients that may know it
 
 
 class ChangesHandler(ApiHandler):
     """{"changes": […], "cursor": "…", "has_more": false, "gap": null}. Without `since` it starts at the oldest change.
 
-    It takes a subscription, as /ws does. A page that has examined LOOK_LIMIT changes may be empty with `has_more`.
+    It takes a subscription, as /ws does. A page that has examined all that it may can be empty with `has_more`.
     """
 
     needs = Need.TOKEN
@@ -97,7 +98,7 @@ class ChangesHandler(ApiHandler):
             cache = self.context.follower.cache
             page = cache.page_after(place) if cache and place != BEGINNING else None
             if is_read := page is None:
-                page = await self.context.journal.read_for_client(place)
+                page = await self.context.journal.read_for_client(self.owner, place)
                 self._was_emptied |= not is_oldest and self.context.journal.has_deleted_before(place)
             is_oldest = False
             for change in page.changes:
@@ -116,6 +117,6 @@ class ChangesHandler(ApiHandler):
                 return taken, proven if proven.digest else page.end, False
             self.hold(size)
             place = page.end
-            if is_restricted and time.monotonic() >= due:
+            if time.monotonic() >= due:
                 return taken, place, True
             await turn.end()

@@ -65,7 +65,9 @@ class ChangeHandler(_PlacesHandler):
             raise ApiError(404, "foreign_cursor", str(error)) from None
         # A cursor is exclusive: the change is the first one after the place with the previous id.
         try:
-            page = await self.context.journal.read_for_client(Place(place.previous, place.batch, place.id - 1))
+            page = await self.context.journal.read_for_client(
+                self.owner, Place(place.previous, place.batch, place.id - 1)
+            )
         except (LostPast, JournalReplaced):
             raise ApiError(
                 404, "lost", "PostgreSQL has lost this change: by a crash, a failover or a restore"

@@ -43,10 +43,10 @@ class RowsHandler(ApiHandler):
     async def _answer(self, query: RowsQuery) -> None:
         is_restricted = query.subscription.is_restricted
         assert self.identity
-        readings, holder = self.context.readings, self.identity.holder
+        readings = self.context.readings
         expiry = self.context.authenticator.expiries.watch(self.identity, self._close)
         try:
-            with told_of_refusals(is_restricted=is_restricted), readings.reading(query, holder) as reading:
+            with told_of_refusals(is_restricted=is_restricted), readings.reading(query, self.owner) as reading:
                 if LINES in self.request.headers.get("Accept", "").lower():
                     await self._send_lines(reading)
                 else:

@@ -20,6 +20,7 @@ from changefeed.journal.cursor import Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import ForeignCursor, LostPast
 from changefeed.journal.page_cache import Page, PageCache
+from changefeed.owners import Owner
 from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
@@ -71,7 +72,7 @@ class FeedClient:
         transport: Transport,
         dialect: Dialect,
         start: Start,
-        holder: str | None = None,
+        owner: Owner,
         reading: Reading | None = None,
     ) -> None:
         self.dialect = dialect
@@ -80,7 +81,7 @@ class FeedClient:
         self.leave = transport.leave
         self._give_up = transport.give_up
         self._transport = transport
-        self._holder = holder
+        self._owner = owner
         self._rows = contextlib.ExitStack()  # holds the reading whose rows are being sent
         self._context = context
         self._live_clients = context.live_clients
@@ -193,9 +194,9 @@ class FeedClient:
         try:
             with told_of_refusals(is_restricted=query.subscription.is_restricted):
                 held = (
-                    readings.held(reading)
+                    readings.held(reading, self._owner)
                     if reading
-                    else readings.reading(query, self._holder, partial(is_current, self._context))
+                    else readings.reading(query, self._owner, partial(is_current, self._context))
                 )
                 self._reading = self._rows.enter_context(held)
         except ApiError as error:
@@ -308,7 +309,7 @@ class FeedClient:
         if cache.is_beyond_edge(place) or not place.batch.is_within(edge):
             return None
         try:
-            page = await self._context.journal.read_for_client(place, upto=edge)
+            page = await self._context.journal.read_for_client(self._owner, place, upto=edge)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower logs it, and moves on when the database is back
         journal = self._context.journal
@@ -325,7 +326,7 @@ class FeedClient:
         while True:
             picked: list[Change] = []
             selection = self.selection
-            await self._live_clients.catching_up.do(_pick_into(picked, selection, changes))
+            await self._live_clients.catching_up.do(_pick_into(picked, selection, changes), self._owner)
             if selection is self.selection:
                 return picked
 

@@ -57,10 +57,9 @@ class EventStreamHandler(BaseHandler):
 
     async def _read(self, query: RowsQuery, held: contextlib.ExitStack) -> Reading | None:
         """The rows, all read: so a refusal has its status, after which an EventSource does not come back."""
-        assert self.identity
         with told_of_refusals(is_restricted=query.subscription.is_restricted):
-            readings, holder = self.context.readings, self.identity.holder
-            reading = held.enter_context(readings.reading(query, holder, partial(is_current, self.context)))
+            readings = self.context.readings
+            reading = held.enter_context(readings.reading(query, self.owner, partial(is_current, self.context)))
             await reading.until_over()
         return reading
 
@@ -73,7 +72,7 @@ class EventStreamHandler(BaseHandler):
         self.outbox = Outbox(stream, self.context.settings.outbox_limit_bytes, self.give_up)
         admitted = self.admit("feed", self.identity, stream.close)  # a client that reconnects then gets a 401
         self.outbox.send(self._head(start))
-        client = FeedClient(self.context, self, SSE, start, self.identity.holder, reading)
+        client = FeedClient(self.context, self, SSE, start, self.owner, reading)
         held.close()  # the client holds the reading until it has the rows
         try:
             while not closed.is_set():

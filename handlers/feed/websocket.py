@@ -45,8 +45,7 @@ class EventSocket(BaseSocket):
 
     def begin(self) -> None:
         self._say_hello(self._start)
-        assert self.identity
-        self._client = FeedClient(self.context, self, self.dialect, self._start, self.identity.holder)
+        self._client = FeedClient(self.context, self, self.dialect, self._start, self.owner)
 
     def on_close(self) -> None:
         super().on_close()

@@ -11,6 +11,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
+from changefeed.owners import Owner
 from changefeed.selection.rights import Rights
 from handlers.access.admitted import AdmittedClient
 from handlers.access.authentication import Need
@@ -68,6 +69,11 @@ class BaseHandler(RequestHandler):
         """The caller's rights; without an identity none."""
         return self.identity.rights if self.identity else Rights()
 
+    @property
+    def owner(self) -> Owner:
+        """Whose request it is, for what all share."""
+        return Owner(self.identity.holder if self.identity else None, network_of(self.request.remote_ip or ""))
+
     @final
     async def prepare(self) -> None:
         self._task = asyncio.current_task()
@@ -98,9 +104,7 @@ class BaseHandler(RequestHandler):
 
     async def _enter(self) -> None:
         """Counts the request until it is over, and returns when it may work. Raises ApiError."""
-        is_safe = self.request.method in SAFE_METHODS
-        owner = self.identity.holder if self.identity else None, network_of(self.request.remote_ip or "")
-        entry = self.context.admission.requests.enter(owner, self._give_way if is_safe else None)
+        entry = self.context.admission.requests.enter(self.owner, self._give_way)
         assert self._task
         self._task.add_done_callback(lambda _: self._leave(entry))
         if self.waits_its_turn:
@@ -108,8 +112,8 @@ class BaseHandler(RequestHandler):
             if not is_connected(self.request):
                 self.end()
                 await asyncio.sleep(0)  # where the cancellation arrives
-        if not is_safe:
-            self._task = None
+        if self.request.method not in SAFE_METHODS:
+            self._task = entry.give_way = None
 
     def _forget_task(self, _: object) -> None:
         """Otherwise a cancelled one, with all that it has read, would stay until the garbage collector comes."""
@@ -210,10 +214,10 @@ class BaseHandler(RequestHandler):
 
     def hold(self, size_bytes: int) -> None:
         """Counts what the answer has so far, until it is written or the request ends."""
-        bound_what_is_held(self.request, self.context.admission, self._closed_unread, size_bytes)
+        bound_what_is_held(self.request, self.owner, self.context.admission, self._closed_unread, size_bytes)
 
     def _bound_what_is_unread(self) -> None:
-        bound_what_is_unread(self.request, self.context.admission, self._closed_unread)
+        bound_what_is_unread(self.request, self.owner, self.context.admission, self._closed_unread)
 
     @property
     def _closed_unread(self) -> SharedNumber:

@@ -25,8 +25,8 @@ from tornado.httputil import (
 from tornado.iostream import IOStream
 from tornado.web import Application
 
+from changefeed.owners import Owner
 from handlers.access.admission import Admission
-from handlers.access.forwarded import network_of
 from handlers.http.context import ServerContext
 from process.open_files import raise_limit
 from process.shared_numbers import SharedNumber, SharedNumbers
@@ -135,7 +135,7 @@ def has_arrived(request: HTTP1Connection) -> bool:
     return request._read_finished or request.stream is None
 
 
-def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, closed: SharedNumber) -> None:
+def bound_what_is_unread(request: HTTPServerRequest, owner: Owner, admission: Admission, closed: SharedNumber) -> None:
     """Called after a write: counts the bytes that the kernel has not taken yet, until it has or the connection ends."""
     connection = cast(HTTP1Connection, request.connection)
     written, stream = connection._pending_write, connection.stream
@@ -147,13 +147,14 @@ def bound_what_is_unread(request: HTTPServerRequest, admission: Admission, close
         return
     written.add_done_callback(lambda _: admission.unread.discard(connection))
     _forget_what_is_taken(stream._write_buffer)
-    bound_what_is_held(request, admission, closed, len(stream._write_buffer))
+    bound_what_is_held(request, owner, admission, closed, len(stream._write_buffer))
 
 
-def bound_what_is_held(request: HTTPServerRequest, admission: Admission, closed: SharedNumber, size_bytes: int) -> None:
+def bound_what_is_held(
+    request: HTTPServerRequest, owner: Owner, admission: Admission, closed: SharedNumber, size_bytes: int
+) -> None:
     """Counts the bytes of an answer that is not read yet, in place of what was counted for this connection before."""
-    network = network_of(request.remote_ip or "")
-    for other in admission.unread.add(request.connection, network, size_bytes):
+    for other in admission.unread.add(request.connection, owner, size_bytes):
         closed.add(1)
         # Its stream, so that the request notices, as when the client is gone.
         cast(HTTP1Connection, other).stream.close()

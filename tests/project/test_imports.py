@@ -37,6 +37,7 @@ ROOMS = (
     "changefeed.backoff",
     "changefeed.slots",
     "changefeed.turns",
+    "changefeed.owners",
     "changefeed.printable",
 )
 # Packages without imports of their own: their __init__ says what is in them, and the version.

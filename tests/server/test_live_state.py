@@ -24,6 +24,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from app.assembly import make_context
 from changefeed.change.change import parse_payload
 from changefeed.journal.cursor import decode
+from changefeed.owners import Owner
 from changefeed.postgres.connection import complete
 from changefeed.postgres.named_queries import read_script
 from changefeed.postgres.pool import DatabaseUnavailable
@@ -249,7 +250,7 @@ def test_invalid_cursors_drop_held_back_changes():
         settings=SimpleNamespace(outbox_limit_bytes=1_000),
     )
     transport: Any = SimpleNamespace(outbox=outbox, leave=None, give_up=None)
-    FeedClient(feed, transport, V1, Start(FeedQuery(conflates=True)))
+    FeedClient(feed, transport, V1, Start(FeedQuery(conflates=True)), Owner(None, ""))
     change = parse_payload('{"table": "orders", "action": "INSERT", "data": {"id": 1}}')
     live_clients.broadcast([change, change], "cursor of before")
     live_clients.forget_cursors()

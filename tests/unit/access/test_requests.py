@@ -7,12 +7,13 @@ from unittest import mock
 
 import pytest
 
+from changefeed.owners import Owner
 from handlers.access import requests
 from handlers.access.errors import ApiError
 from handlers.access.requests import AT_ONCE, LOG_INTERVAL_SECONDS, REQUESTS_REFUSED, RequestsUnderWay, RequestUnderWay
 from process.shared_numbers import SharedNumbers
 
-MUCH, LITTLE, OTHER = ("much", "192.0.2.1"), ("little", "192.0.2.1"), (None, "192.0.2.2")
+MUCH, LITTLE, OTHER = Owner("much", "192.0.2.1"), Owner("little", "192.0.2.1"), Owner("other", "192.0.2.2")
 
 
 class Clock:
@@ -39,7 +40,10 @@ def test_each_owner_has_its_turn_and_one_that_leaves_gives_it_on():
                 await asyncio.sleep(0)
                 entry.leave()
 
-        busy = [under_way.enter(MUCH) for _ in range(AT_ONCE)]
+        busy = [
+            under_way.enter(owner) for owner in (MUCH, MUCH, Owner("busy", "192.0.2.1"), Owner("busy", "192.0.2.2"))
+        ]
+        assert len(busy) == AT_ONCE
         for entry in busy:
             await entry.until_turn()
         tasks = [asyncio.create_task(answer(under_way.enter(owner))) for owner in (*[MUCH] * 10, *[LITTLE] * 2, OTHER)]
@@ -52,11 +56,11 @@ def test_each_owner_has_its_turn_and_one_that_leaves_gives_it_on():
             entry.leave()
             entry.leave()
         await asyncio.wait(tasks)
-        assert {*done[:3]} == {"little", None, "much"} or {*done[:2]} == {"little", None}
+        assert {*done[:3]} == {"little", "other", "much"} or {*done[:2]} == {"little", "other"}
         assert len(done) == 12
         assert (len(under_way), under_way.waiting) == (0, 0)
-        assert not under_way._slots._running
-        assert not under_way._slots._waiting
+        assert not under_way._slots._quotas.used
+        assert not under_way._slots._line
 
     run(work())
 
@@ -65,8 +69,8 @@ def test_a_request_that_waits_too_long_is_refused():
     async def work() -> None:
         numbers = SharedNumbers()
         under_way = RequestsUnderWay(100, numbers)
-        for _ in range(AT_ONCE):
-            await under_way.enter(MUCH).until_turn()
+        for number in range(AT_ONCE):
+            await under_way.enter(Owner(str(number), "192.0.2.1")).until_turn()
         with mock.patch.object(requests, "WAIT_SECONDS", 0.01), pytest.raises(ApiError, match="503"):
             await under_way.enter(LITTLE).until_turn()
         assert under_way.waiting == 0
@@ -90,8 +94,8 @@ def test_the_newest_of_the_owner_with_most_gives_way():
         assert ended == [8, 7, 6]
         assert len(under_way) == 10
         # The addresses of one token compete among themselves.
-        under_way.enter((None, "192.0.2.3"))
-        under_way.enter((None, "192.0.2.3"))
+        under_way.enter(Owner("other", "192.0.2.3"))
+        under_way.enter(Owner("other", "192.0.2.3"))
         with pytest.raises(ApiError):
             under_way.enter(OTHER)
         assert ended == [8, 7, 6, 5, 4]

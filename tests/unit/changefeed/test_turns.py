@@ -7,11 +7,14 @@ import pytest
 
 from changefeed import turns
 from changefeed.change.change import Change
+from changefeed.owners import Owner
 from changefeed.selection.subscription import ALL_CHANGES, Selection
 from changefeed.turns import FIRST_COUNT, GROWTH, Floor, SharedTurns, Stopwatch, TurnSize, Work, WorkQueue
 from handlers.delivery.dialects import PLAIN, Dialect
 from handlers.delivery.live_clients import LiveClient, LiveClients
 from handlers.delivery.outbox import Outbox
+
+ONE, OTHER = Owner("one", "192.0.2.1"), Owner("other", "192.0.2.1")
 
 
 class Clock:
@@ -141,7 +144,7 @@ def test_many_tasks_share_one_turn(tasks: int, monkeypatch: pytest.MonkeyPatch):
 
     async def share() -> int:
         shared, most = SharedTurns(), 0
-        sharing = [asyncio.ensure_future(shared.do(work(number))) for number in range(tasks)]
+        sharing = [asyncio.ensure_future(shared.do(work(number), Owner(str(number), ""))) for number in range(tasks)]
         while not all(task.done() for task in sharing):
             before = len(done)
             await asyncio.sleep(0)
@@ -150,6 +153,23 @@ def test_many_tasks_share_one_turn(tasks: int, monkeypatch: pytest.MonkeyPatch):
 
     assert asyncio.run(share()) == 1
     assert done == [*range(tasks)] * 3  # each in turn
+
+
+def test_many_tasks_of_one_owner_keep_no_other_waiting(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    done: list[Owner] = []
+
+    def work(owner: Owner) -> Work:
+        for _ in range(3):
+            done.append(owner)
+            yield
+
+    async def share() -> None:
+        shared = SharedTurns()
+        await asyncio.gather(*(shared.do(work(owner), owner) for owner in (*[ONE] * 20, OTHER)))
+
+    asyncio.run(share())
+    assert done[:6] == [ONE, OTHER] * 3
 
 
 def test_a_task_that_fails_or_is_cancelled_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch):
@@ -163,7 +183,7 @@ def test_a_task_that_fails_or_is_cancelled_keeps_no_other_waiting(monkeypatch: p
 
     async def share() -> list[object]:
         shared = SharedTurns()
-        sharing = [asyncio.ensure_future(shared.do(work(failure))) for failure in ("", "", "broken", "")]
+        sharing = [asyncio.ensure_future(shared.do(work(failure), ONE)) for failure in ("", "", "broken", "")]
         await asyncio.sleep(0)
         sharing[1].cancel()
         return list(await asyncio.gather(*sharing, return_exceptions=True))
