@@ -423,7 +423,8 @@ GROUP BY c.oid, n.nspname, c.relname;
 
 -- rows source --
 -- In the transaction that reads rows, after LOCK TABLE: the cursor of its snapshot, and what to read (see sql/rows.sql).
-SELECT changefeed.cursor(), s.source, s.names, s.quoted_names, s.expressions, s.hashed, s.key, current_setting('server_encoding')
+SELECT changefeed.cursor(), s.source, s.names, s.quoted_names, s.expressions, s.hashed, s.key, current_setting('server_encoding'),
+    ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attgenerated = 'v')
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace,
     changefeed.rows_source(c.oid, %(trusted)s::text[]) AS s
 WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;

@@ -67,6 +67,7 @@ class TableSource:
     hashed: Collection[str]
     key: Collection[str]
     encoding: str  # the database's
+    computed: Collection[str]  # the virtual generated columns, whose values are computed when they are read
 
     def item(self, name: str) -> str:
         """What to write after SELECT."""
@@ -148,14 +149,45 @@ def statement(
     ordered = f" ORDER BY {order}" if order else ""
     # The rows that match are looked at once more, see reading.py.
     limited = f" LIMIT {query.limit}" if query.limit is not None and not query.is_filtered else ""
-    hashes = {name: expression.replace("%", "%%") for name, expression in source.hashes.items()}
     try:
-        condition, parameters = sql_condition(query.filters, kinds, "t", expressions=hashes, encoding=source.encoding)
+        condition, parameters = _condition(query, source, kinds)
     except BadFilter:
         raise RowsRefused(Reason.ALTERED, ALTERED) from None
     before = f"SELECT row_to_json(r.*)::text FROM (SELECT {items} FROM {source.source} WHERE "
     after = f"{ordered}{limited}) AS r"
     return f"{before.replace('%', '%%')}{condition}{after.replace('%', '%%')}", parameters
+
+
+def _condition(query: RowsQuery, source: TableSource, kinds: Mapping[str, Kind]) -> tuple[str, tuple[str, ...]]:
+    """True of the rows that match, and its parameters. Raises BadFilter.
+
+    PostgreSQL may try the filters in any order, and one that fails on a row is an error. So that no error depends on
+    rows that the client may not see, its filters that may fail are tried only where those of its rights hold.
+    """
+    hashes = {name: expression.replace("%", "%%") for name, expression in source.hashes.items()}
+
+    def written(filters: Sequence[Condition]) -> tuple[str, tuple[str, ...]]:
+        return sql_condition(filters, kinds, "t", expressions=hashes, encoding=source.encoding)
+
+    def may_fail(condition: Condition) -> bool:
+        terms = list(filters_in([condition]))
+        return (
+            "convert_to(" in written([condition])[0]
+            or any(term.operator == "like" for term in terms)  # a collation may not allow it
+            or not {term.column for term in terms}.isdisjoint([*source.hashed, *source.computed])
+        )
+
+    rights = query.granted.filters
+    if not rights:
+        return written(query.subscription.filters)
+    after = [one for one in query.subscription.filters if may_fail(one) or any(map(may_fail, rights))]
+    condition, parameters = written([*rights, *(one for one in query.subscription.filters if one not in after)])
+    if after:
+        allowed, of_rights = written(rights)
+        asked, of_asked = written(after)
+        condition += f" AND (CASE WHEN {allowed} THEN {asked} ELSE FALSE END)"
+        parameters += of_rights + of_asked
+    return condition, parameters
 
 
 def _sorted_by(key: SortKey, query: RowsQuery, source: TableSource, *, keys_only: bool) -> str:

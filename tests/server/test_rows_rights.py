@@ -1,15 +1,18 @@
 """/api/rows applies rights, omit, hash and --payload as the feed does, and runs no code of untrusted owners."""
 
 import json
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import quote
 
 import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 from tornado.testing import gen_test
 
+from tests import postgres
 from tests.access_case import AccessTestCase, issued
 from tests.feed_case import ORDERS
+from tests.server.test_illegible_names import new_database as illegible_database
 from tests.server.test_rows import RowsTestCase
 
 QUERIES = (
@@ -247,3 +250,43 @@ class TrustedOwnerTest(RowsTestCase):
     @gen_test
     async def test_the_settings_may_trust_an_owner(self):
         assert (await self.rows("table=orders"))["rows"] == []
+
+
+class UnreadableValuesTest(AccessTestCase):
+    """In rows that the token may not see there are values on which a filter fails."""
+
+    RIGHTS: ClassVar = {"tables": {"public.people": {"filter": ["customer_id=in.(4,7,8,9,10,11,12)"]}}}
+
+    def new_database(self) -> str:
+        return illegible_database("SQL_ASCII")
+
+    def prepare_database(self) -> None:
+        super().prepare_database()
+        computed = ", inverse int GENERATED ALWAYS AS (10 / (customer_id - 5)) VIRTUAL"
+        more = computed if postgres.major_version() >= 18 else ", inverse int DEFAULT 1"
+        self.write(f"CREATE TABLE people (id int, customer_id int, name text{more})")
+        self.watch("public.people")
+        self.write("SET session_replication_role = replica; INSERT INTO people VALUES (1, 4, 'mine')")
+        self.write("SET session_replication_role = replica; INSERT INTO people VALUES (2, 5, E'Alice\\351')")
+
+    async def rows(self, *filters: str, rights: Any = None) -> tuple[int, Any]:
+        asked = "&".join(f"filter={quote(one)}" for one in filters)
+        token = issued(rights or self.RIGHTS)
+        status, answer = await self.ask(
+            "none", f"/api/rows?table=people&columns=id&{asked}", headers={"Authorization": f"Bearer {token}"}
+        )
+        return status, answer.get("rows") or answer.get("error", {}).get("code")
+
+    @gen_test
+    async def test_a_filter_does_not_fail_on_rows_that_are_hidden(self):
+        for more in ("id=eq.2", "id=eq.3", "name=like.Al*", "name=like.Ax*"):
+            for failing in ("name=neq.\0", "inverse=gt.0", "name=like.*\0*", "or=(name.neq.\0,inverse.gt.0)"):
+                assert await self.rows(more, failing) == (200, None), (more, failing)
+        status, code = await self.rows("name=neq.\0", rights={"tables": {"public.people": {}}})
+        assert (status, code) == (409, "unreadable_row")
+
+    @gen_test
+    async def test_a_filter_of_the_rights_that_fails_does_so_whatever_is_asked(self):
+        rights = {"tables": {"public.people": {"filter": ["name=neq.\0"]}}}
+        for more in ("id=eq.1", "id=eq.2", "id=eq.3", "name=like.Al*"):
+            assert await self.rows(more, rights=rights) == (409, "unreadable_row"), more
