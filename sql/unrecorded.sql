@@ -12,7 +12,7 @@
 CREATE TABLE IF NOT EXISTS changefeed.recorded (
     schema_name text NOT NULL,
     table_name text NOT NULL,
-    journal text NOT NULL,         -- the journal's epoch and table; rows of an earlier journal are deleted
+    journal text NOT NULL,         -- the journal's epoch and table; another one's rows came with a dump
     seen_at timestamptz NOT NULL,
     state jsonb,                   -- null if it is not watched any more, or was watched by an earlier journal
     empty oid[],                   -- those of its members that never had a row before `snapshot`
@@ -262,7 +262,14 @@ BEGIN
     -- could be held by any session.
     LOCK TABLE changefeed.recorded IN SHARE ROW EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM changefeed.recorded AS r WHERE r.journal <> this_journal) THEN
-        DELETE FROM changefeed.recorded AS r WHERE r.journal <> this_journal;
+        -- They came with a dump. A first look after the restore finds the triggers there, and no change was missed. A table without
+        -- triggers is still being restored: what is written to it until it is watched again is missing.
+        DELETE FROM changefeed.recorded AS r
+        WHERE r.journal <> this_journal AND since IS NULL
+          AND (r.schema_name, r.table_name) IN (SELECT n.schema_name, n.table_name FROM changefeed.recorded_now() AS n);
+        UPDATE changefeed.recorded AS r
+        SET journal = this_journal, seen_at = coalesce(since, clock_timestamp()), state = NULL, empty = NULL, snapshot = NULL, losses = NULL
+        WHERE r.journal <> this_journal;
     END IF;
     IF EXISTS (SELECT FROM changefeed.noted AS n WHERE n.journal <> this_journal) THEN
         DELETE FROM changefeed.noted AS n WHERE n.journal <> this_journal;

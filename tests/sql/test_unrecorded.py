@@ -6,6 +6,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 
+from tests import postgres
 from tests.journal_database import JournalDatabase
 
 LOOK = "SELECT table_name, why FROM changefeed.look(now(), %s, %s) WHERE why IS NOT NULL"
@@ -335,3 +336,23 @@ def test_readers_may_look_and_write_nothing_else(db: JournalDatabase):
     ):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             reader.run(statement)
+
+
+SECTIONS = ["pre-data", "data", "post-data"]  # in which pg_restore makes tables, then rows, then keys and triggers
+
+
+@pytest.mark.parametrize("first", SECTIONS)
+def test_the_first_look_during_a_restore_learns_which_tables_were_watched(db: JournalDatabase, first: str):
+    cluster = postgres.cluster()
+    dump = str(cluster.data_dir / "socket" / f"dump-{db.name}")
+    postgres.run_tool(cluster, "pg_dump", "--dbname", db.conninfo, "--format", "custom", "--file", dump)
+    db.run("DROP SCHEMA changefeed, changefeed_secret CASCADE; DROP TABLE orders, parted")
+    looks: list[dict[str, str]] = []
+    for section in SECTIONS:
+        postgres.run_tool(cluster, "pg_restore", "--dbname", db.conninfo, "--section", section, dump)
+        if looks or section == first:
+            since = "now()" if looks else "NULL"
+            looks.append(dict(db.run(f"SELECT table_name, why FROM changefeed.look({since}, '{{}}', '{{}}')")))
+    why = "public.{} is watched again, and was not for a while".format
+    assert looks[:-1] == [{}] * SECTIONS[::-1].index(first)
+    assert looks[-1] == ({} if first == "post-data" else {name: why(name) for name in ("orders", "parted")})
