@@ -23,7 +23,7 @@ BEGIN
                 $$'$$, replace(convert_from(rtrim(t.tgargs, decode('00', 'hex')), getdatabaseencoding()), $$'$$, $$''$$), $$'$$
             ) END)
         ) AS e (ending)
-        WHERE t.tgfoid = ANY (changefeed.recorders()) AND t.tgparentid = 0
+        WHERE t.tgfoid = ANY ((SELECT changefeed.recorders())::oid[]) AND t.tgparentid = 0
           AND right(pg_get_triggerdef(t.oid), length(e.ending)) IS DISTINCT FROM e.ending
           AND (changefeed.name_now(m.member)).table_name IS NOT NULL  -- not dropped with its table
     ) THEN

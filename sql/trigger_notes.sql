@@ -80,7 +80,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
                bool_and(position('"root": true'::bytea IN t.tgargs) > 0) FILTER (WHERE p.is_recorder) AS is_of_root
         FROM pg_trigger AS t
         JOIN (
-            SELECT p.oid, p.oid = ANY (changefeed.recorders()) AS is_recorder FROM pg_proc AS p
+            SELECT p.oid, p.oid = ANY ((SELECT changefeed.recorders())::oid[]) AS is_recorder FROM pg_proc AS p
             WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname <> 'request' OFFSET 0
         ) AS p ON p.oid = t.tgfoid
         WHERE t.tgrelid IN (SELECT m.member FROM members AS m)
@@ -244,7 +244,7 @@ BEGIN
            s.state, f.size > 0, f.size > 0 OR m.relkind <> 'p' AND (m.reltuples <> -1 OR m.relfilenode <> m.oid)
     FROM (SELECT nextval('changefeed.noted_id') AS id) AS x
     CROSS JOIN changefeed.states(ARRAY[target]) AS s
-    JOIN pg_class AS m ON m.oid = s.member
+    CROSS JOIN LATERAL (SELECT * FROM pg_class AS m WHERE m.oid = s.member OFFSET 0) AS m
     JOIN pg_class AS c ON c.oid = target
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     LEFT JOIN unnest(members, before) AS b (member, state) ON b.member = s.member

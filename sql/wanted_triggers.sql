@@ -25,10 +25,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
                 ELSE EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
                     OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid)
             END AS is_rowwise,
-            EXISTS (
-                SELECT FROM pg_attribute AS a
-                WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
-            ) AS has_virtual,
+            coalesce((
+                SELECT true FROM pg_attribute AS a
+                WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped LIMIT 1
+            ), false) AS has_virtual,
             c.relispartition AND (
                 SELECT string_agg(quote_ident(a.attname), ',' ORDER BY a.attnum) FROM pg_attribute AS a
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -62,8 +62,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
                 WHERE o.options ?| '{omit,hash}'
                 HAVING count(*) > 0
             ) AS numbers
-        FROM changefeed.members(roots) AS m JOIN pg_class AS c ON c.oid = m.member
-        JOIN asked AS o ON o.root = m.root
+        -- OFFSET 0 and, above, LIMIT 1: so that each table is looked up by an index. The planner expects 1,000 members, for which it
+        -- would read pg_class and pg_attribute as a whole.
+        FROM changefeed.members(roots) AS m JOIN asked AS o ON o.root = m.root
+        CROSS JOIN LATERAL (SELECT * FROM pg_class AS c WHERE c.oid = m.member OFFSET 0) AS c
     ), arguments AS (
         SELECT *,
             (options - '{strict,numbers}'::text[]) || coalesce(numbers, '{}')
@@ -136,7 +138,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
         SELECT DISTINCT ON (w.member, w.name) w.member, w.name, t.tgname
         FROM wanted AS w JOIN ours AS t ON t.member = w.member AND ltrim(t.tgname, '!~') = ltrim(w.name, '!~')
         WHERE NOT EXISTS (SELECT FROM ours AS o WHERE o.member = w.member AND o.tgname = w.name)
-          AND t.tgfoid = ANY (changefeed.recorders()) AND t.tgconstraint = 0
+          AND t.tgfoid = ANY ((SELECT changefeed.recorders())::oid[]) AND t.tgconstraint = 0
     )
     SELECT coalesce(w.root, t.root), CASE
         -- A renamed trigger keeps its oid, which proves to changefeed.look() that it has recorded all the time.

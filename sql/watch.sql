@@ -105,7 +105,9 @@ DECLARE
     partition regclass;
 BEGIN
     IF EXISTS (
-        SELECT FROM pg_class AS c WHERE c.oid IN (SELECT changefeed.members(target)) AND c.relrowsecurity
+        SELECT FROM changefeed.members(target) AS m (member)
+        CROSS JOIN LATERAL (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = m.member OFFSET 0) AS c
+        WHERE c.relrowsecurity
     ) THEN
         RAISE NOTICE 'row-level security of % is not applied by the feed', target
             USING HINT = 'Limit the rows in the rights of the server''s tokens.';
@@ -115,15 +117,19 @@ BEGIN
             USING HINT = 'A statement of many rows may now exceed it; raise it for roles that run such statements.';
     END IF;
     FOR partition IN
-        SELECT c.oid FROM pg_class AS c WHERE c.oid IN (SELECT changefeed.members(target)) AND c.relpersistence = 'u'
+        SELECT c.oid FROM changefeed.members(target) AS m (member)
+        CROSS JOIN LATERAL (SELECT c.oid, c.relpersistence FROM pg_class AS c WHERE c.oid = m.member OFFSET 0) AS c
+        WHERE c.relpersistence = 'u'
     LOOP
         RAISE WARNING '% is unlogged: PostgreSQL empties it after a crash, without a change in the feed', partition
             USING HINT = format('ALTER TABLE %s SET LOGGED.', partition);
     END LOOP;
     FOR partition IN
         SELECT c.oid
-        FROM changefeed.members(target) AS m (member) JOIN pg_inherits AS i ON i.inhparent = m.member
-        JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relkind = 'f'
+        FROM changefeed.members(target) AS m (member)
+        CROSS JOIN LATERAL (SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = m.member OFFSET 0) AS i
+        CROSS JOIN LATERAL (SELECT c.oid, c.relkind FROM pg_class AS c WHERE c.oid = i.inhrelid OFFSET 0) AS c
+        WHERE c.relkind = 'f'
     LOOP
         RAISE NOTICE '% is a foreign table: what is written to it is not recorded, and a row that moves to it is reported as deleted', partition
             USING HINT = 'Each row of its other partitions now costs a trigger call, since PostgreSQL has no transition tables there.';

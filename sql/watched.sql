@@ -56,7 +56,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH recording AS (
         SELECT DISTINCT ON (t.tgrelid) t.tgrelid, t.tgfoid, changefeed.argument(t.tgargs) AS argument
         FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
-        WHERE t.tgfoid = ANY (changefeed.recorders()) AND t.tgparentid = 0
+        WHERE t.tgfoid = ANY ((SELECT changefeed.recorders())::oid[]) AND t.tgparentid = 0
           AND (targets IS NULL OR t.tgrelid = ANY (targets))
         ORDER BY t.tgrelid, t.tgtype & 4 DESC, t.oid  -- the one for INSERT, if there is one
     )
@@ -80,7 +80,7 @@ CREATE OR REPLACE FUNCTION changefeed.left_behind(targets oid[] DEFAULT NULL)
 RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT DISTINCT t.tgrelid
     FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid AND c.relispartition
-    WHERE t.tgfoid = ANY (changefeed.recorders()) AND t.tgparentid = 0
+    WHERE t.tgfoid = ANY ((SELECT changefeed.recorders())::oid[]) AND t.tgparentid = 0
       AND (targets IS NULL OR pg_partition_root(t.tgrelid) = ANY (targets))
     EXCEPT
     SELECT m.member FROM changefeed.members(ARRAY(SELECT w.target FROM changefeed.watched(targets) AS w)) AS m

@@ -469,3 +469,15 @@ def test_triggers_look_the_same_under_all_settings(database: str, setting: str):
     assert session.warnings == []
     session.connection.close()
     admin.close()
+
+
+def test_its_cost_does_not_depend_on_the_number_of_other_tables(db: JournalDatabase):
+    db.run(
+        "DO $$ BEGIN FOR i IN 1..500 LOOP EXECUTE format('CREATE TABLE other%s (id int, n int)', i); END LOOP; END $$"
+    )
+    db.run("CREATE TABLE one (id int PRIMARY KEY); ANALYZE pg_class, pg_attribute")
+    for call in ("watch('one')", "watch('one', omit => '{id}')", "unwatch('one')"):
+        db.run(f"BEGIN; SELECT changefeed.{call}")
+        for catalog in ("pg_class", "pg_attribute"):
+            assert db.value("SELECT pg_stat_get_xact_tuples_returned(%s::regclass)", catalog) < 500, (call, catalog)
+        db.run("COMMIT")
