@@ -21,6 +21,7 @@ import type { TableStatus } from './feed/protocol';
 import type { TailEntry } from './model/tail_entries';
 import type { Notice, State } from './model/state';
 import { type TailLine, tailLineOf } from './pictures/tail';
+import { tableName } from './values/format';
 
 export type DialogName = 'help' | 'palette' | 'watch' | 'alerts' | 'replay';
 
@@ -38,6 +39,8 @@ export interface TailPicture {
   readonly missed: number;
   readonly held: Held | null;
 }
+
+const nameOf = ({ schema, table }: TableStatus): string => tableName(schema, table);
 
 export class Screen {
   choices: Choices;
@@ -125,6 +128,19 @@ export class Screen {
     const others = this.choices.conditions.filter((other) => !isSame(other, condition));
     const isThere = others.length < this.choices.conditions.length;
     this.choose({ conditions: isThere ? others : [...others, condition] });
+  }
+
+  /** Of every table that is known, null until they are; those of tables that changed are among them. */
+  get tableNames(): readonly string[] | null {
+    if (this.watchable === null || this.tables.of === 0) return this.watchable?.map(nameOf) ?? null;
+    return [...this.watchable.map(nameOf), ...(this.#state.server?.totals.keys() ?? [])];
+  }
+
+  /** Adds the conditions that are not there yet. */
+  narrow(conditions: readonly Condition[]): void {
+    const all = [...this.choices.conditions];
+    for (const condition of conditions) if (!all.some((other) => isSame(other, condition))) all.push(condition);
+    if (all.length > this.choices.conditions.length) this.choose({ conditions: all });
   }
 
   get rowsShown(): readonly TailEntry[] {

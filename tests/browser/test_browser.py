@@ -179,6 +179,8 @@ def test_a_stopped_postgresql_is_shown_and_then_a_gap(orders: Ground):
         expect(page.light("browser → server")).to_have_text("● Live")
         expect(page.page).to_have_title("(database off) psqlisten2websocket")
         expect(page.page.get_by_role("banner")).to_contain_text("connection to server on socket")
+        expect(page.card("Delay").get_by_role("definition")).to_have_text(["–", "–", "–"])
+        expect(page.card("rows shown").get_by_role("definition").first).to_have_text("–")
         late = orders.open(until_live=False)
         expect(late.light("server → PostgreSQL")).to_have_text("○ Lost")
         expect(late.card("Changes")).to_contain_text("2 in all")

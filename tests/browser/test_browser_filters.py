@@ -44,14 +44,26 @@ def test_condition_chips_filter_at_once_and_are_in_the_address(shop: Ground):
     assert again.page.url == shop.url
 
 
+def test_several_conditions_can_be_typed_at_once(shop: Ground):
+    page = shop.open()
+    page.filter('table:orders  op:insert status=new 1.50 "public"')
+    expect(page.chips).to_have_count(5)
+    ids(page, "1")
+    page = shop.open(f"{shop.url}?t=orders+op%3Ainsert+status%3Dnew")
+    expect(page.chips).to_have_count(3)
+    ids(page, "3", "1")
+
+
 def test_a_filter_that_hides_all_can_be_cleared(shop: Ground):
     page = shop.open()
     page.page.keyboard.press("/")
     page.page.keyboard.type("table:nothing")
     page.page.keyboard.press("Enter")
     expect(page.page.get_by_text("0 of 7 rows here match the filter.")).to_be_visible()
+    expect(page.page.get_by_text("table:nothing: no table has this name")).to_be_visible()
     assert page.violations() == []
     page.page.keyboard.press("Backspace")
+    expect(page.page.get_by_text("no table has this name")).to_have_count(0)
     ids(page, "1", "3", "5", "4", "3", "2", "1")
 
 

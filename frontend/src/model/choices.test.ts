@@ -14,6 +14,7 @@ test('everything that can be chosen comes back from the address', () => {
     conditions: [
       { kind: 'table', table: 'public.orders', isExcluded: false },
       { kind: 'table', table: 'a&b.ü', isExcluded: true },
+      { kind: 'table', table: 'public.odd name', isExcluded: false },
       { kind: 'action', action: 'INSERT' },
       { kind: 'action', action: 'TRUNCATE' },
       { kind: 'column', column: 'status', value: 'a=b&c\n', isExcluded: false },
@@ -35,6 +36,14 @@ test('everything that can be chosen comes back from the address', () => {
     ],
   };
   expect(readChoices(queryOf(choices))).toEqual(choices);
+});
+
+test('several conditions in one field of the address are several', () => {
+  expect(readChoices('?t=orders+op%3Aupdate+status%3Dpaid').conditions).toEqual([
+    { kind: 'table', table: 'orders', isExcluded: false },
+    { kind: 'action', action: 'UPDATE' },
+    { kind: 'column', column: 'status', value: 'paid', isExcluded: false },
+  ]);
 });
 
 test('nonsense falls back to the defaults', () => {

@@ -1,5 +1,5 @@
 // Comes in: the query of the page's address. Goes out: what the reader chose to see; and the query again.
-import type { Condition, Span } from './filter';
+import { type Condition, conditionsOf, type Span } from './filter';
 import { ACTIONS } from '../feed/protocol';
 
 export const WINDOWS = { '1m': 60, '5m': 300, '15m': 900, '1h': 3600, '24h': 86_400 } as const;
@@ -54,6 +54,9 @@ export const DEFAULTS: Choices = {
   alerts: [],
 };
 
+/** A table's name may have blanks, but not another term of the filter after one. */
+const OTHER_TERM = /\s(?:-?(?:table|t):|(?:op|action):|[^=!<>\s"]+!?=)/;
+
 /** An invalid choice falls back to its default. */
 export function readChoices(search: string): Choices {
   const query = new URLSearchParams(search);
@@ -65,7 +68,11 @@ export function readChoices(search: string): Choices {
     conditions: [
       ...query
         .getAll('t')
-        .map((name): Condition => ({ kind: 'table', table: name.replace(/^-/, ''), isExcluded: name.startsWith('-') })),
+        .flatMap((name): readonly Condition[] =>
+          OTHER_TERM.test(name)
+            ? conditionsOf(name.replace(/^(-?)/, '$1table:'))
+            : [{ kind: 'table', table: name.replace(/^-/, ''), isExcluded: name.startsWith('-') }],
+        ),
       ...ACTIONS.filter((action) => query.get('op')?.includes(action[0]!.toLowerCase())).map((action): Condition => ({
         kind: 'action',
         action,

@@ -40,5 +40,6 @@ test('the palette finds by letters in their order, the closest first', () => {
 });
 
 test('keys have names', () => {
-  expect([' ', 'mod+k', 'j'].map(keyText)).toEqual(['Space', 'Ctrl/⌘ K', 'j']);
+  expect([' ', 'mod+k', 'j'].map((key) => keyText(key, 'Linux x86_64'))).toEqual(['Space', 'Ctrl K', 'j']);
+  expect(keyText('mod+k', 'MacIntel')).toBe('⌘K');
 });

@@ -53,6 +53,8 @@ function spreadOf(name: string, letters: readonly string[]): number | null {
 
 const NAMES: Readonly<Record<string, string>> = { ' ': 'Space', Escape: 'Esc', ArrowLeft: '←', ArrowRight: '→' };
 
-export function keyText(key: string): string {
-  return key.startsWith('mod+') ? `Ctrl/⌘ ${key.slice(4).toUpperCase()}` : (NAMES[key] ?? key);
+/** As this computer's keyboard has it: ⌘K on Apple's, Ctrl K on others. */
+export function keyText(key: string, platform = navigator.platform): string {
+  const modifier = /^(Mac|iP)/.test(platform) ? '⌘' : 'Ctrl ';
+  return key.startsWith('mod+') ? `${modifier}${key.slice(4).toUpperCase()}` : (NAMES[key] ?? key);
 }

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { askedOf, type Condition, conditionOf, conditionText, conditionValue, matcher } from './filter';
+import { askedOf, type Condition, conditionsOf, conditionText, conditionValue, matcher, troubleOf } from './filter';
 import { JsonNumber } from '../values/json';
 import { TailEntry } from './tail_entries';
 
@@ -8,10 +8,7 @@ const row = (text: string) => new TailEntry(text, 0, null, 0);
 const order = (data: string, more = '') =>
   row(`{"table":"orders","action":"UPDATE","data":${data},"schema":"public"${more},"at":"1970-01-01T00:01:40Z"}`);
 const matches = (found: TailEntry, ...typed: string[]) =>
-  matcher(
-    typed.map((text) => conditionOf(text)!),
-    null,
-  )(found);
+  matcher(typed.flatMap(conditionsOf), null)(found);
 
 test('what is typed becomes a condition, and reads the same again', () => {
   const read: Record<string, Condition> = {
@@ -20,15 +17,49 @@ test('what is typed becomes a condition, and reads the same again', () => {
     'op:insert': { kind: 'action', action: 'INSERT' },
     'status=paid': { kind: 'column', column: 'status', value: 'paid', isExcluded: false },
     'status!=': { kind: 'column', column: 'status', value: '', isExcluded: true },
-    'two words': { kind: 'text', text: 'two words' },
+    '"two words"': { kind: 'text', text: 'two words' },
+    'status="in progress"': { kind: 'column', column: 'status', value: 'in progress', isExcluded: false },
+    'status=""': { kind: 'column', column: 'status', value: '""', isExcluded: false },
+    'status="null"': { kind: 'column', column: 'status', value: '"null"', isExcluded: false },
+    '"my column"=1': { kind: 'column', column: 'my column', value: '1', isExcluded: false },
+    'table:sales."odd name"': { kind: 'table', table: 'sales.odd name', isExcluded: false },
+    'table:sales."a.b c"': { kind: 'table', table: 'sales."a.b c"', isExcluded: false },
+    '5"': { kind: 'text', text: '5"' },
+    '/api/orders': { kind: 'text', text: '/api/orders' },
     'op:vacuum': { kind: 'text', text: 'op:vacuum' },
   };
   for (const [typed, condition] of Object.entries(read)) {
-    expect(conditionOf(typed)).toEqual(condition);
+    expect(conditionsOf(typed)).toEqual([condition]);
     expect(conditionText(condition)).toBe(typed);
   }
-  expect(conditionOf('action:u')).toEqual({ kind: 'action', action: 'UPDATE' });
-  expect(conditionOf('  ')).toBeNull();
+  expect(conditionsOf('action:u')).toEqual([{ kind: 'action', action: 'UPDATE' }]);
+  expect(conditionsOf('  ')).toEqual([]);
+});
+
+test('blanks separate conditions, except within double quotes', () => {
+  const typed = '  table:orders  op:insert status="in progress"\t-table:sales."odd name" text 5" wide ';
+  expect(conditionsOf(typed).map(conditionText)).toEqual([
+    'table:orders',
+    'op:insert',
+    'status="in progress"',
+    '-table:sales."odd name"',
+    'text',
+    '5"',
+    'wide',
+  ]);
+  const escaped = String.raw`a="say \"y\" z"`;
+  expect(conditionsOf(escaped)).toEqual([{ kind: 'column', column: 'a', value: 'say "y" z', isExcluded: false }]);
+  expect(conditionsOf(escaped).map(conditionText)).toEqual([escaped]);
+});
+
+test('a condition that nothing can match is known', () => {
+  const trouble = (typed: string, tables: readonly string[] | null = ['public.orders', 'sales.bills']) =>
+    conditionsOf(typed).map((condition) => troubleOf(condition, tables));
+  expect(trouble('table:orders table:sales.* -table:sales.bills op:insert a=1 text')).toEqual(Array(6).fill(null));
+  expect(trouble('table:ordres -table:ordres')).toEqual(Array(2).fill('no table has this name'));
+  expect(trouble('table:ordres', null)).toEqual([null]);
+  expect(trouble('op:vacuum')).toEqual(['an action is insert, update, delete or truncate']);
+  expect(trouble('table: orders')).toEqual(['the name of a table follows the colon', null]);
 });
 
 test('a table is named with its schema, without public, or by its schema', () => {
@@ -66,7 +97,7 @@ test('a value is compared exactly, and null, "null" and nothing are three things
     ['true', true],
     ['1.10', new JsonNumber('1.10')],
   ] as const) {
-    const typed = `a=${conditionValue(value)}`;
+    const typed = conditionText({ kind: 'column', column: 'a', value: conditionValue(value), isExcluded: false });
     const equal = ['null', '"null"', '""', '"a b"', 'true', '1.10'].filter((other) =>
       matches(order(`{"a":${other}}`), typed),
     );
@@ -93,9 +124,9 @@ test('a foreign row has no table and no column, but a text', () => {
 });
 
 test('the server is asked for what it understands alike, and never for less than fits', () => {
-  const asked = (...typed: string[]) => askedOf(typed.map((text) => conditionOf(text)!));
+  const asked = (...typed: string[]) => askedOf(typed.flatMap(conditionsOf));
   expect(
-    asked('table:orders', '-table:items', 'op:insert', 'a=x.1', 'status!=new', 'c=null', 'd=two words', 'text'),
+    asked('table:orders', '-table:items', 'op:insert', 'a=x.1', 'status!=new', 'c=null', 'd="two words"', 'text'),
   ).toEqual({
     table: ['orders'],
     action: ['INSERT'],

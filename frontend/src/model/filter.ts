@@ -17,34 +17,80 @@ export interface Span {
   readonly to: number;
 }
 
-/** `table:orders`, `-table:orders`, `op:insert`, `status=paid`, `status!=paid`; anything else is text. Null: nothing. */
-export function conditionOf(typed: string): Condition | null {
-  const text = typed.trim();
-  if (text === '') return null;
-  const table = /^(-?)(?:table|t):(.+)$/.exec(text);
-  if (table) return { kind: 'table', table: table[2]!.trim(), isExcluded: table[1] === '-' };
+/** What is within double quotes, or has no blank. A quote that is never closed is a character like others. */
+const TERMS = /(?:"(?:[^"\\]|\\.)*"|\S)+/gs;
+/** A part of a table's name that needs quotes only for its blanks, as the server writes it without. */
+const QUOTED_PART = /(?<=^|\.)"([^".*]+)"(?=\.|$)/g;
+
+/**
+ * `table:orders`, `-table:orders`, `op:insert`, `status=paid`, `status!=paid`; anything else is text. Blanks separate
+ * them, except within double quotes: `status="in progress"`.
+ */
+export function conditionsOf(typed: string): readonly Condition[] {
+  return [...typed.matchAll(TERMS)].map(([term]) => conditionOf(term));
+}
+
+function conditionOf(text: string): Condition {
+  const table = /^(-?)(?:table|t):(.+)$/s.exec(text);
+  if (table) return { kind: 'table', table: table[2]!.replace(QUOTED_PART, '$1'), isExcluded: table[1] === '-' };
   const letter = /^(?:op|action):(\w+)$/i.exec(text)?.[1]?.toUpperCase();
   const action = ACTIONS.find((action) => letter !== undefined && action.startsWith(letter));
   if (action) return { kind: 'action', action };
-  const column = /^([^=!<>\s"]+)(!?)=(.*)$/.exec(text);
-  if (column) return { kind: 'column', column: column[1]!, value: column[3]!, isExcluded: column[2] === '!' };
-  return { kind: 'text', text };
+  const column = /^("(?:[^"\\]|\\.)+"|[^=!<>\s"]+)(!?)=(.*)$/s.exec(text);
+  if (column)
+    return { kind: 'column', column: unquoted(column[1]!), value: withBlanks(column[3]!), isExcluded: column[2] === '!' };
+  return { kind: 'text', text: withBlanks(text) };
 }
 
-/** What was typed to get it. */
+/** Quotes are taken off only where they hold blanks together: `"null"` and `""` are values of their own. */
+function withBlanks(text: string): string {
+  return /^".*\s.*"$/s.test(text) ? unquoted(text) : text;
+}
+
+function unquoted(text: string): string {
+  if (!text.startsWith('"')) return text;
+  try {
+    return String(JSON.parse(text));
+  } catch {
+    return text.slice(1, -1);
+  }
+}
+
+function quoted(text: string): string {
+  return /\s/.test(text) ? JSON.stringify(text) : text;
+}
+
+/** Why nothing can match it, and what to write instead; null if something may. `tables` are all, null while unknown. */
+export function troubleOf(condition: Condition, tables: readonly string[] | null): string | null {
+  if (condition.kind === 'table')
+    return tables === null || tables.some((table) => names(condition.table, table)) ? null : 'no table has this name';
+  if (condition.kind !== 'text') return null;
+  if (/^(?:op|action):/i.test(condition.text)) return 'an action is insert, update, delete or truncate';
+  return /^-?(?:table|t):$/.test(condition.text) ? 'the name of a table follows the colon' : null;
+}
+
+/** What to type to get it. */
 export function conditionText(condition: Condition): string {
   switch (condition.kind) {
     case 'table':
-      return `${condition.isExcluded ? '-' : ''}table:${condition.table}`;
+      return `${condition.isExcluded ? '-' : ''}table:${quotedTable(condition.table)}`;
     case 'action':
       return `op:${condition.action.toLowerCase()}`;
     case 'column':
-      return `${condition.column}${condition.isExcluded ? '!' : ''}=${condition.value}`;
+      return `${quotedColumn(condition.column)}${condition.isExcluded ? '!' : ''}=${quoted(condition.value)}`;
     case 'text':
-      return condition.text;
+      return quoted(condition.text);
     default:
       return assertNever(condition);
   }
+}
+
+function quotedColumn(name: string): string {
+  return /[=!<>\s"]/.test(name) ? JSON.stringify(name) : name;
+}
+
+function quotedTable(name: string): string {
+  return name.replaceAll(/"(?:[^"]|"")*"|[^."]+/g, (part) => (part.startsWith('"') || !/\s/.test(part) ? part : `"${part}"`));
 }
 
 export function isSame(one: Condition, other: Condition): boolean {

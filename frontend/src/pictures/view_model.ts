@@ -76,9 +76,11 @@ export interface Numbers {
   readonly counted: number | null;
   /** Epoch milliseconds. */
   readonly since: number | null;
-  /** Of the last minute; null where nothing arrived whose delay is known. */
+  /** Whether the last second is known: not while a connection is lost. */
+  readonly isCurrent: boolean;
+  /** Of the last minute; null where nothing arrived whose delay is known, and while the last second is unknown. */
   readonly delays: Percentiles | null;
-  /** Of the last seconds: how many of how many changes were sent to this page as rows. */
+  /** Of the last seconds: how many of how many changes were sent to this page as rows; none while that is unknown. */
   readonly sent: number;
   readonly sentOf: number;
   readonly sentSeconds: number;
@@ -96,7 +98,8 @@ export function numbersOf(state: State, choices: Choices, now: number): Numbers 
   const totals = [...(server?.totals ?? [])]
     .filter(([table]) => of === null || of.includes(table))
     .map(([, counts]) => counts);
-  const shares = [...state.shares.values()];
+  const isCurrent = !timeline.isUnknown(last);
+  const shares = isCurrent ? [...state.shares.values()] : [];
   return {
     of,
     rate: known.length === 0 ? null : sumOf(known),
@@ -105,7 +108,8 @@ export function numbersOf(state: State, choices: Choices, now: number): Numbers 
     other: server?.other ?? 0,
     counted: !hasTotals ? null : of === null ? changesCounted(server) : sumOf(totals.map(total)),
     since: server === null ? null : server.since * 1000,
-    delays: delaysOf(state, timeline, last - DELAY_SECONDS / timeline.stepSeconds + 1, last),
+    isCurrent,
+    delays: isCurrent ? delaysOf(state, timeline, last - DELAY_SECONDS / timeline.stepSeconds + 1, last) : null,
     sent: sumOf(shares.map(({ sent }) => sent)),
     sentOf: sumOf(shares.map(({ of }) => of)),
     sentSeconds: Math.max(1, state.shares.size),
