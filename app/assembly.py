@@ -106,8 +106,8 @@ def make_context(
         on_state=dashboards.tell_database,
         on_lost_past=renew,
     )
-    readings = make_readings(settings, rows_pool, journal, catalog)
     watching = make_watching(settings, slot, request_pool, on_removed=dashboards.tell_database)
+    readings = make_readings(settings, rows_pool, journal, catalog, watching)
     lookout = Lookout(
         request_pool,
         catalog,
@@ -176,9 +176,20 @@ def make_exchange(slot: ProcessSlot, can_lead: Callable[[], bool]) -> PageExchan
     return PageExchange(slot.number, slot.siblings.send if slot.siblings.has_receivers else None, can_lead=can_lead)
 
 
-def make_readings(settings: Settings, database: Database, journal: Journal, catalog: Catalog) -> Readings:
+def make_readings(
+    settings: Settings, database: Database, journal: Journal, catalog: Catalog, watching: Watching
+) -> Readings:
     limits = Limits(settings.rows_limit, settings.rows_limit_bytes, settings.rows_seconds, settings.row_limit_bytes)
-    return Readings(database, journal, catalog, limits, settings.rows_readings, settings.payload, settings.trust_owner)
+    return Readings(
+        database,
+        journal,
+        catalog,
+        limits,
+        settings.rows_readings,
+        settings.payload,
+        settings.trust_owner,
+        watching.will_watch,
+    )
 
 
 def make_watching(

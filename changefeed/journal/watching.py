@@ -180,6 +180,13 @@ class Watching:
             if not is_watched
         }
 
+    def will_watch(self, table: TableName) -> bool:
+        """Whether --watch names the table, and nothing that this process knows of prevents it: it may be new."""
+        if self.refused.get(qualified(str(table.schema), table.table)):
+            return False
+        meant = {(one.schema, one.table) for pattern in self._patterns for one in parse_pattern(pattern).possible}
+        return not meant.isdisjoint({(table.schema, table.table), (table.schema, None)})
+
     def maintain_now(self) -> None:
         """Called when the schema has changed: there may be new partitions or tables to watch."""
         self._woken.set()

@@ -20,7 +20,7 @@ from changefeed.change.change import Change
 from changefeed.change.changed_row import ChangedRow
 from changefeed.change.exposure import Payload
 from changefeed.change.json_text import NotJSON, check_json, quoted
-from changefeed.change.table_names import qualified
+from changefeed.change.table_names import TableName, qualified
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.journal import ForeignCursor, Journal
 from changefeed.owners import Holding, Owner, Quotas
@@ -28,7 +28,7 @@ from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.rows.explain import Step, cannot_read, lacks_right, refusal_of
 from changefeed.rows.query import RowsQuery, TableSource, statement
-from changefeed.rows.refusal import GONE, Reason, RowsRefused
+from changefeed.rows.refusal import GONE, WATCHED_SOON, Reason, RowsRefused
 from changefeed.rows.spool import Spool, SpoolFull
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.subscription import Selection
@@ -79,6 +79,7 @@ class SharedByReadings:
     limits: Limits
     payload: Payload
     trusted_owners: tuple[str, ...]
+    will_watch: Callable[[TableName], bool]  # whether a table that is not watched will be in a moment
 
 
 @dataclass(frozen=True)
@@ -313,4 +314,6 @@ class Reading:
             [(grants,)] = await self._shared.database.fetch(QUERIES["missing rights"], asked)
             raise cannot_read(f"the server's role may not read {self._name}: {grants or 'see docs/least-rights.md'}")
         if refused := refusal_of(error, step, self.query, self._shared.limits.row_bytes):
+            if refused.reason is Reason.NOT_WATCHED and self._shared.will_watch(self.query.table):
+                raise RowsRefused(Reason.ALTERED, f"{self._name} {WATCHED_SOON}")
             raise refused

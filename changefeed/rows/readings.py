@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from changefeed.change.exposure import Payload
-from changefeed.change.table_names import exact
+from changefeed.change.table_names import TableName, exact
 from changefeed.journal.journal import Journal
 from changefeed.owners import Owner, Quotas
 from changefeed.postgres.pool import Database
@@ -44,6 +44,7 @@ class Readings:
         at_once: int,
         payload: Payload,
         trusted_owners: tuple[str, ...] = (),
+        will_watch: Callable[[TableName], bool] = lambda table: False,
     ) -> None:
         self._slots = FairSlots(at_once)
         self._count = Quotas(READINGS_LIMIT)
@@ -52,7 +53,7 @@ class Readings:
         self._payload = payload
         space = Quotas(SPOOLS * limits.bytes)
         self._shared = SharedByReadings(
-            database, journal, self._slots, self._count, space, limits, payload, trusted_owners
+            database, journal, self._slots, self._count, space, limits, payload, trusted_owners, will_watch
         )
         self._newest: dict[RowsQuery, Reading] = {}
         self._running: dict[Reading, asyncio.Task[None]] = {}  # until no client needs them, also when they are over

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from psycopg2.extensions import parse_dsn
 from tornado.httpclient import HTTPResponse
-from tornado.testing import gen_test
+from tornado.testing import ExpectLog, gen_test
 
 from changefeed.rows import readings
 from tests import postgres
@@ -53,6 +53,30 @@ class RowsTestCase(FeedTestCase):
         answer = await self.rows(query, status, **options)
         assert answer["error"]["code"] == code, answer
         return str(answer["error"]["message"])
+
+
+class NewTableTest(RowsTestCase):
+    flags = ("--watch", "public.*")
+
+    def prepare_database(self) -> None:
+        self.write(ORDERS)
+        self.write("CREATE SCHEMA other; CREATE TABLE other.items (id int)")
+        self.watch()
+
+    @gen_test
+    async def test_one_that_the_server_will_watch_is_worth_another_try(self):
+        self.write("CREATE TABLE items (id int)")
+        assert "--watch names it" in await self.refused("table=public.items", 503, "table_altered")
+        assert "PUT /api" in await self.refused("table=other.items", 404, "not_watched")
+        await self.feed.watching.start()
+        assert (await self.rows("table=public.items"))["rows"] == []
+
+    @gen_test
+    async def test_one_that_cannot_be_watched_is_not(self):
+        self.write("CREATE UNLOGGED TABLE items (id int)")
+        with ExpectLog("changefeed.watching", "not watched: public.items is unlogged"):
+            await self.feed.watching.start()
+        await self.refused("table=public.items", 404, "not_watched")
 
 
 class RowsTest(RowsTestCase):
