@@ -33,7 +33,7 @@ OF_THE_DATABASE = (
     Fault(database.backend_killed, "the same"),
     Fault(database.connections_terminated, "opened again at once; the statements that ran on them run again"),
     Fault(database.network_cut, "the same"),
-    Fault(database.network_deaf, "the listener gets no canary, counts as deaf within 8 s, and connects again"),
+    Fault(database.network_deaf, "the listener gets no canary, counts as lost within 8 s, and connects again"),
     Fault(database.server_killed, "the clients come back by their cursors"),
     Fault(database.server_stopped, "the clients get `going_away`, and resume with their cursors"),
     Fault(database.server_frozen, "the changes wait in the journal"),
