@@ -89,6 +89,7 @@ def make_context(
     reduced = partial(reduce, payload=settings.payload, key_of=catalog.key)
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
 
+    installation = make_installation(settings, slot, request_pool)
     change_counts = ChangeCounts(tally, slot.numbers)
     journal = Journal(follower_pool, settings.payload, request_pool, settings.row_limit_bytes)
     backfill = CountsBackfill(request_pool, journal, tally, apply=change_counts.leave_out)
@@ -103,10 +104,14 @@ def make_context(
         forget_cursors=calling_each(live_clients.forget_cursors, dashboards.forget_cursors, hub.forget_journal),
         tell_gap=tell_gap,
         drained=live_clients.drained,
+        on_looked=installation.note_looked,
         on_state=dashboards.tell_database,
         on_lost_past=renew,
     )
-    watching = make_watching(settings, slot, request_pool, on_removed=dashboards.tell_database)
+    installation.on_missing = follower.reidentify
+    watching = Watching(
+        request_pool, installation, settings.watch, settings.retention_hours * 3600, settings.retention_bytes
+    )
     readings = make_readings(settings, rows_pool, journal, catalog, watching)
     lookout = Lookout(
         request_pool,
@@ -167,7 +172,7 @@ def make_context(
         outages=outages,
         counted=CountedTime(hub, listener, follower, backfill, outages),
         readiness=Readiness(
-            listener, follower, watching, database_name, needs_journal=not (takes_plain or settings.channels)
+            listener, follower, installation, database_name, needs_journal=not (takes_plain or settings.channels)
         ),
     )
 
@@ -192,17 +197,10 @@ def make_readings(
     )
 
 
-def make_watching(
-    settings: Settings, slot: ProcessSlot, database: Database, on_removed: Callable[[], None]
-) -> Watching:
-    installation = Installation(
-        database,
-        # No other server uses an embedded database.
-        may_upgrade=settings.upgrade_schema or settings.database_url is None,
-        has_been_seen=slot.has_seen_schema,
-        on_removed=on_removed,
-    )
-    return Watching(database, installation, settings.watch, settings.retention_hours * 3600, settings.retention_bytes)
+def make_installation(settings: Settings, slot: ProcessSlot, database: Database) -> Installation:
+    # No other server uses an embedded database.
+    may_upgrade = settings.upgrade_schema or settings.database_url is None
+    return Installation(database, may_upgrade=may_upgrade, has_been_seen=slot.has_seen_schema)
 
 
 def make_authenticator(settings: Settings, slot: ProcessSlot) -> Authenticator:

@@ -29,7 +29,7 @@ async def make_tables(database: Database, watching: Watching) -> None:
     """Creates, watches and fills the demo's tables, unless they exist."""
     await database.fetch(QUERIES["make demo tables"])
     for table in TABLES:
-        await watching.watch(f"public.{table}")
+        await watching.watch(f"public.{table}", for_request=False)
     await database.fetch(QUERIES["fill demo tables"])
 
 

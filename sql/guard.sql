@@ -56,9 +56,17 @@ BEGIN
                 );
         END IF;
     END LOOP;
-    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = to_regclass('changefeed.meta') AND c.relkind = 'r') THEN
-        -- One install at a time, and no new triggers on it meanwhile. Unlike an advisory lock, this one needs a right.
-        LOCK TABLE ONLY changefeed.meta IN SHARE UPDATE EXCLUSIVE MODE;
+    BEGIN
+        IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = to_regclass('changefeed.meta') AND c.relkind = 'r') THEN
+            -- One install at a time, and no new triggers on it meanwhile. Unlike an advisory lock, this one needs a right.
+            LOCK TABLE ONLY changefeed.meta IN SHARE UPDATE EXCLUSIVE MODE;
+        END IF;
+    EXCEPTION WHEN undefined_table OR invalid_schema_name THEN
+        NULL;  -- an uninstall has dropped it, for which this waited
+    END;
+    IF to_regnamespace('changefeed') IS NULL OR to_regnamespace('changefeed_secret') IS NULL THEN
+        RAISE EXCEPTION 'the schema changefeed was removed meanwhile'
+            USING ERRCODE = 'CF010', HINT = 'Nothing was changed. Run this again to install it.';
     END IF;
     WITH distrusted AS (
         SELECT r.oid FROM pg_roles AS r WHERE r.rolname <> current_user AND NOT r.rolsuper

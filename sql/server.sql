@@ -60,12 +60,42 @@ WHERE n.nspname IN ('changefeed', 'changefeed_secret') AND NOT r.rolsuper AND r.
 LIMIT 1;
 
 -- find journal --
--- Whether it is there, as of which snapshot, and whether it is whole: pg_restore makes the table, then its row, then its key.
+-- Whether it is there, as of which snapshot, and whether it is whole: pg_restore makes functions, then the table, then its row, then
+-- its key. An empty schema is whole, too: it may have been made to install into it.
 SELECT to_regclass('changefeed.meta') IS NOT NULL, pg_current_snapshot()::text,
-       EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass('changefeed.meta') AND i.indisprimary);
+       CASE WHEN to_regclass('changefeed.meta') IS NOT NULL
+           THEN EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass('changefeed.meta') AND i.indisprimary)
+           ELSE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = to_regnamespace('changefeed'))
+               AND NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = to_regnamespace('changefeed'))
+       END;
 
 -- schema version --
 SELECT version FROM changefeed.meta;
+
+-- fail if changed --
+-- Within sql/install.sql, after its guard, which has locked changefeed.meta: fails unless the schema is whole and has this version,
+-- null if there is none.
+DO $unchanged$
+DECLARE
+    expected constant integer := %(version)s;
+    found integer;
+BEGIN
+    IF to_regclass('changefeed.meta') IS NOT NULL THEN
+        found := coalesce((SELECT max(m.version) FROM changefeed.meta AS m), 0);
+    END IF;
+    IF found IS DISTINCT FROM expected
+        OR found IS NOT NULL
+            AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass('changefeed.meta') AND i.indisprimary)
+        OR found IS NULL AND (
+            EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = to_regnamespace('changefeed'))
+            OR EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = to_regnamespace('changefeed'))
+        )
+    THEN
+        RAISE EXCEPTION 'the schema changefeed has changed meanwhile'
+            USING ERRCODE = 'CF010', HINT = 'Nothing was changed. Try again.';
+    END IF;
+END
+$unchanged$;
 
 -- schema differs --
 -- The objects of this server's sql/install.sql that are missing or different (see changefeed/journal/installation.py).

@@ -1,7 +1,11 @@
-"""A TCP door to the tests' PostgreSQL that can be cut, or made deaf: it then accepts and forwards nothing."""
+"""A TCP door to the tests' PostgreSQL that can be cut, or made deaf: it then accepts and forwards nothing.
+
+It can also let something happen between two statements of a client.
+"""
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from psycopg2.extensions import make_dsn, parse_dsn
@@ -14,6 +18,7 @@ class Proxy:
         self._target = parse_dsn(target_conninfo)
         self._is_deaf = False
         self.swallowed = asyncio.Event()  # whether anything was said to it while it was deaf
+        self._intervention: Callable[[bytes], None] = lambda _: None
         self._links: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -41,6 +46,21 @@ class Proxy:
         """From now on every byte is taken and none is passed on, on the links there are and on new ones."""
         self._is_deaf = True
 
+    def intervene(self, act: Callable[[], object], *, before: int = 1, of: str = "") -> asyncio.Event:
+        """Calls act() once, before it passes on the so-many-th statement that has the text `of`; sets the event then."""
+        is_done = asyncio.Event()
+        left = before
+
+        def intervention(taken: bytes) -> None:
+            nonlocal left
+            left -= of.encode() in taken
+            if left == 0 and not is_done.is_set():
+                is_done.set()
+                act()
+
+        self._intervention = intervention
+        return is_done
+
     def hear_again(self) -> None:
         """New links work; those that went deaf stay so, as half-open connections do."""
         self._is_deaf = False
@@ -65,16 +85,22 @@ class Proxy:
             try:
                 far_reader, far_writer = await asyncio.open_unix_connection(str(path))
                 try:
-                    await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+                    await asyncio.gather(
+                        self._pump(reader, far_writer, is_from_client=True), self._pump(far_reader, writer)
+                    )
                 finally:
                     far_writer.close()
             finally:
                 writer.close()
         self._links.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_from_client: bool = False
+    ) -> None:
         link_is_deaf = False
         while taken := await reader.read(65536):
+            if is_from_client:
+                self._intervention(taken)
             link_is_deaf = link_is_deaf or self._is_deaf
             if link_is_deaf:
                 self.swallowed.set()

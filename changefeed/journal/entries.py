@@ -35,7 +35,7 @@ _OF_THE_CHANGE = slice(len(JournalRow._fields))  # the columns of a row that bel
 
 
 class JournalReplaced(Exception):
-    """The journal was replaced since it was identified: restored, reinstalled or upgraded."""
+    """The journal was replaced since it was identified: restored, reinstalled or upgraded; or removed."""
 
 
 class JournalState(NamedTuple):
@@ -143,10 +143,16 @@ class Entries:
         try:
             return await self._database.fetch(query, parameters, READ_DEADLINE_SECONDS, with_stand_ins=with_stand_ins)
         except psycopg2.ProgrammingError:
-            # An upgrade changes the columns of changefeed.read().
-            if await self._database.fetch(QUERIES["schema version"]) != [(version,)]:
+            if not await self._is_of(version):
                 raise JournalReplaced from None
             raise
+
+    async def _is_of(self, version: int) -> bool:
+        """Whether the schema still has this version: an upgrade changes the columns of changefeed.read()."""
+        try:
+            return await self._database.fetch(QUERIES["schema version"]) == [(version,)]
+        except (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName):
+            return False
 
     async def _read_around(self, version: int, parameters: dict[str, object]) -> list[DbRow]:
         """The page, with a loss in place of each entry that cannot be read."""

@@ -67,10 +67,11 @@ class Follower:
     """Publishes every page that comes to the journal, in parts: publish(part, cursor of its end).
 
     delivered() is awaited after each: it returns once every client was sent the part. `turn` sizes the parts.
-    Callbacks: before_first(cache) when its place is known, and again if PostgreSQL's past was replaced;
-    forget_cursors() when earlier cursors become invalid; tell_gap(gap) for lost changes; on_state() when `trouble`
-    changes; on_lost_past() when PostgreSQL has another past, perhaps because it is another server, which not all
-    connections have reached yet. drained() is awaited between the pages of a big batch, so that sockets keep up.
+    Callbacks: on_looked(has_journal) when it has looked for a journal; before_first(cache) when its place is known, and
+    again if PostgreSQL's past was replaced; forget_cursors() when earlier cursors become invalid; tell_gap(gap) for
+    lost changes; on_state() when `trouble` changes, or whether there is a journal; on_lost_past() when PostgreSQL has
+    another past, perhaps because it is another server, which not all connections have reached yet. drained() is awaited
+    between the pages of a big batch, so that sockets keep up.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Follower:
         forget_cursors: Callable[[], None],
         tell_gap: Callable[[Gap], None],
         drained: Callable[[], Awaitable[None]],
+        on_looked: Callable[[bool], None] = lambda _: None,
         on_state: Callable[[], None] = lambda: None,
         on_lost_past: Callable[[], None] = lambda: None,
     ) -> None:
@@ -103,6 +105,7 @@ class Follower:
         self._forget_cursors = forget_cursors
         self._tell_gap = tell_gap
         self._drained = drained
+        self._on_looked = on_looked
         self._health = JournalHealth(on_state)
         self._on_lost_past = on_lost_past
         self._floor = Floor(READ_FLOOR_SECONDS)
@@ -311,6 +314,7 @@ class Follower:
         """Finds the journal, and whether it and its past are still the ones that were followed."""
         before = self._journal.epoch
         has_journal = await self._journal.identify()
+        self._on_looked(has_journal)
         if self.cache is not None and self._journal.is_named(before):
             missing = await self._journal.missing(self.cache.newest(PROVEN_CHANGES))
             if missing or not await self._journal.proves(self.cache.edge_proven):

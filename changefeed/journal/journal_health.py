@@ -21,11 +21,12 @@ UNREADABLE = "the journal cannot be read"
 
 
 class JournalHealth:
-    """on_state() is called when `trouble` changes."""
+    """on_state() is called when `trouble` changes, or whether there is a journal."""
 
     def __init__(self, on_state: Callable[[], None] = lambda: None) -> None:
         self._on_state = on_state
         self._trouble: str | None = "the journal has not been read yet"
+        self._had_journal = False
         self._is_stalled = False
         self._asked_at = 0.0  # monotonic
 
@@ -59,9 +60,10 @@ class JournalHealth:
     def recover(self, *, has_journal: bool) -> None:
         """Called when the journal was read, or there is none."""
         before, self._trouble = self._trouble, None
-        if before is not None:
-            if before.startswith(UNREADABLE) and has_journal:
-                logger.info("the journal can be read again")
+        had_journal, self._had_journal = self._had_journal, has_journal
+        if before is not None and before.startswith(UNREADABLE) and has_journal:
+            logger.info("the journal can be read again")
+        if before is not None or had_journal is not has_journal:
             self._on_state()
 
     def _set_stalled(self, is_stalled: bool) -> None:

@@ -23,6 +23,10 @@ logger = logging.getLogger("changefeed.watching")
 QUERIES = load_queries("server.sql")
 MAINTAIN_SECONDS = 10.0
 
+REMOVED = (
+    "the schema changefeed was removed, as by sql/uninstall.sql: no table is watched any more. To watch the tables of "
+    "--watch again, run psql -f sql/install.sql, or restart the server"
+)
 NO_TEXT = "its name has no text in UTF-8, which clients need; ALTER TABLE … RENAME it first"
 
 
@@ -60,7 +64,7 @@ DEFAULT_OPTIONS = WatchOptions()
 class Watching:
     """`patterns` are schema.table or schema.*; retention is in seconds and bytes.
 
-    A schema that was removed is not installed again, except by a new start or a request to watch a table.
+    They are watched without the schema being installed again after it was removed: see Installation.
     """
 
     def __init__(
@@ -85,9 +89,7 @@ class Watching:
 
         Upgrades an older schema if it may, even without patterns, or logs that there is one.
         """
-        if await self.installation.is_there():
-            await self.installation.ensure()
-            await self.installation.complete()
+        await self.installation.upgrade()
         for pattern in self._patterns:
             has_one = await self._watch_pattern(pattern)
             if _is_of_one_table(pattern):
@@ -117,13 +119,14 @@ class Watching:
         names = {"schemas": [one.schema for one in meant], "tables": [one.table for one in meant]}
         return [TableName(*row) for row in await self._database.fetch(QUERIES["named tables"], names)]
 
-    async def watch(self, name: str, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
+    async def watch(self, name: str, options: WatchOptions = DEFAULT_OPTIONS, *, for_request: bool = True) -> bool:
         """Watches the table schema.table; returns whether that changed anything. Raises NoSuchTable or CannotWatch.
 
-        Installs the schema if it is missing.
+        Installs the schema if it is missing; unless `for_request`, not if it was removed.
         """
         table = await self._only(name)
-        await self.installation.ensure()
+        if not await self.installation.install(for_request=for_request):
+            raise CannotWatch(f"{name}: {REMOVED}")
         return await self._watch(name, table, options)
 
     async def _watch(self, name: str, table: TableName, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
@@ -230,9 +233,13 @@ class Watching:
 
     async def _maintain_once(self) -> None:
         if await self.installation.is_there():
-            await self._refresh()
-            for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
-                logger.info("retention emptied partition %d of the journal", number)
+            try:
+                await self._refresh()
+                for (number,) in await self._database.fetch(QUERIES["retain"], self._retention):
+                    logger.info("retention emptied partition %d of the journal", number)
+            except psycopg2.Error:
+                if await self.installation.is_there():  # else it was removed meanwhile
+                    raise
         for pattern in self._patterns:
             await self._watch_pattern(pattern)
 
@@ -242,10 +249,8 @@ class Watching:
         If one table cannot be watched, the others still are.
         """
         found = await self._tables_of(pattern)
-        if found and await self._was_removed():
+        if found and not await self._has_schema():
             return True
-        if found:
-            await self.installation.ensure()
         for schema, table, is_watched in found:
             name = qualified(schema, table)
             try:
@@ -290,17 +295,13 @@ class Watching:
                         return True
         return False
 
-    async def _was_removed(self) -> bool:
-        if await self.installation.is_there() or not self.installation.is_removed:
-            self._is_told_of_no_schema = False
-            return False
-        if not self._is_told_of_no_schema:
-            self._is_told_of_no_schema = True
-            logger.warning(
-                "the schema changefeed was removed, as by sql/uninstall.sql: no table is watched any more. To watch "
-                "the tables of --watch again, run psql -f sql/install.sql, or restart the server"
-            )
-        return True
+    async def _has_schema(self) -> bool:
+        """Whether there is a schema, which is installed if there never was one."""
+        is_there = await self.installation.install()
+        if not is_there and not self._is_told_of_no_schema:
+            logger.warning("%s", REMOVED)
+        self._is_told_of_no_schema = not is_there
+        return is_there
 
     @contextlib.contextmanager
     def _refusals(self, name: str, needed: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import momoko
 import psycopg2
 from momoko.connection import Connection, ConnectionContainer
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TRANSACTION_STATUS_INERROR
 from psycopg2.extensions import connection as Psycopg
 from psycopg2.sql import Composable
 from tornado.ioloop import IOLoop
@@ -259,8 +259,19 @@ class Database:
         connection = await self._ready()
         try:
             return await self._run(execute, connection, query, parameters)
+        except psycopg2.Error:
+            await self._end_failed(connection)
+            raise
         finally:
             self._pool.putconn(connection)
+
+    async def _end_failed(self, connection: _Connection) -> None:
+        """Ends the transaction that a script, such as sql/install.sql, has begun before it failed."""
+        if connection.closed:
+            return
+        opened = cast(Psycopg, connection.connection)
+        if opened.info.transaction_status == TRANSACTION_STATUS_INERROR:
+            await self._execute_within(connection, "ROLLBACK", ())
 
     async def _run(
         self, execute: "_Execute", connection: _Connection, query: Query, parameters: Parameters

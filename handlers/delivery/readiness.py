@@ -2,7 +2,7 @@
 
 from changefeed.change.times import iso
 from changefeed.journal.follower import Follower
-from changefeed.journal.watching import Watching
+from changefeed.journal.installation import Installation
 from changefeed.postgres.listener import Listener, ListenerState
 
 
@@ -10,11 +10,17 @@ class Readiness:
     """`database_name` is for display only. `needs_journal` says that no NOTIFY of the user's is passed on."""
 
     def __init__(
-        self, listener: Listener, follower: Follower, watching: Watching, database_name: str, *, needs_journal: bool
+        self,
+        listener: Listener,
+        follower: Follower,
+        installation: Installation,
+        database_name: str,
+        *,
+        needs_journal: bool,
     ) -> None:
         self._listener = listener
         self._follower = follower
-        self._watching = watching
+        self._installation = installation
         self._database_name = database_name
         self._needs_journal = needs_journal
 
@@ -42,14 +48,16 @@ class Readiness:
 
     @property
     def _trouble_of_journal(self) -> str | None:
-        if self._watching.installation.is_removed:
+        if self._follower.trouble is not None:
+            return self._follower.trouble
+        if self._installation.is_removed:
             return (
                 "the schema changefeed was removed: nothing is recorded until you run psql -f sql/install.sql and "
                 "watch tables again; restart the server to go on with NOTIFY triggers alone"
             )
-        if self._follower.trouble is None and self._needs_journal and self._follower.cache is None:
+        if self._needs_journal and self._follower.cache is None:
             return (
                 "the schema changefeed is not installed, and the server passes on no NOTIFY: start with --watch "
                 "schema.table, or run psql -f sql/install.sql"
             )
-        return self._follower.trouble
+        return None

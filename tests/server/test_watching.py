@@ -10,7 +10,7 @@ from changefeed.change.table_names import TableName
 from changefeed.journal.installation import Installation
 from changefeed.journal.watching import NoSuchTable, Watching, WatchOptions
 from changefeed.postgres.named_queries import read_script
-from tests.feed_case import ORDERS, FeedTestCase
+from tests.feed_case import ORDERS, FeedTestCase, message
 
 
 class WatchingTest(FeedTestCase):
@@ -160,12 +160,29 @@ class RemovedSchemaTest(FeedTestCase):
         self.watch()
         await self.feed.watching._maintain_once()
         await self.fetch_json("/readyz")
-        self.write(read_script("uninstall.sql"))
-        await self.feed.watching._maintain_once()
-        assert "was removed" in (await self.fetch_json("/readyz", 503))["error"]["message"]
-        self.write(read_script("install.sql"))
-        await self.feed.watching._maintain_once()
+        with ExpectLog("changefeed.follower", "the journal (cannot be read|was replaced|was removed)", required=False):
+            self.write(read_script("uninstall.sql"))
+            await self.feed.watching._maintain_once()
+            assert "was removed" in (await self.fetch_json("/readyz", 503))["error"]["message"]
+            self.write(read_script("install.sql"))
+            self.feed.follower.reidentify()
+            while self.feed.readiness.trouble is not None:
+                await self.feed.follower.until_known(1.0)
+                await asyncio.sleep(0)
         await self.fetch_json("/readyz")
+
+    @gen_test
+    async def test_it_is_not_ready_as_soon_as_clients_get_the_gap(self):
+        self.watch()
+        self.feed.follower.wake()
+        await self.feed.follower.until_moved()
+        socket = await self.connect(protocol=True)
+        await message(socket, "hello")
+        with ExpectLog("changefeed.follower", "the journal was removed"):
+            self.write(read_script("uninstall.sql"))
+            self.feed.follower.wake()
+            assert "the journal was removed" in (await message(socket, "gap"))["why"]
+        assert "was removed" in (await self.fetch_json("/readyz", 503))["error"]["message"]
 
 
 class NoPlainChannelTest(FeedTestCase):

@@ -143,6 +143,28 @@ def test_two_installs_at_once_both_succeed(empty: Session):
     assert empty.value("SELECT count(*) FROM changefeed.meta") == 1
 
 
+def test_an_install_that_waited_for_an_uninstall_says_so(db: JournalDatabase):
+    uninstalling = Session(db.connection.dsn)
+    uninstalling.run("BEGIN; DROP SCHEMA changefeed, changefeed_secret CASCADE")
+    refused: list[psycopg2.Error] = []
+
+    def run() -> None:
+        try:
+            postgres.execute(db.connection.dsn, read_script("install.sql"))
+        except psycopg2.Error as error:
+            refused.append(error)
+
+    installing = threading.Thread(target=run)
+    installing.start()
+    while not db.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareUpdateExclusiveLock'"):
+        pass
+    uninstalling.run("COMMIT")
+    installing.join()
+    uninstalling.connection.close()
+    assert [error.diag.message_primary for error in refused] == ["the schema changefeed was removed meanwhile"]
+    assert db.value("SELECT to_regnamespace('changefeed')") is None
+
+
 @pytest.fixture
 def owner(empty: Session) -> Iterator[Session]:
     """The owner of a database, who is no superuser."""

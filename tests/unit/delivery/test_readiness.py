@@ -13,8 +13,8 @@ def test_a_server_that_cannot_read_the_journal_is_not_ready():
         state=ListenerState.LISTENING, since=MOMENT, reason=None, is_ready=True, not_ready_reason="deaf"
     )
     follower: Any = SimpleNamespace(trouble=None, cache=None)
-    watching: Any = SimpleNamespace(installation=SimpleNamespace(is_removed=False))
-    readiness = Readiness(listener, follower, watching, "shop", needs_journal=False)
+    installation: Any = SimpleNamespace(is_removed=False)
+    readiness = Readiness(listener, follower, installation, "shop", needs_journal=False)
     assert (readiness.trouble, readiness.database_state()["state"]) == (None, "listening")
     follower.trouble = "the journal cannot be read"
     assert readiness.trouble == "the journal cannot be read"

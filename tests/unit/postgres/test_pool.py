@@ -142,6 +142,13 @@ class DatabaseTest(DatabaseTestCase):
         await self.use_all(self.database)
 
     @gen_test
+    async def test_a_script_that_fails_in_its_transaction_leaves_the_connection_usable(self):
+        for _ in range(8):
+            with pytest.raises(psycopg2.errors.DivisionByZero):
+                await self.database.fetch("BEGIN; SELECT 1 / 0; COMMIT")
+            assert await self.database.fetch("SELECT 1") == [(1,)]
+
+    @gen_test
     async def test_wrong_parameters_leave_the_connection_usable(self):
         for _ in range(SIZE + 1):
             with pytest.raises(KeyError):
