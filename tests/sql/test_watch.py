@@ -471,13 +471,15 @@ def test_triggers_look_the_same_under_all_settings(database: str, setting: str):
     admin.close()
 
 
-def test_its_cost_does_not_depend_on_the_number_of_other_tables(db: JournalDatabase):
+def test_it_does_not_read_the_columns_of_all_other_tables(db: JournalDatabase):
     db.run(
         "DO $$ BEGIN FOR i IN 1..500 LOOP EXECUTE format('CREATE TABLE other%s (id int, n int)', i); END LOOP; END $$"
     )
     db.run("CREATE TABLE one (id int PRIMARY KEY); ANALYZE pg_class, pg_attribute")
+    read = "SELECT pg_stat_get_xact_tuples_returned('pg_attribute'::regclass)"
     for call in ("watch('one')", "watch('one', omit => '{id}')", "unwatch('one')"):
-        db.run(f"BEGIN; SELECT changefeed.{call}")
-        for catalog in ("pg_class", "pg_attribute"):
-            assert db.value("SELECT pg_stat_get_xact_tuples_returned(%s::regclass)", catalog) < 500, (call, catalog)
+        db.run("BEGIN")
+        before = db.value(read)  # what the session has read since it last reported it
+        db.run(f"SELECT changefeed.{call}")
+        assert db.value(read) - before < 500, call
         db.run("COMMIT")
