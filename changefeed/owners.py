@@ -1,6 +1,7 @@
 """Divides what is limited among its owners: how much each may have, and whose turn is next. Knows no work."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 # Of what is limited, the most that one party may have, and one address of a holder. So others find room.
@@ -11,6 +12,7 @@ Item = TypeVar("Item")
 Key = TypeVar("Key")
 
 Party = tuple[str | None, ...]
+AnyParty = TypeVar("AnyParty", bound=Party)
 
 
 class Owner(NamedTuple):
@@ -50,6 +52,10 @@ class Quotas:
         return self.used + amount <= self._limit and all(
             self._used[party] + amount <= quota for party, quota in zip(owner.parties, self._quotas, strict=False)
         )
+
+    def have_room_for(self, party: Party) -> bool:
+        """Whether a party, the first of an owner's, may have one more."""
+        return self._used[party] < self._quotas[0]
 
     def count(self, party: Party, amount: int) -> None:
         self._used[party] += amount
@@ -128,11 +134,14 @@ class Line(Generic[Item]):
         """The item that is next of an owner that may have more, if any. The party with least goes first."""
         if quotas.is_used_up:
             return None
-        ready = [party for party, owners in self._waiting.items() if any(map(quotas.have_room, owners))]
-        if not ready:
-            return None
-        party = min(ready, key=quotas.used_by)
-        return self._take(party, min(filter(quotas.have_room, self._waiting[party]), key=quotas.used_by))
+        ready = (
+            party
+            for party, owners in self._waiting.items()
+            if quotas.have_room_for(party) and any(map(quotas.have_room, owners))
+        )
+        party = _with_least(ready, quotas)
+        owner = _with_least(filter(quotas.have_room, self._waiting[party]), quotas) if party else None
+        return self._take(party, owner) if party and owner else None
 
     def _take(self, party: Party, owner: Owner) -> Item:
         owners = self._waiting.pop(party)
@@ -145,6 +154,17 @@ class Line(Generic[Item]):
         if owners:
             self._waiting[party] = owners
         return item
+
+
+def _with_least(ready: Iterable[AnyParty], quotas: Quotas) -> AnyParty | None:
+    """The first of those with least. The search ends at one that has nothing, as all but a few do where many wait."""
+    least = None
+    for party in ready:
+        if least is None or quotas.used_by(party) < quotas.used_by(least):
+            least = party
+        if not quotas.used_by(least):
+            break
+    return least
 
 
 def _drop_one(counter: "Counter[Key]", key: Key) -> bool:

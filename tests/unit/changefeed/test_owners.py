@@ -1,5 +1,7 @@
 """How much each owner may have, what shared things count for, and whose turn is next."""
 
+from unittest import mock
+
 import pytest
 
 from changefeed.owners import Holding, Line, Owner, Quotas
@@ -78,3 +80,20 @@ def test_the_one_with_least_goes_first():
     held(quotas, 1, B1)
     assert [line.take_within(quotas) for _ in range(3)] == ["b1", "a2", None]
     assert line
+
+
+@pytest.mark.parametrize("holder", ["a", None])
+@pytest.mark.parametrize("used", [1, 3])
+def test_the_next_one_is_found_without_a_look_at_all(holder: str | None, used: int):
+    looks: list[int] = []
+    for count in (100, 200, 400):
+        quotas = Quotas(4)
+        line = Line[int]()
+        for number in range(count):
+            line.add(Owner(holder, str(number)), number)
+        held(quotas, 1, Owner(holder, "x"))
+        held(quotas, used - 1, Owner(holder, "y"))
+        with mock.patch.object(Quotas, "have_room", autospec=True, side_effect=Quotas.have_room) as look:
+            line.take_within(quotas)
+        looks.append(look.call_count)
+    assert len({*looks}) == 1
