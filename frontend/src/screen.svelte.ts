@@ -40,8 +40,6 @@ export interface TailPicture {
   readonly held: Held | null;
 }
 
-const nameOf = ({ schema, table }: TableStatus): string => tableName(schema, table);
-
 export class Screen {
   choices: Choices;
   dialog: DialogName | null = $state.raw(null);
@@ -130,17 +128,17 @@ export class Screen {
     this.choose({ conditions: isThere ? others : [...others, condition] });
   }
 
-  /** Of every table that is known, null until they are; those of tables that changed are among them. */
+  /** Of every table that is known, null until they are; a new one is known once it has changed. */
   get tableNames(): readonly string[] | null {
-    if (this.watchable === null || this.tables.of === 0) return this.watchable?.map(nameOf) ?? null;
-    return [...this.watchable.map(nameOf), ...(this.#state.server?.totals.keys() ?? [])];
+    const changed = this.tables.lines.map(({ name }) => name);
+    return this.watchable?.map(({ schema, table }) => tableName(schema, table)).concat(changed) ?? null;
   }
 
   /** Adds the conditions that are not there yet. */
   narrow(conditions: readonly Condition[]): void {
     const all = [...this.choices.conditions];
     for (const condition of conditions) if (!all.some((other) => isSame(other, condition))) all.push(condition);
-    if (all.length > this.choices.conditions.length) this.choose({ conditions: all });
+    this.choose({ conditions: all });
   }
 
   get rowsShown(): readonly TailEntry[] {

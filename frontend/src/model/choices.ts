@@ -55,7 +55,7 @@ export const DEFAULTS: Choices = {
 };
 
 /** A table's name may have blanks, but not another term of the filter after one. */
-const OTHER_TERM = /\s(?:-?(?:table|t):|(?:op|action):|[^=!<>\s"]+!?=)/;
+const OTHER_TERM = /\s\S*[:=]/;
 
 /** An invalid choice falls back to its default. */
 export function readChoices(search: string): Choices {

@@ -19,8 +19,6 @@ export interface Span {
 
 /** What is within double quotes, or has no blank. A quote that is never closed is a character like others. */
 const TERMS = /(?:"(?:[^"\\]|\\.)*"|\S)+/gs;
-/** A part of a table's name that needs quotes only for its blanks, as the server writes it without. */
-const QUOTED_PART = /(?<=^|\.)"([^".*]+)"(?=\.|$)/g;
 
 /**
  * `table:orders`, `-table:orders`, `op:insert`, `status=paid`, `status!=paid`; anything else is text. Blanks separate
@@ -32,7 +30,7 @@ export function conditionsOf(typed: string): readonly Condition[] {
 
 function conditionOf(text: string): Condition {
   const table = /^(-?)(?:table|t):(.+)$/s.exec(text);
-  if (table) return { kind: 'table', table: table[2]!.replace(QUOTED_PART, '$1'), isExcluded: table[1] === '-' };
+  if (table) return { kind: 'table', table: withBlanks(table[2]!), isExcluded: table[1] === '-' };
   const letter = /^(?:op|action):(\w+)$/i.exec(text)?.[1]?.toUpperCase();
   const action = ACTIONS.find((action) => letter !== undefined && action.startsWith(letter));
   if (action) return { kind: 'action', action };
@@ -48,49 +46,35 @@ function withBlanks(text: string): string {
 }
 
 function unquoted(text: string): string {
-  if (!text.startsWith('"')) return text;
-  try {
-    return String(JSON.parse(text));
-  } catch {
-    return text.slice(1, -1);
-  }
+  return text.startsWith('"') ? text.slice(1, -1).replaceAll(/\\(.)/gs, '$1') : text;
 }
 
-function quoted(text: string): string {
-  return /\s/.test(text) ? JSON.stringify(text) : text;
+function quoted(text: string, needed = /\s/): string {
+  return needed.test(text) ? `"${text.replaceAll(/["\\]/g, '\\$&')}"` : text;
 }
 
 /** Why nothing can match it, and what to write instead; null if something may. `tables` are all, null while unknown. */
 export function troubleOf(condition: Condition, tables: readonly string[] | null): string | null {
   if (condition.kind === 'table')
     return tables === null || tables.some((table) => names(condition.table, table)) ? null : 'no table has this name';
-  if (condition.kind !== 'text') return null;
-  if (/^(?:op|action):/i.test(condition.text)) return 'an action is insert, update, delete or truncate';
-  return /^-?(?:table|t):$/.test(condition.text) ? 'the name of a table follows the colon' : null;
+  const isAction = condition.kind === 'text' && /^(op|action):/i.test(condition.text);
+  return isAction ? 'an action is insert, update, delete or truncate' : null;
 }
 
 /** What to type to get it. */
 export function conditionText(condition: Condition): string {
   switch (condition.kind) {
     case 'table':
-      return `${condition.isExcluded ? '-' : ''}table:${quotedTable(condition.table)}`;
+      return `${condition.isExcluded ? '-' : ''}table:${quoted(condition.table)}`;
     case 'action':
       return `op:${condition.action.toLowerCase()}`;
     case 'column':
-      return `${quotedColumn(condition.column)}${condition.isExcluded ? '!' : ''}=${quoted(condition.value)}`;
+      return `${quoted(condition.column, /[=!<>\s"]/)}${condition.isExcluded ? '!' : ''}=${quoted(condition.value)}`;
     case 'text':
       return quoted(condition.text);
     default:
       return assertNever(condition);
   }
-}
-
-function quotedColumn(name: string): string {
-  return /[=!<>\s"]/.test(name) ? JSON.stringify(name) : name;
-}
-
-function quotedTable(name: string): string {
-  return name.replaceAll(/"(?:[^"]|"")*"|[^."]+/g, (part) => (part.startsWith('"') || !/\s/.test(part) ? part : `"${part}"`));
 }
 
 export function isSame(one: Condition, other: Condition): boolean {
