@@ -309,6 +309,16 @@ SELECT changefeed.watch(
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
 
+-- watch unless watched --
+-- The same, without options. A table that is watched by now keeps those it has.
+SELECT changefeed.watch(c.oid)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text
+  AND NOT EXISTS (
+      SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+      WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed')
+  );
+
 -- named tables --
 -- Those tables of these pairs of schema and name that exist.
 SELECT n.nspname, c.relname

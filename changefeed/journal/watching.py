@@ -129,7 +129,7 @@ class Watching:
             raise CannotWatch(f"{name}: {REMOVED}")
         return await self._watch(name, table, options)
 
-    async def _watch(self, name: str, table: TableName, options: WatchOptions = DEFAULT_OPTIONS) -> bool:
+    async def _watch(self, name: str, table: TableName, options: WatchOptions) -> bool:
         with self._refusals(name, "watching it needs the right TRIGGER on the table"):
             rows = await self._database.fetch(
                 QUERIES["watch"],
@@ -144,6 +144,12 @@ class Watching:
         if not rows:
             raise no_such_table(name)
         return bool(rows[0][0])
+
+    async def _watch_new(self, name: str, table: TableName) -> bool:
+        """Watches a table of the patterns, unless it is watched by now, perhaps with options, or was dropped."""
+        with self._refusals(name, "watching it needs the right TRIGGER on the table"):
+            rows = await self._database.fetch(QUERIES["watch unless watched"], table._asdict())
+        return bool(rows and rows[0][0])
 
     async def unwatch(self, name: str) -> bool:
         """Stops watching a table; returns whether it was watched. Raises NoSuchTable or CannotWatch."""
@@ -256,10 +262,8 @@ class Watching:
             try:
                 if is_shown_only(schema, table):
                     raise CannotWatch(f"{name}: {NO_TEXT}")
-                if not is_watched and await self._watch(name, TableName(schema, table)):
+                if not is_watched and await self._watch_new(name, TableName(schema, table)):
                     logger.info("watching %s", name)
-                self.refused.pop(name, None)
-            except NoSuchTable:  # the table was dropped meanwhile
                 self.refused.pop(name, None)
             except CannotWatch as error:
                 if name not in self.refused:

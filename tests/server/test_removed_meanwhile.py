@@ -85,6 +85,17 @@ class RemovedMeanwhileTest(AsyncTestCase):
         assert self.execute("SELECT table_name FROM changefeed.status()") == [("orders",)]
 
     @gen_test
+    async def test_a_table_that_another_session_watches_meanwhile_keeps_its_options(self):
+        self.execute("CREATE TABLE orders (id int, secret text)")
+        watching = self.watching("public.orders")
+        await watching.installation.install()
+        watch = "SELECT changefeed.watch('orders', omit => '{secret}')"
+        is_watched = self.proxy.intervene(lambda: self.execute(watch), of="SELECT changefeed.watch(")
+        await watching._maintain_once()
+        assert is_watched.is_set()
+        assert self.execute("SELECT omit FROM changefeed.status()") == [(["secret"],)]
+
+    @gen_test
     async def test_a_request_installs_it_again(self):
         self.execute("CREATE TABLE orders (id int)")
         watching = self.watching("public.orders")

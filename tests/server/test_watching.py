@@ -133,9 +133,9 @@ class EmptyDatabaseTest(FeedTestCase):
 
         async def too_late(name: str, table: TableName) -> bool:
             self.write("DROP TABLE orders")
-            return await Watching._watch(watching, name, table)
+            return await Watching._watch_new(watching, name, table)
 
-        with mock.patch.object(watching, "_watch", too_late):
+        with mock.patch.object(watching, "_watch_new", too_late):
             await watching._maintain_once()
 
 
