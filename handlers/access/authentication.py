@@ -88,7 +88,8 @@ class Authenticator:
         self._refuse_foreign_host(request)
         self._refuse_proxied(request)
         refuse_token_in_url(request.arguments)
-        is_signed = "Authorization" in request.headers  # no browser adds this by itself
+        # No browser adds the header by itself. Without tokens it says nothing, as a page can make one up.
+        is_signed = self.tokens.are_required and "Authorization" in request.headers
         if request.method not in ("GET", "HEAD", "OPTIONS") and not is_signed:
             self._refuse_foreign(request)
         if need is Need.NOTHING:

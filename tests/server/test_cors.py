@@ -137,3 +137,7 @@ class AnyOriginTest(OriginCase):
         assert answer.headers["Access-Control-Allow-Origin"] == OTHER
         answer = await self.send("PUT", PATHS[3], headers={"Origin": OTHER}, body="")
         assert answer.code == 403
+        made_up = {"Origin": OTHER, "Authorization": "Bearer x", "Sec-Fetch-Site": "cross-site"}
+        for method, body in (("PUT", "{}"), ("DELETE", None)):
+            answer = await self.send(method, PATHS[3], headers=made_up, body=body)
+            assert (answer.code, json.loads(answer.body)["error"]["code"]) == (403, "foreign_origin")

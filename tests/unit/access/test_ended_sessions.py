@@ -11,7 +11,7 @@ from tornado.testing import gen_test
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from handlers.access.ended_sessions import ENDED_SESSIONS_BYTES, SESSIONS_KEPT, EndedSessions, Session
+from handlers.access.ended_sessions import ENDED_SESSIONS_BYTES, RINGS, SESSIONS_KEPT, EndedSessions, Session
 from handlers.http.close_codes import CloseCode
 from process.shared_numbers import shared_memory
 from tests import postgres
@@ -22,8 +22,8 @@ from tests.server_process import ServerProcess
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
-def session(number: int) -> Session:
-    return Session(f"{number:016x}", 1000.0 + number)
+def session(number: int, token: str = TOKEN) -> Session:
+    return Session(f"{number:016x}", 1000.0 + number, token)
 
 
 def test_one_that_was_ended_is_ended_in_every_process():
@@ -40,18 +40,27 @@ def test_one_that_was_ended_is_ended_in_every_process():
 
 
 def test_many_ended_sessions_stay_ended_in_little_memory():
-    ended = EndedSessions()
-    for number in range(3 * SESSIONS_KEPT):
-        ended.end(session(number))
-    assert all(ended.has(session(number)) for number in range(3 * SESSIONS_KEPT))
-    assert not ended.has(session(3 * SESSIONS_KEPT))
-    assert len(ended._ended) <= 2 * SESSIONS_KEPT
-    slowly = EndedSessions()
-    for number in range(5 * SESSIONS_KEPT):
-        slowly.end(session(number))
+    ended, slowly = EndedSessions(), EndedSessions()
+    many = [session(number, f"token {number % RINGS}") for number in range(3 * RINGS * SESSIONS_KEPT)]
+    for one in many:
+        ended.end(one)
+        slowly.end(one)
         slowly.news()
-    assert all(slowly.has(session(number)) for number in range(5 * SESSIONS_KEPT))
-    assert len(slowly._ended) <= 2 * SESSIONS_KEPT
+    for each in (ended, slowly):
+        assert all(map(each.has, many))
+        assert len(each._ended) <= 2 * RINGS * SESSIONS_KEPT
+
+
+def test_a_token_that_signs_out_often_ends_only_its_own_sessions():
+    ended = EndedSessions()
+    mine = [session(number) for number in range(3 * SESSIONS_KEPT)]
+    others = [session(0, f"token {number}") for number in range(2 * RINGS)]
+    for one in mine:
+        ended.end(one)
+    assert all(map(ended.has, mine))
+    assert not ended.has(session(len(mine)))
+    assert not [one for one in others if ended.has(one) and one.ring != mine[0].ring]
+    assert len({one.ring for one in others}) > RINGS / 2
 
 
 class SignOutTest(AccessTestCase):
@@ -84,10 +93,10 @@ class SignOutTest(AccessTestCase):
             assert (status, said["is_signed_in"]) == (200, False)
             refused = await self.connect("/ws", **mine)
             assert await refused.read_message() is None
-            ended = list(self.feed.authenticator.ended._seen)
+            ended = list(self.feed.authenticator.ended._counts)
             await self.ask("none", "/api/session", method="DELETE", headers=mine)  # once more does nothing
             assert not self.feed.authenticator.ended.news()
-            assert self.feed.authenticator.ended._seen == ended
+            assert self.feed.authenticator.ended._counts == ended
             assert await self.status(other) == 200
 
     @gen_test
