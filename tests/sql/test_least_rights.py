@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.error import HTTPError
@@ -29,6 +31,36 @@ MAKE, READ, TEND, SEE, WATCH, BACKEND, ROWS = re.findall(r"^```sql\n(.*?)^```$",
 def test_the_doctor_asks_for_what_the_document_has():
     for name, block in (("what reads", READ), ("what maintains", TEND)):
         assert journal_checks.grants(journal_checks.QUERIES[name], ROLE) == " ".join(block.split())
+
+
+def test_the_script_grants_what_the_document_has():
+    """Of (b) and (d) what is not of a table of the user's."""
+    script = (ROOT / "sql" / "grants.sql").read_text("utf-8").replace(':"role"', ROLE)
+    statements = re.findall(r"^GRANT [^;]*;", script, re.MULTILINE)
+    wanted = re.findall(r"^GRANT [^;]*;", "".join((READ, TEND, WATCH, ROWS)), re.MULTILINE)
+    assert statements == [grant for grant in wanted if " ON TABLE " not in grant]
+
+
+@pytest.mark.parametrize("option", ["watch", "rows", ""])
+def test_the_script_grants_only_what_was_asked_for(option: str):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, read_script("install.sql"))
+    role = f'odd "role" {parse_dsn(conninfo)["dbname"]}'
+    quoted = '"' + role.replace('"', '""') + '"'
+    postgres.execute(conninfo, f"CREATE ROLE {quoted}")
+    flags = ["-v", f"{option}=yes"] if option else []
+    script = str(ROOT / "sql" / "grants.sql")
+    for _ in range(2):
+        subprocess.run(
+            [shutil.which("psql") or "psql", "-q", "-v", f"role={role}", *flags, "-f", script, conninfo], check=True
+        )
+    calls = "SELECT has_function_privilege(%s, 'changefeed.{}', 'EXECUTE')"
+    granted = {
+        what: postgres.execute(conninfo, calls.format(function), (role,)) == [(True,)]
+        for what, function in (("", "status()"), ("watch", "request()"), ("rows", "cursor()"))
+    }
+    assert granted == {"": True, "watch": option == "watch", "rows": option == "rows"}
+    postgres.execute(conninfo, f"DROP OWNED BY {quoted}; DROP ROLE {quoted}")
 
 
 def test_a_back_end_gets_its_cursor_and_nothing_else():
