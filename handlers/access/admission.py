@@ -13,7 +13,7 @@ from changefeed.owners import Owner
 from handlers.access.crowd import Crowd
 from handlers.access.errors import ApiError
 from handlers.access.forwarded import network_of
-from handlers.access.rate import RateLimiter, RateLimiterPerAddress
+from handlers.access.rate import RateLimiterPerKey, SharedRateLimiter
 from handlers.access.requests import RequestsUnderWay
 from handlers.delivery.client_counts import ClientCounts
 from process.shared_numbers import SharedNumbers
@@ -34,9 +34,9 @@ class Admission:
         self._limit = settings.client_limit
         self._limit_per_address = settings.client_limit_per_address
         self._limit_per_token = settings.client_limit_per_token
-        self._pace = RateLimiter(settings.clients_per_second)  # of those with a token
-        self._pace_without_token = RateLimiter(settings.clients_per_second)
-        self._pace_per_address = RateLimiterPerAddress(settings.clients_per_second_per_address)
+        self._pace = SharedRateLimiter(settings.clients_per_second)  # of those with a token
+        self._pace_without_token = SharedRateLimiter(settings.clients_per_second)
+        self._pace_per_address = RateLimiterPerKey(settings.clients_per_second_per_address)
         self.outside: Crowd[Hashable] = Crowd(settings.sign_in_limit)
         self.unread: Crowd[Hashable] = Crowd(settings.unread_limit_bytes)
         self.requests = RequestsUnderWay(settings.request_limit, numbers)
@@ -54,11 +54,12 @@ class Admission:
 
     def check_rate(self, address: str | None, holder: str | None = None) -> None:
         """Counts a new connection; `holder` identifies its token, if any. Raises ApiError if there are too many."""
+        owner = Owner(holder, network_of(address or ""))
         if holder:
-            self._wait("pace", self._pace.wait_seconds())
+            self._wait("pace", self._pace.wait_seconds(owner))
         else:
-            self._wait("address_pace", self._pace_per_address.wait_seconds(network_of(address or "")))
-            self._wait("pace", self._pace_without_token.wait_seconds())
+            self._wait("address_pace", self._pace_per_address.wait_seconds(owner.address))
+            self._wait("pace", self._pace_without_token.wait_seconds(owner))
 
     def _wait(self, reason: str, wait_seconds: float) -> None:
         if wait_seconds:

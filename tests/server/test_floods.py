@@ -61,6 +61,14 @@ class PaceOfStrangersTest(DoorCase):
         assert self.counted(CLIENTS_REFUSED, "pace") == 2
         assert not isinstance(await self.knock("full", "/ws"), int)
 
+    @gen_test
+    async def test_a_token_that_connects_often_leaves_the_others_their_pace(self):
+        one_token = {"Authorization": "Bearer for-narrow-clients"}
+        while (await self.ask("none", "/ws", headers=one_token))[0] != 503:
+            pass
+        for _ in range(4):
+            assert not isinstance(await self.knock("full", "/ws"), int)
+
 
 class StrangersTest(DoorCase):
     more_flags = ("--client-limit", "2", "--sign-in-limit", "3", "--trusted-proxies", "127.0.0.1")

@@ -2,7 +2,15 @@
 
 import pytest
 
-from handlers.access.rate import ADDRESS_LIMIT, BURST_SECONDS, LONGEST_WAIT_SECONDS, RateLimiter, RateLimiterPerAddress
+from changefeed.owners import Owner
+from handlers.access.rate import (
+    BURST_SECONDS,
+    KEY_LIMIT,
+    LONGEST_WAIT_SECONDS,
+    RateLimiter,
+    RateLimiterPerKey,
+    SharedRateLimiter,
+)
 
 
 class Clock:
@@ -51,17 +59,47 @@ def test_without_a_limit_every_client_passes():
 
 
 def test_each_address_has_a_pace_of_its_own():
-    pace = RateLimiterPerAddress(1, Clock())
+    pace = RateLimiterPerKey(1, Clock())
     assert [pace.wait_seconds("a") > 0 for _ in range(BURST_SECONDS + 1)] == [False] * BURST_SECONDS + [True]
     assert pace.wait_seconds("b") == 0
-    assert RateLimiterPerAddress(0).wait_seconds("a") == 0
+    assert RateLimiterPerKey(0).wait_seconds("a") == 0
 
 
 def test_the_newest_addresses_are_remembered():
-    pace = RateLimiterPerAddress(1, Clock())
-    for number in range(2 * ADDRESS_LIMIT):
+    pace = RateLimiterPerKey(1, Clock())
+    for number in range(2 * KEY_LIMIT):
         pace.wait_seconds(str(number))
         for _ in range(BURST_SECONDS + 1):
             pace.wait_seconds("busy") if number % 1000 == 0 else None
     assert pace.wait_seconds("busy") > 0
-    assert len(pace._limiters) == ADDRESS_LIMIT
+    assert len(pace._limiters) == KEY_LIMIT
+
+
+def passed(pace: SharedRateLimiter, owner: Owner, times: int = 1_000) -> int:
+    return sum(pace.wait_seconds(owner) == 0 for _ in range(times))
+
+
+@pytest.mark.parametrize(
+    ("often", "others", "share"),
+    [
+        ([Owner("a", "1"), Owner("a", "2")], [Owner("b", "1")], 3 / 4),  # holders
+        ([Owner("a", "1")], [Owner("a", "2"), Owner("b", "1")], 1 / 2),  # addresses of a holder
+        ([Owner(None, "1")], [Owner(None, "2")], 3 / 4),
+    ],
+)
+def test_an_owner_that_comes_often_leaves_a_part_to_the_others(often: list[Owner], others: list[Owner], share: float):
+    clock = Clock()
+    pace = SharedRateLimiter(8, clock)
+    assert sum(passed(pace, owner) for owner in often) == 80 * share
+    for _ in range(100):
+        clock.now += 1
+        at_once = sum(passed(pace, owner) for owner in often)
+    assert at_once == 8  # alone, it has the whole rate
+    for _ in range(100):
+        clock.now += 1
+        assert [passed(pace, owner, 1) for owner in others] == [1] * len(others)
+        assert sum(passed(pace, owner) for owner in often) == 8 - len(others)
+
+
+def test_without_a_limit_every_owner_passes():
+    assert passed(SharedRateLimiter(0, Clock()), Owner("a", "1")) == 1_000
