@@ -35,9 +35,13 @@ GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changef
     changefeed.refresh(), changefeed.refresh(oid[]) TO :"role";
 
 \if :{?watch}
+\if :watch
 GRANT EXECUTE ON FUNCTION changefeed.watch, changefeed.apply, changefeed.request, changefeed.grant_request TO :"role";
 \endif
+\endif
 \if :{?rows}
+\if :rows
 GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.json_array, changefeed.next_rows, changefeed.refuse_column TO :"role";
+\endif
 \endif
 COMMIT;
