@@ -456,7 +456,7 @@ LIMITS = (
         64 << 20,
         "BYTES",
         "maximum bytes of all answers that are being made or wait for clients that do not read them, per process; "
-        "beyond it the oldest of the address with the most is closed",
+        "beyond it the oldest of the token, and then of the address, with the most is closed",
     ),
     Setting(
         "rows_limit",
