@@ -251,8 +251,8 @@ class Journal:
             raise NotACursor(MANGLED)
         return place
 
-    def has_deleted_before(self, place: Place) -> bool:
-        """Whether retention deleted a change that a client at `place` has not read, or what told the order there."""
+    def has_gap_after(self, place: Place) -> bool:
+        """Whether retention deleted a change that a client at `place` has not read, or what showed the order there."""
         return self.horizon.hides_from(place) or (
             not place.is_batch_end and any(entries.may_differ_after(place.id) for entries in self._entries.values())
         )

@@ -14,9 +14,8 @@ from changefeed.turns import Turn
 from handlers.access.authentication import Need
 from handlers.access.errors import database_needed, journal_replaced, no_journal, whole_number
 from handlers.delivery.dialects import gap_fields, gap_within, loss_gap
-from handlers.feed.client import TAKEN_AWAY
 from handlers.feed.query import parse_query
-from handlers.feed.start import check_subscription, find_place, until_journal_known
+from handlers.feed.start import DELETED, check_subscription, find_place, until_journal_known
 from handlers.http.base import ApiHandler
 
 DEFAULT_LIMIT = 1_000
@@ -54,7 +53,7 @@ class ChangesHandler(ApiHandler):
         except (JournalReplaced, LostPast):
             raise journal_replaced() from None
         if self._was_emptied and gap is None:
-            gap = gap_within(selection, Gap(TAKEN_AWAY, from_cursor=query.since))
+            gap = gap_within(selection, Gap(DELETED, from_cursor=query.since))
         changes = without_losses(taken)
         is_restricted = selection.subscription.is_restricted
         gaps = [gap] if gap else []
@@ -99,7 +98,7 @@ class ChangesHandler(ApiHandler):
             page = cache.page_after(place) if cache and place != BEGINNING else None
             if is_read := page is None:
                 page = await self.context.journal.read_for_client(self.owner, place)
-                self._was_emptied |= not is_oldest and self.context.journal.has_deleted_before(place)
+                self._was_emptied |= not is_oldest and self.context.journal.has_gap_after(place)
             is_oldest = False
             for change in page.changes:
                 if looked_at >= LOOK_LIMIT and not is_restricted:

@@ -34,12 +34,11 @@ from handlers.delivery.live_clients import LiveClient
 from handlers.delivery.outbox import Outbox
 from handlers.feed.query import FeedQuery
 from handlers.feed.rows import send_rows, told_of_refusals
-from handlers.feed.start import LOST_PAST, Start, cursor_of, is_current
+from handlers.feed.start import DELETED, LOST_PAST, Start, cursor_of, is_current
 from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.feed_client")
 
-TAKEN_AWAY = "retention removed changes that were about to be read"
 SLICE_CHANGES = 500
 PICKED_AT_ONCE = 16  # changes, before a look at the clock: a filter may take half a millisecond for each
 # What a page costs in addition to its changes, in changes. In a slow feed each page has one or two: a client that read
@@ -313,12 +312,12 @@ class FeedClient:
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower logs it, and moves on when the database is back
         journal = self._context.journal
-        if journal.has_deleted_before(place) and journal.horizon.extent != self._reported_extent:
+        if journal.has_gap_after(place) and journal.horizon.extent != self._reported_extent:
             self._reported_extent = journal.horizon.extent
             if self.dialect is PLAIN:  # has no message for gaps: its cursor will be answered with 410
-                self.leave(TAKEN_AWAY)
+                self.leave(DELETED)
                 return None
-            self.outbox.send(self.dialect.gap(Gap(TAKEN_AWAY)))
+            self.outbox.send(self.dialect.gap(Gap(DELETED)))
         return page
 
     async def _pick(self, changes: Sequence[Change]) -> Sequence[Change]:

@@ -19,6 +19,7 @@ from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
 SSE_DEADLINE_SECONDS = 1.0  # an EventSource gets a delay, and reconnects by itself
+DELETED = "retention deleted changes after the cursor, or some on which their order depends"
 LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, a failover, or restored files"
 
 
@@ -144,10 +145,10 @@ def is_current(context: ServerContext, reading: Reading) -> bool:
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """The gap for a client that resumes from this cursor, which names the place, if changes can no longer be read."""
     horizon = context.journal.horizon
-    if context.journal.has_deleted_before(place):
+    if context.journal.has_gap_after(place):
         # Its end may be that of a change that one may not see.
         until = None if subscription.is_restricted else horizon.deleted_until
-        return Gap("the cursor is older than what the journal keeps", from_cursor=cursor, until=until)
+        return Gap(DELETED, from_cursor=cursor, until=until)
     if place.losses < horizon.lost_statements:
         return Gap(UNRECORDED, from_cursor=cursor)
     return context.lookout.missed_since(place, cursor, subscription)

@@ -368,7 +368,7 @@ class ResumeTest(JournalTestCase):
         while await self.ids(live, 1) != [5]:
             pass
         page = await self.fetch_json(f"/api/changes?since={cursors[0]}")
-        assert "older than what the journal keeps" in page["gap"]["why"]
+        assert "retention deleted changes after the cursor" in page["gap"]["why"]
         [(last_at,)] = self.write("SELECT last_value FROM changefeed.lost_at")
         assert page["gap"]["until"] == iso(datetime.fromtimestamp(last_at / 1e6, UTC))
         page = await self.fetch_json(f"/api/changes?since={cursors[2]}")

@@ -386,7 +386,7 @@ def test_the_order_of_a_row_whose_history_retention_deleted(db: JournalDatabase,
         assert (after == [(row["action"], row["data"]["id"]) for row in map(row_of, before)]) == (not names_t)
         for seen, change in enumerate(before, 1):
             place = anew.decode(change.cursor or "")
-            assert anew.has_deleted_before(place) == (seen < len(before))
+            assert anew.has_gap_after(place) == (seen < len(before))
 
     asyncio.run(check())
 
@@ -400,6 +400,6 @@ def test_no_order_is_unsure_in_a_young_journal_of_which_nothing_is_deleted(db: J
         journal = await opened(db)
         changes = await all_after(journal, BEGINNING)
         assert [action for action, *_ in parsed(changes)] == ["INSERT", "UPDATE", "DELETE"]
-        assert not any(journal.has_deleted_before(journal.decode(change.cursor or "")) for change in changes)
+        assert not any(journal.has_gap_after(journal.decode(change.cursor or "")) for change in changes)
 
     asyncio.run(check())
