@@ -94,7 +94,7 @@ class LiveClients:
 
     def discard(self, client: LiveClient) -> None:
         self._connected.discard(client)
-        self.has_drained(client)
+        self.note_drained(client)
 
     def join(self, client: LiveClient) -> Audience[LiveClient]:
         """Makes the client live; returns its audience, for leave()."""
@@ -110,11 +110,11 @@ class LiveClients:
         """Returns once every live client was sent what had been published; the caller then goes on in the same turn."""
         await self._work.emptied()
 
-    def is_busy(self, client: LiveClient) -> None:
+    def note_busy(self, client: LiveClient) -> None:
         """Called when the client does not read at once what it is sent."""
         self._busy_since.setdefault(client, time.monotonic())
 
-    def has_drained(self, client: LiveClient) -> None:
+    def note_drained(self, client: LiveClient) -> None:
         self._busy_since.pop(client, None)
 
     def close(self) -> None:

@@ -122,7 +122,7 @@ class FeedClient:
             return False
         self.outbox.send(buffer)
         if self.outbox.is_busy:
-            self._live_clients.is_busy(self)
+            self._live_clients.note_busy(self)
         return True
 
     def hold_back(self, changes: Sequence[Change], cursor: str | None) -> None:
@@ -151,7 +151,7 @@ class FeedClient:
 
     def _on_drained(self) -> None:
         """Called when the client has read everything: sends the newest state of the rows that it missed."""
-        self._live_clients.has_drained(self)
+        self._live_clients.note_drained(self)
         if self._conflation is None:
             return
         changes, skipped = self._conflation.take()
