@@ -11,8 +11,9 @@
 -- of trusted types; for an UPDATE, one row) takes one INSERT. Only if that writes nothing does the rest find out why.
 --
 -- Their argument, if there is one, is JSON:
--- {"omit": [column, ...], "hash": [column, ...], "numbers": {column: attnum, ...}, "limit": rows, "root": true, "dynamic": true}
--- The numbers identify the columns to omit and to hash: a name can pass to another column.
+-- {"omit": [column, ...], "hash": [column, ...], "numbers": {column: attnum, ...}, "gone_in": table's oid,
+--  "limit": rows, "root": true, "dynamic": true}
+-- The numbers identify the columns to omit and to hash: a name can pass to another column. refresh() notes in which table one is gone.
 DO $make$
 DECLARE
     -- Evaluated at each statement if there are types that are not PostgreSQL's own: these, and their owners, can change

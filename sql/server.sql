@@ -379,6 +379,7 @@ CROSS JOIN LATERAL (
 ) AS h (name)
 LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
 WHERE a.attnum IS NULL OR w.options ? 'numbers' AND a.attnum IS DISTINCT FROM (w.options -> 'numbers' ->> h.name)::integer
+   OR (w.options ->> 'gone_in')::oid <> c.oid
 ORDER BY 1, 2, 3;
 
 -- has plain triggers --

@@ -138,6 +138,7 @@ BEGIN
                 SELECT FROM pg_attribute AS a
                 WHERE a.attrelid = TG_RELID AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped
                   AND (options -> 'numbers' IS NULL OR a.attnum = (options -> 'numbers' ->> name)::integer)
+                  AND coalesce((options ->> 'gone_in')::oid = TG_RELID, true)
             )
         ) THEN
             RAISE EXCEPTION 'a column that was to be left out or hashed is gone; call changefeed.watch again';

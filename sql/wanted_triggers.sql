@@ -39,25 +39,31 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
             (
                 -- A partition has its root's columns under the same names. 0 is no column's number.
                 SELECT jsonb_build_object('numbers', jsonb_object_agg(h.name, CASE
-                    WHEN m.member = m.root THEN coalesce(n.number, 0)
-                    WHEN n.number = (
-                        SELECT a.attnum FROM pg_attribute AS a
-                        WHERE a.attrelid = m.root AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
-                    ) THEN coalesce((
+                    WHEN m.member = m.root THEN n.number
+                    WHEN n.number = r.number THEN coalesce((
                         SELECT a.attnum FROM pg_attribute AS a
                         WHERE a.attrelid = m.member AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
                     ), 0)
                     ELSE 0
-                END))
+                END)) || CASE
+                    -- A restore changes the table's oid, and the numbers to ones that may be other columns' by chance.
+                    WHEN m.member = m.root AND bool_or(n.number IS DISTINCT FROM r.number)
+                        THEN jsonb_build_object('gone_in', m.root::bigint)
+                    ELSE '{}'
+                END
                 FROM jsonb_array_elements_text(
                     coalesce(o.options -> 'omit', '[]') || coalesce(o.options -> 'hash', '[]')
                 ) AS h (name) CROSS JOIN LATERAL (
-                    SELECT CASE WHEN o.options ? 'numbers' THEN (o.options -> 'numbers' ->> h.name)::integer
-                    -- An earlier version's trigger has names only.
-                    ELSE (
+                    SELECT (
                         SELECT a.attnum FROM pg_attribute AS a
                         WHERE a.attrelid = m.root AND a.attname = h.name AND a.attnum > 0 AND NOT a.attisdropped
-                    ) END
+                    )::integer
+                ) AS r (number) CROSS JOIN LATERAL (
+                    SELECT coalesce(CASE
+                        WHEN (o.options ->> 'gone_in')::oid <> m.root THEN 0
+                        WHEN o.options ? 'numbers' THEN (o.options -> 'numbers' ->> h.name)::integer
+                        ELSE r.number  -- an earlier version's trigger has names only
+                    END, 0)
                 ) AS n (number)
                 WHERE o.options ?| '{omit,hash}'
                 HAVING count(*) > 0
@@ -68,7 +74,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         CROSS JOIN LATERAL (SELECT * FROM pg_class AS c WHERE c.oid = m.member OFFSET 0) AS c
     ), arguments AS (
         SELECT *,
-            (options - '{strict,numbers}'::text[]) || coalesce(numbers, '{}')
+            (options - '{strict,numbers,gone_in}'::text[]) || coalesce(numbers, '{}')
             || CASE WHEN is_partition THEN '{"root": true}' ELSE '{}' END::jsonb
             || CASE WHEN has_virtual OR is_rowwise OR is_in_another_order OR options ?| '{omit,hash}' THEN '{"dynamic": true}' ELSE '{}' END::jsonb
             AS argument,

@@ -39,7 +39,7 @@ BEGIN
     IF tgargs <> '' THEN
         argument := convert_from(rtrim(tgargs, decode('00', 'hex')), getdatabaseencoding())::jsonb;
     END IF;
-    PERFORM (argument ->> 'limit')::bigint, jsonb_array_elements_text(argument -> 'omit'),
+    PERFORM (argument ->> 'limit')::bigint, (argument ->> 'gone_in')::oid, jsonb_array_elements_text(argument -> 'omit'),
         jsonb_array_elements_text(argument -> 'hash');
     PERFORM n.value::smallint FROM jsonb_each_text(argument -> 'numbers') AS n;
     RETURN CASE WHEN jsonb_typeof(argument) = 'object' THEN argument END;

@@ -2,14 +2,20 @@
 
 import pytest
 
-from changefeed.postgres.named_queries import read_script
+from changefeed.postgres.named_queries import load_queries, read_script
+from tests import postgres
 from tests.journal_database import JournalDatabase
+from tests.sql.test_install import dump
 
 SECRET = "S3CRET"
 RENAMED = "BEGIN; ALTER TABLE {0} RENAME secret TO other; ALTER TABLE {0} ADD secret text; COMMIT"
 SWAPPED = (
     "BEGIN; ALTER TABLE {0} RENAME secret TO t; ALTER TABLE {0} RENAME other TO secret; "
     "ALTER TABLE {0} RENAME t TO other; COMMIT"
+)
+LOSSES = (
+    "SELECT (SELECT count(*) FROM changefeed.journal WHERE action = 'L')"
+    " + (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM changefeed.losses)"
 )
 OPTIONS = pytest.mark.parametrize("option", ["omit", "hash"])
 
@@ -196,3 +202,30 @@ def test_numbers_that_name_no_column_give_out_nothing(numbers: str, db: JournalD
     )
     db.run(f"INSERT INTO t VALUES (1, 'n', '{SECRET}')")
     assert SECRET not in journal_text(db)
+
+
+@OPTIONS
+@pytest.mark.parametrize("is_partitioned", [False, True])
+def test_a_restore_gives_out_no_column_that_was_gone_when_dumped(
+    option: str, is_partitioned: bool, db: JournalDatabase
+):
+    """It gives the columns other numbers, by which another column is taken for the one that is gone."""
+    partitions = ") PARTITION BY LIST (id" if is_partitioned else ""
+    watch(db, option, columns=f"junk int, more int, id int, secret text{partitions}")
+    if is_partitioned:
+        db.run("CREATE TABLE t1 PARTITION OF t DEFAULT; SELECT changefeed.refresh()")
+    # Without junk and more, the number of `other` becomes 2, and that of the new column 4, as the old one's was.
+    db.run("ALTER TABLE t RENAME secret TO other; ALTER TABLE t ADD note text; ALTER TABLE t ADD secret text")
+    db.run("SELECT changefeed.refresh(); ALTER TABLE t DROP junk; ALTER TABLE t DROP more")
+    target = postgres.new_database()
+    postgres.execute(target, dump(db.conninfo))
+    for refresh in ("", "SELECT changefeed.refresh()"):
+        postgres.execute(target, refresh or read_script("install.sql"))
+        [(lost_before,)] = postgres.execute(target, LOSSES)
+        for write in WRITES:
+            postgres.execute(target, write.replace(" t ", " public.t ").replace("FROM t", "FROM public.t"))
+        assert postgres.execute(target, LOSSES) == [(lost_before + 3,)]
+        assert not postgres.execute(target, "SELECT FROM changefeed.journal AS j WHERE j::text LIKE '%S3CRET%'")
+    assert postgres.execute(target, load_queries("server.sql")["gone columns"]) == [("public", "t", "secret", True)]
+    postgres.execute(target, f"SELECT changefeed.watch('public.t', {option} => '{{other}}')")
+    assert postgres.execute(target, load_queries("server.sql")["gone columns"]) == []
