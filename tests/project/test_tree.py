@@ -82,12 +82,15 @@ TESTED_BY = {
     "handlers/delivery/dialects.py": "unit/delivery/test_audiences.py",
     "handlers/delivery/raw_clients.py": "server/test_raw.py",
     "handlers/delivery/row_sample.py": "server/test_dashboard.py",
+    "handlers/feed/client.py": "server/test_live_state.py",
+    "handlers/feed/query.py": "server/test_subscribe.py",
     "handlers/feed/start.py": "server/test_live_state.py",
     "handlers/http/base.py": "server/test_routes.py",
     "handlers/http/certificate.py": "process/test_tls.py",
     "handlers/http/close_codes.py": "server/test_limits.py",
     "handlers/http/context.py": "server/test_live_state.py",
     "handlers/http/query_names.py": "server/test_subscribe.py",
+    "handlers/http/server.py": "server/test_floods.py",
     "handlers/http/socket.py": "server/test_websocket.py",
     "handlers/metrics/exposition.py": "server/test_metrics.py",
     "handlers/metrics/gauges.py": "server/test_metrics.py",
@@ -95,6 +98,7 @@ TESTED_BY = {
     "process/shared_numbers.py": "server/test_metrics.py",
     "process/supervisor.py": "process/test_processes.py",
     "settings/sources.py": "unit/settings/test_settings.py",
+    "settings/table.py": "unit/settings/test_settings.py",
     "settings/values.py": "unit/settings/test_settings.py",
 }
 
@@ -112,8 +116,16 @@ def test_a_unit_test_bears_the_name_of_its_module_or_room(test: Path):
     assert any(subject == name or subject.startswith(f"{name}_") for name in names), sorted(names)
 
 
+def may_test(test: Path, module: Path) -> bool:
+    """Whether the test is of a kind that may be this module's; other rooms, and other languages, have the same names."""
+    kind, package = test.relative_to(TESTS).parts[0], module.relative_to(ROOT).parts[0]
+    if kind == "unit":
+        return test.parent.name == module.parent.name
+    return kind in ("sql", "server") or (kind == "process" and package in ("app", "commands", "process", "settings"))
+
+
 def has_test_of_its_name(module: Path) -> bool:
-    names = [path.stem.removeprefix("test_") for path in TESTS.rglob("test_*.py")]
+    names = [path.stem.removeprefix("test_") for path in TESTS.rglob("test_*.py") if may_test(path, module)]
     return any(name == module.stem or name.startswith(f"{module.stem}_") for name in names)
 
 
