@@ -71,8 +71,8 @@ class ForeignCursor(ValueError):
 class Journal:
     """The journal of one database, once identify() has found it. Returns rows as far as `payload` allows.
 
-    on_lost() is called when a read finds statements that could not be recorded, not even as a loss. That is before any
-    cursor is made whose holder counts as informed.
+    on_lost(count) is called when a read finds more statements that could not be recorded, not even as a loss. That is
+    before any cursor is made whose holder counts as informed.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Journal:
         self.before_first = BEGINNING
         self.horizon = Horizon()
         self.lease_ms: int | None = None  # for how long the lease held, as of the last read; None before version 5
-        self.on_lost: Callable[[], None] | None = None
+        self.on_lost: Callable[[int], None] | None = None
         self.identity: str | None = None  # by which the queries recognize it; None before version 5
         self._former_epoch: bytes | None = None  # the same journal's epoch while its version is below 5
         self._seal: Seal | None = None
@@ -350,7 +350,7 @@ class Journal:
         deleted = max(found.deleted, self.horizon.deleted, key=lambda deleted: deleted.number)
         self.horizon = replace(found, lost_statements=max(known, found.lost_statements), deleted=deleted)
         if found.lost_statements > known and self.on_lost:
-            self.on_lost()
+            self.on_lost(found.lost_statements - known)
 
     def _witness(self, read: Snapshot, batch_at: int | None, given: Snapshot) -> int:
         xid = read.xmax - 1

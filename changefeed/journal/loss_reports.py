@@ -24,25 +24,25 @@ class LossReports:
     """tell_gap(gap) sends one to the clients."""
 
     def __init__(self, journal: Journal, tell_gap: Callable[[Gap], None]) -> None:
-        self.lost_statements = 0  # since the start: each was sent as a gap
+        self.reported = 0  # lost statements since the start, of which clients were sent gaps
         self._journal = journal
         self._tell_gap = tell_gap
         self._warned_at = float("-inf")  # monotonic
-        self._has_lost = False  # since the last report, something of which the journal has not even a loss
+        self._unrecorded = 0  # statements since the last report of which the journal has not even a loss
         self._losing: frozenset[int] = frozenset()  # the transactions of which one may have lost it, and not be over
 
-    def note_unrecorded(self) -> None:
-        """Called when a read finds that statements were lost of which the journal has not even a loss."""
-        self._has_lost = True
+    def note_unrecorded(self, count: int) -> None:
+        """Called when a read finds that `count` more statements were lost of which the journal has not even a loss."""
+        self._unrecorded += count
 
     async def report_unrecorded(self, edge: Place) -> None:
         """Reports the loss at once, and again after the losing transaction: until then, the table has its old state."""
-        if not (self._has_lost or self._losing):
+        if not (self._unrecorded or self._losing):
             return
         running = await self._journal.running()
-        if self._has_lost:
-            self._has_lost, self._losing = False, self._losing | running
-            self.lost_statements += 1
+        if self._unrecorded:
+            self.reported += self._unrecorded
+            self._unrecorded, self._losing = 0, self._losing | running
             self.tell(UNRECORDED, edge)
         elif not self._losing & running:
             self._losing = frozenset()
@@ -54,7 +54,7 @@ class LossReports:
             return
         counts = Counter(change.table for change in changes if change.is_loss and not change.finding)
         if counts:
-            self.lost_statements += counts.total()
+            self.reported += counts.total()
             self.warn(f"statements could not be recorded or read ({by_table(counts)}); PostgreSQL's log says why")
 
     def tell(self, why: str, edge: Place, end: str | None = None) -> None:

@@ -38,7 +38,7 @@ def sample(context: ServerContext) -> None:
     numbers.number(SIGNING_IN).set(len(context.admission.outside))
     numbers.number(LISTENER_UP).set(listener.is_ready)
     numbers.number(DELIVERING).set(context.readiness.trouble is None)
-    numbers.number(LOST_STATEMENTS).set(context.follower.losses.lost_statements)
+    numbers.number(LOST_STATEMENTS).set(context.follower.losses.reported)
     numbers.number(BEHIND_SECONDS).set(context.follower.behind_seconds)
     numbers.number(BEHIND_TRANSACTIONS).set(context.follower.behind_transactions)
     numbers.number(LEASE_HELD).set(context.follower.lease.is_held)

@@ -300,7 +300,7 @@ class GapTest(LookoutCase):
     @gen_test
     async def test_it_is_no_statement_that_could_not_be_recorded(self):
         await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
-        assert self.feed.follower.losses.lost_statements == 0
+        assert self.feed.follower.losses.reported == 0
         assert (await self.fetch_json("/api/status"))["journal"]["lost_statements"] == 0
 
 

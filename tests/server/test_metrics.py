@@ -9,10 +9,11 @@ import pytest
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
-from tornado.testing import gen_test
+from tornado.testing import ExpectLog, gen_test
 
 from changefeed.change.change import Change
 from changefeed.counts.tally import OTHER_TABLES, TABLE_LIMIT, UNKNOWN_LIMIT, Tally
+from changefeed.journal.loss_reports import UNRECORDED
 from handlers.delivery.change_counts import NAME, ChangeCounts
 from handlers.delivery.delivery_counts import DeliveryCounts
 from handlers.metrics.exposition import METRICS, MetricsCollector, MetricSpec
@@ -148,6 +149,14 @@ class MetricsTest(FeedTestCase):
         assert value(samples, "listener_reconnects_total", process="1") == 0
         assert value(samples, "canary_round_trip_seconds", process="1") > 0
         assert value(samples, "client_limit") == 7
+
+    @gen_test
+    async def test_every_statement_that_could_not_be_recorded_is_counted(self):
+        client = await self.connect("/ws", protocol=True)
+        with ExpectLog("changefeed.follower", f"changes are missing: {UNRECORDED}"):
+            self.write("SELECT setval('changefeed.losses', 3)")  # as after three of them, which one read finds
+            await message(client, "gap")
+        assert value(await self.samples(), "journal_lost_statements_total") == 3
 
     @gen_test
     async def test_while_the_database_refuses_the_rest_is_shown(self):

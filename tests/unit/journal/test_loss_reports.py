@@ -43,13 +43,13 @@ class Ground:
 def test_a_loss_is_reported_at_once_and_after_the_transaction_that_lost_it():
     ground = Ground()
     assert ground.report(3) == []
-    ground.reports.note_unrecorded()
+    ground.reports.note_unrecorded(3)
     with ExpectLog("changefeed.follower", f"changes are missing: {UNRECORDED}"):
         assert ground.report(3, 4) == ["7"]
     assert ground.report(3) == []  # it may be the one, and not be over
     assert ground.report(5) == ["7"]
     assert ground.report(5) == []
-    assert ground.reports.lost_statements == 1
+    assert ground.reports.reported == 3
 
 
 def test_losses_among_changes_are_counted_and_logged_together():
@@ -61,5 +61,5 @@ def test_losses_among_changes_are_counted_and_logged_together():
     ):
         ground.reports.count([loss, row, loss, Change("{}", "public.b", LOSS, 1, 1)])
     ground.reports.count([loss])  # a moment later, so that nothing is logged
-    assert ground.reports.lost_statements == 4
+    assert ground.reports.reported == 4
     assert ground.gaps == []  # clients get them with the changes
