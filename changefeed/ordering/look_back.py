@@ -12,7 +12,7 @@ from operator import attrgetter
 
 from changefeed.ordering.row_states import UNKNOWN, Entry, state_after
 
-Key = tuple[str, int]  # a row's table and the digest of its key
+RowKey = tuple[str, int]  # a row's table and the digest of its key
 _id = attrgetter("id")
 
 
@@ -30,7 +30,7 @@ class LookBack:
     def __init__(self) -> None:
         self._parts: list[SeenPart] = []
         # By the transaction's number, which is its index in `_parts`.
-        self._of_rows: defaultdict[Key, dict[int, list[Entry]]] = defaultdict(dict)
+        self._of_rows: defaultdict[RowKey, dict[int, list[Entry]]] = defaultdict(dict)
         self._of_no_row: defaultdict[str, dict[int, list[Entry]]] = defaultdict(dict)  # by table
         self._newest: dict[str, tuple[list[int], list[int]]] = {}
 

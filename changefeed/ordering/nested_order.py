@@ -16,7 +16,7 @@ from typing import NamedTuple
 import psycopg2
 
 from changefeed.change.change import LOSS
-from changefeed.ordering.look_back import Key, LookBack, SeenPart
+from changefeed.ordering.look_back import LookBack, RowKey, SeenPart
 from changefeed.ordering.row_states import UNKNOWN, Entry
 from changefeed.ordering.transaction_order import Order, Transaction
 from changefeed.postgres.apart import may_be_of_a_row, read_apart
@@ -66,7 +66,7 @@ class _States(NamedTuple):
 class _Before(NamedTuple):
     """What the journal says of rows before a transaction."""
 
-    began: dict[Key, int]  # the states in which the transaction found them, where known
+    began: dict[RowKey, int]  # the states in which the transaction found them, where known
     is_unsure: bool  # another state may have been known before retention deleted older entries
 
 
@@ -177,9 +177,9 @@ class NestedOrder:
                 self._remembered_entries -= len(order)
 
     async def _compute(self, xids: Sequence[str], mixed: set[str]) -> dict[str, Order]:
-        unsure = [xid for xid in xids if xid not in mixed]
-        mixed = mixed | await self._mixed_of(unsure)
-        as_recorded = {xid: Order.as_recorded() for xid in unsure if xid not in mixed}
+        unexamined = [xid for xid in xids if xid not in mixed]
+        mixed = mixed | await self._mixed_of(unexamined)
+        as_recorded = {xid: Order.as_recorded() for xid in unexamined if xid not in mixed}
         xids = [xid for xid in xids if xid in mixed]
         transactions = {xid: Transaction() for xid in xids}
         failures: dict[int, str] = {}
@@ -285,7 +285,7 @@ class NestedOrder:
     async def _fetch_entries(self, parameters: dict[str, object]) -> list[DbRow]:
         return await self._database.fetch(QUERIES["entries"], parameters, DEADLINE_SECONDS, with_stand_ins=False)
 
-    async def _before(self, xid: str, circles: dict[Key, int]) -> _Before:
+    async def _before(self, xid: str, circles: dict[RowKey, int]) -> _Before:
         """Looks for the states in which rows began that end as they began. `circles` has their first ids.
 
         Earlier writers of a row held its lock, so their entries are visible and have lower ids.
@@ -327,8 +327,8 @@ class NestedOrder:
 
 
 def _looked_back(
-    before: Mapping[str, Sequence[Entry]], parts: Mapping[str, SeenPart], circles: Mapping[Key, int]
-) -> dict[Key, int | None]:
+    before: Mapping[str, Sequence[Entry]], parts: Mapping[str, SeenPart], circles: Mapping[RowKey, int]
+) -> dict[RowKey, int | None]:
     """The states of the rows, by LookBack.state_before()."""
     look_back = LookBack()
     for earlier, entries in before.items():
@@ -347,11 +347,11 @@ def _complain(failures: dict[int, str]) -> None:
         )
 
 
-def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[Key, int]]:
+def _circles(transactions: dict[str, Transaction]) -> dict[str, dict[RowKey, int]]:
     return {xid: transaction.circles() for xid, transaction in transactions.items()}
 
 
-def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[Key, int]]) -> dict[str, Order]:
+def _in_order(transactions: dict[str, Transaction], began: dict[str, dict[RowKey, int]]) -> dict[str, Order]:
     return {xid: transaction.order(began.get(xid, {})) for xid, transaction in transactions.items()}
 
 
