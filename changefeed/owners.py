@@ -9,7 +9,7 @@ PARTY_SHARE = 3 / 4
 ADDRESS_SHARE = 1 / 2
 
 Item = TypeVar("Item")
-Key = TypeVar("Key")
+Counted = TypeVar("Counted")
 
 Party = tuple[str | None, ...]
 AnyParty = TypeVar("AnyParty", bound=Party)
@@ -53,7 +53,7 @@ class Quotas:
             self._used[party] + amount <= quota for party, quota in zip(owner.parties, self._quotas, strict=False)
         )
 
-    def have_room_for(self, party: Party) -> bool:
+    def party_has_room(self, party: Party) -> bool:
         """Whether a party, the first of an owner's, may have one more."""
         return self._used[party] < self._quotas[0]
 
@@ -137,7 +137,7 @@ class Line(Generic[Item]):
         ready = (
             party
             for party, owners in self._waiting.items()
-            if quotas.have_room_for(party) and any(map(quotas.have_room, owners))
+            if quotas.party_has_room(party) and any(map(quotas.have_room, owners))
         )
         party = _with_least(ready, quotas)
         owner = _with_least(filter(quotas.have_room, self._waiting[party]), quotas) if party else None
@@ -167,10 +167,10 @@ def _with_least(ready: Iterable[AnyParty], quotas: Quotas) -> AnyParty | None:
     return least
 
 
-def _drop_one(counter: "Counter[Key]", key: Key) -> bool:
+def _drop_one(counter: "Counter[Counted]", counted: Counted) -> bool:
     """Whether it was the last one."""
-    counter[key] -= 1
-    if counter[key]:
+    counter[counted] -= 1
+    if counter[counted]:
         return False
-    del counter[key]
+    del counter[counted]
     return True

@@ -74,8 +74,8 @@ class SharedByReadings:
     database: Database
     journal: Journal
     slots: FairSlots
-    count: Quotas
-    space: Quotas  # of the spools, in bytes
+    readings_quota: Quotas
+    space_quota: Quotas  # of the spools, in bytes
     limits: Limits
     payload: Payload
     trusted_owners: tuple[str, ...]
@@ -115,9 +115,9 @@ class Reading:
         self._kinds = kinds
         self._shared = shared
         self._claim = shared.slots.claim()
-        self._counted = Holding(shared.count)
+        self._counted = Holding(shared.readings_quota)
         self._counted.grow()
-        self._spool = Spool(shared.space)
+        self._spool = Spool(shared.space_quota)
         self._moved = asyncio.Event()
         self._encoded: dict[Hashable, bytes] = {}
         self._name = qualified(str(query.table.schema), query.table.table)

@@ -47,13 +47,21 @@ class Readings:
         will_watch: Callable[[TableName], bool] = lambda table: False,
     ) -> None:
         self._slots = FairSlots(at_once)
-        self._count = Quotas(READINGS_LIMIT)
+        self._readings_quota = Quotas(READINGS_LIMIT)
         self._catalog = catalog
         self._journal = journal
         self._payload = payload
-        space = Quotas(SPOOLS * limits.bytes)
+        space_quota = Quotas(SPOOLS * limits.bytes)
         self._shared = SharedByReadings(
-            database, journal, self._slots, self._count, space, limits, payload, trusted_owners, will_watch
+            database,
+            journal,
+            self._slots,
+            self._readings_quota,
+            space_quota,
+            limits,
+            payload,
+            trusted_owners,
+            will_watch,
         )
         self._newest: dict[RowsQuery, Reading] = {}
         self._running: dict[Reading, asyncio.Task[None]] = {}  # until no client needs them, also when they are over
@@ -111,7 +119,7 @@ class Readings:
             self._end(reading)
 
     def _begin(self, query: RowsQuery, owner: Owner) -> Reading:
-        if not self._count.have_room(owner):
+        if not self._readings_quota.have_room(owner):
             raise RowsRefused(Reason.BUSY, "too many others wait for rows; try again later")
         selection = self._catalog.select(query.subscription, self._journal.seal_for(query.subscription.within))
         kinds = self._catalog.columns(query.subscription.tables[0]) or {}

@@ -24,8 +24,8 @@ ANSWER_LIMIT_BYTES = 4 << 20
 SLICE_CHANGES = 500  # examined in one turn of the loop
 # How long changes are examined for one page, matching or not: a client that must not learn how many there are can see a
 # time anyway.
-LOOK_LIMIT_SECONDS = 2.0
-LOOK_LIMIT = 50_000  # changes, for clients that may know it
+EXAMINING_SECONDS = 2.0
+EXAMINED_LIMIT = 50_000  # changes, for clients that may know it
 
 
 class ChangesHandler(ApiHandler):
@@ -87,9 +87,9 @@ class ChangesHandler(ApiHandler):
         A client that starts at the oldest change has missed nothing that retention removed before.
         """
         # An empty page, and `has_more`, must not reveal changes that the client has no right to.
-        is_restricted, due = selection.subscription.is_restricted, time.monotonic() + LOOK_LIMIT_SECONDS
+        is_restricted, due = selection.subscription.is_restricted, time.monotonic() + EXAMINING_SECONDS
         taken: list[Change] = []
-        size = looked_at = 0
+        size = examined = 0
         self._was_emptied = False
         proven = place  # the place of the last change proves most
         turn = Turn()
@@ -101,16 +101,16 @@ class ChangesHandler(ApiHandler):
                 self._was_emptied |= not is_oldest and self.context.journal.has_gap_after(place)
             is_oldest = False
             for change in page.changes:
-                if looked_at >= LOOK_LIMIT and not is_restricted:
+                if examined >= EXAMINED_LIMIT and not is_restricted:
                     return taken, place, True
                 for picked in selection.pick([change]):
                     if len(taken) >= limit or size >= ANSWER_LIMIT_BYTES:
                         return taken, place, True
                     taken.append(picked)
                     size += len(picked.text)
-                looked_at += 1
+                examined += 1
                 place = proven = page.place_after(change)
-                if looked_at % SLICE_CHANGES == 0 or turn.is_over:
+                if examined % SLICE_CHANGES == 0 or turn.is_over:
                     await turn.end()
             if not page.changes and (is_read or page.end == place):
                 return taken, proven if proven.digest else page.end, False

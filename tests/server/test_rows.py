@@ -280,5 +280,5 @@ class LimitsTest(RowsTestCase):
             for running in tuple(self.feed.readings._running.values()):
                 await asyncio.wait({running})
             await asyncio.sleep(0)
-        assert self.feed.readings._shared.space.used == 0
+        assert self.feed.readings._shared.space_quota.used == 0
         assert self.write("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'") == [(0,)]

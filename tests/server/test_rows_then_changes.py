@@ -212,7 +212,7 @@ class SlowClientTest(RowsThenChangesCase):
     async def test_one_that_takes_nothing_is_closed(self):
         with mock.patch.object(rows, "ROWS_STALL_SECONDS", 0.1), mock.patch.object(readings, "KEEP_SECONDS", 0):
             _, reading = await self.unread(f"/ws?{ROWS}", self.UPGRADE)
-            await soon(lambda: self.feed.readings._shared.space.used == 0)
+            await soon(lambda: self.feed.readings._shared.space_quota.used == 0)
         assert reading.rows == 3
 
     @mock.patch.object(readings, "KEEP_SECONDS", 0)
