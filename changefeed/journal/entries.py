@@ -32,6 +32,7 @@ READ_DEADLINE_SECONDS = 60.0
 ROW_LIMIT_BYTES = 16 << 20  # of a change's row and its old values, unless the settings say otherwise
 COMPLAINTS_REMEMBERED = 10_000
 _OF_THE_CHANGE = slice(len(JournalRow._fields))  # the columns of a row that belong to the change; JournalState follows
+BEING_REPLACED = "the journal is being replaced; try again"
 
 
 class JournalReplaced(Exception):

@@ -78,7 +78,7 @@ class Installation:
             if self._has_been_seen and not for_request:
                 return False
             if await self._run_install(version):
-                logger.info("installed the schema changefeed")
+                _log_installed()
         return True
 
     async def upgrade(self) -> None:
@@ -179,7 +179,11 @@ def _log_upgraded(version: int, differing: Sequence[str]) -> None:
     elif version:
         logger.info("upgraded the schema changefeed from version %d to %d", version, VERSION)
     else:
-        logger.info("installed the schema changefeed")
+        _log_installed()
+
+
+def _log_installed() -> None:
+    logger.info("installed the schema changefeed")
 
 
 @cache

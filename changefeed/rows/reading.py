@@ -22,6 +22,7 @@ from changefeed.change.exposure import Payload
 from changefeed.change.json_text import NotJSON, check_json, quoted
 from changefeed.change.table_names import TableName, qualified
 from changefeed.journal.cursor import NotACursor, Place
+from changefeed.journal.entries import BEING_REPLACED
 from changefeed.journal.journal import ForeignCursor, Journal
 from changefeed.owners import Holding, Owner, Quotas
 from changefeed.postgres.named_queries import load_queries
@@ -234,7 +235,7 @@ class Reading:
         try:
             self.place = self._shared.journal.decode(cursor)
         except (ForeignCursor, NotACursor):
-            raise RowsRefused(Reason.ALTERED, "the journal is being replaced; try again") from None
+            raise RowsRefused(Reason.ALTERED, BEING_REPLACED) from None
         self.cursor = cursor
         self._tell()
         return source

@@ -9,6 +9,7 @@ import psycopg2
 from tornado.web import HTTPError
 
 from changefeed.journal.cursor import NotACursor
+from changefeed.journal.entries import BEING_REPLACED
 from changefeed.postgres.pool import DatabaseUnavailable, one_line
 
 logger = logging.getLogger("handlers.errors")
@@ -43,7 +44,7 @@ def no_journal() -> ApiError:
 
 
 def journal_replaced() -> ApiError:
-    return ApiError(503, "not_ready", "the journal is being replaced; try again")
+    return ApiError(503, "not_ready", BEING_REPLACED)
 
 
 def not_a_cursor(error: NotACursor) -> ApiError:
