@@ -118,7 +118,7 @@ def make_context(
         catalog,
         journal,
         settings.watch,
-        mend=watching.mend,
+        create_missing_triggers=watching.create_missing_triggers,
         edge=lambda: follower.edge,
         tell_gap=tell_gap,
         on_change=watching.maintain_now,

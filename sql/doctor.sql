@@ -65,7 +65,7 @@ GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefee
 
 -- who may write --
 -- Roles, other than the owner and superusers, that could write arbitrary entries into the journal; and the statement that ends it.
-SELECT DISTINCT quote_ident(r.rolname), i.mend || quote_ident(r.rolname) || ';'
+SELECT DISTINCT quote_ident(r.rolname), i.fix || quote_ident(r.rolname) || ';'
 FROM (
     SELECT a.grantee, format('REVOKE CREATE ON SCHEMA %I FROM ', n.nspname)
     FROM pg_namespace AS n, aclexplode(n.nspacl) AS a
@@ -80,7 +80,7 @@ FROM (
     FROM pg_class AS c, aclexplode(c.relacl) AS a
     WHERE c.relnamespace = to_regnamespace('changefeed') AND c.relkind IN ('r', 'p')
       AND a.privilege_type IN ('INSERT', 'UPDATE', 'TRIGGER') AND a.grantee <> c.relowner
-) AS i (grantee, mend) JOIN pg_roles AS r ON r.oid = i.grantee AND NOT r.rolsuper
+) AS i (grantee, fix) JOIN pg_roles AS r ON r.oid = i.grantee AND NOT r.rolsuper
 ORDER BY 1, 2;
 
 -- borrowed event triggers --

@@ -41,7 +41,7 @@ RETYPED_KEPT = 1_000  # kept for clients that reconnect; older ones are combined
 class Lookout:
     """Calls tell_gap(gap) for changes that were filtered wrongly, and on_change() when the schema has changed.
 
-    mend() creates the triggers of new partitions as soon as possible, while these are known to be empty.
+    create_missing_triggers() is called as soon as possible for new partitions, while these are known to be empty.
 
     `patterns` are those of --watch: their tables should be recorded from their first row on.
     """
@@ -53,7 +53,7 @@ class Lookout:
         journal: Journal,
         patterns: Collection[str],
         *,
-        mend: Callable[[], Awaitable[None]],
+        create_missing_triggers: Callable[[], Awaitable[None]],
         edge: Callable[[], Place | None],
         tell_gap: Callable[[Gap], None],
         on_change: Callable[[], None],
@@ -64,7 +64,7 @@ class Lookout:
         self._journal = journal
         named = [one for pattern in patterns for one in parse_pattern(pattern).possible if one.schema is not None]
         self._promised = {"schemas": [one.schema for one in named], "tables": [one.table for one in named]}
-        self._mend = mend
+        self._create_missing_triggers = create_missing_triggers
         self._edge = edge
         self._tell_gap = tell_gap
         self._on_change = on_change
@@ -150,13 +150,13 @@ class Lookout:
                 "server's role"
             )
         if may_look is None:
-            await self._mend()  # which notes that the schema is missing
+            await self._create_missing_triggers()  # which notes that the schema is missing
         self._may_look = bool(may_look) and not await distrust(self._database)
         if not self._may_look:  # the follower reports it
             self.incomplete = 0
             self._postponed = {}
             return
-        await self._mend()
+        await self._create_missing_triggers()
         watched = await self._database.fetch(QUERIES["watched names"])
         # Those of this journal may be new: a look has not noted them yet.
         self._known.update((schema, table) for schema, table, oid in self._at_start if oid != journal_oid)

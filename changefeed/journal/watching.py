@@ -59,12 +59,13 @@ class WatchOptions:
 
 
 DEFAULT_OPTIONS = WatchOptions()
+NEEDS_TRIGGER = "watching it needs the right TRIGGER on the table"
 
 
 class Watching:
     """`patterns` are schema.table or schema.*; retention is in seconds and bytes.
 
-    They are watched without the schema being installed again after it was removed: see Installation.
+    A removed schema is not installed again for them: see Installation.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Watching:
         return await self._watch(name, table, options)
 
     async def _watch(self, name: str, table: TableName, options: WatchOptions) -> bool:
-        with self._refusals(name, "watching it needs the right TRIGGER on the table"):
+        with self._refusals(name, NEEDS_TRIGGER):
             rows = await self._database.fetch(
                 QUERIES["watch"],
                 {
@@ -147,7 +148,7 @@ class Watching:
 
     async def _watch_new(self, name: str, table: TableName) -> bool:
         """Watches a table of the patterns, unless it is watched by now, perhaps with options, or was dropped."""
-        with self._refusals(name, "watching it needs the right TRIGGER on the table"):
+        with self._refusals(name, NEEDS_TRIGGER):
             rows = await self._database.fetch(QUERIES["watch unless watched"], table._asdict())
         return bool(rows and rows[0][0])
 
@@ -223,7 +224,7 @@ class Watching:
         else:
             logger.info("the journal is maintained again")
 
-    async def mend(self) -> None:
+    async def create_missing_triggers(self) -> None:
         """Creates missing triggers, such as those of new partitions. maintain() reports what prevents it."""
         with contextlib.suppress(psycopg2.Error, CannotWatch):
             if await self.installation.is_there():

@@ -58,7 +58,7 @@ class LookoutCase(FeedTestCase):
             self.feed.catalog,
             self.feed.journal,
             (),
-            mend=self.feed.watching.mend,
+            create_missing_triggers=self.feed.watching.create_missing_triggers,
             edge=lambda: None,
             tell_gap=lambda gap: self.fail(str(gap)),
             on_change=lambda: None,
@@ -298,7 +298,7 @@ class GapTest(LookoutCase):
         assert gap["table"] == "public.parted"
 
     @gen_test
-    async def test_it_is_no_statement_that_could_not_be_recorded(self):
+    async def test_a_table_that_was_not_watched_is_not_counted_as_a_lost_statement(self):
         await self.gap_of("SELECT changefeed.unwatch('orders')", "orders")
         assert self.feed.follower.losses.reported == 0
         assert (await self.fetch_json("/api/status"))["journal"]["lost_statements"] == 0
