@@ -12,7 +12,7 @@ from changefeed.rows.reading import BETWEEN, SLICE_BYTES, Reading
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, whole_number
 from handlers.feed.query import parse_query
-from handlers.feed.rows import ROWS_STALL_SECONDS, rows_query, told_of_refusals
+from handlers.feed.rows import ROWS_STALL_SECONDS, refusals_as_errors, rows_query
 from handlers.feed.start import until_journal_known
 from handlers.http.base import ApiHandler
 
@@ -34,7 +34,7 @@ class RowsHandler(ApiHandler):
         text = self.get_query_argument("limit", "")
         limit = whole_number("limit", text, 0, MOST_ROWS) if text else None
         asked = parse_query(self.query_fields(), self.rights).subscription
-        with told_of_refusals(is_restricted=asked.is_restricted):
+        with refusals_as_errors(is_restricted=asked.is_restricted):
             order = parse_order(self.query_fields().get("order", []))
         await until_journal_known(self.context)
         query = await rows_query(self.context, asked, order, limit)
@@ -46,7 +46,7 @@ class RowsHandler(ApiHandler):
         readings = self.context.readings
         expiry = self.context.authenticator.expiries.watch(self.identity, self._close)
         try:
-            with told_of_refusals(is_restricted=is_restricted), readings.reading(query, self.owner) as reading:
+            with refusals_as_errors(is_restricted=is_restricted), readings.reading(query, self.owner) as reading:
                 if LINES in self.request.headers.get("Accept", "").lower():
                     await self._send_lines(reading)
                 else:
@@ -72,7 +72,7 @@ class RowsHandler(ApiHandler):
     async def _send_lines(self, reading: Reading) -> None:
         self.set_header("Content-Type", f"{LINES}; charset=UTF-8")
         try:
-            with told_of_refusals(is_restricted=reading.query.subscription.is_restricted):
+            with refusals_as_errors(is_restricted=reading.query.subscription.is_restricted):
                 async for part in reading.parts():
                     if part.rows:
                         # JSON has line breaks only between values, where a space means the same.

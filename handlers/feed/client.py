@@ -33,7 +33,7 @@ from handlers.delivery.dialects import PLAIN, SSE, Dialect, frames, gap_within
 from handlers.delivery.live_clients import LiveClient
 from handlers.delivery.outbox import Outbox
 from handlers.feed.query import FeedQuery
-from handlers.feed.rows import send_rows, told_of_refusals
+from handlers.feed.rows import refusals_as_errors, send_rows
 from handlers.feed.start import DELETED, LOST_PAST, Start, cursor_of, is_current
 from handlers.http.context import ServerContext
 
@@ -191,7 +191,7 @@ class FeedClient:
         """Sends the rows and then the changes after them. `reading` is the transport's, if it has one."""
         readings = self._context.readings
         try:
-            with told_of_refusals(is_restricted=query.subscription.is_restricted):
+            with refusals_as_errors(is_restricted=query.subscription.is_restricted):
                 held = (
                     readings.held(reading, self._owner)
                     if reading
@@ -205,7 +205,7 @@ class FeedClient:
 
     async def _follow_rows(self, reading: Reading) -> None:
         try:
-            with told_of_refusals(is_restricted=reading.query.subscription.is_restricted):
+            with refusals_as_errors(is_restricted=reading.query.subscription.is_restricted):
                 await send_rows(reading, self.outbox, self.dialect)
             # Raises ForeignCursor if the journal was replaced meanwhile.
             place = self._context.journal.decode(str(reading.cursor))

@@ -33,7 +33,7 @@ STATUSES = {
 
 
 @contextlib.contextmanager
-def told_of_refusals(*, is_restricted: bool) -> Iterator[None]:
+def refusals_as_errors(*, is_restricted: bool) -> Iterator[None]:
     """Turns a refusal in the block into an ApiError, for clients with limited rights one that names no roles."""
     try:
         yield
@@ -51,7 +51,7 @@ async def rows_query(
     try:
         with (
             database_needed("the tables cannot be looked up"),
-            told_of_refusals(is_restricted=subscription.is_restricted),
+            refusals_as_errors(is_restricted=subscription.is_restricted),
         ):
             return await context.readings.query(subscription, order, limit)
     except BadSubscription as error:

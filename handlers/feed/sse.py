@@ -14,7 +14,7 @@ from handlers.delivery.dialects import SSE, SSE_HEARTBEAT, sse_head, sse_refusal
 from handlers.delivery.outbox import Outbox
 from handlers.feed.client import FeedClient
 from handlers.feed.query import parse_stream_query
-from handlers.feed.rows import told_of_refusals
+from handlers.feed.rows import refusals_as_errors
 from handlers.feed.start import Start, cursor_of, is_current, prepare_start
 from handlers.http.base import RETRY_AFTER_SECONDS, BaseHandler
 from handlers.http.server import set_tcp_user_timeout
@@ -57,7 +57,7 @@ class EventStreamHandler(BaseHandler):
 
     async def _read(self, query: RowsQuery, held: contextlib.ExitStack) -> Reading | None:
         """The rows, all read: so a refusal has its status, after which an EventSource does not come back."""
-        with told_of_refusals(is_restricted=query.subscription.is_restricted):
+        with refusals_as_errors(is_restricted=query.subscription.is_restricted):
             readings = self.context.readings
             reading = held.enter_context(readings.reading(query, self.owner, partial(is_current, self.context)))
             await reading.until_over()
