@@ -32,12 +32,6 @@ def sql_printable(statement: str) -> str:
     return printable(_QUOTED.sub(lambda found: _sql_constant(found[0]), statement))
 
 
-def sql_literal(text: str) -> str:
-    """Quotes the text as quote_literal() does."""
-    quoted = "'" + text.replace("'", "''").replace("\\", "\\\\") + "'"
-    return f"E{quoted}" if "\\" in text else quoted
-
-
 def _number(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -20,7 +20,7 @@ from changefeed.rows.reading import Limits, Reading, SharedByReadings
 from changefeed.rows.refusal import Reason, RowsRefused
 from changefeed.selection.catalog import Catalog
 from changefeed.selection.rights import visible
-from changefeed.selection.subscription import BadSubscription, Selection, Subscription
+from changefeed.selection.subscription import BadSubscription, Subscription
 from changefeed.slots import FairSlots
 
 logger = logging.getLogger("changefeed.rows")
@@ -28,8 +28,6 @@ logger = logging.getLogger("changefeed.rows")
 READINGS_LIMIT = 10_000  # that wait, run, or have rows for clients
 KEEP_SECONDS = 1.0  # how long rows are kept for clients that come a moment later
 SPOOLS = 4  # how many of the largest readings may be kept for clients at the same time
-
-Select = Callable[[Subscription], Selection]
 
 
 class Readings:

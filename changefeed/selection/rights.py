@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from changefeed.change.table_names import BadName, TableName, as_written, canonical, exact, parse_pattern
+from changefeed.change.table_names import BadName, TableName, canonical, exact, parse_pattern
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filter_text import parse_filter
 from changefeed.selection.filters import BadFilter, Condition, Filter, all_of, filters_in, make_test
@@ -113,11 +113,6 @@ class TableRights:
 
     def shows(self, column: str) -> bool:
         return self.columns is None or column in self.columns
-
-
-def table_rights(grants: Grants, table: str) -> TableRights | None:
-    """table_rights_of_any() for a name, without asking a database what it means."""
-    return table_rights_of_any(grants, as_written(table))
 
 
 def table_rights_of_any(grants: Grants, tables: Collection[TableName]) -> TableRights | None:

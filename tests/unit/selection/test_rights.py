@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from changefeed.change.change import Change
-from changefeed.change.table_names import TableName, could_mean
+from changefeed.change.table_names import TableName, as_written, could_mean
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.rights import (
     ALL_RIGHTS,
@@ -19,7 +19,7 @@ from changefeed.selection.rights import (
     Rights,
     TableRights,
     fingerprint,
-    table_rights,
+    table_rights_of_any,
     unchecked,
 )
 from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check_subscribable
@@ -36,6 +36,11 @@ CURSOR = "4d2.AY3f"
 
 def grants(tables: Mapping[str, Any]) -> Grants:
     return Rights.parse({"tables": tables}).tables
+
+
+def table_rights(within: Grants, table: str) -> TableRights | None:
+    """For a name, without asking a database what it means."""
+    return table_rights_of_any(within, as_written(table))
 
 
 def seen(one: Change, tables: Mapping[str, Any], **fields: str) -> dict[str, Any] | None:
