@@ -56,11 +56,12 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
         )
     if settings.alert_webhook and not settings.alert:
         logger.warning("--alert-webhook has no effect without --alert")
-    if settings.database_url is not None and (settings.demo_rate != DEMO_RATE or settings.data_dir):
-        name = "--data-dir" if settings.data_dir else "--demo-rate"
-        logger.warning(
-            "%s has no effect with --database-url: it is for the demo, which has a database of its own", name
-        )
+    if settings.database_url is not None:
+        for name, is_set in (("--demo-rate", settings.demo_rate != DEMO_RATE), ("--data-dir", settings.data_dir)):
+            if is_set:
+                logger.warning(
+                    "%s has no effect with --database-url: it is for the demo, which has a database of its own", name
+                )
     if settings.processes > 1:
         await run_supervisor(settings, argv, stopping, manager, hang_up)
         return

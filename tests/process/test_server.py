@@ -244,9 +244,10 @@ def test_a_users_database_is_served_without_a_demo(folder: Path):
 
 def test_settings_without_effect_are_logged(folder: Path):
     conninfo = postgres.new_database()
-    flags = ("--port", "0", "--demo-rate", "3", "--trust-owner", "nobodyx")
+    flags = ("--port", "0", "--demo-rate", "3", "--data-dir", str(folder / "demo"), "--trust-owner", "nobodyx")
     with ServerProcess(folder, *flags, DATABASE_URL=conninfo) as server:
         server.until_said(r"WARNING .*--demo-rate has no effect with --database-url")
+        server.until_said(r"WARNING .*--data-dir has no effect with --database-url")
         server.until_said(r"WARNING .*--trust-owner nobodyx: there is no such role")
 
 
