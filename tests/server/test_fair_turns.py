@@ -85,7 +85,7 @@ class TokensTest(StuckReadings):
         assert self.feed.readings.counts["complete"] == 1
 
     @gen_test
-    async def test_a_client_of_the_feed_lends_it_too(self):
+    async def test_a_client_of_the_feed_lends_its_turn_to_a_reading_that_waits(self):
         await self.stick(MUCH)
         await self.ask_rows("table=orders", MUCH)
         await self.until_waiting(self.stuck - 1)

@@ -72,7 +72,7 @@ class NewTableTest(RowsTestCase):
         assert (await self.rows("table=public.items"))["rows"] == []
 
     @gen_test
-    async def test_one_that_cannot_be_watched_is_not(self):
+    async def test_a_table_that_cannot_be_watched_is_refused_for_good(self):
         self.write("CREATE UNLOGGED TABLE items (id int)")
         with ExpectLog("changefeed.watching", "not watched: public.items is unlogged"):
             await self.feed.watching.start()

@@ -50,7 +50,8 @@ def test_it_finds_what_a_search_of_all_entries_finds(seed: int):
     ids = rng.sample(range(1, 100), 30)
     transactions: list[list[Entry]] = []
     while ids:
-        own, ids = sorted(ids[: rng.randint(1, 6)]), ids[rng.randint(1, 6) :]
+        cut = rng.randint(1, 6)
+        own, ids = sorted(ids[:cut]), ids[cut:]
         transactions.append(
             [
                 entry(
