@@ -1,1 +1,1 @@
-"""Answers HTTP requests and serves WebSockets and event streams. Knows no SQL."""
+"""Answers HTTP requests and serves WebSockets and event streams. Contains no SQL."""

@@ -37,7 +37,7 @@ export interface Gap {
   readonly table?: string;
 }
 
-/** Why the server refuses a subscription or a token, or that it is none; later servers may have others. */
+/** Why the server refuses a subscription or a token, or that the address is no feed; later servers may have others. */
 export type ErrorCode =
   | 'not_a_feed'
   | 'not_found'

@@ -42,7 +42,7 @@ export interface Gap {
     /** The only table whose changes may be missing: `public.orders`. */
     readonly table?: string;
 }
-/** Why the server refuses a subscription or a token, or that it is none; later servers may have others. */
+/** Why the server refuses a subscription or a token, or that the address is no feed; later servers may have others. */
 export type ErrorCode = 'not_a_feed' | 'not_found' | 'token_in_url' | 'unknown_table' | 'unknown_column' | 'unknown_field' | 'withheld_column' | 'bad_table' | 'bad_action' | 'bad_filter' | 'bad_columns' | 'bad_token' | 'token_expired' | 'sign_in' | 'no_rights' | 'bad_key' | 'bad_rows' | 'cannot_read' | 'not_watched' | 'too_many_rows' | 'too_many_bytes' | (string & {});
 /** The server refuses what it was asked for: `message` says what to do. */
 export declare class FeedError extends Error {

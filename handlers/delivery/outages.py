@@ -1,4 +1,7 @@
-"""Sends clients a gap for each outage of the listener in which changes may be lost; keeps the last outages."""
+"""Sends clients a gap for each outage of the listener in which changes may be lost; keeps the last outages.
+
+Asks the database whether there are plain triggers: what they send is stored nowhere.
+"""
 
 import asyncio
 from collections import deque
