@@ -206,20 +206,19 @@ class Pooler(Proxy):
         super().__init__(target_conninfo)
         self._drops = b"A" if is_for_transactions else b""
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        kind = await reader.read(1)
-        if kind == b"\0":  # a client's first message has no type
-            writer.write(kind)
-            await super()._pump(reader, writer)
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_from_client: bool = False
+    ) -> None:
+        if is_from_client:
+            await super()._pump(reader, writer, is_from_client=True)
             return
-        while kind:
+        while kind := await reader.read(1):
             length = await reader.readexactly(4)
             rest = await reader.readexactly(int.from_bytes(length, "big") - 4)
             if kind == b"K":
                 rest = (4711).to_bytes(4, "big") + rest[4:]
             if kind != self._drops:
                 writer.write(kind + length + rest)
-            kind = await reader.read(1)
         writer.close()
 
 
