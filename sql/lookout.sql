@@ -3,7 +3,8 @@
 -- schema fingerprint --
 -- A value that differs after each DDL that changes what the server knows of the schema: tables, columns, keys, partitions,
 -- triggers; null if no transaction has ended since the snapshot %(before)s. It runs every second, so it compares the catalog's
--- own values and formats no text. Temporary tables and partitions' columns are left out.
+-- own values and formats no text. Temporary tables and partitions' columns are left out. And one that differs after a table with
+-- triggers was rewritten, as by TRUNCATE: only the look needs that (see changefeed.states()).
 SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
     ' ',
     (SELECT sum(hash_record_extended(ROW(oid, nspname), 0)) FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%%temp\_%%'),
@@ -36,6 +37,9 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
     (SELECT sum(hash_record_extended(ROW(oid, evtenabled), 0)) FROM pg_event_trigger),
     pg_sequence_last_value(to_regclass('changefeed.noted_id')),  -- differs after a table was created, also if it is gone again
     (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)  -- differs after a crash, which empties unlogged tables
+) END, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN (
+    SELECT sum(hash_record_extended(ROW(oid, relfilenode), 0)) FROM pg_class
+    WHERE relkind = 'r' AND relhastriggers AND relpersistence <> 't'
 ) END
 FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 

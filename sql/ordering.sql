@@ -35,7 +35,7 @@ WITH entry AS MATERIALIZED (
 ), named AS MATERIALIZED (
     SELECT t.schema_name, t.table_name, format('%%I.%%I', t.schema_name, t.table_name) AS name,
         key_of_table.names AS key, key_of_table.types AS key_types,
-        triggers.is_followed
+        triggers.is_followed, triggers.is_accompanied
     FROM (SELECT DISTINCT schema_name, table_name FROM entry) AS t
     LEFT JOIN pg_namespace AS n ON n.nspname = t.schema_name
     LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.table_name, LATERAL (
@@ -63,6 +63,9 @@ WITH entry AS MATERIALIZED (
         SELECT
             coalesce(
                 bool_or(t.is_after) AND (bool_or(t.is_after AND f.names_it) OR NOT bool_or(NOT t.is_after AND f.names_it)), false
+            ),
+            count(*) > 0 OR EXISTS (
+                SELECT FROM pg_trigger AS t WHERE t.tgisinternal AND t.tgrelid IN (SELECT m FROM changefeed.members(c.oid) AS m)
             )
         FROM (
             SELECT DISTINCT t.tgtype & 2 = 0 AS is_after, t.tgfoid
@@ -76,10 +79,10 @@ WITH entry AS MATERIALIZED (
                 SELECT strpos(left(p.prosrc, 100000) COLLATE "C", c.relname::text) > 0 AS names_it OFFSET 0
             ) AS f
         WHERE p.pronamespace <> 'changefeed'::regnamespace
-    ) AS triggers (is_followed)
+    ) AS triggers (is_followed, is_accompanied)
 ), whole AS (
     SELECT e.number, e.xid, e.id, e.at, e.command, e.depth, e.action, n.name, n.key, n.key_types,
-        n.is_followed, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
+        n.is_followed, n.is_accompanied, n.key_types = ARRAY[NULL::text] AS has_plain_key,  -- the usual one, of one column: a third of the time
         c.is_examined, c.large_bytes, c.found,
         CASE WHEN c.is_examined AND e.id <> ALL (%(opaque)s::bigint[])
             THEN CASE e.action WHEN 'D' THEN e.data WHEN 'U' THEN e.old END END AS row_before,
@@ -88,6 +91,7 @@ WITH entry AS MATERIALIZED (
     WHERE coalesce(c.bytes_before, 0) < %(limit_bytes)s AND e.id BETWEEN %(first)s AND %(last)s
 )
 SELECT w.found, w.large_bytes, w.is_examined, w.xid::text, w.id, (extract(epoch FROM w.at) * 1000000)::bigint, w.action::text, w.depth, w.is_followed,
+       w.is_accompanied,
        w.command, w.name,
        (SELECT hashtextextended(string_agg(c.name, ',' ORDER BY c.name), 0)
         FROM json_object_keys(coalesce(w.row_after, w.row_before)) AS c (name)),

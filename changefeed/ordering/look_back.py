@@ -27,7 +27,10 @@ class SeenPart(enum.Enum):
 class LookBack:
     """Collects earlier transactions, the newest first; then state_before() finds the states in which they left rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_from_beginning: bool = False) -> None:
+        self._is_from_beginning = is_from_beginning  # of the journal, which never had other entries
+        # Whether a state is unknown because of a count or a loss, whose transaction may have ended later.
+        self.is_unsure = False
         self._parts: list[SeenPart] = []
         # By the transaction's number, which is its index in `_parts`.
         self._of_rows: defaultdict[RowKey, dict[int, list[Entry]]] = defaultdict(dict)
@@ -45,15 +48,20 @@ class LookBack:
                 self._of_rows[entry.table, key].setdefault(number, []).append(entry)
 
     def state_before(self, table: str, key: int, first_id: int) -> int | None:
-        """The state in which a row was before the entry `first_id`: see state_after(). None if none of them says."""
+        """The state in which a row was before the entry `first_id`: see state_after(). None if none of them says.
+
+        A row that the whole journal has not seen counts as new.
+        """
+        is_seen = False
         for number, entries in self._concerned(table, key, first_id):
-            part = self._parts[number]
+            is_seen, part = True, self._parts[number]
             if part is SeenPart.UNSURE:
                 return UNKNOWN
             state = state_after(entries if part is SeenPart.WHOLE else entries[-1:], key)
             if state is not None:
+                self.is_unsure |= state == UNKNOWN and entries[0].before is entries[0].after is None
                 return state
-        return None
+        return None if is_seen or not self._is_from_beginning else ~key
 
     def _concerned(self, table: str, key: int, first_id: int) -> Iterator[tuple[int, list[Entry]]]:
         """The transactions that may say it, each with its entries of the row, from the last one of no row on."""

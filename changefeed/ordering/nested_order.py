@@ -8,7 +8,7 @@ the database computes the same order, once, from the journal's entries of the tr
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -32,6 +32,9 @@ STATES_LIMIT_BYTES = 16 << 20  # of the rows that one statement examines, and on
 SMALL_BYTES = 16 << 10
 LARGE_ROWS_LIMIT_BYTES = 128 << 20  # some 20 s of the worst values
 LOOK_BACK_IDS = 2_000  # how far back in the journal to look for a row that ends as it began
+PLAIN_LOOK_BACK_IDS = 200  # where no trigger wrote: such transactions are many, and seldom need it
+LOOK_BACK_ENTRIES = 20_000  # including those that were written at the same time
+LOOK_BACK_PARTS = 16  # each of STATES_AT_ONCE or STATES_LIMIT_BYTES
 INLINE_ENTRIES = 1_000  # more are ordered in a thread
 REMEMBERED_ENTRIES = 1 << 21  # moved entries in the cached orders of transactions; 16 bytes each
 REMEMBERED_ORDERS = 10_000
@@ -67,7 +70,7 @@ class _Before(NamedTuple):
     """What the journal says of rows before a transaction."""
 
     began: dict[RowKey, int]  # the states in which the transaction found them, where known
-    is_unsure: bool  # another state may have been known before retention deleted older entries
+    is_unsure: bool  # another reader may have known more, such as before retention deleted older entries
 
 
 class NestedOrder:
@@ -183,21 +186,18 @@ class NestedOrder:
         xids = [xid for xid in xids if xid in mixed]
         transactions = {xid: Transaction() for xid in xids}
         failures: dict[int, str] = {}
-        after = large_bytes = 0
-        while xids:
-            states = await self._states(xids, after=after, large_bytes=large_bytes)
+        async for states in self._states_of(xids):
             for xid, entry in states.entries:
                 transactions[xid].add(entry)
             failures |= states.failures
-            if states.is_all:
-                break
-            xid, last = states.entries[-1]
-            after, large_bytes = last.id, states.large_bytes
-            xids = xids[xids.index(xid) :]
         _complain(failures)
         is_short = sum(map(len, transactions.values())) <= INLINE_ENTRIES
         circles = _circles(transactions) if is_short else await asyncio.to_thread(_circles, transactions)
-        before = {xid: await self._before(xid, rows_there) for xid, rows_there in circles.items() if rows_there}
+        before = {
+            xid: await self._before(xid, rows_there, is_nested=transactions[xid].is_nested)
+            for xid, rows_there in circles.items()
+            if rows_there
+        }
         began = {xid: found.began for xid, found in before.items()}
         orders = _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
         if xids:
@@ -208,9 +208,19 @@ class NestedOrder:
                     order.unsure = transactions[xid].ids
         return as_recorded | orders
 
-    async def _states(
-        self, xids: Sequence[str], *, after: int = 0, large_bytes: int = 0, begin: int = 0, end: int = _MOST
-    ) -> _States:
+    async def _states_of(self, xids: Sequence[str], *, begin: int = 0, end: int = _MOST) -> AsyncIterator[_States]:
+        """All entries of the transactions, or those with ids from `begin` on and before `end`, some at a time."""
+        after = large_bytes = 0
+        while xids:
+            states = await self._states(xids, after=after, large_bytes=large_bytes, begin=begin, end=end)
+            yield states
+            if states.is_all:
+                return
+            xid, last = states.entries[-1]
+            after, large_bytes = last.id, states.large_bytes
+            xids = xids[xids.index(xid) :]
+
+    async def _states(self, xids: Sequence[str], *, after: int, large_bytes: int, begin: int, end: int) -> _States:
         parameters = {
             "xids": list(xids),
             "after": after,
@@ -285,24 +295,30 @@ class NestedOrder:
     async def _fetch_entries(self, parameters: dict[str, object]) -> list[DbRow]:
         return await self._database.fetch(QUERIES["entries"], parameters, DEADLINE_SECONDS, with_stand_ins=False)
 
-    async def _before(self, xid: str, circles: dict[RowKey, int]) -> _Before:
+    async def _before(self, xid: str, circles: dict[RowKey, int], *, is_nested: bool) -> _Before:
         """Looks for the states in which rows began that end as they began. `circles` has their first ids.
 
-        Earlier writers of a row held its lock, so their entries are visible and have lower ids.
+        Earlier writers of a row held its lock, so their entries are visible and have lower ids. Transactions that ran
+        at the same time say nothing, whether they are visible yet or not.
         """
-        begin, end = min(circles.values()) - LOOK_BACK_IDS, max(circles.values())
-        bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_IDS}
+        ids = LOOK_BACK_IDS if is_nested else min(LOOK_BACK_IDS, PLAIN_LOOK_BACK_IDS)
+        begin, end = min(circles.values()) - ids, max(circles.values())
+        bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_ENTRIES}
         counts = await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)
         xids = [earlier for earlier, *_ in counts]
         before: dict[str, list[Entry]] = {}  # by transaction, the newest first
-        states = await self._states(xids, begin=begin, end=end) if xids else _States.of([])
-        _complain({entry_id: why for entry_id, why in states.failures.items() if why != _TOO_MUCH})
-        for earlier, entry in states.entries:
-            before.setdefault(earlier, []).append(entry)
-        is_whole = sum(count for _, count, _ in counts) < LOOK_BACK_IDS
-        if not states.is_all:
-            is_whole = False
-            before.popitem()  # its last entries may be missing
+        is_whole, parts_read = sum(count for _, count, _ in counts) < LOOK_BACK_ENTRIES, 0
+        failures: dict[int, str] = {}
+        async for states in self._states_of(xids, begin=begin, end=end):
+            for earlier, entry in states.entries:
+                before.setdefault(earlier, []).append(entry)
+            failures |= states.failures
+            parts_read += 1
+            if parts_read == LOOK_BACK_PARTS and not states.is_all:
+                is_whole = False
+                before.popitem()  # its last entries may be missing
+                break
+        _complain({entry_id: why for entry_id, why in failures.items() if why != _TOO_MUCH})
         # After the reading, so that it includes what retention deleted meanwhile.
         [(deleted_xid, deleted_id)] = await self._database.fetch(QUERIES["newest deleted"])
         # A transaction of two partitions may have lost its first entries, and one that began earlier is not read whole.
@@ -310,14 +326,14 @@ class NestedOrder:
         begun = [earlier for earlier, _, has_more in counts if has_more and earlier in before.keys() - may_lack]
         mixed = await self._mixed_of(begun) | may_lack
         parts = {earlier: SeenPart.UNSURE if earlier in mixed else SeenPart.IN_ORDER for earlier in {*begun, *may_lack}}
-        is_short = len(circles) + len(states.entries) <= INLINE_ENTRIES
-        looked = (before, parts, circles)
+        look_back = LookBack(is_from_beginning=is_whole and begin <= 1 and not deleted_id)
+        is_short = len(circles) + sum(map(len, before.values())) <= INLINE_ENTRIES
+        looked = (look_back, before, parts, circles)
         found = _looked_back(*looked) if is_short else await asyncio.to_thread(_looked_back, *looked)
-        unseen = [row for row, state in found.items() if state is None]
+        is_open, is_unsure = None in found.values(), bool(may_lack) or look_back.is_unsure
         began = {row: state for row, state in found.items() if state not in (None, UNKNOWN)}
-        if is_whole and begin <= 1 and not deleted_id:
-            began |= {row: ~row[1] for row in unseen}  # the journal, read from its beginning, has no entry of the row
-        return _Before(began, is_unsure=bool(may_lack) or (bool(unseen) and deleted_id >= max(begin, 1)))
+        may_be_deleted = deleted_id >= max(begin, 1)
+        return _Before(began, is_unsure=is_unsure or (is_open and (may_be_deleted or not is_whole)))
 
     async def _mixed_of(self, xids: Sequence[str]) -> set[str]:
         """Those of the transactions that must be put in order."""
@@ -327,10 +343,12 @@ class NestedOrder:
 
 
 def _looked_back(
-    before: Mapping[str, Sequence[Entry]], parts: Mapping[str, SeenPart], circles: Mapping[RowKey, int]
+    look_back: LookBack,
+    before: Mapping[str, Sequence[Entry]],
+    parts: Mapping[str, SeenPart],
+    circles: Mapping[RowKey, int],
 ) -> dict[RowKey, int | None]:
     """The states of the rows, by LookBack.state_before()."""
-    look_back = LookBack()
     for earlier, entries in before.items():
         look_back.add(entries, parts.get(earlier, SeenPart.WHOLE))
     return {(table, key): look_back.state_before(table, key, first_id) for (table, key), first_id in circles.items()}

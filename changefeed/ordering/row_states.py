@@ -19,6 +19,7 @@ class Entry(NamedTuple):
     action: str
     depth: int
     is_followed: bool  # AFTER triggers of its statement may have written the entries before it
+    is_accompanied: bool  # other triggers of its table, as of foreign keys, may run commands in its statement
     command: int  # number of the transaction's command that wrote the entry itself
     table: str
     columns: int | None  # digest of their names
@@ -78,16 +79,21 @@ def state_after(entries: Iterable[Entry], key: int) -> int | None:
     was_there: int | None = None  # in this state at last, and all along
     has_come_or_gone = False
     is_in_order = True  # a trigger's change has a lower id than the one that made it fire
+    is_one_by_one = True  # each by another statement (see Statements), and none by a trigger
+    last: Entry | None = None
     for entry in entries:
         is_of_no_row = entry.before is None and entry.after is None
         if is_of_no_row or columns not in (None, entry.columns):
             balance.clear()
             is_known, was_there, has_come_or_gone = entry.action == "T" and is_of_no_row, None, False
+            is_one_by_one, last = True, None
         columns = entry.columns
         if is_of_no_row:
             if is_known:
                 balance[~key] = 1
             continue
+        is_one_by_one &= entry.depth == 1 and (last is None or entry.command > last.command + 1)
+        last = entry
         if entry.key_before != entry.key_after or entry.before != entry.after:
             balance[(entry.before or 1) if entry.key_before == key else ~key] -= 1
             balance[(entry.after or 1) if entry.key_after == key else ~key] += 1
@@ -99,4 +105,6 @@ def state_after(entries: Iterable[Entry], key: int) -> int | None:
     state = next((state for state, count in balance.items() if count > 0), None)
     if state is None and not has_come_or_gone and is_in_order:
         state = was_there
+    elif state is None and last and is_one_by_one:
+        state = (last.after or 1) if last.key_after == key else ~key
     return UNKNOWN if state is None and not is_known else state

@@ -59,6 +59,8 @@ class Transaction:
         self._preferred = PreferredOrder()
         self._open_runs: dict[str, _Run] = {}  # by table
         self._runs: list[_Run] = []
+        self._is_accompanied = False
+        self.is_nested = False  # triggers wrote some of its entries
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -71,10 +73,12 @@ class Transaction:
     def add(self, entry: Entry) -> None:
         number = len(self._ids)
         self._ids.append(entry.id)
-        for column, digest in zip(self._states, entry[8:], strict=True):
+        for column, digest in zip(self._states, entry[9:], strict=True):
             column.append(NOTHING if digest is None else digest or 1)
         self._preferred.add(number, entry)
         is_joined = self._statements.add(entry)
+        self.is_nested |= entry.depth > 1
+        self._is_accompanied |= entry.is_accompanied
         run = self._open_runs.get(entry.table)
         if entry.before is None and entry.after is None:
             self._open_runs[entry.table] = _Run(entry.table, follows_truncate=entry.action == "T")
@@ -94,11 +98,12 @@ class Transaction:
 
         Leaves out rows for which an earlier part of the transaction shows how they began. Where no trigger wrote, it
         leaves out those that were removed before they were added, too: no statement removes a row that it added itself.
+        It leaves out all if no other trigger ran commands in between: then the commands' numbers show the statements.
         """
         found: dict[tuple[str, int], int] = {}
         for run, began, numbers, edges in self._parts({}):
             is_sure = not run.is_nested and is_by_rank(edges)
-            added_first = _added_first(edges) if is_sure else set()
+            added_first = _added_first(edges) if is_sure and self._is_accompanied else set()
             if added_first or not is_sure:
                 for key, first in circles(edges).items():
                     if key not in began and (key in added_first or not is_sure):

@@ -11,6 +11,9 @@ from changefeed.postgres.pool import DatabaseUnavailable, DbRow, one_line
 def may_be_of_a_row(error: Exception) -> bool:
     """Whether reading fewer rows may help: against bytes that are not text, large values, lack of memory or time."""
     if isinstance(error, psycopg2.Error):
+        # PostgreSQL up to 17 has no code for JSON's \u00e9 in a SQL_ASCII database but "feature not supported".
+        if error.diag.source_function == "pg_unicode_to_server":
+            return True
         return is_illegible(error) or (error.pgcode or "").startswith(("22", "53", "54", "57014", "XX"))
     return isinstance(error, DatabaseUnavailable) and error.is_late
 

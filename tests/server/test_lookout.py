@@ -65,6 +65,41 @@ class LookoutCase(FeedTestCase):
         )
 
 
+class RewrittenTest(LookoutCase):
+    __test__ = True
+
+    @gen_test
+    async def test_a_look_notes_that_a_table_was_rewritten(self):
+        """So that a later crash is no gap of it: a rewrite may have made it UNLOGGED or LOGGED."""
+        await self.look()
+        for rewrite in ("TRUNCATE orders", "VACUUM FULL orders"):
+            self.write(rewrite)
+            await self.look()
+            [(is_noted,)] = self.write(
+                "SELECT r.state -> 'members' -> c.oid::text -> 'file' = to_jsonb(c.relfilenode::bigint)"
+                " FROM changefeed.recorded AS r JOIN pg_class AS c ON c.relname = r.table_name WHERE c.relname = 'orders'"
+            )
+            assert is_noted, rewrite
+        assert self.losses() == []
+
+
+class RemovedTest(LookoutCase):
+    __test__ = True
+
+    @gen_test
+    async def test_a_journal_that_is_removed_before_the_first_look(self):
+        """The tables that were watched at the start are, in the next journal, watched again."""
+        lookout = self.another()
+        await lookout.note_watched()
+        self.write(read_script("uninstall.sql"))
+        self.write(read_script("install.sql"))
+        await lookout.look()
+        self.watch()
+        with ExpectLog("changefeed.lookout", "changes are missing: public.orders is watched again", level=20):
+            await lookout.look()
+        assert self.losses() == ["orders"]
+
+
 class GapTest(LookoutCase):
     __test__ = True
 

@@ -3,7 +3,7 @@
 import os
 from itertools import count
 from typing import Any, ClassVar
-from unittest import SkipTest
+from unittest import SkipTest, mock
 from urllib.parse import quote
 
 import psycopg2
@@ -123,6 +123,24 @@ class SQLASCIITest(EncodingCase):
     @gen_test
     async def test_sql_ascii(self):
         await self.go_the_whole_road()
+
+    @gen_test
+    async def test_json_with_an_escape_that_the_database_cannot_convert(self):
+        """PostgreSQL up to 17 parses none there; such entries keep their places in the order, and stop nothing."""
+        self.write("CREATE TABLE t (id int PRIMARY KEY, j json)")
+        self.watch("public.t")
+        client = await self.connect("/ws?table=public.t", protocol=True)
+        await message(client, "hello")
+        self.write(r"""INSERT INTO t VALUES (1, '"\u00e9"'), (2, '"\u00e9"')""")
+        self.write(r"""UPDATE t SET j = '["\u00e9"]'""")
+        self.write("BEGIN; INSERT INTO t VALUES (3, '1'); DELETE FROM t WHERE id = 3; COMMIT")
+        with mock.patch("changefeed.journal.entries.logger"), mock.patch("changefeed.ordering.nested_order.logger"):
+            found = []
+            while len(found) < 6:
+                found += (await message(client, "changes"))["changes"]
+        assert [(change["action"], change["data"]["id"]) for change in found] == [
+            ("INSERT", 1), ("INSERT", 2), ("UPDATE", 1), ("UPDATE", 2), ("INSERT", 3), ("DELETE", 3)
+        ]  # fmt: skip
 
 
 class Latin1Test(EncodingCase):

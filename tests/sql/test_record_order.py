@@ -256,3 +256,48 @@ def test_a_lookback_that_sees_only_the_end_of_a_plain_transaction(db: JournalDat
     )
     db.run("INSERT INTO t VALUES (30, 30)")
     assert_keys_are_free(db)
+
+
+FREEING = (
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM t WHERE id = NEW.id; RETURN NEW; END $$;"
+    "CREATE TRIGGER x BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f();"
+    "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM FROM t; RETURN NULL; END $$;"
+    "CREATE TRIGGER y AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION g()"
+)
+
+
+def test_a_transaction_that_ends_later_does_not_take_up_the_lookback(
+    db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
+):
+    """The order is the same before and after it is visible."""
+    monkeypatch.setattr(nested_order, "LOOK_BACK_IDS", 20)
+    db.run("CREATE TABLE u (n int); SELECT changefeed.watch('u')")
+    db.run(FREEING)
+    db.run("INSERT INTO t SELECT i, i FROM generate_series(1, 4) AS i")
+    other = db.session()
+    db.run("BEGIN; INSERT INTO t VALUES (1, 1), (2, 2)")
+    other.run("BEGIN; INSERT INTO u SELECT generate_series(1, 100)")
+    db.run("INSERT INTO t VALUES (3, 3), (4, 4); COMMIT")
+    assert_keys_are_free(db)
+    before = [(entry.action, entry.data) for entry in db.entries("public.t")]
+    other.run("COMMIT")
+    assert [(entry.action, entry.data) for entry in db.entries("public.t")] == before
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        "ALTER TABLE t DISABLE TRIGGER x; BEGIN; DELETE FROM t; INSERT INTO t VALUES (1, 1); COMMIT; ALTER TABLE t ENABLE TRIGGER x",
+        "BEGIN; UPDATE t SET id = id + 100; UPDATE t SET id = id - 100; COMMIT",
+    ],
+)
+def test_a_row_that_a_young_journal_has_seen_is_not_new(db: JournalDatabase, seen: str):
+    db.run("SELECT changefeed.unwatch('t')")
+    db.run("INSERT INTO t VALUES (1, 1)")
+    db.run(FREEING)
+    db.run("SELECT changefeed.watch('t')")
+    for statement in seen.split("; "):
+        db.run(statement)
+    db.run("INSERT INTO t VALUES (1, 1)")
+    *_, deleted, inserted = db.entries("public.t")
+    assert (deleted.action, inserted.action) == ("D", "I")

@@ -19,7 +19,7 @@ def entry(entry_id: int, action: str, table: str = "t", key: int | None = 7, sta
     (before, key_before), (after, key_after) = {"I": (gone, there), "D": (there, gone), "U": (there, there)}.get(
         action, (gone, gone)
     )
-    return Entry(entry_id, 0, action, 1, False, 0, table, None, before, after, key_before, key_after)
+    return Entry(entry_id, 0, action, 1, False, False, 0, table, None, before, after, key_before, key_after)
 
 
 def looking_back(*transactions: list[Entry], part: SeenPart = SeenPart.WHOLE) -> LookBack:
@@ -81,3 +81,27 @@ def test_the_last_entries_of_a_transaction_in_which_triggers_wrote():
     look_back = looking_back([entry(6, "I")], [entry(3, "I"), entry(4, "I", key=8)], part=SeenPart.UNSURE)
     assert look_back.state_before("t", 7, 10) == UNKNOWN
     assert look_back.state_before("t", 8, 10) == 1
+
+
+def test_a_young_journal_takes_a_row_for_new_that_it_has_never_seen():
+    look_back = LookBack(is_from_beginning=True)
+    look_back.add([entry(3, "D"), entry(4, "I")])
+    assert look_back.state_before("t", 7, 10) is None
+    assert look_back.state_before("t", 8, 10) == ~8
+    assert looking_back([entry(3, "D")]).state_before("t", 8, 10) is None
+
+
+@pytest.mark.parametrize("actions", ["DI", "ID"])
+def test_the_last_statement_on_a_row_says_how_it_left_it(actions: str):
+    first, second = (entry(number, action) for number, action in enumerate(actions, 3))
+    look_back = looking_back([first, second._replace(command=2)])
+    assert look_back.state_before("t", 7, 10) == (1 if actions == "DI" else ~7)
+    for together in (second._replace(command=1), second._replace(command=2, depth=2)):
+        assert looking_back([first, together]).state_before("t", 7, 10) is None
+
+
+def test_a_count_that_may_be_of_the_same_time_leaves_the_state_unsure():
+    look_back = looking_back([entry(5, "U", key=None)], [entry(3, "I")])
+    assert (look_back.state_before("t", 7, 10), look_back.is_unsure) == (UNKNOWN, True)
+    truncated = looking_back([entry(5, "T", key=None)], [entry(3, "I")])
+    assert (truncated.state_before("t", 7, 10), truncated.is_unsure) == (~7, False)

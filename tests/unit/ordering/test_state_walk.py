@@ -125,7 +125,7 @@ def test_rows_of_changed_columns_are_two_walks():
 @pytest.mark.parametrize(("depth", "state"), [(1, 11), (2, None)])
 def test_ids_decide_unless_triggers_wrote(depth: int, state: int | None):
     entries = [
-        Entry(1, 1, "U", depth, False, 1, "t", 5, 11, 12, 7, 7),
-        Entry(2, 2, "U", 1, False, 2, "t", 5, 12, 11, 7, 7),
+        Entry(1, 1, "U", depth, False, False, 1, "t", 5, 11, 12, 7, 7),
+        Entry(2, 2, "U", 1, False, False, 2, "t", 5, 12, 11, 7, 7),
     ]
     assert state_after(entries, 7) == state

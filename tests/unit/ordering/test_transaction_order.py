@@ -18,7 +18,7 @@ def entry(
     command: int = 0,
 ) -> Entry:
     return Entry(
-        number, number, "U", depth, is_followed, command or number * 3, table, columns, before or None, after or None,
+        number, number, "U", depth, is_followed, False, command or number * 3, table, columns, before or None, after or None,
         1 if before else None, 1 if after else None,
     )  # fmt: skip
 
