@@ -36,7 +36,9 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
     ),
     (SELECT sum(hash_record_extended(ROW(oid, evtenabled), 0)) FROM pg_event_trigger),
     pg_sequence_last_value(to_regclass('changefeed.noted_id')),  -- differs after a table was created, also if it is gone again
-    (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter)  -- differs after a crash, which empties unlogged tables
+    -- These two differ after a crash and after a promotion, which empty unlogged tables.
+    (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter),
+    CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END
 ) END, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN (
     SELECT sum(hash_record_extended(ROW(oid, relfilenode), 0)) FROM pg_class
     WHERE relkind = 'r' AND relhastriggers AND relpersistence <> 't'

@@ -121,9 +121,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
             AND (coalesce(o.is_of_root, true) OR NOT c.relispartition),
         -- Triggers that do not look up the columns find virtual ones as null in the rows.
         'is_null', r.has_virtual AND NOT coalesce(o.is_dynamic, false),
-        -- A crash empties unlogged tables, and resets the statistics. Making a table unlogged or logged rewrites it.
+        -- A crash empties unlogged tables, and resets the statistics; a promotion empties them, and begins another timeline. Making a
+        -- table unlogged or logged rewrites it.
         'is_unlogged', c.relpersistence = 'u', 'file', c.relfilenode::bigint,
-        'running_since', (SELECT extract(epoch FROM b.stats_reset) FROM pg_stat_bgwriter AS b)
+        'running_since', (
+            SELECT concat_ws(
+                ' ', extract(epoch FROM b.stats_reset),
+                CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+            )
+            FROM pg_stat_bgwriter AS b
+        )
     ) || CASE WHEN m.member <> m.root THEN '{}' ELSE jsonb_build_object(
         'name', r.name, 'owner', r.owner, 'type_written', r.type_written, 'array_type_written', r.array_type_written,
         'columns', r.columns, 'is_by_row', coalesce(o.is_by_row, false),

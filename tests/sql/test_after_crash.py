@@ -86,6 +86,24 @@ def test_an_unlogged_table_in_a_crash_that_no_look_saw_is_a_gap(
     assert execute(cluster.conninfo, LOOK) == []
 
 
+def test_a_promotion_empties_an_unlogged_table(cluster: EmbeddedPostgres) -> None:
+    """After a clean stop the statistics, which a crash resets, stay as they were."""
+    execute(cluster.conninfo, read_script("install.sql"))
+    execute(cluster.conninfo, "CREATE TABLE orders (id int); CREATE TABLE items (id int)")
+    execute(cluster.conninfo, "SELECT changefeed.watch('orders'), changefeed.watch('items')")
+    execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
+    execute(cluster.conninfo, "ALTER TABLE orders SET UNLOGGED")
+    assert execute(cluster.conninfo, LOOK) == []
+    cluster.stop("fast")
+    (cluster._cluster / "standby.signal").touch()
+    cluster.start()
+    execute(cluster.conninfo, "SELECT pg_promote()")
+    assert execute(cluster.conninfo, "SELECT count(*) FROM orders") == [(0,)]
+    [(table, why)] = execute(cluster.conninfo, LOOK)
+    assert (table, "emptied it" in why) == ("orders", True)
+    assert execute(cluster.conninfo, LOOK) == []
+
+
 def test_of_unlogged_tables_alone_a_crash_is_a_gap(cluster: EmbeddedPostgres) -> None:
     execute(cluster.conninfo, read_script("install.sql"))
     execute(cluster.conninfo, "CREATE TABLE orders (id int)")
