@@ -3,8 +3,7 @@
 -- schema fingerprint --
 -- A value that differs after each DDL that changes what the server knows of the schema: tables, columns, keys, partitions,
 -- triggers; null if no transaction has ended since the snapshot %(before)s. It runs every second, so it compares the catalog's
--- own values and formats no text. Temporary tables and partitions' columns are left out. And one that differs after a table with
--- triggers was rewritten, as by TRUNCATE: only the look needs that (see changefeed.states()).
+-- own values and formats no text. Temporary tables and partitions' columns are left out.
 SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
     ' ',
     (SELECT sum(hash_record_extended(ROW(oid, nspname), 0)) FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%%temp\_%%'),
@@ -39,9 +38,6 @@ SELECT s.now, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN concat_ws(
     -- These two differ after a crash and after a promotion, which empty unlogged tables.
     (SELECT extract(epoch FROM stats_reset) FROM pg_stat_bgwriter),
     CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END
-) END, CASE WHEN s.now IS DISTINCT FROM %(before)s THEN (
-    SELECT sum(hash_record_extended(ROW(oid, relfilenode), 0)) FROM pg_class
-    WHERE relkind = 'r' AND relhastriggers AND relpersistence <> 't'
 ) END
 FROM (SELECT pg_current_snapshot()::text AS now) AS s;
 

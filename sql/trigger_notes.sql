@@ -121,9 +121,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
             AND (coalesce(o.is_of_root, true) OR NOT c.relispartition),
         -- Triggers that do not look up the columns find virtual ones as null in the rows.
         'is_null', r.has_virtual AND NOT coalesce(o.is_dynamic, false),
-        -- A crash empties unlogged tables, and resets the statistics; a promotion empties them, and begins another timeline. Making a
-        -- table unlogged or logged rewrites it.
-        'is_unlogged', c.relpersistence = 'u', 'file', c.relfilenode::bigint,
+        -- A crash empties unlogged tables, and resets the statistics; a promotion empties them, and begins another timeline.
+        'is_unlogged', c.relpersistence = 'u',
         'running_since', (
             SELECT concat_ws(
                 ' ', extract(epoch FROM b.stats_reset),

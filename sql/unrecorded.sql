@@ -170,9 +170,9 @@ BEGIN
             OR last ->> 'is_complete' <> next ->> 'is_complete'
             OR last ->> 'definition' = next ->> 'definition' AND last ->> 'written' <> next ->> 'written'
         )) AS was_off,
-        bool_or(last -> 'running_since' <> next -> 'running_since' AND (
-            'true' IN (last -> 'is_unlogged', next -> 'is_unlogged') OR last -> 'file' <> next -> 'file'
-        )) AS has_crashed,
+        bool_or(
+            last -> 'running_since' <> next -> 'running_since' AND 'true' IN (last -> 'is_unlogged', next -> 'is_unlogged')
+        ) AS has_crashed,
         bool_or(
             last -> 'is_null' = 'true' AND next -> 'is_null' = 'false'
             OR next -> 'is_null' = 'true' AND is_noted

@@ -24,6 +24,7 @@ from settings.sources import load_settings
 from tests import postgres
 
 START_DEADLINE_SECONDS = 30
+UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade"}  # headers of a handshake
 ORDERS = "CREATE TABLE orders (id bigint PRIMARY KEY, status text, total numeric)"
 
 

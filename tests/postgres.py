@@ -57,6 +57,16 @@ def used(binaries: Path | None = BINARIES, **options: str) -> Iterator[None]:
         discard(other)
 
 
+@contextlib.contextmanager
+def stopped() -> Iterator[None]:
+    """No PostgreSQL within the block; then the cluster runs again, whatever happens."""
+    cluster().stop()
+    try:
+        yield
+    finally:
+        cluster().start()
+
+
 def run_tool(of: EmbeddedPostgres, name: str, *arguments: str) -> str:
     """What one of PostgreSQL's programs says, of the version of the cluster; it must succeed."""
     done = of._run([str(of.binaries / name), *arguments])

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import psycopg2
 
@@ -72,7 +71,6 @@ class Lookout:
         self._postponed: dict[str, float] = {}  # tables to be looked at again, each with the time of the first try
         self._snapshot: str | None = None
         self._fingerprint: str | None = None
-        self._files: Decimal | None = None  # of tables that may be watched
         self._looked_at: datetime | None = None
         self._looked_from: Place | None = None
         self._may_look = False
@@ -110,10 +108,9 @@ class Lookout:
         """Looks once. Raises DatabaseUnavailable or psycopg2.Error; then the next look finds what this one missed."""
         # A transaction that unlocks a postponed table may have changed nothing.
         before, began = {"before": None if self._postponed else self._snapshot}, datetime.now(UTC)
-        [(snapshot, fingerprint, files)] = await self._database.fetch(QUERIES["schema fingerprint"], before)
+        [(snapshot, fingerprint)] = await self._database.fetch(QUERIES["schema fingerprint"], before)
         is_another = fingerprint not in (None, self._fingerprint)
-        is_rewritten = files not in (None, self._files)
-        if is_another or is_rewritten or self._postponed:
+        if is_another or self._postponed:
             await self._look_at_recording()
         if is_another:
             await self._learn_retyped()
@@ -122,7 +119,7 @@ class Lookout:
                 await self._tell_retyped()
                 self._on_change()
             self._fingerprint = fingerprint
-        self._snapshot, self._files = snapshot, files if is_rewritten else self._files
+        self._snapshot = snapshot
         self._looked_at, self._looked_from = began, self._edge()
 
     def missed_since(self, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
@@ -194,7 +191,7 @@ class Lookout:
         """Reports columns whose type changed: until the catalog was read, filters compared them by the old type."""
         if not (retyped := self._catalog.take_retyped()):
             return
-        [(snapshot, *_)] = await self._database.fetch(QUERIES["schema fingerprint"], {"before": None})
+        [(snapshot, _)] = await self._database.fetch(QUERIES["schema fingerprint"], {"before": None})
         for name, columns in sorted(retyped.items()):
             begin, end = self._cursor(self._looked_from), self._cursor(self._edge())
             gap = _gap_of_retyped(name, columns, self._looked_at, datetime.now(UTC))

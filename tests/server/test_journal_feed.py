@@ -29,7 +29,7 @@ from handlers.feed.sse import GIVE_UP_SECONDS
 from handlers.feed.start import Start
 from handlers.http.context import ServerContext
 from handlers.http.server import DROP_OPTION, DROP_UNITS_PER_SECOND
-from tests.feed_case import ORDERS, FeedTestCase, message
+from tests.feed_case import ORDERS, UPGRADE, FeedTestCase, message
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
@@ -318,12 +318,12 @@ class ResumeTest(JournalTestCase):
     @gen_test
     async def test_a_text_that_is_no_cursor_is_refused_on_every_route(self):
         for path in ("/ws", "/events", "/api/changes"):
-            headers = {"Upgrade": "websocket", "Connection": "Upgrade"} if path.startswith("/ws") else {}
+            headers = UPGRADE if path.startswith("/ws") else {}
             for since in ("x", "1.AAAA", "1" * 5000):
                 error = (await self.fetch_json(f"{path}?since={since}", 400, headers=headers))["error"]
                 assert error["code"] == "not_a_cursor"
         for path in ("/ws?replay=x", "/ws?replay=-1", "/events?replay=1000000"):
-            headers = {"Upgrade": "websocket", "Connection": "Upgrade"} if path.startswith("/ws") else {}
+            headers = UPGRADE if path.startswith("/ws") else {}
             assert (await self.fetch_json(path, 400, headers=headers))["error"]["code"] == "bad_replay"
 
     @gen_test

@@ -45,14 +45,13 @@ class ListenerTest(FeedTestCase):
         self.watch_with_notify()
         socket = await self.connect()
         with ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30):
-            postgres.cluster().stop()
-            await self.until_state(ListenerState.LOST)
-            error = (await self.fetch_json("/readyz", 503))["error"]
-            assert error["code"] == "not_ready"
-            assert (await self.fetch_json("/api/tables", 503))["error"]["code"] == "database_unavailable"
-            assert (await self.fetch_json("/healthz"))["status"] == "ok"
-            assert (await self.fetch_json("/api/activity"))["deaf"][-1][1] is None
-            postgres.cluster().start()
+            with postgres.stopped():
+                await self.until_state(ListenerState.LOST)
+                error = (await self.fetch_json("/readyz", 503))["error"]
+                assert error["code"] == "not_ready"
+                assert (await self.fetch_json("/api/tables", 503))["error"]["code"] == "database_unavailable"
+                assert (await self.fetch_json("/healthz"))["status"] == "ok"
+                assert (await self.fetch_json("/api/activity"))["deaf"][-1][1] is None
             await self.until_state(ListenerState.LISTENING)
         await self.fetch_json("/readyz")
         self.write("INSERT INTO orders VALUES (1)")

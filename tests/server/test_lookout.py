@@ -65,24 +65,6 @@ class LookoutCase(FeedTestCase):
         )
 
 
-class RewrittenTest(LookoutCase):
-    __test__ = True
-
-    @gen_test
-    async def test_a_look_notes_that_a_table_was_rewritten(self):
-        """So that a later crash is no gap of it: a rewrite may have made it UNLOGGED or LOGGED."""
-        await self.look()
-        for rewrite in ("TRUNCATE orders", "VACUUM FULL orders"):
-            self.write(rewrite)
-            await self.look()
-            [(is_noted,)] = self.write(
-                "SELECT r.state -> 'members' -> c.oid::text -> 'file' = to_jsonb(c.relfilenode::bigint)"
-                " FROM changefeed.recorded AS r JOIN pg_class AS c ON c.relname = r.table_name WHERE c.relname = 'orders'"
-            )
-            assert is_noted, rewrite
-        assert self.losses() == []
-
-
 class RemovedTest(LookoutCase):
     __test__ = True
 

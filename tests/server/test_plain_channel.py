@@ -10,7 +10,7 @@ from tornado.testing import gen_test
 from changefeed.counts.tally import TABLE_LIMIT, UNKNOWN_TABLES, Tally
 from changefeed.hub import Hub
 from tests.access_case import AccessTestCase, issued
-from tests.feed_case import ORDERS, FeedTestCase
+from tests.feed_case import ORDERS, UPGRADE, FeedTestCase
 
 INNOCENT = '{"table": "orders", "action": "INSERT", "data": {"id": 1, "status": "open"}}'
 
@@ -100,7 +100,7 @@ class RawTest(AccessTestCase):
     async def test_payloads_do_not_reveal_tables_that_the_client_may_not_see(self):
         for tables in ({"public.orders": {}}, {"*": {"columns": ["id"]}}, {"*": {}, "hr.*": {"columns": ["id"]}}, {}):
             token = issued({"tables": tables, "channels": ["*"]})
-            said = await self.fetch_json("/listen/events", 403, headers={"Authorization": f"Bearer {token}"})
+            said = await self.fetch_json("/listen/events", 403, headers={"Authorization": f"Bearer {token}", **UPGRADE})
             assert said["error"]["code"] == "channel_not_allowed"
         assert self.feed.raw_clients.connected == []
         everything = issued({"tables": {"*": {}}, "channels": ["events"]})

@@ -24,7 +24,7 @@ from handlers.http import socket as sockets
 from handlers.http.close_codes import CloseCode
 from tests import postgres
 from tests.access_case import AccessTestCase, closing, token_of
-from tests.feed_case import FeedTestCase
+from tests.feed_case import UPGRADE, FeedTestCase
 
 BACKEND = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -39,7 +39,7 @@ class ListenCase(FeedTestCase):
         return await self.connect(f"/listen/{quote(channel, safe='')}", **headers)
 
     async def refusal(self, channel: str, status: int) -> Any:
-        return (await self.fetch_json(f"/listen/{quote(channel, safe='')}", status))["error"]
+        return (await self.fetch_json(f"/listen/{quote(channel, safe='')}", status, headers=UPGRADE))["error"]
 
     def notify(self, channel: str, *payloads: str) -> None:
         for payload in payloads:
@@ -171,14 +171,12 @@ class OutageTest(ListenCase):
     @gen_test
     async def test_a_client_that_comes_in_an_outage_is_let_in_after_it(self):
         with ExpectLog("changefeed.listener", "lost the LISTEN connection|still lost", level=30):
-            postgres.cluster().stop()
-            await self.until_state(ListenerState.LOST)
-            with mock.patch.object(raw, "LISTEN_DEADLINE_SECONDS", 0.1):
-                assert (await self.refusal("people", 503))["code"] == "not_ready"
-            with mock.patch.object(raw, "LISTEN_DEADLINE_SECONDS", 25):
+            with mock.patch.object(raw, "LISTEN_DEADLINE_SECONDS", 25), postgres.stopped():
+                await self.until_state(ListenerState.LOST)
+                with mock.patch.object(raw, "LISTEN_DEADLINE_SECONDS", 0.1):
+                    assert (await self.refusal("people", 503))["code"] == "not_ready"
                 coming = asyncio.ensure_future(self.listen("people"))
-                postgres.cluster().start()
-                client = await coming
+            client = await coming
         self.notify("people", "here I am")
         assert await client.read_message() == "here I am"
 

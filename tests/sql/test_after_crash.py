@@ -59,7 +59,6 @@ def test_what_could_not_be_recorded_is_no_more_after_a_crash(
     [
         ("ALTER TABLE <table> SET UNLOGGED", "crash", LOOK),
         ("ALTER TABLE <table> SET UNLOGGED", LOOK, "crash", "ALTER TABLE <table> SET LOGGED", LOOK),
-        ("ALTER TABLE <table> SET UNLOGGED", "crash", "ALTER TABLE <table> SET LOGGED", LOOK),
     ],
 )
 def test_an_unlogged_table_in_a_crash_that_no_look_saw_is_a_gap(
