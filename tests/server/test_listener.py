@@ -228,10 +228,9 @@ class ReturnTest(FeedTestCase):
         ):
             self.running[1].cancel()
             self.running[1] = self.start_task(self.feed.follower.run())
-            postgres.cluster().stop()
-            self.feed.follower.wake()
-            await waits.wait()
-            postgres.cluster().start()
+            with postgres.stopped():
+                self.feed.follower.wake()
+                await waits.wait()
             socket = await self.connect()
             self.write("INSERT INTO orders VALUES (1)")
             assert (await message(socket))["data"]["id"] == 1
