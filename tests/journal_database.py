@@ -95,8 +95,13 @@ class JournalDatabase(Session):
         page = {"previous": "1:1:", "batch": None, "after": None, **limits}
         *rows, last = await self.fetch(load_queries("server.sql")["read"], page)
         rows = [row[: len(JournalRow._fields)] for row in rows]
+        state = JournalState.of(last)
         return await NestedOrder(self, row_limit_bytes=1 << 30).apply(
-            rows, nested=JournalState.of(last).nested or (), is_whole_batch=True, byte_limit=1 << 60
+            rows,
+            nested=state.nested or (),
+            is_whole_batch=True,
+            deleted_xid=int(state.deleted_xid),
+            byte_limit=1 << 60,
         )
 
     async def fetch(

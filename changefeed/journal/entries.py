@@ -119,6 +119,7 @@ class Entries:
             entries,
             nested=state.nested,
             is_whole_batch=is_whole_batch,
+            deleted_xid=int(state.deleted_xid),
             byte_limit=PAGE_LIMIT_BYTES,
         )
         return await self._keys_of(found) if self._payload is Payload.KEYS else found

@@ -103,19 +103,20 @@ class NestedOrder:
         *,
         nested: Collection[str],
         is_whole_batch: bool,
+        deleted_xid: int,
         byte_limit: int,
     ) -> Sequence[DbRow]:
         """The rows of a page, as JournalRows, with their contents in order.
 
-        `nested` is from changefeed.read(). The rows end early if their contents exceed about `byte_limit`, but there is
-        at least one.
+        `nested` and `deleted_xid`, the newest transaction that retention has deleted, are from changefeed.read(). The
+        rows end early if their contents exceed about `byte_limit`, but there is at least one.
         """
         mixed = _mixed(rows).union(nested)
         # In a part of a batch, each transaction may have entries on other pages.
         xids = mixed if is_whole_batch else {row[1] for row in rows}
         if not xids:
             return rows
-        orders = {xid: order for xid, order in (await self._orders_of(xids, mixed)).items() if len(order)}
+        orders = {xid: order for xid, order in (await self._orders_of(xids, mixed, deleted_xid)).items() if len(order)}
         if not orders:
             return rows
         sources = {row[0]: orders[row[1]].source(row[0]) for row in rows if row[1] in orders}
@@ -142,14 +143,14 @@ class NestedOrder:
             ordered.append((row[0], *contents[source][1:]) if is_moved else row)
         return ordered
 
-    async def _orders_of(self, xids: set[str], mixed: set[str]) -> dict[str, Order]:
+    async def _orders_of(self, xids: set[str], mixed: set[str], deleted_xid: int) -> dict[str, Order]:
         """The orders of the transactions. `mixed` are known to need one; the others may."""
         known = {xid: self._orders[xid] for xid in xids & self._orders.keys()}
         for xid in known:
             self._orders.move_to_end(xid)
         unknown = sorted(xids - known.keys() - self._computing.keys(), key=int)
         if unknown:
-            task = asyncio.create_task(self._compute(unknown, mixed))
+            task = asyncio.create_task(self._compute(unknown, mixed, deleted_xid))
             task.add_done_callback(self._end)
             self._computing.update(dict.fromkeys(unknown, task))
         for task in {self._computing[xid] for xid in xids - known.keys()}:
@@ -179,7 +180,7 @@ class NestedOrder:
             if order := self._orders.pop(xid, None):
                 self._remembered_entries -= len(order)
 
-    async def _compute(self, xids: Sequence[str], mixed: set[str]) -> dict[str, Order]:
+    async def _compute(self, xids: Sequence[str], mixed: set[str], deleted_xid: int) -> dict[str, Order]:
         unexamined = [xid for xid in xids if xid not in mixed]
         mixed = mixed | await self._mixed_of(unexamined)
         as_recorded = {xid: Order.as_recorded() for xid in unexamined if xid not in mixed}
@@ -200,12 +201,10 @@ class NestedOrder:
         }
         began = {xid: found.began for xid, found in before.items()}
         orders = _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
-        if xids:
+        for xid, order in orders.items():
             # A transaction of two partitions may have lost its first entries.
-            [(deleted_xid, _)] = await self._database.fetch(QUERIES["newest deleted"])
-            for xid, order in orders.items():
-                if int(xid) <= deleted_xid or (xid in before and before[xid].is_unsure):
-                    order.unsure = transactions[xid].ids
+            if int(xid) <= deleted_xid or (xid in before and before[xid].is_unsure):
+                order.unsure = transactions[xid].ids
         return as_recorded | orders
 
     async def _states_of(self, xids: Sequence[str], *, begin: int = 0, end: int = _MOST) -> AsyncIterator[_States]:

@@ -76,7 +76,6 @@ def state_after(entries: Iterable[Entry], key: int) -> int | None:
     balance: Counter[int] = Counter()
     columns: int | None = None
     is_known = True
-    was_there: int | None = None  # in this state at last, and all along
     has_come_or_gone = False
     is_in_order = True  # a trigger's change has a lower id than the one that made it fire
     is_one_by_one = True  # each by another statement (see Statements), and none by a trigger
@@ -85,8 +84,8 @@ def state_after(entries: Iterable[Entry], key: int) -> int | None:
         is_of_no_row = entry.before is None and entry.after is None
         if is_of_no_row or columns not in (None, entry.columns):
             balance.clear()
-            is_known, was_there, has_come_or_gone = entry.action == "T" and is_of_no_row, None, False
-            is_one_by_one, last = True, None
+            is_known, has_come_or_gone, is_one_by_one = entry.action == "T" and is_of_no_row, False, True
+            last = None
         columns = entry.columns
         if is_of_no_row:
             if is_known:
@@ -98,13 +97,10 @@ def state_after(entries: Iterable[Entry], key: int) -> int | None:
             balance[(entry.before or 1) if entry.key_before == key else ~key] -= 1
             balance[(entry.after or 1) if entry.key_after == key else ~key] += 1
         if entry.key_before == entry.key_after:
-            was_there = entry.after or 1
             is_in_order &= entry.depth == 1 or entry.before == entry.after
         else:
             has_come_or_gone = True
     state = next((state for state, count in balance.items() if count > 0), None)
-    if state is None and not has_come_or_gone and is_in_order:
-        state = was_there
-    elif state is None and last and is_one_by_one:
+    if state is None and last and (is_one_by_one or (is_in_order and not has_come_or_gone)):
         state = (last.after or 1) if last.key_after == key else ~key
     return UNKNOWN if state is None and not is_known else state

@@ -91,6 +91,7 @@ class ChangesHandler(ApiHandler):
         taken: list[Change] = []
         size = examined = 0
         self._was_emptied = False
+        begin = place
         proven = place  # the place of the last change proves most
         turn = Turn()
         while True:
@@ -98,7 +99,9 @@ class ChangesHandler(ApiHandler):
             page = cache.page_after(place) if cache and place != BEGINNING else None
             if is_read := page is None:
                 page = await self.context.journal.read_for_client(self.owner, place)
-                self._was_emptied |= not is_oldest and self.context.journal.has_gap_after(place)
+                journal = self.context.journal
+                has_gap = journal.has_gap_after(place) if place is begin else journal.horizon.hides_from(place)
+                self._was_emptied |= has_gap and not is_oldest
             is_oldest = False
             for change in page.changes:
                 if examined >= EXAMINED_LIMIT and not is_restricted:

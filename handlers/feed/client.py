@@ -244,7 +244,7 @@ class FeedClient:
 
     async def _catch_up(self, place: Place) -> None:
         follower, journal = self._context.follower, self._context.journal
-        is_told, spent = True, 0
+        is_told, spent, resumed_at = True, 0, place
         followed, epoch = follower.cache, journal.epoch
         while True:
             cache = follower.cache
@@ -259,7 +259,7 @@ class FeedClient:
                     place = cache.edge
                 epoch = journal.epoch
             try:
-                page = await self._next_page(cache, place)
+                page = await self._next_page(cache, place, is_resumed=place is resumed_at)
             except LostPast:
                 if told := gap_within(self.selection, Gap(LOST_PAST)):
                     self.outbox.send(self.dialect.gap(told))
@@ -300,8 +300,8 @@ class FeedClient:
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return False
 
-    async def _next_page(self, cache: PageCache, place: Place) -> Page | None:
-        """The page after the place; None if it has to wait for one."""
+    async def _next_page(self, cache: PageCache, place: Place, *, is_resumed: bool) -> Page | None:
+        """The page after the place; None if it has to wait for one. `is_resumed` says that it is the cursor's place."""
         if page := cache.page_after(place):
             return page
         edge = cache.edge.previous
@@ -311,9 +311,11 @@ class FeedClient:
             page = await self._context.journal.read_for_client(self._owner, place, upto=edge)
         except (DatabaseUnavailable, psycopg2.Error, JournalReplaced):
             return None  # the follower logs it, and moves on when the database is back
-        journal = self._context.journal
-        if journal.has_gap_after(place) and journal.horizon.extent != self._reported_extent:
-            self._reported_extent = journal.horizon.extent
+        horizon = self._context.journal.horizon
+        # What this server sent before follows one order.
+        has_gap = self._context.journal.has_gap_after(place) if is_resumed else horizon.hides_from(place)
+        if has_gap and horizon.extent != self._reported_extent:
+            self._reported_extent = horizon.extent
             if self.dialect is PLAIN:  # has no message for gaps: its cursor will be answered with 410
                 self.leave(DELETED)
                 return None

@@ -10,6 +10,7 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
+from changefeed.journal import entries
 from changefeed.journal.page_cache import PageCache
 from handlers.feed import start
 from tests import postgres
@@ -177,11 +178,13 @@ class LosingTransactionTest(JournalTestCase):
             "CREATE FUNCTION free() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
             " DELETE FROM orders WHERE id = NEW.id; RETURN NEW; END $$;"
             "CREATE TRIGGER free BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION free();"
-            "INSERT INTO orders VALUES (1); SELECT changefeed.retain('1 day', 1000); INSERT INTO orders VALUES (1)"
+            "INSERT INTO orders VALUES (1); SELECT changefeed.retain('1 day', 1000)"
         )
-        while self.feed.hub.published < 3:
+        self.write("INSERT INTO orders VALUES (2)")
+        self.write("INSERT INTO orders VALUES (1)")
+        while self.feed.hub.published < 4:
             await self.feed.follower.until_moved()
-        [_, deleted, inserted] = (await self.fetch_json("/api/changes"))["changes"]
+        [_, before, deleted, inserted] = (await self.fetch_json("/api/changes"))["changes"]
         assert (deleted["action"], inserted["action"]) == ("DELETE", "INSERT")
         self.write("SELECT changefeed.empty_partition(0)")
         with mock.patch.object(PageCache, "page_after", return_value=None):
@@ -189,6 +192,13 @@ class LosingTransactionTest(JournalTestCase):
             assert (await self.fetch_json(f"/api/changes?since={deleted['cursor']}"))["gap"]
             socket = await self.connect(f"/ws?since={deleted['cursor']}", protocol=True)
             assert "on which their order depends" in (await message(socket, "gap"))["why"]
+            # A client that gets all of it gets it in one order, however many pages it comes in.
+            with mock.patch.object(entries, "PAGE_ROWS", 1):
+                page = await self.fetch_json(f"/api/changes?since={before['cursor']}")
+                assert (page["gap"], len(page["changes"])) == (None, 2)
+                socket = await self.connect(f"/ws?since={before['cursor']}", protocol=True)
+                await message(socket, "hello")
+                assert [(await message(socket))["type"] for _ in range(2)] == ["changes", "changes"]
 
     @gen_test
     async def test_a_foreign_cursor_gets_the_new_place_in_hello(self):
