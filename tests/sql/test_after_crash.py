@@ -53,6 +53,14 @@ def test_what_could_not_be_recorded_is_no_more_after_a_crash(
     assert execute(cluster.conninfo, "SELECT last_value, is_called FROM changefeed.losses") == [(2, True)]
 
 
+def watch_orders_and_parted(cluster: EmbeddedPostgres) -> None:
+    execute(cluster.conninfo, read_script("install.sql"))
+    execute(cluster.conninfo, "CREATE TABLE orders (id int)")
+    execute(cluster.conninfo, "CREATE TABLE parted (id int) PARTITION BY LIST (id)")
+    execute(cluster.conninfo, "CREATE TABLE part PARTITION OF parted FOR VALUES IN (1)")
+    execute(cluster.conninfo, "SELECT changefeed.watch('orders'), changefeed.watch('parted')")
+
+
 @pytest.mark.parametrize("table", ["orders", "part"])
 @pytest.mark.parametrize(
     "steps",
@@ -64,11 +72,7 @@ def test_what_could_not_be_recorded_is_no_more_after_a_crash(
 def test_an_unlogged_table_in_a_crash_that_no_look_saw_is_a_gap(
     cluster: EmbeddedPostgres, table: str, steps: tuple[str, ...]
 ) -> None:
-    execute(cluster.conninfo, read_script("install.sql"))
-    execute(cluster.conninfo, "CREATE TABLE orders (id int)")
-    execute(cluster.conninfo, "CREATE TABLE parted (id int) PARTITION BY LIST (id)")
-    execute(cluster.conninfo, "CREATE TABLE part PARTITION OF parted FOR VALUES IN (1)")
-    execute(cluster.conninfo, "SELECT changefeed.watch('orders'), changefeed.watch('parted')")
+    watch_orders_and_parted(cluster)
     execute(cluster.conninfo, "INSERT INTO orders VALUES (1); INSERT INTO parted VALUES (1)")
     assert execute(cluster.conninfo, LOOK) == []
     found = []
@@ -87,9 +91,7 @@ def test_an_unlogged_table_in_a_crash_that_no_look_saw_is_a_gap(
 
 def test_a_promotion_empties_an_unlogged_table(cluster: EmbeddedPostgres) -> None:
     """After a clean stop the statistics, which a crash resets, stay as they were."""
-    execute(cluster.conninfo, read_script("install.sql"))
-    execute(cluster.conninfo, "CREATE TABLE orders (id int); CREATE TABLE items (id int)")
-    execute(cluster.conninfo, "SELECT changefeed.watch('orders'), changefeed.watch('items')")
+    watch_orders_and_parted(cluster)
     execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
     execute(cluster.conninfo, "ALTER TABLE orders SET UNLOGGED")
     assert execute(cluster.conninfo, LOOK) == []
@@ -104,11 +106,7 @@ def test_a_promotion_empties_an_unlogged_table(cluster: EmbeddedPostgres) -> Non
 
 
 def test_of_unlogged_tables_alone_a_crash_is_a_gap(cluster: EmbeddedPostgres) -> None:
-    execute(cluster.conninfo, read_script("install.sql"))
-    execute(cluster.conninfo, "CREATE TABLE orders (id int)")
-    execute(cluster.conninfo, "CREATE TABLE parted (id int) PARTITION BY LIST (id)")
-    execute(cluster.conninfo, "CREATE TABLE part PARTITION OF parted FOR VALUES IN (1)")
-    execute(cluster.conninfo, "SELECT changefeed.watch('orders'), changefeed.watch('parted')")
+    watch_orders_and_parted(cluster)
     execute(cluster.conninfo, "ALTER TABLE part SET UNLOGGED")
     execute(cluster.conninfo, "INSERT INTO orders VALUES (1)")
     execute(cluster.conninfo, "INSERT INTO parted VALUES (1)")
