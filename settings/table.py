@@ -401,8 +401,8 @@ LIMITS = (
         values.whole(0, 1_000_000),
         1_000,
         "PER_SECOND",
-        "new clients per second, counted apart with and without a token, per process; bursts up to 10 s' worth; "
-        "more get 503 with Retry-After; 0 = unlimited",
+        "new clients per second, counted apart with and without a token, per process; bursts up to 10 s' worth, "
+        "of which one token or address leaves a part; more get 503 with Retry-After; 0 = unlimited",
     ),
     Setting(
         "clients_per_second_per_address",

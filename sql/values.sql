@@ -324,7 +324,7 @@ END
 $function$;
 
 -- A column of `omit` or `hash` that is gone: dropped, or renamed, whether or not another column has its name now. Then no value may
--- leave the table, since it might be that column's. So it is in the restored table, if one was gone when it was dumped. `options` are a trigger's argument, or those of watched().
+-- leave the table, since it might be that column's. The same holds in the restored table, if one was gone when it was dumped. `options` are a trigger's argument, or those of watched().
 CREATE OR REPLACE FUNCTION changefeed.gone_column(target oid, options json)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN

@@ -14,7 +14,7 @@ from changefeed.change.change import LOSS, JournalRow
 from changefeed.change.exposure import Payload, key_members
 from changefeed.change.json_text import NotJSON
 from changefeed.change.table_names import qualified
-from changefeed.journal.cursor import Snapshot
+from changefeed.journal.cursor import Place, Snapshot
 from changefeed.ordering.nested_order import NestedOrder
 from changefeed.postgres.apart import may_be_of_a_row, read_apart
 from changefeed.postgres.legible import is_shown_only
@@ -89,9 +89,9 @@ class Entries:
         """Forgets everything about the journal: it may have been replaced."""
         self._nested_order.forget()
 
-    def may_differ_after(self, entry_id: int) -> bool:
+    def may_differ_after(self, place: Place) -> bool:
         """Whether it is in the middle of a transaction whose order may have been another one when it was sent."""
-        return self._nested_order.may_differ_after(entry_id)
+        return not place.is_batch_end and self._nested_order.may_differ_after(place.id, place.batch.sees)
 
     async def read(
         self, version: int, previous: Snapshot, batch: Snapshot | None, after: int | None

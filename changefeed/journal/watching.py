@@ -6,6 +6,7 @@ The SQL is in sql/, and works without the server too.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ logger = logging.getLogger("changefeed.watching")
 
 QUERIES = load_queries("server.sql")
 MAINTAIN_SECONDS = 10.0
+EXPECTED_SECONDS = 30.0  # how long a new table may take to be watched
 
 REMOVED = (
     "the schema changefeed was removed, as by sql/uninstall.sql: no table is watched any more. To watch the tables of "
@@ -84,6 +86,7 @@ class Watching:
         self._is_told_of_no_schema = False
         self._complaint = ""
         self._woken = asyncio.Event()
+        self._expected: dict[TableName, float] = {}  # asked for, and not watched; since when (monotonic)
 
     async def start(self) -> None:
         """Watches the tables of the patterns. Raises NoSuchTable, or CannotWatch for a table named without a star.
@@ -191,11 +194,18 @@ class Watching:
         }
 
     def will_watch(self, table: TableName) -> bool:
-        """Whether --watch names the table, and nothing that this process knows of prevents it: it may be new."""
-        if self.refused.get(qualified(str(table.schema), table.table)):
+        """Whether --watch names the table, and it may be so new that it is yet to be watched.
+
+        Of several processes only one learns why a table cannot be watched, so each gives up after EXPECTED_SECONDS.
+        """
+        if qualified(str(table.schema), table.table) in self.refused:
             return False
         meant = {(one.schema, one.table) for pattern in self._patterns for one in parse_pattern(pattern).possible}
-        return not meant.isdisjoint({(table.schema, table.table), (table.schema, None)})
+        if meant.isdisjoint({(table.schema, table.table), (table.schema, None)}):
+            return False
+        now = time.monotonic()
+        self._expected = {name: at for name, at in self._expected.items() if now < at + 20 * EXPECTED_SECONDS}
+        return now < self._expected.setdefault(table, now) + EXPECTED_SECONDS
 
     def maintain_now(self) -> None:
         """Called when the schema has changed: there may be new partitions or tables to watch."""

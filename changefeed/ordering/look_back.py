@@ -29,17 +29,18 @@ class LookBack:
 
     def __init__(self, *, is_from_beginning: bool = False) -> None:
         self._is_from_beginning = is_from_beginning  # of the journal, which never had other entries
-        # Whether a state is unknown because of a count or a loss, whose transaction may have ended later.
-        self.is_unsure = False
+        self.hidden_by: set[str] = set()  # the transactions whose count or loss leaves a state unknown
+        self._xids: list[str] = []
         self._parts: list[SeenPart] = []
-        # By the transaction's number, which is its index in `_parts`.
+        # By the transaction's number, which is its index in these lists.
         self._of_rows: defaultdict[RowKey, dict[int, list[Entry]]] = defaultdict(dict)
         self._of_no_row: defaultdict[str, dict[int, list[Entry]]] = defaultdict(dict)  # by table
         self._newest: dict[str, tuple[list[int], list[int]]] = {}
 
-    def add(self, entries: Iterable[Entry], part: SeenPart = SeenPart.WHOLE) -> None:
+    def add(self, xid: str, entries: Iterable[Entry], part: SeenPart = SeenPart.WHOLE) -> None:
         """The entries of one transaction, in the order of id."""
-        number = len(self._parts)
+        number = len(self._xids)
+        self._xids.append(xid)
         self._parts.append(part)
         for entry in entries:
             if entry.before is entry.after is None:
@@ -59,7 +60,8 @@ class LookBack:
                 return UNKNOWN
             state = state_after(entries if part is SeenPart.WHOLE else entries[-1:], key)
             if state is not None:
-                self.is_unsure |= state == UNKNOWN and entries[0].before is entries[0].after is None
+                if state == UNKNOWN and entries[0].before is entries[0].after is None:
+                    self.hidden_by.add(self._xids[number])
                 return state
         return None if is_seen or not self._is_from_beginning else ~key
 

@@ -8,7 +8,7 @@ the database computes the same order, once, from the journal's entries of the tr
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import psycopg2
 from changefeed.change.change import LOSS
 from changefeed.ordering.look_back import LookBack, RowKey, SeenPart
 from changefeed.ordering.row_states import UNKNOWN, Entry
-from changefeed.ordering.transaction_order import Order, Transaction
+from changefeed.ordering.transaction_order import Doubt, Order, Transaction
 from changefeed.postgres.apart import may_be_of_a_row, read_apart
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow
@@ -70,7 +70,8 @@ class _Before(NamedTuple):
     """What the journal says of rows before a transaction."""
 
     began: dict[RowKey, int]  # the states in which the transaction found them, where known
-    is_unsure: bool  # another reader may have known more, such as before retention deleted older entries
+    is_in_doubt: bool  # another reader may have known something else
+    seen: frozenset[str] | None  # by one that did not see all of these transactions; None if by one before retention
 
 
 class NestedOrder:
@@ -81,21 +82,24 @@ class NestedOrder:
         self._row_limit_bytes = row_limit_bytes
         self._orders: OrderedDict[str, Order] = OrderedDict()  # by xid, the one used last at the end
         self._remembered_entries = 0
-        self._unsure: dict[str, range] = {}  # the ids of those transactions of `_orders` whose order is unsure
+        self._doubts: dict[str, Doubt] = {}  # of those of `_orders`
         self._opaque: dict[int, None] = {}  # the ids of entries that no statement may look into
         self._computing: dict[str, asyncio.Task[dict[str, Order]]] = {}
 
     def forget(self) -> None:
         """Forgets all orders: the database may be another one, or have lost commits, so that xids come again."""
         self._orders.clear()
-        self._unsure.clear()
+        self._doubts.clear()
         self._computing.clear()
         self._opaque.clear()
         self._remembered_entries = 0
 
-    def may_differ_after(self, entry_id: int) -> bool:
-        """Whether it is in the middle of a transaction whose order may have been another one when it was sent."""
-        return any(entry_id in ids[:-1] for ids in self._unsure.values())
+    def may_differ_after(self, entry_id: int, sees: Callable[[int], bool]) -> bool:
+        """Whether it is in the middle of a transaction whose order may have been another one when it was sent.
+
+        `sees` says which transactions ended before that.
+        """
+        return any(doubt.concerns(entry_id, sees) for doubt in self._doubts.values())
 
     async def apply(
         self,
@@ -167,8 +171,8 @@ class NestedOrder:
         for xid, order in task.result().items():
             self._orders[xid] = order
             self._remembered_entries += len(order)
-            if order.unsure:
-                self._unsure[xid] = order.unsure
+            if order.doubt:
+                self._doubts[xid] = order.doubt
         while len(self._orders) > 1 and (
             self._remembered_entries > REMEMBERED_ENTRIES or len(self._orders) > REMEMBERED_ORDERS
         ):
@@ -176,7 +180,7 @@ class NestedOrder:
 
     def _forget_orders(self, xids: Iterable[str]) -> None:
         for xid in xids:
-            self._unsure.pop(xid, None)
+            self._doubts.pop(xid, None)
             if order := self._orders.pop(xid, None):
                 self._remembered_entries -= len(order)
 
@@ -203,8 +207,10 @@ class NestedOrder:
         orders = _in_order(transactions, began) if is_short else await asyncio.to_thread(_in_order, transactions, began)
         for xid, order in orders.items():
             # A transaction of two partitions may have lost its first entries.
-            if int(xid) <= deleted_xid or (xid in before and before[xid].is_unsure):
-                order.unsure = transactions[xid].ids
+            if int(xid) <= deleted_xid:
+                order.doubt = Doubt(transactions[xid].ids, None)
+            elif xid in before and before[xid].is_in_doubt:
+                order.doubt = Doubt(transactions[xid].ids, before[xid].seen)
         return as_recorded | orders
 
     async def _states_of(self, xids: Sequence[str], *, begin: int = 0, end: int = _MOST) -> AsyncIterator[_States]:
@@ -300,7 +306,7 @@ class NestedOrder:
         Earlier writers of a row held its lock, so their entries are visible and have lower ids. Transactions that ran
         at the same time say nothing, whether they are visible yet or not.
         """
-        ids = LOOK_BACK_IDS if is_nested else min(LOOK_BACK_IDS, PLAIN_LOOK_BACK_IDS)
+        ids = LOOK_BACK_IDS if is_nested else PLAIN_LOOK_BACK_IDS
         begin, end = min(circles.values()) - ids, max(circles.values())
         bounds = {"begin": begin, "end": end, "xid": xid, "limit": LOOK_BACK_ENTRIES}
         counts = await self._database.fetch(QUERIES["transactions before"], bounds, DEADLINE_SECONDS)
@@ -329,10 +335,12 @@ class NestedOrder:
         is_short = len(circles) + sum(map(len, before.values())) <= INLINE_ENTRIES
         looked = (look_back, before, parts, circles)
         found = _looked_back(*looked) if is_short else await asyncio.to_thread(_looked_back, *looked)
-        is_open, is_unsure = None in found.values(), bool(may_lack) or look_back.is_unsure
+        is_open = None in found.values()
         began = {row: state for row, state in found.items() if state not in (None, UNKNOWN)}
-        may_be_deleted = deleted_id >= max(begin, 1)
-        return _Before(began, is_unsure=is_unsure or (is_open and (may_be_deleted or not is_whole)))
+        if may_lack or (is_open and deleted_id >= max(begin, 1)):
+            return _Before(began, is_in_doubt=True, seen=None)
+        seen = look_back.hidden_by.union(xids if is_open and not is_whole else ())
+        return _Before(began, is_in_doubt=bool(seen), seen=frozenset(seen))
 
     async def _mixed_of(self, xids: Sequence[str]) -> set[str]:
         """Those of the transactions that must be put in order."""
@@ -349,7 +357,7 @@ def _looked_back(
 ) -> dict[RowKey, int | None]:
     """The states of the rows, by LookBack.state_before()."""
     for earlier, entries in before.items():
-        look_back.add(entries, parts.get(earlier, SeenPart.WHOLE))
+        look_back.add(earlier, entries, parts.get(earlier, SeenPart.WHOLE))
     return {(table, key): look_back.state_before(table, key, first_id) for (table, key), first_id in circles.items()}
 
 

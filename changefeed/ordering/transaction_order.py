@@ -18,23 +18,39 @@ All takes linear time, but for the sorting of a component's entries.
 from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from changefeed.ordering.row_states import NOTHING, Edge, Entry
 from changefeed.ordering.state_walk import circles, is_by_rank, settled, walk
 from changefeed.ordering.statement_order import PreferredOrder, Statements
 
 
+class Doubt(NamedTuple):
+    """Why a reader of a transaction may have found another order of it: it saw other entries of earlier ones.
+
+    `ids` are the transaction's. `seen` are the transactions on which the order depends, and which may have ended later;
+    None if it depends on what retention has deleted.
+    """
+
+    ids: range
+    seen: frozenset[str] | None
+
+    def concerns(self, entry_id: int, sees: Callable[[int], bool]) -> bool:
+        """Whether a client that has got the entries up to this one may have them in another order."""
+        return entry_id in self.ids[:-1] and (self.seen is None or not all(sees(int(xid)) for xid in self.seen))
+
+
 class Order:
     """Which entry's content belongs at each id: that of source(id). Ids that it does not hold keep their own.
 
-    `unsure` are the transaction's ids if the order may have been another one before retention deleted older entries.
+    `doubt` says when another reader may have found another order.
     """
 
     def __init__(self, ids: "array[int]", sources: "array[int]") -> None:
         self._ids = ids  # ascending
         self._sources = sources
-        self.unsure: range | None = None
+        self.doubt: Doubt | None = None
 
     @classmethod
     def as_recorded(cls) -> "Order":
@@ -73,7 +89,7 @@ class Transaction:
     def add(self, entry: Entry) -> None:
         number = len(self._ids)
         self._ids.append(entry.id)
-        for column, digest in zip(self._states, entry[9:], strict=True):
+        for column, digest in zip(self._states, _states_of(entry), strict=True):
             column.append(NOTHING if digest is None else digest or 1)
         self._preferred.add(number, entry)
         is_joined = self._statements.add(entry)
@@ -192,6 +208,10 @@ class Transaction:
                 while following[members[-1]]:
                     members.append(following[members[-1]])
                 yield [numbers[member] for member in members]
+
+
+def _states_of(entry: Entry) -> tuple[int | None, ...]:
+    return entry.before, entry.after, entry.key_before, entry.key_after
 
 
 def _added_first(edges: Iterable[Edge]) -> set[int]:

@@ -19,7 +19,7 @@ from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
 SSE_DEADLINE_SECONDS = 1.0  # an EventSource gets a delay, and reconnects by itself
-DELETED = "retention deleted changes after the cursor, or some on which their order depends"
+DELETED = "retention deleted changes after the cursor, or they may have been sent in another order before"
 LOST_PAST = "the cursor belongs to a past that PostgreSQL has lost: by a crash, a failover, or restored files"
 
 

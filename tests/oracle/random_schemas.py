@@ -209,12 +209,12 @@ def _short_pages(draw: random.Random) -> Iterator[None]:
 @contextlib.contextmanager
 def _short_memory(schema: RandomSchema) -> Iterator[None]:
     """Where only statements write, their order is known without the rows' changes before."""
-    before = nested_order.LOOK_BACK_IDS
-    nested_order.LOOK_BACK_IDS = 0 if schema.is_plain else before
+    before = nested_order.PLAIN_LOOK_BACK_IDS
+    nested_order.PLAIN_LOOK_BACK_IDS = 0 if schema.is_plain else before
     try:
         yield
     finally:
-        nested_order.LOOK_BACK_IDS = before
+        nested_order.PLAIN_LOOK_BACK_IDS = before
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from changefeed.ordering.nested_order import LOOK_BACK_IDS
+from changefeed.ordering.nested_order import PLAIN_LOOK_BACK_IDS
 
 Row = tuple[str, ...]
 SEARCH_STEPS = 50_000
@@ -148,7 +148,8 @@ class StrictReplay:
         balance: Counter[Row | None] = Counter()
         xid, columns = "", None
         for said in reversed(self._before):
-            if said.id < first_id - LOOK_BACK_IDS or (said.is_of_no_row and said.action != "TRUNCATE"):
+            # The feed does not show whether a trigger wrote, for which the server looks back further.
+            if said.id < first_id - PLAIN_LOOK_BACK_IDS or (said.is_of_no_row and said.action != "TRUNCATE"):
                 return False
             if said.action == "TRUNCATE":
                 return True

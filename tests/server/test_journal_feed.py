@@ -432,7 +432,7 @@ class OutageTest(JournalTestCase):
         self.write("INSERT INTO orders VALUES (1)")
         cursor = (await message(protocol, "changes"))["cursor"]
 
-        async def wait(client: FeedClient, cache: PageCache, place: Place) -> None:
+        async def wait(client: FeedClient, cache: PageCache, place: Place, *, is_resumed: bool) -> None:
             await asyncio.Event().wait()
 
         with mock.patch.object(FeedClient, "_next_page", wait):

@@ -11,6 +11,7 @@ from psycopg2.extensions import parse_dsn
 from tornado.httpclient import HTTPResponse
 from tornado.testing import ExpectLog, gen_test
 
+from changefeed.journal import watching
 from changefeed.rows import readings
 from tests import postgres
 from tests.feed_case import ORDERS, FeedTestCase
@@ -70,6 +71,14 @@ class NewTableTest(RowsTestCase):
         assert "PUT /api" in await self.refused("table=other.items", 404, "not_watched")
         await self.feed.watching.start()
         assert (await self.rows("table=public.items"))["rows"] == []
+
+    @gen_test
+    async def test_a_table_that_is_not_watched_for_long_is_refused(self):
+        """As in a process that watches none itself, and so does not learn why one cannot be watched."""
+        self.write("CREATE UNLOGGED TABLE items (id int)")
+        await self.refused("table=public.items", 503, "table_altered")
+        with mock.patch.object(watching, "EXPECTED_SECONDS", 0):
+            await self.refused("table=public.items", 404, "not_watched")
 
     @gen_test
     async def test_a_table_that_cannot_be_watched_is_refused_for_good(self):

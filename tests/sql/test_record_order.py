@@ -218,7 +218,7 @@ def test_an_equal_row_in_its_place_where_other_commands_come_in_between(db: Jour
 
 def test_a_truncated_partition_is_no_part_of_the_statement_before(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
     """Also where the row's last change before is not known."""
-    monkeypatch.setattr(nested_order, "LOOK_BACK_IDS", 0)
+    monkeypatch.setattr(nested_order, "PLAIN_LOOK_BACK_IDS", 0)
     db.run("CREATE TABLE r (id int PRIMARY KEY) PARTITION BY RANGE (id)")
     db.run("CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100); SELECT changefeed.watch('r')")
     db.run("INSERT INTO t VALUES (1, 1)")

@@ -26,7 +26,7 @@ def looking_back(*transactions: list[Entry], part: SeenPart = SeenPart.WHOLE) ->
     """Past transactions, the newest first; `part` is the first one's."""
     look_back = LookBack()
     for number, entries in enumerate(transactions):
-        look_back.add(entries, SeenPart.WHOLE if number else part)
+        look_back.add(str(number), entries, SeenPart.WHOLE if number else part)
     return look_back
 
 
@@ -85,7 +85,7 @@ def test_the_last_entries_of_a_transaction_in_which_triggers_wrote():
 
 def test_a_young_journal_takes_a_row_for_new_that_it_has_never_seen():
     look_back = LookBack(is_from_beginning=True)
-    look_back.add([entry(3, "D"), entry(4, "I")])
+    look_back.add("5", [entry(3, "D"), entry(4, "I")])
     assert look_back.state_before("t", 7, 10) is None
     assert look_back.state_before("t", 8, 10) == ~8
     assert looking_back([entry(3, "D")]).state_before("t", 8, 10) is None
@@ -100,8 +100,8 @@ def test_the_last_statement_on_a_row_says_how_it_left_it(actions: str):
         assert looking_back([first, together]).state_before("t", 7, 10) is None
 
 
-def test_a_count_that_may_be_of_the_same_time_leaves_the_state_unsure():
+def test_the_transaction_of_a_count_that_hides_a_state_is_known():
     look_back = looking_back([entry(5, "U", key=None)], [entry(3, "I")])
-    assert (look_back.state_before("t", 7, 10), look_back.is_unsure) == (UNKNOWN, True)
+    assert (look_back.state_before("t", 7, 10), look_back.hidden_by) == (UNKNOWN, {"0"})
     truncated = looking_back([entry(5, "T", key=None)], [entry(3, "I")])
-    assert (truncated.state_before("t", 7, 10), truncated.is_unsure) == (~7, False)
+    assert (truncated.state_before("t", 7, 10), truncated.hidden_by) == (~7, set())
