@@ -129,7 +129,7 @@ async def look_for_unchecked_rights(context: ServerContext) -> None:
 
 
 def log_unchecked_rights(context: ServerContext) -> None:
-    """Logs where a filter of the token file cannot be applied: its holders must not learn more than `unknown_table`."""
+    """Logs where a filter of the token file cannot be checked, before a holder comes."""
     found = sorted(unchecked(context.authenticator.tokens.known_grants, context.catalog.tables.columns))
     if found and context.slot.is_first:
         logger.warning(

@@ -20,6 +20,7 @@ from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.postgres.trust import distrust
 from changefeed.selection.filter_kinds import Kind
+from changefeed.selection.rights import Grants, unchecked
 from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check_subscribable
 from changefeed.selection.visibility import SealCursor
 
@@ -87,25 +88,32 @@ class Catalog:
     def trouble(self, subscription: Subscription) -> BadSubscription | None:
         """Why no change can match the subscription, as far as is known now."""
         asked = subscription
-        if not self.tables.columns or not (asked.tables or asked.filters or asked.columns):
+        if not self.tables.columns or not (asked.tables or asked.filters or asked.columns or asked.is_restricted):
             return None
+        terms = asked.tables or [grant.pattern for grant in asked.within]
         try:
-            check_subscribable(subscription, self._named(subscription), self._payload)
+            check_subscribable(subscription, self._named(terms), self._payload)
         except BadSubscription as error:
             return error
         return None
 
-    def _named(self, subscription: Subscription) -> Mapping[str, Mapping[str, Kind]]:
-        """The tables that are asked for; looks at all tables only if a pattern requires it."""
+    def unchecked(self, grants: Grants) -> set[tuple[str, str]]:
+        """Tables that the grants name, each with a column whose filter cannot be checked, as far as is known now."""
+        limited = [grant.pattern for grant in grants if grant.filters]
+        named = [term for term in limited if all(pattern.table for pattern in parse_pattern(term).meant)]
+        return unchecked(grants, self._named(named)) if named else set()
+
+    def _named(self, terms: Iterable[str]) -> Mapping[str, Mapping[str, Kind]]:
+        """The tables of these names and patterns; looks at all tables only if a pattern requires it."""
         found = set()
-        for term in subscription.tables:
+        for term in terms:
             for pattern in parse_pattern(term).meant:
                 if pattern.table is None:
                     return self.tables.columns
                 of_name = self.tables.bare.get(pattern.table, ())
                 found |= {qualified(str(one.schema), one.table) for one in of_name if pattern.covers(one)}
         columns = self.tables.columns
-        return {name: columns[name] for name in found if name in columns} if subscription.tables else columns
+        return {name: columns[name] for name in found if name in columns}
 
     async def until_read(self) -> None:
         """Returns once the tables have been read. Raises DatabaseUnavailable."""

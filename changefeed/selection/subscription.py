@@ -41,7 +41,7 @@ from changefeed.selection.filters import (
     row_test,
     within_reach,
 )
-from changefeed.selection.rights import EVERY_TABLE, Grants, table_rights_of_any, visible
+from changefeed.selection.rights import EVERY_TABLE, Grants, table_rights_of_any, unchecked, visible
 from changefeed.selection.visibility import SealCursor, TableVisibility, visibility_of
 
 FIELDS = ("table", "action", "filter", "columns")
@@ -66,6 +66,28 @@ class BadSubscription(ValueError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class UncheckedRight(BadSubscription):
+    """A filter of the client's rights cannot be checked, so nothing of the table is visible.
+
+    `private` also names the columns, which the client may have no right to see.
+    """
+
+    def __init__(self, columns: Iterable[tuple[str, str]]) -> None:
+        found = sorted(columns)
+        tables = _some([*dict.fromkeys(table for table, _ in found)])
+        self.private = f"filters cannot be checked on {_some([f'{column} of {table}' for table, column in found])}"
+        super().__init__(
+            "unknown_table",
+            f"your token gives nothing of {tables}: its filter cannot be checked, since there is no such column or its "
+            "type does not fit; have the token's rights corrected",
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN_TABLES
+    return ", ".join(name[:160] for name in names[:SHOWN_TABLES]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -332,13 +354,15 @@ def check_subscribable(
     """
     if payload is Payload.OFF and (subscription.filters or subscription.columns):
         raise BadSubscription("withheld_column", payload.withheld)
-    tables = visible(subscription.within, tables)
+    existing, tables = tables, visible(subscription.within, tables)
     covering = {pattern for table in tables for pattern in exact(table).covering} if subscription.tables else set()
     unknown = []
     for name in subscription.tables:
         meant = parse_pattern(name).meant
         if all(pattern.table is not None for pattern in meant) and covering.isdisjoint(meant):
             unknown.append(name)
+    if unknown or not tables:
+        _refuse_unchecked(unknown, subscription.within, existing)
     if unknown:
         _refuse_other(unknown, subscription.within, others or {})
         names = ", ".join(repr(name[:80]) for name in unknown[:SHOWN_TABLES])
@@ -361,6 +385,20 @@ def check_subscribable(
     for column in subscription.columns:
         if not any(column in columns for columns in named.values()):
             raise _unknown_column(column, named, payload)
+
+
+def _refuse_unchecked(names: Iterable[str], within: Grants, tables: Mapping[str, Mapping[str, Kind]]) -> None:
+    """Raises UncheckedRight if a filter for one of the tables, or without names for any, cannot be checked."""
+    if not any(grant.filters for grant in within):
+        return
+    meant = {pattern for name in names for pattern in parse_pattern(name).meant}
+    granted = {
+        table: columns
+        for table, columns in tables.items()
+        if (not meant or not meant.isdisjoint(exact(table).covering)) and table_rights_of_any(within, (exact(table),))
+    }
+    if found := unchecked(within, granted):
+        raise UncheckedRight(found)
 
 
 def _refuse_other(names: Iterable[str], within: Grants, others: Mapping[str, str]) -> None:

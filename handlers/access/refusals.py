@@ -10,7 +10,8 @@ from process.shared_numbers import SharedNumbers
 logger = logging.getLogger("handlers.refusals")
 
 TOKENS_REFUSED = "changefeed_tokens_refused_total"
-CODES = ("bad_token", "token_expired", "no_rights")
+UNCHECKED_RIGHT = "unchecked_right"
+CODES = ("bad_token", "token_expired", "no_rights", UNCHECKED_RIGHT)
 INTERVAL_SECONDS = 60.0
 MESSAGE_LIMIT_CHARACTERS = 300
 

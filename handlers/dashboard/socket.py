@@ -11,7 +11,7 @@ from changefeed.change.exposure import Payload
 from changefeed.change.gap import Gap
 from changefeed.counts.tally import STEPS
 from changefeed.postgres.pool import DatabaseUnavailable
-from changefeed.selection.subscription import Subscription
+from changefeed.selection.subscription import Subscription, UncheckedRight
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, whole_number
 from handlers.dashboard.view import DashboardView
@@ -20,7 +20,7 @@ from handlers.delivery.dashboards import Dashboard, View
 from handlers.delivery.dialects import gap_fields, message_frame
 from handlers.delivery.row_sample import PACES
 from handlers.feed.query import fields_of_message, parse_query
-from handlers.feed.start import JOURNAL_DEADLINE_SECONDS, check_subscription, find_place
+from handlers.feed.start import JOURNAL_DEADLINE_SECONDS, check_subscription, find_place, note_unchecked
 from handlers.http.base import ApiHandler
 from handlers.http.socket import BaseSocket
 
@@ -69,6 +69,7 @@ class ActivitySocket(BaseSocket):
 
     kind = "dashboards"
     _gap: Gap | None = None
+    _unchecked: UncheckedRight | None = None
     _dashboard: Dashboard | None = None  # while the socket is open and authenticated
     _view: View | None = None
 
@@ -76,6 +77,7 @@ class ActivitySocket(BaseSocket):
         if not self.rights.sees_everything:
             with contextlib.suppress(DatabaseUnavailable):  # then it shows only what is safe to show without it
                 await self.context.catalog.until_read()
+                self._unchecked = note_unchecked(self.context, self.rights.tables)
         self._gap = await self._read_since(self.get_query_argument("since", None))
 
     def begin(self) -> None:
@@ -84,6 +86,8 @@ class ActivitySocket(BaseSocket):
         self._view = context.dashboards.enter(self._dashboard, grants, lambda: DashboardView(context, grants))
         if self._gap:
             self.outbox.send(message_frame("gap", **gap_fields(self._gap)))
+        if self._unchecked:
+            self.send_message("error", code=self._unchecked.code, message=str(self._unchecked))
 
     def on_close(self) -> None:
         super().on_close()

@@ -25,9 +25,10 @@ from changefeed.postgres.pool import DatabaseUnavailable
 from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
 from changefeed.selection.conflation import Conflation
-from changefeed.selection.subscription import BadSubscription, Selection
+from changefeed.selection.subscription import BadSubscription, Selection, UncheckedRight
 from changefeed.turns import Work
 from handlers.access.errors import ApiError
+from handlers.access.refusals import UNCHECKED_RIGHT
 from handlers.delivery.audiences import Audience
 from handlers.delivery.dialects import PLAIN, SSE, Dialect, frames, gap_within
 from handlers.delivery.live_clients import LiveClient
@@ -143,7 +144,10 @@ class FeedClient:
 
     def trouble(self) -> BadSubscription | None:
         """Why no change can match the subscription any more, if so."""
-        return self._context.catalog.trouble(self.selection.subscription)
+        trouble = self._context.catalog.trouble(self.selection.subscription)
+        if isinstance(trouble, UncheckedRight):
+            self._context.authenticator.refusals.tell(UNCHECKED_RIGHT, trouble.private)
+        return trouble
 
     @property
     def is_catching_up(self) -> bool:

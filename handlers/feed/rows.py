@@ -9,8 +9,9 @@ from functools import partial
 from changefeed.rows.query import RowsQuery, SortKey
 from changefeed.rows.reading import Reading
 from changefeed.rows.refusal import Reason, RowsRefused
-from changefeed.selection.subscription import BadSubscription, Subscription
+from changefeed.selection.subscription import BadSubscription, Subscription, UncheckedRight
 from handlers.access.errors import ApiError, database_needed, no_journal
+from handlers.access.refusals import UNCHECKED_RIGHT
 from handlers.delivery.dialects import Dialect
 from handlers.delivery.outbox import Outbox
 from handlers.http.context import ServerContext
@@ -55,7 +56,14 @@ async def rows_query(
         ):
             return await context.readings.query(subscription, order, limit)
     except BadSubscription as error:
-        raise ApiError(http.HTTPStatus.BAD_REQUEST, error.code, str(error)) from None
+        raise refusal(context, error) from None
+
+
+def refusal(context: ServerContext, error: BadSubscription) -> ApiError:
+    """The answer to a client whose subscription can match nothing; if its token is the reason, the log says so."""
+    if isinstance(error, UncheckedRight):
+        context.authenticator.refusals.tell(UNCHECKED_RIGHT, error.private)
+    return ApiError(http.HTTPStatus.BAD_REQUEST, error.code, str(error))
 
 
 async def send_rows(reading: Reading, outbox: Outbox, dialect: Dialect) -> None:

@@ -9,12 +9,14 @@ from changefeed.journal.journal import ForeignCursor
 from changefeed.journal.loss_reports import UNRECORDED
 from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
-from changefeed.selection.subscription import BadSubscription, Subscription
+from changefeed.selection.rights import Grants
+from changefeed.selection.subscription import BadSubscription, Subscription, UncheckedRight
 from handlers.access.errors import ApiError, database_needed, journal_replaced, not_a_cursor
+from handlers.access.refusals import UNCHECKED_RIGHT
 from handlers.delivery.dialects import PLAIN, SSE, V1, Dialect
 from handlers.feed.query import FeedQuery
 from handlers.feed.replay import Replay
-from handlers.feed.rows import rows_query
+from handlers.feed.rows import refusal, rows_query
 from handlers.http.context import ServerContext
 
 JOURNAL_DEADLINE_SECONDS = 5.0
@@ -85,7 +87,21 @@ async def check_subscription(context: ServerContext, subscription: Subscription,
                 await context.catalog.until_read()
             await context.catalog.check(subscription)
     except BadSubscription as error:
-        raise ApiError(400, error.code, str(error)) from None
+        raise refusal(context, error) from None
+    note_unchecked(context, subscription.within)
+
+
+def note_unchecked(context: ServerContext, grants: Grants) -> UncheckedRight | None:
+    """Logs and returns what is wrong with the rights if they name tables with filters that cannot be checked.
+
+    Such a client gets its other tables.
+    """
+    found = context.catalog.unchecked(grants)
+    if not found:
+        return None
+    error = UncheckedRight(found)
+    context.authenticator.refusals.tell(UNCHECKED_RIGHT, error.private)
+    return error
 
 
 async def until_journal_known(context: ServerContext, deadline_seconds: float | None = None) -> None:

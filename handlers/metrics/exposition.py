@@ -100,8 +100,8 @@ METRICS = (
     MetricSpec(
         refusals.TOKENS_REFUSED,
         ("reason",),
-        "Requests and sockets refused because of their token: unknown (bad_token), expired (token_expired), or without "
-        "any right (no_rights).",
+        "Requests and sockets refused because of their token: unknown (bad_token), expired (token_expired), without "
+        "any right (no_rights), or with a filter that cannot be checked (unchecked_right).",
     ),
     MetricSpec(
         server.CLOSED,

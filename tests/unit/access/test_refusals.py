@@ -1,6 +1,7 @@
 """Why tokens are refused, in the log: a line a minute of each reason, with a count; and in a metric."""
 
 import logging
+from unittest.mock import patch
 
 import pytest
 from tornado.testing import gen_test
@@ -9,6 +10,7 @@ from handlers.access import refusals
 from handlers.access.refusals import INTERVAL_SECONDS, TOKENS_REFUSED, Refusals
 from process.shared_numbers import SharedNumbers
 from tests.access_case import RIGHTS, AccessTestCase, issued, token_of
+from tests.feed_case import message
 
 
 class Clock:
@@ -57,3 +59,40 @@ class RefusedTest(AccessTestCase):
                 assert (token or "") not in text
         for why in ("audience", "Not enough segments", "claim changefeed", "has expired"):
             assert why in text
+
+    @gen_test
+    async def test_a_filter_that_cannot_be_checked_is_logged_and_the_holder_learns_of_it(self):
+        for kind, condition in (("no column", "custmer_id=eq.42"), ("no number", "id=eq.abc"), ("a text", "note=gt.5")):
+            rights = {"tables": {"public.orders": {"columns": ["id"], "filter": [condition]}}}
+            column = condition.partition("=")[0]
+            for path in ("/api/changes", "/api/changes?table=orders", "/api/rows?table=orders", "/events?table=orders"):
+                headers = {"Authorization": f"Bearer {issued(rights)}"}
+                every = patch.object(refusals, "INTERVAL_SECONDS", 0.0)
+                with every, self.assertLogs(refusals.logger, logging.INFO) as logged:
+                    status, said = await self.ask("none", path, headers=headers)
+                assert (status, said["error"]["code"]) == (400, "unknown_table"), (kind, path)
+                assert "your token gives nothing of public.orders: its filter cannot" in said["error"]["message"]
+                assert column not in said["error"]["message"]  # the token may not give that column
+                assert f"(unchecked_right): filters cannot be checked on {column} of public.orders" in logged.output[0]
+
+    @gen_test
+    async def test_a_filter_that_cannot_be_checked_takes_nothing_from_other_tables(self):
+        rights = {"tables": {"public.orders": {"filter": ["custmer_id=eq.42"]}, "public.salaries": {}}}
+        headers = {"Authorization": f"Bearer {issued(rights)}"}
+        with self.assertLogs(refusals.logger, logging.INFO) as logged:
+            assert (await self.ask("none", "/api/changes", headers=headers))[0] == 200
+        assert "custmer_id of public.orders" in logged.output[0]
+        socket = await self.connect("/ws/activity", **headers)
+        await message(socket, "hello")
+        assert "nothing of public.orders" in (await message(socket, "error"))["message"]
+
+    @gen_test
+    async def test_clients_learn_that_a_new_type_of_a_column_defeats_their_filter(self):
+        rights = {"tables": {"public.orders": {"filter": ["customer_id=gt.41"]}}}
+        socket = await self.connect("/ws", protocol=True, Authorization=f"Bearer {issued(rights)}")
+        await message(socket, "hello")
+        with self.assertLogs(refusals.logger, logging.INFO) as logged:
+            self.write("ALTER TABLE orders ALTER customer_id TYPE text")
+            await self.feed.catalog.reread()
+            assert "nothing of public.orders" in (await message(socket, "error"))["message"]
+        assert "customer_id of public.orders" in logged.output[0]
