@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,8 +20,16 @@ TEXT, JSON = "text", "json"
 
 
 MESSAGE_LIMIT_CHARACTERS = 2_000
-# The loggers that any client can cause to write lines.
-VISITED_LOGGERS = ("tornado.", "asyncio", "handlers.socket")
+# The loggers that clients can cause to write lines.
+VISITED_LOGGERS = (
+    "tornado.",
+    "asyncio",
+    "handlers.errors",
+    "handlers.feed_client",
+    "handlers.socket",
+    "handlers.tables",
+    "changefeed.rows",
+)
 VISITED_LINES = 10
 VISITED_INTERVAL_SECONDS = 60.0
 
@@ -67,25 +76,27 @@ class JsonLines(logging.Formatter):
 
 
 class VisitedLines(logging.Filter):
-    """Passes VISITED_LINES lines of those loggers per minute, and reports how many more there were."""
+    """Passes VISITED_LINES lines per minute of each of those loggers, and reports how many more there were."""
 
     def __init__(self) -> None:
         super().__init__()
         self._began_at = float("-inf")
-        self._passed = self._left_out = 0
+        self._passed: Counter[str] = Counter()
+        self._left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not 0 <= record.created - self._began_at < VISITED_INTERVAL_SECONDS:
             left_out, self._left_out = self._left_out, 0
-            self._began_at, self._passed = record.created, 0
+            self._began_at = record.created
+            self._passed.clear()
             if left_out:
                 logger.warning("%d lines on what clients sent were left out of the log", left_out)
         if not record.name.startswith(VISITED_LOGGERS):
             return True
-        if self._passed == VISITED_LINES:
+        if self._passed[record.name] == VISITED_LINES:
             self._left_out += 1
             return False
-        self._passed += 1
+        self._passed[record.name] += 1
         return True
 
 

@@ -5,6 +5,8 @@ import logging
 import re
 import socket
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psycopg2
@@ -173,6 +175,7 @@ def test_lines_that_clients_cause_are_limited_and_counted(caplog: pytest.LogCapt
     said = [passes("tornado.general", 1000.0 + at / 100) for at in range(1000)]
     assert said.count(True) == VISITED_LINES
     assert passes("changefeed.listener", 1010.0)
+    assert passes("handlers.errors", 1010.0)  # no client can hide what others cause
     with caplog.at_level(logging.WARNING):
         assert passes("changefeed.listener", 1001.0 + VISITED_INTERVAL_SECONDS)
     assert [record.getMessage() for record in caplog.records] == [
@@ -197,6 +200,27 @@ def test_clients_without_a_token_cannot_fill_the_log(log_format: str, tmp_path: 
     assert len(said) < 50_000
     assert all(text.isprintable() for text in said.split("\n"))
     assert "Malformed HTTP message" in said
+
+
+def test_refused_requests_of_an_admin_cannot_fill_the_log(tmp_path: Path):
+    made, token = postgres.new_database(), "0123456789abcdef0123456789abcdef"
+    postgres.execute(made, "CREATE TABLE orders (id int PRIMARY KEY)")
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f'{token} {{"tables": {{"public.orders": {{"columns": ["id", "no"]}}}}, "admin": true}}\n')
+    flags = ("--port", "0", "--watch", "public.orders", "--token-file", str(tokens))
+    with ServerProcess(tmp_path, *flags, DATABASE_URL=made) as server:
+        port = server.port()
+        for _ in range(3 * VISITED_LINES):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/api/tables/public.orders/watch",
+                b'{"omit": ["no"]}',
+                {"Authorization": f"Bearer {token}"},
+                method="PUT",
+            )
+            with pytest.raises(urllib.error.HTTPError, match="409"):
+                urllib.request.urlopen(request)
+        _, said = server.stop()
+    assert 0 < said.count("refused: public.orders") <= 2 * VISITED_LINES  # a minute may end meanwhile
 
 
 def test_the_name_of_a_table_forges_no_line(tmp_path: Path):
