@@ -3,8 +3,8 @@
 On one embedded PostgreSQL the same statements are run on a table without triggers, with the original's row trigger (a
 NOTIFY for each row) and with the journal's: in turn, round by round, so that the load of the machine falls on all three.
 A figure is the median of the rounds; what to compare is the ratios, (in parentheses) to the original's trigger. Then many
-writers of single rows on a disk that takes a millisecond to flush, as a network volume does, while a server follows. And
-what a server of 1, 2 and 4 processes costs PostgreSQL.
+writers of single rows on a disk that takes a millisecond to flush, as a network volume does, while a server follows; and on
+this disk, how late a client learns of a commit. And what a server of 1, 2, 4 and 8 processes costs PostgreSQL.
 
     python -m benchmarks.journal [--rows 1000000] [--rounds 3] [--seconds 20] [--only slow-disk]
 """
@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 
@@ -34,8 +35,8 @@ from changefeed.postgres.named_queries import SQL_DIR, read_script
 
 SINGLES = 5_000
 WRITERS = (1, 8, 32, 64)
-RATES = (1, 20, 100, 1_000)  # commits a second
-PROCESSES = (1, 2, 4)
+RATES = (1, 20, 100, 1_000, 5_000)  # commits a second
+PROCESSES = (1, 2, 4, 8)
 PROCESS_RATES = (10, 500)  # commits a second: by NOTIFY, and while the lease holds
 HEAD = "no trigger | original's trigger | journal |\n|---|---|---|---|"
 
@@ -56,13 +57,7 @@ def on_a_slow_disk(options: argparse.Namespace) -> None:
     if not compiler():
         print("\nnothing on a slow disk: that takes gcc, which makes fdatasync slow")
         return
-    with slow_cluster() as server:
-        connection = psycopg2.connect(server.conninfo)
-        connection.autocommit = True
-        run = runner(connection)
-        run(read_script("install.sql"))
-        run(TABLE)
-        commits = Commits(server, run)
+    with slow_cluster() as server, committing(server) as (commits, _):
         print(
             f"\n| commits/s, a flush takes {FLUSH_MS:g} ms | not watched | original's trigger | journal |\n|---|---|---|---|"
         )
@@ -73,12 +68,32 @@ def on_a_slow_disk(options: argparse.Namespace) -> None:
                 f"{journal:,.0f} ({journal / none:.2f}; {journal / original:.1f} times the original's) |",
                 flush=True,
             )
-        ways = " | ".join(how.value for how in (Watched.ORIGINAL, Watched.NOTIFYING, Watched.JOURNAL))
-        print(f"\n| statement to client, p50 and p99 | {ways} |\n|---|---|---|---|")
-        for rate, found in delays(commits, RATES, options.seconds, options.rounds).items():
-            cells = " | ".join(f"{p50:.1f}, {p99:.1f} ms" for p50, p99 in found.values())
-            print(f"| {rate:,} commits/s | {cells} |", flush=True)
-        connection.close()
+        print_delays(commits, options)
+
+
+def delays_on_this_disk(options: argparse.Namespace) -> None:
+    with cluster() as server, committing(server) as (commits, _):
+        print_delays(commits, options)
+
+
+@contextmanager
+def committing(server: EmbeddedPostgres) -> Iterator[tuple[Commits, Any]]:
+    """Writers on this PostgreSQL, and a connection."""
+    connection = psycopg2.connect(server.conninfo)
+    connection.autocommit = True
+    run = runner(connection)
+    run(read_script("install.sql"))
+    run(TABLE)
+    yield Commits(server, run), connection
+    connection.close()
+
+
+def print_delays(commits: Commits, options: argparse.Namespace) -> None:
+    ways = " | ".join(how.value for how in (Watched.ORIGINAL, Watched.NOTIFYING, Watched.JOURNAL))
+    print(f"\n| statement to client, p50 and p99 | {ways} |\n|---|---|---|---|")
+    for rate, found in delays(commits, RATES, options.seconds, options.rounds).items():
+        cells = " | ".join(f"{p50:.1f}, {p99:.1f} ms" for p50, p99 in found.values())
+        print(f"| {rate:,} commits/s | {cells} |", flush=True)
 
 
 def on_this_disk(options: argparse.Namespace) -> None:
@@ -170,13 +185,7 @@ def pgbench(server: EmbeddedPostgres, run: Run, seconds: int, rounds: int) -> No
 
 
 def by_processes(options: argparse.Namespace) -> None:
-    with cluster() as server:
-        connection = psycopg2.connect(server.conninfo)
-        connection.autocommit = True
-        run = runner(connection)
-        run(read_script("install.sql"))
-        run(TABLE)
-        commits = Commits(server, run)
+    with cluster() as server, committing(server) as (commits, connection):
         for rate in PROCESS_RATES:
             found = costs(commits, connection, PROCESSES, rate, options.seconds, options.rounds)
             one = found[PROCESSES[0]]
@@ -189,10 +198,14 @@ def by_processes(options: argparse.Namespace) -> None:
                     f"{cost.microseconds:.0f} ({cost.microseconds / one.microseconds:.1f}) |",
                     flush=True,
                 )
-        connection.close()
 
 
-PARTS = {"this-disk": on_this_disk, "slow-disk": on_a_slow_disk, "processes": by_processes}
+PARTS = {
+    "this-disk": on_this_disk,
+    "delays": delays_on_this_disk,
+    "slow-disk": on_a_slow_disk,
+    "processes": by_processes,
+}
 
 
 if __name__ == "__main__":
