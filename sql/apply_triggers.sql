@@ -72,14 +72,14 @@ BEGIN
 END
 $function$;
 
--- Creates, as the schema's owner, the triggers of a table for which a request() trigger exists. One attempt.
+-- Creates, as the schema's owner, the triggers of a table for which a request is made. One attempt.
 CREATE OR REPLACE FUNCTION changefeed.grant_request(target regclass)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     asked jsonb;
 BEGIN
     SELECT changefeed.argument(t.tgargs) INTO asked FROM pg_trigger AS t
-    WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure AND t.tgname ~ '^[!~]?changefeed_insert$';
+    WHERE t.tgrelid = target AND t.tgfoid = 'changefeed.request()'::regprocedure AND t.tgname = 'changefeed_request' AND t.tgnargs > 0;
     IF asked IS NULL THEN
         RAISE EXCEPTION 'no call of changefeed.watch() asked to watch %', target
             USING ERRCODE = 'insufficient_privilege', HINT = 'Call changefeed.watch.';
@@ -113,13 +113,17 @@ BEGIN
             IF options IS NULL OR has_function_privilege('changefeed.record()', 'EXECUTE') THEN
                 RETURN changefeed.try_to_apply(target, options, wait_ms);
             END IF;
+            IF EXISTS (
+                SELECT FROM pg_trigger AS t
+                WHERE t.tgrelid = target AND t.tgname = 'changefeed_request' AND t.tgfoid <> 'changefeed.request()'::regprocedure
+            ) THEN
+                RAISE EXCEPTION '% has a trigger changefeed_request that is not one of the change feed''s', target
+                    USING ERRCODE = 'duplicate_object', HINT = 'Give that trigger another name.';
+            END IF;
             PERFORM set_config('lock_timeout', wait_ms::text, true);
             EXECUTE format(
-                'CREATE OR REPLACE TRIGGER %I AFTER INSERT ON %s FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request(%L)',
-                (
-                    SELECT w.name FROM changefeed.wanted_triggers(ARRAY[target]::oid[], ARRAY[options]) AS w
-                    WHERE w.member = target AND w.type & 4 > 0
-                ),
+                'CREATE OR REPLACE TRIGGER changefeed_request BEFORE TRUNCATE ON %s FOR EACH STATEMENT WHEN (false) '
+                'EXECUTE FUNCTION changefeed.request(%L)',
                 target, options
             );
             RETURN changefeed.grant_request(target);

@@ -141,7 +141,7 @@ ORDER BY 1, 2;
 -- The tables that a pattern of --watch names, by a schema and a table or the whole schema, and whether each is watched.
 SELECT n.nspname, c.relname, EXISTS (
     SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-    WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed')
+    WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed') AND p.proname <> 'request'
 )
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname = %(schema)s::text

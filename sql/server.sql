@@ -316,7 +316,7 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text
   AND NOT EXISTS (
       SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-      WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed')
+      WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed') AND p.proname <> 'request'
   );
 
 -- named tables --
@@ -337,7 +337,7 @@ WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
 SELECT n.nspname, c.relname,
        EXISTS (
            SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-           WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed')
+           WHERE t.tgrelid = c.oid AND p.pronamespace = to_regnamespace('changefeed') AND p.proname <> 'request'
        )
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname <> 'changefeed'

@@ -2,6 +2,16 @@
 --
 -- Triggers are compared by their columns in pg_trigger, never by their definitions' texts, which depend on settings and locales.
 
+-- The trigger changefeed_request, with this function, requests that its table be watched, by a role with the right TRIGGER. Its
+-- argument is the options. It never fires. It replaces no trigger that records, so nothing is missed while it is made; and it stays,
+-- since only the table's owner could drop it.
+CREATE OR REPLACE FUNCTION changefeed.request() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN NULL;
+END
+$function$;
+
 -- The triggers that tables and their partitions should have, each with its columns of pg_trigger. A table that inherits, or is
 -- inherited from, gets triggers FOR EACH ROW: a statement trigger would not show which of the tables a row is in.
 DROP FUNCTION IF EXISTS changefeed.wanted_triggers(regclass, jsonb);  -- version 4's
@@ -89,7 +99,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         CASE WHEN w.is_of_rows AND a.is_rowwise THEN '!' || substr(w.name, 2) ELSE w.name END,
         w.type + CASE WHEN w.is_of_rows AND a.is_rowwise THEN 1 ELSE 0 END,  -- 1: for each row
         coalesce(w.function, a.recorder),
-        CASE WHEN a.argument <> '{}' THEN a.argument::text END,
+        CASE WHEN a.argument <> '{}' AND w.name <> 'changefeed_request' THEN a.argument::text END,
         CASE WHEN NOT a.is_rowwise THEN w.old_table END,
         CASE WHEN NOT a.is_rowwise THEN w.new_table END
     FROM arguments AS a,
@@ -102,6 +112,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         ('~changefeed_update', 16, true, NULL, 'old_rows', 'new_rows'),
         ('~changefeed_delete', 8, true, NULL, 'old_rows', NULL),
         ('changefeed_never', 1 + 2 + 4, false, 'changefeed.never()', NULL, NULL),
+        ('changefeed_request', 2 + 32, false, 'changefeed.request()', NULL, NULL),
         -- Fires first, so that writes of other triggers are recorded after the TRUNCATE: states of rows would not show that.
         ('!changefeed_truncate', 32, false, NULL, NULL, NULL),
         ('changefeed_truncating', 2 + 32, false, 'changefeed.read_truncated()', NULL, NULL),
@@ -115,16 +126,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         WHEN 'changefeed_truncated' THEN a.is_partition OR a.is_partitioned
         WHEN 'changefeed_never' THEN NOT a.is_partitioned AND a.is_partition AND NOT a.is_rowwise
             AND current_setting('server_version_num')::integer >= 150000  -- since which there is MERGE
+        -- Where a role made it. Its argument is gone once the request is granted.
+        WHEN 'changefeed_request' THEN a.member = a.root AND EXISTS (
+            SELECT FROM pg_trigger AS t
+            WHERE t.tgrelid = a.member AND t.tgname = 'changefeed_request' AND t.tgfoid = 'changefeed.request()'::regprocedure
+        )
         ELSE NOT (a.is_partitioned AND a.is_rowwise)
     END
-$function$;
-
--- A trigger with this function requests that its table be watched, by a role with the right TRIGGER. Its argument is the options.
-CREATE OR REPLACE FUNCTION changefeed.request() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-    RETURN NULL;
-END
 $function$;
 
 -- The statements that bring the triggers of tables and partitions into order, or drop them if a table's options are null. The
@@ -135,7 +143,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
     WITH ours AS (
         SELECT m.root, m.member, m.level, t.* FROM changefeed.members(roots) AS m JOIN pg_trigger AS t ON t.tgrelid = m.member
         WHERE t.tgfoid IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace)
-          AND (t.tgfoid <> 'changefeed.request()'::regprocedure OR t.tgname ~ '^[!~]?changefeed_insert$')
+          AND (t.tgfoid <> 'changefeed.request()'::regprocedure OR t.tgname = 'changefeed_request' AND m.member = m.root)
           AND t.tgparentid = 0 AND NOT t.tgisinternal
     ), wanted AS (
         SELECT w.*, coalesce(convert_to(w.argument, getdatabaseencoding()) || decode('00', 'hex'), '') AS tgargs
@@ -165,7 +173,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
                 || coalesce(' OLD TABLE AS ' || quote_ident(w.old_table), '')
                 || coalesce(' NEW TABLE AS ' || quote_ident(w.new_table), ''),
             CASE WHEN w.type & 1 > 0 THEN 'ROW' ELSE 'STATEMENT' END
-                || CASE WHEN w.function = 'changefeed.never()'::regprocedure THEN ' WHEN (false)' ELSE '' END,
+                || CASE WHEN w.name IN ('changefeed_never', 'changefeed_request') THEN ' WHEN (false)' ELSE '' END,
             w.function::regproc,
             CASE WHEN w.argument IS NOT NULL THEN quote_literal(w.argument) END
         )
@@ -176,7 +184,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
        OR (t.tgtype, t.tgfoid, t.tgargs, t.tgattr::text, t.tgconstraint)
            IS DISTINCT FROM (w.type::smallint, w.function, w.tgargs, '', 0::oid)
        OR t.tgoldtable IS DISTINCT FROM w.old_table OR t.tgnewtable IS DISTINCT FROM w.new_table
-       OR (t.tgqual IS NOT NULL) <> (w.function = 'changefeed.never()'::regprocedure)
+       OR (t.tgqual IS NOT NULL) <> (w.name IN ('changefeed_never', 'changefeed_request'))
     ORDER BY
         -- Dropping or renaming a trigger needs a stronger lock than creating one.
         row_number() OVER (PARTITION BY coalesce(w.member, t.member) ORDER BY w.name IS NOT NULL) > 1,

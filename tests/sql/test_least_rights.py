@@ -447,7 +447,7 @@ def test_a_request_of_one_s_own_opens_nothing_that_watch_refuses(ground: Ground)
     session.run("CREATE TABLE public.part PARTITION OF public.mine DEFAULT; CREATE UNLOGGED TABLE public.fast (a int)")
     for table in ("pg_temp.t", "public.part", "public.fast"):
         session.run(
-            f"CREATE TRIGGER \"~changefeed_insert\" AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{{}}')"
+            f"CREATE TRIGGER changefeed_request AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION changefeed.request('{{}}')"
         )
         with pytest.raises(psycopg2.errors.WrongObjectType):
             session.run(f"SELECT changefeed.grant_request('{table}')")
