@@ -61,6 +61,7 @@ class ExaminedDatabase:
             self.is_standby,
             self.prepared_limit,
             self.notify,
+            self.role_name,
             self.role,
             self.database,
         ) = self.row(QUERIES["server"])

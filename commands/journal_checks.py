@@ -1,5 +1,6 @@
 """What the command `doctor` checks of the schema changefeed, its journal, and the tables that it watches."""
 
+import shlex
 from collections.abc import Iterator
 
 import psycopg2
@@ -41,13 +42,13 @@ def check_rights(examined: ExaminedDatabase) -> Iterator[Finding]:
         yield Finding(
             Level.PROBLEM,
             "rights",
-            f"{role} may not read the journal",
-            grants(QUERIES["what reads"], role),
+            f"{role} may not read the journal; {owner} can grant it, also again after a reinstall",
+            grants_command(examined),
         )
         return
     if not examined.may_maintain:
         says = f"{role} may read the journal but not maintain it (retention, new partitions): {owner} owns it"
-        yield Finding(Level.WARNING, "rights", says, grants(QUERIES["what maintains"], role))
+        yield Finding(Level.WARNING, "rights", says, grants_command(examined))
     else:
         yield Finding(Level.OK, "rights", f"{role} may read and maintain the journal")
     for other, fix in examined.rows(QUERIES["who may write"]):
@@ -73,10 +74,15 @@ def check_schema(examined: ExaminedDatabase) -> Iterator[Finding]:
         yield Finding(Level.OK, "schema", says)
 
 
-def grants(script: str, role: str) -> str:
-    """The GRANT statements for this role, on one line; those of docs/least-rights.md."""
-    statements = [line for line in script.splitlines() if not line.startswith("--")]
-    return " ".join(" ".join(statements).split()).replace("changefeed_server", role)
+def grants_command(examined: ExaminedDatabase, *, rows: bool = False) -> str:
+    """The command for the schema's owner that grants (a) of docs/least-rights.md; (b) with --watch; (d) for `rows`."""
+    asked = {"role": examined.role_name}
+    if examined.settings.watch:
+        asked["watch"] = "yes"
+    if rows:
+        asked["rows"] = "yes"
+    flags = " ".join(f"-v {shlex.quote(f'{name}={value}')}" for name, value in asked.items())
+    return f'psql {flags} -f sql/grants.sql "$OWNER_URL"'
 
 
 def check_triggers(examined: ExaminedDatabase) -> Iterator[Finding]:
@@ -177,9 +183,12 @@ def check_rows(examined: ExaminedDatabase) -> Iterator[Finding]:
                 refused.append(one_line(error))
     readable = len(watched) - len(lacking) - len(refused) if may_call else 0
     says = f"of {len(watched)} watched tables the rows of {readable} can be read, for /api/rows and rows=true"
-    calls = [] if may_call else [grants(QUERIES["what reads rows"], examined.role)]
+    if not may_call:
+        advice = f"then, as the tables' owner: {' '.join(lacking)}" if lacking else ""
+        yield Finding(Level.OK, "rows", says, grants_command(examined, rows=True), advice)
+        return
     advice = f"{refused[0]}: see docs/least-rights.md, (d)" if refused else ""
-    yield Finding(Level.OK, "rows", says, " ".join([*calls, *lacking]), advice)
+    yield Finding(Level.OK, "rows", says, " ".join(lacking), advice)
 
 
 def check_publications(examined: ExaminedDatabase) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 -- server --
 SELECT current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
        current_setting('max_prepared_transactions')::int, coalesce(current_setting('changefeed.notify', true), ''),
-       quote_ident(current_user), quote_ident(current_database());
+       current_user::text, quote_ident(current_user), quote_ident(current_database());
 
 -- installation --
 -- Whether the schema exists, and whether this role could create it.
@@ -60,9 +60,6 @@ ORDER BY n.nspname, c.relname;
 -- Fails with the reason if the rows of a table cannot be read although this role has SELECT.
 SELECT FROM changefeed.rows_source(%(target)s::oid, %(trusted)s::text[]);
 
--- what reads rows --
-GRANT EXECUTE ON FUNCTION changefeed.cursor(), changefeed.rows_source, changefeed.hash_of_row, changefeed.json_array, changefeed.next_rows, changefeed.refuse_column TO changefeed_server;
-
 -- who may write --
 -- Roles, other than the owner and superusers, that could write arbitrary entries into the journal; and the statement that ends it.
 SELECT DISTINCT quote_ident(r.rolname), i.fix || quote_ident(r.rolname) || ';'
@@ -88,33 +85,6 @@ ORDER BY 1, 2;
 SELECT quote_ident(e.evtname), quote_ident(r.rolname)
 FROM pg_event_trigger AS e JOIN pg_proc AS p ON p.oid = e.evtfoid JOIN pg_roles AS r ON r.oid = p.proowner
 WHERE p.pronamespace = to_regnamespace('changefeed') AND NOT r.rolsuper;
-
--- what reads --
--- The grants that a role needs to read the journal, as in docs/least-rights.md.
-GRANT USAGE ON SCHEMA changefeed TO changefeed_server;
-GRANT SELECT ON changefeed.meta, changefeed.journal, changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
-    changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
-GRANT SELECT ON ALL SEQUENCES IN SCHEMA changefeed TO changefeed_server;
-GRANT EXECUTE ON FUNCTION changefeed.read, changefeed.what_was_taken, changefeed.last_entries, changefeed.look, changefeed.note_retyped,
-    changefeed.retyped_after, changefeed.entries_of, changefeed.mixed, changefeed.key_text, changefeed.can_be_parsed,
-    changefeed.status(), changefeed.journal_status(), changefeed.journal_bytes(), changefeed.has_entries(integer),
-    changefeed.oldest_entry(integer), changefeed.newest_entry(integer), changefeed.members(oid), changefeed.members(oid[]),
-    changefeed.recorders(), changefeed.argument(bytea), changefeed.watched(oid[]),
-    changefeed.wanted_triggers(oid[], jsonb[]), changefeed.has_foreign_partition(oid), changefeed.repairs(oid[], jsonb[]),
-    changefeed.left_behind(oid[]), changefeed.check_target(regclass), changefeed.shown(text), changefeed.warn_of_limits(regclass), changefeed.check_expressions(oid, text[]), changefeed.check_triggers(oid), changefeed.name_now(oid),
-    changefeed.lock_wait_ms() TO changefeed_server;
-
--- what maintains --
--- And those that it needs to maintain it.
-GRANT UPDATE (epoch) ON changefeed.meta TO changefeed_server;
-GRANT DELETE ON changefeed.journal TO changefeed_server;
-GRANT TRUNCATE ON changefeed.journal_0, changefeed.journal_1, changefeed.journal_2, changefeed.journal_3,
-    changefeed.journal_4, changefeed.journal_5, changefeed.journal_6, changefeed.journal_7 TO changefeed_server;
-GRANT UPDATE ON SEQUENCE changefeed.slot, changefeed.lost_xid, changefeed.lost_at, changefeed.lost_id, changefeed.awake_until
-    TO changefeed_server;
-GRANT EXECUTE ON FUNCTION changefeed.retain, changefeed.empty_partition, changefeed.note_rotation,
-    changefeed.note_taken, changefeed.begin_anew_if_restored,
-    changefeed.refresh(), changefeed.refresh(oid[]) TO changefeed_server;
 
 -- version --
 -- The schema's version, and that of the oldest server that can read it.

@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn
 
 from changefeed.postgres.embedded import EmbeddedPostgres
-from tests import leftovers
+from tests import ROOT, leftovers
 
 BINARIES = Path(os.environ["FEED_TEST_POSTGRES"]) if os.environ.get("FEED_TEST_POSTGRES") else None
 _INSTALLED = ("/usr/lib/postgresql/{}/bin", "/opt/homebrew/opt/postgresql@{}/bin", "/usr/local/opt/postgresql@{}/bin")
@@ -139,3 +140,8 @@ def execute(conninfo: str, statement: str, parameters: Any = None) -> list[tuple
             return db_cursor.fetchall() if db_cursor.description else []
     finally:
         connection.close()
+
+
+def paste(command: str, conninfo: str) -> None:
+    """Runs a psql command as the docs and the doctor give it; its $OWNER_URL connects to this database."""
+    subprocess.run(["sh", "-ec", command], cwd=ROOT, env={**os.environ, "OWNER_URL": conninfo}, check=True)

@@ -146,8 +146,8 @@ class Lookout:
         if may_look is False and not self._has_complained:
             self._has_complained = True
             logger.warning(
-                "tables that are not recorded cannot be reported: GRANT EXECUTE ON FUNCTION changefeed.look to the "
-                "server's role"
+                "tables that are not recorded cannot be reported: the server's role may not call changefeed.look; run "
+                "psql -v role=… -f sql/grants.sql as the schema's owner"
             )
         if may_look is None:
             await self._create_missing_triggers()  # which notes that the schema is missing
