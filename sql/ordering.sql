@@ -122,14 +122,16 @@ WHERE j.id = ANY (%(ids)s::bigint[]) AND NOT (changefeed.can_be_parsed(j.data) A
 SELECT m.xid::text FROM changefeed.mixed(%(xids)s::text[]::xid8[]) AS m (xid);
 
 -- transactions before --
--- The transactions that wrote the entries with ids from %(begin)s to %(end)s, except %(xid)s, newest first; how many each wrote
--- there; and whether it wrote entries before these. It reads at most %(limit)s entries, the newest.
-SELECT t.xid::text, t.entries, EXISTS (SELECT FROM changefeed.journal AS b WHERE b.xid = t.xid AND b.id < %(begin)s)
+-- The transactions that wrote the entries with ids from %(begin)s on and before %(end)s, except %(excepted)s, newest first: how many
+-- each wrote there, and whether it wrote entries before these, and behind them. It reads at most %(limit)s entries, the newest.
+SELECT t.xid::text, t.entries,
+    EXISTS (SELECT FROM changefeed.journal AS b WHERE b.xid = t.xid AND b.id < %(begin)s),
+    EXISTS (SELECT FROM changefeed.journal AS b WHERE b.xid = t.xid AND b.id >= %(end)s)
 FROM (
     SELECT j.xid, count(*) AS entries, max(j.id) AS last_id
     FROM (
         SELECT id, xid FROM changefeed.journal
-        WHERE id >= %(begin)s AND id < %(end)s AND xid <> %(xid)s::text::xid8 ORDER BY id DESC LIMIT %(limit)s
+        WHERE id >= %(begin)s AND id < %(end)s AND xid <> %(excepted)s::text::xid8 ORDER BY id DESC LIMIT %(limit)s
     ) AS j
     GROUP BY j.xid
 ) AS t

@@ -26,7 +26,7 @@ from changefeed.change.change import LOSS, Change
 from changefeed.journal import entries
 from changefeed.journal.cursor import Place
 from changefeed.journal.journal import BEGINNING, Journal
-from changefeed.ordering import nested_order
+from changefeed.ordering import earlier_states
 from tests import postgres
 from tests.journal_database import JournalDatabase
 from tests.oracle.random_schema import RandomSchema, Table
@@ -209,12 +209,13 @@ def _short_pages(draw: random.Random) -> Iterator[None]:
 @contextlib.contextmanager
 def _short_memory(schema: RandomSchema) -> Iterator[None]:
     """Where only statements write, their order is known without the rows' changes before."""
-    before = nested_order.PLAIN_LOOK_BACK_IDS
-    nested_order.PLAIN_LOOK_BACK_IDS = 0 if schema.is_plain else before
+    before = earlier_states.PLAIN_LOOK_BACK_IDS, earlier_states.LOOK_BACK_STEP
+    if schema.is_plain:
+        earlier_states.PLAIN_LOOK_BACK_IDS, earlier_states.LOOK_BACK_STEP = 0, 1
     try:
         yield
     finally:
-        nested_order.PLAIN_LOOK_BACK_IDS = before
+        earlier_states.PLAIN_LOOK_BACK_IDS, earlier_states.LOOK_BACK_STEP = before
 
 
 def main() -> int:

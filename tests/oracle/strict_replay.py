@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from changefeed.ordering.nested_order import PLAIN_LOOK_BACK_IDS
+from changefeed.ordering.earlier_states import PLAIN_LOOK_BACK_IDS
 
 Row = tuple[str, ...]
 SEARCH_STEPS = 50_000

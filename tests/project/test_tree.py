@@ -40,6 +40,7 @@ TESTED_BY = {
     "changefeed/journal/follower.py": "server/test_journal_feed.py",
     "changefeed/journal/installation.py": "server/test_watching.py",
     "changefeed/journal/signed_cursor.py": "server/test_cursor_in_sql.py",
+    "changefeed/ordering/digests.py": "unit/ordering/test_nested_order.py",
     "changefeed/ordering/row_states.py": "unit/ordering/test_state_walk.py",
     "changefeed/ordering/statement_order.py": "unit/ordering/test_transaction_order.py",
     "changefeed/postgres/apart.py": "server/test_illegible_names.py",

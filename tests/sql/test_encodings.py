@@ -134,7 +134,7 @@ class SQLASCIITest(EncodingCase):
         self.write(r"""INSERT INTO t VALUES (1, '"\u00e9"'), (2, '"\u00e9"')""")
         self.write(r"""UPDATE t SET j = '["\u00e9"]'""")
         self.write("BEGIN; INSERT INTO t VALUES (3, '1'); DELETE FROM t WHERE id = 3; COMMIT")
-        with mock.patch("changefeed.journal.entries.logger"), mock.patch("changefeed.ordering.nested_order.logger"):
+        with mock.patch("changefeed.journal.entries.logger"), mock.patch("changefeed.ordering.digests.logger"):
             found = []
             while len(found) < 6:
                 found += (await message(client, "changes"))["changes"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from changefeed.ordering import nested_order
-from changefeed.ordering.nested_order import LOOK_BACK_IDS, STATES_AT_ONCE
+from changefeed.ordering import earlier_states
+from changefeed.ordering.digests import STATES_AT_ONCE
+from changefeed.ordering.earlier_states import LOOK_BACK_IDS, LOOK_BACK_STEP
 from tests.journal_database import JournalDatabase
 
 DELETING = "WITH d AS (DELETE FROM t WHERE id IN (4, 5) RETURNING *) "
@@ -25,6 +26,11 @@ STATEMENTS = [
 @pytest.fixture(autouse=True)
 def t(db: JournalDatabase) -> None:
     db.run("CREATE TABLE t (id int PRIMARY KEY, v int); SELECT changefeed.watch('t')")
+
+
+def look_back_only(monkeypatch: pytest.MonkeyPatch, limit: str, ids: int) -> None:
+    monkeypatch.setattr(earlier_states, limit, ids)
+    monkeypatch.setattr(earlier_states, "LOOK_BACK_STEP", 1)
 
 
 def assert_keys_are_free(db: JournalDatabase, rows_there: str = "t") -> None:
@@ -106,7 +112,7 @@ def test_plain_statements_keep_their_order_if_a_row_is_restored(
             db.run("INSERT INTO t SELECT id + 10, v FROM kept")
         if not comes_first:
             db.run("INSERT INTO t SELECT * FROM kept")
-        db.run(f"INSERT INTO u SELECT generate_series(1, {LOOK_BACK_IDS + 1})")
+        db.run(f"INSERT INTO u SELECT generate_series(1, {LOOK_BACK_IDS + LOOK_BACK_STEP})")
         before = len(db.entries())
         statements = "; ".join((coming, going) if comes_first else (going, coming)).format(rows=rows)
         db.run(f"BEGIN ISOLATION LEVEL {isolation}; {statements}; COMMIT")
@@ -130,7 +136,7 @@ def test_a_row_older_than_the_lookback(db: JournalDatabase):
     db.run("INSERT INTO t VALUES (1, 1), (2, 2)")
     ours = db.session()
     ours.run("BEGIN; INSERT INTO n VALUES (1); DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (1, 1)")
-    db.run(f"INSERT INTO u SELECT generate_series(1, {LOOK_BACK_IDS + 1})")
+    db.run(f"INSERT INTO u SELECT generate_series(1, {LOOK_BACK_IDS + LOOK_BACK_STEP})")
     ours.run("DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (2, 2); COMMIT")
     assert_keys_are_free(db)
 
@@ -218,7 +224,7 @@ def test_an_equal_row_in_its_place_where_other_commands_come_in_between(db: Jour
 
 def test_a_truncated_partition_is_no_part_of_the_statement_before(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
     """Also where the row's last change before is not known."""
-    monkeypatch.setattr(nested_order, "PLAIN_LOOK_BACK_IDS", 0)
+    look_back_only(monkeypatch, "PLAIN_LOOK_BACK_IDS", 0)
     db.run("CREATE TABLE r (id int PRIMARY KEY) PARTITION BY RANGE (id)")
     db.run("CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100); SELECT changefeed.watch('r')")
     db.run("INSERT INTO t VALUES (1, 1)")
@@ -236,7 +242,7 @@ def test_a_lookback_that_sees_only_the_end_of_a_transaction_in_which_triggers_wr
     db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
 ):
     """The deletions, whose ids are lower, happened after the insertions that it sees."""
-    monkeypatch.setattr(nested_order, "LOOK_BACK_IDS", 20)
+    look_back_only(monkeypatch, "LOOK_BACK_IDS", 20)
     db.run(DELETED_AT_ONCE)
     for _ in range(2):
         db.run("INSERT INTO t SELECT i, i FROM generate_series(1, 15) AS i")
@@ -244,7 +250,7 @@ def test_a_lookback_that_sees_only_the_end_of_a_transaction_in_which_triggers_wr
 
 
 def test_a_lookback_that_sees_only_the_end_of_a_plain_transaction(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(nested_order, "LOOK_BACK_IDS", 20)
+    look_back_only(monkeypatch, "LOOK_BACK_IDS", 20)
     db.run("INSERT INTO t SELECT i, i FROM generate_series(1, 30) AS i")
     db.run(
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM t WHERE id = NEW.id; RETURN NEW; END $$;"
@@ -270,7 +276,7 @@ def test_a_transaction_that_ends_later_does_not_take_up_the_lookback(
     db: JournalDatabase, monkeypatch: pytest.MonkeyPatch
 ):
     """The order is the same before and after it is visible."""
-    monkeypatch.setattr(nested_order, "LOOK_BACK_IDS", 20)
+    look_back_only(monkeypatch, "LOOK_BACK_IDS", 20)
     db.run("CREATE TABLE u (n int); SELECT changefeed.watch('u')")
     db.run(FREEING)
     db.run("INSERT INTO t SELECT i, i FROM generate_series(1, 4) AS i")

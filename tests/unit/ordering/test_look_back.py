@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from changefeed.ordering.look_back import LookBack, SeenPart
+from changefeed.ordering.look_back import Found, LookBack, SeenPart
 from changefeed.ordering.row_states import UNKNOWN, Entry, state_after
 
 TABLES = ("t", "u")
@@ -32,11 +32,12 @@ def looking_back(*transactions: list[Entry], part: SeenPart = SeenPart.WHOLE) ->
 
 def simplest(transactions: list[list[Entry]], table: str, key: int, first_id: int) -> int | None:
     for entries in transactions:
+        if entries[-1].id >= first_id:
+            continue
         concerned = [
             entry
             for entry in entries
             if entry.table == table
-            and entry.id < first_id
             and (key in (entry.key_before, entry.key_after) or entry.before is entry.after is None)
         ]
         if (state := state_after(concerned, key)) is not None:
@@ -68,40 +69,49 @@ def test_it_finds_what_a_search_of_all_entries_finds(seed: int):
     for table in TABLES:
         for key in KEYS:
             for first_id in range(0, 101, 5):
-                assert look_back.state_before(table, key, first_id) == simplest(transactions, table, key, first_id)
+                assert look_back.state_before((table, key), first_id).state == simplest(
+                    transactions, table, key, first_id
+                )
 
 
 def test_the_last_entries_of_a_transaction_without_triggers():
     look_back = looking_back([entry(5, "I"), entry(6, "D")], [entry(3, "I")], part=SeenPart.IN_ORDER)
-    assert look_back.state_before("t", 7, 10) == ~7
+    assert look_back.state_before(("t", 7), 10).state == ~7
 
 
 def test_the_last_entries_of_a_transaction_in_which_triggers_wrote():
     """An entry of a lower id, which is not among them, may have happened later."""
     look_back = looking_back([entry(6, "I")], [entry(3, "I"), entry(4, "I", key=8)], part=SeenPart.UNSURE)
-    assert look_back.state_before("t", 7, 10) == UNKNOWN
-    assert look_back.state_before("t", 8, 10) == 1
+    assert look_back.state_before(("t", 7), 10).state == UNKNOWN
+    assert look_back.state_before(("t", 8), 10).state == 1
 
 
 def test_a_young_journal_takes_a_row_for_new_that_it_has_never_seen():
     look_back = LookBack(is_from_beginning=True)
     look_back.add("5", [entry(3, "D"), entry(4, "I")])
-    assert look_back.state_before("t", 7, 10) is None
-    assert look_back.state_before("t", 8, 10) == ~8
-    assert looking_back([entry(3, "D")]).state_before("t", 8, 10) is None
+    assert look_back.state_before(("t", 7), 10).state is None
+    assert look_back.state_before(("t", 8), 10).state == ~8
+    assert looking_back([entry(3, "D")]).state_before(("t", 8), 10).state is None
 
 
 @pytest.mark.parametrize("actions", ["DI", "ID"])
 def test_the_last_statement_on_a_row_says_how_it_left_it(actions: str):
     first, second = (entry(number, action) for number, action in enumerate(actions, 3))
     look_back = looking_back([first, second._replace(command=2)])
-    assert look_back.state_before("t", 7, 10) == (1 if actions == "DI" else ~7)
+    assert look_back.state_before(("t", 7), 10).state == (1 if actions == "DI" else ~7)
     for together in (second._replace(command=1), second._replace(command=2, depth=2)):
-        assert looking_back([first, together]).state_before("t", 7, 10) is None
+        assert looking_back([first, together]).state_before(("t", 7), 10).state is None
 
 
 def test_the_transaction_of_a_count_that_hides_a_state_is_known():
     look_back = looking_back([entry(5, "U", key=None)], [entry(3, "I")])
-    assert (look_back.state_before("t", 7, 10), look_back.hidden_by) == (UNKNOWN, {"0"})
+    assert look_back.state_before(("t", 7), 10) == Found(UNKNOWN, hidden_by="0")
     truncated = looking_back([entry(5, "T", key=None)], [entry(3, "I")])
-    assert (truncated.state_before("t", 7, 10), truncated.hidden_by) == (~7, set())
+    assert truncated.state_before(("t", 7), 10) == Found(~7)
+
+
+def test_a_transaction_that_ended_later_says_nothing():
+    """It ran at the same time as one that holds the row's lock, so its count is of other rows."""
+    look_back = looking_back([entry(5, "U", key=None), entry(12, "I", "u")], [entry(3, "I")])
+    assert look_back.state_before(("t", 7), 10) == Found(1)
+    assert look_back.state_before(("t", 7), 13) == Found(UNKNOWN, hidden_by="0")

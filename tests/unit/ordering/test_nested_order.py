@@ -12,7 +12,7 @@ from changefeed.change.exposure import Payload
 from changefeed.journal import entries
 from changefeed.journal.cursor import Place
 from changefeed.journal.journal import BEGINNING, Journal
-from changefeed.ordering import nested_order
+from changefeed.ordering import digests, earlier_states, nested_order
 from changefeed.postgres.pool import DeadlinePassed
 from tests.journal_database import JournalDatabase
 
@@ -110,8 +110,9 @@ def test_what_of_a_row_may_leave_is_no_matter_to_its_order(db: JournalDatabase, 
 
 def test_an_order_is_worked_out_once(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(entries, "PAGE_ROWS", 5)
-    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", 7)
+    monkeypatch.setattr(digests, "STATES_AT_ONCE", 7)
     monkeypatch.setattr(nested_order, "INLINE_ENTRIES", 10)
+    monkeypatch.setattr(earlier_states, "INLINE_ENTRIES", 10)
     db.run("INSERT INTO orders SELECT i, 'raw' FROM generate_series(0, 20) AS i")
     asked: list[str] = []
     fetch = db.fetch
@@ -127,7 +128,7 @@ def test_an_order_is_worked_out_once(db: JournalDatabase, monkeypatch: pytest.Mo
         journal = await opened(db)
         for changes in await asyncio.gather(*(all_after(journal, BEGINNING) for _ in range(3))):
             assert by_row(changes, 21) == of_each_row(21)
-        assert asked.count(nested_order.QUERIES["states"]) == 42 // 7 + 1
+        assert asked.count(digests.QUERIES["states"]) == 42 // 7 + 1
 
     asyncio.run(check())
 
@@ -147,7 +148,7 @@ def test_what_retention_takes_meanwhile_ends_nothing(db: JournalDatabase, monkey
 
 def test_many_transactions_on_a_page_are_asked_for_at_once(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(nested_order, "REMEMBERED_ORDERS", 3)
-    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", 7)
+    monkeypatch.setattr(digests, "STATES_AT_ONCE", 7)
     for row in range(30):
         db.run("INSERT INTO orders VALUES (%s, 'raw')", row)
 
@@ -204,7 +205,7 @@ def test_a_trigger_function_is_read_once_from_its_beginning(db: JournalDatabase)
 
 def test_a_large_transaction_is_read_a_piece_at_a_time_and_once(db: JournalDatabase, monkeypatch: pytest.MonkeyPatch):
     rows = 4_000
-    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", rows // 10)
+    monkeypatch.setattr(digests, "STATES_AT_ONCE", rows // 10)
     db.run(f"INSERT INTO orders SELECT i, 'raw' FROM generate_series(1, {rows}) AS i")
     journal = asyncio.run(opened(db))
     db.run("BEGIN")
@@ -283,9 +284,9 @@ def test_of_a_transaction_s_large_rows_only_the_first_are_examined(
     db: JournalDatabase, docs: None, states_at_once: int, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
 ):
     """However the entries are divided among statements, so that every server computes the same order."""
-    monkeypatch.setattr(nested_order, "STATES_AT_ONCE", states_at_once)
-    monkeypatch.setattr(nested_order, "STATES_LIMIT_BYTES", limit_bytes)
-    monkeypatch.setattr(nested_order, "LARGE_ROWS_LIMIT_BYTES", 520_000)
+    monkeypatch.setattr(digests, "STATES_AT_ONCE", states_at_once)
+    monkeypatch.setattr(digests, "STATES_LIMIT_BYTES", limit_bytes)
+    monkeypatch.setattr(digests, "LARGE_ROWS_LIMIT_BYTES", 520_000)
     db.run("INSERT INTO orders VALUES (0, 'raw')")
     db.run(
         f"BEGIN; INSERT INTO docs {LARGE}; DELETE FROM docs WHERE id = 40; INSERT INTO orders VALUES (1, 'raw'); COMMIT"
@@ -305,7 +306,7 @@ def test_of_a_transaction_s_large_rows_only_the_first_are_examined(
 def test_a_statement_examines_rows_up_to_a_number_of_bytes(
     db: JournalDatabase, docs: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(nested_order, "STATES_LIMIT_BYTES", 190_000)
+    monkeypatch.setattr(digests, "STATES_LIMIT_BYTES", 190_000)
     db.run(f"BEGIN; INSERT INTO docs {LARGE}; DELETE FROM docs WHERE id = 40; COMMIT")
     asked: list[str] = []
     fetch = db.fetch
@@ -320,7 +321,7 @@ def test_a_statement_examines_rows_up_to_a_number_of_bytes(
         assert len(await all_after(await opened(db), BEGINNING)) == 41
 
     asyncio.run(check())
-    assert asked.count(nested_order.QUERIES["states"]) == 11  # of four entries each, the last of one
+    assert asked.count(digests.QUERIES["states"]) == 11  # of four entries each, the last of one
 
 
 def test_statements_that_take_too_long_are_divided_and_none_is_run_again(
@@ -335,9 +336,9 @@ def test_statements_that_take_too_long_are_divided_and_none_is_run_again(
 
     async def slow(query: str, parameters: Any = (), *args: Any, **options: Any) -> Any:
         rows = await fetch(query, parameters, *args, **options)
-        is_states = query == nested_order.QUERIES["states"] and parameters.get("opaque", []) is not None
+        is_states = query == digests.QUERIES["states"] and parameters.get("opaque", []) is not None
         ids = {row[4] for row in rows if row[2]} - set(parameters["opaque"]) if is_states else set()
-        if query == nested_order.QUERIES["opaque"]:
+        if query == digests.QUERIES["opaque"]:
             ids = set(parameters["ids"])
         if len(ids) > 10 or (is_states and 20 in ids):
             late.append((query, repr(parameters)))
