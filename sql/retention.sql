@@ -110,6 +110,9 @@ $function$;
 CREATE OR REPLACE FUNCTION changefeed.note_rotation(slot integer)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off AS $function$
 BEGIN
+    IF to_regclass(format('changefeed.journal_%s', slot)) IS NULL THEN
+        RAISE EXCEPTION 'the journal has no partition %', slot USING ERRCODE = 'undefined_table';
+    END IF;
     INSERT INTO changefeed.rotated AS r (slot, snapshot) VALUES (note_rotation.slot, pg_current_snapshot())
     ON CONFLICT ON CONSTRAINT rotated_pkey DO UPDATE SET snapshot = excluded.snapshot;
 END

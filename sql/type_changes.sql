@@ -17,6 +17,11 @@ CREATE TABLE IF NOT EXISTS changefeed.retyped (
 CREATE OR REPLACE FUNCTION changefeed.note_retyped(of_table text, of_columns text[], since timestamptz)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET exit_on_error = off SET lock_timeout = '10s' AS $function$
 BEGIN
+    PERFORM changefeed.check_names(of_columns || of_table);
+    IF cardinality(of_columns) > 1600 OR isfinite(since) IS FALSE THEN  -- as many columns as a table may have
+        RAISE EXCEPTION 'there are % columns, and the time is %; a table has at most 1600, and a time is finite', cardinality(of_columns), since
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     LOCK TABLE changefeed.retyped IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO changefeed.retyped (number, journal, seen, table_name, columns, since, at)
     SELECT coalesce(max(r.number), 0) + 1, changefeed.this_journal(), pg_current_snapshot(), of_table, of_columns,

@@ -258,6 +258,11 @@ DECLARE
     members oid[];
     one record;
 BEGIN
+    PERFORM changefeed.check_names(known_schemas), changefeed.check_names(known_tables);
+    IF cardinality(known_schemas) <> cardinality(known_tables) OR isfinite(since) IS FALSE THEN
+        RAISE EXCEPTION 'there are % schemas of % tables, and the time is %; each table has one, and a time is finite',
+            cardinality(known_schemas), cardinality(known_tables), since USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     -- One at a time, since what one writes the next is to see. By a lock that takes a right on the table: an advisory one
     -- could be held by any session.
     LOCK TABLE changefeed.recorded IN SHARE ROW EXCLUSIVE MODE;

@@ -447,6 +447,28 @@ def test_no_role_gets_at_more_than_it_was_granted(ground: Ground, who: str):
             session.run(statement)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "note_retyped(repeat('x', 1000), '{a}', now())",
+        "note_retyped('t', ARRAY[repeat('x', 1000)], now())",
+        "note_retyped('t', array_fill('x'::text, ARRAY[1601]), now())",
+        "note_retyped('t', '{NULL}', now())",
+        "note_retyped('t', '{a}', 'infinity')",
+        "look(NULL, '{}', '{}', ARRAY[repeat('x', 1000)], '{t}')",
+        "look(NULL, '{}', '{}', '{s}', ARRAY[repeat('x', 1000)])",
+        "look(NULL, '{}', '{}', '{s}', '{NULL}')",
+        "look(NULL, '{}', '{}', array_fill('x'::text, ARRAY[100001]), array_fill('x'::text, ARRAY[100001]))",
+        "look('infinity', '{}', '{}', '{s}', '{t}')",
+        "note_rotation(8)",
+        "note_rotation(-1)",
+    ],
+)
+def test_what_a_server_s_role_may_have_noted_has_bounds(ground: Ground, call: str):
+    with pytest.raises(psycopg2.Error, match=r"at most|may be|finite|has no partition"):
+        ground.session("tending").run(f"SELECT changefeed.{call}")
+
+
 def test_a_request_of_one_s_own_opens_nothing_that_watch_refuses(ground: Ground):
     session = ground.session("watching")
     session.run("CREATE TEMP TABLE t (a int); CREATE TABLE public.mine (a int) PARTITION BY LIST (a)")
