@@ -167,7 +167,10 @@ BEGIN
             )
             SELECT FROM part AS p JOIN pg_type AS t ON t.oid = p.type JOIN pg_cast AS c ON c.castsource = t.oid
             WHERE c.casttarget = 'json'::regtype AND (p.is_within OR t.typtype = 'c')
-              AND (t.typowner <> ALL (trusted) OR t.typtype IN ('e', 'r', 'm'))
+              AND (
+                  t.typowner <> ALL (trusted) OR t.typtype IN ('e', 'r', 'm')
+                  OR EXISTS (SELECT FROM pg_proc AS f WHERE f.oid = c.castfunc AND f.proowner <> ALL (trusted))
+              )
         ) THEN
             RAISE EXCEPTION 'a composite type has a cast to json that must not be used';
         END IF;
@@ -201,7 +204,12 @@ BEGIN
                     END
             )
             SELECT e.brackets FROM element AS e
-            WHERE e.oid >= 16384 AND e.typelem = 0 AND (e.typtype IN ('e', 'r', 'm') OR e.typtype = 'b' AND e.typowner <> ALL (trusted))
+            WHERE e.oid >= 16384 AND e.typelem = 0 AND (
+                e.typtype IN ('e', 'r', 'm') OR e.typtype = 'b' AND (e.typowner <> ALL (trusted) OR EXISTS (
+                    SELECT FROM pg_cast AS c JOIN pg_proc AS f ON f.oid = c.castfunc
+                    WHERE c.castsource = e.oid AND c.casttarget = 'json'::regtype AND f.proowner <> ALL (trusted)
+                ))
+            )
         ) AS as_text ON true
         WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (omit);
         EXECUTE format(

@@ -445,3 +445,95 @@ def test_a_column_of_any_name_may_be_an_array_of_a_type_of_its_own(db: JournalDa
     value = f"ROW({', '.join(['ARRAY[[chr(111) || chr(107)]]::own.mood[]'] * len(names))})::own.moods"
     db.run(f"INSERT INTO own.t VALUES ({', '.join([f'ARRAY[{value}]'] * len(names))})")
     assert db.changes("own.t") == [("I", {name: [{name: [["ok"]] for name in names}] for name in names})]
+
+
+# What others may make beside a type, and what would run it: each is a function that takes the right to everything.
+HOSTILE = """
+    CREATE SCHEMA evil AUTHORIZATION {mallory}; GRANT CREATE ON SCHEMA public TO {mallory}; SET ROLE {mallory};
+    CREATE TYPE evil.mood AS ENUM ('ok', 'so'); CREATE TYPE evil.pair AS (m evil.mood, n int);
+    CREATE FUNCTION evil.seize() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+        IF (SELECT usesuper FROM pg_user WHERE usename = current_user) THEN {seize}; END IF; END $$;
+    CREATE FUNCTION evil.holds(evil.mood) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.seize(); RETURN true; END $$;
+    CREATE FUNCTION evil.holds(evil.pair) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.seize(); RETURN true; END $$;
+    CREATE FUNCTION evil.apart(evil.mood, evil.mood) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+        PERFORM evil.seize(); RETURN 1; END $$;
+    CREATE DOMAIN evil.held AS evil.mood CHECK (evil.holds(VALUE));
+    CREATE DOMAIN evil.held_pair AS evil.pair CHECK (evil.holds(VALUE));
+    CREATE TYPE evil.ordered AS RANGE (subtype = evil.mood, subtype_diff = evil.apart);
+    CREATE TYPE evil.deep AS (held evil.held, pairs evil.held_pair[], ordered evil.ordered);
+    {casts}; RESET ROLE"""
+CASTS_FROM = ("evil.mood", "evil.pair", "evil.mood[]", "evil.pair[]", "evil.held[]", "evil.ordered", "evil.deep")
+CASTS_TO = ("json", "jsonb", "text", "tsvector", "json[]", "regtype", "bytea")
+
+
+def hostile_casts() -> str:
+    statements = []
+    for number, (source, target) in enumerate((one, other) for one in CASTS_FROM for other in CASTS_TO):
+        statements.append(
+            f"CREATE FUNCTION evil.c{number}({source}) RETURNS {target} LANGUAGE plpgsql AS $$ BEGIN PERFORM evil.seize(); "
+            f"RETURN NULL; END $$; CREATE CAST ({source} AS {target}) WITH FUNCTION evil.c{number}({source}) AS IMPLICIT"
+        )
+    return "; ".join(statements)
+
+
+HOSTILE_VALUES = {
+    "evil.mood": "'ok'",
+    "evil.mood[]": "'{ok,NULL,so}'",
+    "evil.pair": "'(ok,1)'",
+    "evil.pair[]": '\'{"(ok,1)","(,)",NULL}\'',
+    "evil.held": "'ok'",
+    "evil.held[]": "'{ok}'",
+    "evil.held_pair": "'(ok,1)'",
+    "evil.ordered": "'[ok,so]'",
+    "evil.ordered[]": "'{\"[ok,so]\"}'",
+    "evil.deep": "ROW('ok', '{\"(ok,1)\"}', '[ok,so]')",
+    "evil.deep[]": "ARRAY[ROW('ok', '{\"(ok,1)\"}', '[ok,so]')::evil.deep]",
+}
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+@pytest.mark.parametrize("options", ["", ", hash => '{v}'", ", omit => '{id}'"])
+def test_no_function_of_a_type_s_owner_runs_as_the_journal_s_owner(db: JournalDatabase, options: str, level: str):
+    mallory = db.new_role("mallory")
+    db.run(HOSTILE.format(mallory=mallory, seize=SEIZE.format(mallory=mallory), casts=hostile_casts()))
+    writer = db.session(user=mallory)
+    for number, (column, value) in enumerate(HOSTILE_VALUES.items()):
+        writer.run(f"CREATE TABLE evil.w{number} (id int DEFAULT 1, v {column})")
+        db.run(f"SELECT changefeed.watch('evil.w{number}'{options})")
+        writer.run(f"BEGIN ISOLATION LEVEL {level}; INSERT INTO evil.w{number} (v) VALUES ({value}), (NULL)")
+        writer.run(f"UPDATE evil.w{number} SET v = v; DELETE FROM evil.w{number}; COMMIT")
+        assert not is_superuser(db, mallory), column
+        assert len(db.entries(f"evil.w{number}")) == 6, column
+    assert (db.losses, writer.warnings) == (0, [])
+
+
+def test_a_cast_is_trusted_as_the_owner_of_its_function_is(db: JournalDatabase):
+    """It stays when that role, which was a superuser, is none any more, and may make the function another."""
+    mallory = db.new_role("mallory", "LOGIN SUPERUSER")
+    db.run(
+        "CREATE TYPE note; CREATE FUNCTION note_in(cstring) RETURNS note LANGUAGE internal IMMUTABLE STRICT AS 'textin'; "
+        "CREATE FUNCTION note_out(note) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout'; "
+        "CREATE TYPE note (INPUT = note_in, OUTPUT = note_out, LIKE = text)"
+    )
+    db.run("CREATE TABLE w (k int, v note, m note[]) PARTITION BY LIST (k); CREATE TABLE part PARTITION OF w DEFAULT")
+    db.run("SELECT changefeed.watch('w')")
+    former = db.session(user=mallory)
+    function = (
+        "CREATE OR REPLACE FUNCTION public.j(note) RETURNS json LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN '1'; END $$"
+    )
+    former.run(function.format(body="NULL"))
+    former.run("CREATE CAST (note AS json) WITH FUNCTION public.j(note)")
+    db.run("INSERT INTO w VALUES (0, 'a', '{a}')")
+    db.run(
+        f"ALTER ROLE {mallory} NOSUPERUSER; GRANT INSERT ON w TO {mallory}; GRANT CREATE ON SCHEMA public TO {mallory}"
+    )
+    former.run(function.format(body=SEIZE.format(mallory=mallory)))
+    for level in ("READ COMMITTED", "REPEATABLE READ"):
+        former.run(f"BEGIN ISOLATION LEVEL {level}; INSERT INTO w VALUES (0, 'a', '{{a}}'); COMMIT")
+        assert not is_superuser(db, mallory), level
+    db.run("TRUNCATE part")  # whose rows the truncating role reads
+    assert not is_superuser(db, mallory)
+    trusted, *others = [row for _, row in db.changes("public.w")]
+    assert trusted == {"k": 0, "v": 1, "m": [1]}
+    assert others == 5 * [{"k": 0, "v": "a", "m": ["a"]}]
+    assert (db.losses, former.warnings) == (0, [])
