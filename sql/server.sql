@@ -309,6 +309,26 @@ SELECT changefeed.watch(
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
 
+-- change as before --
+-- Watches the table with these options, or unwatches it, if it still has the options %(before)s, as JSON; else returns null. Callers
+-- wait for each other, so that none takes back what another has just changed: the second statement sees what that has committed.
+SELECT FROM changefeed.meta FOR NO KEY UPDATE;
+SELECT CASE
+    WHEN coalesce(o.options, '{"omit": [], "row_limit": null, "strict": false, "hash": []}') <> %(before)s::jsonb THEN NULL
+    WHEN %(unwatches)s THEN changefeed.unwatch(c.oid)
+    ELSE changefeed.watch(
+        c.oid, omit => %(omit)s::text[], row_limit => %(row_limit)s::bigint, strict => %(strict)s, hash => %(hash)s::text[]
+    )
+END
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN LATERAL (
+    SELECT jsonb_build_object(
+        'omit', s.omit, 'row_limit', s.row_limit, 'strict', s.strict, 'hash', coalesce(to_jsonb(s) -> 'hash', '[]')
+    )
+    FROM changefeed.status() AS s WHERE s.schema_name = n.nspname AND s.table_name = c.relname
+) AS o (options) ON true
+WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
+
 -- watch unless watched --
 -- The same, without options. A table that is watched by now keeps those it has.
 SELECT changefeed.watch(c.oid)
@@ -325,11 +345,6 @@ SELECT n.nspname, c.relname
 FROM unnest(%(schemas)s::text[], %(tables)s::text[]) AS named (schema_name, table_name)
 JOIN pg_namespace AS n ON n.nspname = named.schema_name
 JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = named.table_name;
-
--- unwatch --
-SELECT changefeed.unwatch(c.oid)
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
 
 -- tables like --
 -- The tables that --watch names, by a schema and a table or the whole schema, and whether each has our triggers already. Without

@@ -5,10 +5,11 @@ The SQL is in sql/, and works without the server too.
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import psycopg2
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("changefeed.watching")
 
 QUERIES = load_queries("server.sql")
 MAINTAIN_SECONDS = 10.0
+CHANGE_ATTEMPTS = 20  # to change a table's options while others do
 EXPECTED_SECONDS = 30.0  # how long a new table may take to be watched
 
 REMOVED = (
@@ -131,40 +133,37 @@ class Watching:
         table = await self._only(name)
         if not await self.installation.install(for_request=for_request):
             raise CannotWatch(f"{name}: {REMOVED}")
-        return await self._watch(name, table, options)
-
-    async def _watch(self, name: str, table: TableName, options: WatchOptions) -> bool:
         with self._refusals(name, NEEDS_TRIGGER):
-            rows = await self._database.fetch(
-                QUERIES["watch"],
-                {
-                    **table._asdict(),
-                    "omit": list(options.omit),
-                    "row_limit": options.row_limit,
-                    "strict": options.strict,
-                    "hash": list(options.hash),
-                },
-            )
-        if not rows:
-            raise no_such_table(name)
-        return bool(rows[0][0])
+            return _has_changed(name, await self._database.fetch(QUERIES["watch"], _parameters(table, options)))
+
+    async def change(self, name: str, choose: Callable[[WatchOptions], WatchOptions | None]) -> bool:
+        """Watches the table with the options that choose() returns for its present ones; with None, unwatches it.
+
+        Of several changes at once, in any process, each is of the options that the one before it has left. Returns and
+        raises as watch() does, and what choose() raises.
+        """
+        table = await self._only(name)
+        for _ in range(CHANGE_ATTEMPTS):
+            before = await self.options(name) or DEFAULT_OPTIONS
+            options = choose(before)
+            if options is None:
+                if not await self.installation.is_there():
+                    return False
+            elif not await self.installation.install(for_request=True):
+                raise CannotWatch(f"{name}: {REMOVED}")
+            asked = _parameters(table, options or before)
+            asked |= {"unwatches": options is None, "before": json.dumps(asdict(before))}
+            with self._refusals(name, NEEDS_TRIGGER if options else "only the table's owner can unwatch it"):
+                rows = await self._database.fetch(QUERIES["change as before"], asked)
+            if not rows or rows[0][0] is not None:
+                return _has_changed(name, rows)
+        raise CannotWatch(f"{name}: other requests change its options all the time; try again")
 
     async def _watch_new(self, name: str, table: TableName) -> bool:
         """Watches a table of the patterns, unless it is watched by now, perhaps with options, or was dropped."""
         with self._refusals(name, NEEDS_TRIGGER):
             rows = await self._database.fetch(QUERIES["watch unless watched"], table._asdict())
         return bool(rows and rows[0][0])
-
-    async def unwatch(self, name: str) -> bool:
-        """Stops watching a table; returns whether it was watched. Raises NoSuchTable or CannotWatch."""
-        table = await self._only(name)
-        if not await self.installation.is_there():
-            return False
-        with self._refusals(name, "only the table's owner can unwatch it"):
-            rows = await self._database.fetch(QUERIES["unwatch"], table._asdict())
-        if not rows:
-            raise no_such_table(name)
-        return bool(rows[0][0])
 
     async def options(self, name: str) -> WatchOptions | None:
         """The options with which a table is watched; None if it is not."""
@@ -328,6 +327,17 @@ class Watching:
             raise CannotWatch(f"{name} is locked by another transaction; try again when that has ended") from None
         except psycopg2.Error as error:
             raise PostgresRefused(_reason(name, error)) from None
+
+
+def _parameters(table: TableName, options: WatchOptions) -> dict[str, object]:
+    lists = {"omit": list(options.omit), "hash": list(options.hash)}
+    return {**table._asdict(), **asdict(options), **lists}
+
+
+def _has_changed(name: str, rows: Sequence[DbRow]) -> bool:
+    if not rows:
+        raise no_such_table(name)
+    return bool(rows[0][0])
 
 
 def _is_of_one_table(pattern: str) -> bool:

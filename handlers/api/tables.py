@@ -8,7 +8,6 @@ from changefeed.change.json_text import parse_unique
 from changefeed.change.table_names import TableName, qualified
 from changefeed.journal.installation import CannotWatch
 from changefeed.journal.watching import (
-    DEFAULT_OPTIONS,
     NoSuchTable,
     PostgresRefused,
     WatchOptions,
@@ -76,10 +75,14 @@ class WatchHandler(ApiHandler):
         try:
             with database_needed("the table cannot be watched"):
                 name, granted = await self._find(name)
-                before = await self.context.watching.options(name) or DEFAULT_OPTIONS
-                options = self._options(name, granted, before, asked)
-                self._check_replaced(name, await self.context.watching.replaced_columns(name), before, asked)
-                has_changed = await self.context.watching.watch(name, options)
+                replaced = await self.context.watching.replaced_columns(name)
+
+                def choose(before: WatchOptions) -> WatchOptions:
+                    options = self._options(name, granted, before, asked)
+                    self._check_replaced(name, replaced, before, asked)
+                    return options
+
+                has_changed = await self.context.watching.change(name, choose)
         except (NoSuchTable, CannotWatch) as error:
             raise self._api_error(name, error, "cannot_watch") from None
         self._answer(name, is_watched=True, has_changed=has_changed)
@@ -88,10 +91,12 @@ class WatchHandler(ApiHandler):
         try:
             with database_needed("the table cannot be unwatched"):
                 name, _ = await self._find(name)
-                options = await self.context.watching.options(name)
-                if options and (options.omit or options.hash) and not self.rights.sees_everything:
-                    raise _needs_all_rights(f"{name} has omitted or hashed columns, which would be forgotten")
-                has_changed = await self.context.watching.unwatch(name)
+
+                def refuse_to_forget(before: WatchOptions) -> None:
+                    if (before.omit or before.hash) and not self.rights.sees_everything:
+                        raise _needs_all_rights(f"{name} has omitted or hashed columns, which would be forgotten")
+
+                has_changed = await self.context.watching.change(name, refuse_to_forget)
         except (NoSuchTable, CannotWatch) as error:
             raise self._api_error(name, error, "cannot_unwatch") from None
         self._answer(name, is_watched=False, has_changed=has_changed)

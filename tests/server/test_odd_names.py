@@ -1,5 +1,6 @@
 """Tables with dots and quotes in their names, on every road through the server: each is itself and no other."""
 
+import asyncio
 import json
 import urllib.parse
 from pathlib import Path
@@ -186,6 +187,29 @@ class OptionsTest(AccessTestCase):
         assert self.options() == [(["ssn"], ["phone"], None, False)]
         assert (await self.put(full, {"omit": []}))[0] == 200
         assert self.options() == [([], ["phone"], None, False)]
+
+    @gen_test
+    async def test_several_puts_at_once_lose_no_option(self):
+        full = {"tables": {"*": {}}, "channels": ["*"], "admin": True}
+        asked = ({"row_limit": 5}, {"strict": False}, {"omit": ["ssn", "customer_id"]}, {"hash": []})
+        for _ in range(3):
+            self.write("SELECT changefeed.watch('people', '{ssn}', 9, true, '{phone}')")
+            answers = await asyncio.gather(*[self.put(full, one) for one in asked])
+            assert [status for status, _ in answers] == [200] * len(asked), answers
+            assert self.options() == [(["ssn", "customer_id"], [], 5, False)]
+
+    @gen_test
+    async def test_a_put_that_would_forget_what_another_hides_is_refused_meanwhile(self):
+        """Its rights were checked against options that are gone by the time they are applied."""
+        full = {"tables": {"*": {}}, "channels": ["*"], "admin": True}
+        some = {"tables": {"public.people": {}}, "admin": True}
+        for method in ("PUT", "DELETE"):
+            self.write("SELECT changefeed.watch('people', row_limit => 9)")
+            answers = await asyncio.gather(
+                self.put(full, {"omit": ["ssn"]}), self.put(some, {"row_limit": 5}, method), self.put(full, {})
+            )
+            assert answers[0][0] == 200
+            assert self.options()[0][0] == ["ssn"]
 
     @gen_test
     async def test_a_partial_admin_exposes_no_hidden_column(self):
