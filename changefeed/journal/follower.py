@@ -227,7 +227,7 @@ class Follower:
         # A journal may be installed at any time.
         if not self._is_identified or self.cache is None or self.exchange.must_prove:
             began_at, handed = time.monotonic(), None
-            with self._health.answering():
+            with self._health.reading():
                 await self._identify()
             self.exchange.prove(self._journal.page_kind, began_at)
         cache = self.cache
@@ -255,7 +255,7 @@ class Follower:
         while cache := self.cache:
             self.reads[cause] += 1
             try:
-                with self._health.answering():
+                with self._health.reading():
                     page = await self._journal.read(cache.edge, upto)
             except LostPast:
                 await self._go_back(cache, ())

@@ -1,6 +1,6 @@
 """Knows whether the journal answers, and if not, why. Knows no client, and not what is read.
 
-Everything that waits for the journal does so in answering(), and says afterwards whether it failed.
+Everything that reads the journal does so in reading(), and says afterwards whether it failed.
 """
 
 import asyncio
@@ -9,12 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from changefeed.postgres.pool import DatabaseUnavailable, one_line
+from changefeed.postgres.pool import DatabaseUnavailable, one_line, waiting
 
 logger = logging.getLogger("changefeed.follower")
 
-# After a read has taken this long, as while the journal is locked, the server counts as not ready. It is far more
-# than a page of the journal needs.
+# After a statement has taken this long, as while the journal is locked, the server counts as not ready. It is far more
+# than any of a page needs. Between statements the server may be busy, as with a large transaction; then it is behind.
 STALLED_SECONDS = 2.0
 
 UNREADABLE = "the journal cannot be read"
@@ -38,8 +38,16 @@ class JournalHealth:
         return self._trouble
 
     @contextlib.contextmanager
-    def answering(self) -> Iterator[None]:
-        """A block that waits for the journal; the journal counts as stalled if that takes too long."""
+    def reading(self) -> Iterator[None]:
+        """A block that reads the journal; the journal counts as stalled while an answer takes too long."""
+        before = waiting.set(self._waiting)
+        try:
+            yield
+        finally:
+            waiting.reset(before)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
         self._asked_at = time.monotonic()
         stalling = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._set_stalled, True)
         try:

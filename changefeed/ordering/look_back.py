@@ -46,6 +46,7 @@ class LookBack:
         self._barriers: defaultdict[str, list[tuple[int, Entry]]] = defaultdict(
             list
         )  # last entries of no row, by table
+        self._left: dict[tuple[int, RowKey], int | None] = {}  # the states, for the next one that looks back on them
 
     def add(self, xid: str, entries: Sequence[Entry], part: SeenPart = SeenPart.WHOLE) -> None:
         """The entries of one transaction, in the order of id; its last one must be among them."""
@@ -70,7 +71,9 @@ class LookBack:
             is_seen, part = True, self._parts[number]
             if part is SeenPart.UNSURE:
                 return Found(UNKNOWN)
-            state = state_after(entries if part is SeenPart.WHOLE else entries[-1:], key)
+            if (number, row) not in self._left:
+                self._left[number, row] = state_after(entries if part is SeenPart.WHOLE else entries[-1:], key)
+            state = self._left[number, row]
             if state is not None:
                 is_hidden = state == UNKNOWN and entries[0].before is entries[0].after is None
                 return Found(state, self._xids[number] if is_hidden else None)

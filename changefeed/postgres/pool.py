@@ -8,6 +8,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, cast
 
@@ -29,6 +30,11 @@ QUERY_DEADLINE_SECONDS = 30.0
 # How long a query may run that is no longer awaited. Most are over by then, and leave the connection as it was; to
 # cancel one costs PostgreSQL a new connection.
 UNAWAITED_SECONDS = 1.0
+
+# Makes the block in which an answer is awaited. So a task of several queries can tell silence from its own work.
+waiting: ContextVar[Callable[[], contextlib.AbstractContextManager[None]]] = ContextVar(
+    "waiting", default=contextlib.nullcontext
+)
 
 DbRow = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -209,7 +215,7 @@ class Database:
         StandIn. Raises DatabaseUnavailable, or psycopg2.Error if PostgreSQL refuses the statement.
         """
         try:
-            with self._available():
+            with self._available(), waiting.get()():
                 async with asyncio.timeout(deadline_seconds):
                     try:
                         return await self._fetch(self._execute, query, parameters)

@@ -25,4 +25,6 @@ class ReadyHandler(ApiHandler):
         if reason := self.context.readiness.trouble:
             shown = reason if is_open else "a commit now would not reach clients; the server's log says why"
             raise ApiError(503, "not_ready", shown)
-        self.finish({"status": "ready", "database": self.context.readiness.database_state(is_full=is_open)})
+        behind = {"behind_seconds": round(self.context.follower.behind_seconds, 1)} if is_open else {}
+        database = self.context.readiness.database_state(is_full=is_open)
+        self.finish({"status": "ready", "database": database, **behind})

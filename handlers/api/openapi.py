@@ -351,7 +351,10 @@ PATHS: Json = {
     "/readyz": {
         "get": _operation(
             "Whether a commit now would reach clients",
-            shape({"status": {"const": "ready"}, "database": ref("Database")}),
+            shape(
+                {"status": {"const": "ready"}, "database": ref("Database"), "behind_seconds": NUMBER},
+                optional=("behind_seconds",),
+            ),
             ("503",),
             is_open=True,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
 from unittest import mock
 
@@ -10,8 +11,9 @@ from tornado.httpclient import HTTPClientError
 from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
-from changefeed.journal import entries
+from changefeed.journal import entries, journal_health
 from changefeed.journal.page_cache import PageCache
+from changefeed.ordering import nested_order
 from handlers.feed import start
 from tests import postgres
 from tests.feed_case import message
@@ -362,6 +364,31 @@ class ReadyTest(JournalTestCase):
         assert states == ["lost", "listening"]
         self.write("INSERT INTO orders VALUES (1)")
         assert await told(socket, 1) == [1]
+
+    @gen_test
+    async def test_a_server_busy_with_a_page_is_behind_and_not_silent(self):
+        await self.until_ready(200)
+        socket = await self.connect(protocol=True)
+        ordered, is_delivered = nested_order._in_order, threading.Event()
+
+        def slowly(*args: Any) -> Any:
+            is_delivered.wait()
+            return ordered(*args)
+
+        with (
+            mock.patch.object(journal_health, "STALLED_SECONDS", 0.1),
+            mock.patch.object(nested_order, "INLINE_ENTRIES", 0),
+            mock.patch.object(nested_order, "_in_order", slowly),
+        ):
+            self.write(
+                "BEGIN; INSERT INTO orders VALUES (1); DELETE FROM orders; INSERT INTO orders VALUES (2); COMMIT"
+            )
+            try:
+                while (await self.until_ready(200))["behind_seconds"] < 0.5:
+                    pass
+            finally:
+                is_delivered.set()
+        assert await told(socket, 2) == [1, 1, 2]
 
     @gen_test
     async def test_a_schema_that_this_server_is_too_old_for(self):

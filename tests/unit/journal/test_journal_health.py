@@ -9,7 +9,7 @@ from tornado.testing import ExpectLog
 
 from changefeed.journal import journal_health
 from changefeed.journal.journal_health import JournalHealth
-from changefeed.postgres.pool import DatabaseUnavailable
+from changefeed.postgres.pool import DatabaseUnavailable, waiting
 
 
 class Health(JournalHealth):
@@ -62,7 +62,7 @@ def test_a_long_silence_is_a_trouble_until_the_answer():
 
     async def ask() -> None:
         health.changed.clear()
-        with health.answering():
+        with health.reading(), waiting.get()():
             await health.changed.wait()
             assert (health.trouble or "").startswith("the journal has not answered for")
         assert health.trouble is None
@@ -73,3 +73,20 @@ def test_a_long_silence_is_a_trouble_until_the_answer():
     ):
         asyncio.run(ask())
     assert [state is None for state in health.states] == [False, True]
+
+
+def test_long_work_between_two_answers_is_no_silence():
+    health = Health()
+
+    async def read() -> None:
+        with health.reading():
+            for _ in range(3):
+                with waiting.get()():
+                    pass
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                assert health.trouble is None
+
+    with mock.patch.object(journal_health, "STALLED_SECONDS", 0.0):
+        asyncio.run(read())
+    assert health.states == []
