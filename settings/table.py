@@ -394,7 +394,7 @@ LIMITS = (
         values.whole(0, 1_000_000),
         0,
         "N",
-        "maximum of them per token, or per sub of several tokens, per process; 0 = unlimited",
+        "maximum of them per token, or per sub of several tokens, per process; 0 = three quarters of --client-limit",
     ),
     Setting(
         "clients_per_second",

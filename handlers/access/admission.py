@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable
 
-from changefeed.owners import Owner
+from changefeed.owners import PARTY_SHARE, Owner
 from handlers.access.crowd import Crowd
 from handlers.access.errors import ApiError
 from handlers.access.forwarded import network_of
@@ -33,7 +33,8 @@ class Admission:
     def __init__(self, settings: Settings, client_counts: ClientCounts, numbers: SharedNumbers) -> None:
         self._limit = settings.client_limit
         self._limit_per_address = settings.client_limit_per_address
-        self._limit_per_token = settings.client_limit_per_token
+        # A token that could take all places could keep out all others.
+        self._limit_per_token = settings.client_limit_per_token or max(1, int(settings.client_limit * PARTY_SHARE))
         self._pace = SharedRateLimiter(settings.clients_per_second)  # of those with a token
         self._pace_without_token = SharedRateLimiter(settings.clients_per_second)
         self._pace_per_address = RateLimiterPerKey(settings.clients_per_second_per_address)
@@ -79,9 +80,11 @@ class Admission:
                 "address",
                 f"{self._limit_per_address} clients from this address are connected already; close one of them",
             )
-        if holder and self._limit_per_token and self._holders[holder] >= self._limit_per_token:
+        if holder and self._holders[holder] >= self._limit_per_token:
             raise self._refusal(
-                "token", f"{self._limit_per_token} clients with this token are connected already; close one of them"
+                "token",
+                f"{self._limit_per_token} clients with this token are connected already; close one of them, or raise "
+                "--client-limit-per-token",
             )
 
     def wait_outside(self, newcomer: Hashable, address: str | None) -> list[Hashable]:

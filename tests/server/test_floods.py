@@ -71,7 +71,16 @@ class PaceOfStrangersTest(DoorCase):
 
 
 class StrangersTest(DoorCase):
-    more_flags = ("--client-limit", "2", "--sign-in-limit", "3", "--trusted-proxies", "127.0.0.1")
+    more_flags = (
+        "--client-limit",
+        "2",
+        "--client-limit-per-token",
+        "2",
+        "--sign-in-limit",
+        "3",
+        "--trusted-proxies",
+        "127.0.0.1",
+    )
 
     @gen_test
     async def test_unauthenticated_sockets_take_no_clients_place(self):

@@ -332,3 +332,19 @@ class CrowdedTest(LimitCase):
     async def fetch_raw(self, sent: bytes) -> bytes:
         reader, _ = await self.open(sent)
         return await reader.readline()
+
+
+class TokenShareTest(LimitCase, AccessTestCase):
+    more_flags = ("--client-limit", "4")
+
+    @gen_test
+    async def test_a_token_alone_cannot_take_all_places(self):
+        for _ in range(3):
+            await self.connect("/ws", **self.headers("full"))
+        status, said = await self.ask("full", "/events")
+        assert (status, said["error"]["code"]) == (503, "too_many_clients")
+        assert "--client-limit-per-token" in said["error"]["message"]
+        assert self.counted(CLIENTS_REFUSED, "token") == 1
+        await self.connect("/ws", Authorization="Bearer for-narrow-clients")
+        status, said = await self.ask("narrow", "/events")
+        assert (status, self.counted(CLIENTS_REFUSED, "all")) == (503, 1)
