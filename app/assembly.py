@@ -1,10 +1,11 @@
 """Builds a server's objects and connects them: listener -> follower of the journal -> hub -> tally and clients."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ParamSpec
 
+from changefeed.change.change import Change
 from changefeed.change.exposure import Payload, reduce
 from changefeed.counts.backfill import CountsBackfill
 from changefeed.counts.tally import Tally
@@ -65,6 +66,9 @@ def make_context(
     def can_lead() -> bool:
         return listener.is_ready
 
+    def outdate(changes: Sequence[Change], _: str | None) -> None:
+        readings.outdate(changes)
+
     # What clients are sent, in order; and how long it takes to send the same to each.
     work, sending, sending_raw = WorkQueue(), Stopwatch(), Stopwatch()
     live_clients = LiveClients(is_known, work, sending)
@@ -85,7 +89,8 @@ def make_context(
     )
     tally = Tally(time.time(), catalog.has)
     delivery_counts = DeliveryCounts(slot.numbers, clock=tally.database_now)
-    broadcasts = [delivery_counts.counting(event_socket.broadcast), dashboards.broadcast, *([echo] if echo else [])]
+    deliver = delivery_counts.counting(event_socket.broadcast)
+    broadcasts = [outdate, deliver, dashboards.broadcast, *([echo] if echo else [])]
     reduced = partial(reduce, payload=settings.payload, key_of=catalog.key)
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
 

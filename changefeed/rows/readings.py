@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from changefeed.change.change import Change
 from changefeed.change.exposure import Payload
-from changefeed.change.table_names import TableName, exact
+from changefeed.change.table_names import TableName, exact, qualified
 from changefeed.journal.journal import Journal
 from changefeed.owners import Owner, Quotas
 from changefeed.postgres.pool import Database
@@ -110,6 +111,21 @@ class Readings:
                 asyncio.get_running_loop().call_later(KEEP_SECONDS, self._leave, reading, owner)
             else:
                 self._leave(reading, owner)
+
+    def outdate(self, changes: Sequence[Change]) -> None:
+        """Called with the changes before clients get them: some are a reason to read the rows again.
+
+        These are statements of too many rows, and losses. No reading that has begun before is shared after them: its
+        clients, which come again, would get the rows that they have, and the same change after them.
+        """
+        if not self._newest:
+            return
+        tables = {change.table for change in changes if change.is_from_journal and (change.count > 1 or change.is_loss)}
+        if not tables:
+            return
+        for query, reading in tuple(self._newest.items()):
+            if reading.has_begun and qualified(str(query.table.schema), query.table.table) in tables:
+                del self._newest[query]
 
     def close(self) -> None:
         """Called when the server ends."""

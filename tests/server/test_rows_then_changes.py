@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from tornado.httpclient import HTTPClientError
-from tornado.testing import gen_test
+from tornado.testing import ExpectLog, gen_test
 from tornado.websocket import WebSocketClientConnection
 
 from changefeed.rows import readings
@@ -157,6 +157,29 @@ class SocketTest(RowsThenChangesCase):
         self.write("INSERT INTO orders VALUES (4)")
         for socket in sockets:
             assert (await message(socket, "changes"))["changes"][0]["data"]["id"] == 4
+
+    @gen_test
+    async def test_rows_are_new_after_a_statement_of_too_many_rows_or_a_loss(self):
+        # One client keeps the reading, so that the other would get it again.
+        self.write("SELECT changefeed.watch('orders', row_limit => 2)")
+        kept, socket = await self.begun(), await self.begun()
+        await rows_of(socket)
+        too_many = "UPDATE orders SET status = 'old'"
+        lost = (
+            "SET LOCAL session_replication_role = replica; UPDATE orders SET status = 'lost'; "
+            "INSERT INTO changefeed.journal (slot, at, action, schema_name, table_name) "
+            "VALUES (0, now(), 'L', 'public', 'orders')"
+        )
+        with ExpectLog("changefeed.follower", "changes are missing"):
+            for statement, status in ((too_many, "old"), (lost, "lost")):
+                self.write(statement)
+                while (await message(socket))["type"] not in ("changes", "gap"):
+                    pass
+                await socket.write_message(json.dumps({"type": "subscribe", "table": "orders", "rows": True}))
+                await message(socket, "hello")
+                rows, _ = await rows_of(socket)
+                assert {row["status"] for row in rows} == {status}
+        assert len((await rows_of(kept))[0]) == 3
 
     @gen_test
     async def test_the_reading_ends_when_its_client_leaves(self):
