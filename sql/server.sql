@@ -12,6 +12,11 @@ WITH notifiers AS MATERIALIZED (
     SELECT p.oid FROM pg_proc AS p
     WHERE p.oid IN (SELECT tgfoid FROM pg_trigger WHERE NOT tgisinternal)
       AND left(p.prosrc, 100000) COLLATE "C" ILIKE '%pg_notify%'
+), callable AS MATERIALIZED (
+    -- Null without the schema, which the first watch installs.
+    SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FILTER (WHERE p.proname IN ('watch', 'apply')) AS watch,
+           bool_and(has_function_privilege(p.oid, 'EXECUTE')) FILTER (WHERE p.proname IN ('unwatch', 'apply', 'try_to_apply')) AS unwatch
+    FROM pg_proc AS p WHERE p.pronamespace = to_regnamespace('changefeed')
 )
 SELECT n.nspname AS schema,
        c.relname AS table,
@@ -19,7 +24,14 @@ SELECT n.nspname AS schema,
            WHEN bool_or(p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('record', 'record_strict')) THEN 'journal'
            WHEN bool_or(p.oid IN (SELECT oid FROM notifiers)) THEN 'notify'
        END AS watched_by,
-       CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS estimated_rows  -- null until the first ANALYZE or VACUUM
+       CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS estimated_rows,  -- null until the first ANALYZE or VACUUM
+       -- Whether this role has the rights to watch it or, if the journal watches it, to end that.
+       CASE
+           WHEN bool_or(p.pronamespace = to_regnamespace('changefeed') AND p.proname IN ('record', 'record_strict'))
+               THEN coalesce((SELECT unwatch FROM callable), false) AND pg_has_role(c.relowner, 'USAGE')
+           ELSE coalesce((SELECT watch FROM callable), has_database_privilege(current_database(), 'CREATE'))
+               AND has_table_privilege(c.oid, 'TRIGGER')
+       END AS can_change
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
@@ -33,7 +45,7 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> '
           WHERE ours.tgrelid = c.oid AND f.pronamespace = to_regnamespace('changefeed')
       )
   )
-GROUP BY n.nspname, c.relname, c.reltuples
+GROUP BY n.nspname, c.oid, c.relname, c.reltuples, c.relowner
 ORDER BY 1, 2;
 
 -- has journal --

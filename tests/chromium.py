@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Playwright, Route, expect
+from psycopg2.extensions import make_dsn
 
 from changefeed.postgres.named_queries import SQL_DIR, read_script
 from tests import ROOT, postgres
@@ -255,6 +256,7 @@ class Ground:
         self._allowed: list[str] = []
         self._dashboards: list[Dashboard] = []
         self.conninfo = postgres.new_database()
+        self.role = ""  # the server's; a superuser's if empty
         self.port = 0
         self.start()
 
@@ -264,7 +266,8 @@ class Ground:
 
     def start(self) -> None:
         """Starts the server, on the port that it had before."""
-        self._server = ServerProcess(self._folder, "--port", str(self.port), "--database-url", self.conninfo)
+        conninfo = str(make_dsn(self.conninfo, user=self.role)) if self.role else self.conninfo
+        self._server = ServerProcess(self._folder, "--port", str(self.port), "--database-url", conninfo)
         self.port = self._server.port()
 
     def kill(self) -> None:

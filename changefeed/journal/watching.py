@@ -63,7 +63,13 @@ class WatchOptions:
 
 
 DEFAULT_OPTIONS = WatchOptions()
-NEEDS_TRIGGER = "watching it needs the right TRIGGER on the table"
+NEEDS_TRIGGER = (
+    "to watch it, the server's role needs the right TRIGGER on the table, and the grants of docs/least-rights.md, (b)"
+)
+NEEDS_OWNER = (
+    "only the table's owner can unwatch it: call changefeed.unwatch as that role or as a superuser, or give the "
+    "server's role what docs/least-rights.md, (b), says"
+)
 
 
 class Watching:
@@ -153,7 +159,7 @@ class Watching:
                 raise CannotWatch(f"{name}: {REMOVED}")
             asked = _parameters(table, options or before)
             asked |= {"unwatches": options is None, "before": json.dumps(asdict(before))}
-            with self._refusals(name, NEEDS_TRIGGER if options else "only the table's owner can unwatch it"):
+            with self._refusals(name, NEEDS_TRIGGER if options else NEEDS_OWNER):
                 rows = await self._database.fetch(QUERIES["change as before"], asked)
             if not rows or rows[0][0] is not None:
                 return _has_changed(name, rows)
@@ -322,7 +328,7 @@ class Watching:
         try:
             yield
         except psycopg2.errors.InsufficientPrivilege as error:
-            raise PostgresRefused(f"{_reason(name, error)}; {needed}, and the rights of docs/least-rights.md") from None
+            raise PostgresRefused(f"{_reason(name, error)}; {needed}") from None
         except psycopg2.errors.LockNotAvailable:
             raise CannotWatch(f"{name} is locked by another transaction; try again when that has ended") from None
         except psycopg2.Error as error:

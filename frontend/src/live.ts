@@ -8,7 +8,7 @@ import { decodeMessage, type Message, type TableStatus } from './feed/protocol';
 import { type Connection, ReconnectingSocket } from './feed/socket';
 import { apply, applyHistory, initialState, notify, setConnection, settle, type State } from './model/state';
 
-const OTHER_VERSION = 'Reload this page. If it stays, the page and the server may be of different versions.';
+const OTHER_VERSION = 'Reload this page: the server may be of another version.';
 
 /** The server sends the dashboard a message every second. */
 const SILENCE_LIMIT_MS = 10_000;

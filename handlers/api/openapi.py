@@ -252,6 +252,7 @@ PATHS: Json = {
                                 "is_watched": FLAG,
                                 "watched_by": or_null(TEXT),
                                 "estimated_rows": or_null(NUMBER),
+                                "can_change": FLAG,
                             }
                         )
                     )

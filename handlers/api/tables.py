@@ -30,9 +30,10 @@ OPTIONS_SHAPE = (
 
 
 class TablesHandler(ApiHandler):
-    """{"tables": [{"schema", "table", "is_watched", "watched_by", "estimated_rows"}, …]}
+    """{"tables": [{"schema", "table", "is_watched", "watched_by", "estimated_rows", "can_change"}, …]}
 
-    `estimated_rows` is null if the caller may see only some of the rows.
+    `estimated_rows` is null if the caller may see only some of the rows. `can_change` is whether the server's
+    role has the rights to watch the table or, if the journal watches it, to end that.
     """
 
     needs = Need.TOKEN
@@ -51,8 +52,9 @@ class TablesHandler(ApiHandler):
                         "is_watched": watched_by is not None,
                         "watched_by": watched_by,
                         "estimated_rows": None if granted.filters else estimated_rows,
+                        "can_change": can_change,
                     }
-                    for schema, table, watched_by, estimated_rows in rows
+                    for schema, table, watched_by, estimated_rows, can_change in rows
                     if (granted := table_rights_of_any(self.rights.tables, (TableName(schema, table),)))
                 ]
             }

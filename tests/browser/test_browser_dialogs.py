@@ -4,7 +4,9 @@ import re
 
 import pytest
 from playwright.sync_api import Locator, expect
+from psycopg2.extensions import parse_dsn
 
+from tests import postgres
 from tests.chromium import NARROW, WIDE, Dashboard, Ground
 
 
@@ -84,6 +86,28 @@ def test_a_table_is_watched_and_left_alone_again(shop: Ground):
     expect(page.page.locator("tbody", has_text="extras").first).to_be_attached()
     dialog(page).get_by_role("button", name="Stop watching public.extras").click()
     expect(dialog(page).get_by_role("button", name="Watch public.extras")).to_be_visible()
+
+
+def test_what_the_servers_role_cannot_do_is_not_offered(ground: Ground):
+    ground.journal("CREATE TABLE owned (id int); CREATE TABLE granted (id int); CREATE TABLE closed (id int)", "owned")
+    role = f"of_{parse_dsn(ground.conninfo)['dbname']}"
+    ground.write(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    ground.write(f"GRANT TRIGGER ON owned, granted TO {role}")
+    postgres.paste(f'psql -q -v role={role} -v watch=yes -f sql/grants.sql "$OWNER_URL"', ground.conninfo)
+    ground.kill()
+    ground.role = role
+    ground.start()
+    page = ground.open()
+    page.page.get_by_role("button", name="Watch…").click()
+    shown = dialog(page)
+    expect(shown.get_by_role("button", name="Watch public.granted")).to_be_visible()
+    expect(shown.get_by_text("to end it, as owner: SELECT changefeed.unwatch('public.owned');")).to_be_visible()
+    expect(shown.get_by_text("server lacks rights: docs/least-rights.md")).to_be_visible()
+    for name in ("Stop watching public.owned", "Watch public.closed"):
+        expect(shown.get_by_role("button", name=name, exact=True)).to_have_count(0)
+    assert page.violations() == []
+    shown.get_by_role("button", name="Watch public.granted").click()
+    expect(shown.get_by_text("SELECT changefeed.unwatch('public.granted');")).to_be_visible()
 
 
 def test_an_alert_shows_in_the_page_and_the_tabs_title(shop: Ground):

@@ -14,6 +14,7 @@ class TablesTest(FeedTestCase):
         listed = (await self.fetch_json("/api/tables"))["tables"]
         for table in listed:
             assert {"schema", "table", "is_watched", "estimated_rows"} <= table.keys()
+            assert table["can_change"]
         return {(table["schema"], table["table"]): table for table in listed}
 
     @gen_test

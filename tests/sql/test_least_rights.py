@@ -254,7 +254,12 @@ class FollowingTest(LeastRightsCase):
         assert "needs the right TRIGGER on the table" in answer["error"]["message"]
         answer = await self.fetch_json("/api/tables/public.orders/watch", 409, method="DELETE")
         assert answer["error"]["code"] == "cannot_unwatch"
-        assert "only the table's owner" in answer["error"]["message"]
+        assert (
+            "; only the table's owner can unwatch it: call changefeed.unwatch as that role"
+            in answer["error"]["message"]
+        )
+        tables = (await self.fetch_json("/api/tables"))["tables"]
+        assert not any(table["can_change"] for table in tables)
 
 
 class ReadingTest(LeastRightsCase):
@@ -363,6 +368,17 @@ class WatchingTest(LeastRightsCase):
         answer = await self.fetch_json("/api/tables/public.other/watch", 409, method="PUT", body="")
         assert "permission denied for table other" in answer["error"]["message"]
         await self.fetch_json(path, 409, method="DELETE")
+        assert not await self.can_change("orders")
+        self.write(
+            f"ALTER TABLE orders OWNER TO {self.role}; GRANT EXECUTE ON FUNCTION changefeed.unwatch, changefeed.try_to_apply TO {self.role}"
+        )
+        assert await self.can_change("orders")
+        assert (await self.fetch_json(path, method="DELETE"))["has_changed"]
+        assert await self.can_change("orders")
+
+    async def can_change(self, name: str) -> bool:
+        [table] = [one for one in (await self.fetch_json("/api/tables"))["tables"] if one["table"] == name]
+        return bool(table["can_change"])
 
 
 class Ground:

@@ -49,7 +49,7 @@ test('a table is watched by its name, whatever is in it', async () => {
         asked.push(request);
         return respond();
       },
-      { schema: 'public', table, watchedBy: null, estimatedRows: 0 },
+      { schema: 'public', table, watchedBy: null, estimatedRows: 0, canChange: true },
       true,
     );
   expect(await watch('a/b "c"?', answer(200, '{"is_watched": true}'))).toBeNull();

@@ -154,11 +154,17 @@ test('history, with and without deaf spans', () => {
 
 test('tables, and the one shape of errors', () => {
   const table = (watched_by: unknown) =>
-    JSON.stringify({ tables: [{ schema: 'public', table: 'orders', watched_by, estimated_rows: 9 }] });
+    JSON.stringify({
+      tables: [
+        { schema: 'public', table: 'orders', watched_by, estimated_rows: 9, can_change: false },
+      ],
+    });
   for (const watchedBy of ['journal', 'notify', null]) {
     expect(decodeTables(table(watchedBy))).toEqual({
       ok: true,
-      value: [{ schema: 'public', table: 'orders', watchedBy, estimatedRows: 9 }],
+      value: [
+        { schema: 'public', table: 'orders', watchedBy, estimatedRows: 9, canChange: false },
+      ],
     });
   }
   expect(decodeTables(table('magic'))).toEqual({ ok: false, problem: '"watched_by" is "magic"' });

@@ -120,6 +120,8 @@ export interface TableStatus {
   readonly watchedBy: 'journal' | 'notify' | null;
   /** Null: not for this page to know. */
   readonly estimatedRows: number | null;
+  /** Whether the server's role may watch it or, where the journal has it, end that. */
+  readonly canChange: boolean;
 }
 
 export interface Journal {
@@ -174,6 +176,7 @@ export function decodeTables(text: string): Decoded<readonly TableStatus[]> {
         schema: string(of, 'schema'),
         table: string(of, 'table'),
         watchedBy: watchedBy(of),
+        canChange: of['can_change'] === true,
         estimatedRows: of['estimated_rows'] === null ? null : number(of, 'estimated_rows'),
       };
     }),
