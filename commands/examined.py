@@ -47,6 +47,9 @@ class Finding:
         return f"{self.level:<7}  {self.about}: {printable(self.says)}{fix}{advice}"
 
 
+OWN_CONNECTIONS = 2  # of an examination, one of them for a moment only
+
+
 class ExaminedDatabase:
     """The examined database, over a connection of its own, and the settings to use it with."""
 

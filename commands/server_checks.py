@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from psycopg2.extensions import parse_dsn
 
 from changefeed.postgres.named_queries import load_queries
-from commands.examined import ExaminedDatabase, Finding, Level
+from commands.examined import OWN_CONNECTIONS, ExaminedDatabase, Finding, Level
 from process.open_files import raise_limit
 from settings.table import is_loopback
 
@@ -181,8 +181,12 @@ def check_files(examined: ExaminedDatabase) -> Iterator[Finding]:
 
 
 def check_connections(examined: ExaminedDatabase) -> Iterator[Finding]:
-    needed, settings = examined.settings.connections, examined.settings
-    says = f"the server has up to {needed}: --processes {settings.processes}, --rows-readings {settings.rows_readings}"
+    settings = examined.settings
+    needed = settings.connections + OWN_CONNECTIONS
+    says = (
+        f"the server has up to {settings.connections}: --processes {settings.processes}, --rows-readings "
+        f"{settings.rows_readings}; and this examination {OWN_CONNECTIONS} more"
+    )
     is_enough = True
     for limit, what, fix in examined.rows(QUERIES["connection limits"], needed=needed):
         if limit < needed:

@@ -1,6 +1,7 @@
 """`python server.py doctor`: each finding seen on a real PostgreSQL, and gone when its own command was run."""
 
 import asyncio
+import contextlib
 import re
 import resource
 import subprocess
@@ -279,14 +280,33 @@ def test_too_few_connections_for_the_processes_are_reported(whom: str, watched: 
     role = f"few_{database}"
     conninfo = str(make_dsn(watched.conninfo, user=role))
     whom = whom.format(role=role, database=database)
-    watched.run(f"CREATE ROLE {role} LOGIN; ALTER {whom} CONNECTION LIMIT 20")
+    watched.run(f"CREATE ROLE {role} LOGIN; ALTER {whom} CONNECTION LIMIT 22")
     found = only("connections", conninfo, "--processes", "2")
-    assert (found.level, found.says) == (OK, "the server has up to 20: --processes 2, --rows-readings 4")
+    says = "the server has up to 20: --processes 2, --rows-readings 4; and this examination 2 more"
+    assert (found.level, found.says) == (OK, says)
     found = only("connections", conninfo, "--processes", "2", "--rows-readings", "5")
-    assert (found.level, found.says.partition("; ")[2]) == (WARNING, f"the {whom.lower()} allows 20")
+    assert (found.level, found.says.split("; ")[-1]) == (WARNING, f"the {whom.lower()} allows 22")
     watched.run(found.fix)
     assert only("connections", conninfo, "--processes", "2", "--rows-readings", "5").level is OK
     watched.run(f"DROP ROLE {role}")
+
+
+def test_an_examination_has_as_many_connections_as_the_documents_say(watched: JournalDatabase):
+    """With the limit of the ten steps it runs beside a server that has all of its own."""
+    text = (SERVER.parent / "docs/deployment.md").read_text("utf-8")
+    [limit] = map(int, re.findall(r"ALTER ROLE changefeed_server CONNECTION LIMIT (\d+)", text))
+    role = f"limited_{parse_dsn(watched.conninfo)['dbname']}"
+    watched.run(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT {limit}")
+    conninfo = str(make_dsn(watched.conninfo, user=role))
+    with contextlib.ExitStack() as stack:
+        for _ in range(load_settings([], {}, Path("/nonexistent")).connections):
+            stack.callback(postgres.connect(conninfo).close)
+        answer = run(conninfo)
+        assert "connections: the server has up to 10" in answer.stdout, answer.stderr
+        assert "a notification arrives" in answer.stdout
+        stack.callback(postgres.connect(conninfo).close)  # one more than it may have
+        assert "too many connections for role" in run(conninfo).stdout
+    watched.run(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_a_trusted_owner_that_is_no_role_is_reported(watched: JournalDatabase):
