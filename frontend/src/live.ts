@@ -14,6 +14,7 @@ const OTHER_VERSION = 'Reload this page: the server may be of another version.';
 const SILENCE_LIMIT_MS = 10_000;
 /** How often the page acknowledges what it has drawn: a page that falls behind gets no rows. */
 const SEEN_MS = 1_000;
+const RELOAD_MS = 60_000;
 
 /** Close codes of the server: not signed in, and the token has expired. */
 const SIGNED_OUT: readonly number[] = [4401, 4419];
@@ -49,6 +50,8 @@ export class Live {
       onText: (text) => this.#onText(text),
     });
     setInterval(() => this.#tellSeen(), SEEN_MS);
+    // The journal grows, and others watch tables. While the page is hidden, nobody sees that.
+    setInterval(() => this.#wantsRows && this.reloadTables(), RELOAD_MS);
   }
 
   connect = (): void => this.#socket.connect();

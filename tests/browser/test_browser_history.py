@@ -2,9 +2,9 @@
 
 import re
 
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
-from tests.chromium import Dashboard, Ground
+from tests.chromium import WIDE, Dashboard, Ground
 from tests.feed_case import ORDERS
 
 BEFORE = 120_000
@@ -40,3 +40,20 @@ def test_no_wrong_total_is_shown_during_the_backfill(ground: Ground):
     assert totals(old) == totals(new)
     expect(old.table("orders").nth(4)).to_have_text("120,001")
     assert old.chart() == new.chart()
+
+
+def test_the_size_of_the_journal_is_looked_at_each_minute(ground: Ground, chromium: Browser):
+    ground.journal(ORDERS, "orders")
+    context = chromium.new_context(viewport=WIDE)
+    context.add_init_script(
+        "const every = setInterval; window.setInterval = (run, ms) => every(run, ms === 60000 ? 100 : ms)"
+    )
+    page = Dashboard(context, ground.url, ["api/activity", "api/tables"])
+    page.wait_until_live()
+    journal = page.page.locator(".journal")
+    expect(journal).to_contain_text(" of 1 GB")
+    before, _, _ = journal.inner_text().partition(" of ")
+    ground.write("INSERT INTO orders SELECT generate_series(1, 20000)")
+    expect(journal).to_contain_text(" of 1 GB")
+    expect(journal).not_to_contain_text(f"{before} of ")
+    context.close()

@@ -29,10 +29,20 @@ def test_what_a_token_may_not_do_is_not_offered(chromium: Browser, tmp_path: Pat
         page = dashboard.page
         dialog = page.get_by_role("dialog", name="Sign in")
         dialog.get_by_label("Token").fill(TOKEN)
+        # Nothing is known of a count before somebody has signed in.
+        for card in ("Changes", "INSERT", "UPDATE", "DELETE"):
+            expect(dashboard.card(card)).to_contain_text("– in all")
+        expect(page.get_by_text("Not known yet.")).to_be_visible()
+        expect(page.locator("dl.rest dd")).to_have_text(["–", "–", "–"])
         assert dashboard.violations() == []
         dashboard.complaints.clear()  # of what was refused without a token
         dialog.get_by_role("button").click()
         dashboard.wait_until_live()
+        postgres.execute(conninfo, "INSERT INTO orders VALUES (0, 43)")  # which the token does not give
+        empty = page.get_by_role("heading", name="Listening on 2 tables. Nothing has come yet that your token may see.")
+        expect(empty).to_be_visible()
+        expect(page.get_by_text("No counted table has changed yet.")).to_be_visible()
+        expect(page.get_by_text("INSERT INTO")).to_have_count(0)
         postgres.execute(conninfo, "INSERT INTO orders VALUES (1, 42), (2, 43); INSERT INTO items VALUES (3)")
         expect(dashboard.tail.locator(".id")).to_have_text(["3", "1"])
         expect(page.get_by_text("read only")).to_be_visible()

@@ -502,3 +502,20 @@ test('the hello that comes when what was before is counted makes an old page equ
   expect(chartOf(old, DEFAULTS, AT)).toEqual(chartOf(fresh, DEFAULTS, AT));
   expect([old.rows.pushed, old.rows.missed]).toEqual([1, 0]); // nothing was missed: the connection was there
 });
+
+test('before the first message nothing is counted, rather than zero', () => {
+  const numbers = numbersOf(initialState(), DEFAULTS, AT);
+  expect([numbers.counted, numbers.other, ...numbers.totals]).toEqual([null, null, null, null, null, null]);
+});
+
+test('delays are unknown where changes came whose delay nobody measured, and where nothing is known', () => {
+  apply(state, hello({ since: 1984 }), AT);
+  history(NOW, 1984, [
+    bucket(1985, totals('orders', 8, 0, 0, 0)), // counted from the journal after a restart
+    { ...bucket(1986, totals('orders', 1, 0, 0, 0)), delays: new Map([[3, 1]]) },
+  ]);
+  const { times, measured } = chartOf(state, DEFAULTS, AT);
+  const at = (time: number) => measured[times.indexOf(time)];
+  expect([at(1983), at(1984), at(1985), at(1987)]).toEqual([null, 0, null, 0]);
+  expect(at(1986)).toBeGreaterThan(0);
+});

@@ -33,8 +33,6 @@ export interface ChartOptions {
   readonly increments: number[];
   readonly axisText: (value: number) => string;
   readonly zone: () => Zone;
-  /** Unknown differs from zero: hatched times were not counted. */
-  readonly isHatched: boolean;
   /** The place in the data, null when nowhere. */
   readonly onPoint: (place: number | null) => void;
   /** Null: back to now. */
@@ -47,6 +45,7 @@ export class Chart {
   readonly #stops: (() => void)[];
   #theme: Theme = readTheme();
   #thresholds: readonly number[] = [];
+  #known: ChartData[number] = [];
   #turned: { left: number; pixels: number } | null = null;
 
   /** Fills `host`, whatever size that has or gets. */
@@ -66,8 +65,14 @@ export class Chart {
     ];
   }
 
-  /** `shown`: which lines; `thresholds`: values at which a line goes across. */
-  draw(data: ChartData, shown: readonly boolean[] = [], thresholds: readonly number[] = []): void {
+  /** `known`: null at times that are hatched; `shown`: which lines; `thresholds`: values at which a line goes across. */
+  draw(
+    data: ChartData,
+    known: ChartData[number],
+    shown: readonly boolean[] = [],
+    thresholds: readonly number[] = [],
+  ): void {
+    this.#known = known;
     this.#thresholds = thresholds;
     for (const [place, isShown] of shown.entries()) {
       if (this.#plot.series[place + 1]?.show !== isShown) this.#plot.setSeries(place + 1, { show: isShown });
@@ -81,7 +86,7 @@ export class Chart {
   }
 
   #uplotOptions(host: HTMLElement): uPlot.Options {
-    const { lines, lowestTop, increments, axisText, zone, isHatched, onPoint, onZoom } = this.#options;
+    const { lines, lowestTop, increments, axisText, zone, onPoint, onZoom } = this.#options;
     const axis: uPlot.Axis = {
       stroke: () => this.#theme.muted,
       font: FONT,
@@ -117,7 +122,7 @@ export class Chart {
       ],
       series: [{}, ...lines.map((line) => this.#series(line))],
       hooks: {
-        drawAxes: isHatched ? [(plot) => this.#hatchUnknown(plot)] : [],
+        drawAxes: [(plot) => this.#hatchUnknown(plot)],
         draw: [(plot) => this.#drawThresholds(plot)],
         setCursor: [(plot) => onPoint(plot.cursor.idx ?? null)],
         setSelect: [(plot) => this.#zoom(plot)],
@@ -167,14 +172,14 @@ export class Chart {
     this.#turned = null;
   }
 
-  /** Times that were not counted have no line, and a hatched ground. */
+  /** Unknown differs from zero: times that were not counted, or measured, have no line, and a hatched ground. */
   #hatchUnknown(plot: uPlot): void {
     const { ctx, bbox } = plot;
     const xs = plot.data[0];
     ctx.save();
     ctx.strokeStyle = this.#theme.hatch;
     ctx.lineWidth = uPlot.pxRatio;
-    for (const [first, last] of unknownRuns(plot.data[1] ?? [])) {
+    for (const [first, last] of unknownRuns(this.#known)) {
       // From the last known point to the next one: the line ends and begins there.
       const left = plot.valToPos(xs[Math.max(0, first - 1)] ?? 0, 'x', true);
       const right = plot.valToPos(xs[Math.min(xs.length - 1, last + 1)] ?? 0, 'x', true);

@@ -71,8 +71,8 @@ export interface Numbers {
   /** In the order of ACTIONS. */
   readonly rates: Rates;
   readonly totals: readonly (number | null)[];
-  readonly other: number;
-  /** This and the totals are null while what was before `since` is still counted. */
+  readonly other: number | null;
+  /** This and the totals are null before the first message, and while what was before `since` is still counted. */
   readonly counted: number | null;
   /** Epoch milliseconds. */
   readonly since: number | null;
@@ -94,7 +94,7 @@ export function numbersOf(state: State, choices: Choices, now: number): Numbers 
   const of = chosenTables(state, choices);
   const rates = ACTIONS.map((_, action) => timeline.rate(of, last, RATE_SECONDS / timeline.stepSeconds, action));
   const known = rates.filter((rate) => rate !== null);
-  const hasTotals = server?.hasHistory !== false;
+  const hasTotals = server?.hasHistory === true;
   const totals = [...(server?.totals ?? [])]
     .filter(([table]) => of === null || of.includes(table))
     .map(([, counts]) => counts);
@@ -105,7 +105,7 @@ export function numbersOf(state: State, choices: Choices, now: number): Numbers 
     rate: known.length === 0 ? null : sumOf(known),
     rates,
     totals: ACTIONS.map((_, action) => (hasTotals ? sumOf(totals.map((counts) => counts[action] ?? 0)) : null)),
-    other: server?.other ?? 0,
+    other: server?.other ?? null,
     counted: !hasTotals ? null : of === null ? changesCounted(server) : sumOf(totals.map(total)),
     since: server === null ? null : server.since * 1000,
     isCurrent,
@@ -133,6 +133,8 @@ export interface ChartPicture {
   readonly wanted: readonly boolean[];
   /** p50, p95, p99 in milliseconds, null where nothing arrived. */
   readonly delays: readonly (readonly (number | null)[])[];
+  /** Null where changes arrived whose delays nobody measured, such as before the server's start, and without data. */
+  readonly measured: readonly (number | null)[];
   readonly of: readonly string[] | null;
   /** Changes a second above which there is an alert. */
   readonly thresholds: readonly number[];
@@ -158,9 +160,15 @@ export function chartOf(state: State, choices: Choices, now: number): ChartPictu
     ),
     wanted: CHARTED.map((action) => isActionWanted(action, choices.conditions)),
     delays: PERCENTILES.map((name) => percentiles.map((of) => of?.[name] ?? null)),
+    measured: steps.map((step, place) => percentiles[place]?.p50 ?? (hasChanges(timeline, step) ? null : 0)),
     of,
     thresholds: choices.alerts.flatMap((alert) => (alert.kind === 'above' ? [alert.perSecond] : [])),
   };
+}
+
+/** Whether something arrived, as far as is known. */
+function hasChanges(timeline: Timeline, step: number): boolean {
+  return ACTIONS.some((_, action) => timeline.count(null, step, action) !== 0);
 }
 
 /** The timeline that reaches back far enough, and the first and last step of it to show. */
