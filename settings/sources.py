@@ -58,6 +58,8 @@ environment, the environment over .env. There, a repeatable flag is a list with 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.startswith("argument -h/--help"):  # such as -help
+            message = "-h has a value; did you mean --help?"
         see = " See" if message.endswith("?") else "; see"
         raise SettingsError(f"{message}{see} .venv/bin/python server.py --help")
 
@@ -65,13 +67,14 @@ class _Parser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
             # argparse's own message repeats all values, and one of them may be a password.
+            flags = sorted(self._option_string_actions)
             slips = [text.partition("=")[0] for text in unknown if text.startswith("-")]
             # A word in the place of a command is no password; a URL may hold one.
             if self.prog == _PROGRAM and unknown[0] == argv[0] and argv[0].isalpha():
-                self.error(f"{argv[0]} is not a command{_did_you_mean(argv[0], COMMANDS)}")
+                self.error(f"{argv[0]} is not a command{_did_you_mean(argv[0], [*COMMANDS, '--help', '--version'])}")
             if not slips:
                 self.error("there is a value without a flag")
-            self.error(f"{slips[0]} is not a setting{_did_you_mean(slips[0], [setting.flag for setting in SETTINGS])}")
+            self.error(f"{slips[0]} is not a setting{_did_you_mean(slips[0], flags)}")
         return vars(namespace)
 
 
