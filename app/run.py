@@ -26,6 +26,9 @@ from settings.table import DEMO_RATE, Settings
 
 logger = logging.getLogger("server")
 
+# Of names in .env that are the database's, what the user may have meant.
+OWN_SETTINGS = {"PORT": "; the server's own port is HTTP_PORT", "HOST": "; the address to listen on is ADDRESS"}
+
 
 async def run(settings: Settings, argv: Sequence[str]) -> None:
     """Serves until SIGINT or SIGTERM. Raises StartError, SettingsError, EmbeddedError or NeverStarted."""
@@ -62,6 +65,12 @@ async def run(settings: Settings, argv: Sequence[str]) -> None:
                 logger.warning(
                     "%s has no effect with --database-url: it is for the demo, which has a database of its own", name
                 )
+    for name in settings.without_effect:
+        logger.warning(
+            "%s in .env has no effect: it is the database's, which DATABASE_URL or a variable of libpq names already%s",
+            name,
+            OWN_SETTINGS.get(name, ""),
+        )
     if settings.processes > 1:
         await run_supervisor(settings, argv, stopping, manager, hang_up)
         return

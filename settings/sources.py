@@ -146,17 +146,24 @@ def load_settings(
                 break
         else:
             values[setting.name] = setting.default
+    without_effect = [*_NAMING_VARIABLES, *ORIGINAL_VARIABLES]
     if flags["database_url"] is None and not environ.get("DATABASE_URL"):
         # libpq's variables have the precedence that DATABASE_URL of the same source would have.
         if any(environ.get(name) for name in _NAMING_VARIABLES):
             values["database_url"] = _from_variables(environ, LIBPQ_VARIABLES)
         elif values["database_url"] is None and any(in_file.get(name) for name in _NAMING_VARIABLES):
             values["database_url"] = _from_variables(in_file, LIBPQ_VARIABLES)
+            without_effect = [*ORIGINAL_VARIABLES]
         elif values["database_url"] is None and any(in_file.get(name) for name in ORIGINAL_VARIABLES):
             values["database_url"] = _from_variables(in_file, ORIGINAL_VARIABLES)
+            without_effect = []
     if values["database_url"] is not None:
         values["database_url"] = _completed(values["database_url"], environ, in_file)
-    settings = Settings(**values, from_environment=tuple(from_environment))
+    settings = Settings(
+        **values,
+        from_environment=tuple(from_environment),
+        without_effect=tuple(name for name in without_effect if in_file.get(name)),
+    )
     _check_closed(settings)
     if settings.channels and settings.payload is not Payload.FULL:
         raise SettingsError(

@@ -93,6 +93,8 @@ class Settings:
     alert_webhook: str | None
     # Names that the environment set: they have no prefix, so one may be meant for another program.
     from_environment: tuple[str, ...] = ()
+    # Names in .env that would name the database, which something of a higher precedence names.
+    without_effect: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -244,10 +244,13 @@ def test_a_users_database_is_served_without_a_demo(folder: Path):
 
 def test_settings_without_effect_are_logged(folder: Path):
     conninfo = postgres.new_database()
+    (folder / ".env").write_text("HOST=0.0.0.0\nPORT=9000\n")
     flags = ("--port", "0", "--demo-rate", "3", "--data-dir", str(folder / "demo"), "--trust-owner", "nobodyx")
     with ServerProcess(folder, *flags, DATABASE_URL=conninfo) as server:
         server.until_said(r"WARNING .*--demo-rate has no effect with --database-url")
         server.until_said(r"WARNING .*--data-dir has no effect with --database-url")
+        server.until_said(r"WARNING .*HOST in \.env has no effect: .*; the address to listen on is ADDRESS$")
+        server.until_said(r"WARNING .*PORT in \.env has no effect: .*; the server's own port is HTTP_PORT$")
         server.until_said(r"WARNING .*--trust-owner nobodyx: there is no such role")
 
 

@@ -200,6 +200,24 @@ def test_what_the_environment_gave_is_known_by_name(dotenv: Path):
     assert load_settings([], {}, dotenv).from_environment == ()
 
 
+@pytest.mark.parametrize(
+    ("in_file", "environ", "names"),
+    [
+        ("DATABASE_URL=postgresql:///d\nHOST=h\nPORT=9000\n", {}, ("HOST", "PORT")),
+        ("PORT=9000\n", {"DATABASE_URL": "postgresql:///d"}, ("PORT",)),
+        ("HOST=h\nPGDATABASE=d\n", {"PGHOST": "/tmp"}, ("PGDATABASE", "HOST")),
+        ("PGHOST=h\nPORT=9000\n", {}, ("PORT",)),
+        ("HOST=h\nPORT=9000\n", {}, ()),
+        ("DATABASE_URL=postgresql:///d\nPGPORT=9000\nHTTP_PORT=81\nPORT=\n", {}, ()),
+    ],
+)
+def test_names_in_the_file_that_name_no_database_are_known(
+    in_file: str, environ: dict[str, str], names: tuple[str, ...], dotenv: Path
+):
+    dotenv.write_text(in_file)
+    assert load_settings([], environ, dotenv).without_effect == names
+
+
 # -- help
 
 
