@@ -12,12 +12,35 @@ if (!WebSocket || !file) {
   process.exit(1);
 }
 
+function end(why) {
+  console.error(why);
+  process.exit(1);
+}
+
+function load() {
+  try {
+    return existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : null;
+  } catch (error) {
+    return end(`${file} has no rows that can be read: ${error.message}; delete it to begin anew, or name another file`);
+  }
+}
+
+/** The rows and their place together, so that a crash leaves the ones before, or these. */
+function save(kept) {
+  try {
+    writeFileSync(`${file}.new`, JSON.stringify(kept), { flush: true });
+    renameSync(`${file}.new`, file);
+  } catch (error) {
+    end(`the rows cannot be kept in ${file}: ${error.message}; make room there, or name a file that can be written`);
+  }
+}
+
 const live = rows(url, {
   WebSocket,
   table,
   filter,
   token: process.env.TOKEN, // of a server that asks for one
-  since: existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : null,
+  since: load(),
   onError: (error) => {
     console.error(`${error.code}: ${error.message}`);
     if (error.isFinal) process.exitCode = 1;
@@ -26,9 +49,7 @@ const live = rows(url, {
 
 live.subscribe(({ list, isLoaded }) => {
   if (!isLoaded) return;
-  // The rows and their place together, so that a crash leaves the ones before, or these.
-  writeFileSync(`${file}.new`, JSON.stringify({ list, cursor: live.cursor }), { flush: true });
-  renameSync(`${file}.new`, file);
+  save({ list, cursor: live.cursor });
   console.log(list.length); // your work with the rows
 });
 

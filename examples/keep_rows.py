@@ -16,18 +16,30 @@ except ImportError:
     sys.exit("the package websockets is needed: pip install websockets, or use .venv/bin/python after `make test`")
 
 
+class CannotKeep(Exception):
+    """The message says why, and what to do."""
+
+
 def load(file: Path) -> Kept | None:
-    return pickle.loads(file.read_bytes()) if file.exists() else None
+    try:
+        return pickle.loads(file.read_bytes()) if file.exists() else None
+    except Exception as error:  # noqa: BLE001  # pickle raises whatever the bytes make it do
+        why = f"{file} has no rows that can be read: {error}; delete it to begin anew, or name another file"
+        raise CannotKeep(why) from None
 
 
 def save(kept: Kept, file: Path) -> None:
     """The rows and their place together, so that a crash leaves the ones before, or these."""
     new = file.with_suffix(".new")
-    with new.open("wb") as opened:
-        pickle.dump(kept, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    new.replace(file)
+    try:
+        with new.open("wb") as opened:
+            pickle.dump(kept, opened)
+            opened.flush()
+            os.fsync(opened.fileno())
+        new.replace(file)
+    except OSError as error:
+        why = f"the rows cannot be kept in {file}: {error}; make room there, or name a file that can be written"
+        raise CannotKeep(why) from None
 
 
 async def main(url: str, table: str, file: Path, *filters: str) -> None:
@@ -44,5 +56,7 @@ if __name__ == "__main__":
         asyncio.run(main(url, table, Path(file), *filters))
     except (Refused, ValueError) as error:
         sys.exit(f"{url}: {error}")
+    except CannotKeep as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         pass

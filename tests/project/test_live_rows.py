@@ -5,6 +5,7 @@ import json
 import pickle
 import queue
 import random
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -222,14 +223,34 @@ class Worker:
         self._follower.stop()
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
+WORKERS = pytest.mark.parametrize(
     ("command", "file"),
     [
         pytest.param((node(), str(ROOT / "examples" / "keep_rows.mjs")), "rows.json", id="node"),
         pytest.param((sys.executable, str(ROOT / "examples" / "keep_rows.py")), "rows.pickle", id="python"),
     ],
 )
+
+
+@WORKERS
+def test_a_worker_says_why_it_cannot_keep_the_rows(ground: Ground, tmp_path: Path, command: tuple[str, ...], file: str):
+    def said(path: Path) -> str:
+        ended = subprocess.run(
+            [*command, ground.url, "items", str(path)], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert ended.returncode == 1
+        [line] = ended.stderr.splitlines()
+        return line
+
+    missing, garbled = tmp_path / "missing" / file, tmp_path / file
+    assert said(missing).startswith(f"the rows cannot be kept in {missing}: ")
+    garbled.write_bytes(b"\x80\xff{")
+    assert said(garbled).startswith(f"{garbled} has no rows that can be read: ")
+    assert garbled.read_bytes() == b"\x80\xff{"
+
+
+@pytest.mark.timeout(300)
+@WORKERS
 def test_a_worker_keeps_the_rows_through_kills(ground: Ground, tmp_path: Path, command: tuple[str, ...], file: str):
     worker = Worker(ground.url, tmp_path / file, *command)
     try:
