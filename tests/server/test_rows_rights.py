@@ -14,6 +14,7 @@ from tests.access_case import AccessTestCase, issued
 from tests.feed_case import ORDERS
 from tests.server.test_illegible_names import new_database as illegible_database
 from tests.server.test_rows import RowsTestCase
+from tests.sql.test_record_rights import HOSTILE, HOSTILE_VALUES, hostile_casts
 
 QUERIES = (
     "table=orders",
@@ -230,6 +231,22 @@ class OwnersTest(RowsTestCase):
         self.write("CREATE TABLE moods (id int, m evil.mood, a evil.mood[]); SELECT changefeed.watch('moods')")
         self.write("INSERT INTO moods VALUES (1, 'ok', '{ok,NULL}')")
         assert (await self.rows("table=moods"))["rows"] == [{"id": 1, "m": "ok", "a": ["ok", None]}]
+
+    @gen_test
+    async def test_rows_are_read_without_any_code_of_their_types_owners(self):
+        self.write("DROP SCHEMA evil CASCADE")
+        seize = f"ALTER ROLE {self.mallory} SUPERUSER"
+        self.write(HOSTILE.format(mallory=self.mallory, seize=seize, casts=hostile_casts()))
+        for number, (column, value) in enumerate(HOSTILE_VALUES.items()):
+            self.write(f"CREATE TABLE w{number} (id int, v {column}); SELECT changefeed.watch('w{number}')")
+            self.write(f"GRANT INSERT ON w{number} TO {self.mallory}")
+            # By the types' owner, since a domain's constraint runs as the writer.
+            self.as_mallory(f"INSERT INTO w{number} VALUES (1, {value}), (2, NULL)")
+            first, second = (await self.rows(f"table=w{number}&order=id"))["rows"]
+            told = (await self.fetch_json(f"/api/changes?table=w{number}"))["changes"]
+            assert [first, second] == [change["data"] for change in told], column
+            assert (first["v"] is None, second["v"]) == (False, None), column
+        assert self.write("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [self.mallory]) == [(False,)]
 
     @gen_test
     async def test_a_view_that_takes_the_place_of_a_table_is_not_read(self):
