@@ -96,7 +96,7 @@ def make_context(
 
     installation = make_installation(settings, slot, request_pool)
     change_counts = ChangeCounts(tally, slot.numbers)
-    journal = Journal(follower_pool, settings.payload, request_pool, settings.row_limit_bytes)
+    journal = Journal(follower_pool, settings.payload, request_pool, settings.row_limit_bytes, catalog.confirm)
     backfill = CountsBackfill(request_pool, journal, tally, apply=change_counts.leave_out)
     follower = Follower(
         journal,

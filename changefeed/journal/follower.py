@@ -240,6 +240,7 @@ class Follower:
 
     async def _publish_handed(self, handed: HandedPage, cache: PageCache) -> None:
         horizon = await self._journal.take_over(handed.horizon)
+        await self._journal.confirm(handed.page)
         self.exchange.taken_over += 1
         self._begin(handed.began_at)
         await self._pass_on(handed.page, cache, horizon, handed.lease_ms)

@@ -7,7 +7,7 @@ connection and a client's resume all read through here.
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from changefeed import __version__
@@ -34,7 +34,7 @@ from changefeed.journal.sealed_cursor import NO_HOLDER, SEALED_MARK, Seal
 from changefeed.journal.signed_cursor import SIGNED_MARK, Signature
 from changefeed.owners import Owner
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DbRow
+from changefeed.postgres.pool import Database, DbRow, Fetch
 from changefeed.postgres.trust import distrust
 from changefeed.selection.rights import EVERY_TABLE, Grants, fingerprint
 from changefeed.slots import FairSlots
@@ -72,7 +72,8 @@ class Journal:
     """The journal of one database, once identify() has found it. Returns rows as far as `payload` allows.
 
     on_lost(count) is called when a read finds more statements that could not be recorded, not even as a loss. That is
-    before any cursor is made whose holder counts as informed.
+    before any cursor is made whose holder counts as informed. confirm(tables, fetch) is awaited before a page with
+    changes of these tables is returned.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class Journal:
         payload: Payload = Payload.FULL,
         for_clients: Database | None = None,
         row_limit_bytes: int = ROW_LIMIT_BYTES,
+        confirm: Callable[[Collection[str], Fetch], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
         self._for_clients = for_clients or database
         self._payload = payload
         self._row_limit_bytes = row_limit_bytes
+        self._confirm = confirm
         self._reading_for_clients = FairSlots(CLIENT_READS, divided=False)
         complained: dict[int, None] = {}
         self._entries = {
@@ -168,6 +171,11 @@ class Journal:
                 return page
             place = Place.after(place.batch)
         return await self._fetch(database, place, place.batch, upto, None)
+
+    async def confirm(self, page: Page, database: Database | None = None) -> None:
+        """Called for a page before it is published: here, unless another process read it."""
+        if self._confirm and page.changes:
+            await self._confirm({change.table for change in page.changes}, (database or self._database).fetch)
 
     async def take_over(self, horizon: Horizon) -> Horizon:
         """Notes what another process found when it read a page, of whose `deleted` only the number is known."""
@@ -331,7 +339,9 @@ class Journal:
             last = rows if is_whole else await self._last_entries(database, previous, read)
             # If there is only one transaction, it is the witness.
             digest = digest_of(last) if {row[1] for row in last} - {str(read.xmax - 1)} else 0
-        return self._page(start, previous, read, found, has_more, digest)
+        page = self._page(start, previous, read, found, has_more, digest)
+        await self.confirm(page, database)
+        return page
 
     async def _what_was_deleted(self, number: int | None, newest_xid: int, present: Snapshot) -> Deleted:
         """By retention, as of a read that found that number and that newest transaction."""

@@ -188,7 +188,7 @@ class _Pool(momoko.Pool):  # type: ignore[misc]
 
 
 _Execute = Callable[[_Connection, Any, Parameters], Awaitable[list[DbRow]]]
-_Fetch = Callable[[str, Parameters], Awaitable[list[DbRow]]]
+Fetch = Callable[[str, Parameters], Awaitable[list[DbRow]]]  # runs a statement, and returns its rows
 
 
 class Database:
@@ -227,7 +227,7 @@ class Database:
             raise DeadlinePassed(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
 
     @contextlib.asynccontextmanager
-    async def transaction(self, begin: Query) -> "AsyncIterator[_Fetch]":
+    async def transaction(self, begin: Query) -> "AsyncIterator[Fetch]":
         """A transaction that `begin` begins, with what SESSION_SETTINGS would set; yields what runs its statements.
 
         The caller sets the deadline; when it passes, the running statement is cancelled. Raises DatabaseUnavailable, or

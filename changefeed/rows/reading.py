@@ -26,7 +26,7 @@ from changefeed.journal.entries import BEING_REPLACED
 from changefeed.journal.journal import ForeignCursor, Journal
 from changefeed.owners import Holding, Owner, Quotas
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
+from changefeed.postgres.pool import Database, DatabaseUnavailable, Fetch, one_line
 from changefeed.rows.explain import Step, cannot_read, lacks_right, refusal_of
 from changefeed.rows.query import RowsQuery, TableSource, statement
 from changefeed.rows.refusal import GONE, WATCHED_SOON, Reason, RowsRefused
@@ -81,6 +81,7 @@ class SharedByReadings:
     payload: Payload
     trusted_owners: tuple[str, ...]
     will_watch: Callable[[TableName], bool]  # whether a table that is not watched will be in a moment
+    kinds: Callable[[str, Fetch], Awaitable[Mapping[str, Kind]]]  # those of a table's columns, which is locked
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,6 @@ class Reading:
         self,
         query: RowsQuery,
         selection: Selection,
-        kinds: Mapping[str, Kind],
         shared: SharedByReadings,
     ) -> None:
         self.query = query
@@ -113,7 +113,6 @@ class Reading:
         self.is_over = False
         self.refused: RowsRefused | None = None
         self._selection = selection
-        self._kinds = kinds
         self._shared = shared
         self._claim = shared.slots.claim()
         self._counted = Holding(shared.readings_quota)
@@ -220,7 +219,7 @@ class Reading:
             await self._explain(error, step)
             raise
 
-    async def _source(self, fetch: Callable[..., Awaitable[list[DbRow]]]) -> TableSource:
+    async def _source(self, fetch: Fetch) -> TableSource:
         asked = {
             "schema": self.query.table.schema,
             "table": self.query.table.table,
@@ -240,9 +239,10 @@ class Reading:
         self._tell()
         return source
 
-    async def _fetch_rows(self, fetch: Callable[..., Awaitable[list[DbRow]]], source: TableSource) -> None:
+    async def _fetch_rows(self, fetch: Fetch, source: TableSource) -> None:
         keys_only = self._shared.payload is Payload.KEYS
-        query, operands = statement(self.query, source, self._kinds, keys_only=keys_only)
+        kinds = await self._shared.kinds(self._name, fetch)
+        query, operands = statement(self.query, source, kinds, keys_only=keys_only)
         begin = "" if self.query.limit is not None else "SET LOCAL cursor_tuple_fraction = 1; "
         begin += f"DECLARE reading NO SCROLL CURSOR FOR {query}; "
         while True:

@@ -8,18 +8,19 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from changefeed.change.change import Change
 from changefeed.change.exposure import Payload
 from changefeed.change.table_names import TableName, exact, qualified
 from changefeed.journal.journal import Journal
 from changefeed.owners import Owner, Quotas
-from changefeed.postgres.pool import Database
+from changefeed.postgres.pool import Database, Fetch
 from changefeed.rows.query import RowsQuery, SortKey, query_for
 from changefeed.rows.reading import Limits, Reading, SharedByReadings
 from changefeed.rows.refusal import Reason, RowsRefused
 from changefeed.selection.catalog import Catalog
+from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.rights import visible
 from changefeed.selection.subscription import BadSubscription, Subscription
 from changefeed.slots import FairSlots
@@ -61,6 +62,7 @@ class Readings:
             payload,
             trusted_owners,
             will_watch,
+            self._kinds,
         )
         self._newest: dict[RowsQuery, Reading] = {}
         self._running: dict[Reading, asyncio.Task[None]] = {}  # until no client needs them, also when they are over
@@ -136,11 +138,14 @@ class Readings:
         if not self._readings_quota.have_room(owner):
             raise RowsRefused(Reason.BUSY, "too many others wait for rows; try again later")
         selection = self._catalog.select(query.subscription, self._journal.seal_for(query.subscription.within))
-        kinds = self._catalog.columns(query.subscription.tables[0]) or {}
-        reading = Reading(query, selection, kinds, self._shared)
+        reading = Reading(query, selection, self._shared)
         self._newest[query] = reading
         self._running[reading] = asyncio.create_task(self._run(reading))
         return reading
+
+    async def _kinds(self, table: str, fetch: Fetch) -> Mapping[str, Kind]:
+        await self._catalog.confirm([table], fetch)
+        return self._catalog.columns(table) or {}
 
     def _leave(self, reading: Reading, owner: Owner) -> None:
         reading.leave(owner)

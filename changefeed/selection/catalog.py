@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 import psycopg2
 
 from changefeed.change.exposure import Payload, shown_columns
-from changefeed.change.table_names import TableName, could_mean, parse_pattern, qualified
+from changefeed.change.table_names import TableName, could_mean, exact, parse_pattern, qualified
 from changefeed.postgres.legible import is_shown_only
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, Fetch, one_line
 from changefeed.postgres.trust import distrust
 from changefeed.selection.filter_kinds import Kind
-from changefeed.selection.rights import Grants, unchecked
+from changefeed.selection.rights import Grant, Grants, unchecked
 from changefeed.selection.subscription import ALL_CHANGES, BadSubscription, Selection, Subscription, check_subscribable
 from changefeed.selection.visibility import SealCursor
 
@@ -29,6 +29,7 @@ logger = logging.getLogger("changefeed.catalog")
 QUERIES = load_queries("server.sql")
 # The least time between two reads for unknown names: a table or a column may have just been created.
 READ_INTERVAL_SECONDS = 0.25
+LIMITS_KEPT = 1_000  # grants with filters, after which each table counts as limited
 MISSED_LIMIT = 1_000  # remembered names in payloads that no table has
 SLICE_COLUMNS = 2_000  # processed in one turn of the loop
 FORGET_SECONDS = 10.0  # after which a remembered name is looked up again, as its table may have been created
@@ -38,12 +39,13 @@ FORGET_SECONDS = 10.0  # after which a remembered name is looked up again, as it
 class Tables:
     """The tables at the time of a read: columns and primary keys by qualified() name.
 
-    `bare` maps a name without its schema to the tables it may mean. `others` are relations without changes, with what
-    they are and what to ask for instead.
+    `types` differ if a column has another name, type or collation. `bare` maps a name without its schema to the tables
+    it may mean. `others` are relations without changes, with what they are and what to ask for instead.
     """
 
     columns: Mapping[str, Mapping[str, Kind]] = field(default_factory=dict)
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
     bare: Mapping[str, Collection[TableName]] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,6 +68,8 @@ class Catalog:
         self._on_read = on_read
         self._payload = payload
         self._clock = clock
+        self._limits: set[Grant] = set()  # those with filters, of all selections so far
+        self._is_limited: dict[str, bool] = {}  # whether one of them limits this table
         self._retyped: dict[str, set[str]] = {}  # columns by table
         self._missed: set[str] = set()
         self._catching_up: asyncio.Task[None] | None = None
@@ -132,7 +136,36 @@ class Catalog:
 
     def select(self, subscription: Subscription, seal: SealCursor) -> Selection:
         """A selection of these tables' changes by the subscription."""
+        limits = {replace(grant, columns=None, filters=()) for grant in subscription.within if grant.filters}
+        if len(self._limits) < LIMITS_KEPT and not limits <= self._limits:
+            self._limits |= limits
+            self._is_limited.clear()
         return Selection(subscription, self.columns, seal, self.meanings)
+
+    async def confirm(self, tables: Iterable[str], fetch: Fetch) -> None:
+        """Reads the tables again if the columns of one of these, by qualified() names, are not those of the last read.
+
+        Called with the tables of each page once it is read: rights decide by its filters which rows a client may see,
+        and a look at the schema may come a second later. So only tables that rights with filters limit are checked.
+        `fetch` sees at least what the page's reader saw. Raises DatabaseUnavailable and psycopg2.Error.
+        """
+        limited = [table for table in tables if self._limits and self._limited(table)]
+        if not limited:
+            return
+        names = [exact(table) for table in limited]
+        asked = {"schemas": [name.schema for name in names], "tables": [name.table for name in names]}
+        found = await fetch(QUERIES["column types"], asked)
+        types = {qualified(schema, table): types for schema, table, types in found}
+        if any(types.get(table) != self.tables.types.get(table) for table in limited):
+            await self._read_since(self._clock())
+
+    def _limited(self, table: str) -> bool:
+        if table not in self._is_limited:
+            if len(self._is_limited) >= MISSED_LIMIT:
+                self._is_limited.clear()
+            is_beyond = len(self._limits) >= LIMITS_KEPT
+            self._is_limited[table] = is_beyond or any(grant.limits(exact(table)) for grant in self._limits)
+        return self._is_limited[table]
 
     def columns(self, table: str) -> Mapping[str, Kind] | None:
         """The columns of a table, named as in a change: schema.name, or the bare name of a plain trigger.
@@ -227,17 +260,18 @@ async def tables_of(
     omitted = {qualified(schema, table): set(omit) for schema, table, _, omit, *_ in watched}
     hashed = {qualified(schema, table): set(hash_) for schema, table, *_, hash_ in watched}
     columns: dict[str, Mapping[str, Kind]] = {}
+    types: dict[str, str] = {}
     # Skips stand-ins for names without a text in UTF-8: another table may really have that name.
     rows = [row for row in rows if not is_shown_only(*row[:2])]
     keys: dict[str, tuple[str, ...]] = {}
     bare: dict[str, list[TableName]] = {}
     of_slice = 0
-    for schema, table, names, kinds, key in rows:
+    for schema, table, names, kinds, key, types_now in rows:
         if (of_slice := of_slice + len(names)) > SLICE_COLUMNS:
             of_slice = 0
             await asyncio.sleep(0)
         name = qualified(schema, table)
-        keys[name] = tuple(key)
+        keys[name], types[name] = tuple(key), types_now
         of_table = {
             column: Kind.TEXT if column in hashed.get(name, ()) else Kind(kind)
             for column, kind in zip(names, kinds, strict=True)
@@ -249,4 +283,4 @@ async def tables_of(
         if is_shown_only(schema, table):
             continue
         bare.setdefault(table, []).append(TableName(schema, table))
-    return Tables(columns, keys, bare)
+    return Tables(columns, keys, types, bare)

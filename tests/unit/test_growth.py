@@ -301,7 +301,7 @@ def test_a_check_takes_linear_time():
 async def turns_of_others(tables: int) -> int:
     """How often, while this many tables of 300 columns are read."""
     columns = [f"c{i}" for i in range(300)]
-    rows = [("public", f"t{i}", columns, ["number"] * 300, ["c0"]) for i in range(tables)]
+    rows = [("public", f"t{i}", columns, ["number"] * 300, ["c0"], "") for i in range(tables)]
     turns = 0
 
     async def take_turns() -> None:
