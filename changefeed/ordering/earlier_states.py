@@ -55,14 +55,14 @@ class _Past(NamedTuple):
     begin: int
     entries: dict[str, list[Entry]]  # by transaction, the newest first
     parts: dict[str, SeenPart]  # of those that are not known as a whole
-    lacking_from: int | None  # the first id of those of which retention may have deleted entries
+    lacking: dict[str, int]  # the first ids of those of which retention may have deleted entries
     deleted_id: int  # the highest that retention has deleted, 0 for none
     unread_of: frozenset[str]  # which transactions kept older entries from being read
 
     def before(self, sought: Sought, found: Mapping[RowKey, Found]) -> Before:
         began = {row: state for row, (state, _) in found.items() if state not in (None, UNKNOWN)}
         is_open = any(state is None for state, _ in found.values())
-        may_lack = self.lacking_from is not None and self.lacking_from < sought.end
+        may_lack = any(xid != sought.xid and first_id < sought.end for xid, first_id in self.lacking.items())
         if may_lack or (is_open and self.deleted_id >= max(self.begin, 1)):
             return Before(began, is_in_doubt=True, seen=None)
         seen = frozenset(xid for _, xid in found.values() if xid) | (self.unread_of if is_open else frozenset())
@@ -115,14 +115,14 @@ class EarlierStates:
         # After the reading, so that it includes what retention deleted meanwhile.
         [(deleted_xid, deleted_id)] = await self._database.fetch(QUERIES["newest deleted"])
         # A transaction of two partitions may have lost its first entries, and one that began earlier is not read whole.
-        lacking = {xid for xid in entries if int(xid) <= deleted_xid}
-        begun = [xid for xid, _, has_more, _ in counts if has_more and xid in entries.keys() - lacking]
-        unsure = await self._digests.mixed_of(begun) | lacking
+        lacking = {xid: of_xid[0].id for xid, of_xid in entries.items() if int(xid) <= deleted_xid}
+        begun = [xid for xid, _, has_more, _ in counts if has_more and xid in entries.keys() - lacking.keys()]
+        unsure = await self._digests.mixed_of(begun) | lacking.keys()
         return _Past(
             begin,
             entries,
             {xid: SeenPart.UNSURE if xid in unsure else SeenPart.IN_ORDER for xid in {*begun, *lacking}},
-            min((entries[xid][0].id for xid in lacking), default=None),
+            lacking,
             deleted_id,
             frozenset() if is_whole else frozenset(xid for xid, *_ in counts),
         )

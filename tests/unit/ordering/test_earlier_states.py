@@ -48,11 +48,12 @@ def looking_back(db: JournalDatabase) -> EarlierStates:
     return EarlierStates(db, Digests(db))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("is_deleted", [False, True])
 @pytest.mark.parametrize("entries", [10, 20_000])
 @pytest.mark.parametrize("states_at_once", [15, 2_000])
 @pytest.mark.parametrize("seed", range(3))
 def test_each_transaction_finds_what_it_finds_alone(
-    db: JournalDatabase, seed: int, states_at_once: int, entries: int, monkeypatch: pytest.MonkeyPatch
+    db: JournalDatabase, seed: int, states_at_once: int, entries: int, is_deleted: bool, monkeypatch: pytest.MonkeyPatch
 ):
     for limit, value in (("LOOK_BACK_IDS", 30), ("PLAIN_LOOK_BACK_IDS", 10), ("LOOK_BACK_STEP", 25)):
         monkeypatch.setattr(earlier_states, limit, value)
@@ -70,12 +71,18 @@ def test_each_transaction_finds_what_it_finds_alone(
         db.run(draw.choice(TRANSACTIONS).format(row, another, number))
         if number % 8 == 7:
             other.run(f"INSERT INTO u VALUES ({2_000 + number}); COMMIT")
+    if is_deleted:  # by retention, up to a transaction in the middle
+        db.run(
+            "SELECT setval('changefeed.lost_xid', xid::text::bigint), setval('changefeed.lost_id', 1) "
+            "FROM changefeed.journal ORDER BY id OFFSET 50 LIMIT 1"
+        )
 
     async def check() -> None:
         all_sought, found = await sought(db), looking_back(db)
         alone = [await found.before([one]) for one in all_sought]
         together = await found.before(all_sought)
         assert len(together) > 10
+        assert any(before.seen is None for before in together.values()) == is_deleted
         assert together == {xid: before for one in alone for xid, before in one.items()}
 
     asyncio.run(check())
