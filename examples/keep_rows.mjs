@@ -21,7 +21,7 @@ function load() {
   try {
     return existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : null;
   } catch (error) {
-    return end(`${file} has no rows that can be read: ${error.message}; delete it to begin anew, or name another file`);
+    return end(`${file} has no rows that can be read: ${error.message}; delete it to begin again, or name another file`);
   }
 }
 

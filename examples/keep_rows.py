@@ -24,7 +24,7 @@ def load(file: Path) -> Kept | None:
     try:
         return pickle.loads(file.read_bytes()) if file.exists() else None
     except Exception as error:  # noqa: BLE001  # pickle raises whatever the bytes make it do
-        why = f"{file} has no rows that can be read: {error}; delete it to begin anew, or name another file"
+        why = f"{file} has no rows that can be read: {error}; delete it to begin again, or name another file"
         raise CannotKeep(why) from None
 
 
