@@ -40,6 +40,7 @@ CREATE OR REPLACE FUNCTION changefeed.try_to_apply(target oid, options jsonb, wa
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
 DECLARE
     squatter name;
+    locks text[];
     statements text[];
     statement text;
     due timestamptz;
@@ -54,12 +55,28 @@ BEGIN
         RAISE EXCEPTION '% has a trigger % that is not one of the change feed''s', target::regclass, quote_ident(squatter)
             USING ERRCODE = 'duplicate_object', HINT = 'Give that trigger another name.';
     END IF;
-    statements := ARRAY(SELECT r.statement FROM changefeed.repairs(ARRAY[target], ARRAY[options]) AS r);
-    IF statements <> '{}' AND options IS NOT NULL THEN
-        SELECT array_agg(s.member), array_agg(s.state) INTO members, states FROM changefeed.states(ARRAY[target]) AS s;
-    END IF;
+    -- First the locks of the statements, in their order: so the states are those right before them, and not what a transaction left
+    -- behind for which a statement waited. A role that has the right TRIGGER alone may lock a table by CREATE TRIGGER only, as a
+    -- request does.
+    WITH repairs AS MATERIALIZED (
+        SELECT * FROM changefeed.repairs(ARRAY[target], ARRAY[options]) WITH ORDINALITY AS r (root, member, statement, number)
+    )
+    SELECT ARRAY(SELECT r.statement FROM repairs AS r ORDER BY r.number), ARRAY(SELECT DISTINCT r.member FROM repairs AS r), ARRAY(
+        SELECT format('LOCK TABLE ONLY %s IN %s MODE', r.member::regclass, CASE
+            WHEN bool_and(r.statement ~ '^CREATE ') THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE'
+        END)
+        FROM repairs AS r WHERE options IS NOT NULL AND has_table_privilege(r.member, 'UPDATE, DELETE, TRUNCATE')
+        GROUP BY r.member ORDER BY min(r.number)
+    ) INTO statements, members, locks;
     due := clock_timestamp() + wait_ms * interval '1 millisecond';  -- from here on writers may wait
-    FOREACH statement IN ARRAY statements LOOP
+    FOREACH statement IN ARRAY locks || statements LOOP
+        IF options IS NOT NULL AND states IS NULL AND statement <> ALL (locks) THEN
+            SELECT array_agg(s.member), array_agg(s.state) INTO members, states
+            FROM changefeed.states(ARRAY[target]) AS s WHERE s.member = ANY (members);
+            IF locks = '{}' THEN
+                due := clock_timestamp() + wait_ms * interval '1 millisecond';  -- nobody has waited yet
+            END IF;
+        END IF;
         PERFORM set_config(
             'lock_timeout', greatest(extract(epoch FROM due - clock_timestamp()) * 1000, 1)::integer::text, true
         );

@@ -220,7 +220,7 @@ RETURNS boolean LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET 
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = target
 $function$;
 
--- Notes that we changed triggers of `target`; `before` has the previous states of its members. What a trigger could have reported
+-- Notes that we changed triggers of `target`; `before` has the previous states of the members whose triggers they are. What a trigger could have reported
 -- wrongly until now, but has not, is not noted.
 CREATE OR REPLACE FUNCTION changefeed.note(target oid, members oid[], before jsonb[])
 RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
@@ -253,7 +253,7 @@ BEGIN
     CROSS JOIN LATERAL (SELECT * FROM pg_class AS m WHERE m.oid = s.member OFFSET 0) AS m
     JOIN pg_class AS c ON c.oid = target
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    LEFT JOIN unnest(members, before) AS b (member, state) ON b.member = s.member
+    JOIN unnest(members, before) AS b (member, state) ON b.member = s.member
     CROSS JOIN LATERAL (SELECT CASE WHEN m.relkind = 'p' THEN 0 ELSE pg_relation_size(m.oid::regclass) END AS size) AS f
     WHERE b.state IS DISTINCT FROM s.state;
 END

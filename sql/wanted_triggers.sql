@@ -138,8 +138,18 @@ $function$;
 -- The statements that bring the triggers of tables and partitions into order, or drop them if a table's options are null. The
 -- statements that lock the tables come first, in the order in which writers lock them, the root before its partitions: so if a lock
 -- is not available, no writer has waited for triggers made in vain.
+DO $without_member$
+BEGIN
+    -- The first installations of version 5 had it without `member`, and the columns that a function returns cannot be changed.
+    IF NOT EXISTS (
+        SELECT FROM pg_proc WHERE pronamespace = 'changefeed'::regnamespace AND proname = 'repairs' AND 'member' = ANY (proargnames)
+    ) THEN
+        DROP FUNCTION IF EXISTS changefeed.repairs(oid[], jsonb[]);
+    END IF;
+END
+$without_member$;
 CREATE OR REPLACE FUNCTION changefeed.repairs(roots oid[], options jsonb[])
-RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+RETURNS TABLE (root oid, member oid, statement text) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH ours AS (
         SELECT m.root, m.member, m.level, t.* FROM changefeed.members(roots) AS m JOIN pg_trigger AS t ON t.tgrelid = m.member
         WHERE t.tgfoid IN (SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'changefeed'::regnamespace)
@@ -154,7 +164,7 @@ RETURNS TABLE (root oid, statement text) LANGUAGE sql STABLE SET search_path = p
         WHERE NOT EXISTS (SELECT FROM ours AS o WHERE o.member = w.member AND o.tgname = w.name)
           AND t.tgfoid = ANY ((SELECT changefeed.recorders())::oid[]) AND t.tgconstraint = 0
     )
-    SELECT coalesce(w.root, t.root), CASE
+    SELECT coalesce(w.root, t.root), coalesce(w.member, t.member), CASE
         -- A renamed trigger keeps its oid, which proves to changefeed.look() that it has recorded all the time.
         WHEN w.name IS NULL AND n.name IS NOT NULL
             THEN format('ALTER TRIGGER %I ON %s RENAME TO %I', t.tgname, t.member::regclass, n.name)

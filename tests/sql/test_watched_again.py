@@ -1,5 +1,7 @@
 """Watching a watched table with other options: no gap where nothing was missed, and one where something was."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg2
 import pytest
 
@@ -97,6 +99,28 @@ def test_a_refused_request_is_no_gap_and_hides_none(ground: Ground):
     session.run("BEGIN; SELECT changefeed.watch('app.orders', row_limit => 5); ROLLBACK")
     assert watch(ground, "watching", "app.orders", "row_limit => 6")
     assert list(look(ground)) == ["orders"]
+
+
+@pytest.mark.parametrize("table", ["app.orders", "app.parts", "app.p1"])
+def test_what_ends_while_watch_waits_for_its_lock_is_a_gap(table: str):
+    ground = Ground(is_superuser=True)
+    target = table.replace("p1", "parts")
+    watch(ground, "root", target)
+    look(ground)
+    watching = ground.session("owner")
+    pid = watching.value("SELECT pg_backend_pid()")
+    with ThreadPoolExecutor(1) as pool:
+        ground.app.run(f"BEGIN; {UNRECORDED.format(table)}")
+        # As watch() does, but with the patience to wait until the other transaction ends.
+        waiting = pool.submit(
+            watching.run, f"SELECT changefeed.try_to_apply('{target}'::regclass, '{{\"limit\": 5}}', 60000)"
+        )
+        while not ground.root.value("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid = %s)", pid):
+            assert not waiting.done()
+        ground.app.run("COMMIT")
+        assert waiting.result() == [(True,)]
+    assert list(look(ground)) == [target.removeprefix("app.")]
+    assert look(ground) == {}
 
 
 def test_a_trigger_of_another_s_with_a_request_s_name_is_kept(ground: Ground):
