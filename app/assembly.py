@@ -7,6 +7,7 @@ from typing import ParamSpec
 
 from changefeed.change.change import Change
 from changefeed.change.exposure import Payload, reduce
+from changefeed.change.table_names import TableName
 from changefeed.counts.backfill import CountsBackfill
 from changefeed.counts.tally import Tally
 from changefeed.hub import RECENT_LIMIT, Broadcast, Hub
@@ -66,6 +67,9 @@ def make_context(
     def can_lead() -> bool:
         return listener.is_ready
 
+    def will_watch(table: TableName) -> bool:
+        return watching.will_watch(table) or lookout.was_watched(lambda one: one == table)
+
     def outdate(changes: Sequence[Change], _: str | None) -> None:
         readings.outdate(changes)
 
@@ -117,7 +121,7 @@ def make_context(
     watching = Watching(
         request_pool, installation, settings.watch, settings.retention_hours * 3600, settings.retention_bytes
     )
-    readings = make_readings(settings, rows_pool, journal, catalog, watching)
+    readings = make_readings(settings, rows_pool, journal, catalog, will_watch)
     lookout = Lookout(
         request_pool,
         catalog,
@@ -187,7 +191,7 @@ def make_exchange(slot: ProcessSlot, can_lead: Callable[[], bool]) -> PageExchan
 
 
 def make_readings(
-    settings: Settings, database: Database, journal: Journal, catalog: Catalog, watching: Watching
+    settings: Settings, database: Database, journal: Journal, catalog: Catalog, will_watch: Callable[[TableName], bool]
 ) -> Readings:
     limits = Limits(settings.rows_limit, settings.rows_limit_bytes, settings.rows_seconds, settings.row_limit_bytes)
     return Readings(
@@ -198,7 +202,7 @@ def make_readings(
         settings.rows_readings,
         settings.payload,
         settings.trust_owner,
-        watching.will_watch,
+        will_watch,
     )
 
 

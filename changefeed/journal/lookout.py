@@ -11,18 +11,18 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import psycopg2
 
 from changefeed.change.gap import Gap
-from changefeed.change.table_names import parse_pattern, qualified
+from changefeed.change.table_names import TableName, parse_pattern, qualified
 from changefeed.journal.cursor import Place, Snapshot
 from changefeed.journal.journal import Journal
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DatabaseUnavailable, one_line
+from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
 from changefeed.postgres.trust import distrust
 from changefeed.selection.catalog import Catalog
 from changefeed.selection.subscription import Subscription
@@ -35,6 +35,7 @@ MOST_SECONDS = 10.0
 # A look may take at most this fraction of the time: with 8,000 partitions and 500 tables it takes some 0.1 s.
 COST_PART = 20
 POSTPONED_SECONDS = 30.0  # after which the log names a table that is locked at every look
+REMEMBERED_SECONDS = 30.0  # how long a table counts as one that may be watched again, as after a reinstall
 RETYPED_KEPT = 1_000  # kept for clients that reconnect; older ones are combined, and sent to all clients
 
 
@@ -75,6 +76,7 @@ class Lookout:
         self._looked_from: Place | None = None
         self._may_look = False
         self._known: set[tuple[str, str]] = set()  # tables that it saw watched, by this journal or an earlier one
+        self._watched_until: dict[TableName, float] = {}  # monotonic; infinity while it is watched
         self._at_start: set[tuple[str, str, int]] = set()  # those of the start, with the oid of their journal
         self._retyped: deque[tuple[Place, Gap]] = deque()  # each with the place up to which changes had been published
         self._retyped_number = 0  # of the newest that the schema has
@@ -153,11 +155,13 @@ class Lookout:
             await self._create_missing_triggers()  # which notes that the schema is missing
         self._may_look = bool(may_look) and not await distrust(self._database)
         if not self._may_look:  # the follower reports it
+            self._note_watched(await self._database.fetch(QUERIES["watched names"]))
             self.incomplete = 0
             self._postponed = {}
             return
         await self._create_missing_triggers()
         watched = await self._database.fetch(QUERIES["watched names"])
+        self._note_watched(watched)
         # Those of this journal may be new: a look has not noted them yet.
         self._known.update((schema, table) for schema, table, oid in self._at_start if oid != journal_oid)
         known = {"known_schemas": [one for one, _ in self._known], "known_tables": [one for _, one in self._known]}
@@ -173,6 +177,18 @@ class Lookout:
                 # Unwatching a table is meant; leaving it partly recorded is not.
                 is_meant = is_over or not is_watched
                 logger.log(logging.INFO if is_meant else logging.WARNING, "changes are missing: %s", why)
+
+    def was_watched(self, is_meant: Callable[[TableName], bool]) -> bool:
+        """Whether one of these tables is watched, or was until a moment ago, so that it may soon be again."""
+        now = time.monotonic()
+        return any(now < until and is_meant(table) for table, until in self._watched_until.items())
+
+    def _note_watched(self, watched: Iterable[DbRow]) -> None:
+        now = time.monotonic()
+        self._watched_until = {
+            **{table: min(now + REMEMBERED_SECONDS, to) for table, to in self._watched_until.items() if to > now},
+            **{TableName(schema, table): math.inf for schema, table, _ in watched},
+        }
 
     def _note_postponed(self, names: set[str]) -> None:
         """A look never waits for a lock, so that all other tables are reported."""

@@ -5,6 +5,7 @@ import enum
 import psycopg2
 
 from changefeed.change.table_names import qualified
+from changefeed.journal.entries import BEING_REPLACED
 from changefeed.postgres.legible import is_illegible
 from changefeed.postgres.pool import one_line
 from changefeed.rows.query import RowsQuery
@@ -62,6 +63,8 @@ def _refusal_of_source(error: psycopg2.Error, table: str) -> RowsRefused | None:
             return RowsRefused(
                 Reason.UNAVAILABLE, "the server is connected to a standby, whose snapshots have no place"
             )
+        case "3F000":
+            return RowsRefused(Reason.ALTERED, BEING_REPLACED)
         case "42883" | "42P01" | "42703":
             return RowsRefused(
                 Reason.UNAVAILABLE,

@@ -3,7 +3,7 @@
 import enum
 
 ALTERED = "the table was altered at this moment; try again"
-WATCHED_SOON = "is not watched yet, as if it had just been made, but --watch names it; try again"
+WATCHED_SOON = "is not watched at this moment, but was until now, or --watch names it; try again"
 GONE = "the table was dropped or renamed at this moment; try again"
 
 

@@ -10,7 +10,7 @@ from changefeed.rows.query import RowsQuery, SortKey
 from changefeed.rows.reading import Reading
 from changefeed.rows.refusal import Reason, RowsRefused
 from changefeed.selection.subscription import BadSubscription, Subscription, UncheckedRight
-from handlers.access.errors import ApiError, database_needed, no_journal
+from handlers.access.errors import ApiError, database_needed, journal_replaced, no_journal
 from handlers.access.refusals import UNCHECKED_RIGHT
 from handlers.delivery.dialects import Dialect
 from handlers.delivery.outbox import Outbox
@@ -48,7 +48,8 @@ async def rows_query(
 ) -> RowsQuery:
     """The query for the rows of the subscription. Raises ApiError."""
     if context.follower.cache is None:
-        raise no_journal()
+        is_away = context.lookout.was_watched(lambda table: subscription.names((table,)))
+        raise journal_replaced() if is_away else no_journal()
     try:
         with (
             database_needed("the tables cannot be looked up"),

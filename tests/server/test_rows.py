@@ -12,6 +12,7 @@ from tornado.httpclient import HTTPResponse
 from tornado.testing import ExpectLog, gen_test
 
 from changefeed.journal import watching
+from changefeed.postgres.named_queries import read_script
 from changefeed.rows import readings
 from tests import postgres
 from tests.feed_case import ORDERS, FeedTestCase
@@ -96,6 +97,27 @@ class RowsTest(RowsTestCase):
             "INSERT INTO orders SELECT i, CASE i %% 2 WHEN 0 THEN 'open' END, i * 1.10 FROM generate_series(1, 5) AS i",
             [],
         )
+
+    @gen_test
+    async def test_a_table_that_was_watched_until_now_is_worth_another_try(self):
+        await self.feed.lookout.look()
+        self.write("SELECT changefeed.unwatch('orders')")
+        await self.away("not_watched")
+        self.watch()
+        await self.feed.lookout.look()
+        with ExpectLog("changefeed.follower", "the journal was removed"):
+            self.write(read_script("uninstall.sql"))
+            await self.away("no_journal")
+
+    async def away(self, code: str) -> None:
+        """The table may soon be back; `code` is what a client gets once it is away for long."""
+        await self.rows("table=public.orders", 503)
+        await self.feed.lookout.look()
+        await self.rows("table=public.orders", 503)
+        with mock.patch.object(self.feed.lookout, "was_watched", return_value=False):
+            while (answer := await self.raw("table=public.orders")).code == 503:
+                pass  # the server does not know yet that the journal is gone
+        assert (answer.code, json.loads(answer.body)["error"]["code"]) == (404, code)
 
     @gen_test
     async def test_rows_and_the_changes_after_them(self):
