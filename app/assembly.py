@@ -7,6 +7,7 @@ from typing import ParamSpec
 
 from changefeed.change.change import Change
 from changefeed.change.exposure import Payload, reduce
+from changefeed.change.gap import Gap
 from changefeed.change.table_names import TableName
 from changefeed.counts.backfill import CountsBackfill
 from changefeed.counts.tally import Tally
@@ -73,12 +74,15 @@ def make_context(
     def outdate(changes: Sequence[Change], _: str | None) -> None:
         readings.outdate(changes)
 
+    def outdate_by(gap: Gap) -> None:
+        readings.outdate_by(gap)
+
     # What clients are sent, in order; and how long it takes to send the same to each.
     work, sending, sending_raw = WorkQueue(), Stopwatch(), Stopwatch()
     live_clients = LiveClients(is_known, work, sending)
     raw_clients, dashboards = RawClients(sending_raw), Dashboards(work)
     event_socket = event_socket_of(live_clients)
-    tell_gap = calling_each(live_clients.tell_gap, dashboards.tell_gap)
+    tell_gap = calling_each(outdate_by, live_clients.tell_gap, dashboards.tell_gap)
 
     request_pool = Database(conninfo, REQUEST_CONNECTIONS)
     # Connections of their own, so that the follower and the canary never wait for a request.

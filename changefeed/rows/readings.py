@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from changefeed.change.change import Change
 from changefeed.change.exposure import Payload
+from changefeed.change.gap import Gap
 from changefeed.change.table_names import TableName, exact, qualified
 from changefeed.journal.journal import Journal
 from changefeed.owners import Owner, Quotas
@@ -123,10 +124,16 @@ class Readings:
         if not self._newest:
             return
         tables = {change.table for change in changes if change.is_from_journal and (change.count > 1 or change.is_loss)}
-        if not tables:
-            return
+        if tables:
+            self._outdate(tables.__contains__)
+
+    def outdate_by(self, gap: Gap) -> None:
+        """The same for a gap before clients get it."""
+        self._outdate(lambda table: gap.table in (None, table))
+
+    def _outdate(self, is_concerned: Callable[[str], bool]) -> None:
         for query, reading in tuple(self._newest.items()):
-            if reading.has_begun and qualified(str(query.table.schema), query.table.table) in tables:
+            if reading.has_begun and is_concerned(qualified(str(query.table.schema), query.table.table)):
                 del self._newest[query]
 
     def close(self) -> None:

@@ -147,15 +147,13 @@ def cursor_of(context: ServerContext, start: Start) -> str | None:
 
 
 def is_current(context: ServerContext, reading: Reading) -> bool:
-    """Whether a client that begins now misses no gap if it follows from this reading on."""
+    """Whether a client that begins now misses no gap if it follows from this reading on.
+
+    No gap was sent since the reading began (Readings.outdate), so only what retention deleted is left to be asked for.
+    """
     if reading.place is None or reading.cursor is None:
-        return not reading.has_begun
-    cache, subscription = context.follower.cache, reading.query.subscription
-    return (
-        cache is not None
-        and cache.proves(reading.place)
-        and _missed_since(context, reading.place, reading.cursor, subscription) is None
-    )
+        return True
+    return _missed_since(context, reading.place, reading.cursor, reading.query.subscription) is None
 
 
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:

@@ -159,6 +159,28 @@ class SocketTest(RowsThenChangesCase):
             assert (await message(socket, "changes"))["changes"][0]["data"]["id"] == 4
 
     @gen_test
+    async def test_a_crowd_shares_a_reading_that_has_just_begun(self):
+        # It waits for its snapshot's place.
+        writer = postgres.connect(self.conninfo)
+        with writer.cursor() as db_cursor:
+            db_cursor.execute("BEGIN; LOCK TABLE changefeed.meta")
+            first = await self.begun()
+            await soon(lambda: any(one.has_begun for one in self.feed.readings._running))
+            sockets = [first, *await asyncio.gather(*(self.begun() for _ in range(50)))]
+            db_cursor.execute("COMMIT")
+        writer.close()
+        for socket in sockets:
+            assert len((await rows_of(socket))[0]) == 3
+        assert self.feed.readings.counts == {"complete": 1}
+
+    @gen_test
+    async def test_a_reading_that_is_ahead_of_the_feed_is_shared(self):
+        self.write("SELECT pg_current_xact_id()")  # nothing of which the feed hears
+        for _ in range(3):
+            await rows_of(await self.begun())
+        assert self.feed.readings.counts == {"complete": 1}
+
+    @gen_test
     async def test_rows_are_new_after_a_statement_of_too_many_rows_or_a_loss(self):
         # One client keeps the reading, so that the other would get it again.
         self.write("SELECT changefeed.watch('orders', row_limit => 2)")
