@@ -1,11 +1,13 @@
 -- The place of a transaction in the feed, for programs that read rows and then want the changes after exactly these:
 --
 --     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+--     LOCK TABLE orders IN ACCESS SHARE MODE;
 --     SELECT changefeed.cursor();
 --     SELECT ... FROM orders;
 --     COMMIT;
 --
 -- and then the feed with since=<that cursor>. What this snapshot sees is in the rows; the feed sends everything else.
+-- (The lock comes before the snapshot, to which a table that was truncated meanwhile would look empty.)
 --
 -- One exception: losses of which nothing could be recorded are counted by a sequence, at once and not with the commit. So the place
 -- counts also those of transactions that are still open, whose gap its holder does not get. Which transactions they are

@@ -42,7 +42,7 @@ QUERIES = load_queries("server.sql")
 SLICE_BYTES = 256 << 10
 BETWEEN = b"\0"  # between the rows of a part: no text of PostgreSQL has it
 ENCODED_PARTS = 4  # of each reading, kept for clients that are a little behind the first
-LOCK_SECONDS = 2  # how long to wait while the table is being changed
+LOCK_SECONDS = 2  # how long to wait while the table is being changed, at most half the time of a reading
 # The settings with which the triggers write values (sql/record.sql), and those that keep others' code out.
 _BEGIN = """
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
@@ -204,7 +204,7 @@ class Reading:
 
     async def _read(self) -> None:
         begin = sql.SQL(_BEGIN).format(
-            lock_ms=sql.Literal(LOCK_SECONDS * 1000),
+            lock_ms=sql.Literal(round(min(LOCK_SECONDS, self._shared.limits.seconds / 2) * 1000)),
             idle_ms=sql.Literal(round((self._shared.limits.seconds + LOCK_SECONDS) * 1000)),
             table=sql.Identifier(str(self.query.table.schema), self.query.table.table),
         )

@@ -1,5 +1,6 @@
 """A client with the rows and the cursor of changefeed.cursor() misses no change, and gets none twice."""
 
+import asyncio
 import base64
 import random
 import threading
@@ -30,6 +31,7 @@ def rows_and_cursor(conninfo: str) -> tuple[Rows, str]:
     connection = postgres.connect(conninfo)
     connection.set_session(isolation_level=ISOLATION_LEVEL_REPEATABLE_READ, readonly=True, autocommit=False)
     with connection, connection.cursor() as db_cursor:
+        db_cursor.execute("LOCK TABLE orders IN ACCESS SHARE MODE")
         db_cursor.execute("SELECT changefeed.cursor()")
         [(place,)] = db_cursor.fetchall()
         db_cursor.execute("SELECT id, to_json(o) FROM orders AS o")
@@ -134,6 +136,22 @@ class CursorTest(CursorTestCase):
         assert "epoch" in await message(socket, "hello")
         changes = (await message(socket, "changes"))["changes"]
         assert [change["data"]["id"] for change in changes] == [2]
+
+    @gen_test
+    async def test_the_rows_are_those_after_a_truncate_that_was_open(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        writer = postgres.connect(self.conninfo)
+        with writer.cursor() as db_cursor:
+            db_cursor.execute("BEGIN; TRUNCATE orders; INSERT INTO orders VALUES (2)")
+            reading = asyncio.to_thread(rows_and_cursor, self.conninfo)
+            waiting = asyncio.create_task(reading)
+            while not self.write("SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessShareLock'"):  # noqa: ASYNC110
+                await asyncio.sleep(0)  # lets the reading begin
+            db_cursor.execute("COMMIT")
+        writer.close()
+        rows, cursor = await waiting
+        assert list(rows) == [2]
+        assert (await self.fetch_json(f"/api/changes?since={cursor}"))["changes"] == []
 
     @gen_test
     async def test_many_are_open_meanwhile(self):

@@ -294,13 +294,13 @@ class LimitsTest(RowsTestCase):
         writer = postgres.connect(self.conninfo)
         with writer.cursor() as db_cursor:
             db_cursor.execute("BEGIN; LOCK TABLE orders")
-            waiting = [self.refused("table=orders", 503, "rows_too_slow") for _ in range(2)]
+            waiting = [self.refused("table=orders", 503, "rows_busy") for _ in range(2)]
             for refused in waiting:
                 await refused
         writer.close()
         assert len((await self.rows("table=orders&columns=id"))["rows"]) == 30
         metrics = (await self.raw("")).body and (await self.http_client.fetch(self.get_url("/metrics"))).body.decode()
-        assert 'changefeed_rows_readings_total{ended="rows_too_slow"} 2.0' in metrics
+        assert 'changefeed_rows_readings_total{ended="rows_busy"} 2.0' in metrics
         assert "changefeed_rows_waiting 0.0" in metrics
 
     @gen_test

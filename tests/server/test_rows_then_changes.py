@@ -175,7 +175,7 @@ class SocketTest(RowsThenChangesCase):
 
     @gen_test
     async def test_a_reading_that_is_ahead_of_the_feed_is_shared(self):
-        self.write("SELECT pg_current_xact_id()")  # nothing of which the feed hears
+        self.write("SELECT pg_current_xact_id()")  # nothing that wakes the feed
         for _ in range(3):
             await rows_of(await self.begun())
         assert self.feed.readings.counts == {"complete": 1}
