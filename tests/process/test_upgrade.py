@@ -254,6 +254,31 @@ def test_an_upgrade_disturbs_no_writer_and_no_client(before: Path, conninfo: str
         assert "WARNING" not in process.kill()  # which knew of the upgrade by itself
 
 
+@pytest.mark.parametrize("parts", ["", " PARTITION BY RANGE (id)"])
+def test_an_upgrade_is_no_gap_of_what_the_server_is_to_watch(before: Path, parts: str):
+    conninfo = postgres.new_database()
+    postgres.execute(conninfo, read_script("install.sql", before / "sql"))
+    postgres.execute(conninfo, f"CREATE TABLE orders (id bigint PRIMARY KEY, phone text){parts}")
+    if parts:
+        postgres.execute(conninfo, "CREATE TABLE orders_0 PARTITION OF orders DEFAULT")
+    postgres.execute(conninfo, "SELECT changefeed.watch('orders')")
+    insert(conninfo, 1)
+    with serving(conninfo, "--watch", "public.orders") as port, Client(port) as client:
+        insert(conninfo, 2)
+        client.until(2)
+        cursor = client.cursor
+        postgres.execute(conninfo, read_script("install.sql"))
+        notes = "SELECT count(*) FROM changefeed.noted"
+        while postgres.execute(conninfo, notes) != [(0,)]:
+            pass  # the server looks each second
+        insert(conninfo, 3)
+        client.until(3)
+        with Client(port, cursor) as again:
+            again.until(3)
+        assert client.gaps == again.gaps == []
+        assert client.ids == [2, 3]
+
+
 @pytest.mark.parametrize(
     "holds", ["INSERT INTO orders VALUES (0, '110')", "SELECT FROM changefeed.meta, changefeed.journal"]
 )
