@@ -104,7 +104,7 @@ FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
 JOIN pg_class AS member ON member.oid = t.tgrelid JOIN pg_namespace AS m ON m.oid = member.relnamespace
 JOIN pg_class AS c ON c.oid = coalesce(pg_partition_root(t.tgrelid), t.tgrelid)
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE p.pronamespace = 'changefeed'::regnamespace AND t.tgenabled NOT IN ('O', 'A')
+WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname <> 'request' AND t.tgenabled NOT IN ('O', 'A')
 ORDER BY 1, 2;
 
 -- named tables --

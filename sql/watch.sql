@@ -172,7 +172,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $func
         SELECT r.root FROM roots, changefeed.repairs(roots.targets, roots.options) AS r
         UNION
         SELECT m.root FROM members AS m JOIN pg_trigger AS t ON t.tgrelid = m.oid JOIN pg_proc AS p ON p.oid = t.tgfoid
-        WHERE p.pronamespace = 'changefeed'::regnamespace AND t.tgenabled NOT IN ('O', 'A')
+        WHERE p.pronamespace = 'changefeed'::regnamespace AND p.proname <> 'request' AND t.tgenabled NOT IN ('O', 'A')
     ), partitions AS (
         SELECT m.root, count(*) AS number FROM members AS m WHERE m.relkind = 'r' AND m.oid <> m.root GROUP BY m.root
     )

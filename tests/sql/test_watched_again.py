@@ -148,3 +148,13 @@ def test_a_granted_request_alone_watches_nothing(ground: Ground):
     with ground.root.connection.cursor() as db_cursor:
         db_cursor.execute(load_queries("server.sql")["tables like"], {"schema": "app", "table": "orders"})
         assert db_cursor.fetchall() == [("app", "orders", False)]
+
+
+def test_a_disabled_request_misses_nothing(ground: Ground):
+    watch(ground, "watching", "app.orders")
+    ground.app.run("ALTER TABLE app.orders DISABLE TRIGGER changefeed_request")
+    look(ground)
+    assert ground.root.run("SELECT is_complete FROM changefeed.status()") == [(True,)]
+    assert ground.root.run(load_queries("doctor.sql")["disabled triggers"]) == []
+    assert watch(ground, "watching", "app.orders", "row_limit => 10")
+    assert look(ground) == {}
