@@ -286,14 +286,15 @@ class Follower:
         has_deleted = self._deleted not in (None, horizon.extent)
         self._deleted, began_publishing_at = horizon.extent, time.monotonic()
         if has_deleted and horizon.hides_from(cache.edge):
-            self.losses.tell(RETAINED, cache.edge, self._journal.encode(page.end))
+            since = datetime.fromtimestamp(self.read_until, UTC)
+            self.losses.tell(RETAINED, cache.edge, self._journal.encode(page.end), since)
         self.losses.count(page.changes)
         await self._publish_in_parts(page, cache)
-        await self.losses.report_unrecorded(cache.edge)
+        await self.losses.report_unrecorded(cache.edge, _wall_clock(self._began_at))
         self.exchange.note_publishing(time.monotonic() - began_publishing_at)
         self.lease.note(len({change.xid for change in page.changes}), len(horizon.present.xip), lease_ms)
         if page.end.is_batch_end:
-            self.read_until = time.time() - (time.monotonic() - self._began_at)
+            self.read_until = _wall_clock(self._began_at).timestamp()
 
     async def _publish_in_parts(self, page: Page, cache: PageCache) -> None:
         """Publishes the page in parts, so that everything else runs in between."""
@@ -330,7 +331,7 @@ class Follower:
             # There was none a moment ago, so everything in it is new, but what was restored with it.
             cache = PageCache(self._journal.encode_batch, self._journal.before_first)
             self._stand_at_edge_of(cache)
-            self._journal.on_lost = self.losses.note_unrecorded
+            self.losses.begin(None)
             logger.info("following the journal, which was installed just now")
         elif has_journal:
             await self._remember()
@@ -345,14 +346,14 @@ class Follower:
 
     async def _remember(self) -> None:
         """Reads the newest entries into the cache; publishing begins after them."""
+        began_at = datetime.now(UTC)
         page = await self._journal.newest(RECALLED_ENTRIES)
         cache = PageCache(self._journal.encode_batch, page.start)
         cache.append(page)
         while not page.end.is_batch_end:
             page = await self._journal.read(cache.edge)
             cache.append(page)
-        # Clients that resume learn of earlier losses by their cursors.
-        self._journal.on_lost = self.losses.note_unrecorded
+        self.losses.begin(began_at)
         self._stand_at_edge_of(cache)
         logger.info("following the journal")
 
@@ -405,6 +406,11 @@ class Follower:
         self._owed = owed
         self.cache = self._journal.on_lost = self._deleted = None
         self._known.clear()
+
+
+def _wall_clock(moment: float) -> datetime:
+    """The time of a moment of the monotonic clock."""
+    return datetime.fromtimestamp(time.time() - (time.monotonic() - moment), UTC)
 
 
 async def _wait(event: asyncio.Event, most_seconds: float) -> bool:

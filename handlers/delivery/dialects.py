@@ -81,7 +81,7 @@ def gap_within(selection: Selection, gap: Gap) -> Gap | None:
     if not selection.subscription.is_restricted:
         return gap
     begin, end = selection.cursor(gap.from_cursor), selection.cursor(gap.to_cursor)
-    return replace(gap, why=MAY_BE_LOST, from_cursor=begin, to_cursor=end)
+    return replace(gap, why=MAY_BE_LOST, from_cursor=begin, to_cursor=end, skipped=None)
 
 
 def loss_gap(loss: Change, *, is_restricted: bool) -> Gap:

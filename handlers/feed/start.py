@@ -6,7 +6,6 @@ from changefeed.change.gap import Gap
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.entries import JournalReplaced
 from changefeed.journal.journal import ForeignCursor
-from changefeed.journal.loss_reports import UNRECORDED
 from changefeed.rows.query import RowsQuery
 from changefeed.rows.reading import Reading
 from changefeed.selection.rights import Grants
@@ -164,5 +163,7 @@ def _missed_since(context: ServerContext, place: Place, cursor: str, subscriptio
         until = None if subscription.is_restricted else horizon.deleted_until
         return Gap(DELETED, from_cursor=cursor, until=until)
     if place.losses < horizon.lost_statements:
-        return Gap(UNRECORDED, from_cursor=cursor)
+        gap = context.follower.losses.unrecorded_after(place.losses, cursor)
+        # They may be of tables that one may not see.
+        return Gap(gap.why, from_cursor=cursor) if subscription.is_restricted else gap
     return context.lookout.missed_since(place, cursor, subscription)

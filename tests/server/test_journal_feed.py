@@ -570,6 +570,27 @@ class EventStreamTest(JournalTestCase):
         assert json.loads(again[0]["data"])["data"]["id"] == 4
 
     @gen_test
+    async def test_gaps_of_lost_statements_say_how_many_and_between_which_times_on_every_road(self):
+        live = await self.connect(protocol=True)
+        self.write("INSERT INTO orders VALUES (1)")
+        before = (await message(live, "changes"))["cursor"]
+        self.hide_journal()
+        began = datetime.now(UTC)
+        with ExpectLog("changefeed.follower", "changes are missing", level=30):
+            for number in (2, 3):
+                self.write("INSERT INTO orders VALUES (%s)", [number])
+                gap = await message(live, "gap")
+                assert (gap["skipped"], gap["since"] < gap["until"]) == (1, True)
+        ended = datetime.now(UTC)
+        self.show_journal()
+        back = await message(await self.connect(f"/ws?since={before}", protocol=True), "gap")
+        [event] = await self.stream(f"/events?since={before}", 1)
+        page = await self.fetch_json(f"/api/changes?since={before}")
+        for gap in (back, json.loads(event["data"]), page["gap"]):
+            since, until = (datetime.fromisoformat(gap[name]) for name in ("since", "until"))
+            assert (gap["skipped"], since <= began <= until <= ended) == (2, True)
+
+    @gen_test
     async def test_a_cursor_of_elsewhere_is_an_event_gap(self):
         foreign = self.feed.journal.encode(self.feed.follower.cache.edge)  # type: ignore[union-attr]
         self.feed.journal.epoch = b"others"

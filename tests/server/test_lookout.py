@@ -648,3 +648,14 @@ class RightsTest(AccessTestCase):
         gap = await message(socket)
         assert (gap["type"], gap["table"], gap["why"]) == ("gap", "public.orders", "changes may have been lost")
         assert "salaries" not in json.dumps(gap)
+
+    @gen_test
+    async def test_limited_rights_do_not_get_the_number_of_lost_statements_or_when(self):
+        socket = await self.connect("/ws", protocol=True, **self.headers("narrow"))
+        before = (await message(socket, "hello"))["cursor"]
+        with ExpectLog("changefeed.follower", "changes are missing"):
+            self.write("SELECT setval('changefeed.losses', 3)")  # as after three of them, which one read finds
+            assert "skipped" not in await message(socket, "gap")
+        back = await self.connect(f"/ws?since={before}", protocol=True, **self.headers("narrow"))
+        gap = await message(back, "gap")
+        assert (gap.get("skipped"), gap["since"], gap["until"]) == (None, None, None)
