@@ -26,6 +26,7 @@ DESCRIPTION = (
 CHECKS: dict[str, Callable[[ExaminedDatabase], Iterator[Finding]]] = {
     "version": server_checks.check_version,
     "rights": journal_checks.check_rights,
+    "locks": journal_checks.check_locks,
     "schema": journal_checks.check_schema,
     "pooler": server_checks.check_pooler,
     "triggers": journal_checks.check_triggers,

@@ -23,6 +23,7 @@ QUERIES = load_queries("doctor.sql")
 SERVER_QUERIES = load_queries("server.sql")
 CONNECT_DEADLINE_SECONDS = 10
 QUERY_DEADLINE_MS = 10_000
+LOCK_DEADLINE_MS = 1_000  # more than the server's own locks are held, such as those of retention
 
 
 class Level(StrEnum):
@@ -96,6 +97,7 @@ class ExaminedDatabase:
     def rows(self, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
         with self.connection.cursor() as db_cursor:
             before = f"{self.before_each}SET LOCAL statement_timeout = {QUERY_DEADLINE_MS}; "
+            before += f"SET LOCAL lock_timeout = {LOCK_DEADLINE_MS}; "
             try:
                 db_cursor.execute(before + query, parameters or None)
                 return fetched(db_cursor)

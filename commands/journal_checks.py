@@ -1,6 +1,7 @@
 """What the command `doctor` checks of the schema changefeed, its journal, and the tables that it watches."""
 
 import shlex
+import time
 from collections.abc import Iterator
 
 import psycopg2
@@ -10,7 +11,7 @@ from changefeed.journal.installation import parts, some_of
 from changefeed.journal.journal import VERSION
 from changefeed.postgres.named_queries import load_queries
 from changefeed.postgres.pool import one_line
-from commands.examined import ExaminedDatabase, Finding, Level
+from commands.examined import LOCK_DEADLINE_MS, ExaminedDatabase, Finding, Level
 
 QUERIES = load_queries("doctor.sql")
 SERVER_QUERIES = load_queries("server.sql")
@@ -53,6 +54,26 @@ def check_rights(examined: ExaminedDatabase) -> Iterator[Finding]:
         yield Finding(Level.OK, "rights", f"{role} may read and maintain the journal")
     for other, fix in examined.rows(QUERIES["who may write"]):
         yield Finding(Level.PROBLEM, "rights", f"{other} could write anything into the journal", fix)
+
+
+def check_locks(examined: ExaminedDatabase) -> Iterator[Finding]:
+    """Finds who keeps the server from reading: locks that are there at two moments, since retention's are short."""
+    if not examined.is_installed:
+        return
+    if found := examined.rows(QUERIES["locks"]):
+        time.sleep(LOCK_DEADLINE_MS / 1000)
+        before = {who for who, *_ in found}
+        found = [row for row in examined.rows(QUERIES["locks"]) if row[0] in before]
+    for who, fix, relations, is_held, waits_for, age_seconds in found:
+        age = "" if age_seconds is None else f", in a transaction that is {age_seconds:.0f} s old"
+        if is_held:
+            says = f"{who} locks {relations} of the schema changefeed{age}: the server cannot read"
+        else:
+            pids = ", ".join(map(str, waits_for))
+            says = f"{who} waits for {pids} to lock {relations} of the schema changefeed{age}: readers wait behind it"
+        yield Finding(Level.PROBLEM, "locks", f"{says} until it ends", fix)
+    if not found:
+        yield Finding(Level.OK, "locks", "no session keeps the server from reading")
 
 
 def check_schema(examined: ExaminedDatabase) -> Iterator[Finding]:

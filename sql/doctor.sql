@@ -44,6 +44,22 @@ SELECT has_schema_privilege(n.oid, 'USAGE')
        n.nspowner::regrole::text
 FROM pg_namespace AS n WHERE n.nspname = 'changefeed';
 
+-- locks --
+-- Who locks relations of the schema changefeed against reading, or waits to do so, behind which readers wait; what ends it, the
+-- relations, whether one is locked, for which sessions it waits, and how old the transaction is.
+SELECT CASE WHEN l.pid IS NULL THEN format('the prepared transaction %L', x.gid) ELSE format('the session with pid %s', l.pid) END,
+       CASE WHEN l.pid IS NULL THEN format('ROLLBACK PREPARED %L;', x.gid) ELSE format('SELECT pg_terminate_backend(%s);', l.pid) END,
+       string_agg(DISTINCT c.relname, ', '), bool_or(l.granted), pg_blocking_pids(l.pid),
+       extract(epoch FROM clock_timestamp() - min(coalesce(a.xact_start, x.prepared)))::float8
+FROM pg_locks AS l
+JOIN pg_class AS c ON c.oid = l.relation AND c.relnamespace = to_regnamespace('changefeed') AND c.relkind IN ('r', 'p', 'S')
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+LEFT JOIN pg_prepared_xacts AS x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction
+WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
+GROUP BY l.pid, l.virtualtransaction, x.gid
+ORDER BY l.pid;
+
 -- rows --
 -- Whether this role may call what reads rows; each watched table, and what to grant so that its rows can be read.
 SELECT f.may_call, c.oid::int8, array_to_string(ARRAY[

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -488,6 +489,45 @@ def test_settings_of_the_role_or_database_are_named(setting: str, level: Level, 
     if found.fix:
         watched.run(found.fix)
         assert only("settings", watched.conninfo).level is OK
+
+
+# -- locks
+
+
+@pytest.mark.parametrize("relation", ["meta", "journal"])
+def test_a_session_that_locks_the_schema_is_a_problem(relation: str, watched: JournalDatabase):
+    locking = watched.session()
+    pid = locking.value("SELECT pg_backend_pid()")
+    locking.run("BEGIN")
+    locking.run(f"LOCK TABLE changefeed.{relation}")
+    waiting = run(watched.conninfo)
+    assert waiting.returncode == 1
+    assert re.search(
+        rf"problem  locks: the session with pid {pid} locks .*\b{relation}\b.* of the schema changefeed, in a transaction "
+        rf"that is \d+ s old: the server cannot read until it ends; fix: SELECT pg_terminate_backend\({pid}\);",
+        waiting.stdout,
+    )
+    assert "statement timeout" not in waiting.stdout  # none waits as long as that
+    locking.run("COMMIT")
+    assert only("locks", watched.conninfo).level is OK
+
+
+def test_a_session_that_waits_to_lock_the_schema_is_a_problem(watched: JournalDatabase):
+    reading, locking = watched.session(), watched.session()
+    pids = [session.value("SELECT pg_backend_pid()") for session in (locking, reading)]
+    reading.run("BEGIN")
+    reading.run("SELECT FROM changefeed.meta")
+    with ThreadPoolExecutor() as threads:
+        locked = threads.submit(locking.run, "ALTER TABLE changefeed.meta ADD spare int")
+        try:
+            while not watched.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s", pids[0]):
+                pass
+            found = only("locks", watched.conninfo)
+        finally:
+            reading.run("COMMIT")
+        locked.result()
+    assert found.level is PROBLEM
+    assert "with pid {} waits for {} to lock meta".format(*pids) in found.says
 
 
 # -- transactions
