@@ -409,6 +409,12 @@ WHERE a.attnum IS NULL OR w.options ? 'numbers' AND a.attnum IS DISTINCT FROM (w
    OR (w.options ->> 'gone_in')::oid <> c.oid
 ORDER BY 1, 2, 3;
 
+-- column numbers --
+-- Of the columns of `omit` and `hash`, by name.
+SELECT coalesce(w.options -> 'numbers', '{}')
+FROM changefeed.watched() AS w JOIN pg_class AS c ON c.oid = w.target JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s::text AND c.relname = %(table)s::text;
+
 -- has plain triggers --
 -- Whether a trigger that is not ours sends notifications: those are lost while no server listens.
 -- Of each function's text as in "tables".

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import psycopg2
 
@@ -18,7 +19,14 @@ from changefeed.journal.installation import CannotWatch, Installation
 from changefeed.journal.journal import VERSION
 from changefeed.postgres.legible import is_shown_only
 from changefeed.postgres.named_queries import load_queries
-from changefeed.postgres.pool import Database, DatabaseUnavailable, DbRow, one_line
+from changefeed.postgres.pool import (
+    QUERY_DEADLINE_SECONDS,
+    Database,
+    DatabaseUnavailable,
+    DbRow,
+    DeadlinePassed,
+    one_line,
+)
 
 logger = logging.getLogger("changefeed.watching")
 
@@ -60,6 +68,9 @@ class WatchOptions:
     row_limit: int | None = None
     strict: bool = False
     hash: tuple[str, ...] = ()
+
+    def hides(self, column: str) -> bool:
+        return column in self.omit or column in self.hash
 
 
 DEFAULT_OPTIONS = WatchOptions()
@@ -142,16 +153,19 @@ class Watching:
         with self._refusals(name, NEEDS_TRIGGER):
             return _has_changed(name, await self._database.fetch(QUERIES["watch"], _parameters(table, options)))
 
-    async def change(self, name: str, choose: Callable[[WatchOptions], WatchOptions | None]) -> bool:
+    async def change(self, name: str, choose: Callable[[WatchOptions, set[str]], WatchOptions | None]) -> bool:
         """Watches the table with the options that choose() returns for its present ones; with None, unwatches it.
 
-        Of several changes at once, in any process, each is of the options that the one before it has left. Returns and
-        raises as watch() does, and what choose() raises.
+        choose() is also given the columns to omit or hash whose names other columns have now. Of several changes at
+        once, in any process, each is of the options that the one before it has left. Returns and raises as watch()
+        does, and what choose() raises.
         """
         table = await self._only(name)
         for _ in range(CHANGE_ATTEMPTS):
             before = await self.options(name) or DEFAULT_OPTIONS
-            options = choose(before)
+            numbers = await self._numbers(table)
+            replaced = await self._replaced_columns(table)
+            options = choose(before, replaced)
             if options is None:
                 if not await self.installation.is_there():
                     return False
@@ -159,11 +173,35 @@ class Watching:
                 raise CannotWatch(f"{name}: {REMOVED}")
             asked = _parameters(table, options or before)
             asked |= {"unwatches": options is None, "before": json.dumps(asdict(before))}
+            kept = {
+                column: numbers[column] for column in numbers.keys() - replaced if options and options.hides(column)
+            }
             with self._refusals(name, NEEDS_TRIGGER if options else NEEDS_OWNER):
-                rows = await self._database.fetch(QUERIES["change as before"], asked)
+                rows = await self._change_as_before(table, asked, kept)
             if not rows or rows[0][0] is not None:
                 return _has_changed(name, rows)
         raise CannotWatch(f"{name}: other requests change its options all the time; try again")
+
+    async def _change_as_before(self, table: TableName, asked: dict[str, Any], kept: dict[str, int]) -> list[DbRow]:
+        """[(None,)] if the options were others, or if one of the `kept` names passed to another column meanwhile."""
+        try:
+            async with asyncio.timeout(QUERY_DEADLINE_SECONDS), self._database.transaction() as fetch:
+                rows = await fetch(QUERIES["change as before"], asked)
+                if kept:
+                    # The table is locked by now, so no column gets another name.
+                    numbers = _numbers_in(await fetch(QUERIES["column numbers"], table._asdict()))
+                    if any(numbers.get(column) != number for column, number in kept.items()):
+                        await fetch("ROLLBACK AND CHAIN", ())
+                        return [(None,)]
+                return rows
+        except TimeoutError:
+            raise DeadlinePassed(f"PostgreSQL did not answer within {QUERY_DEADLINE_SECONDS:g} s") from None
+
+    async def _numbers(self, table: TableName) -> dict[str, int]:
+        """The numbers that identify the table's columns to omit or hash, by the names that they had."""
+        if (await self.installation.version() or 0) < VERSION:
+            return {}
+        return _numbers_in(await self._database.fetch(QUERIES["column numbers"], table._asdict()))
 
     async def _watch_new(self, name: str, table: TableName) -> bool:
         """Watches a table of the patterns, unless it is watched by now, perhaps with options, or was dropped."""
@@ -181,9 +219,8 @@ class Watching:
                 return WatchOptions(tuple(omit), row_limit, strict, tuple(hash_))
         return None
 
-    async def replaced_columns(self, name: str) -> set[str]:
+    async def _replaced_columns(self, table: TableName) -> set[str]:
         """The columns to omit or hash whose names other columns have now: nothing is recorded then."""
-        table = await self._only(name)
         if (await self.installation.version() or 0) < VERSION:
             return set()
         gone = await self._database.fetch(QUERIES["gone columns"])
@@ -338,6 +375,10 @@ class Watching:
 def _parameters(table: TableName, options: WatchOptions) -> dict[str, object]:
     lists = {"omit": list(options.omit), "hash": list(options.hash)}
     return {**table._asdict(), **asdict(options), **lists}
+
+
+def _numbers_in(rows: list[DbRow]) -> dict[str, int]:
+    return dict(rows[0][0]) if rows else {}
 
 
 def _has_changed(name: str, rows: Sequence[DbRow]) -> bool:

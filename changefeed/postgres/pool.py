@@ -65,6 +65,11 @@ class _Connection(Connection):  # type: ignore[misc]  # momoko has no types
     def execute(self, operation: str, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         return self.execute_within(self._before_each + operation, *args, **kwargs)
 
+    @property
+    def begin(self) -> str:
+        """Begins a transaction with SESSION_SETTINGS."""
+        return f"BEGIN; {self._before_each}"
+
     def execute_within(self, operation: Query, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         """The same in a transaction, which has its own settings."""
         answering: asyncio.Future[Any] = super().execute(operation, *args, **kwargs)
@@ -227,8 +232,8 @@ class Database:
             raise DeadlinePassed(f"PostgreSQL did not answer within {deadline_seconds:g} s") from None
 
     @contextlib.asynccontextmanager
-    async def transaction(self, begin: Query) -> "AsyncIterator[Fetch]":
-        """A transaction that `begin` begins, with what SESSION_SETTINGS would set; yields what runs its statements.
+    async def transaction(self, begin: Query | None = None) -> "AsyncIterator[Fetch]":
+        """A transaction; yields what runs its statements. `begin` begins it with what SESSION_SETTINGS would set.
 
         The caller sets the deadline; when it passes, the running statement is cancelled. Raises DatabaseUnavailable, or
         psycopg2.Error if PostgreSQL refuses a statement.
@@ -236,7 +241,7 @@ class Database:
         with self._available():
             connection = await self._ready()
             try:
-                await self._run(self._execute_within, connection, begin, ())
+                await self._run(self._execute_within, connection, begin or connection.begin, ())
                 yield partial(self._execute_within, connection)
                 await self._execute_within(connection, "COMMIT", ())
             except psycopg2.Error:

@@ -77,9 +77,8 @@ class WatchHandler(ApiHandler):
         try:
             with database_needed("the table cannot be watched"):
                 name, granted = await self._find(name)
-                replaced = await self.context.watching.replaced_columns(name)
 
-                def choose(before: WatchOptions) -> WatchOptions:
+                def choose(before: WatchOptions, replaced: set[str]) -> WatchOptions:
                     options = self._options(name, granted, before, asked)
                     self._check_replaced(name, replaced, before, asked)
                     return options
@@ -94,7 +93,7 @@ class WatchHandler(ApiHandler):
             with database_needed("the table cannot be unwatched"):
                 name, _ = await self._find(name)
 
-                def refuse_to_forget(before: WatchOptions) -> None:
+                def refuse_to_forget(before: WatchOptions, _: set[str]) -> None:
                     if (before.omit or before.hash) and not self.rights.sees_everything:
                         raise _needs_all_rights(f"{name} has omitted or hashed columns, which would be forgotten")
 

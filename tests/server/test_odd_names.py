@@ -12,6 +12,7 @@ from tornado.testing import ExpectLog, gen_test
 from changefeed.journal.installation import CannotWatch, Installation
 from changefeed.journal.watching import NoSuchTable, Watching
 from settings.sources import load_settings
+from tests import postgres
 from tests.access_case import AccessTestCase, issued
 from tests.feed_case import FeedTestCase, message
 
@@ -210,6 +211,22 @@ class OptionsTest(AccessTestCase):
             )
             assert answers[0][0] == 200
             assert self.options()[0][0] == ["ssn"]
+
+    @gen_test
+    async def test_a_put_hides_no_other_column_that_gets_the_name_meanwhile(self):
+        self.write("SELECT changefeed.watch('people', omit => '{ssn}')")
+        some = {"tables": {"public.people": {}}, "admin": True}
+        owner = postgres.connect(self.conninfo)
+        with owner.cursor() as db_cursor:
+            db_cursor.execute("BEGIN; ALTER TABLE people RENAME ssn TO old_ssn; ALTER TABLE people RENAME phone TO ssn")
+            waiting = asyncio.gather(*[self.put(some, {"row_limit": limit}) for limit in (5, 6)])
+            while not self.write("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                await asyncio.sleep(0)  # lets the requests begin
+            db_cursor.execute("COMMIT")
+        owner.close()
+        assert 403 in [status for status, _ in await waiting]
+        self.write("INSERT INTO people (old_ssn) VALUES ('unseen')")
+        assert "unseen" not in str(self.write("SELECT data FROM changefeed.journal"))
 
     @gen_test
     async def test_a_partial_admin_exposes_no_hidden_column(self):
