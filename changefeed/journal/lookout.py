@@ -34,9 +34,22 @@ LOOK_SECONDS = 1.0
 MOST_SECONDS = 10.0
 # A look may take at most this fraction of the time: with 8,000 partitions and 500 tables it takes some 0.1 s.
 COST_PART = 20
+# The cost is what the quickest of the last looks took: the others may have waited for PostgreSQL, or for the loop.
+LOOKS_MEASURED = 5
 POSTPONED_SECONDS = 30.0  # after which the log names a table that is locked at every look
 REMEMBERED_SECONDS = 30.0  # how long a table counts as one that may be watched again, as after a reinstall
 RETYPED_KEPT = 1_000  # kept for clients that reconnect; older ones are combined, and sent to all clients
+
+
+class Pace:
+    """How long to pause after each look: LOOK_SECONDS, or longer where looks cost much, up to MOST_SECONDS."""
+
+    def __init__(self) -> None:
+        self._took = deque([0.0] * LOOKS_MEASURED, maxlen=LOOKS_MEASURED)  # seconds
+
+    def pause_after(self, took_seconds: float) -> float:
+        self._took.append(took_seconds)
+        return min(max(LOOK_SECONDS, COST_PART * min(self._took)), MOST_SECONDS)
 
 
 class Lookout:
@@ -87,19 +100,20 @@ class Lookout:
 
     async def run(self) -> None:
         """Looks until cancelled."""
+        pace = Pace()
         while True:
-            began = time.monotonic()
+            began, pause_seconds = time.monotonic(), LOOK_SECONDS
             try:
                 await self.look()
                 self._complaint = ""
+                pause_seconds = pace.pause_after(time.monotonic() - began)
             except DatabaseUnavailable:
                 pass  # the listener reports it
             except psycopg2.Error as error:
                 if self._complaint != (complaint := one_line(error)):
                     self._complaint = complaint
                     logger.warning("could not look at the schema: %s; trying again until it can", complaint)
-            cost = time.monotonic() - began
-            await asyncio.sleep(min(max(LOOK_SECONDS, COST_PART * cost), MOST_SECONDS))
+            await asyncio.sleep(pause_seconds)
 
     async def note_watched(self) -> None:
         """Notes the watched tables before clients get their changes, as the journal may be removed before a look."""
