@@ -176,7 +176,11 @@ def check_tables(examined: ExaminedDatabase) -> Iterator[Finding]:
         else:
             says = f"{table} is written by a subscription, whose changes fire no ordinary trigger and are missed"
             yield Finding(Level.WARNING, "tables", says, fix)
-    if not found:
+    deferrable = examined.rows(QUERIES["tables with deferrable keys"])
+    for (table,) in deferrable:
+        says = f"{table} has a deferrable primary key: who keeps its rows by key may lack one (docs/database.md)"
+        yield Finding(Level.WARNING, "tables", says, advice="make the constraint NOT DEFERRABLE")
+    if not found and not deferrable:
         yield Finding(Level.OK, "tables", "no watched table is unlogged or written by a subscription")
 
 

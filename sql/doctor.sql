@@ -146,6 +146,15 @@ WHERE EXISTS (
 )
 ORDER BY 1;
 
+-- tables with deferrable keys --
+-- Watched tables with a primary key that two rows may have until they commit.
+SELECT format('%I.%I', s.schema_name, s.table_name)
+FROM changefeed.status() AS s
+JOIN pg_namespace AS n ON n.nspname = s.schema_name
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = s.table_name
+JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate
+ORDER BY 1;
+
 -- tables that lose rows untold --
 -- Watched tables, or their partitions, that are unlogged, or that a subscription writes without firing their triggers.
 SELECT format('%I.%I', n.nspname, c.relname), c.relpersistence = 'u', (

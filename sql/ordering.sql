@@ -50,7 +50,7 @@ WITH entry AS MATERIALIZED (
             SELECT CASE WHEN t.typname IN ('numeric', 'float4', 'float8', 'citext', 'bpchar') THEN t.typname::text END
             FROM base AS b JOIN pg_type AS t ON t.oid = b.oid WHERE t.typtype <> 'd'
         ) AS b (name)
-        WHERE i.indrelid = c.oid AND i.indisprimary
+        WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate  -- with a deferrable one, two rows may have the same key
     ) AS key_of_table (names, types), LATERAL (
         WITH RECURSIVE ancestor (oid) AS (
             SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = c.oid

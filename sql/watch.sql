@@ -112,6 +112,10 @@ BEGIN
         RAISE NOTICE 'row-level security of % is not applied by the feed', target
             USING HINT = 'Limit the rows in the rights of the server''s tokens.';
     END IF;
+    IF EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = target AND i.indisprimary AND NOT i.indimmediate) THEN
+        RAISE NOTICE 'the primary key of % is deferrable: until they commit, two rows of % may have the same key', target, target
+            USING HINT = 'Who keeps rows by key may then lack one. docs/database.md says when, under "The order of one row".';
+    END IF;
     IF current_setting('temp_file_limit') <> '-1' THEN
         RAISE NOTICE 'temp_file_limit now also counts the old and new rows of a statement on %', target
             USING HINT = 'A statement of many rows may now exceed it; raise it for roles that run such statements.';

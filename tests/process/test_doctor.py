@@ -454,6 +454,12 @@ def test_a_watched_table_that_became_unlogged_is_named(db: JournalDatabase):
     assert only("tables", db.conninfo).level is OK
 
 
+def test_a_deferrable_primary_key_is_named(watched: JournalDatabase):
+    watched.run("CREATE TABLE late (id int PRIMARY KEY DEFERRABLE); SELECT changefeed.watch('late')")
+    found = only("tables", watched.conninfo)
+    assert (found.level, found.says.split()[0]) == (WARNING, "public.late")
+
+
 def test_a_table_that_a_subscription_writes_is_named(watched: JournalDatabase):
     watched.run(
         "SET client_min_messages = error;"

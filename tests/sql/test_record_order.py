@@ -72,6 +72,15 @@ def test_a_writing_cte_of_a_table_without_a_key(db: JournalDatabase, statement: 
     assert_keys_are_free(db)
 
 
+def test_rows_of_the_same_deferrable_key_are_not_taken_for_one(db: JournalDatabase):
+    db.run("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)")
+    db.run("SELECT changefeed.watch('t')")
+    assert "two rows of public.t may have the same key" in db.connection.notices[-1]
+    db.run("INSERT INTO t VALUES (7, 'old')")
+    db.run("INSERT INTO t VALUES (7, 'a'); UPDATE t SET v = 'b' WHERE v = 'a'; DELETE FROM t WHERE v = 'b'")
+    assert [entry.action for entry in db.entries("public.t")] == ["I", "I", "U", "D"]
+
+
 def test_plain_statements_keep_their_order(db: JournalDatabase):
     """Whatever they did, and whether or not the row ends as it began."""
     db.run("INSERT INTO t VALUES (1, 1), (2, 2); CREATE TABLE u (id int); SELECT changefeed.watch('u')")
