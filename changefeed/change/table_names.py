@@ -15,6 +15,7 @@ from typing import NamedTuple
 NAME_LIMIT_CHARACTERS = 63
 LIMIT_CHARACTERS = 2 * (2 * NAME_LIMIT_CHARACTERS + 2) + 1  # two names in quotes, all of them quotes
 PLAIN_LIMIT_CHARACTERS = 2 * NAME_LIMIT_CHARACTERS + 1  # without quotes
+SQL_SPACE = " \t\n\r\f\v"  # what SQL takes for space; any other control character is part of a name
 
 _MISPLACED_STAR = "a star must stand alone, for all tables, or after a schema, for all of its tables"
 _TOO_LONG = f"it is too long: PostgreSQL's names have at most {NAME_LIMIT_CHARACTERS} bytes"
@@ -149,7 +150,7 @@ def split_list(text: str) -> list[str]:
         elif character == "," and not is_quoted:
             items.append(text[begin:at])
             begin = at + 1
-    return [item.strip() for item in (*items, text[begin:])]
+    return [item.strip(SQL_SPACE) for item in (*items, text[begin:])]
 
 
 def _only(pattern: Pattern) -> Patterns:

@@ -16,6 +16,7 @@ from changefeed.change.changed_row import Cell, ChangedRow
 from changefeed.change.exposure import Payload
 from changefeed.change.json_text import some, write
 from changefeed.change.table_names import (
+    SQL_SPACE,
     BadName,
     Pattern,
     TableName,
@@ -313,7 +314,7 @@ def _filters(texts: Sequence[str]) -> tuple[Condition, ...]:
 
 def _table(text: str) -> str:
     """The canonical spelling, so that clients that ask for the same are one audience."""
-    name = text.strip()
+    name = text.strip(SQL_SPACE)
     try:
         if name != "*":
             return canonical(name)

@@ -183,11 +183,17 @@ class BaseHandler(RequestHandler):
         self.finish()
 
     def query_fields(self) -> dict[str, list[str]]:
-        """The query's values by name, stripped of spaces. A filter is not, as a space may be part of its value."""
-        fields = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
-        if filters := self.request.query_arguments.get("filter"):
-            fields["filter"] = [self.decode_argument(text, "filter") for text in filters]
-        return fields
+        """The query's values by name, stripped of spaces. A filter is not, as a space may be part of its value.
+
+        Tornado's get_query_arguments would replace control characters, which may be part of a name, by spaces.
+        """
+        return {
+            name: [text if name == "filter" else text.strip(" ") for text in self._decoded(name, values)]
+            for name, values in self.request.query_arguments.items()
+        }
+
+    def _decoded(self, name: str, values: Sequence[bytes]) -> list[str]:
+        return [self.decode_argument(value, name) for value in values]
 
     @classmethod
     def methods(cls) -> list[str]:

@@ -56,6 +56,39 @@ class OddNamesTest(FeedTestCase):
         assert await self.watched() == {("sales.eu", "orders")}
 
     @gen_test
+    async def test_control_characters_and_spaces_in_names_are_taken_as_they_are_sent(self):
+        self.write('CREATE TABLE "\x01t" (" " int, "\x01" int, "\x1f" int, "a\tb" int)')
+        await self.fetch_json(path_of('public."\x01t"'), method="PUT", body="")
+        self.write('INSERT INTO "\x01t" VALUES (1, 2, 3, 4)')
+        while self.feed.hub.published < 1:
+            await self.feed.follower.until_moved()
+        for written, name, value in (('" "', " ", 1), ("\x01", "\x01", 2), ("\x1f", "\x1f", 3), ("a\tb", "a\tb", 4)):
+            asked = urllib.parse.urlencode({"table": "public.\x01t", "columns": written})
+            assert (await self.fetch_json(f"/api/rows?{asked}"))["rows"] == [{name: value}]
+            [change] = (await self.fetch_json(f"/api/changes?{asked}"))["changes"]
+            assert change["data"] == {name: value}
+            socket = await self.connect(f"/ws?{asked}&replay=1")
+            assert json.loads(str(await socket.read_message()))["data"] == {name: value}
+
+    @gen_test
+    async def test_control_characters_that_no_name_has_are_refused(self):
+        self.write("CREATE TABLE plain (id int)")
+        for fields in (
+            {"table": "public.plain", "columns": "\x01"},
+            {"table": "public.plain", "columns": "\0"},
+            {"table": "public.plain", "columns": "\x1fid"},
+            {"table": "public.plain\x01"},
+            {"table": "\0"},
+            {"action": "\0INSERT"},
+            {"replay": "1\x01"},
+        ):
+            for path in ("/api/changes", "/api/rows", "/events"):
+                answer = await self.http_client.fetch(
+                    self.get_url(f"{path}?{urllib.parse.urlencode(fields)}"), raise_error=False
+                )
+                assert answer.code in (400, 404), (path, fields, answer.body)
+
+    @gen_test
     async def test_an_ambiguous_name_is_refused_with_its_meanings(self):
         for method, body in (("PUT", ""), ("DELETE", None)):
             said = await self.fetch_json(path_of("sales.eu.orders"), 409, method=method, body=body)
