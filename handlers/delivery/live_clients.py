@@ -267,10 +267,10 @@ class LiveClients:
 
 def _tell_trouble_to(audience: Audience[LiveClient]) -> None:
     client = next(iter(audience.clients), None)
-    if client is None or audience.dialect is not V1:
+    if client is None:
         return
-    trouble = client.trouble()
-    if trouble and trouble.code != audience.trouble:
+    trouble = client.trouble()  # which also logs a right that cannot be checked
+    if trouble and trouble.code != audience.trouble and audience.dialect is V1:
         told = message_frame("error", code=trouble.code, message=str(trouble))
         for each in tuple(audience.clients):
             each.outbox.send(told)

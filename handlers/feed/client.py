@@ -35,7 +35,7 @@ from handlers.delivery.live_clients import LiveClient
 from handlers.delivery.outbox import Outbox
 from handlers.feed.query import FeedQuery
 from handlers.feed.rows import refusals_as_errors, send_rows
-from handlers.feed.start import DELETED, LOST_PAST, Start, cursor_of, is_current
+from handlers.feed.start import DELETED, LOST_PAST, Start, cursor_of, is_current, note_unchecked
 from handlers.http.context import ServerContext
 
 logger = logging.getLogger("handlers.feed_client")
@@ -147,6 +147,8 @@ class FeedClient:
         trouble = self._context.catalog.trouble(self.selection.subscription)
         if isinstance(trouble, UncheckedRight):
             self._context.authenticator.refusals.tell(UNCHECKED_RIGHT, trouble.private)
+        else:
+            note_unchecked(self._context, self.selection.subscription.within)  # the client gets its other tables
         return trouble
 
     @property

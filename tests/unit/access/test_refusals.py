@@ -87,6 +87,22 @@ class RefusedTest(AccessTestCase):
         assert "nothing of public.orders" in (await message(socket, "error"))["message"]
 
     @gen_test
+    async def test_a_right_that_can_no_longer_be_checked_is_logged_whatever_the_client_speaks(self):
+        for number, (is_protocol, others) in enumerate(((True, {}), (False, {}), (False, {"public.salaries": {}}))):
+            rights = {"tables": {"public.orders": {"filter": [f"customer_id=gt.{number}"]}, **others}}
+            await self.feed.catalog.until_read()
+            await self.connect("/ws", protocol=is_protocol, Authorization=f"Bearer {issued(rights)}")
+            every = patch.object(refusals, "INTERVAL_SECONDS", 0.0)
+            with every, self.assertLogs(refusals.logger, logging.INFO) as logged:
+                self.write("ALTER TABLE orders ALTER customer_id TYPE text")
+                await self.feed.catalog.reread()
+                while not logged.output:
+                    await self.feed.follower.until_moved()
+            assert "(unchecked_right): filters cannot be checked on customer_id of public.orders" in logged.output[0]
+            self.write("ALTER TABLE orders ALTER customer_id TYPE bigint USING customer_id::bigint")
+            await self.feed.catalog.reread()
+
+    @gen_test
     async def test_clients_learn_that_a_new_type_of_a_column_defeats_their_filter(self):
         rights = {"tables": {"public.orders": {"filter": ["customer_id=gt.41"]}}}
         socket = await self.connect("/ws", protocol=True, Authorization=f"Bearer {issued(rights)}")

@@ -57,6 +57,9 @@ class ListeningClient:
         self.messages: list[tuple[list[int], str]] = []
         self.audience: Audience[LiveClient] | None = None
 
+    def trouble(self) -> None:
+        """It never has one."""
+
     def receive(self, buffer: bytes) -> bool:
         ids, cursor = json.loads(buffer)
         self.messages.append((ids, cursor))

@@ -441,7 +441,7 @@ def kinds_of(database: Session, type_names: Sequence[str]) -> dict[str, Kind]:
     columns_of_all = ", ".join(f"c{n} {name}" for n, name in enumerate(type_names))
     database.run(f"CREATE TABLE everything ({columns_of_all})")
     rows = database.run(load_queries("server.sql")["columns"])
-    [of_column] = [dict(zip(names, kinds, strict=True)) for _, table, names, kinds, _ in rows if table == "everything"]
+    [of_column] = [dict(zip(names, kinds, strict=True)) for _, table, names, kinds, *_ in rows if table == "everything"]
     return {name: Kind(of_column[f"c{n}"]) for n, name in enumerate(type_names)}
 
 
