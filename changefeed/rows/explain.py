@@ -32,6 +32,11 @@ def refusal_of(error: psycopg2.Error, step: Step, query: RowsQuery, row_limit_by
             return RowsRefused(Reason.BUSY, "the table is locked, as by ALTER TABLE; try again later")
         case Step.LOCK, "42P01" | "3F000":
             return RowsRefused(Reason.ALTERED, GONE)
+        case Step.SOURCE, _ if is_illegible(error):
+            return RowsRefused(
+                Reason.UNREADABLE_ROW,
+                "a column's name is not text in UTF-8, so that its rows cannot be written as JSON: rename the column",
+            )
         case Step.SOURCE, _:
             return _refusal_of_source(error, qualified(str(query.table.schema), query.table.table))
         case Step.ROWS, "CF006":

@@ -1,5 +1,6 @@
 """In databases of other encodings, a name or text that UTF-8 lacks affects only itself."""
 
+import json
 import os
 import re
 from itertools import count
@@ -115,6 +116,15 @@ class IllegibleNamesTest(JournalTestCase):
         await self.fetch_json("/api/status")
         await self.fetch_json("/api/activity")
         await self.fetch_json("/api/tables")
+
+    @gen_test
+    async def test_rows_of_a_table_with_an_illegible_column_are_refused_for_good(self):
+        self.odd("ALTER TABLE orders ADD %I int")
+        for query in ("table=public.orders", "table=public.orders&columns=id"):
+            answer = await self.http_client.fetch(self.get_url(f"/api/rows?{query}"), raise_error=False)
+            error = json.loads(answer.body)["error"]
+            assert (answer.code, error["code"]) == (409, "unreadable_row")
+            assert "rename the column" in error["message"]
 
     @gen_test
     async def test_each_entry_is_logged_once_with_its_own_reason(self):
