@@ -259,9 +259,12 @@ class Journal:
             raise NotACursor(MANGLED)
         return place
 
-    def has_gap_after(self, place: Place) -> bool:
-        """Whether retention deleted changes after `place`, or its client may have been sent them in another order."""
-        return self.horizon.hides_from(place) or any(
+    def has_gap_after(self, place: Place, *, is_remembered: bool = False) -> bool:
+        """Whether retention deleted changes after `place`, or its client may have been sent them in another order.
+
+        What the server remembers of these is not missing.
+        """
+        return (self.horizon.hides_from(place) and not is_remembered) or any(
             entries.may_differ_after(place) for entries in self._entries.values()
         )
 

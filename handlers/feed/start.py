@@ -157,8 +157,9 @@ def is_current(context: ServerContext, reading: Reading) -> bool:
 
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """The gap for a client that resumes from this cursor, which names the place, if changes can no longer be read."""
-    horizon = context.journal.horizon
-    if context.journal.has_gap_after(place):
+    horizon, cache = context.journal.horizon, context.follower.cache
+    is_remembered = cache is not None and cache.page_after(place) is not None
+    if context.journal.has_gap_after(place, is_remembered=is_remembered):
         # Its end may be that of a change that one may not see.
         until = None if subscription.is_restricted else horizon.deleted_until
         return Gap(DELETED, from_cursor=cursor, until=until)

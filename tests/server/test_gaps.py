@@ -161,6 +161,24 @@ class LosingTransactionTest(JournalTestCase):
         assert page["gap"] is not None
 
     @gen_test
+    async def test_what_the_server_remembers_is_not_missing(self):
+        self.write("INSERT INTO orders VALUES (1)")
+        while self.feed.hub.published < 1:
+            await self.feed.follower.until_moved()
+        cursor = (await self.fetch_json("/api/changes"))["cursor"]
+        self.write("INSERT INTO orders VALUES (2)")
+        while self.feed.hub.published < 2:
+            await self.feed.follower.until_moved()
+        self.write("SELECT changefeed.empty_partition(0); INSERT INTO orders VALUES (3)")
+        while self.feed.hub.published < 3:
+            await self.feed.follower.until_moved()
+        page = await self.fetch_json(f"/api/changes?since={cursor}&limit=1")
+        assert (page["gap"], page["changes"][0]["data"]["id"]) == (None, 2)
+        socket = await self.connect(f"/ws?since={cursor}", protocol=True)
+        assert (await message(socket))["type"] == "hello"
+        assert (await message(socket))["type"] == "changes"
+
+    @gen_test
     async def test_a_too_old_cursor_gets_one_gap(self):
         self.write("INSERT INTO orders SELECT generate_series(1, 3)")
         while self.feed.hub.published < 3:
