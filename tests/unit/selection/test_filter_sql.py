@@ -446,7 +446,7 @@ def test_an_index_is_used(database: Session, type_name: str, text: str):
     database.run(
         f"DROP TABLE IF EXISTS r; CREATE TABLE r (c {type_name}); CREATE INDEX ON r (c); SET enable_seqscan = off"
     )
-    [[kind]] = [kinds for _, table, _, kinds, _ in database.run(COLUMNS) if table == "r"]
+    [[kind]] = [kinds for _, table, _, kinds, *_ in database.run(COLUMNS) if table == "r"]
     sql, parameters = sql_condition([parse_filter(text)], {"c": Kind(kind)}, "r")
     plan = "\n".join(line for (line,) in database.run(f"EXPLAIN SELECT FROM r WHERE {sql}", *parameters))
     assert "Index Cond" in plan, plan
