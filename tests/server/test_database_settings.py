@@ -141,7 +141,7 @@ class SettingsCase(FeedTestCase):
         self.run_sql("RESET default_transaction_isolation")
         [(losses,)] = self.run_sql("SELECT losses FROM changefeed.journal_status()")
         assert (losses, self.warnings()) == (0, [])
-        assert await feed.watching.unwatch("public.orders")
+        assert await feed.watching.change("public.orders", lambda *_: None)
         self.run_sql("SELECT changefeed.unwatch('public.parts')")
         assert self.run_sql("SELECT FROM changefeed.status()") == []
 
