@@ -173,6 +173,41 @@ class _Shared:
     done: "asyncio.Future[None]"
 
 
+class LimitedStarts:
+    """Lets at most `count` pieces of work start in one turn of the loop, each owner's in turn."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._started = 0  # in this turn
+        self._waiting: Line[asyncio.Future[None]] = Line()
+        self._is_next_due = False
+
+    async def take(self, owner: Owner) -> None:
+        """Returns when the work may start."""
+        if self._started < self._count:  # then nobody waits
+            self._started += 1
+            self._begin_turn_soon()
+            return
+        may_start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(owner, may_start)
+        await may_start
+
+    def _begin_turn_soon(self) -> None:
+        if not self._is_next_due:
+            self._is_next_due = True
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._is_next_due, self._started = False, 0
+        while self._waiting and self._started < self._count:
+            may_start = self._waiting.take()
+            if not may_start.done():  # else its task was cancelled
+                may_start.set_result(None)
+                self._started += 1
+        if self._started:
+            self._begin_turn_soon()
+
+
 class TurnSize:
     """`count` is how many items the next turn may process, to last TURN_SECONDS if each costs as much as the last.
 

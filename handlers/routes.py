@@ -15,11 +15,12 @@ from handlers.api.status import StatusHandler
 from handlers.api.tables import TablesHandler, WatchHandler
 from handlers.dashboard.session import SessionHandler
 from handlers.dashboard.socket import ActivityHandler, ActivitySocket
-from handlers.dashboard.static import DIST_DIR, BasePathHandler, DashboardHandler
+from handlers.dashboard.static import BasePathHandler, DashboardHandler, dashboard_files
 from handlers.feed.raw import ListenSocket
 from handlers.feed.sse import EventStreamHandler
 from handlers.feed.websocket import MESSAGE_LIMIT_BYTES, EventSocket
 from handlers.http.base import NotFoundHandler
+from handlers.http.compression import SmallAnswersGzip
 from handlers.http.context import ServerContext
 from handlers.metrics.exposition import MetricsHandler
 
@@ -45,22 +46,22 @@ ROUTES = (
     URLSpec(r"/healthz", HealthHandler),
     URLSpec(r"/readyz", ReadyHandler),
     URLSpec(r"/metrics", MetricsHandler),
-    URLSpec(r"/()", DashboardHandler, {"path": str(DIST_DIR), "default_filename": "index.html"}),
-    # No name of a file has an escaped character: what the file system refuses, such as %00, does not reach it.
-    URLSpec(r"/(favicon\.svg|client\.js|client\.d\.ts|assets/[\w.-]+)", DashboardHandler, {"path": str(DIST_DIR)}),
+    URLSpec(r"/()", DashboardHandler),
+    URLSpec(r"/(favicon\.svg|client\.js|client\.d\.ts|assets/[\w.-]+)", DashboardHandler),
 )
 
 
 def make_app(context: ServerContext) -> Application:
+    dashboard_files()  # reads and compresses them before there are clients
     return Application(
         routes_of(context),
+        transforms=[SmallAnswersGzip],
         default_handler_class=NotFoundHandler,
         context=context,
         websocket_max_message_size=MESSAGE_LIMIT_BYTES,
         websocket_ping_interval=PING_SECONDS,
         websocket_ping_timeout=PING_SECONDS,
         log_function=_log_request,
-        compress_response=True,
     )
 
 

@@ -63,7 +63,7 @@ class ChangesHandler(ApiHandler):
         cursor = selection.cursor(self.context.journal.encode(place))
         rest = json.dumps({"cursor": cursor, "has_more": has_more, "gap": gap_fields(gap) if gap else None})
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(f'{{"changes":[{texts}],{rest[1:]}')
+        await self.finish_large(f'{{"changes":[{texts}],{rest[1:]}')
 
     async def _place(self, since: str | None, selection: Selection) -> tuple[Place, Gap | None]:
         """The place to start at, and the gap before it."""

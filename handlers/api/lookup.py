@@ -54,7 +54,7 @@ class ChangeHandler(_PlacesHandler):
         if change is None:
             raise ApiError(404, "aged_out", "the journal no longer keeps this change")
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(change.text)
+        await self.finish_large(change.text)
 
     async def _find(self, cursor: str) -> Change | None:
         try:

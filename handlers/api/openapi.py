@@ -1,5 +1,8 @@
 """The description of the HTTP API, in OpenAPI 3.1: /api/openapi.json. A test compares it with the routes."""
 
+import json
+from functools import cache
+
 from changefeed.change.change import ACTIONS
 from changefeed.counts.tally import STEPS
 from changefeed.hub import RECENT_LIMIT
@@ -24,6 +27,7 @@ from handlers.api.schemas import (
     shape,
 )
 from handlers.http.base import ApiHandler
+from handlers.http.compression import UnchangingContent
 
 # Paths that OpenAPI cannot describe, or that are not part of the API.
 LEFT_OUT = {
@@ -40,7 +44,13 @@ class OpenApiHandler(ApiHandler):
     query_names = ()
 
     def get(self) -> None:
-        self.finish(describe(self.context.settings.base_path))
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish_unchanging(_description(self.context.settings.base_path))
+
+
+@cache
+def _description(base_path: str) -> UnchangingContent:
+    return UnchangingContent(json.dumps(describe(base_path)).encode())
 
 
 def describe(base_path: str) -> Json:

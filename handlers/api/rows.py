@@ -8,13 +8,14 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from changefeed.rows.query import RowsQuery, parse_order
-from changefeed.rows.reading import BETWEEN, SLICE_BYTES, Reading
+from changefeed.rows.reading import BETWEEN, Reading
 from handlers.access.authentication import Need
 from handlers.access.errors import ApiError, whole_number
 from handlers.feed.query import parse_query
 from handlers.feed.rows import ROWS_STALL_SECONDS, refusals_as_errors, rows_query
 from handlers.feed.start import until_journal_known
 from handlers.http.base import ApiHandler
+from handlers.http.compression import PIECE_BYTES
 
 MOST_ROWS = 99_999_999  # of `limit`; --rows-limit is what counts
 LINES = "application/x-ndjson"
@@ -88,13 +89,14 @@ class RowsHandler(ApiHandler):
     async def _send(self, part: bytes) -> None:
         """Waits until the client has taken it; one that does not is closed.
 
-        In pieces, since Tornado may compress each in one turn of the loop.
+        In pieces, since Tornado compresses each in one turn of the loop.
         """
         try:
-            for at in range(0, len(part), SLICE_BYTES):
-                self.write(part[at : at + SLICE_BYTES])
+            for at in range(0, len(part), PIECE_BYTES):
+                self.write(part[at : at + PIECE_BYTES])
                 async with asyncio.timeout(ROWS_STALL_SECONDS):
                     await self.flush()
+                await asyncio.sleep(0)  # which flush() may not do
         except TimeoutError:
             cast(HTTP1Connection, self.request.connection).close()
             raise StreamClosedError from None

@@ -25,7 +25,7 @@ class StatusHandler(ApiHandler):
         context, slot = self.context, self.context.slot
         with database_needed("the journal's state cannot be read"):
             journal, watched, not_watched = await self._journal(), await self._watched(), await self._not_watched()
-        self.finish(
+        await self.finish_large(
             {
                 "server": {"version": __version__, "started_at": iso(context.slot.started_at)},
                 "database": context.readiness.database_state(is_full=self.rights.sees_everything),

@@ -43,7 +43,7 @@ class TablesHandler(ApiHandler):
     async def get(self) -> None:
         with database_needed("the tables cannot be listed"):
             rows = await self.context.request_pool.fetch(QUERIES["tables"])
-        self.finish(
+        await self.finish_large(
             {
                 "tables": [
                     {

@@ -36,7 +36,7 @@ class ActivityHandler(ApiHandler):
     needs = Need.TOKEN
     query_names = ("window", "step")
 
-    def get(self) -> None:
+    async def get(self) -> None:
         tally = self.context.hub.tally
         step = self.get_query_argument("step", "1")
         if step not in map(str, STEPS):
@@ -46,7 +46,7 @@ class ActivityHandler(ApiHandler):
         window = whole_number("window", self.get_query_argument("window", str(most)), 1, most, "seconds")
         now = time.time()
         counted = CountedTables(self.rights.tables, self.context.catalog)
-        self.finish(
+        await self.finish_large(
             {
                 **counted.state(self.context, now),
                 "step_seconds": buckets.step_seconds,

@@ -7,6 +7,7 @@ from asyncio import Future
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast, final
 
+from tornado.escape import json_encode
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
@@ -19,9 +20,10 @@ from handlers.access.errors import ApiError, foreign_origin
 from handlers.access.forwarded import apply_forwarded_headers, network_of
 from handlers.access.requests import RequestUnderWay
 from handlers.access.tokens import Identity
+from handlers.http.compression import PIECE_BYTES, UnchangingContent, accepts_gzip, compress_in_pieces
 from handlers.http.context import ServerContext
 from handlers.http.query_names import check_names
-from handlers.http.server import CLOSED, bound_what_is_held, bound_what_is_unread, is_connected
+from handlers.http.server import CLOSED, bound_what_is_held, bound_what_is_unread, is_connected, note_owner
 from process.shared_numbers import SharedNumber
 
 # The dashboard loads nothing from elsewhere, and no page may frame it. A style-src of 'self'
@@ -59,6 +61,7 @@ class BaseHandler(RequestHandler):
     _is_gone = False
     _given_way: ApiError | None = None  # why the request was ended in favor of another
     refusal: ApiError | None = None  # not yet sent to the caller
+    _etag: str | None = None  # of what never changes
 
     @property
     def context(self) -> ServerContext:
@@ -93,6 +96,7 @@ class BaseHandler(RequestHandler):
             self.identity = await self.context.authenticator.authenticate(self.request, self.needs)
         except ApiError as error:
             self.refusal = error
+        note_owner(self.request, self.owner)
         if self.is_for_clients:
             self.context.admission.check_rate(self.request.remote_ip, self.identity.holder if self.identity else None)
         if self.refusal and self.refusal.code not in self.told_in_socket:
@@ -217,6 +221,27 @@ class BaseHandler(RequestHandler):
         written = super().flush(include_footers)
         self._bound_what_is_unread()
         return written
+
+    def finish_unchanging(self, content: UnchangingContent) -> None:
+        chosen = content.representation_for(self.request)
+        self._etag = chosen.etag
+        if chosen.is_gzipped:
+            self.set_header("Content-Encoding", "gzip")
+        self.finish(chosen.body)
+
+    async def finish_large(self, answer: str | bytes | dict[str, Any]) -> None:
+        """As finish(), for an answer that may be large; a dict is sent as JSON."""
+        if isinstance(answer, dict):
+            self.set_header("Content-Type", "application/json; charset=UTF-8")
+            answer = json_encode(answer)
+        body = answer.encode() if isinstance(answer, str) else answer
+        if len(body) > PIECE_BYTES and accepts_gzip(self.request):
+            body = await compress_in_pieces(body)
+            self.set_header("Content-Encoding", "gzip")
+        self.finish(body)
+
+    def compute_etag(self) -> str | None:
+        return self._etag or super().compute_etag()
 
     def hold(self, size_bytes: int) -> None:
         """Counts what the answer has so far, until it is written or the request ends."""

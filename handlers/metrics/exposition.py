@@ -199,7 +199,7 @@ class MetricsHandler(BaseHandler):
         encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", content_type)
         self.set_header("Cache-Control", "no-store")
-        self.finish(encode(cast(Collector, shown)))
+        await self.finish_large(encode(cast(Collector, shown)))
 
 
 class MetricsCollector:

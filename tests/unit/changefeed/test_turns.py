@@ -9,7 +9,17 @@ from changefeed import turns
 from changefeed.change.change import Change
 from changefeed.owners import Owner
 from changefeed.selection.subscription import ALL_CHANGES, Selection
-from changefeed.turns import FIRST_COUNT, GROWTH, Floor, SharedTurns, Stopwatch, TurnSize, Work, WorkQueue
+from changefeed.turns import (
+    FIRST_COUNT,
+    GROWTH,
+    Floor,
+    LimitedStarts,
+    SharedTurns,
+    Stopwatch,
+    TurnSize,
+    Work,
+    WorkQueue,
+)
 from handlers.delivery.dialects import PLAIN, Dialect
 from handlers.delivery.live_clients import LiveClient, LiveClients
 from handlers.delivery.outbox import Outbox
@@ -193,3 +203,27 @@ def test_a_task_that_fails_or_is_cancelled_keeps_no_other_waiting(monkeypatch: p
     assert last is None
     assert isinstance(cancelled, asyncio.CancelledError)
     assert str(failed) == "broken"
+
+
+def test_few_pieces_of_work_start_in_one_turn_of_the_loop_each_owners_in_turn():
+    starts = LimitedStarts(2)
+    started: list[tuple[int, str | None]] = []
+    turn = 0
+
+    async def start(owner: Owner) -> None:
+        await starts.take(owner)
+        started.append((turn, owner.holder))
+
+    async def start_all() -> None:
+        nonlocal turn
+        tasks = [asyncio.ensure_future(start(owner)) for owner in [ONE] * 7 + [OTHER] * 3]
+        await asyncio.sleep(0)
+        tasks[6].cancel()
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            turn += 1
+
+    asyncio.run(start_all())
+    per_turn = [sum(at == one for at, _ in started) for one in range(turn + 1)]
+    assert max(per_turn) == 2
+    assert [holder for _, holder in started] == ["one"] * 2 + ["one", "other"] * 3 + ["one"]
