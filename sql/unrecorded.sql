@@ -387,13 +387,9 @@ DO $version_4$
 BEGIN
     IF (SELECT c.xmin::text::bigint = pg_current_xact_id()::text::bigint % (1::bigint << 32) FROM pg_class AS c WHERE c.oid = 'changefeed.noted'::regclass) THEN
         INSERT INTO changefeed.noted (id, root, member, schema_name, table_name, before, after, had_rows, is_written)
-        SELECT drawn.id, s.root, s.member, n.nspname, c.relname, s.state, s.state, false, true
-        FROM (SELECT nextval('changefeed.noted_id') AS id) AS drawn, changefeed.states(ARRAY(
-            SELECT DISTINCT t.tgrelid
-            FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid AND NOT c.relispartition
-            WHERE t.tgfoid = ANY ((SELECT changefeed.recorders())::oid[]) AND t.tgtype::int & 2 = 0
-        )) AS s
-        JOIN pg_class AS c ON c.oid = s.root JOIN pg_namespace AS n ON n.oid = c.relnamespace;
+        SELECT drawn.id, (n.state ->> 'oid')::oid, m.member::oid, n.schema_name, n.table_name, m.state, m.state, false, true
+        FROM (SELECT nextval('changefeed.noted_id') AS id) AS drawn, changefeed.recorded_now() AS n,
+            jsonb_each(n.state -> 'members') AS m (member, state);
     END IF;
 END
 $version_4$;
