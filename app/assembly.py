@@ -1,13 +1,11 @@
 """Builds a server's objects and connects them: listener -> follower of the journal -> hub -> tally and clients."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec
 
-from changefeed.change.change import Change
 from changefeed.change.exposure import Payload, reduce
-from changefeed.change.gap import Gap
 from changefeed.change.table_names import TableName
 from changefeed.counts.backfill import CountsBackfill
 from changefeed.counts.tally import Tally
@@ -71,18 +69,11 @@ def make_context(
     def will_watch(table: TableName) -> bool:
         return watching.will_watch(table) or lookout.was_watched(lambda one: one == table)
 
-    def outdate(changes: Sequence[Change], _: str | None) -> None:
-        readings.outdate(changes)
-
-    def outdate_by(gap: Gap) -> None:
-        readings.outdate_by(gap)
-
     # What clients are sent, in order; and how long it takes to send the same to each.
     work, sending, sending_raw = WorkQueue(), Stopwatch(), Stopwatch()
     live_clients = LiveClients(is_known, work, sending)
     raw_clients, dashboards = RawClients(sending_raw), Dashboards(work)
     event_socket = event_socket_of(live_clients)
-    tell_gap = calling_each(outdate_by, live_clients.tell_gap, dashboards.tell_gap)
 
     request_pool = Database(conninfo, REQUEST_CONNECTIONS)
     # Connections of their own, so that the follower and the canary never wait for a request.
@@ -95,16 +86,19 @@ def make_context(
     catalog = Catalog(
         request_pool, calling_each(live_clients.refresh_columns, dashboards.refresh_columns), settings.payload
     )
+    journal = Journal(follower_pool, settings.payload, request_pool, settings.row_limit_bytes, catalog.confirm)
+    readings = make_readings(settings, rows_pool, journal, catalog, will_watch)
+    # Before clients get what is a reason to read rows again, no rows from before are shared.
+    tell_gap = calling_each(readings.outdate_by, live_clients.tell_gap, dashboards.tell_gap)
     tally = Tally(time.time(), catalog.has)
     delivery_counts = DeliveryCounts(slot.numbers, clock=tally.database_now)
     deliver = delivery_counts.counting(event_socket.broadcast)
-    broadcasts = [outdate, deliver, dashboards.broadcast, *([echo] if echo else [])]
+    broadcasts = [readings.outdate, deliver, dashboards.broadcast, *([echo] if echo else [])]
     reduced = partial(reduce, payload=settings.payload, key_of=catalog.key)
     hub = Hub(tally, broadcasts, reduce=None if settings.payload is Payload.FULL else reduced)
 
     installation = make_installation(settings, slot, request_pool)
     change_counts = ChangeCounts(tally, slot.numbers)
-    journal = Journal(follower_pool, settings.payload, request_pool, settings.row_limit_bytes, catalog.confirm)
     backfill = CountsBackfill(request_pool, journal, tally, apply=change_counts.leave_out)
     follower = Follower(
         journal,
@@ -125,7 +119,6 @@ def make_context(
     watching = Watching(
         request_pool, installation, settings.watch, settings.retention_hours * 3600, settings.retention_bytes
     )
-    readings = make_readings(settings, rows_pool, journal, catalog, will_watch)
     lookout = Lookout(
         request_pool,
         catalog,

@@ -4,7 +4,6 @@ import enum
 
 import psycopg2
 
-from changefeed.change.table_names import qualified
 from changefeed.journal.entries import BEING_REPLACED
 from changefeed.postgres.legible import is_illegible
 from changefeed.postgres.pool import one_line
@@ -38,7 +37,7 @@ def refusal_of(error: psycopg2.Error, step: Step, query: RowsQuery, row_limit_by
                 "a column's name is not text in UTF-8, so that its rows cannot be written as JSON: rename the column",
             )
         case Step.SOURCE, _:
-            return _refusal_of_source(error, qualified(str(query.table.schema), query.table.table))
+            return _refusal_of_source(error, query.name)
         case Step.ROWS, "CF006":
             return RowsRefused(
                 Reason.UNREADABLE_ROW,

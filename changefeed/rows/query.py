@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from changefeed.change.table_names import TableName, exact, split_list
+from changefeed.change.table_names import TableName, exact, qualified, split_list
 from changefeed.rows.refusal import ALTERED, Reason, RowsRefused
 from changefeed.selection.filter_kinds import Kind
 from changefeed.selection.filter_sql import sql_condition
@@ -34,6 +34,11 @@ class RowsQuery:
     subscription: Subscription
     order: tuple[SortKey, ...] = ()
     limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The table's qualified() name."""
+        return qualified(str(self.table.schema), self.table.table)
 
     @property
     def granted(self) -> TableRights:

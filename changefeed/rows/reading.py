@@ -20,7 +20,7 @@ from changefeed.change.change import Change
 from changefeed.change.changed_row import ChangedRow
 from changefeed.change.exposure import Payload
 from changefeed.change.json_text import NotJSON, check_json, quoted
-from changefeed.change.table_names import TableName, qualified
+from changefeed.change.table_names import TableName
 from changefeed.journal.cursor import NotACursor, Place
 from changefeed.journal.entries import BEING_REPLACED
 from changefeed.journal.journal import ForeignCursor, Journal
@@ -120,7 +120,6 @@ class Reading:
         self._spool = Spool(shared.space_quota)
         self._moved = asyncio.Event()
         self._encoded: dict[Hashable, bytes] = {}
-        self._name = qualified(str(query.table.schema), query.table.table)
         self._head = f'{{"table": {quoted(query.table.table)}, "action": "INSERT", "data": '
 
     @property
@@ -152,10 +151,10 @@ class Reading:
                 "with a filter or limit",
             )
         except (DatabaseUnavailable, psycopg2.Error) as error:
-            logger.warning("the rows of %s could not be read: %s", self._name, one_line(error))
+            logger.warning("the rows of %s could not be read: %s", self.query.name, one_line(error))
             self.refused = RowsRefused(Reason.UNAVAILABLE, "PostgreSQL cannot be read; the server's log says why")
         except Exception:
-            logger.exception("the rows of %s could not be read", self._name)
+            logger.exception("the rows of %s could not be read", self.query.name)
             self.refused = RowsRefused(Reason.UNAVAILABLE, "the server failed; its log says why")
         finally:
             self.is_over = True
@@ -241,7 +240,7 @@ class Reading:
 
     async def _fetch_rows(self, fetch: Fetch, source: TableSource) -> None:
         keys_only = self._shared.payload is Payload.KEYS
-        kinds = await self._shared.kinds(self._name, fetch)
+        kinds = await self._shared.kinds(self.query.name, fetch)
         query, operands = statement(self.query, source, kinds, keys_only=keys_only)
         begin = "" if self.query.limit is not None else "SET LOCAL cursor_tuple_fraction = 1; "
         begin += f"DECLARE reading NO SCROLL CURSOR FOR {query}; "
@@ -301,8 +300,8 @@ class Reading:
             raise RowsRefused(Reason.UNREADABLE_ROW, f"a row is not JSON that can be read in time: {error}") from None
 
     def _picked(self, line: str) -> str | None:
-        change = Change(f"{self._head}{line}}}", self._name, "INSERT")
-        table = self._selection.for_table(self._name, is_exact=True)
+        change = Change(f"{self._head}{line}}}", self.query.name, "INSERT")
+        table = self._selection.for_table(self.query.name, is_exact=True)
         picked = table.pick(change, ChangedRow(change)) if table else None
         if picked is None or picked is change:
             return line if picked else None
@@ -313,8 +312,10 @@ class Reading:
         if lacks_right(error, step):
             asked = {"schema": self.query.table.schema, "table": self.query.table.table}
             [(grants,)] = await self._shared.database.fetch(QUERIES["missing rights"], asked)
-            raise cannot_read(f"the server's role may not read {self._name}: {grants or 'see docs/least-rights.md'}")
+            raise cannot_read(
+                f"the server's role may not read {self.query.name}: {grants or 'see docs/least-rights.md'}"
+            )
         if refused := refusal_of(error, step, self.query, self._shared.limits.row_bytes):
             if refused.reason is Reason.NOT_WATCHED and self._shared.will_watch(self.query.table):
-                raise RowsRefused(Reason.ALTERED, f"{self._name} {WATCHED_SOON}")
+                raise RowsRefused(Reason.ALTERED, f"{self.query.name} {WATCHED_SOON}")
             raise refused

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from changefeed.change.change import Change
 from changefeed.change.exposure import Payload
 from changefeed.change.gap import Gap
-from changefeed.change.table_names import TableName, exact, qualified
+from changefeed.change.table_names import TableName, exact
 from changefeed.journal.journal import Journal
 from changefeed.owners import Owner, Quotas
 from changefeed.postgres.pool import Database, Fetch
@@ -115,8 +115,8 @@ class Readings:
             else:
                 self._leave(reading, owner)
 
-    def outdate(self, changes: Sequence[Change]) -> None:
-        """Called with the changes before clients get them: some are a reason to read the rows again.
+    def outdate(self, changes: Sequence[Change], _cursor: str | None = None) -> None:
+        """Called with the changes before clients get them, as a broadcast is: some are a reason to read the rows again.
 
         These are statements of too many rows, and losses. No reading that has begun before is shared after them: its
         clients, which come again, would get the rows that they have, and the same change after them.
@@ -133,7 +133,7 @@ class Readings:
 
     def _outdate(self, is_concerned: Callable[[str], bool]) -> None:
         for query, reading in tuple(self._newest.items()):
-            if reading.has_begun and is_concerned(qualified(str(query.table.schema), query.table.table)):
+            if reading.has_begun and is_concerned(query.name):
                 del self._newest[query]
 
     def close(self) -> None:
