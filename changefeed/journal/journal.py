@@ -7,7 +7,7 @@ connection and a client's resume all read through here.
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from changefeed import __version__
@@ -82,7 +82,7 @@ class Journal:
         payload: Payload = Payload.FULL,
         for_clients: Database | None = None,
         row_limit_bytes: int = ROW_LIMIT_BYTES,
-        confirm: Callable[[Collection[str], Fetch], Awaitable[None]] | None = None,
+        confirm: Callable[[Iterable[str], Fetch], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
         self._for_clients = for_clients or database
@@ -174,8 +174,8 @@ class Journal:
 
     async def confirm(self, page: Page, database: Database | None = None) -> None:
         """Called for a page before it is published: here, unless another process read it."""
-        if self._confirm and page.changes:
-            await self._confirm({change.table for change in page.changes}, (database or self._database).fetch)
+        if self._confirm:
+            await self._confirm((change.table for change in page.changes), (database or self._database).fetch)
 
     async def take_over(self, horizon: Horizon) -> Horizon:
         """Notes what another process found when it read a page, of whose `deleted` only the number is known."""
@@ -259,14 +259,13 @@ class Journal:
             raise NotACursor(MANGLED)
         return place
 
-    def has_gap_after(self, place: Place, *, is_remembered: bool = False) -> bool:
-        """Whether retention deleted changes after `place`, or its client may have been sent them in another order.
+    def has_gap_after(self, place: Place) -> bool:
+        """Whether retention deleted changes after `place`, or its client may have been sent them in another order."""
+        return self.horizon.hides_from(place) or self.may_differ_after(place)
 
-        What the server remembers of these is not missing.
-        """
-        return (self.horizon.hides_from(place) and not is_remembered) or any(
-            entries.may_differ_after(place) for entries in self._entries.values()
-        )
+    def may_differ_after(self, place: Place) -> bool:
+        """Whether its client may have been sent the changes around it in another order."""
+        return any(entries.may_differ_after(place) for entries in self._entries.values())
 
     async def proves(self, place: Place) -> bool:
         """Whether everything that the place's holder has seen is still there, by its witnesses. A crowd asks once.

@@ -149,7 +149,7 @@ class Catalog:
         and a look at the schema may come a second later. So only tables that rights with filters limit are checked.
         `fetch` sees at least what the page's reader saw. Raises DatabaseUnavailable and psycopg2.Error.
         """
-        limited = [table for table in tables if self._limits and self._limited(table)]
+        limited = list(filter(self._limited, set(tables))) if self._limits else []
         if not limited:
             return
         names = [exact(table) for table in limited]

@@ -157,9 +157,10 @@ def is_current(context: ServerContext, reading: Reading) -> bool:
 
 def _missed_since(context: ServerContext, place: Place, cursor: str, subscription: Subscription) -> Gap | None:
     """The gap for a client that resumes from this cursor, which names the place, if changes can no longer be read."""
-    horizon, cache = context.journal.horizon, context.follower.cache
-    is_remembered = cache is not None and cache.page_after(place) is not None
-    if context.journal.has_gap_after(place, is_remembered=is_remembered):
+    journal, horizon, cache = context.journal, context.journal.horizon, context.follower.cache
+    # What the server remembers is not missing.
+    is_hidden = horizon.hides_from(place) and (cache is None or cache.page_after(place) is None)
+    if is_hidden or journal.may_differ_after(place):
         # Its end may be that of a change that one may not see.
         until = None if subscription.is_restricted else horizon.deleted_until
         return Gap(DELETED, from_cursor=cursor, until=until)
